@@ -1,0 +1,172 @@
+"""Chips: what one accelerator holds, computes and reads.  Values only: no clock, no SimPy, no software losses.
+
+A chip is a YAML file.  Code appears where behaviour differs, as a kind of `Compute`; a user adds one as a class of their own
+and names it in the file as `kind: my_chips:MyCompute`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import model_validator
+
+from sim.files import Sourced, Value, from_catalogue, of_kind
+from sim.topology import TopologyField
+from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts
+
+# Bytes of one number, and which precisions can carry it in a matrix multiply without losing anything.
+WIDTH = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+CARRIERS = {
+    "fp32": ("fp32",),
+    "bf16": ("bf16", "fp32"),
+    "fp16": ("fp16", "fp32"),
+    "fp8": ("fp8", "fp16", "bf16", "fp32"),
+    "int8": ("int8", "fp16", "bf16", "fp32"),
+    "fp4": ("fp4", "fp8", "fp16", "bf16", "fp32"),
+    "int4": ("int4", "int8", "fp8", "fp16", "bf16", "fp32"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """What one block asks of one chip in one step: the multiplies, and the bytes that must be read for them.
+
+    `matrices` are the (rows, columns) of the weight matrices that lie on this chip; attention has none.  Everything but
+    `flops` and `kv` is the same in each further identical step, and those two grow linearly.
+    """
+
+    tokens: int
+    flops: Flop
+    weights: Bytes
+    kv: Bytes
+    activations: Bytes
+    precisions: tuple[str, str]
+    matrices: tuple[tuple[int, int], ...] = ()
+
+
+class Memory(Value):
+    """One memory of a chip.  SRAM, HBM and DRAM differ only in these numbers."""
+
+    capacity: Bytes
+    bandwidth: BytesPerSecond
+    energy: JoulesPerByte | None = None
+
+
+class Power(Value):
+    """What a chip draws: its limit, and what it draws at work."""
+
+    maximum: Watts
+    typical: Watts | None = None
+
+
+class Compute(Value, ABC):
+    """How fast a chip multiplies.  A kind answers how long an Op computes and how long its operands take to arrive.
+
+    The rates are dense peaks, by precision.  `bf16` needs no entry beside `fp16`: chips run them at one rate.
+    """
+
+    fp32: FlopPerSecond | None = None
+    bf16: FlopPerSecond | None = None
+    fp16: FlopPerSecond | None = None
+    fp8: FlopPerSecond | None = None
+    int8: FlopPerSecond | None = None
+    fp4: FlopPerSecond | None = None
+    int4: FlopPerSecond | None = None
+
+    @abstractmethod
+    def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
+        """Seconds of computing and seconds of reading; the two overlap, so the longer one counts.
+
+        Each must be linear in `op.flops` and `op.kv` while the rest of the Op stands: the simulator leaps over steps on it.
+        """
+
+    def token_budget(self, precisions: tuple[str, str]) -> int:
+        """Tokens of a step when the scenario names none: GPUs run 2,048-8,192 (vLLM's default is 2,048)."""
+        return 2048
+
+    def peak(self, *operands: str) -> FlopPerSecond:
+        """The rate of a multiply: the fastest precision the chip computes in that carries all operands.
+
+        An operand in a precision that the chip lacks is stored in its own width and computed in the next one that carries it.
+
+        Raises: ValueError where the chip computes in none of them.
+        """
+        rates = [self.rate(name) for name in WIDTH if all(name in CARRIERS[operand] for operand in operands)]
+        if best := max(filter(None, rates), default=None):
+            return best
+        has = ", ".join(name for name in WIDTH if self.rate(name))
+        raise ValueError(f"the chip does not multiply {' by '.join(operands)}; it computes in {has or 'no precision'}")
+
+    def rate(self, precision: str) -> FlopPerSecond | None:
+        """The file's rate of one precision; bf16 and fp16 stand in for one another."""
+        twin = {"bf16": self.fp16, "fp16": self.bf16}.get(precision)
+        return getattr(self, precision, None) or twin
+
+
+class Roofline(Compute):
+    """Peak FLOP/s and memory bandwidth: FLOPs/peak against bytes/bandwidth.
+
+    Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
+    """
+
+    def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
+        return op.flops / self.peak(*op.precisions), (op.weights + op.kv + op.activations) / memory.bandwidth
+
+
+class TensorStreaming(Compute):
+    """A matrix unit whose weights pass a load path of given width before each use (Groq's TSP).
+
+    Weights stand in SRAM, but no multiply reads them there: `planes` hold a tile of `tile` x `tile` each, and the tiles are
+    loaded at `weight_load`.  Matrices are padded to whole tiles.  K and V are stationary operands too and pass the same path.
+
+    Left out: padding of K and V to tiles; the reading of activations, which SRAM does beside the load path.
+    Source: Abts et al., "Think Fast", ISCA 2020, sections II and III.
+    """
+
+    clock: Hertz
+    planes: Count
+    tile: Count
+    weight_load: BytesPerSecond
+
+    def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
+        peak = self.peak(*op.precisions)
+        tiles = sum(math.ceil(rows / self.tile) * math.ceil(columns / self.tile) for rows, columns in op.matrices)
+        if not tiles:
+            return op.flops / peak, (op.weights + op.kv) / self.weight_load
+        padded = tiles * self.tile**2
+        return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / self.weight_load
+
+    def token_budget(self, precisions: tuple[str, str]) -> int:
+        """The tokens at which computing takes as long as loading: 40 for INT8, 20 for FP16, 10 for INT8 by FP16 on Groq v1.
+
+        FIFO stages make convoys: a passage with more prompt tokens than this holds up every micro-batch behind it.
+        """
+        return max(1, round(WIDTH[precisions[0]] / self.weight_load * self.peak(*precisions) / 2))
+
+
+KINDS: dict[str, type[Compute]] = {"roofline": Roofline, "tensor-streaming": TensorStreaming}
+
+
+class Chip(Sourced):
+    """One accelerator: its memory, how it computes, how it is linked to others of its kind, what it draws."""
+
+    vendor: str = ""
+    memory: dict[str, Memory]
+    compute: Annotated[Compute, of_kind(KINDS, Compute)]
+    topology: TopologyField
+    power: Power | None = None
+
+    @model_validator(mode="after")
+    def _one_memory(self) -> "Chip":
+        if len(self.memory) != 1:
+            raise ValueError(f"a chip has one memory that holds weights and KV cache; this one has {len(self.memory)}")
+        return self
+
+    @property
+    def main(self) -> Memory:
+        """The memory that holds weights and KV cache."""
+        return next(iter(self.memory.values()))
+
+
+ChipField = Annotated[Chip, from_catalogue("chips", Chip)]

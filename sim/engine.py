@@ -1,0 +1,46 @@
+"""What the software on a chip loses: a few named numbers, each with the points it was fitted to.
+
+A chip's file holds datasheet facts and an engine's file calibration, so that a result can say which part of it is which.
+"""
+
+from typing import Annotated
+
+from sim.chip import WIDTH
+from sim.files import Sourced, from_catalogue
+from sim.units import Bytes, Fraction, Seconds
+
+
+class Engine(Sourced):
+    """One version of an inference engine.
+
+        multiply    = max(compute time / compute_efficiency, read time / memory_efficiency), by the bits of the weights
+        attention   = the same with its own two efficiencies
+        collective  = for each phase collective_latency + n * collective_latency_per_chip, at collective_efficiency of the link
+        step        = the layers + layers * layer_overhead + step_overhead + sequences * sequence_overhead
+
+    Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
+    """
+
+    memory_efficiency: dict[str, Fraction]
+    compute_efficiency: dict[str, Fraction]
+    attention_memory_efficiency: Fraction
+    attention_compute_efficiency: Fraction
+    layer_overhead: Seconds
+    step_overhead: Seconds
+    sequence_overhead: Seconds
+    collective_latency: Seconds
+    collective_latency_per_chip: Seconds
+    collective_efficiency: Fraction
+    memory_fraction: Fraction
+    reserve: Bytes
+
+    def efficiencies(self, precision: str) -> tuple[float, float]:
+        """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""
+        bits = f"{8 * WIDTH[precision]:.0f}"
+        if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
+            has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
+            raise ValueError(f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision}); it has {has}")
+        return self.compute_efficiency[bits], self.memory_efficiency[bits]
+
+
+EngineField = Annotated[Engine, from_catalogue("engines", Engine)]
