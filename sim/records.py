@@ -1,0 +1,142 @@
+"""The rows that leave a run, by column, and the histogram of gaps between tokens; saving and reading them.
+
+Memory grows with requests, not with tokens.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.files import UserError
+from sim.units import Seconds
+from sim.workload import Requests
+
+if TYPE_CHECKING:
+    import polars
+
+FINISHED, REFUSED = "finished", "refused"
+BINS_PER_DECADE = 500  # a bin is 0.46 % wide
+
+# The columns of requests.parquet: type and meaning.
+COLUMNS = {
+    "system": "text: the system's name in the scenario",
+    "id": "integer: the request's number, the same in all systems",
+    "replica": "integer: the replica that served it, -1 where none did",
+    "outcome": "text: finished or refused",
+    "reason": "text: why it was refused, else empty",
+    "arrival": "s: when the user sent it",
+    "admitted": "s: when it got its room",
+    "first_token": "s: when its first token was ready",
+    "last_token": "s: when its last token was ready",
+    "prompt_tokens": "integer: tokens of the prompt",
+    "output_tokens": "integer: tokens of the output",
+}
+
+
+class Gaps:
+    """A histogram of inter-token gaps in logarithmic bins; mean and deviation are kept exactly beside it."""
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = {}
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    def add(self, gap: Seconds, times: int) -> None:
+        """Counts `times` gaps of one length."""
+        place = math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
+        self.bins[place] = self.bins.get(place, 0) + times
+        self.count += times
+        self.total += times * gap
+        self.squares += times * gap * gap
+
+    @property
+    def mean(self) -> Seconds:
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def std(self) -> Seconds:
+        return math.sqrt(max(0.0, self.squares / self.count - self.mean**2)) if self.count else math.nan
+
+    def percentile(self, q: float) -> Seconds:
+        """The gap that q percent stay below, to the width of a bin: the bin's geometric middle."""
+        rank, seen = q / 100 * self.count, 0
+        for place in sorted(self.bins):
+            seen += self.bins[place]
+            if seen >= rank:
+                return 10 ** ((place + 0.5) / BINS_PER_DECADE) if place > -(10**6) else 0.0
+        return math.nan
+
+
+@dataclass(eq=False)
+class Rows:
+    """One system's requests, a numpy column for each thing known of them, and what its stages did."""
+
+    requests: Requests
+    offered: int = 0  # arrivals the system saw
+    gaps: Gaps = field(default_factory=Gaps)
+    busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
+    kv_peak: int = 0  # tokens, of the replica that held most
+    kv_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.requests.arrival)
+        self.arrival = self.requests.arrival.astype(float).copy()
+        self.admitted = np.full(n, np.nan)
+        self.first_token = np.full(n, np.nan)
+        self.last_token: NDArray[np.float64] = np.full(n, np.nan)
+        self.replica = np.full(n, -1)
+        self.reason = [""] * n
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.last_token)
+
+    def table(self, system: str) -> "polars.DataFrame":
+        """The columns of requests.parquet."""
+        import polars
+
+        n = len(self.arrival)
+        return polars.DataFrame(
+            {
+                "system": [system] * n,
+                "id": np.arange(n),
+                "replica": self.replica,
+                "outcome": np.where(self.finished, FINISHED, REFUSED).tolist(),
+                "reason": self.reason,
+                "arrival": self.arrival,
+                "admitted": self.admitted,
+                "first_token": self.first_token,
+                "last_token": self.last_token,
+                "prompt_tokens": self.requests.prompt,
+                "output_tokens": self.requests.output,
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A run as figures and reports read it: the summary that `run --json` prints, and the rows of all systems."""
+
+    summary: dict[str, Any]
+    requests: "polars.DataFrame"
+
+
+def save(saved: Saved, folder: Path) -> None:
+    """result.json and requests.parquet."""
+    (folder / "result.json").write_text(json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    saved.requests.write_parquet(folder / "requests.parquet")
+
+
+def load(folder: Path) -> Saved:
+    """What `save` wrote.  Raises: UserError where the folder holds no result."""
+    import polars
+
+    try:
+        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return Saved(summary, polars.read_parquet(folder / "requests.parquet"))
+    except (OSError, ValueError, polars.exceptions.PolarsError) as error:
+        raise UserError(f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,275 @@
+"""Serving at stage level, on SimPy: arrivals, replicas, micro-batches.
+
+A replica has some micro-batches in flight, each a process of its own: it picks what it advances (that is fixed when it joins
+the first stage's queue), passes through the stages first come first served, and comes back with a token for each sequence.
+The turns of a passage are computed at once, its return is waited for: one event for each passage.
+
+Ties are decided so: arrivals come before passages that return at the same instant; a micro-batch that returns picks before
+those that its return made room for, and these go in the order of the queue.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+from simpy.events import URGENT
+
+from sim.cost import Costs, Work
+from sim.policy import Admission, Job, Room, first_come_first_served
+from sim.records import Rows
+from sim.units import Seconds
+from sim.workload import Requests
+
+Waiting = Generator[simpy.Event, Any, None]
+
+
+class Due(simpy.Event):
+    """A timeout that is handled before everything else due at its instant."""
+
+    def __init__(self, env: simpy.Environment, delay: Seconds) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+        env.schedule(self, URGENT, delay)
+
+
+class Pipeline:
+    """When each stage is free again.  A passage takes its turn at every stage, first come first served."""
+
+    def __init__(self, stages: int) -> None:
+        self.free: NDArray[np.float64] = np.zeros(stages)
+        self.busy: NDArray[np.float64] = np.zeros(stages)
+
+    def enter(self, now: Seconds, hops: NDArray[np.float64], times: NDArray[np.float64]) -> Seconds:
+        """Seconds from now until a passage that joins the first stage's queue leaves the last one.
+
+        start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + times[s], solved by one scan: with T the
+        running sum of hops and times, leave - T is the running maximum of free - (T - times), counted from now.
+        """
+        free = self.free - now
+        free[0] = max(free[0], 0.0)
+        total = np.cumsum(hops + times)
+        leave = total + np.maximum.accumulate(free - (total - times))
+        self.free = now + leave
+        self.busy += times
+        return float(leave[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context."""
+
+    slots: int
+    token_budget: int
+    sequences: int
+    kv_tokens: int
+    context: int
+
+
+@dataclass(eq=False, slots=True)
+class MicroBatch:
+    """Sequences that decode together.  They are counted, not visited: a heap knows at which step the next one ends."""
+
+    running: int = 0
+    context: int = 0  # positions that the next tokens attend to, over all sequences
+    step: int = 0
+    last: Seconds = 0.0  # when it last left the pipeline
+    ends: list[tuple[int, int, Job]] = field(default_factory=list)
+    wake: simpy.Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What one micro-batch takes through the stages: a token for each of its sequences, and pieces of prompts."""
+
+    work: Work
+    prefilled: tuple[Job, ...]  # whose prompts end with it
+
+
+class Replica:
+    """One copy of the model: a queue, a pipeline, and the micro-batches in flight."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        costs: Costs,
+        limits: Limits,
+        rows: Rows,
+        finished: Callable[[Job, Seconds], None],
+        admits: Admission = first_come_first_served,
+    ) -> None:
+        self.env, self.number, self.costs, self.limits, self.rows = env, number, costs, limits, rows
+        self.finished, self.admits = finished, admits
+        self.room = Room(limits.kv_tokens, limits.sequences)
+        self.pipeline = Pipeline(costs.stages)
+        self.waiting: deque[Job] = deque()
+        self.prefilling: deque[Job] = deque()
+        self.idle: deque[MicroBatch] = deque()
+        self.unfinished = 0
+        for _ in range(limits.slots):
+            env.process(self.micro_batch(MicroBatch()))
+
+    def submit(self, job: Job) -> None:
+        """Takes a request in, or refuses it where it could never fit."""
+        self.rows.arrival[job.id] = job.arrival
+        self.rows.offered += 1
+        if job.tokens > self.limits.context:
+            self.rows.reason[job.id] = f"{job.tokens} tokens exceed the model's context of {self.limits.context}"
+        elif job.tokens > self.limits.kv_tokens:
+            self.rows.reason[job.id] = f"{job.tokens} tokens exceed the KV room of {self.limits.kv_tokens}"
+        else:
+            self.rows.replica[job.id] = self.number
+            self.unfinished += 1
+            self.waiting.append(job)
+            self.admit()
+            self.rouse()
+            return
+        self.finished(job, job.arrival)
+
+    def admit(self) -> None:
+        while self.admits(self.waiting, self.room):
+            job = self.waiting.popleft()
+            self.room.take(job)
+            self.rows.admitted[job.id] = self.env.now
+            self.prefilling.append(job)
+
+    def rouse(self) -> None:
+        """Wakes one idle micro-batch if there are prompts to work on; it wakes the next when it has taken its piece."""
+        if self.prefilling and self.idle:
+            wake = self.idle.popleft().wake
+            assert wake is not None
+            wake.succeed()
+
+    def micro_batch(self, batch: MicroBatch) -> Waiting:
+        """The life of one micro-batch: pick, pass through the stages, come back, pick again; idle while there is nothing."""
+        while True:
+            passage = self.pick(batch)
+            if passage is None:
+                batch.wake = self.env.event()
+                self.idle.append(batch)
+                yield batch.wake
+                continue
+            self.rouse()
+            time = self.costs.step(passage.work).time
+            delay = self.pipeline.enter(self.env.now, self.costs.hops(passage.work.tokens), time)
+            leave = self.env.now + delay
+            yield self.env.timeout(delay + self.costs.back)
+            self.land(batch, passage, leave)
+
+    def pick(self, batch: MicroBatch) -> Passage | None:
+        """A token for every sequence of the batch, and pieces of the oldest prompts up to the token budget.
+
+        The pieces of one prompt may ride with several micro-batches at once: stages serve them in order.
+        """
+        room = self.limits.token_budget - batch.running
+        tokens = chunks = attended = cached = 0
+        prefilled = []
+        while self.prefilling and tokens < room:
+            job = self.prefilling[0]
+            piece = min(job.prompt - job.prefilled, room - tokens)
+            attended += piece * job.prefilled + piece * (piece + 1) // 2
+            job.prefilled += piece
+            cached += job.prefilled
+            tokens += piece
+            chunks += 1
+            if job.prefilled == job.prompt:
+                prefilled.append(self.prefilling.popleft())
+        if not batch.running and not tokens:
+            return None
+        work = Work(batch.running, batch.context, tokens, chunks, attended, cached, batch.running + len(prefilled))
+        return Passage(work, tuple(prefilled))
+
+    def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> None:
+        """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in."""
+        if passage.work.decodes:
+            self.rows.gaps.add(leave - batch.last, passage.work.decodes)
+            batch.step += 1
+            batch.context += batch.running
+            while batch.ends and batch.ends[0][0] <= batch.step:
+                job = heapq.heappop(batch.ends)[2]
+                batch.running -= 1
+                batch.context -= job.tokens
+                self.end(job, leave)
+        for job in passage.prefilled:
+            self.rows.first_token[job.id] = leave
+            if job.output == 1:
+                self.end(job, leave)
+            else:
+                batch.running += 1
+                batch.context += job.prompt + 1
+                heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
+        batch.last = leave
+        self.admit()
+
+    def end(self, job: Job, leave: Seconds) -> None:
+        self.rows.last_token[job.id] = leave
+        self.room.give_back(job)
+        self.unfinished -= 1
+        self.finished(job, leave)
+
+
+def least_loaded(replicas: Sequence[Replica]) -> Replica:
+    """The replica with the fewest unfinished requests; of equals, the first."""
+    return min(replicas, key=lambda replica: replica.unfinished)
+
+
+def serve(
+    requests: Requests,
+    costs: Costs,
+    limits: Limits,
+    replicas: int = 1,
+    overhead: Seconds = 0.0,
+    think: Seconds = 0.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rows:
+    """Serves all requests and returns their rows.
+
+    `overhead` is what a request spends before the scheduler sees it (client, HTTP, tokenizer); `think` a user's pause between
+    an answer and the next request, in a closed loop.
+    """
+    env = simpy.Environment()
+    rows = Rows(requests)
+    total = len(requests.arrival)
+    left = deque(range(total))
+    ended = 0
+
+    def submit(number: int, arrival: Seconds) -> None:
+        least_loaded(fleet).submit(Job(number, arrival, int(requests.prompt[number]), int(requests.output[number])))
+
+    def open_loop() -> Waiting:
+        for number, arrival in enumerate(requests.arrival.tolist()):
+            if arrival + overhead > env.now:
+                yield Due(env, arrival + overhead - env.now)
+            submit(number, arrival)
+
+    def ask(after: Seconds) -> Waiting:
+        """A user's next request, sent at `after`."""
+        if after + overhead > env.now:
+            yield Due(env, after + overhead - env.now)
+        if left:
+            submit(left.popleft(), after)
+
+    def finished(job: Job, at: Seconds) -> None:
+        nonlocal ended
+        ended += 1
+        progress(ended, total)
+        if requests.users is not None and left:
+            env.process(ask(at + think))
+
+    fleet = [Replica(env, number, costs, limits, rows, finished) for number in range(replicas)]
+    if requests.users is None:
+        env.process(open_loop())
+    else:
+        for _ in range(min(requests.users, total)):
+            env.process(ask(0.0))
+    env.run()
+    rows.busy = [replica.pipeline.busy for replica in fleet]
+    rows.kv_peak = max(replica.room.kv_peak for replica in fleet)
+    rows.kv_tokens = limits.kv_tokens
+    assert ended == total, "a request was lost"
+    return rows
