@@ -1,0 +1,48 @@
+"""sramsim: what happens to token latency if a language model lives in the SRAM of hundreds of chips.
+
+    import sim
+    result = sim.run("llama2-70b-lpu-vs-h100")       # a file, or a scenario of the catalogue
+    result.systems["lpu"].metrics["median_tpot_ms"]
+
+What can be waited for is a process or a resource; what can only be computed is a function.  From the door to the ground:
+
+    cli                                         the command line
+    report                                      a result for people
+    (plots)                                     figures, a package of its own
+    scenario                                    Scenario, run, planned, check
+    planner                                     cuts models into stages, times a lone request
+    serve                                       SimPy: arrivals, replicas, micro-batches
+    metrics                                     from rows to TTFT, TPOT, the verdict
+    records : policy                            rows that leave a run; decisions of a scheduler
+    cost                                        Work -> time by term: where model, chip and engine meet
+    plan                                        degrees, bytes, fit
+    chip : topology : model : engine : workload : measurements     values made from files
+    files                                       YAML to values; errors with file and line; the catalogue
+    units                                       '80 TB/s' to floats in SI units
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ScenarioError": "files",
+    "UserError": "files",
+    "PlanError": "plan",
+    "Result": "scenario",
+    "Scenario": "scenario",
+    "check": "scenario",
+    "planned": "scenario",
+    "read": "scenario",
+    "run": "scenario",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use: `import sim` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"sim.{_HOMES[name]}"), name)

@@ -1,0 +1,256 @@
+"""A scenario: systems under one workload.  `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from sim import __version__
+from sim.chip import ChipField
+from sim.engine import EngineField
+from sim.files import Document, ScenarioError, Value, find
+from sim.measurements import published
+from sim.metrics import SLOField, summary
+from sim.model import ModelField
+from sim.plan import Plan, PlanError
+from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
+from sim.records import Rows, Saved
+from sim.serve import serve
+from sim.topology import TopologyField
+from sim.units import Count, Fraction, Seconds, Tokens
+from sim.workload import WorkloadField
+
+
+class System(Value):
+    """Chips, the software on them, and how the model is laid on them; serving options default to the engine's and the chip's."""
+
+    chip: ChipField
+    chips: Count
+    engine: EngineField
+    plan: Plan = Plan()
+    model: ModelField | None = None
+    topology: TopologyField | None = None
+    token_budget: Tokens | None = None
+    max_sequences: Count | None = None
+    kv_tokens: Tokens | None = None
+    memory_fraction: Fraction | None = None
+    request_overhead: Seconds = 0.0
+
+
+class Scenario(Value):
+    """One question: the same requests through each system."""
+
+    id: str = "scenario"
+    model: ModelField
+    seed: Annotated[int, Field(ge=0)] = 0
+    fidelity: Literal["stage"] = "stage"
+    workload: WorkloadField
+    slo: SLOField | None = None
+    systems: dict[str, System]
+
+    @field_validator("systems")
+    @classmethod
+    def _some(cls, systems: dict[str, System]) -> dict[str, System]:
+        if not systems:
+            raise ValueError("name at least one system")
+        return systems
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the file said, with the assignments of the command line; empty for a scenario made in code."""
+        return self._given
+
+    @property
+    def request_tokens(self) -> float:
+        """Prompt and output of a mean request: what a plan must have room for, to fit."""
+        return self.workload.prompt.mean + self.workload.output.mean
+
+    def deploy(self, name: str) -> Deployment:
+        """One system laid out.  Raises: PlanError where its parts contradict each other (not where it does not fit)."""
+        system = self.systems[name]
+        try:
+            return deploy(
+                system.model or self.model,
+                system.chip,
+                system.chips,
+                system.engine,
+                system.plan,
+                self.request_tokens,
+                topology=system.topology,
+                token_budget=system.token_budget,
+                max_sequences=system.max_sequences,
+                kv_tokens=system.kv_tokens,
+                memory_fraction=system.memory_fraction,
+            )
+        except ValueError as error:
+            raise PlanError(f"systems.{name}: {error}") from error
+
+    def lone(self, deployment: Deployment) -> Lone:
+        """A mean request that has the system for itself."""
+        return lone_request(deployment, round(self.workload.prompt.mean), round(self.workload.output.mean))
+
+
+@dataclass(frozen=True, eq=False)
+class SystemResult:
+    """What one system did, and what it is."""
+
+    deployment: Deployment
+    lone: Lone
+    rows: Rows
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What every system of a scenario did under the same requests."""
+
+    scenario: Scenario
+    seed: int
+    systems: dict[str, SystemResult]
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract of `run --json`: no wall time, no path, no commit in it."""
+        systems = {
+            name: describe(s.deployment) | s.metrics | {"lone_request": lone_json(s.lone)} for name, s in self.systems.items()
+        }
+        return {"scenario": self.scenario.id, "seed": self.seed, "systems": systems}
+
+    def saved(self) -> Saved:
+        """The result as it is kept in a folder: the summary with version and inputs, and the requests' rows."""
+        import polars
+
+        tables = [s.rows.table(name) for name, s in self.systems.items()]
+        inputs = {"version": __version__, "inputs": self.scenario.given}
+        return Saved(self.as_json() | inputs, polars.concat(tables))
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What each system holds, and how fast a lone request would be where it fits."""
+
+    scenario: Scenario
+    deployments: dict[str, Deployment]
+    lone: dict[str, Lone]
+    minimum: dict[str, tuple[int, int, int] | None]
+
+    def as_json(self, lengths: list[int]) -> dict[str, Any]:
+        """The contract of `plan --json`, with how many sequences of each length fit."""
+        systems = {}
+        for name, deployment in self.deployments.items():
+            fit, minimum = deployment.fit, self.minimum[name]
+            sequences = {str(n): fit.sequences(n, deployment.bytes_per_token) for n in lengths}
+            parts = ("weights", "kv", "activations", "reserve", "capacity")
+            systems[name] = {
+                **describe(deployment),
+                "fits": fit.fits,
+                "minimum_chips": minimum[0] if minimum else None,
+                "bytes_per_chip": {part: getattr(fit, part) for part in parts},
+                "stages": [[s.first, s.last, s.weights] for s in deployment.layout.stages],
+                "max_sequences": {n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in sequences.items()},
+                "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
+            }
+        return {"scenario": self.scenario.id, "systems": systems}
+
+
+def lone_json(lone: Lone) -> dict[str, Any]:
+    """TTFT and TPOT of a lone request, and a token's time by term; `fitted_terms_ms` is the calibrated part of each."""
+    return {
+        "ttft_ms": 1000 * lone.ttft,
+        "tpot_ms": 1000 * lone.tpot,
+        "terms_ms": {term: 1000 * seconds for term, seconds in lone.terms.items()},
+        "fitted_terms_ms": {term: 1000 * seconds for term, seconds in lone.fitted.items()},
+        "fitted_share": lone.fitted_share,
+    }
+
+
+def describe(deployment: Deployment) -> dict[str, Any]:
+    """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
+    layout = deployment.layout
+    plan = layout.plan
+    return {
+        "model": layout.model.id,
+        "chip": layout.chip.id,
+        "chips": deployment.chips,
+        "engine": layout.engine.id,
+        "plan": {key: getattr(plan, key) for key in ("tensor", "pipeline", "replicas", "balance", "slots")},
+        "precision": {key: getattr(plan, key) for key in ("weights", "activations", "kv", "head")},
+        "token_budget": layout.token_budget,
+        "kv_tokens": deployment.limits.kv_tokens,
+        "published": [
+            {"id": p.id, "tokens_per_second": p.speed, "engine": p.engine, "weights": p.weights, "date": p.date, "source": p.source}
+            for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)
+        ],
+    }
+
+
+def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
+    """The scenario of a file, or of a catalogue name, with `a.b.c=value` assignments put in.
+
+    Raises: ScenarioError, which says the file and line.
+    """
+    text = str(path)
+    file = Path(text)
+    if not file.is_file():
+        if file.suffix or "/" in text:
+            raise ScenarioError(f"{text}: no such file")
+        file = find(text, "scenarios")
+    document = Document(file)
+    for assignment in overrides or []:
+        document.set(assignment)
+    scenario = document.value(Scenario)
+    scenario._given = document.data
+    return scenario
+
+
+def planned(scenario: Scenario) -> Planned:
+    """What each system of a scenario holds; a system that does not fit is shown so."""
+    deployments = {name: scenario.deploy(name) for name in scenario.systems}
+    lone = {name: scenario.lone(d) for name, d in deployments.items() if d.fit.fits}
+    minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
+    return Planned(scenario, deployments, lone, minimum)
+
+
+def check(scenario: Scenario) -> dict[str, Deployment]:
+    """Every system laid out.  Raises: PlanError at the first one that does not fit."""
+    deployments = {name: scenario.deploy(name) for name in scenario.systems}
+    for name, deployment in deployments.items():
+        try:
+            require_fit(deployment, scenario.request_tokens)
+        except PlanError as error:
+            raise PlanError(f"systems.{name}: {error}") from None
+    return deployments
+
+
+def run(
+    scenario: Scenario | Path | str,
+    seed: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda system, done, total: None,
+) -> Result:
+    """Serves the scenario's requests on each of its systems.
+
+    Raises: ScenarioError where a file is wrong, PlanError where a model does not fit.
+    """
+    scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
+    seed = scenario.seed if seed is None else seed
+    deployments = check(scenario)
+    requests = scenario.workload.draw(seed)
+    results = {}
+    for name, deployment in deployments.items():
+        rows = serve(
+            requests,
+            deployment.costs,
+            deployment.limits,
+            replicas=deployment.layout.plan.replicas,
+            overhead=scenario.systems[name].request_overhead,
+            think=getattr(scenario.workload, "think", 0.0),
+            progress=partial(progress, name),
+        )
+        lone = scenario.lone(deployment)
+        metrics = summary(rows, scenario.slo) | {"fitted_share": lone.fitted_share}
+        results[name] = SystemResult(deployment, lone, rows, metrics)
+    return Result(scenario, seed, results)
