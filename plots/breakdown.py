@@ -1,0 +1,64 @@
+"""Where a lone request's token spends its time, by system: stacked terms, the fitted part of each hatched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from plots import style
+from sim.records import Saved
+
+# Term: label and colour.  Tol's muted palette, so that no term has the colour of a system.  Source: https://sronpersonalpages.nl/~pault/
+TERMS = {
+    "weights": ("weights read", "#332288"),
+    "kv": ("KV cache read", "#88CCEE"),
+    "activations": ("activations read", "#DDCC77"),
+    "compute": ("computing", "#117733"),
+    "collectives": ("collectives", "#CC6677"),
+    "hops": ("hops between stages", "#AA4499"),
+    "overhead": ("engine overhead", "#BBBBBB"),
+}
+
+
+def draw(saved: Saved) -> Figure:
+    """One bar a system; terms too narrow to be seen are left white."""
+    systems = saved.summary["systems"]
+    figure = style.figure(8.0, 2.3 + 0.62 * len(systems))
+    axis = figure.subplots()
+    names = list(systems)
+    total = max(s["lone_request"]["tpot_ms"] for s in systems.values())
+    used = []
+    for row, name in enumerate(names):
+        lone = systems[name]["lone_request"]
+        left = 0.0
+        for term, (_, colour) in TERMS.items():
+            time, fitted = lone["terms_ms"][term], lone["fitted_terms_ms"][term]
+            if time < 0.002 * total:
+                left += time
+                continue
+            used.append(term)
+            axis.barh(row, time - fitted, left=left, color=colour, edgecolor="white", lw=0.6, height=0.62)
+            axis.barh(row, fitted, left=left + time - fitted, color=colour, edgecolor="white", lw=0.6, height=0.62, hatch="////")
+            left += time
+        axis.text(left + 0.01 * total, row, f"{lone['tpot_ms']:.3g} ms, {lone['fitted_share']:.0%} fitted", va="center", fontsize=9)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="time per output token of a lone request, ms")
+    axis.set_xlim(0, 1.24 * total)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    handles = [Patch(facecolor=colour, label=label) for term, (label, colour) in TERMS.items() if term in used]
+    handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="of it fitted, not from data sheets"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    style.title(figure, finding(systems))
+    style.subtitle(figure, saved.summary)
+    return figure
+
+
+def finding(systems: Mapping[str, Any]) -> str:
+    """What takes most of a token's time on each system."""
+    parts = []
+    for name, system in systems.items():
+        lone = system["lone_request"]
+        term = max(lone["terms_ms"], key=lambda t: lone["terms_ms"][t])
+        parts.append(f"{name}: {lone['terms_ms'][term] / lone['tpot_ms']:.0%} {TERMS[term][0]}")
+    return "Where a token's time goes.  " + "; ".join(parts)

@@ -1,0 +1,71 @@
+"""How TTFT, TPOT and end-to-end latency are distributed over the requests, by system."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from plots import style
+from sim.records import Saved
+
+PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"), ("e2el", "end-to-end latency, ms"))
+
+
+def draw(saved: Saved) -> Figure:
+    """Three panels on logarithmic axes."""
+    systems = saved.summary["systems"]
+    colours, dashes = style.colours(systems), style.lines(systems)
+    figure = style.figure(8.5, 3.9)
+    axes = figure.subplots(1, 3, sharey=True)
+    for name in systems:
+        values = latencies(saved, name)
+        for axis, (metric, label) in zip(axes, PANELS, strict=True):
+            sample = np.sort(values[metric])
+            if len(sample):
+                steps = np.arange(1, len(sample) + 1) / len(sample)
+                axis.step(
+                    np.r_[sample[0], sample],
+                    np.r_[0, steps],
+                    where="post",
+                    color=colours[name],
+                    ls=dashes[name],
+                    lw=1.8,
+                    label=name,
+                )
+            axis.set(xscale="log", xlabel=label)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes:
+        low, high = axis.get_xlim()
+        if high / low < 12:  # less than a decade: label the steps between too
+            axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else ""))
+    axes[0].set_ylabel("share of requests")
+    axes[0].legend(loc="lower right")
+    style.title(figure, finding(systems))
+    style.subtitle(figure, saved.summary)
+    return figure
+
+
+def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of each finished request."""
+    rows = saved.requests
+    rows = rows.filter((rows["system"] == system) & (rows["outcome"] == "finished"))
+    arrival, first, last = (rows[column].to_numpy() for column in ("arrival", "first_token", "last_token"))
+    output = rows["output_tokens"].to_numpy()
+    several = output > 1
+    tpot = (last - first)[several] / (output[several] - 1)
+    return {"ttft": 1000 * (first - arrival), "tpot": 1000 * tpot, "e2el": 1000 * (last - arrival)}
+
+
+def finding(systems: Mapping[str, Any]) -> str:
+    """Who begins first and who ends first, at the median."""
+    begin = {name: s["median_ttft_ms"] for name, s in systems.items() if s["median_ttft_ms"] is not None}
+    end = {name: systems[name]["median_e2el_ms"] for name in begin}
+    if not begin:
+        return "No request was served"
+    first, last, slowest = min(begin, key=begin.__getitem__), min(end, key=end.__getitem__), max(end, key=end.__getitem__)
+    text = f"Median first token: {first} after {begin[first]:.3g} ms.  Median whole answer: {last} after {end[last]:.3g} ms"
+    return text + (f", {style.times(end[slowest] / end[last])} faster than {slowest}" if slowest != last else "")

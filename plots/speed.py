@@ -1,0 +1,55 @@
+"""Tokens per second that one user gets, by system: the median request and the middle 80 %, with published figures as marks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from plots import style
+from plots.cdf import latencies
+from sim.records import Saved
+
+
+def draw(saved: Saved) -> Figure:
+    """Bars are medians over the run's requests, whiskers the middle 80 %; open marks are published, by their sources."""
+    systems = saved.summary["systems"]
+    colours = style.colours(systems)
+    figure = style.figure(7.0, 4.2)
+    axis = figure.subplots()
+    marked = False
+    top = 0.0
+    for place, (name, system) in enumerate(systems.items()):
+        tpot = latencies(saved, name)["tpot"]
+        if not len(tpot):
+            continue
+        low, middle, high = np.percentile(1000 / tpot, [10, 50, 90])
+        axis.bar(place, middle, width=0.55, color=colours[name])
+        axis.errorbar(place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1)
+        axis.annotate(f"{middle:.3g}", (place - 0.27, middle), (3, 3), textcoords="offset points", fontweight="bold")
+        top = max(top, high)
+        for point in sorted(system["published"], key=lambda p: p["tokens_per_second"]):
+            speed = point["tokens_per_second"]
+            axis.plot(place + 0.34, speed, marker="D", ms=6, mfc="white", mec="black", ls="", label=None if marked else "published")
+            text = f"{speed:.3g}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
+            axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
+            marked, top = True, max(top, speed)
+    axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))
+    axis.set_xticklabels([f"{name}\n{s['chips']} x {s['chip']}\n{s['engine']}" for name, s in systems.items()])
+    axis.set_xlim(-0.5, len(systems) - 0.1)
+    axis.grid(axis="x", visible=False)
+    if marked:
+        axis.legend(loc="upper right")
+    style.title(figure, finding(systems))
+    style.subtitle(figure, saved.summary)
+    return figure
+
+
+def finding(systems: Mapping[str, Any]) -> str:
+    """The fastest system for a user, against the others."""
+    speeds = {name: 1000 / s["median_tpot_ms"] for name, s in systems.items() if s["median_tpot_ms"]}
+    if not speeds:
+        return "No request had two tokens"
+    best = max(speeds, key=lambda name: speeds[name])
+    others = ", ".join(f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best)
+    return f"{best}: {speeds[best]:.0f} tokens per second for a user" + (f", {others}" if others else "")

@@ -1,0 +1,67 @@
+"""One look for all figures: sizes, fonts, and a colour for each system that is the same in every figure."""
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+LINES = ("-", "--", "-.", ":")
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "sramsim",
+    "svg.fonttype": "path",
+}
+
+
+def figure(width: float = 7.0, height: float = 4.0) -> Figure:
+    """An empty figure, legible at half a page; without pyplot, which would keep it and open windows."""
+    matplotlib.rcParams.update(STYLE)  # also for saving
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colours(systems: Iterable[str]) -> dict[str, str]:
+    """A colour for each system, by its place in the scenario."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(systems)}
+
+
+def lines(systems: Iterable[str]) -> dict[str, str]:
+    """A line style for each system: a second way to tell them apart."""
+    return {name: LINES[i % len(LINES)] for i, name in enumerate(systems)}
+
+
+def title(figure: Figure, finding: str) -> None:
+    """The finding, over the whole width, in as many lines as it needs."""
+    width = int(figure.get_figwidth() * 11)  # letters that go on a line
+    figure.suptitle("\n".join(textwrap.wrap(finding, width)), ha="left", x=0.01)
+
+
+def times(ratio: float) -> str:
+    """'6.9 times', '1.04 times'."""
+    return f"{ratio:.2f} times" if ratio < 1.15 else f"{ratio:.1f} times" if ratio < 100 else f"{ratio:.0f} times"
+
+
+def subtitle(figure: Figure, summary: Mapping[str, Any]) -> None:
+    """Under the figure: the scenario, its seed, and what each system is."""
+    parts = [
+        f"{name}: {s['chips']} x {s['chip']}, {s['engine']}, {s['precision']['weights']} weights"
+        for name, s in summary["systems"].items()
+    ]
+    models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
+    figure.supxlabel(
+        f"{models}; scenario {summary['scenario']}, seed {summary['seed']}\n" + "   ".join(parts), fontsize=7, color="#555555"
+    )
