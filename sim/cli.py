@@ -1,0 +1,276 @@
+"""The command line: `sramsim`.  The only module that prints.  Results go to stdout, progress and errors to stderr."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sim import __version__
+from sim.files import UserError, whole
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sim.records import Saved
+
+app = typer.Typer(
+    name="sramsim",
+    help="What happens to token latency if a language model lives in the SRAM of hundreds of chips?  Simulate it, from YAML.",
+    epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --plots",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A scenario file, or the name of one in the catalogue.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Put a value into the scenario; may be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+NEW = """\
+# {name}: what do you want to know?  (The first line is shown by `sramsim catalog`.)
+model: llama-3.1-8b             # a catalogue name (sramsim catalog models), or the path of a config.json
+seed: 0                         # the same seed gives the same requests, and the same bytes
+workload:
+  kind: poisson                 # or closed: {{kind: closed, users: 8, requests: 100, ...}}
+  rate: 1 request/s
+  requests: 200
+  prompt: 512 token             # or {{uniform: [256 token, 768 token]}}
+  output: {{lognormal: {{mean: 128 token, sigma: 0.5}}}}
+slo: {{ttft: 2 s, tpot: 100 ms}}  # or a preset of MLPerf's: llama3.1-8b
+systems:                        # every system meets the same requests
+  lpu:
+    chip: groq-lpu-v1           # a catalogue name, a path of your own chip's YAML, or a mapping in place
+    chips: 64
+    engine: groq-compiler       # what the software loses; `ideal` loses nothing
+    plan: {{tensor: 8, weights: int8, activations: int8, kv: fp16, head: int8}}  # pipeline: chips / tensor
+  h100:
+    chip: h100-sxm
+    chips: 1
+    engine: vllm
+    plan: {{weights: fp8, activations: fp8, kv: fp16}}
+"""
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"sramsim {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --set workload.rate='2 request/s' --out out/busy --plots")
+def run(
+    file: FileArgument,
+    as_json: JsonOption = False,
+    out: Annotated[Path | None, typer.Option(help="Write result.json and requests.parquet into this folder.")] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw the figures too, into --out (by default: out).")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's seed.")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Simulate a scenario: every system under the same requests."""
+    from sim.scenario import read
+    from sim.scenario import run as simulate
+
+    scenario = read(file, assignments)
+    with progress() as tell:
+        result = simulate(scenario, seed, tell)
+    if out or plots:
+        write(result.saved(), out or Path("out"), plots)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        from sim.report import comparison
+
+        show_table(comparison(result.as_json()))
+
+
+@app.command(epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Scenario files or catalogue names.")],
+    assignments: SetOption = None,
+) -> None:
+    """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
+    from sim.scenario import check as lay_out
+    from sim.scenario import read
+
+    for file in files:
+        deployments = lay_out(read(file, assignments))
+        print(f"{file}: ok ({', '.join(f'{name} on {d.chips} chips' for name, d in deployments.items())})")
+        for name, deployment in deployments.items():
+            for warning in deployment.warnings:
+                print(f"{file}: systems.{name}: warning: {warning}", file=sys.stderr)
+
+
+@app.command(epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 --set systems.lpu.chips=640")
+def plan(
+    file: FileArgument,
+    more: Annotated[list[int] | None, typer.Argument(hidden=True, min=1)] = None,
+    tokens: Annotated[
+        list[int] | None, typer.Option(min=1, help="Count the sequences of this length that fit; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+    assignments: SetOption = None,
+) -> None:
+    """What each system holds, whether it fits, and how fast a lone request would be."""
+    from sim.report import planning
+    from sim.scenario import planned, read
+
+    lengths = [*(tokens or []), *(more or [])] or [4096]
+    result = planned(read(file, assignments)).as_json(lengths)
+    if as_json:
+        print_json(result)
+    else:
+        show_table(planning(result))
+
+
+@app.command(epilog="Example: sramsim plot out")
+def plot(
+    source: Annotated[str, typer.Argument(metavar="DIR|FILE", help="A folder of `run --out`, or a scenario to run first.")],
+    out: Annotated[Path | None, typer.Option(help="Where to; by default the folder itself, or out.")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Draw the figures of a result."""
+    if Path(source).is_dir():
+        if assignments:
+            raise UserError(f"--set {assignments[0]}: {source} is a result already; run the scenario with it")
+        from sim.records import load
+
+        figures(load(Path(source)), out or Path(source))
+    else:
+        run(source, out=out, plots=True, assignments=assignments)
+
+
+@app.command(epilog="Example: sramsim catalog chips")
+def catalog(
+    kind: Annotated[str | None, typer.Argument(help="chips, engines, models, clusters, measurements or scenarios")] = None,
+) -> None:
+    """List what the catalogue holds."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from sim.catalogue import KINDS, titles
+    from sim.files import nearest
+    from sim.report import entries
+
+    if kind and kind not in KINDS:
+        raise UserError(f"catalog {kind}: there is no such kind; {nearest(kind, KINDS) or 'choose of ' + ', '.join(KINDS)}")
+    tables: list[RenderableType] = []
+    for each in [kind] if kind else KINDS:
+        tables += [entries(each, titles(each)), Text()]
+    show_table(Group(*tables[:-1]))
+
+
+@app.command(epilog="Example: sramsim show chip groq-lpu-v1")
+def show(
+    kind: Annotated[str, typer.Argument(help="chip, engine, model or measurement")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A catalogue name, or a file.")],
+) -> None:
+    """Show one entry: every number with its source."""
+    from sim.catalogue import facts
+    from sim.report import sourced
+
+    show_table(sourced(*facts(kind, name)))
+
+
+@app.command(epilog="Example: sramsim new mine && sramsim run mine.yaml")
+def new(name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is written.")]) -> None:
+    """Write a commented scenario to start from."""
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name")
+    with whole(path.parent) as scratch:
+        (scratch / path.name).write_text(NEW.format(name=path.stem), encoding="utf-8")
+    print(f"{path}: written; try `sramsim run {path}`")
+
+
+def write(saved: "Saved", folder: Path, plots: bool) -> None:
+    """result.json, requests.parquet and the figures: whole or not at all."""
+    from sim.records import save
+
+    with whole(folder) as scratch:
+        save(saved, scratch)
+        if plots:
+            figures(saved, scratch)
+    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}", file=sys.stderr)
+
+
+def figures(saved: "Saved", folder: Path) -> None:
+    """Every figure that this result has, as PNG and SVG."""
+    from plots import draw_all
+
+    with whole(folder) as scratch:
+        for name, figure in draw_all(saved).items():
+            for suffix in ("png", "svg"):
+                figure.savefig(scratch / f"{name}.{suffix}")
+
+
+def progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
+    """A bar for each system on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda system, done, total: None)
+    return Bars()
+
+
+class Bars:
+    """Rich's progress bars as the callback that `run` wants; told at most a hundred times a system."""
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.progress = Progress(console=Console(stderr=True), transient=True)
+        self.progress.start()
+        self.tasks: dict[str, Any] = {}
+        return self.tell
+
+    def tell(self, system: str, done: int, total: int) -> None:
+        if system not in self.tasks:
+            self.tasks[system] = self.progress.add_task(system, total=total)
+        if done == total or done % max(1, total // 100) == 0:
+            self.progress.update(self.tasks[system], completed=done)
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+def print_json(result: Any) -> None:
+    print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def show_table(table: "RenderableType") -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(120, console.width))
+    console.print(table)
+
+
+def main() -> None:
+    """The command; what the user can mend is one line on stderr and exit status 2."""
+    import click
+
+    try:
+        status = app(standalone_mode=False)
+    except UserError as error:
+        fail(str(error))
+    except click.ClickException as error:
+        fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has gone
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(reason: str) -> None:
+    print(" ".join(reason.split("\n")), file=sys.stderr)
+    sys.exit(2)
