@@ -18,6 +18,7 @@ TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "over
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
 TIME, FITTED = 0, 1  # rows of a table of terms: seconds, and those of them that engine `ideal` would not need
 FOREVER = 1 << 62
+POSITIONS = 2.0**20  # at which a chip's linear answers are probed
 TOKEN_BYTES = 4.0  # a sampled token's number, on its way back to the first stage
 
 Array = NDArray[np.float64]
@@ -61,6 +62,25 @@ class Attention(NamedTuple):
     slowed_compute: float
     slowed_memory: float
 
+    @property
+    def time(self) -> float:
+        return max(self.slowed_compute, self.slowed_memory)
+
+
+class Core(NamedTuple):
+    """The attention core of some new tokens, as linear as chips promise: fixed seconds, seconds for each position attended,
+    seconds for each position read from the cache.  Made once for each number of tokens."""
+
+    compute: tuple[float, float, float]
+    memory: tuple[float, float, float]
+    compute_efficiency: float
+    memory_efficiency: float
+
+    def at(self, attended: float, cached: float) -> Attention:
+        compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
+        memory = self.memory[0] + self.memory[1] * attended + self.memory[2] * cached
+        return Attention(compute, memory, compute / self.compute_efficiency, memory / self.memory_efficiency)
+
 
 class Costs:
     """What steps cost on one layout.  Made once for a system; remembers what depends on the number of tokens alone."""
@@ -72,6 +92,7 @@ class Costs:
         self._body: dict[int, Array] = {}
         self._hops: dict[int, Array] = {}
         self._heads: dict[int, float] = {}
+        self._cores: dict[int, Core] = {}
         last = (self.stages - 1) * layout.plan.tensor
         self.back = layout.topology.send(last, 0, TOKEN_BYTES) if last else 0.0
 
@@ -81,21 +102,22 @@ class Costs:
         time = self._body_time(work.tokens).copy()
         time[-1] += self._head_time(work.logits) + engine.sequence_overhead * (work.decodes + work.chunks)
         if work.prompt_tokens:
-            attention = sum(max(side.slowed_compute, side.slowed_memory) for side in self._attention(work))
+            attention = sum(side.time for side in self._attention(work))
             return Step(time + self.layers * attention, 0.0, 1)
         now, growth, holds = self._decode_line(work)
         return Step(time + self.layers * now, self.layers * growth, holds)
 
     def _decode_line(self, work: Work) -> tuple[float, float, int]:
         """One layer's decode attention: seconds now, growth a step, and the steps until the other side of the roofline binds."""
-        now = self._core(work.decodes, work.context, work.context)
-        later = self._core(work.decodes, work.context + work.decodes, work.context + work.decodes)
+        core = self._core(work.decodes)
+        now = core.at(work.context, work.context)
         compute, memory = now.slowed_compute, now.slowed_memory
-        more_compute, more_memory = later.slowed_compute - compute, later.slowed_memory - memory
+        more_compute = work.decodes * (core.compute[1] + core.compute[2]) / core.compute_efficiency
+        more_memory = work.decodes * (core.memory[1] + core.memory[2]) / core.memory_efficiency
         lead, gain = memory - compute, more_memory - more_compute
         growth = more_memory if (lead, gain) >= (0.0, 0.0) else more_compute
         holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
-        return max(compute, memory), growth, holds
+        return now.time, growth, holds
 
     def hops(self, tokens: int) -> Array:
         """Seconds from each stage's predecessor to it; 0 for the first."""
@@ -123,7 +145,7 @@ class Costs:
             return self._head_time(work.logits)
         time = float(self._block_terms(block, work.tokens)[TIME].sum())
         if block.kind == "attention":
-            time += sum(max(side.slowed_compute, side.slowed_memory) for side in self._attention(work))
+            time += sum(side.time for side in self._attention(work))
         return time
 
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
@@ -222,14 +244,29 @@ class Costs:
         """
         sides = []
         if work.decodes:
-            sides.append(self._core(work.decodes, work.context, work.context))
+            sides.append(self._core(work.decodes).at(work.context, work.context))
         if work.prompt_tokens:
-            sides.append(self._core(work.prompt_tokens, work.attended, work.cached))
+            sides.append(self._core(work.prompt_tokens).at(work.attended, work.cached))
         return sides
 
-    def _core(self, tokens: int, attended: float, cached: float) -> Attention:
-        layout, engine = self.layout, self.layout.engine
-        plan, model = layout.plan, layout.model
+    def _core(self, tokens: int) -> Core:
+        """The planes of the attention core, from three questions to the chip: nothing, only FLOPs, only bytes."""
+        if tokens not in self._cores:
+            engine = self.layout.engine
+            (compute, memory), (compute_f, memory_f), (compute_b, memory_b) = (
+                self._attention_times(tokens, attended, cached)
+                for attended, cached in ((0.0, 0.0), (POSITIONS, 0.0), (0.0, POSITIONS))
+            )
+            self._cores[tokens] = Core(
+                (compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS),
+                (memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS),
+                engine.attention_compute_efficiency,
+                engine.attention_memory_efficiency,
+            )
+        return self._cores[tokens]
+
+    def _attention_times(self, tokens: int, attended: float, cached: float) -> tuple[float, float]:
+        layout, plan, model = self.layout, self.layout.plan, self.layout.model
         op = Op(
             tokens=tokens,
             flops=model.attention_flops(attended, plan.tensor),
@@ -238,16 +275,10 @@ class Costs:
             activations=0.0,
             precisions=("fp16", "fp16"),
         )
-        compute, memory = layout.chip.compute.times(op, layout.chip.main)
-        return Attention(
-            compute,
-            memory,
-            compute / engine.attention_compute_efficiency,
-            memory / engine.attention_memory_efficiency,
-        )
+        return layout.chip.compute.times(op, layout.chip.main)
 
     def _book_attention(self, side: Attention) -> Array:
         table = np.zeros((2, len(TERMS)))
-        time, ideal = max(side.slowed_compute, side.slowed_memory), max(side.compute, side.memory)
+        time, ideal = side.time, max(side.compute, side.memory)
         table[:, COMPUTE if side.slowed_compute >= side.slowed_memory else KV] = time, time - ideal
         return table
