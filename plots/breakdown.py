@@ -34,7 +34,7 @@ def draw(saved: Saved) -> Figure:
         left = 0.0
         for term, (_, colour) in TERMS.items():
             time, fitted = lone["terms_ms"][term], lone["fitted_terms_ms"][term]
-            if time < 0.002 * total:
+            if time < 0.005 * total:
                 left += time
                 continue
             used.append(term)
@@ -47,10 +47,10 @@ def draw(saved: Saved) -> Figure:
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     handles = [Patch(facecolor=colour, label=label) for term, (label, colour) in TERMS.items() if term in used]
-    handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="of it fitted, not from data sheets"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="fitted, not from data sheets"))
+    style.legend(axis, handles, columns=3)
     style.title(figure, finding(systems))
-    style.subtitle(figure, saved.summary)
+    style.footnote(figure, saved.summary)
     return figure
 
 
@@ -60,5 +60,5 @@ def finding(systems: Mapping[str, Any]) -> str:
     for name, system in systems.items():
         lone = system["lone_request"]
         term = max(lone["terms_ms"], key=lambda t: lone["terms_ms"][t])
-        parts.append(f"{name}: {lone['terms_ms'][term] / lone['tpot_ms']:.0%} {TERMS[term][0]}")
-    return "Where a token's time goes.  " + "; ".join(parts)
+        parts.append(f"{name} {lone['terms_ms'][term] / lone['tpot_ms']:.0%} {TERMS[term][0]}")
+    return "Most of a token's time: " + ", ".join(parts)

@@ -43,9 +43,9 @@ def draw(saved: Saved) -> Figure:
         if high / low < 12:  # less than a decade: label the steps between too
             axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else ""))
     axes[0].set_ylabel("share of requests")
-    axes[0].legend(loc="lower right")
+    style.legend(axes[0])
     style.title(figure, finding(systems))
-    style.subtitle(figure, saved.summary)
+    style.footnote(figure, saved.summary)
     return figure
 
 

@@ -41,7 +41,7 @@ def draw(saved: Saved) -> Figure:
     if marked:
         axis.legend(loc="upper right")
     style.title(figure, finding(systems))
-    style.subtitle(figure, saved.summary)
+    style.footnote(figure, saved.summary)
     return figure
 
 

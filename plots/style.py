@@ -1,10 +1,13 @@
 """One look for all figures: sizes, fonts, and a colour for each system that is the same in every figure."""
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
@@ -34,6 +37,11 @@ def figure(width: float = 7.0, height: float = 4.0) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure; the format is the path's suffix, and the same figure gives the same bytes."""
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def colours(systems: Iterable[str]) -> dict[str, str]:
     """A colour for each system, by its place in the scenario."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(systems)}
@@ -55,13 +63,23 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f} times" if ratio < 1.15 else f"{ratio:.1f} times" if ratio < 100 else f"{ratio:.0f} times"
 
 
-def subtitle(figure: Figure, summary: Mapping[str, Any]) -> None:
-    """Under the figure: the scenario, its seed, and what each system is."""
-    parts = [
-        f"{name}: {s['chips']} x {s['chip']}, {s['engine']}, {s['precision']['weights']} weights"
-        for name, s in summary["systems"].items()
-    ]
-    models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
-    figure.supxlabel(
-        f"{models}; scenario {summary['scenario']}, seed {summary['seed']}\n" + "   ".join(parts), fontsize=7, color="#555555"
+def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
+    """The key in a row above the axes, where it hides nothing."""
+    entries = {"handles": handles} if handles else {}
+    axis.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9, borderaxespad=0.3, columnspacing=1.2, **entries
     )
+
+
+def footnote(figure: Figure, summary: Mapping[str, Any]) -> None:
+    """Under the figure: the models, the scenario, its seed, and what each system is."""
+    models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
+    parts = [f"{models}; scenario {summary['scenario']}, seed {summary['seed']}"]
+    for name, s in summary["systems"].items():
+        parts.append(f"{name}: {s['chips']} x {s['chip']}, {s['engine']}, {s['precision']['weights']} weights")
+    lines, width = [""], int(figure.get_figwidth() * 19)
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += ("   " if lines[-1] else "") + part
+    figure.supxlabel("\n".join(lines), fontsize=7, color="#555555", ha="left", x=0.01)
