@@ -1,0 +1,35 @@
+# Two commands do all set-up on a machine with git, make and Python 3.11 or newer: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint wheel-test clean
+demo: .venv/ready
+	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The same tests against the installed wheel, from a folder where the checkout cannot be imported by accident.
+wheel-test: .venv/ready
+	rm -rf dist .venv-wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet --upgrade "pip>=25.1"
+	.venv-wheel/bin/pip install --quiet --group dev dist/sramsim-*.whl
+	cd /tmp && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet --editable . --group dev
+	touch $@
+
+clean:
+	rm -rf .venv .venv-wheel dist out
