@@ -1,0 +1,36 @@
+"""The layers hold, and importing the package stays light."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from importlinter.cli import lint_imports
+
+import sim
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(' '.join(sys.modules))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_each_row_of_the_architecture_imports_only_rows_below(capsys):
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == 0, capsys.readouterr().out
+
+
+def test_importing_the_package_imports_no_heavy_library():
+    heavy = {"matplotlib", "scipy", "polars", "typer", "rich", "pint"}
+    assert modules_after("import sim") & heavy == set()
+
+
+def test_simulating_draws_nothing():
+    assert "matplotlib" not in modules_after("import sim; sim.run")
+
+
+def test_the_suite_tests_what_it_is_meant_to():
+    installed = "site-packages" in str(sim.__file__)
+    assert installed == bool(os.environ.get("SRAMSIM_INSTALLED"))

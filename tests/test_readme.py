@@ -1,0 +1,34 @@
+"""What the README shows is what the repository holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:yaml|python)\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "scenarios/llama2-70b-lpu-vs-h100.yaml",
+        "tests/data/my-chip/my-chip.yaml",
+        "tests/data/my-chip/my_chips.py",
+        "tests/data/my-chip/mine.yaml",
+    ],
+)
+def test_examples_are_files_that_tests_run(file):
+    assert (ROOT / file).read_text(encoding="utf-8").rstrip() in [block.rstrip() for block in BLOCKS]
+
+
+def test_files_it_names_are_there():
+    named = re.findall(r"`((?:sim|plots|tests|scenarios)/[\w./-]+)`", README) + re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert "make test" in README
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -1,0 +1,143 @@
+"""Every shipped scenario does what its first line asks; what `run` and `plan` print keeps its contract."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim import PlanError, planned, read, run
+from sim.cli import main
+from sim.files import names
+
+REFUSED = {"does-not-fit": "4 chips would do"}
+FLAGSHIP = "llama2-70b-lpu-vs-h100"
+STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "median", "std", "p90", "p95", "p99")]
+METRICS = ["chips", "verdict", "completed", "refused", "duration", "output_throughput", "request_throughput", "fitted_share"]
+
+
+@pytest.fixture(scope="module")
+def flagship():
+    return run(FLAGSHIP)
+
+
+def command(monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["sramsim", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(set(names("scenarios")) - set(REFUSED)))
+def test_every_scenario_serves_all_its_requests(name):
+    result = run(name)
+    for system in result.systems.values():
+        assert system.metrics["completed"] == result.scenario.workload.requests
+        assert system.metrics["verdict"] == "STABLE"
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_does_not_fit_is_refused_with_what_would_do(name):
+    with pytest.raises(PlanError, match=REFUSED[name]):
+        run(name)
+
+
+@pytest.mark.parametrize("name", sorted(names("scenarios")))
+def test_every_scenario_opens_with_its_question(name):
+    first = names("scenarios")[name].read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert "?" in first
+
+
+def test_the_flagship_gives_the_published_order_of_speeds(flagship):
+    speed = {name: 1000 / s.metrics["median_tpot_ms"] for name, s in flagship.systems.items()}
+    assert 240 <= speed["lpu"] <= 300
+    assert 25 <= speed["h100"] <= 45
+    assert 6 <= speed["lpu"] / speed["h100"] <= 12
+    assert 0.5 <= flagship.systems["lpu"].metrics["fitted_share"] <= 0.75
+
+
+def test_run_json_keeps_its_contract(flagship):
+    summary = flagship.as_json()
+    assert (summary["scenario"], summary["seed"]) == (FLAGSHIP, 0)
+    for system in summary["systems"].values():
+        assert set(METRICS + STATISTICS) <= set(system)
+        assert {"model", "chip", "engine", "plan", "precision"} <= set(system)
+
+
+def test_the_same_seed_prints_the_same_bytes_and_another_does_not(monkeypatch, capsys):
+    first, second, other = (command(monkeypatch, capsys, "run", FLAGSHIP, "--json", "--seed", seed) for seed in "003")
+    assert first == second != other
+    assert json.loads(other)["seed"] == 3
+
+
+def test_plan_json_keeps_its_contract(monkeypatch, capsys):
+    summary = json.loads(command(monkeypatch, capsys, "plan", FLAGSHIP, "--json", "--tokens", "4096", "--tokens", "512"))
+    lpu = summary["systems"]["lpu"]
+    assert lpu["fits"] is True
+    assert lpu["chips"] == 576 >= lpu["minimum_chips"]
+    held = lpu["bytes_per_chip"]
+    assert held["weights"] + held["kv"] + held["activations"] + held["reserve"] <= held["capacity"]
+    assert len(lpu["stages"]) == 72
+    assert lpu["stages"][0][0] == 0
+    assert all(before[1] + 1 == after[0] for before, after in zip(lpu["stages"], lpu["stages"][1:], strict=False))
+    assert set(lpu["max_sequences"]) == {"4096", "512"}
+    assert lpu["max_sequences"]["4096"]["fullest_stage"] < lpu["max_sequences"]["4096"]["all_memory"]
+    lone = lpu["lone_request"]
+    assert sum(lone["terms_ms"].values()) == pytest.approx(lone["tpot_ms"], rel=1e-9)
+    assert lone["fitted_share"] == pytest.approx(sum(lone["fitted_terms_ms"].values()) / lone["tpot_ms"])
+
+
+def test_plan_answers_where_run_refuses(monkeypatch, capsys):
+    summary = json.loads(command(monkeypatch, capsys, "plan", "does-not-fit", "--json"))
+    card = summary["systems"]["rtx3090"]
+    assert card["fits"] is False
+    assert card["minimum_chips"] == 4
+    assert card["lone_request"] is None
+
+
+def test_engine_ideal_is_physics_alone():
+    ideal = planned(read(FLAGSHIP, [f"systems.{name}.engine=ideal" for name in ("lpu", "h100")]))
+    assert ideal.lone["lpu"].fitted_share == ideal.lone["h100"].fitted_share == 0
+    assert 700 <= 1 / ideal.lone["lpu"].tpot <= 850
+    assert 45 <= 1 / ideal.lone["h100"].tpot <= 49
+
+
+def test_all_systems_meet_the_same_requests(flagship):
+    rows = [system.rows for system in flagship.systems.values()]
+    for other in rows[1:]:
+        assert (rows[0].arrival == other.arrival).all()
+        assert (rows[0].requests.prompt == other.requests.prompt).all()
+
+
+def test_out_holds_the_run(monkeypatch, capsys, tmp_path):
+    import polars
+
+    command(monkeypatch, capsys, "run", "llama3-8b-lpu-vs-h100", "--seed", "5", "--out", str(tmp_path / "a"))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["requests.parquet", "result.json"]
+    summary = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert summary["seed"] == 5
+    assert {"version", "inputs"} <= set(summary)
+    from sim.records import COLUMNS
+
+    rows = polars.read_parquet(tmp_path / "a" / "requests.parquet")
+    assert rows.columns == list(COLUMNS)
+    assert len(rows) == 2 * summary["inputs"]["workload"]["requests"]
+
+
+def test_a_new_scenario_runs_as_it_is_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, capsys, "new", "mine")
+    assert "lpu gives a user" in command(monkeypatch, capsys, "run", "mine.yaml")
+
+
+def test_a_strangers_chip_and_its_own_kind(monkeypatch, capsys, tmp_path):
+    source = Path(__file__).parent / "data" / "my-chip"
+    for file in source.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_text(file.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "32 x my-chip" in command(monkeypatch, capsys, "run", "mine.yaml")
+    assert "an analog array's read-out" in command(monkeypatch, capsys, "show", "chip", "my-chip.yaml")
