@@ -1,6 +1,5 @@
 """What `sramsim catalog` and `sramsim show` tell: the entries, and every number of one with its source."""
 
-import json
 from pathlib import Path
 
 from sim.chip import Chip
@@ -31,7 +30,7 @@ def title(path: Path) -> str:
         return f"{model.parameters / 1e9:.3g} B parameters, {model.num_hidden_layers} layers, {model.model_type}"
     text = load_text(path, path.name)
     named = next((line[5:].strip() for line in text.splitlines() if line.startswith("name:")), "")
-    return named or text.partition("\n")[0].lstrip("# ")
+    return named or text.partition("\n")[0].strip("# \r")
 
 
 def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
@@ -67,7 +66,7 @@ def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
     """'memory.sram.capacity', '230.7 MB' and so on, in the file's order."""
     if isinstance(data, dict):
         return [pair for key, value in data.items() for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, str(data))]
+    return [(prefix, ", ".join(map(str, data)) if isinstance(data, tuple) else str(data))]
 
 
 def model_facts(path: Path) -> tuple[str, list[Fact], str]:
@@ -89,6 +88,6 @@ def model_facts(path: Path) -> tuple[str, list[Fact], str]:
             "parameters x width",
         ),
     ]
-    config = json.loads(load_text(path, path.name))
-    keys = [(key, str(config[key]), "config.json") for key in Model.model_fields if key in config]
+    config = Document(path).data
+    keys = [(key, text, "config.json") for key, text in flatten({k: config[k] for k in Model.model_fields if k in config})]
     return f"{path.stem}: {model.model_type}", computed + keys, ""

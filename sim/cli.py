@@ -1,11 +1,12 @@
 """The command line: `sramsim`.  The only module that prints.  Results go to stdout, progress and errors to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     name="sramsim",
     help="What happens to token latency if a language model lives in the SRAM of hundreds of chips?  Simulate it, from YAML.",
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --plots",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -30,6 +30,10 @@ FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A scenario fi
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Put a value into the scenario; may be repeated.")
 ]
+# Typer's error about a wrong command line: newer ones bring their own copy of click, older ones import it.
+CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 NEW = """\
@@ -78,10 +82,14 @@ def run(
     from sim.scenario import run as simulate
 
     scenario = read(file, assignments)
+    folder = out or Path("out")
+    if out or plots:
+        with whole(folder):
+            pass  # a folder that cannot be written is told before the simulation, not after it
     with progress() as tell:
         result = simulate(scenario, seed, tell)
     if out or plots:
-        write(result.saved(), out or Path("out"), plots)
+        write(result.saved(), folder, plots)
     if as_json:
         print_json(result.as_json())
     else:
@@ -158,8 +166,9 @@ def catalog(
     from sim.files import nearest
     from sim.report import entries
 
-    if kind and kind not in KINDS:
-        raise UserError(f"catalog {kind}: there is no such kind; {nearest(kind, KINDS) or 'choose of ' + ', '.join(KINDS)}")
+    if kind is not None and kind not in KINDS:
+        hint = f"did you mean {near}?" if (near := nearest(kind, KINDS)) else f"choose of {', '.join(KINDS)}"
+        raise UserError(f"catalog {kind}: there is no such kind; {hint}")
     tables: list[RenderableType] = []
     for each in [kind] if kind else KINDS:
         tables += [entries(each, titles(each)), Text()]
@@ -181,8 +190,11 @@ def show(
 @app.command(epilog="Example: sramsim new mine && sramsim run mine.yaml")
 def new(name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is written.")]) -> None:
     """Write a commented scenario to start from."""
-    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    if path.exists():
+    path = Path(name)
+    if path.name in ("", "..") or not name.isprintable():
+        raise UserError(f"new {name!r}: is no name for a file")
+    path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
+    if os.path.lexists(path):
         raise UserError(f"{path}: exists already; choose another name")
     with whole(path.parent) as scratch:
         (scratch / path.name).write_text(NEW.format(name=path.stem), encoding="utf-8")
@@ -202,12 +214,12 @@ def write(saved: "Saved", folder: Path, plots: bool) -> None:
 
 def figures(saved: "Saved", folder: Path) -> None:
     """Every figure that this result has, as PNG and SVG."""
-    from plots import draw_all
+    from plots import draw_all, style
 
     with whole(folder) as scratch:
         for name, figure in draw_all(saved).items():
             for suffix in ("png", "svg"):
-                figure.savefig(scratch / f"{name}.{suffix}")
+                style.save(figure, scratch / f"{name}.{suffix}")
 
 
 def progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
@@ -254,23 +266,24 @@ def show_table(table: "RenderableType") -> None:
 
 def main() -> None:
     """The command; what the user can mend is one line on stderr and exit status 2."""
-    import click
-
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UserError as error:
         fail(str(error))
-    except click.ClickException as error:
+    except CommandLineError as error:
         fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    except MemoryError as error:
+        fail(f"more memory is needed than there is: {error}")
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has gone
         sys.stderr.close()
         sys.exit(0)
+    if status == INTERRUPTED:
+        print("interrupted; nothing was written", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def fail(reason: str) -> None:
-    print(" ".join(reason.split("\n")), file=sys.stderr)
+def fail(reason: str) -> NoReturn:
+    print(" ".join(reason.splitlines()), file=sys.stderr)
     sys.exit(2)

@@ -7,10 +7,13 @@ pydantic class that is due.  Whatever is wrong comes out as one line, `file:line
 import difflib
 import importlib
 import importlib.util
+import math
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,9 +21,31 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
+from sim.units import brief
+
 MAX_FILE = 10_000_000  # bytes; a scenario is a few kB
-MAX_NODES = 100_000  # after aliases are followed: an alias bomb stops here
+MAX_NODES = 100_000  # before and after aliases are followed: an alias bomb stops here
+MAX_DEPTH = 100  # of mappings and lists in each other
 SUFFIXES = (".yaml", ".yml", ".json")
+# 1e-5 is a number in JSON and YAML 1.2, and a text in the YAML 1.1 that PyYAML reads.
+EXPONENT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
+# What is due where pydantic finds something else, by its name for the error.
+DUE = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "string_type": "a text",
+    "string_unicode": "a text",
+    "too_long": "a list of at most {max_length}",
+    "tuple_type": "a list",
+}
 
 
 class UserError(Exception):
@@ -51,7 +76,7 @@ class Value(BaseModel):
     @classmethod
     def noun(cls) -> str:
         """What an error calls it: TensorStreaming is a tensor-streaming."""
-        return "".join(f"-{c.lower()}" if c.isupper() else c for c in cls.__name__).strip("-")
+        return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +87,7 @@ class Value(BaseModel):
                 if key not in cls.model_fields:
                     near = nearest(str(key), cls.model_fields)
                     hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
-                    problem = {"key": key, "reason": f"{cls.noun()} has no '{key}'; {hint}"}
+                    problem = {"key": key, "reason": f"{cls.noun()} has no {brief(str(key))!r}; {hint}"}
                     raise PydanticCustomError("key", "{reason}", problem)
         return data
 
@@ -116,7 +141,6 @@ class Document:
                 raise ScenarioError(f"{where}: '{'.'.join(parents[: depth + 1])}' is not a mapping")
         path = (*parents, last)
         self.lines = {at: line for at, line in self.lines.items() if at[: len(path)] != path}
-        self.lines[path] = where
         data[last] = self._plain(compose(text, where), path, where, Path.cwd())
 
     def value(self, cls: type[V]) -> V:
@@ -129,98 +153,155 @@ class Document:
         except ValidationError as error:
             raise ScenarioError(self._first(error)) from None
 
+    def where(self, *path: str) -> str:
+        """Where a key stands: an assignment that changed something in it, else its line, or that of the nearest key above."""
+        assigned = (line for at, line in self.lines.items() if at[: len(path)] == path and line.startswith("--set "))
+        return next(assigned, self._line(path))
+
     def _first(self, error: ValidationError) -> str:
         problem = error.errors(include_url=False)[0]
-        context = problem.get("ctx", {})
-        at: list[str | int] = list(problem["loc"])
-        kind, given = problem["type"], problem["input"]
+        kind, at, context = problem["type"], problem["loc"], problem.get("ctx", {})
         if kind == "key":
-            at.append(context["key"])
-        dotted = ".".join(map(str, at))
-        match kind:
-            case "key" | "quantity":
-                reason = context["reason"]
-            case "missing":
-                reason = f"'{at[-1]}' is missing" + (f" in {'.'.join(map(str, at[:-1]))}" if at[1:] else "")
-            case "value_error" | "assertion_error":
-                reason = f"{dotted}: {context['error']}" if dotted else str(context["error"])
-            case "finite_number" | "greater_than" | "greater_than_equal" | "less_than_equal":
-                # pydantic shows the value as converted; the reader knows it as written
-                limits = " and ".join(f"{name.replace('_', ' ')}" for name in [kind])
-                bound = next(iter(context.values()), "")
-                reason = f"{dotted}: {self._written(at, given)}: it must be {limits} {bound}".rstrip()
-                reason = reason.replace("be finite number", "be a finite number").replace("be greater", "be greater")
-            case _:
-                shown = "a mapping" if isinstance(given, Mapping) else "a list" if isinstance(given, tuple) else repr(given)
-                message = problem["msg"].replace("Input should be", "it should be").replace("a valid dictionary", "a mapping")
-                reason = f"{dotted}: {shown}: {message}"
-        return f"{self._where(at)}: {reason}"
+            at = (*at, context["key"])
+        line = self._line(at)
+        if kind in ("key", "quantity"):
+            return f"{line}: {context['reason']}"
+        if kind == "missing":
+            *above, key = at
+            what = f"'{key}'" if isinstance(key, str) else f"number {key + 1} of a list"
+            return f"{line}: {what} is missing" + (f" in {dots(above)}" if above else "")
+        at, given = self._given(at, problem["input"])
+        if kind in ("value_error", "assertion_error"):
+            reason = str(context["error"])
+        else:
+            reason = f"{written(given)}: {due(kind, context) or problem['msg']}"
+        return f"{line}: {reason}" if not at or line == f"--set {dots(at)}" else f"{line}: {dots(at)}: {reason}"
 
-    def _written(self, at: list[str | int], given: object) -> str:
+    def _given(self, at: tuple[str | int, ...], read: object) -> tuple[tuple[str | int, ...], object]:
+        """The last key of a path that the file has, and its value as the reader wrote it, not as it was converted."""
         data: Any = self.data
-        try:
-            for key in at:
+        for depth, key in enumerate(at):
+            try:
                 data = data[key]
-            return f"'{data}'"
-        except (KeyError, TypeError, IndexError):
-            return repr(given)
+            except (KeyError, TypeError, IndexError):
+                return at[:depth], data if depth else read
+        return at, data
 
-    def _where(self, at: list[str | int]) -> str:
-        while at and tuple(at) not in self.lines:
+    def _line(self, at: tuple[str | int, ...]) -> str:
+        while at and at not in self.lines:
             at = at[:-1]
-        return self.lines.get(tuple(at), f"{self.shown}:1")
+        return self.lines.get(at, f"{self.shown}:1")
 
     def _plain(self, node: yaml.Node, at: tuple[str | int, ...], where: str, folder: Path) -> Any:
         """Plain data of a node; texts become Text, and the line of each key is noted."""
         self._nodes += 1
-        line = f"{where}:{node.start_mark.line + 1}" if not where.startswith("--set") else where
-        if self._nodes > MAX_NODES or len(at) > 100:
+        line = place(where, node.start_mark)
+        if self._nodes > MAX_NODES or len(at) > MAX_DEPTH:
             raise ScenarioError(f"{line}: more than {MAX_NODES} values, or nested too deep: aliases that multiply?")
         self.lines.setdefault(at, line)
         if isinstance(node, yaml.MappingNode):
             mapping: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key_line = line if where.startswith("--set") else f"{where}:{key_node.start_mark.line + 1}"
+                key_line = place(where, key_node.start_mark)
                 if not isinstance(key_node, yaml.ScalarNode):
                     raise ScenarioError(f"{key_line}: a key must be a plain word")
                 key = key_node.value
+                if key_node.tag.endswith(":merge"):
+                    raise ScenarioError(f"{key_line}: '<<' is not read here; write the keys out, or alias the whole mapping")
                 if key in mapping:
-                    raise ScenarioError(f"{key_line}: '{key}' is given twice")
+                    raise ScenarioError(f"{key_line}: {brief(key)!r} is given twice")
                 self.lines[(*at, key)] = key_line
                 mapping[key] = self._plain(value_node, (*at, key), where, folder)
             return mapping
         if isinstance(node, yaml.SequenceNode):
             return tuple(self._plain(item, (*at, i), where, folder) for i, item in enumerate(node.value))
+        assert isinstance(node, yaml.ScalarNode)
         return scalar(node, line, folder)
 
 
-def scalar(node: yaml.Node, line: str, folder: Path) -> object:
-    """null, a truth value, a number, or a Text; YAML's dates and sexagesimals stay texts."""
+def dots(at: Iterable[str | int]) -> str:
+    """A path of keys as --set writes it."""
+    return ".".join(map(str, at))
+
+
+def written(value: object) -> str:
+    """A value as an error quotes it: texts with quotes, numbers without, long ones cut."""
+    match value:
+        case dict():
+            return "a mapping"
+        case tuple():
+            return "a list"
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return repr(brief(value))
+    return brief(str(value))
+
+
+def due(kind: str, context: Mapping[str, Any]) -> str:
+    """What would be right, for one of pydantic's errors; '' where its own words must do."""
+    whole = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in context.items()}
+    return f"it must be {DUE[kind].format(**whole)}" if kind in DUE else ""
+
+
+def scalar(node: yaml.ScalarNode, line: str, folder: Path) -> object:
+    """null, a truth value, a number, or a Text; YAML's dates, sexagesimals, inf and nan stay texts, and so fit nowhere."""
     text = str(node.value)
-    match node.tag.rpartition(":")[2]:
-        case "null":
-            return None
-        case "bool":
-            return text.lower() in ("true", "yes", "on")
-        case "int" if ":" not in text:
-            return int(text.replace("_", ""), 0) if not text.lstrip("+-").isdigit() else int(text)
-        case "float" if ":" not in text:
-            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan").replace(".Inf", "inf"))
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() in ("true", "yes", "on")
+    digits = text.replace("_", "")
+    with suppress(ValueError):
+        if kind == "int":
+            return int(digits, 10 if digits.lstrip("+-").isdigit() else 0)
+        if kind == "float" or (node.style is None and EXPONENT.fullmatch(text)):
+            number = float(digits)
+            return number if math.isfinite(number) else Text(text, line, folder)
     return Text(text, line, folder)
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's, which refuses tags, and stops where a file is too long or too deep rather than when memory ends."""
+
+    nodes = depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.nodes, self.depth = self.nodes + 1, self.depth + 1
+        problem = None
+        if getattr(event, "tag", None):
+            problem = f"the tag {event.tag} is not read here"
+        elif self.nodes > MAX_NODES:
+            problem = f"more than {MAX_NODES} values"
+        elif self.depth > MAX_DEPTH:
+            problem = "nested too deep"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def place(where: str, mark: yaml.Mark | None) -> str:
+    """`file:line`; an assignment of the command line has no lines."""
+    return where if where.startswith("--set ") else f"{where}:{mark.line + 1 if mark else 1}"
 
 
 def compose(text: str, where: str) -> yaml.Node:
     """The nodes of a YAML text.  Raises: ScenarioError for bad syntax or nothing to read."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        place = where if where.startswith("--set") else f"{where}:{line}"
-        raise ScenarioError(f"{place}: YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ScenarioError(f"{where}:1: YAML: {str(error).splitlines()[0]}") from None
+        raise ScenarioError(f"{place(where, error.problem_mark)}: YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = place(where, yaml.Mark("", 0, text.count("\n", 0, error.position), 0, None, 0))
+        raise ScenarioError(f"{line}: YAML: the character #x{int(error.character):04x} is not allowed") from None
     if node is None:
-        raise ScenarioError(f"{where}: is empty" if where.startswith("--set") else f"{where}:1: the file is empty")
+        raise ScenarioError(f"{where}: is empty" if where.startswith("--set ") else f"{where}:1: the file is empty")
     return node
 
 
@@ -229,12 +310,15 @@ def load_text(path: Path, shown: str) -> str:
     try:
         if path.stat().st_size > MAX_FILE:
             raise ScenarioError(f"{shown}:1: larger than 10 MB")
-        text = path.read_text(encoding="utf-8")
+        read = path.read_bytes()
+        text = read.decode("utf-8")
     except FileNotFoundError:
         raise ScenarioError(f"{shown}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text"
-        raise ScenarioError(f"{shown}: {reason}") from None
+    except OSError as error:
+        raise ScenarioError(f"{shown}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = read.count(b"\n", 0, error.start) + 1
+        raise ScenarioError(f"{shown}:{line}: not a UTF-8 text") from None
     return text.replace("\t", " ") if path.suffix == ".json" else text  # JSON may indent by tabs, YAML may not
 
 
@@ -271,16 +355,22 @@ def find(text: str, kind: str) -> Path:
     where = f"{text.where}: " if isinstance(text, Text) else ""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     if "/" in text or text.endswith(SUFFIXES):
-        path = folder / text
-        if not path.is_file():
-            raise ScenarioError(f"{where}{text}: no such file")
-        return path
+        return existing(folder / text, f"{where}{text}")
     known = names(kind)
     if text not in known:
         near = nearest(text, known)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-        raise ScenarioError(f"{where}'{text}' is not among the catalogue's {kind}; {hint}")
+        raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
     return known[text]
+
+
+def existing(path: Path, shown: str) -> Path:
+    """The path, if a file is there.  Raises: ScenarioError."""
+    if os.path.isdir(path):
+        raise ScenarioError(f"{shown}: is a folder, and a file is due")
+    if not os.path.isfile(path):  # unlike Path.is_file, not stopped by a name too long or a folder that may not be entered
+        raise ScenarioError(f"{shown}: no such file")
+    return path
 
 
 def read(path: Path | str, cls: type[V]) -> V:
@@ -316,41 +406,56 @@ def of_kind(kinds: Mapping[str, type[Value]], base: type[Value]) -> BeforeValida
 def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
     """The class that 'my_chips:MyCompute' names, from my_chips.py beside the file, else from the path.
 
-    Raises: ScenarioError where there is none, or it is not a subclass of `base`.
+    Raises: ScenarioError where there is none, it is not a subclass of `base`, or it lacks one of its methods.
     """
     where = f"{kind.where}: " if isinstance(kind, Text) else ""
     module_name, colon, class_name = kind.partition(":")
-    if not colon:
+    if not (colon and module_name and class_name):
         near = nearest(kind, kinds)
         hint = f"did you mean {near}?" if near else f"choose of {', '.join(sorted(kinds))}"
-        raise ScenarioError(f"{where}'{kind}' is not a kind of {base.noun()}; {hint}")
+        raise ScenarioError(f"{where}{brief(kind)!r} is not a kind of {base.noun()}; {hint}")
     beside = (kind.folder if isinstance(kind, Text) else Path.cwd()) / f"{module_name}.py"
     try:
-        if beside.is_file():
-            spec = importlib.util.spec_from_file_location(module_name, beside)
+        if os.path.isfile(beside):
+            spec = importlib.util.spec_from_file_location(f"{module_name} ({beside})", beside)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            sys.modules[module.__name__] = module  # where dataclasses and pydantic look up what annotations name
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ScenarioError(f"{where}'{kind}': {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise ScenarioError(f"{where}{brief(kind)!r}: {reason}") from error
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ScenarioError(f"{where}'{kind}': {module_name} has no class {class_name} that is a {base.__name__}")
+        raise ScenarioError(f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}")
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ScenarioError(f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}")
     return cls
 
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files move into `folder` at the end, all of them or (after an error) none."""
+    """A scratch folder whose files move into `folder` at the end, all of them or (after an error) none.
+
+    Raises: UserError where that cannot be written; folders made on the way are gone again if nothing came into them.
+    """
+    made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".writing-")
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
+            yield Path(scratch)
+            files = sorted(Path(scratch).iterdir())
+            for file in files:
+                if (folder / file.name).is_dir():
+                    raise UserError(f"{folder / file.name}: cannot be written: it is a folder")
+            for file in files:
+                os.replace(file, folder / file.name)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    with scratch as name:
-        yield Path(name)
-        for file in sorted(Path(name).iterdir()):
-            os.replace(file, folder / file.name)
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        for each in made:
+            with suppress(OSError):  # not empty: it is needed
+                each.rmdir()

@@ -137,6 +137,8 @@ def load(folder: Path) -> Saved:
 
     try:
         summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if not (isinstance(summary, dict) and {"scenario", "seed", "systems"} <= summary.keys()):
+            raise ValueError("result.json is of another kind")
         return Saved(summary, polars.read_parquet(folder / "requests.parquet"))
     except (OSError, ValueError, polars.exceptions.PolarsError) as error:
         raise UserError(f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}") from None

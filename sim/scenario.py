@@ -1,5 +1,6 @@
 """A scenario: systems under one workload.  `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from sim import __version__
 from sim.chip import ChipField
 from sim.engine import EngineField
-from sim.files import Document, ScenarioError, Value, find
+from sim.files import Document, Value, find
 from sim.measurements import published
 from sim.metrics import SLOField, summary
 from sim.model import ModelField
@@ -59,6 +60,7 @@ class Scenario(Value):
         return systems
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
 
     @property
     def given(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Scenario(Value):
                 memory_fraction=system.memory_fraction,
             )
         except ValueError as error:
-            raise PlanError(f"systems.{name}: {error}") from error
+            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
 
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
@@ -193,17 +195,12 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
 
     Raises: ScenarioError, which says the file and line.
     """
-    text = str(path)
-    file = Path(text)
-    if not file.is_file():
-        if file.suffix or "/" in text:
-            raise ScenarioError(f"{text}: no such file")
-        file = find(text, "scenarios")
-    document = Document(file)
+    document = Document(Path(path) if os.path.isfile(path) else find(str(path), "scenarios"))
     for assignment in overrides or []:
         document.set(assignment)
     scenario = document.value(Scenario)
     scenario._given = document.data
+    scenario._where = {name: f"{document.where('systems', name)}: " for name in scenario.systems}
     return scenario
 
 
@@ -222,7 +219,7 @@ def check(scenario: Scenario) -> dict[str, Deployment]:
         try:
             require_fit(deployment, scenario.request_tokens)
         except PlanError as error:
-            raise PlanError(f"systems.{name}: {error}") from None
+            raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     return deployments
 
 

@@ -5,6 +5,7 @@ a space, a unit), so that Pint reads nothing but the unit, once per spelling.  A
 and fine in code.
 """
 
+import math
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     import pint
 
-QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)")
+QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)")
+MAX_TEXT = 60  # characters; what is longer is no quantity, and would keep the pattern and Pint busy
+MIN_SIZE, MAX_SIZE = 1e-30, 1e30  # in SI units; beyond, sums and products leave what floats can hold
+MAX_COUNT = 1_000_000_000  # chips, tokens, requests; beyond, numpy's integers overflow
 
 # Decimal prefixes and binary ones, for every unit; bytes, bits and the countable things have no fractions.
 DEFINITIONS = """
@@ -90,15 +94,24 @@ def factor(spelling: str, unit: str) -> float:
 def parse(text: str, unit: str) -> float:
     """The value of '80 TB/s' in `unit`.
 
-    Raises: UnitError where it is no quantity, or one of another dimension.
+    Raises: UnitError where it is no quantity, one of another dimension, or too small or large for any machine.
     """
-    match = QUANTITY.fullmatch(text.strip())
+    match = QUANTITY.fullmatch(text.strip()) if len(text) <= MAX_TEXT else None
     if match is None:
-        raise UnitError(f"{text!r} is not a quantity in {unit}")
+        raise UnitError(f"{brief(text)!r} is not a quantity in {unit}")
     try:
-        return float(match[1]) * factor(match[2], unit)
+        value = float(match[1]) * factor(match[2], unit)
     except UnitError as error:
         raise UnitError(f"{text!r} is not a quantity in {unit}") from error
+    zero = not re.search("[1-9]", re.split("[eE]", match[1])[0])
+    if not zero and not MIN_SIZE <= abs(value) <= MAX_SIZE:
+        raise UnitError(f"{text!r} is too {'small' if abs(value) < 1 else 'large'} a quantity in {unit}")
+    return value
+
+
+def brief(text: str) -> str:
+    """A text short enough for an error."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 
 def show(value: float, unit: str) -> str:
@@ -106,7 +119,7 @@ def show(value: float, unit: str) -> str:
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.4g} {prefix}{unit}"
-    if value == 0 or abs(value) >= 1 or unit in ("B", "FLOP", "token"):
+    if value == 0 or abs(value) >= 1 or unit.partition("/")[0] in ("B", "FLOP", "token", "request"):
         return f"{value:.4g} {unit}"
     prefix, size = next((p for p in (("m", 1e-3), ("u", 1e-6), ("n", 1e-9)) if abs(value) >= p[1]), ("p", 1e-12))
     return f"{value / size:.4g} {prefix}{unit}"
@@ -128,10 +141,12 @@ class Unit:
             except UnitError as error:
                 raise PydanticCustomError("quantity", "{reason}", {"reason": str(error)}) from error
             return int(number) if self.name == "token" and number.is_integer() else number
-        if isinstance(value, int | float) and not isinstance(value, bool) and info.context:
+        if not info.context:
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             reason = f"{value} has no unit; write it in {self.name}, as in '{value} {self.name}'"
             raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
-        return value
+        raise PydanticCustomError("due", "it must be a quantity in {unit}", {"unit": self.name})
 
 
 POSITIVE, NOT_NEGATIVE = Field(gt=0, allow_inf_nan=False), Field(ge=0, allow_inf_nan=False)
@@ -146,8 +161,8 @@ Watts = Annotated[float, NOT_NEGATIVE, Unit("W")]
 JoulesPerByte = Annotated[float, NOT_NEGATIVE, Unit("J/B")]
 JoulesPerFlop = Annotated[float, NOT_NEGATIVE, Unit("J/FLOP")]
 Dollars = Annotated[float, NOT_NEGATIVE, Unit("USD")]
-Tokens = Annotated[int, Field(ge=1), Unit("token")]
+Tokens = Annotated[int, Field(ge=1, le=MAX_COUNT), Unit("token")]
 RequestsPerSecond = Annotated[float, POSITIVE, Unit("request/s")]
 TokensPerSecond = Annotated[float, POSITIVE, Unit("token/s")]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]

@@ -27,10 +27,10 @@ class Requests:
 
 
 class Spread(Value):
-    """Mean and sigma of a lognormal: sigma is the standard deviation of the logarithm."""
+    """Mean and sigma of a lognormal: sigma is the standard deviation of the logarithm (beyond 10, floats cannot tell lengths)."""
 
     mean: Tokens
-    sigma: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 
 
 class Length(Value):
