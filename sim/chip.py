@@ -15,12 +15,13 @@ from sim.files import Sourced, Value, from_catalogue, of_kind
 from sim.topology import TopologyField
 from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts
 
-# Bytes of one number, and which precisions can carry it in a matrix multiply without losing anything.
+# Bytes of one number, and which precisions can carry it in a matrix multiply: those that lose nothing of it; bf16 and fp16
+# stand in for one another, since engines cast the one to the other.
 WIDTH = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
 CARRIERS = {
     "fp32": ("fp32",),
-    "bf16": ("bf16", "fp32"),
-    "fp16": ("fp16", "fp32"),
+    "bf16": ("bf16", "fp16", "fp32"),
+    "fp16": ("fp16", "bf16", "fp32"),
     "fp8": ("fp8", "fp16", "bf16", "fp32"),
     "int8": ("int8", "fp16", "bf16", "fp32"),
     "fp4": ("fp4", "fp8", "fp16", "bf16", "fp32"),
@@ -63,7 +64,7 @@ class Power(Value):
 class Compute(Value, ABC):
     """How fast a chip multiplies.  A kind answers how long an Op computes and how long its operands take to arrive.
 
-    The rates are dense peaks, by precision.  `bf16` needs no entry beside `fp16`: chips run them at one rate.
+    The rates are dense peaks, by precision.  `bf16` needs no entry beside `fp16`.
     """
 
     fp32: FlopPerSecond | None = None
@@ -86,22 +87,18 @@ class Compute(Value, ABC):
         return 2048
 
     def peak(self, *operands: str) -> FlopPerSecond:
-        """The rate of a multiply: the fastest precision the chip computes in that carries all operands.
+        """The rate of a multiply: that of an operand's own precision if it carries the other one too, the wider of the two.
 
-        An operand in a precision that the chip lacks is stored in its own width and computed in the next one that carries it.
+        Where the chip lacks that, they are stored in their own widths and computed in the fastest precision that carries both.
 
         Raises: ValueError where the chip computes in none of them.
         """
-        rates = [self.rate(name) for name in WIDTH if all(name in CARRIERS[operand] for operand in operands)]
-        if best := max(filter(None, rates), default=None):
-            return best
-        has = ", ".join(name for name in WIDTH if self.rate(name))
-        raise ValueError(f"the chip does not multiply {' by '.join(operands)}; it computes in {has or 'no precision'}")
-
-    def rate(self, precision: str) -> FlopPerSecond | None:
-        """The file's rate of one precision; bf16 and fp16 stand in for one another."""
-        twin = {"bf16": self.fp16, "fp16": self.bf16}.get(precision)
-        return getattr(self, precision, None) or twin
+        rates: dict[str, FlopPerSecond] = {name: rate for name in WIDTH if (rate := getattr(self, name))}
+        fitting = {name: rate for name, rate in rates.items() if all(name in CARRIERS[operand] for operand in operands)}
+        if fitting:
+            own = [fitting[operand] for operand in operands if operand in fitting]
+            return max(own or fitting.values())
+        raise ValueError(f"the chip does not multiply {' by '.join(operands)}; it computes in {', '.join(rates) or 'no precision'}")
 
 
 class Roofline(Compute):
@@ -118,7 +115,8 @@ class TensorStreaming(Compute):
     """A matrix unit whose weights pass a load path of given width before each use (Groq's TSP).
 
     Weights stand in SRAM, but no multiply reads them there: `planes` hold a tile of `tile` x `tile` each, and the tiles are
-    loaded at `weight_load`.  Matrices are padded to whole tiles.  K and V are stationary operands too and pass the same path.
+    loaded at `weight_load`, or as fast as the memory gives them.  Matrices are padded to whole tiles.  K and V are stationary
+    operands too and pass the same path.
 
     Left out: padding of K and V to tiles; the reading of activations, which SRAM does beside the load path.
     Source: Abts et al., "Think Fast", ISCA 2020, sections II and III.
@@ -130,12 +128,12 @@ class TensorStreaming(Compute):
     weight_load: BytesPerSecond
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        peak = self.peak(*op.precisions)
+        peak, path = self.peak(*op.precisions), min(self.weight_load, memory.bandwidth)
         tiles = sum(math.ceil(rows / self.tile) * math.ceil(columns / self.tile) for rows, columns in op.matrices)
         if not tiles:
-            return op.flops / peak, (op.weights + op.kv) / self.weight_load
+            return op.flops / peak, (op.weights + op.kv) / path
         padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / self.weight_load
+        return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int:
         """The tokens at which computing takes as long as loading: 40 for INT8, 20 for FP16, 10 for INT8 by FP16 on Groq v1.

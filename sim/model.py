@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.files import Value, from_catalogue
@@ -30,6 +30,7 @@ NOT_COVERED = {
     "mamba_d_state": "state-space layers",
     "linear_num_value_heads": "linear attention",
 }
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # theirs and our short words
 
 
 class Dim(NamedTuple):
@@ -81,7 +82,7 @@ class Model(Value):
     architectures: tuple[str, ...] = ()
     hidden_size: Count
     intermediate_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: Annotated[Count, Field(le=1000)]  # the largest published models have 126; the cut into stages is quadratic
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
     head_dim: Count | None = None
@@ -101,13 +102,26 @@ class Model(Value):
             for key, what in NOT_COVERED.items():
                 given = data.get(key)
                 inactive = key == "sliding_window" and data.get("use_sliding_window") is False
-                same = key == "layer_types" and set(given or ()) <= {"full_attention"}
+                same = key == "layer_types" and isinstance(given, tuple | list) and all(kind == "full_attention" for kind in given)
                 if given and not inactive and not same:
                     raise PydanticCustomError("key", "{reason}", {"key": key, "reason": f"'{key}': {what} is not covered"})
             if (family := data.get("model_type")) is not None and family not in COVERED:
                 reason = f"model_type '{family}' is not covered; covered are {', '.join(COVERED)}"
                 raise PydanticCustomError("key", "{reason}", {"key": "model_type", "reason": reason})
+            for key in ("torch_dtype", "dtype"):
+                if (given := data.get(key)) is not None and given not in tuple(DTYPES):
+                    reason = f"{key} '{given}' is not covered; covered are {', '.join(DTYPES)}"
+                    raise PydanticCustomError("key", "{reason}", {"key": key, "reason": reason})
         return data
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "Model":
+        hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
+        if self.head_dim is None and hidden % heads:
+            raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}, and there is no head_dim")
+        if heads % kv:
+            raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}")
+        return self
 
     @property
     def kv_heads(self) -> int:
@@ -119,9 +133,8 @@ class Model(Value):
 
     @property
     def precision(self) -> str:
-        """The precision that the config names, in our short words: bfloat16 is bf16."""
-        words = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-        return words.get(self.torch_dtype or self.dtype or "", "bf16")
+        """The precision that the config names, in our short words; bf16 where it names none."""
+        return DTYPES[self.torch_dtype or self.dtype or "bfloat16"]
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

@@ -5,8 +5,10 @@ its bytes once, at the narrowest link (cut-through).  Software's share of a coll
 each phase and the part of the bandwidth it reaches; topologies know cables, not engines.
 """
 
+import math
 from abc import ABC, abstractmethod
-from itertools import pairwise
+from collections import Counter
+from itertools import combinations, pairwise
 from typing import Annotated, NamedTuple, Self
 
 from sim.files import Value, of_kind
@@ -54,9 +56,13 @@ def all_to_all_gather(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
 
 
 class Topology(Value, ABC):
-    """A way of joining chips.  `chips` is the number of chips joined: the replica's own unless the file says otherwise."""
+    """A way of joining chips.
+
+    `chips` is the number of chips joined: the replica's own unless the file says otherwise.  `limit` is the most it can join.
+    """
 
     chips: Count | None = None
+    limit: Count | None = None
 
     @abstractmethod
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
@@ -71,8 +77,13 @@ class Topology(Value, ABC):
         """What each pair of a group finds while all its pairs talk at once."""
 
     def sized(self, chips: int) -> Self:
-        """The topology joining `chips` chips.  Raises: ValueError where it cannot."""
-        return self if self.chips else self.model_copy(update={"chips": chips})
+        """The topology joining `chips` chips, or as many more as the file says.  Raises: ValueError where it cannot."""
+        joined = self.chips or chips
+        if joined > (self.limit or joined):
+            raise ValueError(f"the {self.noun()} joins {self.limit} chips at most, and {joined} are asked for")
+        if chips > joined:
+            raise ValueError(f"the {self.noun()} joins {joined} chips, and a replica has {chips}")
+        return self.model_copy(update={"chips": joined})
 
     def hops(self, a: int, b: int) -> int:
         return len(self.route(a, b))
@@ -115,12 +126,6 @@ class Switch(Topology):
     """Each chip on one cable to a switch that never blocks: two hops, and a chip's peers share its cable."""
 
     link: Link
-    limit: Count | None = None
-
-    def sized(self, chips: int) -> Self:
-        if self.limit and chips > self.limit:
-            raise ValueError(f"the switch joins {self.limit} chips, and a replica has {chips}")
-        return super().sized(chips)
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         return ((a, "switch"), ("switch", b)) if a != b else ()
@@ -162,12 +167,12 @@ class Ring(Topology):
         return self._rounds(1, group, nbytes, latency, efficiency)
 
     def _rounds(self, rounds: int, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> Seconds:
-        """n-1 steps a round.  A group that is only a part of the ring closes its circle backwards, over n-1 links, once a round."""
+        """n-1 steps a round.  A group that is only a part of the ring closes its circle over several links, once a round."""
         n = len(group)
         if n == 1:
             return 0.0
         step = self.pair(group).under(latency, efficiency).time(nbytes / n)
-        way_back = 0.0 if n == self.chips else (n - 2) * self.link.latency
+        way_back = (self.hops(group[-1], group[0]) - 1) * self.link.latency
         return rounds * ((n - 1) * step + way_back)
 
 
@@ -178,7 +183,9 @@ class Dragonfly(Topology):
     two racks: at most 5 hops.  A chip reaches other nodes at `direct_bandwidth`, beyond `direct` chips at `global_bandwidth`.
 
     Assumed: which chip of a node holds which cable (spread evenly), and that a cable between nodes ends on the chip that
-    goes on between racks, without which the published 5 hops could not hold.
+    goes on between racks, without which the published 5 hops could not hold (some chips get more than their 4 cables so).
+    Traffic between nodes is taken to spread over all cables, so that each chip has its published share of the bandwidth, and
+    racks are taken as whole, also the last one.
     Source: Abts et al., "A Software-defined Tensor Streaming Multiprocessor", ISCA 2022.
     """
 
@@ -190,11 +197,6 @@ class Dragonfly(Topology):
     limit: Count
     direct_bandwidth: BytesPerSecond
     global_bandwidth: BytesPerSecond
-
-    def sized(self, chips: int) -> Self:
-        if chips > self.limit:
-            raise ValueError(f"the dragonfly joins {self.limit} chips, and a replica has {chips}")
-        return super().sized(chips)
 
     def _holder(self, here: int, there: int, peers: int) -> int:
         """The chip of node `here` that holds the cable to node `there`, of `peers` nodes all joined to each other."""
@@ -208,7 +210,7 @@ class Dragonfly(Topology):
         if here == there:
             way = (a, b)
         elif (self.chips or 0) <= self.direct:
-            nodes = self.direct // self.node
+            nodes = math.ceil(self.direct / self.node)
             way = (a, self._holder(here, there, nodes), self._holder(there, here, nodes), b)
         elif rack_here == rack_there:
             way = (a, self._holder(here, there, self.rack), self._holder(there, here, self.rack), b)
@@ -219,7 +221,7 @@ class Dragonfly(Topology):
 
     def _gateway(self, here: int, there: int) -> int:
         """The chip of rack `here` that holds the cable to rack `there`."""
-        racks = self.limit // (self.rack * self.node)
+        racks = math.ceil(self.limit / (self.rack * self.node))
         index = there - (there > here)
         return here * self.rack * self.node + index * self.rack * self.node // max(1, racks - 1)
 
@@ -241,29 +243,36 @@ class Dragonfly(Topology):
         """Inside a node; groups over several nodes go by stages, see all_reduce."""
         return Lane(self.link.latency, self.link.bandwidth)
 
-    def _parts(self, group: range) -> tuple[int, int, Lane]:
-        """Nodes of a group, the most chips it has in one, and the lane between two of its nodes while all of them talk."""
-        nodes = sorted({chip // self.node for chip in group})
-        most = max(sum(chip // self.node == node for chip in group) for node in nodes)
-        lanes = [self.lane(a * self.node, b * self.node) for a in nodes for b in nodes if a < b]
-        bandwidth = min(self.global_link.bandwidth, self._outside() / max(1, len(nodes) - 1))
-        return len(nodes), most, Lane(max((lane.latency for lane in lanes), default=0.0), bandwidth)
+    def _parts(self, group: range) -> tuple[list[int], Lane]:
+        """How many chips of a group each of its nodes has, and the slowest lane between two nodes while all of them talk.
+
+        The same chips of two nodes talk; of three such pairs at least one holds no cable on its way and makes all the hops.
+        """
+        sizes = Counter(chip // self.node for chip in group)
+        pairs = [(a * self.node + i, b * self.node + i) for a, b in combinations(sizes, 2) for i in range(min(3, self.node))]
+        bandwidth = min(self.global_link.bandwidth, self._outside() / max(1, len(sizes) - 1))
+        return list(sizes.values()), Lane(max((self.lane(a, b).latency for a, b in pairs), default=0.0), bandwidth)
 
     def all_reduce(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        """Inside a node as everywhere; over several: reduce-scatter inside, all-reduce between, all-gather inside."""
-        nodes, most, between = self._parts(group)
-        if nodes == 1:
+        """Inside a node as everywhere; over several: reduce-scatter inside, all-reduce between, all-gather inside.
+
+        The node with the fewest chips of the group decides: each of them has the most to exchange.
+        """
+        sizes, between = self._parts(group)
+        if len(sizes) == 1:
             return super().all_reduce(group, nbytes, latency, efficiency)
-        inside = 2 * all_to_all_gather(most, nbytes, self.pair(group).under(latency, efficiency))
-        outside, share = between.under(latency, efficiency), nbytes / most
-        return inside + min(one_shot_all_reduce(nodes, share, outside), two_shot_all_reduce(nodes, share, outside))
+        lane, outside, share = self.pair(group).under(latency, efficiency), between.under(latency, efficiency), nbytes / min(sizes)
+        inside = 2 * max(all_to_all_gather(size, nbytes, lane) for size in sizes)
+        return inside + min(one_shot_all_reduce(len(sizes), share, outside), two_shot_all_reduce(len(sizes), share, outside))
 
     def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        nodes, most, between = self._parts(group)
-        if nodes == 1:
+        """Over several nodes: each chip takes in its share of what the other nodes hold, then all-gather inside."""
+        sizes, between = self._parts(group)
+        if len(sizes) == 1:
             return super().all_gather(group, nbytes, latency, efficiency)
-        outside = all_to_all_gather(nodes, nbytes / most, between.under(latency, efficiency))
-        return outside + all_to_all_gather(most, nbytes, self.pair(group).under(latency, efficiency))
+        taken = nbytes * (1 / min(sizes) - 1 / len(group)) / (len(sizes) - 1)
+        inside = max(all_to_all_gather(size, nbytes, self.pair(group).under(latency, efficiency)) for size in sizes)
+        return between.under(latency, efficiency).time(taken) + inside
 
 
 KINDS: dict[str, type[Topology]] = {"fully-connected": FullyConnected, "switch": Switch, "ring": Ring, "dragonfly": Dragonfly}
