@@ -140,10 +140,14 @@ class Costs:
         return table
 
     def block_time(self, block: Block, work: Work) -> float:
-        """Seconds of one block alone, without collectives: what the planner balances stages by."""
+        """Seconds that a block adds to its stage, what stands beside it included: what the planner balances stages by.
+
+        Left out: the gather with which every stage but the first begins.
+        """
         if block.kind == "head":
-            return self._head_time(work.logits)
-        time = float(self._block_terms(block, work.tokens)[TIME].sum())
+            engine = self.layout.engine
+            return self._head_time(work.logits) + engine.step_overhead + engine.sequence_overhead * (work.decodes + work.chunks)
+        time = float(self._block_terms(block, work.tokens)[TIME].sum() + self._collective("all_reduce", work.tokens, 0)[TIME])
         if block.kind == "attention":
             time += sum(side.time for side in self._attention(work))
         return time

@@ -135,21 +135,22 @@ def good(rows: Rows, slo: SLO) -> int:
 def verdict(rows: Rows) -> Verdict:
     """Whether the system keeps up with what it is offered.
 
-    OVERLOADED: over the second half of the arrivals the number of requests in the system grows, by more than a tenth of what
-    arrives and by more than three standard deviations of that count; a longer run would wait longer.
+    OVERLOADED: over the second half of the arrivals the number of requests that wait for their first token grows, by more than
+    a tenth of what arrives and by more than three standard deviations of that count; a longer run would wait longer.  (Not the
+    number in the system: that one grows in every run not much longer than a request.)
     BACKLOGGED: it keeps up or is too short to tell, but more than a tenth of the requests waited for admission longer than
     they were then served.
     STABLE: neither.  Refused requests are not waited for, and not counted.
     """
     done = rows.finished
-    arrival, last, admitted = rows.arrival[done], rows.last_token[done], rows.admitted[done]
+    arrival, admitted, first, last = (x[done] for x in (rows.arrival, rows.admitted, rows.first_token, rows.last_token))
     if not len(arrival):
         return "STABLE"
     if rows.requests.users is None:
         order = np.sort(arrival)
         middle, end = order[len(order) // 2], order[-1]
         arrived = int((arrival > middle).sum())
-        growth = arrived - int(((last > middle) & (last <= end)).sum())
+        growth = arrived - int(((first > middle) & (first <= end)).sum())
         if growth > 0.1 * arrived and growth > 3 * math.sqrt(arrived):
             return "OVERLOADED"
     waited = admitted - arrival

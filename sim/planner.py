@@ -133,6 +133,7 @@ class Cutter:
         self.layout = layout
         self.times = [0.0, *accumulate(by_kind[block.kind] for block in blocks)]
         self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
+        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights  # a table that serves both ends of one stage
         self.kv = [0.0, *accumulate(stage.kv_per_token for stage in alone)]
         self.room = layout.usable - layout.engine.reserve - layout.activations
         self.request_tokens = request_tokens
@@ -154,10 +155,8 @@ class Cutter:
             return -_least(tokens, lambda limit: self.stages(time, -limit) <= pipeline)
 
         if self.stages(math.inf, need) > pipeline:  # it will not fit: show the evenest bytes
-            weights = sorted({self.weights[j] - self.weights[i] for i, j in pairs})
-            self.room = _least(
-                weights, lambda limit: self._fewest(lambda i, j: self.weights[j] - self.weights[i] <= limit) <= pipeline
-            )
+            weights = sorted({self._weights(i, j) for i, j in pairs})
+            self.room = _least(weights, lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline)
             return self._even(pipeline, math.inf, 0.0)
         if self.layout.plan.balance == "time":
             time = fastest(need)
@@ -171,12 +170,16 @@ class Cutter:
         """The fewest stages within both limits; more than there are blocks where one block alone breaks them."""
         return self._fewest(lambda i, j: self._within(i, j, time, tokens))
 
+    def _weights(self, i: int, j: int) -> float:
+        """Bytes of the weights of blocks i..j-1 on one stage."""
+        return self.weights[j] - self.weights[i] - (self.shared if j - i == len(self.weights) - 1 else 0.0)
+
     def _tokens(self, i: int, j: int) -> float:
         """Tokens of KV cache that blocks i..j-1 have room for on their stage."""
-        return (self.room - (self.weights[j] - self.weights[i])) / (self.kv[j] - self.kv[i])
+        return (self.room - self._weights(i, j)) / (self.kv[j] - self.kv[i])
 
     def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
-        nbytes = self.weights[j] - self.weights[i] + tokens * (self.kv[j] - self.kv[i])
+        nbytes = self._weights(i, j) + tokens * (self.kv[j] - self.kv[i])
         return nbytes <= self.room * (1 + 1e-12) and self.times[j] - self.times[i] <= time * (1 + 1e-12)
 
     def _fewest(self, within: Callable[[int, int], bool]) -> int:
@@ -255,15 +258,15 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
 
 def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
     """TTFT and TPOT of a request that meets nobody, served as any other; its mean decode step split by cause."""
-    costs = deployment.costs
+    costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
-    rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([max(2, output)])), costs, limits)
-    mean_context = prompt + 1 + (max(2, output) - 2) / 2
+    rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([output])), costs, limits)
+    mean_context = prompt + 1 + (output - 2) / 2
     table = costs.terms(Work(decodes=1, context=mean_context, logits=1)).sum(axis=0)
     table[TIME, HOPS] += costs.back
     return Lone(
         ttft=float(rows.first_token[0]),
-        tpot=float(rows.last_token[0] - rows.first_token[0]) / (max(2, output) - 1),
+        tpot=float(rows.last_token[0] - rows.first_token[0]) / (output - 1),
         terms=dict(zip(TERMS, table[TIME].tolist(), strict=True)),
         fitted=dict(zip(TERMS, table[FITTED].tolist(), strict=True)),
     )

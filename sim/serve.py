@@ -159,7 +159,8 @@ class Replica:
             delay = self.pipeline.enter(self.env.now, self.costs.hops(passage.work.tokens), time)
             leave = self.env.now + delay
             yield self.env.timeout(delay + self.costs.back)
-            self.land(batch, passage, leave)
+            if self.land(batch, passage, leave):
+                yield Due(self.env, 0.0)  # who was answered may ask again at once, and arrivals come first
 
     def pick(self, batch: MicroBatch) -> Passage | None:
         """A token for every sequence of the batch, and pieces of the oldest prompts up to the token budget.
@@ -184,8 +185,9 @@ class Replica:
         work = Work(batch.running, batch.context, tokens, chunks, attended, cached, batch.running + len(prefilled))
         return Passage(work, tuple(prefilled))
 
-    def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> None:
-        """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in."""
+    def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> bool:
+        """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in; says if any ended."""
+        before = self.unfinished
         if passage.work.decodes:
             self.rows.gaps.add(leave - batch.last, passage.work.decodes)
             batch.step += 1
@@ -205,6 +207,7 @@ class Replica:
                 heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
         batch.last = leave
         self.admit()
+        return self.unfinished < before
 
     def end(self, job: Job, leave: Seconds) -> None:
         self.rows.last_token[job.id] = leave
@@ -243,13 +246,13 @@ def serve(
 
     def open_loop() -> Waiting:
         for number, arrival in enumerate(requests.arrival.tolist()):
-            if arrival + overhead > env.now:
+            while arrival + overhead > env.now:  # one wait may end a rounding early
                 yield Due(env, arrival + overhead - env.now)
             submit(number, arrival)
 
     def ask(after: Seconds) -> Waiting:
         """A user's next request, sent at `after`."""
-        if after + overhead > env.now:
+        while after + overhead > env.now:
             yield Due(env, after + overhead - env.now)
         if left:
             submit(left.popleft(), after)
