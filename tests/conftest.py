@@ -1,0 +1,126 @@
+"""What tests build from: a small model, a chip of round numbers, software that loses nothing.  A test names what it changes."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from sim.chip import Chip, Memory, Roofline
+from sim.engine import Engine
+from sim.model import Model
+from sim.plan import Plan
+from sim.planner import Deployment, deploy
+from sim.records import Rows
+from sim.serve import serve
+from sim.topology import FullyConnected, Link
+from sim.workload import Requests
+
+settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("sramsim")
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Model]:
+    """Four layers of 12,288 + 24,576 parameters beside their norms; tables of 16,384."""
+
+    def make(**changes: object) -> Model:
+        config = {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 256,
+            "max_position_embeddings": 4096,
+            "torch_dtype": "float16",
+        }
+        return Model.model_validate(config | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_chip() -> Callable[..., Chip]:
+    """1 MB at 1 GB/s, 1 TFLOP/s, links of 1 us and 1 GB/s; `compute` and `topology` replace theirs whole."""
+
+    def make(capacity: float = 1e6, bandwidth: float = 1e9, fp16: float = 1e12, **changes: object) -> Chip:
+        parts = {
+            "memory": {"sram": Memory(capacity=capacity, bandwidth=bandwidth)},
+            "compute": Roofline(fp16=fp16),
+            "topology": FullyConnected(link=Link(latency=1e-6, bandwidth=1e9)),
+        }
+        return Chip.model_validate(parts | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_engine() -> Callable[..., Engine]:
+    """The engine that loses nothing, but for what a test changes."""
+
+    def make(**changes: object) -> Engine:
+        ones = dict.fromkeys(("32", "16", "8", "4"), 1.0)
+        numbers = {
+            "memory_efficiency": ones,
+            "compute_efficiency": ones,
+            "attention_memory_efficiency": 1.0,
+            "attention_compute_efficiency": 1.0,
+            "layer_overhead": 0.0,
+            "step_overhead": 0.0,
+            "sequence_overhead": 0.0,
+            "collective_latency": 0.0,
+            "collective_latency_per_chip": 0.0,
+            "collective_efficiency": 1.0,
+            "memory_fraction": 1.0,
+            "reserve": 0.0,
+        }
+        return Engine.model_validate(numbers | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lossy(make_engine) -> Engine:
+    """An engine that loses something everywhere."""
+    halves = dict.fromkeys(("32", "16", "8", "4"), 0.5)
+    return make_engine(
+        memory_efficiency=halves | {"16": 0.8},
+        compute_efficiency=halves,
+        attention_memory_efficiency=0.7,
+        attention_compute_efficiency=0.4,
+        layer_overhead=3e-5,
+        step_overhead=1e-4,
+        sequence_overhead=2e-5,
+        collective_latency=4e-6,
+        collective_latency_per_chip=4e-7,
+        collective_efficiency=0.5,
+        memory_fraction=0.9,
+        reserve=1000.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deployment]:
+    """The small model on `chips` chips, in steps of 16 tokens; model, chip and engine are built where none is given."""
+
+    def make(chips: int = 1, request_tokens: float = 64, plan: Plan | None = None, **options: object) -> Deployment:
+        parts = {"model": make_model, "chip": make_chip, "engine": make_engine}
+        built = {name: options.pop(name, None) or build() for name, build in parts.items()}
+        return deploy(**built, chips=chips, plan=plan or Plan(), request_tokens=request_tokens, **({"token_budget": 16} | options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def serve_on() -> Callable[..., Rows]:
+    """Serves (arrival, prompt, output) on a deployment; `users` ask the same in a closed loop instead, whatever the arrivals."""
+
+    def run(deployment: Deployment, requests: list[tuple[float, int, int]], users: int | None = None, **options: object) -> Rows:
+        arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
+        asked = Requests(np.full(len(arrival), np.nan) if users else arrival.astype(float), prompt, output, users)
+        return serve(asked, deployment.costs, options.pop("limits", deployment.limits), **options)
+
+    return run

@@ -1,0 +1,152 @@
+"""What holds for the cost of any step, on any layout: terms, growth, the engine that loses nothing, faster chips."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.chip import Compute, TensorStreaming
+from sim.cost import FITTED, FOREVER, HOPS, TIME, Costs, Work
+from sim.engine import Engine
+from sim.files import find, read
+from sim.plan import Plan
+from sim.planner import lone_request
+
+
+class Crossing(Compute):
+    """An artificial chip: both sides of its roofline are lines with an offset, so that they cross as the context grows."""
+
+    compute_offset: float
+    memory_offset: float
+    flops_per_second: float
+
+    def times(self, op, memory):
+        return self.compute_offset + op.flops / self.flops_per_second, self.memory_offset + op.kv / memory.bandwidth
+
+
+COMPUTES = {
+    "roofline": {},
+    "few flops": {"fp16": 2e9},
+    "tensor streaming": {
+        "compute": TensorStreaming(clock=1e9, planes=4, tile=32, weight_load=1e9, fp16=1e12),
+    },
+    "memory binds later": {"compute": Crossing(compute_offset=1e-5, memory_offset=0.0, flops_per_second=1e13)},
+    "compute binds later": {"compute": Crossing(compute_offset=0.0, memory_offset=1e-5, flops_per_second=1e9)},
+}
+PLANS = {"one chip": (1, Plan()), "tensor 2, two stages": (4, Plan(tensor=2)), "five stages": (5, Plan())}
+
+
+@pytest.fixture(scope="module")
+def deployments(make_deployment, make_chip, make_engine, lossy):
+    """(compute, plan, whether the engine loses something) -> deployment."""
+    return {
+        (compute, plan, loses): make_deployment(chips, plan=laid, chip=make_chip(**kind), engine=lossy if loses else make_engine())
+        for compute, kind in COMPUTES.items()
+        for plan, (chips, laid) in PLANS.items()
+        for loses in (True, False)
+    }
+
+
+KEYS = st.tuples(st.sampled_from(sorted(COMPUTES)), st.sampled_from(sorted(PLANS)), st.booleans())
+
+
+@st.composite
+def works(draw, prompts=True):
+    """Decodes of some contexts, and chunks (new tokens after old ones) with them."""
+    contexts = draw(st.lists(st.integers(1, 500), min_size=0 if prompts else 1, max_size=8))
+    chunks = draw(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 200)), max_size=3, min_size=0 if contexts else 1))
+    chunks = chunks if prompts else []
+    return Work(
+        decodes=len(contexts),
+        context=sum(contexts),
+        prompt_tokens=sum(new for new, _ in chunks),
+        chunks=len(chunks),
+        attended=sum(new * old + new * (new + 1) // 2 for new, old in chunks),
+        cached=sum(new + old for new, old in chunks),
+        logits=len(contexts) + draw(st.integers(0, len(chunks))),
+    )
+
+
+@given(KEYS, works())
+def test_the_terms_of_a_step_are_its_time(deployments, key, work):
+    costs = deployments[key].costs
+    terms = costs.terms(work)
+    assert terms[:, TIME].sum(axis=1) - costs.hops(work.tokens) == pytest.approx(costs.step(work).time)
+    assert terms[:, TIME, HOPS] == pytest.approx(costs.hops(work.tokens))
+
+
+@given(KEYS, works())
+def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(deployments, key, work):
+    terms = deployments[key].costs.terms(work)
+    assert (terms[:, FITTED] >= -1e-15).all()
+    assert (terms[:, FITTED] <= terms[:, TIME] + 1e-15).all()
+    assert (terms[:, FITTED].sum() > 0) == key[2]
+
+
+@given(KEYS, works())
+def test_a_step_without_the_fitted_part_is_the_ideal_engines(deployments, key, work):
+    compute, plan, _ = key
+    lossy = deployments[compute, plan, True]
+    lossless = Costs(replace(lossy.layout, engine=deployments[compute, plan, False].layout.engine))
+    terms = lossy.costs.terms(work)
+    assert (terms[:, TIME] - terms[:, FITTED]).sum(axis=1) == pytest.approx(lossless.terms(work)[:, TIME].sum(axis=1))
+    assert (lossless.step(work).time <= lossy.costs.step(work).time).all()
+
+
+@given(KEYS, works(prompts=False), st.data())
+def test_further_steps_grow_as_the_contract_says(deployments, key, work, data):
+    """The k-th identical decode step takes time + k * growth, as asked at its own context."""
+    costs = deployments[key].costs
+    time, growth, holds = costs.step(work)
+    assert holds >= 1
+    k = data.draw(st.integers(0, min(holds, 10_000) - 1))
+    for later in (k, min(holds, 10_000) - 1):
+        asked = costs.step(replace(work, context=work.context + later * work.decodes)).time
+        assert time + later * np.asarray(growth) == pytest.approx(asked, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("compute", ["memory binds later", "compute binds later"])
+def test_the_contract_ends_where_the_other_side_binds(deployments, compute):
+    costs = deployments[compute, "one chip", False].costs
+    work = Work(decodes=2, context=20, logits=2)
+    time, growth, holds = costs.step(work)
+    assert 1 < holds < FOREVER
+    beyond = costs.step(replace(work, context=work.context + holds * work.decodes)).time
+    assert (beyond > time + holds * growth).all()
+
+
+def test_a_prompts_step_is_like_no_other(deployments):
+    assert deployments["roofline", "one chip", True].costs.step(Work(prompt_tokens=3, chunks=1, attended=6, cached=3)).holds == 1
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_ideal_engine_of_the_catalogue_is_never_slower(deployments, compute, plan):
+    lossy = deployments[compute, plan, True]
+    layout = replace(lossy.layout, engine=read(find("ideal", "engines"), Engine))
+    ideal, slowed = (lone_request(deployment, 40, 20) for deployment in (replace(lossy, layout=layout, costs=Costs(layout)), lossy))
+    assert ideal.ttft < slowed.ttft
+    assert ideal.tpot < slowed.tpot
+    assert ideal.fitted_share == 0 < slowed.fitted_share < 1
+
+
+@given(
+    st.sampled_from(sorted(PLANS)),
+    st.floats(1e8, 1e12),
+    st.floats(1e8, 1e12),
+    st.floats(1, 10),
+    st.floats(1, 10),
+    st.integers(1, 60),
+)
+def test_a_faster_chip_never_makes_a_lone_request_slower(deployments, make_chip, plan, bandwidth, fp16, wider, faster, prompt):
+    """Under the same plan, its stages and its token budget included."""
+    times = []
+    for chip in (make_chip(bandwidth=bandwidth, fp16=fp16), make_chip(bandwidth=bandwidth * wider, fp16=fp16 * faster)):
+        deployment = deployments["roofline", plan, True]
+        layout = replace(deployment.layout, chip=chip)
+        times.append(lone_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5))
+    slow, fast = times
+    assert fast.ttft <= slow.ttft * (1 + 1e-12)
+    assert fast.tpot <= slow.tpot * (1 + 1e-12)

@@ -1,0 +1,177 @@
+"""How long a chip computes and reads: by hand, with round numbers and with those that Groq published."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sim.chip import CARRIERS, WIDTH, Chip, Memory, Op, Roofline, TensorStreaming
+from sim.topology import FullyConnected, Link
+
+MEMORY = Memory(capacity=1e9, bandwidth=1e9)
+SRAM = Memory(capacity=230.7e6, bandwidth=50.7e12)
+
+
+def op(tokens=1, flops=0.0, weights=0.0, kv=0.0, activations=0.0, precisions=("fp16", "fp16"), matrices=()) -> Op:
+    return Op(tokens, flops, weights, kv, activations, precisions, matrices)
+
+
+def tile(tokens: int, weights: str, activations: str, shape=(320, 320), count=1) -> Op:
+    """So many matrices of one shape; one tile of Groq's unless told."""
+    return op(tokens, precisions=(weights, activations), matrices=(shape,) * count)
+
+
+def groq(**changes) -> TensorStreaming:
+    """Groq v1 as published: 4 planes of 320 x 320 at 0.9 GHz, 10,240 bytes of weights a cycle, FP16 at a quarter of INT8."""
+    int8 = 4 * 320 * 320 * 2 * 0.9e9
+    numbers = {"clock": 0.9e9, "planes": 4, "tile": 320, "weight_load": 10_240 * 0.9e9, "int8": int8, "fp16": int8 / 4}
+    return TensorStreaming(**(numbers | changes))
+
+
+# Which rate a multiply runs at.
+
+MIXED = Roofline(fp16=100.0, fp8=200.0, int8=400.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "rate"),
+    [
+        ("fp16", "fp16", 100),
+        ("bf16", "bf16", 100),  # no entry of its own: as fp16
+        ("bf16", "fp16", 100),  # engines cast the one to the other
+        ("fp8", "fp8", 200),
+        ("int8", "int8", 400),
+        ("int8", "fp16", 100),  # the wider of two
+        ("fp8", "bf16", 100),
+        ("int8", "fp8", 100),  # neither carries the other, 16 bits carry both
+        ("int4", "int4", 400),  # stored in 4 bits, computed in the next wider precision there is
+        ("fp4", "fp4", 200),
+        ("int4", "fp16", 100),
+    ],
+)
+def test_a_multiply_runs_at_the_rate_of_what_carries_both_operands(one, other, rate):
+    assert MIXED.peak(one, other) == rate == MIXED.peak(other, one)
+
+
+def test_without_a_unit_for_eight_bits_they_are_multiplied_at_sixteen():
+    assert Roofline(fp16=100.0).peak("fp8", "fp8") == 100
+    assert Roofline(bf16=100.0).peak("int8", "fp16") == 100
+
+
+def test_a_precision_that_nothing_carries_is_refused_with_what_there_is():
+    with pytest.raises(ValueError, match="does not multiply fp32 by fp16; it computes in fp16, fp8, int8"):
+        MIXED.peak("fp32", "fp16")
+    with pytest.raises(ValueError, match="it computes in no precision"):
+        Roofline().peak("fp16", "fp16")
+
+
+def test_a_precision_with_a_rate_of_its_own_runs_at_that():
+    slow = Roofline(fp16=200.0, bf16=100.0)
+    assert (slow.peak("bf16", "bf16"), slow.peak("int8", "bf16"), slow.peak("fp16", "fp16")) == (100, 100, 200)
+
+
+@given(st.sets(st.sampled_from(sorted(WIDTH))), *[st.sampled_from(sorted(WIDTH))] * 2)
+def test_a_mixed_multiply_is_no_faster_than_either_operand_alone(precisions, one, other):
+    chip = Roofline(**{name: 1 / WIDTH[name] for name in {"fp32", *precisions}})  # half the width, twice the rate
+    assert chip.peak(one, other) <= min(chip.peak(one, one), chip.peak(other, other))
+
+
+def test_a_precision_is_carried_by_none_that_is_narrower():
+    for precision, carriers in CARRIERS.items():
+        assert all(WIDTH[carrier] >= WIDTH[precision] for carrier in carriers)
+
+
+# Roofline.
+
+
+def test_a_roofline_computes_flops_at_the_peak_and_reads_all_bytes_at_the_bandwidth():
+    work = op(flops=300.0, weights=1e9, kv=2e9, activations=4e9)
+    assert MIXED.times(work, MEMORY) == (3.0, 7.0)
+
+
+def test_a_gpu_takes_two_thousand_tokens_a_step():
+    assert MIXED.token_budget(("fp8", "fp8")) == 2048
+
+
+# Tensor streaming.
+
+
+def test_four_planes_of_int8_are_loaded_in_forty_cycles():
+    _, load = groq().times(tile(1, "int8", "int8", count=4), SRAM)
+    assert load == pytest.approx(40 / 0.9e9)
+
+
+def test_four_loaded_planes_compute_a_token_each_cycle():
+    compute, _ = groq().times(tile(7, "int8", "int8", count=4), SRAM)
+    assert compute == pytest.approx(7 / 0.9e9)
+
+
+@pytest.mark.parametrize(("weights", "activations", "tokens"), [("int8", "int8", 40), ("fp16", "fp16", 20), ("int8", "fp16", 10)])
+def test_a_step_turns_from_load_bound_to_compute_bound_at_the_published_tokens(weights, activations, tokens):
+    chip = groq()
+    below, at, above = (chip.times(tile(tokens + more, weights, activations), SRAM) for more in (-1, 0, 1))
+    assert below[0] < below[1]
+    assert at[0] == pytest.approx(at[1])
+    assert above[0] > above[1]
+    assert chip.token_budget((weights, activations)) == tokens
+
+
+def test_weights_are_loaded_once_a_step_however_many_tokens_it_has():
+    loads = {groq().times(tile(tokens, "int8", "int8"), SRAM)[1] for tokens in (1, 10, 1000)}
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize(("shape", "tiles"), [((1, 1), 1), ((320, 320), 1), ((321, 320), 2), ((320, 321), 2), ((641, 321), 6)])
+def test_matrices_are_padded_to_whole_tiles(shape, tiles):
+    padded, whole = tile(5, "int8", "int8", shape), tile(5, "int8", "int8", count=tiles)
+    assert groq().times(padded, SRAM) == pytest.approx(groq().times(whole, SRAM))
+
+
+def test_keys_and_values_pass_the_load_path_and_are_multiplied_at_the_peak():
+    compute, load = groq(fp16=100.0, weight_load=50.0).times(op(flops=300.0, kv=200.0), SRAM)
+    assert (compute, load) == (3.0, 4.0)
+
+
+def test_weights_arrive_no_faster_than_the_memory_gives_them():
+    _, load = groq(weight_load=50.0).times(op(kv=200.0), Memory(capacity=1.0, bandwidth=25.0))
+    assert load == 8.0
+
+
+def test_a_prompts_piece_has_at_least_one_token():
+    assert groq(weight_load=1e18).token_budget(("int8", "int8")) == 1
+
+
+# What the simulator leaps on, for every kind.
+
+
+@given(
+    st.sampled_from([(MIXED, MEMORY), (groq(), SRAM)]),
+    st.sampled_from([(), ((320, 640),)]),
+    st.floats(0, 1e12),
+    st.floats(0, 1e9),
+    st.floats(1, 1e9),
+)
+@settings(deadline=None)
+def test_times_grow_linearly_in_flops_and_kv(pair, matrices, flops, kv, more):
+    chip, memory = pair
+    start = op(tokens=3, flops=flops, weights=1e6, kv=kv, activations=1e3, matrices=matrices)
+    steps = [chip.times(replace(start, flops=flops + n * more, kv=kv + n * more), memory) for n in range(3)]
+    for first, second, third in zip(*steps, strict=True):
+        assert third - second == pytest.approx(second - first, rel=1e-3, abs=1e-6 * third)
+
+
+# A chip.
+
+
+def chip(**memories: Memory) -> Chip:
+    return Chip(memory=memories, compute=MIXED, topology=FullyConnected(link=Link(latency=0.0, bandwidth=1.0)))
+
+
+def test_a_chip_has_one_memory_for_weights_and_cache():
+    assert chip(hbm=MEMORY).main == MEMORY
+    with pytest.raises(ValidationError, match="a chip has one memory"):
+        chip(hbm=MEMORY, sram=SRAM)
+    with pytest.raises(ValidationError, match="a chip has one memory"):
+        chip()

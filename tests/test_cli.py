@@ -1,0 +1,354 @@
+"""The command: results on stdout, and whatever the user can mend as one line on stderr with exit status 2."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim import scenario
+from sim.cli import main
+from sim.files import catalogue
+
+MINE = """\
+# Does a small model run on one card?
+model: llama-2-7b
+workload: {kind: poisson, rate: 1 request/s, requests: 3, prompt: 64 token, output: 8 token}
+systems:
+  card:
+    chip: h100-sxm
+    chips: 1
+    engine: ideal
+    plan: {tensor: 1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder that holds mine.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(MINE)
+    return tmp_path
+
+
+@pytest.fixture
+def sramsim(monkeypatch, capsys):
+    """The command in this process: sramsim('run', 'mine.yaml') is its status, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sramsim", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def refusal(sramsim, folder):
+    """The one line on stderr of a command that must fail, print no result and leave nothing behind."""
+
+    def call(*words: str) -> str:
+        before = sorted(folder.rglob("*"))
+        status, out, err = sramsim(*words)
+        assert (status, out) == (2, "")
+        assert err.endswith("\n")
+        assert len(err.splitlines()) == 1
+        assert sorted(folder.rglob("*")) == before
+        return err.rstrip("\n")
+
+    return call
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def instead(*_: object) -> None:
+        raise error
+
+    return instead
+
+
+def mine(old: str, new: str) -> None:
+    assert MINE.count(old) == 1
+    Path("mine.yaml").write_text(MINE.replace(old, new))
+
+
+# The command line itself.
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("catalog chip", "catalog chip: there is no such kind; did you mean 'chips'?"),
+        ("catalog x", "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios"),
+        ("show chips h100-sxm", "show chips: there is no such kind; choose of chip, engine, model, measurement"),
+        ("show chip h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm'?"),
+        ("show chip nope.yaml", "nope.yaml: no such file"),
+        ("show chip ./", "./: is a folder, and a file is due"),
+        ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
+        ("new mine", "mine.yaml: exists already; choose another name"),
+        ("new mine.yaml", "mine.yaml: exists already; choose another name"),
+        ("new mine.yaml/x", "mine.yaml: cannot be written: File exists"),
+        ("new ..", "new '..': is no name for a file"),
+        (f"new {'x' * 300}", ".: cannot be written: File name too long"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_one_line(refusal, words, message):
+    assert refusal(*words.split()) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("nope", "No such command 'nope'"),
+        ("rnu mine.yaml", "No such command 'rnu'"),
+        ("--nope", "--nope"),
+        ("run", "FILE"),
+        ("check", "FILE"),
+        ("show chip", "NAME"),
+        ("run mine.yaml other.yaml", "other.yaml"),
+        ("run mine.yaml --sed 1", "--sed"),
+        ("run mine.yaml --seed", "--seed"),
+        ("run mine.yaml --seed x", "--seed"),
+        ("run mine.yaml --seed -1", "--seed"),
+        ("run mine.yaml --json=3", "--json"),
+        ("run mine.yaml --out", "--out"),
+        ("run mine.yaml --set", "--set"),
+        ("plan mine.yaml --tokens 0", "--tokens"),
+    ],
+)
+def test_what_typer_refuses_is_one_line_too(refusal, words, fragment):
+    assert fragment in refusal(*words.split())
+
+
+def test_no_command_is_a_call_for_help(sramsim):
+    status, out, err = sramsim()
+    assert (status, err) == (0, "")
+    assert "Usage" in out
+    assert "catalog" in out
+
+
+def test_version(sramsim):
+    assert sramsim("--version") == (0, f"sramsim {sim.__version__}\n", "")
+
+
+def test_an_empty_name_or_a_name_of_two_lines_is_none(refusal):
+    assert refusal("new", "") == "new '': is no name for a file"
+    assert refusal("new", "a\nb") == "new 'a\\nb': is no name for a file"
+
+
+# Scenarios.
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("nope.yaml", "nope.yaml: no such file"),
+        ("below/nope", "below/nope: no such file"),
+        ("./", "./: is a folder, and a file is due"),
+        ("a\nb.yaml", "a b.yaml: no such file"),
+        ("does-not-fi", "'does-not-fi' is not among the catalogue's scenarios; did you mean 'does-not-fit'?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check", "plan"])
+def test_a_scenario_that_is_not_there(refusal, command, file, message):
+    assert refusal(command, file) == message
+
+
+def test_a_name_too_long_for_a_file_is_not_there(refusal):
+    assert refusal("check", "x" * 5000 + ".yaml").endswith("x.yaml: no such file")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("workload:", "worklaod:", "3: scenario has no 'worklaod'; did you mean 'workload'?"),
+        ("tensor: 1", "tensr: 1", "9: plan has no 'tensr'; did you mean 'tensor'?"),
+        ("rate: 1 request/s", "rate: 1", "3: 1 has no unit; write it in request/s, as in '1 request/s'"),
+        ("kind: poisson", "kind: poison", "3: 'poison' is not a kind of workload; did you mean 'poisson'?"),
+        ("requests: 3", "requests: 1e12", "3: workload.requests: 1000000000000.0: it must be a whole number"),
+        ("prompt: 64 token", "prompt: 0 token", "3: workload.prompt: '0 token': it must be at least 1"),
+        ("prompt: 64 token", "prompt: {uniform: [1 token]}", "3: number 2 of a list is missing in workload.prompt.uniform"),
+        (
+            "output: 8 token",
+            "output: {lognormal: {mean: 8 token, sigma: 99}}",
+            "3: workload.output.lognormal.sigma: 99: it must be at most 10",
+        ),
+        ("model: llama-2-7b", "model: lama-2-7b", "2: 'lama-2-7b' is not among the catalogue's models; did you mean 'llama-2-7b'"),
+        ("    chip: h100-sxm\n", "", "5: 'chip' is missing in systems.card"),
+        ("h100-sxm", "h100-smx", "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm'?"),
+        ("engine: ideal", "engine: ideal\n    slots: 3", "9: system has no 'slots'; it has chip, chips, engine"),
+        ("tensor: 1", "weights: int3", "9: systems.card.plan.weights: 'int3': it must be 'fp32', 'bf16', 'fp16'"),
+        ("tensor: 1", "tensor: 2", "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1"),
+        ("chips: 1", "chips: 9", "5: systems.card: the switch joins 8 chips at most, and 9 are asked for"),
+        ("h100-sxm", "rtx-3090\n    memory_fraction: 0.1", "5: systems.card: llama-2-7b on 1 rtx-3090 does not fit: "),
+        ("chips: 1", "chips: 0", "7: systems.card.chips: 0: it must be at least 1"),
+    ],
+)
+def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
+    mine(old, new)
+    for command in ("check", "run"):
+        assert refusal(command, "mine.yaml").startswith(f"mine.yaml:{message}")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("systems.card.plan.tensor=x", "--set systems.card.plan.tensor: 'x': it must be a whole number"),
+        ("systems.card.plan.tensr=2", "--set systems.card.plan.tensr: plan has no 'tensr'; did you mean 'tensor'?"),
+        ("systems.card.plan.tensor", "--set systems.card.plan.tensor: write it as a.b.c=value"),
+        (
+            "systems.card.plan.tensor=2",
+            "--set systems.card.plan.tensor: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1",
+        ),
+        ("systems.card.chip=nope.yaml", "--set systems.card.chip: nope.yaml: no such file"),
+        ("workload.rate=2", "--set workload.rate: 2 has no unit; write it in request/s, as in '2 request/s'"),
+        ("model=gpt", "--set model: 'gpt' is not among the catalogue's models; there are "),
+    ],
+)
+def test_an_error_in_an_assignment_names_the_assignment(refusal, assignment, message):
+    assert refusal("run", "mine.yaml", "--set", assignment).startswith(message)
+
+
+def test_of_several_files_the_wrong_one_is_named(sramsim):
+    status, out, err = sramsim("check", "mine.yaml", "does-not-fit")
+    assert (status, out) == (2, "mine.yaml: ok (card on 1 chips)\n")
+    assert "does-not-fit.yaml:5: systems.rtx3090: llama-2-70b on 1 rtx-3090 does not fit" in err
+    assert len(err.splitlines()) == 1
+
+
+# Files that a scenario names.
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("3.35 TB/s", "3.35 TB", "chips/card.yaml:5: '3.35 TB' is not a quantity in B/s"),
+        ("bandwidth: 3.35", "bandwith: 3.35", "chips/card.yaml:5: memory has no 'bandwith'; did you mean 'bandwidth'?"),
+        ("80 GiB", "-80 GiB", "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0"),
+        ("kind: roofline", "kind: roof", "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?"),
+        ("kind: roofline", "kind: cards:Card", "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two"),
+        ("kind: switch", "kind: torus", "chips/card.yaml:8: 'torus' is not a kind of topology; choose of "),
+        ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "mine.yaml"), ("show", "chip", "chips/card.yaml")])
+def test_an_error_in_a_chip_names_the_chips_file_and_line(refusal, folder, command, old, new, message):
+    mine("h100-sxm", "chips/card.yaml")
+    text = (catalogue() / "chips" / "h100-sxm.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "chips").mkdir()
+    (folder / "chips" / "card.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    (folder / "chips" / "cards.py").write_text("raise ValueError('one\\ntwo')")
+    assert refusal(*command).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are llama, mistral, qwen2, qwen3"),
+        ('  "hidden_size": 4096,\n', "", "1: 'hidden_size' is missing"),
+        ('"hidden_size": 4096', '"hidden_size": "4096"', "6: hidden_size: '4096': it must be a whole number"),
+        ('"hidden_size": 4096', '"hidden_size": 4096, "hidden_size": 1', "6: 'hidden_size' is given twice"),
+        ('"num_hidden_layers": 32', '"num_hidden_layers": 1000000000', "8: num_hidden_layers: 1000000000: it must be at most 1000"),
+        ('"num_hidden_layers": 32', '"layer_types": 3', "8: 'layer_types': layers of several types is not covered"),
+        ('"hidden_size": 4096', '"num_experts": 8', "6: 'num_experts': mixture of experts is not covered"),
+        ('"float16"\n}', '"float16"', "16: YAML: "),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "mine.yaml"), ("show", "model", "config.json")])
+def test_an_error_in_a_model_names_its_config_and_line(refusal, folder, command, old, new, message):
+    mine("llama-2-7b", "config.json")
+    text = (catalogue() / "models" / "llama-2-7b.json").read_text(encoding="utf-8")
+    assert old in text
+    (folder / "config.json").write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert refusal(*command).startswith(f"config.json:{message}")
+
+
+# What is written, and when.
+
+
+@pytest.mark.parametrize("out", ["mine.yaml", "mine.yaml/below", "x" * 300])
+def test_an_out_that_cannot_be_written_is_told_before_the_simulation(refusal, monkeypatch, out):
+    monkeypatch.setattr(scenario, "run", lambda *_: pytest.fail("it was simulated"))
+    assert refusal("run", "mine.yaml", "--out", out).startswith(f"{out}: cannot be written: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (KeyboardInterrupt(), (130, "", "interrupted; nothing was written\n")),
+        (MemoryError("7 TiB"), (2, "", "more memory is needed than there is: 7 TiB\n")),
+        (sim.PlanError("too big"), (2, "", "too big\n")),
+    ],
+)
+def test_a_run_that_stops_leaves_nothing(sramsim, folder, monkeypatch, error, end):
+    monkeypatch.setattr(scenario, "run", raising(error))
+    before = sorted(folder.rglob("*"))
+    assert sramsim("run", "mine.yaml", "--out", "out/deep") == end
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_error_of_ours_keeps_its_traceback(sramsim, monkeypatch):
+    monkeypatch.setattr(scenario, "run", raising(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        sramsim("run", "mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"systems": {}}', ""])
+def test_a_folder_of_something_else_is_not_drawn(sramsim, refusal, folder, text):
+    assert refusal("plot", ".").startswith(".: holds no result of `sramsim run --out`: ")
+    assert sramsim("run", "mine.yaml", "--out", "out")[0] == 0
+    (folder / "out" / "result.json").write_text(text)
+    assert refusal("plot", "out").startswith("out: holds no result of `sramsim run --out`: ")
+
+
+def test_results_go_to_stdout_and_what_was_written_to_stderr(sramsim, folder):
+    status, out, err = sramsim("run", "mine.yaml", "--json", "--out", "out")
+    assert status == 0
+    assert list(json.loads(out)["systems"]) == ["card"]
+    assert err == "out: requests.parquet, result.json\n"
+
+
+def test_a_new_scenario_is_written_where_it_is_asked_for_and_reads(sramsim, folder):
+    assert sramsim("new", "below/first") == (0, "below/first.yaml: written; try `sramsim run below/first.yaml`\n", "")
+    assert sramsim("check", "below/first.yaml") == (0, "below/first.yaml: ok (lpu on 64 chips, h100 on 1 chips)\n", "")
+
+
+@pytest.mark.parametrize("kind", ["", "chips", "engines", "models", "measurements", "scenarios"])
+def test_the_catalogue_is_listed(sramsim, kind):
+    status, out, err = sramsim("catalog", *kind.split())
+    assert (status, err) == (0, "")
+    shown = {"": "h100-sxm", "chips": "h100-sxm", "engines": "ideal", "models": "llama-2-7b", "measurements": "single-user"}
+    assert shown.get(kind, "does-not-fit") in out
+
+
+@pytest.mark.parametrize("words", ["chip h100-sxm", "engine vllm", "model llama-2-7b", "measurement single-user"])
+def test_an_entry_is_shown_with_sources(sramsim, words):
+    status, out, err = sramsim("show", *words.split())
+    assert (status, err) == (0, "")
+    assert "source" in out
+    assert "no source given" not in out
+
+
+# In a process of its own.
+
+
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sim", *words], capture_output=True, text=True, env=os.environ | {"LC_ALL": "C.UTF-8"}
+    )
+
+
+def test_an_error_of_a_process_is_one_line_and_status_2():
+    ended = process("check", "mine.yaml", "--set", "model=nope.json")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "--set model: nope.json: no such file\n")
+
+
+def test_a_process_ends_with_status_0():
+    ended = process("check", "mine.yaml")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "mine.yaml: ok (card on 1 chips)\n", "")

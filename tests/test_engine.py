@@ -1,0 +1,80 @@
+"""What software may lose: parts of a rate and seconds, never a gain."""
+
+import pytest
+from pydantic import ValidationError
+
+from sim.chip import WIDTH
+from sim.engine import Engine
+from sim.files import ScenarioError, names, read
+
+EFFICIENCIES = ("attention_memory_efficiency", "attention_compute_efficiency", "collective_efficiency")
+OVERHEADS = ("layer_overhead", "step_overhead", "sequence_overhead", "collective_latency", "collective_latency_per_chip")
+LOSSLESS = {
+    "memory_efficiency": {"16": 1.0, "8": 1.0},
+    "compute_efficiency": {"16": 1.0, "8": 1.0},
+    **dict.fromkeys(EFFICIENCIES, 1.0),
+    **dict.fromkeys(OVERHEADS, 0.0),
+    "memory_fraction": 1.0,
+    "reserve": 0.0,
+}
+
+
+def engine(**changes) -> Engine:
+    return Engine(**(LOSSLESS | changes))
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits"),
+    [("fp16", "16"), ("bf16", "16"), ("fp8", "8"), ("int8", "8"), ("fp4", "4"), ("int4", "4"), ("fp32", "32")],
+)
+def test_efficiencies_go_by_the_bits_of_the_weights(precision, bits):
+    lossy = engine(compute_efficiency={bits: 0.25}, memory_efficiency={bits: 0.5})
+    assert lossy.efficiencies(precision) == (0.25, 0.5)
+
+
+def test_bits_that_an_engine_was_not_fitted_for_are_refused_with_those_it_was():
+    half = engine(id="half", memory_efficiency={"16": 1.0, "8": 1.0, "4": 1.0})
+    with pytest.raises(ValueError, match=r"engine half has no efficiencies for 4-bit weights \(int4\); it has 16, 8"):
+        half.efficiencies("int4")
+
+
+@pytest.mark.parametrize("key", [*EFFICIENCIES, "memory_fraction"])
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.01, float("nan"), float("inf")])
+def test_an_efficiency_is_more_than_nothing_and_no_more_than_all(key, value):
+    with pytest.raises(ValidationError, match=key):
+        engine(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["memory_efficiency", "compute_efficiency"])
+@pytest.mark.parametrize("value", [0.0, 1.01])
+def test_so_is_an_efficiency_by_bits(key, value):
+    with pytest.raises(ValidationError, match=key):
+        engine(**{key: {"8": value}})
+
+
+@pytest.mark.parametrize("key", [*OVERHEADS, "reserve"])
+@pytest.mark.parametrize("value", [-1e-6, float("nan"), float("inf")])
+def test_an_overhead_is_never_a_gain(key, value):
+    with pytest.raises(ValidationError, match=key):
+        engine(**{key: value})
+
+
+@pytest.mark.parametrize("key", sorted(LOSSLESS))
+def test_an_engine_leaves_no_loss_unsaid(key):
+    with pytest.raises(ValidationError, match=key):
+        Engine(**{k: v for k, v in LOSSLESS.items() if k != key})
+
+
+def test_the_ideal_engine_loses_nothing_at_any_width():
+    ideal = read(names("engines")["ideal"], Engine)
+    assert all(ideal.efficiencies(precision) == (1, 1) for precision in WIDTH)
+    assert all(getattr(ideal, key) == 1 for key in (*EFFICIENCIES, "memory_fraction"))
+    assert all(getattr(ideal, key) == 0 for key in (*OVERHEADS, "reserve"))
+
+
+def test_a_file_says_the_unit_of_each_overhead(tmp_path):
+    text = names("engines")["ideal"].read_text(encoding="utf-8")
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace("layer_overhead: 0 us", "layer_overhead: 5"), encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"mine.yaml:\d+: 5 has no unit"):
+        read(file, Engine)

@@ -1,0 +1,165 @@
+"""Cuts into stages against all cuts there are; the fewest chips; limits and defaults."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.cost import Costs, Work
+from sim.plan import Plan, PlanError
+from sim.planner import BALANCE_CONTEXT, lone_request, minimum_chips, require_fit
+from sim.topology import Link, Switch
+
+WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
+
+
+def all_cuts(layout):
+    """The layout under every cut into as many stages."""
+    n, pipeline = len(layout.model.blocks), layout.plan.depth
+    return [replace(layout, bounds=(0, *cuts)) for cuts in combinations(range(1, n), pipeline - 1)]
+
+
+def room(layout):
+    """Tokens of KV cache that the fullest stage has room for; less than nothing where weights alone do not fit."""
+    return min(
+        layout.room(s) / s.kv_per_token if s.kv_per_token else math.copysign(math.inf, layout.room(s)) for s in layout.stages
+    )
+
+
+def slowest(layout):
+    return Costs(layout).step(WORK).time.max()
+
+
+def unevenness(layout):
+    return (Costs(layout).step(WORK).time ** 2).sum()
+
+
+def least(layouts, *keys):
+    """The cuts of those layouts that are least by the first key, among those by the second, and so on."""
+    for key in keys:
+        values = [key(layout) for layout in layouts]
+        limit = min(values) + 1e-9 * abs(min(values))
+        layouts = [layout for layout, value in zip(layouts, values, strict=True) if value <= limit]
+    return [layout.bounds for layout in layouts]
+
+
+@pytest.fixture(scope="module")
+def draw_deployment(make_model, make_chip, make_engine, lossy, make_deployment):
+    """A deployment of a drawn model on chips of a drawn size: tight ones, which rule cuts out, and roomy ones."""
+
+    def make(draw, balance, tensor=1, pipeline=None):
+        model = make_model(
+            num_hidden_layers=draw(st.integers(1, 4)),
+            intermediate_size=draw(st.sampled_from([64, 128, 512])),
+            vocab_size=draw(st.sampled_from([64, 256, 2048])),
+            tie_word_embeddings=draw(st.booleans()),
+        )
+        pipeline = pipeline or draw(st.integers(2, min(5, len(model.blocks))))
+        tokens = draw(st.sampled_from([8, 500.5]))
+        share = 2 * model.parameters / (pipeline * tensor)
+        chip = make_chip(capacity=draw(st.sampled_from([0.9, 1.3, 1.6, 2, 3, 20])) * share + 2e4)
+        engine = draw(st.sampled_from([lossy, make_engine()]))
+        plan = Plan(tensor=tensor, pipeline=pipeline, balance=balance)
+        return make_deployment(tensor * pipeline, tokens, plan, model=model, chip=chip, engine=engine), tokens
+
+    return make
+
+
+@given(st.data(), st.sampled_from(["time", "memory"]))
+def test_stages_are_contiguous_and_hold_every_block_once(draw_deployment, data, balance):
+    deployment, _ = draw_deployment(data.draw, balance)
+    stages = deployment.layout.stages
+    held = [block for stage in stages for block in range(stage.first, stage.last + 1)]
+    assert len(stages) == deployment.layout.plan.depth
+    assert held == list(range(len(deployment.layout.model.blocks)))
+    assert all(stage.first <= stage.last for stage in stages)
+
+
+@given(st.data())
+def test_balanced_for_time_the_slowest_stage_comes_first_then_room_then_evenness(draw_deployment, data):
+    deployment, tokens = draw_deployment(data.draw, "time")
+    fitting = [cut for cut in all_cuts(deployment.layout) if room(cut) >= tokens]
+    assert deployment.fit.fits == bool(fitting)
+    if fitting:
+        assert deployment.layout.bounds in least(fitting, slowest, lambda cut: -room(cut), unevenness)
+
+
+@given(st.data())
+def test_balanced_for_memory_room_comes_first_then_the_slowest_stage_then_evenness(draw_deployment, data):
+    deployment, tokens = draw_deployment(data.draw, "memory")
+    cuts = all_cuts(deployment.layout)
+    assert deployment.fit.fits == (max(map(room, cuts)) >= tokens)
+    if deployment.fit.fits:
+        assert deployment.layout.bounds in least(cuts, lambda cut: -room(cut), slowest, unevenness)
+
+
+def test_with_tensor_parallelism_the_cut_misses_the_best_by_a_gather_at_most(make_deployment, lossy):
+    """The gather that opens every stage but the first is left out: cutting elsewhere does not save it."""
+    layout = make_deployment(6, plan=Plan(tensor=2), engine=lossy).layout
+    latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
+    gather = layout.topology.all_gather(range(2), 64 * 2, latency, lossy.collective_efficiency)
+    best = min(map(slowest, all_cuts(layout)))
+    assert best <= slowest(layout) <= best + gather
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(draw_deployment, make_deployment, data):
+    deployment, tokens = draw_deployment(data.draw, "time", pipeline=1)
+    layout = deployment.layout
+
+    def fits(tensor, pipeline):
+        parts = {"model": layout.model, "chip": layout.chip, "engine": layout.engine}
+        return make_deployment(tensor * pipeline, tokens, Plan(tensor=tensor), **parts).fit.fits
+
+    fewest = minimum_chips(deployment, tokens)
+    plans = [(t * p, t, p) for t in (1, 2, 4) for p in range(1, len(layout.model.blocks) + 1) if fits(t, p)]
+    assert fewest == min(plans, default=None)
+
+
+def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, make_chip):
+    """Five chips hold table and attention, MLP and attention three times, MLP and head; tensor 2 would need six, tensor 4 eight."""
+    link = Link(latency=1e-6, bandwidth=1e9)
+    free, joined = (
+        make_deployment(chip=make_chip(capacity=1e5, topology=Switch(link=link, **limit))) for limit in ({}, {"limit": 4})
+    )
+    assert minimum_chips(free, 64) == (5, 1, 5)
+    assert minimum_chips(joined, 64) is None
+
+
+def test_what_does_not_fit_is_refused_with_what_would_do(make_deployment, make_chip):
+    deployment = make_deployment(chip=make_chip(capacity=2e5))
+    chips, tensor, pipeline = minimum_chips(deployment, 64)
+    with pytest.raises(
+        PlanError, match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do \(tensor {tensor}, pipeline {pipeline}\)"
+    ):
+        require_fit(deployment, 64)
+    require_fit(make_deployment(chips, plan=Plan(tensor=tensor), chip=make_chip(capacity=2e5)), 64)
+
+
+def test_where_nothing_would_do_it_says_so(make_deployment, make_chip):
+    with pytest.raises(PlanError, match="no number of them would do"):
+        require_fit(make_deployment(chip=make_chip(capacity=1e4)), 64)
+
+
+def test_limits_default_to_what_fits_and_what_the_slots_carry(make_deployment):
+    deployment = make_deployment(4, plan=Plan(slots=2), token_budget=16)
+    limits = deployment.limits
+    assert (limits.slots, limits.token_budget, limits.sequences, limits.context) == (2, 16, 32, 4096)
+    assert limits.kv_tokens == deployment.fit.kv_tokens
+    given_outright = make_deployment(kv_tokens=99, max_sequences=3).limits
+    assert (given_outright.kv_tokens, given_outright.sequences) == (99, 3)
+
+
+def test_more_sequences_than_the_slots_carry_would_starve_prompts(make_deployment):
+    with pytest.raises(ValueError, match="max_sequences 17: 1 micro-batches of 16 tokens carry 16 at most"):
+        make_deployment(max_sequences=17)
+
+
+def test_lone_times_do_not_ask_for_room_or_context(make_deployment):
+    """What one request of any length would take, whatever the limits on many."""
+    tight = make_deployment(kv_tokens=10)
+    assert lone_request(tight, 5000, 20) == lone_request(make_deployment(), 5000, 20)
