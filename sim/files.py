@@ -28,7 +28,7 @@ MAX_NODES = 100_000  # before and after aliases are followed: an alias bomb stop
 MAX_DEPTH = 100  # of mappings and lists in each other
 SUFFIXES = (".yaml", ".yml", ".json")
 # 1e-5 is a number in JSON and YAML 1.2, and a text in the YAML 1.1 that PyYAML reads.
-EXPONENT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
+EXPONENT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+")
 # What is due where pydantic finds something else, by its name for the error.
 DUE = {
     "bool_type": "true or false",

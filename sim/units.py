@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     import pint
 
-QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)")
+QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)")
 MAX_TEXT = 60  # characters; what is longer is no quantity, and would keep the pattern and Pint busy
 MIN_SIZE, MAX_SIZE = 1e-30, 1e30  # in SI units; beyond, sums and products leave what floats can hold
 MAX_COUNT = 1_000_000_000  # chips, tokens, requests; beyond, numpy's integers overflow

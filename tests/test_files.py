@@ -106,6 +106,7 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
         ("bulbs: 0x_", "bulbs: '0x_': it must be a whole number"),
         ("bulbs: 1:30", "bulbs: '1:30': it must be a whole number"),
         (f"bulbs: {'9' * 5000}", f"bulbs: '{'9' * 57}...': it must be a whole number"),
+        (f"bulbs: {'9' * 50_000}x", f"bulbs: '{'9' * 57}...': it must be a whole number"),
         ("share: 0", "share: 0: it must be more than 0"),
         ("share: 1.5", "share: 1.5: it must be at most 1"),
         ("share: 50 %", "share: '50 %': it must be a number"),

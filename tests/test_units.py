@@ -144,7 +144,7 @@ def test_every_other_text_is_refused(text, unit, message):
 @example("9" * 20_000, "s")
 @example("9" * 20_000 + " s", "s")
 @example("1 " + "s/" * 10_000 + "s", "s")
-@example("1 " + "k" * 100_000, "s")
+@example("1 " + "k" * 5_000, "s")
 @example("1" + " " * 100_000, "s")
 @example("1 s" + "*s/s" * 14, "s")
 def test_any_text_is_a_quantity_or_an_error_in_one_short_line(text, unit):

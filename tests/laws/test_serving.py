@@ -222,3 +222,11 @@ def test_no_request_is_seen_before_it_was_sent(deployments, serve_on):
     arrivals = [0.3124427257643002, 1.466471861772505]
     rows = serve_on(deployments["one chip"], [(arrival, 10, 2) for arrival in arrivals])
     assert (rows.admitted == rows.arrival).all()
+
+
+def test_a_request_goes_to_the_replica_with_the_fewest_unfinished_ones(deployments, serve_on):
+    """Of equals to the first; a replica that has answered is as free as one that was never asked."""
+    two = deployments["two replicas of two stages, one slot"]
+    rows = serve_on(two, [(0.0, 5, 2), (0.0, 5, 200), (0.0, 5, 2), (1e-4, 5, 2), (0.05, 5, 2), (0.05, 5, 2)], replicas=2)
+    assert rows.last_token[[0, 2, 3]].max() < 0.05 < rows.last_token[1]
+    assert rows.replica.tolist() == [0, 1, 0, 1, 0, 0]
