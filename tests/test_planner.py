@@ -47,7 +47,7 @@ def least(layouts, *keys):
 
 
 @pytest.fixture(scope="module")
-def draw_deployment(make_model, make_chip, make_engine, lossy, make_deployment):
+def draw_deployment(make_model, make_chip, make_engine, make_deployment):
     """A deployment of a drawn model on chips of a drawn size: tight ones, which rule cuts out, and roomy ones."""
 
     def make(draw, balance, tensor=1, pipeline=None):
@@ -61,7 +61,7 @@ def draw_deployment(make_model, make_chip, make_engine, lossy, make_deployment):
         tokens = draw(st.sampled_from([8, 500.5]))
         share = 2 * model.parameters / (pipeline * tensor)
         chip = make_chip(capacity=draw(st.sampled_from([0.9, 1.3, 1.6, 2, 3, 20])) * share + 2e4)
-        engine = draw(st.sampled_from([lossy, make_engine()]))
+        engine = make_engine(step_overhead=draw(st.sampled_from([0.0, 2e-4, 1e-3])), memory_fraction=0.9, reserve=1000.0)
         plan = Plan(tensor=tensor, pipeline=pipeline, balance=balance)
         return make_deployment(tensor * pipeline, tokens, plan, model=model, chip=chip, engine=engine), tokens
 
@@ -96,13 +96,21 @@ def test_balanced_for_memory_room_comes_first_then_the_slowest_stage_then_evenne
         assert deployment.layout.bounds in least(cuts, lambda cut: -room(cut), slowest, unevenness)
 
 
-def test_with_tensor_parallelism_the_cut_misses_the_best_by_a_gather_at_most(make_deployment, lossy):
-    """The gather that opens every stage but the first is left out: cutting elsewhere does not save it."""
-    layout = make_deployment(6, plan=Plan(tensor=2), engine=lossy).layout
+def test_of_equally_fast_cuts_the_evenest_is_taken(make_deployment, make_model):
+    """Some stage has attention and an MLP whatever the cut; a second such stage would be no slower, but less even."""
+    small = make_model(num_hidden_layers=3, intermediate_size=64, vocab_size=64)
+    assert make_deployment(5, model=small).layout.bounds == (0, 2, 4, 5, 6)
+
+
+def test_a_stages_time_is_that_of_its_blocks_and_of_the_gather_before_them(make_deployment, lossy):
+    """Stages are balanced by the times of their blocks; the gather that opens each but the first is left out."""
+    deployment = make_deployment(6, plan=Plan(tensor=2), engine=lossy)
+    layout, costs = deployment.layout, deployment.costs
     latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
     gather = layout.topology.all_gather(range(2), 64 * 2, latency, lossy.collective_efficiency)
-    best = min(map(slowest, all_cuts(layout)))
-    assert best <= slowest(layout) <= best + gather
+    for stage, time in zip(layout.stages, costs.step(WORK).time, strict=True):
+        blocks = sum(costs.block_time(block, WORK) for block in layout.model.blocks[stage.first : stage.last + 1])
+        assert blocks + (gather if stage.first else 0) == pytest.approx(time)
 
 
 @settings(max_examples=40)
