@@ -3,12 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.files import ScenarioError, names, read
-from sim.model import Model
+from sim.model import Attention, Experts, Model
 
 TINY = {
     "model_type": "llama",
@@ -27,6 +28,13 @@ WHOLE = 3 * LAYER + 2 * 80 + 8
 
 def tiny(**changes) -> Model:
     return Model(**(TINY | changes))
+
+
+def shape(model: Model, layer: int = 0) -> Attention:
+    """How a layer attends."""
+    attention = model.blocks[1 + 2 * layer].attention
+    assert attention
+    return attention
 
 
 def from_file(tmp_path, **changes) -> Model:
@@ -49,7 +57,7 @@ def test_without_key_value_heads_every_head_has_its_own():
 
 def test_a_head_size_that_is_given_is_honoured():
     assert tiny(head_dim=4).parameters == WHOLE + 3 * (64 + 2 * 32 + 64)  # twice the two that 8 / 4 would be
-    assert tiny(head_dim=4).kv_width() == 2 * 2 * 4
+    assert shape(tiny(head_dim=4)).kv_width() == 2 * 2 * 4
 
 
 def test_a_tied_table_is_counted_once_and_multiplied_all_the_same():
@@ -87,7 +95,7 @@ def test_a_token_takes_two_flops_for_each_parameter_it_is_multiplied_by():
 
 
 def test_attention_multiplies_each_position_twice_for_each_head():
-    assert tiny().attention_flops(10) == 2 * 2 * (4 * 2) * 10
+    assert shape(tiny()).flops() == 2 * 2 * (4 * 2)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,7 @@ def test_attention_multiplies_each_position_twice_for_each_head():
 )
 def test_a_token_leaves_keys_and_values_of_its_key_value_heads_in_each_layer(name, kib):
     model = read(names("models")[name], Model)
-    assert 2 * model.kv_width() * model.num_hidden_layers == kib * 1024  # at 16 bits
+    assert 2 * model.kv_per_token() == kib * 1024  # at 16 bits
 
 
 # Dealt out to chips: the fullest one decides.
@@ -104,18 +112,18 @@ def test_a_token_leaves_keys_and_values_of_its_key_value_heads_in_each_layer(nam
 def test_a_degree_that_divides_deals_everything_out_evenly():
     attention = tiny().blocks[1]
     assert attention.parameters(2) == (64 + 2 * 32 + 64) / 2 + 8  # norms are held by all
-    assert tiny().kv_width(2) == tiny().kv_width() / 2
-    assert tiny().attention_flops(10, 2) == tiny().attention_flops(10) / 2
+    assert shape(tiny()).kv_width(2) == shape(tiny()).kv_width() / 2
+    assert shape(tiny()).flops(2) == shape(tiny()).flops() / 2
 
 
 def test_heads_are_dealt_out_whole():
     attention = tiny().blocks[1]
     assert attention.parameters(3) == 2 * (8 * 2) * 2 + 2 * (8 * 2) + 8  # two query heads and one key-value head
-    assert tiny().attention_flops(10, 3) == tiny().attention_flops(10, 2)
+    assert shape(tiny()).flops(3) == shape(tiny()).flops(2)
 
 
 def test_fewer_key_value_heads_than_chips_are_held_more_than_once():
-    assert tiny().kv_width(4) == tiny().kv_width(2) == 2 * 1 * 2
+    assert shape(tiny()).kv_width(4) == shape(tiny()).kv_width(2) == 2 * 1 * 2
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 50), st.integers(1, 50), st.integers(1, 40))
@@ -124,8 +132,9 @@ def test_the_fullest_chip_holds_an_even_share_at_least_and_the_whole_at_most(kv,
     model = tiny(num_key_value_heads=kv, num_attention_heads=kv * group, head_dim=2, intermediate_size=inner, vocab_size=vocabulary)
     for block in model.blocks:
         assert block.parameters() / tensor <= block.parameters(tensor) <= block.parameters()
-    assert model.kv_width() / tensor <= model.kv_width(tensor) <= model.kv_width()
-    assert model.attention_flops(7) / tensor <= model.attention_flops(7, tensor) <= model.attention_flops(7)
+    attention = shape(model)
+    assert attention.kv_width() / tensor <= attention.kv_width(tensor) <= attention.kv_width()
+    assert attention.flops() / tensor <= attention.flops(tensor) <= attention.flops()
 
 
 def test_blocks_are_what_a_plan_cuts_between():
@@ -140,16 +149,13 @@ def test_blocks_are_what_a_plan_cuts_between():
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("num_local_experts", 8, "mixture of experts"),
-        ("num_experts", 128, "mixture of experts"),
-        ("n_routed_experts", 256, "mixture of experts"),
-        ("kv_lora_rank", 512, "latent attention"),
-        ("sliding_window", 4096, "sliding-window attention"),
-        ("layer_types", ["full_attention", "sliding_attention", "full_attention"], "layers of several types"),
-        ("attention_chunk_size", 8192, "chunked attention"),
+        ("layer_types", ["full_attention", "linear_attention", "full_attention"], "'linear_attention' is not covered"),
         ("state_size", 16, "state-space layers"),
-        ("text_config", {"hidden_size": 8}, "multimodal wrappers"),
-        ("model_type", "deepseek_v3", "covered are llama, mistral, qwen2, qwen3"),
+        ("mamba_d_state", 16, "state-space layers"),
+        ("linear_num_value_heads", 4, "linear attention"),
+        ("index_topk", 2048, "sparse attention"),
+        ("model_type", "mamba2", "covered are deepseek_v2"),
+        ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
         ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),
         ("dtype", "int8", "covered are float32, bfloat16, float16"),
     ],
@@ -203,3 +209,128 @@ def test_a_key_without_which_nothing_can_be_computed_is_missed(tmp_path, key):
 )
 def test_the_precision_is_the_configs(config, precision):
     assert tiny(**config).precision == precision
+
+
+def test_what_stands_in_text_config_is_the_model(tmp_path):
+    nested = {"model_type": "llama", "text_config": TINY, "vision_config": {"hidden_size": 99}, "tie_word_embeddings": True}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(nested), encoding="utf-8")
+    assert read(path, Model).parameters == WHOLE - 80
+
+
+# Mixture of experts, latent attention, windows: small ones by hand.
+
+MOE = {"num_local_experts": 4, "num_experts_per_tok": 2, "model_type": "mixtral"}
+
+
+def test_experts_are_counted_all_and_those_that_a_token_meets():
+    model = tiny(**MOE)
+    expert, router = 3 * 128, 8 * 4
+    assert model.parameters == WHOLE + 3 * (3 * expert + router)
+    assert model.active_parameters == WHOLE - 80 + 3 * (1 * expert + router)
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [
+        ({"model_type": "deepseek_v3", "n_routed_experts": 4, "first_k_dense_replace": 1}, [1, 2]),
+        ({"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2}, [1]),
+        ({"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": (0,)}, [1, 2]),
+        ({"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2}, [1]),
+        (MOE, [0, 1, 2]),
+        ({}, []),
+    ],
+)
+def test_which_layers_have_experts(changes, layers):
+    assert [i for i in range(3) if tiny(**changes).blocks[2 + 2 * i].experts] == layers
+
+
+def test_a_shared_expert_is_met_by_every_token():
+    plain = {"model_type": "deepseek_v3", "n_routed_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 5}
+    assert tiny(**plain, n_shared_experts=2).active_parameters - tiny(**plain).active_parameters == 3 * 2 * 3 * 8 * 5
+
+
+def test_latent_attention_keeps_its_rank_and_a_rotary_key():
+    model = tiny(model_type="deepseek_v3", q_lora_rank=6, kv_lora_rank=5, qk_rope_head_dim=2, qk_nope_head_dim=3, v_head_dim=4)
+    attention = shape(model)
+    assert attention.kv_width() == attention.kv_width(4) == 5 + 2  # every chip of a group keeps it whole
+    assert attention.flops(decode=True) == 2 * 4 * (2 * 5 + 2)
+    assert attention.flops(decode=False) == 2 * 4 * (3 + 2 + 4)
+    matrices = 8 * 6 + 6 * 4 * 5 + 8 * 7 + 5 * 4 * 7 + 4 * 4 * 8
+    assert model.blocks[1].parameters() == matrices + 8 + 6 + 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"sliding_window": 7}, [7, 7, 7]),
+        ({"sliding_window": 7, "layer_types": ("full_attention", "sliding_attention", "full_attention")}, [None, 7, None]),
+        ({"sliding_window": 7, "model_type": "gemma2"}, [7, None, 7]),
+        ({"sliding_window": 7, "model_type": "gemma3_text", "sliding_window_pattern": 3}, [7, 7, None]),
+        ({"sliding_window": 7, "model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, [None, None, 7]),
+        ({"sliding_window": 7, "model_type": "qwen3", "use_sliding_window": False}, [None, None, None]),
+        ({"attention_chunk_size": 9, "model_type": "llama4_text"}, [9, 9, 9]),
+    ],
+)
+def test_which_layers_see_how_far(changes, windows):
+    model = tiny(**changes)
+    assert [shape(model, i).window for i in range(3)] == windows
+    assert model.window == max((w for w in windows if w), default=None)
+
+
+def test_global_layers_may_have_heads_of_their_own():
+    """As Gemma 4: other heads in the layers that see all, whose V is their K."""
+    model = tiny(
+        model_type="gemma4_text",
+        sliding_window=7,
+        layer_types=("sliding_attention", "sliding_attention", "full_attention"),
+        global_head_dim=4,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=True,
+    )
+    assert (shape(model, 0).kv_width(), shape(model, 2).kv_width()) == (2 * 2 * 2, 1 * 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "weights"),
+    [
+        ({"quant_method": "fp8"}, ("fp8", False)),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": ("model.layers.*.self_attn",)}, ("fp4", True)),
+        ({"quant_method": "gptq", "bits": 8}, ("int8", False)),
+        ({"quant_method": "awq", "bits": 4}, ("int4", False)),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"type": "float", "num_bits": 8}}}},
+            ("fp8", False),
+        ),
+        (None, ("bf16", False)),
+    ],
+)
+def test_a_quantized_checkpoint_says_its_weights_precision(config, weights):
+    assert tiny(quantization_config=config).quantization == weights
+
+
+# Routing.
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.floats(0, 3), st.integers(1, 200))
+@settings(deadline=None)
+def test_each_token_takes_its_number_of_experts(count, per_token, skew, tokens):
+    experts = Experts(count, min(count, per_token), ())
+    chances = experts.chances(skew)
+    assert chances.sum() == pytest.approx(experts.per_token)
+    assert (chances <= 1).all()
+    assert (np.diff(chances) <= 1e-12).all()  # the popular first
+    drawn = experts.draw(tokens, chances, np.random.default_rng(0), 3)
+    assert drawn.shape == (3, count)
+    if tokens <= 64:
+        assert (drawn.sum(axis=1) == tokens * experts.per_token).all()
+    assert (drawn <= tokens).all()
+
+
+def test_drawn_experts_are_taken_as_often_as_their_chances_say():
+    experts = Experts(16, 4, ())
+    chances = experts.chances(0.0)
+    means = [experts.draw(8, chances, np.random.default_rng(seed), 50).mean() for seed in range(20)]
+    assert np.mean(means) == pytest.approx(8 * 4 / 16)
+    reached = np.array([(experts.draw(8, chances, np.random.default_rng(seed), 50) > 0).sum(axis=1).mean() for seed in range(20)])
+    assert abs(reached.mean() - 16 * (1 - (1 - 4 / 16) ** 8)) < 3 * reached.std() / 20**0.5

@@ -1,0 +1,51 @@
+"""Parameters as the publishers count them: totals to 1 %, those that a token meets to 6 % (publishers round them, and do not all
+count the head)."""
+
+from typing import NamedTuple
+
+import pytest
+
+from sim.files import names, read
+from sim.model import Model
+
+
+class Count(NamedTuple):
+    """Billions of parameters, in all and met by a token (None where that is all of them, or was not published)."""
+
+    model: str
+    total: float
+    active: float | None
+    source: str
+
+
+COUNTS = [
+    Count("llama-2-7b", 6.74, None, "https://huggingface.co/meta-llama/Llama-2-7b-hf"),
+    Count("llama-2-70b", 68.98, None, "https://huggingface.co/meta-llama/Llama-2-70b-hf"),
+    Count("llama-3-8b", 8.03, None, "https://huggingface.co/meta-llama/Meta-Llama-3-8B"),
+    Count("llama-3-70b", 70.6, None, "https://huggingface.co/meta-llama/Meta-Llama-3-70B"),
+    Count("llama-3.1-8b", 8.03, None, "https://huggingface.co/meta-llama/Llama-3.1-8B"),
+    Count("llama-3.1-70b", 70.6, None, "https://huggingface.co/meta-llama/Llama-3.1-70B"),
+    Count("llama-3.1-405b", 405.9, None, "https://huggingface.co/meta-llama/Llama-3.1-405B"),
+    Count("llama-3.2-1b", 1.24, None, "https://huggingface.co/meta-llama/Llama-3.2-1B"),
+    Count("llama-4-maverick", 400, 17, "https://huggingface.co/meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
+    Count("mixtral-8x7b", 46.7, 12.9, "https://mistral.ai/news/mixtral-of-experts"),
+    Count("qwen3-32b", 32.8, None, "https://huggingface.co/Qwen/Qwen3-32B"),
+    Count("qwen3-235b-a22b", 235, 22, "https://huggingface.co/Qwen/Qwen3-235B-A22B"),
+    Count("deepseek-v3", 671, 37, "DeepSeek-V3 Technical Report, arXiv 2412.19437"),
+    Count("gpt-oss-120b", 117, 5.1, "https://huggingface.co/openai/gpt-oss-120b"),
+    Count("gemma-4-26b-a4b", 25.2, 3.8, "https://huggingface.co/google/gemma-4-26B-A4B"),
+    Count("kimi-k2", 1030, 32, "https://huggingface.co/moonshotai/Kimi-K2-Instruct"),
+    Count("falcon-180b", 180, None, "https://huggingface.co/tiiuae/falcon-180B"),
+]
+
+
+def test_every_model_of_the_catalogue_has_its_published_count():
+    assert sorted(count.model for count in COUNTS) == sorted(names("models"))
+
+
+@pytest.mark.parametrize("count", COUNTS, ids=lambda count: count.model)
+def test_parameters_agree_with_the_published_count(count):
+    model = read(names("models")[count.model], Model)
+    assert model.parameters / 1e9 == pytest.approx(count.total, rel=0.01)
+    assert model.active_parameters / 1e9 == pytest.approx(count.active or count.total, rel=0.06 if count.active else 0.07)
+    assert model.active_parameters <= model.parameters
