@@ -1,12 +1,14 @@
 """Routes keep to the cables there are; closed forms of collectives agree with sums made by hand."""
 
-from itertools import pairwise
+import math
+from collections import Counter
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.topology import Dragonfly, FullyConnected, Link, Ring, Switch
+from sim.topology import KINDS, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
@@ -24,13 +26,38 @@ def groq(chips: int) -> Dragonfly:
     return dragonfly(chips, node=8, rack=9, direct=264, limit=10440)
 
 
+def mesh(*dims: int) -> Mesh:
+    return Mesh(link=LINK, dims=dims).sized(1)
+
+
+def torus(*dims: int) -> Torus:
+    return Torus(link=LINK, dims=dims).sized(1)
+
+
+def nodes(n: int, size: int = 4) -> Hierarchical:
+    """Nodes fully connected inside, joined by a slower switch."""
+    return Hierarchical(levels=(FullyConnected(link=LINK, chips=size), Switch(link=GLOBAL))).sized(n * size)
+
+
+def cluster(racks: int) -> Hierarchical:
+    """Two rings of three in a rack, racks in a line; the rack is nested itself."""
+    rack = Hierarchical(levels=(Ring(link=LINK, chips=3), Switch(link=LINK, chips=2)), chips=6)
+    return Hierarchical(levels=(rack, Line(link=GLOBAL))).sized(6 * racks)
+
+
 def us(seconds: float) -> float:
     return pytest.approx(seconds / US)
 
 
 # Any topology, any two chips of it.  A dragonfly beyond its direct size is wired by whole racks.
-sizes = st.integers(2, 40)
+sizes = st.integers(2, 24)
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda dims: math.prod(dims) > 1)
+grids = st.one_of(shapes.map(lambda dims: mesh(*dims)), shapes.map(lambda dims: torus(*dims)))
+hierarchies = st.one_of(st.builds(nodes, st.integers(1, 6), st.integers(2, 5)), st.builds(cluster, st.integers(1, 5)))
 topologies = st.one_of(
+    grids,
+    hierarchies,
+    st.builds(lambda n: Line(link=LINK).sized(n), sizes),
     st.builds(lambda n: FullyConnected(link=LINK).sized(n), sizes),
     st.builds(lambda n: Switch(link=LINK).sized(n), sizes),
     st.builds(lambda n: Ring(link=LINK).sized(n), sizes),
@@ -66,7 +93,9 @@ def test_a_route_leads_from_a_to_b_over_cables_each_used_once(journey):
     assert all(before[1] == after[0] for before, after in pairwise(route))
     places = [a, *(hop[1] for hop in route)]
     assert len(set(places)) == len(places)
-    assert all(place == "switch" or 0 <= place < topology.chips for place in places)
+    assert all(isinstance(place, str) or 0 <= place < topology.chips for place in places)
+    assert len(set(route)) == len(route)
+    assert {topology.link_of(hop) for hop in route} <= {LINK, GLOBAL}
 
 
 @given(journeys())
@@ -83,6 +112,56 @@ def test_a_ring_goes_from_neighbour_to_neighbour_the_shorter_way_round(n, data):
     route = Ring(link=LINK).sized(n).route(a, b)
     assert all((j - i) % n in (1, n - 1) for i, j in route)
     assert len(route) == min((a - b) % n, (b - a) % n)
+
+
+@given(st.integers(2, 40), st.data())
+def test_a_line_goes_from_neighbour_to_neighbour_and_never_past_its_ends(n, data):
+    a, b = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, n - 1))
+    route = Line(link=LINK).sized(n).route(a, b)
+    assert len(route) == abs(a - b)
+    assert all(abs(i - j) == 1 for i, j in route)
+
+
+@given(shapes, st.booleans(), st.data())
+@settings(deadline=None)
+def test_a_grid_corrects_one_dimension_after_the_other_the_last_first(dims, wraps, data):
+    grid = (torus if wraps else mesh)(*dims)
+
+    def place(chip: int) -> list[int]:
+        return [chip // math.prod(dims[i + 1 :]) % n for i, n in enumerate(dims)]
+
+    a, b = data.draw(st.integers(0, grid.chips - 1)), data.draw(st.integers(0, grid.chips - 1))
+    changed = []
+    for i, j in grid.route(a, b):
+        (dimension,) = [d for d in range(len(dims)) if place(i)[d] != place(j)[d]]  # one dimension a hop, to a neighbour there
+        step = abs(place(i)[dimension] - place(j)[dimension])
+        assert step == 1 or (wraps and step == dims[dimension] - 1)
+        changed.append(dimension)
+    assert changed == sorted(changed, reverse=True)
+    away = [abs(i - j) for i, j in zip(place(a), place(b), strict=True)]
+    assert len(changed) == sum(min(d, n - d) if wraps else d for d, n in zip(away, dims, strict=True))
+
+
+@given(journeys())
+@settings(deadline=None)
+def test_each_level_of_a_hierarchy_has_cables_of_its_own(journey):
+    topology, a, b = journey
+    if not isinstance(topology, Hierarchical):
+        return
+    part = topology.levels[0]
+    same = a // part.chips == b // part.chips
+    links = [topology.link_of(hop) for hop in topology.route(a, b)]
+    assert (GLOBAL in links) == (not same)
+    assert links == sorted(links, key=[LINK, GLOBAL].index), "inside first, then between"
+    assert links.count(LINK) == part.hops(a % part.chips, b % part.chips)
+
+
+def test_each_node_has_a_switch_of_its_own():
+    racks = Hierarchical(levels=(Switch(link=LINK, chips=4), Switch(link=GLOBAL))).sized(8)
+    inside = [{end for hop in racks.route(a, a + 1) for end in hop if isinstance(end, str)} for a in (0, 2, 4)]
+    assert inside[0] == inside[1] != inside[2]
+    assert all(len(names) == 1 for names in inside)
+    assert us(racks.send(0, 5, 1000)) == 2 * 1 + 2 * 2 + 2
 
 
 # Groq's fabric.  Published (Abts et al., ISCA 2022): 3 hops up to 264 chips, 5 up to 10,440; 4 cables to other nodes on a chip.
@@ -109,6 +188,15 @@ def test_a_dragonfly_changes_cable_where_it_leaves_a_node(journey):
     if isinstance(topology, Dragonfly):
         for hop in topology.route(a, b):
             assert topology.link_of(hop) == (LINK if hop[0] // 8 == hop[1] // 8 else GLOBAL)
+
+
+@pytest.mark.parametrize(("chips", "rate"), [(264, 50e9), (272, 14e9), (10440, 14e9)])
+def test_a_chip_sends_no_more_to_other_nodes_than_was_published(chips, rate):
+    link = Link(latency=1 * US, bandwidth=15e9)
+    sizes = {"node": 8, "rack": 9, "direct": 264, "limit": 10440}
+    fabric = Dragonfly(link=link, global_link=link, **sizes, direct_bandwidth=50e9, global_bandwidth=14e9).sized(chips)
+    nbytes = 1e12
+    assert nbytes * (1 - 8 / chips) / fabric.all_to_all(range(chips), nbytes) == pytest.approx(rate)
 
 
 def cables(fabric: Dragonfly, nodes: int) -> set[tuple[int, int]]:
@@ -151,6 +239,13 @@ def test_a_message_changes_rack_at_most_once_though_the_last_rack_be_not_full():
         (Ring(link=LINK).sized(8), 0, 6, 2 * 1 + 1),
         (dragonfly(20), 0, 3, 1 + 1),
         (dragonfly(20), 1, 6, 1 + 2 + 1 + 2),  # cable, cable between nodes, cable; the bytes once, at the narrowest
+        (Line(link=LINK).sized(8), 0, 6, 6 * 1 + 1),
+        (mesh(3, 4), 0, 11, (2 + 3) * 1 + 1),
+        (torus(3, 4), 0, 11, (1 + 1) * 1 + 1),
+        (mesh(2, 3, 4), 0, 23, (1 + 2 + 3) * 1 + 1),
+        (nodes(3), 0, 4, 2 * 2 + 2),  # a node further at the same place: by the switch alone
+        (nodes(3), 1, 6, 1 + 2 * 2 + 2),  # to the right place inside, then by the switch
+        (cluster(4), 0, 6 * 3 + 4, 1 + 2 + 3 * 2 + 2),  # a ring's neighbour, the other ring, three racks on
         (dragonfly(48), 11, 21, 1 + 2 + 2 + 2 + 1 + 2),  # to the rack's gateway, between racks, from the gateway
     ],
 )
@@ -178,6 +273,17 @@ def test_a_chip_reaches_itself_at_once(topology):
         (Ring(link=LINK).sized(9), 4, 4000, 2 * (3 * (1 + 1) + 2)),  # last to first: three links backwards, two more than one
         (Ring(link=LINK).sized(6), 5, 5000, 2 * (4 * (1 + 1) + 1)),  # last to first: two links onwards
         (Ring(link=LINK).sized(8), 2, 2000, 2 * (1 + 1)),
+        (Line(link=LINK).sized(4), 4, 4000, 2 * (3 * (1 + 1) + 2)),  # back over three links
+        (mesh(3, 4), 4, 4000, 2 * (3 * (1 + 1) + 2)),  # one row
+        (torus(3, 4), 4, 4000, 2 * 3 * (1 + 1)),
+        (torus(3, 4), 12, 12000, 2 * 3 * (1 + 3) + 2 * 2 * (1 + 1)),  # rows, then columns of the fourth that is left
+        (mesh(3, 4), 8, 8000, 2 * (3 * (1 + 2) + 2) + 2 * (1 + 1)),  # two whole rows
+        (mesh(3, 4), 6, 4000, 2 * (3 * (1 + 1) + 2) + 2 * (1 + 3 + 1)),  # four and two: a half each, by a way of three inside
+        (nodes(3), 4, 8000, 2 * (1 + 2)),
+        (nodes(3), 8, 4000, 2 * (1 + 1) + 2 * 2 + 2),  # inside, between two nodes, inside
+        (nodes(3), 12, 120000, 2 * (1 + 30) + 2 * (4 + 2 * 20)),  # a chip's two peers share its cable to the switch
+        (nodes(3), 6, 4000, 2 * (1 + 2) + (1 + 4) + 4),  # four and two: a half each, by a way of one inside
+        (cluster(2), 12, 12000, 2 * (2 * (1 + 4)) + 2 * (2 + 2) + 2 * (2 + 2)),  # three levels
         (dragonfly(20), 4, 8000, 2 * (1 + 2)),
         (dragonfly(20), 8, 4000, 2 * (1 + 1) + (1 + 2 + 1) + 2),  # inside, between two nodes by three hops, inside
         (dragonfly(20), 12, 120000, 2 * (1 + 30) + 2 * (4 + 20)),  # two-shot between three nodes
@@ -198,6 +304,10 @@ def test_all_reduce_takes_as_long_as_by_hand(topology, chips, nbytes, time):
         (Switch(link=LINK), 4, 8000, 2 + 3 * 2),
         (Ring(link=LINK).sized(4), 4, 4000, 3 * (1 + 1)),
         (Ring(link=LINK).sized(9), 4, 4000, 3 * (1 + 1) + 2),
+        (torus(3, 4), 12, 12000, 3 * (1 + 3) + 2 * (1 + 1)),
+        (mesh(3, 4), 8, 8000, 3 * (1 + 2) + 2 + (1 + 1)),
+        (nodes(3), 8, 8000, (1 + 2) + (4 + 2)),
+        (nodes(3), 6, 6000, (1 + 3) + (1 + 4 + 2 * 1.5)),
         (dragonfly(20), 4, 8000, 1 + 2),
         (dragonfly(20), 8, 4000, (4 + 1) + (1 + 1)),  # an eighth to the other node, then a fourth to each inside
         (dragonfly(20), 6, 6000, (4 + 4) + (1 + 3)),  # four and two chips: the two take in a third each
@@ -205,6 +315,66 @@ def test_all_reduce_takes_as_long_as_by_hand(topology, chips, nbytes, time):
 )
 def test_all_gather_takes_as_long_as_by_hand(topology, chips, nbytes, time):
     assert us(topology.all_gather(range(chips), nbytes)) == time
+
+
+@pytest.mark.parametrize(
+    ("topology", "chips", "nbytes", "time"),
+    [
+        (FullyConnected(link=LINK), 4, 8000, 1 + 2),
+        (Switch(link=LINK), 4, 8000, 2 + 3 * 2),
+        (Ring(link=LINK).sized(2), 2, 2000, 1 + 1),
+        (Ring(link=LINK).sized(5), 5, 5000, 2 + (1 + 2)),  # messages to the next and the one after share a link
+        (Ring(link=LINK).sized(4), 4, 4000, 2 + (1 + 2)),  # the way to the opposite chip is onwards
+        (Line(link=LINK).sized(4), 4, 4000, 3 + 4),  # two by two across the middle
+        (Ring(link=LINK).sized(9), 4, 4000, 3 + 4),
+        (torus(3, 4), 12, 12000, (2 + 3 * 3) + (1 + 4)),
+        (mesh(3, 4), 8, 8000, (3 + 4 * 2) + (1 + 4)),
+        (nodes(3), 8, 8000, (1 + 2) + (4 + 8)),
+        (dragonfly(20), 4, 8000, 1 + 2),
+    ],
+)
+def test_all_to_all_takes_as_long_as_by_hand(topology, chips, nbytes, time):
+    assert us(topology.all_to_all(range(chips), nbytes)) == time
+
+
+@given(st.one_of(topologies.filter(lambda topology: not isinstance(topology, Dragonfly)), st.builds(mesh, sizes)))
+@settings(deadline=None, max_examples=40)
+def test_an_all_to_all_is_no_faster_than_its_busiest_link(topology):
+    """A dragonfly is left out: its cables between nodes are charged by the published rate of a chip."""
+    chips = range(topology.chips)
+    loads = Counter(hop for pair in permutations(chips, 2) for hop in topology.route(*pair))
+    busiest = max((load / len(chips) / topology.link_of(hop).bandwidth for hop, load in loads.items()), default=0.0)
+    assert topology.all_to_all(chips, 1e6) >= 1e6 * busiest
+
+
+def test_one_level_of_a_hierarchy_does_what_its_topology_does():
+    switch, whole = Switch(link=GLOBAL), nodes(5)
+    for nbytes in (1e3, 1e6):
+        assert whole.all_reduce(range(4, 8), nbytes) == FullyConnected(link=LINK).all_reduce(range(4), nbytes)
+        line = Hierarchical(levels=(FullyConnected(link=LINK, chips=1), switch)).sized(8)
+        assert line.all_reduce(range(8), nbytes) == switch.all_reduce(range(8), nbytes)
+        assert torus(1, 6).all_reduce(range(6), nbytes) == Ring(link=LINK).sized(6).all_reduce(range(6), nbytes)
+
+
+def test_a_group_of_a_mesh_may_begin_anywhere():
+    grid = mesh(4, 4)
+    assert us(grid.all_reduce(range(5, 7), 2000)) == 2 * (1 + 1)  # within a row
+    assert us(grid.all_reduce(range(4, 12), 8000)) == 2 * (3 * (1 + 2) + 2) + 2 * (1 + 1)
+    assert us(grid.all_reduce(range(3, 5), 2000)) == 2 * (1 + 3 + 1)  # the end of a row and the beginning of the next
+
+
+def test_an_engine_may_have_only_some_of_the_ways():
+    wires = FullyConnected(link=LINK)
+    assert us(wires.all_reduce(range(4), 1000)) == 1 + 1
+    assert us(wires.all_reduce(range(4), 1000, allowed=["two-shot"])) == 2 * (1 + 0.25)
+    assert us(wires.all_reduce(range(4), 8000, allowed=["one-shot"])) == 1 + 8
+    assert wires.all_reduce(range(4), 8000, allowed=["one-shot", "two-shot", "ring"]) == wires.all_reduce(range(4), 8000)
+    with pytest.raises(ValueError, match="the ring has no one-shot or two-shot all-reduce for this group; it has ring"):
+        Ring(link=LINK).sized(4).all_reduce(range(4), 8000, allowed=["one-shot", "two-shot"])
+    for several in (nodes(2), dragonfly(8)):
+        assert several.all_reduce(range(8), 8000, allowed=["hierarchical"]) == several.all_reduce(range(8), 8000)
+        with pytest.raises(ValueError, match="has no one-shot all-reduce"):
+            several.all_reduce(range(8), 8000, allowed=["one-shot"])
 
 
 def test_a_group_at_another_place_of_the_dragonfly_meets_its_own_cables():
@@ -227,6 +397,7 @@ def test_software_adds_latency_to_each_phase_and_reaches_a_part_of_the_bandwidth
 def test_a_group_of_one_says_nothing(topology, nbytes):
     assert topology.all_reduce(range(1), nbytes, 1.0, 0.5) == 0
     assert topology.all_gather(range(1), nbytes, 1.0, 0.5) == 0
+    assert topology.all_to_all(range(1), nbytes, 1.0, 0.5) == 0
 
 
 @given(groups(), st.floats(0, 1e9), st.floats(0, 1e9))
@@ -236,6 +407,7 @@ def test_more_bytes_never_take_less_time(group, one, other):
     few, many = sorted((one, other))
     assert topology.all_reduce(chips, few) <= topology.all_reduce(chips, many)
     assert topology.all_gather(chips, few) <= topology.all_gather(chips, many)
+    assert topology.all_to_all(chips, few) <= topology.all_to_all(chips, many)
 
 
 @given(groups(smallest=2), st.floats(0, 1e9))
@@ -252,7 +424,8 @@ def test_an_all_reduce_is_no_faster_than_an_all_gather_or_the_latency_between_it
 @settings(deadline=None)
 def test_software_never_makes_a_collective_faster(group, nbytes, latency, efficiency):
     topology, chips = group
-    assert topology.all_reduce(chips, nbytes, latency, efficiency) >= topology.all_reduce(chips, nbytes) + latency * (1 - 1e-9)
+    for operation in (topology.all_reduce, topology.all_gather, topology.all_to_all):
+        assert operation(chips, nbytes, latency, efficiency) >= operation(chips, nbytes) + latency * (1 - 1e-9)
 
 
 # How many chips.
@@ -269,6 +442,15 @@ def test_a_topology_joins_the_chips_of_a_replica_unless_its_file_says_how_many()
         (Switch(link=LINK, limit=8), 16, "the switch joins 8 chips at most, and 16 are asked for"),
         (dragonfly(4), 49, "the dragonfly joins 4 chips, and a replica has 49"),
         (Ring(link=LINK, chips=4), 8, "the ring joins 4 chips, and a replica has 8"),
+        (Mesh(link=LINK, dims=(3, 4)), 13, "the mesh joins 12 chips, and a replica has 13"),
+        (Torus(link=LINK, dims=(3, 4), chips=8), 8, "the torus has dims of 12 chips, and is said to join 8"),
+        (nodes(2).model_copy(update={"chips": 8}), 9, "the hierarchical joins 8 chips, and a replica has 9"),
+        (
+            Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, limit=8))),
+            33,
+            "the hierarchical joins 32 chips at most",
+        ),
+        (Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=2))), 9, "the hierarchical joins 8 chips at most"),
         (Switch(link=LINK, chips=16, limit=8), 4, "the switch joins 8 chips at most, and 16 are asked for"),
     ],
 )
@@ -280,3 +462,29 @@ def test_more_chips_than_a_topology_joins_are_refused(topology, chips, reason):
 def test_a_dragonfly_joins_no_more_than_its_limit():
     with pytest.raises(ValueError, match="the dragonfly joins 48 chips at most, and 49 are asked for"):
         dragonfly(49)
+
+
+def test_grids_and_hierarchies_join_whole_blocks():
+    assert mesh(3, 4).sized(5).chips == 12
+    assert nodes(1).sized(4).chips == 4
+    assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK))).sized(9).chips == 12
+    assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=8))).sized(9).chips == 32
+    assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK)), chips=16).sized(9).chips == 16
+
+
+def test_the_fewest_chips_may_be_looked_for_after_sizing():
+    for topology in (nodes(2), mesh(3, 4), Ring(link=LINK).sized(4)):
+        assert topology.model_copy(update={"chips": None}).sized(12).chips == 12
+
+
+def test_an_inner_level_says_its_size():
+    with pytest.raises(ValueError, match="level 0, a ring, must say its chips; only the outermost may leave them open"):
+        Hierarchical(levels=(Ring(link=LINK), Switch(link=LINK)))
+    with pytest.raises(ValueError, match="the switch joins 8 chips at most, and 16 are asked for"):
+        Hierarchical(levels=(Switch(link=LINK, chips=16, limit=8), Switch(link=LINK)))
+
+
+def test_the_laws_are_tried_on_every_kind():
+    tried = {FullyConnected, Switch, Ring, Line, Mesh, Torus, Hierarchical, Dragonfly}
+    assert set(KINDS.values()) == tried
+    assert {kind for kind in tried if issubclass(kind, Nested)} == {Mesh, Torus, Hierarchical}
