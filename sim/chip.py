@@ -7,11 +7,11 @@ and names it in the file as `kind: my_chips:MyCompute`.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from sim.files import Sourced, Value, from_catalogue, of_kind
+from sim.files import OfKind, Sourced, Value, from_catalogue
 from sim.topology import TopologyField
 from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts
 
@@ -37,7 +37,7 @@ class Op:
     `flops` and `kv` is the same in each further identical step, and those two grow linearly.
     """
 
-    tokens: int
+    tokens: float  # an expert may get a part of one, in expectation
     flops: Flop
     weights: Bytes
     kv: Bytes
@@ -47,11 +47,15 @@ class Op:
 
 
 class Memory(Value):
-    """One memory of a chip.  SRAM, HBM and DRAM differ only in these numbers."""
+    """One memory of a chip.  SRAM, HBM and DRAM differ only in these numbers, and so does a host's memory behind PCIe.
+
+    `holds` says what lives in it where a plan does not say; a plan may name any memory for weights and for KV cache.
+    """
 
     capacity: Bytes
     bandwidth: BytesPerSecond
     energy: JoulesPerByte | None = None
+    holds: tuple[Literal["weights", "kv"], ...] = ("weights", "kv")
 
 
 class Power(Value):
@@ -116,7 +120,7 @@ class TensorStreaming(Compute):
 
     Weights stand in SRAM, but no multiply reads them there: `planes` hold a tile of `tile` x `tile` each, and the tiles are
     loaded at `weight_load`, or as fast as the memory gives them.  Matrices are padded to whole tiles.  K and V are stationary
-    operands too and pass the same path.
+    operands too and pass the same path (`kv_path: load`), unless they stream past as activations do, at the memory's pace.
 
     Left out: padding of K and V to tiles; the reading of activations, which SRAM does beside the load path.
     Source: Abts et al., "Think Fast", ISCA 2020, sections II and III.
@@ -126,12 +130,13 @@ class TensorStreaming(Compute):
     planes: Count
     tile: Count
     weight_load: BytesPerSecond
+    kv_path: Literal["load", "stream"] = "load"
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
         peak, path = self.peak(*op.precisions), min(self.weight_load, memory.bandwidth)
         tiles = sum(math.ceil(rows / self.tile) * math.ceil(columns / self.tile) for rows, columns in op.matrices)
         if not tiles:
-            return op.flops / peak, (op.weights + op.kv) / path
+            return op.flops / peak, (op.weights + op.kv) / (path if self.kv_path == "load" else memory.bandwidth)
         padded = tiles * self.tile**2
         return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / path
 
@@ -151,20 +156,39 @@ class Chip(Sourced):
 
     vendor: str = ""
     memory: dict[str, Memory]
-    compute: Annotated[Compute, of_kind(KINDS, Compute)]
+    compute: Annotated[Compute, OfKind(KINDS, Compute)]
     topology: TopologyField
     power: Power | None = None
+    claimed_bandwidth: BytesPerSecond | None = None  # what its maker calls its memory bandwidth, where that is another number
 
     @model_validator(mode="after")
-    def _one_memory(self) -> "Chip":
-        if len(self.memory) != 1:
-            raise ValueError(f"a chip has one memory that holds weights and KV cache; this one has {len(self.memory)}")
+    def _some_memory(self) -> "Chip":
+        if not any({"weights", "kv"} <= set(memory.holds) for memory in self.memory.values()):
+            raise ValueError("a chip has at least one memory that holds both weights and KV cache")
         return self
 
+    def weight_bandwidth(self, memory: Memory, precision: str) -> BytesPerSecond:
+        """What a large matrix-vector multiply makes of a memory: the bytes of its weights over the time that it takes."""
+        side = 32_000  # whole tiles of any usual size
+        nbytes = side * side * WIDTH[precision]
+        op = Op(1, 2.0 * side * side, nbytes, 0.0, 0.0, (precision, precision), ((side, side),))
+        return nbytes / max(self.compute.times(op, memory))
+
     @property
-    def main(self) -> Memory:
-        """The memory that holds weights and KV cache."""
-        return next(iter(self.memory.values()))
+    def homes(self) -> tuple[str, ...]:
+        """The memories that weights and KV cache may share, as the file orders them: the fastest first."""
+        return tuple(name for name, memory in self.memory.items() if {"weights", "kv"} <= set(memory.holds))
 
 
 ChipField = Annotated[Chip, from_catalogue("chips", Chip)]
+
+
+class Cluster(Sourced):
+    """So many chips of one kind, joined as they are sold; without a topology of its own, as the chip's file says."""
+
+    chip: ChipField
+    chips: Count
+    topology: TopologyField | None = None
+
+
+ClusterField = Annotated[Cluster, from_catalogue("clusters", Cluster)]

@@ -12,14 +12,22 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sim.units import brief
 
@@ -97,8 +105,10 @@ class Sourced(Value):
 
     id: str = "in-place"  # the file's name, by which the catalogue finds it
     name: str = ""
+    aliases: tuple[str, ...] = ()  # other names that tables and people use
     note: str = ""
     source: dict[str, str] = {}
+    range: dict[str, tuple[str, str]] = {}  # 'compute.weight_load': [low, high], where the source gives one
 
     def source_of(self, path: str) -> str | None:
         """The source of 'memory.sram.capacity': its own entry, else that of the nearest prefix."""
@@ -343,25 +353,39 @@ def catalogue() -> Path:
 
 def names(kind: str) -> dict[str, Path]:
     """The entries of one folder of the catalogue by name; kind 'scenarios' is the catalogue's own folder."""
-    folder = catalogue() if kind == "scenarios" else catalogue() / kind
-    return {p.stem: p for p in sorted(folder.glob("*")) if p.suffix in SUFFIXES}
+    if kind == "scenarios":
+        files = sorted([*catalogue().glob("*"), *catalogue().glob("claims/*")])
+        return {p.relative_to(catalogue()).with_suffix("").as_posix(): p for p in files if p.suffix in SUFFIXES}
+    return {p.stem: p for p in sorted((catalogue() / kind).glob("*")) if p.suffix in SUFFIXES}
 
 
 def find(text: str, kind: str) -> Path:
-    """The file that a text names: a path (it has a '/' or ends in .yaml or .json), else a catalogue name.
+    """The file that a text names: a path (it has a '/' or ends in .yaml or .json), else a catalogue name or an alias.
 
     Raises: ScenarioError with the nearest names.
     """
     where = f"{text.where}: " if isinstance(text, Text) else ""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
-    if "/" in text or text.endswith(SUFFIXES):
-        return existing(folder / text, f"{where}{text}")
     known = names(kind)
-    if text not in known:
-        near = nearest(text, known)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
-        raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
-    return known[text]
+    if text in known:
+        return known[text]
+    path = "/" in text or text.endswith(SUFFIXES)
+    if not path or not os.path.exists(folder / text):  # a Hugging Face id has a '/' too
+        known |= aliases(kind)
+    if text in known:
+        return known[text]
+    if path:
+        return existing(folder / text, f"{where}{text}")
+    near = nearest(text, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(names(kind))}"
+    raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
+
+
+def aliases(kind: str) -> dict[str, Path]:
+    """The other names of the entries of one folder."""
+    if kind == "scenarios":
+        return {}
+    return {alias: path for path in names(kind).values() for alias in Document(path).data.get("aliases", ())}
 
 
 def existing(path: Path, shown: str) -> Path:
@@ -378,29 +402,66 @@ def read(path: Path | str, cls: type[V]) -> V:
     return Document(Path(path)).value(cls)
 
 
-def from_catalogue(kind: str, cls: type[Value]) -> BeforeValidator:
+class Shorthand:
+    """Marks a field that may be given in a short form: `read` turns that into what the field's class reads.
+
+    `says` is for the JSON Schema: the schema of the short form.
+    """
+
+    def __init__(self, read: Callable[[object], object], says: dict[str, Any]) -> None:
+        self.read, self.says = read, says
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [self.says, handler(schema)]}
+
+
+def from_catalogue(kind: str, cls: type[Value]) -> Shorthand:
     """A field that may be given by catalogue name, by path, or as a mapping in place."""
 
     def load(given: object) -> object:
         return read(find(given, kind), cls) if isinstance(given, str) else given
 
-    return BeforeValidator(load)
+    return Shorthand(load, {"type": "string", "description": f"a name among the catalogue's {kind}, or a file's path"})
 
 
-def of_kind(kinds: Mapping[str, type[Value]], base: type[Value]) -> BeforeValidator:
-    """A field whose mapping says its `kind`: one of ours, or a user's class as 'module:Class'."""
+class OfKind:
+    """Marks a field whose mapping says its `kind`: one of ours, or a user's class as 'module:Class'."""
 
-    def choose(given: object, info: ValidationInfo) -> object:
+    def __init__(self, kinds: Mapping[str, type[Value]], base: type[Value]) -> None:
+        self.kinds, self.base = kinds, base
+        self._describing = False
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self.choose, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        if self._describing:  # a kind that holds others of its own: described once
+            inner = {"type": "object", "properties": {"kind": {"type": "string"}}, "required": ["kind"]}
+            return {**inner, "description": f"a {self.base.noun()} of any kind"}
+        options = []
+        self._describing = True
+        for name, cls in sorted(self.kinds.items()):
+            option = handler(cls.__pydantic_core_schema__)
+            fields = handler.resolve_ref_schema(option)
+            fields["properties"] = {"kind": {"const": name}, **fields["properties"]}
+            fields["required"] = list(dict.fromkeys(["kind", *fields.get("required", [])]))
+            options.append(option)
+        self._describing = False
+        own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
+        return {"anyOf": [*options, {**own, "description": "a class of your own: kind: module:Class"}]}
+
+    def choose(self, given: object, info: ValidationInfo) -> object:
         if not isinstance(given, Mapping):
             return given
         kind = given.get("kind")
         if not isinstance(kind, str):
-            problem = f"{base.noun()} needs a kind: one of {', '.join(sorted(kinds))}"
+            problem = f"{self.base.noun()} needs a kind: one of {', '.join(sorted(self.kinds))}"
             raise PydanticCustomError("quantity", "{reason}", {"reason": problem})
-        cls = kinds.get(kind) or users_class(kind, base, kinds)
+        cls = self.kinds.get(kind) or users_class(kind, self.base, self.kinds)
         return cls.model_validate({k: v for k, v in given.items() if k != "kind"}, context=info.context)
-
-    return BeforeValidator(choose)
 
 
 def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:

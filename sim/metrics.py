@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from sim.files import Value, nearest
+from sim.files import Shorthand, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
 
@@ -48,7 +47,7 @@ def _preset(given: object) -> object:
     return given
 
 
-SLOField = Annotated[SLO, BeforeValidator(_preset)]
+SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
 
 
 def latencies(rows: Rows) -> dict[str, NDArray[np.float64]]:

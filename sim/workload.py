@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from sim.files import Value, of_kind
+from sim.files import OfKind, Shorthand, Value
 from sim.units import Count, RequestsPerSecond, Seconds, Tokens
 
 STREAMS = ("arrivals", "prompts", "outputs")  # append only: a stream's place is its seed
@@ -64,7 +64,11 @@ class Length(Value):
         return np.full(n, self.fixed, np.int64)
 
 
-LengthField = Annotated[Length, BeforeValidator(lambda given: given if isinstance(given, dict | Length) else {"fixed": given})]
+def _fixed(given: object) -> object:
+    return given if isinstance(given, dict | Length) else {"fixed": given}
+
+
+LengthField = Annotated[Length, Shorthand(_fixed, {"type": "string", "description": "tokens, as in '512 token'"})]
 
 
 class Workload(Value, ABC):
@@ -107,4 +111,4 @@ class Closed(Workload):
 
 
 KINDS: dict[str, type[Workload]] = {"poisson": Poisson, "closed": Closed}
-WorkloadField = Annotated[Workload, of_kind(KINDS, Workload)]
+WorkloadField = Annotated[Workload, OfKind(KINDS, Workload)]

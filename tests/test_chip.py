@@ -1,5 +1,6 @@
 """How long a chip computes and reads: by hand, with round numbers and with those that Groq published."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -169,9 +170,48 @@ def chip(**memories: Memory) -> Chip:
     return Chip(memory=memories, compute=MIXED, topology=FullyConnected(link=Link(latency=0.0, bandwidth=1.0)))
 
 
-def test_a_chip_has_one_memory_for_weights_and_cache():
-    assert chip(hbm=MEMORY).main == MEMORY
-    with pytest.raises(ValidationError, match="a chip has one memory"):
-        chip(hbm=MEMORY, sram=SRAM)
-    with pytest.raises(ValidationError, match="a chip has one memory"):
-        chip()
+def test_a_chip_has_a_memory_for_weights_and_cache():
+    assert chip(sram=SRAM, hbm=MEMORY).homes == ("sram", "hbm")
+    assert chip(sram=SRAM.model_copy(update={"holds": ()}), hbm=MEMORY).homes == ("hbm",)
+    for memories in ({}, {"hbm": MEMORY.model_copy(update={"holds": ("kv",)})}):
+        with pytest.raises(ValidationError, match="at least one memory that holds both"):
+            chip(**memories)
+
+
+# The matrix unit cycle by cycle: what the closed form leaves out is the filling of the planes at the start.
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.integers(1, 60),
+    st.sampled_from(["int8", "fp16"]),
+)
+def test_a_streamed_multiply_takes_the_cycles_of_loading_or_computing(planes, tile, rows, columns, tokens, precision):
+    """Planes of tiles are loaded while the ones before compute; INT8 takes a token each cycle, FP16 one each four cycles."""
+    width, pace = (1, 1) if precision == "int8" else (2, 4)
+    load_rate = 2 * tile  # bytes a cycle
+    unit = TensorStreaming(
+        clock=1.0, planes=planes, tile=tile, weight_load=load_rate, int8=2.0 * planes * tile**2, fp16=2.0 * planes * tile**2 / 4
+    )
+    tiles = math.ceil(rows / tile) * math.ceil(columns / tile)
+    loaded = computed = 0.0  # cycles at which the last set of planes was loaded, and had computed
+    for first in range(0, tiles, planes):
+        filled = min(planes, tiles - first)
+        loaded = max(loaded + filled * tile**2 * width / load_rate, computed - tokens * pace if first else 0.0)
+        computed = max(computed, loaded) + tokens * pace
+    op = Op(tokens, 2.0 * rows * columns * tokens, 0.0, 0.0, 0.0, (precision, precision), ((rows, columns),))
+    closed = max(unit.times(op, Memory(capacity=1e9, bandwidth=1e9)))
+    one_set = planes * tile**2 * width / load_rate + tokens * pace
+    assert closed - 1e-9 <= computed + one_set
+    assert computed <= closed + 2 * one_set
+
+
+def test_keys_and_values_may_stream_past_the_load_path():
+    attention = Op(1, 1.0, 0.0, 1000.0, 0.0, ("fp16", "fp16"))
+    unit = {"clock": 1.0, "planes": 4, "tile": 320, "weight_load": 10.0, "fp16": 1.0}
+    memory = Memory(capacity=1e9, bandwidth=50.0)
+    assert TensorStreaming(**unit).times(attention, memory)[1] == 100.0
+    assert TensorStreaming(**unit, kv_path="stream").times(attention, memory)[1] == 20.0

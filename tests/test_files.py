@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 
 from sim import files
-from sim.files import Document, ScenarioError, Sourced, UserError, Value, find, from_catalogue, nearest, of_kind, read, whole
+from sim.files import Document, OfKind, ScenarioError, Sourced, UserError, Value, find, from_catalogue, nearest, read, whole
 from sim.units import Count, Fraction, Seconds, Watts
 
 
@@ -46,7 +46,7 @@ class Lamp(Value):
     parts: dict[str, Bulb] | None = None
     bulb: Annotated[Bulb, from_catalogue("bulbs", Bulb)] | None = None
     spares: tuple[Annotated[Bulb, from_catalogue("bulbs", Bulb)], ...] = ()
-    shade: Annotated[Shade, of_kind({"paper": PaperShade}, Shade)] | None = None
+    shade: Annotated[Shade, OfKind({"paper": PaperShade}, Shade)] | None = None
 
     @model_validator(mode="after")
     def _bright(self) -> "Lamp":
