@@ -1,31 +1,34 @@
 """Every file of the catalogue reads, and every number in it says where it comes from."""
 
+import json
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from sim import chip, topology
-from sim.chip import Chip, Memory, Power
+from sim import chip, files, topology
+from sim.chip import Chip, Cluster, Memory, Power
 from sim.engine import Engine
-from sim.files import Sourced, catalogue, names, read
-from sim.measurements import Speed, Speeds
-from sim.model import Model
+from sim.files import Sourced, catalogue, find, names, read
+from sim.measurements import Network, Speed, Speeds
+from sim.model import NOT_COVERED, SPELLINGS, Model
 from sim.scenario import Scenario
 from sim.scenario import read as read_scenario
 from sim.topology import Link
-from sim.units import Unit
+from sim.units import Unit, UnitError, parse
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
-CLASSES = {"chips": Chip, "engines": Engine, "models": Model, "measurements": Speeds}
+CLASSES = {"chips": Chip, "engines": Engine, "models": Model, "clusters": Cluster, "measurements": Speeds}
 FILES = [(kind, name) for kind in CLASSES for name in names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
 
 
 def entry(kind: str, name: str):
-    return read(names(kind)[name], CLASSES[kind])
+    return read(names(kind)[name], Network if (kind, name) == ("measurements", "network") else CLASSES[kind])
 
 
 # Files.
@@ -33,7 +36,8 @@ def entry(kind: str, name: str):
 
 def test_every_file_of_the_catalogue_is_found_by_name():
     folder = catalogue()
-    shipped = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    apart = {Path("README.md"), Path("REFERENCE.md"), Path("measurements/network.csv")}  # the table is read through network.yaml
+    shipped = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - apart
     found = {path.relative_to(folder) for kind in ("scenarios", *CLASSES) for path in names(kind).values()}
     assert shipped == found
 
@@ -52,12 +56,13 @@ def test_every_scenario_of_the_catalogue_reads(name):
 
 
 def numbers(value: object, path: str = "") -> Iterator[str]:
-    """The paths of all numbers of a value: quantities, fractions and counts."""
+    """The paths of all numbers of a value: quantities, fractions and counts.  A cluster's chip answers for its own."""
     if isinstance(value, BaseModel):
         value = {field: getattr(value, field) for field in type(value).model_fields if field != "source"}
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from numbers(part, f"{path}.{key}" if path else str(key))
+            if not isinstance(part, Sourced):
+                yield from numbers(part, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list | tuple):
         for i, part in enumerate(value):
             yield from numbers(part, f"{path}.{i}")
@@ -143,6 +148,154 @@ def test_a_source_can_be_followed_or_owns_up(kind, name):
 @pytest.mark.parametrize("source", ["", "unsourced", "unknown: no idea", "assumed", "assumed: ", "fitted", "5 or so", "http:"])
 def test_a_source_that_leads_nowhere_is_told(source):
     assert not followable(source)
+
+
+# Ranges.
+
+
+def at(value: object, path: str) -> tuple[object, list[object]]:
+    """What stands at 'memory.sram.bandwidth', and what the annotation of its field says."""
+    marks: list[object] = []
+    for key in path.split("."):
+        if isinstance(value, BaseModel):
+            marks = markers(typing.get_type_hints(type(value), include_extras=True)[key])
+            value = getattr(value, key)
+        else:
+            value = value[int(key)] if isinstance(value, tuple) else value[key]
+    return value, marks
+
+
+def strays(value: Sourced) -> list[str]:
+    """The ranges that do not contain the value, are of another unit, or of nothing that the file has."""
+    found = []
+    for path, ends in value.range.items():
+        try:
+            given, marks = at(value, path)
+            unit = next(mark.name for mark in marks if isinstance(mark, Unit))
+            low, high = (parse(end, unit) for end in ends)
+        except (AttributeError, KeyError, StopIteration, UnitError) as error:
+            found.append(f"{path}: {error!r}")
+        else:
+            if given is None or not low <= given <= high or low == high:
+                found.append(f"{path}: {given} is not within {ends}")
+    return found
+
+
+@pytest.mark.parametrize(("kind", "name"), SOURCED)
+def test_a_range_contains_its_value_in_its_unit(kind, name):
+    assert strays(entry(kind, name)) == []
+
+
+def test_ranges_are_given_where_sources_disagree():
+    assert {"compute.weight_load", "topology.link.latency", "power.typical"} <= entry("chips", "groq-lpu-v1").range.keys()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "{memory.sram.bandwidth: [2 TB/s, 3 TB/s]}",
+        "{memory.sram.bandwidth: [3 TB/s, 0.5 TB/s]}",
+        "{memory.sram.bandwidth: [1 TB/s, 1 TB/s]}",
+        "{memory.sram.bandwidth: [1 TB, 2 TB]}",
+        "{memory.sram.bandwidth: ['1', '2']}",
+        "{memory.dram.bandwidth: [1 TB/s, 2 TB/s]}",
+        "{memory.sram.speed: [1 TB/s, 2 TB/s]}",
+        "{compute.fp8: [1 TFLOP/s, 2 TFLOP/s]}",
+        "{topology.limit: ['1', '9']}",
+    ],
+)
+def test_a_range_that_does_not_fit_is_found(tmp_path, given):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{CHIP}range: {given}\n", encoding="utf-8")
+    assert len(strays(read(file, Chip))) == 1
+
+
+# Names.
+
+
+def ambiguous(kind: str) -> list[str]:
+    """Names that mean two entries: aliases given twice, or equal to a file's name."""
+    uses = [*names(kind), *(alias for name in names(kind) for alias in getattr(entry(kind, name), "aliases", ()))]
+    return [name for name, times in Counter(uses).items() if times > 1]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_name_means_one_entry(kind):
+    assert ambiguous(kind) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "doubtful"),
+    [("mine", []), ("cs", ["cs"]), ("wafer", ["wafer"])],
+)
+def test_a_name_that_means_two_is_found(tmp_path, monkeypatch, second, doubtful):
+    (tmp_path / "chips").mkdir()
+    (tmp_path / "chips" / "wafer.yaml").write_text(f"{CHIP}aliases: [cs]\n", encoding="utf-8")
+    (tmp_path / "chips" / "die.yaml").write_text(f"{CHIP}aliases: [{second}]\n", encoding="utf-8")
+    monkeypatch.setattr(files, "catalogue", lambda: tmp_path)
+    assert ambiguous("chips") == doubtful
+
+
+# The names that measurement tables use.
+CHIPS_OF_TABLES = """
+groq_tsp_v1 groq3_lp30 cerebras_wse2 cerebras_wse3 cerebras_cs4_wafer graphcore_mk2 graphcore_bow sambanova_sn40l dmatrix_corsair
+tt_wormhole_n150 tt_wormhole_n300 tt_blackhole_p150a tpu_v1 tpu_v4 tpu_v5e tpu_v5p tpu_v6e tpu_v7 nv_a100_80g_sxm nv_h100_sxm
+nv_h100_pcie nv_h200_sxm nv_b200_sxm nv_gb200 nv_b300 nv_rubin_r200 rtx_3090 rtx_4090 amd_mi250x_gcd amd_mi300x amd_mi355x aws_trn2
+h100_sxm b200_sxm h100 lpu
+"""
+MODELS_OF_TABLES = """
+Llama-2-7B Llama-2-70B LLaMA-7B Llama-3-8B Llama-3-70B Llama-3.1-8B Llama-3.1-70B Llama-3.1-405B Llama-3.2-1B Llama-3.3-70B
+Llama-4-Maverick Mixtral-8x7B Qwen3-32B Qwen3-235B-A22B DeepSeek-V3 DeepSeek-R1 gpt-oss-120b gpt-oss-120B Kimi-K2 Falcon-180B
+"""
+NAMES_OF_TABLES = [("chips", name) for name in CHIPS_OF_TABLES.split()] + [("models", name) for name in MODELS_OF_TABLES.split()]
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMES_OF_TABLES)
+def test_the_names_of_measurement_tables_are_known(kind, name):
+    assert find(name, kind) in names(kind).values()
+
+
+# What a chip must be.
+
+
+@pytest.mark.parametrize("name", names("chips"))
+def test_a_chip_at_work_draws_no_more_than_its_limit(name):
+    power = entry("chips", name).power
+    assert power is None or (power.typical or 0) <= power.maximum
+
+
+@pytest.mark.parametrize("name", names("chips"))
+def test_a_chips_memories_stand_fastest_first(name):
+    bandwidths = [memory.bandwidth for memory in entry("chips", name).memory.values()]
+    assert bandwidths == sorted(bandwidths, reverse=True)
+
+
+@pytest.mark.parametrize("name", names("chips"))
+def test_a_chip_multiplies_at_16_bits_and_no_slower_below(name):
+    compute = entry("chips", name).compute
+    wide, eight, four = compute.peak("fp16"), compute.peak("fp8"), compute.peak("fp4")
+    assert wide <= eight <= four
+    assert wide <= compute.peak("int8") <= compute.peak("int4")
+
+
+@pytest.mark.parametrize("name", names("clusters"))
+def test_a_clusters_chips_are_joined(name):
+    cluster = entry("clusters", name)
+    topology = (cluster.topology or cluster.chip.topology).sized(cluster.chips)
+    assert topology.chips == cluster.chips
+    assert cluster.chips == 1 or topology.hops(0, cluster.chips - 1)
+
+
+# What a model's file keeps: the keys that are read, and no others.
+
+READ = {*Model.model_fields, *NOT_COVERED, *(spelling for spellings in SPELLINGS.values() for spelling in spellings)}
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_a_models_file_keeps_the_keys_that_are_read(name):
+    config = json.loads(names("models")[name].read_text(encoding="utf-8"))
+    inner = config.pop("text_config", {})
+    assert {*config, *inner} - READ == set()
 
 
 # Measurements.
