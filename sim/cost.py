@@ -5,13 +5,14 @@ cache grows), and for how many steps that holds.  `Costs.terms` tells the same t
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.chip import WIDTH, Op
-from sim.model import Block
+from sim.model import Attention, Block, Experts
 from sim.plan import Layout
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
@@ -30,7 +31,8 @@ class Work:
 
     `context` is the sum over decoding sequences of the positions that the new token attends to, itself included.  For chunks,
     `attended` sums that over their tokens (C new after S old: C*S + C*(C+1)/2) and `cached` the positions whose K and V are
-    read (S + C).  `logits` counts the positions that a token is sampled from.
+    read (S + C).  `logits` counts the positions that a token is sampled from.  What begins with `windowed` is the same as the
+    layers with a window see it; without such layers it is not looked at.
     """
 
     decodes: int = 0
@@ -40,6 +42,10 @@ class Work:
     attended: float = 0.0
     cached: float = 0.0
     logits: int = 0
+    windowed_context: float = 0.0
+    windowed_attended: float = 0.0
+    windowed_cached: float = 0.0
+    growing: int = 0  # sequences whose windowed context still grows
 
     @property
     def tokens(self) -> int:
@@ -54,7 +60,7 @@ class Step(NamedTuple):
     holds: int
 
 
-class Attention(NamedTuple):
+class AttentionTime(NamedTuple):
     """One layer's attention core on the fullest chip, in seconds: the two sides of the roofline, without and with the engine."""
 
     compute: float
@@ -66,6 +72,13 @@ class Attention(NamedTuple):
     def time(self) -> float:
         return max(self.slowed_compute, self.slowed_memory)
 
+    def booked(self) -> Array:
+        """By term: computing, or reading the KV cache."""
+        table = np.zeros((2, len(TERMS)))
+        time, ideal = self.time, max(self.compute, self.memory)
+        table[:, COMPUTE if self.slowed_compute >= self.slowed_memory else KV] = time, time - ideal
+        return table
+
 
 class Core(NamedTuple):
     """The attention core of some new tokens, as linear as chips promise: fixed seconds, seconds for each position attended,
@@ -76,54 +89,72 @@ class Core(NamedTuple):
     compute_efficiency: float
     memory_efficiency: float
 
-    def at(self, attended: float, cached: float) -> Attention:
+    def at(self, attended: float, cached: float) -> AttentionTime:
         compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
         memory = self.memory[0] + self.memory[1] * attended + self.memory[2] * cached
-        return Attention(compute, memory, compute / self.compute_efficiency, memory / self.memory_efficiency)
+        return AttentionTime(compute, memory, compute / self.compute_efficiency, memory / self.memory_efficiency)
 
 
 class Costs:
     """What steps cost on one layout.  Made once for a system; remembers what depends on the number of tokens alone."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, sampled: np.random.Generator | None = None) -> None:
         self.layout = layout
+        self.sampled = sampled  # where tokens are routed to experts by drawing, step by step
         self.stages = len(layout.stages)
-        self.layers = np.array([stage.layers for stage in layout.stages], dtype=float)
+        blocks = list(dict.fromkeys(layout.model.blocks))
+        members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
+        self.counts = {block: np.array([float(m.count(block)) for m in members]) for block in blocks}
+        self.shapes = list(dict.fromkeys(block.attention for block in blocks if block.attention))
+        self.layers = [np.sum([n for block, n in self.counts.items() if block.attention == shape], axis=0) for shape in self.shapes]
         self._body: dict[int, Array] = {}
         self._hops: dict[int, Array] = {}
         self._heads: dict[int, float] = {}
-        self._cores: dict[int, Core] = {}
-        last = (self.stages - 1) * layout.plan.tensor
+        self._cores: dict[tuple[int, int, bool], Core] = {}
+        self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
+        last = (self.stages - 1) * layout.plan.group
         self.back = layout.topology.send(last, 0, TOKEN_BYTES) if last else 0.0
 
     def step(self, work: Work) -> Step:
-        """The contract: a decode-only step grows linearly until the other side of attention's roofline binds."""
+        """The contract: a decode-only step grows linearly until the other side of an attention's roofline binds, or a window
+        fills (which the caller knows)."""
         engine = self.layout.engine
         time = self._body_time(work.tokens).copy()
         time[-1] += self._head_time(work.logits) + engine.sequence_overhead * (work.decodes + work.chunks)
         if work.prompt_tokens:
-            attention = sum(side.time for side in self._attention(work))
-            return Step(time + self.layers * attention, 0.0, 1)
-        now, growth, holds = self._decode_line(work)
-        return Step(time + self.layers * now, self.layers * growth, holds)
+            for kind, layers in enumerate(self.layers):
+                time += layers * sum(side.time for side in self._attend(kind, work))
+            return Step(time, 0.0, 1)
+        growth, holds = np.zeros(self.stages), FOREVER
+        for kind, layers in enumerate(self.layers):
+            now, more, steps = self._decode_line(kind, work)
+            time += layers * now
+            growth += layers * more
+            holds = min(holds, steps)
+        return Step(time, growth, 1 if self.sampled else holds)
 
-    def _decode_line(self, work: Work) -> tuple[float, float, int]:
+    def _decode_line(self, kind: int, work: Work) -> tuple[float, float, int]:
         """One layer's decode attention: seconds now, growth a step, and the steps until the other side of the roofline binds."""
-        core = self._core(work.decodes)
-        now = core.at(work.context, work.context)
+        core = self._core(kind, self._ranked(work.decodes), True)
+        (now,) = self._attend(kind, work)
         compute, memory = now.slowed_compute, now.slowed_memory
-        more_compute = work.decodes * (core.compute[1] + core.compute[2]) / core.compute_efficiency
-        more_memory = work.decodes * (core.memory[1] + core.memory[2]) / core.memory_efficiency
+        more = (work.growing if self.shapes[kind].window else work.decodes) * self._ranked(work.decodes) / work.decodes
+        more_compute = more * (core.compute[1] + core.compute[2]) / core.compute_efficiency
+        more_memory = more * (core.memory[1] + core.memory[2]) / core.memory_efficiency
         lead, gain = memory - compute, more_memory - more_compute
         growth = more_memory if (lead, gain) >= (0.0, 0.0) else more_compute
         holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
         return now.time, growth, holds
 
+    def _ranked(self, tokens: int) -> int:
+        """Tokens of the fullest rank of attention data parallelism."""
+        return -(-tokens // self.layout.plan.attention_data)
+
     def hops(self, tokens: int) -> Array:
         """Seconds from each stage's predecessor to it; 0 for the first."""
         if tokens not in self._hops:
             layout = self.layout
-            n, hidden = layout.plan.tensor, layout.model.hidden_size
+            n, hidden = layout.plan.group, layout.model.hidden_size
             slice_bytes = tokens * hidden * layout.plan.width("activations") / n
             send = layout.topology.send
             slowest = [max(send((s - 1) * n + i, s * n + i, slice_bytes) for i in range(n)) for s in range(1, self.stages)]
@@ -135,7 +166,8 @@ class Costs:
         table = self._body_terms(work.tokens)
         table[-1] += self._head_terms(work.logits)
         table[-1, :, OVERHEAD] += self.layout.engine.sequence_overhead * (work.decodes + work.chunks)
-        table += self.layers[:, None, None] * sum(self._book_attention(side) for side in self._attention(work))
+        for kind, layers in enumerate(self.layers):
+            table += layers[:, None, None] * sum(side.booked() for side in self._attend(kind, work))
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
@@ -147,15 +179,15 @@ class Costs:
         if block.kind == "head":
             engine = self.layout.engine
             return self._head_time(work.logits) + engine.step_overhead + engine.sequence_overhead * (work.decodes + work.chunks)
-        time = float(self._block_terms(block, work.tokens)[TIME].sum() + self._collective("all_reduce", work.tokens, 0)[TIME])
-        if block.kind == "attention":
-            time += sum(side.time for side in self._attention(work))
+        time = float((self._block_terms(block, work.tokens) + self._joined(block, work.tokens, 0))[TIME].sum())
+        if block.attention:
+            time += sum(side.time for side in self._attend(self.shapes.index(block.attention), work))
         return time
 
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
 
     def _body_time(self, tokens: int) -> Array:
-        if tokens not in self._body:
+        if tokens not in self._body or self.sampled:
             self._body[tokens] = self._body_terms(tokens)[:, TIME].sum(axis=1)
         return self._body[tokens]
 
@@ -166,43 +198,89 @@ class Costs:
 
     def _body_terms(self, tokens: int) -> Array:
         """All blocks but the head, without attention's core; the collectives; the overheads."""
-        layout = self.layout
-        by_kind = {block.kind: block for block in layout.model.blocks[:-1]}
-        tables = {kind: self._block_terms(block, tokens) for kind, block in by_kind.items()}
         body = np.zeros((self.stages, 2, len(TERMS)))
-        for s, stage in enumerate(layout.stages):
-            kinds = [block.kind for block in layout.model.blocks[stage.first : stage.last + 1]]
-            for kind, table in tables.items():
-                body[s] += kinds.count(kind) * table
-            reduces = len(kinds) - kinds.count("head")  # after the embedding's look-up, after attention, after each MLP
-            body[s, :, COLLECTIVES] += reduces * self._collective("all_reduce", tokens, s)
-            if s > 0:
-                body[s, :, COLLECTIVES] += self._collective("all_gather", tokens, s)
-        body[-1, :, OVERHEAD] += layout.engine.step_overhead
+        for block, counts in self.counts.items():
+            if block.kind == "head":
+                continue
+            body += counts[:, None, None] * self._block_terms(block, tokens)
+            for stage in np.flatnonzero(counts).tolist():
+                body[stage] += counts[stage] * self._joined(block, tokens, stage)
+        for stage in range(1, self.stages):
+            body[stage, :, COLLECTIVES] += self._collective("all_gather", self._ranks(stage)[0], self._ranked(tokens))
+        body[-1, :, OVERHEAD] += self.layout.engine.step_overhead
         return body
+
+    def _ranks(self, stage: int) -> list[range]:
+        """The chips of each rank of a stage."""
+        n, first = self.layout.plan.tensor, stage * self.layout.plan.group
+        return [range(first + i * n, first + (i + 1) * n) for i in range(self.layout.plan.attention_data)]
+
+    def _joined(self, block: Block, tokens: int, stage: int) -> Array:
+        """How a block's results come together: summed over the rank's chips, and with attention data parallelism sent to the
+        experts' chips and back."""
+        table = np.zeros((2, len(TERMS)))
+        table[:, COLLECTIVES] = self._collective("all_reduce", self._ranks(stage)[0], self._ranked(tokens))
+        plan = self.layout.plan
+        if block.attention and self.layout.kv_parts(block.attention) > 1:
+            table *= 2  # the parts' results are summed before the output projection
+        if block.experts and plan.attention_data > 1:
+            group = range(stage * plan.group, (stage + 1) * plan.group)
+            copies = min(block.experts.per_token, plan.expert or 1) / plan.tensor  # each chip of a rank sends its share
+            table[:, COLLECTIVES] += 2 * self._collective("all_to_all", group, self._ranked(tokens) * copies)
+        return table
 
     def _block_terms(self, block: Block, tokens: int) -> Array:
         """A block's matrix multiplies and its half of the layer's overhead; an embedding reads a row for each token."""
-        layout = self.layout
+        layout, engine = self.layout, self.layout.engine
         table = np.zeros((2, len(TERMS)))
         if block.kind == "embedding":
-            nbytes = tokens * layout.model.hidden_size * WIDTH[layout.plan.precision(block)]
-            table[TIME, ACTIVATIONS] = nbytes / layout.chip.main.bandwidth
+            nbytes = self._ranked(tokens) * layout.model.hidden_size * WIDTH[layout.plan.precision(block)]
+            table[TIME, ACTIVATIONS] = nbytes / layout.weights_memory.bandwidth
             return table
         for matrix in block.matrices:
-            table += self._multiply(block, matrix.share(layout.plan.tensor), tokens)
-        table[:, OVERHEAD] += layout.engine.layer_overhead / 2
+            table += self._multiply(block, matrix.share(layout.plan.tensor), self._ranked(tokens))
+        table[:, OVERHEAD] += engine.layer_overhead / 2
+        if block.experts:
+            reached, each = self._routed(block.experts, tokens)
+            for matrix in block.experts.matrices:
+                shape = matrix.share(layout.plan.expert_tensor)
+                table += reached * self._multiply(block, shape, each, engine.moe_memory_efficiency)
+            table[:, OVERHEAD] += engine.moe_layer_overhead or 0.0
         return table
+
+    def _routed(self, experts: Experts, tokens: int) -> tuple[float, float]:
+        """Of the slowest shard: how many experts `tokens` tokens reach, and how many of them each of these serves.
+
+        One shard: expected, E - sum of (1 - q_i)^T with q_i the chance that a token takes expert i.  Several: the mean over
+        64 drawings of the shard that reaches most, for an expectation of a maximum has no closed form.
+        """
+        key, shards = (experts, tokens), self.layout.plan.expert or 1
+        if key in self._reached and not self.sampled:
+            return self._reached[key]
+        chance = experts.chances(self.layout.engine.moe_skew or 0.0)
+        if shards == 1 and not self.sampled:
+            reached = float(np.sum(1 - (1 - chance) ** tokens))
+            self._reached[key] = reached, tokens * experts.per_token / reached
+            return self._reached[key]
+        stream, times = (self.sampled, 1) if self.sampled else (np.random.default_rng(0), 64)
+        drawn = experts.draw(tokens, chance, stream, times)
+        dealt = np.zeros((times, -(-experts.count // shards) * shards))
+        dealt[:, : experts.count] = drawn
+        by_shard = dealt.reshape(times, -1, shards)  # expert i lies on shard i modulo shards: popular ones are spread
+        reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
+        self._reached[key] = reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
+        return self._reached[key]
 
     def _head_terms(self, logits: int) -> Array:
         """The output head for the positions that a token is sampled from.  Left out: gathering the logits."""
         block = self.layout.model.blocks[-1]
         if not logits:
             return np.zeros((2, len(TERMS)))
-        return self._multiply(block, block.matrices[0].share(self.layout.plan.tensor), logits)
+        return self._multiply(block, block.matrices[0].share(self.layout.plan.tensor), self._ranked(logits))
 
-    def _multiply(self, block: Block, shape: tuple[int, int], tokens: int) -> Array:
-        """One weight matrix: the longer of computing and reading, booked to the side that binds."""
+    def _multiply(self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None) -> Array:
+        """One weight matrix: the longer of computing and reading (at `efficiency`, where not the engine's for the precision),
+        booked to the side that binds."""
         layout = self.layout
         precision, activation = layout.plan.precision(block), layout.plan.given("activations")
         weights = shape[0] * shape[1] * WIDTH[precision]
@@ -211,13 +289,14 @@ class Costs:
             flops=2.0 * shape[0] * shape[1] * tokens,
             weights=weights,
             kv=0.0,
-            activations=tokens * sum(shape) * WIDTH[activation],
+            # Behind weights that stream from another memory, activations are read in their shadow.
+            activations=0.0 if layout.apart else tokens * sum(shape) * layout.plan.width("activations"),
             precisions=(precision, activation),
             matrices=(shape,),
         )
-        compute, memory = layout.chip.compute.times(op, layout.chip.main)
+        compute, memory = layout.chip.compute.times(op, layout.weights_memory)
         compute_efficiency, memory_efficiency = layout.engine.efficiencies(precision)
-        slowed = compute / compute_efficiency, memory / memory_efficiency
+        slowed = compute / compute_efficiency, memory / (efficiency or memory_efficiency)
         table = np.zeros((2, len(TERMS)))
         ideal = max(compute, memory)
         if slowed[0] >= slowed[1]:
@@ -228,61 +307,63 @@ class Costs:
             table[:, ACTIVATIONS] = (1 - share) * slowed[1], (1 - share) * (slowed[1] - ideal)
         return table
 
-    def _collective(self, operation: Literal["all_reduce", "all_gather"], tokens: int, stage: int) -> Array:
-        """Seconds and the fitted part: the sum of a block's results, or the gather of what came from the stage before."""
+    def _collective(self, operation: Literal["all_reduce", "all_gather", "all_to_all"], group: range, tokens: float) -> Array:
+        """Seconds and the fitted part of one collective over the hidden states of so many tokens."""
         layout, engine = self.layout, self.layout.engine
-        n = layout.plan.tensor
+        n = len(group)
         if n == 1:
             return np.zeros(2)
-        group = range(stage * n, (stage + 1) * n)
         nbytes = tokens * layout.model.hidden_size * layout.plan.width("activations")
         run = getattr(layout.topology, operation)
         latency = engine.collective_latency + n * engine.collective_latency_per_chip
+        if operation == "all_reduce" and engine.collectives:
+            run = partial(run, allowed=engine.collectives)
         time = run(group, nbytes, latency, engine.collective_efficiency)
         return np.array([time, time - run(group, nbytes)])
 
-    def _attention(self, work: Work) -> list[Attention]:
-        """One layer's attention core: the decodes, and the prompt chunks where there are any.
+    def _attend(self, kind: int, work: Work) -> list[AttentionTime]:
+        """One layer's attention core on the fullest rank: the decodes, and the prompt chunks where there are any.
 
         It computes at 16 bits whatever K and V are stored in.  Left out: FP8 attention.
         """
         sides = []
+        windowed = self.shapes[kind].window is not None
         if work.decodes:
-            sides.append(self._core(work.decodes).at(work.context, work.context))
+            tokens = self._ranked(work.decodes)
+            context = (work.windowed_context if windowed else work.context) * tokens / work.decodes
+            sides.append(self._core(kind, tokens, True).at(context, context))
         if work.prompt_tokens:
-            sides.append(self._core(work.prompt_tokens).at(work.attended, work.cached))
+            tokens = self._ranked(work.prompt_tokens)
+            attended, cached = (work.windowed_attended, work.windowed_cached) if windowed else (work.attended, work.cached)
+            share = tokens / work.prompt_tokens
+            sides.append(self._core(kind, tokens, False).at(attended * share, cached * share))
         return sides
 
-    def _core(self, tokens: int) -> Core:
+    def _core(self, kind: int, tokens: int, decode: bool) -> Core:
         """The planes of the attention core, from three questions to the chip: nothing, only FLOPs, only bytes."""
-        if tokens not in self._cores:
+        key = (kind, tokens, decode)
+        if key not in self._cores:
             engine = self.layout.engine
             (compute, memory), (compute_f, memory_f), (compute_b, memory_b) = (
-                self._attention_times(tokens, attended, cached)
+                self._attention_times(self.shapes[kind], tokens, decode, attended, cached)
                 for attended, cached in ((0.0, 0.0), (POSITIONS, 0.0), (0.0, POSITIONS))
             )
-            self._cores[tokens] = Core(
+            self._cores[key] = Core(
                 (compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS),
                 (memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS),
                 engine.attention_compute_efficiency,
                 engine.attention_memory_efficiency,
             )
-        return self._cores[tokens]
+        return self._cores[key]
 
-    def _attention_times(self, tokens: int, attended: float, cached: float) -> tuple[float, float]:
-        layout, plan, model = self.layout, self.layout.plan, self.layout.model
+    def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
+        layout, plan = self.layout, self.layout.plan
         op = Op(
             tokens=tokens,
-            flops=model.attention_flops(attended, plan.tensor),
+            flops=attended * shape.flops(plan.tensor, decode),
             weights=0.0,
-            kv=cached * model.kv_width(plan.tensor) * plan.width("kv"),
+            kv=cached * layout.kv_width(shape) * plan.width("kv"),
             activations=0.0,
             precisions=("fp16", "fp16"),
         )
-        return layout.chip.compute.times(op, layout.chip.main)
-
-    def _book_attention(self, side: Attention) -> Array:
-        table = np.zeros((2, len(TERMS)))
-        time, ideal = side.time, max(side.compute, side.memory)
-        table[:, COMPUTE if side.slowed_compute >= side.slowed_memory else KV] = time, time - ideal
-        return table
+        return layout.chip.compute.times(op, layout.kv_memory)

@@ -5,8 +5,11 @@ A chip's file holds datasheet facts and an engine's file calibration, so that a 
 
 from typing import Annotated
 
+from pydantic import Field
+
 from sim.chip import WIDTH
 from sim.files import Sourced, from_catalogue
+from sim.topology import AllReduce
 from sim.units import Bytes, Fraction, Seconds
 
 
@@ -17,6 +20,11 @@ class Engine(Sourced):
         attention   = the same with its own two efficiencies
         collective  = for each phase collective_latency + n * collective_latency_per_chip, at collective_efficiency of the link
         step        = the layers + layers * layer_overhead + step_overhead + sequences * sequence_overhead
+
+    experts     = as a multiply, with moe_memory_efficiency where it is given, and moe_layer_overhead for a layer of them;
+                  with moe_skew s, expert i is drawn with a probability proportional to i^-s
+
+    collectives = the ways of an all-reduce that the engine has; all that the topology offers where none is named; the fastest
 
     Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
     """
@@ -31,8 +39,12 @@ class Engine(Sourced):
     collective_latency: Seconds
     collective_latency_per_chip: Seconds
     collective_efficiency: Fraction
+    collectives: tuple[AllReduce, ...] = ()
     memory_fraction: Fraction
     reserve: Bytes
+    moe_layer_overhead: Seconds | None = None
+    moe_memory_efficiency: Fraction | None = None
+    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""

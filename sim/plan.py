@@ -3,16 +3,17 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
-from sim.chip import WIDTH, Chip
+from sim.chip import WIDTH, Chip, Memory
 from sim.engine import Engine
-from sim.files import UserError, Value
-from sim.model import Block, Model
+from sim.files import Shorthand, UserError, Value
+from sim.model import Attention, Block, Model
 from sim.topology import Topology
 from sim.units import Bytes, Count
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+What = Literal["weights", "attention", "activations", "kv", "head"]
 
 
 class PlanError(UserError):
@@ -22,34 +23,81 @@ class PlanError(UserError):
 class Plan(Value):
     """Degrees of parallelism and precisions.
 
-    `pipeline` defaults to all the chips there are; precisions to the config's.  `head` is the precision of the embedding and
-    the output head, which checkpoints keep at 16 bits.  `balance` says what the cut into stages cares for first: the slowest
-    stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight, by default one for each stage.
+    `tensor` x `attention_data` chips make a stage: attention is split over `tensor` of them, and each of `attention_data` such
+    ranks attends for its own sequences.  Routed experts are dealt to `expert` shards of the stage (by default one without
+    attention data parallelism, else one for each chip), and what a shard's chips hold of an expert is split between them.
+    `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
+    weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits.  `balance` says what the cut into
+    stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight,
+    by default one for each stage.
+
+    Where `tensor` is more than the KV heads (or attention is latent), each chip holds its head's cache whole (`kv_split: heads`),
+    or a part of the sequence (`sequence`), at the price of one more all-reduce of attention's results.
+
+    `weights_in` and `kv_in` name the chip's memory that weights and KV cache live in.  Unnamed, both live in the first memory of
+    the chip's file that has room for them.
+
+    `search` leaves the degrees to the planner: the fastest plan for a lone token on the system's chips, or the fewest chips of
+    them that hold the model.  `plan: auto` is short for `plan: {search: speed}`.
     """
 
     tensor: Count = 1
+    attention_data: Count = 1
+    expert: Count | None = None
     pipeline: Count | None = None
     replicas: Count = 1
     weights: Precision | None = None
+    attention: Precision | None = None
     activations: Precision | None = None
     kv: Precision | None = None
     head: Precision | None = None
     balance: Literal["time", "memory"] = "time"
     slots: Count | None = None
+    kv_split: Literal["heads", "sequence"] = "heads"
+    weights_in: str | None = None
+    kv_in: str | None = None
+    search: Literal["speed", "chips"] | None = None
 
     def resolved(self, chips: int, model: Model) -> "Plan":
-        """The plan with its defaults filled in for so many chips.  Raises: ValueError where the degrees do not make `chips`."""
-        each = self.tensor * self.replicas
+        """The plan with its defaults filled in for so many chips.
+
+        Raises: ValueError where the degrees do not make `chips`, or deal out what the model does not have.
+        """
+        each = self.group * self.replicas
         pipeline = self.pipeline or max(1, chips // each)
         product = each * pipeline
         if product != chips:
-            degrees = f"tensor {self.tensor} x pipeline {pipeline}" + (f" x replicas {self.replicas}" if self.replicas > 1 else "")
+            others = (("attention_data", self.attention_data), ("pipeline", pipeline), ("replicas", self.replicas))
+            degrees = f"tensor {self.tensor}" + "".join(f" x {name} {n}" for name, n in others if n > 1 or name == "pipeline")
             hint = f"; leave pipeline out for {chips // each}" if self.pipeline and chips % each == 0 else ""
             raise ValueError(f"{degrees} is {product} chips, and the system has {chips}{hint}")
         if pipeline > len(model.blocks):
             raise ValueError(f"pipeline {pipeline}: {model.id} has only {len(model.blocks)} blocks to cut between")
-        filled = {key: getattr(self, key) or model.precision for key in ("weights", "activations", "kv", "head")}
-        return self.model_copy(update={"pipeline": pipeline, "slots": self.slots or pipeline, **filled})
+        routed = any(block.experts for block in model.blocks)
+        expert = self.expert or (self.group if routed and self.attention_data > 1 else 1)
+        if expert > 1 and not routed:
+            raise ValueError(f"expert {expert}: {model.id} has no experts")
+        if self.group % expert:
+            raise ValueError(f"expert {expert} does not divide the {self.group} chips of a stage")
+        quantized, keeps_attention = model.quantization
+        weights = self.weights or quantized
+        return self.model_copy(
+            update={
+                "pipeline": pipeline,
+                "slots": self.slots or pipeline,
+                "expert": expert,
+                "weights": weights,
+                "attention": self.attention or (model.precision if keeps_attention and not self.weights else weights),
+                "activations": self.activations or model.precision,
+                "kv": self.kv or model.precision,
+                "head": self.head or model.precision,
+            }
+        )
+
+    @property
+    def group(self) -> int:
+        """Chips of a stage."""
+        return self.tensor * self.attention_data
 
     # What follows is for resolved plans.
 
@@ -58,30 +106,44 @@ class Plan(Value):
         """Pipeline stages."""
         return self.pipeline or 1
 
-    def given(self, what: Literal["weights", "activations", "kv", "head"]) -> str:
-        """The precision of weights, activations, KV cache or head."""
+    @property
+    def expert_tensor(self) -> int:
+        """Chips that share one shard of the experts."""
+        return self.group // (self.expert or 1)
+
+    def given(self, what: What) -> str:
+        """The precision of one of them."""
         precision: str | None = getattr(self, what)
         assert precision is not None, "the plan is not resolved"
         return precision
 
-    def width(self, what: Literal["weights", "activations", "kv", "head"]) -> float:
+    def width(self, what: What) -> float:
         """Bytes of one number of it."""
         return WIDTH[self.given(what)]
 
     def precision(self, block: Block) -> str:
         """The precision of a block's weights."""
-        return self.given("head" if block.kind in ("embedding", "head") else "weights")
+        if block.kind in ("embedding", "head"):
+            return self.given("head")
+        return self.given("attention" if block.kind == "attention" else "weights")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Consecutive blocks, from `first` to `last`, and what the fullest chip of the stage holds of them."""
+    """Consecutive blocks, from `first` to `last`, and what the fullest chip of the stage holds of them.
+
+    A token's KV cache takes `kv_per_token` for ever and `windowed_per_token` until the window has passed it.
+    """
 
     first: int
     last: int
-    layers: int  # of which it keeps KV
     weights: Bytes
     kv_per_token: Bytes
+    windowed_per_token: Bytes
+
+    def kv(self, tokens: float, window: int | None) -> Bytes:
+        """KV cache of one sequence."""
+        return tokens * self.kv_per_token + min(tokens, window or tokens) * self.windowed_per_token
 
 
 @dataclass(frozen=True)
@@ -100,12 +162,29 @@ class Layout:
     def stage(self, first: int, last: int) -> Stage:
         """The stage that blocks first..last would make."""
         plan, blocks = self.plan, self.model.blocks[first : last + 1]
-        weights = sum(block.parameters(plan.tensor) * WIDTH[plan.precision(block)] for block in blocks)
-        if self.model.tie_word_embeddings and len(blocks) == len(self.model.blocks):  # one table serves both ends
-            weights -= blocks[0].parameters(plan.tensor) * WIDTH[plan.precision(blocks[0])]
-        layers = sum(block.kind == "attention" for block in blocks)
-        kv = layers * self.model.kv_width(plan.tensor) * plan.width("kv")
-        return Stage(first, last, layers, weights, kv)
+        weights = sum(self.weights(block) for block in blocks)
+        if self.model.tied and len(blocks) == len(self.model.blocks):  # one table serves both ends
+            weights -= self.weights(blocks[0])
+        attentions = [block.attention for block in blocks if block.attention]
+        whole = sum(self.kv_width(a) for a in attentions if not a.window)
+        windowed = sum(self.kv_width(a) for a in attentions if a.window)
+        return Stage(first, last, weights, whole * plan.width("kv"), windowed * plan.width("kv"))
+
+    def kv_width(self, attention: Attention) -> float:
+        """Numbers that a token adds to the cache of one layer, on the fullest chip."""
+        plan = self.plan
+        return attention.kv_width(plan.tensor) / self.kv_parts(attention)
+
+    def kv_parts(self, attention: Attention) -> int:
+        """Over how many chips the sequence of one KV head, or of a latent, is split."""
+        if self.plan.kv_split == "heads":
+            return 1
+        return max(1, self.plan.tensor // (1 if attention.latent else attention.kv_heads))
+
+    def weights(self, block: Block) -> Bytes:
+        """Bytes of a block on the fullest chip of its stage."""
+        plan = self.plan
+        return block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor) * WIDTH[plan.precision(block)]
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -113,20 +192,39 @@ class Layout:
         return tuple(self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True))
 
     @property
+    def weights_memory(self) -> Memory:
+        """Where the weights are read from, in a plan that names it."""
+        assert self.plan.weights_in
+        return self.chip.memory[self.plan.weights_in]
+
+    @property
+    def kv_memory(self) -> Memory:
+        """Where the KV cache and the activations are, in a plan that names it."""
+        assert self.plan.kv_in
+        return self.chip.memory[self.plan.kv_in]
+
+    @property
+    def apart(self) -> bool:
+        """Whether weights and KV cache live in different memories."""
+        return self.plan.weights_in != self.plan.kv_in
+
+    @property
     def usable(self) -> Bytes:
-        """Bytes of a chip that the engine may fill."""
-        return self.chip.main.capacity * self.memory_fraction
+        """Bytes of the KV cache's memory that the engine may fill."""
+        return self.kv_memory.capacity * self.memory_fraction
 
     @cached_property
     def activations(self) -> Bytes:
-        """Activations of the largest step: `token_budget` tokens through the widest matrix multiply, in and out."""
+        """Activations of the largest step: a rank's share of `token_budget` through the widest matrix multiply, in and out."""
         plan = self.plan
         widest = max(sum(matrix.share(plan.tensor)) for block in self.model.blocks for matrix in block.matrices)
-        return self.token_budget * widest * plan.width("activations")
+        return math.ceil(self.token_budget / plan.attention_data) * widest * plan.width("activations")
 
     def room(self, stage: Stage) -> Bytes:
         """Bytes that a chip of the stage has left for KV cache; negative where its weights do not fit."""
-        return self.usable - self.engine.reserve - self.activations - stage.weights
+        if self.apart and stage.weights > self.weights_memory.capacity:
+            return self.weights_memory.capacity - stage.weights
+        return self.usable - self.engine.reserve - self.activations - (0.0 if self.apart else stage.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,32 +237,51 @@ class Fit:
     activations: Bytes
     reserve: Bytes
     capacity: Bytes
-    kv_tokens: int  # that the fullest stage has room for, over all sequences
-    free: Bytes  # for KV, over all chips of a replica
+    kv_tokens: int  # that the fullest stage has room for, over all sequences, before any window is full
+
+    apart: bool = False  # weights live in another memory than the one whose capacity this is
 
     @property
     def needed(self) -> Bytes:
-        return self.weights + self.kv + self.activations + self.reserve
+        return (0.0 if self.apart else self.weights) + self.kv + self.activations + self.reserve
 
-    def sequences(self, tokens: int, bytes_per_token: float) -> tuple[int, int]:
-        """How many sequences of `tokens` fit: by the fullest stage, and if all the chips' memory were one."""
-        return self.kv_tokens // tokens, max(0, int(self.free // (tokens * bytes_per_token)))
+
+def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
+    """How many sequences of `tokens` fit: by the fullest stage, and if all the chips' memory were one."""
+    plan, window = layout.plan, layout.model.window
+    each = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
+    fullest = min((max(0, math.floor(room / kv)) for room, kv in each if kv), default=0)
+    together = sum(room for room, _ in each) / sum(kv for _, kv in each)
+    return plan.attention_data * fullest, max(0, math.floor(plan.attention_data * together))
+
+
+def weights_only_chips(layout: Layout) -> int:
+    """How many chips the weights would fill to the brim if they could be dealt out by the byte: no plan needs fewer."""
+    plan = layout.plan
+    nbytes = sum(block.parameters() * WIDTH[plan.precision(block)] for block in layout.model.blocks)
+    return math.ceil(nbytes / layout.weights_memory.capacity)
 
 
 def fit(layout: Layout, request_tokens: float) -> Fit:
     """Whether every chip holds its weights, activations, reserve and the KV cache of one request."""
-    stages = layout.stages
-    full = min(stages, key=lambda stage: layout.room(stage) - stage.kv_per_token * request_tokens)
-    rooms = [(layout.room(stage), stage.kv_per_token) for stage in stages]
+    stages, window = layout.stages, layout.model.window
+    full = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
+    rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
     tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
-    enough = all(room >= kv * request_tokens for room, kv in rooms)
     return Fit(
-        fits=enough,
+        fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
         weights=full.weights,
-        kv=full.kv_per_token * request_tokens,
+        kv=full.kv(request_tokens, window),
         activations=layout.activations,
         reserve=layout.engine.reserve,
         capacity=layout.usable,
-        kv_tokens=max(0, tokens),
-        free=layout.plan.tensor * sum(room for room, _ in rooms),
+        kv_tokens=max(0, tokens) * layout.plan.attention_data,
+        apart=layout.apart,
     )
+
+
+def _auto(given: object) -> object:
+    return {"search": "speed"} if given == "auto" else given
+
+
+PlanField = Annotated[Plan, Shorthand(_auto, {"const": "auto"})]

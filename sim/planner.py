@@ -1,10 +1,9 @@
 """Lays a model on chips: cuts blocks into stages, finds the fewest chips that would do, times a request that is alone."""
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,11 +13,11 @@ from sim.engine import Engine
 from sim.model import Model
 from sim.plan import Fit, Layout, Plan, PlanError, fit
 from sim.serve import Limits, serve
+from sim.stages import Cutter
 from sim.topology import Topology
-from sim.units import Bytes, Seconds, show
+from sim.units import Seconds, show
 from sim.workload import Requests
 
-BALANCE_CONTEXT = 1024.0  # positions at which stages are balanced; assumed: a usual conversation
 MAX_SEQUENCES = 256  # of a micro-batch.  Source: the default of vLLM's max_num_seqs
 
 
@@ -37,6 +36,19 @@ class Lone:
         return sum(self.fitted.values()) / sum(self.terms.values())
 
 
+class Trial(NamedTuple):
+    """A plan that was looked at: its degrees, and a lone token's time where it fits."""
+
+    chips: int
+    tensor: int
+    attention_data: int
+    expert: int
+    pipeline: int
+    replicas: int
+    fits: bool
+    tpot: Seconds | None
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A system ready to serve: its layout with stages, whether it fits, and what its scheduler may do."""
@@ -45,11 +57,12 @@ class Deployment:
     fit: Fit
     limits: Limits
     costs: Costs
+    tried: tuple[Trial, ...] = ()  # where the plan was searched for: what else was looked at, the best first
 
     @property
     def chips(self) -> int:
         plan = self.layout.plan
-        return plan.tensor * plan.depth * plan.replicas
+        return plan.group * plan.depth * plan.replicas
 
     @property
     def warnings(self) -> list[str]:
@@ -59,19 +72,14 @@ class Deployment:
         for parts, what in (
             (model.num_attention_heads, "attention heads"),
             (model.kv_heads, "KV heads"),
-            (model.intermediate_size, "columns of the MLP"),
+            (model.intermediate_size or 0, "columns of the MLP"),
             (model.vocab_size, "tokens of the vocabulary"),
         ):
-            loss = math.ceil(parts / tensor) * tensor / parts - 1
+            loss = math.ceil(parts / tensor) * tensor / parts - 1 if parts else 0.0
             if loss > 0:
                 held = f"each is held {tensor / parts:g} times" if tensor > parts else "the fullest chip decides"
                 lines.append(f"tensor {tensor} does not divide {parts} {what}: {held}, {loss:.1%} more than an even share")
         return lines
-
-    @property
-    def bytes_per_token(self) -> Bytes:
-        """KV cache that one token takes, over all chips of a replica."""
-        return self.layout.plan.tensor * sum(stage.kv_per_token for stage in self.layout.stages)
 
 
 def deploy(
@@ -86,22 +94,27 @@ def deploy(
     max_sequences: int | None = None,
     kv_tokens: int | None = None,
     memory_fraction: float | None = None,
+    sampled: np.random.Generator | None = None,
 ) -> Deployment:
     """Lays the model on the chips and says whether it fits; what is None takes its default.
 
     Raises: ValueError where the degrees, the topology, the precisions or the limits contradict each other.
     """
-    plan = plan.resolved(chips, model)
-    budget = token_budget or chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
-    layout = Layout(
-        model=model,
-        chip=chip,
-        topology=(topology or chip.topology).sized(chips // plan.replicas),
-        engine=engine,
-        plan=plan,
-        token_budget=budget,
-        memory_fraction=memory_fraction or engine.memory_fraction,
-    )
+
+    def lay(plan: Plan) -> Layout:
+        chips = plan.group * plan.depth * plan.replicas
+        budget = token_budget or chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
+        fabric = (topology or chip.topology).sized(chips // plan.replicas)
+        layout = Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
+        return housed(layout, request_tokens)
+
+    tried: tuple[Trial, ...] = ()
+    if plan.search:
+        plan, tried = search(plan, chips, model, request_tokens, lay)
+    else:
+        plan = plan.resolved(chips, model)
+    layout = lay(plan)
+    budget = layout.token_budget
     layout = replace(layout, bounds=Cutter(layout, request_tokens).bounds(plan.depth))
     fitted = fit(layout, request_tokens)
     room = kv_tokens or fitted.kv_tokens
@@ -112,129 +125,113 @@ def deploy(
             f"max_sequences {max_sequences}: {slots} micro-batches of {budget} tokens carry {slots * budget} at most, "
             "and prompts would starve"
         )
-    limits = Limits(slots, budget, max_sequences or most, room, model.max_position_embeddings)
-    return Deployment(layout, fitted, limits, Costs(layout))
+    shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
+    limits = Limits(slots, budget, max_sequences or most, room, model.max_position_embeddings, model.window, min(shares))
+    return Deployment(layout, fitted, limits, Costs(layout, sampled), tried)
 
 
-class Cutter:
-    """Cuts the blocks of a layout into contiguous stages.
+def housed(layout: Layout, request_tokens: float) -> Layout:
+    """The layout with the memories named: as the plan says, else the first that holds weights and KV cache with room for both.
 
-    What is cut for is a limit on a stage's time, and on its bytes beside the KV cache of a number of tokens.  With both limits
-    given, filling stages greedily needs the fewest of them, so limits are found by bisection; within them the cut with the
-    least sum of squared times is taken, the evenest.
+    Raises: ValueError where the plan names a memory that the chip does not have.
     """
-
-    def __init__(self, layout: Layout, request_tokens: float) -> None:
-        blocks = layout.model.blocks
-        costs = Costs(replace(layout, bounds=(0,)))  # for the times of single blocks only
-        work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
-        by_kind = {block.kind: costs.block_time(block, work) for block in blocks}
-        alone = [layout.stage(i, i) for i in range(len(blocks))]
-        self.layout = layout
-        self.times = [0.0, *accumulate(by_kind[block.kind] for block in blocks)]
-        self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
-        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights  # a table that serves both ends of one stage
-        self.kv = [0.0, *accumulate(stage.kv_per_token for stage in alone)]
-        self.room = layout.usable - layout.engine.reserve - layout.activations
-        self.request_tokens = request_tokens
-
-    def bounds(self, pipeline: int) -> tuple[int, ...]:
-        """The first block of each of `pipeline` stages."""
-        if pipeline == 1:
-            return (0,)
-        n = len(self.times) - 1
-        pairs = [(i, j) for i in range(n) for j in range(i + 1, n + 1)]
-        times = sorted({self.times[j] - self.times[i] for i, j in pairs})
-        need = self.request_tokens
-
-        def fastest(tokens: float) -> float:
-            return _least(times, lambda limit: self.stages(limit, tokens) <= pipeline)
-
-        def roomiest(time: float) -> float:
-            tokens = sorted({-self._tokens(i, j) for i, j in pairs if self.kv[j] > self.kv[i]})
-            return -_least(tokens, lambda limit: self.stages(time, -limit) <= pipeline)
-
-        if self.stages(math.inf, need) > pipeline:  # it will not fit: show the evenest bytes
-            weights = sorted({self._weights(i, j) for i, j in pairs})
-            self.room = _least(weights, lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline)
-            return self._even(pipeline, math.inf, 0.0)
-        if self.layout.plan.balance == "time":
-            time = fastest(need)
-            tokens = roomiest(time)
-        else:
-            tokens = roomiest(math.inf)
-            time = fastest(tokens)
-        return self._even(pipeline, time, tokens)
-
-    def stages(self, time: float, tokens: float) -> int:
-        """The fewest stages within both limits; more than there are blocks where one block alone breaks them."""
-        return self._fewest(lambda i, j: self._within(i, j, time, tokens))
-
-    def _weights(self, i: int, j: int) -> float:
-        """Bytes of the weights of blocks i..j-1 on one stage."""
-        return self.weights[j] - self.weights[i] - (self.shared if j - i == len(self.weights) - 1 else 0.0)
-
-    def _tokens(self, i: int, j: int) -> float:
-        """Tokens of KV cache that blocks i..j-1 have room for on their stage."""
-        return (self.room - self._weights(i, j)) / (self.kv[j] - self.kv[i])
-
-    def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
-        nbytes = self._weights(i, j) + tokens * (self.kv[j] - self.kv[i])
-        return nbytes <= self.room * (1 + 1e-12) and self.times[j] - self.times[i] <= time * (1 + 1e-12)
-
-    def _fewest(self, within: Callable[[int, int], bool]) -> int:
-        n, count, first = len(self.times) - 1, 0, 0
-        while first < n:
-            end = first
-            while end < n and within(first, end + 1):
-                end += 1
-            if end == first:
-                return n + 1
-            count, first = count + 1, end
-        return count
-
-    def _even(self, pipeline: int, time: float, tokens: float) -> tuple[int, ...]:
-        """Dynamic programming over (stages, blocks): the least sum of squared stage times within the limits."""
-        n = len(self.times) - 1
-        best = [0.0] + [math.inf] * n
-        cuts: list[list[int]] = []
-        for stage in range(1, pipeline + 1):
-            row, cut = [math.inf] * (n + 1), [0] * (n + 1)
-            for end in range(stage, n - (pipeline - stage) + 1):
-                for first in range(end - 1, stage - 2, -1):
-                    if not self._within(first, end, time, tokens):
-                        break
-                    value = best[first] + (self.times[end] - self.times[first]) ** 2
-                    if value < row[end]:
-                        row[end], cut[end] = value, first
-            best = row
-            cuts.append(cut)
-        bounds, end = [], n
-        for cut in reversed(cuts):
-            end = cut[end]
-            bounds.append(end)
-        return tuple(reversed(bounds))
+    plan, chip = layout.plan, layout.chip
+    for name in (plan.weights_in, plan.kv_in):
+        if name and name not in chip.memory:
+            raise ValueError(f"{chip.id} has no memory '{name}'; it has {', '.join(chip.memory)}")
+    houses = [
+        replace(layout, plan=plan.model_copy(update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}))
+        for home in chip.homes
+    ]
+    for house in houses[:-1]:
+        if Cutter(house, request_tokens).stages(math.inf, request_tokens) <= plan.depth:
+            return house
+    return houses[-1]
 
 
-def _least(candidates: Sequence[float], feasible: Callable[[float], bool]) -> float:
-    """The least of ascending candidates that is feasible, where every larger one is; the largest if none is."""
-    return candidates[min(bisect_left(candidates, True, key=feasible), len(candidates) - 1)]
+def shapes(model: Model, most: int) -> Iterator[tuple[int, int, int]]:
+    """Degrees that a stage may have: tensor, attention_data, expert, of `most` chips at most, in powers of two and divisors.
+
+    Dense: tensor up to the number of heads.  With experts also: whole experts on chips, and attention data parallelism up to
+    one chip for each expert.
+    """
+    experts = max((block.experts.count for block in model.blocks if block.experts), default=0)
+    degrees = [n for n in range(1, most + 1) if n & (n - 1) == 0 or most % n == 0]
+    for tensor in (n for n in degrees if n <= model.num_attention_heads):
+        yield tensor, 1, 1
+        if 1 < tensor <= experts:
+            yield tensor, 1, tensor
+        for data in (n for n in degrees if n > 1 and tensor * n <= min(experts, most)):
+            yield tensor, data, tensor * data
+
+
+def search(
+    plan: Plan, chips: int, model: Model, request_tokens: float, lay: Callable[[Plan], Layout]
+) -> tuple[Plan, tuple[Trial, ...]]:
+    """The fastest plan for a lone token on all the chips (search: speed), or the one with the fewest chips (search: chips).
+
+    Every way to deal the chips out that `shapes` knows is tried; times are those of blocks cut evenly, by number.
+
+    Raises: ValueError where none fits.
+    """
+    trials: dict[Trial, Plan] = {}
+    for tensor, data, expert in shapes(model, chips):
+        group = tensor * data
+        for replicas in (n for n in range(1, chips // group + 1) if plan.search == "chips" or chips % (group * n) == 0):
+            if plan.search == "chips" and replicas > 1:
+                break
+            depth = chips // (group * replicas)
+            degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "replicas": replicas, "search": None}
+            depth = min(depth, len(model.blocks)) if plan.search == "chips" else depth
+            if depth > len(model.blocks):
+                continue
+            candidate = plan.model_copy(update=degrees | {"pipeline": depth}).resolved(group * depth * replicas, model)
+            try:
+                layout = lay(candidate)
+            except ValueError:  # the topology joins fewer chips than a replica would have
+                continue
+            least = Cutter(layout, request_tokens).stages(math.inf, request_tokens)
+            fits = least <= depth
+            if plan.search == "chips" and fits:
+                candidate = candidate.model_copy(update={"pipeline": least, "slots": plan.slots or least})
+                layout, depth = lay(candidate), least
+            tpot = _estimate(layout, request_tokens) if fits else None
+            trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, tpot)] = candidate
+    fitting = [trial for trial in trials if trial.fits]
+    if not fitting:
+        raise ValueError(f"no plan of {len(trials)} fits {model.id} on {chips} chips")
+    by_speed = plan.search == "speed"
+    order = sorted(trials, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, -t.replicas))
+    return trials[order[0]], tuple(order)
+
+
+def _estimate(layout: Layout, request_tokens: float) -> Seconds:
+    """A lone token's time with the blocks dealt to stages by number."""
+    blocks, depth = len(layout.model.blocks), layout.plan.depth
+    costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
+    context = max(1.0, request_tokens)
+    window = layout.model.window or context
+    return float(costs.terms(Work(1, context, logits=1, windowed_context=min(context, window)))[:, TIME].sum()) + costs.back
 
 
 def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, int, int] | None:
-    """The fewest chips that hold the model and one request: chips, tensor, pipeline; of equals the smallest tensor degree.
+    """The fewest chips that hold the model and one request: chips, tensor (times attention_data), pipeline.
 
-    Tensor degrees are tried in powers of two up to the number of attention heads.  None where no such plan fits.
+    Of equals the smallest stages.  Degrees are powers of two.  None where no such plan fits.
     """
     layout = deployment.layout
+    model, blocks = layout.model, layout.model.blocks
+    experts = max((block.experts.count for block in blocks if block.experts), default=1)
+    most = 1 << (max(model.num_attention_heads, experts).bit_length() - 1)
     found: list[tuple[int, int, int]] = []
-    for tensor in (1 << power for power in range(layout.model.num_attention_heads.bit_length())):
-        plan = layout.plan.model_copy(update={"tensor": tensor, "pipeline": None, "slots": None})
+    for tensor, data, expert in shapes(model, most):
+        degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "pipeline": None, "slots": None}
+        plan = layout.plan.model_copy(update=degrees)
         pipeline = Cutter(replace(layout, plan=plan), request_tokens).stages(math.inf, request_tokens)
-        if pipeline <= len(layout.model.blocks):
+        if pipeline <= len(blocks):
             try:
-                (layout.topology.model_copy(update={"chips": None})).sized(tensor * pipeline)
-                found.append((tensor * pipeline * plan.replicas, tensor, pipeline))
+                (layout.topology.model_copy(update={"chips": None})).sized(plan.group * pipeline)
+                found.append((plan.group * pipeline * plan.replicas, plan.group, pipeline))
             except ValueError:
                 continue  # more chips than the topology joins: not a plan
     return min(found, default=None)
@@ -261,8 +258,10 @@ def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
     rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([output])), costs, limits)
-    mean_context = prompt + 1 + (output - 2) / 2
-    table = costs.terms(Work(decodes=1, context=mean_context, logits=1)).sum(axis=0)
+    contexts = range(prompt + 1, prompt + output)
+    window = deployment.limits.window
+    mean, windowed = (sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf))
+    table = costs.terms(Work(decodes=1, context=mean, logits=1, windowed_context=windowed)).sum(axis=0)
     table[TIME, HOPS] += costs.back
     return Lone(
         ttft=float(rows.first_token[0]),

@@ -17,11 +17,12 @@ class Job:
     arrival: Seconds
     prompt: int
     output: int
+    kv: int  # what it needs of the KV cache at its end, in tokens
     prefilled: int = 0
 
     @property
     def tokens(self) -> int:
-        """KV cache it will need at its end: the last token sampled is never attended to, but engines reserve it."""
+        """Prompt and output together: the last token sampled is never attended to, but engines reserve it."""
         return self.prompt + self.output
 
 
@@ -37,15 +38,15 @@ class Room:
 
     def holds(self, job: Job) -> bool:
         """Whether the job fits beside what is there."""
-        return self.kv_used + job.tokens <= self.kv_tokens and self.sequences_used < self.sequences
+        return self.kv_used + job.kv <= self.kv_tokens and self.sequences_used < self.sequences
 
     def take(self, job: Job) -> None:
-        self.kv_used += job.tokens
+        self.kv_used += job.kv
         self.sequences_used += 1
         self.kv_peak = max(self.kv_peak, self.kv_used)
 
     def give_back(self, job: Job) -> None:
-        self.kv_used -= job.tokens
+        self.kv_used -= job.kv
         self.sequences_used -= 1
 
 

@@ -7,31 +7,36 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+import numpy as np
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sim import __version__
-from sim.chip import ChipField
+from sim.chip import Chip, ChipField, ClusterField
 from sim.engine import EngineField
 from sim.files import Document, Value, find
 from sim.measurements import published
 from sim.metrics import SLOField, summary
 from sim.model import ModelField
-from sim.plan import Plan, PlanError
+from sim.plan import Plan, PlanError, PlanField, sequences, weights_only_chips
 from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
 from sim.records import Rows, Saved
 from sim.serve import serve
-from sim.topology import TopologyField
+from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens
 from sim.workload import WorkloadField
 
 
 class System(Value):
-    """Chips, the software on them, and how the model is laid on them; serving options default to the engine's and the chip's."""
+    """Chips, the software on them, and how the model is laid on them; serving options default to the engine's and the chip's.
 
-    chip: ChipField
-    chips: Count
+    The chips are `chips` of a `chip`, or a `cluster`, of which `chips` may take a part.
+    """
+
+    chip: ChipField | None = None
+    chips: Count | None = None
+    cluster: ClusterField | None = None
     engine: EngineField
-    plan: Plan = Plan()
+    plan: PlanField = Plan()
     model: ModelField | None = None
     topology: TopologyField | None = None
     token_budget: Tokens | None = None
@@ -39,6 +44,26 @@ class System(Value):
     kv_tokens: Tokens | None = None
     memory_fraction: Fraction | None = None
     request_overhead: Seconds = 0.0
+    routing: Literal["expected", "sampled"] = "expected"  # to experts: by chances, or drawn step by step
+
+    @model_validator(mode="after")
+    def _hardware(self) -> "System":
+        if self.cluster is None and (self.chip is None or self.chips is None):
+            raise ValueError("name a chip and how many chips, or a cluster")
+        if self.cluster and self.chip:
+            raise ValueError(f"cluster {self.cluster.id} has its chip, {self.cluster.chip.id}; leave chip out")
+        if self.cluster and self.chips and self.chips > self.cluster.chips:
+            raise ValueError(f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for")
+        return self
+
+    @property
+    def hardware(self) -> tuple[Chip, int, Topology | None]:
+        """The chip, how many of them, and their topology where it is not the chip's own."""
+        if self.cluster:
+            return self.cluster.chip, self.chips or self.cluster.chips, self.topology or self.cluster.topology
+        assert self.chip
+        assert self.chips
+        return self.chip, self.chips, self.topology
 
 
 class Scenario(Value):
@@ -75,19 +100,21 @@ class Scenario(Value):
     def deploy(self, name: str) -> Deployment:
         """One system laid out.  Raises: PlanError where its parts contradict each other (not where it does not fit)."""
         system = self.systems[name]
+        chip, chips, topology = system.hardware
         try:
             return deploy(
                 system.model or self.model,
-                system.chip,
-                system.chips,
+                chip,
+                chips,
                 system.engine,
                 system.plan,
                 self.request_tokens,
-                topology=system.topology,
+                topology=topology,
                 token_budget=system.token_budget,
                 max_sequences=system.max_sequences,
                 kv_tokens=system.kv_tokens,
                 memory_fraction=system.memory_fraction,
+                sampled=np.random.default_rng([self.seed, *name.encode()]) if system.routing == "sampled" else None,
             )
         except ValueError as error:
             raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
@@ -145,16 +172,18 @@ class Planned:
         systems = {}
         for name, deployment in self.deployments.items():
             fit, minimum = deployment.fit, self.minimum[name]
-            sequences = {str(n): fit.sequences(n, deployment.bytes_per_token) for n in lengths}
+            fitting = {str(n): sequences(deployment.layout, n) for n in lengths}
             parts = ("weights", "kv", "activations", "reserve", "capacity")
             systems[name] = {
                 **describe(deployment),
                 "fits": fit.fits,
+                "weights_only_chips": weights_only_chips(deployment.layout),
                 "minimum_chips": minimum[0] if minimum else None,
                 "bytes_per_chip": {part: getattr(fit, part) for part in parts},
                 "stages": [[s.first, s.last, s.weights] for s in deployment.layout.stages],
-                "max_sequences": {n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in sequences.items()},
+                "max_sequences": {n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()},
                 "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
+                **({"tried": [trial._asdict() for trial in deployment.tried]} if deployment.tried else {}),
             }
         return {"scenario": self.scenario.id, "systems": systems}
 
@@ -179,8 +208,16 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         "chip": layout.chip.id,
         "chips": deployment.chips,
         "engine": layout.engine.id,
-        "plan": {key: getattr(plan, key) for key in ("tensor", "pipeline", "replicas", "balance", "slots")},
-        "precision": {key: getattr(plan, key) for key in ("weights", "activations", "kv", "head")},
+        "plan": {
+            key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance", "slots")
+        },
+        "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "kv", "head")},
+        "memory": {"weights": plan.weights_in, "kv": plan.kv_in},
+        "memories": list(layout.chip.memory),
+        "weight_bandwidth": {
+            "claimed": layout.chip.claimed_bandwidth or layout.weights_memory.bandwidth,
+            "chip": layout.chip.weight_bandwidth(layout.weights_memory, plan.given("weights")),
+        },
         "token_budget": layout.token_budget,
         "kv_tokens": deployment.limits.kv_tokens,
         "published": [
@@ -234,6 +271,7 @@ def run(
     """
     scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
     seed = scenario.seed if seed is None else seed
+    scenario = scenario.model_copy(update={"seed": seed})
     deployments = check(scenario)
     requests = scenario.workload.draw(seed)
     results = {}

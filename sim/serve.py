@@ -11,7 +11,7 @@ those that its return made room for, and these go in the order of the queue.
 import heapq
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,13 +61,23 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context."""
+    """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context.
+
+    `windowed_share` is the part of a token's KV cache that lies in layers with a window, on the stage where it is smallest.
+    """
 
     slots: int
     token_budget: int
     sequences: int
     kv_tokens: int
     context: int
+    window: int | None = None
+    windowed_share: float = 0.0
+
+    def claim(self, tokens: int) -> int:
+        """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""
+        saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
+        return tokens - int(saved)
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +89,9 @@ class MicroBatch:
     step: int = 0
     last: Seconds = 0.0  # when it last left the pipeline
     ends: list[tuple[int, int, Job]] = field(default_factory=list)
+    windowed: int = 0  # the same as `context`, as layers with a window see it
+    growing: int = 0  # sequences that no window cuts yet
+    fills: list[int] = field(default_factory=list)  # the steps at which windows begin to cut
     wake: simpy.Event | None = None
 
 
@@ -120,8 +133,8 @@ class Replica:
         self.rows.offered += 1
         if job.tokens > self.limits.context:
             self.rows.reason[job.id] = f"{job.tokens} tokens exceed the model's context of {self.limits.context}"
-        elif job.tokens > self.limits.kv_tokens:
-            self.rows.reason[job.id] = f"{job.tokens} tokens exceed the KV room of {self.limits.kv_tokens}"
+        elif job.kv > self.limits.kv_tokens:
+            self.rows.reason[job.id] = f"{job.kv} tokens exceed the KV room of {self.limits.kv_tokens}"
         else:
             self.rows.replica[job.id] = self.number
             self.unfinished += 1
@@ -168,21 +181,29 @@ class Replica:
         The pieces of one prompt may ride with several micro-batches at once: stages serve them in order.
         """
         room = self.limits.token_budget - batch.running
-        tokens = chunks = attended = cached = 0
+        tokens = chunks = attended = cached = windowed_attended = windowed_cached = 0
+        window = self.limits.window
         prefilled = []
         while self.prefilling and tokens < room:
             job = self.prefilling[0]
             piece = min(job.prompt - job.prefilled, room - tokens)
-            attended += piece * job.prefilled + piece * (piece + 1) // 2
+            attended += seen(job.prefilled, piece, None)
             job.prefilled += piece
             cached += job.prefilled
+            if window:
+                windowed_attended += seen(job.prefilled - piece, piece, window)
+                windowed_cached += min(job.prefilled, window + piece)
             tokens += piece
             chunks += 1
             if job.prefilled == job.prompt:
                 prefilled.append(self.prefilling.popleft())
         if not batch.running and not tokens:
             return None
-        work = Work(batch.running, batch.context, tokens, chunks, attended, cached, batch.running + len(prefilled))
+        logits = batch.running + len(prefilled)
+        work = Work(batch.running, batch.context, tokens, chunks, attended, cached, logits)
+        if window:
+            far = {"windowed_attended": windowed_attended, "windowed_cached": windowed_cached}
+            work = replace(work, windowed_context=batch.windowed, growing=batch.growing, **far)
         return Passage(work, tuple(prefilled))
 
     def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> bool:
@@ -192,10 +213,15 @@ class Replica:
             self.rows.gaps.add(leave - batch.last, passage.work.decodes)
             batch.step += 1
             batch.context += batch.running
+            batch.windowed += batch.growing
+            while batch.fills and batch.fills[0] <= batch.step:
+                heapq.heappop(batch.fills)
+                batch.growing -= 1
             while batch.ends and batch.ends[0][0] <= batch.step:
                 job = heapq.heappop(batch.ends)[2]
                 batch.running -= 1
                 batch.context -= job.tokens
+                self.leave_window(batch, job)
                 self.end(job, leave)
         for job in passage.prefilled:
             self.rows.first_token[job.id] = leave
@@ -204,16 +230,38 @@ class Replica:
             else:
                 batch.running += 1
                 batch.context += job.prompt + 1
+                self.join_window(batch, job)
                 heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
         batch.last = leave
         self.admit()
         return self.unfinished < before
+
+    def join_window(self, batch: MicroBatch, job: Job) -> None:
+        """Counts a sequence as layers with a window see it: it grows until its end or until the window is full."""
+        if window := self.limits.window:
+            batch.windowed += min(job.prompt + 1, window)
+            if job.prompt + 1 < window:
+                batch.growing += 1
+                if job.tokens > window:
+                    heapq.heappush(batch.fills, batch.step + window - job.prompt - 1)
+
+    def leave_window(self, batch: MicroBatch, job: Job) -> None:
+        if window := self.limits.window:
+            batch.windowed -= min(job.tokens, window)
+            if job.prompt + 1 < window and job.tokens <= window:
+                batch.growing -= 1
 
     def end(self, job: Job, leave: Seconds) -> None:
         self.rows.last_token[job.id] = leave
         self.room.give_back(job)
         self.unfinished -= 1
         self.finished(job, leave)
+
+
+def seen(old: int, new: int, window: int | None) -> int:
+    """Positions that `new` tokens after `old` ones attend to, each to itself and those before it, at most a window of them."""
+    free = new if window is None else min(new, max(0, window - old))
+    return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
 
 
 def least_loaded(replicas: Sequence[Replica]) -> Replica:
@@ -242,7 +290,8 @@ def serve(
     ended = 0
 
     def submit(number: int, arrival: Seconds) -> None:
-        least_loaded(fleet).submit(Job(number, arrival, int(requests.prompt[number]), int(requests.output[number])))
+        prompt, output = int(requests.prompt[number]), int(requests.output[number])
+        least_loaded(fleet).submit(Job(number, arrival, prompt, output, limits.claim(prompt + output)))
 
     def open_loop() -> Waiting:
         for number, arrival in enumerate(requests.arrival.tolist()):

@@ -65,6 +65,13 @@ def test_an_engine_leaves_no_loss_unsaid(key):
         Engine(**{k: v for k, v in LOSSLESS.items() if k != key})
 
 
+def test_an_engine_may_name_the_ways_of_an_all_reduce_that_it_has():
+    assert engine().collectives == ()
+    assert engine(collectives=("one-shot", "ring")).collectives == ("one-shot", "ring")
+    with pytest.raises(ValidationError, match="collectives"):
+        engine(collectives=("three-shot",))
+
+
 def test_the_ideal_engine_loses_nothing_at_any_width():
     ideal = read(names("engines")["ideal"], Engine)
     assert all(ideal.efficiencies(precision) == (1, 1) for precision in WIDTH)

@@ -2,9 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from sim.plan import Plan, fit
+from sim.chip import Memory
+from sim.cost import COLLECTIVES, WEIGHTS, Work
+from sim.engine import Engine
+from sim.files import names, read
+from sim.plan import Plan, fit, sequences
+from sim.planner import deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.
 ATTENTION = 64 * 64 + 2 * 64 * 32 + 64 * 64
@@ -36,7 +42,7 @@ def test_fewer_kv_heads_than_chips_are_held_more_than_once(make_deployment):
     attention = 64 * 16 + 2 * 64 * 16 + 16 * 64
     assert held(deployment) == [2 * (4 * (attention + MLP // 4 + 2 * NORM) + 2 * TABLE // 4 + NORM)]
     assert deployment.layout.stages[0].kv_per_token == 4 * 2 * 16 * 2  # layers, K and V, one head, 2 bytes
-    assert deployment.bytes_per_token == 2 * make_deployment().bytes_per_token
+    assert 4 * deployment.layout.stages[0].kv_per_token == 2 * make_deployment().layout.stages[0].kv_per_token
 
 
 def test_heads_that_do_not_divide_make_the_fullest_chip_decide(make_deployment):
@@ -78,11 +84,10 @@ def test_room_is_that_of_the_fullest_stage(make_deployment, make_chip):
     """Of two stages the one with less room for each token decides; all memory together would hold more."""
     layout = replace(make_deployment(2, chip=make_chip(3e5)).layout, bounds=(0, 7))
     rooms = [3e5 - 16 * 320 * 2 - stage.weights for stage in layout.stages]
-    assert [stage.layers for stage in layout.stages] == [3, 1]
+    assert [stage.kv_per_token for stage in layout.stages] == [3 * 128, 128]
     fitted = fit(layout, 64)
     assert fitted.kv_tokens == min(rooms[0] // (3 * 128), rooms[1] // 128)
-    assert fitted.free == sum(rooms)
-    assert fitted.sequences(100, 512) == (fitted.kv_tokens // 100, sum(rooms) // (100 * 512))
+    assert sequences(layout, 100) == (fitted.kv_tokens // 100, sum(rooms) // (100 * 512))
 
 
 @pytest.mark.parametrize(
@@ -103,3 +108,99 @@ def test_a_plans_defaults_are_all_the_chips_and_the_configs_precision(make_model
     plan = Plan(tensor=2, replicas=2, weights="int8").resolved(12, make_model())
     assert (plan.pipeline, plan.slots) == (3, 3)
     assert [plan.given(what) for what in ("weights", "activations", "kv", "head")] == ["int8", "fp16", "fp16", "fp16"]
+
+
+# Experts, ranks, windows, memories.
+
+MOE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+
+
+def test_experts_are_dealt_to_shards_whole_or_split(make_model, make_deployment):
+    """4 chips: each expert in four parts on every chip, or two whole experts on each; the router on all."""
+    model = make_model(**MOE)
+    router, expert = 64 * 8, MLP
+    for expert_degree, share in ((1, 8 * expert // 4), (2, 4 * expert // 2), (4, 2 * expert)):
+        layout = make_deployment(4, model=model, plan=Plan(tensor=4, expert=expert_degree)).layout
+        block = model.blocks[2]
+        assert layout.weights(block) == 2 * (share + router + NORM)
+
+
+def test_each_rank_of_attention_data_parallelism_holds_attention_whole(make_model, make_deployment):
+    model = make_model(**MOE)
+    ranks = make_deployment(4, model=model, plan=Plan(attention_data=4)).layout
+    alone = make_deployment(1, model=model, plan=Plan()).layout
+    assert ranks.plan.expert == 4  # an expert is on one chip only
+    assert ranks.weights(model.blocks[1]) == alone.weights(model.blocks[1])
+    assert fit(ranks, 10).kv_tokens > 4 * fit(alone, 10).kv_tokens  # four caches, and experts leave more room
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [(Plan(tensor=4, expert=3), "expert 3 does not divide the 4 chips of a stage"), (Plan(tensor=4, expert=8), "does not divide")],
+)
+def test_expert_degrees_that_do_not_divide_a_stage_are_refused(make_model, make_deployment, plan, message):
+    with pytest.raises(ValueError, match=message):
+        make_deployment(4, model=make_model(**MOE), plan=plan)
+
+
+def test_a_model_without_experts_has_no_expert_degree(make_deployment):
+    with pytest.raises(ValueError, match="has no experts"):
+        make_deployment(4, plan=Plan(tensor=4, expert=2))
+
+
+def test_a_window_keeps_its_positions_and_no_more(make_model, make_deployment):
+    """Half of the layers see 50 positions: 100 tokens take what 75 take where all see all."""
+    types = ("sliding_attention", "full_attention") * 2
+    windowed = make_deployment(model=make_model(sliding_window=50, layer_types=types)).layout
+    whole = make_deployment().layout
+    assert windowed.stages[0].kv(100, 50) == whole.stages[0].kv(75, None)
+    assert windowed.stages[0].kv(50, 50) == whole.stages[0].kv(50, None)
+
+
+def test_weights_and_cache_live_where_the_plan_says_or_first_fit(make_chip, make_deployment):
+    small, large = Memory(capacity=3e5, bandwidth=1e12), Memory(capacity=3e8, bandwidth=1e9)
+    chip = make_chip(1e6).model_copy(update={"memory": {"sram": small, "dram": large}})
+
+    def homes(**named):
+        return make_deployment(chip=chip, plan=Plan(**named)).layout.plan
+
+    first = homes()
+    assert (first.weights_in, first.kv_in) == ("dram", "dram")  # the model is larger than the SRAM
+    apart = homes(weights_in="dram", kv_in="sram")
+    assert (apart.weights_in, apart.kv_in) == ("dram", "sram")
+    with pytest.raises(ValueError, match="has no memory 'nvme'; it has sram, dram"):
+        homes(weights_in="nvme")
+
+
+def test_weights_stream_at_the_pace_of_their_memory(make_chip, make_deployment):
+    fast, slow = Memory(capacity=1e9, bandwidth=1e12), Memory(capacity=1e9, bandwidth=1e9, holds=())
+    chip = make_chip(1e9).model_copy(update={"memory": {"hbm": fast, "host": slow}})
+    near, far = (make_deployment(chip=chip, plan=Plan(weights_in=home)) for home in (None, "host"))
+    weights = near.layout.stages[0].weights
+    work = Work(decodes=1, context=1, logits=1)
+    times = [deployment.costs.terms(work)[0, 0, WEIGHTS] for deployment in (near, far)]
+    assert times[1] / times[0] == pytest.approx(1000, rel=0.01)
+    assert times[1] == pytest.approx(weights / 1e9, rel=0.1)
+
+
+def test_a_sequence_may_be_split_where_heads_would_be_held_twice(make_deployment):
+    """4 chips, 2 KV heads: two chips hold a head, or each the half of its sequence, for one more all-reduce a layer."""
+    twice, split = (make_deployment(4, plan=Plan(tensor=4, kv_split=kind)) for kind in ("heads", "sequence"))
+    assert split.layout.stages[0].kv_per_token == twice.layout.stages[0].kv_per_token / 2
+    work = Work(decodes=1, context=1000, logits=1)
+    more = [d.costs.terms(work)[0, 0, COLLECTIVES] for d in (split, twice)]
+    assert more[0] > more[1]
+
+
+def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_chip):
+    model = make_model(num_local_experts=16, num_experts_per_tok=2, model_type="mixtral")
+
+    def times(seed):
+        sampled = None if seed is None else np.random.default_rng(seed)
+        parts = {"chip": make_chip(1e9), "engine": read(names("engines")["ideal"], Engine), "plan": Plan(), "token_budget": 16}
+        costs = deploy(model, chips=1, request_tokens=64, sampled=sampled, **parts).costs
+        return [float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)]
+
+    assert times(1) == times(1) != times(2)
+    means = [np.mean(times(seed)) for seed in range(20)]
+    assert abs(np.mean(means) - times(None)[0]) < 3 * np.std(means) / 20**0.5 + 0.01 * times(None)[0]

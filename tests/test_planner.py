@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from sim.cost import Costs, Work
 from sim.plan import Plan, PlanError
-from sim.planner import BALANCE_CONTEXT, lone_request, minimum_chips, require_fit
+from sim.planner import lone_request, minimum_chips, require_fit
+from sim.scenario import read
+from sim.stages import BALANCE_CONTEXT
 from sim.topology import Link, Switch
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
@@ -171,3 +173,34 @@ def test_lone_times_do_not_ask_for_room_or_context(make_deployment):
     """What one request of any length would take, whatever the limits on many."""
     tight = make_deployment(kv_tokens=10)
     assert lone_request(tight, 5000, 20) == lone_request(make_deployment(), 5000, 20)
+
+
+# Searching for a plan.
+
+
+def test_the_fastest_plan_is_no_slower_than_any_other_that_was_tried(make_deployment):
+    found = make_deployment(8, plan=Plan(search="speed"))
+    best, *others = [trial for trial in found.tried if trial.fits]
+    assert all(best.tpot <= other.tpot for other in others)
+    assert {trial.tensor * trial.pipeline * trial.replicas for trial in found.tried} == {8}
+    plan = found.layout.plan
+    assert (plan.tensor, plan.pipeline, plan.replicas) == (best.tensor, best.pipeline, best.replicas)
+    for tensor in (1, 2, 4):
+        other = make_deployment(8, plan=Plan(tensor=tensor))
+        assert lone_request(found, 16, 8).tpot <= lone_request(other, 16, 8).tpot * 1.02  # trials are estimated, by even cuts
+
+
+def test_the_fewest_chips_of_those_there_are(make_deployment, make_chip):
+    found = make_deployment(8, chip=make_chip(1.2e5), plan=Plan(search="chips"))
+    assert found.fit.fits
+    assert found.chips == min(trial.chips for trial in found.tried if trial.fits) < 8
+
+
+def test_no_plan_that_fits_is_said_so(make_deployment, make_chip):
+    with pytest.raises(ValueError, match=r"no plan of \d+ fits"):
+        make_deployment(2, chip=make_chip(5e4), plan=Plan(search="speed"))
+
+
+def test_auto_is_short_for_the_fastest():
+    scenario = read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=auto", "workload.requests=2"])
+    assert scenario.systems["lpu"].plan.search == "speed"

@@ -1,6 +1,9 @@
 """A request that is alone: served by the event loop, and written out by hand, chunk by chunk and token by token."""
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sim
 from sim.cost import Work
@@ -105,3 +108,49 @@ def test_one_chip_from_its_data_sheet(make_deployment, serve_on):
 def test_a_request_for_one_token_has_lone_times_too(make_deployment):
     lone = lone_request(make_deployment(), 10, 1)
     assert 0 < lone.tpot < lone.ttft
+
+
+WINDOW = 40
+
+
+def test_a_lone_request_sees_no_farther_than_its_windows(make_model, make_deployment, serve_on):
+    """Steps one by one, with the positions that windowed and other layers see written out for each token."""
+    types = ("sliding_attention", "full_attention") * 2
+    deployment = make_deployment(model=make_model(sliding_window=WINDOW, layer_types=types), token_budget=16, request_tokens=64)
+    prompt, output = 50, 30
+    rows = serve_on(deployment, [(0.0, prompt, output)])
+    costs, clock = deployment.costs, 0.0
+    for first in range(0, prompt, 16):
+        last = min(prompt, first + 16)
+        seen = [min(position, WINDOW) for position in range(first + 1, last + 1)]
+        work = Work(
+            prompt_tokens=last - first,
+            chunks=1,
+            attended=sum(range(first + 1, last + 1)),
+            cached=last,
+            logits=int(last == prompt),
+            windowed_attended=sum(seen),
+            windowed_cached=min(last, WINDOW + last - first),
+        )
+        clock += float(costs.step(work).time.sum())
+    assert rows.first_token[0] == pytest.approx(clock, rel=1e-9)
+    for context in range(prompt + 1, prompt + output):
+        clock += float(costs.step(Work(1, context, logits=1, windowed_context=min(context, WINDOW))).time.sum())
+    assert rows.last_token[0] == pytest.approx(clock, rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=1, max_size=12))
+@settings(max_examples=40)
+def test_sequences_together_see_what_each_of_them_sees(make_model, make_deployment, serve_on, requests):
+    """The counters of a micro-batch against a sum over its sequences, at every step."""
+    types = ("sliding_attention", "full_attention") * 2
+    deployment = make_deployment(model=make_model(sliding_window=WINDOW, layer_types=types), request_tokens=64, kv_tokens=4000)
+    works, step = [], deployment.costs.step
+    deployment.costs.step = lambda work: (works.append(work), step(work))[1]
+    rows = serve_on(deployment, [(0.0, prompt, output) for prompt, output in requests])
+    deployment.costs.step = step
+    assert np.isfinite(rows.last_token).all()
+    total = sum(min(c, WINDOW) for prompt, output in requests for c in range(prompt + 1, prompt + output))
+    assert sum(work.windowed_context for work in works) == total
+    assert all(work.windowed_context <= min(work.context, WINDOW * work.decodes) for work in works)
+    assert sum(work.windowed_attended for work in works) == sum(min(c, WINDOW) for p, _ in requests for c in range(1, p + 1))

@@ -11,6 +11,7 @@ import pytest
 
 from sim.chip import Chip
 from sim.files import names, read
+from sim.plan import sequences as fitting
 from sim.scenario import Planned, planned
 from sim.scenario import read as read_scenario
 
@@ -39,7 +40,7 @@ def speed(scenario: str, system: str, *changes: str, workload: tuple[str, ...] =
 def sequences(where: int, *changes: str) -> int:
     """Sequences of 4,096 tokens that the flagship's LPUs hold: by their fullest stage (0), over all their memory (1)."""
     deployment = plan_of(FLAGSHIP, "lpu", changes, ()).deployments["lpu"]
-    return deployment.fit.sequences(4096, deployment.bytes_per_token)[where]
+    return fitting(deployment.layout, 4096)[where]
 
 
 def farthest(chips: int) -> float:

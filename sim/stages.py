@@ -1,0 +1,122 @@
+"""Cuts the blocks of a model into the stages of a pipeline: contiguous, none too slow, none too full, and as even as can be."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from sim.cost import Costs, Work
+from sim.plan import Layout
+
+BALANCE_CONTEXT = 1024.0  # positions at which stages are balanced; assumed: a usual conversation
+
+
+class Cutter:
+    """Cuts the blocks of a layout into contiguous stages.
+
+    What is cut for is a limit on a stage's time, and on its bytes beside the KV cache of a number of tokens.  With both limits
+    given, filling stages greedily needs the fewest of them, so limits are found by bisection; within them the cut with the
+    least sum of squared times is taken, the evenest.
+    """
+
+    def __init__(self, layout: Layout, request_tokens: float) -> None:
+        blocks = layout.model.blocks
+        costs = Costs(replace(layout, bounds=(0,)))  # for the times of single blocks only
+        work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
+        window = layout.model.window
+        work = replace(work, windowed_context=min(BALANCE_CONTEXT, window or BALANCE_CONTEXT))
+        time = {block: costs.block_time(block, work) for block in dict.fromkeys(blocks)}
+        alone = [layout.stage(i, i) for i in range(len(blocks))]
+        self.layout = layout
+        self.times = [0.0, *accumulate(time[block] for block in blocks)]
+        self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
+        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights  # a table that serves both ends of one stage
+        self.kv = [0.0, *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone)]
+        self.room = layout.usable - layout.engine.reserve - layout.activations
+        self.beside = layout.weights_memory.capacity if layout.apart else math.inf  # room for weights in a memory of their own
+        self.request_tokens = request_tokens
+
+    def bounds(self, pipeline: int) -> tuple[int, ...]:
+        """The first block of each of `pipeline` stages."""
+        if pipeline == 1:
+            return (0,)
+        n = len(self.times) - 1
+        pairs = [(i, j) for i in range(n) for j in range(i + 1, n + 1)]
+        times = sorted({self.times[j] - self.times[i] for i, j in pairs})
+        need = self.request_tokens
+
+        def fastest(tokens: float) -> float:
+            return _least(times, lambda limit: self.stages(limit, tokens) <= pipeline)
+
+        def roomiest(time: float) -> float:
+            tokens = sorted({-self._tokens(i, j) for i, j in pairs if self.kv[j] > self.kv[i]})
+            return -_least(tokens, lambda limit: self.stages(time, -limit) <= pipeline)
+
+        if self.stages(math.inf, need) > pipeline:  # it will not fit: show the evenest bytes
+            weights = sorted({self._weights(i, j) for i, j in pairs})
+            evenest = _least(weights, lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline)
+            self.room = self.beside = evenest
+            return self._even(pipeline, math.inf, 0.0)
+        if self.layout.plan.balance == "time":
+            time = fastest(need)
+            tokens = roomiest(time)
+        else:
+            tokens = roomiest(math.inf)
+            time = fastest(tokens)
+        return self._even(pipeline, time, tokens)
+
+    def stages(self, time: float, tokens: float) -> int:
+        """The fewest stages within both limits; more than there are blocks where one block alone breaks them."""
+        return self._fewest(lambda i, j: self._within(i, j, time, tokens))
+
+    def _weights(self, i: int, j: int) -> float:
+        """Bytes of the weights of blocks i..j-1 on one stage."""
+        return self.weights[j] - self.weights[i] - (self.shared if j - i == len(self.weights) - 1 else 0.0)
+
+    def _tokens(self, i: int, j: int) -> float:
+        """Tokens of KV cache that blocks i..j-1 have room for on their stage."""
+        return (self.room - (0.0 if self.layout.apart else self._weights(i, j))) / (self.kv[j] - self.kv[i])
+
+    def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
+        weights, kv = self._weights(i, j), tokens * (self.kv[j] - self.kv[i])
+        fits = weights <= self.beside and kv <= self.room if self.layout.apart else weights + kv <= self.room * (1 + 1e-12)
+        return fits and self.times[j] - self.times[i] <= time * (1 + 1e-12)
+
+    def _fewest(self, within: Callable[[int, int], bool]) -> int:
+        n, count, first = len(self.times) - 1, 0, 0
+        while first < n:
+            end = first
+            while end < n and within(first, end + 1):
+                end += 1
+            if end == first:
+                return n + 1
+            count, first = count + 1, end
+        return count
+
+    def _even(self, pipeline: int, time: float, tokens: float) -> tuple[int, ...]:
+        """Dynamic programming over (stages, blocks): the least sum of squared stage times within the limits."""
+        n = len(self.times) - 1
+        best = [0.0] + [math.inf] * n
+        cuts: list[list[int]] = []
+        for stage in range(1, pipeline + 1):
+            row, cut = [math.inf] * (n + 1), [0] * (n + 1)
+            for end in range(stage, n - (pipeline - stage) + 1):
+                for first in range(end - 1, stage - 2, -1):
+                    if not self._within(first, end, time, tokens):
+                        break
+                    value = best[first] + (self.times[end] - self.times[first]) ** 2
+                    if value < row[end]:
+                        row[end], cut[end] = value, first
+            best = row
+            cuts.append(cut)
+        bounds, end = [], n
+        for cut in reversed(cuts):
+            end = cut[end]
+            bounds.append(end)
+        return tuple(reversed(bounds))
+
+
+def _least(candidates: Sequence[float], feasible: Callable[[float], bool]) -> float:
+    """The least of ascending candidates that is feasible, where every larger one is; the largest if none is."""
+    return candidates[min(bisect_left(candidates, True, key=feasible), len(candidates) - 1)]
