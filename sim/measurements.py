@@ -1,7 +1,15 @@
 """Published figures, to hold simulated ones against: facts with sources, from the catalogue's measurements."""
 
-from sim.files import Value, names, read
-from sim.units import Count, TokensPerSecond
+import csv
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sim.chip import ChipField
+from sim.files import ScenarioError, Sourced, Text, Value, load_text, names, read, shorten
+from sim.topology import Topology, TopologyField
+from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 
 class Speed(Value):
@@ -30,3 +38,126 @@ def published(model: str, chip: str, chips: int) -> list[Speed]:
     """The published single-user speeds of a model on so many chips of a kind (or on a number that was not published)."""
     points = read(names("measurements")["single-user"], Speeds).points
     return [p for p in points if (p.model, p.chip) == (model, chip) and p.chips in (chips, None)]
+
+
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Message(Value):
+    """A row of a table: what was published about messages between chips, as printed, and what simulates it.
+
+    The system is one of the file's `systems` with `chips` chips, the software one of its `software`.  A collective is of the
+    first `group` chips, a `send` goes from the first of them to the last, `farthest` from the one in the middle to the farthest.
+    A figure is `given` where a number of the simulator was written from it, `fitted` where one was fitted to it, else `free`.
+    Where nothing simulates it, `reason` says why; else why it is far off.
+    """
+
+    model_config = ConfigDict(strict=False)  # a table's cells are texts
+
+    id: str
+    system: str
+    operation: str
+    n_devices: str = ""
+    message_bytes: str = ""
+    latency_us: Size | None = None
+    bandwidth_GBps: Size | None = None  # noqa: N815
+    mode: str = ""
+    source_url: str
+    confidence: str
+    notes: str = ""
+    simulates: Literal["all_reduce", "all_gather", "all_to_all", "send", "farthest"] | None = None
+    on: str | None = None
+    software: str | None = None
+    chips: Count | None = None
+    group: Count | None = None
+    bytes: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    status: Literal["free", "fitted", "given"] | None = None
+    reason: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.latency_us is None and self.bandwidth_GBps is None:
+            raise ValueError(f"{self.id} has neither latency_us nor bandwidth_GBps")
+        named = {key: getattr(self, key) for key in ("simulates", "on", "software", "chips", "group", "bytes", "status")}
+        lacking = [key for key, value in named.items() if value is None]
+        if lacking and len(lacking) < len(named):
+            raise ValueError(f"{self.id} does not say its {', '.join(lacking)}")
+        if lacking and not self.reason:
+            raise ValueError(f"{self.id} says neither what simulates it nor the reason why nothing does")
+        return self
+
+
+class Fabric(Sourced):
+    """Chips joined: as a chip's file says, or by a topology of its own."""
+
+    chip: ChipField | None = None
+    topology: TopologyField | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.chip is None) == (self.topology is None):
+            raise ValueError("a system has either a chip or a topology")
+        return self
+
+    def joined(self, chips: int) -> Topology:
+        """So many of its chips.  Raises: ValueError where it cannot join them."""
+        topology = self.chip.topology if self.chip else self.topology
+        assert topology is not None
+        return topology.sized(chips)
+
+
+class Software(Sourced):
+    """What software adds to a message or to each phase of a collective; `launch` is how long the host takes to start one.
+
+    Chips wait for the host: a collective takes the longer of the two.
+    """
+
+    latency: Seconds
+    latency_per_chip: Seconds
+    efficiency: Fraction
+    launch: Seconds
+
+
+def table(given: object) -> object:
+    """The rows of the CSV file that a text names, beside its own file.  Raises: ScenarioError at the first that is wrong."""
+    if not isinstance(given, Text):
+        return given
+    path = given.folder / given
+    shown = shorten(path)
+    rows = csv.DictReader(load_text(path, shown).splitlines())
+    points: dict[str, Message] = {}
+    for row in rows:
+        where = f"{shown}:{rows.line_num}"
+        if None in row or None in row.values():
+            raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
+        try:
+            point = Message.model_validate({key: cell for key, cell in row.items() if cell})
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            column = ".".join(map(str, problem["loc"][:1]))
+            raise ScenarioError(
+                f"{where}: {column + ': ' if column else ''}{problem['msg'].removeprefix('Value error, ')}"
+            ) from None
+        if point.id in points:
+            raise ScenarioError(f"{where}: {point.id} is there twice")
+        points[point.id] = point
+    return tuple(points.values())
+
+
+class Network(Value):
+    """A file of published latencies and bandwidths between chips."""
+
+    id: str
+    note: str = ""
+    points: Annotated[tuple[Message, ...], BeforeValidator(table)]
+    systems: Mapping[str, Fabric]
+    software: Mapping[str, Software]
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for point in self.points:
+            if point.on is not None and point.on not in self.systems:
+                raise ValueError(f"{point.id} is on {point.on!r}, and the systems are {', '.join(self.systems)}")
+            if point.software is not None and point.software not in self.software:
+                raise ValueError(f"{point.id} is with {point.software!r}, and the software is {', '.join(self.software)}")
+        return self
