@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint wheel-test clean
+.PHONY: demo test lint wheel-test reference clean
 demo: .venv/ready
 	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
 
@@ -14,6 +14,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The page of all keys, from the classes that read them.
+reference: .venv/ready
+	$(BIN)/sramsim schema --reference > scenarios/REFERENCE.md
 
 # The same tests against the installed wheel, from a folder where the checkout cannot be imported by accident.
 wheel-test: .venv/ready

@@ -1,0 +1,49 @@
+"""The schema says what the classes read, and the page of all keys is current."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import yaml
+
+from sim.files import catalogue, names
+from sim.schema import KINDS, json_schema, reference
+
+
+def test_the_page_of_all_keys_is_current():
+    assert (catalogue() / "REFERENCE.md").read_text(encoding="utf-8") == reference(), "make reference"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_of_a_class_is_in_its_schema(kind):
+    schema = json_schema(kind)
+    assert set(schema["properties"]) == set(KINDS[kind].model_fields)
+    json.dumps(schema)
+
+
+@pytest.mark.skipif(find_spec("jsonschema") is None, reason="jsonschema is not installed")
+@pytest.mark.parametrize("kind", ["scenario", "chip", "cluster", "engine"])
+def test_what_the_catalogue_holds_is_what_the_schema_says(kind):
+    from jsonschema import Draft202012Validator
+
+    validator = Draft202012Validator(json_schema(kind))
+    for name, path in names(f"{kind}s").items():
+        errors = [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))]
+        assert errors == [], name
+
+
+def test_kinds_are_told_apart_and_a_users_own_is_let_in():
+    schema = json_schema("chip")
+    options = [
+        schema["$defs"][o["$ref"].rpartition("/")[2]] if "$ref" in o else o for o in schema["properties"]["compute"]["anyOf"]
+    ]
+    kinds = {option["properties"]["kind"].get("const") for option in options}
+    assert {"roofline", "tensor-streaming"} <= kinds
+    assert any(option["properties"]["kind"].get("pattern") == ":" for option in options)
+
+
+def test_every_kind_has_its_table_on_the_page():
+    page = reference()
+    for title in ("Roofline", "TensorStreaming", "Dragonfly", "Hierarchical", "Poisson", "Closed", "Plan", "System", "Memory"):
+        assert f"\n## {title}\n" in page
+    assert all(line.count("|") >= 4 for line in page.splitlines() if line.startswith("|"))
