@@ -7,11 +7,13 @@
 What can be waited for is a process or a resource; what can only be computed is a function.  From the door to the ground:
 
     cli                                         the command line
-    report                                      a result for people
+    report : catalogue : schema                 a result for people; what the catalogue holds; what files may hold
     (plots)                                     figures, a package of its own
     scenario                                    Scenario, run, planned, check
-    planner                                     cuts models into stages, times a lone request
-    serve                                       SimPy: arrivals, replicas, micro-batches
+    validate                                    published figures beside simulated ones
+    validate                                    published figures beside simulated ones
+    planner                                     lays models on chips, searches plans, times a lone request
+    stages : serve                              cuts models into stages; SimPy: arrivals, replicas, micro-batches
     metrics                                     from rows to TTFT, TPOT, the verdict
     records : policy                            rows that leave a run; decisions of a scheduler
     cost                                        Work -> time by term: where model, chip and engine meet

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from sim.chip import Chip
+from sim.chip import Chip, Cluster
 from sim.engine import Engine
 from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
-from sim.measurements import Speeds
-from sim.model import Model
-from sim.units import show
+from sim.measurements import Network, Speeds
+from sim.model import SPELLINGS, Model
+from sim.units import brief, show
 
 KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
 SHOWN: dict[str, tuple[str, type[Value]]] = {
     "chip": ("chips", Chip),
     "engine": ("engines", Engine),
     "model": ("models", Model),
+    "cluster": ("clusters", Cluster),
     "measurement": ("measurements", Speeds),
 }
 Fact = tuple[str, str, str]  # key, value as written, source
@@ -45,6 +46,8 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     if cls is Model:
         return model_facts(path)
     document = Document(path)
+    if cls is Speeds and "systems" in document.data:
+        return network_facts(document.value(Network))
     value: Value = document.value(cls)
     if isinstance(value, Speeds):
         rows = [
@@ -52,30 +55,59 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
         ]
         return path.stem, rows, value.note
     assert isinstance(value, Sourced)
-    flat = flatten({k: v for k, v in document.data.items() if k not in ("source", "name", "vendor", "note")})
-    rows = [(key, text, value.source_of(key) or ("" if unsourced(text) else "no source given")) for key, text in flat]
+    flat = flatten({k: v for k, v in document.data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range")})
+    rows = [
+        (
+            key,
+            f"{text} ({' to '.join(value.range[key])})" if key in value.range else text,
+            value.source_of(key) or ("" if unsourced(text) else "no source given"),
+        )
+        for key, text in flat
+    ]
     return f"{path.stem}: {value.name or kind}", rows, value.note.strip()
 
 
 def unsourced(text: str) -> bool:
     """A word, such as a kind, needs no source; a number does."""
-    return not any(character.isdigit() for character in text.partition(" ")[0])
+    return not text[:1].isdigit()
 
 
 def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
     """'memory.sram.capacity', '230.7 MB' and so on, in the file's order."""
+    if isinstance(data, tuple) and any(isinstance(part, dict) for part in data):
+        data = dict(enumerate(data))
     if isinstance(data, dict):
         return [pair for key, value in data.items() for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
     return [(prefix, ", ".join(map(str, data)) if isinstance(data, tuple) else str(data))]
+
+
+def network_facts(network: Network) -> tuple[str, list[Fact], str]:
+    """The published figures, and what the software in them was fitted to."""
+    figures = [
+        (
+            point.id,
+            f"{point.latency_us:g} us" if point.latency_us else f"{point.bandwidth_GBps:g} GB/s",
+            f"{point.system}, {point.operation}: {point.source_url}",
+        )
+        for point in network.points
+    ]
+    parts = {f"{kind}.{name}": part for kind in ("systems", "software") for name, part in getattr(network, kind).items()}
+    sources = [(f"{name}.{key}", "", text) for name, part in parts.items() for key, text in part.source.items()]
+    return network.id, figures + sources, network.note.strip()
 
 
 def model_facts(path: Path) -> tuple[str, list[Fact], str]:
     """What follows from a config.json, and the keys it follows from."""
     model = read(path, Model)
     given = "the config's "
-    kv = model.kv_width() * model.num_hidden_layers
+    kv = model.kv_per_token()
     computed = [
         ("parameters", f"{model.parameters / 1e9:.4g} B", f"computed from {given}sizes"),
+        (
+            "active parameters",
+            f"{model.active_parameters / 1e9:.4g} B",
+            "those that one token meets; with the head, without the table",
+        ),
         (
             "FLOPs per token",
             show(model.flops_per_token(), "FLOP"),
@@ -89,5 +121,7 @@ def model_facts(path: Path) -> tuple[str, list[Fact], str]:
         ),
     ]
     config = Document(path).data
-    keys = [(key, text, "config.json") for key, text in flatten({k: config[k] for k in Model.model_fields if k in config})]
+    flat = {**config, **config.get("text_config", {})}
+    known = [spelt for field in Model.model_fields if field != "aliases" for spelt in (field, *SPELLINGS.get(field, ()))]
+    keys = [(key, brief(text), "config.json") for key, text in flatten({k: flat[k] for k in known if k in flat})]
     return f"{path.stem}: {model.model_type}", computed + keys, ""

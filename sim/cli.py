@@ -187,6 +187,40 @@ def show(
     show_table(sourced(*facts(kind, name)))
 
 
+@app.command(epilog="Example: sramsim validate --network")
+def validate(
+    network: Annotated[bool, typer.Option("--network", help="Latencies and bandwidths between chips.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show published figures beside simulated ones, and how far off each is."""
+    if not network:
+        raise UserError("validate: say what; there is --network")
+    from sim import validate as validation
+    from sim.report import validated
+
+    rows = validation.network()
+    if as_json:
+        print_json({"rows": [row.as_json() for row in rows], "medians": validation.medians(rows)})
+    else:
+        show_table(validated("messages between chips", rows, validation.medians(rows)))
+
+
+@app.command(epilog="Example: sramsim schema > scenario.schema.json")
+def schema(
+    kind: Annotated[str, typer.Argument(help="scenario, chip, cluster, engine or model")] = "scenario",
+    reference: Annotated[bool, typer.Option("--reference", help="Print the page of all keys instead, in Markdown.")] = False,
+) -> None:
+    """Print the JSON Schema of a kind of file, for editors."""
+    from sim import schema as schemas
+
+    if kind not in schemas.KINDS:
+        raise UserError(f"schema {kind}: there is no such kind; choose of {', '.join(schemas.KINDS)}")
+    if reference:
+        print(schemas.reference(), end="")
+    else:
+        print_json(schemas.json_schema(kind))
+
+
 @app.command(epilog="Example: sramsim new mine && sramsim run mine.yaml")
 def new(name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is written.")]) -> None:
     """Write a commented scenario to start from."""

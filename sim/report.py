@@ -1,13 +1,16 @@
 """A result for people: tables on a terminal.  Builds what the command line prints; prints nothing itself."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from sim.units import show
+
+if TYPE_CHECKING:
+    from sim.validate import Row
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -34,10 +37,17 @@ def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     table.add_row("model", *(s["model"] for s in each))
     table.add_row("chips", *(f"{s['chips']} x {s['chip']}" for s in each))
     table.add_row("engine", *(s["engine"] for s in each))
-    table.add_row("weights/act./KV/head", *("/".join(s["precision"].values()) for s in each))
-    table.add_row(
-        "tensor x pipeline x replicas", *(" x ".join(str(s["plan"][k]) for k in ("tensor", "pipeline", "replicas")) for s in each)
-    )
+    kinds = ("weights", "activations", "kv", "head")
+    table.add_row("weights/act./KV/head", *("/".join(s["precision"][kind] for kind in kinds) for s in each))
+    table.add_row("tensor x pipeline x replicas", *(degrees(s["plan"]) for s in each))
+    if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in each):
+        table.add_row("attention data / expert", *(f"{s['plan']['attention_data']} / {s['plan']['expert']}" for s in each))
+    if any(len(s["memories"]) > 1 for s in each):
+        table.add_row("weights in / KV in", *(f"{s['memory']['weights']} / {s['memory']['kv']}" for s in each))
+
+
+def degrees(plan: Mapping[str, Any]) -> str:
+    return " x ".join(str(plan[key]) for key in ("tensor", "pipeline", "replicas"))
 
 
 def comparison(summary: Mapping[str, Any]) -> RenderableType:
@@ -58,7 +68,23 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
     table.add_row("fitted share of a token", *(f"{s['fitted_share']:.0%}" for s in each))
+    table.add_section()
+    table.add_row("token/s of a lone user", *(number(1000 / s["lone_request"]["tpot_ms"]) for s in each))
+    for label, rate in WEIGHT_BANDWIDTHS.items():
+        table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
     return Group(table, Text(), *(Text(line) for line in findings(systems)))
+
+
+# How fast weights can be read, as it may be counted.  A token passes the stages one after the other, so one stage at a time
+# works for it; all chips together work only where the pipeline is full.
+WEIGHT_BANDWIDTHS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "a chip, as its maker counts": lambda s: float(s["weight_bandwidth"]["claimed"]),
+    "a chip, by a matrix-vector multiply": lambda s: float(s["weight_bandwidth"]["chip"]),
+    "a stage, for one token": lambda s: (
+        float(s["weight_bandwidth"]["chip"]) * s["chips"] / s["plan"]["pipeline"] / s["plan"]["replicas"]
+    ),
+    "all chips, with a full pipeline": lambda s: float(s["weight_bandwidth"]["chip"]) * s["chips"],
+}
 
 
 def speed(system: Mapping[str, Any]) -> float | None:
@@ -74,7 +100,8 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if len(speeds) > 1:
         best = max(speeds, key=lambda name: speeds[name])
         others = ", ".join(f"{speeds[best] / s:.1f} times that of {name}" for name, s in speeds.items() if name != best)
-        lines.append(f"{best} gives a user {speeds[best]:.0f} token/s: {others}.")
+        lines.append(f"{best} gives a user {number(speeds[best])} token/s: {others}.")
+        lines += claims(systems, speeds)
     for name, system in systems.items():
         if system["verdict"] == "OVERLOADED":
             lines.append(f"{name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
@@ -82,6 +109,20 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
         if system["refused"]:
             lines.append(f"{name} refused {system['refused']} requests that could never fit; requests.parquet says why.")
+    return lines
+
+
+def claims(systems: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]) -> list[str]:
+    """Where the first system's maker claims a bandwidth: what becomes of it, by each way to count, against the others."""
+    first, *rest = systems
+    claimed = systems[first]["weight_bandwidth"]
+    lines = []
+    for name in rest if claimed["claimed"] != claimed["chip"] else ():
+        ratios = (f"{rate(systems[first]) / rate(systems[name]):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items())
+        lines.append(f"Reading weights, {first} over {name}: {', '.join(ratios)}.")
+        lone = systems[name]["lone_request"]["tpot_ms"] / systems[first]["lone_request"]["tpot_ms"]
+        busy = f", {speeds[first] / speeds[name]:.1f} under this load" if {first, name} <= speeds.keys() else ""
+        lines.append(f"Speed of a user, {first} over {name}: {lone:.1f} alone{busy}.")
     return lines
 
 
@@ -94,6 +135,7 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     each = list(systems.values())
     table.add_row("fits", *(Text("yes", "green") if s["fits"] else Text("no", "red") for s in each))
     table.add_row("fewest chips that would do", *(number(s["minimum_chips"]) for s in each))
+    table.add_row("chips that the weights alone fill", *(number(s["weights_only_chips"]) for s in each))
     for part in ("weights", "kv", "activations", "reserve", "capacity"):
         label = {"kv": "KV of one request", "capacity": "usable capacity"}.get(part, part)
         table.add_row(f"fullest chip: {label}", *(show(s["bytes_per_chip"][part], "B") for s in each))
@@ -101,17 +143,59 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
         counts = [s["max_sequences"][length] for s in each]
         table.add_row(f"sequences of {length} tokens", *(f"{c['fullest_stage']} (all memory: {c['all_memory']})" for c in counts))
     table.add_section()
+    lines: list[Text] = []
     lone = [s["lone_request"] for s in each]
     table.add_row("lone request: TTFT, ms", *(number(r["ttft_ms"]) if r else "-" for r in lone))
     table.add_row("lone request: TPOT, ms", *(number(r["tpot_ms"]) if r else "-" for r in lone))
     for term in next((r["terms_ms"] for r in lone if r), {}):
         table.add_row(f"  {term}", *(number(r["terms_ms"][term]) if r else "-" for r in lone))
     table.add_row("fitted share of a token", *(f"{r['fitted_share']:.0%}" if r else "-" for r in lone))
+    for name, system in systems.items():
+        if tried := system.get("tried"):
+            fit = [t for t in tried if t["fits"]]
+            searched = (
+                f"{name}: {len(tried)} plans tried, {len(fit)} fit; the best, as tensor x attention data x pipeline x replicas: "
+            )
+            best = (
+                f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} ({number(1000 * t['tpot'])} ms)"
+                for t in fit[:5]
+            )
+            lines.append(Text(searched + ", ".join(best)))
     note = (
         "Admission is decided by the fullest stage; 'all memory' is what the chips could hold together. "
         "Terms are of a mean token's time."
     )
-    return Group(table, Text(), Text(note, style="dim"))
+    return Group(table, Text(), *lines, Text(note, style="dim"))
+
+
+def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]) -> RenderableType:
+    """The table of `sramsim validate`: every row, then why some are far off, why some are not simulated, and the sum of it all."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    for column, width in (("system", 15), ("operation", 24), ("devices", 7), ("bytes", 10)):
+        table.add_column(column, no_wrap=True, max_width=width, overflow="ellipsis")
+    for column in ("measured", "simulated", "error, %"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("status", no_wrap=True)
+    for row in rows:
+        error = Text("-") if row.error is None else Text(f"{100 * row.error:+.0f}", "yellow" if row.far else "")
+        unit = f" {row.unit}"
+        simulated = "-" if row.simulated is None else number(row.simulated) + unit
+        cells = (row.id, row.system, row.operation, row.devices, row.bytes, number(row.measured) + unit, simulated)
+        table.add_row(*cells, error, row.status or "-")
+    lines = [f"{row.id}: {100 * row.error:+.0f} %: {row.reason or 'no reason is known'}" for row in rows if row.error and row.far]
+    missing = [f"{row.id}: {row.reason}" for row in rows if row.simulated is None]
+    parts: list[RenderableType] = [table, Text()]
+    for head, told in (("far off", lines), ("not simulated", missing)):
+        if told:
+            parts += [Text(f"{head}:", "bold"), *(Text(f"  {line}") for line in told), Text()]
+    middle, count = medians["tested"]
+    shares = ", ".join(
+        f"{100 * medians[kind][0]:.1f} % of {medians[kind][1]} {kind}" for kind in ("free", "fitted") if kind in medians
+    )
+    echoed = medians.get("given", (0.0, 0))[1]
+    left = f"not counted: {echoed} that were given, {len(missing)} not simulated"
+    return Group(*parts, Text(f"median absolute error {100 * middle:.1f} % of {count} rows ({shares}); {left}", "bold"))
 
 
 def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:

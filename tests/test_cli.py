@@ -85,8 +85,8 @@ def mine(old: str, new: str) -> None:
     [
         ("catalog chip", "catalog chip: there is no such kind; did you mean 'chips'?"),
         ("catalog x", "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios"),
-        ("show chips h100-sxm", "show chips: there is no such kind; choose of chip, engine, model, measurement"),
-        ("show chip h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm'?"),
+        ("show chips h100-sxm", "show chips: there is no such kind; choose of chip, engine, model, cluster, measurement"),
+        ("show chip h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?"),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         ("show chip ./", "./: is a folder, and a file is due"),
         ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
@@ -179,9 +179,9 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
             "3: workload.output.lognormal.sigma: 99: it must be at most 10",
         ),
         ("model: llama-2-7b", "model: lama-2-7b", "2: 'lama-2-7b' is not among the catalogue's models; did you mean 'llama-2-7b'"),
-        ("    chip: h100-sxm\n", "", "5: 'chip' is missing in systems.card"),
-        ("h100-sxm", "h100-smx", "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm'?"),
-        ("engine: ideal", "engine: ideal\n    slots: 3", "9: system has no 'slots'; it has chip, chips, engine"),
+        ("    chip: h100-sxm\n", "", "5: systems.card: name a chip and how many chips, or a cluster"),
+        ("h100-sxm", "h100-smx", "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', "),
+        ("engine: ideal", "engine: ideal\n    slots: 3", "9: system has no 'slots'; it has chip, chips, cluster, engine"),
         ("tensor: 1", "weights: int3", "9: systems.card.plan.weights: 'int3': it must be 'fp32', 'bf16', 'fp16'"),
         ("tensor: 1", "tensor: 2", "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1"),
         ("chips: 1", "chips: 9", "5: systems.card: the switch joins 8 chips at most, and 9 are asked for"),
@@ -232,7 +232,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         ("80 GiB", "-80 GiB", "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0"),
         ("kind: roofline", "kind: roof", "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?"),
         ("kind: roofline", "kind: cards:Card", "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two"),
-        ("kind: switch", "kind: torus", "chips/card.yaml:8: 'torus' is not a kind of topology; choose of "),
+        ("kind: switch", "kind: moebius", "chips/card.yaml:8: 'moebius' is not a kind of topology; choose of "),
         ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
     ],
 )
@@ -250,13 +250,13 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(refusal, folder, comma
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are llama, mistral, qwen2, qwen3"),
+        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are deepseek_v2, "),
         ('  "hidden_size": 4096,\n', "", "1: 'hidden_size' is missing"),
         ('"hidden_size": 4096', '"hidden_size": "4096"', "6: hidden_size: '4096': it must be a whole number"),
         ('"hidden_size": 4096', '"hidden_size": 4096, "hidden_size": 1', "6: 'hidden_size' is given twice"),
         ('"num_hidden_layers": 32', '"num_hidden_layers": 1000000000', "8: num_hidden_layers: 1000000000: it must be at most 1000"),
-        ('"num_hidden_layers": 32', '"layer_types": 3', "8: 'layer_types': layers of several types is not covered"),
-        ('"hidden_size": 4096', '"num_experts": 8', "6: 'num_experts': mixture of experts is not covered"),
+        ('"num_hidden_layers": 32', '"num_hidden_layers": 32, "layer_types": 3', "8: layer_types: 3: it must be a list"),
+        ('"hidden_size": 4096', '"state_size": 8', "6: 'state_size': state-space layers is not covered"),
         ('"float16"\n}', '"float16"', "16: YAML: "),
     ],
 )
@@ -319,15 +319,18 @@ def test_a_new_scenario_is_written_where_it_is_asked_for_and_reads(sramsim, fold
     assert sramsim("check", "below/first.yaml") == (0, "below/first.yaml: ok (lpu on 64 chips, h100 on 1 chips)\n", "")
 
 
-@pytest.mark.parametrize("kind", ["", "chips", "engines", "models", "measurements", "scenarios"])
+@pytest.mark.parametrize("kind", ["", "chips", "engines", "models", "clusters", "measurements", "scenarios"])
 def test_the_catalogue_is_listed(sramsim, kind):
     status, out, err = sramsim("catalog", *kind.split())
     assert (status, err) == (0, "")
     shown = {"": "h100-sxm", "chips": "h100-sxm", "engines": "ideal", "models": "llama-2-7b", "measurements": "single-user"}
+    shown["clusters"] = "dgx-h100"
     assert shown.get(kind, "does-not-fit") in out
 
 
-@pytest.mark.parametrize("words", ["chip h100-sxm", "engine vllm", "model llama-2-7b", "measurement single-user"])
+@pytest.mark.parametrize(
+    "words", ["chip h100-sxm", "engine vllm", "model llama-2-7b", "cluster dgx-h100-x4", "measurement single-user"]
+)
 def test_an_entry_is_shown_with_sources(sramsim, words):
     status, out, err = sramsim("show", *words.split())
     assert (status, err) == (0, "")
