@@ -70,9 +70,16 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("fitted share of a token", *(f"{s['fitted_share']:.0%}" for s in each))
     table.add_section()
     table.add_row("token/s of a lone user", *(number(1000 / s["lone_request"]["tpot_ms"]) for s in each))
+    if any(s["published"] for s in each):
+        table.add_row("published token/s of a user", *(speeds_of(s["published"]) for s in each))
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
     return Group(table, Text(), *(Text(line) for line in findings(systems)))
+
+
+def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
+    """What was published for the same model on as many of the same chips, whatever the engine and the precision."""
+    return ", ".join(number(speed) for speed in sorted(point["tokens_per_second"] for point in points)) or "-"
 
 
 # How fast weights can be read, as it may be counted.  A token passes the stages one after the other, so one stage at a time

@@ -250,7 +250,7 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(refusal, folder, comma
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are deepseek_v2, "),
+        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are arcee, "),
         ('  "hidden_size": 4096,\n', "", "1: 'hidden_size' is missing"),
         ('"hidden_size": 4096', '"hidden_size": "4096"', "6: hidden_size: '4096': it must be a whole number"),
         ('"hidden_size": 4096', '"hidden_size": 4096, "hidden_size": 1', "6: 'hidden_size' is given twice"),

@@ -154,7 +154,7 @@ def test_blocks_are_what_a_plan_cuts_between():
         ("mamba_d_state", 16, "state-space layers"),
         ("linear_num_value_heads", 4, "linear attention"),
         ("index_topk", 2048, "sparse attention"),
-        ("model_type", "mamba2", "covered are deepseek_v2"),
+        ("model_type", "mamba2", "covered are arcee"),
         ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
         ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),
         ("dtype", "int8", "covered are float32, bfloat16, float16"),
