@@ -48,8 +48,8 @@ def draw(saved: Saved) -> Figure:
     axis.grid(axis="y", visible=False)
     handles = [Patch(facecolor=colour, label=label) for term, (label, colour) in TERMS.items() if term in used]
     handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="fitted, not from data sheets"))
-    style.legend(axis, handles, columns=3)
-    style.title(figure, finding(systems))
+    style.legend(axis, handles, columns=4)
+    style.title(figure, finding(systems), key_rows=1 + (len(handles) > 4))
     style.footnote(figure, saved.summary)
     return figure
 

@@ -40,11 +40,11 @@ def draw(saved: Saved) -> Figure:
             axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes:
         low, high = axis.get_xlim()
-        if high / low < 12:  # less than a decade: label the steps between too
+        if high / low < 40:  # few decades: label some steps between too
             axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else ""))
     axes[0].set_ylabel("share of requests")
     style.legend(axes[0])
-    style.title(figure, finding(systems))
+    style.title(figure, finding(systems), key_rows=1 + (len(systems) > 5))
     style.footnote(figure, saved.summary)
     return figure
 

@@ -26,7 +26,13 @@ def draw(saved: Saved) -> Figure:
         low, middle, high = np.percentile(1000 / tpot, [10, 50, 90])
         axis.bar(place, middle, width=0.55, color=colours[name])
         axis.errorbar(place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1)
-        axis.annotate(f"{middle:.3g}", (place - 0.27, middle), (3, 3), textcoords="offset points", fontweight="bold")
+        axis.annotate(
+            f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}",
+            (place - 0.27, middle),
+            (3, 3),
+            textcoords="offset points",
+            fontweight="bold",
+        )
         top = max(top, high)
         for point in sorted(system["published"], key=lambda p: p["tokens_per_second"]):
             speed = point["tokens_per_second"]

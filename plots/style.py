@@ -52,10 +52,10 @@ def lines(systems: Iterable[str]) -> dict[str, str]:
     return {name: LINES[i % len(LINES)] for i, name in enumerate(systems)}
 
 
-def title(figure: Figure, finding: str) -> None:
-    """The finding, over the whole width, in as many lines as it needs."""
+def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
+    """The finding, over the whole width, in as many lines as it needs, and room for a key of so many rows below it."""
     width = int(figure.get_figwidth() * 11)  # letters that go on a line
-    figure.suptitle("\n".join(textwrap.wrap(finding, width)), ha="left", x=0.01)
+    figure.suptitle("\n".join(textwrap.wrap(finding, width)) + "\n" * key_rows, ha="left", x=0.01)
 
 
 def times(ratio: float) -> str:
@@ -64,11 +64,12 @@ def times(ratio: float) -> str:
 
 
 def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
-    """The key in a row above the axes, where it hides nothing."""
+    """The key in rows above the axes, where it hides nothing; the title leaves room for it."""
     entries = {"handles": handles} if handles else {}
-    axis.legend(
+    key = axis.legend(
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9, borderaxespad=0.3, columnspacing=1.2, **entries
     )
+    key.set_in_layout(False)  # else a key wider than its panel would push the others away
 
 
 def footnote(figure: Figure, summary: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from sim.files import OfKind, Sourced, Value, from_catalogue
 from sim.topology import TopologyField
-from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts
+from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts, show
 
 # Bytes of one number, and which precisions can carry it in a matrix multiply: those that lose nothing of it; bf16 and fp16
 # stand in for one another, since engines cast the one to the other.
@@ -131,6 +131,18 @@ class TensorStreaming(Compute):
     tile: Count
     weight_load: BytesPerSecond
     kv_path: Literal["load", "stream"] = "load"
+
+    @model_validator(mode="after")
+    def _rates_are_the_planes(self) -> "TensorStreaming":
+        """Each plane multiplies a vector by its tile in a cycle: rates, clock, planes and tile say the same thing twice."""
+        fastest = max((getattr(self, name) or 0.0 for name in WIDTH), default=0.0)
+        planes = 2 * self.planes * self.tile**2 * self.clock
+        if abs(fastest - planes) > 0.05 * planes:
+            raise ValueError(
+                f"the fastest rate is {show(fastest, 'FLOP/s')}, and {self.planes} planes of {self.tile} x {self.tile} at "
+                f"{show(self.clock, 'Hz')} make {show(planes, 'FLOP/s')}"
+            )
+        return self
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
         peak, path = self.peak(*op.precisions), min(self.weight_load, memory.bandwidth)

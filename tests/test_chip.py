@@ -211,7 +211,14 @@ def test_a_streamed_multiply_takes_the_cycles_of_loading_or_computing(planes, ti
 
 def test_keys_and_values_may_stream_past_the_load_path():
     attention = Op(1, 1.0, 0.0, 1000.0, 0.0, ("fp16", "fp16"))
-    unit = {"clock": 1.0, "planes": 4, "tile": 320, "weight_load": 10.0, "fp16": 1.0}
+    unit = {"clock": 1.0, "planes": 1, "tile": 1, "weight_load": 10.0, "fp16": 2.0}
     memory = Memory(capacity=1e9, bandwidth=50.0)
     assert TensorStreaming(**unit).times(attention, memory)[1] == 100.0
     assert TensorStreaming(**unit, kv_path="stream").times(attention, memory)[1] == 20.0
+
+
+def test_rates_that_the_planes_cannot_have_are_refused():
+    unit = {"planes": 4, "tile": 320, "weight_load": 9.2e12, "int8": 737e12}
+    assert TensorStreaming(clock=0.9e9, **unit)
+    with pytest.raises(ValidationError, match="4 planes of 320 x 320 at 1.25 GHz make 1.024 PFLOP/s"):
+        TensorStreaming(clock=1.25e9, **unit)

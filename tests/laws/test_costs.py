@@ -30,7 +30,7 @@ COMPUTES = {
     "roofline": {},
     "few flops": {"fp16": 2e9},
     "tensor streaming": {
-        "compute": TensorStreaming(clock=1e9, planes=4, tile=32, weight_load=1e9, fp16=1e12),
+        "compute": TensorStreaming(clock=1e9, planes=4, tile=32, weight_load=1e9, fp16=2.0 * 4 * 32**2 * 1e9),
     },
     "memory binds later": {"compute": Crossing(compute_offset=1e-5, memory_offset=0.0, flops_per_second=1e13)},
     "compute binds later": {"compute": Crossing(compute_offset=0.0, memory_offset=1e-5, flops_per_second=1e9)},
