@@ -220,5 +220,5 @@ def test_keys_and_values_may_stream_past_the_load_path():
 def test_rates_that_the_planes_cannot_have_are_refused():
     unit = {"planes": 4, "tile": 320, "weight_load": 9.2e12, "int8": 737e12}
     assert TensorStreaming(clock=0.9e9, **unit)
-    with pytest.raises(ValidationError, match="4 planes of 320 x 320 at 1.25 GHz make 1.024 PFLOP/s"):
+    with pytest.raises(ValidationError, match=r"4 planes of 320 x 320 at 1\.25 GHz make 1\.024 PFLOP/s"):
         TensorStreaming(clock=1.25e9, **unit)
