@@ -26,7 +26,7 @@ wheel-test: .venv/ready
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet --upgrade "pip>=25.1"
 	.venv-wheel/bin/pip install --quiet --group dev dist/sramsim-*.whl
-	cd /tmp && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests
+	cd "$$(mktemp -d)" && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'

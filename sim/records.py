@@ -76,7 +76,6 @@ class Rows:
     """One system's requests, a numpy column for each thing known of them, and what its stages did."""
 
     requests: Requests
-    offered: int = 0  # arrivals the system saw
     gaps: Gaps = field(default_factory=Gaps)
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
     kv_peak: int = 0  # tokens, of the replica that held most

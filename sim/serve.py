@@ -130,7 +130,6 @@ class Replica:
     def submit(self, job: Job) -> None:
         """Takes a request in, or refuses it where it could never fit."""
         self.rows.arrival[job.id] = job.arrival
-        self.rows.offered += 1
         if job.tokens > self.limits.context:
             self.rows.reason[job.id] = f"{job.tokens} tokens exceed the model's context of {self.limits.context}"
         elif job.kv > self.limits.kv_tokens:

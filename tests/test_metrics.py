@@ -17,7 +17,6 @@ SEEDS = range(20)
 def rows():
     """Four requests: three tokens, one token, five tokens, and one refused."""
     made = Rows(Requests(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10, 20, 30, 40]), np.array([3, 1, 5, 9])))
-    made.offered = 4
     made.admitted[:] = [1.0, 2.0, 3.5, np.nan]
     made.first_token[:] = [1.5, 4.0, 5.0, np.nan]
     made.last_token[:] = [2.5, 4.0, 11.0, np.nan]
