@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
+from pydantic_core import PydanticCustomError
+
 from sim.chip import WIDTH, Chip, Memory
 from sim.engine import Engine
 from sim.files import Shorthand, UserError, Value
@@ -281,6 +283,8 @@ def fit(layout: Layout, request_tokens: float) -> Fit:
 
 
 def _auto(given: object) -> object:
+    if isinstance(given, str) and given != "auto":
+        raise PydanticCustomError("quantity", "{reason}", {"reason": f"'{given}' is not a plan; write auto, or a mapping"})
     return {"search": "speed"} if given == "auto" else given
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost import Costs, Work
+from sim.files import ScenarioError
 from sim.plan import Plan, PlanError
 from sim.planner import lone_request, minimum_chips, require_fit
 from sim.scenario import read
@@ -204,3 +205,5 @@ def test_no_plan_that_fits_is_said_so(make_deployment, make_chip):
 def test_auto_is_short_for_the_fastest():
     scenario = read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=auto", "workload.requests=2"])
     assert scenario.systems["lpu"].plan.search == "speed"
+    with pytest.raises(ScenarioError, match="'autoo' is not a plan; write auto, or a mapping"):
+        read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=autoo"])
