@@ -34,17 +34,23 @@ def draw(saved: Saved) -> Figure:
         left = 0.0
         for term, (_, colour) in TERMS.items():
             time, fitted = lone["terms_ms"][term], lone["fitted_terms_ms"][term]
-            if time < 0.005 * total:
+            if time < 0.005 * lone["tpot_ms"]:
                 left += time
                 continue
             used.append(term)
             axis.barh(row, time - fitted, left=left, color=colour, edgecolor="white", lw=0.6, height=0.62)
             axis.barh(row, fitted, left=left + time - fitted, color=colour, edgecolor="white", lw=0.6, height=0.62, hatch="////")
             left += time
-        axis.text(left + 0.01 * total, row, f"{lone['tpot_ms']:.3g} ms, {lone['fitted_share']:.0%} fitted", va="center", fontsize=9)
+        axis.text(
+            left + 0.01 * total,
+            row,
+            f"{style.number(lone['tpot_ms'])} ms, {lone['fitted_share']:.0%} fitted",
+            va="center",
+            fontsize=9,
+        )
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel="time per output token of a lone request, ms")
     axis.set_xlim(0, 1.24 * total)
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.5, -0.5)  # the first on top, and room for a bar too thin to be seen
     axis.grid(axis="y", visible=False)
     handles = [Patch(facecolor=colour, label=label) for term, (label, colour) in TERMS.items() if term in used]
     handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="fitted, not from data sheets"))

@@ -67,5 +67,6 @@ def finding(systems: Mapping[str, Any]) -> str:
     if not begin:
         return "No request was served"
     first, last, slowest = min(begin, key=begin.__getitem__), min(end, key=end.__getitem__), max(end, key=end.__getitem__)
-    text = f"Median first token: {first} after {begin[first]:.3g} ms.  Median whole answer: {last} after {end[last]:.3g} ms"
+    begins, ends = style.number(begin[first]), style.number(end[last])
+    text = f"Median first token: {first} after {begins} ms.  Median whole answer: {last} after {ends} ms"
     return text + (f", {style.times(end[slowest] / end[last])} faster than {slowest}" if slowest != last else "")

@@ -27,7 +27,7 @@ def draw(saved: Saved) -> Figure:
         axis.bar(place, middle, width=0.55, color=colours[name])
         axis.errorbar(place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1)
         axis.annotate(
-            f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}",
+            style.number(middle),
             (place - 0.27, middle),
             (3, 3),
             textcoords="offset points",
@@ -37,7 +37,7 @@ def draw(saved: Saved) -> Figure:
         for point in sorted(system["published"], key=lambda p: p["tokens_per_second"]):
             speed = point["tokens_per_second"]
             axis.plot(place + 0.34, speed, marker="D", ms=6, mfc="white", mec="black", ls="", label=None if marked else "published")
-            text = f"{speed:.3g}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
+            text = f"{style.number(speed)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
             axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
             marked, top = True, max(top, speed)
     axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))
@@ -58,4 +58,4 @@ def finding(systems: Mapping[str, Any]) -> str:
         return "No request had two tokens"
     best = max(speeds, key=lambda name: speeds[name])
     others = ", ".join(f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best)
-    return f"{best}: {speeds[best]:.0f} tokens per second for a user" + (f", {others}" if others else "")
+    return f"{best}: {style.number(speeds[best])} tokens per second for a user" + (f", {others}" if others else "")

@@ -58,6 +58,11 @@ def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
     figure.suptitle("\n".join(textwrap.wrap(finding, width)) + "\n" * key_rows, ha="left", x=0.01)
 
 
+def number(value: float) -> str:
+    """Three digits as a person writes them, without exponents."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def times(ratio: float) -> str:
     """'6.9 times', '1.04 times'."""
     return f"{ratio:.2f} times" if ratio < 1.15 else f"{ratio:.1f} times" if ratio < 100 else f"{ratio:.0f} times"

@@ -170,16 +170,20 @@ def search(
 ) -> tuple[Plan, tuple[Trial, ...]]:
     """The fastest plan for a lone token on all the chips (search: speed), or the one with the fewest chips (search: chips).
 
-    Every way to deal the chips out that `shapes` knows is tried; times are those of blocks cut evenly, by number.
+    Every way to deal the chips out that `shapes` knows is tried; times are those of blocks cut evenly, by number.  Where none
+    fits, the first is given, so that what is missing can be said.
 
-    Raises: ValueError where none fits.
+    Raises: ValueError where the plan gives degrees itself, or nothing can be laid out at all.
     """
+    given = plan.model_fields_set & {"tensor", "attention_data", "expert", "pipeline", "replicas"}
+    if given:
+        raise ValueError(f"search: {plan.search} finds the degrees; leave {', '.join(sorted(given))} out")
     trials: dict[Trial, Plan] = {}
+    refusal = ValueError(f"no plan deals {model.id} out to {chips} chips")
     for tensor, data, expert in shapes(model, chips):
         group = tensor * data
-        for replicas in (n for n in range(1, chips // group + 1) if plan.search == "chips" or chips % (group * n) == 0):
-            if plan.search == "chips" and replicas > 1:
-                break
+        copies = [1] if plan.search == "chips" else [n for n in range(1, chips // group + 1) if chips % (group * n) == 0]
+        for replicas in copies:
             depth = chips // (group * replicas)
             degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "replicas": replicas, "search": None}
             depth = min(depth, len(model.blocks)) if plan.search == "chips" else depth
@@ -188,7 +192,8 @@ def search(
             candidate = plan.model_copy(update=degrees | {"pipeline": depth}).resolved(group * depth * replicas, model)
             try:
                 layout = lay(candidate)
-            except ValueError:  # the topology joins fewer chips than a replica would have
+            except ValueError as error:  # mostly: the topology joins fewer chips than a replica would have
+                refusal = error
                 continue
             least = Cutter(layout, request_tokens).stages(math.inf, request_tokens)
             fits = least <= depth
@@ -197,9 +202,8 @@ def search(
                 layout, depth = lay(candidate), least
             tpot = _estimate(layout, request_tokens) if fits else None
             trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, tpot)] = candidate
-    fitting = [trial for trial in trials if trial.fits]
-    if not fitting:
-        raise ValueError(f"no plan of {len(trials)} fits {model.id} on {chips} chips")
+    if not trials:
+        raise refusal
     by_speed = plan.search == "speed"
     order = sorted(trials, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, -t.replicas))
     return trials[order[0]], tuple(order)
@@ -247,10 +251,11 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         hint = f"no number of them would do as the {layout.chip.id} is joined"
     else:
         hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
-    raise PlanError(
-        f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: the fullest chip needs {show(fit.needed, 'B')} "
-        f"({show(fit.weights, 'B')} weights) and has {show(fit.capacity, 'B')}; {hint}"
-    )
+    needs = f"needs {show(fit.needed, 'B')} ({show(fit.weights, 'B')} weights) and has {show(fit.capacity, 'B')}"
+    if layout.apart and fit.weights > layout.weights_memory.capacity:
+        home, has = layout.plan.weights_in, show(layout.weights_memory.capacity, "B")
+        needs = f"needs {show(fit.weights, 'B')} for weights in its {home} and has {has}"
+    raise PlanError(f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: the fullest chip {needs}; {hint}")
 
 
 def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:

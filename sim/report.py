@@ -124,7 +124,7 @@ def claims(systems: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]
     first, *rest = systems
     claimed = systems[first]["weight_bandwidth"]
     lines = []
-    for name in rest if claimed["claimed"] != claimed["chip"] else ():
+    for name in rest if claimed["claimed"] > 1.01 * claimed["chip"] else ():
         ratios = (f"{rate(systems[first]) / rate(systems[name]):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items())
         lines.append(f"Reading weights, {first} over {name}: {', '.join(ratios)}.")
         lone = systems[name]["lone_request"]["tpot_ms"] / systems[first]["lone_request"]["tpot_ms"]

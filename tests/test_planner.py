@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.chip import Memory
 from sim.cost import Costs, Work
 from sim.files import ScenarioError
 from sim.plan import Plan, PlanError
@@ -197,9 +198,30 @@ def test_the_fewest_chips_of_those_there_are(make_deployment, make_chip):
     assert found.chips == min(trial.chips for trial in found.tried if trial.fits) < 8
 
 
-def test_no_plan_that_fits_is_said_so(make_deployment, make_chip):
-    with pytest.raises(ValueError, match=r"no plan of \d+ fits"):
-        make_deployment(2, chip=make_chip(5e4), plan=Plan(search="speed"))
+def test_where_no_plan_fits_the_fullest_chip_is_shown(make_deployment, make_chip):
+    found = make_deployment(2, chip=make_chip(5e4), plan=Plan(search="speed"))
+    assert not found.fit.fits
+    assert not any(trial.fits for trial in found.tried)
+    with pytest.raises(PlanError, match="does not fit"):
+        require_fit(found, 64)
+
+
+@pytest.mark.parametrize("given", [{"tensor": 2}, {"pipeline": 1, "replicas": 2}])
+def test_degrees_are_given_or_searched_not_both(make_deployment, given):
+    with pytest.raises(ValueError, match=f"finds the degrees; leave {', '.join(given)} out"):
+        make_deployment(2, plan=Plan(search="speed", **given))
+
+
+def test_a_search_says_what_stops_it(make_deployment):
+    with pytest.raises(ValueError, match="has no memory 'nvme'"):
+        make_deployment(2, plan=Plan(search="speed", weights_in="nvme"))
+
+
+def test_weights_that_overflow_a_memory_of_their_own_are_named_with_it(make_deployment, make_chip):
+    memories = {"hbm": Memory(capacity=1e9, bandwidth=1e9), "host": Memory(capacity=1e4, bandwidth=1e6, holds=())}
+    chip = make_chip().model_copy(update={"memory": memories})
+    with pytest.raises(PlanError, match=r"needs 361\.6 kB for weights in its host and has 10 kB"):
+        require_fit(make_deployment(chip=chip, plan=Plan(weights_in="host")), 64)
 
 
 def test_auto_is_short_for_the_fastest():

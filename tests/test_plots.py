@@ -60,6 +60,18 @@ def test_a_bar_is_as_long_as_the_token_takes(saved):
         assert end == pytest.approx(system["lone_request"]["tpot_ms"], rel=0.01)
 
 
+def test_a_bar_too_thin_to_be_seen_keeps_its_place():
+    """A system a thousand times faster than another has its row and its label inside the axes."""
+    saved = run(read("llama3-8b-lpu-vs-h100", ["workload.requests=2"])).saved()
+    slow = saved.summary["systems"]["h100"]["lone_request"]
+    slow["terms_ms"] = {term: 1000 * time for term, time in slow["terms_ms"].items()}
+    slow["tpot_ms"] *= 1000
+    axis = FIGURES["token-time"](saved).axes[0]
+    low, high = sorted(axis.get_ylim())
+    assert all(low + 0.3 <= text.get_position()[1] <= high - 0.3 for text in axis.texts)
+    assert {round(patch.get_y() + patch.get_height() / 2) for patch in axis.patches} == {0, 1}
+
+
 def test_a_system_keeps_its_colour_in_every_figure(saved):
     from matplotlib.colors import to_hex
 
