@@ -160,14 +160,12 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     for name, system in systems.items():
         if tried := system.get("tried"):
             fit = [t for t in tried if t["fits"]]
-            searched = (
-                f"{name}: {len(tried)} plans tried, {len(fit)} fit; the best, as tensor x attention data x pipeline x replicas: "
-            )
             best = (
                 f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} ({number(1000 * t['tpot'])} ms)"
                 for t in fit[:5]
             )
-            lines.append(Text(searched + ", ".join(best)))
+            told = f"; the best, as tensor x attention data x pipeline x replicas: {', '.join(best)}" if fit else ""
+            lines.append(Text(f"{name}: {len(tried)} plans tried, {len(fit)} fit{told}"))
     note = (
         "Admission is decided by the fullest stage; 'all memory' is what the chips could hold together. "
         "Terms are of a mean token's time."
