@@ -5,8 +5,7 @@ cache grows), and for how many steps that holds.  `Costs.terms` tells the same t
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sim.chip import WIDTH, Op
 from sim.model import Attention, Block, Experts
 from sim.plan import Layout
+from sim.topology import Operation, Way
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
@@ -58,6 +58,19 @@ class Step(NamedTuple):
     time: Array
     growth: Array | float
     holds: int
+
+
+class Exchange(NamedTuple):
+    """A collective that the ranks of a stage run side by side: `nbytes` in each of them, as the engine runs it."""
+
+    operation: Operation
+    groups: tuple[range, ...]
+    nbytes: float
+    way: Way
+    latency: float  # s, software's, before each phase
+    efficiency: float  # of the bandwidth
+    time: float  # s, of the slowest rank, in closed form
+    fitted: float  # s of it that engine `ideal` would not need
 
 
 class AttentionTime(NamedTuple):
@@ -112,8 +125,9 @@ class Costs:
         self._heads: dict[int, float] = {}
         self._cores: dict[tuple[int, int, bool], Core] = {}
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
-        last = (self.stages - 1) * layout.plan.group
-        self.back = layout.topology.send(last, 0, TOKEN_BYTES) if last else 0.0
+        self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
+        self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
+        self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
 
     def step(self, work: Work) -> Step:
         """The contract: a decode-only step grows linearly until the other side of an attention's roofline binds, or a window
@@ -153,13 +167,13 @@ class Costs:
     def hops(self, tokens: int) -> Array:
         """Seconds from each stage's predecessor to it; 0 for the first."""
         if tokens not in self._hops:
-            layout = self.layout
-            n, hidden = layout.plan.group, layout.model.hidden_size
-            slice_bytes = tokens * hidden * layout.plan.width("activations") / n
-            send = layout.topology.send
-            slowest = [max(send((s - 1) * n + i, s * n + i, slice_bytes) for i in range(n)) for s in range(1, self.stages)]
-            self._hops[tokens] = np.array([0.0, *slowest])
+            n, shift, nbytes = self.layout.plan.group, self.layout.topology.shift, self.slice_bytes(tokens)
+            self._hops[tokens] = np.array([0.0, *(shift(range((s - 1) * n, s * n), nbytes) for s in range(1, self.stages))])
         return self._hops[tokens]
+
+    def slice_bytes(self, tokens: int) -> float:
+        """What each chip of a stage sends to its place in the next one."""
+        return tokens * self.layout.model.hidden_size * self.layout.plan.width("activations") / self.layout.plan.group
 
     def terms(self, work: Work) -> Array:
         """The same step by cause: seconds by [stage][time, fitted][term].  Hops stand with the stage they lead to."""
@@ -171,18 +185,40 @@ class Costs:
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
+    def computing(self, block: Block, work: Work) -> float:
+        """Seconds that a block takes each chip of its stage, what these say to each other left out."""
+        if block.kind == "head":
+            engine = self.layout.engine
+            return self._head_time(work.logits) + engine.step_overhead + engine.sequence_overhead * (work.decodes + work.chunks)
+        time = float(self._block_terms(block, work.tokens)[TIME].sum())
+        if block.attention:
+            time += sum(side.time for side in self._attend(self.shapes.index(block.attention), work))
+        return time
+
+    def exchanges(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        """How a block's results come together: summed over the rank's chips, and with attention data parallelism sent to the
+        experts' chips and back."""
+        plan = self.layout.plan
+        if block.kind == "head":
+            return ()
+        joined = self._collective("all_reduce", stage, self._ranked(tokens))
+        if block.attention and self.layout.kv_parts(block.attention) > 1:
+            joined *= 2  # the parts' results are summed before the output projection
+        if block.experts and plan.attention_data > 1:
+            copies = min(block.experts.per_token, plan.expert or 1) / plan.tensor  # each chip of a rank sends its share
+            joined = 2 * self._collective("all_to_all", stage, self._ranked(tokens) * copies) + joined
+        return joined
+
+    def gathered(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        """With what a stage begins: each chip was sent a slice of the hidden states, and needs them all."""
+        return self._collective("all_gather", stage, self._ranked(tokens)) if stage else ()
+
     def block_time(self, block: Block, work: Work) -> float:
         """Seconds that a block adds to its stage, what stands beside it included: what the planner balances stages by.
 
         Left out: the gather with which every stage but the first begins.
         """
-        if block.kind == "head":
-            engine = self.layout.engine
-            return self._head_time(work.logits) + engine.step_overhead + engine.sequence_overhead * (work.decodes + work.chunks)
-        time = float((self._block_terms(block, work.tokens) + self._joined(block, work.tokens, 0))[TIME].sum())
-        if block.attention:
-            time += sum(side.time for side in self._attend(self.shapes.index(block.attention), work))
-        return time
+        return self.computing(block, work) + sum(exchange.time for exchange in self.exchanges(block, work.tokens, 0))
 
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
 
@@ -204,30 +240,13 @@ class Costs:
                 continue
             body += counts[:, None, None] * self._block_terms(block, tokens)
             for stage in np.flatnonzero(counts).tolist():
-                body[stage] += counts[stage] * self._joined(block, tokens, stage)
-        for stage in range(1, self.stages):
-            body[stage, :, COLLECTIVES] += self._collective("all_gather", self._ranks(stage)[0], self._ranked(tokens))
+                for exchange in self.exchanges(block, tokens, stage):
+                    body[stage, :, COLLECTIVES] += counts[stage] * exchange.time, counts[stage] * exchange.fitted
+        for stage in range(self.stages):
+            for exchange in self.gathered(tokens, stage):
+                body[stage, :, COLLECTIVES] += exchange.time, exchange.fitted
         body[-1, :, OVERHEAD] += self.layout.engine.step_overhead
         return body
-
-    def _ranks(self, stage: int) -> list[range]:
-        """The chips of each rank of a stage."""
-        n, first = self.layout.plan.tensor, stage * self.layout.plan.group
-        return [range(first + i * n, first + (i + 1) * n) for i in range(self.layout.plan.attention_data)]
-
-    def _joined(self, block: Block, tokens: int, stage: int) -> Array:
-        """How a block's results come together: summed over the rank's chips, and with attention data parallelism sent to the
-        experts' chips and back."""
-        table = np.zeros((2, len(TERMS)))
-        table[:, COLLECTIVES] = self._collective("all_reduce", self._ranks(stage)[0], self._ranked(tokens))
-        plan = self.layout.plan
-        if block.attention and self.layout.kv_parts(block.attention) > 1:
-            table *= 2  # the parts' results are summed before the output projection
-        if block.experts and plan.attention_data > 1:
-            group = range(stage * plan.group, (stage + 1) * plan.group)
-            copies = min(block.experts.per_token, plan.expert or 1) / plan.tensor  # each chip of a rank sends its share
-            table[:, COLLECTIVES] += 2 * self._collective("all_to_all", group, self._ranked(tokens) * copies)
-        return table
 
     def _block_terms(self, block: Block, tokens: int) -> Array:
         """A block's matrix multiplies and its half of the layer's overhead; an embedding reads a row for each token."""
@@ -307,19 +326,31 @@ class Costs:
             table[:, ACTIVATIONS] = (1 - share) * slowed[1], (1 - share) * (slowed[1] - ideal)
         return table
 
-    def _collective(self, operation: Literal["all_reduce", "all_gather", "all_to_all"], group: range, tokens: float) -> Array:
-        """Seconds and the fitted part of one collective over the hidden states of so many tokens."""
-        layout, engine = self.layout, self.layout.engine
-        n = len(group)
-        if n == 1:
-            return np.zeros(2)
-        nbytes = tokens * layout.model.hidden_size * layout.plan.width("activations")
-        run = getattr(layout.topology, operation)
-        latency = engine.collective_latency + n * engine.collective_latency_per_chip
-        if operation == "all_reduce" and engine.collectives:
-            run = partial(run, allowed=engine.collectives)
-        time = run(group, nbytes, latency, engine.collective_efficiency)
-        return np.array([time, time - run(group, nbytes)])
+    def _collective(self, operation: Operation, stage: int, tokens: float) -> tuple[Exchange, ...]:
+        """One collective over the hidden states of so many tokens, in each rank of a stage; all to all in the whole stage."""
+        key = (operation, stage, tokens)
+        if key not in self._exchanges:
+            plan, engine, topology = self.layout.plan, self.layout.engine, self.layout.topology
+            first, n = stage * plan.group, plan.group if operation == "all_to_all" else plan.tensor
+            groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
+            nbytes = tokens * self.layout.model.hidden_size * plan.width("activations")
+            latency, efficiency = engine.collective_latency + n * engine.collective_latency_per_chip, engine.collective_efficiency
+            way: Way = ()
+            if n == 1:
+                return ()
+            if operation == "all_reduce":
+                # One way for all: which one is fastest, the first rank decides.
+                _, way = topology.fastest(groups[0], nbytes, latency, efficiency, engine.collectives)
+                times = [topology.all_reduces(group, nbytes, latency, efficiency)[way] for group in groups]
+                plain = [topology.all_reduce(group, nbytes, allowed=engine.collectives) for group in groups]
+            else:
+                run = getattr(topology, operation)
+                times = [run(group, nbytes, latency, efficiency) for group in groups]
+                plain = [run(group, nbytes) for group in groups]
+            time = max(times)
+            exchange = Exchange(operation, groups, nbytes, way, latency, efficiency, time, time - max(plain))
+            self._exchanges[key] = (exchange,)
+        return self._exchanges[key]
 
     def _attend(self, kind: int, work: Work) -> list[AttentionTime]:
         """One layer's attention core on the fullest rank: the decodes, and the prompt chunks where there are any.

@@ -232,7 +232,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         ("80 GiB", "-80 GiB", "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0"),
         ("kind: roofline", "kind: roof", "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?"),
         ("kind: roofline", "kind: cards:Card", "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two"),
-        ("kind: switch", "kind: moebius", "chips/card.yaml:8: 'moebius' is not a kind of topology; choose of "),
+        ("kind: switch", "kind: hexagon", "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose of "),
         ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
     ],
 )
@@ -336,6 +336,70 @@ def test_an_entry_is_shown_with_sources(sramsim, words):
     assert (status, err) == (0, "")
     assert "source" in out
     assert "no source given" not in out
+
+
+TRACE = ["trace", "llama3-8b-lpu-vs-h100", "--set", "workload.prompt=20 token", "--tokens", "1"]
+
+
+def test_a_trace_and_its_figure_are_written(sramsim, tmp_path):
+    status, out, err = sramsim(*TRACE, "-o", "out/trace.json", "--figure", "out/gantt.svg")
+    assert (status, out) == (0, "")
+    assert "open it at https://ui.perfetto.dev" in err
+    assert {path.name for path in Path("out").iterdir()} == {"trace.json", "gantt.svg"}
+    assert len(json.loads(Path("out/trace.json").read_text())["traceEvents"]) > 1000
+
+
+def test_a_program_is_printed(sramsim):
+    status, out, _ = sramsim(*TRACE, "--program", "--chip", "9")
+    assert status == 0
+    assert "layer 4 attention" in out
+    assert "chip 9 sends to 10 (" in out
+    assert "one-shot" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "trace: say where to: -o trace.json"),
+        (["--system", "tpu", "-o", "t.json"], "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100"),
+        (["--figure", "gantt.doc"], "--figure gantt.doc: a figure ends with .png, .svg or .pdf"),
+        (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
+        (["-o", "t.json", "--tokens", "100000"], "trace: about "),
+        (
+            ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],
+            "systems.lpu: exceptions needs fidelity: chip",
+        ),
+        (["-o", "t.json", "--set", "systems.lpu.chips=8"], "systems.lpu: llama-3.1-8b on 8 groq-lpu-v1 does not fit"),
+    ],
+)
+def test_a_trace_that_cannot_be_is_one_line(sramsim, words, reason):
+    status, out, err = sramsim(*TRACE, *words)
+    assert (status, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
+    assert not Path("t.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("exception", "reason"),
+    [
+        ("{chip: 64, speed: 0.5}", "exceptions: there is no chip 64; the last one is 63"),
+        ("{chip: 3, speed: 0}", "speed 0: a dead chip 3 leaves its stage without an answer"),
+        ("{chip: 3, like: h100-sxm}", "exceptions: h100-sxm has no memory 'sram'"),
+        ("{link: [3, 12], speed: 0}", "exceptions: the dragonfly has no link from 3 to 12"),
+        ("{link: [3, switch], speed: 0}", "exceptions: the dragonfly has no link from 3 to switch"),
+        ("{speed: 0.5}", "an exception names a chip or a link"),
+        ("{chip: 3, speed: 0.5}", "schedule: chip 3 is "),  # the engine's network is scheduled
+    ],
+)
+def test_an_exception_that_cannot_be_is_one_line(sramsim, exception, reason):
+    status, out, err = sramsim(
+        "run", "llama3-8b-lpu-vs-h100", "--set", "fidelity=chip", "--set", "workload.requests=1",
+        "--set", f"systems.lpu.exceptions=[{exception}]",
+    )  # fmt: skip
+    assert (status, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
 
 
 # In a process of its own.

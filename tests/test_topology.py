@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.topology import KINDS, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
+from sim.topology import KINDS, Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
@@ -60,6 +60,7 @@ topologies = st.one_of(
     st.builds(lambda n: Line(link=LINK).sized(n), sizes),
     st.builds(lambda n: FullyConnected(link=LINK).sized(n), sizes),
     st.builds(lambda n: Switch(link=LINK).sized(n), sizes),
+    st.builds(lambda n: Bus(link=LINK).sized(n), sizes),
     st.builds(lambda n: Ring(link=LINK).sized(n), sizes),
     st.builds(lambda nodes: groq(8 * nodes), st.integers(1, 33)),
     st.builds(lambda racks: groq(72 * racks), st.integers(4, 145)),
@@ -485,6 +486,44 @@ def test_an_inner_level_says_its_size():
 
 
 def test_the_laws_are_tried_on_every_kind():
-    tried = {FullyConnected, Switch, Ring, Line, Mesh, Torus, Hierarchical, Dragonfly}
+    tried = {FullyConnected, Switch, Bus, Ring, Line, Mesh, Torus, Hierarchical, Dragonfly}
     assert set(KINDS.values()) == tried
     assert {kind for kind in tried if issubclass(kind, Nested)} == {Mesh, Torus, Hierarchical}
+
+
+# The messages behind the closed forms.
+
+
+@given(groups(smallest=2), st.sampled_from(["all_reduce", "all_gather", "all_to_all"]))
+@settings(max_examples=150)
+def test_after_a_collective_every_chip_has_heard_of_every_other(group, operation):
+    """Phase by phase, a chip passes on what it knew when the phase began; and nobody speaks beyond the group."""
+    topology, chips = group
+    ways = topology.all_reduces(chips, 1000, 0.0, 1.0) if operation == "all_reduce" else [()]
+    for way in ways:
+        known = {chip: {chip} for chip in chips}
+        for phase in topology.messages(operation, chips, way):
+            before = {chip: set(heard) for chip, heard in known.items()}
+            for message in phase:
+                known[message.target] |= before[message.source]
+        assert all(heard == set(chips) for heard in known.values())
+
+
+@given(groups(smallest=2))
+@settings(max_examples=100)
+def test_the_bytes_of_a_collective_are_no_fewer_than_anyone_could_do_with(group):
+    """To end with what the others held a chip is sent at least their share of it; twice that for a sum, over all chips."""
+    topology, chips = group
+    n = len(chips)
+    for operation, least in (("all_gather", n - 1), ("all_reduce", 2 * (n - 1)), ("all_to_all", n - 1)):
+        ways = topology.all_reduces(chips, 1000, 0.0, 1.0) if operation == "all_reduce" else [()]
+        for way in ways:
+            sent = sum(m.share for phase in topology.messages(operation, chips, way) for m in phase)
+            assert sent >= least - 1e-9
+
+
+def test_a_chip_is_sent_no_two_messages_in_one_turn():
+    """Everyone to everyone goes in turns, or the receivers' cables would be the bottleneck."""
+    messages = Switch(link=LINK).sized(6).messages("all_gather", range(6))[0]
+    for turn in range(5):
+        assert sorted(m.target for m in messages[6 * turn : 6 * turn + 6]) == list(range(6))

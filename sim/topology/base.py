@@ -1,0 +1,191 @@
+"""What every way of joining chips answers: routes, times in closed form, and the messages that the closed forms stand for."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Annotated, Literal, NamedTuple, Self
+
+from sim.files import OfKind, Value
+from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
+
+
+class Link(Value):
+    """One direction of one cable."""
+
+    latency: Seconds
+    bandwidth: BytesPerSecond
+    energy: JoulesPerByte | None = None
+
+
+class Lane(NamedTuple):
+    """What a message between two chips finds: the latency of its way and the bandwidth it gets."""
+
+    latency: Seconds
+    bandwidth: float  # B/s
+
+    def time(self, nbytes: Bytes) -> Seconds:
+        return self.latency + nbytes / self.bandwidth
+
+    def under(self, latency: Seconds, efficiency: float) -> "Lane":
+        """The lane as software finds it: later by `latency`, at `efficiency` of the bandwidth."""
+        return Lane(self.latency + latency, self.bandwidth * efficiency)
+
+
+AllReduce = Literal["one-shot", "two-shot", "ring", "hierarchical"]
+Way = tuple[
+    AllReduce, ...
+]  # of an all-reduce; one that goes by levels says after "hierarchical" or "ring" what it does at the last
+Operation = Literal["all_reduce", "all_gather", "all_to_all"]
+Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
+
+
+class Leg(NamedTuple):
+    """A piece of a message's way that one message has for itself at a time: a cable, or a chip's share of several."""
+
+    hop: Hop
+    latency: Seconds
+    bandwidth: float  # B/s
+
+
+class Message(NamedTuple):
+    """One message of a collective: `share` of its bytes, at `pace` B/s where the topology allots one, else as the cables go."""
+
+    source: int
+    target: int
+    share: float
+    pace: float | None = None
+
+
+Phase = tuple[Message, ...]  # a chip sends its messages of a phase when all those of the phase before have reached it
+
+
+def everyone_to_everyone(members: Sequence[int], share: float, pace: float | None = None) -> Phase:
+    """A message from each to each.  In turn k the i-th sends to the i+k-th: nobody is sent two at once."""
+    n = len(members)
+    return tuple(Message(members[i], members[(i + turn) % n], share, pace) for turn in range(1, n) for i in range(n))
+
+
+def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
+    """The phases of several parts of a group that work at once."""
+    return tuple(tuple(message for phase in phases for message in phase) for phases in zip(*columns, strict=True))
+
+
+def one_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+    """Everyone sends everything to everyone at once: one phase.  Left out: the time of the additions."""
+    return lane.time(nbytes) if n > 1 else 0.0
+
+
+def two_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+    """Reduce-scatter, then all-gather: two phases of an n-th of the bytes to each peer.  Left out: the additions."""
+    return 2 * lane.time(nbytes / n) if n > 1 else 0.0
+
+
+def all_to_all_gather(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+    """Everyone sends its n-th of the result to everyone: one phase."""
+    return lane.time(nbytes / n) if n > 1 else 0.0
+
+
+class Topology(Value, ABC):
+    """A way of joining chips.
+
+    `chips` is the number of chips joined: the replica's own unless the file says otherwise.  `limit` is the most it can join.
+    """
+
+    chips: Count | None = None
+    limit: Count | None = None
+
+    @abstractmethod
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        """The hops from chip a to chip b, none where they are one."""
+
+    @abstractmethod
+    def link_of(self, hop: Hop) -> Link:
+        """The cable that a hop runs over."""
+
+    @abstractmethod
+    def pair(self, group: range) -> Lane:
+        """What each pair of a group finds while all its pairs talk at once."""
+
+    def sized(self, chips: int) -> Self:
+        """The topology joining `chips` chips, or as many more as the file says.  Raises: ValueError where it cannot."""
+        joined = self.chips or chips
+        if joined > (self.limit or joined):
+            raise ValueError(f"the {self.noun()} joins {self.limit} chips at most, and {joined} are asked for")
+        if chips > joined:
+            raise ValueError(f"the {self.noun()} joins {joined} chips, and a replica has {chips}")
+        return self.model_copy(update={"chips": joined})
+
+    def hops(self, a: int, b: int) -> int:
+        return len(self.route(a, b))
+
+    def lane(self, a: int, b: int) -> Lane:
+        """What one message finds on the way from a to b, alone."""
+        legs = self.way(a, b)
+        return Lane(sum(leg.latency for leg in legs), min((leg.bandwidth for leg in legs), default=math.inf))
+
+    def send(self, a: int, b: int, nbytes: Bytes) -> Seconds:
+        """Point to point: a latency for each hop, the bytes once."""
+        return self.lane(a, b).time(nbytes)
+
+    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+        """What a message from a to b takes one after the other: the cables of its route."""
+        links = ((hop, self.link_of(hop)) for hop in self.route(a, b))
+        return tuple(Leg(hop, link.latency, link.bandwidth) for hop, link in links)
+
+    def shift(self, group: range, nbytes: Bytes) -> Seconds:
+        """From stage to stage: each chip of the group sends `nbytes` to its place in the next one, all at once.
+
+        Left out, but where a topology says otherwise: cables that several of these messages share.
+        """
+        return max(self.send(chip, chip + len(group), nbytes) for chip in group)
+
+    def all_reduce(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, allowed: Collection[AllReduce] = ()
+    ) -> Seconds:
+        """Every chip of the group ends with the sum of all: by the fastest way that is allowed; any, where none is named.
+
+        Raises: ValueError where the topology has none of those that are allowed.
+        """
+        return self.fastest(group, nbytes, latency, efficiency, allowed)[0]
+
+    def fastest(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float, allowed: Collection[AllReduce] = ()
+    ) -> tuple[Seconds, Way]:
+        """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
+        offered = self.all_reduces(group, nbytes, latency, efficiency)
+        times = [(time, way) for way, time in offered.items() if way[0] in allowed or not allowed]
+        if not times:
+            asked, has = " or ".join(allowed), ", ".join(dict.fromkeys(way[0] for way in offered))
+            raise ValueError(f"the {self.noun()} has no {asked} all-reduce for this group; it has {has}")
+        return min(times)
+
+    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+        """How long an all-reduce takes in each of the ways that the topology offers to the group."""
+        lane = self.pair(group).under(latency, efficiency)
+        return {
+            ("one-shot",): one_shot_all_reduce(len(group), nbytes, lane),
+            ("two-shot",): two_shot_all_reduce(len(group), nbytes, lane),
+        }
+
+    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+        """Every chip of the group ends with all `nbytes`, of which each held its share."""
+        return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
+
+    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+        """Every chip of the group sends `nbytes`, an even share of them to each chip: one phase."""
+        return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
+
+    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
+        """What the closed form of a collective stands for, message by message; `way` is that of an all-reduce."""
+        if way == ("one-shot",):
+            return (everyone_to_everyone(group, 1.0),)
+        part = everyone_to_everyone(group, 1 / len(group))
+        return (part, part) if operation == "all_reduce" else (part,)
+
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        """The collectives whose messages do not meet on a cable but as their closed form says: there the two agree."""
+        return frozenset(("all_reduce", "all_gather", "all_to_all"))
+
+
+KINDS: dict[str, type[Topology]] = {}
+TopologyField = Annotated[Topology, OfKind(KINDS, Topology)]

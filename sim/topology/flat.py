@@ -1,0 +1,136 @@
+"""Chips joined at one level: fully, by a switch, by a bus, in a ring or a line."""
+
+from itertools import pairwise
+from typing import ClassVar
+
+from sim.topology.base import Hop, Lane, Leg, Link, Message, Operation, Phase, Topology, Way, everyone_to_everyone
+from sim.units import Bytes, Seconds
+
+
+class FullyConnected(Topology):
+    """A link of its own for every pair."""
+
+    link: Link
+
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        return ((a, b),) if a != b else ()
+
+    def link_of(self, hop: Hop) -> Link:
+        return self.link
+
+    def pair(self, group: range) -> Lane:
+        return Lane(self.link.latency, self.link.bandwidth)
+
+
+class Switch(Topology):
+    """Each chip on one cable to a switch that never blocks: two hops, and a chip's peers share its cable."""
+
+    link: Link
+
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        return ((a, "switch"), ("switch", b)) if a != b else ()
+
+    def link_of(self, hop: Hop) -> Link:
+        return self.link
+
+    def pair(self, group: range) -> Lane:
+        return Lane(2 * self.link.latency, self.link.bandwidth / max(1, len(group) - 1))
+
+
+class Bus(Topology):
+    """One medium that all chips share, a message at a time: cards that reach each other through a host's memory or PCIe root."""
+
+    link: Link
+
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        return ((a, "bus"), ("bus", b)) if a != b else ()
+
+    def link_of(self, hop: Hop) -> Link:
+        return self.link
+
+    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+        """On to the bus and off it again is one thing."""
+        return (Leg(("bus", "bus"), self.link.latency, self.link.bandwidth),) if a != b else ()
+
+    def pair(self, group: range) -> Lane:
+        """While the group has the bus for itself.  Left out: what other groups have to say."""
+        return Lane(self.link.latency, self.link.bandwidth / max(1, len(group) * (len(group) - 1)))
+
+    def shift(self, group: range, nbytes: Bytes) -> Seconds:
+        return Lane(self.link.latency, self.link.bandwidth).time(len(group) * nbytes)
+
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        """A second phase begins while messages of the first still have the bus: a two-shot all-reduce is quicker than it says."""
+        return super().uncontended(group) - ({"all_reduce"} if len(group) > 2 else set())
+
+
+class Ring(Topology):
+    """Each chip joined to two neighbours, both ways at once; messages take the shorter way round."""
+
+    link: Link
+    wraps: ClassVar[bool] = True
+
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        n = self.chips or max(a, b) + 1
+        ahead, behind = (b - a) % n, (a - b) % n
+        onwards = ahead <= behind if self.wraps else a < b
+        step, hops = (1, ahead) if onwards else (-1, behind)
+        return tuple(pairwise((a + step * i) % n for i in range(hops + 1)))
+
+    def link_of(self, hop: Hop) -> Link:
+        return self.link
+
+    def pair(self, group: range) -> Lane:
+        """Neighbours: a ring's collectives speak to nobody else."""
+        return Lane(self.link.latency, self.link.bandwidth)
+
+    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+        """Ring all-reduce: 2(n-1) steps of an n-th of the bytes.  Left out: the other direction, which could take a half."""
+        return {("ring",): self._rounds(2, group, nbytes, latency, efficiency)}
+
+    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+        """Ring all-gather: n-1 steps of an n-th of the bytes."""
+        return self._rounds(1, group, nbytes, latency, efficiency)
+
+    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+        """Each of n chips sends an n-th to each other, all at once: the busiest link decides.
+
+        Over a whole ring each link carries 1 + 2 + ... + n/2 messages onwards, in the middle of a part of it n^2/4.
+        """
+        n = len(group)
+        if n == 1:
+            return 0.0
+        far = min(n - 1, (self.chips or 2 * n) // 2) if self.wraps else n - 1
+        messages = far * (far + 1) / 2 if self.wraps and n == self.chips else (n // 2) * (n - n // 2)
+        return Lane(far * self.link.latency, self.link.bandwidth).under(latency, efficiency).time(nbytes * messages / n)
+
+    def _rounds(self, rounds: int, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> Seconds:
+        """n-1 steps a round.  A group that is only a part of the ring closes its circle over several links, once a round."""
+        n = len(group)
+        if n == 1:
+            return 0.0
+        step = self.pair(group).under(latency, efficiency).time(nbytes / n)
+        way_back = (self.hops(group[-1], group[0]) - 1) * self.link.latency
+        return rounds * ((n - 1) * step + way_back)
+
+    def shift(self, group: range, nbytes: Bytes) -> Seconds:
+        """All slices go the same way, one behind the other: the last chip's link carries them all, each as soon as it is there."""
+        lane, n = Lane(self.link.latency, self.link.bandwidth), self.hops(group[0], group[0] + len(group))
+        return lane.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
+
+    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
+        """To the next neighbour, n-1 times for a gather and twice as often for an all-reduce."""
+        n = len(group)
+        if operation == "all_to_all":
+            return (everyone_to_everyone(group, 1 / n),)
+        step = tuple(Message(group[i], group[(i + 1) % n], 1 / n) for i in range(n))
+        return (step,) * ((n - 1) * (2 if operation == "all_reduce" else 1))
+
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        return frozenset(("all_reduce", "all_gather"))
+
+
+class Line(Ring):
+    """A ring cut open: a daisy chain.  Its collectives are the ring's, closed over all its links backwards."""
+
+    wraps: ClassVar[bool] = False
