@@ -3,7 +3,7 @@
 A chip's file holds datasheet facts and an engine's file calibration, so that a result can say which part of it is which.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,9 @@ class Engine(Sourced):
 
     collectives = the ways of an all-reduce that the engine has; all that the topology offers where none is named; the fastest
 
+    At chip fidelity: whatever a chip computes takes a lognormal factor of mean 1 and sigma `jitter`; with `network: scheduled`
+    transfers start at times computed beforehand, as a compiler sets them, and do not wait for each other.
+
     Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
     """
 
@@ -42,6 +45,8 @@ class Engine(Sourced):
     collectives: tuple[AllReduce, ...] = ()
     memory_fraction: Fraction
     reserve: Bytes
+    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    network: Literal["dynamic", "scheduled"] = "dynamic"
     moe_layer_overhead: Seconds | None = None
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None

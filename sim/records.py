@@ -71,6 +71,29 @@ class Gaps:
         return math.nan
 
 
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """What each link carried at chip fidelity: messages, seconds taken, seconds that messages waited for those of others.
+
+    Waiting behind messages of one's own collective is not counted: that is the collective's order.
+    """
+
+    links: dict[str, tuple[int, Seconds, Seconds]]
+
+    @property
+    def messages(self) -> int:
+        return sum(messages for messages, _, _ in self.links.values())
+
+    @property
+    def waited(self) -> Seconds:
+        return sum(waited for _, _, waited in self.links.values())
+
+    def most_waited(self, most: int = 5) -> list[tuple[str, int, Seconds, Seconds]]:
+        """The links that messages waited for longest: name, messages, seconds taken, seconds waited."""
+        waited = [(name, *use) for name, use in self.links.items() if use[2] > 0]
+        return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
+
+
 @dataclass(eq=False)
 class Rows:
     """One system's requests, a numpy column for each thing known of them, and what its stages did."""
@@ -80,6 +103,7 @@ class Rows:
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
     kv_peak: int = 0  # tokens, of the replica that held most
     kv_tokens: int = 0
+    traffic: list[Traffic] = field(default_factory=list)  # by replica, at chip fidelity
 
     def __post_init__(self) -> None:
         n = len(self.requests.arrival)

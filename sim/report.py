@@ -7,9 +7,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.files import UserError
+from sim.program import Compute
 from sim.units import show
 
 if TYPE_CHECKING:
+    from sim.planner import Deployment
+    from sim.program import Instruction, Program
+    from sim.topology import Topology
     from sim.validate import Row
 
 
@@ -42,6 +47,8 @@ def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     table.add_row("tensor x pipeline x replicas", *(degrees(s["plan"]) for s in each))
     if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in each):
         table.add_row("attention data / expert", *(f"{s['plan']['attention_data']} / {s['plan']['expert']}" for s in each))
+    if any(map(by_chip, each)):
+        table.add_row("fidelity", *(s["fidelity"] for s in each))
     if any(len(s["memories"]) > 1 for s in each):
         table.add_row("weights in / KV in", *(f"{s['memory']['weights']} / {s['memory']['kv']}" for s in each))
 
@@ -68,6 +75,11 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
     table.add_row("fitted share of a token", *(f"{s['fitted_share']:.0%}" for s in each))
+    if any(map(by_chip, each)):
+        networks = [s.get("network", {}) for s in each]
+        table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
+        table.add_row("  waited for other messages, ms", *(number(n.get("waited_ms")) for n in networks))
+        table.add_row("TPOT over a lone one's in closed form", *(over_closed_form(s) for s in each))
     table.add_section()
     table.add_row("token/s of a lone user", *(number(1000 / s["lone_request"]["tpot_ms"]) for s in each))
     if any(s["published"] for s in each):
@@ -75,6 +87,16 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
     return Group(table, Text(), *(Text(line) for line in findings(systems)))
+
+
+def by_chip(system: Mapping[str, Any]) -> bool:
+    return bool(system.get("fidelity") == "chip")
+
+
+def over_closed_form(system: Mapping[str, Any]) -> str:
+    """What chips and links that are not alike, contention and other users add to a token's time."""
+    tpot = system["median_tpot_ms"]
+    return f"{tpot / system['lone_request']['tpot_ms']:.3f}" if by_chip(system) and tpot else "-"
 
 
 def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
@@ -106,7 +128,7 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     speeds = {name: s for name, system in systems.items() if (s := speed(system))}
     if len(speeds) > 1:
         best = max(speeds, key=lambda name: speeds[name])
-        others = ", ".join(f"{speeds[best] / s:.1f} times that of {name}" for name, s in speeds.items() if name != best)
+        others = ", ".join(f"{ratio(speeds[best] / s)} times that of {name}" for name, s in speeds.items() if name != best)
         lines.append(f"{best} gives a user {number(speeds[best])} token/s: {others}.")
         lines += claims(systems, speeds)
     for name, system in systems.items():
@@ -114,9 +136,20 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(f"{name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
         elif system["verdict"] == "BACKLOGGED":
             lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
+        for link in system.get("network", {}).get("links_waited_for", [])[:1]:
+            whole = number(system["network"]["waited_ms"])
+            lines.append(
+                f"{name}: messages waited most for the link {link['link']}: {number(link['waited_ms'])} of {whole} ms, "
+                f"for {link['messages']:,} messages."
+            )
         if system["refused"]:
             lines.append(f"{name} refused {system['refused']} requests that could never fit; requests.parquet says why.")
     return lines
+
+
+def ratio(value: float) -> str:
+    """'7.1'; near 1 with the digits that tell it from 1."""
+    return f"{value:.3f}" if value < 1.15 else f"{value:.1f}"
 
 
 def claims(systems: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]) -> list[str]:
@@ -125,6 +158,8 @@ def claims(systems: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]
     claimed = systems[first]["weight_bandwidth"]
     lines = []
     for name in rest if claimed["claimed"] > 1.01 * claimed["chip"] else ():
+        if systems[name]["chip"] == systems[first]["chip"]:
+            continue
         ratios = (f"{rate(systems[first]) / rate(systems[name]):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items())
         lines.append(f"Reading weights, {first} over {name}: {', '.join(ratios)}.")
         lone = systems[name]["lone_request"]["tpot_ms"] / systems[first]["lone_request"]["tpot_ms"]
@@ -171,6 +206,83 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
         "Terms are of a mean token's time."
     )
     return Group(table, Text(), *lines, Text(note, style="dim"))
+
+
+def listing(system: str, deployment: "Deployment", steps: "Program", chip: int | None) -> RenderableType:
+    """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
+    plan, topology = deployment.layout.plan, deployment.layout.topology
+    if chip is not None and chip >= plan.group * plan.depth:
+        raise UserError(f"--chip {chip}: a replica has {plan.group * plan.depth} chips, from 0")
+    title = f"{system}: one decode step on {plan.depth} stages of {plan.group} chips"
+    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    for column, right in (
+        ("stages", False),
+        ("each chip", False),
+        ("us", True),
+        ("bytes", True),
+        ("messages", True),
+        ("how", False),
+    ):
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
+    shown: dict[tuple[object, ...], list[int]] = {}
+    for stage, instructions in enumerate(steps.stages):
+        if chip is None or chip // plan.group == stage:
+            alike = tuple(line[1:] for line in (_instruction(each, topology) for each in instructions))
+            shown.setdefault(alike, []).append(stage)
+    for stages in shown.values():
+        table.add_section()
+        where = _ranges(stages)
+        for each in steps.stages[stages[0]]:
+            table.add_row(where, *_instruction(each, topology))
+            where = ""
+        if stages[0] < plan.depth - 1:
+            time = deployment.costs.hops(1)[stages[0] + 1]
+            table.add_row("", "send a slice to the next stage", number(1e6 * time), number(steps.slice_bytes), "1", "own place")
+        elif plan.depth > 1:
+            back = number(1e6 * deployment.costs.back)
+            table.add_row("", "send the sampled token back", back, number(steps.token_bytes), "1", "from the first chip")
+    parts: list[RenderableType] = [table]
+    if chip is not None:
+        parts += [Text(), *(Text(line) for line in _sent(chip, steps.stages[chip // plan.group], topology))]
+    note = "Times are those of the closed forms; layers are named as in the first of stages that are alike."
+    return Group(*parts, Text(), Text(note, style="dim"))
+
+
+def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, str, str, str]:
+    """What, microseconds, bytes of the whole collective, messages of the group, by which way."""
+    if isinstance(each, Compute):
+        return each.label, number(1e6 * each.seconds), "", "", ""
+    exchange = each.exchange
+    group = exchange.groups[0]
+    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.way)))
+    how = " ".join(exchange.way) or exchange.operation
+    if exchange.operation not in topology.uncontended(group):
+        how += ", in its own way"
+    several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
+    return each.label, number(1e6 * exchange.time), number(exchange.nbytes), f"{several}{messages:,}", how
+
+
+def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology") -> list[str]:
+    """What one chip sends in each of its collectives, phase by phase."""
+    lines = []
+    for each in instructions:
+        if isinstance(each, Compute):
+            continue
+        exchange = each.exchange
+        group = next(group for group in exchange.groups if chip in group)
+        for phase, messages in enumerate(topology.messages(exchange.operation, group, exchange.way), 1):
+            sent = [message for message in messages if message.source == chip]
+            told = ", ".join(f"{m.target} ({number(m.share * exchange.nbytes)} B)" for m in sent[:8]) or "nothing"
+            more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""
+            lines.append(f"{each.label}, phase {phase}: chip {chip} sends to {told}{more}")
+    return lines
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'0, 2-5, 7'."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))
 
 
 def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]) -> RenderableType:

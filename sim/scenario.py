@@ -14,6 +14,8 @@ from sim import __version__
 from sim.chip import Chip, ChipField, ClusterField
 from sim.engine import EngineField
 from sim.files import Document, Value, find
+from sim.irregular import Exceptional, NetworkMode, Sigma, irregular
+from sim.machine import Machines, machines
 from sim.measurements import published
 from sim.metrics import SLOField, summary
 from sim.model import ModelField
@@ -30,6 +32,9 @@ class System(Value):
     """Chips, the software on them, and how the model is laid on them; serving options default to the engine's and the chip's.
 
     The chips are `chips` of a `chip`, or a `cluster`, of which `chips` may take a part.
+
+    `fidelity` may differ from the scenario's.  At chip fidelity, `network` and `jitter` stand for the engine's where they are
+    given, and `exceptions` are the chips and links that are not as the others.
     """
 
     chip: ChipField | None = None
@@ -45,6 +50,10 @@ class System(Value):
     memory_fraction: Fraction | None = None
     request_overhead: Seconds = 0.0
     routing: Literal["expected", "sampled"] = "expected"  # to experts: by chances, or drawn step by step
+    fidelity: Literal["stage", "chip"] | None = None
+    network: NetworkMode | None = None
+    jitter: Sigma | None = None
+    exceptions: tuple[Exceptional, ...] = ()
 
     @model_validator(mode="after")
     def _hardware(self) -> "System":
@@ -67,12 +76,15 @@ class System(Value):
 
 
 class Scenario(Value):
-    """One question: the same requests through each system."""
+    """One question: the same requests through each system.
+
+    `fidelity: stage` computes the chips of a stage in lock step; `chip` makes every chip a process and every link a resource.
+    """
 
     id: str = "scenario"
     model: ModelField
     seed: Annotated[int, Field(ge=0)] = 0
-    fidelity: Literal["stage"] = "stage"
+    fidelity: Literal["stage", "chip"] = "stage"
     workload: WorkloadField
     slo: SLOField | None = None
     systems: dict[str, System]
@@ -84,6 +96,14 @@ class Scenario(Value):
             raise ValueError("name at least one system")
         return systems
 
+    @model_validator(mode="after")
+    def _what_only_chips_have(self) -> "Scenario":
+        for name, system in self.systems.items():
+            given = [key for key in ("network", "jitter", "exceptions") if getattr(system, key) not in (None, ())]
+            if given and not self.by_chip(name):
+                raise ValueError(f"systems.{name}: {given[0]} needs fidelity: chip")
+        return self
+
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
 
@@ -91,6 +111,24 @@ class Scenario(Value):
     def given(self) -> dict[str, Any]:
         """What the file said, with the assignments of the command line; empty for a scenario made in code."""
         return self._given
+
+    def by_chip(self, name: str) -> bool:
+        """Whether every chip of a system is a process."""
+        return (self.systems[name].fidelity or self.fidelity) == "chip"
+
+    def machines(self, name: str, deployment: Deployment, recording: bool = False) -> Machines:
+        """What makes the chips of a system's replicas.  Raises: PlanError where its exceptions name what it does not have."""
+        system, layout = self.systems[name], deployment.layout
+        scheduled = (system.network or layout.engine.network) == "scheduled"
+        jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
+        try:
+            parts = [
+                irregular(layout, system.exceptions, replica, scheduled, jitter, self.request_tokens)
+                for replica in range(layout.plan.replicas)
+            ]
+        except ValueError as error:
+            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
+        return machines(deployment.costs, parts, [self.seed, *name.encode()], recording)
 
     @property
     def request_tokens(self) -> float:
@@ -133,6 +171,26 @@ class SystemResult:
     rows: Rows
     metrics: dict[str, Any]
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """The fidelity; at chip fidelity also what the links carried, and those that messages waited for longest."""
+        if not self.rows.traffic:
+            return {"fidelity": "stage"}
+        several = len(self.rows.traffic) > 1
+        waited: list[dict[str, Any]] = [
+            {"link": f"replica {i}: {link}" if several else link, "messages": n, "busy_ms": 1000 * busy, "waited_ms": 1000 * waited}
+            for i, traffic in enumerate(self.rows.traffic)
+            for link, n, busy, waited in traffic.most_waited()
+        ]
+        return {
+            "fidelity": "chip",
+            "network": {
+                "messages": sum(traffic.messages for traffic in self.rows.traffic),
+                "waited_ms": 1000 * sum(traffic.waited for traffic in self.rows.traffic),
+                "links_waited_for": sorted(waited, key=lambda link: -link["waited_ms"])[:5],
+            },
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -145,7 +203,8 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """The contract of `run --json`: no wall time, no path, no commit in it."""
         systems = {
-            name: describe(s.deployment) | s.metrics | {"lone_request": lone_json(s.lone)} for name, s in self.systems.items()
+            name: describe(s.deployment) | s.network | s.metrics | {"lone_request": lone_json(s.lone)}
+            for name, s in self.systems.items()
         }
         return {"scenario": self.scenario.id, "seed": self.seed, "systems": systems}
 
@@ -249,15 +308,19 @@ def planned(scenario: Scenario) -> Planned:
     return Planned(scenario, deployments, lone, minimum)
 
 
+def fitting(scenario: Scenario, name: str) -> Deployment:
+    """One system laid out.  Raises: PlanError where it does not fit."""
+    deployment = scenario.deploy(name)
+    try:
+        require_fit(deployment, scenario.request_tokens)
+    except PlanError as error:
+        raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
+    return deployment
+
+
 def check(scenario: Scenario) -> dict[str, Deployment]:
     """Every system laid out.  Raises: PlanError at the first one that does not fit."""
-    deployments = {name: scenario.deploy(name) for name in scenario.systems}
-    for name, deployment in deployments.items():
-        try:
-            require_fit(deployment, scenario.request_tokens)
-        except PlanError as error:
-            raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
-    return deployments
+    return {name: fitting(scenario, name) for name in scenario.systems}
 
 
 def run(
@@ -276,6 +339,7 @@ def run(
     requests = scenario.workload.draw(seed)
     results = {}
     for name, deployment in deployments.items():
+        machine = scenario.machines(name, deployment) if scenario.by_chip(name) else None
         rows = serve(
             requests,
             deployment.costs,
@@ -283,6 +347,7 @@ def run(
             replicas=deployment.layout.plan.replicas,
             overhead=scenario.systems[name].request_overhead,
             think=getattr(scenario.workload, "think", 0.0),
+            machine=machine,
             progress=partial(progress, name),
         )
         lone = scenario.lone(deployment)

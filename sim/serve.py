@@ -1,8 +1,9 @@
-"""Serving at stage level, on SimPy: arrivals, replicas, micro-batches.
+"""Serving on SimPy: arrivals, replicas, micro-batches, and the stages they pass through.
 
 A replica has some micro-batches in flight, each a process of its own: it picks what it advances (that is fixed when it joins
 the first stage's queue), passes through the stages first come first served, and comes back with a token for each sequence.
-The turns of a passage are computed at once, its return is waited for: one event for each passage.
+At stage fidelity the turns of a passage are computed at once and its return is waited for: one event for each passage.  At chip
+fidelity the `machine` takes it through.
 
 Ties are decided so: arrivals come before passages that return at the same instant; a micro-batch that returns picks before
 those that its return made room for, and these go in the order of the queue.
@@ -12,7 +13,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from simpy.events import URGENT
 
 from sim.cost import Costs, Work
+from sim.machine import Machines
 from sim.policy import Admission, Job, Room, first_come_first_served
 from sim.records import Rows
 from sim.units import Seconds
 from sim.workload import Requests
 
-Waiting = Generator[simpy.Event, Any, None]
+Waiting = Generator[simpy.Event, Any, Any]
 
 
 class Due(simpy.Event):
@@ -35,6 +37,17 @@ class Due(simpy.Event):
         super().__init__(env)
         self._ok, self._value = True, None
         env.schedule(self, URGENT, delay)
+
+
+class Passing(Protocol):
+    """What a replica's passages go through: `Stages`, or a `Machine` of chips."""
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        """Seconds that each stage was at work."""
+
+    def passage(self, work: Work) -> Waiting:
+        """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
 
 
 class Pipeline:
@@ -57,6 +70,23 @@ class Pipeline:
         self.free = now + leave
         self.busy += times
         return float(leave[-1])
+
+
+class Stages:
+    """A replica's stages, each a server by itself: what a passage takes is computed, its return is waited for."""
+
+    def __init__(self, env: simpy.Environment, costs: Costs) -> None:
+        self.env, self.costs, self.pipeline = env, costs, Pipeline(costs.stages)
+
+    def passage(self, work: Work) -> Waiting:
+        delay = self.pipeline.enter(self.env.now, self.costs.hops(work.tokens), self.costs.step(work).time)
+        leave = self.env.now + delay
+        yield self.env.timeout(delay + self.costs.back)
+        return leave
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        return self.pipeline.busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +140,15 @@ class Replica:
         self,
         env: simpy.Environment,
         number: int,
-        costs: Costs,
+        passing: Passing,
         limits: Limits,
         rows: Rows,
         finished: Callable[[Job, Seconds], None],
         admits: Admission = first_come_first_served,
     ) -> None:
-        self.env, self.number, self.costs, self.limits, self.rows = env, number, costs, limits, rows
+        self.env, self.number, self.passing, self.limits, self.rows = env, number, passing, limits, rows
         self.finished, self.admits = finished, admits
         self.room = Room(limits.kv_tokens, limits.sequences)
-        self.pipeline = Pipeline(costs.stages)
         self.waiting: deque[Job] = deque()
         self.prefilling: deque[Job] = deque()
         self.idle: deque[MicroBatch] = deque()
@@ -167,10 +196,7 @@ class Replica:
                 yield batch.wake
                 continue
             self.rouse()
-            time = self.costs.step(passage.work).time
-            delay = self.pipeline.enter(self.env.now, self.costs.hops(passage.work.tokens), time)
-            leave = self.env.now + delay
-            yield self.env.timeout(delay + self.costs.back)
+            leave = yield from self.passing.passage(passage.work)
             if self.land(batch, passage, leave):
                 yield Due(self.env, 0.0)  # who was answered may ask again at once, and arrivals come first
 
@@ -275,12 +301,14 @@ def serve(
     replicas: int = 1,
     overhead: Seconds = 0.0,
     think: Seconds = 0.0,
+    machine: Machines | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rows:
     """Serves all requests and returns their rows.
 
     `overhead` is what a request spends before the scheduler sees it (client, HTTP, tokenizer); `think` a user's pause between
-    an answer and the next request, in a closed loop.
+    an answer and the next request, in a closed loop.  `machine` makes the chips of each replica, where every chip is to be a
+    process; else stages are computed.
     """
     env = simpy.Environment()
     rows = Rows(requests)
@@ -312,14 +340,17 @@ def serve(
         if requests.users is not None and left:
             env.process(ask(at + think))
 
-    fleet = [Replica(env, number, costs, limits, rows, finished) for number in range(replicas)]
+    by_chip = [machine(env, number) for number in range(replicas)] if machine else []
+    passing: list[Passing] = [*by_chip] or [Stages(env, costs) for _ in range(replicas)]
+    fleet = [Replica(env, number, each, limits, rows, finished) for number, each in enumerate(passing)]
     if requests.users is None:
         env.process(open_loop())
     else:
         for _ in range(min(requests.users, total)):
             env.process(ask(0.0))
     env.run()
-    rows.busy = [replica.pipeline.busy for replica in fleet]
+    rows.busy = [each.busy for each in passing]
+    rows.traffic = [each.traffic for each in by_chip]
     rows.kv_peak = max(replica.room.kv_peak for replica in fleet)
     rows.kv_tokens = limits.kv_tokens
     assert ended == total, "a request was lost"

@@ -1,0 +1,108 @@
+"""Chips and links that are not as the data sheet says: stragglers, chips of another kind, slow and dead links, jitter.
+
+No closed form knows them: they need `fidelity: chip`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sim.chip import Chip, ChipField
+from sim.cost import Costs
+from sim.files import Value
+from sim.machine import ChipException, Irregular
+from sim.network import LinkException
+from sim.plan import Layout, PlanError, fit
+from sim.topology import Hop
+from sim.units import Count
+
+NetworkMode = Literal["dynamic", "scheduled"]
+Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+ChipNumber = Annotated[int, Field(ge=0)]
+
+
+class Exceptional(Value):
+    """A chip or a link of a system that is not as the others.
+
+    A `chip`, numbered from 0 over all replicas, computes at `speed` times its usual speed (whatever it does, the engine's
+    overheads too), or is a chip of another kind (`like`), joined to the others as they are.  A `link` between two chips, or a chip
+    and its switch ([3, switch]), has `speed` times its bandwidth, in both directions; 0 is a dead one, and messages go round it.
+    """
+
+    chip: ChipNumber | None = None
+    link: tuple[ChipNumber | str, ChipNumber | str] | None = None
+    speed: Speed = 1.0
+    like: ChipField | None = None
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "Exceptional":
+        if (self.chip is None) == (self.link is None):
+            raise ValueError("an exception names a chip or a link")
+        if self.link and self.like:
+            raise ValueError("like: names a chip of another kind, and does not go with a link")
+        if self.chip is not None and self.speed == 0:
+            raise ValueError(f"speed 0: a dead chip {self.chip} leaves its stage without an answer; only links may be dead")
+        return self
+
+
+def irregular(
+    layout: Layout,
+    exceptions: Sequence[Exceptional],
+    replica: int,
+    scheduled: bool,
+    jitter: float,
+    request_tokens: float,
+) -> Irregular:
+    """What one replica of a system has that is irregular.
+
+    Raises: ValueError where a chip or link does not exist, PlanError where a chip of another kind does not hold its part.
+    """
+    size = layout.plan.group * layout.plan.depth
+    chips: list[ChipException] = []
+    links: list[LinkException] = []
+    kinds: dict[str, Costs] = {}
+    for each in exceptions:
+        if each.chip is not None:
+            where, number = divmod(each.chip, size)
+            if where >= layout.plan.replicas:
+                raise ValueError(f"exceptions: there is no chip {each.chip}; the last one is {size * layout.plan.replicas - 1}")
+            if each.like and each.like.id not in kinds:
+                kinds[each.like.id] = Costs(_made_of(layout, each.like, request_tokens))
+            if where == replica:
+                chips.append(ChipException(number, each.speed, kinds[each.like.id] if each.like else None))
+        elif each.link:
+            replicas, hop = _hop(layout, each.link, size)
+            if replica in replicas:
+                links.append(LinkException(hop, each.speed))
+    return Irregular(tuple(chips), tuple(links), scheduled, jitter)
+
+
+def _made_of(layout: Layout, chip: Chip, request_tokens: float) -> Layout:
+    """The layout as if all its chips were of another kind.  Raises: PlanError where they do not hold their part."""
+    for name in (layout.plan.weights_in, layout.plan.kv_in):
+        if name not in chip.memory:
+            raise ValueError(f"exceptions: {chip.id} has no memory '{name}', where the plan keeps its part")
+    other = replace(layout, chip=chip)
+    if not fit(other, request_tokens).fits:
+        raise PlanError(f"exceptions: {chip.id} does not hold its part of {layout.model.id}")
+    return other
+
+
+def _hop(layout: Layout, link: tuple[int | str, int | str], size: Count) -> tuple[range, Hop]:
+    """The replicas that have the link, and its ends as one replica numbers them."""
+    chips = [end for end in link if isinstance(end, int)]
+    replica = {chip // size for chip in chips}
+    if len(replica) > 1:
+        raise ValueError(f"exceptions: chips {chips[0]} and {chips[1]} are of two replicas, which no link joins")
+    ends = tuple(end % size if isinstance(end, int) else end for end in link)
+    hop: Hop = (ends[0], ends[1])
+    joined = layout.topology.chips or size
+    starts = [chip % size for chip in chips] or range(joined)
+    ways = (layout.topology.route(a, b) for a in starts for b in (ends if len(chips) == 2 else range(joined)) if isinstance(b, int))
+    if not any(hop in way or hop[::-1] in way for way in ways):
+        raise ValueError(f"exceptions: the {layout.topology.noun()} has no link from {link[0]} to {link[1]}")
+    where = min(replica, default=0)
+    return (range(where, where + 1) if replica else range(layout.plan.replicas)), hop

@@ -1,0 +1,66 @@
+"""What each chip executes in one step: computing, collectives, and what goes to the next stage.
+
+A program is a value: the same times and bytes as the closed forms of `cost`, one thing after the other.  Chip fidelity executes
+it; `sramsim trace --program` prints it.
+"""
+
+from typing import NamedTuple
+
+from sim.cost import TOKEN_BYTES, Costs, Exchange, Work
+from sim.model import Block, Model
+
+
+class Compute(NamedTuple):
+    """A block on one chip: its multiplies, its attention, and the engine's overhead."""
+
+    label: str
+    seconds: float
+
+
+class Talk(NamedTuple):
+    """A collective over the chips of each rank."""
+
+    label: str
+    exchange: Exchange
+
+
+Instruction = Compute | Talk
+
+
+class Program(NamedTuple):
+    """One step: the instructions of each stage's chips, and what every chip then sends to its place in the next stage.
+
+    From the last stage's first chip the sampled token goes back to the first chip.
+    """
+
+    stages: tuple[tuple[Instruction, ...], ...]
+    slice_bytes: float
+    token_bytes: float = TOKEN_BYTES
+
+
+def program(costs: Costs, work: Work) -> Program:
+    """The program of a step.  Blocks of one shape take the same time, also where tokens are routed to experts by drawing."""
+    seconds: dict[Block, float] = {block: costs.computing(block, work) for block in costs.counts}
+    names = labels(costs.layout.model)
+    stages = []
+    for number, stage in enumerate(costs.layout.stages):
+        instructions: list[Instruction] = [Talk("gather the input", each) for each in costs.gathered(work.tokens, number)]
+        for place in range(stage.first, stage.last + 1):
+            block, label = costs.layout.model.blocks[place], names[place]
+            exchanges = costs.exchanges(block, work.tokens, number)
+            if exchanges and exchanges[0].operation == "all_to_all":  # tokens to their experts first
+                instructions.append(Talk(f"{label}: dispatch", exchanges[0]))
+                exchanges = exchanges[1:]
+            instructions.append(Compute(label, seconds[block]))
+            instructions += [Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e) for e in exchanges]
+        stages.append(tuple(instructions))
+    return Program(tuple(stages), costs.slice_bytes(work.tokens))
+
+
+def labels(model: Model) -> list[str]:
+    """What each block is called: 'layer 3 attention'."""
+    names, layer = [], -1
+    for block in model.blocks:
+        layer += block.kind == "attention"
+        names.append(f"layer {layer} {block.kind}" if block.kind in ("attention", "mlp") else block.kind)
+    return names

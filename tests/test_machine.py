@@ -1,0 +1,223 @@
+"""Chips and links by hand: messages on cables, collectives, stragglers, jitter, dead links, schedules."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import simpy
+
+from sim.cost import Work
+from sim.machine import ChipException, Irregular, Machine, machines
+from sim.network import Cable, LinkException, Network, ScheduleError
+from sim.plan import Plan
+from sim.program import Compute, Talk, program
+from sim.topology import Bus, FullyConnected, Line, Link, Switch
+
+US = 1e-6
+LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
+
+
+@pytest.fixture
+def lay(make_chip, make_deployment):
+    """The small model on chips joined by a topology, software that loses nothing."""
+
+    def build(topology=None, tensor=2, pipeline=1, **options):
+        chip = make_chip(capacity=1e9, topology=topology or FullyConnected(link=LINK))
+        return make_deployment(tensor * pipeline, chip=chip, plan=Plan(tensor=tensor, pipeline=pipeline), **options)
+
+    return build
+
+
+def step(deployment, irregular=None, work=None, seed=0) -> tuple[float, Machine]:
+    """How long one decode step takes, and the machine that took it."""
+    env = simpy.Environment()
+    machine = Machine(env, deployment.costs, irregular or Irregular(), np.random.default_rng(seed), recording=True)
+    env.process(machine.passage(work or Work(decodes=1, context=9, logits=1)))
+    env.run()
+    return machine.left[0], machine
+
+
+def instructions(deployment, stage=0):
+    return program(deployment.costs, Work(decodes=1, context=9, logits=1)).stages[stage]
+
+
+# Cables.
+
+
+def test_a_cable_serves_one_after_the_other():
+    cable = Cable("0 -> 1")
+    assert cable.take(0.0, 2.0, "a", "") == 0.0
+    assert cable.take(1.0, 2.0, "b", "") == 2.0
+    assert cable.waited == 1.0
+    assert cable.take(3.0, 1.0, "b", "") == 4.0  # behind its own, which is its own order
+    assert cable.waited == 1.0
+    assert cable.take(9.0, 1.0, "c", "") == 9.0
+
+
+def test_a_scheduled_cable_has_no_queue():
+    cable = Cable("0 -> 1", scheduled=True)
+    cable.take(0.0, 2e-6, "a", "gather")
+    assert cable.take(1e-6, 2e-6, "a", "gather") == 2e-6
+    with pytest.raises(
+        ScheduleError, match=r"reduce clashes on the link 0 -> 1: it is due at 1\.000 us, and the link is taken until 4"
+    ):
+        cable.take(1e-6, 2e-6, "b", "reduce")
+
+
+def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
+    """Three hops of a line, the middle one at half its bandwidth: 3 us + 2 us for 1,000 bytes."""
+    network = Network(Line(link=LINK).sized(4), exceptions=[LinkException((1, 2), 0.5)])
+    way = network.way(0, 3)
+    assert [cable.name for cable, _, _ in way] == ["0 -> 1", "1 -> 2", "2 -> 3"]
+    assert [1000 / bandwidth for _, _, bandwidth in way] == pytest.approx([1 * US, 2 * US, 1 * US])
+
+
+def test_a_bus_carries_one_message_at_a_time(lay):
+    """Four chips say 12 messages of 128 bytes to each other in one shot: the bus is taken for all of them."""
+    deployment = lay(Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4)  # one shot, for latency decides
+    talk = next(each.exchange for each in instructions(deployment) if isinstance(each, Talk))
+    assert talk.way == ("one-shot",)
+    assert talk.time == pytest.approx(100 * US + 12 * 128e-9)
+    _, machine = step(deployment)
+    assert list(machine.traffic.links) == ["bus"]
+    messages, busy, waited = machine.traffic.links["bus"]
+    talks = sum(isinstance(each, Talk) for each in instructions(deployment))
+    assert messages == 12 * talks
+    assert busy == pytest.approx(messages * 128e-9)
+    assert waited == 0
+
+
+# Chips that are not alike.
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.9, 2.0])
+def test_a_straggler_holds_up_its_stage_and_no_other(lay, speed):
+    """Every computing of its stage takes the longer of its own time and the others'."""
+    deployment = lay(tensor=2, pipeline=2)
+    whole, _ = step(deployment)
+    slow, machine = step(deployment, Irregular(chips=(ChipException(3, speed),)))
+    computing = sum(each.seconds for each in instructions(deployment, 1) if isinstance(each, Compute))
+    assert slow == pytest.approx(whole + computing * max(0.0, 1 / speed - 1))
+    assert machine.busy[0] == pytest.approx(float(deployment.costs.step(Work(decodes=1, context=9, logits=1)).time[0]))
+
+
+def test_a_chip_of_another_kind_computes_as_its_own_data_sheet_says(lay, make_chip, make_deployment):
+    """A chip with a quarter of the bandwidth, in a group of two: as slow as a group made of such chips."""
+    deployment = lay()
+    slow = make_chip(capacity=1e9, bandwidth=0.25e9, topology=FullyConnected(link=LINK))
+    other = make_deployment(2, chip=slow, plan=Plan(tensor=2))
+    mixed, _ = step(deployment, Irregular(chips=(ChipException(1, costs=other.costs),)))
+    assert mixed == pytest.approx(step(other)[0])
+    assert mixed > 2 * step(deployment)[0]
+
+
+def test_jitter_makes_a_group_wait_for_the_slowest(lay):
+    """The mean of n lognormal factors' maximum, drawn apart: 20 seeds, three standard errors."""
+    sigma = 0.2
+    for tensor in (1, 4):
+        deployment = lay(tensor=tensor)
+        draws = np.random.default_rng(1).lognormal(-(sigma**2) / 2, sigma, (20000, tensor)).max(axis=1)
+        talk = sum(each.exchange.time for each in instructions(deployment) if isinstance(each, Talk))
+        parts = [each.seconds for each in instructions(deployment) if isinstance(each, Compute)]
+        times = [step(deployment, Irregular(jitter=sigma), seed=seed)[0] for seed in range(20)]
+        error = draws.std() * np.sqrt(np.square(parts).sum()) / np.sqrt(20)
+        assert np.mean(times) == pytest.approx(talk + draws.mean() * sum(parts), abs=3 * error)
+
+
+def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
+    deployment = lay(tensor=4, pipeline=2)
+    requests = [(0.0, 40, 9), (0.001, 9, 5)]
+    rows = [serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular(jitter=0.1)], [s])) for s in (1, 1, 2)]
+    assert (rows[0].last_token == rows[1].last_token).all()
+    assert (rows[0].last_token != rows[2].last_token).all()
+
+
+# Links that are not alike.
+
+
+def test_messages_go_round_a_dead_link(lay):
+    """In a full mesh by a third chip: one more hop for the two that it joined, so one more latency for every collective.
+
+    The two messages that take the cables 0 -> 2 and 2 -> 1 wait there for those that 0 and 2 send themselves.
+    """
+    deployment = lay(tensor=3)
+    whole, _ = step(deployment)
+    around, machine = step(deployment, Irregular(links=(LinkException((0, 1), 0.0),)))
+    assert {"0 -> 1", "1 -> 0"}.isdisjoint(machine.traffic.links)
+    talks = [each.exchange for each in instructions(deployment) if isinstance(each, Talk)]
+    hold = sum(t.nbytes / 1e9 * (1 if t.way == ("one-shot",) else 2 / 3) for t in talks)
+    phases = sum(1 if t.way == ("one-shot",) else 2 for t in talks)
+    assert whole + phases * US <= around <= whole + phases * US + 2 * hold + 1e-12
+
+
+def test_there_is_no_way_round_a_switch(lay):
+    with pytest.raises(Exception, match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip reaches both"):
+        step(lay(Switch(link=LINK)), Irregular(links=(LinkException((0, "switch"), 0.0),)))
+
+
+def test_a_slow_link_slows_what_crosses_it(lay):
+    deployment = lay()
+    talk = sum(each.exchange.nbytes for each in instructions(deployment) if isinstance(each, Talk))
+    whole, _ = step(deployment)
+    slow, _ = step(deployment, Irregular(links=(LinkException((0, 1), 0.25),)))
+    assert slow == pytest.approx(whole + 3 * talk / 1e9)  # one-shot of two: each sends all of it
+
+
+# Schedules.
+
+
+def test_a_schedule_that_can_be_kept_takes_the_same_time(lay):
+    deployment = lay(tensor=4, pipeline=2)
+    assert step(deployment, Irregular(scheduled=True))[0] == pytest.approx(step(deployment)[0], rel=1e-12)
+
+
+def test_a_schedule_knows_no_stragglers(lay):
+    with pytest.raises(ScheduleError, match=r"schedule: chip 1 is .* us late for embedding: all_reduce, due at"):
+        step(lay(), Irregular(chips=(ChipException(1, 0.5),), scheduled=True))
+
+
+def test_a_fast_chip_waits_for_its_time(lay):
+    deployment = lay()
+    assert step(deployment, Irregular(chips=(ChipException(1, 3.0),), scheduled=True))[0] == pytest.approx(step(deployment)[0])
+
+
+def test_two_groups_on_one_bus_clash_in_a_schedule(lay, serve_on):
+    deployment = lay(Bus(link=LINK), pipeline=2)
+    requests = [(0.0, 64, 4), (0.0, 64, 4)]
+    with pytest.raises(ScheduleError, match="clashes on the link bus"):
+        serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular(scheduled=True)], [0]))
+    rows = serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular()], [0]))
+    assert rows.traffic[0].most_waited()[0][0] == "bus"
+
+
+# What is recorded.
+
+
+def test_chips_and_links_do_one_thing_at_a_time(lay, serve_on):
+    deployment = lay(Switch(link=LINK), tensor=4, pipeline=2)
+    made = []
+
+    def machine(env, replica):
+        made.append(Machine(env, deployment.costs, Irregular(), recording=True))
+        return made[-1]
+
+    serve_on(deployment, [(0.0, 40, 9), (0.001, 30, 9)], machine=machine)
+    tracks = {chip: [each for each in made[0].slices if each.chip == chip] for chip in range(8)}
+    tracks |= {cable.name: cable.uses for cable in made[0].network.cables.values()}
+    assert len(tracks) == 8 + 16
+    for uses in tracks.values():
+        assert len(uses) > 20
+        assert all(a.end <= b.start + 1e-15 for a, b in pairwise(uses))
+
+
+def test_traffic_is_what_the_program_says(lay, serve_on):
+    """Messages and seconds on links, counted by hand from the program of each passage."""
+    deployment = lay(tensor=4, pipeline=2)
+    rows = serve_on(deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregular()], [0]))
+    talks = [each.exchange for stage in (0, 1) for each in instructions(deployment, stage) if isinstance(each, Talk)]
+    topology = deployment.layout.topology
+    messages = sum(len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.way))
+    assert rows.traffic[0].messages == 6 * (messages + 4 + 1)  # and a slice for each chip, and the token's way back
+    nbytes = sum(m.share * t.nbytes for t in talks for p in topology.messages(t.operation, t.groups[0], t.way) for m in p)
+    busy = sum(seconds for _, seconds, _ in rows.traffic[0].links.values())
+    assert busy == pytest.approx(6 * (nbytes + 64 * 2 + 4) / 1e9)  # hidden states of 64 numbers in four slices
