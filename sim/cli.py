@@ -154,6 +154,46 @@ def plot(
         run(source, out=out, plots=True, assignments=assignments)
 
 
+@app.command(epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json --figure gantt.png")
+def trace(
+    file: FileArgument,
+    system: Annotated[str | None, typer.Option(help="Which system; by default the scenario's first.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to follow after the first.")] = 3,
+    prefill: Annotated[bool, typer.Option("--prefill", help="Follow the prompt's passages too.")] = False,
+    out: Annotated[Path | None, typer.Option("--output", "-o", help="Write Chrome trace events, for ui.perfetto.dev.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the stages and one group as a Gantt chart (png, svg, pdf).")] = None,
+    as_program: Annotated[bool, typer.Option("--program", help="Print what the chips execute in one step instead.")] = False,
+    chip: Annotated[int | None, typer.Option(min=0, help="With --program: this chip's part, with its messages.")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Follow every chip and every link while a lone request gets its tokens."""
+    from sim import trace as tracing
+    from sim.scenario import read
+
+    scenario = read(file, assignments)
+    name = system or next(iter(scenario.systems))
+    if as_program:
+        from sim.report import listing
+
+        show_table(listing(name, *tracing.step_program(scenario, name), chip))
+        return
+    if not (out or figure):
+        raise UserError("trace: say where to: -o trace.json, --figure gantt.png, or --program to print what the chips execute")
+    if figure and figure.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--figure {figure}: a figure ends with .png, .svg or .pdf")
+    timeline = tracing.trace(scenario, name, tokens, prefill)
+    if out:
+        with whole(out.parent) as scratch:
+            (scratch / out.name).write_text(tracing.chrome_json(timeline), encoding="utf-8")
+        print(f"{out}: written; open it at https://ui.perfetto.dev", file=sys.stderr)
+    if figure:
+        from plots import gantt, style
+
+        with whole(figure.parent) as scratch:
+            style.save(gantt.draw(timeline), scratch / figure.name)
+        print(f"{figure}: written", file=sys.stderr)
+
+
 @app.command(epilog="Example: sramsim catalog chips")
 def catalog(
     kind: Annotated[str | None, typer.Argument(help="chips, engines, models, clusters, measurements or scenarios")] = None,

@@ -1,0 +1,117 @@
+"""Timelines: valid Chrome trace events, one thing at a time on a track, the same times as the rows; and the Gantt figure."""
+
+import json
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+import pytest
+
+import sim
+from plots import gantt
+from sim.files import UserError
+from sim.trace import chrome_events, chrome_json, step_program, trace
+
+PHASES = {"M", "X", "C", "i"}
+
+
+@pytest.fixture(scope="module")
+def scenario():
+    """Nodes of eight LPUs: a small model on eight stages."""
+    return sim.read("llama3-8b-lpu-vs-h100", ["workload.prompt=100 token"])
+
+
+@pytest.fixture(scope="module")
+def timeline(scenario):
+    return trace(scenario, "lpu", tokens=2)
+
+
+def test_every_event_keeps_to_the_format(timeline):
+    """Keys by kind of event, times in order, every track named.  Source: Google, 'Trace Event Format'."""
+    document = json.loads(chrome_json(timeline))
+    assert set(document) == {"displayTimeUnit", "traceEvents"}
+    events = document["traceEvents"]
+    assert {event["ph"] for event in events} == PHASES
+    named = {(e["pid"], e.get("tid")) for e in events if e["ph"] == "M" and e["name"] in ("process_name", "thread_name")}
+    needed = {
+        "X": {"pid", "tid", "ts", "dur", "name", "cat"},
+        "C": {"pid", "ts", "name", "args"},
+        "i": {"pid", "ts", "name", "s"},
+        "M": {"pid", "name", "args"},
+    }
+    for event in events:
+        assert needed[event["ph"]] <= set(event)
+        if event["ph"] == "X":
+            assert event["dur"] >= 0
+            assert (event["pid"], event["tid"]) in named
+        if event["ph"] == "C":
+            assert all(isinstance(value, int) and value >= 0 for value in event["args"].values())
+    times = [event["ts"] for event in events if "ts" in event]
+    assert times == sorted(times)
+    assert times[0] >= 0
+
+
+def test_nothing_overlaps_on_a_track(timeline):
+    tracks = defaultdict(list)
+    for event in chrome_events(timeline):
+        if event["ph"] == "X":
+            tracks[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    assert len(tracks) > 64
+    for spans in tracks.values():
+        assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(spans))
+
+
+def test_there_is_a_track_for_each_chip_and_each_link_that_was_used(scenario, timeline):
+    chips = scenario.deploy("lpu").chips
+    assert {each.chip for each in timeline.chips} == set(range(chips))
+    names = [event["args"]["name"] for event in chrome_events(timeline) if event["name"] == "thread_name"]
+    assert sum(name.startswith("chip ") for name in names) == chips
+    assert sum(" -> " in name for name in names) == len(timeline.links)
+
+
+def test_the_slices_are_the_program_once_for_each_token(scenario, timeline):
+    deployment, program = step_program(scenario, "lpu")
+    per_chip = Counter(each.chip for each in timeline.chips)
+    for stage, instructions in enumerate(program.stages):
+        for place in range(deployment.layout.plan.group):
+            assert per_chip[stage * deployment.layout.plan.group + place] == 2 * len(instructions)
+
+
+def test_the_tokens_are_those_of_a_run(scenario, timeline):
+    """The gap between two tokens is the closed form's for a lone request."""
+    gaps = [b - a for a, b in pairwise(timeline.tokens)]
+    lone = scenario.lone(scenario.deploy("lpu")).tpot
+    assert len(gaps) == 2
+    assert gaps == pytest.approx([lone, lone], rel=0.02)  # at the beginning of the answer, when the KV cache is shorter
+
+
+def test_the_counters_come_back_to_nothing(timeline):
+    last = {}
+    for event in chrome_events(timeline):
+        if event["ph"] == "C":
+            last[event["name"]] = event["args"]["count"]
+    assert last["chips computing"] == last["messages on links"] == 0
+    assert last["KV cache, tokens"] == 102
+
+
+def test_the_prompt_is_followed_where_it_is_asked_for(scenario, timeline):
+    longer = trace(scenario, "lpu", tokens=2, prefill=True)
+    assert longer.start == 0
+    assert len(longer.chips) > len(timeline.chips)
+    assert longer.tokens == timeline.tokens
+
+
+@pytest.mark.parametrize("system", ["lpu", "h100"])
+def test_the_figure_says_where_the_time_went(scenario, system):
+    timeline = trace(scenario, system, tokens=1)
+    figure = gantt.draw(timeline)
+    title = figure.get_suptitle()
+    assert title.startswith(f"{system}: a token passes")
+    assert "% computing" in title
+    assert len(figure.axes) == (2 if len(timeline.stages) > 1 else 1)
+
+
+def test_what_cannot_be_traced_is_said(scenario):
+    with pytest.raises(UserError, match=r"system tpu: .* has none of this name; it has lpu, h100"):
+        trace(scenario, "tpu", 1)
+    with pytest.raises(UserError, match=r"trace: about [0-9,]+ events in 9999 passages, and 1,000,000 can be shown"):
+        trace(scenario, "lpu", 9999)
