@@ -8,6 +8,7 @@ import pytest
 
 from sim import PlanError, planned, read, run
 from sim.cli import main
+from sim.cost import Work
 from sim.files import names
 
 REFUSED = {"does-not-fit": "4 chips would do"}
@@ -95,6 +96,42 @@ def test_plan_answers_where_run_refuses(monkeypatch, capsys):
     assert card["fits"] is False
     assert card["minimum_chips"] == 4
     assert card["lone_request"] is None
+
+
+def tpot(result, name) -> float:
+    return result.systems[name].metrics["median_tpot_ms"]
+
+
+@pytest.mark.parametrize("system", ["lpu", "h100x8"])
+def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
+    short = ["workload.requests=1", "workload.output=12 token", "workload.prompt=64 token"]
+    stage, chip = (run(read(FLAGSHIP, [*short, f"fidelity={fidelity}"])) for fidelity in ("stage", "chip"))
+    assert tpot(chip, system) == pytest.approx(tpot(stage, system), rel=1e-9)
+    assert chip.as_json()["systems"][system]["network"]["waited_ms"] == 0
+
+
+def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
+    result = run("straggler")
+    deployment = result.systems["lpu"].deployment
+    stage = float(deployment.costs.step(Work(1, 52, logits=1)).time[36])
+    assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(stage, rel=0.1)
+    assert 1.7 < tpot(result, "h100x8-straggler") / tpot(result, "h100x8") < 2
+
+
+def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeypatch, capsys):
+    result = run("contention")
+    for metric in ("median_tpot_ms", "median_ttft_ms"):
+        by_chip, closed = (result.systems[name].metrics[metric] for name in ("by-chip", "closed-form"))
+        assert 1.01 < by_chip / closed < 1.5
+    assert result.systems["by-chip"].network["network"]["links_waited_for"][0]["link"] == "bus"
+    assert "by-chip: messages waited most for the link bus" in " ".join(command(monkeypatch, capsys, "run", "contention").split())
+
+
+def test_jitter_costs_more_the_more_there_is_and_a_dead_link_more_than_nothing():
+    result = run("jitter")
+    assert tpot(result, "h100x8-jitter-0.3") > 1.1 * tpot(result, "h100x8-jitter-0.1") > 1.15 * tpot(result, "h100x8")
+    result = run("dead-link")
+    assert 1 < tpot(result, "lpu-dead-cable") / tpot(result, "lpu") < 1.01
 
 
 def test_engine_ideal_is_physics_alone():
