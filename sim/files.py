@@ -315,11 +315,11 @@ def compose(text: str, where: str) -> yaml.Node:
     return node
 
 
-def load_text(path: Path, shown: str) -> str:
-    """A file's text.  Raises: ScenarioError where it is missing, over 10 MB, unreadable or not UTF-8."""
+def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
+    """A file's text.  Raises: ScenarioError where it is missing, over `most` bytes, unreadable or not UTF-8."""
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise ScenarioError(f"{shown}:1: larger than 10 MB")
+        if path.stat().st_size > most:
+            raise ScenarioError(f"{shown}:1: larger than {most // 1_000_000} MB")
         read = path.read_bytes()
         text = read.decode("utf-8")
     except FileNotFoundError:

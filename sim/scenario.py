@@ -25,7 +25,7 @@ from sim.records import Rows, Saved
 from sim.serve import serve
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens
-from sim.workload import WorkloadField
+from sim.workload import Closed, WorkloadField
 
 
 class System(Value):
@@ -133,7 +133,7 @@ class Scenario(Value):
     @property
     def request_tokens(self) -> float:
         """Prompt and output of a mean request: what a plan must have room for, to fit."""
-        return self.workload.prompt.mean + self.workload.output.mean
+        return self.workload.mean_prompt + self.workload.mean_output
 
     def deploy(self, name: str) -> Deployment:
         """One system laid out.  Raises: PlanError where its parts contradict each other (not where it does not fit)."""
@@ -159,7 +159,7 @@ class Scenario(Value):
 
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
-        return lone_request(deployment, round(self.workload.prompt.mean), round(self.workload.output.mean))
+        return lone_request(deployment, round(self.workload.mean_prompt), round(self.workload.mean_output))
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +206,9 @@ class Result:
             name: describe(s.deployment) | s.network | s.metrics | {"lone_request": lone_json(s.lone)}
             for name, s in self.systems.items()
         }
-        return {"scenario": self.scenario.id, "seed": self.seed, "systems": systems}
+        note = next(iter(self.systems.values())).rows.requests.note
+        noted = {"note": note} if note else {}  # what of a trace was left out or cut
+        return {"scenario": self.scenario.id, "seed": self.seed, **noted, "systems": systems}
 
     def saved(self) -> Saved:
         """The result as it is kept in a folder: the summary with version and inputs, and the requests' rows."""
@@ -346,7 +348,7 @@ def run(
             deployment.limits,
             replicas=deployment.layout.plan.replicas,
             overhead=scenario.systems[name].request_overhead,
-            think=getattr(scenario.workload, "think", 0.0),
+            think=scenario.workload.think if isinstance(scenario.workload, Closed) else 0.0,
             machine=machine,
             progress=partial(progress, name),
         )

@@ -51,7 +51,7 @@ class Timeline:
 def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
     """A system, and its program of one decode step in the middle of a mean request."""
     deployment = deployed(scenario, name)
-    context = round(scenario.workload.prompt.mean + scenario.workload.output.mean / 2)
+    context = round(scenario.workload.mean_prompt + scenario.workload.mean_output / 2)
     window = deployment.layout.model.window or context
     return deployment, program(deployment.costs, Work(1, context, logits=1, windowed_context=min(context, window)))
 
@@ -69,7 +69,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     Raises: UserError where more would happen than a trace can show.
     """
     deployment = deployed(scenario, name)
-    prompt, layout = round(scenario.workload.prompt.mean), deployment.layout
+    prompt, layout = round(scenario.workload.mean_prompt), deployment.layout
     passages = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
     expected = passages * events_of_a_step(deployment, step_program(scenario, name)[1])
     if expected > MOST_EVENTS:

@@ -1,0 +1,191 @@
+"""Recorded requests: what each format says is what is read, and what is malformed is named by its line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.files import ScenarioError
+from sim.traces import read
+
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+2023-11-16 18:15:50.9951691,879,55
+"""
+AZURE_2024 = """TIMESTAMP,ContextTokens,GeneratedTokens
+2024-05-10 00:00:00.009930+00:00,2162,5
+2024-05-10 00:00:01+00:00,2399,6
+"""
+BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,ChatGPT,1087,0,1087,Conversation log
+118,GPT-4,417,276,693,API log
+"""
+VIDUR = """arrived_at,num_prefill_tokens,num_decode_tokens
+0.5,100,20
+2,50.0,30
+"""
+MOONCAKE = """{"timestamp": 27000, "input_length": 1025, "output_length": 52, "hash_ids": [0, 1, 2]}
+{"timestamp": 30500, "input_length": 512, "output_length": 1, "hash_ids": [0]}
+"""
+DETAILED = {"start_times": [10.0, 10.5, 12.0], "input_lens": [7, 8, 9], "output_lens": [1, 0, 3], "errors": ["", "no", ""]}
+VLLM = json.dumps({"duration": 9.0, "completed": 2, **DETAILED, "ttfts": [0.1, 0.0, 0.2]})
+
+# name: text, arrivals after the first, prompts, outputs, failed
+FORMATS = {
+    "azure": (AZURE, [0, 4.314579, 4.3145791], [374, 396, 879], [44, 109, 55], 0),
+    "azure 2024": (AZURE_2024, [0, 0.99007], [2162, 2399], [5, 6], 0),
+    "burstgpt": (BURSTGPT, [0, 113], [472, 417], [18, 276], 1),
+    "vidur": (VIDUR, [0, 1.5], [100, 50], [20, 30], 0),
+    "mooncake": (MOONCAKE, [0, 3.5], [1025, 512], [52, 1], 0),
+    "vllm": (VLLM, [0, 2], [7, 9], [1, 3], 1),
+}
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Writes a trace under a name that says nothing of its format, and gives its path."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "recorded"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def refused(path: Path) -> str:
+    """The one line that says what is wrong."""
+    with pytest.raises(ScenarioError) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_is_told_by_its_content(file, name):
+    text, arrival, prompt, output, failed = FORMATS[name]
+    columns = read(file(text))
+    assert columns.arrival == pytest.approx(arrival, abs=1e-9)
+    assert columns.prompt.tolist() == prompt
+    assert columns.output.tolist() == output
+    assert columns.failed == failed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text + "\n\n",
+    ],
+    ids=["byte order mark", "windows line ends", "no last line end", "blank lines at the end"],
+)
+def test_how_a_file_is_saved_does_not_matter(file, name, change):
+    plain, changed = read(file(FORMATS[name][0])), read(file(change(FORMATS[name][0])))
+    for column in ("arrival", "prompt", "output"):
+        assert getattr(plain, column).tolist() == getattr(changed, column).tolist()
+    assert (plain.hash_ids, plain.failed) == (changed.hash_ids, changed.failed)
+
+
+def test_columns_are_found_by_name_in_any_order_among_others(file):
+    columns = read(file('"num_decode_tokens","id",arrived_at,num_prefill_tokens\n20,x,1,100\n'))
+    assert (columns.prompt.tolist(), columns.output.tolist()) == ([100], [20])
+
+
+def test_azures_seventh_digit_is_kept(file):
+    gaps = np.diff(read(file(AZURE)).arrival)
+    assert gaps[1] == pytest.approx(1e-7, rel=1e-6)
+
+
+def test_rows_in_any_order_are_sorted_and_stay_whole(file):
+    lines = MOONCAKE.splitlines()
+    there, back = read(file(MOONCAKE)), read(file("\n".join(reversed(lines))))
+    assert there.hash_ids == back.hash_ids == [(0, 1, 2), (0,)]
+    for column in ("arrival", "prompt", "output"):
+        assert getattr(there, column).tolist() == getattr(back, column).tolist()
+
+
+def test_block_ids_are_left_out_where_a_trace_has_none(file):
+    assert read(file(AZURE)).hash_ids is None
+    assert read(file('{"timestamp": 0, "input_length": 6, "output_length": 2}\n')).hash_ids is None
+
+
+def test_a_result_of_vllm_may_be_indented(file):
+    assert read(file(json.dumps(DETAILED, indent=2))).prompt.tolist() == [7, 9]
+
+
+# What is malformed, and where.
+
+HEADER, FIRST, SECOND, THIRD = AZURE.splitlines()
+ROW, NEXT = MOONCAKE.splitlines()
+
+
+def vllm(**changes: object) -> str:
+    return json.dumps({key: value for key, value in (DETAILED | changes).items() if value is not None}, indent=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "recorded:1: the file is empty"),
+        (" \n\n", "recorded:1: the file is empty"),
+        (HEADER, "recorded:1: holds no request"),
+        ("when,what\n1,2\n", "recorded:1: 'when,what' is not a trace that is known; those are CSV of Azure (TIMESTAMP,"),
+        ("TIMESTAMP,ContextTokens\n1,2\n", "recorded:1: 'TIMESTAMP,ContextTokens' is not a trace that is known"),
+        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
+        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
+        ("\x00\x01\x02", "recorded:1: "),
+        (f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n", "recorded:3: 2 values, and the header names 3"),
+        (f"{HEADER}\n{FIRST}\n{SECOND},9\n", "recorded:3: 4 values, and the header names 3"),
+        (f"{HEADER}\n\n{FIRST}\n{SECOND[:-3]}\n", "recorded:4: GeneratedTokens: '': it must be a whole number of tokens"),
+        (f"{HEADER}\n{FIRST.replace('374', 'many')}\n", "recorded:2: ContextTokens: 'many': it must be a whole number of tokens"),
+        (f"{HEADER}\n{FIRST.replace('374', '-374')}\n", "recorded:2: ContextTokens: '-374': it must be"),
+        (f"{HEADER}\n{FIRST.replace('374', '0')}\n", "recorded:2: ContextTokens: '0': it must be"),
+        (f"{HEADER}\n{FIRST.replace('374', '3.5')}\n", "recorded:2: ContextTokens: '3.5': it must be"),
+        (f"{HEADER}\n{FIRST.replace('374', 'nan')}\n", "recorded:2: ContextTokens: 'nan': it must be"),
+        (f"{HEADER}\n{FIRST.replace('374', '1e30')}\n", "recorded:2: ContextTokens: '1e30': it must be"),
+        (f"{HEADER}\n{FIRST}\n{SECOND.replace('109', '0')}\n", "recorded:3: GeneratedTokens: '0': it must be"),
+        (f"{HEADER}\n{FIRST}\nyesterday,1,2\n", "recorded:3: TIMESTAMP: 'yesterday': it must be a time"),
+        (f"{HEADER}\n{FIRST}\n2023-11-16 18:15:46+02:00,1,2\n", "recorded:3: TIMESTAMP: '2023-11-16 18:15:46+02:00': it must be"),
+        (f"{HEADER}\n{FIRST}\n9999-11-16 18:15:46.68,1,2\n", "recorded:3: TIMESTAMP: '9999-11-16 18:15:46.68': it must be a time"),
+        (VIDUR + "nan,5,5\n", "recorded:4: arrived_at: 'nan': it must be a number of seconds"),
+        (VIDUR + "-1,5,5\n", "recorded:4: arrived_at: '-1': it must be a number of seconds, at least 0"),
+        (VIDUR + "inf,5,5\n", "recorded:4: arrived_at: 'inf': it must be a number of seconds"),
+        (BURSTGPT + "200,GPT-4,417,,417,API log\n", "recorded:5: Response tokens: '': it must be"),
+        (BURSTGPT + "200,GPT-4,417,-1,417,API log\n", "recorded:5: Response tokens: '-1': it must be"),
+        (f"{ROW}\n{NEXT[:-5]}\n", "recorded:2: JSON: "),
+        (f"{ROW}\n[1, 2]\n", "recorded:2: '[1, 2]': a mapping with timestamp"),
+        (f"{ROW}\n{NEXT.replace('output_length', 'output')}\n", "recorded:2: 'output_length' is missing"),
+        (f"{ROW}\n{NEXT.replace('512', '-512')}\n", "recorded:2: input_length: -512: it must be a whole number of tokens"),
+        (f"{ROW}\n{NEXT.replace('512', 'true')}\n", "recorded:2: input_length: true: it must be"),
+        (f"{ROW}\n{NEXT.replace(': 1,', ': 0,')}\n", "recorded:2: output_length: 0: it must be"),
+        (f"{ROW}\n{NEXT.replace('30500', 'NaN')}\n", "recorded:2: timestamp: NaN: it must be a number of milliseconds"),
+        (f"{ROW}\n{NEXT.replace('30500', '9' * 400)}\n", "recorded:2: timestamp: 9999"),
+        (f"{ROW}\n{NEXT.replace('30500', '-1')}\n", "recorded:2: timestamp: -1: it must be a number of milliseconds"),
+        (f"{ROW}\n{NEXT.replace('[0]', '[0, 5]')}\n", "recorded:2: hash_ids: 2 ids, and 512 tokens need 1: one for each 512 begun"),
+        (f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n", "recorded:2: hash_ids: it must be a list of whole numbers"),
+        (f"{ROW}\n{NEXT.replace('[0]', 'null')}\n", "recorded:2: 'hash_ids' is missing here and given elsewhere"),
+        ('{"a":' * 100_000, "recorded:1: JSON: "),
+        (vllm(start_times=None), "recorded:1: 'start_times' is missing: older vLLM saves none"),
+        (vllm(input_lens=None), "recorded:1: 'input_lens' is missing: save the benchmark's result with --save-detailed"),
+        (vllm(input_lens=[7, 8]), "recorded:1: start_times, input_lens, output_lens have 3, 2, 3 entries"),
+        (vllm(input_lens=[7, 8, "nine"]), 'recorded:2: request 3: input_lens: "nine": it must be a whole number'),
+        (vllm(output_lens=[1, -1, 3]), "recorded:2: request 2: output_lens: -1: it must be"),
+        (vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]), "recorded:2: request 2: start_times: null: it must be"),
+        (vllm(output_lens=[0, 0, 0]), "recorded:1: holds no request that was answered"),
+        (AZURE.encode() + b"\xff\n", "recorded:5: not a UTF-8 text"),
+    ],
+)
+def test_what_is_malformed_is_named_by_its_line(file, text, says):
+    assert refused(file(text)).startswith(says)
+
+
+def test_a_missing_file_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(tmp_path / "gone.csv") == "gone.csv: no such file"
