@@ -86,7 +86,8 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
         table.add_row("published token/s of a user", *(speeds_of(s["published"]) for s in each))
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
-    return Group(table, Text(), *(Text(line) for line in findings(systems)))
+    noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
+    return Group(table, Text(), *(Text(line) for line in [*noted, *findings(systems)]))
 
 
 def by_chip(system: Mapping[str, Any]) -> bool:
