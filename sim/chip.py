@@ -97,11 +97,15 @@ class Compute(Value, ABC):
 
         Raises: ValueError where the chip computes in none of them.
         """
+        own: list[FlopPerSecond] = [
+            rate for name in operands if (rate := getattr(self, name)) and all(name in CARRIERS[other] for other in operands)
+        ]
+        if own:
+            return max(own)
         rates: dict[str, FlopPerSecond] = {name: rate for name in WIDTH if (rate := getattr(self, name))}
         fitting = {name: rate for name, rate in rates.items() if all(name in CARRIERS[operand] for operand in operands)}
         if fitting:
-            own = [fitting[operand] for operand in operands if operand in fitting]
-            return max(own or fitting.values())
+            return max(fitting.values())
         raise ValueError(f"the chip does not multiply {' by '.join(operands)}; it computes in {', '.join(rates) or 'no precision'}")
 
 

@@ -25,7 +25,7 @@ TOKEN_BYTES = 4.0  # a sampled token's number, on its way back to the first stag
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make, and one is made for each passage
 class Work:
     """What one step advances: `decodes` sequences by a token each, and chunks of prompts.
 
@@ -57,6 +57,17 @@ class Step(NamedTuple):
 
     time: Array
     growth: Array | float
+    holds: int
+
+
+class Parts(NamedTuple):
+    """What a step is made of: its body on each stage, the head and the sampling on the last one, and for each kind of attention
+    the seconds of one layer, and what each further step adds to them."""
+
+    body: Array
+    sampling: float
+    attention: list[float]
+    growth: list[float]
     holds: int
 
 
@@ -99,13 +110,45 @@ class Core(NamedTuple):
 
     compute: tuple[float, float, float]
     memory: tuple[float, float, float]
-    compute_efficiency: float
-    memory_efficiency: float
+    slowed_compute: tuple[float, float, float]  # with the engine
+    slowed_memory: tuple[float, float, float]
 
     def at(self, attended: float, cached: float) -> AttentionTime:
         compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
         memory = self.memory[0] + self.memory[1] * attended + self.memory[2] * cached
-        return AttentionTime(compute, memory, compute / self.compute_efficiency, memory / self.memory_efficiency)
+        return AttentionTime(compute, memory, *self.slowed(attended, cached))
+
+    def slowed(self, attended: float, cached: float) -> tuple[float, float]:
+        """The two sides of the roofline with the engine."""
+        (c, c_attended, c_cached), (m, m_attended, m_cached) = self.slowed_compute, self.slowed_memory
+        return c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLine:
+    """One layer's decode attention for a number of sequences, with the engine: both sides of the roofline as lines over the sum of
+    their contexts, (windowed) as layers with a window see it."""
+
+    windowed: bool
+    compute: float
+    compute_slope: float
+    memory: float
+    memory_slope: float
+
+    def at(self, work: Work) -> tuple[float, float, int]:
+        """Seconds now, growth a step, and the steps until the other side of the roofline binds."""
+        context, more = (work.windowed_context, work.growing) if self.windowed else (work.context, work.decodes)
+        compute = self.compute + self.compute_slope * context
+        memory = self.memory + self.memory_slope * context
+        lead, gain = memory - compute, more * (self.memory_slope - self.compute_slope)
+        holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
+        if lead > 0 or (lead == 0 and gain >= 0):
+            return memory, more * self.memory_slope, holds
+        return compute, more * self.compute_slope, holds
+
+
+def slowed(line: tuple[float, float, float], efficiency: float) -> tuple[float, float, float]:
+    return line[0] / efficiency, line[1] / efficiency, line[2] / efficiency
 
 
 class Costs:
@@ -120,10 +163,22 @@ class Costs:
         self.counts = {block: np.array([float(m.count(block)) for m in members]) for block in blocks}
         self.shapes = list(dict.fromkeys(block.attention for block in blocks if block.attention))
         self.layers = [np.sum([n for block, n in self.counts.items() if block.attention == shape], axis=0) for shape in self.shapes]
+        self._kinds = range(len(self.shapes))
+        self._windowed = [shape.window is not None for shape in self.shapes]
+        self._first_layers = [float(layers[0]) for layers in self.layers]
+        self._sequence_overhead = layout.engine.sequence_overhead
+        self._no_growth = [0.0] * len(self.shapes)
+        self._counted = [
+            (block, [(stage, counts[stage]) for stage in np.flatnonzero(counts).tolist()])
+            for block, counts in self.counts.items()
+            if block.kind != "head"
+        ]
         self._body: dict[int, Array] = {}
         self._hops: dict[int, Array] = {}
         self._heads: dict[int, float] = {}
         self._cores: dict[tuple[int, int, bool], Core] = {}
+        self._decode_lines: dict[tuple[int, int], DecodeLine] = {}
+        self._lines: dict[int, tuple[float, list[DecodeLine]]] = {}
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
         self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
@@ -132,33 +187,75 @@ class Costs:
     def step(self, work: Work) -> Step:
         """The contract: a decode-only step grows linearly until the other side of an attention's roofline binds, or a window
         fills (which the caller knows)."""
-        engine = self.layout.engine
-        time = self._body_time(work.tokens).copy()
-        time[-1] += self._head_time(work.logits) + engine.sequence_overhead * (work.decodes + work.chunks)
-        if work.prompt_tokens:
-            for kind, layers in enumerate(self.layers):
-                time += layers * sum(side.time for side in self._attend(kind, work))
-            return Step(time, 0.0, 1)
-        growth, holds = np.zeros(self.stages), FOREVER
-        for kind, layers in enumerate(self.layers):
-            now, more, steps = self._decode_line(kind, work)
+        parts = self.parts(work)
+        time, growth = parts.body.copy(), np.zeros(self.stages)
+        time[-1] += parts.sampling
+        for layers, now, more in zip(self.layers, parts.attention, parts.growth, strict=True):
             time += layers * now
             growth += layers * more
-            holds = min(holds, steps)
-        return Step(time, growth, 1 if self.sampled else holds)
+        return Step(time, growth, parts.holds)
 
-    def _decode_line(self, kind: int, work: Work) -> tuple[float, float, int]:
-        """One layer's decode attention: seconds now, growth a step, and the steps until the other side of the roofline binds."""
-        core = self._core(kind, self._ranked(work.decodes), True)
-        (now,) = self._attend(kind, work)
-        compute, memory = now.slowed_compute, now.slowed_memory
-        more = (work.growing if self.shapes[kind].window else work.decodes) * self._ranked(work.decodes) / work.decodes
-        more_compute = more * (core.compute[1] + core.compute[2]) / core.compute_efficiency
-        more_memory = more * (core.memory[1] + core.memory[2]) / core.memory_efficiency
-        lead, gain = memory - compute, more_memory - more_compute
-        growth = more_memory if (lead, gain) >= (0.0, 0.0) else more_compute
-        holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
-        return now.time, growth, holds
+    def line(self, work: Work) -> tuple[float, float, int]:
+        """The same of a single stage in plain floats: arrays of one number would take ten times as long."""
+        if work.prompt_tokens or self.sampled:
+            parts = self.parts(work)
+            time, growth = parts.body.item() + parts.sampling, 0.0
+            for layers, now, more in zip(self._first_layers, parts.attention, parts.growth, strict=True):
+                time += layers * now
+                growth += layers * more
+            return time, growth, parts.holds
+        decodes = work.decodes
+        if decodes not in self._lines:
+            body = self._body_time(decodes).item() + self._sampling_time(work)
+            self._lines[decodes] = body, [self._decode_line(kind, decodes) for kind in self._kinds]
+        (time, lines), growth, holds = self._lines[decodes], 0.0, FOREVER
+        for layers, line in zip(self._first_layers, lines, strict=True):
+            now, more, steps = line.at(work)
+            time += layers * now
+            growth += layers * more
+            if steps < holds:
+                holds = steps
+        return time, growth, holds
+
+    def parts(self, work: Work) -> Parts:
+        """What both are made of."""
+        sampling, body = self._sampling_time(work), self._body_time(work.tokens)
+        if work.prompt_tokens:
+            attention = [self._attention_time(kind, work) for kind in self._kinds]
+            return Parts(body, sampling, attention, self._no_growth, 1)
+        attention, growth, holds = [], [], FOREVER
+        for kind in self._kinds:
+            now, more, steps = self._decode_line(kind, work.decodes).at(work)
+            attention.append(now)
+            growth.append(more)
+            holds = min(holds, steps)
+        return Parts(body, sampling, attention, growth, 1 if self.sampled else holds)
+
+    def _sampling_time(self, work: Work) -> float:
+        """The head, and what the engine does for each sequence."""
+        return self._head_time(work.logits) + self._sequence_overhead * (work.decodes + work.chunks)
+
+    def _decode_line(self, kind: int, decodes: int) -> DecodeLine:
+        """One layer's decode attention as a line over the sum of contexts, of which the fullest rank has its share."""
+        key = (kind, decodes)
+        if key not in self._decode_lines:
+            core, share = self._core(kind, self._ranked(decodes), True), self._ranked(decodes) / decodes
+            (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
+            sides = c, share * (c_attended + c_cached), m, share * (m_attended + m_cached)
+            self._decode_lines[key] = DecodeLine(self._windowed[kind], *sides)
+        return self._decode_lines[key]
+
+    def _attention_time(self, kind: int, work: Work) -> float:
+        """One layer's attention core where prompts are advanced too: seconds for the decodes, then for the chunks."""
+        windowed, time = self._windowed[kind], 0.0
+        if work.decodes:
+            tokens = self._ranked(work.decodes)
+            context = (work.windowed_context if windowed else work.context) * tokens / work.decodes
+            time = max(self._core(kind, tokens, True).slowed(context, context))
+        tokens = self._ranked(work.prompt_tokens)
+        share = tokens / work.prompt_tokens
+        attended, cached = (work.windowed_attended, work.windowed_cached) if windowed else (work.attended, work.cached)
+        return time + max(self._core(kind, tokens, False).slowed(attended * share, cached * share))
 
     def _ranked(self, tokens: int) -> int:
         """Tokens of the fullest rank of attention data parallelism."""
@@ -223,14 +320,53 @@ class Costs:
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
 
     def _body_time(self, tokens: int) -> Array:
+        """All blocks but the head, without attention's core; the collectives; the overheads."""
         if tokens not in self._body or self.sampled:
-            self._body[tokens] = self._body_terms(tokens)[:, TIME].sum(axis=1)
+            body = np.zeros(self.stages)
+            for block, counts in self.counts.items():
+                if block.kind != "head":
+                    body += counts * self._block_time(block, tokens)
+            for stage, time in enumerate(self._exchange_times(tokens)):
+                body[stage] += time
+            body[-1] += self.layout.engine.step_overhead
+            self._body[tokens] = body
         return self._body[tokens]
+
+    def _exchange_times(self, tokens: int) -> list[float]:
+        """Seconds of each stage's collectives."""
+        times = [sum(exchange.time for exchange in self.gathered(tokens, stage)) for stage in range(self.stages)]
+        for block, counts in self._counted:
+            for stage, count in counts:
+                for exchange in self.exchanges(block, tokens, stage):
+                    times[stage] += count * exchange.time
+        return times
 
     def _head_time(self, logits: int) -> float:
         if logits not in self._heads:
-            self._heads[logits] = float(self._head_terms(logits)[TIME].sum())
+            block = self.layout.model.blocks[-1]
+            shape = block.matrices[0].share(self.layout.plan.tensor)
+            self._heads[logits] = max(self._multiplied(block, shape, self._ranked(logits))[1]) if logits else 0.0
         return self._heads[logits]
+
+    def _block_time(self, block: Block, tokens: int) -> float:
+        """What `_block_terms` tells by cause."""
+        layout, engine = self.layout, self.layout.engine
+        if block.kind == "embedding":
+            return self._embedding_time(block, tokens)
+        time = engine.layer_overhead / 2
+        for matrix in block.matrices:
+            time += max(self._multiplied(block, matrix.share(layout.plan.tensor), self._ranked(tokens))[1])
+        if block.experts:
+            reached, each = self._routed(block.experts, tokens)
+            for matrix in block.experts.matrices:
+                shape = matrix.share(layout.plan.expert_tensor)
+                time += reached * max(self._multiplied(block, shape, each, engine.moe_memory_efficiency)[1])
+            time += engine.moe_layer_overhead or 0.0
+        return time
+
+    def _embedding_time(self, block: Block, tokens: int) -> float:
+        nbytes = self._ranked(tokens) * self.layout.model.hidden_size * WIDTH[self.layout.plan.precision(block)]
+        return nbytes / self.layout.weights_memory.bandwidth
 
     def _body_terms(self, tokens: int) -> Array:
         """All blocks but the head, without attention's core; the collectives; the overheads."""
@@ -253,8 +389,7 @@ class Costs:
         layout, engine = self.layout, self.layout.engine
         table = np.zeros((2, len(TERMS)))
         if block.kind == "embedding":
-            nbytes = self._ranked(tokens) * layout.model.hidden_size * WIDTH[layout.plan.precision(block)]
-            table[TIME, ACTIVATIONS] = nbytes / layout.weights_memory.bandwidth
+            table[TIME, ACTIVATIONS] = self._embedding_time(block, tokens)
             return table
         for matrix in block.matrices:
             table += self._multiply(block, matrix.share(layout.plan.tensor), self._ranked(tokens))
@@ -297,31 +432,31 @@ class Costs:
             return np.zeros((2, len(TERMS)))
         return self._multiply(block, block.matrices[0].share(self.layout.plan.tensor), self._ranked(logits))
 
-    def _multiply(self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None) -> Array:
-        """One weight matrix: the longer of computing and reading (at `efficiency`, where not the engine's for the precision),
-        booked to the side that binds."""
+    def _multiplied(
+        self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None
+    ) -> tuple[tuple[float, float], tuple[float, float], float]:
+        """One weight matrix: seconds of computing and of reading (at `efficiency`, where not the engine's for the precision),
+        without and with the engine; and the weights' share of what is read."""
         layout = self.layout
         precision, activation = layout.plan.precision(block), layout.plan.given("activations")
         weights = shape[0] * shape[1] * WIDTH[precision]
-        op = Op(
-            tokens=tokens,
-            flops=2.0 * shape[0] * shape[1] * tokens,
-            weights=weights,
-            kv=0.0,
-            # Behind weights that stream from another memory, activations are read in their shadow.
-            activations=0.0 if layout.apart else tokens * sum(shape) * layout.plan.width("activations"),
-            precisions=(precision, activation),
-            matrices=(shape,),
-        )
+        # Behind weights that stream from another memory, activations are read in their shadow.
+        activations = 0.0 if layout.apart else tokens * sum(shape) * layout.plan.width("activations")
+        flops = 2.0 * shape[0] * shape[1] * tokens
+        op = Op(tokens, flops, weights, 0.0, activations, (precision, activation), (shape,))
         compute, memory = layout.chip.compute.times(op, layout.weights_memory)
         compute_efficiency, memory_efficiency = layout.engine.efficiencies(precision)
         slowed = compute / compute_efficiency, memory / (efficiency or memory_efficiency)
+        return (compute, memory), slowed, weights / (weights + activations)
+
+    def _multiply(self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None) -> Array:
+        """The longer of the two, booked to the side that binds."""
+        (compute, memory), slowed, share = self._multiplied(block, shape, tokens, efficiency)
         table = np.zeros((2, len(TERMS)))
         ideal = max(compute, memory)
         if slowed[0] >= slowed[1]:
             table[:, COMPUTE] = slowed[0], slowed[0] - ideal
         else:
-            share = op.weights / (op.weights + op.activations)
             table[:, WEIGHTS] = share * slowed[1], share * (slowed[1] - ideal)
             table[:, ACTIVATIONS] = (1 - share) * slowed[1], (1 - share) * (slowed[1] - ideal)
         return table
@@ -379,11 +514,13 @@ class Costs:
                 self._attention_times(self.shapes[kind], tokens, decode, attended, cached)
                 for attended, cached in ((0.0, 0.0), (POSITIONS, 0.0), (0.0, POSITIONS))
             )
+            computes = compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS
+            memories = memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS
             self._cores[key] = Core(
-                (compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS),
-                (memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS),
-                engine.attention_compute_efficiency,
-                engine.attention_memory_efficiency,
+                computes,
+                memories,
+                slowed(computes, engine.attention_compute_efficiency),
+                slowed(memories, engine.attention_memory_efficiency),
             )
         return self._cores[key]
 

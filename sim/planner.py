@@ -262,7 +262,7 @@ def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
     """TTFT and TPOT of a request that meets nobody, served as any other; its mean decode step split by cause."""
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
-    rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([output])), costs, limits)
+    rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([output])), costs, limits, leap=costs.stages == 1)
     contexts = range(prompt + 1, prompt + output)
     window = deployment.limits.window
     mean, windowed = (sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf))

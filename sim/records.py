@@ -38,6 +38,10 @@ COLUMNS = {
 }
 
 
+def bin_of(gap: Seconds) -> int:
+    return math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
+
+
 class Gaps:
     """A histogram of inter-token gaps in logarithmic bins; mean and deviation are kept exactly beside it."""
 
@@ -47,11 +51,40 @@ class Gaps:
 
     def add(self, gap: Seconds, times: int) -> None:
         """Counts `times` gaps of one length."""
-        place = math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
+        place = bin_of(gap)
         self.bins[place] = self.bins.get(place, 0) + times
         self.count += times
         self.total += times * gap
         self.squares += times * gap * gap
+
+    def add_linear(self, gap: Seconds, growth: Seconds, steps: int, times: int) -> None:
+        """Counts `times` gaps of each of `steps` lengths, each `growth` longer than the one before: split at the bins' edges."""
+        if steps == 1:
+            self.add(gap, times)
+            return
+        done, last = 0, bin_of(gap + (steps - 1) * growth)
+        while done < steps:
+            place, end = bin_of(gap + done * growth), steps
+            if place != last:
+                end = max(done + 1, min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)))
+                while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
+                    end += 1
+                while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
+                    end -= 1
+            self.bins[place] = self.bins.get(place, 0) + times * (end - done)
+            done = end
+        pairs = steps * (steps - 1)
+        self.count += times * steps
+        self.total += times * (steps * gap + growth * pairs / 2)
+        self.squares += times * (steps * gap * gap + gap * growth * pairs + growth * growth * pairs * (2 * steps - 1) / 6)
+
+    def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
+        """Counts what was counted elsewhere."""
+        for place, times in bins.items():
+            self.bins[place] = self.bins.get(place, 0) + times
+            self.count += times
+        self.total += total
+        self.squares += squares
 
     @property
     def mean(self) -> Seconds:

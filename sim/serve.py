@@ -13,15 +13,15 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
-import numpy as np
 import simpy
-from numpy.typing import NDArray
-from simpy.events import URGENT
+from simpy.events import URGENT, Timeout
 
 from sim.cost import Costs, Work
 from sim.machine import Machines
+from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
 from sim.policy import Admission, Job, Room, first_come_first_served
 from sim.records import Rows
 from sim.units import Seconds
@@ -37,56 +37,6 @@ class Due(simpy.Event):
         super().__init__(env)
         self._ok, self._value = True, None
         env.schedule(self, URGENT, delay)
-
-
-class Passing(Protocol):
-    """What a replica's passages go through: `Stages`, or a `Machine` of chips."""
-
-    @property
-    def busy(self) -> NDArray[np.float64]:
-        """Seconds that each stage was at work."""
-
-    def passage(self, work: Work) -> Waiting:
-        """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
-
-
-class Pipeline:
-    """When each stage is free again.  A passage takes its turn at every stage, first come first served."""
-
-    def __init__(self, stages: int) -> None:
-        self.free: NDArray[np.float64] = np.zeros(stages)
-        self.busy: NDArray[np.float64] = np.zeros(stages)
-
-    def enter(self, now: Seconds, hops: NDArray[np.float64], times: NDArray[np.float64]) -> Seconds:
-        """Seconds from now until a passage that joins the first stage's queue leaves the last one.
-
-        start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + times[s], solved by one scan: with T the
-        running sum of hops and times, leave - T is the running maximum of free - (T - times), counted from now.
-        """
-        free = self.free - now
-        free[0] = max(free[0], 0.0)
-        total = np.cumsum(hops + times)
-        leave = total + np.maximum.accumulate(free - (total - times))
-        self.free = now + leave
-        self.busy += times
-        return float(leave[-1])
-
-
-class Stages:
-    """A replica's stages, each a server by itself: what a passage takes is computed, its return is waited for."""
-
-    def __init__(self, env: simpy.Environment, costs: Costs) -> None:
-        self.env, self.costs, self.pipeline = env, costs, Pipeline(costs.stages)
-
-    def passage(self, work: Work) -> Waiting:
-        delay = self.pipeline.enter(self.env.now, self.costs.hops(work.tokens), self.costs.step(work).time)
-        leave = self.env.now + delay
-        yield self.env.timeout(delay + self.costs.back)
-        return leave
-
-    @property
-    def busy(self) -> NDArray[np.float64]:
-        return self.pipeline.busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +68,11 @@ class MicroBatch:
     context: int = 0  # positions that the next tokens attend to, over all sequences
     step: int = 0
     last: Seconds = 0.0  # when it last left the pipeline
+    lost: Seconds = 0.0  # what the clock rounded away when it was back
     ends: list[tuple[int, int, Job]] = field(default_factory=list)
     windowed: int = 0  # the same as `context`, as layers with a window see it
     growing: int = 0  # sequences that no window cuts yet
     fills: list[int] = field(default_factory=list)  # the steps at which windows begin to cut
-    wake: simpy.Event | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What one micro-batch takes through the stages: a token for each of its sequences, and pieces of prompts."""
-
-    work: Work
-    prefilled: tuple[Job, ...]  # whose prompts end with it
 
 
 class Replica:
@@ -151,10 +93,9 @@ class Replica:
         self.room = Room(limits.kv_tokens, limits.sequences)
         self.waiting: deque[Job] = deque()
         self.prefilling: deque[Job] = deque()
-        self.idle: deque[MicroBatch] = deque()
+        self.idle = deque(MicroBatch() for _ in range(limits.slots))
+        self.roused = False
         self.unfinished = 0
-        for _ in range(limits.slots):
-            env.process(self.micro_batch(MicroBatch()))
 
     def submit(self, job: Job) -> None:
         """Takes a request in, or refuses it where it could never fit."""
@@ -166,6 +107,7 @@ class Replica:
         else:
             self.rows.replica[job.id] = self.number
             self.unfinished += 1
+            self.passing.settle()
             self.waiting.append(job)
             self.admit()
             self.rouse()
@@ -173,38 +115,56 @@ class Replica:
         self.finished(job, job.arrival)
 
     def admit(self) -> None:
-        while self.admits(self.waiting, self.room):
+        while self.waiting and self.admits(self.waiting, self.room):
             job = self.waiting.popleft()
             self.room.take(job)
             self.rows.admitted[job.id] = self.env.now
             self.prefilling.append(job)
 
     def rouse(self) -> None:
-        """Wakes one idle micro-batch if there are prompts to work on; it wakes the next when it has taken its piece."""
-        if self.prefilling and self.idle:
-            wake = self.idle.popleft().wake
-            assert wake is not None
-            wake.succeed()
+        """Somebody is to work on the prompts, if there are any: idle micro-batches, after all that arrives at this instant; else
+        whoever is back next."""
+        if self.prefilling:
+            if not self.idle:
+                self.passing.cut()
+            elif not self.roused:
+                self.roused = True
+                Timeout(self.env, 0.0).callbacks.append(self.wake)
 
-    def micro_batch(self, batch: MicroBatch) -> Waiting:
-        """The life of one micro-batch: pick, pass through the stages, come back, pick again; idle while there is nothing."""
-        while True:
-            passage = self.pick(batch)
-            if passage is None:
-                batch.wake = self.env.event()
-                self.idle.append(batch)
-                yield batch.wake
-                continue
+    def wake(self, _: simpy.Event) -> None:
+        self.roused = False
+        while self.prefilling and self.idle:
+            batch = self.idle.popleft()
+            batch.lost = 0.0
+            self.turn(batch)
+
+    def turn(self, batch: MicroBatch) -> None:
+        """A micro-batch picks what it advances, and goes; it is idle where there is nothing."""
+        passage = self.pick(batch)
+        if passage is None:
+            self.idle.append(batch)
+        else:
             self.rouse()
-            leave = yield from self.passing.passage(passage.work)
-            if self.land(batch, passage, leave):
-                yield Due(self.env, 0.0)  # who was answered may ask again at once, and arrivals come first
+            self.passing.send(passage)
+
+    def back(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> None:
+        """A micro-batch is back, with a token for each of its sequences from every step, and picks again."""
+        batch.last, batch.lost = leave, passage.lost
+        told = passage.prefilled or passage.work.decodes
+        ended = self.land(batch, passage, leave) if told else False
+        if ended and self.env.peek() <= self.env.now:
+            Due(self.env, 0.0).callbacks.append(lambda _: self.turn(batch))  # who was answered may ask at once, and comes first
+        else:
+            self.turn(batch)
 
     def pick(self, batch: MicroBatch) -> Passage | None:
         """A token for every sequence of the batch, and pieces of the oldest prompts up to the token budget.
 
-        The pieces of one prompt may ride with several micro-batches at once: stages serve them in order.
+        Without prompts it goes on so until a sequence ends, or a window begins to cut.  The pieces of one prompt may ride with
+        several micro-batches at once: stages serve them in order.
         """
+        if not batch.running and not self.prefilling:
+            return None
         room = self.limits.token_budget - batch.running
         tokens = chunks = attended = cached = windowed_attended = windowed_cached = 0
         window = self.limits.window
@@ -222,23 +182,23 @@ class Replica:
             chunks += 1
             if job.prefilled == job.prompt:
                 prefilled.append(self.prefilling.popleft())
-        if not batch.running and not tokens:
-            return None
         logits = batch.running + len(prefilled)
         work = Work(batch.running, batch.context, tokens, chunks, attended, cached, logits)
         if window:
             far = {"windowed_attended": windowed_attended, "windowed_cached": windowed_cached}
             work = replace(work, windowed_context=batch.windowed, growing=batch.growing, **far)
-        return Passage(work, tuple(prefilled))
+        steps = 1
+        if not tokens:
+            steps = min(batch.ends[0][0], batch.fills[0]) - batch.step if batch.fills else batch.ends[0][0] - batch.step
+        return Passage(work, steps, prefilled, partial(self.back, batch), batch.last, batch.lost)
 
     def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> bool:
         """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in; says if any ended."""
         before = self.unfinished
         if passage.work.decodes:
-            self.rows.gaps.add(leave - batch.last, passage.work.decodes)
-            batch.step += 1
-            batch.context += batch.running
-            batch.windowed += batch.growing
+            batch.step += passage.steps
+            batch.context += batch.running * passage.steps
+            batch.windowed += batch.growing * passage.steps
             while batch.fills and batch.fills[0] <= batch.step:
                 heapq.heappop(batch.fills)
                 batch.growing -= 1
@@ -257,7 +217,6 @@ class Replica:
                 batch.context += job.prompt + 1
                 self.join_window(batch, job)
                 heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
-        batch.last = leave
         self.admit()
         return self.unfinished < before
 
@@ -302,13 +261,14 @@ def serve(
     overhead: Seconds = 0.0,
     think: Seconds = 0.0,
     machine: Machines | None = None,
+    leap: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rows:
     """Serves all requests and returns their rows.
 
     `overhead` is what a request spends before the scheduler sees it (client, HTTP, tokenizer); `think` a user's pause between
     an answer and the next request, in a closed loop.  `machine` makes the chips of each replica, where every chip is to be a
-    process; else stages are computed.
+    process; else stages are computed.  With `leap`, steps in which nothing changes are computed at once; without, one by one.
     """
     env = simpy.Environment()
     rows = Rows(requests)
@@ -341,7 +301,16 @@ def serve(
             env.process(ask(at + think))
 
     by_chip = [machine(env, number) for number in range(replicas)] if machine else []
-    passing: list[Passing] = [*by_chip] or [Stages(env, costs) for _ in range(replicas)]
+    passing: list[Passing] = []
+    for number in range(replicas):
+        if machine:
+            passing.append(Chips(env, by_chip[number], rows.gaps))
+        elif leap and limits.slots == costs.stages == 1:
+            passing.append(Leap(env, costs, rows.gaps))
+        elif leap and costs.stages > 1:
+            passing.append(Pipelined(env, costs, rows.gaps, limits.slots))
+        else:
+            passing.append(Steps(env, costs, rows.gaps))
     fleet = [Replica(env, number, each, limits, rows, finished) for number, each in enumerate(passing)]
     if requests.users is None:
         env.process(open_loop())
@@ -349,6 +318,8 @@ def serve(
         for _ in range(min(requests.users, total)):
             env.process(ask(0.0))
     env.run()
+    for each in passing:
+        each.close()
     rows.busy = [each.busy for each in passing]
     rows.traffic = [each.traffic for each in by_chip]
     rows.kv_peak = max(replica.room.kv_peak for replica in fleet)

@@ -51,11 +51,11 @@ def runs(draw):
 def serve_drawn(deployments, serve_on):
     """(deployment, limits, rows) of a drawn run."""
 
-    def run(drawn, costs=lambda costs: costs):
+    def run(drawn, costs=lambda costs: costs, leap=True):
         deployment = deployments[drawn["layout"]]
         deployment = replace(deployment, costs=costs(deployment.costs))
         limits = Limits(deployment.limits.slots, drawn["budget"], drawn["sequences"], drawn["kv_tokens"], context=48)
-        options = {"replicas": deployment.layout.plan.replicas, "overhead": drawn["overhead"], "think": drawn["think"]}
+        options = {key: drawn[key] for key in ("overhead", "think")} | {"replicas": deployment.layout.plan.replicas, "leap": leap}
         return deployment, limits, serve_on(deployment, drawn["requests"], drawn["users"], limits=limits, **options)
 
     return run
@@ -123,7 +123,7 @@ class Recorded:
 @given(runs())
 def test_steps_carry_every_token_once_at_its_context(serve_drawn, drawn):
     """Within the token budget: a prompt's tokens attend to those before them, an answer's to the prompt and its own beginning."""
-    deployment, limits, rows = serve_drawn(drawn, Recorded)
+    deployment, limits, rows = serve_drawn(drawn, Recorded, leap=False)
     done = [(prompt, output) for (_, prompt, output), end in zip(drawn["requests"], rows.finished, strict=True) if end]
     works = deployment.costs.works
     assert all(0 < work.tokens <= limits.token_budget for work in works)
