@@ -54,10 +54,9 @@ def draw(timeline: Timeline) -> Figure:
 
 
 def _first_token(timeline: Timeline) -> tuple[float, float]:
-    """From when a token's first chip begins until it has left the last stage: the first that the timeline has whole."""
-    after = [left for left in timeline.tokens if left > timeline.start]
-    before = max((left for left in timeline.tokens if left < after[0]), default=timeline.start)
-    return min(each.start for each in timeline.chips if each.start >= before), after[0]
+    """From when a token's first chip begins until it has left the last stage: the first one after the prompt."""
+    before, after = timeline.tokens[:2]
+    return min(each.start for each in timeline.chips if each.start >= before), after
 
 
 def _stages(timeline: Timeline, slices: Sequence[Slice]) -> tuple[int, dict[int, tuple[float, float]]]:

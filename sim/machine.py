@@ -239,10 +239,11 @@ class Machine:
         ]
 
     def talking(self, label: str, exchange: Exchange) -> Talking:
-        key = (exchange.operation, exchange.groups, exchange.way)
+        key = (exchange.operation, exchange.groups, exchange.ways)
         if key not in self.conversations:
-            made = (self.network.outboxes(exchange.operation, group, exchange.way) for group in exchange.groups)
-            self.conversations[key] = [Conversation(outboxes) for outboxes in made]
+            ranks = zip(exchange.groups, exchange.ways, strict=True)
+            made = [Conversation(self.network.outboxes(exchange.operation, group, way)) for group, way in ranks]
+            self.conversations[key] = made
         nbytes = exchange.nbytes / exchange.efficiency
         return Talking(label, self.conversations[key], nbytes, exchange.latency)
 

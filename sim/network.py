@@ -3,6 +3,7 @@
 No clock of its own and no SimPy: a cable knows until when it is taken, and the machine asks it when a message's head is there.
 """
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -109,46 +110,56 @@ class Network:
         self.speeds: dict[Hop, float] = {}
         for (a, b), speed in self.exceptions:
             self.speeds |= {(a, b): speed, (b, a): speed}
-        self._ways: dict[tuple[int, int], list[tuple[Cable, Seconds, float]]] = {}
+        self._ways: dict[tuple[int, int], list[tuple[Leg, float]]] = {}
 
     def cable(self, hop: Hop) -> Cable:
         if hop not in self.cables:
             self.cables[hop] = Cable(link_name(hop), self.scheduled, uses=[] if self.recording else None)
         return self.cables[hop]
 
-    def way(self, a: int, b: int) -> list[tuple[Cable, Seconds, float]]:
-        """What a message from a to b takes: cables, latencies, bandwidths; round the links that are dead.
+    def way(self, a: int, b: int) -> list[tuple[Leg, float]]:
+        """What a message from a to b takes, and what part of its bandwidth each leg has; round the links that are dead.
 
         Raises: UserError where there is no way round.
         """
         speeds = self.speeds
         if not speeds:
-            return [(self.cable(leg.hop), leg.latency, leg.bandwidth) for leg in self.topology.way(a, b)]
+            return [(leg, 1.0) for leg in self.topology.way(a, b)]
         if (a, b) not in self._ways:
-            legs: list[Leg] = []
+            legs: list[tuple[Leg, float]] = []
             for i, j in self._round(a, b):
-                slowest = min((speeds.get(hop, 1.0) for hop in self.topology.route(i, j)), default=1.0)
-                for leg in self.topology.way(i, j):
-                    speed = speeds.get(leg.hop, 1.0) if leg.hop in self.topology.route(i, j) else slowest
-                    legs.append(leg._replace(bandwidth=leg.bandwidth * speed))
-            self._ways[a, b] = [(self.cable(leg.hop), leg.latency, leg.bandwidth) for leg in legs]
+                route = self.topology.route(i, j)
+                slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
+                legs += [(leg, speeds.get(leg.hop, 1.0) if leg.hop in route else slowest) for leg in self.topology.way(i, j)]
+            self._ways[a, b] = legs
         return self._ways[a, b]
 
     def _round(self, a: int, b: int) -> list[tuple[int, int]]:
-        """From a to b in one piece, or by the chip that makes the shortest way round dead links."""
+        """From a to b in one piece, or from chip to chip round dead links: the way with the least latency (Dijkstra)."""
 
         def alive(i: int, j: int) -> bool:
             return all(self.speeds.get(hop, 1.0) > 0 for hop in self.topology.route(i, j))
 
         if alive(a, b):
             return [(a, b)]
-        lane = self.topology.lane
-        others = (c for c in range(self.topology.chips or 0) if c not in (a, b) and alive(a, c) and alive(c, b))
-        by = min(others, key=lambda c: lane(a, c).latency + lane(c, b).latency, default=None)
-        if by is None:
-            dead = ", ".join(link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0)
-            raise UserError(f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip reaches both")
-        return [(a, by), (by, b)]
+        chips = range(self.topology.chips or 0)
+        reached: dict[int, int] = {}
+        heap = [(0.0, a, a)]
+        while heap:
+            latency, chip, before = heapq.heappop(heap)
+            if chip in reached:
+                continue
+            reached[chip] = before
+            if chip == b:
+                pieces = [(reached[b], b)]
+                while pieces[0][0] != a:
+                    pieces.insert(0, (reached[pieces[0][0]], pieces[0][0]))
+                return pieces
+            for other in chips:
+                if other not in reached and alive(chip, other):
+                    heapq.heappush(heap, (latency + self.topology.lane(chip, other).latency, other, chip))
+        dead = ", ".join(link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0)
+        raise UserError(f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it")
 
     def outboxes(self, operation: Operation, group: range, way: Way) -> Outboxes:
         """A collective's messages with the cables they take."""
@@ -191,9 +202,9 @@ class Network:
     def per_byte(self, message: Message) -> list[tuple[Cable, Seconds, float]]:
         """A message's way: cables, latencies, seconds for each byte of its collective at the narrowest cable so far."""
         slowest, legs = 0.0, []
-        for cable, latency, bandwidth in self.way(message.source, message.target):
-            slowest = max(slowest, message.share / (message.pace or bandwidth))
-            legs.append((cable, latency, slowest))
+        for leg, speed in self.way(message.source, message.target):
+            slowest = max(slowest, message.share / ((message.pace or leg.bandwidth) * speed))
+            legs.append((self.cable(leg.hop), leg.latency, slowest))
         return legs
 
 

@@ -70,6 +70,8 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     """
     deployment = deployed(scenario, name)
     prompt, layout = round(scenario.workload.mean_prompt), deployment.layout
+    if prompt + tokens + 1 > deployment.limits.context:
+        raise UserError(f"trace: {prompt + tokens + 1} tokens exceed the model's context of {deployment.limits.context}")
     passages = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
     expected = passages * events_of_a_step(deployment, step_program(scenario, name)[1])
     if expected > MOST_EVENTS:
@@ -120,7 +122,7 @@ def events_of_a_step(deployment: Deployment, steps: Program) -> int:
     for instructions in steps.stages:
         count += group * (len(instructions) + 1)
         for talk in (each for each in instructions if isinstance(each, Talk)):
-            operation, groups, _, way, *_ = talk.exchange
+            operation, groups, _, (way, *_), *_ = talk.exchange
             key = (operation, way, len(groups[0]))
             if key not in known:
                 known[key] = sum(map(len, topology.messages(operation, groups[0], way)))

@@ -11,7 +11,7 @@ from sim.machine import ChipException, Irregular, Machine, machines
 from sim.network import Cable, LinkException, Network, ScheduleError
 from sim.plan import Plan
 from sim.program import Compute, Talk, program
-from sim.topology import Bus, FullyConnected, Line, Link, Switch
+from sim.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Message, Ring, Switch
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
@@ -68,15 +68,16 @@ def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
     """Three hops of a line, the middle one at half its bandwidth: 3 us + 2 us for 1,000 bytes."""
     network = Network(Line(link=LINK).sized(4), exceptions=[LinkException((1, 2), 0.5)])
     way = network.way(0, 3)
-    assert [cable.name for cable, _, _ in way] == ["0 -> 1", "1 -> 2", "2 -> 3"]
-    assert [1000 / bandwidth for _, _, bandwidth in way] == pytest.approx([1 * US, 2 * US, 1 * US])
+    assert [leg.hop for leg, _ in way] == [(0, 1), (1, 2), (2, 3)]
+    assert [1000 / (leg.bandwidth * speed) for leg, speed in way] == pytest.approx([1 * US, 2 * US, 1 * US])
+    assert [1000 * per_byte for *_, per_byte in network.per_byte(Message(0, 3, 1.0))] == pytest.approx([1 * US, 2 * US, 2 * US])
 
 
 def test_a_bus_carries_one_message_at_a_time(lay):
     """Four chips say 12 messages of 128 bytes to each other in one shot: the bus is taken for all of them."""
     deployment = lay(Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4)  # one shot, for latency decides
     talk = next(each.exchange for each in instructions(deployment) if isinstance(each, Talk))
-    assert talk.way == ("one-shot",)
+    assert talk.ways == (("one-shot",),)
     assert talk.time == pytest.approx(100 * US + 12 * 128e-9)
     _, machine = step(deployment)
     assert list(machine.traffic.links) == ["bus"]
@@ -145,13 +146,37 @@ def test_messages_go_round_a_dead_link(lay):
     around, machine = step(deployment, Irregular(links=(LinkException((0, 1), 0.0),)))
     assert {"0 -> 1", "1 -> 0"}.isdisjoint(machine.traffic.links)
     talks = [each.exchange for each in instructions(deployment) if isinstance(each, Talk)]
-    hold = sum(t.nbytes / 1e9 * (1 if t.way == ("one-shot",) else 2 / 3) for t in talks)
-    phases = sum(1 if t.way == ("one-shot",) else 2 for t in talks)
+    hold = sum(t.nbytes / 1e9 * (1 if t.ways[0] == ("one-shot",) else 2 / 3) for t in talks)
+    phases = sum(1 if t.ways[0] == ("one-shot",) else 2 for t in talks)
     assert whole + phases * US <= around <= whole + phases * US + 2 * hold + 1e-12
 
 
+@pytest.mark.parametrize("chips", [3, 4, 5, 6])
+def test_a_ring_goes_the_other_way_round(chips):
+    network = Network(Ring(link=LINK).sized(chips), exceptions=[LinkException((0, 1), 0.0)])
+    assert [leg.hop[0] for leg, _ in network.way(0, 1)] == [0, *range(chips - 1, 1, -1)]
+
+
+def test_a_slow_cable_between_nodes_slows_what_crosses_it(lay):
+    """Two nodes of four: an all-reduce over both is the slower, the slower one of its cables is."""
+    numbers = {"node": 4, "rack": 3, "direct": 20, "limit": 48, "direct_bandwidth": 1e9, "global_bandwidth": 1e9}
+    deployment = lay(Dragonfly(link=LINK, global_link=LINK, **numbers), tensor=8)
+    hop = next(hop for hop in deployment.layout.topology.route(0, 4) if hop[0] // 4 != hop[1] // 4)
+    times = [step(deployment, Irregular(links=(LinkException(hop, speed),)))[0] for speed in (1.0, 0.5, 0.1)]
+    assert times[0] < times[1] < times[2]
+    assert times[0] == pytest.approx(step(deployment)[0])
+
+
+def test_a_bus_in_a_node_is_one_bus(lay):
+    """Nested in a hierarchy it serves one message at a time as ever, at one latency."""
+    nodes = Hierarchical(levels=(Bus(link=LINK, chips=2), Switch(link=LINK))).sized(4)
+    assert [leg.hop for leg in nodes.way(0, 1)] == [("0.0.bus", "0.0.bus")] == [leg.hop for leg in nodes.way(1, 0)]
+    assert nodes.send(0, 1, 1000) == pytest.approx(2 * US)
+    assert nodes.way(2, 3)[0].hop == ("0.2.bus", "0.2.bus")
+
+
 def test_there_is_no_way_round_a_switch(lay):
-    with pytest.raises(Exception, match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip reaches both"):
+    with pytest.raises(Exception, match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip leads round it"):
         step(lay(Switch(link=LINK)), Irregular(links=(LinkException((0, "switch"), 0.0),)))
 
 
@@ -216,8 +241,8 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     rows = serve_on(deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregular()], [0]))
     talks = [each.exchange for stage in (0, 1) for each in instructions(deployment, stage) if isinstance(each, Talk)]
     topology = deployment.layout.topology
-    messages = sum(len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.way))
+    messages = sum(len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0]))
     assert rows.traffic[0].messages == 6 * (messages + 4 + 1)  # and a slice for each chip, and the token's way back
-    nbytes = sum(m.share * t.nbytes for t in talks for p in topology.messages(t.operation, t.groups[0], t.way) for m in p)
+    nbytes = sum(m.share * t.nbytes for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0]) for m in p)
     busy = sum(seconds for _, seconds, _ in rows.traffic[0].links.values())
     assert busy == pytest.approx(6 * (nbytes + 64 * 2 + 4) / 1e9)  # hidden states of 64 numbers in four slices

@@ -12,10 +12,10 @@ from sim.chip import Memory
 from sim.cost import Costs, Work
 from sim.files import ScenarioError
 from sim.plan import Plan, PlanError
-from sim.planner import lone_request, minimum_chips, require_fit
+from sim.planner import deploy, lone_request, minimum_chips, require_fit
 from sim.scenario import read
 from sim.stages import BALANCE_CONTEXT
-from sim.topology import Link, Switch
+from sim.topology import FullyConnected, Hierarchical, Link, Switch
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 
@@ -229,3 +229,16 @@ def test_auto_is_short_for_the_fastest():
     assert scenario.systems["lpu"].plan.search == "speed"
     with pytest.raises(ScenarioError, match="'autoo' is not a plan; write auto, or a mapping"):
         read("llama3-8b-lpu-vs-h100", ["systems.lpu.plan=autoo"])
+
+
+def test_ranks_that_lie_differently_each_go_their_own_way(make_model, make_chip, make_engine):
+    """Three chips a rank on nodes of four: the first rank lies in a node, the second one across two."""
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 16}
+    model = make_model(model_type="mixtral", num_local_experts=6, num_experts_per_tok=2, **heads)
+    inside, outside = Link(latency=1e-6, bandwidth=1e9), Link(latency=1e-5, bandwidth=1e9)
+    nodes = Hierarchical(levels=(FullyConnected(link=inside, chips=4), Switch(link=outside)))
+    plan = Plan(tensor=3, attention_data=2)
+    deployment = deploy(model, make_chip(capacity=1e9, topology=nodes), 6, make_engine(), plan, 64, token_budget=16)
+    (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(deployment.layout.model.blocks[1], 1, 0)
+    assert [way[0] for way in exchange.ways] == ["one-shot", "hierarchical"]
+    assert exchange.time == deployment.layout.topology.all_reduce(exchange.groups[1], exchange.nbytes)

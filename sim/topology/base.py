@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
 from sim.files import OfKind, Value
@@ -137,7 +138,18 @@ class Topology(Value, ABC):
 
         Left out, but where a topology says otherwise: cables that several of these messages share.
         """
-        return max(self.send(chip, chip + len(group), nbytes) for chip in group)
+        if (self.chips, group) not in self._shifts:
+            self._shifts[self.chips, group] = tuple({self.lane(chip, chip + len(group)) for chip in group})
+        return max(lane.time(nbytes) for lane in self._shifts[self.chips, group])
+
+    @cached_property
+    def _shifts(self) -> dict[tuple[int | None, range], tuple[Lane, ...]]:
+        """The lanes from a stage to the next one, by the joined chips (copies share it) and the stage's."""
+        return {}
+
+    def likeness(self, group: range) -> Hashable:
+        """What a group's collectives depend on beside its size: they take as long in groups that are alike in it."""
+        return group
 
     def all_reduce(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, allowed: Collection[AllReduce] = ()

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Hashable
 from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
@@ -115,7 +116,22 @@ class Dragonfly(Topology):
         """Inside a node; groups over several nodes go by stages, see all_reduce."""
         return Lane(self.link.latency, self.link.bandwidth)
 
+    def likeness(self, group: range) -> Hashable:
+        sizes, between = self._parts(group)
+        return tuple(sizes), between
+
+    @cached_property
+    def _split(self) -> dict[tuple[int | None, range], tuple[list[int], Lane]]:
+        return {}
+
     def _parts(self, group: range) -> tuple[list[int], Lane]:
+        """What `_parts_of` says; it is asked for each number of tokens anew."""
+        key = (self.chips, group)
+        if key not in self._split:
+            self._split[key] = self._parts_of(group)
+        return self._split[key]
+
+    def _parts_of(self, group: range) -> tuple[list[int], Lane]:
         """How many chips of a group each of its nodes has, and the slowest lane between two nodes while all of them talk.
 
         The same chips of two nodes talk; of three such pairs at least one holds no cable on its way and makes all the hops.

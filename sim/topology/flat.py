@@ -1,5 +1,6 @@
 """Chips joined at one level: fully, by a switch, by a bus, in a ring or a line."""
 
+from collections.abc import Hashable
 from itertools import pairwise
 from typing import ClassVar
 
@@ -21,6 +22,9 @@ class FullyConnected(Topology):
     def pair(self, group: range) -> Lane:
         return Lane(self.link.latency, self.link.bandwidth)
 
+    def likeness(self, group: range) -> Hashable:
+        return None
+
 
 class Switch(Topology):
     """Each chip on one cable to a switch that never blocks: two hops, and a chip's peers share its cable."""
@@ -35,6 +39,9 @@ class Switch(Topology):
 
     def pair(self, group: range) -> Lane:
         return Lane(2 * self.link.latency, self.link.bandwidth / max(1, len(group) - 1))
+
+    def likeness(self, group: range) -> Hashable:
+        return None
 
 
 class Bus(Topology):

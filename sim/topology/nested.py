@@ -2,12 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from sim.topology.base import AllReduce, Hop, Lane, Link, Message, Operation, Phase, Topology, TopologyField, Way
+from sim.topology.base import AllReduce, Hop, Lane, Leg, Link, Message, Operation, Phase, Topology, TopologyField, Way
 from sim.topology.flat import Line, Ring
 from sim.units import Bytes, Count, Seconds
 
@@ -38,6 +38,20 @@ class Nested(Topology, ABC):
             stride *= part.chips or 1
         return tuple(way)
 
+    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+        """As each level's topology has it, a level's cables named as in the route."""
+        legs: list[Leg] = []
+        stride = 1
+        for level, part in enumerate(self.parts()):
+            here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
+            first = a - here * stride
+            for leg in part.way(here, there):
+                i, j = (first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}" for end in leg.hop)
+                legs.append(leg._replace(hop=(i, j)))
+            a = first + there * stride
+            stride *= part.chips or 1
+        return tuple(legs)
+
     def link_of(self, hop: Hop) -> Link:
         """A hop to or from a switch says its level by name; one between chips by the place that changes."""
         stride = 1
@@ -48,6 +62,9 @@ class Nested(Topology, ABC):
                 return part.link_of((i, j))
             stride *= part.chips or 1
         raise ValueError(f"the {self.noun()} has no link from {hop[0]} to {hop[1]}")
+
+    def likeness(self, group: range) -> Hashable:
+        return tuple((*places, detour) for _, places, detour in self._levels(group))
 
     def pair(self, group: range) -> Lane:
         """Over all levels, one after the other."""

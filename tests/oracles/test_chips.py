@@ -6,11 +6,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.cost import Work
 from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.program import Talk, program
-from sim.serve import Work
 from sim.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
+
+pytestmark = pytest.mark.slow
 
 LINK = Link(latency=1e-6, bandwidth=1e9)
 FAR = Link(latency=3e-6, bandwidth=0.4e9)
@@ -101,7 +103,7 @@ def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, 
 
 
 @given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topology, plan, ideal):
     """Whatever the topology: only messages of other stages or passages, met on a cable, tell the two apart."""
     deployment = lay(SHARED[topology], plan, ideal=ideal)
@@ -169,7 +171,6 @@ def test_the_flagship_takes_the_same_time(serve_on, system):
     same(serve_on(deployment, requests), serve_on(deployment, requests, machine=chips))
 
 
-@pytest.mark.slow
 def test_a_dragonfly_of_racks_with_groups_over_nodes(lay, serve_on):
     """Sixteen chips of four nodes in two racks: hierarchical all-reduces, five hops."""
     fabric = Dragonfly(link=LINK, global_link=FAR, **(DRAGONFLY | {"node": 4, "rack": 2}))
