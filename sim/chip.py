@@ -7,6 +7,7 @@ and names it in the file as `kind: my_chips:MyCompute`.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import model_validator
@@ -29,7 +30,7 @@ CARRIERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take three times as long to make
 class Op:
     """What one block asks of one chip in one step: the multiplies, and the bytes that must be read for them.
 
@@ -97,6 +98,15 @@ class Compute(Value, ABC):
 
         Raises: ValueError where the chip computes in none of them.
         """
+        if operands not in self._peaks:
+            self._peaks[operands] = self._peak(operands)
+        return self._peaks[operands]
+
+    @cached_property
+    def _peaks(self) -> dict[tuple[str, ...], FlopPerSecond]:
+        return {}
+
+    def _peak(self, operands: tuple[str, ...]) -> FlopPerSecond:
         own: list[FlopPerSecond] = [
             rate for name in operands if (rate := getattr(self, name)) and all(name in CARRIERS[other] for other in operands)
         ]

@@ -77,11 +77,21 @@ class Exchange(NamedTuple):
     operation: Operation
     groups: tuple[range, ...]
     nbytes: float
-    way: Way
+    ways: tuple[Way, ...]  # of each group's all-reduce
     latency: float  # s, software's, before each phase
     efficiency: float  # of the bandwidth
     time: float  # s, of the slowest rank, in closed form
-    fitted: float  # s of it that engine `ideal` would not need
+
+
+class Multiply(NamedTuple):
+    """A weight matrix as it lies on a chip: what its multiplication needs, whatever the tokens."""
+
+    flops: float  # for each token
+    weights: float  # B
+    activations: float  # B for each token
+    precisions: tuple[str, str]
+    shapes: tuple[tuple[int, int]]
+    efficiencies: tuple[float, float]  # the engine's, of computing and of reading
 
 
 class AttentionTime(NamedTuple):
@@ -166,19 +176,18 @@ class Costs:
         self._kinds = range(len(self.shapes))
         self._windowed = [shape.window is not None for shape in self.shapes]
         self._first_layers = [float(layers[0]) for layers in self.layers]
-        self._sequence_overhead = layout.engine.sequence_overhead
+        self.sequence_overhead = layout.engine.sequence_overhead
         self._no_growth = [0.0] * len(self.shapes)
-        self._counted = [
-            (block, [(stage, counts[stage]) for stage in np.flatnonzero(counts).tolist()])
-            for block, counts in self.counts.items()
-            if block.kind != "head"
-        ]
+        alike: dict[object, int] = {}  # the first stage of those whose collectives take as long
+        self._like = [alike.setdefault(self._likeness(stage), stage) for stage in range(self.stages)]
         self._body: dict[int, Array] = {}
+        self._multiplies: dict[Block, tuple[list[Multiply], list[Multiply]]] = {}
         self._hops: dict[int, Array] = {}
         self._heads: dict[int, float] = {}
         self._cores: dict[tuple[int, int, bool], Core] = {}
-        self._decode_lines: dict[tuple[int, int], DecodeLine] = {}
-        self._lines: dict[int, tuple[float, list[DecodeLine]]] = {}
+        self._positions: dict[tuple[Attention, bool], tuple[float, float]] = {}  # FLOPs of one attended, bytes of one cached
+        self._lines: dict[int, list[DecodeLine]] = {}
+        self._fixed: dict[int, float] = {}  # of a step of decodes, on a single stage
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
         self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
@@ -205,11 +214,10 @@ class Costs:
                 growth += layers * more
             return time, growth, parts.holds
         decodes = work.decodes
-        if decodes not in self._lines:
-            body = self._body_time(decodes).item() + self._sampling_time(work)
-            self._lines[decodes] = body, [self._decode_line(kind, decodes) for kind in self._kinds]
-        (time, lines), growth, holds = self._lines[decodes], 0.0, FOREVER
-        for layers, line in zip(self._first_layers, lines, strict=True):
+        if decodes not in self._fixed:
+            self._fixed[decodes] = self._body_time(decodes).item() + self._sampling_time(work)
+        time, growth, holds = self._fixed[decodes], 0.0, FOREVER
+        for layers, line in zip(self._first_layers, self._decode_lines(decodes), strict=True):
             now, more, steps = line.at(work)
             time += layers * now
             growth += layers * more
@@ -224,8 +232,8 @@ class Costs:
             attention = [self._attention_time(kind, work) for kind in self._kinds]
             return Parts(body, sampling, attention, self._no_growth, 1)
         attention, growth, holds = [], [], FOREVER
-        for kind in self._kinds:
-            now, more, steps = self._decode_line(kind, work.decodes).at(work)
+        for line in self._decode_lines(work.decodes):
+            now, more, steps = line.at(work)
             attention.append(now)
             growth.append(more)
             holds = min(holds, steps)
@@ -233,17 +241,18 @@ class Costs:
 
     def _sampling_time(self, work: Work) -> float:
         """The head, and what the engine does for each sequence."""
-        return self._head_time(work.logits) + self._sequence_overhead * (work.decodes + work.chunks)
+        return self._head_time(work.logits) + self.sequence_overhead * (work.decodes + work.chunks)
 
-    def _decode_line(self, kind: int, decodes: int) -> DecodeLine:
-        """One layer's decode attention as a line over the sum of contexts, of which the fullest rank has its share."""
-        key = (kind, decodes)
-        if key not in self._decode_lines:
-            core, share = self._core(kind, self._ranked(decodes), True), self._ranked(decodes) / decodes
-            (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
-            sides = c, share * (c_attended + c_cached), m, share * (m_attended + m_cached)
-            self._decode_lines[key] = DecodeLine(self._windowed[kind], *sides)
-        return self._decode_lines[key]
+    def _decode_lines(self, decodes: int) -> list[DecodeLine]:
+        """By kind, one layer's decode attention as a line over the sum of contexts, of which the fullest rank has its share."""
+        if decodes not in self._lines:
+            lines = self._lines[decodes] = []
+            for kind in self._kinds:
+                core, share = self._core(kind, self._ranked(decodes), True), self._ranked(decodes) / decodes
+                (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
+                sides = c, share * (c_attended + c_cached), m, share * (m_attended + m_cached)
+                lines.append(DecodeLine(self._windowed[kind], *sides))
+        return self._lines[decodes]
 
     def _attention_time(self, kind: int, work: Work) -> float:
         """One layer's attention core where prompts are advanced too: seconds for the decodes, then for the chunks."""
@@ -256,6 +265,23 @@ class Costs:
         share = tokens / work.prompt_tokens
         attended, cached = (work.windowed_attended, work.windowed_cached) if windowed else (work.attended, work.cached)
         return time + max(self._core(kind, tokens, False).slowed(attended * share, cached * share))
+
+    def piece_lines(self, tokens: int) -> Array:
+        """By kind, one layer's attention core for a piece of so many tokens of a prompt, as two planes of which the higher counts:
+        fixed seconds, for each position attended, for each position read from the cache; and the window."""
+        ranked = self._ranked(tokens)
+        share = ranked / tokens
+        planes = np.empty((len(self.shapes), 7))
+        for kind, shape in enumerate(self.shapes):
+            core = self._core(kind, ranked, False)
+            planes[kind, :6] = *core.slowed_compute, *core.slowed_memory
+            planes[kind, 6] = shape.window or FOREVER
+        planes[:, [1, 2, 4, 5]] *= share
+        return planes
+
+    def body(self, tokens: int) -> Array:
+        """The part of a step that depends on tokens alone, on each stage."""
+        return self._body_time(tokens)
 
     def _ranked(self, tokens: int) -> int:
         """Tokens of the fullest rank of attention data parallelism."""
@@ -322,45 +348,44 @@ class Costs:
     def _body_time(self, tokens: int) -> Array:
         """All blocks but the head, without attention's core; the collectives; the overheads."""
         if tokens not in self._body or self.sampled:
-            body = np.zeros(self.stages)
+            stages = dict.fromkeys(self._like)
+            gathered = {stage: sum(exchange.time for exchange in self.gathered(tokens, stage)) for stage in stages}
+            body = np.array([float(gathered[stage]) for stage in self._like])
             for block, counts in self.counts.items():
                 if block.kind != "head":
-                    body += counts * self._block_time(block, tokens)
-            for stage, time in enumerate(self._exchange_times(tokens)):
-                body[stage] += time
+                    alone = self._block_time(block, tokens)
+                    times = {
+                        stage: alone + sum(exchange.time for exchange in self.exchanges(block, tokens, stage)) for stage in stages
+                    }
+                    body += counts * np.array([times[stage] for stage in self._like])
             body[-1] += self.layout.engine.step_overhead
             self._body[tokens] = body
         return self._body[tokens]
 
-    def _exchange_times(self, tokens: int) -> list[float]:
-        """Seconds of each stage's collectives."""
-        times = [sum(exchange.time for exchange in self.gathered(tokens, stage)) for stage in range(self.stages)]
-        for block, counts in self._counted:
-            for stage, count in counts:
-                for exchange in self.exchanges(block, tokens, stage):
-                    times[stage] += count * exchange.time
-        return times
+    def _likeness(self, stage: int) -> object:
+        """What a stage's collectives depend on; only the first stage does not begin with a gather."""
+        n, tensor, likeness = self.layout.plan.group, self.layout.plan.tensor, self.layout.topology.likeness
+        ranks = (range(start, start + tensor) for start in range(stage * n, (stage + 1) * n, tensor))
+        return stage == 0, likeness(range(stage * n, (stage + 1) * n)), *map(likeness, ranks)
 
     def _head_time(self, logits: int) -> float:
         if logits not in self._heads:
-            block = self.layout.model.blocks[-1]
-            shape = block.matrices[0].share(self.layout.plan.tensor)
-            self._heads[logits] = max(self._multiplied(block, shape, self._ranked(logits))[1]) if logits else 0.0
+            (head,), _ = self._of_block(self.layout.model.blocks[-1])
+            self._heads[logits] = max(self._multiplied(head, self._ranked(logits))[1]) if logits else 0.0
         return self._heads[logits]
 
     def _block_time(self, block: Block, tokens: int) -> float:
         """What `_block_terms` tells by cause."""
-        layout, engine = self.layout, self.layout.engine
+        engine = self.layout.engine
         if block.kind == "embedding":
             return self._embedding_time(block, tokens)
-        time = engine.layer_overhead / 2
-        for matrix in block.matrices:
-            time += max(self._multiplied(block, matrix.share(layout.plan.tensor), self._ranked(tokens))[1])
+        time, (dense, routed) = engine.layer_overhead / 2, self._of_block(block)
+        for multiply in dense:
+            time += max(self._multiplied(multiply, self._ranked(tokens))[1])
         if block.experts:
             reached, each = self._routed(block.experts, tokens)
-            for matrix in block.experts.matrices:
-                shape = matrix.share(layout.plan.expert_tensor)
-                time += reached * max(self._multiplied(block, shape, each, engine.moe_memory_efficiency)[1])
+            for multiply in routed:
+                time += reached * max(self._multiplied(multiply, each)[1])
             time += engine.moe_layer_overhead or 0.0
         return time
 
@@ -377,28 +402,28 @@ class Costs:
             body += counts[:, None, None] * self._block_terms(block, tokens)
             for stage in np.flatnonzero(counts).tolist():
                 for exchange in self.exchanges(block, tokens, stage):
-                    body[stage, :, COLLECTIVES] += counts[stage] * exchange.time, counts[stage] * exchange.fitted
+                    body[stage, :, COLLECTIVES] += counts[stage] * exchange.time, counts[stage] * self._fitted(exchange)
         for stage in range(self.stages):
             for exchange in self.gathered(tokens, stage):
-                body[stage, :, COLLECTIVES] += exchange.time, exchange.fitted
+                body[stage, :, COLLECTIVES] += exchange.time, self._fitted(exchange)
         body[-1, :, OVERHEAD] += self.layout.engine.step_overhead
         return body
 
     def _block_terms(self, block: Block, tokens: int) -> Array:
         """A block's matrix multiplies and its half of the layer's overhead; an embedding reads a row for each token."""
-        layout, engine = self.layout, self.layout.engine
+        engine = self.layout.engine
         table = np.zeros((2, len(TERMS)))
         if block.kind == "embedding":
             table[TIME, ACTIVATIONS] = self._embedding_time(block, tokens)
             return table
-        for matrix in block.matrices:
-            table += self._multiply(block, matrix.share(layout.plan.tensor), self._ranked(tokens))
+        dense, routed = self._of_block(block)
+        for multiply in dense:
+            table += self._multiply(multiply, self._ranked(tokens))
         table[:, OVERHEAD] += engine.layer_overhead / 2
         if block.experts:
             reached, each = self._routed(block.experts, tokens)
-            for matrix in block.experts.matrices:
-                shape = matrix.share(layout.plan.expert_tensor)
-                table += reached * self._multiply(block, shape, each, engine.moe_memory_efficiency)
+            for multiply in routed:
+                table += reached * self._multiply(multiply, each)
             table[:, OVERHEAD] += engine.moe_layer_overhead or 0.0
         return table
 
@@ -430,28 +455,42 @@ class Costs:
         block = self.layout.model.blocks[-1]
         if not logits:
             return np.zeros((2, len(TERMS)))
-        return self._multiply(block, block.matrices[0].share(self.layout.plan.tensor), self._ranked(logits))
+        return self._multiply(self._of_block(block)[0][0], self._ranked(logits))
 
-    def _multiplied(
-        self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None
-    ) -> tuple[tuple[float, float], tuple[float, float], float]:
-        """One weight matrix: seconds of computing and of reading (at `efficiency`, where not the engine's for the precision),
-        without and with the engine; and the weights' share of what is read."""
-        layout = self.layout
-        precision, activation = layout.plan.precision(block), layout.plan.given("activations")
+    def _of_block(self, block: Block) -> tuple[list[Multiply], list[Multiply]]:
+        """A block's weight matrices on a chip, and those of an expert."""
+        if block not in self._multiplies:
+            layout, experts = self.layout, block.experts.matrices if block.experts else ()
+            dense = [self._lain(block, matrix.share(layout.plan.tensor)) for matrix in block.matrices]
+            efficiency = layout.engine.moe_memory_efficiency
+            routed = [self._lain(block, matrix.share(layout.plan.expert_tensor), efficiency) for matrix in experts]
+            self._multiplies[block] = dense, routed
+        return self._multiplies[block]
+
+    def _lain(self, block: Block, shape: tuple[int, int], efficiency: float | None = None) -> Multiply:
+        """One weight matrix; `efficiency` is that of reading, where it is not the engine's for the precision."""
+        layout, plan = self.layout, self.layout.plan
+        precision = plan.precision(block)
         weights = shape[0] * shape[1] * WIDTH[precision]
         # Behind weights that stream from another memory, activations are read in their shadow.
-        activations = 0.0 if layout.apart else tokens * sum(shape) * layout.plan.width("activations")
-        flops = 2.0 * shape[0] * shape[1] * tokens
-        op = Op(tokens, flops, weights, 0.0, activations, (precision, activation), (shape,))
-        compute, memory = layout.chip.compute.times(op, layout.weights_memory)
-        compute_efficiency, memory_efficiency = layout.engine.efficiencies(precision)
-        slowed = compute / compute_efficiency, memory / (efficiency or memory_efficiency)
-        return (compute, memory), slowed, weights / (weights + activations)
+        activations = 0.0 if layout.apart else sum(shape) * plan.width("activations")
+        computing, reading = layout.engine.efficiencies(precision)
+        efficiencies = computing, efficiency or reading
+        return Multiply(
+            2.0 * shape[0] * shape[1], weights, activations, (precision, plan.given("activations")), (shape,), efficiencies
+        )
 
-    def _multiply(self, block: Block, shape: tuple[int, int], tokens: float, efficiency: float | None = None) -> Array:
+    def _multiplied(self, multiply: Multiply, tokens: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Seconds of computing and of reading, without and with the engine."""
+        flops, weights, activations, precisions, shapes, (computing, reading) = multiply
+        op = Op(tokens, flops * tokens, weights, 0.0, activations * tokens, precisions, shapes)
+        compute, memory = self.layout.chip.compute.times(op, self.layout.weights_memory)
+        return (compute, memory), (compute / computing, memory / reading)
+
+    def _multiply(self, multiply: Multiply, tokens: float) -> Array:
         """The longer of the two, booked to the side that binds."""
-        (compute, memory), slowed, share = self._multiplied(block, shape, tokens, efficiency)
+        (compute, memory), slowed = self._multiplied(multiply, tokens)
+        share = multiply.weights / (multiply.weights + tokens * multiply.activations)
         table = np.zeros((2, len(TERMS)))
         ideal = max(compute, memory)
         if slowed[0] >= slowed[1]:
@@ -470,22 +509,27 @@ class Costs:
             groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
             nbytes = tokens * self.layout.model.hidden_size * plan.width("activations")
             latency, efficiency = engine.collective_latency + n * engine.collective_latency_per_chip, engine.collective_efficiency
-            way: Way = ()
+            ways: tuple[Way, ...] = ((),) * len(groups)
             if n == 1:
                 return ()
             if operation == "all_reduce":
-                # One way for all: which one is fastest, the first rank decides.
-                _, way = topology.fastest(groups[0], nbytes, latency, efficiency, engine.collectives)
-                times = [topology.all_reduces(group, nbytes, latency, efficiency)[way] for group in groups]
-                plain = [topology.all_reduce(group, nbytes, allowed=engine.collectives) for group in groups]
+                fastest = [topology.fastest(group, nbytes, latency, efficiency, engine.collectives) for group in groups]
+                times, ways = [time for time, _ in fastest], tuple(way for _, way in fastest)
             else:
                 run = getattr(topology, operation)
                 times = [run(group, nbytes, latency, efficiency) for group in groups]
-                plain = [run(group, nbytes) for group in groups]
-            time = max(times)
-            exchange = Exchange(operation, groups, nbytes, way, latency, efficiency, time, time - max(plain))
-            self._exchanges[key] = (exchange,)
+            self._exchanges[key] = (Exchange(operation, groups, nbytes, ways, latency, efficiency, max(times)),)
         return self._exchanges[key]
+
+    def _fitted(self, exchange: Exchange) -> float:
+        """Seconds of an exchange that engine `ideal` would not need."""
+        operation, groups, nbytes = exchange.operation, exchange.groups, exchange.nbytes
+        if operation == "all_reduce":
+            reduced, allowed = self.layout.topology.all_reduce, self.layout.engine.collectives
+            return exchange.time - max(reduced(group, nbytes, allowed=allowed) for group in groups)
+        run = getattr(self.layout.topology, operation)
+        plain: float = max(run(group, nbytes) for group in groups)
+        return exchange.time - plain
 
     def _attend(self, kind: int, work: Work) -> list[AttentionTime]:
         """One layer's attention core on the fullest rank: the decodes, and the prompt chunks where there are any.
@@ -526,12 +570,8 @@ class Costs:
 
     def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
         layout, plan = self.layout, self.layout.plan
-        op = Op(
-            tokens=tokens,
-            flops=attended * shape.flops(plan.tensor, decode),
-            weights=0.0,
-            kv=cached * layout.kv_width(shape) * plan.width("kv"),
-            activations=0.0,
-            precisions=("fp16", "fp16"),
-        )
+        if (shape, decode) not in self._positions:
+            self._positions[shape, decode] = shape.flops(plan.tensor, decode), layout.kv_width(shape) * plan.width("kv")
+        flops, nbytes = self._positions[shape, decode]
+        op = Op(tokens, attended * flops, 0.0, cached * nbytes, 0.0, ("fp16", "fp16"))
         return layout.chip.compute.times(op, layout.kv_memory)

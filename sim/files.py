@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self, TypeVar
 
 import yaml
@@ -85,6 +86,13 @@ class Value(BaseModel):
     def noun(cls) -> str:
         """What an error calls it: TensorStreaming is a tensor-streaming."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy remembers nothing of what was worked out for the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
     @model_validator(mode="before")
     @classmethod
@@ -469,12 +477,27 @@ def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Valu
 
     Raises: ScenarioError where there is none, it is not a subclass of `base`, or it lacks one of its methods.
     """
+    where, module_name, module, class_name = users_module(kind, f"a kind of {base.noun()}", kinds)
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ScenarioError(f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}")
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ScenarioError(f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}")
+    return cls
+
+
+def users_module(kind: str, what: str, kinds: Iterable[str]) -> tuple[str, str, ModuleType, str]:
+    """The module that 'my_chips:MyCompute' names, from my_chips.py beside the file, else from the path: where the text stands, the
+    module's name, the module, the name behind the colon.
+
+    Raises: ScenarioError where the text names no module, or it cannot be imported.
+    """
     where = f"{kind.where}: " if isinstance(kind, Text) else ""
-    module_name, colon, class_name = kind.partition(":")
-    if not (colon and module_name and class_name):
+    module_name, colon, name = kind.partition(":")
+    if not (colon and module_name and name):
         near = nearest(kind, kinds)
         hint = f"did you mean {near}?" if near else f"choose of {', '.join(sorted(kinds))}"
-        raise ScenarioError(f"{where}{brief(kind)!r} is not a kind of {base.noun()}; {hint}")
+        raise ScenarioError(f"{where}{brief(kind)!r} is not {what}; {hint}")
     beside = (kind.folder if isinstance(kind, Text) else Path.cwd()) / f"{module_name}.py"
     try:
         if os.path.isfile(beside):
@@ -489,12 +512,36 @@ def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Valu
     except (Exception, SystemExit) as error:
         reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
         raise ScenarioError(f"{where}{brief(kind)!r}: {reason}") from error
-    cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ScenarioError(f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}")
-    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise ScenarioError(f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}")
-    return cls
+    return where, module_name, module, name
+
+
+class Named:
+    """Marks a field that names a function: one of ours, or a user's as 'module:function'."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], what: str) -> None:
+        self.functions, self.what = functions, what
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.choose)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        own = {"type": "string", "pattern": ":", "description": "a function of your own, as module:function"}
+        return {"anyOf": [{"enum": sorted(self.functions)}, own]}
+
+    def choose(self, given: object) -> Callable[..., Any]:
+        if callable(given):
+            return given
+        if not isinstance(given, str):
+            reason = f"it must name {self.what}: {', '.join(sorted(self.functions))}, or a function as module:function"
+            raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+        if given in self.functions:
+            return self.functions[given]
+        where, module_name, module, name = users_module(given, self.what, self.functions)
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise ScenarioError(f"{where}{brief(given)!r}: {module_name} has no function {name}")
+        chosen: Callable[..., Any] = function
+        return chosen
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 Micro-batches come back in the order in which they entered, for stages serve first come first served: a ring of them is enough.
 Times are counted from the last entry's clock, and what clocks round away (`lost`) is carried on.
+
+While a prompt waits, each micro-batch that is back takes a piece of it that fills its step up to the budget; the last piece is
+left to the caller, who has to tell of it.
 """
 
 import math
@@ -15,83 +18,138 @@ from sim.records import BINS_PER_DECADE
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-# Places in the arrays: of the ring, of each micro-batch, and of all.
-HEAD, LENGTH, GONE = 0, 1, 2
-DONE, DUE, DECODES, SILENT = 0, 1, 2, 3
-BACK, LEAVE, LOST = 0, 1, 2
-CLOCK, RETURN, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4
+# Places in the arrays.  Stages: when each is free, how long it was busy, its time in the step at hand, its layers of each kind.
+FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
+BODY, WAY = 0, 1  # of a number of tokens: seconds at each stage, and on the way to it
+FULL = 0  # the row of those that fill the budget
+# A micro-batch: when it is back, when it left, what clocks lost; then, for each kind of attention, seconds and growth.
+BACK, LEAVE, LOST, SAMPLING, SECONDS = 0, 1, 2, 3, 4
+# The same in whole numbers; beside it, as columns of their own, the ring's order and the list of those that are gone.
+DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
+# The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done.
+HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6
+CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
 LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
 BINS = 24 * BINS_PER_DECADE
 
 
 @njit(cache=True)
-def enter(slot, now, lost, stage, hops, times, growths, each, counts, ring, order, sums, bins):
-    """A step of one micro-batch from the queue of the first stage to its return."""
-    free, busy = stage[0], stage[1]
+def piece_seconds(line, old, piece):
+    """Seconds of one layer's attention for a piece of a prompt, from the two lines of which the higher counts, and the window."""
+    window = line[6]
+    free = min(float(piece), max(0.0, window - old))
+    attended = free * old + free * (free + 1) / 2 + (piece - free) * window
+    cached = min(float(old + piece), window + piece)
+    return max(line[0] + line[1] * attended + line[2] * cached, line[3] + line[4] * attended + line[5] * cached)
+
+
+@njit(cache=True)
+def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, sums):
+    """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
+
+    start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]: leave is the sum of all ways and works up to
+    there, later by the most that a stage on the way was not free in time.
+    """
+    n, kinds = stages.shape[1], len(stages) - LAYERS
+    free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
     passed = now - sums[CLOCK] + lost
     sums[CLOCK] = now
-    leave, done = 0.0, counts[slot, DONE]
-    for s in range(len(free)):
-        time = times[slot, s] + done * growths[slot, s]
-        leave = max(leave + hops[slot, s], free[s] - passed) + time
-        free[s] = leave + lost
-        busy[s] += time
+    done, decodes = counts[slot, DONE], counts[slot, DECODES]
+    row = FULL if piece else counts[slot, ROW]
+    body, way = rows[row, BODY], rows[row, WAY]
+    for s in range(n):
+        work[s] = body[s]
+    work[n - 1] += batches[slot, SAMPLING]
+    for kind in range(kinds):
+        seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
+        if piece:
+            seconds += piece_seconds(lines[piece, kind], ring[OLD], piece)
+        for s in range(n):
+            work[s] += stages[LAYERS + kind, s] * seconds
+    if piece:
+        work[n - 1] += sums[PIECE]
+        ring[OLD] += piece
+        ring[LEFT] -= piece
+    for s in range(n):
+        busy[s] += work[s]
+    total, late = 0.0, 0.0
+    for s in range(n):
+        late = max(late, free[s] - passed - (total + way[s]))
+        total += way[s] + work[s]
+        free[s] = total + late + lost
+    leave = total + late
     wait = lost + leave + sums[RETURN]
     back = now + wait
-    each[slot, BACK], each[slot, LEAVE], each[slot, LOST] = back, now + (lost + leave), wait - (back - now)
-    if counts[slot, DECODES]:
-        gap, decodes = leave + sums[RETURN], counts[slot, DECODES]
+    batches[slot, BACK], batches[slot, LEAVE], batches[slot, LOST] = back, now + (lost + leave), wait - (back - now)
+    if decodes:
+        gap = leave + sums[RETURN]
         place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LEAST
-        bins[min(max(place, 0), BINS - 1)] += decodes
+        ring[FIRST_BIN + min(max(place, 0), BINS - 1)] += decodes
         sums[COUNT] += decodes
         sums[TOTAL] += decodes * gap
         sums[SQUARES] += decodes * gap * gap
-    counts[slot, DONE] = done + 1
-    order[(ring[HEAD] + ring[LENGTH]) % len(order)] = slot
+    if decodes or not piece:
+        counts[slot, DONE] = done + 1
+    counts[(ring[HEAD] + ring[LENGTH]) % len(counts), ORDER] = slot
     ring[LENGTH] += 1
 
 
 @njit(cache=True)
-def join(
-    slot, now, lost, steps, decodes, silent, body, sampling, layers, seconds, more, way,
-    stage, hops, times, growths, each, counts, ring, order, gone, sums, bins,
-):  # fmt: skip
-    """A micro-batch enters with a new passage: its time at each stage, from seconds and what further steps add to them for each
-    kind of attention.  Gives the head of the ring, as `advance` does."""
-    kinds, stages = layers.shape
-    for s in range(stages):
-        time, growth = body[s], 0.0
-        for kind in range(kinds):
-            time += layers[kind, s] * seconds[kind]
-            growth += layers[kind, s] * more[kind]
-        times[slot, s], growths[slot, s], hops[slot, s] = time, growth, way[s]
-    times[slot, stages - 1] += sampling
-    counts[slot, DONE], counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT] = 0, steps, decodes, silent
-    enter(slot, now, lost, stage, hops, times, growths, each, counts, ring, order, sums, bins)
-    return head(order[ring[HEAD]], each, counts)
+def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, lines, batches, counts, ring, sums):
+    """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
+    and what further steps add to them.  Gives the head of the ring, as `advance` does."""
+    kinds = len(seconds)
+    batches[slot, SAMPLING] = sampling
+    for kind in range(kinds):
+        batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = seconds[kind], growth[kind]
+    counts[slot, DONE] = 0
+    counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
+    enter(slot, now, lost, 0, stages, rows, lines, batches, counts, ring, sums)
+    return head(batches, counts, ring)
 
 
 @njit(cache=True)
-def head(slot, each, counts):
-    """Who is back first: when, who, after how many steps and whether these were all; when it left, and what the clock lost."""
-    done = counts[slot, DONE]
-    return each[slot, BACK], slot, done, done == counts[slot, DUE], each[slot, LEAVE], each[slot, LOST]
+def deal(now, slots, stages, rows, lines, batches, counts, ring, sums):
+    """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
+    for slot in slots:
+        for column in range(SAMPLING, batches.shape[1]):
+            batches[slot, column] = 0.0
+        counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
+        counts[slot, SILENT] = 1
+        enter(slot, now, 0.0, ring[BUDGET], stages, rows, lines, batches, counts, ring, sums)
+    return head(batches, counts, ring)
 
 
 @njit(cache=True)
-def advance(now, until, stage, hops, times, growths, each, counts, ring, order, gone, sums, bins):
-    """Micro-batches that are back before `until` (or now) enter again while they have steps left, and are gone where there is
-    nothing to say of them.  Gives the head of the ring, of which that is not true."""
+def head(batches, counts, ring):
+    """Who is back first: when, who, after how many steps and whether these were all; when it left, and what the clock lost; and
+    how much of the prompt is done."""
+    slot = counts[ring[HEAD], ORDER]
+    done, each = counts[slot, DONE], batches[slot]
+    return each[BACK], slot, done, done == counts[slot, DUE], each[LEAVE], each[LOST], ring[OLD], ring[LENGTH]
+
+
+@njit(cache=True)
+def advance(now, until, stages, rows, lines, batches, counts, ring, sums):
+    """Micro-batches that are back before `until` (or now) enter again while they have steps left or there are pieces of the prompt
+    for them, and are gone where there is nothing to say of them.  Gives the head of the ring, of which that is not true."""
     while ring[LENGTH]:
-        slot = order[ring[HEAD]]
-        back, last = each[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
-        if (last and not counts[slot, SILENT]) or (back >= until and (last or back > now)):
+        slot = counts[ring[HEAD], ORDER]
+        back, last, left = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE], ring[LEFT]
+        piece = max(0, ring[BUDGET] - counts[slot, DECODES]) if left else 0
+        if (last and not counts[slot, SILENT]) or left < 0 or (piece and left <= piece):
             break
-        ring[HEAD] = (ring[HEAD] + 1) % len(order)
+        if back >= until and (back > now or (last and not piece)):
+            break
+        ring[HEAD] = (ring[HEAD] + 1) % len(counts)
         ring[LENGTH] -= 1
-        if last:
-            gone[ring[GONE]] = slot
-            ring[GONE] += 1
-        else:
-            enter(slot, back, each[slot, LOST], stage, hops, times, growths, each, counts, ring, order, sums, bins)
-    return head(order[ring[HEAD]], each, counts)
+        if last and not piece:
+            counts[ring[GONES], GONE] = slot
+            ring[GONES] += 1
+            continue
+        if last:  # it had nothing but a piece of a prompt, and gets another one
+            for column in range(SAMPLING, batches.shape[1]):
+                batches[slot, column] = 0.0
+            counts[slot, DONE] = counts[slot, DUE] = 0
+        enter(slot, back, batches[slot, LOST], piece, stages, rows, lines, batches, counts, ring, sums)
+    return head(batches, counts, ring)

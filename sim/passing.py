@@ -8,9 +8,10 @@ Clocks are compensated: what the clock of a run rounds away when a passage retur
 """
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -33,6 +34,8 @@ class Passage:
     prefilled: tuple[Job, ...] | list[Job]  # whose prompts end with it
     over: Callable[["Passage", Seconds], None]  # called when its last step is back, with the time at which that left the last stage
     last: Seconds = 0.0  # when its micro-batch last left the last stage
+    counted: bool = True  # the gaps before its tokens are from passage to passage; else who sent it counts them
+    silent: bool = False  # its micro-batch has nothing to do when it is back, but for prompts that may have come
     lost: Seconds = 0.0  # the exact time is so much later than the clock: when it enters, and when it is back
 
 
@@ -46,8 +49,16 @@ class Passing(Protocol):
     def send(self, passage: Passage) -> None:
         """It joins the first stage's queue now.  `steps` is what it will have made when it is over."""
 
-    def cut(self) -> None:
-        """Somebody waits for a micro-batch: who is back next is over, however many steps it might have gone on."""
+    def cut(self, job: Job | None = None) -> None:
+        """Somebody waits for a micro-batch: who is back next is over, however many steps it might have gone on.
+
+        Where it is but the prompt of `job` that waits, those that are back may take pieces of it that fill the token budget, all
+        but the last piece, and go on.
+        """
+
+    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
+        """Micro-batches without sequences may take such pieces too.  They are taken from `idle` and put back there, or `turn` is
+        called where there is more to do."""
 
     def settle(self) -> None:
         """Who is back with nothing to tell, so that no event was made of it, is over."""
@@ -89,7 +100,7 @@ class Steps:
         work, now, lost = passage.work, self.env.now, passage.lost
         delay = self.pipeline.enter(now, self.costs.hops(work.tokens), self.costs.step(work).time, lost)
         wait = lost + delay + self.costs.back
-        if work.decodes:  # it entered when its last tokens were back
+        if work.decodes and passage.counted:  # it entered when its last tokens were back
             self.gaps.add(delay + self.costs.back, work.decodes)
 
         def back(_: simpy.Event) -> None:
@@ -99,7 +110,10 @@ class Steps:
 
         Timeout(self.env, wait).callbacks.append(back)
 
-    def cut(self) -> None:
+    def cut(self, job: Job | None = None) -> None:
+        pass
+
+    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
         pass
 
     def settle(self) -> None:
@@ -137,7 +151,10 @@ class Leap:
         assert self.passage is not None
         return self.passage.lost + steps * self.time + steps * (steps - 1) // 2 * self.growth
 
-    def cut(self) -> None:
+    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
+        pass
+
+    def cut(self, job: Job | None = None) -> None:
         """The step under way is the last: the first one that ends now or later."""
         passage, now, start = self.passage, self.env.now, self.start
         if passage is None or passage.steps == 1:
@@ -161,7 +178,7 @@ class Leap:
             return
         self.passage = None
         self.worked += self.seconds - passage.lost
-        if passage.work.decodes:
+        if passage.work.decodes and passage.counted:
             self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
         now = self.env.now
         passage.lost = self.seconds - (now - self.start)
@@ -180,90 +197,166 @@ class Leap:
 
 class Pipelined:
     """`Steps` compiled, several at once: until the next event of the run nothing can happen but returns, so the micro-batches that
-    have steps left are taken through the stages up to there, and one alarm is set for who is back first."""
+    have steps left are taken through the stages up to there, and one alarm is set for who is back first.
 
-    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int) -> None:
+    So are pieces of a prompt that fill the token budget: nothing is told of them, and what they take follows from the prompt.
+    """
+
+    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int) -> None:
         from sim import kernel  # Numba takes its time
 
-        self.env, self.costs, self.gaps, self.kernel = env, costs, gaps, kernel
-        stages = costs.stages
-        self.layers = np.array(costs.layers).reshape(-1, stages)
-        self.stage = np.zeros((2, stages))  # free and busy
-        self.ring, self.sums, self.bins = np.zeros(3, np.int64), np.zeros(5), np.zeros(kernel.BINS, np.int64)
-        self.order, self.gone = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
-        self.sums[kernel.RETURN] = costs.back
-        hops, times, growths = np.zeros((slots, stages)), np.zeros((slots, stages)), np.zeros((slots, stages))
-        each, counts = np.zeros((slots, 3)), np.zeros((slots, 4), np.int64)
-        lists = self.ring, self.order, self.gone, self.sums, self.bins
-        self.state = (self.stage, hops, times, growths, each, counts, *lists)
+        self.env, self.costs, self.gaps, self.kernel, self.budget = env, costs, gaps, kernel, token_budget
+        stages, kinds = costs.stages, len(costs.layers)
+        self.stages = np.zeros((kernel.LAYERS + kinds, stages))
+        self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
+        self.rows = np.zeros((1 + slots, 2, stages))  # grows with the numbers of tokens that come up
+        self.row_of: dict[int, int] = {}
+        self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
+        self.known = bytearray(token_budget + 1)
+        self.batches, self.counts = np.zeros((slots, kernel.SECONDS + 2 * kinds)), np.zeros((slots, 7), np.int64)
+        self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
+        self.ring[kernel.BUDGET] = token_budget
+        self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
+        self.state = (self.lines, self.batches, self.counts, self.ring, self.sums)
         self.passages: list[Passage | None] = [None] * slots
         self.unused = list(range(slots))
-        self.head = (0.0, 0, 0, False, 0.0, 0.0)
-        self.asleep, self.wanted = True, False
+        self.lent: list[Any] = []  # idle micro-batches that take pieces of prompts, and where they belong
+        self.idle: deque[Any] = deque()
+        self.turn: Callable[[Any], object] = self.idle.append
+        self.job: Job | None = None  # whose prompt waits
+        self.left = 0  # of it; -1 where the replica is to be asked whatever is left
+        self.head: tuple[float, int, int, bool, float, float, int, int] = (0.0, 0, 0, False, 0.0, 0.0, 0, 0)
+        self.asleep = True
+
+    def row(self, tokens: int) -> int:
+        """Where the kernel finds what so many tokens take."""
+        if tokens not in self.row_of:
+            row = self.row_of[tokens] = self.kernel.FULL if tokens == self.budget else 1 + len(self.row_of)
+            if row >= len(self.rows):
+                self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
+            self.rows[row] = self.costs.body(tokens), self.costs.hops(tokens)
+        return self.row_of[tokens]
+
+    def line(self, piece: int) -> None:
+        """The kernel is to know what the attention of such pieces takes."""
+        if piece > 0 and not self.known[piece]:
+            self.known[piece] = True
+            self.lines[piece] = self.costs.piece_lines(piece)
 
     def send(self, passage: Passage) -> None:
         work, slot = passage.work, self.unused.pop()
-        parts = self.costs.parts(work)
+        tokens, decodes = work.tokens, work.decodes
+        body, sampling, attention, growth, holds = self.costs.parts(work)
+        if self.costs.sampled:  # no two steps take the same
+            row = 1 + slot
+            self.rows[row] = body, self.costs.hops(tokens)
+        else:
+            row = self.row(tokens)
+        self.line(self.budget - decodes)
         self.passages[slot] = passage
-        steps, silent = min(passage.steps, parts.holds), not (work.decodes or passage.prefilled)
-        contents = (
-            parts.body,
-            parts.sampling,
-            self.layers,
-            tuple(parts.attention),
-            tuple(parts.growth),
-            self.costs.hops(work.tokens),
-        )
-        now = self.env.now
-        head = self.kernel.join(slot, now, passage.lost, steps, work.decodes, silent, *contents, *self.state)
+        numbers = min(passage.steps, holds), decodes * passage.counted, int(passage.silent), row
+        of_kinds = sampling, tuple(attention), tuple(growth)
+        head = self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, *self.state)
         if self.asleep:
             self.wait(head)
 
-    def wait(self, head: tuple[float, int, int, bool, float, float]) -> None:
+    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
+        pieces = min(len(idle), (job.prompt - job.prefilled - 1) // self.budget)
+        if pieces <= 0 or self.costs.sampled:
+            return
+        self.idle, self.turn = idle, turn
+        self.lent += [idle.popleft() for _ in range(pieces)]
+        slots, self.unused = self.unused[-pieces:], self.unused[:-pieces]
+        for slot in slots:
+            self.passages[slot] = None
+        self.row(self.budget)
+        self.line(self.budget)
+        self.ask(job)
+        head = self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, *self.state)
+        job.prefilled += pieces * self.budget
+        self.ask(None)
+        if self.asleep:
+            self.wait(head)
+
+    def cut(self, job: Job | None = None) -> None:
+        if job is None or self.costs.sampled:
+            self.left = self.ring[self.kernel.LEFT] = -1
+        else:
+            self.row(self.budget)
+            self.ask(job)
+
+    def ask(self, job: Job | None) -> None:
+        """The prompt that waits, if any."""
+        kernel = self.kernel
+        self.job, self.left = job, 0
+        if job:
+            self.left, self.ring[kernel.OLD] = job.prompt - job.prefilled, job.prefilled
+        self.ring[kernel.LEFT] = self.left
+
+    def wait(self, head: tuple[float, int, int, bool, float, float, int, int]) -> None:
         self.asleep, self.head = False, head
         Timeout(self.env, max(0.0, head[0] - self.env.now)).callbacks.append(self.alarm)
-
-    def cut(self) -> None:
-        self.wanted = True
 
     def alarm(self, _: simpy.Event) -> None:
         """The first of the ring is back: it is over, or enters again with all those that are back before the next event."""
         kernel, now, ring = self.kernel, self.env.now, self.ring
-        back, slot, done, last, leave, lost = self.head
-        if self.wanted or last:
+        back, slot, done, last, leave, lost = self.head[:6]
+        passage = self.passages[slot]
+        if self.job:  # the replica may have taken pieces of it since
+            self.ask(self.job)
+        room = self.budget - (passage.work.decodes if passage else 0)
+        if self.left < 0 or 0 < self.left <= room or (last and not (self.left and passage is None)):
             self.settle()
-            self.wanted = False
-            ring[kernel.HEAD] = (ring[kernel.HEAD] + 1) % len(self.order)
+            self.ask(None)
+            ring[kernel.HEAD] = (ring[kernel.HEAD] + 1) % len(self.passages)
             ring[kernel.LENGTH] -= 1
             self.over(slot, done, min(leave, now), lost + (back - now))
-        head = kernel.advance(now, now if self.wanted else self.env.peek(), *self.state)
-        if ring[kernel.LENGTH]:
+        head = kernel.advance(now, self.env.peek(), self.stages, self.rows, *self.state)
+        if self.job:
+            self.job.prefilled = head[6]
+            self.left = self.job.prompt - head[6]
+        if head[7]:
             self.wait(head)
         else:
             self.asleep = True
 
     def over(self, slot: int, done: int, leave: Seconds, lost: Seconds) -> None:
         passage = self.passages[slot]
-        assert passage is not None
         self.unused.append(slot)
-        passage.steps, passage.lost = done, lost
-        passage.over(passage, leave)
+        if passage:
+            passage.steps, passage.lost = done, lost
+            passage.over(passage, leave)
+        else:
+            batch = self.lent.pop()
+            batch.last, batch.lost = leave, lost
+            self.turn(batch)
 
     def settle(self) -> None:
-        if gone := int(self.ring[self.kernel.GONE]):
-            self.ring[self.kernel.GONE] = 0
-            for slot in self.gone[:gone].tolist():
+        kernel = self.kernel
+        if gone := int(self.ring[kernel.GONES]):
+            self.ring[kernel.GONES] = 0
+            slots = self.counts[:gone, kernel.GONE].tolist()
+            if self.left:
+                self.ask(None)
+            dealt = [slot for slot in slots if self.passages[slot] is None]
+            sent = [slot for slot in slots if self.passages[slot]]  # over() may use the others anew
+            self.unused += dealt
+            self.idle += [self.lent.pop() for _ in dealt]
+            for slot in sent:
                 self.over(slot, 1, 0.0, 0.0)
 
     def close(self) -> None:
         kernel = self.kernel
-        used = np.flatnonzero(self.bins)
-        bins = zip((used + kernel.LEAST).tolist(), self.bins[used].tolist(), strict=True)
-        self.gaps.join(dict(bins), *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist())
+        bins = self.ring[kernel.FIRST_BIN :]
+        used = np.flatnonzero(bins)
+        self.gaps.join(
+            dict(zip((used + kernel.LEAST).tolist(), bins[used].tolist(), strict=True)),
+            *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist(),
+        )
 
     @property
     def busy(self) -> NDArray[np.float64]:
-        busy: NDArray[np.float64] = self.stage[1]
+        busy: NDArray[np.float64] = self.stages[self.kernel.BUSY]
         return busy
 
 
@@ -278,12 +371,15 @@ class Chips:
 
     def through(self, passage: Passage) -> Waiting:
         leave = yield from self.machine.passage(passage.work)
-        if passage.work.decodes:
+        if passage.work.decodes and passage.counted:
             self.gaps.add(leave - passage.last, passage.work.decodes)
         passage.steps = 1
         passage.over(passage, leave)
 
-    def cut(self) -> None:
+    def cut(self, job: Job | None = None) -> None:
+        pass
+
+    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
         pass
 
     def settle(self) -> None:

@@ -19,7 +19,7 @@ from sim.workload import Requests
 if TYPE_CHECKING:
     import polars
 
-FINISHED, REFUSED = "finished", "refused"
+FINISHED, REFUSED, CANCELLED = "finished", "refused", "cancelled"
 BINS_PER_DECADE = 500  # a bin is 0.46 % wide
 
 # The columns of requests.parquet: type and meaning.
@@ -27,14 +27,16 @@ COLUMNS = {
     "system": "text: the system's name in the scenario",
     "id": "integer: the request's number, the same in all systems",
     "replica": "integer: the replica that served it, -1 where none did",
-    "outcome": "text: finished or refused",
-    "reason": "text: why it was refused, else empty",
+    "outcome": "text: finished, refused, or cancelled at its deadline",
+    "reason": "text: why it was not finished, else empty",
     "arrival": "s: when the user sent it",
     "admitted": "s: when it got its room",
     "first_token": "s: when its first token was ready",
     "last_token": "s: when its last token was ready",
     "prompt_tokens": "integer: tokens of the prompt",
     "output_tokens": "integer: tokens of the output",
+    "cached_tokens": "integer: tokens of the prompt that the prefix cache had",
+    "preemptions": "integer: how often it lost its room and was computed again",
 }
 
 
@@ -145,6 +147,9 @@ class Rows:
         self.first_token = np.full(n, np.nan)
         self.last_token: NDArray[np.float64] = np.full(n, np.nan)
         self.replica = np.full(n, -1)
+        self.cancelled = np.zeros(n, bool)
+        self.cached = np.zeros(n, np.int64)
+        self.preemptions = np.zeros(n, np.int64)
         self.reason = [""] * n
 
     @property
@@ -161,7 +166,7 @@ class Rows:
                 "system": [system] * n,
                 "id": np.arange(n),
                 "replica": self.replica,
-                "outcome": np.where(self.finished, FINISHED, REFUSED).tolist(),
+                "outcome": np.where(self.finished, FINISHED, np.where(self.cancelled, CANCELLED, REFUSED)).tolist(),
                 "reason": self.reason,
                 "arrival": self.arrival,
                 "admitted": self.admitted,
@@ -169,6 +174,8 @@ class Rows:
                 "last_token": self.last_token,
                 "prompt_tokens": self.requests.prompt,
                 "output_tokens": self.requests.output,
+                "cached_tokens": self.cached,
+                "preemptions": self.preemptions,
             }
         )
 

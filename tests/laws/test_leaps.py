@@ -26,6 +26,7 @@ LAYOUTS = {
     "three stages, layers with windows": (3, Plan(pipeline=3), {"windowed": True}),
     "four stages whose roofline crosses, two slots": (4, Plan(pipeline=4, slots=2), {"crossing": True}),
     "two stages of two, five slots": (4, Plan(tensor=2, slots=5), {}),
+    "three stages of two ranks, layers with windows": (6, Plan(attention_data=2, pipeline=3), {"windowed": True}),
     "two replicas of two stages, one slot": (4, Plan(replicas=2, slots=1), {}),
 }
 
@@ -216,3 +217,23 @@ def test_a_step_in_plain_floats_is_the_step(deployments, layout, contexts, chunk
     )
     time, growth, holds = costs.step(work)
     assert costs.line(work) == (pytest.approx(time[0], rel=1e-14), pytest.approx(np.broadcast_to(growth, 1)[0], rel=1e-14), holds)
+
+
+def test_a_prompt_that_the_answered_took_is_not_dealt_again(deployments, serve_on):
+    """Users who ask at once when they are answered: their prompt is taken by the micro-batch that answered, in the same instant."""
+    deployment = deployments["four stages whose roofline crosses, two slots"]
+    limits = Limits(2, 6, 4, 68, 130)
+    requests = [(0.0, 15, 5), (0.0, 4, 6), (0.0, 31, 3), (0.0, 1, 3), (0.0, 4, 1)]
+    leap, step = (serve_on(deployment, requests, 4, limits=limits, leap=leap) for leap in (True, False))
+    for column in ("admitted", "first_token", "last_token"):
+        assert getattr(leap, column) == pytest.approx(getattr(step, column), rel=1e-12)
+
+
+def test_a_long_prompt_is_a_few_decisions(deployments, serve_on):
+    """Sixteen pieces of a prompt: idle micro-batches take all but the last one, then those that are back."""
+    deployment = deployments["three stages"]
+    asked, parts = [], deployment.costs.parts
+    deployment.costs.parts = lambda work: (asked.append(work), parts(work))[1]
+    serve_on(deployment, [(0.0, 16 * 16, 20)], limits=Limits(3, 16, 16, 2000, 2000))
+    deployment.costs.parts = parts
+    assert len(asked) == 2
