@@ -1,29 +1,109 @@
-"""Decisions of a replica's scheduler, without actions: who is admitted.  The serving loop asks and acts.
+"""Decisions of a replica's scheduler and of the router before it, without actions.  The serving loop asks and acts.
 
-A policy is called when something has changed (an arrival, a finished request), and what it returns stands until the next time.
+A policy is called when something has changed (an arrival, the end of a prompt, a finished request, the limit of the KV cache), and
+what it returns stands until the next time.  Each is a plain function; a scenario names one of ours, or a user's as module:function.
 """
 
-from collections.abc import Callable, Collection
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, Protocol
 
+from sim.files import Named
 from sim.units import Seconds
+
+BLOCK = 512  # tokens that one hash id stands for.  Source: Mooncake's traces
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A request being served.  Identity, not content: two requests of equal lengths are two jobs."""
+    """A request being served.  Identity, not content: two requests of equal lengths are two jobs.
+
+    A preempted job comes back with what it had generated as a part of its prompt.
+    """
 
     id: int
     arrival: Seconds
     prompt: int
     output: int
-    kv: int  # what it needs of the KV cache at its end, in tokens
+    kv: int  # what it holds of the KV cache, or would at its end, in tokens
     prefilled: int = 0
+    priority: int = 0  # smaller goes first
+    hash_ids: tuple[int, ...] = ()
+    answered: Seconds = math.nan  # when its last token before a preemption was ready
+    joined: Seconds = math.nan  # when its prompt was done
+    queued: bool = True  # waits to be admitted
+    cancelled: bool = False
+    ended: bool = False
+    kept: bool = False  # its prompt's blocks are held for others
 
     @property
     def tokens(self) -> int:
         """Prompt and output together: the last token sampled is never attended to, but engines reserve it."""
         return self.prompt + self.output
+
+
+# How a micro-batch goes on.
+
+
+class Load(NamedTuple):
+    """What a micro-batch has and what waits for it."""
+
+    running: int  # sequences that it decodes
+    begun: bool  # it has decoded since it was last empty
+    prompts: int  # admitted, and not yet prefilled to their end
+    budget: int  # tokens of a step
+    size: int  # sequences that it may hold
+
+
+class Choice(NamedTuple):
+    """What it does next: a token for each of its sequences or none, and at most so many tokens and ends of prompts."""
+
+    decodes: bool
+    prompt_tokens: int
+    sequences: int
+
+
+Batching = Callable[[Load], Choice]
+
+
+def continuous(load: Load) -> Choice:
+    """Continuous batching with chunked prefill: everyone decodes, and prompts fill the budget (Sarathi-Serve, OSDI 2024)."""
+    return Choice(True, load.budget - load.running, load.budget)
+
+
+def prefill_first(load: Load) -> Choice:
+    """Prompts alone while there are any; else everyone decodes (Orca, OSDI 2022, as vLLM began)."""
+    return Choice(False, load.budget, load.budget) if load.prompts else Choice(True, 0, 0)
+
+
+def static(load: Load) -> Choice:
+    """Static batching, as a program compiled for one size: it fills up, decodes until all have ended, then takes others."""
+    if load.begun or load.running >= load.size or not load.prompts:
+        return Choice(True, 0, 0)
+    return Choice(False, load.budget, load.size - load.running)
+
+
+# Who is next.
+
+Order = Callable[[Job], float]  # a key, taken once for each arrival: the smallest is next, of equals the first that came
+
+
+def first_come_first_served(job: Job) -> float:
+    return 0.0
+
+
+def shortest_first(job: Job) -> float:
+    """By all its tokens, as if the output were known."""
+    return float(job.tokens)
+
+
+def by_priority(job: Job) -> float:
+    return float(job.priority)
+
+
+# Who is admitted.
 
 
 @dataclass(eq=False, slots=True)
@@ -36,13 +116,20 @@ class Room:
     sequences_used: int = 0
     kv_peak: int = 0
 
-    def holds(self, job: Job) -> bool:
-        """Whether the job fits beside what is there."""
-        return self.kv_used + job.kv <= self.kv_tokens and self.sequences_used < self.sequences
+    @property
+    def kv_free(self) -> int:
+        return self.kv_tokens - self.kv_used
+
+    def holds(self, tokens: int) -> bool:
+        """Whether a sequence of so many tokens fits beside what is there."""
+        return tokens <= self.kv_free and self.sequences_used < self.sequences
 
     def take(self, job: Job) -> None:
-        self.kv_used += job.kv
         self.sequences_used += 1
+        self.grow(job.kv)
+
+    def grow(self, tokens: int) -> None:
+        self.kv_used += tokens
         self.kv_peak = max(self.kv_peak, self.kv_used)
 
     def give_back(self, job: Job) -> None:
@@ -50,9 +137,102 @@ class Room:
         self.sequences_used -= 1
 
 
-Admission = Callable[[Collection[Job], Room], bool]
+class Prefixes:
+    """The blocks of prompts whose K and V a replica has kept: those in use, and the others until their room is needed.
+
+    Blocks in use are counted with their requests, each whole: what two share is counted twice.
+    """
+
+    def __init__(self) -> None:
+        self.used: dict[int, int] = {}
+        self.kept: OrderedDict[int, None] = OrderedDict()  # the longest unused first
+
+    def cached(self, ids: tuple[int, ...]) -> int:
+        """How many blocks of a prompt are there, from its beginning."""
+        for place, block in enumerate(ids):
+            if block not in self.used and block not in self.kept:
+                return place
+        return len(ids)
+
+    def hold(self, ids: tuple[int, ...]) -> None:
+        for block in ids:
+            self.used[block] = self.used.get(block, 0) + 1
+            self.kept.pop(block, None)
+
+    def release(self, ids: tuple[int, ...]) -> None:
+        """The last block first, so that of a prompt its beginning is kept longest."""
+        for block in reversed(ids):
+            self.used[block] -= 1
+            if not self.used[block]:
+                del self.used[block]
+                self.kept[block] = None
+
+    def shrink(self, tokens: int) -> None:
+        """Drops the blocks that were not used for longest, until the kept ones take no more than so many tokens."""
+        while len(self.kept) * BLOCK > max(0, tokens):
+            self.kept.popitem(last=False)
 
 
-def first_come_first_served(waiting: Collection[Job], room: Room) -> bool:
-    """Whether the oldest waiting job is admitted: when its prompt and its whole output have room (no preemption needed)."""
-    return bool(waiting) and room.holds(next(iter(waiting)))
+# Where a request goes.
+
+
+class Served(Protocol):
+    """A replica as a router sees it."""
+
+    unfinished: int
+    prefixes: Prefixes | None
+
+
+Router = Callable[[Sequence[Served], Job], int]  # the number of a replica
+
+
+def least_loaded(replicas: Sequence[Served], job: Job) -> int:
+    """The replica with the fewest unfinished requests; of equals, the first."""
+    return min(range(len(replicas)), key=lambda number: replicas[number].unfinished)
+
+
+def round_robin(replicas: Sequence[Served], job: Job) -> int:
+    """In turn, by the request's number."""
+    return job.id % len(replicas)
+
+
+def prefix_aware(replicas: Sequence[Served], job: Job) -> int:
+    """The replica that has most of its prompt; of equals, the least loaded."""
+
+    def cached(replica: Served) -> int:
+        return replica.prefixes.cached(job.hash_ids) if replica.prefixes else 0
+
+    return min(range(len(replicas)), key=lambda number: (-cached(replicas[number]), replicas[number].unfinished))
+
+
+BATCHINGS: dict[str, Callable[..., Any]] = {"continuous": continuous, "prefill-first": prefill_first, "static": static}
+ORDERS: dict[str, Callable[..., Any]] = {
+    "first-come-first-served": first_come_first_served,
+    "shortest-first": shortest_first,
+    "priority": by_priority,
+}
+ROUTERS: dict[str, Callable[..., Any]] = {"least-loaded": least_loaded, "round-robin": round_robin, "prefix-aware": prefix_aware}
+BatchingField = Annotated[Batching, Named(BATCHINGS, "a batching policy")]
+OrderField = Annotated[Order, Named(ORDERS, "an order")]
+RouterField = Annotated[Router, Named(ROUTERS, "a router")]
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """How a replica schedules.
+
+    `reserve`: a request is admitted when its prompt and its whole output have room in the KV cache; else when its prompt has, and
+    where the room runs out the youngest sequence of a micro-batch is preempted, to be computed again later.
+    """
+
+    batching: Batching = continuous
+    order: Order = first_come_first_served
+    router: Router = least_loaded
+    reserve: bool = True
+    prefix_caching: bool = False
+    max_waiting: int | None = None  # requests; more are refused
+    deadline: Seconds | None = None  # from its arrival, after which a request is cancelled
+    size: int | None = None  # sequences of a micro-batch at most
+
+
+DEFAULT = Policies()

@@ -10,8 +10,9 @@ those that its return made room for, and these go in the order of the queue.
 """
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,9 +21,10 @@ import simpy
 from simpy.events import URGENT, Timeout
 
 from sim.cost import Costs, Work
+from sim.files import UserError
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
-from sim.policy import Admission, Job, Room, first_come_first_served
+from sim.policy import BLOCK, DEFAULT, Job, Load, Policies, Prefixes, Room, continuous
 from sim.records import Rows
 from sim.units import Seconds
 from sim.workload import Requests
@@ -73,6 +75,8 @@ class MicroBatch:
     windowed: int = 0  # the same as `context`, as layers with a window see it
     growing: int = 0  # sequences that no window cuts yet
     fills: list[int] = field(default_factory=list)  # the steps at which windows begin to cut
+    begun: bool = False  # it has decoded since it was last empty
+    stalled: list[tuple[int, Seconds]] = field(default_factory=list)  # sequences that were left out, and their last tokens' time
 
 
 class Replica:
@@ -86,90 +90,208 @@ class Replica:
         limits: Limits,
         rows: Rows,
         finished: Callable[[Job, Seconds], None],
-        admits: Admission = first_come_first_served,
+        policies: Policies = DEFAULT,
     ) -> None:
         self.env, self.number, self.passing, self.limits, self.rows = env, number, passing, limits, rows
-        self.finished, self.admits = finished, admits
+        self.finished, self.policies = finished, policies
         self.room = Room(limits.kv_tokens, limits.sequences)
-        self.waiting: deque[Job] = deque()
+        self.prefixes = Prefixes() if policies.prefix_caching else None
+        # The oldest prompt fills whoever is back, so that what passes may deal it out by itself.
+        self.plain = policies.batching is continuous and policies.reserve and policies.deadline is None
+        self.size = policies.size or max(1, limits.sequences // limits.slots)
+        self.waiting: list[tuple[float, int, Job]] = []  # a heap, by the order's key
+        self.queued = 0  # of these, those that are not cancelled
         self.prefilling: deque[Job] = deque()
         self.idle = deque(MicroBatch() for _ in range(limits.slots))
         self.roused = False
         self.unfinished = 0
 
+    # A request comes, is admitted, and ends.
+
     def submit(self, job: Job) -> None:
-        """Takes a request in, or refuses it where it could never fit."""
+        """Takes a request in, or refuses it where it could never fit, or the queue is full."""
+        policies = self.policies
         self.rows.arrival[job.id] = job.arrival
+        job.kv = self.limits.claim(job.tokens)
         if job.tokens > self.limits.context:
             self.rows.reason[job.id] = f"{job.tokens} tokens exceed the model's context of {self.limits.context}"
         elif job.kv > self.limits.kv_tokens:
             self.rows.reason[job.id] = f"{job.kv} tokens exceed the KV room of {self.limits.kv_tokens}"
         else:
-            self.rows.replica[job.id] = self.number
-            self.unfinished += 1
+            if not policies.reserve:
+                job.kv = self.limits.claim(job.prompt)
             self.passing.settle()
-            self.waiting.append(job)
-            self.admit()
-            self.rouse()
-            return
+            at_once = not self.queued and self.room.holds(job.kv)
+            if policies.max_waiting is None or self.queued < policies.max_waiting or at_once:
+                self.rows.replica[job.id] = self.number
+                self.unfinished += 1
+                self.queue(job, policies.order(job))
+                if policies.deadline is not None:
+                    wait = max(0.0, job.arrival + policies.deadline - self.env.now)
+                    Timeout(self.env, wait).callbacks.append(lambda _: self.cancel(job))
+                self.look()
+                return
+            self.rows.reason[job.id] = f"the queue of {policies.max_waiting} is full"
         self.finished(job, job.arrival)
 
-    def admit(self) -> None:
-        while self.waiting and self.admits(self.waiting, self.room):
-            job = self.waiting.popleft()
-            self.room.take(job)
-            self.rows.admitted[job.id] = self.env.now
-            self.prefilling.append(job)
+    def look(self) -> None:
+        """Somebody has come: who is admitted, and who works on the prompts?"""
+        if not self.policies.reserve and len(self.idle) < self.limits.slots:
+            self.passing.cut()  # what room there is, is known when the step under way is over
+            return
+        self.admit()
+        if self.prefilling and self.idle and self.env.peek() > self.env.now:
+            self.wake()  # nothing else arrives at this instant
+        else:
+            self.rouse()
 
-    def rouse(self) -> None:
+    def queue(self, job: Job, key: float) -> None:
+        job.queued = True
+        self.queued += 1
+        heapq.heappush(self.waiting, (key, job.id, job))
+
+    def admit(self) -> None:
+        """Whoever is next, while there is room."""
+        while self.waiting:
+            job = self.waiting[0][2]
+            if not job.cancelled:
+                again = (
+                    job.answered == job.answered
+                )  # not nan: who was preempted waits for room to its end, or would be so again at once
+                if not self.room.holds(job.kv if not again else self.limits.claim(job.tokens)):
+                    return
+                job.queued = False
+                self.queued -= 1
+                self.room.take(job)
+                if not again:
+                    self.rows.admitted[job.id] = self.env.now
+                if self.prefixes:
+                    self.reuse(job, self.prefixes)
+                self.prefilling.append(job)
+            heapq.heappop(self.waiting)
+
+    def reuse(self, job: Job, prefixes: Prefixes) -> None:
+        """Blocks of the prompt that the prefix cache has need not be computed; its last token always is."""
+        job.prefilled = min(BLOCK * prefixes.cached(job.hash_ids), job.prompt - 1)
+        self.rows.cached[job.id] += job.prefilled
+        prefixes.shrink(self.room.kv_free)
+
+    def cancel(self, job: Job) -> None:
+        """A request's deadline has passed: it is out at once where it waits, else when the step under way is over."""
+        if job.ended:
+            return
+        job.cancelled = True
+        if job.queued:
+            self.queued -= 1
+            self.leave(job, self.env.now)
+        else:
+            self.passing.cut()
+
+    def end(self, job: Job, leave: Seconds) -> None:
+        """A request that was admitted ends, finished or cancelled."""
+        if not job.cancelled:
+            self.rows.last_token[job.id] = leave
+        self.free(job)
+        self.leave(job, leave)
+
+    def free(self, job: Job) -> None:
+        """Its room is given back."""
+        self.room.give_back(job)
+        if self.prefixes and job.kept:
+            job.kept = False
+            self.prefixes.release(job.hash_ids)
+            self.prefixes.shrink(self.room.kv_free)
+
+    def leave(self, job: Job, at: Seconds) -> None:
+        job.ended = True
+        if job.cancelled:
+            self.rows.cancelled[job.id] = True
+            self.rows.reason[job.id] = f"not finished {self.policies.deadline:g} s after it was sent"
+        self.unfinished -= 1
+        self.finished(job, at)
+
+    # Micro-batches pick, go, and come back.
+
+    def rouse(self, cut: bool = True) -> None:
         """Somebody is to work on the prompts, if there are any: idle micro-batches, after all that arrives at this instant; else
         whoever is back next."""
         if self.prefilling:
             if not self.idle:
-                self.passing.cut()
+                if cut:
+                    self.passing.cut(self.prefilling[0] if self.plain else None)
             elif not self.roused:
                 self.roused = True
                 Timeout(self.env, 0.0).callbacks.append(self.wake)
 
-    def wake(self, _: simpy.Event) -> None:
-        self.roused = False
+    def wake(self, _: simpy.Event | None = None) -> None:
+        self.roused = True
         while self.prefilling and self.idle:
-            batch = self.idle.popleft()
-            batch.lost = 0.0
-            self.turn(batch)
+            if self.plain:
+                self.passing.deal(self.prefilling[0], self.idle, self.turn)
+            if self.idle:
+                batch = self.idle.popleft()
+                batch.lost = 0.0
+                if not self.turn(batch):
+                    self.roused = False
+                    return
+        self.roused = False
+        self.rouse()
 
-    def turn(self, batch: MicroBatch) -> None:
-        """A micro-batch picks what it advances, and goes; it is idle where there is nothing."""
+    def turn(self, batch: MicroBatch) -> bool:
+        """A micro-batch picks what it advances, and goes; it is idle where there is nothing.  Says whether it went."""
         passage = self.pick(batch)
         if passage is None:
             self.idle.append(batch)
-        else:
-            self.rouse()
-            self.passing.send(passage)
+            return False
+        # What a policy refuses now, it refuses until something changes; but another micro-batch may take it.
+        self.rouse(cut=passage.work.prompt_tokens > 0 or self.limits.slots > 1)
+        self.passing.send(passage)
+        return True
 
-    def back(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> None:
+    def turn_at(self, batch: MicroBatch, _: simpy.Event) -> None:
+        self.turn(batch)
+
+    def back(self, batch: MicroBatch, planned: int, passage: Passage, leave: Seconds) -> None:
         """A micro-batch is back, with a token for each of its sequences from every step, and picks again."""
+        work = passage.work
+        if not self.policies.reserve:
+            self.room.kv_used -= work.decodes * (planned - passage.steps)  # steps that were not made
+        if work.decodes:
+            for sequences, since in batch.stalled:
+                self.rows.gaps.add(leave - since, sequences)
+            batch.stalled.clear()
+        elif batch.running:
+            self.stall(batch, batch.last, batch.running - sum(n for n, _ in batch.stalled))
         batch.last, batch.lost = leave, passage.lost
-        told = passage.prefilled or passage.work.decodes
+        told = passage.prefilled or work.decodes
         ended = self.land(batch, passage, leave) if told else False
+        if not self.policies.reserve:
+            self.admit()
         if ended and self.env.peek() <= self.env.now:
-            Due(self.env, 0.0).callbacks.append(lambda _: self.turn(batch))  # who was answered may ask at once, and comes first
+            again = Due(self.env, 0.0)
+            again.callbacks.append(partial(self.turn_at, batch))  # who was answered may ask at once, and comes first
         else:
             self.turn(batch)
 
     def pick(self, batch: MicroBatch) -> Passage | None:
-        """A token for every sequence of the batch, and pieces of the oldest prompts up to the token budget.
+        """What the batching policy chooses: a token for every sequence of the batch, and pieces of the oldest prompts.
 
-        Without prompts it goes on so until a sequence ends, or a window begins to cut.  The pieces of one prompt may ride with
-        several micro-batches at once: stages serve them in order.
+        Without prompts it goes on so until a sequence ends, a window begins to cut, or the KV cache is full.  The pieces of one
+        prompt may ride with several micro-batches at once: stages serve them in order.
         """
+        while self.prefilling and self.prefilling[0].cancelled:
+            self.end(self.prefilling.popleft(), self.env.now)
+        if not self.policies.reserve:
+            self.preempt(batch)
         if not batch.running and not self.prefilling:
             return None
-        room = self.limits.token_budget - batch.running
+        load = Load(batch.running, batch.begun, len(self.prefilling), self.limits.token_budget, self.size)
+        decodes, room, joining = self.policies.batching(load)
+        running = batch.running if decodes else 0
         tokens = chunks = attended = cached = windowed_attended = windowed_cached = 0
         window = self.limits.window
-        prefilled = []
-        while self.prefilling and tokens < room:
+        prefilled: list[Job] = []
+        while self.prefilling and tokens < room and len(prefilled) < joining:
             job = self.prefilling[0]
             piece = min(job.prompt - job.prefilled, room - tokens)
             attended += seen(job.prefilled, piece, None)
@@ -182,15 +304,34 @@ class Replica:
             chunks += 1
             if job.prefilled == job.prompt:
                 prefilled.append(self.prefilling.popleft())
-        logits = batch.running + len(prefilled)
-        work = Work(batch.running, batch.context, tokens, chunks, attended, cached, logits)
+        if not running and not tokens:
+            if batch.running or len(self.idle) == self.limits.slots - 1:
+                raise UserError(f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever")
+            return None
+        logits = running + len(prefilled)
+        work = Work(running, batch.context if running else 0, tokens, chunks, attended, cached, logits)
         if window:
             far = {"windowed_attended": windowed_attended, "windowed_cached": windowed_cached}
-            work = replace(work, windowed_context=batch.windowed, growing=batch.growing, **far)
-        steps = 1
-        if not tokens:
-            steps = min(batch.ends[0][0], batch.fills[0]) - batch.step if batch.fills else batch.ends[0][0] - batch.step
-        return Passage(work, steps, prefilled, partial(self.back, batch), batch.last, batch.lost)
+            near = {"windowed_context": batch.windowed, "growing": batch.growing} if running else {}
+            work = replace(work, **near, **far)
+        steps = 1 if tokens or batch.stalled else self.steps(batch)
+        if running:
+            batch.begun = True
+            if not self.policies.reserve:
+                self.room.grow(running * steps)
+        silent = self.plain and not (batch.running or prefilled)
+        return Passage(work, steps, prefilled, partial(self.back, batch, steps), batch.last, not batch.stalled, silent, batch.lost)
+
+    def steps(self, batch: MicroBatch) -> int:
+        """For how many steps nothing changes."""
+        if self.limits.slots > 1 and (self.policies.deadline is not None or not self.policies.reserve):
+            return 1  # only the first to be back can be stopped, and room taken for later steps would be missed elsewhere
+        steps = batch.ends[0][0] - batch.step
+        if batch.fills:
+            steps = min(steps, batch.fills[0] - batch.step)
+        if not self.policies.reserve:
+            steps = min(steps, max(1, self.room.kv_free // batch.running))
+        return steps
 
     def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> bool:
         """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in; says if any ended."""
@@ -206,19 +347,80 @@ class Replica:
                 job = heapq.heappop(batch.ends)[2]
                 batch.running -= 1
                 batch.context -= job.tokens
-                self.leave_window(batch, job)
+                self.leave_window(batch, job.tokens, job)
+                if not self.policies.reserve:
+                    job.kv += job.output - 1
                 self.end(job, leave)
+            if self.policies.deadline is not None:
+                for end in [each for each in batch.ends if each[2].cancelled]:
+                    self.remove(batch, end)
+                    self.end(end[2], leave)
         for job in passage.prefilled:
-            self.rows.first_token[job.id] = leave
-            if job.output == 1:
-                self.end(job, leave)
-            else:
-                batch.running += 1
-                batch.context += job.prompt + 1
-                self.join_window(batch, job)
-                heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
+            self.join(batch, job, leave)
+        if not batch.running:
+            batch.begun = False
         self.admit()
         return self.unfinished < before
+
+    def join(self, batch: MicroBatch, job: Job, leave: Seconds) -> None:
+        """A prompt is done: its first token is there, or the next one of a request that was preempted."""
+        if job.cancelled:
+            self.end(job, leave)
+            return
+        if self.prefixes and job.hash_ids:
+            job.kept = True
+            self.prefixes.hold(job.hash_ids)
+        if job.answered != job.answered:
+            self.rows.first_token[job.id] = leave
+        else:
+            self.rows.gaps.add(leave - job.answered, 1)
+        if job.output == 1:
+            self.end(job, leave)
+            return
+        self.stall(batch, leave, 1 if batch.stalled else 0)
+        job.joined = leave
+        batch.running += 1
+        batch.context += job.prompt + 1
+        self.join_window(batch, job)
+        heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
+
+    @staticmethod
+    def stall(batch: MicroBatch, since: Seconds, sequences: int) -> None:
+        """Sequences whose next gap begins at a time of their own."""
+        if sequences:
+            batch.stalled.append((sequences, since))
+
+    def preempt(self, batch: MicroBatch) -> None:
+        """Where the KV cache has no room for a token of each sequence, the youngest give theirs back, to be computed again."""
+        while batch.running and self.room.kv_free < batch.running:
+            end = max(batch.ends, key=lambda each: (self.rows.admitted[each[2].id], each[1]))
+            job, generated = end[2], self.remove(batch, end)
+            self.free(job)
+            self.rows.preemptions[job.id] += 1
+            job.prompt, job.output, job.prefilled = job.prompt + generated, job.output - generated, 0
+            job.kv = self.limits.claim(job.prompt)
+            self.queue(job, -math.inf)
+        if not batch.running:
+            batch.begun = False
+
+    def remove(self, batch: MicroBatch, end: tuple[int, int, Job]) -> int:
+        """Takes a sequence out of a micro-batch before its end; says how many tokens it has got."""
+        last, _, job = end
+        batch.ends.remove(end)
+        heapq.heapify(batch.ends)
+        decoded = job.output - 1 - (last - batch.step)
+        batch.running -= 1
+        batch.context -= job.prompt + 1 + decoded
+        self.leave_window(batch, job.prompt + 1 + decoded, job, last - job.output + 1)
+        if not self.policies.reserve:
+            job.kv += decoded
+        job.answered = batch.last
+        if batch.stalled:  # it waits since its last token, with others
+            job.answered = batch.stalled[0][1] if decoded else job.joined
+            place = next(i for i, (_, since) in enumerate(batch.stalled) if since == job.answered)
+            sequences, since = batch.stalled[place]
+            batch.stalled[place : place + 1] = [(sequences - 1, since)] if sequences > 1 else []
+        return 1 + decoded
 
     def join_window(self, batch: MicroBatch, job: Job) -> None:
         """Counts a sequence as layers with a window see it: it grows until its end or until the window is full."""
@@ -229,28 +431,21 @@ class Replica:
                 if job.tokens > window:
                     heapq.heappush(batch.fills, batch.step + window - job.prompt - 1)
 
-    def leave_window(self, batch: MicroBatch, job: Job) -> None:
+    def leave_window(self, batch: MicroBatch, context: int, job: Job, joined: int | None = None) -> None:
+        """It leaves with so much context; before its end, `joined` says at which step it came."""
         if window := self.limits.window:
-            batch.windowed -= min(job.tokens, window)
-            if job.prompt + 1 < window and job.tokens <= window:
+            batch.windowed -= min(context, window)
+            if job.prompt + 1 < window and context <= window and not (context == window and job.tokens > window):
                 batch.growing -= 1
-
-    def end(self, job: Job, leave: Seconds) -> None:
-        self.rows.last_token[job.id] = leave
-        self.room.give_back(job)
-        self.unfinished -= 1
-        self.finished(job, leave)
+                if joined is not None and job.tokens > window:
+                    batch.fills.remove(joined + window - job.prompt - 1)
+                    heapq.heapify(batch.fills)
 
 
 def seen(old: int, new: int, window: int | None) -> int:
     """Positions that `new` tokens after `old` ones attend to, each to itself and those before it, at most a window of them."""
     free = new if window is None else min(new, max(0, window - old))
     return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
-
-
-def least_loaded(replicas: Sequence[Replica]) -> Replica:
-    """The replica with the fewest unfinished requests; of equals, the first."""
-    return min(replicas, key=lambda replica: replica.unfinished)
 
 
 def serve(
@@ -260,6 +455,7 @@ def serve(
     replicas: int = 1,
     overhead: Seconds = 0.0,
     think: Seconds = 0.0,
+    policies: Policies = DEFAULT,
     machine: Machines | None = None,
     leap: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -274,31 +470,60 @@ def serve(
     rows = Rows(requests)
     total = len(requests.arrival)
     left = deque(range(total))
+    prompts, outputs = requests.prompt.tolist(), requests.output.tolist()
     ended = 0
+    ids, priority = requests.hash_ids, requests.priority
+    next_turns: dict[int, list[int]] = {}
+    if requests.after is not None:
+        for number, before in enumerate(requests.after.tolist()):
+            next_turns.setdefault(before, []).append(number)
 
     def submit(number: int, arrival: Seconds) -> None:
-        prompt, output = int(requests.prompt[number]), int(requests.output[number])
-        least_loaded(fleet).submit(Job(number, arrival, prompt, output, limits.claim(prompt + output)))
+        job = Job(number, arrival, prompts[number], outputs[number], 0)
+        if ids:
+            job.hash_ids = ids[number]
+        if priority is not None:
+            job.priority = int(priority[number])
+        fleet[policies.router(fleet, job)].submit(job)
 
-    def open_loop() -> Waiting:
-        for number, arrival in enumerate(requests.arrival.tolist()):
-            while arrival + overhead > env.now:  # one wait may end a rounding early
-                yield Due(env, arrival + overhead - env.now)
-            submit(number, arrival)
+    # Those whose arrival is nan come when an answer decides.
+    arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
 
-    def ask(after: Seconds) -> Waiting:
+    def expect(coming: tuple[int, Seconds] | None) -> None:
+        """Waits for an arrival of an open loop.  Once it is there, the next one is waited for first: who looks sees if that is."""
+        if coming is None:
+            return
+        number, arrival = coming
+
+        def arrive(_: simpy.Event) -> None:
+            if arrival + overhead > env.now:  # the wait ended a rounding early
+                expect(coming)
+            else:
+                expect(next(arrivals, None))
+                submit(number, arrival)
+
+        Due(env, max(0.0, arrival + overhead - env.now)).callbacks.append(arrive)
+
+    def ask(number: int | None, after: Seconds) -> Waiting:
         """A user's next request, sent at `after`."""
         while after + overhead > env.now:
             yield Due(env, after + overhead - env.now)
-        if left:
-            submit(left.popleft(), after)
+        if number is not None or left:
+            submit(left.popleft() if number is None else number, after)
 
     def finished(job: Job, at: Seconds) -> None:
         nonlocal ended
         ended += 1
         progress(ended, total)
         if requests.users is not None and left:
-            env.process(ask(at + think))
+            env.process(ask(None, at + think))
+        for number in next_turns.get(job.id, ()):
+            if rows.reason[job.id]:
+                rows.arrival[number], rows.reason[number] = at, "the turn before it was not answered"
+                finished(Job(number, at, 0, 0, 0), at)
+            else:
+                assert requests.think is not None
+                env.process(ask(number, at + float(requests.think[number])))
 
     by_chip = [machine(env, number) for number in range(replicas)] if machine else []
     passing: list[Passing] = []
@@ -308,15 +533,15 @@ def serve(
         elif leap and limits.slots == costs.stages == 1:
             passing.append(Leap(env, costs, rows.gaps))
         elif leap and costs.stages > 1:
-            passing.append(Pipelined(env, costs, rows.gaps, limits.slots))
+            passing.append(Pipelined(env, costs, rows.gaps, limits.slots, limits.token_budget))
         else:
             passing.append(Steps(env, costs, rows.gaps))
-    fleet = [Replica(env, number, each, limits, rows, finished) for number, each in enumerate(passing)]
+    fleet = [Replica(env, number, each, limits, rows, finished, policies) for number, each in enumerate(passing)]
     if requests.users is None:
-        env.process(open_loop())
+        expect(next(arrivals, None))
     else:
         for _ in range(min(requests.users, total)):
-            env.process(ask(0.0))
+            env.process(ask(None, 0.0))
     env.run()
     for each in passing:
         each.close()

@@ -308,7 +308,19 @@ class Sessions(Workload):
         arrival[first] = np.cumsum(arrivals.exponential(1 / self.rate, self.sessions))
         after = np.arange(n) - 1
         after[first], think[first] = -1, 0.0
-        return Requests(arrival, added + before - np.repeat(before[first], counts), output, after=after, think=think)
+        prompt = added + before - np.repeat(before[first], counts)
+        ids = self._blocks(prompt.tolist(), np.repeat(np.arange(self.sessions), counts).tolist())
+        return Requests(arrival, prompt, output, after=after, think=think, hash_ids=ids)
+
+    @staticmethod
+    def _blocks(prompts: list[int], sessions: list[int]) -> list[tuple[int, ...]]:
+        """One id for each 512 tokens begun: a session's full blocks are the same in all its turns, what is begun is each turn's."""
+        most = max(prompts) // traces.BLOCK + 1
+        ids = []
+        for turn, (prompt, session) in enumerate(zip(prompts, sessions, strict=True)):
+            full = range(session * most, session * most + prompt // traces.BLOCK)
+            ids.append((*full, -1 - turn) if prompt % traces.BLOCK else tuple(full))
+        return ids
 
 
 def _beside(given: object) -> object:

@@ -1,0 +1,234 @@
+"""Whatever the policies: nothing is lost, no more is held than there is, leaps are their steps; each does what its name says."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.plan import Plan
+from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous
+from sim.serve import serve
+from sim.workload import Requests
+
+policies = st.builds(
+    Policies,
+    batching=st.sampled_from(list(BATCHINGS.values())),
+    order=st.sampled_from(list(ORDERS.values())),
+    router=st.sampled_from(list(ROUTERS.values())),
+    reserve=st.booleans(),
+    prefix_caching=st.booleans(),
+    max_waiting=st.sampled_from([None, None, 0, 3]),
+    deadline=st.sampled_from([None, None, 0.004, 0.02]),
+    size=st.sampled_from([None, 1, 3]),
+)
+plans = st.sampled_from([Plan(), Plan(replicas=2), Plan(pipeline=3), Plan(pipeline=3, slots=2)])
+windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
+
+
+@st.composite
+def drawn(draw):
+    """Requests that come within some steps of each other; some begin alike, some have priority; two blocks at most."""
+    n = draw(st.integers(1, 25))
+    prompts = draw(st.lists(st.integers(1, 60) | st.just(2 * BLOCK), min_size=n, max_size=n))
+    outputs = draw(st.lists(st.integers(1, 30), min_size=n, max_size=n))
+    gaps = draw(st.lists(st.floats(0, 0.003), min_size=n, max_size=n))
+    ids = [tuple(draw(st.integers(0, 2)) for _ in range(-(-prompt // BLOCK))) for prompt in prompts]
+    priority = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    return Requests(np.cumsum(gaps), np.array(prompts), np.array(outputs), priority=priority, hash_ids=ids)
+
+
+@pytest.fixture(scope="module")
+def deployments(make_deployment, make_model, lossy):
+    made = {}
+
+    def get(plan, windows=False):
+        key = (plan, windows)
+        if key not in made:
+            chips = (plan.pipeline or 1) * plan.replicas
+            model = make_model(**(windowed if windows else {}))
+            made[key] = make_deployment(chips, plan=plan, model=model, engine=lossy, kv_tokens=1300, max_sequences=12)
+        return made[key]
+
+    return get
+
+
+def run(deployment, requests, policies, **options):
+    return serve(
+        requests, deployment.costs, deployment.limits, replicas=deployment.layout.plan.replicas, policies=policies, **options
+    )
+
+
+@given(drawn(), policies, plans, st.booleans())
+@settings(max_examples=100)
+def test_every_request_ends_once_and_leaps_are_their_steps(deployments, requests, policies, plan, windows):
+    """Finished, refused or cancelled; the rows and the histogram are those of one step at a time."""
+    deployment = deployments(plan, windows)
+    rows = run(deployment, requests, policies)
+    for i, reason in enumerate(rows.reason):
+        assert np.isfinite(rows.last_token[i]) == (not reason)
+        assert rows.cancelled[i] == reason.startswith("not finished")
+        if not reason:
+            assert rows.arrival[i] <= rows.admitted[i] < rows.first_token[i] <= rows.last_token[i]
+    done = rows.finished
+    if policies.deadline is None:
+        assert rows.gaps.count == (requests.output[done] - 1).sum()
+        assert rows.gaps.total == pytest.approx((rows.last_token - rows.first_token)[done].sum(), rel=1e-9, abs=1e-12)
+    assert rows.kv_peak <= deployment.limits.kv_tokens
+    assert (rows.cached <= (requests.prompt + requests.output) * (1 + rows.preemptions)).all()
+    steps = run(deployment, requests, policies, leap=False)
+    assert steps.reason == rows.reason
+    for name in ("admitted", "first_token", "last_token"):
+        np.testing.assert_allclose(getattr(rows, name)[done], getattr(steps, name)[done], rtol=1e-9, atol=1e-12)
+    assert rows.gaps.bins == steps.gaps.bins
+    assert (rows.preemptions == steps.preemptions).all()
+
+
+def listed(requests, **columns):
+    arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
+    return Requests(arrival.astype(float), prompt, output, **columns)
+
+
+def test_prompts_go_first_where_they_are_to(deployments):
+    """Between a prompt's arrival and its first token nobody decodes: the running request's gap holds the whole prefill."""
+    requests = listed([(0.0, 10, 30), (0.004, 60, 2)])
+    deployment = deployments(Plan())
+    rows = {name: run(deployment, requests, Policies(batching=batching)) for name, batching in BATCHINGS.items()}
+    longest = {name: max(each.gaps.bins) for name, each in rows.items()}
+    assert longest["prefill-first"] > longest["continuous"]
+    assert rows["prefill-first"].first_token[1] <= rows["continuous"].first_token[1]
+    assert rows["prefill-first"].last_token[0] > rows["continuous"].first_token[1]
+
+
+def test_a_static_micro_batch_takes_nobody_before_all_have_ended(deployments):
+    requests = listed([(0.0, 5, 20), (0.0, 5, 4), (0.0001, 5, 4), (0.0002, 5, 4)])
+    rows = run(deployments(Plan()), requests, Policies(batching=BATCHINGS["static"], size=2))
+    assert rows.first_token[1] < rows.last_token[0] < rows.first_token[2]
+    alone = run(deployments(Plan()), requests, Policies())
+    assert alone.first_token[2] < alone.last_token[0]
+
+
+@pytest.mark.parametrize(
+    ("order", "served"), [("first-come-first-served", [1, 2, 3]), ("shortest-first", [3, 1, 2]), ("priority", [2, 1, 3])]
+)
+def test_the_order_decides_who_is_next(deployments, order, served):
+    """One at a time: the first occupies the system, the others wait."""
+    deployment = deployments(Plan())
+    requests = listed([(0.0, 5, 30), (0.001, 20, 9), (0.002, 30, 9), (0.003, 5, 9)], priority=np.array([0, 1, -1, 2]))
+    limits = replace(deployment.limits, sequences=1)
+    rows = serve(requests, deployment.costs, limits, policies=Policies(order=ORDERS[order]))
+    assert sorted((1, 2, 3), key=lambda i: rows.admitted[i]) == served
+
+
+def test_without_reservation_the_youngest_gives_its_room_back(deployments):
+    """Two requests whose prompts fit together and whose outputs do not: the later one is computed again, and both end."""
+    deployment = deployments(Plan())
+    requests = listed([(0.0, 40, 30), (0.0001, 40, 30)])
+    limits = replace(deployment.limits, kv_tokens=100)
+    rows = serve(requests, deployment.costs, limits, policies=Policies(reserve=False))
+    assert rows.preemptions.tolist() == [0, 1]
+    assert rows.last_token[0] < rows.last_token[1]
+    assert rows.kv_peak <= 100
+    reserved = serve(requests, deployment.costs, limits)
+    assert rows.first_token[1] < reserved.first_token[1]
+    roomy = replace(limits, kv_tokens=1000)
+    one, other = (serve(requests, deployment.costs, roomy, policies=Policies(reserve=each)) for each in (True, False))
+    assert (one.last_token == other.last_token).all()
+
+
+def test_a_prompt_that_is_known_need_not_be_computed(deployments):
+    """The second of two equal prompts finds all blocks but its last token, and is as quick as a prompt of one token there."""
+    requests = listed([(0.0, 2 * BLOCK, 3), (10.0, 2 * BLOCK, 3), (20.0, 2 * BLOCK, 3)], hash_ids=[(1, 2), (1, 2), (1, 3)])
+    rows = run(deployments(Plan()), requests, Policies(prefix_caching=True))
+    assert rows.cached.tolist() == [0, 2 * BLOCK - 1, BLOCK]
+    first, second, third = rows.first_token - rows.arrival
+    assert second < 0.1 * first
+    assert 0.4 * first < third < 0.7 * first
+    assert not run(deployments(Plan()), requests, Policies()).cached.any()
+
+
+def test_blocks_are_kept_as_long_as_there_is_room():
+    prefixes = Prefixes()
+    prefixes.hold((1, 2))
+    prefixes.hold((1, 3))
+    prefixes.release((1, 2))
+    assert prefixes.cached((1, 2, 9)) == 2
+    prefixes.shrink(BLOCK - 1)  # no room for the one that is not in use
+    assert prefixes.cached((1, 2)) == 1
+    prefixes.release((1, 3))
+    prefixes.shrink(BLOCK)
+    assert (prefixes.cached((1, 3)), list(prefixes.kept)) == (1, [1])  # the beginning is kept longest
+
+
+def test_a_full_queue_refuses(deployments):
+    deployment = deployments(Plan())
+    limits = replace(deployment.limits, sequences=1)
+    requests = listed([(0.0, 9, 30)] + [(0.001, 9, 9)] * 4)
+    for most, finished in ((0, 1), (2, 3)):
+        rows = serve(requests, deployment.costs, limits, policies=Policies(max_waiting=most))
+        assert rows.finished.sum() == finished
+        assert set(rows.reason[finished:]) == {f"the queue of {most} is full"}
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(pipeline=3)])
+def test_who_waits_too_long_is_cancelled_and_makes_room(deployments, plan):
+    """A long request is stopped at its deadline, within a step of it; one that waits, exactly then."""
+    deployment = deployments(plan)
+    limits = replace(deployment.limits, sequences=1)
+    requests = listed([(0.0, 9, 300), (0.001, 9, 300), (0.001, 9, 1)])
+    rows = serve(requests, deployment.costs, limits, policies=Policies(deadline=0.03))
+    assert rows.cancelled.tolist() == [True, True, False] or rows.cancelled.tolist() == [True, True, True]
+    assert rows.reason[0] == "not finished 0.03 s after it was sent"
+    assert rows.admitted[1] < 0.031 or plan.depth > 1  # the first made room at its deadline
+    short = serve(requests, deployment.costs, replace(limits, sequences=3), policies=Policies(deadline=0.03))
+    assert short.cancelled.tolist() == [True, True, False]
+    assert short.last_token[2] < 0.031
+
+
+def test_turns_follow_the_answers_before_them(deployments):
+    requests = listed(
+        [(0.0, 5, 9), (np.nan, 20, 9), (np.nan, 40, 9), (0.002, 5, 3)],
+        after=np.array([-1, 0, 1, -1]), think=np.array([0.0, 0.5, 0.25, 0.0]),
+    )  # fmt: skip
+    rows = run(deployments(Plan()), requests, Policies())
+    assert rows.arrival[1] == pytest.approx(rows.last_token[0] + 0.5)
+    assert rows.arrival[2] == pytest.approx(rows.last_token[1] + 0.25)
+    assert rows.finished.all()
+
+
+def test_after_an_answer_that_never_came_there_is_no_turn(deployments):
+    requests = listed([(0.0, 5, 9), (np.nan, 2000, 9), (np.nan, 2100, 9)], after=np.array([-1, 0, 1]), think=np.full(3, 0.1))
+    rows = run(deployments(Plan()), requests, Policies())
+    assert rows.finished.tolist() == [True, False, False]
+    assert rows.reason[1].endswith("exceed the KV room of 1300")
+    assert rows.reason[2] == "the turn before it was not answered"
+
+
+def test_routers(deployments):
+    deployment = deployments(Plan(replicas=2))
+    requests = listed([(0.5 * i, BLOCK, 20) for i in range(6)], hash_ids=[(i % 3 // 2,) for i in range(6)])
+    rows = {name: run(deployment, requests, Policies(router=router, prefix_caching=True)) for name, router in ROUTERS.items()}
+    assert rows["round-robin"].replica.tolist() == [0, 1, 0, 1, 0, 1]
+    same = rows["prefix-aware"].replica
+    assert len({same[i] for i in (0, 1, 3, 4)}) == 1
+    assert rows["prefix-aware"].cached.sum() >= rows["round-robin"].cached.sum()
+
+
+def test_a_policy_that_starves_a_batch_is_told(deployments):
+    with pytest.raises(Exception, match="it chose neither to decode nor any of the prompts"):
+        run(deployments(Plan()), listed([(0.0, 5, 9)]), Policies(batching=lambda load: Choice(False, 8, 8)))
+
+
+def test_a_policy_is_asked_at_decisions_only(deployments):
+    """Not at every step: a request alone is three decisions, whatever its length."""
+    asked = []
+
+    def watched(load):
+        asked.append(load)
+        return continuous(load)
+
+    run(deployments(Plan()), listed([(0.0, 9, 500)]), Policies(batching=watched))
+    assert len(asked) <= 3
+    assert all(a != b for a, b in pairwise(asked))
