@@ -9,12 +9,14 @@ What can be waited for is a process or a resource; what can only be computed is 
     cli                                         the command line
     report : catalogue : schema                 a result for people; what the catalogue holds; what files may hold
     (plots)                                     figures, a package of its own
-    trace                                       what every chip and link does while a request gets its tokens
+    trace : capacity                            what every chip and link does while a request gets its tokens; the highest rate
+                                                that meets an SLO
     scenario                                    Scenario, run, planned, check
     validate                                    published figures beside simulated ones
     planner                                     lays models on chips, searches plans, times a lone request
     irregular                                   stragglers, other chips, slow and dead links
-    stages : serve : machine                    cuts models into stages; SimPy: replicas and micro-batches, chips and links
+    stages : serve : passing : kernel : machine    cuts models into stages; SimPy: replicas, micro-batches and their way through
+                                                the stages (step by step, in leaps, compiled), chips and links
     metrics                                     from rows to TTFT, TPOT, the verdict
     program : network                           what each chip executes in a step; cables that messages take
     records : policy                            rows that leave a run; decisions of a scheduler

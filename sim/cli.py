@@ -16,6 +16,7 @@ from sim.files import UserError, whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from sim.capacity import Trial
     from sim.records import Saved
 
 app = typer.Typer(
@@ -137,6 +138,33 @@ def plan(
         show_table(planning(result))
 
 
+@app.command(epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99")
+def capacity(
+    file: FileArgument,
+    as_json: JsonOption = False,
+    attainment: Annotated[float, typer.Option(help="The share of requests that must meet the SLO.")] = 0.9,
+    requests: Annotated[
+        int | None, typer.Option(min=100, help="Of each trial; by default 2,000, or more where a system holds many at once.")
+    ] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
+    from sim.capacity import capacity as find
+    from sim.scenario import read
+
+    found = find(read(file, assignments), attainment, requests, tell_trial).as_json()
+    if as_json:
+        print_json(found)
+    else:
+        from sim.report import capacities
+
+        show_table(capacities(found))
+
+
+def tell_trial(system: str, trial: "Trial") -> None:
+    print(f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}", file=sys.stderr)
+
+
 @app.command(epilog="Example: sramsim plot out")
 def plot(
     source: Annotated[str, typer.Argument(metavar="DIR|FILE", help="A folder of `run --out`, or a scenario to run first.")],
@@ -172,7 +200,11 @@ def trace(
 
     scenario = read(file, assignments)
     name = system or next(iter(scenario.systems))
+    if chip is not None and not as_program:
+        raise UserError(f"--chip {chip}: goes with --program")
     if as_program:
+        if out or figure:
+            raise UserError("--program: prints, and writes no trace and no figure; leave -o and --figure out")
         from sim.report import listing
 
         show_table(listing(name, *tracing.step_program(scenario, name), chip))

@@ -1,18 +1,22 @@
 """TTFT, TPOT, ITL, E2E latency, throughput, goodput and the verdict, from rows.  Names and definitions are vLLM's."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.files import Shorthand, Value, nearest
+from sim.files import ScenarioError, Shorthand, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
 
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED"]
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
+LIMITS = ("ttft", "tpot", "e2el")
+BATCHES, OF_BATCH = 20, 10  # batch means: how many batches, and the fewest requests of each
+STUDENT = 2.093024  # the 97.5 % point of Student's t with BATCHES - 1 degrees of freedom
 
 
 class SLO(Value):
@@ -50,9 +54,39 @@ def _preset(given: object) -> object:
 SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
 
 
-def latencies(rows: Rows) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each finished request: ttft, e2el, and tpot where it has two tokens or more."""
-    done = rows.finished
+class Measure(Value):
+    """Which part of a run is counted, in s of its clock: from `warmup` to the last arrival, or a `window` [from, to].
+
+    Latencies, and how many requests completed or were refused, are of those that arrive in it; throughputs and goodput are of
+    what came out in it, the tokens of an answer spread evenly from its first to its last.  ITL stays that of the whole run (its
+    histogram knows no times), and so does the verdict.  `sramsim capacity` cuts its runs itself.
+    """
+
+    warmup: Seconds | None = None
+    window: tuple[Seconds, Seconds] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Measure":
+        if (self.warmup is None) == (self.window is None):
+            raise ValueError("measure takes a warmup, '10 s', or a window, ['10 s', '60 s']")
+        if self.window and self.window[0] >= self.window[1]:
+            raise ValueError(f"window from {self.window[0]:g} s to {self.window[1]:g} s is no time")
+        return self
+
+    def span(self, rows: Rows) -> tuple[Seconds, Seconds]:
+        """From when to when is counted.  Raises: ScenarioError where no request arrives then."""
+        last = float(np.nanmax(rows.arrival))
+        start, end = self.window or (self.warmup or 0.0, last)
+        if not ((rows.arrival >= start) & (rows.arrival <= end)).any():
+            until = f" to {end:g} s" if self.window else ""
+            raise ScenarioError(f"measure: no request comes from {start:g} s{until}; the last one comes at {last:g} s")
+        return start, end
+
+
+def latencies(rows: Rows, counted: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each finished request, in order of arrival: ttft, e2el, and tpot where it has two tokens or more."""
+    done = np.flatnonzero(rows.finished if counted is None else rows.finished & counted)
+    done = done[np.argsort(rows.arrival[done], kind="stable")]
     ttft = (rows.first_token - rows.arrival)[done]
     e2el = (rows.last_token - rows.arrival)[done]
     output = rows.requests.output[done]
@@ -60,35 +94,82 @@ def latencies(rows: Rows) -> dict[str, NDArray[np.float64]]:
     return {"ttft": ttft, "tpot": tpot, "e2el": e2el}
 
 
-def summary(rows: Rows, slo: SLO | None = None) -> dict[str, float | int | str | None]:
+def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> dict[str, Any]:
     """The metrics of one system under the names of vLLM's benchmark, times in ms; None where nothing was measured.
 
-    `duration` runs from the first arrival to the last token; throughputs are over it.
+    `duration` runs from the first arrival to the last token, or is what `measure` says; throughputs are over it.
+    `ci95_mean_…` is the half width of the mean's confidence interval, by batch means; None where the system is overloaded, for
+    then there is no steady state whose mean it could hold.
+
+    Raises: ScenarioError where `measure` leaves no request.
     """
-    done = rows.finished
-    duration = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if done.any() else 0.0
+    counted = np.ones(len(rows.arrival), dtype=bool)
+    span = measure.span(rows) if measure else None
+    if span:
+        counted = (rows.arrival >= span[0]) & (rows.arrival <= span[1])
+    done = rows.finished & counted
     prompt, output = int(rows.requests.prompt[done].sum()), int(rows.requests.output[done].sum())
-    result: dict[str, float | int | str | None] = {
+    if span:
+        duration = span[1] - span[0]
+        out = came_out(rows, *span, slo)
+    else:
+        duration = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if done.any() else 0.0
+        out = (int(done.sum()), prompt, output, good(rows, slo) if slo else 0)
+    result: dict[str, Any] = {
         "verdict": verdict(rows),
         "completed": int(done.sum()),
-        "refused": int((~done).sum()),
+        "refused": int((counted & ~done & ~rows.cancelled).sum()),
+        "cancelled": int((counted & rows.cancelled).sum()),
+        "preemptions": int(rows.preemptions[counted].sum()),
+        "cached_tokens": int(rows.cached[counted].sum()),
         "duration": duration,
         "total_input_tokens": prompt,
         "total_output_tokens": output,
     }
     for name, value in (
-        ("request_throughput", int(done.sum())),
-        ("output_throughput", output),
-        ("total_token_throughput", prompt + output),
-        *((("request_goodput", good(rows, slo)),) if slo else ()),
+        ("request_throughput", out[0]),
+        ("output_throughput", out[2]),
+        ("total_token_throughput", out[1] + out[2]),
+        *((("request_goodput", out[3]),) if slo else ()),
     ):
         result[name] = value / duration if duration > 0 else None
-    times = latencies(rows)
+    times = latencies(rows, counted)
     for name in ("ttft", "tpot", "itl", "e2el"):
         for statistic in STATISTICS:
             number = of_gaps(rows, statistic) if name == "itl" else of_sample(times[name], statistic)
             result[f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
-    return result
+    for name, sample in times.items():
+        half = None if result["verdict"] == "OVERLOADED" else half_width(sample)
+        result[f"ci95_mean_{name}_ms"] = None if half is None else 1000 * half
+    return result | ({"measured": {"from": span[0], "to": span[1]}} if span else {})
+
+
+def came_out(rows: Rows, start: Seconds, end: Seconds, slo: SLO | None) -> tuple[int, int, float, int]:
+    """What came out from start to end: requests by their last token, prompts by their first, tokens of answers, good requests.
+
+    The tokens after the first are taken as evenly spread up to the last: rows do not know each one's time.
+    """
+    first, last = rows.first_token, rows.last_token
+    begun, ended = (first >= start) & (first <= end), (last >= start) & (last <= end)
+    inside = np.clip(np.minimum(last, end) - np.maximum(first, start), 0.0, None)
+    several = rows.finished & (last > first)
+    rest = (inside[several] / (last - first)[several]) @ (rows.requests.output[several] - 1)
+    prompt = int(rows.requests.prompt[begun].sum())
+    return int(ended.sum()), prompt, float(begun.sum() + rest), int((ended & meets(rows, slo)).sum()) if slo else 0
+
+
+def half_width(sample: NDArray[np.float64]) -> float | None:
+    """Half the width of the 95 % confidence interval of a steady state's mean, from one series in order: batch means.
+
+    t * s / sqrt(20), with s the standard deviation of the means of 20 batches of successive values and t Student's.  Assumed:
+    the series is stationary (cut the warm-up), and batches are so long that their means are about normal and independent; where
+    they are not (short runs near saturation), the interval is too narrow.  None for fewer than 10 values a batch.
+    Source: Law, Simulation Modeling and Analysis, section 9.5.3 (Law & Kelton in earlier editions).
+    """
+    if len(sample) < BATCHES * OF_BATCH:
+        return None
+    means = np.array([batch.mean() for batch in np.array_split(sample, BATCHES)])
+    return STUDENT * float(means.std(ddof=1)) / math.sqrt(BATCHES)
 
 
 def of_sample(sample: NDArray[np.float64], statistic: str) -> Seconds:
@@ -119,24 +200,32 @@ def of_gaps(rows: Rows, statistic: str) -> Seconds:
 
 def good(rows: Rows, slo: SLO) -> int:
     """How many requests meet all limits."""
-    done = rows.finished
-    output = rows.requests.output[done]
-    ttft = (rows.first_token - rows.arrival)[done]
-    e2el = (rows.last_token - rows.arrival)[done]
-    tpot = (e2el - ttft) / np.maximum(output - 1, 1)
-    ok = np.ones(len(output), dtype=bool)
-    for value, limit in ((ttft, slo.ttft), (tpot, slo.tpot), (e2el, slo.e2el)):
-        if limit is not None:
-            ok &= value <= limit
-    return int(ok.sum())
+    return int(meets(rows, slo).sum())
+
+
+def meets(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
+    """Which requests meet all limits; one that was refused meets none."""
+    ok = rows.finished
+    for each in within(rows, slo).values():
+        ok = ok & each
+    return ok
+
+
+def within(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
+    """For each limit that is given: which requests meet it.  A single token has no gaps to be slow in."""
+    ttft, e2el = rows.first_token - rows.arrival, rows.last_token - rows.arrival
+    tpot = (e2el - ttft) / np.maximum(rows.requests.output - 1, 1)
+    given = ((name, value, getattr(slo, name)) for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True))
+    return {name: value <= limit for name, value, limit in given if limit is not None}
 
 
 def verdict(rows: Rows) -> Verdict:
     """Whether the system keeps up with what it is offered.
 
     OVERLOADED: over the second half of the arrivals the number of requests that wait for their first token grows, by more than
-    a tenth of what arrives and by more than three standard deviations of that count; a longer run would wait longer.  (Not the
-    number in the system: that one grows in every run not much longer than a request.)
+    3 % of what arrives and by more than three standard deviations of that count; a longer run would wait longer.  (Not the
+    number in the system: that one grows in every run not much longer than a request.)  So a tenth too much is told from some
+    thousands of requests on; shorter runs may read BACKLOGGED.
     BACKLOGGED: it keeps up or is too short to tell, but more than a tenth of the requests waited for admission longer than
     they were then served.
     STABLE: neither.  Refused requests are not waited for, and not counted.
@@ -150,7 +239,7 @@ def verdict(rows: Rows) -> Verdict:
         middle, end = order[len(order) // 2], order[-1]
         arrived = int((arrival > middle).sum())
         growth = arrived - int(((first > middle) & (first <= end)).sum())
-        if growth > 0.1 * arrived and growth > 3 * math.sqrt(arrived):
+        if growth > 0.03 * arrived and growth > 3 * math.sqrt(arrived):
             return "OVERLOADED"
     waited = admitted - arrival
     return "BACKLOGGED" if (waited > last - admitted).mean() > 0.1 else "STABLE"

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sim.validate import Row
 
 
+COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number as a person writes it, '-' for none."""
     if value is None:
@@ -64,13 +67,21 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     identity(table, systems)
     table.add_section()
     each = list(systems.values())
-    colour = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
-    table.add_row("verdict", *(Text(s["verdict"], style=colour[s["verdict"]]) for s in each))
+    table.add_row("verdict", *(Text(s["verdict"], style=COLOURS[s["verdict"]]) for s in each))
     table.add_row("completed / refused", *(f"{s['completed']} / {s['refused']}" for s in each))
-    table.add_row("token/s of a user (median)", *(number(speed(s)) for s in each))
+    for key, label in (
+        ("cancelled", "cancelled at the deadline"),
+        ("preemptions", "preemptions"),
+        ("cached_tokens", "tokens cached"),
+    ):
+        if any(s.get(key) for s in each):
+            table.add_row(label, *(number(s[key]) for s in each))
+    table.add_row("token/s of a user (median)", *(marked(s, number(speed(s))) for s in each))
     for name, label in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2E latency")):
         pairs = (f"{number(s[f'median_{name}_ms'])} / {number(s[f'p99_{name}_ms'])}" for s in each)
-        table.add_row(f"{label} median / p99, ms", *pairs)
+        table.add_row(f"{label} median / p99, ms", *(marked(s, pair) for s, pair in zip(each, pairs, strict=True)))
+        if any(s.get(f"ci95_mean_{name}_ms") is not None for s in each):
+            table.add_row("  mean and its 95 % interval", *(marked(s, interval(s, name)) for s in each))
     table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
@@ -87,7 +98,48 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
     noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
+    if any("measured" in s for s in each):
+        spans = {name: s["measured"] for name, s in systems.items()}
+        told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
+        noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
     return Group(table, Text(), *(Text(line) for line in [*noted, *findings(systems)]))
+
+
+def capacities(summary: Mapping[str, Any]) -> RenderableType:
+    """The table of `sramsim capacity`."""
+    systems = summary["systems"]
+    limits = ", ".join(f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items())
+    table = titled(f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes", list(systems))
+    identity(table, systems)
+    table.add_section()
+    each = list(systems.values())
+    what, label = ("users", "users") if "max_goodput_users" in each[0] else ("rate", "request/s")
+    table.add_row(f"highest goodput, {label}", *(number(s[f"max_goodput_{what}"]) for s in each))
+    table.add_row("  for each chip", *(number(s[f"max_goodput_{what}_per_chip"]) for s in each))
+    if any("time_scale" in s for s in each):
+        table.add_row("  time_scale of the trace", *(number(s["time_scale"]) for s in each))
+    table.add_row("attainment there", *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each))
+    table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
+    table.add_row("what binds", *(s["binds"] or "-" for s in each))
+    above = [s["above"] for s in each]
+    table.add_row(f"just above, {label}", *(number(a["load"]) if a else "-" for a in above))
+    table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
+    table.add_row("  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above))
+    table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
+    lines = [f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
+    lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
+    return Group(table, Text(), *map(Text, lines))
+
+
+def marked(system: Mapping[str, Any], value: str) -> Text:
+    """A statistic as it may be read: of an overloaded system in red, with a star that leads to the line below the table."""
+    return Text(f"{value} *", style="red") if system["verdict"] == "OVERLOADED" and value != "-" else Text(value)
+
+
+def interval(system: Mapping[str, Any], name: str) -> str:
+    """'12.3 ± 0.4', or the mean alone where there is no interval."""
+    half, mean = system[f"ci95_mean_{name}_ms"], number(system[f"mean_{name}_ms"])
+    return mean if half is None else f"{mean} ± {number(half, 2)}"
 
 
 def by_chip(system: Mapping[str, Any]) -> bool:
@@ -134,7 +186,7 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines += claims(systems, speeds)
     for name, system in systems.items():
         if system["verdict"] == "OVERLOADED":
-            lines.append(f"{name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
+            lines.append(f"* {name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
         elif system["verdict"] == "BACKLOGGED":
             lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
         for link in system.get("network", {}).get("links_waited_for", [])[:1]:
@@ -255,8 +307,8 @@ def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, s
         return each.label, number(1e6 * each.seconds), "", "", ""
     exchange = each.exchange
     group = exchange.groups[0]
-    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.way)))
-    how = " ".join(exchange.way) or exchange.operation
+    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
+    how = " ".join(exchange.ways[0]) or exchange.operation
     if exchange.operation not in topology.uncontended(group):
         how += ", in its own way"
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
@@ -270,8 +322,8 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
         if isinstance(each, Compute):
             continue
         exchange = each.exchange
-        group = next(group for group in exchange.groups if chip in group)
-        for phase, messages in enumerate(topology.messages(exchange.operation, group, exchange.way), 1):
+        group, way = next(each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0])
+        for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
             sent = [message for message in messages if message.source == chip]
             told = ", ".join(f"{m.target} ({number(m.share * exchange.nbytes)} B)" for m in sent[:8]) or "nothing"
             more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""

@@ -17,21 +17,27 @@ from sim.files import Document, Value, find
 from sim.irregular import Exceptional, NetworkMode, Sigma, irregular
 from sim.machine import Machines, machines
 from sim.measurements import published
-from sim.metrics import SLOField, summary
+from sim.metrics import Measure, SLOField, summary
 from sim.model import ModelField
 from sim.plan import Plan, PlanError, PlanField, sequences, weights_only_chips
 from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
+from sim.policy import BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows, Saved
 from sim.serve import serve
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens
-from sim.workload import Closed, WorkloadField
+from sim.workload import Closed, Requests, WorkloadField
 
 
 class System(Value):
     """Chips, the software on them, and how the model is laid on them; serving options default to the engine's and the chip's.
 
     The chips are `chips` of a `chip`, or a `cluster`, of which `chips` may take a part.
+
+    How it schedules: `policy` is what a micro-batch does next (`micro_batch`: of how many sequences at most), `order` who is next,
+    `admission` whether room in the KV cache is reserved for the whole output, or only the prompt's is asked for and the youngest
+    sequence preempted where the room runs out; `prefix_caching` keeps the blocks of prompts.  Beyond `max_waiting` waiting
+    requests others are refused; one not finished `deadline` after it was sent is cancelled; `router` says which replica gets it.
 
     `fidelity` may differ from the scenario's.  At chip fidelity, `network` and `jitter` stand for the engine's where they are
     given, and `exceptions` are the chips and links that are not as the others.
@@ -50,6 +56,14 @@ class System(Value):
     memory_fraction: Fraction | None = None
     request_overhead: Seconds = 0.0
     routing: Literal["expected", "sampled"] = "expected"  # to experts: by chances, or drawn step by step
+    policy: BatchingField = Field(default="continuous", validate_default=True)
+    micro_batch: Count | None = None
+    order: OrderField = Field(default="first-come-first-served", validate_default=True)
+    admission: Literal["reserve", "prompt"] = "reserve"
+    prefix_caching: bool = False
+    max_waiting: Annotated[int, Field(ge=0)] | None = None
+    deadline: Annotated[Seconds, Field(gt=0)] | None = None
+    router: RouterField = Field(default="least-loaded", validate_default=True)
     fidelity: Literal["stage", "chip"] | None = None
     network: NetworkMode | None = None
     jitter: Sigma | None = None
@@ -64,6 +78,19 @@ class System(Value):
         if self.cluster and self.chips and self.chips > self.cluster.chips:
             raise ValueError(f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for")
         return self
+
+    @property
+    def policies(self) -> Policies:
+        return Policies(
+            batching=self.policy,
+            order=self.order,
+            router=self.router,
+            reserve=self.admission == "reserve",
+            prefix_caching=self.prefix_caching,
+            max_waiting=self.max_waiting,
+            deadline=self.deadline,
+            size=self.micro_batch,
+        )
 
     @property
     def hardware(self) -> tuple[Chip, int, Topology | None]:
@@ -87,6 +114,7 @@ class Scenario(Value):
     fidelity: Literal["stage", "chip"] = "stage"
     workload: WorkloadField
     slo: SLOField | None = None
+    measure: Measure | None = None
     systems: dict[str, System]
 
     @field_validator("systems")
@@ -123,10 +151,10 @@ class Scenario(Value):
         jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
         try:
             parts = [
-                irregular(layout, system.exceptions, replica, scheduled, jitter, self.request_tokens)
+                irregular(layout, system.exceptions, replica, scheduled, jitter, self.request_tokens, deployment.limits.kv_tokens)
                 for replica in range(layout.plan.replicas)
             ]
-        except ValueError as error:
+        except (ValueError, PlanError) as error:
             raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
         return machines(deployment.costs, parts, [self.seed, *name.encode()], recording)
 
@@ -156,6 +184,26 @@ class Scenario(Value):
             )
         except ValueError as error:
             raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
+
+    def serve(
+        self,
+        name: str,
+        deployment: Deployment,
+        requests: Requests,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Rows:
+        """Requests through one system."""
+        return serve(
+            requests,
+            deployment.costs,
+            deployment.limits,
+            replicas=deployment.layout.plan.replicas,
+            overhead=self.systems[name].request_overhead,
+            think=self.workload.think if isinstance(self.workload, Closed) else 0.0,
+            policies=self.systems[name].policies,
+            machine=self.machines(name, deployment) if self.by_chip(name) else None,
+            progress=progress,
+        )
 
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
@@ -317,6 +365,8 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         require_fit(deployment, scenario.request_tokens)
     except PlanError as error:
         raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
+    if scenario.by_chip(name):
+        scenario.machines(name, deployment)  # its exceptions are looked at
     return deployment
 
 
@@ -341,18 +391,8 @@ def run(
     requests = scenario.workload.draw(seed)
     results = {}
     for name, deployment in deployments.items():
-        machine = scenario.machines(name, deployment) if scenario.by_chip(name) else None
-        rows = serve(
-            requests,
-            deployment.costs,
-            deployment.limits,
-            replicas=deployment.layout.plan.replicas,
-            overhead=scenario.systems[name].request_overhead,
-            think=scenario.workload.think if isinstance(scenario.workload, Closed) else 0.0,
-            machine=machine,
-            progress=partial(progress, name),
-        )
+        rows = scenario.serve(name, deployment, requests, partial(progress, name))
         lone = scenario.lone(deployment)
-        metrics = summary(rows, scenario.slo) | {"fitted_share": lone.fitted_share}
+        metrics = summary(rows, scenario.slo, scenario.measure) | {"fitted_share": lone.fitted_share}
         results[name] = SystemResult(deployment, lone, rows, metrics)
     return Result(scenario, seed, results)

@@ -119,6 +119,8 @@ def test_a_wrong_command_line_is_answered_in_one_line(refusal, words, message):
         ("run mine.yaml --out", "--out"),
         ("run mine.yaml --set", "--set"),
         ("plan mine.yaml --tokens 0", "--tokens"),
+        ("capacity mine.yaml --requests 99", "--requests"),
+        ("capacity mine.yaml --attainment much", "--attainment"),
     ],
 )
 def test_what_typer_refuses_is_one_line_too(refusal, words, fragment):
@@ -206,6 +208,11 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
             "--set systems.card.plan.tensor: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1",
         ),
         ("systems.card.chip=nope.yaml", "--set systems.card.chip: nope.yaml: no such file"),
+        ("measure={}", "--set measure: measure takes a warmup, '10 s', or a window"),
+        ("measure={warmup: 1 s, window: [1 s, 2 s]}", "--set measure: measure takes a warmup, '10 s', or a window"),
+        ("measure.window=[2 s, 1 s]", "--set measure.window: measure: window from 2 s to 1 s is no time"),
+        ("measure.warmup=10", "--set measure.warmup: 10 has no unit; write it in s"),
+        ("measure.warmup=1e9 s", "measure: no request comes from 1e+09 s; the last one comes at "),
         ("workload.rate=2", "--set workload.rate: 2 has no unit; write it in request/s, as in '2 request/s'"),
         ("model=gpt", "--set model: 'gpt' is not among the catalogue's models; there are "),
     ],
@@ -314,6 +321,57 @@ def test_results_go_to_stdout_and_what_was_written_to_stderr(sramsim, folder):
     assert err == "out: requests.parquet, result.json\n"
 
 
+WITH_SLO = ("--set", "slo={ttft: 500 ms, tpot: 20 ms}")
+
+
+def test_a_capacity_is_printed_and_its_trials_told(sramsim):
+    """The same bytes each time; the table and the JSON say the same."""
+    words = ("capacity", "mine.yaml", "--requests", "100", *WITH_SLO)
+    once, again, table = sramsim(*words, "--json"), sramsim(*words, "--json"), sramsim(*words)
+    assert once == again
+    status, out, err = once
+    found = json.loads(out)
+    card = found["systems"]["card"]
+    assert status == 0
+    assert (found["slo"], found["attainment"]) == ({"ttft_ms": 500.0, "tpot_ms": 20.0}, 0.9)
+    assert card["max_goodput_rate"] > 0
+    assert len(err.splitlines()) == card["trials"] - 1  # the lone requests are no trial of a load
+    assert "highest goodput, request/s" in table[1]
+    assert f"{card['attainment']:.1%}" in table[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "capacity mine: the scenario has no slo to meet; add one, such as slo: {ttft: 2 s, tpot: 100 ms}"),
+        (("--attainment", "0", *WITH_SLO), "--attainment 0: is no share of requests; it is more than 0, and 1 at most"),
+        (
+            ("--set", "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}", *WITH_SLO),
+            "capacity mine: workload listed has no rate of requests to vary: its requests are given one by one; "
+            "choose of poisson, gamma, trace or closed",
+        ),
+    ],
+)
+def test_a_capacity_that_cannot_be_asked_for_is_one_line(refusal, words, message):
+    assert refusal("capacity", "mine.yaml", *words) == message
+
+
+def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
+    """A star at each number of the overloaded one and none at the other's, and a line that says what it means."""
+    load = "workload={kind: poisson, rate: 700 request/s, requests: 400, prompt: 64 token, output: 8 token}"
+    two = "systems.two={chip: h100-sxm, chips: 8, engine: ideal, plan: {replicas: 8}}"
+    status, out, _ = sramsim("run", "mine.yaml", "--set", load, "--set", two, "--set", "systems.card.engine=vllm")
+    assert status == 0
+    lines = [line for line in out.splitlines() if "median / p99" in line or "95 % interval" in line]
+    assert len(lines) == 7
+    for line in lines:
+        card, other = line.split("│")[1:]
+        assert "*" in card
+        assert "*" not in other
+        assert "±" in other or "interval" not in line
+    assert "* card is overloaded: " in out
+
+
 def test_a_new_scenario_is_written_where_it_is_asked_for_and_reads(sramsim, folder):
     assert sramsim("new", "below/first") == (0, "below/first.yaml: written; try `sramsim run below/first.yaml`\n", "")
     assert sramsim("check", "below/first.yaml") == (0, "below/first.yaml: ok (lpu on 64 chips, h100 on 1 chips)\n", "")
@@ -363,6 +421,9 @@ def test_a_program_is_printed(sramsim):
         ([], "trace: say where to: -o trace.json"),
         (["--system", "tpu", "-o", "t.json"], "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100"),
         (["--figure", "gantt.doc"], "--figure gantt.doc: a figure ends with .png, .svg or .pdf"),
+        (["--program", "-o", "t.json"], "--program: prints, and writes no trace and no figure; leave -o and --figure out"),
+        (["--chip", "3", "-o", "t.json"], "--chip 3: goes with --program"),
+        (["--system", "h100", "-o", "t.json", "--tokens", "131070"], "trace: 131091 tokens exceed the model's context of 131072"),
         (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
         (["-o", "t.json", "--tokens", "100000"], "trace: about "),
         (
@@ -388,6 +449,10 @@ def test_a_trace_that_cannot_be_is_one_line(sramsim, words, reason):
         ("{chip: 3, like: h100-sxm}", "exceptions: h100-sxm has no memory 'sram'"),
         ("{link: [3, 12], speed: 0}", "exceptions: the dragonfly has no link from 3 to 12"),
         ("{link: [3, switch], speed: 0}", "exceptions: the dragonfly has no link from 3 to switch"),
+        ("{link: [foo, bar], speed: 0}", "exceptions: a link has a chip at one end at least"),
+        ("{link: [64, 65], speed: 0}", "exceptions: there is no chip 65; the last one is 63"),
+        ("{chip: 3, speed: 0.5}, {chip: 3, speed: 0.6}", "exceptions: chip 3 is named twice"),
+        ("{chip: 3, speed: 1.0e-300}", "speed 1e-300 is neither 0 nor between 1e-6 and 1e6"),
         ("{speed: 0.5}", "an exception names a chip or a link"),
         ("{chip: 3, speed: 0.5}", "schedule: chip 3 is "),  # the engine's network is scheduled
     ],

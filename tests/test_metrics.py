@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sim.cost import Work
-from sim.metrics import PRESETS, SLO, good, latencies, summary, verdict
+from sim.files import ScenarioError
+from sim.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
 from sim.records import BINS_PER_DECADE, Gaps, Rows
 from sim.workload import Requests
 
@@ -84,6 +85,89 @@ def test_nothing_finished_is_nothing_measured():
     assert metrics["request_throughput"] is metrics["request_goodput"] is metrics["mean_ttft_ms"] is metrics["p99_itl_ms"] is None
 
 
+def test_a_window_counts_the_requests_that_arrive_in_it(rows):
+    """From 2 s to 8 s: the second and third request, and the refused one."""
+    whole, part = (summary(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0))))
+    assert (part["completed"], part["refused"], part["duration"]) == (2, 1, 6.0)
+    assert (part["total_input_tokens"], part["total_output_tokens"], part["mean_ttft_ms"]) == (50, 6, 2000.0)
+    assert part["measured"] == {"from": 2.0, "to": 8.0}
+    assert {key: part[key] for key in whole if "itl" in key} == {key: whole[key] for key in whole if "itl" in key}
+    assert part.keys() - whole.keys() == {"measured"}
+
+
+def test_throughput_of_a_window_is_what_came_out_in_it(rows):
+    """The first request's last half second of gaps holds one of two tokens; the third's first three seconds of six two of four."""
+    metrics = summary(rows, SLO(ttft=1.0), Measure(window=(2.0, 8.0)))
+    assert came_out(rows, 2.0, 8.0, SLO(ttft=1.0)) == pytest.approx((2, 20 + 30, 1 + 1 + 1 + 2, 1))
+    assert metrics["request_throughput"] == pytest.approx(2 / 6)
+    assert metrics["output_throughput"] == pytest.approx(5 / 6)
+    assert metrics["total_token_throughput"] == pytest.approx(55 / 6)
+    assert metrics["request_goodput"] == pytest.approx(1 / 6)
+    assert came_out(rows, 0.0, 11.0, None) == pytest.approx((3, 60, 9, 0))
+
+
+def test_a_warm_up_counts_until_the_last_arrival(rows):
+    metrics = summary(rows, None, Measure(warmup=2.5))
+    assert (metrics["completed"], metrics["refused"], metrics["measured"]) == (1, 1, {"from": 2.5, "to": 4.0})
+
+
+def test_a_window_without_a_request_is_an_error(rows):
+    with pytest.raises(ScenarioError, match="measure: no request comes from 20 s to 30 s; the last one comes at 4 s"):
+        summary(rows, None, Measure(window=(20.0, 30.0)))
+    with pytest.raises(ScenarioError, match="measure: no request comes from 20 s; the last one comes at 4 s"):
+        summary(rows, None, Measure(warmup=20.0))
+
+
+def test_a_steady_window_has_the_throughput_that_is_offered(loaded):
+    """Filling and draining left out, what comes out is what comes in: 0.7 for each service time."""
+    ratios = []
+    for seed in SEEDS:
+        rows = loaded(seed, 0.7, 600)
+        service = (rows.last_token - rows.arrival).min()
+        window = Measure(window=(100 / 0.7 * service, 500 / 0.7 * service))
+        ratios.append(summary(rows, None, window)["request_throughput"] * service / 0.7)
+    assert abs(np.mean(ratios) - 1) < 3 * np.std(ratios, ddof=1) / math.sqrt(len(ratios))
+
+
+def covered(series, mean):
+    """How many of the series' intervals hold the true mean."""
+    return sum(abs(each.mean() - mean) <= half_width(each) for each in series)
+
+
+def test_the_interval_of_independent_values_holds_the_mean_95_times_in_100():
+    stream, runs = np.random.default_rng(0), 20_000
+    share = covered((stream.normal(1.0, 1.0, 200) for _ in range(runs)), 1.0) / runs
+    assert abs(share - 0.95) < 3 * math.sqrt(0.95 * 0.05 / runs)
+
+
+def test_the_interval_of_a_queue_holds_its_mean_wait_about_as_often():
+    """M/M/1 at half load waits a service time in the mean; waits are correlated, batches of 500 hardly.
+
+    Lindley's recurrence: w' = max(0, w + service - gap).  An interval as for independent values holds it half as often.
+    """
+    stream = np.random.default_rng(1)
+    n, runs = 10_000, 400
+    steps = stream.exponential(1.0, (runs, n)) - stream.exponential(2.0, (runs, n))
+    before = np.cumsum(steps, axis=1)
+    waits = before - np.minimum(np.minimum.accumulate(before, axis=1), 0.0)
+    share = covered(waits, 1.0) / runs
+    assert 0.90 < share < 0.98
+    naive = 1.96 * waits.std(axis=1) / math.sqrt(n)
+    assert (abs(waits.mean(axis=1) - 1.0) <= naive).mean() < 0.75
+
+
+def test_intervals_are_of_the_means_given_and_only_where_runs_are_long_and_steady(loaded):
+    metrics = summary(loaded(0, 0.5, 600))
+    for name in ("ttft", "e2el"):
+        assert 0 < metrics[f"ci95_mean_{name}_ms"] < metrics[f"mean_{name}_ms"]
+    assert metrics["ci95_mean_tpot_ms"] is None  # answers of one token have none
+    assert summary(loaded(0, 0.5, 199))["ci95_mean_ttft_ms"] is None
+    overloaded = summary(loaded(0, 1.5, 600))
+    assert (overloaded["verdict"], overloaded["ci95_mean_ttft_ms"]) == ("OVERLOADED", None)
+    assert half_width(np.ones(199)) is None
+    assert half_width(np.ones(200)) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "ttft", "tpot"),
     [
@@ -143,6 +227,22 @@ def loaded(make_deployment, serve_on):
 def test_at_half_load_it_is_never_overloaded_and_beyond_what_it_serves_always(loaded, seed):
     assert verdict(loaded(seed, 0.5, 600)) == "STABLE"
     assert verdict(loaded(seed, 1.5, 600)) == "OVERLOADED"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("requests", "load", "overloaded"), [(200_000, 1.05, True), (20_000, 1.1, True), (20_000, 0.95, False), (4000, 0.9, False)]
+)
+def test_in_long_runs_a_twentieth_too_much_is_told(seed, requests, load, overloaded):
+    """M/M/1, its waits by Lindley's recurrence."""
+    stream = np.random.default_rng(seed)
+    arrival, service = np.cumsum(stream.exponential(1 / load, requests)), stream.exponential(1.0, requests)
+    steps = np.concatenate([[0.0], service[:-1] - np.diff(arrival)])
+    before = np.cumsum(steps)
+    rows = Rows(Requests(arrival, np.ones(requests, int), np.ones(requests, int)))
+    rows.admitted[:] = arrival + before - np.minimum.accumulate(before)
+    rows.first_token[:] = rows.last_token[:] = rows.admitted + service
+    assert (verdict(rows) == "OVERLOADED") == overloaded
 
 
 def test_a_run_shorter_than_its_requests_is_not_overloaded(make_deployment, make_chip, serve_on):

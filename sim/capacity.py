@@ -1,0 +1,290 @@
+"""What a system can take: the highest rate of arrivals, or the most users, of whose requests enough meet the SLO."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sim.files import UserError
+from sim.metrics import LIMITS, SLO, Verdict, came_out, latencies, meets, verdict, within
+from sim.planner import Deployment
+from sim.records import Rows
+from sim.scenario import Scenario, check, describe
+from sim.units import Seconds
+from sim.workload import Closed, Gamma, Poisson, Requests, Trace
+
+WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met
+LEAST = 2000  # requests of a trial: an attainment of 0.9 is then known to 0.7 % if requests are independent
+FILLS = 10  # and so many times what the system can hold at once, for it to fill up in the tenth that is not counted
+WAITS = 50  # and lasts so many times the shorter limit that counts waiting: at 2 % too much, that wait has built up by its end
+MOST = 200_000  # but not longer, for that, than so many requests
+DOUBLINGS = 20  # and halvings of the rate, before the search ends
+MOST_FILLS = 4  # users beyond so many times what it can hold at once only wait
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: its load (request/s, or users), the share of requests that met the SLO, and the share that missed each limit."""
+
+    load: float
+    attainment: float
+    verdict: Verdict
+    output_throughput: float
+    missed: dict[str, float]
+
+    def met(self, share: float) -> bool:
+        return self.attainment >= share and self.verdict != "OVERLOADED"
+
+    def binds(self, share: float) -> str:
+        """What keeps it from being met: the limit that most requests miss, refused, or (the SLO bears long waits) overload."""
+        return "overload" if self.attainment >= share else max(self.missed, key=lambda limit: self.missed[limit])
+
+
+@dataclass(frozen=True, eq=False)
+class SystemCapacity:
+    """What one system can take: the highest load that is met, and the lowest found that is not.
+
+    `best` is None where no load is met, `above` where none is too much; `reason` then says why.
+    """
+
+    deployment: Deployment
+    best: Trial | None
+    above: Trial | None
+    trials: int
+    requests: int  # of a trial; the most of them, where users decide
+    reason: str = ""
+    time_scale: float | None = None  # of a trace, for the best load
+
+
+@dataclass(frozen=True, eq=False)
+class Capacity:
+    """What every system of a scenario can take."""
+
+    scenario: Scenario
+    attainment: float
+    systems: dict[str, SystemCapacity]
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract of `capacity --json`: as `run --json`, with what was found instead of the metrics."""
+        slo = self.scenario.slo
+        limits = {f"{name}_ms": 1000 * getattr(slo, name) for name in LIMITS if getattr(slo, name) is not None}
+        systems = {name: describe(each.deployment) | self._found(each) for name, each in self.systems.items()}
+        asked = {"slo": limits, "attainment": self.attainment}
+        return {"scenario": self.scenario.id, "seed": self.scenario.seed, **asked, "systems": systems}
+
+    def _found(self, system: SystemCapacity) -> dict[str, Any]:
+        workload, best, above = self.scenario.workload, system.best, system.above
+        load = best.load if best else 0.0
+        found: dict[str, Any]
+        if isinstance(workload, Closed):
+            found = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / system.deployment.chips}
+        else:
+            found = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / system.deployment.chips}
+        if isinstance(workload, Trace):
+            found["time_scale"] = system.time_scale
+        return found | {
+            "attainment": best.attainment if best else None,
+            "verdict": best.verdict if best else None,
+            "output_throughput": best.output_throughput if best else None,
+            "binds": above.binds(self.attainment) if above else None,
+            "above": vars(above) if above else None,
+            "trials": system.trials,
+            "requests": system.requests,
+            "reason": system.reason,
+        }
+
+
+def capacity(
+    scenario: Scenario,
+    attainment: float = 0.9,
+    requests: int | None = None,
+    progress: Callable[[str, Trial], None] = lambda system, trial: None,
+) -> Capacity:
+    """The highest load that each system meets, to 2 %: at least a share `attainment` of the requests within all limits.
+
+    This is what DistServe (OSDI 2024) calls goodput.  A load whose verdict is OVERLOADED is not met, and a refused request
+    meets no limit.  Doubled (or halved) from a lone request's rate until it is bracketed, then bisected.  Every trial meets the
+    same requests, their arrivals stretched to the rate, so attainment falls nearly monotonely with it; in a closed loop users
+    are added.  The first tenth of a trial's requests, while the system fills up, is not counted.
+
+    A trial has `requests`; where that is not given, the most of the scenario's, 2,000, ten times what the system can hold at
+    once, and what comes in 50 times the limit of TTFT (or of E2EL, if that is less); of a trace all that it has.
+
+    Left out: `measure` of the scenario.  Where the limits bear waits longer than the trial can build up, only the verdict
+    binds, and the result is as coarse as that one (a tenth too high with 2,000 requests).
+
+    Raises: UserError where there is no SLO, or no load that could be varied; PlanError where a system does not fit.
+    """
+    workload, slo = scenario.workload, scenario.slo
+    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
+        raise UserError(
+            f"capacity {scenario.id}: the scenario has no slo to meet; add one, such as slo: {{ttft: 2 s, tpot: 100 ms}}"
+        )
+    if not 0 < attainment <= 1:
+        raise UserError(f"--attainment {attainment:g}: is no share of requests; it is more than 0, and 1 at most")
+    if not isinstance(workload, Poisson | Gamma | Trace | Closed):
+        why = {
+            "listed": "its requests are given one by one",
+            "sessions": "its rate is one of sessions, whose turns wait for answers",
+        }.get(workload.noun(), "it has none that is known")
+        hint = "choose of poisson, gamma, trace or closed"
+        raise UserError(f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}")
+    deployments = check(scenario)
+    systems = {}
+    for name, deployment in deployments.items():
+        systems[name] = _System(scenario, slo, name, deployment, attainment, requests, progress).search()
+    return Capacity(scenario, attainment, systems)
+
+
+@dataclass(eq=False)
+class _System:
+    """The search in one system: it counts the trials."""
+
+    scenario: Scenario
+    slo: SLO
+    name: str
+    deployment: Deployment
+    share: float
+    most: int | None
+    progress: Callable[[str, Trial], None]
+    trials: int = 0
+    requests: int = 0
+
+    def search(self) -> SystemCapacity:
+        workload = self.scenario.workload
+        closed = isinstance(workload, Closed)
+        if closed:
+            start, least, most = 1.0, 1.0, max(1024.0, MOST_FILLS * self.held)
+        else:
+            lone = self.scenario.lone(self.deployment)
+            alone = lone.ttft + (workload.mean_output - 1) * lone.tpot
+            start = self.deployment.layout.plan.replicas / alone
+            least, most = start / 2**DOUBLINGS, start * 2**DOUBLINGS
+        best = above = None
+        if not (reason := self.alone(self.asked(start))):
+            best, above = bracket(self.trial, self.share, start, least, most)
+            if best and above:
+                best, above = bisect(self.trial, self.share, best, above, whole=closed)
+            elif best:
+                reason = f"{best.load:,.0f} {'users' if closed else 'request/s'} are met too, and no more were tried"
+                reason += "; they would only wait, and no limit is missed for that" if closed else ""
+            else:
+                reason = "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
+        scale = None
+        if best and isinstance(workload, Trace):
+            scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.load
+        return SystemCapacity(self.deployment, best, above, self.trials, self.requests, reason, scale)
+
+    @property
+    def held(self) -> int:
+        """Mean requests that the system can hold at once."""
+        limits = self.deployment.limits
+        room = limits.kv_tokens // max(1, limits.claim(math.ceil(self.scenario.request_tokens)))
+        return max(1, min(limits.sequences, room)) * self.deployment.layout.plan.replicas
+
+    def asked(self, load: float) -> Requests:
+        """The requests of a trial: the first of always the same ones, at another rate or by so many users."""
+        workload, seed = self.scenario.workload, self.scenario.seed
+        if isinstance(workload, Trace):
+            drawn = first(workload.draw(seed), self.most)
+            return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn) / load))
+        assert isinstance(workload, Poisson | Gamma | Closed)
+        n = self.most or max(workload.requests, LEAST, FILLS * self.held)
+        if isinstance(workload, Closed):
+            return workload.model_copy(update={"users": round(load), "requests": max(n, FILLS * round(load))}).draw(seed)
+        waits = min((limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0)
+        top = 2.0 ** math.ceil(math.log2(load))  # the same number of requests for all loads of a bisection, or one of two
+        n = self.most or max(n, min(MOST, math.ceil(WAITS * waits * top)))
+        return workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
+
+    def serve(self, requests: Requests) -> Rows:
+        self.trials += 1
+        return self.scenario.serve(self.name, self.deployment, requests)
+
+    def trial(self, load: float) -> Trial:
+        rows = self.serve(self.asked(load))
+        n = len(rows.arrival)
+        self.requests = max(self.requests, n)
+        counted = np.arange(n) >= n // 10
+        start, end = float(rows.arrival[n // 10]), float(rows.arrival[-1])
+        tokens = came_out(rows, start, end, None)[2]
+        done = rows.finished
+        missed = {"refused": float((~done)[counted].mean())}
+        missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in within(rows, self.slo).items()}
+        share = float(meets(rows, self.slo)[counted].mean())
+        result = Trial(load, share, verdict(rows), tokens / (end - start) if end > start else 0.0, missed)
+        self.progress(self.name, result)
+        return result
+
+    def alone(self, requests: Requests) -> str:
+        """Why too few requests meet the SLO even if each has the system for itself; '' where enough do."""
+        times = np.ones(len(requests.prompt), np.int64)
+        if requests.hash_ids is None:  # requests as long as one another take the same, so one of them does
+            pairs, times = np.unique(np.stack([requests.prompt, requests.output]), axis=1, return_counts=True)
+            requests = Requests(np.zeros(len(times)), pairs[0], pairs[1])
+        n = len(times)
+        rows = self.serve(replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None))
+        share = float(np.average(meets(rows, self.slo), weights=times))
+        if share >= self.share:
+            return ""
+        missed = {limit: float(np.average(rows.finished & ~ok, weights=times)) for limit, ok in within(rows, self.slo).items()}
+        worst = max(missed, key=lambda limit: missed[limit])
+        told = f"even alone, {share:.0%} of the requests meet the SLO, and {self.share:.0%} are due: "
+        refused = ~rows.finished
+        if np.average(refused, weights=times) > missed[worst]:
+            return f"{told}refused, {rows.reason[int(np.flatnonzero(refused)[0])]}"
+        sample = _each(rows, worst, times)
+        has: Seconds = float(np.percentile(sample, 100 * self.share, method="inverted_cdf"))
+        limit: Seconds = getattr(self.slo, worst)
+        percentile = f" at percentile {100 * self.share:g}" if n > 1 else ""
+        return f"{told}{worst} is {1000 * has:.4g} ms{percentile}, {has / limit:.3g} times the {1000 * limit:g} ms allowed"
+
+
+def bracket(
+    trial: Callable[[float], Trial], share: float, start: float, least: float, most: float
+) -> tuple[Trial | None, Trial | None]:
+    """A load that is met, and twice it, which is not; None where no load from least to most is met, or is not."""
+    best = above = None
+    load = start
+    while (best is None or above is None) and least <= load <= most:
+        each = trial(load)
+        if each.met(share):
+            best, load = each, 2 * load
+        else:
+            above, load = each, load / 2
+    return best, above
+
+
+def bisect(trial: Callable[[float], Trial], share: float, best: Trial, above: Trial, whole: bool) -> tuple[Trial, Trial]:
+    """The two drawn together in equal ratios, to 2 %; or, of whole numbers, to neighbours."""
+    while above.load > WIDTH * best.load and not (whole and above.load - best.load <= 1):
+        load = math.sqrt(best.load * above.load)
+        if whole:
+            load = float(min(max(round(load), best.load + 1), above.load - 1))
+        each = trial(load)
+        best, above = (each, above) if each.met(share) else (best, each)
+    return best, above
+
+
+def first(requests: Requests, n: int | None) -> Requests:
+    """The first n requests of a trace, or all.  Raises: UserError where they have no rate."""
+    ids = requests.hash_ids[:n] if requests.hash_ids else None
+    part = replace(requests, arrival=requests.arrival[:n], prompt=requests.prompt[:n], output=requests.output[:n], hash_ids=ids)
+    if part.arrival[-1] <= part.arrival[0]:
+        raise UserError("capacity: all requests of the trace come at once, and have no rate to vary")
+    return part
+
+
+def measured_rate(requests: Requests) -> float:
+    """Requests per second of a trace."""
+    return (len(requests.arrival) - 1) / float(requests.arrival[-1] - requests.arrival[0])
+
+
+def _each(rows: Rows, limit: str, times: np.ndarray) -> np.ndarray:
+    """The latencies of one kind, as often as each kind of request occurs."""
+    finished = rows.finished & (rows.requests.output > 1) if limit == "tpot" else rows.finished
+    order = np.flatnonzero(finished)
+    order = order[np.argsort(rows.arrival[order], kind="stable")]
+    return np.repeat(latencies(rows)[limit], times[order])

@@ -1,0 +1,248 @@
+"""What a system can take: against queueing theory, against itself with more chips or tighter limits, and what cannot be asked."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.capacity import WIDTH, capacity
+from sim.cost import Work
+from sim.files import UserError
+from sim.metrics import SLO
+from sim.plan import Plan
+from sim.scenario import Scenario, System
+from sim.workload import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
+
+SEEDS = range(20)
+PROMPT, ANSWER = Length(fixed=16), Length(fixed=1)  # a prompt fills a step of 16 tokens: one server, one time
+
+
+def poisson(requests: int = 100) -> Poisson:
+    return Poisson(rate=1.0, requests=requests, prompt=PROMPT, output=ANSWER)
+
+
+@pytest.fixture(scope="module")
+def service(make_deployment) -> float:
+    """Seconds of a request on one chip of the small kind."""
+    work = Work(prompt_tokens=16, chunks=1, attended=16 * 17 / 2, cached=16, logits=1)
+    return float(make_deployment(token_budget=16).costs.step(work).time.sum())
+
+
+@pytest.fixture(scope="module")
+def make_scenario(make_model, make_chip, make_engine):
+    """One system of small chips that takes a prompt a step."""
+
+    def make(slo: SLO | None, workload: object = None, seed: int = 0, replicas: int = 1, **options: object) -> Scenario:
+        parts = {
+            "chip": make_chip(),
+            "chips": replicas,
+            "engine": make_engine(),
+            "plan": Plan(replicas=replicas),
+            "token_budget": 16,
+        }
+        workload = workload or poisson()
+        return Scenario(model=make_model(), seed=seed, workload=workload, slo=slo, systems={"one": System(**(parts | options))})
+
+    return make
+
+
+def waits_at_most(load: float, services: float) -> float:
+    """The share of requests that wait at most so many service times in M/D/1 (Erlang 1909), Poisson arrivals at that load."""
+    terms = ((load * (k - services)) ** k / math.factorial(k) * math.exp(-load * (k - services)) for k in range(int(services) + 1))
+    return (1 - load) * sum(terms)
+
+
+def load_at(services: float, share: float) -> float:
+    """The load of M/D/1 at which that share waits at most so many service times."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if waits_at_most(middle, services) >= share else (low, middle)
+    return low
+
+
+@pytest.mark.slow
+def test_a_single_server_takes_what_queueing_theory_says(make_scenario, service):
+    """Service and a wait of 2.5 times that, for nine of ten: M/D/1 bears a load of 0.74."""
+    found = []
+    for seed in SEEDS:
+        system = capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=1000).systems["one"]
+        found.append(math.sqrt(system.best.load * system.above.load) * service)
+        assert system.above.binds(0.9) == "ttft"
+    assert abs(np.mean(found) - load_at(2.5, 0.9)) < 3 * np.std(found, ddof=1) / math.sqrt(len(found))
+
+
+def test_each_limit_can_bind(make_scenario, service):
+    """A request of one token has its last with its first; of more, the last is later."""
+    ttft, e2el = (capacity(make_scenario(SLO(**{limit: 3.5 * service})), requests=300).systems["one"] for limit in ("ttft", "e2el"))
+    assert (ttft.best.load, ttft.above.binds(0.9)) == (e2el.best.load, "ttft")
+    assert e2el.above.binds(0.9) == "e2el"
+    talk = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=Length(fixed=8))
+    alone = make_scenario(SLO(tpot=1.0), talk)
+    tpot = alone.lone(alone.deploy("one")).tpot
+    assert capacity(make_scenario(SLO(tpot=1.02 * tpot, ttft=1.0), talk), requests=300).systems["one"].above.binds(0.9) == "tpot"
+
+
+def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, service):
+    scenario = make_scenario(SLO(ttft=3.5 * service))
+    found = capacity(scenario).systems["one"]
+    assert found.best.attainment >= 0.9 > found.above.attainment
+    assert found.best.load < found.above.load <= WIDTH * found.best.load
+    again = capacity(scenario, attainment=found.best.attainment).systems["one"]
+    assert again.best.load == found.best.load
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
+    """`request_goodput` over the rate is the attainment, but for the tenth that the search does not count."""
+    from sim.scenario import run
+
+    slo = SLO(ttft=3.5 * service)
+    found = capacity(make_scenario(slo)).systems["one"]
+    workload = poisson(found.requests).model_copy(update={"rate": factor * found.best.load})
+    metrics = run(make_scenario(slo, workload)).systems["one"].metrics
+    share = metrics["request_goodput"] / metrics["request_throughput"]
+    assert abs(share - found.best.attainment) < 0.01 if factor == 1 else share < 0.89
+
+
+def test_twice_the_replicas_take_twice_as_much_and_a_little_more(make_scenario, service):
+    """Two servers with one queue each, the shorter chosen: more than twice, and less than twice all they could do."""
+    one, two = (capacity(make_scenario(SLO(ttft=3.5 * service), replicas=n)).as_json()["systems"]["one"] for n in (1, 2))
+    assert 2 * one["max_goodput_rate"] / WIDTH < two["max_goodput_rate"] < 2 / service
+    assert two["max_goodput_rate_per_chip"] == two["max_goodput_rate"] / 2
+
+
+def test_a_tighter_limit_never_takes_more(make_scenario, service):
+    found = [capacity(make_scenario(SLO(ttft=x * service)), requests=500).systems["one"].best.load for x in (8, 4, 2, 1.2)]
+    assert all(tighter <= looser * WIDTH for looser, tighter in pairwise(found))
+    assert found[-1] < found[0] / 2
+    shares = [
+        capacity(make_scenario(SLO(ttft=4 * service)), attainment=x, requests=500).systems["one"].best.load
+        for x in (0.5, 0.9, 0.99)
+    ]
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenario, service):
+    """Only the verdict binds, and that is a tenth coarse with so few requests."""
+    found = capacity(make_scenario(SLO(ttft=1e4 * service)), requests=2000).systems["one"]
+    assert 0.95 / service < found.best.load < 1.2 / service
+    assert (found.above.verdict, found.above.binds(0.9)) == ("OVERLOADED", "overload")
+
+
+def test_a_limit_that_a_lone_request_misses_is_told_with_by_how_much(make_scenario, service):
+    found = capacity(make_scenario(SLO(ttft=service / 2, e2el=10 * service))).as_json()["systems"]["one"]
+    assert (found["max_goodput_rate"], found["trials"], found["binds"]) == (0, 1, None)
+    allowed = f"{1000 * (service / 2):g} ms allowed"
+    assert found["reason"].startswith("even alone, 0% of the requests meet the SLO, and 90% are due: ttft is ")
+    assert found["reason"].endswith(f", 2 times the {allowed}")
+
+
+def test_refused_requests_meet_nothing(make_scenario):
+    """Answers from 1 to 60 tokens, and room for 36: three in five never fit."""
+    workload = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=Length(uniform=(1, 60)))
+    found = capacity(make_scenario(SLO(ttft=1e3), workload, kv_tokens=36)).systems["one"]
+    assert found.best is None
+    assert "refused, " in found.reason
+    assert "exceed the KV room of 36" in found.reason
+    most = capacity(make_scenario(SLO(ttft=1e3), workload, kv_tokens=36), attainment=0.25, requests=200).systems["one"]
+    assert most.best.missed["refused"] == pytest.approx(0.66, abs=0.1)
+
+
+def test_users_of_a_closed_loop_are_counted(make_scenario, service):
+    """Everyone waits for all others: with n users an answer takes n service times, so seven fit into 7.5."""
+    closed = Closed(users=1, requests=200, prompt=PROMPT, output=ANSWER)
+    found = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()["systems"]["one"]
+    assert (found["max_goodput_users"], found["above"]["load"], found["binds"]) == (7, 8, "e2el")
+    assert found["output_throughput"] == pytest.approx(1 / service, rel=0.01)
+
+
+def test_users_who_only_wait_where_no_limit_counts_that_are_told_so(make_scenario):
+    closed = Closed(users=1, requests=100, prompt=PROMPT, output=Length(fixed=2))
+    found = capacity(make_scenario(SLO(tpot=1e3), closed, max_sequences=4), requests=100).systems["one"]
+    assert (found.best.load, found.above) == (1024, None)
+    assert "1,024 users are met too" in found.reason
+
+
+def trace_of(folder: Path, arrivals: np.ndarray) -> Path:
+    lines = ["arrived_at,num_prefill_tokens,num_decode_tokens", *(f"{at!r},16,1" for at in arrivals.tolist())]
+    (folder / "trace.csv").write_text("\n".join(lines) + "\n")
+    return folder / "trace.csv"
+
+
+def test_a_trace_is_stretched(make_scenario, service, tmp_path):
+    """Recorded requests take what the same ones take that were drawn; a time_scale already given is counted in."""
+    slo = SLO(ttft=3.5 * service)
+    drawn = poisson(600).draw(0)
+    path = trace_of(tmp_path, drawn.arrival)
+    asked = capacity(make_scenario(slo), requests=600).systems["one"]
+    for given in (1.0, 0.25):
+        found = capacity(make_scenario(slo, Trace(path=path, time_scale=given))).systems["one"]
+        assert found.requests == 600
+        assert found.best.load == pytest.approx(asked.best.load, rel=0.05)  # the rate drawn is not quite the rate measured
+        span = (drawn.arrival[-1] - drawn.arrival[0]) * found.time_scale
+        assert 599 / span == pytest.approx(found.best.load)
+    assert capacity(make_scenario(slo, Trace(path=path)), requests=300).systems["one"].requests == 300
+    synthetic = capacity(make_scenario(slo, Trace(synthetic=poisson(600)))).systems["one"]
+    assert synthetic.best.load == pytest.approx(asked.best.load, rel=0.05)
+
+
+@pytest.mark.parametrize(("together", "met"), [(10, True), (13, False)])
+def test_the_first_tenth_is_not_counted(make_scenario, service, tmp_path, together, met):
+    """Of a hundred, so many come at once and miss it whatever the rate; all that are counted must meet it."""
+    path = trace_of(tmp_path, np.concatenate([np.zeros(together), 1.0 + np.arange(100 - together)]))
+    found = capacity(make_scenario(SLO(ttft=2.5 * service), Trace(path=path)), attainment=1.0).systems["one"]
+    assert (found.best is not None) == met
+    assert ("they come in bursts" in found.reason) != met
+
+
+def test_bursts_take_less(make_scenario, service):
+    gamma = Gamma(rate=1.0, requests=100, prompt=PROMPT, output=ANSWER, burstiness=0.25)
+    slo = SLO(ttft=3.5 * service)
+    bursts, even = (capacity(make_scenario(slo, each), requests=1000).systems["one"].best.load for each in (gamma, poisson()))
+    assert bursts < 0.8 * even
+
+
+def test_the_same_seed_finds_the_same(make_scenario, service):
+    found = [capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=500).as_json() for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.slow
+def test_a_trial_is_long_enough_for_waits_and_for_what_the_system_holds(make_scenario, make_chip, service):
+    deadlines = SLO(ttft=3.5 * service)
+    assert capacity(make_scenario(deadlines)).systems["one"].requests == 2000
+    assert capacity(make_scenario(deadlines, poisson(2500))).systems["one"].requests == 2500
+    long = capacity(make_scenario(SLO(ttft=60 * service))).systems["one"]
+    assert long.requests >= 50 * 60 * service * long.best.load
+    holds_many = make_scenario(deadlines, token_budget=256, kv_tokens=255 * 17, chip=make_chip(capacity=1e8))
+    assert capacity(holds_many).systems["one"].requests == 2550
+
+
+ONE_BY_ONE = Listed(requests=(Asked(arrival=0.0, prompt=16, output=1),))
+TALKS = Sessions(sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1.0), prompt=PROMPT, output=ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("slo", "workload", "attainment", "message"),
+    [
+        (None, None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
+        (SLO(), None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
+        (SLO(ttft=1.0), ONE_BY_ONE, 0.9, "workload listed has no rate of requests to vary: its requests are given one by one"),
+        (SLO(ttft=1.0), TALKS, 0.9, "workload sessions has no rate of requests to vary: its rate is one of sessions"),
+        (SLO(ttft=1.0), None, 0.0, "--attainment 0: is no share of requests"),
+        (SLO(ttft=1.0), None, 1.5, "--attainment 1.5: is no share of requests"),
+        (SLO(ttft=1.0), None, math.nan, "--attainment nan: is no share of requests"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(make_scenario, slo, workload, attainment, message):
+    with pytest.raises(UserError, match=message):
+        capacity(make_scenario(slo, workload), attainment=attainment)
+
+
+def test_a_trace_whose_requests_come_at_once_has_no_rate(make_scenario, tmp_path):
+    path = trace_of(tmp_path, np.zeros(5))
+    with pytest.raises(UserError, match="all requests of the trace come at once"):
+        capacity(make_scenario(SLO(ttft=1.0), Trace(path=path)))
