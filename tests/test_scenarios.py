@@ -1,5 +1,6 @@
 """Every shipped scenario does what its first line asks; what `run` and `plan` print keeps its contract."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("
 METRICS = ["chips", "verdict", "completed", "refused", "duration", "output_throughput", "request_throughput", "fitted_share"]
 
 
+ran = functools.cache(run)  # a scenario as it stands is run once
+
+
 @pytest.fixture(scope="module")
 def flagship():
-    return run(FLAGSHIP)
+    return ran(FLAGSHIP)
 
 
 def command(monkeypatch, capsys, *words: str) -> str:
@@ -33,7 +37,7 @@ def command(monkeypatch, capsys, *words: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(set(names("scenarios")) - set(REFUSED)))
 def test_every_scenario_serves_all_its_requests(name):
-    result = run(name)
+    result = ran(name)
     for system_name, system in result.systems.items():
         assert system.metrics["completed"] == len(system.rows.arrival)
         assert system.metrics["verdict"] == ("BACKLOGGED" if (name, system_name) in BACKLOGGED else "STABLE")
@@ -112,7 +116,7 @@ def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
 
 
 def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
-    result = run("straggler")
+    result = ran("straggler")
     deployment = result.systems["lpu"].deployment
     stage = float(deployment.costs.step(Work(1, 52, logits=1)).time[36])
     assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(stage, rel=0.1)
@@ -120,7 +124,7 @@ def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
 
 
 def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeypatch, capsys):
-    result = run("contention")
+    result = ran("contention")
     for metric in ("median_tpot_ms", "median_ttft_ms"):
         by_chip, closed = (result.systems[name].metrics[metric] for name in ("by-chip", "closed-form"))
         assert 1.01 < by_chip / closed < 1.5
@@ -129,10 +133,73 @@ def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeyp
 
 
 def test_jitter_costs_more_the_more_there_is_and_a_dead_link_more_than_nothing():
-    result = run("jitter")
+    result = ran("jitter")
     assert tpot(result, "h100x8-jitter-0.3") > 1.1 * tpot(result, "h100x8-jitter-0.1") > 1.15 * tpot(result, "h100x8")
-    result = run("dead-link")
+    result = ran("dead-link")
     assert 1 < tpot(result, "lpu-dead-cable") / tpot(result, "lpu") < 1.01
+
+
+def test_schedulers_differ_as_the_scenario_asks():
+    result = ran("scheduling")
+    ttft = {name: system.metrics["p99_ttft_ms"] for name, system in result.systems.items()}
+    assert ttft["static-64"] > 5 * ttft["chunked-prefill"]
+    assert tpot(result, "prefill-first") > 1.05 * tpot(result, "chunked-prefill")
+    assert result.systems["preempting"].metrics["preemptions"] > 0
+    assert result.systems["chunked-prefill"].metrics["preemptions"] == 0
+
+
+POLICIES = """\
+from sim.policy import Choice, Load
+
+
+def half(load: Load) -> Choice:
+    return Choice(True, (load.budget - load.running) // 2, load.budget)
+
+
+def longest_first(job):
+    return -job.tokens
+
+
+def last(replicas, job):
+    return len(replicas) - 1
+"""
+
+
+def test_a_users_policies(monkeypatch, capsys, tmp_path):
+    """One function each, in a file beside the scenario."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "my_policies.py").write_text(POLICIES)
+    command(monkeypatch, capsys, "new", "mine")
+    keys = ["policy=my_policies:half", "order=my_policies:longest_first", "router=my_policies:last", "chips=2", "plan.replicas=2"]
+    sets = [word for key in keys for word in ("--set", f"systems.h100.{key}")]
+    told = json.loads(command(monkeypatch, capsys, "run", "mine.yaml", "--json", "--out", "out", *sets))
+    assert told["systems"]["h100"]["completed"] == 200
+    import polars
+
+    rows = polars.read_parquet("out/requests.parquet").filter(polars.col("system") == "h100")
+    assert rows["replica"].unique().to_list() == [1]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("policy=prefill", "'prefill' is not a batching policy; did you mean 'prefill-first'?"),
+        ("policy=my_policies:none", "'my_policies:none': my_policies has no function none"),
+        ("order=no_such_module:f", "'no_such_module:f': no_such_module cannot be imported: ModuleNotFoundError"),
+        ("router=3", "it must name a router: least-loaded, prefix-aware, round-robin, or a function as module:function"),
+    ],
+)
+def test_a_policy_that_is_none_is_one_line(monkeypatch, capsys, tmp_path, key, reason):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_policies.py").write_text(POLICIES)
+    monkeypatch.setattr(sys, "argv", ["sramsim", "check", FLAGSHIP, "--set", f"systems.lpu.{key}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
 
 
 def test_engine_ideal_is_physics_alone():
