@@ -19,14 +19,14 @@ lint: .venv/ready
 reference: .venv/ready
 	$(BIN)/sramsim schema --reference > scenarios/REFERENCE.md
 
-# The same tests against the installed wheel, from a folder where the checkout cannot be imported by accident.
+# The same tests but the slow ones against the installed wheel, from a folder where the checkout cannot be imported by accident.
 wheel-test: .venv/ready
 	rm -rf dist .venv-wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet --upgrade "pip>=25.1"
 	.venv-wheel/bin/pip install --quiet --group dev dist/sramsim-*.whl
-	cd "$$(mktemp -d)" && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests
+	cd "$$(mktemp -d)" && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml -m "not slow" $(CURDIR)/tests
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'
