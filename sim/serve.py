@@ -155,9 +155,8 @@ class Replica:
         while self.waiting:
             job = self.waiting[0][2]
             if not job.cancelled:
-                again = (
-                    job.answered == job.answered
-                )  # not nan: who was preempted waits for room to its end, or would be so again at once
+                # Who was preempted (and so answered, which is not nan) waits for room to its end, or would be so again at once.
+                again = job.answered == job.answered
                 if not self.room.holds(job.kv if not again else self.limits.claim(job.tokens)):
                     return
                 job.queued = False
@@ -184,6 +183,7 @@ class Replica:
         if job.queued:
             self.queued -= 1
             self.leave(job, self.env.now)
+            self.look()  # it may have stood before others
         else:
             self.passing.cut()
 
@@ -395,6 +395,9 @@ class Replica:
         while batch.running and self.room.kv_free < batch.running:
             end = max(batch.ends, key=lambda each: (self.rows.admitted[each[2].id], each[1]))
             job, generated = end[2], self.remove(batch, end)
+            if job.cancelled:
+                self.end(job, self.env.now)
+                continue
             self.free(job)
             self.rows.preemptions[job.id] += 1
             job.prompt, job.output, job.prefilled = job.prompt + generated, job.output - generated, 0
@@ -484,7 +487,7 @@ def serve(
             job.hash_ids = ids[number]
         if priority is not None:
             job.priority = int(priority[number])
-        fleet[policies.router(fleet, job)].submit(job)
+        fleet[policies.router(fleet, job) if replicas > 1 else 0].submit(job)
 
     # Those whose arrival is nan come when an answer decides.
     arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
