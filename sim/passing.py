@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simpy
@@ -39,15 +39,17 @@ class Passage:
     lost: Seconds = 0.0  # the exact time is so much later than the clock: when it enters, and when it is back
 
 
-class Passing(Protocol):
-    """What a replica's passages go through."""
+class Passing:
+    """What a replica's passages go through.  One that takes a step at a time has nothing to cut, deal, settle or close."""
 
     @property
     def busy(self) -> NDArray[np.float64]:
         """Seconds that each stage was at work."""
+        raise NotImplementedError
 
     def send(self, passage: Passage) -> None:
         """It joins the first stage's queue now.  `steps` is what it will have made when it is over."""
+        raise NotImplementedError
 
     def cut(self, job: Job | None = None) -> None:
         """Somebody waits for a micro-batch: who is back next is over, however many steps it might have gone on.
@@ -90,7 +92,7 @@ class Pipeline:
         return float(leave[-1])
 
 
-class Steps:
+class Steps(Passing):
     """A replica's stages, each a server by itself: what a passage takes is computed, its return is waited for."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
@@ -110,24 +112,12 @@ class Steps:
 
         Timeout(self.env, wait).callbacks.append(back)
 
-    def cut(self, job: Job | None = None) -> None:
-        pass
-
-    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
     @property
     def busy(self) -> NDArray[np.float64]:
         return self.pipeline.busy
 
 
-class Leap:
+class Leap(Passing):
     """One stage and one micro-batch: the steps in which nothing changes are an arithmetic series, and one event."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
@@ -150,9 +140,6 @@ class Leap:
         """Seconds from the clock's start until so many steps are over."""
         assert self.passage is not None
         return self.passage.lost + steps * self.time + steps * (steps - 1) // 2 * self.growth
-
-    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
-        pass
 
     def cut(self, job: Job | None = None) -> None:
         """The step under way is the last: the first one that ends now or later."""
@@ -184,18 +171,12 @@ class Leap:
         passage.lost = self.seconds - (now - self.start)
         passage.over(passage, now)
 
-    def settle(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
     @property
     def busy(self) -> NDArray[np.float64]:
         return np.array([self.worked])
 
 
-class Pipelined:
+class Pipelined(Passing):
     """`Steps` compiled, several at once: until the next event of the run nothing can happen but returns, so the micro-batches that
     have steps left are taken through the stages up to there, and one alarm is set for who is back first.
 
@@ -360,7 +341,7 @@ class Pipelined:
         return busy
 
 
-class Chips:
+class Chips(Passing):
     """A machine of chips takes each passage; what it takes is not known beforehand."""
 
     def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
@@ -375,18 +356,6 @@ class Chips:
             self.gaps.add(leave - passage.last, passage.work.decodes)
         passage.steps = 1
         passage.over(passage, leave)
-
-    def cut(self, job: Job | None = None) -> None:
-        pass
-
-    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
     @property
     def busy(self) -> NDArray[np.float64]:
