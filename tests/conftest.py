@@ -21,6 +21,12 @@ settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.envir
 settings.load_profile("sramsim")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest tests/benchmarks` takes the timings; with other tests they are skipped."""
+    if config.args and all("benchmarks" in arg for arg in config.args):
+        config.option.benchmark_skip = False
+
+
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Model]:
     """Four layers of 12,288 + 24,576 parameters beside their norms; tables of 16,384."""

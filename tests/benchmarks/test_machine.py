@@ -1,6 +1,6 @@
 """How fast chip fidelity is: 576 chips that say 13,500 messages for each token, and a bare SimPy loop beside them.
 
-Run with `pytest tests/benchmarks --benchmark-only`.  Look at ratios from one run: machines are noisy.
+Run with `pytest tests/benchmarks`.  Look at ratios from one run: machines are noisy.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """How fast serving runs: simulated output tokens per second of the machine, beside a bare SimPy loop of timeouts.
 
-Run with `pytest tests/benchmarks --benchmark-only`; the figures stand under `extra_info`, times do not depend on a constant.
+Run with `pytest tests/benchmarks`; the figures stand under `extra_info`, times do not depend on a constant.
 """
 
 import resource
