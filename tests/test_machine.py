@@ -7,9 +7,10 @@ import pytest
 import simpy
 
 from sim.cost import Work
+from sim.irregular import Exceptional, irregular
 from sim.machine import ChipException, Irregular, Machine, machines
 from sim.network import Cable, LinkException, Network, ScheduleError
-from sim.plan import Plan
+from sim.plan import Plan, PlanError
 from sim.program import Compute, Talk, program
 from sim.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Message, Ring, Switch
 
@@ -246,3 +247,25 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     nbytes = sum(m.share * t.nbytes for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0]) for m in p)
     busy = sum(seconds for _, seconds, _ in rows.traffic[0].links.values())
     assert busy == pytest.approx(6 * (nbytes + 64 * 2 + 4) / 1e9)  # hidden states of 64 numbers in four slices
+
+
+# What a system's file may say of chips of another kind.
+
+
+def test_two_chips_of_other_kinds_are_two_kinds(lay, make_chip):
+    """Written in place they have the same name; each is as slow as it says, whatever the order."""
+    deployment = lay(tensor=4)
+    slow, slower = (make_chip(capacity=1e9, bandwidth=b, topology=FullyConnected(link=LINK)) for b in (0.5e9, 0.1e9))
+    times = []
+    for first, second in ((slow, slower), (slower, slow)):
+        exceptions = [Exceptional(chip=0, like=first), Exceptional(chip=1, like=second)]
+        times.append(step(deployment, irregular(deployment.layout, exceptions, 0, False, 0.0, 64, 100))[0])
+    assert times[0] == pytest.approx(times[1])
+    assert times[0] > 5 * step(deployment)[0]
+
+
+def test_a_chip_with_less_room_than_the_system_counts_on_is_refused(lay, make_chip):
+    deployment = lay()
+    small = make_chip(capacity=0.3e6, topology=FullyConnected(link=LINK))
+    with pytest.raises(PlanError, match=r"has room for \d+ tokens of KV cache, and the system counts on \d+; give kv_tokens"):
+        irregular(deployment.layout, [Exceptional(chip=1, like=small)], 0, False, 0.0, 64, deployment.limits.kv_tokens)
