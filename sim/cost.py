@@ -215,7 +215,7 @@ class Costs:
             return time, growth, parts.holds
         decodes = work.decodes
         if decodes not in self._fixed:
-            self._fixed[decodes] = self._body_time(decodes).item() + self._sampling_time(work)
+            self._fixed[decodes] = self.body(decodes).item() + self._sampling_time(work)
         time, growth, holds = self._fixed[decodes], 0.0, FOREVER
         for layers, line in zip(self._first_layers, self._decode_lines(decodes), strict=True):
             now, more, steps = line.at(work)
@@ -227,7 +227,7 @@ class Costs:
 
     def parts(self, work: Work) -> Parts:
         """What both are made of."""
-        sampling, body = self._sampling_time(work), self._body_time(work.tokens)
+        sampling, body = self._sampling_time(work), self.body(work.tokens)
         if work.prompt_tokens:
             attention = [self._attention_time(kind, work) for kind in self._kinds]
             return Parts(body, sampling, attention, self._no_growth, 1)
@@ -279,10 +279,6 @@ class Costs:
         planes[:, [1, 2, 4, 5]] *= share
         return planes
 
-    def body(self, tokens: int) -> Array:
-        """The part of a step that depends on tokens alone, on each stage."""
-        return self._body_time(tokens)
-
     def _ranked(self, tokens: int) -> int:
         """Tokens of the fullest rank of attention data parallelism."""
         return -(-tokens // self.layout.plan.attention_data)
@@ -311,9 +307,8 @@ class Costs:
     def computing(self, block: Block, work: Work) -> float:
         """Seconds that a block takes each chip of its stage, what these say to each other left out."""
         if block.kind == "head":
-            engine = self.layout.engine
-            return self._head_time(work.logits) + engine.step_overhead + engine.sequence_overhead * (work.decodes + work.chunks)
-        time = float(self._block_terms(block, work.tokens)[TIME].sum())
+            return self._sampling_time(work) + self.layout.engine.step_overhead
+        time = self._block_time(block, work.tokens)
         if block.attention:
             time += sum(side.time for side in self._attend(self.shapes.index(block.attention), work))
         return time
@@ -345,8 +340,8 @@ class Costs:
 
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
 
-    def _body_time(self, tokens: int) -> Array:
-        """All blocks but the head, without attention's core; the collectives; the overheads."""
+    def body(self, tokens: int) -> Array:
+        """Seconds on each stage that depend on tokens alone: blocks but the head, less attention's core; collectives; overheads."""
         if tokens not in self._body or self.sampled:
             stages = dict.fromkeys(self._like)
             gathered = {stage: sum(exchange.time for exchange in self.gathered(tokens, stage)) for stage in stages}

@@ -12,6 +12,9 @@ from sim.files import Sourced, from_catalogue
 from sim.topology import AllReduce
 from sim.units import Bytes, Fraction, Seconds
 
+NetworkMode = Literal["dynamic", "scheduled"]
+Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
 
 class Engine(Sourced):
     """One version of an inference engine.
@@ -45,8 +48,8 @@ class Engine(Sourced):
     collectives: tuple[AllReduce, ...] = ()
     memory_fraction: Fraction
     reserve: Bytes
-    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    network: Literal["dynamic", "scheduled"] = "dynamic"
+    jitter: Sigma | None = None
+    network: NetworkMode = "dynamic"
     moe_layer_overhead: Seconds | None = None
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None

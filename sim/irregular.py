@@ -5,7 +5,7 @@ No closed form knows them: they need `fidelity: chip`.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -18,9 +18,7 @@ from sim.plan import Layout, PlanError, fit
 from sim.topology import Hop
 from sim.units import Count
 
-NetworkMode = Literal["dynamic", "scheduled"]
 Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 ChipNumber = Annotated[int, Field(ge=0)]
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from sim.files import Named
+from sim.traces import BLOCK
 from sim.units import Seconds
-
-BLOCK = 512  # tokens that one hash id stands for.  Source: Mooncake's traces
 
 
 @dataclass(eq=False, slots=True)

@@ -12,9 +12,9 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sim import __version__
 from sim.chip import Chip, ChipField, ClusterField
-from sim.engine import EngineField
+from sim.engine import EngineField, NetworkMode, Sigma
 from sim.files import Document, Value, find
-from sim.irregular import Exceptional, NetworkMode, Sigma, irregular
+from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.measurements import published
 from sim.metrics import Measure, SLOField, summary

@@ -24,8 +24,9 @@ from sim.cost import Costs, Work
 from sim.files import UserError
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
-from sim.policy import BLOCK, DEFAULT, Job, Load, Policies, Prefixes, Room, continuous
+from sim.policy import DEFAULT, Job, Load, Policies, Prefixes, Room, continuous
 from sim.records import Rows
+from sim.traces import BLOCK
 from sim.units import Seconds
 from sim.workload import Requests
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.cost import Work
 from sim.plan import Plan
 from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous
 from sim.serve import serve
@@ -179,9 +180,10 @@ def test_who_waits_too_long_is_cancelled_and_makes_room(deployments, plan):
     limits = replace(deployment.limits, sequences=1)
     requests = listed([(0.0, 9, 300), (0.001, 9, 300), (0.001, 9, 1)])
     rows = serve(requests, deployment.costs, limits, policies=Policies(deadline=0.03))
-    assert rows.cancelled.tolist() == [True, True, False] or rows.cancelled.tolist() == [True, True, True]
+    assert rows.cancelled.all()  # the second has 1 ms from the first one's deadline to its own, and the third waits behind it
     assert rows.reason[0] == "not finished 0.03 s after it was sent"
-    assert rows.admitted[1] < 0.031 or plan.depth > 1  # the first made room at its deadline
+    step = deployment.costs.step(Work(1, 300, logits=1)).time.sum()
+    assert 0.03 <= rows.admitted[1] < 0.03 + 1.01 * step  # the first made room when the step under way was over
     short = serve(requests, deployment.costs, replace(limits, sequences=3), policies=Policies(deadline=0.03))
     assert short.cancelled.tolist() == [True, True, False]
     assert short.last_token[2] < 0.031
