@@ -22,8 +22,8 @@ TERMS = {
 
 
 def draw(saved: Saved) -> Figure:
-    """One bar a system; terms too narrow to be seen are left white."""
-    systems = saved.summary["systems"]
+    """One bar a system, but for fleets: their members have theirs.  Terms too narrow to be seen are left white."""
+    systems = {name: s for name, s in saved.summary["systems"].items() if "members" not in s}
     figure = style.figure(8.0, 2.3 + 0.62 * len(systems))
     axis = figure.subplots()
     names = list(systems)

@@ -34,14 +34,14 @@ def draw(saved: Saved) -> Figure:
             fontweight="bold",
         )
         top = max(top, high)
-        for point in sorted(system["published"], key=lambda p: p["tokens_per_second"]):
+        for point in sorted(system.get("published", []), key=lambda p: p["tokens_per_second"]):
             speed = point["tokens_per_second"]
             axis.plot(place + 0.34, speed, marker="D", ms=6, mfc="white", mec="black", ls="", label=None if marked else "published")
             text = f"{style.number(speed)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
             axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
             marked, top = True, max(top, speed)
     axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))
-    axis.set_xticklabels([f"{name}\n{s['chips']} x {s['chip']}\n{s['engine']}" for name, s in systems.items()])
+    axis.set_xticklabels([f"{name}\n{style.hardware(s, below=True)}" for name, s in systems.items()])
     axis.set_xlim(-0.5, len(systems) - 0.1)
     axis.grid(axis="x", visible=False)
     if marked:

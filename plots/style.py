@@ -77,12 +77,19 @@ def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5
     key.set_in_layout(False)  # else a key wider than its panel would push the others away
 
 
+def hardware(system: Mapping[str, Any], below: bool = False) -> str:
+    """'576 x groq-lpu-v1, groq-compiler', of a fleet '1 lpu, 4 h100x8': side by side or one below the other."""
+    copies = [f"{member['copies']} {name}" for name, member in system.get("members", {}).items()]
+    return ("\n" if below else ", ").join(copies or [f"{system['chips']} x {system['chip']}", system["engine"]])
+
+
 def footnote(figure: Figure, summary: Mapping[str, Any]) -> None:
     """Under the figure: the models, the scenario, its seed, and what each system is."""
     models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
     parts = [f"{models}; scenario {summary['scenario']}, seed {summary['seed']}"]
     for name, s in summary["systems"].items():
-        parts.append(f"{name}: {s['chips']} x {s['chip']}, {s['engine']}, {s['precision']['weights']} weights")
+        weights = "" if "members" in s else f", {s['precision']['weights']} weights"
+        parts.append(f"{name}: {hardware(s)}{weights}")
     lines, width = [""], int(figure.get_figwidth() * 19)
     for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > width:

@@ -9,9 +9,8 @@ import numpy as np
 
 from sim.files import UserError
 from sim.metrics import LIMITS, SLO, Verdict, came_out, latencies, meets, verdict, within
-from sim.planner import Deployment
 from sim.records import Rows
-from sim.scenario import Scenario, check, describe
+from sim.scenario import Member, Scenario, check, identity
 from sim.units import Seconds
 from sim.workload import Closed, Gamma, Poisson, Requests, Trace
 
@@ -49,7 +48,7 @@ class SystemCapacity:
     `best` is None where no load is met, `above` where none is too much; `reason` then says why.
     """
 
-    deployment: Deployment
+    members: dict[str, Member]
     best: Trial | None
     above: Trial | None
     trials: int
@@ -70,18 +69,19 @@ class Capacity:
         """The contract of `capacity --json`: as `run --json`, with what was found instead of the metrics."""
         slo = self.scenario.slo
         limits = {f"{name}_ms": 1000 * getattr(slo, name) for name in LIMITS if getattr(slo, name) is not None}
-        systems = {name: describe(each.deployment) | self._found(each) for name, each in self.systems.items()}
+        systems = {name: identity(self.scenario, name, each.members) | self._found(each) for name, each in self.systems.items()}
         asked = {"slo": limits, "attainment": self.attainment}
         return {"scenario": self.scenario.id, "seed": self.scenario.seed, **asked, "systems": systems}
 
     def _found(self, system: SystemCapacity) -> dict[str, Any]:
         workload, best, above = self.scenario.workload, system.best, system.above
         load = best.load if best else 0.0
+        chips = sum(member.chips for member in system.members.values())
         found: dict[str, Any]
         if isinstance(workload, Closed):
-            found = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / system.deployment.chips}
+            found = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / chips}
         else:
-            found = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / system.deployment.chips}
+            found = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / chips}
         if isinstance(workload, Trace):
             found["time_scale"] = system.time_scale
         return found | {
@@ -131,10 +131,9 @@ def capacity(
         }.get(workload.noun(), "it has none that is known")
         hint = "choose of poisson, gamma, trace or closed"
         raise UserError(f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}")
-    deployments = check(scenario)
     systems = {}
-    for name, deployment in deployments.items():
-        systems[name] = _System(scenario, slo, name, deployment, attainment, requests, progress).search()
+    for name, members in check(scenario).items():
+        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress).search()
     return Capacity(scenario, attainment, systems)
 
 
@@ -145,7 +144,7 @@ class _System:
     scenario: Scenario
     slo: SLO
     name: str
-    deployment: Deployment
+    members: dict[str, Member]
     share: float
     most: int | None
     progress: Callable[[str, Trial], None]
@@ -158,9 +157,9 @@ class _System:
         if closed:
             start, least, most = 1.0, 1.0, max(1024.0, MOST_FILLS * self.held)
         else:
-            lone = self.scenario.lone(self.deployment)
-            alone = lone.ttft + (workload.mean_output - 1) * lone.tpot
-            start = self.deployment.layout.plan.replicas / alone
+            lone = {name: self.scenario.lone(member.deployment) for name, member in self.members.items()}
+            alone = {name: each.ttft + (workload.mean_output - 1) * each.tpot for name, each in lone.items()}
+            start = sum(member.replicas / alone[name] for name, member in self.members.items())
             least, most = start / 2**DOUBLINGS, start * 2**DOUBLINGS
         best = above = None
         if not (reason := self.alone(self.asked(start))):
@@ -175,14 +174,13 @@ class _System:
         scale = None
         if best and isinstance(workload, Trace):
             scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.load
-        return SystemCapacity(self.deployment, best, above, self.trials, self.requests, reason, scale)
+        return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale)
 
     @property
     def held(self) -> int:
         """Mean requests that the system can hold at once."""
-        limits = self.deployment.limits
-        room = limits.kv_tokens // max(1, limits.claim(math.ceil(self.scenario.request_tokens)))
-        return max(1, min(limits.sequences, room)) * self.deployment.layout.plan.replicas
+        tokens = math.ceil(self.scenario.request_tokens)
+        return sum(max(1, member.deployment.limits.held(tokens)) * member.replicas for member in self.members.values())
 
     def asked(self, load: float) -> Requests:
         """The requests of a trial: the first of always the same ones, at another rate or by so many users."""
@@ -201,7 +199,7 @@ class _System:
 
     def serve(self, requests: Requests) -> Rows:
         self.trials += 1
-        return self.scenario.serve(self.name, self.deployment, requests)
+        return self.scenario.serve(self.name, self.members, requests)
 
     def trial(self, load: float) -> Trial:
         rows = self.serve(self.asked(load))
@@ -219,7 +217,10 @@ class _System:
         return result
 
     def alone(self, requests: Requests) -> str:
-        """Why too few requests meet the SLO even if each has the system for itself; '' where enough do."""
+        """Why too few requests meet the SLO even if each has the system for itself; '' where enough do.
+
+        In a fleet, each goes where the router sends it while nobody else is there.
+        """
         times = np.ones(len(requests.prompt), np.int64)
         if requests.hash_ids is None:  # requests as long as one another take the same, so one of them does
             pairs, times = np.unique(np.stack([requests.prompt, requests.output]), axis=1, return_counts=True)

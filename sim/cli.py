@@ -109,10 +109,11 @@ def check(
     from sim.scenario import read
 
     for file in files:
-        deployments = lay_out(read(file, assignments))
-        print(f"{file}: ok ({', '.join(f'{name} on {d.chips} chips' for name, d in deployments.items())})")
-        for name, deployment in deployments.items():
-            for warning in deployment.warnings:
+        systems = lay_out(read(file, assignments))
+        chips = {name: sum(member.chips for member in members.values()) for name, members in systems.items()}
+        print(f"{file}: ok ({', '.join(f'{name} on {n} chips' for name, n in chips.items())})")
+        for name, members in systems.items():
+            for warning in members[name].deployment.warnings if name in members else ():
                 print(f"{file}: systems.{name}: warning: {warning}", file=sys.stderr)
 
 

@@ -103,10 +103,7 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
 
     Raises: ScenarioError where `measure` leaves no request.
     """
-    counted = np.ones(len(rows.arrival), dtype=bool)
-    span = measure.span(rows) if measure else None
-    if span:
-        counted = (rows.arrival >= span[0]) & (rows.arrival <= span[1])
+    span, counted = measured(rows, measure)
     done = rows.finished & counted
     prompt, output = int(rows.requests.prompt[done].sum()), int(rows.requests.output[done].sum())
     if span:
@@ -142,6 +139,36 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
         half = None if result["verdict"] == "OVERLOADED" else half_width(sample)
         result[f"ci95_mean_{name}_ms"] = None if half is None else 1000 * half
     return result | ({"measured": {"from": span[0], "to": span[1]}} if span else {})
+
+
+def measured(rows: Rows, measure: Measure | None) -> tuple[tuple[Seconds, Seconds] | None, NDArray[np.bool_]]:
+    """From when to when is counted, where not all is, and which requests arrive then."""
+    if measure is None:
+        return None, np.ones(len(rows.arrival), dtype=bool)
+    start, end = measure.span(rows)
+    return (start, end), (rows.arrival >= start) & (rows.arrival <= end)
+
+
+def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, dict[str, Any]]:
+    """What each system did whose copies served together: the numbers of its replicas, and of their requests the latencies in ms."""
+    _, counted = measured(rows, measure)
+    members: dict[str, dict[str, Any]] = {}
+    for system in dict.fromkeys(rows.systems):
+        replicas = [number for number, each in enumerate(rows.systems) if each == system]
+        own = counted & np.isin(rows.replica, replicas)
+        done = own & rows.finished
+        members[system] = {
+            "replicas": replicas,
+            "completed": int(done.sum()),
+            "cancelled": int((own & rows.cancelled).sum()),
+            "total_input_tokens": int(rows.requests.prompt[done].sum()),
+            "total_output_tokens": int(rows.requests.output[done].sum()),
+        }
+        for name, sample in latencies(rows, own).items():
+            for statistic in ("median", "p99"):
+                number = of_sample(sample, statistic)
+                members[system][f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
+    return members
 
 
 def came_out(rows: Rows, start: Seconds, end: Seconds, slo: SLO | None) -> tuple[int, int, float, int]:

@@ -12,7 +12,8 @@ from sim.cost import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.engine import Engine
 from sim.model import Model
 from sim.plan import Fit, Layout, Plan, PlanError, fit
-from sim.serve import Limits, serve
+from sim.policy import Limits
+from sim.serve import serve
 from sim.stages import Cutter
 from sim.topology import Topology
 from sim.units import Seconds, show

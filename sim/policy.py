@@ -105,6 +105,31 @@ def by_priority(job: Job) -> float:
 # Who is admitted.
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context.
+
+    `windowed_share` is the part of a token's KV cache that lies in layers with a window, on the stage where it is smallest.
+    """
+
+    slots: int
+    token_budget: int
+    sequences: int
+    kv_tokens: int
+    context: int
+    window: int | None = None
+    windowed_share: float = 0.0
+
+    def claim(self, tokens: int) -> int:
+        """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""
+        saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
+        return tokens - int(saved)
+
+    def held(self, tokens: int) -> int:
+        """How many sequences of so many tokens it holds at once."""
+        return min(self.sequences, self.kv_tokens // max(1, self.claim(tokens)))
+
+
 @dataclass(eq=False, slots=True)
 class Room:
     """What a replica has to give: KV cache in tokens, and places for sequences."""
@@ -176,18 +201,32 @@ class Prefixes:
 
 
 class Served(Protocol):
-    """A replica as a router sees it."""
+    """A replica as a router sees it: all that a function of a user's may read of it."""
 
-    unfinished: int
-    prefixes: Prefixes | None
+    system: str  # the one of the scenario that it is a copy of
+    limits: Limits
+    unfinished: int  # requests dealt to it that have not ended
+    prefixes: Prefixes | None  # where it caches them
 
 
 Router = Callable[[Sequence[Served], Job], int]  # the number of a replica
 
 
+def load(replica: Served, job: Job) -> float:
+    """Unfinished requests over those of this one's length that the replica holds at once; infinite where it holds none.
+
+    Among replicas that are alike it orders as the unfinished requests do.
+    """
+    held = replica.limits.held(job.tokens)
+    return replica.unfinished / held if held else math.inf
+
+
 def least_loaded(replicas: Sequence[Served], job: Job) -> int:
-    """The replica with the fewest unfinished requests; of equals, the first."""
-    return min(range(len(replicas)), key=lambda number: replicas[number].unfinished)
+    """The replica with the fewest unfinished requests for what it can hold (see `load`); of equals, the first.
+
+    So a replica with room for few sequences is dealt few, and a request goes where it fits.
+    """
+    return min(range(len(replicas)), key=lambda number: load(replicas[number], job))
 
 
 def round_robin(replicas: Sequence[Served], job: Job) -> int:
@@ -201,7 +240,7 @@ def prefix_aware(replicas: Sequence[Served], job: Job) -> int:
     def cached(replica: Served) -> int:
         return replica.prefixes.cached(job.hash_ids) if replica.prefixes else 0
 
-    return min(range(len(replicas)), key=lambda number: (-cached(replicas[number]), replicas[number].unfinished))
+    return min(range(len(replicas)), key=lambda number: (-cached(replicas[number]), load(replicas[number], job)))
 
 
 BATCHINGS: dict[str, Callable[..., Any]] = {"continuous": continuous, "prefill-first": prefill_first, "static": static}

@@ -27,6 +27,7 @@ COLUMNS = {
     "system": "text: the system's name in the scenario",
     "id": "integer: the request's number, the same in all systems",
     "replica": "integer: the replica that served it, -1 where none did",
+    "member": "text: the system that this replica is a copy of: in a fleet one of its members; empty where none served it",
     "outcome": "text: finished, refused, or cancelled at its deadline",
     "reason": "text: why it was not finished, else empty",
     "arrival": "s: when the user sent it",
@@ -135,10 +136,11 @@ class Rows:
 
     requests: Requests
     gaps: Gaps = field(default_factory=Gaps)
+    systems: list[str] = field(default_factory=list)  # by replica: the one that it is a copy of
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
-    kv_peak: int = 0  # tokens, of the replica that held most
-    kv_tokens: int = 0
-    traffic: list[Traffic] = field(default_factory=list)  # by replica, at chip fidelity
+    kv_peak: list[int] = field(default_factory=list)  # tokens, by replica: the most that it held
+    kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: what it has room for
+    traffic: dict[int, Traffic] = field(default_factory=dict)  # of the replicas at chip fidelity, by number
 
     def __post_init__(self) -> None:
         n = len(self.requests.arrival)
@@ -166,6 +168,7 @@ class Rows:
                 "system": [system] * n,
                 "id": np.arange(n),
                 "replica": self.replica,
+                "member": np.array([*self.systems, ""])[self.replica].tolist(),
                 "outcome": np.where(self.finished, FINISHED, np.where(self.cancelled, CANCELLED, REFUSED)).tolist(),
                 "reason": self.reason,
                 "arrival": self.arrival,

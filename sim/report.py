@@ -40,20 +40,38 @@ def titled(title: str, columns: list[str]) -> Table:
 
 
 def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
-    """What a result names: chips, engine, precisions, plan."""
+    """What a result names: chips, engine, precisions, plan; of a fleet its members, which have columns of their own."""
     each = list(systems.values())
     table.add_row("model", *(s["model"] for s in each))
-    table.add_row("chips", *(f"{s['chips']} x {s['chip']}" for s in each))
-    table.add_row("engine", *(s["engine"] for s in each))
+    table.add_row("chips", *(hardware(s) for s in each))
+    table.add_row("engine", *of_plain(each, lambda s: s["engine"]))
     kinds = ("weights", "activations", "kv", "head")
-    table.add_row("weights/act./KV/head", *("/".join(s["precision"][kind] for kind in kinds) for s in each))
-    table.add_row("tensor x pipeline x replicas", *(degrees(s["plan"]) for s in each))
-    if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in each):
-        table.add_row("attention data / expert", *(f"{s['plan']['attention_data']} / {s['plan']['expert']}" for s in each))
+    table.add_row("weights/act./KV/head", *of_plain(each, lambda s: "/".join(s["precision"][kind] for kind in kinds)))
+    table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: degrees(s["plan"])))
+    plain = [s for s in each if not is_fleet(s)]
+    if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in plain):
+        cells = of_plain(each, lambda s: f"{s['plan']['attention_data']} / {s['plan']['expert']}")
+        table.add_row("attention data / expert", *cells)
     if any(map(by_chip, each)):
         table.add_row("fidelity", *(s["fidelity"] for s in each))
-    if any(len(s["memories"]) > 1 for s in each):
-        table.add_row("weights in / KV in", *(f"{s['memory']['weights']} / {s['memory']['kv']}" for s in each))
+    if any(len(s["memories"]) > 1 for s in plain):
+        table.add_row("weights in / KV in", *of_plain(each, lambda s: f"{s['memory']['weights']} / {s['memory']['kv']}"))
+
+
+def is_fleet(system: Mapping[str, Any]) -> bool:
+    return "members" in system
+
+
+def of_plain(systems: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """A row of what only a plain system has, '-' for fleets."""
+    return ["-" if is_fleet(system) else cell(system) for system in systems]
+
+
+def hardware(system: Mapping[str, Any]) -> str:
+    """'576 x groq-lpu-v1', of a fleet '1 lpu + 4 h100x8'."""
+    if is_fleet(system):
+        return " + ".join(f"{member['copies']} {name}" for name, member in system["members"].items())
+    return f"{system['chips']} x {system['chip']}"
 
 
 def degrees(plan: Mapping[str, Any]) -> str:
@@ -85,18 +103,18 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
-    table.add_row("fitted share of a token", *(f"{s['fitted_share']:.0%}" for s in each))
+    table.add_row("fitted share of a token", *of_plain(each, lambda s: f"{s['fitted_share']:.0%}"))
     if any(map(by_chip, each)):
         networks = [s.get("network", {}) for s in each]
         table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
         table.add_row("  waited for other messages, ms", *(number(n.get("waited_ms")) for n in networks))
-        table.add_row("TPOT over a lone one's in closed form", *(over_closed_form(s) for s in each))
+        table.add_row("TPOT over a lone one's in closed form", *of_plain(each, over_closed_form))
     table.add_section()
-    table.add_row("token/s of a lone user", *(number(1000 / s["lone_request"]["tpot_ms"]) for s in each))
-    if any(s["published"] for s in each):
-        table.add_row("published token/s of a user", *(speeds_of(s["published"]) for s in each))
+    table.add_row("token/s of a lone user", *of_plain(each, lambda s: number(1000 / s["lone_request"]["tpot_ms"])))
+    if any(s.get("published") for s in each):
+        table.add_row("published token/s of a user", *of_plain(each, lambda s: speeds_of(s["published"])))
     for label, rate in WEIGHT_BANDWIDTHS.items():
-        table.add_row(f"weights: {label}", *(show(rate(s), "B/s") for s in each))
+        table.add_row(f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each))
     noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
     if any("measured" in s for s in each):
         spans = {name: s["measured"] for name, s in systems.items()}
@@ -183,7 +201,9 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
         best = max(speeds, key=lambda name: speeds[name])
         others = ", ".join(f"{ratio(speeds[best] / s)} times that of {name}" for name, s in speeds.items() if name != best)
         lines.append(f"{best} gives a user {number(speeds[best])} token/s: {others}.")
-        lines += claims(systems, speeds)
+        lines += claims({name: s for name, s in systems.items() if not is_fleet(s)}, speeds)
+    for name, system in systems.items():
+        lines += [f"{name}: {shares(system)}."] if is_fleet(system) else []
     for name, system in systems.items():
         if system["verdict"] == "OVERLOADED":
             lines.append(f"* {name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
@@ -198,6 +218,16 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if system["refused"]:
             lines.append(f"{name} refused {system['refused']} requests that could never fit; requests.parquet says why.")
     return lines
+
+
+def shares(fleet: Mapping[str, Any]) -> str:
+    """What each member of a fleet served, and how fast."""
+    told = []
+    for name, member in fleet["members"].items():
+        part = f"{member['completed'] / fleet['completed']:.0%}" if fleet["completed"] else "none"
+        times = (f"{label} {number(member[f'median_{key}_ms'])} ms" for key, label in (("ttft", "TTFT"), ("tpot", "TPOT")))
+        told.append(f"{name} served {part} of the requests" + (f" (median {', '.join(times)})" if member["completed"] else ""))
+    return ", ".join(told)
 
 
 def ratio(value: float) -> str:
@@ -229,17 +259,18 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     table.add_section()
     each = list(systems.values())
     table.add_row("fits", *(Text("yes", "green") if s["fits"] else Text("no", "red") for s in each))
-    table.add_row("fewest chips that would do", *(number(s["minimum_chips"]) for s in each))
-    table.add_row("chips that the weights alone fill", *(number(s["weights_only_chips"]) for s in each))
+    table.add_row("fewest chips that would do", *of_plain(each, lambda s: number(s["minimum_chips"])))
+    table.add_row("chips that the weights alone fill", *of_plain(each, lambda s: number(s["weights_only_chips"])))
     for part in ("weights", "kv", "activations", "reserve", "capacity"):
         label = {"kv": "KV of one request", "capacity": "usable capacity"}.get(part, part)
-        table.add_row(f"fullest chip: {label}", *(show(s["bytes_per_chip"][part], "B") for s in each))
-    for length in each[0]["max_sequences"]:
-        counts = [s["max_sequences"][length] for s in each]
-        table.add_row(f"sequences of {length} tokens", *(f"{c['fullest_stage']} (all memory: {c['all_memory']})" for c in counts))
+        table.add_row(f"fullest chip: {label}", *("-" if is_fleet(s) else show(s["bytes_per_chip"][part], "B") for s in each))
+    for length in next(s["max_sequences"] for s in each if not is_fleet(s)):
+        counts = [s["max_sequences"][length] if not is_fleet(s) else None for s in each]
+        cells = (f"{c['fullest_stage']} (all memory: {c['all_memory']})" if c else "-" for c in counts)
+        table.add_row(f"sequences of {length} tokens", *cells)
     table.add_section()
     lines: list[Text] = []
-    lone = [s["lone_request"] for s in each]
+    lone = [s.get("lone_request") for s in each]
     table.add_row("lone request: TTFT, ms", *(number(r["ttft_ms"]) if r else "-" for r in lone))
     table.add_row("lone request: TPOT, ms", *(number(r["tpot_ms"]) if r else "-" for r in lone))
     for term in next((r["terms_ms"] for r in lone if r), {}):

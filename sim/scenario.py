@@ -1,31 +1,32 @@
 """A scenario: systems under one workload.  `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim import __version__
 from sim.chip import Chip, ChipField, ClusterField
 from sim.engine import EngineField, NetworkMode, Sigma
-from sim.files import Document, Value, find
+from sim.files import Document, Value, find, nearest
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.measurements import published
-from sim.metrics import Measure, SLOField, summary
+from sim.metrics import Measure, SLOField, by_member, summary
 from sim.model import ModelField
 from sim.plan import Plan, PlanError, PlanField, sequences, weights_only_chips
 from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
 from sim.policy import BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows, Saved
-from sim.serve import serve
+from sim.serve import Setup, serve_fleet
 from sim.topology import Topology, TopologyField
-from sim.units import Count, Fraction, Seconds, Tokens
+from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload import Closed, Requests, WorkloadField
 
 
@@ -102,6 +103,47 @@ class System(Value):
         return self.chip, self.chips, self.topology
 
 
+class Fleet(Value):
+    """Replicas of unlike systems behind one router: `fleet` names other systems of the scenario, and how many copies of each.
+
+    Each copy is as that system says, but for its `router`: the fleet's deals the requests out over the replicas of all copies, in
+    the order in which the systems are named.  They serve the same model.
+    """
+
+    fleet: dict[str, Count]
+    router: RouterField = Field(default="least-loaded", validate_default=True)
+
+    @field_validator("fleet")
+    @classmethod
+    def _some(cls, fleet: dict[str, int]) -> dict[str, int]:
+        if not fleet:
+            raise ValueError("name at least one system, and how many copies of it")
+        return fleet
+
+
+def _kind(given: object, info: ValidationInfo) -> object:
+    """A mapping is of the class that its keys ask for, so that what is wrong is told of that class alone."""
+    if not isinstance(given, Mapping):
+        return given
+    return (Fleet if "fleet" in given else System).model_validate(given, context=info.context)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Copies of a system, laid out.  A system that is no fleet is its own only member."""
+
+    deployment: Deployment
+    copies: int = 1
+
+    @property
+    def chips(self) -> int:
+        return self.copies * self.deployment.chips
+
+    @property
+    def replicas(self) -> int:
+        return self.copies * self.deployment.layout.plan.replicas
+
+
 class Scenario(Value):
     """One question: the same requests through each system.
 
@@ -115,18 +157,32 @@ class Scenario(Value):
     workload: WorkloadField
     slo: SLOField | None = None
     measure: Measure | None = None
-    systems: dict[str, System]
+    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_kind)]]
 
     @field_validator("systems")
     @classmethod
-    def _some(cls, systems: dict[str, System]) -> dict[str, System]:
+    def _some(cls, systems: dict[str, System | Fleet]) -> dict[str, System | Fleet]:
         if not systems:
             raise ValueError("name at least one system")
+        plain = [name for name, system in systems.items() if isinstance(system, System)]
+        for name, system in systems.items():
+            for member in system.fleet if isinstance(system, Fleet) else ():
+                if member in plain:
+                    continue
+                near = nearest(member, plain)
+                hint = f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
+                what = "a fleet itself" if member in systems else "no system"
+                reason = {"error": f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"}
+                problem = PydanticCustomError("value_error", "{error}", reason)
+                where: InitErrorDetails = {"type": problem, "loc": (name, "fleet", member), "input": member}
+                raise ValidationError.from_exception_data("fleet", [where])
         return systems
 
     @model_validator(mode="after")
     def _what_only_chips_have(self) -> "Scenario":
         for name, system in self.systems.items():
+            if isinstance(system, Fleet):
+                continue
             given = [key for key in ("network", "jitter", "exceptions") if getattr(system, key) not in (None, ())]
             if given and not self.by_chip(name):
                 raise ValueError(f"systems.{name}: {given[0]} needs fidelity: chip")
@@ -140,13 +196,38 @@ class Scenario(Value):
         """What the file said, with the assignments of the command line; empty for a scenario made in code."""
         return self._given
 
-    def by_chip(self, name: str) -> bool:
-        """Whether every chip of a system is a process."""
-        return (self.systems[name].fidelity or self.fidelity) == "chip"
+    def plain(self, name: str) -> System:
+        """A system that is no fleet."""
+        system = self.systems[name]
+        assert isinstance(system, System)
+        return system
 
-    def machines(self, name: str, deployment: Deployment, recording: bool = False) -> Machines:
-        """What makes the chips of a system's replicas.  Raises: PlanError where its exceptions name what it does not have."""
-        system, layout = self.systems[name], deployment.layout
+    def members(self, name: str) -> dict[str, int]:
+        """The plain systems that a system consists of, and how many copies of each: of a plain one, itself.
+
+        Raises: PlanError where they serve several models.
+        """
+        system = self.systems[name]
+        if isinstance(system, System):
+            return {name: 1}
+        models = {member: self.plain(member).model or self.model for member in system.fleet}
+        first = next(iter(models))
+        for member, model in models.items():
+            if model != models[first]:
+                served = f"{first} serves {models[first].id}, and {member} {model.id}"
+                raise PlanError(f"{self._where.get(name, '')}systems.{name}: {served}; the members of a fleet serve one model")
+        return system.fleet
+
+    def by_chip(self, name: str) -> bool:
+        """Whether every chip of a plain system is a process."""
+        return (self.plain(name).fidelity or self.fidelity) == "chip"
+
+    def machines(self, name: str, deployment: Deployment, recording: bool = False, copies: int = 1) -> Machines:
+        """What makes the chips of a plain system's replicas, of all copies; what is irregular in it is so in each copy.
+
+        Raises: PlanError where its exceptions name what it does not have.
+        """
+        system, layout = self.plain(name), deployment.layout
         scheduled = (system.network or layout.engine.network) == "scheduled"
         jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
         try:
@@ -156,7 +237,7 @@ class Scenario(Value):
             ]
         except (ValueError, PlanError) as error:
             raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
-        return machines(deployment.costs, parts, [self.seed, *name.encode()], recording)
+        return machines(deployment.costs, copies * parts, [self.seed, *name.encode()], recording)
 
     @property
     def request_tokens(self) -> float:
@@ -164,8 +245,8 @@ class Scenario(Value):
         return self.workload.mean_prompt + self.workload.mean_output
 
     def deploy(self, name: str) -> Deployment:
-        """One system laid out.  Raises: PlanError where its parts contradict each other (not where it does not fit)."""
-        system = self.systems[name]
+        """A plain system laid out.  Raises: PlanError where its parts contradict each other (not where it does not fit)."""
+        system = self.plain(name)
         chip, chips, topology = system.hardware
         try:
             return deploy(
@@ -188,22 +269,21 @@ class Scenario(Value):
     def serve(
         self,
         name: str,
-        deployment: Deployment,
+        members: Mapping[str, Member],
         requests: Requests,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Rows:
         """Requests through one system."""
-        return serve(
-            requests,
-            deployment.costs,
-            deployment.limits,
-            replicas=deployment.layout.plan.replicas,
-            overhead=self.systems[name].request_overhead,
-            think=self.workload.think if isinstance(self.workload, Closed) else 0.0,
-            policies=self.systems[name].policies,
-            machine=self.machines(name, deployment) if self.by_chip(name) else None,
-            progress=progress,
-        )
+        setups = [setup for member, of in members.items() for setup in self.setups(member, of)]
+        think = self.workload.think if isinstance(self.workload, Closed) else 0.0
+        return serve_fleet(requests, setups, self.systems[name].router, think, progress=progress)
+
+    def setups(self, name: str, member: Member) -> list[Setup]:
+        """What each replica of the copies of a plain system is."""
+        system, deployment = self.plain(name), member.deployment
+        machine = self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
+        shared = (deployment.costs, deployment.limits, system.policies, system.request_overhead, machine, name)
+        return [Setup(*shared, number) for number in range(member.replicas)]
 
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
@@ -212,10 +292,11 @@ class Scenario(Value):
 
 @dataclass(frozen=True, eq=False)
 class SystemResult:
-    """What one system did, and what it is."""
+    """What one system did, and what it is: its members, a lone request on each, and what each served."""
 
-    deployment: Deployment
-    lone: Lone
+    members: dict[str, Member]
+    lone: dict[str, Lone]
+    served: dict[str, dict[str, Any]]
     rows: Rows
     metrics: dict[str, Any]
 
@@ -224,17 +305,17 @@ class SystemResult:
         """The fidelity; at chip fidelity also what the links carried, and those that messages waited for longest."""
         if not self.rows.traffic:
             return {"fidelity": "stage"}
-        several = len(self.rows.traffic) > 1
+        several = len(self.rows.systems) > 1
         waited: list[dict[str, Any]] = [
             {"link": f"replica {i}: {link}" if several else link, "messages": n, "busy_ms": 1000 * busy, "waited_ms": 1000 * waited}
-            for i, traffic in enumerate(self.rows.traffic)
+            for i, traffic in self.rows.traffic.items()
             for link, n, busy, waited in traffic.most_waited()
         ]
         return {
             "fidelity": "chip",
             "network": {
-                "messages": sum(traffic.messages for traffic in self.rows.traffic),
-                "waited_ms": 1000 * sum(traffic.waited for traffic in self.rows.traffic),
+                "messages": sum(traffic.messages for traffic in self.rows.traffic.values()),
+                "waited_ms": 1000 * sum(traffic.waited for traffic in self.rows.traffic.values()),
                 "links_waited_for": sorted(waited, key=lambda link: -link["waited_ms"])[:5],
             },
         }
@@ -250,10 +331,13 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """The contract of `run --json`: no wall time, no path, no commit in it."""
-        systems = {
-            name: describe(s.deployment) | s.network | s.metrics | {"lone_request": lone_json(s.lone)}
-            for name, s in self.systems.items()
-        }
+        systems = {}
+        for name, s in self.systems.items():
+            systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics
+            for member, told in system.get("members", {}).items():
+                told |= {"fidelity": "chip" if self.scenario.by_chip(member) else "stage"} | s.served[member]
+            for member, told in system.get("members", {name: system}).items():
+                told["lone_request"] = lone_json(s.lone[member])
         note = next(iter(self.systems.values())).rows.requests.note
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
         return {"scenario": self.scenario.id, "seed": self.seed, **noted, "systems": systems}
@@ -269,7 +353,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What each system holds, and how fast a lone request would be where it fits."""
+    """What each plain system holds, and how fast a lone request would be where it fits; fleets are put together from them."""
 
     scenario: Scenario
     deployments: dict[str, Deployment]
@@ -278,12 +362,12 @@ class Planned:
 
     def as_json(self, lengths: list[int]) -> dict[str, Any]:
         """The contract of `plan --json`, with how many sequences of each length fit."""
-        systems = {}
+        plain: dict[str, dict[str, Any]] = {}
         for name, deployment in self.deployments.items():
             fit, minimum = deployment.fit, self.minimum[name]
             fitting = {str(n): sequences(deployment.layout, n) for n in lengths}
             parts = ("weights", "kv", "activations", "reserve", "capacity")
-            systems[name] = {
+            plain[name] = {
                 **describe(deployment),
                 "fits": fit.fits,
                 "weights_only_chips": weights_only_chips(deployment.layout),
@@ -294,6 +378,10 @@ class Planned:
                 "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
                 **({"tried": [trial._asdict() for trial in deployment.tried]} if deployment.tried else {}),
             }
+        systems = {}
+        for name in self.scenario.systems:
+            members = {member: {"copies": n} | plain[member] for member, n in self.scenario.members(name).items()}
+            systems[name] = plain.get(name) or together(members) | {"fits": all(told["fits"] for told in members.values())}
         return {"scenario": self.scenario.id, "systems": systems}
 
 
@@ -306,6 +394,19 @@ def lone_json(lone: Lone) -> dict[str, Any]:
         "fitted_terms_ms": {term: 1000 * seconds for term, seconds in lone.fitted.items()},
         "fitted_share": lone.fitted_share,
     }
+
+
+def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
+    """What a result names beside a system's numbers; where it is a fleet, for each member."""
+    if isinstance(scenario.systems[name], System):
+        return describe(members[name].deployment)
+    return together({member: {"copies": of.copies} | describe(of.deployment) for member, of in members.items()})
+
+
+def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a fleet is, from what its members are."""
+    model = next(iter(members.values()))["model"]
+    return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
 
 
 def describe(deployment: Deployment) -> dict[str, Any]:
@@ -352,14 +453,15 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
 
 def planned(scenario: Scenario) -> Planned:
     """What each system of a scenario holds; a system that does not fit is shown so."""
-    deployments = {name: scenario.deploy(name) for name in scenario.systems}
+    plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
+    deployments = {name: scenario.deploy(name) for name in plain}
     lone = {name: scenario.lone(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
     return Planned(scenario, deployments, lone, minimum)
 
 
 def fitting(scenario: Scenario, name: str) -> Deployment:
-    """One system laid out.  Raises: PlanError where it does not fit."""
+    """A plain system laid out.  Raises: PlanError where it does not fit."""
     deployment = scenario.deploy(name)
     try:
         require_fit(deployment, scenario.request_tokens)
@@ -370,9 +472,15 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
     return deployment
 
 
-def check(scenario: Scenario) -> dict[str, Deployment]:
-    """Every system laid out.  Raises: PlanError at the first one that does not fit."""
-    return {name: fitting(scenario, name) for name in scenario.systems}
+def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
+    """Every system laid out, by its members.  Raises: PlanError at the first one that does not fit, or serves several models.
+
+    A fleet's members are laid out anew: where experts are drawn, each system draws for itself.
+    """
+    return {
+        name: {member: Member(fitting(scenario, member), copies) for member, copies in scenario.members(name).items()}
+        for name in scenario.systems
+    }
 
 
 def run(
@@ -387,12 +495,14 @@ def run(
     scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
     seed = scenario.seed if seed is None else seed
     scenario = scenario.model_copy(update={"seed": seed})
-    deployments = check(scenario)
+    systems = check(scenario)
     requests = scenario.workload.draw(seed)
     results = {}
-    for name, deployment in deployments.items():
-        rows = scenario.serve(name, deployment, requests, partial(progress, name))
-        lone = scenario.lone(deployment)
-        metrics = summary(rows, scenario.slo, scenario.measure) | {"fitted_share": lone.fitted_share}
-        results[name] = SystemResult(deployment, lone, rows, metrics)
+    for name, members in systems.items():
+        rows = scenario.serve(name, members, requests, partial(progress, name))
+        lone = {member: scenario.lone(of.deployment) for member, of in members.items()}
+        metrics = summary(rows, scenario.slo, scenario.measure)
+        if name in lone:  # a fleet has no token's time of its own
+            metrics["fitted_share"] = lone[name].fitted_share
+        results[name] = SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics)
     return Result(scenario, seed, results)

@@ -12,7 +12,7 @@ those that its return made room for, and these go in the order of the queue.
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from sim.cost import Costs, Work
 from sim.files import UserError
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
-from sim.policy import DEFAULT, Job, Load, Policies, Prefixes, Room, continuous
+from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, Router, continuous
 from sim.records import Rows
 from sim.traces import BLOCK
 from sim.units import Seconds
@@ -40,27 +40,6 @@ class Due(simpy.Event):
         super().__init__(env)
         self._ok, self._value = True, None
         env.schedule(self, URGENT, delay)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context.
-
-    `windowed_share` is the part of a token's KV cache that lies in layers with a window, on the stage where it is smallest.
-    """
-
-    slots: int
-    token_budget: int
-    sequences: int
-    kv_tokens: int
-    context: int
-    window: int | None = None
-    windowed_share: float = 0.0
-
-    def claim(self, tokens: int) -> int:
-        """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""
-        saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
-        return tokens - int(saved)
 
 
 @dataclass(eq=False, slots=True)
@@ -80,6 +59,23 @@ class MicroBatch:
     stalled: list[tuple[int, Seconds]] = field(default_factory=list)  # sequences that were left out, and their last tokens' time
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What one replica is.  All but their numbers is shared among replicas that are alike.
+
+    `overhead` is what a request spends before the scheduler sees it (client, HTTP, tokenizer).  `machine` makes its chips, where
+    every chip is to be a process; else stages are computed.
+    """
+
+    costs: Costs
+    limits: Limits
+    policies: Policies = DEFAULT
+    overhead: Seconds = 0.0
+    machine: Machines | None = None
+    system: str = ""  # whose copy it is, and its number among those
+    number: int = 0
+
+
 class Replica:
     """One copy of the model: a queue, a pipeline, and the micro-batches in flight."""
 
@@ -87,14 +83,14 @@ class Replica:
         self,
         env: simpy.Environment,
         number: int,
+        setup: Setup,
         passing: Passing,
-        limits: Limits,
         rows: Rows,
         finished: Callable[[Job, Seconds], None],
-        policies: Policies = DEFAULT,
     ) -> None:
-        self.env, self.number, self.passing, self.limits, self.rows = env, number, passing, limits, rows
-        self.finished, self.policies = finished, policies
+        self.env, self.number, self.passing, self.rows, self.finished = env, number, passing, rows, finished
+        self.system, self.overhead = setup.system, setup.overhead
+        self.limits, self.policies = limits, policies = setup.limits, setup.policies
         self.room = Room(limits.kv_tokens, limits.sequences)
         self.prefixes = Prefixes() if policies.prefix_caching else None
         # The oldest prompt fills whoever is back, so that what passes may deal it out by itself.
@@ -250,6 +246,8 @@ class Replica:
         return True
 
     def turn_at(self, batch: MicroBatch, _: simpy.Event) -> None:
+        if not self.policies.reserve:
+            self.admit()  # who has asked at once, and was told to wait for the end of this step
         self.turn(batch)
 
     def back(self, batch: MicroBatch, planned: int, passage: Passage, leave: Seconds) -> None:
@@ -462,13 +460,25 @@ def serve(
     policies: Policies = DEFAULT,
     machine: Machines | None = None,
     leap: bool = True,
+) -> Rows:
+    """Serves all requests on replicas that are alike, as `serve_fleet` does on any."""
+    setups = [Setup(costs, limits, policies, overhead, machine, number=number) for number in range(replicas)]
+    return serve_fleet(requests, setups, policies.router, think, leap)
+
+
+def serve_fleet(
+    requests: Requests,
+    setups: Sequence[Setup],
+    router: Router,
+    think: Seconds = 0.0,
+    leap: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rows:
-    """Serves all requests and returns their rows.
+    """Serves all requests on a replica for each of the setups, and returns their rows.
 
-    `overhead` is what a request spends before the scheduler sees it (client, HTTP, tokenizer); `think` a user's pause between
-    an answer and the next request, in a closed loop.  `machine` makes the chips of each replica, where every chip is to be a
-    process; else stages are computed.  With `leap`, steps in which nothing changes are computed at once; without, one by one.
+    The router deals a request out when the smallest overhead of all replicas has passed; what more the replica has that gets it,
+    passes then.  `think` is a user's pause between an answer and the next request, in a closed loop.  With `leap`, steps in which
+    nothing changes are computed at once; without, one by one.
     """
     env = simpy.Environment()
     rows = Rows(requests)
@@ -477,6 +487,7 @@ def serve(
     prompts, outputs = requests.prompt.tolist(), requests.output.tolist()
     ended = 0
     ids, priority = requests.hash_ids, requests.priority
+    overhead = min(setup.overhead for setup in setups)
     next_turns: dict[int, list[int]] = {}
     if requests.after is not None:
         for number, before in enumerate(requests.after.tolist()):
@@ -488,7 +499,16 @@ def serve(
             job.hash_ids = ids[number]
         if priority is not None:
             job.priority = int(priority[number])
-        fleet[policies.router(fleet, job) if replicas > 1 else 0].submit(job)
+        replica = fleet[router(fleet, job) if len(fleet) > 1 else 0]
+        if replica.overhead == overhead:
+            replica.submit(job)
+        else:
+            replica.unfinished += 1  # on its way there
+            Due(env, replica.overhead - overhead).callbacks.append(partial(hand_over, replica, job))
+
+    def hand_over(replica: Replica, job: Job, _: simpy.Event) -> None:
+        replica.unfinished -= 1
+        replica.submit(job)
 
     # Those whose arrival is nan come when an answer decides.
     arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
@@ -529,29 +549,31 @@ def serve(
                 assert requests.think is not None
                 env.process(ask(number, at + float(requests.think[number])))
 
-    by_chip = [machine(env, number) for number in range(replicas)] if machine else []
-    passing: list[Passing] = []
-    for number in range(replicas):
-        if machine:
-            passing.append(Chips(env, by_chip[number], rows.gaps))
-        elif leap and limits.slots == costs.stages == 1:
-            passing.append(Leap(env, costs, rows.gaps))
+    fleet: list[Replica] = []
+    for number, setup in enumerate(setups):
+        costs, slots = setup.costs, setup.limits.slots
+        passing: Passing
+        if setup.machine:
+            passing = Chips(env, setup.machine(env, setup.number), rows.gaps)
+        elif leap and slots == costs.stages == 1:
+            passing = Leap(env, costs, rows.gaps)
         elif leap and costs.stages > 1:
-            passing.append(Pipelined(env, costs, rows.gaps, limits.slots, limits.token_budget))
+            passing = Pipelined(env, costs, rows.gaps, slots, setup.limits.token_budget)
         else:
-            passing.append(Steps(env, costs, rows.gaps))
-    fleet = [Replica(env, number, each, limits, rows, finished, policies) for number, each in enumerate(passing)]
+            passing = Steps(env, costs, rows.gaps)
+        fleet.append(Replica(env, number, setup, passing, rows, finished))
     if requests.users is None:
         expect(next(arrivals, None))
     else:
         for _ in range(min(requests.users, total)):
             env.process(ask(None, 0.0))
     env.run()
-    for each in passing:
-        each.close()
-    rows.busy = [each.busy for each in passing]
-    rows.traffic = [each.traffic for each in by_chip]
-    rows.kv_peak = max(replica.room.kv_peak for replica in fleet)
-    rows.kv_tokens = limits.kv_tokens
+    for replica in fleet:
+        replica.passing.close()
+    rows.systems = [replica.system for replica in fleet]
+    rows.busy = [replica.passing.busy for replica in fleet]
+    rows.traffic = {replica.number: replica.passing.machine.traffic for replica in fleet if isinstance(replica.passing, Chips)}
+    rows.kv_peak = [replica.room.kv_peak for replica in fleet]
+    rows.kv_tokens = [replica.limits.kv_tokens for replica in fleet]
     assert ended == total, "a request was lost"
     return rows

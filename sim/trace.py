@@ -60,6 +60,8 @@ def deployed(scenario: Scenario, name: str) -> Deployment:
     """Raises: UserError where there is no such system, PlanError where it does not fit."""
     if name not in scenario.systems:
         raise UserError(f"system {name}: {scenario.id} has none of this name; it has {', '.join(scenario.systems)}")
+    if name not in (members := scenario.members(name)):
+        raise UserError(f"system {name}: is a fleet; follow one of its members: --system {', --system '.join(members)}")
     return fitting(scenario, name)
 
 

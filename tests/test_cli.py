@@ -89,6 +89,10 @@ def mine(old: str, new: str) -> None:
         ("show chip h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?"),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         ("show chip ./", "./: is a folder, and a file is due"),
+        (
+            "trace fleet --system by-room --program",
+            "system by-room: is a fleet; follow one of its members: --system lpus, --system gpus",
+        ),
         ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
         ("new mine", "mine.yaml: exists already; choose another name"),
         ("new mine.yaml", "mine.yaml: exists already; choose another name"),

@@ -82,6 +82,15 @@ def test_a_system_keeps_its_colour_in_every_figure(saved):
     assert bars == [colour.lower() for colour in colours.values()]
 
 
+def test_a_fleet_is_drawn_beside_its_members():
+    """By its rows; of a lone token's time it has none of its own."""
+    saved = run(read("fleet", ["workload.requests=20"])).saved()
+    labels = [label.get_text() for label in FIGURES["speed"](saved).axes[0].get_xticklabels()]
+    assert labels[2:] == ["by-room\n1 lpus\n1 gpus", "short-to-lpus\n1 lpus\n1 gpus"]
+    assert [label.get_text() for label in FIGURES["token-time"](saved).axes[0].get_yticklabels()] == ["lpus", "gpus"]
+    assert len(FIGURES["latency-cdf"](saved).axes[0].lines) == 4
+
+
 def test_colours_differ_in_lightness_for_those_who_see_no_hue():
     def lightness(colour: str) -> float:
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

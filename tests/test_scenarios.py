@@ -13,7 +13,10 @@ from sim.cost import Work
 from sim.files import names
 
 REFUSED = {"does-not-fit": "4 chips would do"}
-BACKLOGGED = {("mooncake-conversation", "lpu")}  # room for four mean prompts, and they come in bursts
+VERDICTS = {
+    ("mooncake-conversation", "lpu"): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
+    ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
+}
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
 STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "median", "std", "p90", "p95", "p99")]
 METRICS = ["chips", "verdict", "completed", "refused", "duration", "output_throughput", "request_throughput", "fitted_share"]
@@ -40,7 +43,7 @@ def test_every_scenario_serves_all_its_requests(name):
     result = ran(name)
     for system_name, system in result.systems.items():
         assert system.metrics["completed"] == len(system.rows.arrival)
-        assert system.metrics["verdict"] == ("BACKLOGGED" if (name, system_name) in BACKLOGGED else "STABLE")
+        assert system.metrics["verdict"] == VERDICTS.get((name, system_name), "STABLE")
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
@@ -117,7 +120,7 @@ def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
 
 def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
     result = ran("straggler")
-    deployment = result.systems["lpu"].deployment
+    deployment = result.systems["lpu"].members["lpu"].deployment
     stage = float(deployment.costs.step(Work(1, 52, logits=1)).time[36])
     assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(stage, rel=0.1)
     assert 1.7 < tpot(result, "h100x8-straggler") / tpot(result, "h100x8") < 2
@@ -146,6 +149,76 @@ def test_schedulers_differ_as_the_scenario_asks():
     assert tpot(result, "prefill-first") > 1.05 * tpot(result, "chunked-prefill")
     assert result.systems["preempting"].metrics["preemptions"] > 0
     assert result.systems["chunked-prefill"].metrics["preemptions"] == 0
+
+
+def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
+    """And more users are quick where the short chats go to the LPUs."""
+    result = ran("fleet")
+    good = {name: system.metrics["request_goodput"] for name, system in result.systems.items()}
+    assert min(good["by-room"], good["short-to-lpus"]) > 2 * max(good["lpus"], good["gpus"])
+    assert tpot(result, "by-room") > 1.5 * tpot(result, "short-to-lpus")
+    rows = result.systems["short-to-lpus"].rows
+    tokens = rows.requests.prompt + rows.requests.output
+    assert (tokens[rows.replica == 0] <= 1024).all()
+    told = " ".join(command(monkeypatch, capsys, "run", "fleet").split())
+    assert "1 lpus + 1 gpus" in told
+    assert "short-to-lpus: lpus served 48% of the requests (median TTFT" in told
+
+
+def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsys):
+    systems = json.loads(command(monkeypatch, capsys, "plan", "fleet", "--json"))["systems"]
+    fleet = systems["by-room"]
+    assert (fleet["fits"], fleet["chips"]) == (True, 608)
+    assert fleet["members"] == {name: {"copies": 1} | systems[name] for name in ("lpus", "gpus")}
+    assert "1 lpus + 1 gpus" in command(monkeypatch, capsys, "plan", "fleet")
+    assert "by-room on 608 chips" in command(monkeypatch, capsys, "check", "fleet")
+
+
+FLEET = "mine.yaml:9"
+
+
+@pytest.mark.parametrize(
+    ("fleet", "message"),
+    [
+        (
+            "{lpo: 1}",
+            f"{FLEET}: systems.both.fleet.lpo: 'lpo' is no system; a fleet is made of systems with chips: did you mean 'lpu'?",
+        ),
+        (
+            "{both: 1}",
+            f"{FLEET}: systems.both.fleet.both: 'both' is a fleet itself; a fleet is made of systems with chips: there are lpu",
+        ),
+        ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: 0: it must be at least 1"),
+        ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
+        ("{lpu: 1}, chips: 4", f"{FLEET}: fleet has no 'chips'; it has fleet, router"),
+        ("{lpu: 1}, router: nearest", f"{FLEET}: 'nearest' is not a router; choose of least-loaded, prefix-aware, round-robin"),
+        (
+            "{lpu: 1, other: 2}",
+            "mine.yaml:8: systems.both: lpu serves llama-3.1-8b, and other llama-2-7b; the members of a fleet serve one model",
+        ),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, fleet, message):
+    monkeypatch.chdir(tmp_path)
+    lpu = "{chip: groq-lpu-v1, chips: 64, engine: groq-compiler, plan: {tensor: 8, weights: int8, head: int8}}"
+    other = lpu.replace("{chip", "{model: llama-2-7b, chip", 1) if "other" in fleet else ""
+    lines = [
+        "# May a fleet be so?",
+        "model: llama-3.1-8b",
+        "workload: {kind: poisson, rate: 1 request/s, requests: 2, prompt: 9 token, output: 9 token}",
+        "systems:",
+        f"  lpu: {lpu}",
+        f"  other: {other}" if other else "",
+        "",
+        "  both:",
+        f"    {{fleet: {fleet}}}",
+    ]
+    Path("mine.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["sramsim", "check", "mine.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err) == (2, "", message + "\n")
 
 
 POLICIES = """\

@@ -1,0 +1,210 @@
+"""Replicas of different kinds in one system: nothing is lost, leaps are their steps, copies are replicas, results tell of each."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.capacity import capacity
+from sim.metrics import SLO
+from sim.plan import Plan, PlanError
+from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
+from sim.scenario import Fleet, Scenario, System
+from sim.serve import Setup, serve, serve_fleet
+from sim.workload import Asked, Length, Listed, Poisson, Requests
+
+KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
+policies = st.builds(
+    Policies,
+    batching=st.sampled_from(list(BATCHINGS.values())),
+    order=st.sampled_from(list(ORDERS.values())),
+    reserve=st.booleans(),
+    max_waiting=st.sampled_from([None, None, 0, 3]),
+    deadline=st.sampled_from([None, None, 0.02]),
+)
+
+
+@pytest.fixture(scope="module")
+def deployments(make_deployment, make_chip, lossy):
+    return {
+        name: make_deployment(chips, plan=plan, chip=make_chip(bandwidth=bandwidth), engine=lossy)
+        for name, (chips, plan, bandwidth) in KINDS.items()
+    }
+
+
+@st.composite
+def fleets(draw):
+    """For each replica: its kind, its KV room and sequences, its policies, its overhead."""
+    replica = st.tuples(
+        st.sampled_from(sorted(KINDS)), st.integers(20, 300), st.integers(1, 8), policies, st.sampled_from([0.0, 0.0, 1e-3, 2e-3])
+    )
+    return draw(st.lists(replica, min_size=1, max_size=4))
+
+
+@st.composite
+def requests(draw):
+    n = draw(st.integers(1, 25))
+    prompts, outputs = (np.array(draw(st.lists(st.integers(1, most), min_size=n, max_size=n))) for most in (60, 30))
+    if users := draw(st.none() | st.integers(1, 5)):
+        return Requests(np.full(n, np.nan), prompts, outputs, users)
+    gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
+    return Requests(np.cumsum(gaps), prompts, outputs)
+
+
+def setups(deployments, drawn):
+    made = []
+    for kind, kv_tokens, sequences, policy, overhead in drawn:
+        deployment = deployments[kind]
+        limits = replace(deployment.limits, kv_tokens=kv_tokens, sequences=sequences)
+        made.append(Setup(deployment.costs, limits, policy, overhead, system=kind))
+    return made
+
+
+@settings(max_examples=150)
+@given(fleets(), requests(), st.sampled_from(list(ROUTERS.values())))
+def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, asked, router):
+    """On its replica it comes after that one's overhead and holds no more than that one has; the rows are those step by step."""
+    made = setups(deployments, drawn)
+    if asked.users:  # left out: users who ask at once where nothing is reserved, whose leaps are not held to their steps yet
+        made = [replace(each, policies=replace(each.policies, reserve=True)) for each in made]
+    rows, steps = (serve_fleet(asked, made, router, leap=leap) for leap in (True, False))
+    for i, reason in enumerate(rows.reason):
+        assert np.isfinite(rows.last_token[i]) == (not reason)
+        if not reason:
+            overhead = made[rows.replica[i]].overhead
+            assert rows.arrival[i] + overhead <= rows.admitted[i] * (1 + 1e-12) + 1e-15
+            assert rows.admitted[i] < rows.first_token[i] <= rows.last_token[i]
+    assert all(peak <= room for peak, room in zip(rows.kv_peak, rows.kv_tokens, strict=True))
+    assert rows.kv_tokens == [each.limits.kv_tokens for each in made]
+    assert rows.systems == [each.system for each in made]
+    assert (rows.replica == steps.replica).all()
+    assert rows.reason == steps.reason
+    if all(each.policies.reserve for each in made):  # else a leap's peak counts steps that it was stopped before
+        assert rows.kv_peak == steps.kv_peak
+    for column in ("arrival", "admitted", "first_token", "last_token"):
+        assert getattr(rows, column) == pytest.approx(getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True)
+    assert rows.gaps.bins == steps.gaps.bins
+    for one, other in zip(rows.busy, steps.busy, strict=True):
+        assert one == pytest.approx(other, rel=1e-11)
+
+
+@pytest.fixture(scope="module")
+def make_scenario(make_model, make_chip, make_engine):
+    """A quick and a slow system of small chips and what a test adds; a quarter of the quick one's KV room in the slow one."""
+
+    def make(systems=None, workload=None, **options) -> Scenario:
+        parts = {"engine": make_engine(), "token_budget": 16, "max_sequences": 8}
+        plain = {
+            "quick": System(chip=make_chip(), chips=1, kv_tokens=400, **parts),
+            "slow": System(chip=make_chip(bandwidth=1e8), chips=1, kv_tokens=100, **parts),
+        }
+        lengths = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(2, 12))}
+        workload = workload or Poisson(rate=2000.0, requests=60, **lengths)
+        return Scenario(model=make_model(), workload=workload, systems=plain | (systems or {}), **options)
+
+    return make
+
+
+@pytest.mark.parametrize("router", [least_loaded, round_robin])
+@pytest.mark.parametrize("chips", [{}, {"fidelity": "chip", "jitter": 0.3}])
+def test_copies_of_a_system_are_its_replicas(make_scenario, make_chip, make_engine, router, chips):
+    """Bit for bit, at chip fidelity with what is drawn for each."""
+
+    def one(replicas):
+        parts = {"chips": 2 * replicas, "plan": Plan(tensor=2, replicas=replicas), "token_budget": 16, "kv_tokens": 200}
+        return System(chip=make_chip(), engine=make_engine(), router=router, **parts, **chips)
+
+    together = sim.run(make_scenario({"one": one(1), "three": Fleet(fleet={"one": 3}, router=router)})).systems["three"]
+    apart = sim.run(make_scenario({"one": one(3)})).systems["one"]
+    assert together.rows.table("x").equals(apart.rows.table("x"))
+    assert all((a == b).all() for a, b in zip(together.rows.busy, apart.rows.busy, strict=True))
+    assert together.metrics == {name: value for name, value in apart.metrics.items() if name != "fitted_share"}
+
+
+def test_of_many_at_once_each_replica_gets_what_it_holds(deployments):
+    """Room for 7 sequences and for 2: of 9 requests that come at once, the first gets 7; of 18, 14."""
+    one = deployments["quick"]
+    made = [Setup(one.costs, replace(one.limits, kv_tokens=52 * held + 1, sequences=8)) for held in (7, 2)]
+    assert [each.limits.held(52) for each in made] == [7, 2]
+    for times in (1, 2):
+        n = 9 * times
+        rows = serve_fleet(Requests(np.zeros(n), np.full(n, 40), np.full(n, 12)), made, least_loaded)
+        assert np.bincount(rows.replica).tolist() == [7 * times, 2 * times]
+
+
+def test_a_request_goes_where_it_fits(make_scenario):
+    """150 tokens are more than the slow replica ever has; a router that does not look at that has them refused."""
+    workload = Listed(requests=tuple(Asked(arrival=0.001 * i, prompt=140, output=10) for i in range(6)))
+    fleets = {
+        name: Fleet(fleet={"slow": 1, "quick": 1}, router=router)
+        for name, router in (("looks", least_loaded), ("turns", round_robin))
+    }
+    result = sim.run(make_scenario(fleets, workload))
+    assert result.systems["looks"].rows.replica.tolist() == [1] * 6
+    assert result.systems["turns"].rows.replica.tolist() == [-1, 1] * 3
+    table = result.systems["turns"].rows.table("turns")
+    assert table["member"].to_list() == ["", "quick"] * 3
+    assert table["reason"][0] == "150 tokens exceed the KV room of 100"
+
+
+def test_what_is_on_its_way_counts_as_dealt(deployments):
+    """Two at once: the second goes to the other replica, although the first has not come through its replica's overhead yet."""
+    one = deployments["quick"]
+    far, near = (Setup(one.costs, one.limits, overhead=overhead) for overhead in (1e-3, 0.0))
+    asked = Requests(np.zeros(2), np.array([5, 5]), np.array([3, 3]))
+    rows = serve_fleet(asked, [far, near], least_loaded)
+    assert rows.replica.tolist() == [0, 1]
+    alone = serve(Requests(np.zeros(1), np.array([5]), np.array([3])), one.costs, one.limits)
+    assert rows.first_token - alone.first_token[0] == pytest.approx([1e-3, 0.0])
+
+
+def test_the_result_tells_of_each_member(make_scenario):
+    scenario = make_scenario({"both": Fleet(fleet={"quick": 2, "slow": 1})}, slo=SLO(ttft=0.01))
+    result = sim.run(scenario)
+    told = result.as_json()["systems"]["both"]
+    table = result.systems["both"].rows.table("both")
+    quick, slow = told["members"]["quick"], told["members"]["slow"]
+    assert (told["chips"], quick["copies"], slow["copies"]) == (3, 2, 1)
+    assert (quick["replicas"], slow["replicas"]) == ([0, 1], [2])
+    assert quick["completed"] + slow["completed"] == told["completed"] == 60
+    assert quick["total_output_tokens"] + slow["total_output_tokens"] == told["total_output_tokens"]
+    for name, member in told["members"].items():
+        rows = table.filter(table["member"] == name)
+        assert len(rows) == member["completed"] > 0
+        assert member["median_ttft_ms"] == pytest.approx(1000 * (rows["first_token"] - rows["arrival"]).median())
+        assert member["lone_request"] == result.as_json()["systems"][name]["lone_request"]
+    assert slow["median_tpot_ms"] > told["median_tpot_ms"] > 0
+
+
+def test_chips_of_one_member_may_be_processes(make_scenario, make_chip, make_engine):
+    parts = {"engine": make_engine(), "token_budget": 16, "plan": Plan(tensor=2)}
+    chips = System(chip=make_chip(), chips=2, fidelity="chip", **parts)
+    result = sim.run(make_scenario({"chips": chips, "both": Fleet(fleet={"quick": 1, "chips": 1})}))
+    assert list(result.systems["both"].rows.traffic) == [1]
+    told = result.as_json()["systems"]["both"]
+    assert [told["fidelity"], *(member["fidelity"] for member in told["members"].values())] == ["chip", "stage", "chip"]
+    assert told["network"]["messages"] > 0
+
+
+def test_the_capacity_of_copies_is_that_of_replicas(make_scenario):
+    one = make_scenario().systems["quick"]
+    two = one.model_copy(update={"chips": 2, "plan": Plan(replicas=2)})
+    systems = {"two": two, "copies": Fleet(fleet={"quick": 2})}
+    workload = Poisson(rate=1.0, requests=100, prompt=Length(fixed=16), output=Length(fixed=4))
+    found = capacity(make_scenario(systems, workload, slo=SLO(ttft=0.005)), requests=300)
+    assert found.systems["two"].best.load == pytest.approx(found.systems["copies"].best.load)
+    told = found.as_json()["systems"]
+    assert told["two"]["max_goodput_rate_per_chip"] == pytest.approx(told["copies"]["max_goodput_rate_per_chip"])
+
+
+def test_the_members_of_a_fleet_serve_one_model(make_scenario, make_model):
+    slow = make_scenario().systems["slow"].model_copy(update={"model": make_model(num_hidden_layers=2)})
+    scenario = make_scenario({"slow": slow, "both": Fleet(fleet={"quick": 1, "slow": 1})})
+    for ask in (sim.run, sim.check, sim.planned):
+        with pytest.raises(
+            PlanError, match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve"
+        ):
+            ask(scenario)
