@@ -254,7 +254,7 @@ class Replica:
         """A micro-batch is back, with a token for each of its sequences from every step, and picks again."""
         work = passage.work
         if not self.policies.reserve:
-            self.room.kv_used -= work.decodes * (planned - passage.steps)  # steps that were not made
+            self.room.grow(-work.decodes * (planned - passage.steps))  # steps that were not made
         if work.decodes:
             for sequences, since in batch.stalled:
                 self.rows.gaps.add(leave - since, sequences)
@@ -280,8 +280,7 @@ class Replica:
         """
         while self.prefilling and self.prefilling[0].cancelled:
             self.end(self.prefilling.popleft(), self.env.now)
-        if not self.policies.reserve:
-            self.preempt(batch)
+        preempted = not self.policies.reserve and self.preempt(batch)
         if not batch.running and not self.prefilling:
             return None
         load = Load(batch.running, batch.begun, len(self.prefilling), self.limits.token_budget, self.size)
@@ -313,11 +312,11 @@ class Replica:
             far = {"windowed_attended": windowed_attended, "windowed_cached": windowed_cached}
             near = {"windowed_context": batch.windowed, "growing": batch.growing} if running else {}
             work = replace(work, **near, **far)
-        steps = 1 if tokens or batch.stalled else self.steps(batch)
+        steps = 1 if tokens or batch.stalled or preempted else self.steps(batch)  # whoever waits may have room after that one
         if running:
             batch.begun = True
             if not self.policies.reserve:
-                self.room.grow(running * steps)
+                self.room.kv_used += running * steps
         silent = self.plain and not (batch.running or prefilled)
         return Passage(work, steps, prefilled, partial(self.back, batch, steps), batch.last, not batch.stalled, silent, batch.lost)
 
@@ -389,8 +388,12 @@ class Replica:
         if sequences:
             batch.stalled.append((sequences, since))
 
-    def preempt(self, batch: MicroBatch) -> None:
-        """Where the KV cache has no room for a token of each sequence, the youngest give theirs back, to be computed again."""
+    def preempt(self, batch: MicroBatch) -> bool:
+        """Where the KV cache has no room for a token of each sequence, the youngest give theirs back, to be computed again.
+
+        Says if any did.
+        """
+        before = batch.running
         while batch.running and self.room.kv_free < batch.running:
             end = max(batch.ends, key=lambda each: (self.rows.admitted[each[2].id], each[1]))
             job, generated = end[2], self.remove(batch, end)
@@ -404,6 +407,7 @@ class Replica:
             self.queue(job, -math.inf)
         if not batch.running:
             batch.begun = False
+        return batch.running < before
 
     def remove(self, batch: MicroBatch, end: tuple[int, int, Job]) -> int:
         """Takes a sequence out of a micro-batch before its end; says how many tokens it has got."""

@@ -14,7 +14,7 @@ from sim.plan import Plan, PlanError
 from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.scenario import Fleet, Scenario, System
 from sim.serve import Setup, serve, serve_fleet
-from sim.workload import Asked, Length, Listed, Poisson, Requests
+from sim.workload import Asked, Closed, Length, Listed, Poisson, Requests
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(
@@ -68,8 +68,6 @@ def setups(deployments, drawn):
 def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, asked, router):
     """On its replica it comes after that one's overhead and holds no more than that one has; the rows are those step by step."""
     made = setups(deployments, drawn)
-    if asked.users:  # left out: users who ask at once where nothing is reserved, whose leaps are not held to their steps yet
-        made = [replace(each, policies=replace(each.policies, reserve=True)) for each in made]
     rows, steps = (serve_fleet(asked, made, router, leap=leap) for leap in (True, False))
     for i, reason in enumerate(rows.reason):
         assert np.isfinite(rows.last_token[i]) == (not reason)
@@ -81,9 +79,7 @@ def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, a
     assert rows.kv_tokens == [each.limits.kv_tokens for each in made]
     assert rows.systems == [each.system for each in made]
     assert (rows.replica == steps.replica).all()
-    assert rows.reason == steps.reason
-    if all(each.policies.reserve for each in made):  # else a leap's peak counts steps that it was stopped before
-        assert rows.kv_peak == steps.kv_peak
+    assert (rows.reason, rows.kv_peak) == (steps.reason, steps.kv_peak)
     for column in ("arrival", "admitted", "first_token", "last_token"):
         assert getattr(rows, column) == pytest.approx(getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True)
     assert rows.gaps.bins == steps.gaps.bins
@@ -122,6 +118,16 @@ def test_copies_of_a_system_are_its_replicas(make_scenario, make_chip, make_engi
     assert together.rows.table("x").equals(apart.rows.table("x"))
     assert all((a == b).all() for a, b in zip(together.rows.busy, apart.rows.busy, strict=True))
     assert together.metrics == {name: value for name, value in apart.metrics.items() if name != "fitted_share"}
+
+
+def test_each_copy_draws_for_itself(make_scenario, make_chip, make_engine):
+    """Three users who ask alike, each on a copy of its own, meet three jitters."""
+    parts = {"fidelity": "chip", "jitter": 0.3, "token_budget": 16}
+    one = System(chip=make_chip(), chips=1, engine=make_engine(), **parts)
+    alike = Closed(users=3, requests=3, prompt=Length(fixed=9), output=Length(fixed=3))
+    rows = sim.run(make_scenario({"one": one, "three": Fleet(fleet={"one": 3})}, alike)).systems["three"].rows
+    assert rows.replica.tolist() == [0, 1, 2]
+    assert len(set(rows.first_token)) == 3
 
 
 def test_of_many_at_once_each_replica_gets_what_it_holds(deployments):

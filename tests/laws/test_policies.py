@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.cost import Work
 from sim.plan import Plan
-from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous
+from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
 from sim.serve import serve
 from sim.workload import Requests
 
@@ -212,6 +212,19 @@ def test_after_an_answer_that_never_came_there_is_no_turn(deployments):
 def test_a_user_who_asks_again_at_once_is_admitted_though_nothing_is_reserved(deployments, plan):
     requests = Requests(np.full(3, np.nan), np.full(3, 9), np.full(3, 2), users=1)
     assert run(deployments(plan), requests, Policies(reserve=False)).finished.all()
+
+
+def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
+    """A long sequence is preempted after a short one, which then fits, although nobody has ended."""
+    deployment = deployments(Plan())
+    limits = replace(deployment.limits, kv_tokens=73, sequences=4)
+    prompts, outputs = np.array([1] * 9 + [42]), np.array([5, 8, 10, 1, 17, 17, 14, 2, 8, 4])
+    asked, policies = Requests(np.full(10, np.nan), prompts, outputs, users=4), Policies(batching=prefill_first, reserve=False)
+    leap, step = (serve(asked, deployment.costs, limits, policies=policies, leap=leap) for leap in (True, False))
+    assert leap.preemptions[-2:].tolist() == [1, 1]
+    assert leap.admitted == pytest.approx(step.admitted)
+    assert leap.last_token == pytest.approx(step.last_token)
+    assert leap.kv_peak == step.kv_peak
 
 
 def test_routers(deployments):
