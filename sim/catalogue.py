@@ -59,7 +59,7 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     rows = [
         (
             key,
-            f"{text} ({' to '.join(value.range[key])})" if key in value.range else text,
+            f"{text} ({' to '.join(map(str, value.range[key]))})" if key in value.range else text,
             value.source_of(key) or ("" if unsourced(text) else "no source given"),
         )
         for key, text in flat

@@ -14,6 +14,7 @@ from sim import __version__
 from sim.files import UserError, whole
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import RenderableType
 
     from sim.capacity import Trial
@@ -212,19 +213,16 @@ def trace(
         return
     if not (out or figure):
         raise UserError("trace: say where to: -o trace.json, --figure gantt.png, or --program to print what the chips execute")
-    if figure and figure.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--figure {figure}: a figure ends with .png, .svg or .pdf")
+    check_figure(figure)
     timeline = tracing.trace(scenario, name, tokens, prefill)
     if out:
         with whole(out.parent) as scratch:
             (scratch / out.name).write_text(tracing.chrome_json(timeline), encoding="utf-8")
         print(f"{out}: written; open it at https://ui.perfetto.dev", file=sys.stderr)
     if figure:
-        from plots import gantt, style
+        from plots import gantt
 
-        with whole(figure.parent) as scratch:
-            style.save(gantt.draw(timeline), scratch / figure.name)
-        print(f"{figure}: written", file=sys.stderr)
+        save_figure(gantt.draw(timeline), figure)
 
 
 @app.command(epilog="Example: sramsim catalog chips")
@@ -260,22 +258,113 @@ def show(
     show_table(sourced(*facts(kind, name)))
 
 
-@app.command(epilog="Example: sramsim validate --network")
+@app.command(epilog="Example: sramsim validate serving; sramsim validate --points mine.csv")
 def validate(
-    network: Annotated[bool, typer.Option("--network", help="Latencies and bandwidths between chips.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(help="calibration, validation, serving, steps-2023, replay or network; by default all of them.")
+    ] = None,
+    points: Annotated[Path | None, typer.Option(help="A CSV file with the columns of one of them, instead.")] = None,
+    network: Annotated[bool, typer.Option("--network", help="Short for the name network.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Draw simulated over measured (png, svg, pdf).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show published figures beside simulated ones, and how far off each is."""
-    if not network:
-        raise UserError("validate: say what; there is --network")
-    from sim import validate as validation
-    from sim.report import validated
+    """Show measured figures beside simulated ones, and how far off each is."""
+    from sim import messages, validate
 
-    rows = validation.network()
+    if (points is not None) + (name is not None) + network > 1:
+        raise UserError("validate: name one set, or --points, or --network")
+    name = "network" if network else name
+    check_figure(figure)
+    tables: list[validate.Table] = []
+    with progress() as tell:
+        if points is not None:
+            tables.append(validate.of_file(points, tell))
+        else:
+            named = [*validate.SETS, "replay"] if name is None else [name] if name != "network" else []
+            tables += [validate.table(each, tell) for each in named]
+    wires = messages.network() if points is None and name in (None, "network") else []
     if as_json:
-        print_json({"rows": [row.as_json() for row in rows], "medians": validation.medians(rows)})
+        sets = {table.name: table.as_json() for table in tables}
+        sets |= {"network": messages.as_json(wires)} if wires else {}
+        as_printed = {"rows": [row.as_json() for row in wires], "medians": messages.medians(wires)} if network else {}
+        print_json({"sets": sets, **as_printed})
     else:
-        show_table(validated("messages between chips", rows, validation.medians(rows)))
+        from sim.report import agreement, validated
+
+        for table in tables:
+            show_table(agreement(table))
+        if wires:
+            show_table(validated("messages between chips", wires, messages.medians(wires)))
+    if figure:
+        from plots import agreement as drawing
+
+        save_figure(drawing.draw({table.name: table.as_json() for table in tables}), figure)
+
+
+@app.command(epilog="Example: sramsim sensitivity llama2-70b-lpu-vs-h100 --figure tornado.png")
+def sensitivity(
+    file: FileArgument,
+    assignments: SetOption = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the tornado (png, svg, pdf).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much each uncertain number moves the latency of a lone request."""
+    from sim.scenario import read
+    from sim.sensitivity import sensitivity as find
+
+    check_figure(figure)
+    scenario = read(file, assignments)
+    with progress() as tell:
+        systems = {name: each.as_json() for name, each in find(scenario, tell).items()}
+    if as_json:
+        print_json({"scenario": scenario.id, "systems": systems})
+    else:
+        from sim.report import swings
+
+        show_table(swings(scenario.id, systems))
+    if figure:
+        from plots import tornado
+
+        save_figure(tornado.draw(scenario.id, systems), figure)
+
+
+@app.command(epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")
+def calibrate(
+    engine: Annotated[str, typer.Argument(metavar="ENGINE|FILE", help="A catalogue name, or a file; its fit: says what may move.")],
+    write: Annotated[Path | None, typer.Option("--output", "-o", help="Write the engine's file with what was found.")] = None,
+) -> None:
+    """Fit an engine's numbers to the measured points it may be fitted to."""
+    from sim import calibrate as calibration
+    from sim.files import find
+    from sim.report import calibrated
+
+    path = find(engine, "engines")
+    found = calibration.calibrate(path, lambda line: print(line, file=sys.stderr))
+    show_table(calibrated(found))
+    if write:
+        with whole(write.parent) as scratch:
+            (scratch / write.name).write_text(calibration.rewritten(path, found), encoding="utf-8")
+        print(f"{write}: written", file=sys.stderr)
+
+
+@app.command(epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml")
+def measure(
+    chip: Annotated[str, typer.Option(help="The card's entry in the catalogue, or a file: what is reached is told against it.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The engine file to write.")],
+    model: Annotated[str, typer.Option(help="Whose layer shapes to multiply.")] = "llama-3.1-8b",
+) -> None:
+    """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
+    from sim import measure as measuring
+    from sim.chip import Chip
+    from sim.files import find, read
+    from sim.model import Model
+
+    measuring.torch_with_cuda()
+    card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)
+    found = measuring.measure(shapes, lambda line: print(line, file=sys.stderr))
+    with whole(out.parent) as scratch:
+        (scratch / out.name).write_text(measuring.engine_file(found, card, shapes), encoding="utf-8")
+    print(f"{out}: written", file=sys.stderr)
 
 
 @app.command(epilog="Example: sramsim schema > scenario.schema.json")
@@ -327,6 +416,20 @@ def figures(saved: "Saved", folder: Path) -> None:
         for name, figure in draw_all(saved).items():
             for suffix in ("png", "svg"):
                 style.save(figure, scratch / f"{name}.{suffix}")
+
+
+def check_figure(path: Path | None) -> None:
+    """Before anything long is done.  Raises: UserError where it is not the name of a figure."""
+    if path and path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--figure {path}: a figure ends with .png, .svg or .pdf")
+
+
+def save_figure(drawn: "Figure", path: Path) -> None:
+    from plots import style
+
+    with whole(path.parent) as scratch:
+        style.save(drawn, scratch / path.name)
+    print(f"{path}: written", file=sys.stderr)
 
 
 def progress() -> AbstractContextManager[Callable[[str, int, int], None]]:

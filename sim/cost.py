@@ -5,6 +5,8 @@ cache grows), and for how many steps that holds.  `Costs.terms` tells the same t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "over
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
 TIME, FITTED = 0, 1  # rows of a table of terms: seconds, and those of them that engine `ideal` would not need
 FOREVER = 1 << 62
+DRAWINGS = 64  # of tokens to experts, where the expectation of a maximum has no closed form
 POSITIONS = 2.0**20  # at which a chip's linear answers are probed
 TOKEN_BYTES = 4.0  # a sampled token's number, on its way back to the first stage
 
@@ -161,6 +164,29 @@ def slowed(line: tuple[float, float, float], efficiency: float) -> tuple[float, 
     return line[0] / efficiency, line[1] / efficiency, line[2] / efficiency
 
 
+@lru_cache(maxsize=1 << 16)
+def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
+    """Of the slowest of some shards, in expectation: how many experts are reached, and how many tokens each of these serves.
+
+    Kept beyond one `Costs`, as other engines and chips ask the same.
+    """
+    if shards == 1:
+        reached = float(np.sum(1 - (1 - experts.chances(skew)) ** tokens))
+        return reached, tokens * experts.per_token / reached
+    return slowest_shard(experts, skew, tokens, shards, np.random.default_rng(0), DRAWINGS)
+
+
+def slowest_shard(
+    experts: Experts, skew: float, tokens: int, shards: int, stream: np.random.Generator, times: int
+) -> tuple[float, float]:
+    """The same as the mean of so many drawings."""
+    dealt = np.zeros((times, -(-experts.count // shards) * shards))
+    dealt[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, times)
+    by_shard = dealt.reshape(times, -1, shards)  # expert i lies on shard i modulo shards: popular ones are spread
+    reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
+    return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
+
+
 class Costs:
     """What steps cost on one layout.  Made once for a system; remembers what depends on the number of tokens alone."""
 
@@ -174,6 +200,7 @@ class Costs:
         self.shapes = list(dict.fromkeys(block.attention for block in blocks if block.attention))
         self.layers = [np.sum([n for block, n in self.counts.items() if block.attention == shape], axis=0) for shape in self.shapes]
         self._kinds = range(len(self.shapes))
+        self.launch = layout.engine.layer_launch  # where there is one, `parts` leaves it out
         self._windowed = [shape.window is not None for shape in self.shapes]
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self.sequence_overhead = layout.engine.sequence_overhead
@@ -202,6 +229,8 @@ class Costs:
         for layers, now, more in zip(self.layers, parts.attention, parts.growth, strict=True):
             time += layers * now
             growth += layers * more
+        if self.launch:
+            return Step(np.maximum(time, self.launching(work)), 0.0, 1)  # when which stage crosses is not worked out
         return Step(time, growth, parts.holds)
 
     def line(self, work: Work) -> tuple[float, float, int]:
@@ -212,7 +241,7 @@ class Costs:
             for layers, now, more in zip(self._first_layers, parts.attention, parts.growth, strict=True):
                 time += layers * now
                 growth += layers * more
-            return time, growth, parts.holds
+            return self._launched(work, time, growth, parts.holds)
         decodes = work.decodes
         if decodes not in self._fixed:
             self._fixed[decodes] = self.body(decodes).item() + self._sampling_time(work)
@@ -223,7 +252,22 @@ class Costs:
             growth += layers * more
             if steps < holds:
                 holds = steps
-        return time, growth, holds
+        return self._launched(work, time, growth, holds)
+
+    def _launched(self, work: Work, time: float, growth: float, holds: int) -> tuple[float, float, int]:
+        """A single stage's step, or its launch where the host takes longer, until what grows takes as long."""
+        if not self.launch:
+            return time, growth, holds
+        launch = self.launching(work).item()
+        if time >= launch:
+            return time, growth, holds
+        return launch, 0.0, min(holds, 1 + int((launch - time) / growth)) if growth else holds
+
+    def launching(self, work: Work) -> Array:
+        """Seconds that the host takes on each stage to launch its layers."""
+        assert self.launch
+        layers: Array = np.sum(self.layers, axis=0)
+        return layers * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def parts(self, work: Work) -> Parts:
         """What both are made of."""
@@ -292,7 +336,7 @@ class Costs:
 
     def slice_bytes(self, tokens: int) -> float:
         """What each chip of a stage sends to its place in the next one."""
-        return tokens * self.layout.model.hidden_size * self.layout.plan.width("activations") / self.layout.plan.group
+        return tokens * self.layout.model.hidden_size * self.layout.plan.width("hidden") / self.layout.plan.group
 
     def terms(self, work: Work) -> Array:
         """The same step by cause: seconds by [stage][time, fitted][term].  Hops stand with the stage they lead to."""
@@ -301,6 +345,8 @@ class Costs:
         table[-1, :, OVERHEAD] += self.layout.engine.sequence_overhead * (work.decodes + work.chunks)
         for kind, layers in enumerate(self.layers):
             table += layers[:, None, None] * sum(side.booked() for side in self._attend(kind, work))
+        if self.launch:
+            table[:, :, OVERHEAD] += np.maximum(0.0, self.launching(work) - table[:, TIME].sum(axis=1))[:, None]
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
@@ -428,21 +474,12 @@ class Costs:
         One shard: expected, E - sum of (1 - q_i)^T with q_i the chance that a token takes expert i.  Several: the mean over
         64 drawings of the shard that reaches most, for an expectation of a maximum has no closed form.
         """
-        key, shards = (experts, tokens), self.layout.plan.expert or 1
-        if key in self._reached and not self.sampled:
-            return self._reached[key]
-        chance = experts.chances(self.layout.engine.moe_skew or 0.0)
-        if shards == 1 and not self.sampled:
-            reached = float(np.sum(1 - (1 - chance) ** tokens))
-            self._reached[key] = reached, tokens * experts.per_token / reached
-            return self._reached[key]
-        stream, times = (self.sampled, 1) if self.sampled else (np.random.default_rng(0), 64)
-        drawn = experts.draw(tokens, chance, stream, times)
-        dealt = np.zeros((times, -(-experts.count // shards) * shards))
-        dealt[:, : experts.count] = drawn
-        by_shard = dealt.reshape(times, -1, shards)  # expert i lies on shard i modulo shards: popular ones are spread
-        reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
-        self._reached[key] = reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
+        skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert or 1
+        if self.sampled:
+            return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
+        key = experts, tokens
+        if key not in self._reached:
+            self._reached[key] = expected_shard(experts, skew, tokens, shards)
         return self._reached[key]
 
     def _head_terms(self, logits: int) -> Array:
@@ -502,7 +539,7 @@ class Costs:
             plan, engine, topology = self.layout.plan, self.layout.engine, self.layout.topology
             first, n = stage * plan.group, plan.group if operation == "all_to_all" else plan.tensor
             groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
-            nbytes = tokens * self.layout.model.hidden_size * plan.width("activations")
+            nbytes = tokens * self.layout.model.hidden_size * plan.width("hidden")
             latency, efficiency = engine.collective_latency + n * engine.collective_latency_per_chip, engine.collective_efficiency
             ways: tuple[Way, ...] = ((),) * len(groups)
             if n == 1:
@@ -566,7 +603,10 @@ class Costs:
     def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
         layout, plan = self.layout, self.layout.plan
         if (shape, decode) not in self._positions:
-            self._positions[shape, decode] = shape.flops(plan.tensor, decode), layout.kv_width(shape) * plan.width("kv")
+            nbytes = layout.kv_width(shape) * plan.width("kv")
+            if decode and layout.engine.kv_reads == "query-heads" and not shape.latent:
+                nbytes *= ceil(shape.heads / plan.tensor) / ceil(shape.kv_heads / plan.tensor)
+            self._positions[shape, decode] = shape.flops(plan.tensor, decode), nbytes
         flops, nbytes = self._positions[shape, decode]
         op = Op(tokens, attended * flops, 0.0, cached * nbytes, 0.0, ("fp16", "fp16"))
         return layout.chip.compute.times(op, layout.kv_memory)

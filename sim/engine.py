@@ -8,12 +8,29 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.chip import WIDTH
-from sim.files import Sourced, from_catalogue
+from sim.files import Sourced, Value, from_catalogue
 from sim.topology import AllReduce
 from sim.units import Bytes, Fraction, Seconds
 
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Launch(Value):
+    """How long the host takes to launch the kernels of a layer: in a step of decodes alone, and in one with a prompt."""
+
+    decode: Seconds
+    prefill: Seconds
+
+
+class Fit(Value):
+    """What `sramsim calibrate` may move, and within which bounds ('a, b': two that share a number); what it last found.
+
+    The points are this engine's among those of the catalogue's measurements that may be fitted to.
+    """
+
+    bounds: dict[str, tuple[str | float, str | float]]
+    found: str = ""
 
 
 class Engine(Sourced):
@@ -27,10 +44,18 @@ class Engine(Sourced):
     experts     = as a multiply, with moe_memory_efficiency where it is given, and moe_layer_overhead for a layer of them;
                   with moe_skew s, expert i is drawn with a probability proportional to i^-s
 
+    eager       = with `layer_launch`, a stage takes at least as long as the host takes to launch its layers
+    kv_reads    = `query-heads`: decode reads the KV cache once for each query head, not once for those that share it
+
     collectives = the ways of an all-reduce that the engine has; all that the topology offers where none is named; the fastest
 
     At chip fidelity: whatever a chip computes takes a lognormal factor of mean 1 and sigma `jitter`; with `network: scheduled`
     transfers start at times computed beforehand, as a compiler sets them, and do not wait for each other.
+
+    Measurements: `request_overhead` is what client, HTTP and tokenizer added to a TTFT where the engine was measured.  Other hosts
+    have others: it is part of validations, and a scenario's system gives its own.
+
+    Scheduling: `policy` and `admission` are what it does where a system does not say.
 
     Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
     """
@@ -46,13 +71,19 @@ class Engine(Sourced):
     collective_latency_per_chip: Seconds
     collective_efficiency: Fraction
     collectives: tuple[AllReduce, ...] = ()
+    request_overhead: Seconds = 0.0
     memory_fraction: Fraction
     reserve: Bytes
     jitter: Sigma | None = None
     network: NetworkMode = "dynamic"
+    layer_launch: Launch | None = None
+    kv_reads: Literal["kv-heads", "query-heads"] = "kv-heads"
+    policy: Literal["continuous", "prefill-first", "static"] = "continuous"
+    admission: Literal["reserve", "prompt"] = "reserve"
     moe_layer_overhead: Seconds | None = None
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    fit: Fit | None = None
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""

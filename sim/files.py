@@ -116,7 +116,7 @@ class Sourced(Value):
     aliases: tuple[str, ...] = ()  # other names that tables and people use
     note: str = ""
     source: dict[str, str] = {}
-    range: dict[str, tuple[str, str]] = {}  # 'compute.weight_load': [low, high], where the source gives one
+    range: dict[str, tuple[str | float, str | float]] = {}  # 'compute.weight_load': [low, high], where the source gives one
 
     def source_of(self, path: str) -> str | None:
         """The source of 'memory.sram.capacity': its own entry, else that of the nearest prefix."""

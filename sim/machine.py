@@ -23,7 +23,7 @@ from simpy.events import Event, Timeout
 
 from sim.cost import Costs, Exchange, Work
 from sim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
-from sim.program import Compute, Program, program
+from sim.program import Compute, Program, Talk, Wait, program
 from sim.records import Traffic
 from sim.topology import Message
 from sim.units import Seconds
@@ -164,7 +164,7 @@ class Talking(NamedTuple):
     latency: Seconds
 
 
-Script = Sequence[Sequence[Compute | Talking]]  # by stage
+Script = Sequence[Sequence[Compute | Wait | Talking]]  # by stage
 
 
 @dataclass(eq=False, slots=True)
@@ -234,7 +234,7 @@ class Machine:
     def script(self, program: Program) -> Script:
         """The program with its conversations looked up."""
         return [
-            [each if isinstance(each, Compute) else self.talking(each.label, each.exchange) for each in instructions]
+            [self.talking(each.label, each.exchange) if isinstance(each, Talk) else each for each in instructions]
             for instructions in program.stages
         ]
 
@@ -312,6 +312,10 @@ class Machine:
                 if isinstance(step, Compute):
                     due += step.seconds
                     yield Timeout(env, step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0))
+                elif isinstance(step, Wait):
+                    due = max(due, passage.began + step.seconds)
+                    if due > env.now:
+                        yield Timeout(env, due - env.now)
                 else:
                     if self.irregular.scheduled:
                         yield from self.keep(due, number, step.label)
@@ -319,7 +323,7 @@ class Machine:
                     yield from self.talk(number, step, conversation)
                     due = env.now
                 if self.recording:
-                    kind_of = "compute" if isinstance(step, Compute) else "exchange"
+                    kind_of = "exchange" if isinstance(step, Talking) else "compute"
                     self.slices.append(Slice(number, start, env.now, step.label, kind_of))
             if self.irregular.scheduled:
                 yield from self.keep(due, number, "hidden states")

@@ -15,7 +15,7 @@ from sim.topology import Topology
 from sim.units import Bytes, Count
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
-What = Literal["weights", "attention", "activations", "kv", "head"]
+What = Literal["weights", "attention", "activations", "hidden", "kv", "head"]
 
 
 class PlanError(UserError):
@@ -29,7 +29,9 @@ class Plan(Value):
     ranks attends for its own sequences.  Routed experts are dealt to `expert` shards of the stage (by default one without
     attention data parallelism, else one for each chip), and what a shard's chips hold of an expert is split between them.
     `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
-    weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits.  `balance` says what the cut into
+    weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits, `activations` of what is multiplied
+    by weights.  `hidden` is that of the hidden states that chips send each other: as `activations`, but for FP8 and FP4, which are
+    formats of a multiply's operands; engines sum hidden states at 16 bits.  `balance` says what the cut into
     stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight,
     by default one for each stage.
 
@@ -51,6 +53,7 @@ class Plan(Value):
     weights: Precision | None = None
     attention: Precision | None = None
     activations: Precision | None = None
+    hidden: Precision | None = None
     kv: Precision | None = None
     head: Precision | None = None
     balance: Literal["time", "memory"] = "time"
@@ -83,6 +86,7 @@ class Plan(Value):
             raise ValueError(f"expert {expert} does not divide the {self.group} chips of a stage")
         quantized, keeps_attention = model.quantization
         weights = self.weights or quantized
+        activations = self.activations or model.precision
         return self.model_copy(
             update={
                 "pipeline": pipeline,
@@ -90,7 +94,8 @@ class Plan(Value):
                 "expert": expert,
                 "weights": weights,
                 "attention": self.attention or (model.precision if keeps_attention and not self.weights else weights),
-                "activations": self.activations or model.precision,
+                "activations": activations,
+                "hidden": self.hidden or (model.precision if activations in ("fp8", "fp4") else activations),
                 "kv": self.kv or model.precision,
                 "head": self.head or model.precision,
             }

@@ -24,7 +24,14 @@ class Talk(NamedTuple):
     exchange: Exchange
 
 
-Instruction = Compute | Talk
+class Wait(NamedTuple):
+    """Until the host has launched the stage's layers, so long after the chips began."""
+
+    label: str
+    seconds: float
+
+
+Instruction = Compute | Talk | Wait
 
 
 class Program(NamedTuple):
@@ -53,6 +60,8 @@ def program(costs: Costs, work: Work) -> Program:
                 exchanges = exchanges[1:]
             instructions.append(Compute(label, seconds[block]))
             instructions += [Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e) for e in exchanges]
+        if costs.launch:
+            instructions.append(Wait("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
     return Program(tuple(stages), costs.slice_bytes(work.tokens))
 

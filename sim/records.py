@@ -183,6 +183,14 @@ class Rows:
         )
 
 
+def answered(requests: Requests) -> Rows:
+    """The rows of a trace's own answers."""
+    assert requests.answered
+    rows = Rows(requests)
+    rows.admitted, (rows.first_token, rows.last_token) = rows.arrival.copy(), requests.answered
+    return rows
+
+
 @dataclass(frozen=True, eq=False)
 class Saved:
     """A run as figures and reports read it: the summary that `run --json` prints, and the rows of all systems."""

@@ -1,5 +1,6 @@
 """A result for people: tables on a terminal.  Builds what the command line prints; prints nothing itself."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,14 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.files import UserError
-from sim.program import Compute
+from sim.program import Talk
 from sim.units import show
 
 if TYPE_CHECKING:
+    from sim.calibrate import Calibrated
+    from sim.messages import Row
     from sim.planner import Deployment
     from sim.program import Instruction, Program
     from sim.topology import Topology
-    from sim.validate import Row
+    from sim.validate import Compared
+    from sim.validate import Table as Validation
 
 
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
@@ -120,7 +124,21 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
         spans = {name: s["measured"] for name, s in systems.items()}
         told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
         noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
-    return Group(table, Text(), *(Text(line) for line in [*noted, *findings(systems)]))
+    beside = [against(summary["measured"], systems), Text()] if "measured" in summary else []
+    return Group(table, Text(), *beside, *(Text(line) for line in [*noted, *findings(systems)]))
+
+
+def against(measured: Mapping[str, float], systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """What the trace's own server did beside each system."""
+    table = titled("as measured where the trace was taken, and simulated", ["measured", *systems])
+    for name in ("ttft", "tpot"):
+        for statistic in ("mean", "median", "p90"):
+            was = measured.get(key := f"{statistic}_{name}_ms")
+            if was:
+                times = [s.get(key) for s in systems.values()]
+                cells = (f"{number(is_)} ({100 * math.log(is_ / was):+.1f} %)" if is_ else "-" for is_ in times)
+                table.add_row(f"{name.upper()} {statistic}, ms", number(was), *cells)
+    return table
 
 
 def capacities(summary: Mapping[str, Any]) -> RenderableType:
@@ -334,7 +352,7 @@ def listing(system: str, deployment: "Deployment", steps: "Program", chip: int |
 
 def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, str, str, str]:
     """What, microseconds, bytes of the whole collective, messages of the group, by which way."""
-    if isinstance(each, Compute):
+    if not isinstance(each, Talk):
         return each.label, number(1e6 * each.seconds), "", "", ""
     exchange = each.exchange
     group = exchange.groups[0]
@@ -350,7 +368,7 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
     """What one chip sends in each of its collectives, phase by phase."""
     lines = []
     for each in instructions:
-        if isinstance(each, Compute):
+        if not isinstance(each, Talk):
             continue
         exchange = each.exchange
         group, way = next(each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0])
@@ -367,6 +385,99 @@ def _ranges(numbers: Sequence[int]) -> str:
     starts = [n for n in numbers if n - 1 not in numbers]
     ends = [n for n in numbers if n + 1 not in numbers]
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))
+
+
+def agreement(table: "Validation") -> RenderableType:
+    """The tables of `sramsim validate` for one set: errors by status, metric, chip and engine; the worst; what is not expressed."""
+    parts: list[RenderableType] = []
+    title = f"{table.name}: ln(simulated / measured) of the time"
+    errors = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+    for column in ("points", "metric", "of"):
+        errors.add_column(column, no_wrap=True)
+    for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
+        errors.add_column(column, justify="right")
+    for group, rows in table.groups.items():
+        errors.add_section()
+        for metric in sorted({row.metric for row in rows}):
+            of_metric = [row for row in rows if row.metric == metric]
+            errors.add_row(group, metric, "all", *told(of_metric), style="bold")
+            for kind in ("chip", "engine"):
+                names = sorted({row.as_json()[kind] for row in of_metric})
+                for name in names if len(names) > 1 else ():
+                    errors.add_row("", "", name, *told([row for row in of_metric if row.as_json()[kind] == name]))
+    parts += [errors, Text()]
+    if table.worst:
+        worst = Table(title="the ten farthest of those that count", title_justify="left", title_style="bold", show_edge=False)
+        for column in ("point", "model", "chip", "engine", "metric", "measured, ms", "simulated, ms", "error, %"):
+            worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
+        reasons = []
+        for each in (row.as_json() for row in table.worst):
+            cells = (each[key] for key in ("point_id", "model", "chip", "engine", "metric"))
+            worst.add_row(*cells, number(each["measured"]), number(each["simulated"]), f"{each['error_pct']:+.0f}")
+            reasons.append(f"{each['point_id']}: {each['reason'] or 'no reason is known'}")
+        parts += [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons)), Text()]
+    missing: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.error is None:
+            missing.setdefault(row.reason, []).append(row.point.id)
+    if missing:
+        parts.append(Text("not expressed:", "bold"))
+        for reason, ids in missing.items():
+            unique = list(dict.fromkeys(ids))
+            shown = ", ".join(unique[:5]) + (f" and {len(unique) - 5} more" if len(unique) > 5 else "")
+            parts.append(Text(f"  {len(unique)}: {reason} ({shown})"))
+        parts.append(Text())
+    return Group(*parts)
+
+
+def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
+    from sim.validate import statistics
+
+    found = statistics(rows)
+    return str(found["n"]), f"{found['median_ape']:.1f}", f"{found['mape']:.1f}", f"{found['bias']:+.1f}"
+
+
+def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """The table of `sramsim sensitivity`: the numbers that move a system's TPOT or TTFT, and the band of all together."""
+    parts: list[RenderableType] = []
+    for name, system in systems.items():
+        table = titled(f"{scenario}, {name}: a lone request", ["is", "TPOT, ms", "TTFT, ms"])
+        table.add_column("source", overflow="fold")
+        table.add_row("as the files say", "", number(system["tpot_ms"]), number(system["ttft_ms"]), "")
+        table.add_section()
+        still = []
+        for swing in system["swings"]:
+            ends = [swing[end] for end in ("low", "high")]
+            if all(end and end["tpot_ms"] == system["tpot_ms"] and end["ttft_ms"] == system["ttft_ms"] for end in ends):
+                still.append(swing["key"])
+                continue
+            for text, end in zip(swing["range"], ends, strict=True):
+                times = [number(end[key]) if end else "does not fit" for key in ("tpot_ms", "ttft_ms")]
+                first = text == swing["range"][0]
+                table.add_row(swing["key"] if first else "", str(text), *times, swing["source"] if first else "")
+        table.add_section()
+        bands = (" to ".join(number(each) for each in system[key]) for key in ("tpot_band_ms", "ttft_band_ms"))
+        table.add_row("all together", "", *bands, "if independent: deviations added in squares")
+        parts += [table, Text()]
+        if still:
+            parts += [Text(f"Without effect on a lone request: {', '.join(still)}.", style="dim"), Text()]
+    return Group(*parts)
+
+
+def calibrated(fit: "Calibrated") -> RenderableType:
+    """The table of `sramsim calibrate`."""
+    table = titled(f"{fit.engine}: {fit.degrees} numbers fitted to {len(fit.points)} points of {', '.join(fit.tables)}", [])
+    for column in ("was", "is", "standard error", "between"):
+        table.add_column(column, justify="right")
+    for each in (*fit.moved, *fit.unidentifiable):
+        kept = each in fit.unidentifiable
+        between = f"{each.written(each.low)} and {each.written(each.high)}"
+        found = ("not identifiable", "-") if kept else (each.written(each.value), each.written(each.error))
+        table.add_row(", ".join(each.keys), each.written(each.start), *found, between)
+    from sim.calibrate import TTFT_WEIGHT
+
+    line = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    return Group(table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it)."))
 
 
 def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]) -> RenderableType:

@@ -22,8 +22,8 @@ from sim.metrics import Measure, SLOField, by_member, summary
 from sim.model import ModelField
 from sim.plan import Plan, PlanError, PlanField, sequences, weights_only_chips
 from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
-from sim.policy import BatchingField, OrderField, Policies, RouterField
-from sim.records import Rows, Saved
+from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
+from sim.records import Rows, Saved, answered
 from sim.serve import Setup, serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
@@ -57,10 +57,10 @@ class System(Value):
     memory_fraction: Fraction | None = None
     request_overhead: Seconds = 0.0
     routing: Literal["expected", "sampled"] = "expected"  # to experts: by chances, or drawn step by step
-    policy: BatchingField = Field(default="continuous", validate_default=True)
+    policy: BatchingField | None = None
     micro_batch: Count | None = None
     order: OrderField = Field(default="first-come-first-served", validate_default=True)
-    admission: Literal["reserve", "prompt"] = "reserve"
+    admission: Literal["reserve", "prompt"] | None = None
     prefix_caching: bool = False
     max_waiting: Annotated[int, Field(ge=0)] | None = None
     deadline: Annotated[Seconds, Field(gt=0)] | None = None
@@ -83,10 +83,10 @@ class System(Value):
     @property
     def policies(self) -> Policies:
         return Policies(
-            batching=self.policy,
+            batching=self.policy or BATCHINGS[self.engine.policy],
             order=self.order,
             router=self.router,
-            reserve=self.admission == "reserve",
+            reserve=(self.admission or self.engine.admission) == "reserve",
             prefix_caching=self.prefix_caching,
             max_waiting=self.max_waiting,
             deadline=self.deadline,
@@ -285,6 +285,11 @@ class Scenario(Value):
         shared = (deployment.costs, deployment.limits, system.policies, system.request_overhead, machine, name)
         return [Setup(*shared, number) for number in range(member.replicas)]
 
+    def whole(self, name: str) -> System:
+        """A system with the model that it serves."""
+        system = self.plain(name)
+        return system.model_copy(update={"model": system.model or self.model})
+
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
         return lone_request(deployment, round(self.workload.mean_prompt), round(self.workload.mean_output))
@@ -328,6 +333,7 @@ class Result:
     scenario: Scenario
     seed: int
     systems: dict[str, SystemResult]
+    measured: dict[str, Any] | None = None  # the same metrics of a trace that says when its requests were answered
 
     def as_json(self) -> dict[str, Any]:
         """The contract of `run --json`: no wall time, no path, no commit in it."""
@@ -340,7 +346,8 @@ class Result:
                 told["lone_request"] = lone_json(s.lone[member])
         note = next(iter(self.systems.values())).rows.requests.note
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
-        return {"scenario": self.scenario.id, "seed": self.seed, **noted, "systems": systems}
+        measured = {"measured": self.measured} if self.measured else {}
+        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, "systems": systems}
 
     def saved(self) -> Saved:
         """The result as it is kept in a folder: the summary with version and inputs, and the requests' rows."""
@@ -421,7 +428,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         "plan": {
             key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance", "slots")
         },
-        "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "kv", "head")},
+        "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "kv", "head")},
         "memory": {"weights": plan.weights_in, "kv": plan.kv_in},
         "memories": list(layout.chip.memory),
         "weight_bandwidth": {
@@ -505,4 +512,11 @@ def run(
         if name in lone:  # a fleet has no token's time of its own
             metrics["fitted_share"] = lone[name].fitted_share
         results[name] = SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics)
-    return Result(scenario, seed, results)
+    measured = answered_metrics(requests, scenario) if requests.answered else None
+    return Result(scenario, seed, results, measured)
+
+
+def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:
+    """TTFT, TPOT and E2E latency as the trace's own server had them."""
+    metrics, told = summary(answered(requests), None, scenario.measure), ("_ttft_ms", "_tpot_ms", "_e2el_ms")
+    return {key: value for key, value in metrics.items() if key.endswith(told) and value is not None}

@@ -561,7 +561,7 @@ def serve_fleet(
             passing = Chips(env, setup.machine(env, setup.number), rows.gaps)
         elif leap and slots == costs.stages == 1:
             passing = Leap(env, costs, rows.gaps)
-        elif leap and costs.stages > 1:
+        elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
             passing = Pipelined(env, costs, rows.gaps, slots, setup.limits.token_budget)
         else:
             passing = Steps(env, costs, rows.gaps)

@@ -1,4 +1,4 @@
-"""Traces of real requests: files of five formats, recognised by their content, as columns.
+"""Traces of real requests: files of six formats, recognised by their content, as columns.
 
 Rows may stand in any order: they are sorted by time, ties as they stand.  Times count from the first request that is kept.
 """
@@ -24,11 +24,15 @@ BLOCK = 512  # tokens of a block that one of Mooncake's hash ids stands for
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 VIDUR = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+# With when each request was answered.  Source: LLMServingSim's replays of vLLM.
+REPLAY = ("arrived_at_s", "input_tokens", "output_tokens")
+ANSWERED = ("first_token_s", "last_token_s")
 # Sources: kvcache-ai/Mooncake, FAST25-release; vllm/benchmarks/serve.py with --save-detailed.
 MOONCAKE = ("timestamp", "input_length", "output_length")
 VLLM = ("start_times", "input_lens", "output_lens")
 KNOWN = (
-    f"CSV of Azure ({', '.join(AZURE)}), of BurstGPT ({', '.join(BURSTGPT)}) or of Vidur ({', '.join(VIDUR)}); JSON lines of "
+    f"CSV of Azure ({', '.join(AZURE)}), of BurstGPT ({', '.join(BURSTGPT)}), of Vidur ({', '.join(VIDUR)}) or of a "
+    f"replay ({', '.join(REPLAY)}); JSON lines of "
     f"Mooncake ({', '.join(MOONCAKE)}); a result of vLLM's benchmark with --save-detailed ({', '.join(VLLM)})"
 )
 
@@ -38,7 +42,8 @@ class Columns:
     """Requests of a trace by column: arrival in s from the first one, prompt and output in tokens, Mooncake's block ids.
 
     `failed` counts requests that got no answer where the trace was taken: BurstGPT and vLLM note them with an output of 0.  They
-    are left out.
+    are left out.  `answered` are the measured times of the first and the last token, on the clock of the arrivals, where the trace
+    has them: a replay, or vLLM's result.
     """
 
     arrival: NDArray[np.float64]
@@ -46,6 +51,7 @@ class Columns:
     output: NDArray[np.int64]
     hash_ids: list[tuple[int, ...]] | None = None
     failed: int = 0
+    answered: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
 
 def read(path: Path) -> Columns:
@@ -60,16 +66,18 @@ def read(path: Path) -> Columns:
     order = np.argsort(columns.arrival, kind="stable")
     arrival, ids = columns.arrival[order], columns.hash_ids
     ids = [ids[i] for i in order.tolist()] if ids else None
-    return Columns(arrival - arrival[0], columns.prompt[order], columns.output[order], ids, columns.failed)
+    begin = arrival[0]
+    answered = (columns.answered[0][order] - begin, columns.answered[1][order] - begin) if columns.answered else None
+    return Columns(arrival - begin, columns.prompt[order], columns.output[order], ids, columns.failed, answered)
 
 
 def _csv(text: str, shown: str) -> Columns:
-    """Azure's, BurstGPT's and Vidur's.  Left out: commas within quotes, which none of them has."""
+    """Azure's, BurstGPT's, Vidur's and replays.  Left out: commas within quotes, which none of them has."""
     import polars as pl
 
     header, *lines = text.split("\n")
     names = [name.strip(' \r"') for name in header.split(",")]
-    keys = next((each for each in (AZURE, BURSTGPT, VIDUR) if set(each) <= set(names)), None)
+    keys = next((each for each in (AZURE, BURSTGPT, VIDUR, REPLAY) if set(each) <= set(names)), None)
     if keys is None:
         raise ScenarioError(f"{shown}:1: {brief(header.strip())!r} is not a trace that is known; those are {KNOWN}")
     table = pl.DataFrame({"line": np.arange(2, len(lines) + 2), "text": pl.Series(lines, dtype=pl.String)}).filter(
@@ -77,8 +85,10 @@ def _csv(text: str, shown: str) -> Columns:
     )
     values = table["text"].str.count_matches(",", literal=True) + 1
     _refuse(table, values != len(names), shown, lambda i: f"{values[i]} values, and the header names {len(names)}")
+    timed = keys is REPLAY and set(ANSWERED) <= set(names)
+    columns = (*keys, *ANSWERED) if timed else keys
     fields = table["text"].str.split_exact(",", len(names) - 1).struct
-    table = table.select("line", *(fields[names.index(name)].str.strip_chars(' \r\t"').alias(name) for name in keys))
+    table = table.select("line", *(fields[names.index(name)].str.strip_chars(' \r\t"').alias(name) for name in columns))
     time, prompt, output = keys
     failed = 0
     if keys is BURSTGPT:
@@ -86,7 +96,13 @@ def _csv(text: str, shown: str) -> Columns:
         failed = len(table) - int(answered.sum())
         table = table.filter(answered)
     times = _moments(table, time, shown) if keys is AZURE else _seconds(table, time, shown)
-    return Columns(times, _tokens(table, prompt, shown), _tokens(table, output, shown), failed=failed)
+    columns_read = times, _tokens(table, prompt, shown), _tokens(table, output, shown)
+    if not timed:
+        return Columns(*columns_read, failed=failed)
+    first, last = (_seconds(table, name, shown) for name in ANSWERED)
+    wrong = pl.Series((first < times) | (last < first))
+    _refuse(table, wrong, shown, lambda i: "its first token must come after the request, and its last not before that")
+    return Columns(*columns_read, failed=failed, answered=(first, last))
 
 
 def _refuse(table: "polars.DataFrame", bad: "polars.Series", shown: str, reason: Callable[[int], str]) -> None:
@@ -199,14 +215,32 @@ def _vllm(document: dict[str, Any], text: str, shown: str) -> Columns:
         raise ScenarioError(f"{shown}:1: {', '.join(VLLM)} have {', '.join(str(len(each)) for each in lists)} entries")
     line = text.count("\n", 0, min(text.find(f'"{key}"') for key in VLLM)) + 1  # of the first of the lists
     rows: list[tuple[float, int, int]] = []
+    kept: list[int] = []
     for number, (time, prompt, output) in enumerate(zip(*lists, strict=True), 1):
         if output == 0 and isinstance(output, int):
             continue
         where = f"{shown}:{line}: request {number}"
         rows.append((_time(time, f"{where}: {VLLM[0]}", "seconds"), *_lengths(where, VLLM, prompt, output)))
+        kept.append(number - 1)
     arrival, prompts, outputs = zip(*rows, strict=True) if rows else ((), (), ())
     failed = len(lists[0]) - len(rows)
-    return Columns(np.array(arrival, float), np.array(prompts, np.int64), np.array(outputs, np.int64), failed=failed)
+    times = np.array(arrival, float)
+    answered = _answered(document, times, kept, f"{shown}:{line}")
+    return Columns(times, np.array(prompts, np.int64), np.array(outputs, np.int64), failed=failed, answered=answered)
+
+
+def _answered(
+    document: dict[str, Any], sent: NDArray[np.float64], kept: list[int], where: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """When vLLM's requests got their first and last tokens: TTFTs, and the gaps after them; none where the result has none."""
+    ttfts, itls = document.get("ttfts"), document.get("itls")
+    if not (isinstance(ttfts, list) and isinstance(itls, list)):
+        return None
+    try:
+        first = sent + np.array([ttfts[i] for i in kept], float)
+        return first, first + np.array([sum(itls[i]) for i in kept], float)
+    except (IndexError, TypeError, ValueError):
+        raise ScenarioError(f"{where}: ttfts and itls: a number and a list of numbers for each request are due") from None
 
 
 def _time(given: Any, where: str, unit: str) -> float:

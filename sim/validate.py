@@ -1,101 +1,273 @@
-"""Published figures beside simulated ones: `sramsim validate`.  Pure functions that return rows; nothing here knows a result."""
+"""Measured points beside simulated ones: what is simulated for a point, how far off it is, and what that says of a table."""
 
-from dataclasses import dataclass
-from statistics import median
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import mean, median
 from typing import Any, Literal
 
-from sim.files import ScenarioError, names, read
-from sim.measurements import Message, Network
+import numpy as np
 
-FAR = 0.15  # beyond, a deviation is told with its reason
-# A collective's bandwidth counts what crosses a chip's cables: (n-1)/n times this, for each byte of the operation.
-# Source: NVIDIA/nccl-tests, doc/PERFORMANCE.md, "bus bandwidth".
-CROSSING = {"all_reduce": 2.0, "all_gather": 1.0, "all_to_all": 1.0}
+from sim.files import UserError, names
+from sim.metrics import came_out, latencies
+from sim.plan import PlanError
+from sim.planner import Deployment
+from sim.points import Point, halves, points
+from sim.scenario import Member, Scenario, System, fitting, run
+from sim.scenario import read as read_scenario
+from sim.workload import Closed, Length, LengthField
+
+# fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
+# assumed: what counts for it was taken over from a neighbour.
+Status = Literal["fitted", "tested", "assumed", "not expressed"]
+BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}
+# Which of an engine's numbers a metric hangs on; a throughput on both.
+DECODE, PREFILL = ("memory_efficiency",), ("compute_efficiency",)
+COUNTS = {"ttft": PREFILL, "tpot": DECODE, "itl": DECODE, "e2el": DECODE}
+SETS = ("calibration", "validation", "serving", "steps-2023")
+ROUNDS = 10  # requests of a closed loop for each user, as the serving measurements had
+FULL_ROUNDS = 5  # of one that is measured from its second round on
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One published figure and its simulated counterpart, where there is one."""
+class Compared:
+    """One metric of a point, measured and simulated, in seconds."""
 
-    id: str
-    system: str
-    operation: str
-    devices: str
-    bytes: str
-    software: str | None
-    status: Literal["free", "fitted", "given"] | None
-    unit: Literal["us", "GB/s"]
+    point: Point
+    metric: str
     measured: float
     simulated: float | None
+    status: Status
     reason: str
 
     @property
     def error(self) -> float | None:
-        """Relative to what was measured."""
-        return None if self.simulated is None else self.simulated / self.measured - 1
+        """ln(simulated / measured) of the time."""
+        return math.log(self.simulated / self.measured) if self.simulated else None
 
     @property
-    def far(self) -> bool:
-        return self.error is not None and abs(self.error) > FAR
+    def moe(self) -> bool:
+        return self.point.system is not None and routed(self.point.system)
 
     def as_json(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in (*self.__slots__, "error")}
+        """Times in ms; of a throughput, the time of a token of all."""
+        chip = self.point.system.chip if self.point.system else None
+        return {
+            "point_id": self.point.id,
+            "metric": self.metric,
+            "measured": 1000 * self.measured,
+            "simulated": 1000 * self.simulated if self.simulated else None,
+            "error_pct": None if self.error is None else 100 * self.error,
+            "status": self.status,
+            "moe": self.moe,
+            "reason": self.reason,
+            "model": self.point.about["model"],
+            "chip": chip.id if chip else self.point.about["chip"],
+            "engine": self.point.system.engine.id if self.point.system else self.point.about["engine"],
+        }
 
 
-def network() -> list[Row]:
-    """Every published figure of the catalogue about messages between chips."""
-    return rows(read(names("measurements")["network"], Network))
+def routed(system: System) -> bool:
+    assert system.model is not None
+    return any(block.experts for block in system.model.blocks)
 
 
-def rows(table: Network) -> list[Row]:
-    """Raises: ScenarioError where a row asks for what its system cannot do."""
-    return [
-        Row(
-            id=point.id,
-            system=point.system,
-            operation=point.operation,
-            devices=point.n_devices,
-            bytes=point.message_bytes,
-            software=point.software,
-            status=point.status,
-            unit="us" if point.latency_us else "GB/s",
-            measured=point.latency_us or point.bandwidth_GBps or 0.0,
-            simulated=simulated(table, point),
-            reason=point.reason,
-        )
-        for point in table.points
-    ]
+# What is simulated for a point.
 
 
-def simulated(table: Network, point: Message) -> float | None:
-    """What the simulator says to one row: microseconds, or GB/s where no latency was published."""
-    if not (point.simulates and point.on and point.software and point.chips and point.group) or point.bytes is None:
-        return None
-    software, group, nbytes = table.software[point.software], range(point.group), point.bytes
-    latency = software.latency + len(group) * software.latency_per_chip
-    try:
-        topology = table.systems[point.on].joined(point.chips)
-    except ValueError as error:
-        raise ScenarioError(f"{point.id}: {error}") from None
-    if group[-1] >= point.chips:
-        raise ScenarioError(f"{point.id}: a group of {len(group)} does not fit on {point.chips} chips")
-    match point.simulates:
-        case "send":
-            time = topology.lane(group[0], group[-1]).under(latency, software.efficiency).time(nbytes)
-        case "farthest":
-            middle = group[len(group) // 2]
-            time = max(topology.lane(middle, chip).under(latency, software.efficiency).time(nbytes) for chip in group)
-        case collective:
-            time = getattr(topology, collective)(group, nbytes, latency, software.efficiency)
-    time = max(time, software.launch)
-    if point.latency_us:
-        return time * 1e6
-    crossing = CROSSING[point.simulates] * (len(group) - 1) / len(group) if point.simulates in CROSSING else 1.0
-    return crossing * nbytes / time / 1e9
+def simulate(point: Point) -> dict[str, float]:
+    """The metrics of a point's requests, served by its system.
+
+    `alone`: one request.  `batch`: all at once, and the last of them counts.  `users`: a closed loop, means over its requests.
+    `full`: a closed loop of as many as there is room for, and the time of a token from its second round to its last arrival
+    (Little's law; the makespan of a short run would count its end).
+
+    Raises: PlanError where the system does not fit, or is not one.
+    """
+    assert point.system is not None
+    scenario = asked(point, max(1, point.users))
+    deployment = fitting(scenario, "measured")
+    limits = deployment.limits
+    tokens = point.prompt + point.output
+    if limits.claim(tokens) > limits.kv_tokens:
+        raise PlanError(f"{tokens} tokens exceed the KV room of {limits.kv_tokens}")
+    # Whoever measured it did run it, also beyond the context that the model was trained for.
+    deployment = replace(deployment, limits=replace(limits, context=max(limits.context, tokens)))
+    overhead = deployment.layout.engine.request_overhead
+    if point.pattern == "alone":
+        lone = scenario.lone(deployment)
+        return {"tpot": lone.tpot, "itl": lone.tpot, "ttft": lone.ttft + overhead}
+    if point.pattern == "full":
+        return full(point, deployment)
+    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
+    if point.pattern == "users":
+        return times | {"ttft": times["ttft"] + overhead, "itl": times["tpot"]}
+    first, last = float(np.nanmax(rows.first_token)), float(np.nanmax(rows.last_token))
+    whole = last if point.prefill else (last - first) * point.output / (point.output - 1)
+    return times | {"ttft": first + overhead, "e2el": whole}
 
 
-def medians(compared: list[Row]) -> dict[str, tuple[float, int]]:
-    """Median absolute error and number of rows: of all that test something, and by status."""
-    kinds = {"tested": ("free", "fitted"), "free": ("free",), "fitted": ("fitted",), "given": ("given",)}
-    errors = {kind: [abs(r.error) for r in compared if r.error is not None and r.status in of] for kind, of in kinds.items()}
-    return {kind: (median(each), len(each)) for kind, each in errors.items() if each}
+def full(point: Point, deployment: Deployment) -> dict[str, float]:
+    """A token's time where as many as have room ask again and again."""
+    limits = deployment.limits
+    users = point.users or min(limits.kv_tokens // limits.claim(point.prompt + point.output), limits.sequences)
+    scenario = asked(point, users, FULL_ROUNDS)
+    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
+    return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
+
+
+def asked(point: Point, users: int, rounds: int | None = None) -> Scenario:
+    """The scenario of a point: users in a closed loop, each for some rounds."""
+    assert point.system is not None
+    assert point.system.model is not None
+    rounds = rounds or (ROUNDS if point.pattern == "users" else 1)
+    prompt, output = length(point.prompt, point.spread), length(point.output, point.spread)
+    workload = Closed(users=users, requests=users * rounds, prompt=prompt, output=output)
+    return Scenario(id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system})
+
+
+@lru_cache(maxsize=1024)
+def length(tokens: int, spread: bool) -> LengthField:
+    """So many tokens, or drawn evenly from 80 to 100 % of them."""
+    return Length(uniform=(math.ceil(0.8 * tokens), tokens)) if spread else Length(fixed=tokens)
+
+
+# What it says.
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A set of points, every row of it compared or told why not."""
+
+    name: str
+    rows: tuple[Compared, ...]
+
+    @property
+    def expressed(self) -> list[Compared]:
+        return [row for row in self.rows if row.error is not None]
+
+    @property
+    def headline(self) -> list[Compared]:
+        """The dense models' points that test something; of a set that engines were fitted to, those that were fitted."""
+        dense = [row for row in self.expressed if not row.moe]
+        return [row for row in dense if row.status == "tested"] or [row for row in dense if row.status == "fitted"]
+
+    @property
+    def groups(self) -> dict[str, list[Compared]]:
+        """All of the expressed, apart by status and kind of model."""
+        found: dict[str, list[Compared]] = {}
+        for status in ("tested", "fitted", "assumed"):
+            for moe in (False, True):
+                rows = [row for row in self.expressed if (row.status, row.moe) == (status, moe)]
+                if rows:
+                    found[f"{status}, {'mixture of experts' if moe else 'dense'}"] = rows
+        return found
+
+    @property
+    def worst(self) -> list[Compared]:
+        return sorted(self.headline, key=lambda row: -abs(row.error or 0.0))[:10]
+
+    def as_json(self) -> dict[str, Any]:
+        """`metrics`, `median_ape` and `mape` are of the headline; `groups` has all."""
+        overall = statistics(self.headline)
+        return {
+            "points": [row.as_json() for row in self.rows],
+            "metrics": by_metric(self.headline),
+            "median_ape": overall.get("median_ape"),
+            "mape": overall.get("mape"),
+            "groups": {name: by_metric(rows) for name, rows in self.groups.items()},
+            "expressed": len({row.point.id for row in self.expressed}),
+            "total": len({row.point.id for row in self.rows}),
+        }
+
+
+def by_metric(rows: Iterable[Compared]) -> dict[str, dict[str, float | int]]:
+    rows = list(rows)
+    return {name: statistics(row for row in rows if row.metric == name) for name in sorted({row.metric for row in rows})}
+
+
+def statistics(rows: Iterable[Compared]) -> dict[str, float | int]:
+    """Median and mean of the absolute errors, and their mean, in %."""
+    errors = [100 * row.error for row in rows if row.error is not None]
+    sizes = [abs(error) for error in errors]
+    return {"median_ape": median(sizes), "mape": mean(sizes), "bias": mean(errors), "n": len(errors)} if errors else {"n": 0}
+
+
+def table(name: str, progress: Callable[[str, int, int], None] = lambda name, done, total: None) -> Table:
+    """One of the catalogue's sets.  Raises: UserError where there is none of that name."""
+    if name == "replay":
+        return replay()
+    if name not in SETS:
+        raise UserError(f"validate {name}: there is no such set; choose of {', '.join([*SETS, 'replay', 'network'])}")
+    return of_file(shipped(name), progress)
+
+
+def of_file(path: Path, progress: Callable[[str, int, int], None] = lambda name, done, total: None) -> Table:
+    """A CSV file with the columns of one of them."""
+    rows = points(path)
+    known: dict[str, dict[str, float] | str] = {}
+    found: list[Compared] = []
+    for done, point in enumerate(rows):
+        progress(path.stem, done, len(rows))
+        key = f"{point.group} {point.users}"
+        if point.system is not None and key not in known:
+            try:
+                known[key] = simulate(point)
+            except PlanError as error:
+                known[key] = str(error)
+        for metric, measured in (point.measured or {"none": math.nan}).items():
+            found.append(beside(point, metric, measured, known.get(key, point.reason)))
+    progress(path.stem, len(rows), len(rows))
+    return Table(path.stem, tuple(found))
+
+
+def shipped(name: str) -> Path:
+    return names("measurements")["rules"].parent / f"{name}.csv"
+
+
+@lru_cache(maxsize=1)
+def fitted_ids() -> frozenset[str]:
+    """The points that engines may be fitted to: calibration, steps, and a half of the serving measurements."""
+    whole = (point.id for name in ("calibration", "steps-2023") for point in points(shipped(name)))
+    return frozenset({*whole, *halves(points(shipped("serving")))})
+
+
+def beside(point: Point, metric: str, measured: float, simulated: dict[str, float] | str) -> Compared:
+    if isinstance(simulated, str):
+        return Compared(point, metric, measured, None, "not expressed", simulated)
+    assert point.system is not None
+    lacking = point.reason or unfitted(point.system, metric)
+    status: Status = "fitted" if point.id in fitted_ids() else "assumed" if lacking else "tested"
+    return Compared(point, metric, measured, simulated[metric], status, point.remark or (lacking if status == "assumed" else ""))
+
+
+def replay() -> Table:
+    """Three hundred real requests, and the statistics of their times."""
+    scenario = read_scenario("replay-vllm-rtx4090")
+    result = run(scenario)
+    ((name, _),) = scenario.systems.items()
+    system = scenario.plain(name)
+    about = {"model": scenario.model.id, "chip": system.chip.id if system.chip else "", "engine": system.engine.id}
+    measured, simulated = result.measured or {}, result.systems[name].metrics
+    rows = []
+    for statistic in ("mean", "median", "p90"):
+        point = Point(f"{statistic} of {len(result.systems[name].rows.arrival)} requests", about, {}, system=scenario.whole(name))
+        for metric in ("ttft", "tpot"):
+            key = f"{statistic}_{metric}_ms"
+            rows.append(Compared(point, metric, measured[key] / 1000, simulated[key] / 1000, "tested", ""))
+    return Table("replay", tuple(rows))
+
+
+def unfitted(system: System, metric: str) -> str:
+    """Which number that counts for a metric the engine took over from a neighbour; nothing where all were fitted to points."""
+    engine, plan = system.engine, system.plan
+    bits = BITS.get(plan.weights or "", "16")
+    due = [f"{key}.{bits}" for key in COUNTS.get(metric, (*DECODE, *PREFILL))]
+    if routed(system):
+        due.append("moe_layer_overhead")
+    lacking = [key for key in due if not (engine.source_of(key) or "").startswith("fitted")]
+    return f"{engine.id}: no points for {', '.join(lacking)}" if lacking else ""

@@ -27,7 +27,8 @@ class Requests:
     with `after[i]` = -1 has its arrival.  `after[i]` is less than i.
 
     `priority`: whose is smaller goes first (vLLM's meaning).  `hash_ids`: the blocks of each prompt, one id for each 512 tokens
-    begun; prompts begin alike as far as their ids agree.  `note` says what of a trace was left out or cut.
+    begun; prompts begin alike as far as their ids agree.  `answered`: when each got its first and last token
+    where the trace was taken.  `note` says what of a trace was left out or cut.
     """
 
     arrival: np.ndarray
@@ -38,6 +39,7 @@ class Requests:
     think: np.ndarray | None = None
     priority: np.ndarray | None = None
     hash_ids: list[tuple[int, ...]] | None = None
+    answered: tuple[np.ndarray, np.ndarray] | None = None
     note: str = ""
 
 
@@ -368,7 +370,7 @@ class Trace(Workload):
         if self.path is None:
             return None
         columns = traces.read(self.path)
-        whole = Requests(columns.arrival, columns.prompt, columns.output, hash_ids=columns.hash_ids)
+        whole = Requests(columns.arrival, columns.prompt, columns.output, hash_ids=columns.hash_ids, answered=columns.answered)
         return self._cut(whole, [f"failed requests left out: {columns.failed}"] if columns.failed else [])
 
     @property
@@ -410,7 +412,10 @@ class Trace(Workload):
             ids = [each[:blocks] for each in ids] if ids else None
         output = np.minimum(output, self.max_output) if self.max_output else output
         times = (arrival - self.start) * self.time_scale
-        return replace(whole, arrival=times, prompt=prompt, output=output, hash_ids=ids, note="; ".join(notes))
+        answered = None  # of other requests than these, where anything but their number was changed
+        if whole.answered and self.time_scale == 1 and not self.max_prompt and not self.max_output:
+            answered = whole.answered[0][part] - self.start, whole.answered[1][part] - self.start
+        return replace(whole, arrival=times, prompt=prompt, output=output, hash_ids=ids, answered=answered, note="; ".join(notes))
 
 
 KINDS: dict[str, type[Workload]] = {

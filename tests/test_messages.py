@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sim.cli import main
 from sim.files import ScenarioError, catalogue, names, read
 from sim.measurements import Network
-from sim.validate import FAR, medians, network, rows, simulated
+from sim.messages import FAR, medians, network, rows, simulated
 
 FOLDER = catalogue() / "measurements"
 with (FOLDER / "network.csv").open(encoding="utf-8", newline="") as table:

@@ -1,0 +1,236 @@
+"""Fits an engine's numbers to the points that it may be fitted to: `sramsim calibrate`.
+
+What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
+logarithm of the time.  A number that ends at a bound is not identifiable: it stays at what the file said, and the others are fitted
+again.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine import Engine
+from sim.files import Document, UserError, load_text
+from sim.points import Point, points
+from sim.validate import SETS, fitted_ids, shipped, simulate
+
+TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
+SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another kind does not bend the rest
+STEP = 0.02  # of a number's range: simulated requests meet or miss each other, and a smaller step would measure that
+CLOSE = 0.002  # of the range: what is so near a bound is at it
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A number that was fitted; `keys` that share it, in units of the file."""
+
+    keys: tuple[str, ...]
+    low: float
+    high: float
+    unit: str
+    start: float
+    value: float
+    error: float  # standard error
+
+    def written(self, value: float) -> str:
+        """Three significant digits, with the unit."""
+        return f"{float(f'{value:.3g}'):g}{' ' if self.unit else ''}{self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a fit found."""
+
+    engine: str
+    moved: tuple[Moved, ...]
+    unidentifiable: tuple[Moved, ...]
+    points: tuple[Point, ...]
+    tables: tuple[str, ...]
+    error: float  # root mean square of ln(simulated / measured), a TTFT weighted
+    left_out: float  # the same of each point as the others foretell it
+
+    @property
+    def degrees(self) -> int:
+        return len(self.moved)
+
+
+def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibrated:
+    """Fits what the engine's file lets move.
+
+    Uncertainties and leave-one-out errors are those of the linear problem at the minimum: a residual left out is r / (1 - h).
+
+    Raises: UserError where the file says nothing of a fit, or there are fewer points than numbers.
+    """
+    document = Document(path)
+    engine = document.value(Engine)
+    if engine.fit is None:
+        raise UserError(f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}")
+    mine = [
+        (name, point)
+        for name in SETS
+        for point in points(shipped(name))
+        if point.system and point.system.engine.id == engine.id and point.id in fitted_ids()
+    ]
+    if not mine:
+        raise UserError(f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}")
+    free = [opened(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
+    used = [point for _, point in mine]
+    fixed: list[Moved] = []
+    while True:
+        metrics = sum(len(point.measured) for point in used)
+        if len(free) >= metrics:
+            raise UserError(f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones")
+        found, residuals, jacobian = least_squares(document, free, used, progress)
+        stuck = [each for each in found if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low)]
+        if not stuck:
+            break
+        for each in stuck:
+            progress(f"{' and '.join(each.keys)}: at a bound, not identifiable; stays {each.written(each.start)}")
+            put(document, each, each.start)
+        fixed += stuck
+        free = [each for each in free if each.keys not in {s.keys for s in stuck}]
+        if not free:
+            raise UserError(f"{document.shown}: no number is identifiable from its {metrics} measured ones")
+    spread = jacobian @ np.linalg.pinv(jacobian)
+    left_out = residuals / np.maximum(1 - np.diag(spread), 1e-3)
+    names = tuple(dict.fromkeys(name for name, _ in mine))
+    rms = float(np.sqrt(np.mean(residuals**2)))
+    return Calibrated(engine.id, tuple(found), tuple(fixed), tuple(used), names, rms, float(np.sqrt(np.mean(left_out**2))))
+
+
+def opened(document: Document, keys: str, bounds: tuple[str | float, str | float]) -> Moved:
+    """A number that may move, from what the file says of it.  Raises: UserError where it is not one of the file's."""
+    low, unit = split(bounds[0])
+    high, _ = split(bounds[1])
+    parts = tuple(key.strip() for key in keys.split(","))
+    value: Any = document.data
+    for key in parts[0].split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UserError(f"{document.shown}: fit.bounds: the file has no {parts[0]}")
+        value = value[key]
+    start, given = split(value)
+    if given != unit:
+        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {unit or 'none'}")
+    return Moved(parts, low, high, unit, start, start, math.nan)
+
+
+def split(text: str | float) -> tuple[float, str]:
+    value, _, unit = str(text).partition(" ")
+    return float(value), unit
+
+
+def put(document: Document, moved: Moved, value: float) -> None:
+    for key in moved.keys:
+        document.set(f"{key}={value:.9f}{' ' if moved.unit else ''}{moved.unit}")
+
+
+def least_squares(
+    document: Document, free: list[Moved], used: list[Point], progress: Callable[[str], None]
+) -> tuple[list[Moved], NDArray[np.float64], NDArray[np.float64]]:
+    """The numbers at the minimum with their standard errors, the residuals there, and how each moves them."""
+    from scipy import optimize
+
+    low, high = np.array([each.low for each in free]), np.array([each.high for each in free])
+    runs = 0
+
+    def residuals(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        nonlocal runs
+        for each, value in zip(free, low + place * (high - low), strict=True):
+            put(document, each, value)
+        found = misses(document.value(Engine), used)
+        runs += 1
+        progress(f"run {runs}: root mean square {np.sqrt(np.mean(found**2)):.4f}")
+        return found
+
+    start = np.clip((np.array([each.start for each in free]) - low) / (high - low), 0.01, 0.99)
+    fit = optimize.least_squares(
+        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=1e-3, ftol=1e-3, max_nfev=6
+    )
+    rest = residuals(fit.x)
+    spare = max(1, len(rest) - len(free))
+    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
+    errors = np.sqrt(np.diag(covariance)) * (high - low)
+    values = low + fit.x * (high - low)
+    moved = [replace(each, value=float(v), error=float(e)) for each, v, e in zip(free, values, errors, strict=True)]
+    return moved, rest, fit.jac
+
+
+def misses(engine: Engine, used: list[Point]) -> NDArray[np.float64]:
+    """ln(simulated / measured) of every metric of the points, a TTFT weighted."""
+    known: dict[str, dict[str, float]] = {}
+    found = []
+    for point in used:
+        key = f"{point.group} {point.users}"
+        if key not in known:
+            assert point.system is not None
+            known[key] = simulate(replace(point, system=point.system.model_copy(update={"engine": engine})))
+        for metric, measured in point.measured.items():
+            weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
+            found.append(weight * math.log(known[key][metric] / measured))
+    return np.array(found)
+
+
+# The file.
+
+
+def rewritten(path: Path, fit: Calibrated) -> str:
+    """The engine's file with what was found: values, sources, ranges of two standard errors."""
+    document = Document(path)
+    source, ranges = dict(document.data.get("source", {})), dict(document.data.get("range", {}))
+    where = f"{len(fit.points)} points of {', '.join(fit.tables)}"
+    for each in fit.moved:
+        for key in each.keys:
+            document.set(f"{key}={each.written(each.value)}")
+            value = f"{each.written(each.value)} +- {each.written(each.error)}"
+            source[key] = f"fitted: {value}, to {where}; sramsim calibrate {fit.engine}"
+            low, high = max(each.low, each.value - 2 * each.error), min(each.high, each.value + 2 * each.error)
+            ranges[key] = (each.written(low), each.written(high))
+    found = (
+        f"{fit.degrees} numbers, {where}: root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    )
+    data = {key: value for key, value in document.data.items() if key not in ("source", "range", "fit")}
+    data["fit"] = {**document.data["fit"], "found": found}
+    data["range"], data["source"] = ranges, source
+    text = load_text(path, document.shown)
+    head = "".join(text.splitlines(keepends=True)[: opening(text)])
+    return head + "".join(emitted(data))
+
+
+def opening(text: str) -> int:
+    """How many lines of comment a file begins with."""
+    lines = text.splitlines()
+    return next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+
+
+def emitted(data: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key, value in data.items():
+        if key in ("source", "range", "fit"):
+            lines.append(f"{key}:\n")
+            lines += [f"  {name}: {flow(each)}\n" for name, each in value.items()]
+        else:
+            lines.append(f"{key}: {flow(value)}\n")
+    return lines
+
+
+def flow(value: Any) -> str:
+    """A value on one line of YAML."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{quoted(str(key))}: {flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str):
+        return quoted(value)
+    return json.dumps(value)
+
+
+def quoted(text: str) -> str:
+    """Plain where YAML reads it as the same text, else in quotes."""
+    plain = text and all(letter.isalnum() or letter in " ._/-()" for letter in text) and not text.endswith(" ")
+    return text if plain else json.dumps(text, ensure_ascii=False)

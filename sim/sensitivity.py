@@ -1,0 +1,161 @@
+"""How much a lone request's TPOT and TTFT depend on each uncertain number: `sramsim sensitivity`.
+
+A number is uncertain where its file gives a `range` beside it: a datasheet that leaves it open, or two standard errors of a fit.
+Each is moved to the two ends of its range while the others stay.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter
+
+from sim.files import ScenarioError, Sourced, Value
+from sim.plan import PlanError
+from sim.scenario import Scenario, System
+from sim.units import Seconds
+
+METRICS = ("tpot", "ttft")
+
+
+@dataclass(frozen=True, slots=True)
+class Swing:
+    """A number at the two ends of its range, and what becomes of the metrics; None where the model then does not fit."""
+
+    key: str  # 'engine.layer_overhead'
+    value: str
+    ends: tuple[str, str]
+    low: dict[str, Seconds] | None
+    high: dict[str, Seconds] | None
+    source: str
+
+    def width(self, metric: str, base: Mapping[str, Seconds]) -> Seconds:
+        """From the least to the most that the metric becomes."""
+        told = [each[metric] for each in (self.low, self.high) if each] + [base[metric]]
+        return max(told) - min(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """One system: its metrics as they are, and how each uncertain number moves them, the widest swing of TPOT first."""
+
+    base: dict[str, Seconds]
+    swings: tuple[Swing, ...]
+
+    def band(self, metric: str) -> tuple[Seconds, Seconds]:
+        """The least and the most of a metric, if the numbers are uncertain independently of each other: deviations are added
+        in squares, those that lower it and those that raise it apart."""
+        base = self.base[metric]
+        moves = [[each[metric] - base for each in (swing.low, swing.high) if each] for swing in self.swings]
+        down = math.sqrt(sum(min(0.0, *each, 0.0) ** 2 for each in moves if each))
+        up = math.sqrt(sum(max(0.0, *each, 0.0) ** 2 for each in moves if each))
+        return base - down, base + up
+
+    def as_json(self) -> dict[str, Any]:
+        """Times in ms."""
+
+        def times(metrics: Mapping[str, Seconds] | None) -> dict[str, float] | None:
+            return {f"{name}_ms": 1000 * metrics[name] for name in METRICS} if metrics else None
+
+        bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in METRICS}
+        swings = [
+            {"key": s.key, "value": s.value, "range": s.ends, "low": times(s.low), "high": times(s.high), "source": s.source}
+            for s in self.swings
+        ]
+        return {**(times(self.base) or {}), **bands, "swings": swings}
+
+
+def sensitivity(
+    scenario: Scenario, progress: Callable[[str, int, int], None] = lambda system, done, total: None
+) -> dict[str, Sensitivity]:
+    """Every system of a scenario; of a fleet, its members.
+
+    Raises: PlanError where one does not fit as it is, ScenarioError where no number is uncertain.
+    """
+    found = {}
+    for name, system in scenario.systems.items():
+        if not isinstance(system, System):
+            continue
+        moved = list(uncertain(system))
+        base = lone(scenario, name, system)
+        assert base is not None
+        swings = []
+        for done, (key, source, value, ends, at) in enumerate(moved):
+            progress(name, done, len(moved))
+            low, high = (lone(scenario, name, at(end)) for end in ends)
+            swings.append(Swing(key, value, ends, low, high, source))
+        progress(name, len(moved), len(moved))
+        swings.sort(key=lambda swing: -swing.width("tpot", base))
+        found[name] = Sensitivity(base, tuple(swings))
+    if not any(each.swings for each in found.values()):
+        raise ScenarioError(f"{scenario.id}: no file of its chips and engines gives a range for a number")
+    return found
+
+
+def lone(scenario: Scenario, name: str, system: System) -> dict[str, Seconds] | None:
+    """TPOT and TTFT of a mean request that is alone; None where the model does not fit a moved number."""
+    changed = scenario.model_copy(update={"systems": {name: system}})
+    deployment = changed.deploy(name)
+    if not deployment.fit.fits:
+        if system == scenario.systems[name]:
+            raise PlanError(f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do")
+        return None
+    found = changed.lone(deployment)
+    return {"tpot": found.tpot, "ttft": found.ttft}
+
+
+def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], Callable[[str], System]]]:
+    """Key, source, value as written, the ends of its range, and what gives the system with the number at one of them."""
+    parts: dict[str, Sourced] = {"engine": system.engine}
+    if system.cluster:
+        parts["cluster.chip"] = system.cluster.chip
+        parts["cluster"] = system.cluster
+    elif system.chip:
+        parts["chip"] = system.chip
+    for part, entry in parts.items():
+        for key, ends in entry.range.items():
+            if part.endswith("chip") and unused(system, key):
+                continue
+            texts = str(ends[0]), str(ends[1])
+            yield f"{part}.{key}", entry.source_of(key) or "", written(entry, key), texts, mover(system, f"{part}.{key}")
+
+
+def unused(system: System, key: str) -> bool:
+    """What of a chip says nothing here: its cables where the system has others, and energies."""
+    other = system.topology or (system.cluster and system.cluster.topology)
+    return bool(key.startswith("topology") and other) or key.endswith("energy")
+
+
+def mover(system: System, key: str) -> Callable[[str], System]:
+    def move(text: str) -> System:
+        changed: System = moved(system, key.split("."), text)
+        return changed
+
+    return move
+
+
+def moved(value: Any, path: list[str], text: str) -> Any:
+    """A copy of a value with the number at a path read from a text, as its field reads it in a file."""
+    head, rest = path[0], path[1:]
+    if isinstance(value, Value):
+        field = type(value).model_fields[head]
+        inner = getattr(value, head)
+        if rest:
+            return value.model_copy(update={head: moved(inner, rest, text)})
+        kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        read = float(text) if isinstance(inner, float) and " " not in text else text
+        return value.model_copy(update={head: adapter.validate_python(read)})
+    if isinstance(value, tuple):
+        place = int(head)
+        return (*value[:place], moved(value[place], rest, text), *value[place + 1 :])
+    return {**value, head: moved(value[head], rest, text) if rest else float(text)}
+
+
+def written(entry: Sourced, key: str) -> str:
+    """The number itself, in SI units, as it stands in the value."""
+    value: Any = entry
+    for part in key.split("."):
+        value = getattr(value, part) if isinstance(value, Value) else value[int(part)] if isinstance(value, tuple) else value[part]
+    return f"{value:.4g}"
