@@ -129,12 +129,9 @@ class Core(NamedTuple):
     def at(self, attended: float, cached: float) -> AttentionTime:
         compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
         memory = self.memory[0] + self.memory[1] * attended + self.memory[2] * cached
-        return AttentionTime(compute, memory, *self.slowed(attended, cached))
-
-    def slowed(self, attended: float, cached: float) -> tuple[float, float]:
-        """The two sides of the roofline with the engine."""
         (c, c_attended, c_cached), (m, m_attended, m_cached) = self.slowed_compute, self.slowed_memory
-        return c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached
+        slowed = c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached
+        return AttentionTime(compute, memory, *slowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +155,21 @@ class DecodeLine:
         if lead > 0 or (lead == 0 and gain >= 0):
             return memory, more * self.memory_slope, holds
         return compute, more * self.compute_slope, holds
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPlanes:
+    """One layer's attention core for a number of prompt tokens, with the engine: both sides of the roofline as planes over the
+    positions attended and those read, (windowed) as layers with a window see them: fixed seconds, and seconds for each."""
+
+    windowed: bool
+    compute: tuple[float, float, float]
+    memory: tuple[float, float, float]
+
+    def at(self, work: Work) -> float:
+        attended, cached = (work.windowed_attended, work.windowed_cached) if self.windowed else (work.attended, work.cached)
+        (c, c_attended, c_cached), (m, m_attended, m_cached) = self.compute, self.memory
+        return max(c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached)
 
 
 def slowed(line: tuple[float, float, float], efficiency: float) -> tuple[float, float, float]:
@@ -187,6 +199,14 @@ def slowest_shard(
     return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
 
 
+def seconds(exchanges: tuple[Exchange, ...]) -> float:
+    """One after the other."""
+    time = 0.0
+    for exchange in exchanges:
+        time += exchange.time
+    return time
+
+
 class Costs:
     """What steps cost on one layout.  Made once for a system; remembers what depends on the number of tokens alone."""
 
@@ -213,8 +233,9 @@ class Costs:
         self._heads: dict[int, float] = {}
         self._cores: dict[tuple[int, int, bool], Core] = {}
         self._positions: dict[tuple[Attention, bool], tuple[float, float]] = {}  # FLOPs of one attended, bytes of one cached
-        self._lines: dict[int, list[DecodeLine]] = {}
-        self._fixed: dict[int, float] = {}  # of a step of decodes, on a single stage
+        self._lines = {0: [DecodeLine(False, 0.0, 0.0, 0.0, 0.0)] * len(self.shapes)}
+        self._planes: dict[int, list[PromptPlanes]] = {}
+        self._fixed: dict[tuple[int, int, int], float] = {}  # of a step on a single stage, but for attention's core
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
         self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
@@ -235,29 +256,26 @@ class Costs:
 
     def line(self, work: Work) -> tuple[float, float, int]:
         """The same of a single stage in plain floats: arrays of one number would take ten times as long."""
-        if work.prompt_tokens or self.sampled:
-            parts = self.parts(work)
-            time, growth = parts.body.item() + parts.sampling, 0.0
-            for layers, now, more in zip(self._first_layers, parts.attention, parts.growth, strict=True):
-                time += layers * now
-                growth += layers * more
-            return self._launched(work, time, growth, parts.holds)
-        decodes = work.decodes
-        if decodes not in self._fixed:
-            self._fixed[decodes] = self.body(decodes).item() + self._sampling_time(work)
-        time, growth, holds = self._fixed[decodes], 0.0, FOREVER
-        for layers, line in zip(self._first_layers, self._decode_lines(decodes), strict=True):
-            now, more, steps = line.at(work)
-            time += layers * now
-            growth += layers * more
-            if steps < holds:
-                holds = steps
-        return self._launched(work, time, growth, holds)
+        decodes, prompt_tokens = work.decodes, work.prompt_tokens
+        key = decodes + prompt_tokens, work.logits, decodes + work.chunks
+        if key not in self._fixed or self.sampled:
+            self._fixed[key] = self.body(key[0]).item() + self._sampling_time(work)
+        time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
+        if decodes:
+            for kind, line in enumerate(self._decode_lines(decodes)):
+                now, more, steps = line.at(work)
+                time += self._first_layers[kind] * now
+                growth += self._first_layers[kind] * more
+                if steps < holds:
+                    holds = steps
+        if prompt_tokens:
+            for kind, planes in enumerate(self._prompt_planes(prompt_tokens)):
+                time += self._first_layers[kind] * planes.at(work)
+            growth, holds = 0.0, 1
+        return self._launched(work, time, growth, holds) if self.launch else (time, growth, holds)
 
     def _launched(self, work: Work, time: float, growth: float, holds: int) -> tuple[float, float, int]:
         """A single stage's step, or its launch where the host takes longer, until what grows takes as long."""
-        if not self.launch:
-            return time, growth, holds
         launch = self.launching(work).item()
         if time >= launch:
             return time, growth, holds
@@ -272,16 +290,18 @@ class Costs:
     def parts(self, work: Work) -> Parts:
         """What both are made of."""
         sampling, body = self._sampling_time(work), self.body(work.tokens)
-        if work.prompt_tokens:
-            attention = [self._attention_time(kind, work) for kind in self._kinds]
-            return Parts(body, sampling, attention, self._no_growth, 1)
-        attention, growth, holds = [], [], FOREVER
+        attention, growth, holds = [], [], 1 if self.sampled else FOREVER
         for line in self._decode_lines(work.decodes):
             now, more, steps = line.at(work)
             attention.append(now)
             growth.append(more)
-            holds = min(holds, steps)
-        return Parts(body, sampling, attention, growth, 1 if self.sampled else holds)
+            if steps < holds:
+                holds = steps
+        if work.prompt_tokens:
+            for kind, planes in enumerate(self._prompt_planes(work.prompt_tokens)):
+                attention[kind] += planes.at(work)
+            growth, holds = self._no_growth, 1
+        return Parts(body, sampling, attention, growth, holds)
 
     def _sampling_time(self, work: Work) -> float:
         """The head, and what the engine does for each sequence."""
@@ -298,30 +318,22 @@ class Costs:
                 lines.append(DecodeLine(self._windowed[kind], *sides))
         return self._lines[decodes]
 
-    def _attention_time(self, kind: int, work: Work) -> float:
-        """One layer's attention core where prompts are advanced too: seconds for the decodes, then for the chunks."""
-        windowed, time = self._windowed[kind], 0.0
-        if work.decodes:
-            tokens = self._ranked(work.decodes)
-            context = (work.windowed_context if windowed else work.context) * tokens / work.decodes
-            time = max(self._core(kind, tokens, True).slowed(context, context))
-        tokens = self._ranked(work.prompt_tokens)
-        share = tokens / work.prompt_tokens
-        attended, cached = (work.windowed_attended, work.windowed_cached) if windowed else (work.attended, work.cached)
-        return time + max(self._core(kind, tokens, False).slowed(attended * share, cached * share))
+    def _prompt_planes(self, tokens: int) -> list[PromptPlanes]:
+        """By kind, one layer's attention core for so many tokens of prompts, of which the fullest rank has its share."""
+        if tokens not in self._planes:
+            planes = self._planes[tokens] = []
+            for kind in self._kinds:
+                core, share = self._core(kind, self._ranked(tokens), False), self._ranked(tokens) / tokens
+                (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
+                sides = (c, share * c_attended, share * c_cached), (m, share * m_attended, share * m_cached)
+                planes.append(PromptPlanes(self._windowed[kind], *sides))
+        return self._planes[tokens]
 
     def piece_lines(self, tokens: int) -> Array:
-        """By kind, one layer's attention core for a piece of so many tokens of a prompt, as two planes of which the higher counts:
-        fixed seconds, for each position attended, for each position read from the cache; and the window."""
-        ranked = self._ranked(tokens)
-        share = ranked / tokens
-        planes = np.empty((len(self.shapes), 7))
-        for kind, shape in enumerate(self.shapes):
-            core = self._core(kind, ranked, False)
-            planes[kind, :6] = *core.slowed_compute, *core.slowed_memory
-            planes[kind, 6] = shape.window or FOREVER
-        planes[:, [1, 2, 4, 5]] *= share
-        return planes
+        """The same as numbers for the kernel; and the window."""
+        windows = [shape.window or FOREVER for shape in self.shapes]
+        planes = zip(self._prompt_planes(tokens), windows, strict=True)
+        return np.array([[*each.compute, *each.memory, window] for each, window in planes]).reshape(-1, 7)
 
     def _ranked(self, tokens: int) -> int:
         """Tokens of the fullest rank of attention data parallelism."""
@@ -389,16 +401,13 @@ class Costs:
     def body(self, tokens: int) -> Array:
         """Seconds on each stage that depend on tokens alone: blocks but the head, less attention's core; collectives; overheads."""
         if tokens not in self._body or self.sampled:
-            stages = dict.fromkeys(self._like)
-            gathered = {stage: sum(exchange.time for exchange in self.gathered(tokens, stage)) for stage in stages}
-            body = np.array([float(gathered[stage]) for stage in self._like])
+            times = {stage: seconds(self.gathered(tokens, stage)) for stage in set(self._like)}
+            body = np.array([times[stage] for stage in self._like])
             for block, counts in self.counts.items():
                 if block.kind != "head":
                     alone = self._block_time(block, tokens)
-                    times = {
-                        stage: alone + sum(exchange.time for exchange in self.exchanges(block, tokens, stage)) for stage in stages
-                    }
-                    body += counts * np.array([times[stage] for stage in self._like])
+                    times = {stage: alone + seconds(self.exchanges(block, tokens, stage)) for stage in times}
+                    body += counts * [times[stage] for stage in self._like]
             body[-1] += self.layout.engine.step_overhead
             self._body[tokens] = body
         return self._body[tokens]
