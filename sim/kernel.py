@@ -97,7 +97,7 @@ def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, su
 @njit(cache=True)
 def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, lines, batches, counts, ring, sums):
     """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
-    and what further steps add to them.  Gives the head of the ring, as `advance` does."""
+    and what further steps add to them."""
     kinds = len(seconds)
     batches[slot, SAMPLING] = sampling
     for kind in range(kinds):
@@ -105,7 +105,6 @@ def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, line
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
     enter(slot, now, lost, 0, stages, rows, lines, batches, counts, ring, sums)
-    return head(batches, counts, ring)
 
 
 @njit(cache=True)
@@ -117,7 +116,6 @@ def deal(now, slots, stages, rows, lines, batches, counts, ring, sums):
         counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
         counts[slot, SILENT] = 1
         enter(slot, now, 0.0, ring[BUDGET], stages, rows, lines, batches, counts, ring, sums)
-    return head(batches, counts, ring)
 
 
 @njit(cache=True)

@@ -10,7 +10,7 @@ Clocks are compensated: what the clock of a run rounds away when a passage retur
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ from sim.units import Seconds
 class Passage:
     """What one micro-batch takes through the stages: a token for each of its sequences, and pieces of prompts."""
 
-    work: Work
-    steps: int  # for how many it may go on so, as nothing changes
-    prefilled: tuple[Job, ...] | list[Job]  # whose prompts end with it
-    over: Callable[["Passage", Seconds], None]  # called when its last step is back, with the time at which that left the last stage
+    over: Callable[[Any, Seconds], None]  # called when its last step is back, with the time at which that left the last stage
+    work: Work = field(default_factory=Work)
+    steps: int = 1  # for how many it may go on so, as nothing changes; when it is over, how many it made
+    prefilled: list[Job] = field(default_factory=list)  # whose prompts end with it
     last: Seconds = 0.0  # when its micro-batch last left the last stage
     counted: bool = True  # the gaps before its tokens are from passage to passage; else who sent it counts them
     silent: bool = False  # its micro-batch has nothing to do when it is back, but for prompts that may have come
@@ -123,12 +123,13 @@ class Leap(Passing):
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
         self.env, self.costs, self.gaps = env, costs, gaps
         self.worked = 0.0
-        self.start = self.time = self.growth = self.seconds = 0.0  # of the passage: its steps take `seconds` from the start
+        self.start = self.lost = self.time = self.growth = 0.0  # of the passage
+        self.seconds = 0.0  # from the clock's start until its steps are over
         self.passage: Passage | None = None
         self.alarm: simpy.Event | None = None  # one that was set before is stale
 
     def send(self, passage: Passage) -> None:
-        self.passage, self.start = passage, self.env.now
+        self.passage, self.start, self.lost = passage, self.env.now, passage.lost
         self.time, self.growth, holds = self.costs.line(passage.work)
         if passage.steps > holds:
             passage.steps = holds
@@ -138,8 +139,7 @@ class Leap(Passing):
 
     def until(self, steps: int) -> Seconds:
         """Seconds from the clock's start until so many steps are over."""
-        assert self.passage is not None
-        return self.passage.lost + steps * self.time + steps * (steps - 1) // 2 * self.growth
+        return self.lost + steps * self.time + steps * (steps - 1) // 2 * self.growth
 
     def cut(self, job: Job | None = None) -> None:
         """The step under way is the last: the first one that ends now or later."""
@@ -164,7 +164,7 @@ class Leap(Passing):
         if alarm is not self.alarm or passage is None:
             return
         self.passage = None
-        self.worked += self.seconds - passage.lost
+        self.worked += self.seconds - self.lost
         if passage.work.decodes and passage.counted:
             self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
         now = self.env.now
@@ -237,9 +237,9 @@ class Pipelined(Passing):
         self.passages[slot] = passage
         numbers = min(passage.steps, holds), decodes * passage.counted, int(passage.silent), row
         of_kinds = sampling, tuple(attention), tuple(growth)
-        head = self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, *self.state)
+        self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, *self.state)
         if self.asleep:
-            self.wait(head)
+            self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
     def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
         pieces = min(len(idle), (job.prompt - job.prefilled - 1) // self.budget)
@@ -253,11 +253,11 @@ class Pipelined(Passing):
         self.row(self.budget)
         self.line(self.budget)
         self.ask(job)
-        head = self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, *self.state)
+        self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, *self.state)
         job.prefilled += pieces * self.budget
         self.ask(None)
         if self.asleep:
-            self.wait(head)
+            self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
     def cut(self, job: Job | None = None) -> None:
         if job is None or self.costs.sampled:

@@ -146,7 +146,7 @@ class Room:
 
     def holds(self, tokens: int) -> bool:
         """Whether a sequence of so many tokens fits beside what is there."""
-        return tokens <= self.kv_free and self.sequences_used < self.sequences
+        return self.kv_used + tokens <= self.kv_tokens and self.sequences_used < self.sequences
 
     def take(self, job: Job) -> None:
         self.sequences_used += 1
@@ -154,7 +154,8 @@ class Room:
 
     def grow(self, tokens: int) -> None:
         self.kv_used += tokens
-        self.kv_peak = max(self.kv_peak, self.kv_used)
+        if self.kv_used > self.kv_peak:
+            self.kv_peak = self.kv_used
 
     def give_back(self, job: Job) -> None:
         self.kv_used -= job.kv

@@ -65,17 +65,16 @@ class Gaps:
         if steps == 1:
             self.add(gap, times)
             return
-        done, last = 0, bin_of(gap + (steps - 1) * growth)
-        while done < steps:
-            place, end = bin_of(gap + done * growth), steps
-            if place != last:
-                end = max(done + 1, min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)))
-                while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
-                    end += 1
-                while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
-                    end -= 1
+        done, place, last = 0, bin_of(gap), bin_of(gap + (steps - 1) * growth)
+        while place != last:
+            end = max(done + 1, min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)))
+            while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
+                end += 1
+            while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
+                end -= 1
             self.bins[place] = self.bins.get(place, 0) + times * (end - done)
-            done = end
+            done, place = end, bin_of(gap + end * growth)
+        self.bins[place] = self.bins.get(place, 0) + times * (steps - done)
         pairs = steps * (steps - 1)
         self.count += times * steps
         self.total += times * (steps * gap + growth * pairs / 2)

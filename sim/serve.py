@@ -13,7 +13,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -37,26 +37,25 @@ class Due(simpy.Event):
     """A timeout that is handled before everything else due at its instant."""
 
     def __init__(self, env: simpy.Environment, delay: Seconds) -> None:
-        super().__init__(env)
-        self._ok, self._value = True, None
+        self.env, self.callbacks, self._ok, self._value = env, [], True, None
         env.schedule(self, URGENT, delay)
 
 
 @dataclass(eq=False, slots=True)
-class MicroBatch:
-    """Sequences that decode together.  They are counted, not visited: a heap knows at which step the next one ends."""
+class MicroBatch(Passage):
+    """Sequences that decode together, and their passage.  They are counted, not visited: a heap knows at which step the next one
+    ends."""
 
     running: int = 0
     context: int = 0  # positions that the next tokens attend to, over all sequences
     step: int = 0
-    last: Seconds = 0.0  # when it last left the pipeline
-    lost: Seconds = 0.0  # what the clock rounded away when it was back
     ends: list[tuple[int, int, Job]] = field(default_factory=list)
     windowed: int = 0  # the same as `context`, as layers with a window see it
     growing: int = 0  # sequences that no window cuts yet
     fills: list[int] = field(default_factory=list)  # the steps at which windows begin to cut
     begun: bool = False  # it has decoded since it was last empty
     stalled: list[tuple[int, Seconds]] = field(default_factory=list)  # sequences that were left out, and their last tokens' time
+    planned: int = 1  # the steps that its passage may go on for, of which it may make fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Replica:
         self.waiting: list[tuple[float, int, Job]] = []  # a heap, by the order's key
         self.queued = 0  # of these, those that are not cancelled
         self.prefilling: deque[Job] = deque()
-        self.idle = deque(MicroBatch() for _ in range(limits.slots))
+        self.idle = deque(MicroBatch(self.back) for _ in range(limits.slots))
         self.roused = False
         self.unfinished = 0
 
@@ -107,19 +106,18 @@ class Replica:
 
     def submit(self, job: Job) -> None:
         """Takes a request in, or refuses it where it could never fit, or the queue is full."""
-        policies = self.policies
-        self.rows.arrival[job.id] = job.arrival
-        job.kv = self.limits.claim(job.tokens)
-        if job.tokens > self.limits.context:
-            self.rows.reason[job.id] = f"{job.tokens} tokens exceed the model's context of {self.limits.context}"
+        policies, tokens = self.policies, job.tokens
+        job.kv = self.limits.claim(tokens)
+        if tokens > self.limits.context:
+            self.rows.reason[job.id] = f"{tokens} tokens exceed the model's context of {self.limits.context}"
         elif job.kv > self.limits.kv_tokens:
             self.rows.reason[job.id] = f"{job.kv} tokens exceed the KV room of {self.limits.kv_tokens}"
         else:
             if not policies.reserve:
                 job.kv = self.limits.claim(job.prompt)
             self.passing.settle()
-            at_once = not self.queued and self.room.holds(job.kv)
-            if policies.max_waiting is None or self.queued < policies.max_waiting or at_once:
+            most = policies.max_waiting
+            if most is None or self.queued < most or (not self.queued and self.room.holds(job.kv)):
                 self.rows.replica[job.id] = self.number
                 self.unfinished += 1
                 self.queue(job, policies.order(job))
@@ -128,7 +126,7 @@ class Replica:
                     Timeout(self.env, wait).callbacks.append(lambda _: self.cancel(job))
                 self.look()
                 return
-            self.rows.reason[job.id] = f"the queue of {policies.max_waiting} is full"
+            self.rows.reason[job.id] = f"the queue of {most} is full"
         self.finished(job, job.arrival)
 
     def look(self) -> None:
@@ -232,17 +230,18 @@ class Replica:
                     self.roused = False
                     return
         self.roused = False
-        self.rouse()
+        if self.prefilling:
+            self.rouse()
 
     def turn(self, batch: MicroBatch) -> bool:
         """A micro-batch picks what it advances, and goes; it is idle where there is nothing.  Says whether it went."""
-        passage = self.pick(batch)
-        if passage is None:
+        if not self.pick(batch):
             self.idle.append(batch)
             return False
-        # What a policy refuses now, it refuses until something changes; but another micro-batch may take it.
-        self.rouse(cut=passage.work.prompt_tokens > 0 or self.limits.slots > 1)
-        self.passing.send(passage)
+        if self.prefilling:
+            # What a policy refuses now, it refuses until something changes; but another micro-batch may take it.
+            self.rouse(cut=batch.work.prompt_tokens > 0 or self.limits.slots > 1)
+        self.passing.send(batch)
         return True
 
     def turn_at(self, batch: MicroBatch, _: simpy.Event) -> None:
@@ -250,20 +249,20 @@ class Replica:
             self.admit()  # who has asked at once, and was told to wait for the end of this step
         self.turn(batch)
 
-    def back(self, batch: MicroBatch, planned: int, passage: Passage, leave: Seconds) -> None:
+    def back(self, batch: MicroBatch, leave: Seconds) -> None:
         """A micro-batch is back, with a token for each of its sequences from every step, and picks again."""
-        work = passage.work
+        decodes = batch.work.decodes
         if not self.policies.reserve:
-            self.room.grow(-work.decodes * (planned - passage.steps))  # steps that were not made
-        if work.decodes:
+            self.room.grow(-decodes * (batch.planned - batch.steps))  # steps that were not made
+        if not decodes:
+            if others := batch.running - sum(n for n, _ in batch.stalled):
+                batch.stalled.append((others, batch.last))
+        elif batch.stalled:
             for sequences, since in batch.stalled:
                 self.rows.gaps.add(leave - since, sequences)
             batch.stalled.clear()
-        elif batch.running:
-            self.stall(batch, batch.last, batch.running - sum(n for n, _ in batch.stalled))
-        batch.last, batch.lost = leave, passage.lost
-        told = passage.prefilled or work.decodes
-        ended = self.land(batch, passage, leave) if told else False
+        batch.last = leave
+        ended = self.land(batch, leave) if decodes or batch.prefilled else False
         if not self.policies.reserve:
             self.admit()
         if ended and self.env.peek() <= self.env.now:
@@ -272,53 +271,60 @@ class Replica:
         else:
             self.turn(batch)
 
-    def pick(self, batch: MicroBatch) -> Passage | None:
+    def pick(self, batch: MicroBatch) -> bool:
         """What the batching policy chooses: a token for every sequence of the batch, and pieces of the oldest prompts.
 
         Without prompts it goes on so until a sequence ends, a window begins to cut, or the KV cache is full.  The pieces of one
-        prompt may ride with several micro-batches at once: stages serve them in order.
+        prompt may ride with several micro-batches at once: stages serve them in order.  Says whether there is anything.
         """
         while self.prefilling and self.prefilling[0].cancelled:
             self.end(self.prefilling.popleft(), self.env.now)
         preempted = not self.policies.reserve and self.preempt(batch)
-        if not batch.running and not self.prefilling:
-            return None
-        load = Load(batch.running, batch.begun, len(self.prefilling), self.limits.token_budget, self.size)
-        decodes, room, joining = self.policies.batching(load)
-        running = batch.running if decodes else 0
-        tokens = chunks = attended = cached = windowed_attended = windowed_cached = 0
-        window = self.limits.window
-        prefilled: list[Job] = []
-        while self.prefilling and tokens < room and len(prefilled) < joining:
-            job = self.prefilling[0]
-            piece = min(job.prompt - job.prefilled, room - tokens)
-            attended += seen(job.prefilled, piece, None)
-            job.prefilled += piece
-            cached += job.prefilled
-            if window:
-                windowed_attended += seen(job.prefilled - piece, piece, window)
-                windowed_cached += min(job.prefilled, window + piece)
-            tokens += piece
-            chunks += 1
-            if job.prefilled == job.prompt:
-                prefilled.append(self.prefilling.popleft())
-        if not running and not tokens:
-            if batch.running or len(self.idle) == self.limits.slots - 1:
+        running = batch.running
+        if not running and not self.prefilling:
+            return False
+        decodes, room, joining = True, 0, 0
+        if self.prefilling or not self.plain:  # else there is nothing to choose
+            load = Load(running, batch.begun, len(self.prefilling), self.limits.token_budget, self.size)
+            decodes, room, joining = self.policies.batching(load)
+        batch.work = work = Work()
+        if decodes and running:
+            work.decodes = work.logits = running
+            work.context, work.windowed_context, work.growing = batch.context, batch.windowed, batch.growing
+        batch.prefilled = self.prefill(work, room, joining) if self.prefilling else []
+        if not work.decodes and not work.prompt_tokens:
+            if running or len(self.idle) == self.limits.slots - 1:
                 raise UserError(f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever")
-            return None
-        logits = running + len(prefilled)
-        work = Work(running, batch.context if running else 0, tokens, chunks, attended, cached, logits)
-        if window:
-            far = {"windowed_attended": windowed_attended, "windowed_cached": windowed_cached}
-            near = {"windowed_context": batch.windowed, "growing": batch.growing} if running else {}
-            work = replace(work, **near, **far)
-        steps = 1 if tokens or batch.stalled or preempted else self.steps(batch)  # whoever waits may have room after that one
-        if running:
+            return False
+        one = work.prompt_tokens or batch.stalled or preempted  # whoever waits may have room after that one
+        batch.planned = batch.steps = 1 if one else self.steps(batch)
+        if work.decodes:
             batch.begun = True
             if not self.policies.reserve:
-                self.room.kv_used += running * steps
-        silent = self.plain and not (batch.running or prefilled)
-        return Passage(work, steps, prefilled, partial(self.back, batch, steps), batch.last, not batch.stalled, silent, batch.lost)
+                self.room.kv_used += running * batch.steps
+        batch.counted = not batch.stalled
+        batch.silent = self.plain and not (running or batch.prefilled)
+        return True
+
+    def prefill(self, work: Work, room: int, joining: int) -> list[Job]:
+        """Adds pieces of the oldest prompts, as many tokens as there is room for; says whose prompts end."""
+        window = self.limits.window
+        prefilled: list[Job] = []
+        while self.prefilling and work.prompt_tokens < room and len(prefilled) < joining:
+            job = self.prefilling[0]
+            piece = min(job.prompt - job.prefilled, room - work.prompt_tokens)
+            work.attended += seen(job.prefilled, piece, None)
+            if window:
+                work.windowed_attended += seen(job.prefilled, piece, window)
+                work.windowed_cached += min(job.prefilled + piece, window + piece)
+            job.prefilled += piece
+            work.cached += job.prefilled
+            work.prompt_tokens += piece
+            work.chunks += 1
+            if job.prefilled == job.prompt:
+                prefilled.append(self.prefilling.popleft())
+        work.logits += len(prefilled)
+        return prefilled
 
     def steps(self, batch: MicroBatch) -> int:
         """For how many steps nothing changes."""
@@ -331,21 +337,23 @@ class Replica:
             steps = min(steps, max(1, self.room.kv_free // batch.running))
         return steps
 
-    def land(self, batch: MicroBatch, passage: Passage, leave: Seconds) -> bool:
+    def land(self, batch: MicroBatch, leave: Seconds) -> bool:
         """Books the tokens of a passage, ends the sequences whose last token it was, lets new ones in; says if any ended."""
         before = self.unfinished
-        if passage.work.decodes:
-            batch.step += passage.steps
-            batch.context += batch.running * passage.steps
-            batch.windowed += batch.growing * passage.steps
+        if batch.work.decodes:
+            batch.step += batch.steps
+            batch.context += batch.running * batch.steps
+            batch.windowed += batch.growing * batch.steps
             while batch.fills and batch.fills[0] <= batch.step:
                 heapq.heappop(batch.fills)
                 batch.growing -= 1
             while batch.ends and batch.ends[0][0] <= batch.step:
                 job = heapq.heappop(batch.ends)[2]
+                tokens = job.tokens
                 batch.running -= 1
-                batch.context -= job.tokens
-                self.leave_window(batch, job.tokens, job)
+                batch.context -= tokens
+                if self.limits.window:
+                    self.leave_window(batch, self.limits.window, tokens, job)
                 if not self.policies.reserve:
                     job.kv += job.output - 1
                 self.end(job, leave)
@@ -353,7 +361,7 @@ class Replica:
                 for end in [each for each in batch.ends if each[2].cancelled]:
                     self.remove(batch, end)
                     self.end(end[2], leave)
-        for job in passage.prefilled:
+        for job in batch.prefilled:
             self.join(batch, job, leave)
         if not batch.running:
             batch.begun = False
@@ -375,18 +383,14 @@ class Replica:
         if job.output == 1:
             self.end(job, leave)
             return
-        self.stall(batch, leave, 1 if batch.stalled else 0)
+        if batch.stalled:
+            batch.stalled.append((1, leave))
         job.joined = leave
         batch.running += 1
         batch.context += job.prompt + 1
-        self.join_window(batch, job)
+        if self.limits.window:
+            self.join_window(batch, self.limits.window, job)
         heapq.heappush(batch.ends, (batch.step + job.output - 1, job.id, job))
-
-    @staticmethod
-    def stall(batch: MicroBatch, since: Seconds, sequences: int) -> None:
-        """Sequences whose next gap begins at a time of their own."""
-        if sequences:
-            batch.stalled.append((sequences, since))
 
     def preempt(self, batch: MicroBatch) -> bool:
         """Where the KV cache has no room for a token of each sequence, the youngest give theirs back, to be computed again.
@@ -417,7 +421,8 @@ class Replica:
         decoded = job.output - 1 - (last - batch.step)
         batch.running -= 1
         batch.context -= job.prompt + 1 + decoded
-        self.leave_window(batch, job.prompt + 1 + decoded, job, last - job.output + 1)
+        if self.limits.window:
+            self.leave_window(batch, self.limits.window, job.prompt + 1 + decoded, job, last - job.output + 1)
         if not self.policies.reserve:
             job.kv += decoded
         job.answered = batch.last
@@ -428,24 +433,24 @@ class Replica:
             batch.stalled[place : place + 1] = [(sequences - 1, since)] if sequences > 1 else []
         return 1 + decoded
 
-    def join_window(self, batch: MicroBatch, job: Job) -> None:
+    @staticmethod
+    def join_window(batch: MicroBatch, window: int, job: Job) -> None:
         """Counts a sequence as layers with a window see it: it grows until its end or until the window is full."""
-        if window := self.limits.window:
-            batch.windowed += min(job.prompt + 1, window)
-            if job.prompt + 1 < window:
-                batch.growing += 1
-                if job.tokens > window:
-                    heapq.heappush(batch.fills, batch.step + window - job.prompt - 1)
+        batch.windowed += min(job.prompt + 1, window)
+        if job.prompt + 1 < window:
+            batch.growing += 1
+            if job.tokens > window:
+                heapq.heappush(batch.fills, batch.step + window - job.prompt - 1)
 
-    def leave_window(self, batch: MicroBatch, context: int, job: Job, joined: int | None = None) -> None:
+    @staticmethod
+    def leave_window(batch: MicroBatch, window: int, context: int, job: Job, joined: int | None = None) -> None:
         """It leaves with so much context; before its end, `joined` says at which step it came."""
-        if window := self.limits.window:
-            batch.windowed -= min(context, window)
-            if job.prompt + 1 < window and context <= window and not (context == window and job.tokens > window):
-                batch.growing -= 1
-                if joined is not None and job.tokens > window:
-                    batch.fills.remove(joined + window - job.prompt - 1)
-                    heapq.heapify(batch.fills)
+        batch.windowed -= min(context, window)
+        if job.prompt + 1 < window and context <= window and not (context == window and job.tokens > window):
+            batch.growing -= 1
+            if joined is not None and job.tokens > window:
+                batch.fills.remove(joined + window - job.prompt - 1)
+                heapq.heapify(batch.fills)
 
 
 def seen(old: int, new: int, window: int | None) -> int:
@@ -517,27 +522,33 @@ def serve_fleet(
     # Those whose arrival is nan come when an answer decides.
     arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
 
-    def expect(coming: tuple[int, Seconds] | None) -> None:
-        """Waits for an arrival of an open loop.  Once it is there, the next one is waited for first: who looks sees if that is."""
-        if coming is None:
-            return
+    coming = next(arrivals, None)
+
+    def expect() -> None:
+        """Waits for the next arrival of an open loop."""
+        if coming is not None:
+            Due(env, max(0.0, coming[1] + overhead - env.now)).callbacks.append(arrive)
+
+    def arrive(_: simpy.Event) -> None:
+        """It is there, and the one after it is waited for first: who looks sees if that is."""
+        nonlocal coming
+        assert coming is not None
         number, arrival = coming
-
-        def arrive(_: simpy.Event) -> None:
-            if arrival + overhead > env.now:  # the wait ended a rounding early
-                expect(coming)
-            else:
-                expect(next(arrivals, None))
-                submit(number, arrival)
-
-        Due(env, max(0.0, arrival + overhead - env.now)).callbacks.append(arrive)
+        if arrival + overhead > env.now:  # the wait ended a rounding early
+            expect()
+        else:
+            coming = next(arrivals, None)
+            expect()
+            submit(number, arrival)
 
     def ask(number: int | None, after: Seconds) -> Waiting:
         """A user's next request, sent at `after`."""
         while after + overhead > env.now:
             yield Due(env, after + overhead - env.now)
         if number is not None or left:
-            submit(left.popleft() if number is None else number, after)
+            number = left.popleft() if number is None else number
+            rows.arrival[number] = after
+            submit(number, after)
 
     def finished(job: Job, at: Seconds) -> None:
         nonlocal ended
@@ -567,7 +578,7 @@ def serve_fleet(
             passing = Steps(env, costs, rows.gaps)
         fleet.append(Replica(env, number, setup, passing, rows, finished))
     if requests.users is None:
-        expect(next(arrivals, None))
+        expect()
     else:
         for _ in range(min(requests.users, total)):
             env.process(ask(None, 0.0))
