@@ -1,5 +1,6 @@
 """Tornado: how far each uncertain number moves a lone user's TPOT, by system, the widest on top."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def width(swing: Mapping[str, Any], system: Mapping[str, Any]) -> float:
     ends = [swing[end]["tpot_ms"] for end in ("low", "high") if swing[end]] + [system["tpot_ms"]]
-    return float(max(ends) - min(ends))
+    return 0.0 if math.isclose(min(ends), max(ends)) else float(max(ends) - min(ends))  # times round
 
 
 def finding(scenario: str, shown: Mapping[str, list[Mapping[str, Any]]], systems: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Fits an engine's numbers to the points that it may be fitted to: `sramsim calibrate`.
 
 What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
-logarithm of the time.  A number that ends at a bound is not identifiable: it stays at what the file said, and the others are fitted
-again.
+logarithm of the time.  A number that ends at a bound, moves nothing, or has a standard error of half of its range is not
+identifiable: it stays at what the file said, and the others are fitted again.
 """
 
 import json
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from sim.engine import Engine
-from sim.files import Document, UserError, load_text
+from sim.files import EXPONENT, Document, UserError, load_text
 from sim.points import Point, points
-from sim.validate import SETS, fitted_ids, shipped, simulate
+from sim.validate import SETS, fitted_ids, hosted, served, shipped
 
 TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
 SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another kind does not bend the rest
 STEP = 0.02  # of a number's range: simulated requests meet or miss each other, and a smaller step would measure that
 CLOSE = 0.002  # of the range: what is so near a bound is at it
+VAGUE = 0.5  # of the range: a number whose standard error is more is not identifiable either
+UNMOVED = 1e-6  # a number that moves no residual by more, from one end of its range to the other, has no effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Moved:
     start: float
     value: float
     error: float  # standard error
+
+    def vagueness(self) -> float:
+        """Its standard error as a part of its range."""
+        return self.error / (self.high - self.low)
 
     def written(self, value: float) -> str:
         """Three significant digits, with the unit."""
@@ -87,11 +94,18 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         if len(free) >= metrics:
             raise UserError(f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones")
         found, residuals, jacobian = least_squares(document, free, used, progress)
-        stuck = [each for each in found if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low)]
+        stuck = [
+            each
+            for each, moves in zip(found, np.abs(jacobian).max(axis=0), strict=True)
+            if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low) or moves < UNMOVED
+        ]
+        vaguest = max(found, key=Moved.vagueness)
+        if not stuck and vaguest.vagueness() > VAGUE:
+            stuck = [vaguest]
         if not stuck:
             break
         for each in stuck:
-            progress(f"{' and '.join(each.keys)}: at a bound, not identifiable; stays {each.written(each.start)}")
+            progress(f"{' and '.join(each.keys)}: not identifiable; stays {each.written(each.start)}")
             put(document, each, each.start)
         fixed += stuck
         free = [each for each in free if each.keys not in {s.keys for s in stuck}]
@@ -106,21 +120,26 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
 
 def opened(document: Document, keys: str, bounds: tuple[str | float, str | float]) -> Moved:
     """A number that may move, from what the file says of it.  Raises: UserError where it is not one of the file's."""
-    low, unit = split(bounds[0])
-    high, _ = split(bounds[1])
     parts = tuple(key.strip() for key in keys.split(","))
     value: Any = document.data
     for key in parts[0].split("."):
         if not isinstance(value, Mapping) or key not in value:
             raise UserError(f"{document.shown}: fit.bounds: the file has no {parts[0]}")
         value = value[key]
-    start, given = split(value)
-    if given != unit:
-        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {unit or 'none'}")
+    try:
+        (low, unit), (high, other), (start, given) = split(bounds[0]), split(bounds[1]), split(value)
+    except ValueError:
+        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} and its bounds are to be numbers") from None
+    if not given == unit == other:
+        units = " and ".join(dict.fromkeys(each or "none" for each in (unit, other)))
+        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {units}")
+    if not low < high:
+        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} from {bounds[0]} to {bounds[1]} leaves nothing to move")
     return Moved(parts, low, high, unit, start, start, math.nan)
 
 
 def split(text: str | float) -> tuple[float, str]:
+    """A number and its unit.  Raises: ValueError."""
     value, _, unit = str(text).partition(" ")
     return float(value), unit
 
@@ -137,42 +156,44 @@ def least_squares(
     from scipy import optimize
 
     low, high = np.array([each.low for each in free]), np.array([each.high for each in free])
+    hosts = np.array([each.keys[0].startswith("request_overhead") for each in free])
+    known: dict[bytes, dict[str, dict[str, float]]] = {}  # what was served does not hang on what hosts take
     runs = 0
 
     def residuals(place: NDArray[np.float64]) -> NDArray[np.float64]:
         nonlocal runs
         for each, value in zip(free, low + place * (high - low), strict=True):
             put(document, each, value)
-        found = misses(document.value(Engine), used)
+        found = misses(document.value(Engine), used, known.setdefault(place[~hosts].tobytes(), {}))
         runs += 1
         progress(f"run {runs}: root mean square {np.sqrt(np.mean(found**2)):.4f}")
         return found
 
     start = np.clip((np.array([each.start for each in free]) - low) / (high - low), 0.01, 0.99)
     fit = optimize.least_squares(
-        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=1e-3, ftol=1e-3, max_nfev=6
+        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=1e-3, ftol=1e-3, max_nfev=12
     )
     rest = residuals(fit.x)
     spare = max(1, len(rest) - len(free))
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
-    errors = np.sqrt(np.diag(covariance)) * (high - low)
+    errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * (high - low)
     values = low + fit.x * (high - low)
     moved = [replace(each, value=float(v), error=float(e)) for each, v, e in zip(free, values, errors, strict=True)]
     return moved, rest, fit.jac
 
 
-def misses(engine: Engine, used: list[Point]) -> NDArray[np.float64]:
-    """ln(simulated / measured) of every metric of the points, a TTFT weighted."""
-    known: dict[str, dict[str, float]] = {}
+def misses(engine: Engine, used: list[Point], known: dict[str, dict[str, float]]) -> NDArray[np.float64]:
+    """ln(simulated / measured) of every metric of the points, a TTFT weighted; what was served is kept in `known`."""
     found = []
     for point in used:
         key = f"{point.group} {point.users}"
         if key not in known:
             assert point.system is not None
-            known[key] = simulate(replace(point, system=point.system.model_copy(update={"engine": engine})))
+            known[key] = served(replace(point, system=point.system.model_copy(update={"engine": engine})))
+        times = known[key] | {"ttft": known[key].get("ttft", 0.0) + hosted(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
-            found.append(weight * math.log(known[key][metric] / measured))
+            found.append(weight * math.log(times[metric] / measured))
     return np.array(found)
 
 
@@ -232,5 +253,9 @@ def flow(value: Any) -> str:
 
 def quoted(text: str) -> str:
     """Plain where YAML reads it as the same text, else in quotes."""
-    plain = text and all(letter.isalnum() or letter in " ._/-()" for letter in text) and not text.endswith(" ")
+    plain = (
+        all(letter.isalnum() or letter in " ._/-()" for letter in text)
+        and yaml.safe_load(text) == text
+        and not EXPONENT.fullmatch(text)
+    )
     return text if plain else json.dumps(text, ensure_ascii=False)

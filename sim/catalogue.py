@@ -1,5 +1,6 @@
 """What `sramsim catalog` and `sramsim show` tell: the entries, and every number of one with its source."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sim.chip import Chip, Cluster
@@ -7,6 +8,7 @@ from sim.engine import Engine
 from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
 from sim.measurements import Network, Speeds
 from sim.model import SPELLINGS, Model
+from sim.points import Rules
 from sim.units import brief, show
 
 KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
@@ -46,8 +48,13 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     if cls is Model:
         return model_facts(path)
     document = Document(path)
+    if cls is Speeds and "rules" in document.data:
+        rules = document.value(Rules)
+        return path.stem, [(told(rule.when), told(rule.says), rule.source) for rule in rules.rules], rules.note.strip()
     if cls is Speeds and "systems" in document.data:
         return network_facts(document.value(Network))
+    if cls is Speeds and "rules" in document.data:
+        return rules_facts(document.value(Rules))
     value: Value = document.value(cls)
     if isinstance(value, Speeds):
         rows = [
@@ -67,6 +74,11 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     return f"{path.stem}: {value.name or kind}", rows, value.note.strip()
 
 
+def told(mapping: Mapping[str, object]) -> str:
+    """A mapping on one line: 'engine vllm or sglang, chip h100'."""
+    return ", ".join(f"{key} {' or '.join(each) if isinstance(each, tuple) else each}" for key, each in mapping.items())
+
+
 def unsourced(text: str) -> bool:
     """A word, such as a kind, needs no source; a number does."""
     return not text[:1].isdigit()
@@ -79,6 +91,20 @@ def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(data, dict):
         return [pair for key, value in data.items() for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
     return [(prefix, ", ".join(map(str, data)) if isinstance(data, tuple) else str(data))]
+
+
+def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
+    """For which rows of a table, what they say, and why."""
+    rows = []
+    for rule in rules.rules:
+        said = [f"{key} {value}" for key, value in rule.system.items()]
+        said += [f"not simulated: {rule.exclude}"] if rule.exclude else []
+        said += [text for text in (rule.assumed, rule.remark) if text]
+        said += ["a place less than users"] if rule.one_less else []
+        said += [] if rule.prefill else ["without the prefill"]
+        when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())
+        rows.append((when, "; ".join(said), rule.source))
+    return rules.id, rows, rules.note.strip()
 
 
 def network_facts(network: Network) -> tuple[str, list[Fact], str]:

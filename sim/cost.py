@@ -26,6 +26,7 @@ POSITIONS = 2.0**20  # at which a chip's linear answers are probed
 TOKEN_BYTES = 4.0  # a sampled token's number, on its way back to the first stage
 
 Array = NDArray[np.float64]
+Plane = tuple[float, float, float]  # fixed seconds, seconds for each position attended, for each read from the cache
 
 
 @dataclass(slots=True)  # frozen, it would take three times as long to make, and one is made for each passage
@@ -121,10 +122,10 @@ class Core(NamedTuple):
     """The attention core of some new tokens, as linear as chips promise: fixed seconds, seconds for each position attended,
     seconds for each position read from the cache.  Made once for each number of tokens."""
 
-    compute: tuple[float, float, float]
-    memory: tuple[float, float, float]
-    slowed_compute: tuple[float, float, float]  # with the engine
-    slowed_memory: tuple[float, float, float]
+    compute: Plane
+    memory: Plane
+    slowed_compute: Plane  # with the engine
+    slowed_memory: Plane
 
     def at(self, attended: float, cached: float) -> AttentionTime:
         compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
@@ -172,7 +173,7 @@ class PromptPlanes:
         return max(c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached)
 
 
-def slowed(line: tuple[float, float, float], efficiency: float) -> tuple[float, float, float]:
+def slowed(line: Plane, efficiency: float) -> Plane:
     return line[0] / efficiency, line[1] / efficiency, line[2] / efficiency
 
 
@@ -594,28 +595,30 @@ class Costs:
         """The planes of the attention core, from three questions to the chip: nothing, only FLOPs, only bytes."""
         key = (kind, tokens, decode)
         if key not in self._cores:
-            engine = self.layout.engine
-            (compute, memory), (compute_f, memory_f), (compute_b, memory_b) = (
-                self._attention_times(self.shapes[kind], tokens, decode, attended, cached)
-                for attended, cached in ((0.0, 0.0), (POSITIONS, 0.0), (0.0, POSITIONS))
-            )
-            computes = compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS
-            memories = memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS
-            self._cores[key] = Core(
-                computes,
-                memories,
-                slowed(computes, engine.attention_compute_efficiency),
-                slowed(memories, engine.attention_memory_efficiency),
-            )
+            engine, shape, plan = self.layout.engine, self.shapes[kind], self.layout.plan
+            computes, memories = self._sides(shape, tokens, decode)
+            read = computes, memories
+            if decode and engine.kv_reads == "query-heads":  # a latent has a head of its own for each
+                read = self._sides(shape, tokens, decode, ceil(shape.heads / plan.tensor) / ceil(shape.kv_heads / plan.tensor))
+            efficiencies = engine.attention_compute_efficiency, engine.attention_memory_efficiency
+            self._cores[key] = Core(computes, memories, slowed(read[0], efficiencies[0]), slowed(read[1], efficiencies[1]))
         return self._cores[key]
+
+    def _sides(self, shape: Attention, tokens: int, decode: bool, times: float = 1.0) -> tuple[Plane, Plane]:
+        """Computing, and reading what is cached so many times."""
+        (compute, memory), (compute_f, memory_f), (compute_b, memory_b) = (
+            self._attention_times(shape, tokens, decode, attended, times * cached)
+            for attended, cached in ((0.0, 0.0), (POSITIONS, 0.0), (0.0, POSITIONS))
+        )
+        return (
+            (compute, (compute_f - compute) / POSITIONS, (compute_b - compute) / POSITIONS),
+            (memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS),
+        )
 
     def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
         layout, plan = self.layout, self.layout.plan
         if (shape, decode) not in self._positions:
-            nbytes = layout.kv_width(shape) * plan.width("kv")
-            if decode and layout.engine.kv_reads == "query-heads" and not shape.latent:
-                nbytes *= ceil(shape.heads / plan.tensor) / ceil(shape.kv_heads / plan.tensor)
-            self._positions[shape, decode] = shape.flops(plan.tensor, decode), nbytes
+            self._positions[shape, decode] = shape.flops(plan.tensor, decode), layout.kv_width(shape) * plan.width("kv")
         flops, nbytes = self._positions[shape, decode]
         op = Op(tokens, attended * flops, 0.0, cached * nbytes, 0.0, ("fp16", "fp16"))
         return layout.chip.compute.times(op, layout.kv_memory)

@@ -3,6 +3,7 @@
 A chip's file holds datasheet facts and an engine's file calibration, so that a result can say which part of it is which.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -52,8 +53,8 @@ class Engine(Sourced):
     At chip fidelity: whatever a chip computes takes a lognormal factor of mean 1 and sigma `jitter`; with `network: scheduled`
     transfers start at times computed beforehand, as a compiler sets them, and do not wait for each other.
 
-    Measurements: `request_overhead` is what client, HTTP and tokenizer added to a TTFT where the engine was measured.  Other hosts
-    have others: it is part of validations, and a scenario's system gives its own.
+    Measurements: `request_overhead` is what client, HTTP and tokenizer added to a TTFT where the engine was measured, by host.
+    Others have others: it counts in validations alone, and a scenario's system gives its own.
 
     Scheduling: `policy` and `admission` are what it does where a system does not say.
 
@@ -71,7 +72,7 @@ class Engine(Sourced):
     collective_latency_per_chip: Seconds
     collective_efficiency: Fraction
     collectives: tuple[AllReduce, ...] = ()
-    request_overhead: Seconds = 0.0
+    request_overhead: Mapping[str, Seconds] = {}
     memory_fraction: Fraction
     reserve: Bytes
     jitter: Sigma | None = None

@@ -313,9 +313,10 @@ class Machine:
                     due += step.seconds
                     yield Timeout(env, step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0))
                 elif isinstance(step, Wait):
-                    due = max(due, passage.began + step.seconds)
-                    if due > env.now:
-                        yield Timeout(env, due - env.now)
+                    launched = passage.began + step.seconds
+                    due = max(due, launched)
+                    if launched > env.now:
+                        yield Timeout(env, launched - env.now)
                 else:
                     if self.irregular.scheduled:
                         yield from self.keep(due, number, step.label)

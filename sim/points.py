@@ -6,12 +6,15 @@ What the tables leave unsaid stands in rules, with reasons.
 """
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from sim.chip import Chip
 from sim.engine import Engine
@@ -56,9 +59,17 @@ class Rule(Value):
     exclude: str = ""
     assumed: str = ""
     remark: str = ""  # why such rows are known to be far off
+    host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
     one_less: bool = False  # the server had a place less than there were users
     prefill: bool = True  # whether the latency counts the prefill
     source: str
+
+    @property
+    def says(self) -> dict[str, object]:
+        """What it adds, of all that it could."""
+        words = {key: value for key in ("exclude", "assumed", "remark", "host") if (value := getattr(self, key))}
+        flags = {"max_sequences": "users - 1"} if self.one_less else {} if self.prefill else {"latency": "without prefill"}
+        return {**self.system, **words, **flags}
 
     def holds(self, row: Mapping[str, str]) -> bool:
         return all(row.get(key, "").lower().startswith(tuple(map(str.lower, texts))) for key, texts in self.when.items())
@@ -74,10 +85,13 @@ class Rules(Value):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measured row: what ran, under which requests, and what was measured (seconds; for a throughput, a token's)."""
+    """One measured row: what ran, under which requests, and what was measured (seconds; for a throughput, a token's).
+
+    `about` has model, chip, engine, precision, source, date, prompt and table as the table has them: what rules go by.
+    """
 
     id: str
-    about: dict[str, str]  # model, chip, engine, precision, source, date and table, as the table has them
+    about: dict[str, str]
     measured: dict[str, float]
     pattern: Pattern = "alone"
     users: int = 1
@@ -88,6 +102,7 @@ class Point:
     system: System | None = None  # None where it cannot be simulated
     reason: str = ""  # why not, or why its engine is a neighbour's
     remark: str = ""  # why it is known to be far off
+    host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
 
 
@@ -126,7 +141,12 @@ def points(path: Path) -> list[Point]:
         if None in row or None in row.values():
             raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
         try:
-            found.append(make({"line": str(rows.line_num), **row}))
+            found.append(make({"line": f"{path.stem}:{rows.line_num}", **row}))
+        except ValidationError as error:  # degrees that make no plan
+            problem = error.errors(include_url=False)[0]
+            column = ".".join(map(str, problem["loc"]))
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise ScenarioError(f"{where}: {column + ': ' if column else ''}{reason}") from None
         except ValueError as error:
             raise ScenarioError(f"{where}: {error}") from None
     return found
@@ -137,8 +157,8 @@ def number(row: Mapping[str, str], key: str, kind: type = float) -> Any:
         value = kind(row[key])
     except ValueError:
         raise ValueError(f"{key}: {row[key]!r} is not a number") from None
-    if not value > 0:
-        raise ValueError(f"{key}: {row[key]!r} must be more than 0")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{key}: {row[key]!r} must be more than 0, and finite")
     return value
 
 
@@ -152,7 +172,7 @@ def published(row: Mapping[str, str]) -> Point:
     """A published figure of one configuration."""
     about = {key: row.get(key, "") for key in ("model", "engine", "date")}
     about |= {"table": "published", "chip": row["accelerator_chip_id"], "precision": row["weight_precision"]}
-    about["source"] = row.get("source_url", "")
+    about |= {"source": row.get("source_url", ""), "prompt": row["input_tokens"]}
     name, metric = row["point_id"], row["metric"]
     value = number(row, "value")
     if metric not in METRICS:
@@ -160,7 +180,7 @@ def published(row: Mapping[str, str]) -> Point:
     prompt, output = leading(row["input_tokens"]), leading(row["output_tokens"])
     users, chips = leading(row["batch_or_concurrency"]), leading(row["n_accelerators"])
     prompt = API[0] if prompt is None else max(1, prompt)
-    output = API[1] if output is None else output
+    output = API[1] if output is None else max(1, output)
     several = (users or 1) > 1
     pattern: Pattern
     match metric:
@@ -185,20 +205,23 @@ def published(row: Mapping[str, str]) -> Point:
     if row["speculative_decoding"] not in ("0", "", "False"):
         return Point(name, about, measured, reason="speculative decoding is not simulated")
     users = users or (0 if pattern == "full" else 1)
-    return Point(name, about, measured, pattern, users, prompt, output, system=system, **said, group=name)
+    group = " ".join([*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"])
+    return Point(name, about, measured, pattern, users, prompt, output, system=system, **said, group=group)
 
 
 def serving(row: Mapping[str, str]) -> Point:
     """A closed loop's mean TTFT and TPOT."""
     engine = f"{row['backend']} {row['backend_version']}".strip()
     about = {"table": "serving", "model": row["model"], "chip": row["system"], "engine": engine, "precision": row["precision"]}
-    about |= {"source": row.get("source", ""), "date": ""}
+    about |= {"source": row.get("source", ""), "date": "", "prompt": row["isl"]}
     keys = ("tp", "pp", "attention_dp", "moe_tp", "moe_ep", "chips", "concurrency", "isl", "osl")
     tp, pp, dp, _, ep, chips, users, isl, osl = (number(row, key, int) for key in keys)
     measured = {"ttft": number(row, "mean_ttft_ms") / 1000, "tpot": number(row, "mean_tpot_ms") / 1000}
     replicas = chips // (tp * pp * dp)
     degrees = {"plan.tensor": tp, "plan.pipeline": pp, "plan.attention_data": dp, "plan.expert": ep, "plan.replicas": replicas}
-    group = " ".join([*about.values(), *(row[key] for key in ("isl", "osl", "tp", "attention_dp", "moe_ep"))])
+    group = " ".join(
+        [*about.values(), *(row[key] for key in ("isl", "osl", "tp", "attention_dp", "moe_ep", "pp", "chips", "lengths"))]
+    )
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"
         return Point(row["point_id"], about, measured, reason=reason, group=group)
@@ -222,8 +245,8 @@ def steps(row: Mapping[str, str]) -> Point:
     try:
         system, said = run_by(about, tensor, f"TP{tensor}")
     except InexpressibleError as error:
-        return Point(f"line {row['line']}", about, measured, reason=str(error), group=group)
-    return Point(f"line {row['line']}", about, measured, "batch", users, prompt, output, system=system, **said, group=group)
+        return Point(row["line"], about, measured, reason=str(error), group=group)
+    return Point(row["line"], about, measured, "batch", users, prompt, output, system=system, **said, group=group)
 
 
 def run_by(
@@ -241,6 +264,8 @@ def run_by(
                 said["reason"] = rule.assumed
             if rule.remark:
                 said["remark"] = rule.remark
+            if rule.host:
+                said["host"] = rule.host
             if not rule.prefill:
                 said["prefill"] = False
             if rule.one_less:

@@ -448,7 +448,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
         still = []
         for swing in system["swings"]:
             ends = [swing[end] for end in ("low", "high")]
-            if all(end and end["tpot_ms"] == system["tpot_ms"] and end["ttft_ms"] == system["ttft_ms"] for end in ends):
+            if all(end and all(math.isclose(end[key], system[key]) for key in ("tpot_ms", "ttft_ms")) for end in ends):
                 still.append(swing["key"])
                 continue
             for text, end in zip(swing["range"], ends, strict=True):

@@ -237,8 +237,11 @@ def _answered(
     if not (isinstance(ttfts, list) and isinstance(itls, list)):
         return None
     try:
-        first = sent + np.array([ttfts[i] for i in kept], float)
-        return first, first + np.array([sum(itls[i]) for i in kept], float)
+        waited = np.array([(ttfts[i], sum(itls[i]), min(itls[i], default=0.0)) for i in kept], float).reshape(-1, 3)
+        if not (np.isfinite(waited) & (waited >= 0)).all():
+            raise ValueError
+        first = sent + waited[:, 0]
+        return first, first + waited[:, 1]
     except (IndexError, TypeError, ValueError):
         raise ScenarioError(f"{where}: ttfts and itls: a number and a list of numbers for each request are due") from None
 

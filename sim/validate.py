@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sim.engine import Engine
 from sim.files import UserError, names
 from sim.metrics import came_out, latencies
 from sim.plan import PlanError
@@ -33,7 +34,7 @@ FULL_ROUNDS = 5  # of one that is measured from its second round on
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One metric of a point, measured and simulated, in seconds."""
+    """One metric of a point, measured and simulated, in seconds; NaN where the table's metric is none of ours."""
 
     point: Point
     metric: str
@@ -57,7 +58,7 @@ class Compared:
         return {
             "point_id": self.point.id,
             "metric": self.metric,
-            "measured": 1000 * self.measured,
+            "measured": None if math.isnan(self.measured) else 1000 * self.measured,
             "simulated": 1000 * self.simulated if self.simulated else None,
             "error_pct": None if self.error is None else 100 * self.error,
             "status": self.status,
@@ -78,6 +79,16 @@ def routed(system: System) -> bool:
 
 
 def simulate(point: Point) -> dict[str, float]:
+    """The metrics of a point as it was measured: with what client, HTTP and tokenizer of its host add to a TTFT.
+
+    Raises: PlanError where the system does not fit, or is not one.
+    """
+    assert point.system is not None
+    times = served(point)
+    return times | {"ttft": times["ttft"] + hosted(point.system.engine, point.host)} if "ttft" in times else times
+
+
+def served(point: Point) -> dict[str, float]:
     """The metrics of a point's requests, served by its system.
 
     `alone`: one request.  `batch`: all at once, and the last of them counts.  `users`: a closed loop, means over its requests.
@@ -95,19 +106,24 @@ def simulate(point: Point) -> dict[str, float]:
         raise PlanError(f"{tokens} tokens exceed the KV room of {limits.kv_tokens}")
     # Whoever measured it did run it, also beyond the context that the model was trained for.
     deployment = replace(deployment, limits=replace(limits, context=max(limits.context, tokens)))
-    overhead = deployment.layout.engine.request_overhead
     if point.pattern == "alone":
         lone = scenario.lone(deployment)
-        return {"tpot": lone.tpot, "itl": lone.tpot, "ttft": lone.ttft + overhead}
+        return {"tpot": lone.tpot, "itl": lone.tpot, "ttft": lone.ttft}
     if point.pattern == "full":
         return full(point, deployment)
     rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
     times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
     if point.pattern == "users":
-        return times | {"ttft": times["ttft"] + overhead, "itl": times["tpot"]}
+        return times | ({"itl": times["tpot"]} if "tpot" in times else {})
     first, last = float(np.nanmax(rows.first_token)), float(np.nanmax(rows.last_token))
     whole = last if point.prefill else (last - first) * point.output / (point.output - 1)
-    return times | {"ttft": first + overhead, "e2el": whole}
+    return times | {"ttft": first, "e2el": whole}
+
+
+def hosted(engine: Engine, host: str) -> float:
+    """What client, HTTP and tokenizer add to a TTFT: nothing where an engine alone was timed, elsewhere the known hosts' mean."""
+    known = engine.request_overhead
+    return known.get(host, mean(known.values()) if known else 0.0) if host else 0.0
 
 
 def full(point: Point, deployment: Deployment) -> dict[str, float]:
@@ -239,6 +255,10 @@ def fitted_ids() -> frozenset[str]:
 def beside(point: Point, metric: str, measured: float, simulated: dict[str, float] | str) -> Compared:
     if isinstance(simulated, str):
         return Compared(point, metric, measured, None, "not expressed", simulated)
+    if metric not in simulated:
+        return Compared(
+            point, metric, measured, None, "not expressed", f"an answer of {point.output} token has no {metric.upper()}"
+        )
     assert point.system is not None
     lacking = point.reason or unfitted(point.system, metric)
     status: Status = "fitted" if point.id in fitted_ids() else "assumed" if lacking else "tested"

@@ -1,14 +1,16 @@
 """What tests build from: a small model, a chip of round numbers, software that loses nothing.  A test names what it changes."""
 
+import csv
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from sim.chip import Chip, Memory, Roofline
-from sim.engine import Engine
+from sim.engine import Engine, Launch
 from sim.model import Model
 from sim.plan import Plan
 from sim.planner import Deployment, deploy
@@ -109,6 +111,16 @@ def lossy(make_engine) -> Engine:
 
 
 @pytest.fixture(scope="session")
+def eager(lossy) -> Engine:
+    """The same, launched layer by layer, and reading the KV cache for each query head.
+
+    On one chip the host is the slower one until the contexts add up to about 200 positions.
+    """
+    launch = Launch(decode=2.5e-4, prefill=3e-4)
+    return lossy.model_copy(update={"layer_launch": launch, "kv_reads": "query-heads"})
+
+
+@pytest.fixture(scope="session")
 def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deployment]:
     """The small model on `chips` chips, in steps of 16 tokens; model, chip and engine are built where none is given."""
 
@@ -130,3 +142,70 @@ def serve_on() -> Callable[..., Rows]:
         return serve(asked, deployment.costs, options.pop("limits", deployment.limits), **options)
 
     return run
+
+
+# Tables of measurements: a row of each kind, and a file of such rows.
+
+PUBLISHED_ROW = {
+    "point_id": "mine",
+    "accelerator_chip_id": "nv_h100_sxm",
+    "n_accelerators": "1",
+    "model": "Llama-2-7B",
+    "weight_precision": "BF16",
+    "parallelism": "TP1",
+    "engine": "gpt-fast",
+    "speculative_decoding": "0",
+    "batch_or_concurrency": "1",
+    "input_tokens": "64",
+    "output_tokens": "16",
+    "metric": "decode_tok_s_user",
+    "value": "100",
+}
+SERVING_ROW = {
+    "point_id": "mine",
+    "model": "Llama-3.1-8B",
+    "system": "h100_sxm",
+    "backend": "vllm",
+    "backend_version": "0.11",
+    "precision": "bf16",
+    "isl": "64",
+    "osl": "16",
+    "lengths": "fixed",
+    "concurrency": "2",
+    "chips": "1",
+    "tp": "1",
+    "pp": "1",
+    "attention_dp": "1",
+    "moe_tp": "1",
+    "moe_ep": "1",
+    "mean_ttft_ms": "30",
+    "mean_tpot_ms": "8",
+    "use": "score",
+    "reason": "",
+}
+STEPS_ROW = {
+    "model": "llama2-70b",
+    "hardware": "h100-80gb",
+    "prompt_size": "64",
+    "batch_size": "2",
+    "token_size": "16",
+    "prompt_time": "80",
+    "token_time": "40",
+    "tensor_parallel": "4",
+}
+ROWS = {"published": PUBLISHED_ROW, "serving": SERVING_ROW, "steps": STEPS_ROW}
+
+
+@pytest.fixture
+def make_table(tmp_path) -> Callable[..., Path]:
+    """A file of rows of a kind, each with what it changes of the kind's."""
+
+    def make(kind: str, *rows: dict[str, object], name: str = "mine.csv") -> Path:
+        full = [ROWS[kind] | {key: str(cell) for key, cell in row.items()} for row in rows or ({},)]
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(full[0]))
+            writer.writeheader()
+            writer.writerows(full)
+        return tmp_path / name
+
+    return make

@@ -16,19 +16,22 @@ from sim.engine import Engine
 from sim.files import Sourced, catalogue, find, names, read
 from sim.measurements import Network, Speed, Speeds
 from sim.model import NOT_COVERED, SPELLINGS, Model
+from sim.points import Rules
 from sim.scenario import Scenario
 from sim.scenario import read as read_scenario
 from sim.topology import Link
 from sim.units import Unit, UnitError, parse
+from sim.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
 CLASSES = {"chips": Chip, "engines": Engine, "models": Model, "clusters": Cluster, "measurements": Speeds}
+OTHERS = {"network": Network, "rules": Rules}
 FILES = [(kind, name) for kind in CLASSES for name in names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
 
 
 def entry(kind: str, name: str):
-    return read(names(kind)[name], Network if (kind, name) == ("measurements", "network") else CLASSES[kind])
+    return read(names(kind)[name], OTHERS.get(name, CLASSES[kind]))
 
 
 # Files.
@@ -37,7 +40,8 @@ def entry(kind: str, name: str):
 def test_every_file_of_the_catalogue_is_found_by_name():
     folder = catalogue()
     pages = {Path("README.md"), Path("REFERENCE.md")}
-    named_by_others = {Path("measurements/network.csv"), Path("by_length.py")}  # by network.yaml and fleet.yaml
+    tables = ("network", "replay-vllm-rtx4090", *SETS)  # of network.yaml, the scenario of that name, and `sramsim validate`
+    named_by_others = {Path("by_length.py"), *(Path("measurements", f"{name}.csv") for name in tables)}  # the first by fleet.yaml
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     shipped = set(files) - pages - named_by_others
     found = {path.relative_to(folder) for kind in ("scenarios", *CLASSES) for path in names(kind).values()}
@@ -60,7 +64,10 @@ def test_every_scenario_of_the_catalogue_reads(name):
 def numbers(value: object, path: str = "") -> Iterator[str]:
     """The paths of all numbers of a value: quantities, fractions and counts.  A cluster's chip answers for its own."""
     if isinstance(value, BaseModel):
-        value = {field: getattr(value, field) for field in type(value).model_fields if field != "source"}
+        given = {field: getattr(value, field) for field in type(value).model_fields if field not in ("source", "range", "fit")}
+        value = {
+            field: part for field, part in given.items() if part != 0.0 or field in value.model_fields_set
+        }  # a nought by default
     if isinstance(value, dict):
         for key, part in value.items():
             if not isinstance(part, Sourced):
@@ -173,8 +180,11 @@ def strays(value: Sourced) -> list[str]:
     for path, ends in value.range.items():
         try:
             given, marks = at(value, path)
-            unit = next(mark.name for mark in marks if isinstance(mark, Unit))
-            low, high = (parse(end, unit) for end in ends)
+            if all(isinstance(end, float) for end in ends) and any(getattr(mark, "le", None) == 1 for mark in marks):
+                low, high = ends  # of a fraction
+            else:
+                unit = next(mark.name for mark in marks if isinstance(mark, Unit))
+                low, high = (parse(end, unit) for end in ends)
         except (AttributeError, KeyError, StopIteration, UnitError) as error:
             found.append(f"{path}: {error!r}")
         else:
@@ -312,7 +322,7 @@ def test_every_measurement_can_be_followed_and_is_of_what_the_catalogue_has(poin
 
 
 def test_measurements_have_names_of_their_own():
-    for name in names("measurements"):
+    for name in names("measurements").keys() - {"rules"}:
         ids = [point.id for point in entry("measurements", name).points]
         assert len(set(ids)) == len(ids)
 
@@ -336,6 +346,6 @@ def says_float(annotation: object) -> bool:
 def test_a_float_of_a_file_has_a_unit_or_is_a_fraction(cls):
     hints = typing.get_type_hints(cls, include_extras=True)
     for name in cls.model_fields:
-        if says_float(hints[name]):
+        if says_float(hints[name]) and name != "range":  # whose ends are as those of what they are of
             marks = markers(hints[name])
             assert any(isinstance(mark, Unit) or getattr(mark, "le", None) == 1 for mark in marks), f"{cls.__name__}.{name}"

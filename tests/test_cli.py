@@ -1,6 +1,7 @@
 """The command: results on stdout, and whatever the user can mend as one line on stderr with exit status 2."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -488,3 +489,29 @@ def test_an_error_of_a_process_is_one_line_and_status_2():
 def test_a_process_ends_with_status_0():
     ended = process("check", "mine.yaml")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "mine.yaml: ok (card on 1 chips)\n", "")
+
+
+REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
+0,10,5,0.1,0.5
+2,20,5,2.3,2.7
+3,30,3,3.2,3.4
+"""
+
+
+def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsim, folder):
+    """Times to the first token of 100, 300 and 200 ms; to the last 500, 700 and 400 ms."""
+    (folder / "replay.csv").write_text(REPLAY)
+    mine("{kind: poisson, rate: 1 request/s, requests: 3, prompt: 64 token, output: 8 token}", "{kind: trace, path: replay.csv}")
+    status, out, _ = sramsim("run", "mine.yaml", "--json")
+    told = json.loads(out)
+    assert status == 0
+    measured = {"mean_ttft_ms": 200, "median_ttft_ms": 200, "mean_tpot_ms": 100, "mean_e2el_ms": 1600 / 3}
+    assert {key: told["measured"][key] for key in measured} == pytest.approx(measured)
+    assert {key.rpartition("_")[0].rpartition("_")[2] for key in told["measured"]} == {"ttft", "tpot", "e2el"}
+    status, out, _ = sramsim("run", "mine.yaml")
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("TTFT mean")]
+    assert row[4] == "200"
+    simulated = told["systems"]["card"]["mean_ttft_ms"]
+    assert f"({100 * math.log(simulated / 200):+.1f}" in row[-2]
+    status, out, _ = sramsim("run", "mine.yaml", "--json", "--set", "workload.time_scale=2")
+    assert "measured" not in json.loads(out)

@@ -6,6 +6,8 @@ from pydantic import ValidationError
 from sim.chip import WIDTH
 from sim.engine import Engine
 from sim.files import ScenarioError, names, read
+from sim.policy import continuous, prefill_first, static
+from sim.scenario import System
 
 EFFICIENCIES = ("attention_memory_efficiency", "attention_compute_efficiency", "collective_efficiency")
 OVERHEADS = ("layer_overhead", "step_overhead", "sequence_overhead", "collective_latency", "collective_latency_per_chip")
@@ -85,3 +87,23 @@ def test_a_file_says_the_unit_of_each_overhead(tmp_path):
     file.write_text(text.replace("layer_overhead: 0 us", "layer_overhead: 5"), encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"mine.yaml:\d+: 5 has no unit"):
         read(file, Engine)
+
+
+# What an engine does where a system does not say.
+
+
+def test_a_system_schedules_as_its_engine_does_or_as_it_says(make_chip):
+    def policies(of_engine: dict[str, str], **of_system: str):
+        return System(chip=make_chip(), chips=1, engine=engine(**of_engine), **of_system).policies
+
+    assert (policies({}).batching, policies({}).reserve) == (continuous, True)
+    eager = {"policy": "prefill-first", "admission": "prompt"}
+    assert (policies(eager).batching, policies(eager).reserve) == (prefill_first, False)
+    overridden = policies(eager, policy="static", admission="reserve")
+    assert (overridden.batching, overridden.reserve) == (static, True)
+    assert policies({}, admission="prompt").reserve is False
+
+
+def test_a_launch_names_both_kinds_of_step():
+    with pytest.raises(ValidationError, match=r"layer_launch\.prefill"):
+        engine(layer_launch={"decode": 1e-6})

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from sim.chip import Memory
-from sim.cost import COLLECTIVES, WEIGHTS, Work
+from sim.cost import COLLECTIVES, HOPS, WEIGHTS, Work
 from sim.engine import Engine
 from sim.files import names, read
 from sim.plan import Plan, fit, sequences
 from sim.planner import deploy
+from sim.topology import FullyConnected, Link
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.
 ATTENTION = 64 * 64 + 2 * 64 * 32 + 64 * 64
@@ -204,3 +205,41 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
     assert times(1) == times(1) != times(2)
     means = [np.mean(times(seed)) for seed in range(20)]
     assert abs(np.mean(means) - times(None)[0]) < 3 * np.std(means) / 20**0.5 + 0.01 * times(None)[0]
+
+
+# What chips send each other.
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden"),
+    [
+        ({}, "fp16"),
+        ({"activations": "fp32"}, "fp32"),
+        ({"activations": "bf16"}, "bf16"),
+        ({"activations": "int8"}, "int8"),
+        ({"activations": "fp8"}, "fp16"),  # the config's: FP8 and FP4 are formats of a multiply's operands
+        ({"activations": "fp4"}, "fp16"),
+        ({"activations": "fp8", "hidden": "fp8"}, "fp8"),
+        ({"hidden": "fp32"}, "fp32"),
+    ],
+)
+def test_hidden_states_are_as_activations_but_for_formats_of_operands(make_model, given, hidden):
+    assert Plan(**given).resolved(1, make_model()).hidden == hidden
+
+
+def test_what_chips_send_each_other_has_the_width_of_hidden_states(make_deployment, make_chip):
+    """Twice the bytes take twice the time on links without latency; nothing else of a step changes."""
+    link = Link(latency=0.0, bandwidth=1e9)
+    chip = make_chip(topology=FullyConnected(link=link))
+    work = Work(decodes=3, context=30, logits=3)
+
+    def terms(hidden):
+        plan = Plan(tensor=2, pipeline=2, activations="fp16", hidden=hidden)
+        return make_deployment(4, chip=chip, plan=plan).costs.terms(work)[:, 0]
+
+    half, whole = terms("fp16"), terms("fp32")
+    for term in (COLLECTIVES, HOPS):
+        assert half[:, term].sum() > 0
+        assert whole[:, term] == pytest.approx(2 * half[:, term])
+    others = [term for term in range(half.shape[1]) if term not in (COLLECTIVES, HOPS)]
+    assert (whole[:, others] == half[:, others]).all()

@@ -1,12 +1,16 @@
 """Figures say their finding, name what they show, and are the same bytes each time."""
 
+import math
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from plots import FIGURES, draw_all, style
+from plots import FIGURES, agreement, draw_all, style, tornado
 from plots.cdf import latencies
 from sim import read, run
+from sim.sensitivity import sensitivity
+from sim.validate import table
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +111,94 @@ def test_files_are_the_same_bytes_each_time(saved, tmp_path):
             style.save(draw_all(saved)["speed"], tmp_path / f"{turn}.{suffix}")
             files.append((tmp_path / f"{turn}.{suffix}").read_bytes())
         assert files[0] == files[1]
+
+
+# Agreement and tornado: of points and swings, not of a result.
+
+
+def compared(error: float, status: str, chip: str = "h100") -> dict[str, object]:
+    return {"measured": 10.0, "simulated": 10.0 * math.exp(error / 100), "error_pct": error, "status": status, "chip": chip}
+
+
+NOT_EXPRESSED = {"measured": None, "simulated": None, "error_pct": None, "status": "not expressed", "chip": "z80"}
+SETS = {
+    "one": {"points": [compared(10, "tested"), compared(-30, "tested", "a100"), compared(2, "fitted"), NOT_EXPRESSED]},
+    "two": {"points": [compared(4, "tested", "lpu"), compared(90, "assumed")]},
+}
+
+
+def drawn_inside(figure) -> None:
+    """All text is within the figure, and the title above the axes."""
+    FigureCanvasAgg(figure).draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    for axis in figure.axes:
+        for text in (
+            figure._suptitle,
+            *([figure._supxlabel] if figure._supxlabel else []),
+            axis.title,
+            axis._left_title,
+            axis.xaxis.label,
+            axis.yaxis.label,
+            *axis.texts,
+        ):
+            if text.get_text():
+                box = text.get_window_extent()
+                assert -1 <= box.x0 <= box.x1 <= width + 1, text.get_text()
+                assert -1 <= box.y0 <= box.y1 <= height + 1, text.get_text()
+
+
+def test_agreement_says_how_far_off_what_was_not_fitted_is():
+    figure = agreement.draw(SETS)
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "Half of 3 times that no engine was fitted to are within 10.0 %, 67% within the grey band (0.8 to 1.25 times)"
+    )
+    drawn_inside(figure)
+    free, fitted = figure.axes
+    assert free.get_title(loc="left").startswith("4 times that engines were not fitted to: median error 20.0 %")
+    assert fitted.get_title(loc="left").startswith("1 times that engines were fitted to: median error 2.0 %")
+    points = [pair for line in free.lines[1:] for pair in zip(*line.get_data(), strict=True)]
+    assert sorted(points) == sorted((10.0, 10 * math.exp(error / 100)) for error in (10, -30, 4, 90))
+
+
+def test_agreement_of_nothing_or_of_what_was_fitted_says_so():
+    for points in ([NOT_EXPRESSED], [compared(2, "fitted")]):
+        figure = agreement.draw({"mine": {"points": points}})
+        assert figure.get_suptitle().replace("\n", " ") == "Nothing here tests the simulator: engines were fitted to all of it"
+        drawn_inside(figure)
+
+
+def swing(key: str, low: float | None, high: float | None) -> dict[str, object]:
+    ends = {"low": low, "high": high}
+    return {"key": key, "range": ("1", "2"), **{end: at and {"tpot_ms": at} for end, at in ends.items()}}
+
+
+def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
+    swings = [
+        swing("engine.layer_overhead", 4.0, 7.0),
+        swing("chip.memory.hbm.bandwidth", 5.5, None),
+        swing("idle", 5.0, 5.0 + 1e-12),
+    ]
+    systems = {
+        "card": {"tpot_ms": 5.0, "tpot_band_ms": [4.0, 7.2], "swings": swings},
+        "still": {"tpot_ms": 1.0, "tpot_band_ms": [1.0, 1.0], "swings": []},
+    }
+    figure = tornado.draw("mine", systems)
+    assert figure.get_suptitle() == "card's TPOT hangs most on layer overhead (60%)"
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["chip.memory.hbm.bandwidth", "engine.layer_overhead"]
+    ends = [bar.get_x() + bar.get_width() for bar in axis.patches if bar.get_width() and bar.get_height() == pytest.approx(0.6)]
+    assert sorted(ends) == pytest.approx([4.0, 5.5, 7.0])
+    drawn_inside(figure)
+
+
+def test_a_tornado_of_nothing_that_moves_says_so():
+    figure = tornado.draw("mine", {"still": {"tpot_ms": 1.0, "tpot_band_ms": [1.0, 1.0], "swings": [swing("idle", 1.0, 1.0)]}})
+    assert figure.get_suptitle() == "mine: no uncertain number moves TPOT"
+
+
+def test_agreement_and_tornado_draw_real_results():
+    drawn_inside(agreement.draw({"replay": table("replay").as_json()}))
+    found = sensitivity(read("llama3-8b-lpu-vs-h100"))
+    figure = tornado.draw("llama3-8b", {name: each.as_json() for name, each in found.items()})
+    assert "'s TPOT hangs most on" in figure.get_suptitle()
+    drawn_inside(figure)

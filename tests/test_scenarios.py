@@ -16,6 +16,7 @@ REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
     ("mooncake-conversation", "lpu"): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
     ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
+    ("replay-vllm-rtx4090", "rtx4090"): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token
 }
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
 STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "median", "std", "p90", "p95", "p99")]

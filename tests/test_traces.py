@@ -32,6 +32,10 @@ MOONCAKE = """{"timestamp": 27000, "input_length": 1025, "output_length": 52, "h
 """
 DETAILED = {"start_times": [10.0, 10.5, 12.0], "input_lens": [7, 8, 9], "output_lens": [1, 0, 3], "errors": ["", "no", ""]}
 VLLM = json.dumps({"duration": 9.0, "completed": 2, **DETAILED, "ttfts": [0.1, 0.0, 0.2]})
+REPLAY = """request_id,arrived_at_s,input_tokens,output_tokens,queued_s,first_token_s,last_token_s
+b,7.5,8,1,7.6,9.0,9.0
+a,5.0,100,20,5.1,6.5,8.0
+"""
 
 # name: text, arrivals after the first, prompts, outputs, failed
 FORMATS = {
@@ -41,6 +45,8 @@ FORMATS = {
     "vidur": (VIDUR, [0, 1.5], [100, 50], [20, 30], 0),
     "mooncake": (MOONCAKE, [0, 3.5], [1025, 512], [52, 1], 0),
     "vllm": (VLLM, [0, 2], [7, 9], [1, 3], 1),
+    "replay": (REPLAY, [0, 2.5], [100, 8], [20, 1], 0),
+    "replay without answers": ("arrived_at_s,input_tokens,output_tokens\n5,100,20\n7.5,8,1\n", [0, 2.5], [100, 8], [20, 1], 0),
 }
 
 
@@ -116,6 +122,29 @@ def test_block_ids_are_left_out_where_a_trace_has_none(file):
     assert read(file('{"timestamp": 0, "input_length": 6, "output_length": 2}\n')).hash_ids is None
 
 
+ANSWERS = {"ttfts": [0.1, 0.0, 0.2], "itls": [[], [], [0.3, 0.5]]}
+
+
+def test_a_replay_says_when_it_was_answered(file):
+    """On the clock of the arrivals, sorted with them."""
+    first, last = read(file(REPLAY)).answered
+    assert first == pytest.approx([1.5, 4.0])
+    assert last == pytest.approx([3.0, 4.0])
+    plain = FORMATS["replay without answers"][0]
+    assert read(file(plain)).answered is None
+
+
+def test_vllm_says_when_it_answered_where_it_saved_the_gaps(file):
+    """Those that failed are left out; a first token comes a TTFT after the request, the last one all gaps after that."""
+    first, last = read(file(vllm(**ANSWERS))).answered
+    assert first == pytest.approx([0.1, 2.2])
+    assert last == pytest.approx([0.1, 3.0])
+    backwards = {key: value[::-1] for key, value in (DETAILED | ANSWERS).items()}
+    assert read(file(vllm(**backwards))).answered[1] == pytest.approx(last)
+    for without in ({"ttfts": None}, {"itls": None}):
+        assert read(file(vllm(**ANSWERS | without))).answered is None
+
+
 def test_a_result_of_vllm_may_be_indented(file):
     assert read(file(json.dumps(DETAILED, indent=2))).prompt.tolist() == [7, 9]
 
@@ -179,6 +208,16 @@ def vllm(**changes: object) -> str:
         (vllm(output_lens=[1, -1, 3]), "recorded:2: request 2: output_lens: -1: it must be"),
         (vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]), "recorded:2: request 2: start_times: null: it must be"),
         (vllm(output_lens=[0, 0, 0]), "recorded:1: holds no request that was answered"),
+        (vllm(**ANSWERS | {"ttfts": [0.1]}), "recorded:2: ttfts and itls: a number and a list of numbers for each request are due"),
+        (vllm(**ANSWERS | {"ttfts": [0.1, 0, None]}), "recorded:2: ttfts and itls: "),
+        (vllm(**ANSWERS | {"ttfts": [0.1, 0, "soon"]}), "recorded:2: ttfts and itls: "),
+        (vllm(**ANSWERS | {"ttfts": [0.1, 0, -1]}), "recorded:2: ttfts and itls: "),
+        (vllm(**ANSWERS | {"ttfts": [0.1, 0, float("nan")]}), "recorded:2: ttfts and itls: "),
+        (vllm(**ANSWERS | {"itls": [[], [], [0.5, -0.1]]}), "recorded:2: ttfts and itls: "),
+        (vllm(**ANSWERS | {"itls": [[], [], 0.5]}), "recorded:2: ttfts and itls: "),
+        (REPLAY.replace("6.5", "4.5"), "recorded:3: its first token must come after the request, and its last not before that"),
+        (REPLAY.replace("8.0", "6.4"), "recorded:3: its first token must come after the request, and its last not before that"),
+        (REPLAY.replace("6.5", "soon"), "recorded:3: first_token_s: 'soon': it must be a number of seconds"),
         (AZURE.encode() + b"\xff\n", "recorded:5: not a UTF-8 text"),
     ],
 )

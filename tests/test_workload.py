@@ -514,3 +514,35 @@ def test_a_malformed_row_stops_a_scenario_by_the_line_of_the_trace(tmp_path, mon
     scenario = read("azure-conversation", ["workload.path=trace.csv"])
     with pytest.raises(ScenarioError, match=r"^trace.csv:3: num_prefill_tokens: 'many': it must be a whole number of tokens"):
         _ = scenario.request_tokens
+
+
+ANSWERED = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
+0,10,5,1,3
+2,20,5,4,8
+3,30,5,5,9
+"""
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """When the requests of a cut trace got their first and last tokens; none where it no longer says so."""
+
+    def cut(**options):
+        path = tmp_path / "answered.csv"
+        path.write_text(ANSWERED)
+        told = Trace(path=path, **options).draw(0).answered
+        return None if told is None else [column.tolist() for column in told]
+
+    return cut
+
+
+def test_a_window_keeps_the_answers_of_its_requests_on_its_own_clock(answered):
+    assert answered() == [[1, 4, 5], [3, 8, 9]]
+    assert answered(requests=2) == [[1, 4], [3, 8]]
+    assert answered(start=1.5) == [[2.5, 3.5], [6.5, 7.5]]
+    assert answered(start=1.5, end=3.0) == [[2.5], [6.5]]
+
+
+@pytest.mark.parametrize("change", [{"time_scale": 0.5}, {"max_prompt": 15}, {"max_output": 3}])
+def test_other_requests_than_those_that_were_answered_have_no_answers(answered, change):
+    assert answered(**change) is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.chip import Compute, TensorStreaming
-from sim.cost import FITTED, FOREVER, HOPS, TIME, Costs, Work
+from sim.cost import FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
 from sim.engine import Engine
 from sim.files import find, read
 from sim.plan import Plan
@@ -39,17 +39,18 @@ PLANS = {"one chip": (1, Plan()), "tensor 2, two stages": (4, Plan(tensor=2)), "
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_chip, make_engine, lossy):
-    """(compute, plan, whether the engine loses something) -> deployment."""
+def deployments(make_deployment, make_chip, make_engine, lossy, eager):
+    """(compute, plan, engine) -> deployment."""
+    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager}
     return {
-        (compute, plan, loses): make_deployment(chips, plan=laid, chip=make_chip(**kind), engine=lossy if loses else make_engine())
+        (compute, plan, name): make_deployment(chips, plan=laid, chip=make_chip(**kind), engine=engine)
         for compute, kind in COMPUTES.items()
         for plan, (chips, laid) in PLANS.items()
-        for loses in (True, False)
+        for name, engine in engines.items()
     }
 
 
-KEYS = st.tuples(st.sampled_from(sorted(COMPUTES)), st.sampled_from(sorted(PLANS)), st.booleans())
+KEYS = st.tuples(st.sampled_from(sorted(COMPUTES)), st.sampled_from(sorted(PLANS)), st.sampled_from(["ideal", "lossy", "eager"]))
 
 
 @st.composite
@@ -82,14 +83,14 @@ def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engin
     terms = deployments[key].costs.terms(work)
     assert (terms[:, FITTED] >= -1e-15).all()
     assert (terms[:, FITTED] <= terms[:, TIME] + 1e-15).all()
-    assert (terms[:, FITTED].sum() > 0) == key[2]
+    assert (terms[:, FITTED].sum() > 0) == (key[2] != "ideal")
 
 
 @given(KEYS, works())
 def test_a_step_without_the_fitted_part_is_the_ideal_engines(deployments, key, work):
     compute, plan, _ = key
-    lossy = deployments[compute, plan, True]
-    lossless = Costs(replace(lossy.layout, engine=deployments[compute, plan, False].layout.engine))
+    lossy = deployments[key]
+    lossless = Costs(replace(lossy.layout, engine=deployments[compute, plan, "ideal"].layout.engine))
     terms = lossy.costs.terms(work)
     assert (terms[:, TIME] - terms[:, FITTED]).sum(axis=1) == pytest.approx(lossless.terms(work)[:, TIME].sum(axis=1))
     assert (lossless.step(work).time <= lossy.costs.step(work).time).all()
@@ -107,9 +108,61 @@ def test_further_steps_grow_as_the_contract_says(deployments, key, work, data):
         assert time + later * np.asarray(growth) == pytest.approx(asked, rel=1e-9, abs=0)
 
 
+@given(st.sampled_from(sorted(COMPUTES)), st.sampled_from(["ideal", "lossy", "eager"]), works(prompts=False), st.data())
+def test_a_single_stages_line_holds_as_long_as_it_says(deployments, compute, engine, work, data):
+    costs = deployments[compute, "one chip", engine].costs
+    time, growth, holds = costs.line(work)
+    k = data.draw(st.integers(0, min(holds, 10_000) - 1))
+    for later in (k, min(holds, 10_000) - 1):
+        (asked,) = costs.step(replace(work, context=work.context + later * work.decodes)).time
+        assert time + later * growth == pytest.approx(asked, rel=1e-9, abs=0)
+
+
+def test_a_host_is_waited_for_until_the_contexts_take_longer(deployments):
+    costs = deployments["roofline", "one chip", "eager"].costs
+    launch = 4 * 2.5e-4
+    work = Work(decodes=2, context=20, logits=2)
+    time, growth, holds = costs.line(work)
+    assert (time, growth) == (pytest.approx(launch), 0.0)
+    assert 10 < holds < 1000
+    at_the_end, beyond = (costs.line(replace(work, context=work.context + 2 * steps)) for steps in (holds - 1, holds))
+    assert at_the_end[:2] == (pytest.approx(launch), 0.0)
+    assert beyond[0] > launch
+    assert beyond[1] > 0
+
+
+@given(KEYS.filter(lambda key: key[2] == "eager"), works())
+def test_each_stage_takes_as_long_as_its_chips_or_its_host(deployments, key, work):
+    """The slower of the two: chips as without a launch, and the host its seconds for each layer of the stage."""
+    deployment = deployments[key]
+    layout = deployment.layout
+    unlaunched = Costs(replace(layout, engine=layout.engine.model_copy(update={"layer_launch": None})))
+    each = 3e-4 if work.prompt_tokens else 2.5e-4
+    attentions = [sum(b.kind == "attention" for b in layout.model.blocks[s.first : s.last + 1]) for s in layout.stages]
+    assert sum(attentions) == layout.model.num_hidden_layers
+    host = each * np.array(attentions)
+    assert deployment.costs.step(work).time == pytest.approx(np.maximum(unlaunched.step(work).time, host))
+
+
+@pytest.mark.parametrize(("tensor", "times"), [(1, 2), (2, 2), (4, 1)])
+def test_the_cache_is_read_once_for_each_query_head(make_deployment, make_engine, tensor, times):
+    """Four query heads share two KV heads: decodes read twice the bytes, until each chip has one of both; prompts do not, and the
+    cache is no larger."""
+    shared, apart = (
+        make_deployment(tensor, plan=Plan(tensor=tensor), engine=make_engine(kv_reads=kind)) for kind in ("kv-heads", "query-heads")
+    )
+    decode = Work(decodes=3, context=300, logits=3)
+    of_one, of_each = (deployment.costs.terms(decode)[0, TIME, KV] for deployment in (shared, apart))
+    assert of_one == pytest.approx(300 * shared.layout.stages[0].kv_per_token / 1e9)
+    assert of_each == pytest.approx(times * of_one)
+    prompt = Work(prompt_tokens=9, chunks=1, attended=45, cached=9)
+    assert apart.costs.step(prompt).time == pytest.approx(shared.costs.step(prompt).time, rel=1e-15)
+    assert apart.fit == shared.fit
+
+
 @pytest.mark.parametrize("compute", ["memory binds later", "compute binds later"])
 def test_the_contract_ends_where_the_other_side_binds(deployments, compute):
-    costs = deployments[compute, "one chip", False].costs
+    costs = deployments[compute, "one chip", "ideal"].costs
     work = Work(decodes=2, context=20, logits=2)
     time, growth, holds = costs.step(work)
     assert 1 < holds < FOREVER
@@ -118,13 +171,13 @@ def test_the_contract_ends_where_the_other_side_binds(deployments, compute):
 
 
 def test_a_prompts_step_is_like_no_other(deployments):
-    assert deployments["roofline", "one chip", True].costs.step(Work(prompt_tokens=3, chunks=1, attended=6, cached=3)).holds == 1
+    assert deployments["roofline", "one chip", "lossy"].costs.step(Work(prompt_tokens=3, chunks=1, attended=6, cached=3)).holds == 1
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_ideal_engine_of_the_catalogue_is_never_slower(deployments, compute, plan):
-    lossy = deployments[compute, plan, True]
+    lossy = deployments[compute, plan, "lossy"]
     layout = replace(lossy.layout, engine=read(find("ideal", "engines"), Engine))
     ideal, slowed = (lone_request(deployment, 40, 20) for deployment in (replace(lossy, layout=layout, costs=Costs(layout)), lossy))
     assert ideal.ttft < slowed.ttft
@@ -144,7 +197,7 @@ def test_a_faster_chip_never_makes_a_lone_request_slower(deployments, make_chip,
     """Under the same plan, its stages and its token budget included."""
     times = []
     for chip in (make_chip(bandwidth=bandwidth, fp16=fp16), make_chip(bandwidth=bandwidth * wider, fp16=fp16 * faster)):
-        deployment = deployments["roofline", plan, True]
+        deployment = deployments["roofline", plan, "lossy"]
         layout = replace(deployment.layout, chip=chip)
         times.append(lone_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5))
     slow, fast = times

@@ -28,6 +28,9 @@ LAYOUTS = {
     "two stages of two, five slots": (4, Plan(tensor=2, slots=5), {}),
     "three stages of two ranks, layers with windows": (6, Plan(attention_data=2, pipeline=3), {"windowed": True}),
     "two replicas of two stages, one slot": (4, Plan(replicas=2, slots=1), {}),
+    "one chip that waits for its host": (1, Plan(), {"launched": True}),
+    "one chip that waits for its host, layers with windows": (1, Plan(), {"launched": True, "windowed": True}),
+    "three stages that wait for their hosts": (3, Plan(pipeline=3), {"launched": True}),
 }
 
 
@@ -39,12 +42,12 @@ class Crossing(Compute):
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_model, make_chip, lossy):
-    def make(chips, plan, crossing=False, windowed=False):
+def deployments(make_deployment, make_model, make_chip, lossy, eager):
+    def make(chips, plan, crossing=False, windowed=False, launched=False):
         types = ("sliding_attention", "full_attention") * 2
         model = make_model(sliding_window=WINDOW, layer_types=types) if windowed else make_model()
         chip = make_chip(**({"compute": Crossing()} if crossing else {}))
-        return make_deployment(chips, plan=plan, model=model, chip=chip, engine=lossy)
+        return make_deployment(chips, plan=plan, model=model, chip=chip, engine=eager if launched else lossy)
 
     return {name: make(chips, plan, **kind) for name, (chips, plan, kind) in LAYOUTS.items()}
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost import Work
+from sim.engine import Launch
 from sim.machine import Irregular, machines
 from sim.plan import Plan
-from sim.program import Talk, program
+from sim.program import Talk, Wait, program
 from sim.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
 
 pytestmark = pytest.mark.slow
@@ -79,34 +80,36 @@ def alone_on_its_cables(deployment) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lay(make_model, make_chip, make_deployment, lossy, make_engine):
-    def build(topology, plan, model="dense", ideal=False, **options):
+def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
+    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager}
+
+    def build(topology, plan, model="dense", engine="lossy", **options):
         chips = plan.group * (plan.pipeline or 1) * plan.replicas
         chip = make_chip(topology=topology)
-        engine = make_engine() if ideal else lossy
         # Every chip could hold all the model: not what is asked here.
         chip = chip.model_copy(update={"memory": {"sram": chip.memory["sram"].model_copy(update={"capacity": 1e9})}})
-        return make_deployment(chips, model=make_model(**MODELS[model]), chip=chip, engine=engine, plan=plan, **options)
+        return make_deployment(chips, model=make_model(**MODELS[model]), chip=chip, engine=engines[engine], plan=plan, **options)
 
     return build
 
 
+engines = st.sampled_from(["ideal", "lossy", "eager"])
 requests = st.lists(st.tuples(st.floats(0, 0.02), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=6)
 
 
-@given(requests, st.sampled_from(list(APART)), st.sampled_from(PLANS), st.sampled_from(["dense", "windows"]), st.booleans())
+@given(requests, st.sampled_from(list(APART)), st.sampled_from(PLANS), st.sampled_from(["dense", "windows"]), engines)
 @settings(max_examples=60)
-def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, model, ideal):
-    deployment = lay(APART[topology], plan, model, ideal)
+def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, model, engine):
+    deployment = lay(APART[topology], plan, model, engine)
     assert uncontended(deployment)
     same(*both(deployment, serve_on, sorted(drawn)))
 
 
-@given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), st.booleans())
+@given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), engines)
 @settings(max_examples=40)
-def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topology, plan, ideal):
+def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topology, plan, engine):
     """Whatever the topology: only messages of other stages or passages, met on a cable, tell the two apart."""
-    deployment = lay(SHARED[topology], plan, ideal=ideal)
+    deployment = lay(SHARED[topology], plan, engine=engine)
     assume(alone_on_its_cables(deployment))
     stage, chip = both(deployment, serve_on, sorted(drawn))
     if not chip.traffic[0].waited:
@@ -121,11 +124,11 @@ def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan):
     same(*both(deployment, serve_on, sorted(drawn)))
 
 
-@given(st.sampled_from(list(SHARED | APART)), st.sampled_from(PLANS), st.integers(1, 16), st.integers(2, 9), st.booleans())
+@given(st.sampled_from(list(SHARED | APART)), st.sampled_from(PLANS), st.integers(1, 16), st.integers(2, 9), engines)
 @settings(max_examples=60)
-def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, prompt, output, ideal):
+def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, prompt, output, engine):
     """Of a prompt that is one chunk."""
-    deployment = lay((SHARED | APART)[topology], plan, ideal=ideal)
+    deployment = lay((SHARED | APART)[topology], plan, engine=engine)
     assume(alone_on_its_cables(deployment))
     same(*both(deployment, serve_on, [(0.0, prompt, output)]))
 
@@ -187,19 +190,38 @@ def test_a_group_that_contends_with_itself_is_not_called_uncontended(lay):
 
 def test_contention_only_makes_slower(lay, serve_on):
     """Two stages at work at once on one bus."""
-    deployment = lay(SHARED["bus"], Plan(tensor=4, pipeline=2), ideal=True)
+    deployment = lay(SHARED["bus"], Plan(tensor=4, pipeline=2), engine="ideal")
     stage, chip = both(deployment, serve_on, [(0.0, 64, 12), (0.0, 64, 12)])
     assert (chip.last_token >= stage.last_token * (1 - 1e-12)).all()
     assert chip.last_token.max() > 1.01 * stage.last_token.max()
     assert chip.traffic[0].waited > 0
 
 
-def test_the_program_is_the_closed_form(lay):
-    """Stage by stage, the instructions of a program add up to what a step takes; cases with every kind of block."""
-    for deployment in (lay(SHARED["switch"], EXPERT_PLANS[0], "experts"), lay(APART["nodes"], Plan(tensor=4, pipeline=3))):
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_launch_that_nothing_waits_for_changes_nothing(lay, make_deployment, eager, serve_on, scheduled):
+    """Chips that jitter, fast ones among them, and a host that takes no time."""
+    idle = eager.model_copy(update={"layer_launch": Launch(decode=0.0, prefill=0.0)})
+    none = eager.model_copy(update={"layer_launch": None})
+    plan = Plan(tensor=2, pipeline=2)
+    rows = []
+    for engine in (idle, none):
+        deployment = make_deployment(4, engine=engine, plan=plan)
+        irregular = Irregular(jitter=0.0 if scheduled else 0.2, scheduled=scheduled)
+        rows.append(both(deployment, serve_on, [(0.0, 40, 9), (0.001, 5, 3)], irregular)[1])
+    same(*rows)
+
+
+@pytest.mark.parametrize("engine", ["lossy", "eager"])
+def test_the_program_is_the_closed_form(lay, engine):
+    """Stage by stage, the instructions of a program add up to what a step takes, or its host takes longer; every kind of block."""
+    for laid in ((SHARED["switch"], EXPERT_PLANS[0], "experts"), (APART["nodes"], Plan(tensor=4, pipeline=3))):
+        deployment = lay(*laid, engine=engine)
         work = Work(decodes=3, context=50, prompt_tokens=9, chunks=1, attended=45, cached=9, logits=4)
-        times = [
-            sum(each.exchange.time if isinstance(each, Talk) else each.seconds for each in instructions)
-            for instructions in program(deployment.costs, work).stages
-        ]
+        times = []
+        for instructions in program(deployment.costs, work).stages:
+            waits = [each.seconds for each in instructions if isinstance(each, Wait)]
+            assert len(waits) == (engine == "eager")
+            rest = [each for each in instructions if not isinstance(each, Wait)]
+            chips = sum(each.exchange.time if isinstance(each, Talk) else each.seconds for each in rest)
+            times.append(max(chips, *waits, 0.0))
         np.testing.assert_allclose(times, deployment.costs.step(work).time, rtol=1e-12)

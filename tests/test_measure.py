@@ -1,0 +1,81 @@
+"""What was measured on a card as an engine file.  The measuring itself needs a GPU, and is not tested here."""
+
+import sys
+import types
+
+import pytest
+
+from sim.chip import Chip
+from sim.cli import main
+from sim.engine import Engine
+from sim.files import find, read
+from sim.measure import SMALL_KERNELS, Measured, Reached, engine_file
+from sim.model import Model
+
+# 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long multiply, which reads slowly.
+MULTIPLIES = [
+    Reached(16, 1, 1e-3, 1.2e12, 1e12),
+    Reached(16, 32, 1e-3, 1.675e12, 3e12),
+    Reached(16, 2048, 1e-3, 3e12, 989.4e12 / 4),
+]
+EIGHT = [Reached(8, 1, 1e-3, 3.35e12 / 4, 1e12), Reached(8, 2048, 1e-3, 1e12, 1978.9e12 * 2)]
+CARD = Measured(
+    "NVIDIA H100 80GB HBM3", "PyTorch 2.5.1, CUDA 12.4", MULTIPLIES + EIGHT, 2.01e12, 2e-6, {16384: 9e-6, 1 << 26: 9e-4}
+)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The engine that a file for the card describes."""
+
+    def write(found: Measured = CARD) -> Engine:
+        chip, model = read(find("h100-sxm", "chips"), Chip), read(find("llama-3.1-8b", "models"), Model)
+        (tmp_path / "card.yaml").write_text(engine_file(found, chip, model), encoding="utf-8")
+        return read(tmp_path / "card.yaml", Engine)
+
+    return write
+
+
+def test_what_is_reached_is_told_against_the_chips_numbers(made):
+    engine = made()
+    assert engine.memory_efficiency == pytest.approx({"16": 0.5, "8": 0.25}, abs=1e-3)
+    assert engine.compute_efficiency == pytest.approx({"16": 0.25, "8": 1.0}, abs=1e-3)  # never more than all
+    assert engine.attention_memory_efficiency == pytest.approx(0.6, abs=1e-3)
+    assert engine.layer_overhead == pytest.approx(SMALL_KERNELS * 2e-6)
+    assert engine.collective_latency == pytest.approx(9e-6)
+
+
+def test_every_number_of_the_file_has_a_source(made):
+    engine = made()
+    for key in engine.model_fields_set - {"id", "name", "source"}:
+        value = getattr(engine, key)
+        for path in [f"{key}.{bits}" for bits in value] if isinstance(value, dict) else [key]:
+            assert engine.source_of(path), path
+    assert engine.source_of("memory_efficiency.8").startswith("measured: NVIDIA H100 80GB HBM3, PyTorch 2.5.1, CUDA 12.4, ")
+    assert "sramsim measure, layer shapes of llama-3.1-8b" in engine.source_of("layer_overhead")
+    assert engine.source_of("step_overhead").startswith("assumed: ")
+
+
+def test_a_single_card_without_eight_bits_says_nothing_of_either(made):
+    engine = made(CARD._replace(multiplies=MULTIPLIES, all_reduce={}))
+    assert set(engine.memory_efficiency) == set(engine.compute_efficiency) == {"16"}
+    assert engine.collective_latency == 0
+    assert engine.source_of("collective_latency") == "assumed: none; one card"
+
+
+@pytest.mark.parametrize(
+    ("torch", "message"),
+    [
+        (None, "measure: needs PyTorch; install it with: pip install 'sramsim[measure]'"),
+        (False, "measure: PyTorch sees no CUDA GPU on this machine"),
+    ],
+)
+def test_without_torch_or_a_gpu_it_is_one_line(monkeypatch, capsys, tmp_path, torch, message):
+    present = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: torch))
+    monkeypatch.setitem(sys.modules, "torch", None if torch is None else present)
+    monkeypatch.setattr("sys.argv", ["sramsim", "measure", "--chip", "h100-sxm", "-o", str(tmp_path / "card.yaml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out, printed.err) == (2, "", f"{message}\n")
+    assert list(tmp_path.iterdir()) == []
