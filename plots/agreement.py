@@ -60,4 +60,4 @@ def finding(points: list[dict[str, Any]]) -> str:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = sum(error <= 22.3 for error in errors) / len(errors)  # 100 ln 1.25
     half = f"Half of {len(errors)} times that no engine was fitted to are within {median(errors):.1f} %"
-    return f"{half}, {near:.0%} within the grey band (0.8 to 1.25 times)"
+    return f"{half}, {near:.0%} within the grey band"

@@ -63,5 +63,11 @@ def finding(scenario: str, shown: Mapping[str, list[Mapping[str, Any]]], systems
     parts = []
     for name, swings in shown.items():
         part = width(swings[0], systems[name]) / systems[name]["tpot_ms"]
-        parts.append(f"{name}'s TPOT hangs most on {swings[0]['key'].rpartition('.')[2].replace('_', ' ')} ({part:.0%})")
+        parts.append(f"{name}'s TPOT hangs most on {name_of(swings[0]['key'])} ({part:.0%})")
     return "; ".join(parts)
+
+
+def name_of(key: str) -> str:
+    """'engine.memory_efficiency.8' as a person says it: 'memory efficiency (8 bits)'."""
+    first, _, bits = key.partition(".")[2].partition("_efficiency.")
+    return f"{first} efficiency ({bits} bits)".replace("_", " ") if bits else first.rpartition(".")[2].replace("_", " ")

@@ -62,7 +62,9 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
         ]
         return path.stem, rows, value.note
     assert isinstance(value, Sourced)
-    flat = flatten({k: v for k, v in document.data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range")})
+    flat = flatten(
+        {k: v for k, v in document.data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range", "fit")}
+    )
     rows = [
         (
             key,
@@ -71,7 +73,8 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
         )
         for key, text in flat
     ]
-    return f"{path.stem}: {value.name or kind}", rows, value.note.strip()
+    found = f"Fitted: {value.fit.found}." if isinstance(value, Engine) and value.fit and value.fit.found else ""
+    return f"{path.stem}: {value.name or kind}", rows, " ".join(filter(None, (value.note.strip(), found)))
 
 
 def told(mapping: Mapping[str, object]) -> str:

@@ -115,16 +115,16 @@ def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], 
         parts["chip"] = system.chip
     for part, entry in parts.items():
         for key, ends in entry.range.items():
-            if part.endswith("chip") and unused(system, key):
+            if unused(system, key):
                 continue
             texts = str(ends[0]), str(ends[1])
             yield f"{part}.{key}", entry.source_of(key) or "", written(entry, key), texts, mover(system, f"{part}.{key}")
 
 
 def unused(system: System, key: str) -> bool:
-    """What of a chip says nothing here: its cables where the system has others, and energies."""
+    """What says nothing here: a chip's cables where the system has others, energies, and what hosts took elsewhere."""
     other = system.topology or (system.cluster and system.cluster.topology)
-    return bool(key.startswith("topology") and other) or key.endswith("energy")
+    return bool(key.startswith("topology") and other) or key.endswith("energy") or key.startswith("request_overhead")
 
 
 def mover(system: System, key: str) -> Callable[[str], System]:

@@ -223,5 +223,16 @@ def test_the_command_prints_json(sramsim, compared):
     assert all(row["error"] is None or math.isclose(row["error"], row["simulated"] / row["measured"] - 1) for row in told["rows"])
 
 
-def test_the_command_asks_what_to_validate(sramsim):
-    assert sramsim("validate") == (2, "", "validate: say what; there is --network\n")
+def test_the_command_takes_one_set(sramsim):
+    one = "validate: name one set, or --points, or --network\n"
+    assert sramsim("validate", "calibration", "--network") == (2, "", one)
+    status, _, error = sramsim("validate", "calibratoin")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "there is no such set; choose of calibration" in error
+
+
+def test_the_network_is_a_set_as_others_are(sramsim):
+    told = json.loads(sramsim("validate", "network", "--json")[1])["sets"]["network"]
+    assert (told["expressed"], told["total"]) == (sum(p["error_pct"] is not None for p in told["points"]), len(PUBLISHED))
+    errors = [abs(p["error_pct"]) for p in told["points"] if p["status"] in ("tested", "fitted")]
+    assert told["median_ape"] == pytest.approx(median(errors))
