@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "savefig.dpi": 160,
     "svg.hashsalt": "sramsim",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a dollar in a name of a system is a dollar
 }
 
 

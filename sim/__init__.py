@@ -2,18 +2,20 @@
 
     import sim
     result = sim.run("llama2-70b-lpu-vs-h100")       # a file, or a scenario of the catalogue
-    result.systems["lpu"].metrics["median_tpot_ms"]
+    result.systems["lpu"].metrics["median_tpot_ms"]  # or result.metrics and result.requests, as Polars frames
 
 What can be waited for is a process or a resource; what can only be computed is a function.  From the door to the ground:
 
     cli                                         the command line
-    report : catalogue : schema                 a result for people; what the catalogue holds; what files may hold
+    page                                        the HTML page of a result
+    report : changes : schema                   results for people; what changed between two; what files may hold
     (plots)                                     figures, a package of its own
     trace : capacity                            what every chip and link does while a request gets its tokens; the highest rate
                                                 that meets an SLO
     scenario                                    Scenario, run, planned, check
     validate                                    published figures beside simulated ones
-    planner                                     lays models on chips, searches plans, times a lone request
+    planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue
+                                                holds, with sources; a result as a table
     irregular                                   stragglers, other chips, slow and dead links
     stages : serve : passing : kernel : machine    cuts models into stages; SimPy: replicas, micro-batches and their way through
                                                 the stages (step by step, in leaps, compiled), chips and links

@@ -1,14 +1,14 @@
 """What `sramsim catalog` and `sramsim show` tell: the entries, and every number of one with its source."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from sim.chip import Chip, Cluster
 from sim.engine import Engine
 from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
-from sim.measurements import Network, Speeds
+from sim.measurements import Network, Rules, Speeds
 from sim.model import SPELLINGS, Model
-from sim.points import Rules
 from sim.units import brief, show
 
 KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
@@ -44,27 +44,25 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     if kind not in SHOWN:
         raise UserError(f"show {kind}: there is no such kind; choose of {', '.join(SHOWN)}")
     folder, cls = SHOWN[kind]
-    path = find(name, folder)
-    if cls is Model:
-        return model_facts(path)
-    document = Document(path)
-    if cls is Speeds and "rules" in document.data:
-        rules = document.value(Rules)
-        return path.stem, [(told(rule.when), told(rule.says), rule.source) for rule in rules.rules], rules.note.strip()
+    document = Document(find(name, folder))
     if cls is Speeds and "systems" in document.data:
         return network_facts(document.value(Network))
     if cls is Speeds and "rules" in document.data:
         return rules_facts(document.value(Rules))
-    value: Value = document.value(cls)
+    return told(document.path.stem, document.data, document.value(cls))
+
+
+def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fact], str]:
+    """Title, facts and note of a value, as its file or a scenario wrote it."""
+    if isinstance(value, Model):
+        return model_facts(name, data, value)
     if isinstance(value, Speeds):
         rows = [
             (p.id, f"{p.speed:g} token/s", f"{p.model} on {p.chips or '?'} {p.chip}, {p.date}: {p.source}") for p in value.points
         ]
-        return path.stem, rows, value.note
+        return name, rows, value.note
     assert isinstance(value, Sourced)
-    flat = flatten(
-        {k: v for k, v in document.data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range", "fit")}
-    )
+    flat = flatten({k: v for k, v in data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range", "fit")})
     rows = [
         (
             key,
@@ -74,12 +72,36 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
         for key, text in flat
     ]
     found = f"Fitted: {value.fit.found}." if isinstance(value, Engine) and value.fit and value.fit.found else ""
-    return f"{path.stem}: {value.name or kind}", rows, " ".join(filter(None, (value.note.strip(), found)))
+    return f"{name}: {value.name or value.noun()}", rows, " ".join(filter(None, (value.note.strip(), found)))
 
 
-def told(mapping: Mapping[str, object]) -> str:
-    """A mapping on one line: 'engine vllm or sglang, chip h100'."""
-    return ", ".join(f"{key} {' or '.join(each) if isinstance(each, tuple) else each}" for key, each in mapping.items())
+def sources(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `show` tells of each model, chip, cluster and engine that a scenario names, or writes in place, as a run keeps it."""
+    entries: dict[str, dict[str, Any]] = {}
+    for where, kind, named in parts(given):
+        folder, cls = SHOWN[kind]
+        if isinstance(named, str):
+            document = Document(find(named, folder))
+            title, facts, note = told(document.path.stem, document.data, document.value(cls))
+            entries |= sources(document.data) if kind == "cluster" else {}  # its chip is another file
+        else:
+            title, facts, note = told(where, named, cls.model_validate(named))
+        entries[f"{kind} {named if isinstance(named, str) else where}"] = {"title": title, "facts": facts, "note": note}
+    return entries
+
+
+def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Where a scenario or its sweep names a part or writes it in place, of which kind it is, and what stands there."""
+    pairs = given.items() if isinstance(given, Mapping) else enumerate(given) if isinstance(given, tuple) else ()
+    for key, value in pairs:
+        path = f"{where}.{key}" if where else str(key)
+        last = str(key).rpartition(".")[2]  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
+        kind = "chip" if last == "like" else last  # of an exception: {chip: 12, like: my-chip.yaml}
+        if kind in ("model", "cluster", "chip", "engine"):
+            several = value if isinstance(value, tuple) else (value,)
+            yield from ((path, kind, named) for named in several if isinstance(named, str | Mapping))
+        if kind != "model":  # a config.json's keys are not ours
+            yield from parts(value, path)
 
 
 def unsourced(text: str) -> bool:
@@ -102,7 +124,7 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
     for rule in rules.rules:
         said = [f"{key} {value}" for key, value in rule.system.items()]
         said += [f"not simulated: {rule.exclude}"] if rule.exclude else []
-        said += [text for text in (rule.assumed, rule.remark) if text]
+        said += [text for text in (rule.assumed, rule.remark) if text] + ([f"host {rule.host}"] if rule.host else [])
         said += ["a place less than users"] if rule.one_less else []
         said += [] if rule.prefill else ["without the prefill"]
         when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())
@@ -125,9 +147,8 @@ def network_facts(network: Network) -> tuple[str, list[Fact], str]:
     return network.id, figures + sources, network.note.strip()
 
 
-def model_facts(path: Path) -> tuple[str, list[Fact], str]:
+def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str, list[Fact], str]:
     """What follows from a config.json, and the keys it follows from."""
-    model = read(path, Model)
     given = "the config's "
     kv = model.kv_per_token()
     computed = [
@@ -149,8 +170,7 @@ def model_facts(path: Path) -> tuple[str, list[Fact], str]:
             "parameters x width",
         ),
     ]
-    config = Document(path).data
     flat = {**config, **config.get("text_config", {})}
     known = [spelt for field in Model.model_fields if field != "aliases" for spelt in (field, *SPELLINGS.get(field, ()))]
     keys = [(key, brief(text), "config.json") for key, text in flatten({k: flat[k] for k in known if k in flat})]
-    return f"{path.stem}: {model.model_type}", computed + keys, ""
+    return f"{name}: {model.model_type}", computed + keys, ""

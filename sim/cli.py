@@ -95,7 +95,7 @@ def run(
     if as_json:
         print_json(result.as_json())
     else:
-        from sim.report import comparison
+        from sim.tables import comparison
 
         show_table(comparison(result.as_json()))
 
@@ -182,6 +182,40 @@ def plot(
         figures(load(Path(source)), out or Path(source))
     else:
         run(source, out=out, plots=True, assignments=assignments)
+
+
+@app.command(epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out && sramsim report out -o out/report.html")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `run --out` or `sweep --out`.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one page, which needs no network: the question, the verdict, tables, figures, the scenario, every number's source."""
+    if out.suffix not in (".html", ".htm"):
+        raise UserError(f"--output {out}: a page ends with .html")
+    from sim import page
+
+    with whole(out.parent) as scratch:
+        (scratch / out.name).write_text(page.report(folder), encoding="utf-8")
+    print(f"{out}: written", file=sys.stderr)
+
+
+@app.command(epilog="Example: sramsim compare out/base out/busy")
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed between runs, in inputs and in metrics."""
+    from sim.changes import changes
+
+    if len(folders) < 2:
+        raise UserError(f"compare {folders[0]}: two folders or more are compared, and the first is the base")
+    found = changes(folders)
+    if as_json:
+        print_json(found)
+    else:
+        from sim.report import changed
+
+        show_table(changed(found))
 
 
 @app.command(epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json --figure gantt.png")
@@ -471,7 +505,7 @@ def show_table(table: "RenderableType") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(120, console.width))
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ pydantic class that is due.  Whatever is wrong comes out as one line, `file:line
 import difflib
 import importlib
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -135,7 +136,9 @@ class Document:
         self.path = path
         self.shown = shown or shorten(path)
         self.lines: dict[tuple[str | int, ...], str] = {}
-        node = compose(load_text(path, self.shown), self.shown)
+        text = load_text(path, self.shown)
+        self.comment = opening(text)
+        node = compose(text, self.shown)
         if not isinstance(node, yaml.MappingNode):
             raise ScenarioError(f"{self.shown}:{node.start_mark.line + 1}: a mapping of keys to values is due here")
         self._nodes = 0
@@ -235,6 +238,12 @@ class Document:
             return tuple(self._plain(item, (*at, i), where, folder) for i, item in enumerate(node.value))
         assert isinstance(node, yaml.ScalarNode)
         return scalar(node, line, folder)
+
+
+def opening(text: str) -> str:
+    """The comment that a file opens with, on one line: in a scenario the question that it answers."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(" ".join(lines).replace("#", " ").split())
 
 
 def dots(at: Iterable[str | int]) -> str:

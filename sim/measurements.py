@@ -161,3 +161,28 @@ class Network(Value):
             if point.software is not None and point.software not in self.software:
                 raise ValueError(f"{point.id} is with {point.software!r}, and the software is {', '.join(self.software)}")
         return self
+
+
+class Rule(Value):
+    """What rows that begin so leave unsaid."""
+
+    when: dict[str, tuple[str, ...]]
+    system: Mapping[str, str | int | float] = {}  # options by dotted key
+    exclude: str = ""
+    assumed: str = ""
+    remark: str = ""  # why such rows are known to be far off
+    host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
+    one_less: bool = False  # the server had a place less than there were users
+    prefill: bool = True  # whether the latency counts the prefill
+    source: str
+
+    def holds(self, row: Mapping[str, str]) -> bool:
+        return all(row.get(key, "").lower().startswith(tuple(map(str.lower, texts))) for key, texts in self.when.items())
+
+
+class Rules(Value):
+    """A file of rules."""
+
+    id: str
+    note: str = ""
+    rules: tuple[Rule, ...]

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from sim.chip import Chip
 from sim.engine import Engine
 from sim.files import ScenarioError, UserError, Value, aliases, load_text, names, read, shorten
+from sim.measurements import Rule, Rules
 from sim.model import Model
 from sim.plan import Plan
 from sim.scenario import System
@@ -49,38 +50,6 @@ Pattern = Literal["alone", "batch", "users", "full"]
 
 class InexpressibleError(UserError):
     """A row that no system of the catalogue stands for."""
-
-
-class Rule(Value):
-    """What rows that begin so leave unsaid."""
-
-    when: dict[str, tuple[str, ...]]
-    system: Mapping[str, str | int | float] = {}  # options by dotted key
-    exclude: str = ""
-    assumed: str = ""
-    remark: str = ""  # why such rows are known to be far off
-    host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
-    one_less: bool = False  # the server had a place less than there were users
-    prefill: bool = True  # whether the latency counts the prefill
-    source: str
-
-    @property
-    def says(self) -> dict[str, object]:
-        """What it adds, of all that it could."""
-        words = {key: value for key in ("exclude", "assumed", "remark", "host") if (value := getattr(self, key))}
-        flags = {"max_sequences": "users - 1"} if self.one_less else {} if self.prefill else {"latency": "without prefill"}
-        return {**self.system, **words, **flags}
-
-    def holds(self, row: Mapping[str, str]) -> bool:
-        return all(row.get(key, "").lower().startswith(tuple(map(str.lower, texts))) for key, texts in self.when.items())
-
-
-class Rules(Value):
-    """A file of rules."""
-
-    id: str
-    note: str = ""
-    rules: tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True)

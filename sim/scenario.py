@@ -4,14 +4,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim import __version__
+from sim.catalogue import sources
 from sim.chip import Chip, ChipField, ClusterField
 from sim.engine import EngineField, NetworkMode, Sigma
 from sim.files import Document, Value, find, nearest
@@ -28,6 +30,9 @@ from sim.serve import Setup, serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload import Closed, Requests, WorkloadField
+
+if TYPE_CHECKING:
+    import polars
 
 
 class System(Value):
@@ -189,12 +194,19 @@ class Scenario(Value):
         return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _question: str = PrivateAttr(default="")
     _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
 
     @property
     def given(self) -> dict[str, Any]:
         """What the file said, with the assignments of the command line; empty for a scenario made in code."""
         return self._given
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a result keeps of where it came from: version, the file's opening comment, inputs, every number's source."""
+        inputs = {"inputs": self.given, "sources": sources(self.given)}
+        return {"version": __version__, "question": self._question, **inputs}
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -350,12 +362,34 @@ class Result:
         return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, "systems": systems}
 
     def saved(self) -> Saved:
-        """The result as it is kept in a folder: the summary with version and inputs, and the requests' rows."""
+        """The result as it is kept in a folder: the summary with what it came from, and the requests' rows."""
+        return Saved(self.as_json() | self.scenario.origin, self.requests)
+
+    @property
+    def requests(self) -> "polars.DataFrame":
+        """A row for each request and system, with the columns of requests.parquet."""
         import polars
 
-        tables = [s.rows.table(name) for name, s in self.systems.items()]
-        inputs = {"version": __version__, "inputs": self.scenario.given}
-        return Saved(self.as_json() | inputs, polars.concat(tables))
+        return polars.concat([s.rows.table(name) for name, s in self.systems.items()])
+
+    @property
+    def metrics(self) -> "polars.DataFrame":
+        """A row for each system, with the metrics of `run --json`."""
+        import polars
+
+        rows = [
+            {"system": name} | {key: value for key, value in s.metrics.items() if not isinstance(value, dict | list)}
+            for name, s in self.systems.items()
+        ]
+        return polars.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The comparison, for a notebook."""
+        from sim import tables
+
+        summary = self.as_json()
+        told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summary))
+        return "".join(map(tables.as_html, tables.tables(summary))) + told
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,6 +488,7 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
         document.set(assignment)
     scenario = document.value(Scenario)
     scenario._given = document.data
+    scenario._question = document.comment
     scenario._where = {name: f"{document.where('systems', name)}: " for name in scenario.systems}
     return scenario
 

@@ -39,7 +39,7 @@ def entry(kind: str, name: str):
 
 def test_every_file_of_the_catalogue_is_found_by_name():
     folder = catalogue()
-    pages = {Path("README.md"), Path("REFERENCE.md")}
+    pages = {Path("README.md"), Path("REFERENCE.md"), Path("notebook.ipynb")}
     tables = ("network", "replay-vllm-rtx4090", *SETS)  # of network.yaml, the scenario of that name, and `sramsim validate`
     named_by_others = {Path("by_length.py"), *(Path("measurements", f"{name}.csv") for name in tables)}  # the first by fleet.yaml
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")

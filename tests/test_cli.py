@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,11 @@ def mine(old: str, new: str) -> None:
             "system by-room: is a fleet; follow one of its members: --system lpus, --system gpus",
         ),
         ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
+        ("report . -o page.pdf", "--output page.pdf: a page ends with .html"),
+        ("report . -o .html", "--output .html: a page ends with .html"),
+        ("report nope", "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'nope/result.json'"),
+        ("compare .", "compare .: two folders or more are compared, and the first is the base"),
+        ("compare . nope", ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'result.json'"),
         ("new mine", "mine.yaml: exists already; choose another name"),
         ("new mine.yaml", "mine.yaml: exists already; choose another name"),
         ("new mine.yaml/x", "mine.yaml: cannot be written: File exists"),
@@ -324,6 +330,36 @@ def test_results_go_to_stdout_and_what_was_written_to_stderr(sramsim, folder):
     assert status == 0
     assert list(json.loads(out)["systems"]) == ["card"]
     assert err == "out: requests.parquet, result.json\n"
+
+
+def test_a_report_is_written_whole_or_not_at_all(sramsim, refusal, folder):
+    assert sramsim("run", "mine.yaml", "--out", "out")[0] == 0
+    assert sramsim("report", "out", "-o", "deep/page.html") == (0, "", "deep/page.html: written\n")
+    assert (folder / "deep" / "page.html").read_text(encoding="utf-8").endswith("</html>\n")
+    assert refusal("report", "out", "-o", "mine.yaml/page.html") == "mine.yaml: cannot be written: File exists"
+    (folder / "out" / "result.json").write_text("{}")
+    assert refusal("report", "out", "-o", "page.html").startswith("out: holds no result of `sramsim run --out`: ")
+
+
+def test_runs_are_compared_as_a_table_and_as_json(sramsim):
+    for out, rate in (("base", "1 request/s"), ("busy", "2 request/s")):
+        assert sramsim("run", "mine.yaml", "--set", f"workload.rate={rate}", "--out", out)[0] == 0
+    status, out, err = sramsim("compare", "base", "busy")
+    assert (status, err) == (0, "")
+    assert re.search(r"workload.rate +│ 1 request/s +│ 2 request/s", out)
+    assert re.search(r"card: output_throughput +│ +[\d.]+ +│ +[\d.]+ +│ +\+[\d.]+ +│ +\+[\d.]+\n", out)
+    assert "median_tpot_ms" not in out  # nobody waits: a token takes as long
+    (run,) = json.loads(sramsim("compare", "base", "busy", "--json")[1])["runs"]
+    assert run["inputs"] == {"workload.rate": ["1 request/s", "2 request/s"]}
+    assert run["systems"]["card"]["output_throughput"]["change"] > 0
+    status, out, _ = sramsim("compare", "base", "base")
+    assert out.splitlines() == ["base against base: the same inputs.", "", "base against base: the same metrics."]
+
+
+def test_names_are_no_markup_of_the_terminal(sramsim):
+    status, out, _ = sramsim("run", "mine.yaml", "--set", "systems={'[/b]one': {chip: h100-sxm, chips: 1, engine: ideal}}")
+    assert status == 0
+    assert "[/b]one" in out
 
 
 WITH_SLO = ("--set", "slo={ttft: 500 ms, tpot: 20 ms}")

@@ -1,0 +1,221 @@
+"""The page of `sramsim report`: one HTML file that asks nothing of a network, from a folder of `run --out` or `sweep --out`.
+
+Figures are those of `plots`, as SVG whose text is text and whose colours follow the reader's light or dark; tables sort by a few
+lines of script.  A plotting library's script (3 to 5 MB, for each page) would add reading off values, which the tables have.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sim.files import UserError
+from sim.records import load
+from sim.tables import as_html, notes, tables, titled, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+HERE = Path(__file__).parent  # of page.html, page.css and page.js
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+# What colours of figures become on a dark page, whose ground is the first; the others are seen on both.
+DARK = {
+    "#ffffff": "#14171a",
+    "#000000": "#e8eaed",
+    "#555555": "#aeb4bb",
+    "#dddddd": "#33383e",
+    "#eeeeee": "#262a2f",
+    "#332288": "#8f83e0",
+    "#117733": "#3f9e5f",
+    "#aa4499": "#c56bb6",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as the page shows it: the finding and what is drawn as text, the rest as SVG."""
+
+    name: str
+    finding: str
+    caption: str
+    svg: Markup
+
+
+def report(folder: Path) -> str:
+    """The page of a folder; the same folder gives the same bytes.  Raises: UserError where it holds no result."""
+    return _page(_of_sweep(folder) if (folder / "sweep.json").is_file() else _of_run(folder))
+
+
+def _of_run(folder: Path) -> dict[str, Any]:
+    """What the page says of one run."""
+    from plots import draw_all
+
+    saved = load(folder)
+    summary, systems = saved.summary, saved.summary["systems"]
+    sentence = verdict(systems)
+    every = titled("", list(systems))
+    values = {name: dict(scalars(system)) for name, system in systems.items()}
+    for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
+        every.add_row(key, *(exact(of_system.get(key)) for of_system in values.values()))
+    return {
+        "summary": summary,
+        "verdict": sentence,
+        "tables": [_table(table) for table in tables(summary)],
+        "notes": [note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))],  # it says one of them
+        "figures": drawn(draw_all(saved)),
+        "every": ("Every metric", _table(every)),
+        "command": "run",
+    }
+
+
+def _of_sweep(folder: Path) -> dict[str, Any]:
+    """What the page says of a sweep: its table, and what `plots` draws of one."""
+    import polars
+
+    try:
+        summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        rows = polars.read_parquet(folder / "table.parquet")
+        if not (isinstance(summary, dict) and "scenario" in summary and {"system", "error"} <= set(rows.columns)):
+            raise ValueError("sweep.json is of another kind")
+    except (OSError, ValueError, polars.exceptions.PolarsError) as error:
+        raise UserError(f"{folder}: holds no result of `sramsim sweep --out`: {str(error).splitlines()[0]}") from None
+    table = titled("", rows.columns[1:])
+    table.columns[0].header = rows.columns[0]
+    for row in rows.iter_rows():
+        table.add_row(*map(exact, row))
+    failed = (rows["error"].fill_null("") != "").sum()
+    told = f"{len(rows)} rows, each a system under one set of values" + (f"; {failed} of them failed." if failed else ".")
+    figures = drawn({})  # of a sweep there are none yet
+    return {
+        "summary": summary,
+        "verdict": figures[0].finding if figures else told,
+        "tables": [],
+        "notes": [told] if figures else [],
+        "figures": figures,
+        "every": ("Every point", _table(table)),
+        "command": "sweep",
+    }
+
+
+def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """'lone_request.tpot_ms', 1.25 and so on: whatever is a number or a text."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{key}", value
+
+
+def exact(value: object) -> str:
+    """A value to six digits, '-' for none: the page's tables for reading off."""
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def drawn(figures: Mapping[str, "Figure"]) -> list[Drawn]:
+    """Figures for the page.  What stands above and below a picture goes into the page, where it can be read on a phone."""
+    told: list[Drawn] = []
+    for name, figure in figures.items():
+        title = figure.get_suptitle()
+        caption = "; ".join(part for part in re.split(r"\n|\s{2,}", figure.get_supxlabel()) if part)
+        figure.suptitle(title[len(title.rstrip("\n")) :])  # the lines that it leaves for a key stay
+        figure.supxlabel("")
+        seen = {each.caption for each in told}
+        finding = " ".join(title.split())
+        told.append(Drawn(name, finding, "" if caption in seen else caption, inline(figure, f"{name}-", finding)))
+    return told
+
+
+def inline(figure: "Figure", prefix: str, label: str) -> Markup:
+    """A figure's SVG for a page that holds others: ids with a prefix, text as text, colours that a style sheet may change."""
+    import matplotlib
+
+    written = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    for short, space in (("", SVG), ("xlink", XLINK)):
+        ElementTree.register_namespace(short, space)
+    root = ElementTree.fromstring(written.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):  # its rules would hold for the whole page
+                parent.remove(child)
+    for each in root.iter():
+        painted = [f"{key}: {each.attrib.pop(key)}" for key in ("fill", "stroke") if each.get(key)]  # as a style that may vary
+        if painted:
+            each.set("style", "; ".join([*painted, each.get("style", "")]))
+        for key, value in each.attrib.items():
+            if key == "id":
+                value = prefix + value
+            elif key == f"{{{XLINK}}}href":
+                value = value.replace("#", f"#{prefix}", 1)
+            elif key == "style":
+                value = re.sub(r"#[0-9a-f]{6}\b", lambda found: variable(found[0]), value)
+            each.set(key, value.replace("url(#", f"url(#{prefix}"))
+    width = root.attrib.pop("width")
+    del root.attrib["height"]
+    for key, value in (("role", "img"), ("aria-label", label), ("style", f"max-width: {width}")):
+        root.set(key, value)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def variable(colour: str) -> str:
+    """A colour that is another one on a dark page, as the style sheet's variable for it."""
+    return f"var(--c{colour[1:]}, {colour})" if colour in DARK else colour
+
+
+def scenario_yaml(summary: Mapping[str, Any]) -> str:
+    """The scenario as it was run, assignments and seed put in."""
+    inputs = summary.get("inputs") or {}
+    if not inputs:
+        return ""
+    question = f"# {summary['question']}\n" if summary.get("question") else ""
+    seed = {"seed": summary["seed"]} if "seed" in summary else {}
+    return question + yaml.safe_dump({**inputs, **seed}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def _table(table: "Table") -> Markup:
+    return Markup(as_html(table))
+
+
+def _page(told: Mapping[str, Any]) -> str:
+    summary = told["summary"]
+    scenario = scenario_yaml(summary)
+    name = f"{summary['scenario']}.yaml"
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html").render(
+        {
+            **told,
+            "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+            "script": Markup(script),
+            "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            "dark": DARK,
+            "question": summary.get("question") or "",
+            "scenario": scenario,
+            "file": name,
+            "link": f"data:text/yaml;base64,{base64.b64encode(scenario.encode()).decode()}",
+            "sources": summary.get("sources") or {},
+            "doubtful": ("assumed", "fitted", "no source"),
+            "version": summary.get("version") or "unknown",
+            "reproduce": f"sramsim {told['command']} {shlex.quote(name)} --out out",
+        }
+    )

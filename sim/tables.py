@@ -1,0 +1,288 @@
+"""A result's summary as the table of `run`, and what it comes to in sentences.  Pure functions of the summary; no simulation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from sim.units import show
+
+COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as a person writes it, '-' for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return f"{value:#.{digits}g}" if value else "0"
+
+
+def titled(title: str, columns: list[str]) -> Table:
+    """A table whose first column names and whose others are aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a result names: chips, engine, precisions, plan; of a fleet its members, which have columns of their own."""
+    each = list(systems.values())
+    table.add_row("model", *(s["model"] for s in each))
+    table.add_row("chips", *(hardware(s) for s in each))
+    table.add_row("engine", *of_plain(each, lambda s: s["engine"]))
+    kinds = ("weights", "activations", "kv", "head")
+    table.add_row("weights/act./KV/head", *of_plain(each, lambda s: "/".join(s["precision"][kind] for kind in kinds)))
+    table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: degrees(s["plan"])))
+    plain = [s for s in each if not is_fleet(s)]
+    if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in plain):
+        cells = of_plain(each, lambda s: f"{s['plan']['attention_data']} / {s['plan']['expert']}")
+        table.add_row("attention data / expert", *cells)
+    if any(map(by_chip, each)):
+        table.add_row("fidelity", *(s["fidelity"] for s in each))
+    if any(len(s["memories"]) > 1 for s in plain):
+        table.add_row("weights in / KV in", *of_plain(each, lambda s: f"{s['memory']['weights']} / {s['memory']['kv']}"))
+
+
+def is_fleet(system: Mapping[str, Any]) -> bool:
+    return "members" in system
+
+
+def of_plain(systems: Sequence[Mapping[str, Any]], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """A row of what only a plain system has, '-' for fleets."""
+    return ["-" if is_fleet(system) else cell(system) for system in systems]
+
+
+def hardware(system: Mapping[str, Any]) -> str:
+    """'576 x groq-lpu-v1', of a fleet '1 lpu + 4 h100x8'."""
+    if is_fleet(system):
+        return " + ".join(f"{member['copies']} {name}" for name, member in system["members"].items())
+    return f"{system['chips']} x {system['chip']}"
+
+
+def degrees(plan: Mapping[str, Any]) -> str:
+    return " x ".join(str(plan[key]) for key in ("tensor", "pipeline", "replicas"))
+
+
+def comparison(summary: Mapping[str, Any]) -> RenderableType:
+    """What `sramsim run` prints: its tables, and what they come to in sentences."""
+    told = [each for table in tables(summary) for each in (table, Text())]
+    return Group(*told, *map(Text, notes(summary)))
+
+
+def tables(summary: Mapping[str, Any]) -> list[Table]:
+    """The systems side by side; of a replayed trace also what was measured where it was taken."""
+    beside = [against(summary["measured"], summary["systems"])] if "measured" in summary else []
+    return [compared(summary), *beside]
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What stands below the tables: what was left out, what was counted, and the findings."""
+    systems = summary["systems"]
+    noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
+    if any("measured" in s for s in systems.values()):
+        spans = {name: s["measured"] for name, s in systems.items()}
+        told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
+        noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
+    return noted + findings(systems)
+
+
+def compared(summary: Mapping[str, Any]) -> Table:
+    """A column for each system: what it is, what its users got, what a lone one would get."""
+    systems = summary["systems"]
+    table = titled(f"{summary['scenario']}, seed {summary['seed']}", list(systems))
+    identity(table, systems)
+    table.add_section()
+    each = list(systems.values())
+    table.add_row("verdict", *(Text(s["verdict"], style=COLOURS[s["verdict"]]) for s in each))
+    table.add_row("completed / refused", *(f"{s['completed']} / {s['refused']}" for s in each))
+    for key, label in (
+        ("cancelled", "cancelled at the deadline"),
+        ("preemptions", "preemptions"),
+        ("cached_tokens", "tokens cached"),
+    ):
+        if any(s.get(key) for s in each):
+            table.add_row(label, *(number(s[key]) for s in each))
+    table.add_row("token/s of a user (median)", *(marked(s, number(speed(s))) for s in each))
+    for name, label in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2E latency")):
+        pairs = (f"{number(s[f'median_{name}_ms'])} / {number(s[f'p99_{name}_ms'])}" for s in each)
+        table.add_row(f"{label} median / p99, ms", *(marked(s, pair) for s, pair in zip(each, pairs, strict=True)))
+        if any(s.get(f"ci95_mean_{name}_ms") is not None for s in each):
+            table.add_row("  mean and its 95 % interval", *(marked(s, interval(s, name)) for s in each))
+    table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
+    if any("request_goodput" in s for s in each):
+        table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
+    table.add_row("fitted share of a token", *of_plain(each, lambda s: f"{s['fitted_share']:.0%}"))
+    if any(map(by_chip, each)):
+        networks = [s.get("network", {}) for s in each]
+        table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
+        table.add_row("  waited for other messages, ms", *(number(n.get("waited_ms")) for n in networks))
+        table.add_row("TPOT over a lone one's in closed form", *of_plain(each, over_closed_form))
+    table.add_section()
+    table.add_row("token/s of a lone user", *of_plain(each, lambda s: number(1000 / s["lone_request"]["tpot_ms"])))
+    if any(s.get("published") for s in each):
+        table.add_row("published token/s of a user", *of_plain(each, lambda s: speeds_of(s["published"])))
+    for label, rate in WEIGHT_BANDWIDTHS.items():
+        table.add_row(f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each))
+    return table
+
+
+def as_html(table: Table) -> str:
+    """A table for a page or a notebook, without style: a cell in colour has its name as class, a section is a tbody."""
+    heads = (f"<th{_aligned(column)}>{_cell(column.header)}</th>" for column in table.columns)
+    rows, body = zip(*(column.cells for column in table.columns), strict=True), ""
+    for cells, row in zip(rows, table.rows, strict=True):
+        name, *values = cells
+        told = "".join(f"<td{_aligned(column)}>{_cell(v)}</td>" for column, v in zip(table.columns[1:], values, strict=True))
+        body += f'<tr><th scope="row">{_cell(name)}</th>{told}</tr>' + ("</tbody><tbody>" if row.end_section else "")
+    title = f"<caption>{_cell(table.title)}</caption>" if table.title else ""
+    return f"<table>{title}<thead><tr>{''.join(heads)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _aligned(column: Column) -> str:
+    return ' style="text-align: right"' if column.justify == "right" else ""
+
+
+def _cell(cell: object) -> str:
+    """Escaped: names come from files."""
+    style = str(cell.style) if isinstance(cell, Text) else ""
+    text = escape(cell.plain if isinstance(cell, Text) else str(cell))
+    return f'<span class="{escape(style)}">{text}</span>' if style else text
+
+
+def against(measured: Mapping[str, float], systems: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the trace's own server did beside each system."""
+    table = titled("as measured where the trace was taken, and simulated", ["measured", *systems])
+    for name in ("ttft", "tpot"):
+        for statistic in ("mean", "median", "p90"):
+            was = measured.get(key := f"{statistic}_{name}_ms")
+            if was:
+                times = [s.get(key) for s in systems.values()]
+                cells = (f"{number(is_)} ({100 * math.log(is_ / was):+.1f} %)" if is_ else "-" for is_ in times)
+                table.add_row(f"{name.upper()} {statistic}, ms", number(was), *cells)
+    return table
+
+
+def marked(system: Mapping[str, Any], value: str) -> Text:
+    """A statistic as it may be read: of an overloaded system in red, with a star that leads to the line below the table."""
+    return Text(f"{value} *", style="red") if system["verdict"] == "OVERLOADED" and value != "-" else Text(value)
+
+
+def interval(system: Mapping[str, Any], name: str) -> str:
+    """'12.3 ± 0.4', or the mean alone where there is no interval."""
+    half, mean = system[f"ci95_mean_{name}_ms"], number(system[f"mean_{name}_ms"])
+    return mean if half is None else f"{mean} ± {number(half, 2)}"
+
+
+def by_chip(system: Mapping[str, Any]) -> bool:
+    return bool(system.get("fidelity") == "chip")
+
+
+def over_closed_form(system: Mapping[str, Any]) -> str:
+    """What chips and links that are not alike, contention and other users add to a token's time."""
+    tpot = system["median_tpot_ms"]
+    return f"{tpot / system['lone_request']['tpot_ms']:.3f}" if by_chip(system) and tpot else "-"
+
+
+def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
+    """What was published for the same model on as many of the same chips, whatever the engine and the precision."""
+    return ", ".join(number(speed) for speed in sorted(point["tokens_per_second"] for point in points)) or "-"
+
+
+# How fast weights can be read, as it may be counted.  A token passes the stages one after the other, so one stage at a time
+# works for it; all chips together work only where the pipeline is full.
+WEIGHT_BANDWIDTHS: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "a chip, as its maker counts": lambda s: float(s["weight_bandwidth"]["claimed"]),
+    "a chip, by a matrix-vector multiply": lambda s: float(s["weight_bandwidth"]["chip"]),
+    "a stage, for one token": lambda s: (
+        float(s["weight_bandwidth"]["chip"]) * s["chips"] / s["plan"]["pipeline"] / s["plan"]["replicas"]
+    ),
+    "all chips, with a full pipeline": lambda s: float(s["weight_bandwidth"]["chip"]) * s["chips"],
+}
+
+
+def speed(system: Mapping[str, Any]) -> float | None:
+    """Output tokens a second that the median user gets: 1/TPOT."""
+    tpot = system["median_tpot_ms"]
+    return 1000 / tpot if tpot else None
+
+
+def verdict(systems: Mapping[str, Mapping[str, Any]]) -> str:
+    """The comparison in a sentence: who is fastest for a user, and whether every system keeps up with this load."""
+    fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
+    behind = [f"{name} is {s['verdict']}" for name, s in systems.items() if s["verdict"] != "STABLE"]
+    every = "every system" if len(systems) > 1 else next(iter(systems))
+    return f"{fastest.removesuffix('.')}; under this load {' and '.join(behind) or f'{every} is STABLE'}."
+
+
+def _fastest(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the fastest system gives a user, against each other one; nothing where no user got two tokens."""
+    speeds = {name: s for name, system in systems.items() if (s := speed(system))}
+    if not speeds:
+        return []
+    best = max(speeds, key=lambda name: speeds[name])
+    others = ", ".join(f"{ratio(speeds[best] / s)} times that of {name}" for name, s in speeds.items() if name != best)
+    return [f"{best} gives a user {number(speeds[best])} token/s" + (f": {others}." if others else ".")]
+
+
+def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the comparison comes to: the fastest system against each other one, and warnings where a verdict is not STABLE."""
+    lines = []
+    speeds = {name: s for name, system in systems.items() if (s := speed(system))}
+    if len(speeds) > 1:
+        lines += _fastest(systems)
+        lines += claims({name: s for name, s in systems.items() if not is_fleet(s)}, speeds)
+    for name, system in systems.items():
+        lines += [f"{name}: {shares(system)}."] if is_fleet(system) else []
+    for name, system in systems.items():
+        if system["verdict"] == "OVERLOADED":
+            lines.append(f"* {name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
+        elif system["verdict"] == "BACKLOGGED":
+            lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
+        for link in system.get("network", {}).get("links_waited_for", [])[:1]:
+            whole = number(system["network"]["waited_ms"])
+            lines.append(
+                f"{name}: messages waited most for the link {link['link']}: {number(link['waited_ms'])} of {whole} ms, "
+                f"for {link['messages']:,} messages."
+            )
+        if system["refused"]:
+            lines.append(f"{name} refused {system['refused']} requests that could never fit; requests.parquet says why.")
+    return lines
+
+
+def shares(fleet: Mapping[str, Any]) -> str:
+    """What each member of a fleet served, and how fast."""
+    told = []
+    for name, member in fleet["members"].items():
+        part = f"{member['completed'] / fleet['completed']:.0%}" if fleet["completed"] else "none"
+        times = (f"{label} {number(member[f'median_{key}_ms'])} ms" for key, label in (("ttft", "TTFT"), ("tpot", "TPOT")))
+        told.append(f"{name} served {part} of the requests" + (f" (median {', '.join(times)})" if member["completed"] else ""))
+    return ", ".join(told)
+
+
+def ratio(value: float) -> str:
+    """'7.1'; near 1 with the digits that tell it from 1."""
+    return f"{value:.3f}" if value < 1.15 else f"{value:.1f}"
+
+
+def claims(systems: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]) -> list[str]:
+    """Where the first system's maker claims a bandwidth: what becomes of it, by each way to count, against the others."""
+    first, *rest = systems
+    claimed = systems[first]["weight_bandwidth"]
+    lines = []
+    for name in rest if claimed["claimed"] > 1.01 * claimed["chip"] else ():
+        if systems[name]["chip"] == systems[first]["chip"]:
+            continue
+        ratios = (f"{rate(systems[first]) / rate(systems[name]):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items())
+        lines.append(f"Reading weights, {first} over {name}: {', '.join(ratios)}.")
+        lone = systems[name]["lone_request"]["tpot_ms"] / systems[first]["lone_request"]["tpot_ms"]
+        busy = f", {speeds[first] / speeds[name]:.1f} under this load" if {first, name} <= speeds.keys() else ""
+        lines.append(f"Speed of a user, {first} over {name}: {lone:.1f} alone{busy}.")
+    return lines
