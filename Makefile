@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint wheel-test reference clean
+.PHONY: demo test lint wheel-test reference gallery clean
 demo: .venv/ready
 	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
 
@@ -18,6 +18,16 @@ lint: .venv/ready
 # The page of all keys, from the classes that read them.
 reference: .venv/ready
 	$(BIN)/sramsim schema --reference > scenarios/REFERENCE.md
+
+# The figures that the README shows.
+SWEEPS := latency-vs-load pareto strong-scaling users
+gallery: .venv/ready
+	for sweep in $(SWEEPS); do $(BIN)/sramsim sweep scenarios/$$sweep.yaml --out out/$$sweep && \
+		$(BIN)/sramsim plot out/$$sweep && cp out/$$sweep/$$sweep.png plots/gallery/ || exit 1; done
+	$(BIN)/sramsim run llama2-70b-lpu-vs-h100 --out out/gallery --plots
+	cp out/gallery/speed.png out/gallery/token-latency.png plots/gallery/
+	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
+	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
 
 # The same tests but the slow ones against the installed wheel, from a folder where the checkout cannot be imported by accident.
 wheel-test: .venv/ready

@@ -4,16 +4,31 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, speed
+from plots import breakdown, cdf, load, occupancy, pareto, request, scaling, series, speed, users
 from sim.records import Saved
+from sim.sweep import Swept
 
 FIGURES: dict[str, Callable[[Saved], Figure]] = {
+    "token-latency": request.draw,
     "latency-cdf": cdf.draw,
     "token-time": breakdown.draw,
     "speed": speed.draw,
+    "occupancy": occupancy.draw,
+}
+# Of a sweep: what must vary (a column of its table), and the figure over it.
+SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
+    "latency-vs-load": (("rate",), load.draw),
+    "pareto": (("rate", "users"), pareto.draw),
+    "strong-scaling": (("chips",), scaling.draw),
+    "users": (("users",), users.draw),
 }
 
 
 def draw_all(saved: Saved) -> dict[str, Figure]:
     """Every figure, by the name its file gets."""
     return {name: draw(saved) for name, draw in FIGURES.items()}
+
+
+def draw_swept(swept: Swept) -> dict[str, Figure]:
+    """Every figure that a sweep has the points for."""
+    return {name: draw(swept) for name, (over, draw) in SWEPT.items() if any(series.varies(swept, x) for x in over)}

@@ -1,18 +1,23 @@
 """One look for all figures: sizes, fonts, and a colour for each system that is the same in every figure."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 LINES = ("-", "--", "-.", ":")
+LONGEST = 60  # letters of an entry in a key
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -40,7 +45,8 @@ def figure(width: float = 7.0, height: float = 4.0) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure; the format is the path's suffix, and the same figure gives the same bytes."""
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)
+    figure.savefig(path, metadata={dated: None} if dated else None)
 
 
 def colours(systems: Iterable[str]) -> dict[str, str]:
@@ -54,9 +60,18 @@ def lines(systems: Iterable[str]) -> dict[str, str]:
 
 
 def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
-    """The finding, over the whole width, in as many lines as it needs, and room for a key of so many rows below it."""
+    """The finding, over the whole width, in as many lines as it needs, and room for a key of so many rows below it.
+
+    The figure grows where that is much, for the axes to stay as high.
+    """
     width = int(figure.get_figwidth() * 11)  # letters that go on a line
-    figure.suptitle("\n".join(textwrap.wrap(finding, width)) + "\n" * key_rows, ha="left", x=0.01)
+    lines = textwrap.wrap(finding, width)
+    figure.suptitle("\n".join(lines) + "\n" * key_rows, ha="left", x=0.01)
+    grow(figure, 0.19 * max(0, len(lines) + key_rows - 3))
+
+
+def grow(figure: Figure, inches: float) -> None:
+    figure.set_figheight(figure.get_figheight() + inches)
 
 
 def number(value: float) -> str:
@@ -72,10 +87,44 @@ def times(ratio: float) -> str:
 def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
     """The key in rows above the axes, where it hides nothing; the title leaves room for it."""
     entries = {"handles": handles} if handles else {}
+    if not handles and not axis.get_legend_handles_labels()[0]:
+        return
     key = axis.legend(
         loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9, borderaxespad=0.3, columnspacing=1.2, **entries
     )
     key.set_in_layout(False)  # else a key wider than its panel would push the others away
+
+
+def keyed(figure: Figure, handles: Sequence[Artist]) -> int:
+    """The key of a whole figure, in rows above its first axes: how many rows the title must leave for it."""
+    for handle in handles:
+        handle.set_label(short(str(handle.get_label()), LONGEST))
+    letters = [len(str(handle.get_label())) + 6 for handle in handles]  # with the mark before them
+    room = (figure.get_figwidth() - 0.7) * 13
+    for columns in range(len(handles), 0, -1):  # which are filled one after the other
+        if columns == 1 or sum(map(max, np.array_split(letters, columns))) <= room:
+            legend(figure.axes[0], handles, columns)
+            return math.ceil(len(handles) / columns)
+    return 0
+
+
+def short(text: str, most: int) -> str:
+    """A name that is too long for its place, cut in the middle: names that are alike often differ at the end."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
+
+
+def percent(share: float) -> str:
+    """'12%', '0.3%'."""
+    return f"{share:.0%}" if share >= 0.01 or not share else f"{100 * share:.1g}%"
+
+
+def plain_log(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as people write numbers; where there are few decades, of steps between too."""
+    low, high = sorted(axis.get_view_interval())
+    steps = (1, 2, 5) if high / low < 1000 else (1,)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
 def hardware(system: Mapping[str, Any], below: bool = False) -> str:
@@ -84,16 +133,18 @@ def hardware(system: Mapping[str, Any], below: bool = False) -> str:
     return ("\n" if below else ", ").join(copies or [f"{system['chips']} x {system['chip']}", system["engine"]])
 
 
-def footnote(figure: Figure, summary: Mapping[str, Any]) -> None:
-    """Under the figure: the models, the scenario, its seed, and what each system is."""
+def footnote(figure: Figure, summary: Mapping[str, Any], *more: str) -> None:
+    """Under the figure: the models, the scenario, its seed, what each system is, and more that must be said."""
     models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
     parts = [f"{models}; scenario {summary['scenario']}, seed {summary['seed']}"]
     for name, s in summary["systems"].items():
         weights = "" if "members" in s else f", {s['precision']['weights']} weights"
         parts.append(f"{name}: {hardware(s)}{weights}")
+    parts += more
     lines, width = [""], int(figure.get_figwidth() * 19)
     for part in parts:
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += ("   " if lines[-1] else "") + part
     figure.supxlabel("\n".join(lines), fontsize=7, color="#555555", ha="left", x=0.01)
+    grow(figure, 0.12 * max(0, len(lines) - 2))

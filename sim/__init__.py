@@ -10,8 +10,8 @@ What can be waited for is a process or a resource; what can only be computed is 
     page                                        the HTML page of a result
     report : changes : schema                   results for people; what changed between two; what files may hold
     (plots)                                     figures, a package of its own
-    trace : capacity                            what every chip and link does while a request gets its tokens; the highest rate
-                                                that meets an SLO
+    trace : capacity : sweep                    what every chip and link does while a request gets its tokens; the highest rate
+                                                that meets an SLO; a scenario at many points
     scenario                                    Scenario, run, planned, check
     validate                                    published figures beside simulated ones
     planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue

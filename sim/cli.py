@@ -125,10 +125,12 @@ def plan(
     tokens: Annotated[
         list[int] | None, typer.Option(min=1, help="Count the sequences of this length that fit; may be repeated.")
     ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw what the chips of each stage hold (png, svg, pdf).")] = None,
     as_json: JsonOption = False,
     assignments: SetOption = None,
 ) -> None:
     """What each system holds, whether it fits, and how fast a lone request would be."""
+    check_figure(figure)
     from sim.report import planning
     from sim.scenario import planned, read
 
@@ -138,6 +140,10 @@ def plan(
         print_json(result)
     else:
         show_table(planning(result))
+    if figure:
+        from plots import memory
+
+        save_figure(memory.draw(result), figure)
 
 
 @app.command(epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99")
@@ -167,9 +173,40 @@ def tell_trial(system: str, trial: "Trial") -> None:
     print(f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}", file=sys.stderr)
 
 
+@app.command(epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load && sramsim plot out/load")
+def sweep(
+    file: FileArgument,
+    out: Annotated[Path, typer.Option(help="The folder of its points and its table; what is there is not computed again.")],
+    jobs: Annotated[int | None, typer.Option(min=1, help="How many processes; by default one for each core.")] = None,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, to use its workers instead.")] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Simulate a scenario at every point of its sweep; interrupted, the same command goes on where it stopped."""
+    from sim.sweep import sweep as compute
+
+    last = [0, 0]
+    try:
+        with progress() as tell:
+
+            def count(done: int, total: int) -> None:
+                last[:] = done, total
+                tell("points", done, total)
+
+            table = compute(file, out, assignments, jobs, dask, count).table
+    except KeyboardInterrupt:
+        print(f"interrupted; {out} has {last[0]} of {last[1]} points, and the same command computes the rest", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    wrong = table.filter(table["error"] != "")
+    print(f"{out}: {last[1]} points, {len(table)} rows: sweep.json, table.csv, table.parquet", file=sys.stderr)
+    if len(wrong):
+        print(f"{out}: {len(wrong)} rows have an error; the first: {wrong['error'][0]}", file=sys.stderr)
+
+
 @app.command(epilog="Example: sramsim plot out")
 def plot(
-    source: Annotated[str, typer.Argument(metavar="DIR|FILE", help="A folder of `run --out`, or a scenario to run first.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR|FILE", help="A folder of `run --out` or of `sweep --out`, or a scenario to run first.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Where to; by default the folder itself, or out.")] = None,
     assignments: SetOption = None,
 ) -> None:
@@ -177,9 +214,21 @@ def plot(
     if Path(source).is_dir():
         if assignments:
             raise UserError(f"--set {assignments[0]}: {source} is a result already; run the scenario with it")
-        from sim.records import load
+        folder = Path(source)
+        if (folder / "sweep.json").exists():
+            from plots import draw_swept
+            from sim.sweep import load as load_sweep
 
-        figures(load(Path(source)), out or Path(source))
+            drawn = draw_swept(load_sweep(folder))
+            if not drawn:
+                raise UserError(
+                    f"{folder}: nothing to draw: the rate, the users or the chips are the same at all points that worked"
+                )
+            save_figures(drawn, out or folder)
+        else:
+            from sim.records import load
+
+            figures(load(folder), out or folder)
     else:
         run(source, out=out, plots=True, assignments=assignments)
 
@@ -443,12 +492,18 @@ def write(saved: "Saved", folder: Path, plots: bool) -> None:
 
 
 def figures(saved: "Saved", folder: Path) -> None:
-    """Every figure that this result has, as PNG and SVG."""
-    from plots import draw_all, style
+    """Every figure that this result has, as PNG, SVG and PDF."""
+    from plots import draw_all
+
+    save_figures(draw_all(saved), folder)
+
+
+def save_figures(drawn: "dict[str, Figure]", folder: Path) -> None:
+    from plots import style
 
     with whole(folder) as scratch:
-        for name, figure in draw_all(saved).items():
-            for suffix in ("png", "svg"):
+        for name, figure in drawn.items():
+            for suffix in ("png", "svg", "pdf"):
                 style.save(figure, scratch / f"{name}.{suffix}")
 
 

@@ -77,6 +77,10 @@ class Text(str):
         self.where, self.folder = where, folder
         return self
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, Path]]:
+        """For copies, and for the processes of a sweep."""
+        return type(self), (str(self), self.where, self.folder)
+
 
 class Value(BaseModel):
     """A frozen value made from a file: equal by content, no unknown keys, no silent conversions."""
@@ -153,16 +157,32 @@ class Document:
         where = f"--set {dotted}"
         if not equals or not all(dotted.split(".")):
             raise ScenarioError(f"--set {assignment}: write it as a.b.c=value")
-        *parents, last = dotted.split(".")
+        path = tuple(dotted.split("."))
+        parent = self._parent(path, where)
+        parent[path[-1]] = self._plain(compose(text, where), path, where, Path.cwd())
+
+    def put(self, dotted: str, value: object, source: tuple[str | int, ...]) -> None:
+        """Puts in at 'a.b.c' a value that stands at another place of the document, for errors to name its line there.
+
+        Raises: ScenarioError where the key leads through something that is no mapping.
+        """
+        path = tuple(dotted.split("."))
+        parent = self._parent(path, self._line(source))
+        self.lines |= {(*path, *at[len(source) :]): line for at, line in self.lines.items() if at[: len(source)] == source}
+        self.lines.setdefault(path, self._line(source))
+        parent[path[-1]] = value
+
+    def _parent(self, path: tuple[str, ...], where: str) -> dict[str, Any]:
+        """The mapping that holds the last key of a path, made where it is missing; what stood at that key is forgotten."""
         data: Any = self.data
-        for depth, key in enumerate(parents):
+        for depth, key in enumerate(path[:-1], 1):
             data = data.setdefault(key, {})
-            self.lines.setdefault(tuple(parents[: depth + 1]), where)
+            self.lines.setdefault(path[:depth], where)
             if not isinstance(data, dict):
-                raise ScenarioError(f"{where}: '{'.'.join(parents[: depth + 1])}' is not a mapping")
-        path = (*parents, last)
+                raise ScenarioError(f"{where}: '{dots(path[:depth])}' is not a mapping")
         self.lines = {at: line for at, line in self.lines.items() if at[: len(path)] != path}
-        data[last] = self._plain(compose(text, where), path, where, Path.cwd())
+        parent: dict[str, Any] = data
+        return parent
 
     def value(self, cls: type[V]) -> V:
         """The document as a value of `cls`.  Raises: ScenarioError at the first thing that is wrong."""

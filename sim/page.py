@@ -6,7 +6,6 @@ lines of script.  A plotting library's script (3 to 5 MB, for each page) would a
 
 import base64
 import hashlib
-import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sim.files import UserError
 from sim.records import load
 from sim.tables import as_html, notes, tables, titled, verdict
 
@@ -82,22 +80,18 @@ def _of_run(folder: Path) -> dict[str, Any]:
 
 def _of_sweep(folder: Path) -> dict[str, Any]:
     """What the page says of a sweep: its table, and what `plots` draws of one."""
-    import polars
+    from plots import draw_swept
+    from sim.sweep import load as read_swept
 
-    try:
-        summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-        rows = polars.read_parquet(folder / "table.parquet")
-        if not (isinstance(summary, dict) and "scenario" in summary and {"system", "error"} <= set(rows.columns)):
-            raise ValueError("sweep.json is of another kind")
-    except (OSError, ValueError, polars.exceptions.PolarsError) as error:
-        raise UserError(f"{folder}: holds no result of `sramsim sweep --out`: {str(error).splitlines()[0]}") from None
+    swept = read_swept(folder)
+    summary, rows = swept.summary, swept.table
     table = titled("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
         table.add_row(*map(exact, row))
     failed = (rows["error"].fill_null("") != "").sum()
     told = f"{len(rows)} rows, each a system under one set of values" + (f"; {failed} of them failed." if failed else ".")
-    figures = drawn({})  # of a sweep there are none yet
+    figures = drawn(draw_swept(swept))
     return {
         "summary": summary,
         "verdict": figures[0].finding if figures else told,

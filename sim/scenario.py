@@ -1,5 +1,6 @@
 """A scenario: systems under one workload.  `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim import __version__
@@ -149,10 +159,43 @@ class Member:
         return self.copies * self.deployment.layout.plan.replicas
 
 
+MOST_POINTS = 100_000  # of a sweep
+
+
+def _swept(given: object) -> object:
+    """Raises: PydanticCustomError where it is neither a grid nor a list of points."""
+    points = given if isinstance(given, tuple) else (given,)
+    reason = ""
+    if not points or not all(isinstance(point, Mapping) and point for point in points):
+        reason = "a sweep is a mapping of keys to lists, {workload.rate: [1 request/s, 2 request/s]}, or a list of mappings"
+    for key in () if reason else dict.fromkeys(key for point in points for key in point):
+        if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
+            reason = reason or f"sweep: {brief(key)!r} is no key to vary; write it as --set does, such as workload.rate"
+    if isinstance(given, Mapping) and not reason:
+        lists = [key for key, values in given.items() if not (isinstance(values, tuple) and values)]
+        if lists:
+            reason = f"sweep: {lists[0]}: {brief(str(given[lists[0]]))!r} is not a list of values, such as [1, 2]"
+        elif (count := math.prod(map(len, given.values()))) > MOST_POINTS:
+            reason = f"sweep: {count:,} points, and {MOST_POINTS:,} are the most"
+    if reason:
+        raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+    return given
+
+
+_POINT = {"type": "object", "minProperties": 1}
+_GRID = {**_POINT, "additionalProperties": {"type": "array", "minItems": 1}}
+_SWEEP = {
+    "anyOf": [_GRID, {"type": "array", "minItems": 1, "items": _POINT}, {"type": "null"}],
+    "description": "a mapping of dotted keys to lists of values (all combinations), or a list of mappings of dotted keys to values",
+}
+Sweep = Annotated[dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None, BeforeValidator(_swept), WithJsonSchema(_SWEEP)]
+
+
 class Scenario(Value):
     """One question: the same requests through each system.
 
     `fidelity: stage` computes the chips of a stage in lock step; `chip` makes every chip a process and every link a resource.
+    `sweep` is what `sramsim sweep` varies; everything else takes the values that stand beside it.
     """
 
     id: str = "scenario"
@@ -163,6 +206,7 @@ class Scenario(Value):
     slo: SLOField | None = None
     measure: Measure | None = None
     systems: dict[str, Annotated[System | Fleet, BeforeValidator(_kind)]]
+    sweep: Sweep = None
 
     @field_validator("systems")
     @classmethod
@@ -483,9 +527,19 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
 
     Raises: ScenarioError, which says the file and line.
     """
-    document = Document(Path(path) if os.path.isfile(path) else find(str(path), "scenarios"))
+    return of(document(path, overrides))
+
+
+def document(path: Path | str, overrides: list[str] | None = None) -> Document:
+    """The file of a scenario, or of a catalogue name, with assignments put in, not yet understood."""
+    found = Document(Path(path) if os.path.isfile(path) else find(str(path), "scenarios"))
     for assignment in overrides or []:
-        document.set(assignment)
+        found.set(assignment)
+    return found
+
+
+def of(document: Document) -> Scenario:
+    """The scenario that a document describes.  Raises: ScenarioError, which says the file and line."""
     scenario = document.value(Scenario)
     scenario._given = document.data
     scenario._question = document.comment
@@ -519,10 +573,12 @@ def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
 
     A fleet's members are laid out anew: where experts are drawn, each system draws for itself.
     """
-    return {
-        name: {member: Member(fitting(scenario, member), copies) for member, copies in scenario.members(name).items()}
-        for name in scenario.systems
-    }
+    return {name: laid_out(scenario, name) for name in scenario.systems}
+
+
+def laid_out(scenario: Scenario, name: str) -> dict[str, Member]:
+    """One system laid out, by its members.  Raises: PlanError where one does not fit, or they serve several models."""
+    return {member: Member(fitting(scenario, member), copies) for member, copies in scenario.members(name).items()}
 
 
 def run(
@@ -539,16 +595,25 @@ def run(
     scenario = scenario.model_copy(update={"seed": seed})
     systems = check(scenario)
     requests = scenario.workload.draw(seed)
-    results = {}
-    for name, members in systems.items():
-        rows = scenario.serve(name, members, requests, partial(progress, name))
-        lone = {member: scenario.lone(of.deployment) for member, of in members.items()}
-        metrics = summary(rows, scenario.slo, scenario.measure)
-        if name in lone:  # a fleet has no token's time of its own
-            metrics["fitted_share"] = lone[name].fitted_share
-        results[name] = SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics)
+    results = {name: served(scenario, name, members, requests, partial(progress, name)) for name, members in systems.items()}
     measured = answered_metrics(requests, scenario) if requests.answered else None
     return Result(scenario, seed, results, measured)
+
+
+def served(
+    scenario: Scenario,
+    name: str,
+    members: dict[str, Member],
+    requests: Requests,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SystemResult:
+    """What one system does with the requests."""
+    rows = scenario.serve(name, members, requests, progress)
+    lone = {member: scenario.lone(each.deployment) for member, each in members.items()}
+    metrics = summary(rows, scenario.slo, scenario.measure)
+    if name in lone:  # a fleet has no token's time of its own
+        metrics["fitted_share"] = lone[name].fitted_share
+    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics)
 
 
 def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""The Pareto frontier that the field reads: throughput per chip and per kW against what one user gets."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from plots import series, style
+from plots.series import Series
+from sim.sweep import Swept
+
+
+def draw(swept: Swept) -> Figure:
+    """Each line is one system under rising load.  Power is that of its chips alone."""
+    lines = series.series(swept, x(swept))
+    power = watts(lines)
+    figure = style.figure(8.5, 4.4)
+    per_chip, per_kw = figure.subplots(1, 2)
+    for axis, divisor, label in ((per_chip, "chips", "chip"), (per_kw, power, "kW of chips")):
+        for each in lines:
+            if None not in each.values(divisor):
+                series.plot(axis, each, speeds(each), throughput(each, divisor), each.overloaded)
+        axis.set(xlabel="output tokens per second of one user", ylabel=f"output tokens per second, per {label}", yscale="log")
+        axis.set_xlim(0, None)
+        style.plain_log(axis.yaxis)
+    handles = series.key(lines)
+    if any(True in each.overloaded for each in lines):
+        handles.append(series.hollow())
+    style.title(figure, finding(lines), style.keyed(figure, handles))
+    unknown = [each.label for each in lines if None in each.values(power)]
+    told = f"; not known of {', '.join(unknown)}" if unknown else ""
+    style.footnote(
+        figure, series.footnote(swept), f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{told}"
+    )
+    return figure
+
+
+def watts(lines: Sequence[Series]) -> str:
+    """The column of power that compares like with like: the typical one where all chips have it, else the maximum."""
+    return "maximum_watts" if any(None in each.values("typical_watts") for each in lines) else "typical_watts"
+
+
+def x(swept: Swept) -> str:
+    """What makes the load rise: users, or the rate of requests."""
+    return "users" if series.varies(swept, "users") else "rate"
+
+
+def speeds(each: Series) -> list[float]:
+    """What one user gets: output tokens per second of the median request."""
+    return [1000 / tpot for tpot in each.values("median_tpot_ms")]
+
+
+def throughput(each: Series, divisor: str) -> list[float]:
+    """Output tokens per second of all users, by chip or by kW."""
+    unit = 1 if divisor == "chips" else 1000
+    return [unit * total / by for total, by in zip(each.values("output_throughput"), each.values(divisor), strict=True)]
+
+
+def most(each: Series, divisor: str, speed: float) -> float:
+    """The highest throughput at which a user still gets `speed`, of the points that are not overloaded."""
+    points = zip(speeds(each), throughput(each, divisor), each.overloaded, strict=True)
+    return max((y for x, y, full in points if x >= speed and not full), default=0.0)
+
+
+def finding(lines: Sequence[Series]) -> str:
+    """Who is fastest for a user, and what that costs in throughput per kW at the slower one's best speed."""
+    if not lines:
+        return "No system served a request"
+    fastest = max(lines, key=lambda each: max(speeds(each)))
+    rest = [each for each in lines if each is not fastest]
+    if not rest:
+        top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
+        return f"{fastest.label}: up to {style.number(max(speeds(fastest)))} token/s for a user, and up to {top}"
+    rival = max(rest, key=lambda each: max(speeds(each)))
+    limit = max(speeds(rival))
+    text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
+    power = watts(lines)
+    known = None not in rival.values(power) + fastest.values(power)
+    divisor, unit = (power, "kW") if known else ("chips", "chip")
+    # The slower one's knee: the speed at which half of its best throughput is left.
+    ours = sorted((v for v, full in zip(speeds(rival), rival.overloaded, strict=True) if not full), reverse=True)
+    knee = next((v for v in ours if most(rival, divisor, v) >= most(rival, divisor, 0.0) / 2), None)
+    if knee is None:
+        return text
+    theirs, own = most(rival, divisor, knee), most(fastest, divisor, knee)
+    if own > 0:
+        who, other = (rival, fastest) if theirs > own else (fastest, rival)
+        ratio = style.times(max(theirs, own) / min(theirs, own))
+        text += f"; at {style.number(knee)} token/s {who.label} makes {ratio} the tokens per {unit} of {other.label}"
+    return text

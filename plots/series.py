@@ -1,0 +1,106 @@
+"""The lines of a sweep's figure: for each system its points along what is on the x axis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from plots import style
+from sim.sweep import Swept
+
+if TYPE_CHECKING:
+    import polars
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One line: a system, in a grid of several keys with the values of the others; its rows, without errors, by rising x."""
+
+    system: str
+    label: str
+    table: "polars.DataFrame"
+    colour: str
+    dashes: str
+
+    def values(self, column: str) -> list[float]:
+        return list(self.table[column])
+
+    @property
+    def overloaded(self) -> list[bool]:
+        return list(self.table["verdict"] == "OVERLOADED")
+
+
+def varies(swept: Swept, x: str) -> bool:
+    """Whether some system has points at more than one x."""
+    return any(len(each.table[x].unique()) > 1 for each in series(swept, x))
+
+
+def series(swept: Swept, x: str) -> list[Series]:
+    """The lines of a figure over a column of the table, where that has numbers.
+
+    In a grid each combination of the other keys is a line of its own, but for keys of other systems; a list is one line.
+    """
+    import polars
+
+    table, found = swept.table, []
+    if x not in table.columns or "verdict" not in table.columns:
+        return []
+    colours = style.colours(swept.summary["systems"])
+    for name in swept.summary["systems"]:
+        own = table.filter((polars.col("system") == name) & polars.col(x).is_not_null() & polars.col("completed").gt(0))
+        own_keys = {"workload", f"workload.{x}", f"systems.{name}", f"systems.{name}.{x}", f"systems.{name}.cluster"}
+        keys = swept.summary["keys"] if swept.summary["grid"] else []
+        others = [key for key in keys if key not in own_keys and _matters(key, name)]
+        groups = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
+        for place, group in enumerate(each for each in groups if len(each)):
+            told = [f"{key.rpartition('.')[2]} {group[key][0]}" for key in others if len(groups) > 1]
+            line = group.unique(x, keep="first", maintain_order=True).sort(x)
+            found.append(Series(name, ", ".join([name, *told]), line, colours[name], style.LINES[place % len(style.LINES)]))
+    return found
+
+
+def _matters(key: str, system: str) -> bool:
+    """A key of another system changes nothing in this one (but in a fleet, whose members are other systems)."""
+    parts = key.split(".")
+    return parts[0] != "systems" or parts[1] == system
+
+
+def plot(axis: Axes, each: Series, x: Sequence[float], y: Sequence[float], hollow: Sequence[bool], **looks: Any) -> None:
+    """A line with a mark at each point, hollow where the system is overloaded."""
+    whole: dict[str, Any] = {"lw": 1.8, "ls": each.dashes, "color": each.colour} | looks
+    axis.plot(x, y, **whole)
+    for filled in (True, False):
+        at = [i for i, empty in enumerate(hollow) if empty is not filled]
+        face = each.colour if filled else "white"
+        axis.plot([x[i] for i in at], [y[i] for i in at], ls="", marker="o", ms=4.5, mfc=face, mec=each.colour, zorder=3)
+
+
+def key(lines: Sequence[Series]) -> list[Line2D]:
+    """For the legend."""
+    return [Line2D([], [], color=each.colour, ls=each.dashes, lw=1.8, marker="o", ms=4.5, label=each.label) for each in lines]
+
+
+def hollow() -> Line2D:
+    """For the legend: what a hollow mark means."""
+    return Line2D([], [], color="#555555", ls="", marker="o", ms=4.5, mfc="white", label="overloaded")
+
+
+def footnote(swept: Swept) -> dict[str, Any]:
+    """The sweep as the footnote of a figure names it: of each system what it is in its first point that worked."""
+    systems = {}
+    for name in swept.summary["systems"]:
+        own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
+        if not len(own):
+            continue
+        first = own.row(0, named=True)
+        least, most = own["chips"].min(), own["chips"].max()
+        told: dict[str, Any] = {"model": first["model"], "chips": least if least == most else f"{least!s} to {most!s}"}
+        fleet = swept.summary["inputs"]["systems"][name].get("fleet")
+        if fleet:
+            told["members"] = {member: {"copies": copies} for member, copies in fleet.items()}
+        else:
+            told |= {"chip": first["chip"], "engine": first["engine"], "precision": {"weights": first["precision.weights"]}}
+        systems[name] = told
+    return {"scenario": swept.summary["scenario"], "seed": swept.summary["seed"], "systems": systems}

@@ -1,0 +1,391 @@
+"""A sweep computes each point once, whatever interrupts it, and its table says what `run` says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars
+import pytest
+
+import sim
+from sim import UserError, read, run
+from sim import sweep as module
+from sim.cli import main
+from sim.scenario import document, of
+from sim.sweep import load, points, sweep
+
+BASE = """\
+# How does a small model run on a card, and on two?
+model: llama-2-7b
+seed: 0
+workload: {kind: poisson, rate: 1 request/s, requests: 20, prompt: 64 token, output: 8 token}
+systems:
+  card:
+    chip: h100-sxm
+    chips: 1
+    engine: ideal
+    plan: {tensor: 1}
+  two: {chip: h100-sxm, chips: 2, engine: ideal, plan: {tensor: 2}}
+"""
+GRID = "sweep: {workload.rate: [1 request/s, 2 request/s, 4 request/s], workload.prompt: [64 token, 128 token]}\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(BASE + GRID)
+    return tmp_path
+
+
+def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[module.Point]:
+    """The points of a file that holds the text."""
+    Path(name).write_text(text)
+    opened = document(name, list(assignments))
+    return points(opened, of(opened))
+
+
+def tables(folder: str) -> list[bytes]:
+    return [(Path(folder) / name).read_bytes() for name in ("table.parquet", "table.csv", "sweep.json")]
+
+
+# What the points are.
+
+
+def test_a_grid_is_all_combinations_and_its_last_key_varies_first():
+    rates, prompts = ("1 request/s", "2 request/s", "4 request/s"), ("64 token", "128 token")
+    values = [tuple(each.values.values()) for each in asked(BASE + GRID)]
+    assert values == [(rate, prompt) for rate in rates for prompt in prompts]
+    assert len({each.digest for each in asked(BASE + GRID)}) == 6
+
+
+def test_a_list_is_the_points_themselves():
+    table = sweep(write("sweep: [{workload.rate: 2 request/s}, {seed: 7, systems.card.engine: vllm}]\n"), Path("out"), jobs=1).table
+    assert list(table["workload.rate"]) == ["2 request/s"] * 2 + [None] * 2
+    assert list(table["seed"]) == [None] * 2 + [7] * 2
+    assert list(table["engine"]) == ["ideal", "ideal", "vllm", "ideal"]
+
+
+def write(sweep_lines: str, base: str = BASE) -> str:
+    Path("mine.yaml").write_text(base + sweep_lines)
+    return "mine.yaml"
+
+
+def test_a_row_says_what_a_run_of_that_point_says():
+    table = sweep("mine.yaml", Path("out"), jobs=1).table
+    assert list(table["system"]) == ["card", "two"] * 6
+    assert list(table["point"]) == [number for number in range(6) for _ in range(2)]
+    result = run(read("mine.yaml", ["workload.rate=4 request/s", "workload.prompt=64 token"])).as_json()
+    for name, row in zip(("card", "two"), table.filter(polars.col("point") == 4).iter_rows(named=True), strict=True):
+        told = result["systems"][name]
+        for key in ("chips", "verdict", "median_ttft_ms", "p99_tpot_ms", "output_throughput"):
+            assert row[key] == told[key]
+        assert row["lone_request.tpot_ms"] == told["lone_request"]["tpot_ms"]
+        assert (row["plan.tensor"], row["rate"], row["error"]) == (told["plan"]["tensor"], 4.0, "")
+
+
+def test_a_run_and_a_check_take_the_values_beside_the_sweep():
+    with_sweep = run(read("mine.yaml")).as_json()
+    Path("mine.yaml").write_text(BASE)
+    assert run(read("mine.yaml")).as_json() == with_sweep
+
+
+def test_the_bound_is_the_weights_over_the_bandwidth_of_the_chips_of_a_stage():
+    """6.6e9 parameters at 2 bytes, less the embedding's table, over 3.35 TB/s a chip."""
+    table = sweep("mine.yaml", Path("out"), jobs=1).table
+    card, two = table["bound_tpot_ms"][:2]
+    assert card == pytest.approx(1e3 * (6.738e9 - 32_000 * 4096) * 2 / 3.35e12, rel=1e-3)
+    assert card == pytest.approx(2 * two)
+    assert (table["lone_request.tpot_ms"] >= table["bound_tpot_ms"]).all()
+    assert list(table["maximum_watts"][:2]) == [700.0, 1400.0]
+
+
+# The name of a point.
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "seed=1",
+        "workload.output=9 token",
+        "systems.two.engine=vllm",
+        "systems.card.max_waiting=9",
+        "slo={ttft: 1 s}",
+        "fidelity=chip",
+    ],
+)
+def test_the_name_of_a_point_changes_with_any_input(assignment):
+    assert not {each.digest for each in asked(BASE + GRID)} & {each.digest for each in asked(BASE + GRID, "mine.yaml", assignment)}
+
+
+def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_are_read(monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    Path("chip.yaml").write_bytes(Path(str(sim.files.find("h100-sxm", "chips"))).read_bytes())
+    Path("mine.py").write_text("def last(replicas, job):\n    return len(replicas) - 1\n")
+    Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
+    text = BASE.replace("    chip: h100-sxm\n", "    chip: chip.yaml\n    router: mine:last\n")
+    text = re.sub("workload: .*", "workload: {kind: trace, path: trace.csv}", text) + "sweep: {seed: [0, 1]}\n"
+
+    def name() -> str:
+        return asked(text)[0].digest
+
+    names = [name(), name()]
+    for file, old, new in (("chip.yaml", "700 W", "701 W"), ("mine.py", "- 1", "- 2"), ("trace.csv", "0,9,9", "0,9,8")):
+        Path(file).write_text(Path(file).read_text().replace(old, new))
+        names.append(name())
+    monkeypatch.setattr(module, "__version__", "9.9")
+    names.append(name())
+    assert names[0] == names[1]
+    assert len(set(names)) == 5
+
+
+def test_the_name_of_a_point_does_not_change_with_the_order_of_keys():
+    swapped = """\
+systems:
+  two: {plan: {tensor: 2}, engine: ideal, chips: 2, chip: h100-sxm}
+  card: {plan: {tensor: 1}, chips: 1, chip: h100-sxm, engine: ideal}
+workload: {output: 8 token, prompt: 64 token, requests: 20, kind: poisson, rate: 1 request/s}
+model: llama-2-7b
+sweep: {workload.prompt: [64 token, 128 token], workload.rate: [1 request/s, 2 request/s, 4 request/s]}
+"""
+    assert {each.digest for each in asked(BASE + GRID)} == {each.digest for each in asked(swapped)}
+
+
+def test_the_order_of_a_fleets_members_is_an_input():
+    """Its router deals requests out in that order."""
+    names = [asked(f"{BASE}  both: {{fleet: {fleet}}}\n{GRID}")[0].digest for fleet in ("{card: 1, two: 1}", "{two: 1, card: 1}")]
+    assert names[0] != names[1]
+
+
+# What is there is not computed again.
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """How many points were computed, in a list of one number."""
+    count, before = [0], module.computed
+
+    def counting(document):
+        count[0] += 1
+        return before(document)
+
+    monkeypatch.setattr(module, "computed", counting)
+    return count
+
+
+def test_only_missing_points_are_computed_and_the_table_is_the_same_bytes(computed):
+    sweep("mine.yaml", Path("out"), jobs=1)
+    first, files = tables("out"), sorted(Path("out/points").iterdir())
+    assert computed == [len(files)] == [6]
+    files[0].unlink()
+    files[3].write_text("{half")
+    for name in ("table.parquet", "table.csv", "sweep.json"):
+        (Path("out") / name).unlink()
+    sweep("mine.yaml", Path("out"), jobs=1)
+    assert computed == [8]
+    assert tables("out") == first
+    sweep(write(GRID.replace("1 request/s,", "1 request/s, 3 request/s,")), Path("out"), jobs=1)
+    assert computed == [10]
+
+
+def test_points_alike_are_computed_once(computed):
+    table = sweep(write("sweep: {seed: [3, 3, 3]}\n"), Path("out"), jobs=1).table
+    assert computed == [1]
+    assert len(table) == 6
+
+
+def test_processes_give_the_same_bytes_as_one():
+    sweep("mine.yaml", Path("one"), jobs=1)
+    sweep("mine.yaml", Path("several"), jobs=2)
+    assert tables("one") == tables("several")
+    assert sorted(p.name for p in Path("one/points").iterdir()) == sorted(p.name for p in Path("several/points").iterdir())
+
+
+LONG = "sweep: {seed: [0, 1, 2, 3, 4, 5, 6, 7]}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(sent):
+    """Its processes end with it; points that it finished are not touched again."""
+    write(LONG, BASE.replace("requests: 20,", "requests: 5000,"))
+    words = [sys.executable, "-m", "sim", "sweep", "mine.yaml", "--jobs", "2", "--out", "out"]
+    stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(Path("out/points").glob("*.json")))
+    workers = [int(line) for line in subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(stopped.pid)], text=True).split()]
+    stopped.send_signal(sent)
+    told = stopped.communicate(timeout=60)[1]  # processes that outlive it would hold the pipe
+    done = {path: path.stat().st_mtime_ns for path in Path("out/points").glob("*.json")}
+    assert 0 < len(done) < 8
+    assert not Path("out/table.csv").exists()
+    if sent == signal.SIGINT:
+        assert stopped.returncode == 130
+        assert told == f"interrupted; out has {len(done)} of 8 points, and the same command computes the rest\n"
+    assert workers
+    wait_for(lambda: not any(alive(worker) for worker in workers))
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    sweep("mine.yaml", Path("whole"), jobs=1)
+    assert tables("out") == tables("whole")
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(process: int) -> bool:
+    """Running; one that has ended and that nobody has asked after is not."""
+    stat = Path(f"/proc/{process}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# What goes wrong.
+
+
+def test_a_system_that_does_not_fit_is_a_row_and_the_rest_goes_on():
+    rows = "sweep: {systems.card.memory_fraction: [0.9, 0.1], workload.rate: [1 request/s, 2 request/s]}\n"
+    table = sweep(write(rows), Path("out"), jobs=1).table
+    wrong = table.filter(polars.col("error") != "")
+    assert list(zip(wrong["point"], wrong["system"], strict=True)) == [(2, "card"), (3, "card")]
+    assert all("llama-2-7b on 1 h100-sxm does not fit" in error and "\n" not in error for error in wrong["error"])
+    assert wrong["median_tpot_ms"].is_null().all()
+    assert table.filter(polars.col("error") == "")["median_tpot_ms"].is_not_null().all()
+    assert sweep("mine.yaml", Path("out"), jobs=1).table.equals(table)
+
+
+def test_a_point_that_cannot_be_read_is_a_row_with_its_line():
+    table = sweep(write("sweep:\n  workload.rate:\n    - 1 request/s\n    - 2 request\n"), Path("out"), jobs=1).table
+    assert list(table["error"][:2]) == ["", ""]
+    assert set(table["error"][2:]) == {"mine.yaml:15: '2 request' is not a quantity in request/s"}
+
+
+def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatch, computed):
+    before = module.served
+
+    def failing(scenario, name, *rest):
+        if name == "two":
+            raise ZeroDivisionError("a bug\nof ours")
+        return before(scenario, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "served", failing)
+        table = sweep("mine.yaml", Path("out"), jobs=1).table
+    assert list(table["error"]) == ["", "ZeroDivisionError: a bug of ours"] * 6
+    assert not list(Path("out").glob("points/*.json"))
+    assert set(sweep("mine.yaml", Path("out"), jobs=1).table["error"]) == {""}
+    assert computed == [12]
+
+
+WRONG = [
+    ("", "mine.yaml: has no sweep; add one, such as sweep: {workload.rate: [1 request/s, 2 request/s]}"),
+    ("sweep: {systems.card.plan.tensr: [1, 2]}", "mine.yaml:12: plan has no 'tensr'; did you mean 'tensor'?"),
+    (
+        "sweep: {workload.rate: 2 request/s}",
+        "mine.yaml:12: sweep: workload.rate: '2 request/s' is not a list of values, such as [1, 2]",
+    ),
+    ("sweep: [2 request/s]", "mine.yaml:12: a sweep is a mapping of keys to lists"),
+    ("sweep: []", "mine.yaml:12: a sweep is a mapping of keys to lists"),
+    ("sweep: {workload..rate: [1]}", "mine.yaml:12: sweep: 'workload..rate' is no key to vary"),
+    ("sweep: {model.id.x: [1, 2]}", "mine.yaml:12: 'model' is not a mapping"),
+    (
+        f"sweep: {{seed: {list(range(400))}, workload.requests: {list(range(1, 400))}}}",
+        "mine.yaml:12: sweep: 159,600 points, and 100,000",
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "message"), WRONG)
+def test_a_scenario_that_cannot_be_swept_is_one_line(monkeypatch, capsys, lines, message):
+    write(lines)
+    assert refusal(monkeypatch, capsys, "sweep", "mine.yaml", "--out", "out").startswith(message)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sweep mine.yaml", "Missing option '--out'"),
+        ("sweep mine.yaml --out out --jobs 0", "Invalid value for '--jobs'"),
+        ("sweep mine.yaml --out mine.yaml", "mine.yaml: cannot be written: File exists"),
+        ("plot .", ".: holds no result of `sramsim run --out`"),
+        ("plot broken", "broken: holds no finished sweep"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(monkeypatch, capsys, words, message):
+    Path("broken").mkdir()
+    Path("broken/sweep.json").write_text("{")
+    assert refusal(monkeypatch, capsys, *words.split()).startswith(message)
+
+
+def refusal(monkeypatch, capsys, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["sramsim", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert printed.err.count("\n") == 1
+    return printed.err.rstrip("\n")
+
+
+def test_a_sweep_tells_how_many_rows_have_an_error(monkeypatch, capsys):
+    write("sweep: {workload.rate: [1 request/s, 2 request]}\n")
+    monkeypatch.setattr(sys, "argv", ["sramsim", "sweep", "mine.yaml", "--out", "out", "--jobs", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (0, "")
+    assert "out: 2 points, 4 rows: sweep.json, table.csv, table.parquet" in printed.err
+    assert "out: 2 rows have an error; the first: mine.yaml:12: '2 request' is not a quantity in request/s" in printed.err
+
+
+def test_what_is_loaded_is_what_was_written():
+    made, found = sweep("mine.yaml", Path("out"), jobs=1), load(Path("out"))
+    assert found.table.equals(made.table)
+    assert found.summary == json.loads(json.dumps(made.summary))
+
+
+# On a cluster.
+
+
+def test_without_dask_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=re.escape("pip install 'sramsim[dask]'")):
+        sweep("mine.yaml", Path("out"), cluster="tcp://127.0.0.1:1")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed():
+    """A local scheduler and two workers; one is killed while it computes, and the other takes over what it had."""
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    write(LONG, BASE.replace("requests: 20,", "requests: 5000,"))
+    sweep("mine.yaml", Path("here"), jobs=1)
+    killed = []
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        nannies = list(cluster.workers.values())
+
+        def progress(done: int, total: int) -> None:
+            if done == 2 and not killed:
+                killed.append(nannies[0].pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        sweep("mine.yaml", Path("there"), cluster=cluster.scheduler_address, progress=progress)
+    assert killed
+    assert tables("there") == tables("here")
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with pytest.raises(UserError, match="--dask nowhere: no scheduler answers"):
+        sweep("mine.yaml", Path("out"), cluster="nowhere")

@@ -1,0 +1,239 @@
+"""Figures of sweeps and of what chips hold: their titles say what the data say, and what goes wrong is drawn or told."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+
+from plots import SWEPT, draw_swept, load, memory, occupancy, pareto, request, scaling, series, style, users
+from sim import planned, read, run
+from sim.sweep import Swept, sweep
+
+BASE = """\
+# How does a small model scale?
+model: llama-3.1-8b
+workload: {kind: poisson, rate: 1 request/s, requests: 300, prompt: 64 token, output: 16 token}
+systems:
+  lpu: {chip: groq-lpu-v1, chips: 64, engine: ideal, plan: {tensor: 8, weights: int8, activations: int8, kv: fp16, head: int8}}
+  a-card-with-a-name-that-is-rather-long-for-any-figure-that-must-show-it:
+    {chip: h100-sxm, chips: 1, engine: ideal, plan: {weights: fp8, activations: fp8, kv: fp16}}
+"""
+LONG = "a-card-with-a-name-that-is-rather-long-for-any-figure-that-must-show-it"
+CLOSED = "{kind: closed, users: %d, requests: 60, prompt: 64 token, output: 16 token}"
+SWEEPS = {
+    "rate": "{workload.rate: [10 request/s, 1000 request/s, 20000 request/s]}",
+    "users": "{workload: [%s]}" % ", ".join(CLOSED % n for n in (1, 4, 16)),  # noqa: UP031
+    "chips": "[{systems.lpu.plan.tensor: 4}, {systems.lpu.chips: 128}, {systems.lpu.chips: 8}]",
+}
+OF = {"latency-vs-load": "rate", "pareto": "users", "users": "users", "strong-scaling": "chips"}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> dict[str, Swept]:
+    folder: Path = tmp_path_factory.mktemp("sweeps")
+    found = {}
+    for name, lines in SWEEPS.items():
+        (folder / f"{name}.yaml").write_text(f"{BASE}sweep: {lines}\n")
+        found[name] = sweep(folder / f"{name}.yaml", folder / name, jobs=1)
+    return found
+
+
+def only(swept: Swept, system: str) -> Swept:
+    """The sweep as if it had one system."""
+    return Swept(swept.summary | {"systems": [system]}, swept.table.filter(polars.col("system") == system))
+
+
+def changed(swept: Swept, **columns: object) -> Swept:
+    return Swept(swept.summary, swept.table.with_columns(**{key: polars.lit(value) for key, value in columns.items()}))
+
+
+@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize("system", [None, LONG, "lpu"])
+def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
+    whole = swept[OF[name]]
+    figure = SWEPT[name][1](only(whole, system) if system else whole)
+    FigureCanvasAgg(figure).draw()
+    width, height = figure.get_size_inches() * figure.dpi
+    texts = [figure._suptitle, figure._supxlabel]
+    for axis in figure.axes:
+        texts += [axis.xaxis.label, axis.yaxis.label, *axis.texts, *(axis.get_legend().get_texts() if axis.get_legend() else ())]
+        assert "second" in axis.get_xlabel() + axis.get_ylabel() or ", ms" in axis.get_ylabel()
+    for text in (text for text in texts if text.get_text()):
+        box = text.get_window_extent()
+        assert min(box.x0, box.y0) >= -1, text.get_text()
+        assert box.x1 <= width + 1, text.get_text()
+        assert box.y1 <= height + 1, text.get_text()
+    lines = len(figure.get_suptitle().rstrip("\n").split("\n"))
+    key = figure.axes[0].get_legend().get_window_extent()
+    bottom = figure._suptitle.get_window_extent().y1 - lines * 1.2 * figure._suptitle.get_fontsize() * figure.dpi / 72
+    assert key.y1 <= bottom + 6
+
+
+def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
+    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto"]
+    assert list(draw_swept(swept["users"])) == ["pareto", "users"]
+    assert list(draw_swept(swept["chips"])) == ["strong-scaling"]
+    failed = changed(swept["rate"], error="no", completed=None)
+    assert draw_swept(failed) == {}
+
+
+def test_a_system_keeps_its_colour(swept):
+    colours = style.colours(swept["rate"].summary["systems"])
+    for name, of in OF.items():
+        for line in SWEPT[name][1](swept[of]).axes[0].lines[:1]:
+            assert to_hex(line.get_color()) == colours["lpu"].lower()
+
+
+def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
+    table = swept["rate"].table
+    full = table.filter(polars.col("verdict") == "OVERLOADED").group_by("system").agg(polars.col("rate").min())
+    firsts = dict(full.iter_rows())
+    assert set(firsts) == {"lpu", LONG}
+    title = " ".join(load.draw(swept["rate"]).get_suptitle().split())
+    assert f"lpu is full from {style.number(firsts['lpu'])} request/s" in title
+    rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
+    best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
+    assert f"at {style.number(rate)} request/s the p99 TTFT of" in title
+    assert style.times(worst / best) in title
+    for axis in load.draw(swept["rate"]).axes:
+        hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+        assert sorted(float(line.get_xdata()[0]) for line in hollow) == sorted([*firsts.values(), *firsts.values()])
+
+
+def test_users_title_says_until_when_the_speed_holds(swept):
+    table = swept["users"].table.filter(polars.col("system") == "lpu").sort("users")
+    speeds = 1000 / table["median_tpot_ms"].to_numpy()
+    held = [int(n) for n, v in zip(table["users"], speeds, strict=True) if v >= 0.9 * speeds[0]]
+    line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
+    assert users.flat_until(line) == max(held)
+    title = users.finding([line])
+    assert title == f"lpu: a lone user gets {style.number(speeds[0])} token/s; within 10% of that until {max(held)} users on lpu"
+
+
+def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
+    per_chip, per_kw = pareto.draw(swept["users"]).axes
+    own = swept["users"].table.filter(polars.col("system") == "lpu").sort("users")
+    for axis, divisor in ((per_chip, 64), (per_kw, 64 * 0.185)):
+        x, y = axis.lines[0].get_data()
+        assert np.allclose(x, 1000 / own["median_tpot_ms"].to_numpy())
+        assert np.allclose(y, own["output_throughput"].to_numpy() / divisor)
+    title = " ".join(pareto.draw(swept["users"]).get_suptitle().split())
+    fastest = 1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
+    assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace("- ", "-")
+
+
+def test_power_compares_like_with_like(swept):
+    """Typical only where all chips have it; where one has none at all, the figure says so."""
+    assert "power: typical of the chips" in " ".join(pareto.draw(swept["users"]).get_supxlabel().split())
+    table = swept["users"].table
+    lpu = polars.when(polars.col("system") == "lpu").then(None)
+    without = Swept(swept["users"].summary, table.with_columns(typical_watts=lpu.otherwise(polars.col("typical_watts"))))
+    assert "power: maximum of the chips" in " ".join(pareto.draw(without).get_supxlabel().split())
+    columns = {key: lpu.otherwise(polars.col(key)) for key in ("typical_watts", "maximum_watts")}
+    unknown = pareto.draw(Swept(swept["users"].summary, table.with_columns(**columns)))
+    assert "not known of lpu" in " ".join(unknown.get_supxlabel().split())
+
+
+def test_scaling_says_what_more_chips_gain_and_leaves_out_what_does_not_fit(swept):
+    assert (
+        "does not fit"
+        in swept["chips"].table.row(by_predicate=(polars.col("point") == 2) & (polars.col("system") == "lpu"), named=True)["error"]
+    )
+    figure = scaling.draw(swept["chips"])
+    chips, times = figure.axes[0].lines[0].get_data()
+    assert list(chips) == [64, 128]
+    best = int(np.argmin(times))
+    bound = figure.axes[0].lines[3].get_ydata()
+    title = " ".join(figure.get_suptitle().split())
+    assert f"lpu: {style.times(times[0] / times[best])} faster on {chips[best]} chips than on 64" in title
+    assert f"{style.times(times[best] / bound[best])} the bound" in title
+    assert LONG not in title.replace(" ", "")  # one card is no scaling
+    slower = swept["chips"].table.with_columns(polars.col("chips").cast(float).alias("lone_request.tpot_ms"))
+    assert "lpu: no faster on 128 chips than on 64" in scaling.draw(Swept(swept["chips"].summary, slower)).get_suptitle()
+
+
+def test_in_a_grid_other_keys_make_lines_of_their_own(tmp_path):
+    lines = "{workload.rate: [1 request/s, 2 request/s], systems.lpu.max_sequences: [1, 2]}"
+    (tmp_path / "mine.yaml").write_text(f"{BASE.replace('300', '5')}sweep: {lines}\n")
+    found = series.series(sweep(tmp_path / "mine.yaml", tmp_path / "out", jobs=1), "rate")
+    assert [(each.label, each.values("rate")) for each in found] == [
+        ("lpu, max_sequences 1", [1.0, 2.0]),
+        ("lpu, max_sequences 2", [1.0, 2.0]),
+        (LONG, [1.0, 2.0]),
+    ]
+
+
+# Of runs and plans.
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    file = tmp_path_factory.mktemp("run") / "mine.yaml"
+    file.write_text(BASE.replace("rate: 1 r", "rate: 3000 r"))
+    return run(file).saved()
+
+
+def test_the_request_that_is_shown_is_one_of_all_systems(saved):
+    shown = request.median_request(saved)
+    for name, (first, tpot, count) in shown.items():
+        rows = saved.requests.filter(polars.col("system") == name)
+        ttft = 1000 * (rows["first_token"] - rows["arrival"])
+        at = int((ttft - first).abs().arg_min())
+        assert ttft[at] == pytest.approx(first)
+        assert 1000 * (rows["last_token"] - rows["first_token"])[at] / (count - 1) == pytest.approx(tpot)
+    title = " ".join(request.draw(saved).get_suptitle().split())
+    best = min(shown, key=lambda name: shown[name][1])
+    assert title.startswith(f"{best}: the first token after {style.number(shown[best][0])} ms")
+
+
+def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
+    """Against a count request by request, at some moments."""
+    for name in saved.summary["systems"]:
+        times, held, waiting = occupancy.over_time(saved, name)
+        rows = saved.requests.filter(polars.col("system") == name)
+        start = rows["arrival"].min()
+        for place in range(0, len(times), 97):
+            now, tokens, queue = start + times[place], 0.0, 0
+            for row in rows.iter_rows(named=True):
+                if row["admitted"] <= now < row["last_token"]:
+                    spread = (now - row["first_token"]) / (row["last_token"] - row["first_token"])
+                    tokens += row["prompt_tokens"] + row["output_tokens"] * max(0.0, spread)
+                queue += row["arrival"] <= now < row["admitted"]
+            assert held[place] == pytest.approx(tokens, abs=1e-3 * max(1.0, tokens) + 1)
+            assert abs(waiting[place] - queue) <= 1
+        assert held[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_was_not_served_is_drawn_empty(saved):
+    nothing = type(saved)(saved.summary, saved.requests.clear())
+    assert request.draw(nothing).get_suptitle() == "No request was answered with two tokens"
+    assert occupancy.draw(nothing).get_suptitle() == "No request was finished"
+
+
+def test_bars_of_memory_are_what_the_plan_says():
+    told = planned(read("llama3-8b-lpu-vs-h100")).as_json([4096])
+    figure = memory.draw(told)
+    lpu, held = told["systems"]["lpu"], told["systems"]["lpu"]["bytes_per_chip"]
+    heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(4, len(lpu["stages"]))
+    assert np.allclose(heights[0], [stage[2] / 1e6 for stage in lpu["stages"]])
+    assert np.allclose(heights.sum(axis=0), held["capacity"] / 1e6)
+    weights = max(stage[2] for stage in lpu["stages"]) / held["capacity"]
+    assert f"lpu {weights:.0%} weights" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_model_that_does_not_fit_stands_out_of_its_memory():
+    figure = memory.draw(planned(read("does-not-fit")).as_json([4096]))
+    assert "does not fit" in " ".join(figure.get_suptitle().split())
+    axis = figure.axes[0]
+    top = max(patch.get_y() + patch.get_height() for patch in axis.patches)
+    assert top > axis.lines[0].get_ydata()[0]
+
+
+def test_names_too_long_for_a_key_keep_their_ends():
+    assert re.fullmatch(r"a+…b+", style.short("a" * 50 + "b" * 50, 20))
+    assert len(style.short("a" * 50 + "b" * 50, 20)) <= 20
+    assert style.short("abc", 20) == "abc"
