@@ -28,6 +28,7 @@ gallery: .venv/ready
 	cp out/gallery/speed.png out/gallery/token-latency.png plots/gallery/
 	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
 	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
+	$(BIN)/sramsim validate --figure plots/gallery/agreement.png > out/gallery/validation.txt
 
 # The same tests but the slow ones against the installed wheel, from a folder where the checkout cannot be imported by accident.
 wheel-test: .venv/ready

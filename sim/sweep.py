@@ -111,7 +111,10 @@ def load(folder: Path) -> Swept:
         summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (isinstance(summary, dict) and {"scenario", "keys", "points", "systems"} <= summary.keys()):
             raise ValueError("sweep.json is of another kind")
-        return Swept(summary, polars.read_parquet(folder / "table.parquet"))
+        table = polars.read_parquet(folder / "table.parquet")
+        if not {"system", "error"} <= set(table.columns):
+            raise ValueError("table.parquet is of another kind")
+        return Swept(summary, table)
     except (OSError, ValueError, polars.exceptions.PolarsError) as error:
         raise UserError(f"{folder}: holds no finished sweep: {str(error).splitlines()[0]}") from None
 

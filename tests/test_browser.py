@@ -118,7 +118,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             scenario = scenario.model_copy(update={"systems": systems})
         save(run(scenario).saved(), folder)
         (folder / f"{name}.html").write_text(page.report(folder), encoding="utf-8")
-    (folder / "sweep.json").write_text(json.dumps({"scenario": "mine"}))
+    (folder / "sweep.json").write_text(json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []}))
     speeds = {"rate": [1, 2, 10, 3], "system": ["b", "a", "c", "d"], "speed": [30.0, 4.0, None, 1e-3], "error": [None] * 4}
     polars.DataFrame(speeds).write_parquet(folder / "table.parquet")
     (folder / "sweep.html").write_text(page.report(folder), encoding="utf-8")
