@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, load, occupancy, pareto, request, scaling, series, speed, users
+from plots import breakdown, cdf, crossover, load, occupancy, pareto, request, scaling, series, speed, users
 from sim.records import Saved
 from sim.sweep import Swept
 
@@ -14,6 +14,7 @@ FIGURES: dict[str, Callable[[Saved], Figure]] = {
     "token-time": breakdown.draw,
     "speed": speed.draw,
     "occupancy": occupancy.draw,
+    "crossover": crossover.draw,
 }
 # Of a sweep: what must vary (a column of its table), and the figure over it.
 SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
@@ -25,8 +26,9 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
 
 
 def draw_all(saved: Saved) -> dict[str, Figure]:
-    """Every figure, by the name its file gets."""
-    return {name: draw(saved) for name, draw in FIGURES.items()}
+    """Every figure, by the name its file gets; without prices there is no crossover."""
+    named = FIGURES if crossover.swept(saved.summary) else {name: draw for name, draw in FIGURES.items() if name != "crossover"}
+    return {name: draw(saved) for name, draw in named.items()}
 
 
 def draw_swept(swept: Swept) -> dict[str, Figure]:

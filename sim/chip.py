@@ -14,7 +14,20 @@ from pydantic import model_validator
 
 from sim.files import OfKind, Sourced, Value, from_catalogue
 from sim.topology import TopologyField
-from sim.units import Bytes, BytesPerSecond, Count, Flop, FlopPerSecond, Hertz, JoulesPerByte, Seconds, Watts, show
+from sim.units import (
+    Bytes,
+    BytesPerSecond,
+    Count,
+    Dollars,
+    Flop,
+    FlopPerSecond,
+    Hertz,
+    JoulesPerByte,
+    JoulesPerFlop,
+    Seconds,
+    Watts,
+    show,
+)
 
 # Bytes of one number, and which precisions can carry it in a matrix multiply: those that lose nothing of it; bf16 and fp16
 # stand in for one another, since engines cast the one to the other.
@@ -60,10 +73,24 @@ class Memory(Value):
 
 
 class Power(Value):
-    """What a chip draws: its limit, and what it draws at work."""
+    """What a chip draws: its limit, what it draws at work, and of what that is made.
+
+    `idle` whatever it does, `flop` for each FLOP at its fastest precision, `link` for each byte and cable; reading is the memory's.
+    """
 
     maximum: Watts
     typical: Watts | None = None
+    idle: Watts | None = None
+    flop: JoulesPerFlop | None = None
+    link: JoulesPerByte | None = None
+
+
+class Server(Value):
+    """What stands around so many chips: hosts, fans, and their part of racks and network, less the chips themselves."""
+
+    chips: Count
+    power: Watts
+    price: Dollars
 
 
 class Compute(Value, ABC):
@@ -90,6 +117,11 @@ class Compute(Value, ABC):
     def token_budget(self, precisions: tuple[str, str]) -> int:
         """Tokens of a step when the scenario names none: GPUs run 2,048-8,192 (vLLM's default is 2,048)."""
         return 2048
+
+    @property
+    def fastest(self) -> FlopPerSecond:
+        """The highest of the rates."""
+        return max(getattr(self, name) or 0.0 for name in WIDTH)
 
     def peak(self, *operands: str) -> FlopPerSecond:
         """The rate of a multiply: that of an operand's own precision if it carries the other one too, the wider of the two.
@@ -149,11 +181,10 @@ class TensorStreaming(Compute):
     @model_validator(mode="after")
     def _rates_are_the_planes(self) -> "TensorStreaming":
         """Each plane multiplies a vector by its tile in a cycle: rates, clock, planes and tile say the same thing twice."""
-        fastest = max((getattr(self, name) or 0.0 for name in WIDTH), default=0.0)
         planes = 2 * self.planes * self.tile**2 * self.clock
-        if abs(fastest - planes) > 0.05 * planes:
+        if abs(self.fastest - planes) > 0.05 * planes:
             raise ValueError(
-                f"the fastest rate is {show(fastest, 'FLOP/s')}, and {self.planes} planes of {self.tile} x {self.tile} at "
+                f"the fastest rate is {show(self.fastest, 'FLOP/s')}, and {self.planes} planes of {self.tile} x {self.tile} at "
                 f"{show(self.clock, 'Hz')} make {show(planes, 'FLOP/s')}"
             )
         return self
@@ -185,6 +216,8 @@ class Chip(Sourced):
     compute: Annotated[Compute, OfKind(KINDS, Compute)]
     topology: TopologyField
     power: Power | None = None
+    price: Dollars | None = None
+    server: Server | None = None
     claimed_bandwidth: BytesPerSecond | None = None  # what its maker calls its memory bandwidth, where that is another number
 
     @model_validator(mode="after")

@@ -80,23 +80,28 @@ def run(
     assignments: SetOption = None,
 ) -> None:
     """Simulate a scenario: every system under the same requests."""
-    from sim.scenario import read
+    from sim.plan import PlanError
+    from sim.scenario import priced, read
     from sim.scenario import run as simulate
+    from sim.tables import comparison, envelope
 
     scenario = read(file, assignments)
     folder = out or Path("out")
     if out or plots:
         with whole(folder):
             pass  # a folder that cannot be written is told before the simulation, not after it
-    with progress() as tell:
-        result = simulate(scenario, seed, tell)
+    try:
+        with progress() as tell:
+            result = simulate(scenario, seed, tell)
+    except PlanError:
+        if scenario.economics and "estimate" in (told := priced(scenario)) and not as_json:
+            show_table(envelope(told))  # what systems cost does not hang on what they serve
+        raise
     if out or plots:
         write(result.saved(), folder, plots)
     if as_json:
         print_json(result.as_json())
     else:
-        from sim.tables import comparison
-
         show_table(comparison(result.as_json()))
 
 

@@ -227,13 +227,13 @@ class Costs:
         self.sequence_overhead = layout.engine.sequence_overhead
         self._no_growth = [0.0] * len(self.shapes)
         alike: dict[object, int] = {}  # the first stage of those whose collectives take as long
-        self._like = [alike.setdefault(self._likeness(stage), stage) for stage in range(self.stages)]
+        self.like = [alike.setdefault(self._likeness(stage), stage) for stage in range(self.stages)]
         self._body: dict[int, Array] = {}
         self._multiplies: dict[Block, tuple[list[Multiply], list[Multiply]]] = {}
         self._hops: dict[int, Array] = {}
         self._heads: dict[int, float] = {}
         self._cores: dict[tuple[int, int, bool], Core] = {}
-        self._positions: dict[tuple[Attention, bool], tuple[float, float]] = {}  # FLOPs of one attended, bytes of one cached
+        self._positions: dict[tuple[Attention, bool], tuple[float, float]] = {}
         self._lines = {0: [DecodeLine(False, 0.0, 0.0, 0.0, 0.0)] * len(self.shapes)}
         self._planes: dict[int, list[PromptPlanes]] = {}
         self._fixed: dict[tuple[int, int, int], float] = {}  # of a step on a single stage, but for attention's core
@@ -402,13 +402,13 @@ class Costs:
     def body(self, tokens: int) -> Array:
         """Seconds on each stage that depend on tokens alone: blocks but the head, less attention's core; collectives; overheads."""
         if tokens not in self._body or self.sampled:
-            times = {stage: seconds(self.gathered(tokens, stage)) for stage in set(self._like)}
-            body = np.array([times[stage] for stage in self._like])
+            times = {stage: seconds(self.gathered(tokens, stage)) for stage in set(self.like)}
+            body = np.array([times[stage] for stage in self.like])
             for block, counts in self.counts.items():
                 if block.kind != "head":
                     alone = self._block_time(block, tokens)
                     times = {stage: alone + seconds(self.exchanges(block, tokens, stage)) for stage in times}
-                    body += counts * [times[stage] for stage in self._like]
+                    body += counts * [times[stage] for stage in self.like]
             body[-1] += self.layout.engine.step_overhead
             self._body[tokens] = body
         return self._body[tokens]
@@ -615,10 +615,14 @@ class Costs:
             (memory, (memory_f - memory) / POSITIONS, (memory_b - memory) / POSITIONS),
         )
 
-    def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
+    def position(self, shape: Attention, decode: bool) -> tuple[float, float]:
+        """Of one layer on the fullest chip: FLOPs of a position that is attended to, bytes of one that is read."""
         layout, plan = self.layout, self.layout.plan
         if (shape, decode) not in self._positions:
             self._positions[shape, decode] = shape.flops(plan.tensor, decode), layout.kv_width(shape) * plan.width("kv")
-        flops, nbytes = self._positions[shape, decode]
+        return self._positions[shape, decode]
+
+    def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
+        flops, nbytes = self.position(shape, decode)
         op = Op(tokens, attended * flops, 0.0, cached * nbytes, 0.0, ("fp16", "fp16"))
-        return layout.chip.compute.times(op, layout.kv_memory)
+        return self.layout.chip.compute.times(op, self.layout.kv_memory)

@@ -26,25 +26,30 @@ FULL = 0  # the row of those that fill the budget
 BACK, LEAVE, LOST, SAMPLING, SECONDS = 0, 1, 2, 3, 4
 # The same in whole numbers; beside it, as columns of their own, the ring's order and the list of those that are gone.
 DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
-# The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done.
-HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6
+# The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done; steps of
+# nothing but a piece of it.
+HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, BLIND, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6, 7
+ATTENDED, CACHED = 0, 1  # by the pieces of prompts, for each kind of attention: sums
 CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
 LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
 BINS = 24 * BINS_PER_DECADE
 
 
 @njit(cache=True)
-def piece_seconds(line, old, piece):
-    """Seconds of one layer's attention for a piece of a prompt, from the two lines of which the higher counts, and the window."""
+def piece_seconds(line, read, old, piece):
+    """Seconds of one layer's attention for a piece of a prompt, from the two lines of which the higher counts, and the window; what
+    it attends to and reads is added up."""
     window = line[6]
     free = min(float(piece), max(0.0, window - old))
     attended = free * old + free * (free + 1) / 2 + (piece - free) * window
     cached = min(float(old + piece), window + piece)
+    read[ATTENDED] += attended
+    read[CACHED] += cached
     return max(line[0] + line[1] * attended + line[2] * cached, line[3] + line[4] * attended + line[5] * cached)
 
 
 @njit(cache=True)
-def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, sums):
+def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums):
     """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
 
     start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]: leave is the sum of all ways and works up to
@@ -56,6 +61,7 @@ def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, su
     sums[CLOCK] = now
     done, decodes = counts[slot, DONE], counts[slot, DECODES]
     row = FULL if piece else counts[slot, ROW]
+    made[row] += 1
     body, way = rows[row, BODY], rows[row, WAY]
     for s in range(n):
         work[s] = body[s]
@@ -63,7 +69,7 @@ def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, su
     for kind in range(kinds):
         seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
         if piece:
-            seconds += piece_seconds(lines[piece, kind], ring[OLD], piece)
+            seconds += piece_seconds(lines[piece, kind], read[kind], ring[OLD], piece)
         for s in range(n):
             work[s] += stages[LAYERS + kind, s] * seconds
     if piece:
@@ -90,12 +96,14 @@ def enter(slot, now, lost, piece, stages, rows, lines, batches, counts, ring, su
         sums[SQUARES] += decodes * gap * gap
     if decodes or not piece:
         counts[slot, DONE] = done + 1
+    else:
+        ring[BLIND] += 1
     counts[(ring[HEAD] + ring[LENGTH]) % len(counts), ORDER] = slot
     ring[LENGTH] += 1
 
 
 @njit(cache=True)
-def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, lines, batches, counts, ring, sums):
+def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made, lines, read, batches, counts, ring, sums):
     """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
     and what further steps add to them."""
     kinds = len(seconds)
@@ -104,18 +112,18 @@ def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, line
         batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = seconds[kind], growth[kind]
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
-    enter(slot, now, lost, 0, stages, rows, lines, batches, counts, ring, sums)
+    enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums)
 
 
 @njit(cache=True)
-def deal(now, slots, stages, rows, lines, batches, counts, ring, sums):
+def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sums):
     """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
     for slot in slots:
         for column in range(SAMPLING, batches.shape[1]):
             batches[slot, column] = 0.0
         counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
         counts[slot, SILENT] = 1
-        enter(slot, now, 0.0, ring[BUDGET], stages, rows, lines, batches, counts, ring, sums)
+        enter(slot, now, 0.0, ring[BUDGET], stages, rows, made, lines, read, batches, counts, ring, sums)
 
 
 @njit(cache=True)
@@ -128,7 +136,7 @@ def head(batches, counts, ring):
 
 
 @njit(cache=True)
-def advance(now, until, stages, rows, lines, batches, counts, ring, sums):
+def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums):
     """Micro-batches that are back before `until` (or now) enter again while they have steps left or there are pieces of the prompt
     for them, and are gone where there is nothing to say of them.  Gives the head of the ring, of which that is not true."""
     while ring[LENGTH]:
@@ -149,5 +157,5 @@ def advance(now, until, stages, rows, lines, batches, counts, ring, sums):
             for column in range(SAMPLING, batches.shape[1]):
                 batches[slot, column] = 0.0
             counts[slot, DONE] = counts[slot, DUE] = 0
-        enter(slot, back, batches[slot, LOST], piece, stages, rows, lines, batches, counts, ring, sums)
+        enter(slot, back, batches[slot, LOST], piece, stages, rows, made, lines, read, batches, counts, ring, sums)
     return head(batches, counts, ring)

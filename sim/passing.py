@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simpy.events import Timeout
 
 from sim.cost import Costs, Work
+from sim.energy import Tally
 from sim.machine import Machine, Waiting
 from sim.policy import Job
 from sim.records import Gaps
@@ -40,7 +41,11 @@ class Passage:
 
 
 class Passing:
-    """What a replica's passages go through.  One that takes a step at a time has nothing to cut, deal, settle or close."""
+    """What a replica's passages go through, and are tallied.  One that takes a step at a time has nothing to cut, deal, settle or
+    close."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -96,10 +101,12 @@ class Steps(Passing):
     """A replica's stages, each a server by itself: what a passage takes is computed, its return is waited for."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+        super().__init__()
         self.env, self.costs, self.gaps, self.pipeline = env, costs, gaps, Pipeline(costs.stages)
 
     def send(self, passage: Passage) -> None:
         work, now, lost = passage.work, self.env.now, passage.lost
+        self.tally.add(work, 1)
         delay = self.pipeline.enter(now, self.costs.hops(work.tokens), self.costs.step(work).time, lost)
         wait = lost + delay + self.costs.back
         if work.decodes and passage.counted:  # it entered when its last tokens were back
@@ -121,6 +128,7 @@ class Leap(Passing):
     """One stage and one micro-batch: the steps in which nothing changes are an arithmetic series, and one event."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+        super().__init__()
         self.env, self.costs, self.gaps = env, costs, gaps
         self.worked = 0.0
         self.start = self.lost = self.time = self.growth = 0.0  # of the passage
@@ -165,6 +173,7 @@ class Leap(Passing):
             return
         self.passage = None
         self.worked += self.seconds - self.lost
+        self.tally.add(passage.work, passage.steps)
         if passage.work.decodes and passage.counted:
             self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
         now = self.env.now
@@ -186,19 +195,22 @@ class Pipelined(Passing):
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int) -> None:
         from sim import kernel  # Numba takes its time
 
+        super().__init__()
         self.env, self.costs, self.gaps, self.kernel, self.budget = env, costs, gaps, kernel, token_budget
         stages, kinds = costs.stages, len(costs.layers)
         self.stages = np.zeros((kernel.LAYERS + kinds, stages))
         self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
         self.rows = np.zeros((1 + slots, 2, stages))  # grows with the numbers of tokens that come up
+        self.made = np.zeros(1 + slots, np.int64)  # how many steps of each
         self.row_of: dict[int, int] = {}
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
+        self.read = np.zeros((kinds, 2))
         self.batches, self.counts = np.zeros((slots, kernel.SECONDS + 2 * kinds)), np.zeros((slots, 7), np.int64)
         self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.ring[kernel.BUDGET] = token_budget
         self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
-        self.state = (self.lines, self.batches, self.counts, self.ring, self.sums)
+        self.state = (self.lines, self.read, self.batches, self.counts, self.ring, self.sums)
         self.passages: list[Passage | None] = [None] * slots
         self.unused = list(range(slots))
         self.lent: list[Any] = []  # idle micro-batches that take pieces of prompts, and where they belong
@@ -215,6 +227,7 @@ class Pipelined(Passing):
             row = self.row_of[tokens] = self.kernel.FULL if tokens == self.budget else 1 + len(self.row_of)
             if row >= len(self.rows):
                 self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
+                self.made = np.concatenate((self.made, np.zeros_like(self.made)))
             self.rows[row] = self.costs.body(tokens), self.costs.hops(tokens)
         return self.row_of[tokens]
 
@@ -231,13 +244,16 @@ class Pipelined(Passing):
         if self.costs.sampled:  # no two steps take the same
             row = 1 + slot
             self.rows[row] = body, self.costs.hops(tokens)
+            self.tally.passages[tokens] += 1
         else:
             row = self.row(tokens)
+        if work.prompt_tokens:
+            self.tally.pieces(work)
         self.line(self.budget - decodes)
         self.passages[slot] = passage
         numbers = min(passage.steps, holds), decodes * passage.counted, int(passage.silent), row
         of_kinds = sampling, tuple(attention), tuple(growth)
-        self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, *self.state)
+        self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, self.made, *self.state)
         if self.asleep:
             self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
@@ -253,7 +269,7 @@ class Pipelined(Passing):
         self.row(self.budget)
         self.line(self.budget)
         self.ask(job)
-        self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, *self.state)
+        self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, self.made, *self.state)
         job.prefilled += pieces * self.budget
         self.ask(None)
         if self.asleep:
@@ -292,7 +308,7 @@ class Pipelined(Passing):
             ring[kernel.HEAD] = (ring[kernel.HEAD] + 1) % len(self.passages)
             ring[kernel.LENGTH] -= 1
             self.over(slot, done, min(leave, now), lost + (back - now))
-        head = kernel.advance(now, self.env.peek(), self.stages, self.rows, *self.state)
+        head = kernel.advance(now, self.env.peek(), self.stages, self.rows, self.made, *self.state)
         if self.job:
             self.job.prefilled = head[6]
             self.left = self.job.prompt - head[6]
@@ -327,7 +343,18 @@ class Pipelined(Passing):
                 self.over(slot, 1, 0.0, 0.0)
 
     def close(self) -> None:
-        kernel = self.kernel
+        kernel, tally = self.kernel, self.tally
+        for tokens, row in self.row_of.items():
+            tally.passages[tokens] += int(self.made[row])
+        read = {shape.window is not None: sums for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)}
+        for windowed, (attended, cached) in read.items():
+            if windowed:
+                tally.windowed_attended += attended
+                tally.windowed_cached += cached
+            else:
+                tally.attended += attended
+                tally.cached += cached
+        tally.blind += int(self.ring[kernel.BLIND])
         bins = self.ring[kernel.FIRST_BIN :]
         used = np.flatnonzero(bins)
         self.gaps.join(
@@ -345,12 +372,14 @@ class Chips(Passing):
     """A machine of chips takes each passage; what it takes is not known beforehand."""
 
     def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
+        super().__init__()
         self.env, self.machine, self.gaps = env, machine, gaps
 
     def send(self, passage: Passage) -> None:
         self.env.process(self.through(passage))
 
     def through(self, passage: Passage) -> Waiting:
+        self.tally.add(passage.work, 1)
         leave = yield from self.machine.passage(passage.work)
         if passage.work.decodes and passage.counted:
             self.gaps.add(leave - passage.last, passage.work.decodes)

@@ -206,7 +206,8 @@ def search(
     if not trials:
         raise refusal
     by_speed = plan.search == "speed"
-    order = sorted(trials, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, -t.replicas))
+    copies_of = {t: -t.replicas if t.fits else t.replicas for t in trials}  # what misses least is told of
+    order = sorted(trials, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]))
     return trials[order[0]], tuple(order)
 
 

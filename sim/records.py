@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.energy import Tally
 from sim.files import UserError
 from sim.units import Seconds
 from sim.workload import Requests
@@ -139,6 +140,7 @@ class Rows:
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
     kv_peak: list[int] = field(default_factory=list)  # tokens, by replica: the most that it held
     kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: what it has room for
+    tallies: list[Tally] = field(default_factory=list)  # by replica: what passed through its stages
     traffic: dict[int, Traffic] = field(default_factory=dict)  # of the replicas at chip fidelity, by number
 
     def __post_init__(self) -> None:

@@ -217,30 +217,41 @@ def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
     return str(found["n"]), f"{found['median_ape']:.1f}", f"{found['mape']:.1f}", f"{found['bias']:+.1f}"
 
 
+# What `sramsim sensitivity` shows: keys of a system and of its swings, and the key of the band of all numbers together.
+MOVED = {
+    "tpot_ms": ("TPOT, ms", "tpot_band_ms"),
+    "ttft_ms": ("TTFT, ms", "ttft_band_ms"),
+    "joules_per_token": ("J/token", "joules_per_token_band"),
+    "usd_per_mtok": ("$/Mtok", "usd_per_mtok_band"),
+}
+NOTHING = 1e-3  # a part of a metric that is not worth a row
+
+
 def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """The table of `sramsim sensitivity`: the numbers that move a system's TPOT or TTFT, and the band of all together."""
+    """The table of `sramsim sensitivity`: the numbers that move what a lone user gets or pays, and the band of all together."""
     parts: list[RenderableType] = []
     for name, system in systems.items():
-        table = titled(f"{scenario}, {name}: a lone request", ["is", "TPOT, ms", "TTFT, ms"])
-        table.add_column("source", overflow="fold")
-        table.add_row("as the files say", "", number(system["tpot_ms"]), number(system["ttft_ms"]), "")
+        keys = [key for key in MOVED if key in system]
+        table = titled(f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)])
+        table.add_column("source", overflow="fold", min_width=32)
+        table.add_row("as the files say", "", *(number(system[key]) for key in keys), "")
         table.add_section()
         still = []
         for swing in system["swings"]:
             ends = [swing[end] for end in ("low", "high")]
-            if all(end and all(math.isclose(end[key], system[key]) for key in ("tpot_ms", "ttft_ms")) for end in ends):
+            if all(end and all(math.isclose(end[key], system[key], rel_tol=NOTHING) for key in keys) for end in ends):
                 still.append(swing["key"])
                 continue
             for text, end in zip(swing["range"], ends, strict=True):
-                times = [number(end[key]) if end else "does not fit" for key in ("tpot_ms", "ttft_ms")]
+                cells = [number(end[key]) if end else "does not fit" for key in keys]
                 first = text == swing["range"][0]
-                table.add_row(swing["key"] if first else "", str(text), *times, swing["source"] if first else "")
+                table.add_row(swing["key"] if first else "", str(text), *cells, swing["source"] if first else "")
         table.add_section()
-        bands = (" to ".join(number(each) for each in system[key]) for key in ("tpot_band_ms", "ttft_band_ms"))
+        bands = (" to ".join(number(each) for each in system[MOVED[key][1]]) for key in keys)
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
-            parts += [Text(f"Without effect on a lone request: {', '.join(still)}.", style="dim"), Text()]
+            parts += [Text(f"Without effect on a lone request, to {NOTHING:.1%}: {', '.join(still)}.", style="dim"), Text()]
     return Group(*parts)
 
 

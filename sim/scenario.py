@@ -25,6 +25,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from sim import __version__
 from sim.catalogue import sources
 from sim.chip import Chip, ChipField, ClusterField
+from sim.economics import Economics, Owned, Ownership, beside, joules_per_token, over_years, owned, token_price
+from sim.energy import Part, energy, summed
 from sim.engine import EngineField, NetworkMode, Sigma
 from sim.files import Document, Value, find, nearest
 from sim.irregular import Exceptional, irregular
@@ -205,6 +207,7 @@ class Scenario(Value):
     workload: WorkloadField
     slo: SLOField | None = None
     measure: Measure | None = None
+    economics: Economics | None = None
     systems: dict[str, Annotated[System | Fleet, BeforeValidator(_kind)]]
     sweep: Sweep = None
 
@@ -226,6 +229,15 @@ class Scenario(Value):
                 where: InitErrorDetails = {"type": problem, "loc": (name, "fleet", member), "input": member}
                 raise ValidationError.from_exception_data("fleet", [where])
         return systems
+
+    @model_validator(mode="after")
+    def _owned_systems(self) -> "Scenario":
+        plain = [name for name, system in self.systems.items() if isinstance(system, System)]
+        for name in self.money.systems:
+            if name not in plain:
+                hint = f"did you mean {near}?" if (near := nearest(name, plain)) else f"there are {', '.join(plain) or 'none'}"
+                raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
+        return self
 
     @model_validator(mode="after")
     def _what_only_chips_have(self) -> "Scenario":
@@ -251,6 +263,17 @@ class Scenario(Value):
         """What a result keeps of where it came from: version, the file's opening comment, inputs, every number's source."""
         inputs = {"inputs": self.given, "sources": sources(self.given)}
         return {"version": __version__, "question": self._question, **inputs}
+
+    @property
+    def money(self) -> Economics:
+        """How systems are paid for: what the scenario says, else what `Economics` assumes."""
+        return self.economics or Economics()
+
+    def owned(self, name: str, copies: int = 1) -> Owned | None:
+        """What copies of a plain system cost to buy; None where that is not known."""
+        chip, chips, _ = self.plain(name).hardware
+        one = owned(chip, chips, self.money.systems.get(name, Ownership()))
+        return one.times(copies) if one else None
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -360,6 +383,7 @@ class SystemResult:
     served: dict[str, dict[str, Any]]
     rows: Rows
     metrics: dict[str, Any]
+    costs: dict[str, Any]  # energy and economics, as far as they are known
 
     @property
     def network(self) -> dict[str, Any]:
@@ -395,7 +419,7 @@ class Result:
         """The contract of `run --json`: no wall time, no path, no commit in it."""
         systems = {}
         for name, s in self.systems.items():
-            systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics
+            systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
             for member, told in system.get("members", {}).items():
                 told |= {"fidelity": "chip" if self.scenario.by_chip(member) else "stage"} | s.served[member]
             for member, told in system.get("members", {name: system}).items():
@@ -403,7 +427,8 @@ class Result:
         note = next(iter(self.systems.values())).rows.requests.note
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
         measured = {"measured": self.measured} if self.measured else {}
-        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, "systems": systems}
+        paid = priced(self.scenario) if self.scenario.economics else {}
+        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, **paid, "systems": systems}
 
     def saved(self) -> Saved:
         """The result as it is kept in a folder: the summary with what it came from, and the requests' rows."""
@@ -613,7 +638,52 @@ def served(
     metrics = summary(rows, scenario.slo, scenario.measure)
     if name in lone:  # a fleet has no token's time of its own
         metrics["fitted_share"] = lone[name].fitted_share
-    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics)
+    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, costs(scenario, members, rows))
+
+
+def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, Any]:
+    """Joules and dollars of a system and of each of its output tokens, by cause, from the first arrival to the last token of the
+    run, whatever `measure` counts.  What is not known is left out, and so is all of it where no token came.
+    """
+    done = rows.finished
+    tokens = int(rows.requests.output[done].sum())
+    elapsed = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if tokens else 0.0
+    if not elapsed:
+        return {}
+    told: dict[str, Any] = {}
+    money, replicas = scenario.money, list(zip(rows.systems, rows.tallies, strict=True))
+    parts = []
+    for name, of in members.items():
+        around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
+        parts.append(Part(of.deployment.costs, of.chips, summed(tally for each, tally in replicas if each == name), around))
+    used = energy(parts, elapsed, money.pue)
+    if used:
+        by_cause = {cause: joules_per_token(joules / elapsed, tokens / elapsed) for cause, joules in used.items()}
+        power = sum(used.values()) / elapsed
+        told["energy"] = {
+            "joules_per_token": sum(by_cause.values()),
+            "joules_per_token_by_cause": by_cause,
+            "mean_power_w": power,
+            "pue": money.pue,
+        }
+    if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
+        drawn = sum(used[cause] for cause in used if cause != "pue") / elapsed if used else None
+        if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed):
+            told["economics"] = price
+    return told
+
+
+def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Owned | None:
+    """What copies of plain systems cost together; None where one's prices are not known."""
+    each = [one for name, n in copies.items() if (one := scenario.owned(name, n))]
+    return Owned(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None
+
+
+def priced(scenario: Scenario) -> dict[str, Any]:
+    """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
+    owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
+    told = {name: over_years(scenario.money, has) for name, has in owned.items() if has}
+    return {"scenario": scenario.id, "economics": scenario.money.as_json()} | ({"estimate": told} if told else {})
 
 
 def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much a lone request's TPOT and TTFT depend on each uncertain number: `sramsim sensitivity`.
+"""How much a lone request's TPOT and TTFT, its tokens' joules and dollars depend on each uncertain number: `sramsim sensitivity`.
 
 A number is uncertain where its file gives a `range` beside it: a datasheet that leaves it open, or two standard errors of a fit.
 Each is moved to the two ends of its range while the others stay.
@@ -11,12 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from sim.economics import Ownership, beside, token_price
+from sim.energy import Part, Tally, energy
 from sim.files import ScenarioError, Sourced, Value
 from sim.plan import PlanError
+from sim.planner import Deployment
 from sim.scenario import Scenario, System
 from sim.units import Seconds
 
-METRICS = ("tpot", "ttft")
+TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}
+METRICS = TIMES | {"joules": "joules_per_token", "usd": "usd_per_mtok"}  # the last two where they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,11 @@ class Swing:
     key: str  # 'engine.layer_overhead'
     value: str
     ends: tuple[str, str]
-    low: dict[str, Seconds] | None
-    high: dict[str, Seconds] | None
+    low: dict[str, float] | None
+    high: dict[str, float] | None
     source: str
 
-    def width(self, metric: str, base: Mapping[str, Seconds]) -> Seconds:
+    def width(self, metric: str, base: Mapping[str, float]) -> float:
         """From the least to the most that the metric becomes."""
         told = [each[metric] for each in (self.low, self.high) if each] + [base[metric]]
         return max(told) - min(told)
@@ -40,10 +44,10 @@ class Swing:
 class Sensitivity:
     """One system: its metrics as they are, and how each uncertain number moves them, the widest swing of TPOT first."""
 
-    base: dict[str, Seconds]
+    base: dict[str, float]
     swings: tuple[Swing, ...]
 
-    def band(self, metric: str) -> tuple[Seconds, Seconds]:
+    def band(self, metric: str) -> tuple[float, float]:
         """The least and the most of a metric, if the numbers are uncertain independently of each other: deviations are added
         in squares, those that lower it and those that raise it apart."""
         base = self.base[metric]
@@ -55,15 +59,18 @@ class Sensitivity:
     def as_json(self) -> dict[str, Any]:
         """Times in ms."""
 
-        def times(metrics: Mapping[str, Seconds] | None) -> dict[str, float] | None:
-            return {f"{name}_ms": 1000 * metrics[name] for name in METRICS} if metrics else None
+        def told(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
+            if metrics is None:
+                return None
+            return {key: metrics[name] * (1000 if name in TIMES else 1) for name, key in METRICS.items() if name in metrics}
 
-        bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in METRICS}
+        bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in TIMES}
+        bands |= {f"{METRICS[name]}_band": list(self.band(name)) for name in self.base if name not in TIMES}
         swings = [
-            {"key": s.key, "value": s.value, "range": s.ends, "low": times(s.low), "high": times(s.high), "source": s.source}
+            {"key": s.key, "value": s.value, "range": s.ends, "low": told(s.low), "high": told(s.high), "source": s.source}
             for s in self.swings
         ]
-        return {**(times(self.base) or {}), **bands, "swings": swings}
+        return {**(told(self.base) or {}), **bands, "swings": swings}
 
 
 def sensitivity(
@@ -93,8 +100,9 @@ def sensitivity(
     return found
 
 
-def lone(scenario: Scenario, name: str, system: System) -> dict[str, Seconds] | None:
-    """TPOT and TTFT of a mean request that is alone; None where the model does not fit a moved number."""
+def lone(scenario: Scenario, name: str, system: System) -> dict[str, float] | None:
+    """TPOT and TTFT of a mean request that is alone, and what a token takes and costs if the system always serves such a one; None
+    where the model does not fit a moved number."""
     changed = scenario.model_copy(update={"systems": {name: system}})
     deployment = changed.deploy(name)
     if not deployment.fit.fits:
@@ -102,7 +110,23 @@ def lone(scenario: Scenario, name: str, system: System) -> dict[str, Seconds] | 
             raise PlanError(f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do")
         return None
     found = changed.lone(deployment)
-    return {"tpot": found.tpot, "ttft": found.ttft}
+    return {"tpot": found.tpot, "ttft": found.ttft} | per_token(changed, name, deployment, found.tpot)
+
+
+def per_token(scenario: Scenario, name: str, deployment: Deployment, tpot: Seconds) -> dict[str, float]:
+    """Joules of a lone user's decoded token, PUE included, and dollars for a million of them, where they are known."""
+    workload, window, money = scenario.workload, deployment.limits.window, scenario.money
+    context = workload.mean_prompt + workload.mean_output / 2
+    tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
+    tally.passages[1] = 1
+    replicas, server = deployment.layout.plan.replicas, beside(deployment.layout.chip, money.systems.get(name, Ownership()))
+    used = energy([Part(deployment.costs, deployment.chips // replicas, tally, server)], tpot, money.pue)
+    told = {"joules": sum(used.values())} if used else {}
+    if has := scenario.owned(name):
+        drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
+        if price := token_price(money, has, drawn, replicas, replicas, tpot):
+            told["usd"] = price["usd_per_mtok"]
+    return told
 
 
 def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], Callable[[str], System]]]:
@@ -122,9 +146,9 @@ def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], 
 
 
 def unused(system: System, key: str) -> bool:
-    """What says nothing here: a chip's cables where the system has others, energies, and what hosts took elsewhere."""
+    """What says nothing here: a chip's cables where the system has others, and what hosts took elsewhere."""
     other = system.topology or (system.cluster and system.cluster.topology)
-    return bool(key.startswith("topology") and other) or key.endswith("energy") or key.startswith("request_overhead")
+    return bool(key.startswith("topology") and other) or key.startswith("request_overhead")
 
 
 def mover(system: System, key: str) -> Callable[[str], System]:

@@ -356,6 +356,7 @@ class Replica:
                     self.leave_window(batch, self.limits.window, tokens, job)
                 if not self.policies.reserve:
                     job.kv += job.output - 1
+                self.tell(job, job.output - 1)
                 self.end(job, leave)
             if self.policies.deadline is not None:
                 for end in [each for each in batch.ends if each[2].cancelled]:
@@ -419,6 +420,7 @@ class Replica:
         batch.ends.remove(end)
         heapq.heapify(batch.ends)
         decoded = job.output - 1 - (last - batch.step)
+        self.tell(job, decoded)
         batch.running -= 1
         batch.context -= job.prompt + 1 + decoded
         if self.limits.window:
@@ -432,6 +434,14 @@ class Replica:
             sequences, since = batch.stalled[place]
             batch.stalled[place : place + 1] = [(sequences - 1, since)] if sequences > 1 else []
         return 1 + decoded
+
+    def tell(self, job: Job, decoded: int) -> None:
+        """A sequence leaves its micro-batch: how many tokens it decoded since its prompt ended, and what they attended to."""
+        tally = self.passing.tally
+        tally.logits += decoded
+        tally.context += seen(job.prompt, decoded, None)
+        if self.limits.window:
+            tally.windowed_context += seen(job.prompt, decoded, self.limits.window)
 
     @staticmethod
     def join_window(batch: MicroBatch, window: int, job: Job) -> None:
@@ -586,6 +596,7 @@ def serve_fleet(
     for replica in fleet:
         replica.passing.close()
     rows.systems = [replica.system for replica in fleet]
+    rows.tallies = [replica.passing.tally for replica in fleet]
     rows.busy = [replica.passing.busy for replica in fleet]
     rows.traffic = {replica.number: replica.passing.machine.traffic for replica in fleet if isinstance(replica.passing, Chips)}
     rows.kv_peak = [replica.room.kv_peak for replica in fleet]

@@ -78,15 +78,18 @@ def comparison(summary: Mapping[str, Any]) -> RenderableType:
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """The systems side by side; of a replayed trace also what was measured where it was taken."""
+    """What the systems cost before any token, where that is asked; the systems side by side; what a trace's own server did."""
+    before = [envelope(summary)] if "estimate" in summary else []
     beside = [against(summary["measured"], summary["systems"])] if "measured" in summary else []
-    return [compared(summary), *beside]
+    return [*before, compared(summary), *beside]
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What stands below the tables: what was left out, what was counted, and the findings."""
     systems = summary["systems"]
     noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
+    if "estimate" in summary:
+        noted.append("The ratios of what systems cost say nothing of tokens: they compare as if all systems were equally fast.")
     if any("measured" in s for s in systems.values()):
         spans = {name: s["measured"] for name, s in systems.items()}
         told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
@@ -120,6 +123,10 @@ def compared(summary: Mapping[str, Any]) -> Table:
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
     table.add_row("fitted share of a token", *of_plain(each, lambda s: f"{s['fitted_share']:.0%}"))
+    for key, rows in PER_TOKEN.items():
+        if any(key in s for s in each):
+            for label, cell in rows.items():
+                table.add_row(label, *(cell(s[key]) if key in s else "-" for s in each))
     if any(map(by_chip, each)):
         networks = [s.get("network", {}) for s in each]
         table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
@@ -131,6 +138,39 @@ def compared(summary: Mapping[str, Any]) -> Table:
         table.add_row("published token/s of a user", *of_plain(each, lambda s: speeds_of(s["published"])))
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each))
+    return table
+
+
+# What a token of the run took and cost, where that is known.
+PER_TOKEN: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {
+    "energy": {
+        "J for an output token": lambda energy: number(energy["joules_per_token"]),
+        "  idle / work / server / PUE": lambda energy: " / ".join(map(number, causes(energy["joules_per_token_by_cause"]))),
+        "mean power, kW": lambda energy: number(energy["mean_power_w"] / 1000),
+    },
+    "economics": {
+        "$ for a million output tokens": lambda economics: number(economics["usd_per_mtok"]),
+        "$ for a request": lambda economics: number(economics["usd_per_request"]),
+    },
+}
+
+
+def causes(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
+    """What idling chips took, their work (computing, reading, sending), what stands around them, the PUE."""
+    return joules["idle"], joules["compute"] + joules["memory"] + joules["links"], joules["server"], joules["pue"]
+
+
+def envelope(summary: Mapping[str, Any]) -> Table:
+    """The estimate before any token: what each system costs over the years, and the first as a multiple of each other one."""
+    told, terms = summary["estimate"], summary["economics"]
+    hosting, electricity = terms["hosting_usd_per_kw_month"], terms["electricity_usd_per_kwh"]
+    power = f"${number(hosting)} a kW and month" if electricity is None else f"${electricity:g} a kWh, PUE {terms['pue']:g}"
+    first, *others = told
+    ratios = [f"{first} / {name}" for name in others]
+    table = titled(f"{summary['scenario']}: bought and run for {terms['years']:g} years, at {power}", [*told, *ratios])
+    for key, label in (("capex_usd", "capex, $"), ("opex_usd", "opex, $"), ("total_usd", "total, $")):
+        cells = (f"{told[first][key] / told[name][key]:.2f}" if told[name][key] else "-" for name in others)
+        table.add_row(label, *(f"{each[key]:,.0f}" for each in told.values()), *cells)
     return table
 
 

@@ -551,3 +551,35 @@ def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsi
     assert f"({100 * math.log(simulated / 200):+.1f}" in row[-2]
     status, out, _ = sramsim("run", "mine.yaml", "--json", "--set", "workload.time_scale=2")
     assert "measured" not in json.loads(out)
+
+
+# Money.
+
+
+def test_the_estimate_is_told_before_the_tokens(sramsim):
+    status, out, _ = sramsim("run", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4")
+    assert status == 0
+    assert [line.split("│")[4].strip() for line in out.splitlines() if re.match("(cap|op)ex|total", line)] == [
+        "38.13",
+        "10.58",
+        "32.80",
+    ]
+    assert "$ for a million output tokens" in out
+    assert "J for an output token" in out
+
+
+def test_what_cannot_serve_has_its_estimate_all_the_same(sramsim):
+    status, out, err = sramsim("run", "jia-2024", "--set", "systems.lpu.chips=305")
+    assert status == 2
+    assert "20.33" in out
+    assert "5.64" in out
+    assert err.count("\n") == 1
+    assert "the fullest chip needs" in err
+
+
+def test_power_and_prices_are_moved_too(sramsim):
+    _, out, _ = sramsim("sensitivity", "llama2-70b-lpu-vs-h100", "--json")
+    swings = {swing["key"]: swing for swing in json.loads(out)["systems"]["lpu"]["swings"]}
+    assert swings["chip.price"]["low"]["usd_per_mtok"] < swings["chip.price"]["high"]["usd_per_mtok"]
+    assert swings["chip.power.idle"]["low"]["joules_per_token"] < swings["chip.power.idle"]["high"]["joules_per_token"]
+    assert swings["chip.price"]["low"]["tpot_ms"] == swings["chip.price"]["high"]["tpot_ms"]

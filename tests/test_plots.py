@@ -1,12 +1,14 @@
 """Figures say their finding, name what they show, and are the same bytes each time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import polars
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from plots import FIGURES, agreement, draw_all, style, tornado
+from plots import FIGURES, agreement, crossover, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
 from sim.sensitivity import sensitivity
@@ -30,7 +32,7 @@ def test_titles_say_the_finding_and_axes_their_units(saved, name):
     assert any(system in figure.get_suptitle() for system in saved.summary["systems"])
     for axis in figure.axes:
         label = axis.get_xlabel() + axis.get_ylabel()
-        assert any(unit in label for unit in (", ms", ", s", ", %", "per second", "token (", "waiting"))
+        assert any(unit in label for unit in (", ms", ", s", ", %", "per second", "token (", "waiting", "$ per million"))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -202,3 +204,43 @@ def test_agreement_and_tornado_draw_real_results():
     figure = tornado.draw("llama3-8b", {name: each.as_json() for name, each in found.items()})
     assert "'s TPOT hangs most on" in figure.get_suptitle()
     drawn_inside(figure)
+
+
+def test_the_crossover_is_where_a_token_costs_as_much():
+    """At the price that a circle stands at, a run says that both systems' tokens cost the same."""
+    saved = run(read("jia-2024", ["workload.requests=64", "workload.users=32"])).saved()
+    figure = FIGURES["crossover"](saved)
+    systems = saved.summary["systems"]
+    other = systems["h100x8"]["economics"]["usd_per_mtok"]
+    price = crossover.crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
+    changed = [f"economics.systems.nodes.card={price} USD", "workload.requests=64", "workload.users=32"]
+    again = run(read("jia-2024", changed)).as_json()["systems"]
+    assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)
+    assert len(figure.axes[0].lines) >= 2 * len(systems)
+
+
+def test_without_prices_there_is_no_crossover(saved):
+    assert "crossover" in draw_all(saved)
+    unpriced = {name: {k: v for k, v in s.items() if k != "economics"} for name, s in saved.summary["systems"].items()}
+    assert "crossover" not in draw_all(replace(saved, summary=saved.summary | {"systems": unpriced}))
+
+
+def test_joules_against_load_add_up():
+    points = [
+        {
+            "system": name,
+            "load": load,
+            "idle": 4 / load,
+            "server": 3 / load,
+            "pue": 2 / load,
+            "compute": 1,
+            "memory": 1,
+            "links": 0.5,
+        }
+        for name in ("a", "b")
+        for load in (1, 10, 100)
+    ]
+    for given in (points, polars.DataFrame(points)):
+        figure = energy.draw(given)
+        assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
+        assert figure.get_suptitle().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")

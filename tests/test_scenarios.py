@@ -14,6 +14,8 @@ from sim.files import names
 
 REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
+    ("jia-2024", "lpu"): "BACKLOGGED",  # 256 users are more than its SRAM holds
+    ("jia-2024", "nodes"): "BACKLOGGED",
     ("mooncake-conversation", "lpu"): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
     ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
     ("replay-vllm-rtx4090", "rtx4090"): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sim.chip import Compute
 from sim.cost import FOREVER, Step, Work
+from sim.energy import usage
 from sim.plan import Plan
 from sim.records import BINS_PER_DECADE, Gaps
 from sim.serve import Limits, serve
@@ -91,6 +92,8 @@ def test_a_leap_is_its_steps(deployments, serve_on, drawn):
     assert leap.gaps.squares == pytest.approx(step.gaps.squares, rel=1e-11)
     for one, other in zip(leap.busy, step.busy, strict=True):
         assert one == pytest.approx(other, rel=1e-11)
+    for one, other in zip(leap.tallies, step.tallies, strict=True):
+        assert usage(deployment.costs, one) == usage(deployment.costs, other)
 
 
 @pytest.mark.parametrize("leap", [True, False])
