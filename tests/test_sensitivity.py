@@ -212,7 +212,7 @@ def test_the_command_tells_as_json_as_a_table_and_as_a_figure(sramsim, mine, fou
     assert "TPOT hangs most on bandwidth" in Path("tornado.svg").read_text()
     status, out, err = sramsim("sensitivity", "mine.yaml")
     assert (status, err) == (0, "")
-    assert "Without effect on a lone request: chip.power.maximum." in " ".join(out.split())
+    assert "Without effect on a lone request, to 0.1%: chip.power.maximum." in " ".join(out.split())
     assert "all together" in out
 
 
