@@ -7,7 +7,7 @@ demo: .venv/ready
 	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -37,7 +37,7 @@ wheel-test: .venv/ready
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/pip install --quiet --upgrade "pip>=25.1"
 	.venv-wheel/bin/pip install --quiet --group dev dist/sramsim-*.whl
-	cd "$$(mktemp -d)" && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml -m "not slow" $(CURDIR)/tests
+	cd "$$(mktemp -d)" && SRAMSIM_INSTALLED=1 $(CURDIR)/.venv-wheel/bin/pytest -n auto --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml -m "not slow" $(CURDIR)/tests
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12")'

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, crossover, load, occupancy, pareto, request, scaling, series, speed, users
+from plots import breakdown, cdf, crossover, energy, load, occupancy, pareto, request, scaling, series, speed, users
 from sim.records import Saved
 from sim.sweep import Swept
 
@@ -22,6 +22,7 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "pareto": (("rate", "users"), pareto.draw),
     "strong-scaling": (("chips",), scaling.draw),
     "users": (("users",), users.draw),
+    "energy": (("rate", "users"), energy.draw_swept),
 }
 
 

@@ -89,5 +89,4 @@ def finding(cards: list[str], systems: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def usd_of(value: float) -> str:
-    """With a dollar sign that begins no formula."""
-    return rf"\${style.number(value)}"
+    return f"${style.number(value)}"

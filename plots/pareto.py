@@ -1,4 +1,4 @@
-"""The Pareto frontier that the field reads: throughput per chip and per kW against what one user gets."""
+"""The Pareto frontier that the field reads: throughput per chip, per kW and per dollar against what one user gets."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,27 @@ from plots import series, style
 from plots.series import Series
 from sim.sweep import Swept
 
+PRICE = "economics.usd_per_mtok"
+
 
 def draw(swept: Swept) -> Figure:
-    """Each line is one system under rising load.  Power is that of its chips alone."""
+    """Each line is one system under rising load.  Power is that of its chips alone; dollars are those of the run's economics, where
+    prices are known."""
     lines = series.series(swept, x(swept))
     power = watts(lines)
-    figure = style.figure(8.5, 4.4)
-    per_chip, per_kw = figure.subplots(1, 2)
-    for axis, divisor, label in ((per_chip, "chips", "chip"), (per_kw, power, "kW of chips")):
+    priced = any(each.knows(PRICE) for each in lines)
+    figure = style.figure(11.5 if priced else 8.5, 4.4)
+    per_chip, per_kw, *per_dollar = figure.subplots(1, 3 if priced else 2)
+    panels = [
+        (per_chip, "chips", "output tokens per second, per chip"),
+        (per_kw, power, "output tokens per second, per kW of chips"),
+    ]
+    panels += [(axis, PRICE, "output tokens per dollar") for axis in per_dollar]
+    for axis, divisor, label in panels:
         for each in lines:
-            if None not in each.values(divisor):
+            if each.knows(divisor):
                 series.plot(axis, each, speeds(each), throughput(each, divisor), each.overloaded)
-        axis.set(xlabel="output tokens per second of one user", ylabel=f"output tokens per second, per {label}", yscale="log")
+        axis.set(xlabel="output tokens per second of one user", ylabel=label, yscale="log")
         axis.set_xlim(0, None)
         style.plain_log(axis.yaxis)
     handles = series.key(lines)
@@ -50,7 +59,9 @@ def speeds(each: Series) -> list[float]:
 
 
 def throughput(each: Series, divisor: str) -> list[float]:
-    """Output tokens per second of all users, by chip or by kW."""
+    """Output tokens per second of all users, by chip or by kW; by the price of a million, tokens per dollar."""
+    if divisor == PRICE:
+        return [1e6 / price for price in each.values(PRICE)]
     unit = 1 if divisor == "chips" else 1000
     return [unit * total / by for total, by in zip(each.values("output_throughput"), each.values(divisor), strict=True)]
 

@@ -27,6 +27,10 @@ class Series:
     def values(self, column: str) -> list[float]:
         return list(self.table[column])
 
+    def knows(self, column: str) -> bool:
+        """Whether the table has the column, and a value in each of the line's points."""
+        return column in self.table.columns and None not in self.values(column)
+
     @property
     def overloaded(self) -> list[bool]:
         return list(self.table["verdict"] == "OVERLOADED")

@@ -243,4 +243,4 @@ def test_joules_against_load_add_up():
     for given in (points, polars.DataFrame(points)):
         figure = energy.draw(given)
         assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
-        assert figure.get_suptitle().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")
+        assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")

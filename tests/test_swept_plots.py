@@ -29,7 +29,7 @@ SWEEPS = {
     "users": "{workload: [%s]}" % ", ".join(CLOSED % n for n in (1, 4, 16)),  # noqa: UP031
     "chips": "[{systems.lpu.plan.tensor: 4}, {systems.lpu.chips: 128}, {systems.lpu.chips: 8}]",
 }
-OF = {"latency-vs-load": "rate", "pareto": "users", "users": "users", "strong-scaling": "chips"}
+OF = {"energy": "rate", "latency-vs-load": "rate", "pareto": "users", "users": "users", "strong-scaling": "chips"}
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
 
 
 def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
-    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto"]
-    assert list(draw_swept(swept["users"])) == ["pareto", "users"]
+    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto", "energy"]
+    assert list(draw_swept(swept["users"])) == ["pareto", "users", "energy"]
     assert list(draw_swept(swept["chips"])) == ["strong-scaling"]
     failed = changed(swept["rate"], error="no", completed=None)
     assert draw_swept(failed) == {}
@@ -115,15 +115,30 @@ def test_users_title_says_until_when_the_speed_holds(swept):
 
 
 def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
-    per_chip, per_kw = pareto.draw(swept["users"]).axes
+    per_chip, per_kw, per_dollar = pareto.draw(swept["users"]).axes
     own = swept["users"].table.filter(polars.col("system") == "lpu").sort("users")
     for axis, divisor in ((per_chip, 64), (per_kw, 64 * 0.185)):
         x, y = axis.lines[0].get_data()
         assert np.allclose(x, 1000 / own["median_tpot_ms"].to_numpy())
         assert np.allclose(y, own["output_throughput"].to_numpy() / divisor)
+    priced = swept["users"].table.filter(polars.col("economics.usd_per_mtok").is_not_null() & (polars.col("system") == "lpu"))
+    assert np.allclose(per_dollar.lines[0].get_data()[1], 1e6 / priced.sort("users")["economics.usd_per_mtok"].to_numpy())
     title = " ".join(pareto.draw(swept["users"]).get_suptitle().split())
     fastest = 1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
     assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace("- ", "-")
+
+
+def test_without_prices_there_is_no_panel_of_dollars(swept):
+    unpriced = swept["users"].table.drop("economics.usd_per_mtok")
+    assert len(pareto.draw(Swept(swept["users"].summary, unpriced)).axes) == 2
+
+
+def test_the_joules_of_a_token_are_those_of_the_table_over_its_load(swept):
+    figure = SWEPT["energy"][1](swept["rate"])
+    own = swept["rate"].table.filter(polars.col("system") == "lpu").sort("rate")
+    x, y = figure.axes[0].lines[0].get_data()
+    assert np.allclose(x, own["rate"].to_numpy())
+    assert np.allclose(y, own["energy.joules_per_token"].to_numpy())
 
 
 def test_power_compares_like_with_like(swept):
