@@ -6,6 +6,7 @@ from typing import Any
 
 from sim.chip import Chip, Cluster
 from sim.engine import Engine
+from sim.faults import Faults
 from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
 from sim.measurements import Network, Rules, Speeds
 from sim.model import SPELLINGS, Model
@@ -79,7 +80,7 @@ def sources(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What `show` tells of each model, chip, cluster and engine that a scenario names, or writes in place, as a run keeps it."""
     entries: dict[str, dict[str, Any]] = {}
     for where, kind, named in parts(given):
-        folder, cls = SHOWN[kind]
+        folder, cls = SHOWN.get(kind, ("", Faults))
         if isinstance(named, str):
             document = Document(find(named, folder))
             title, facts, note = told(document.path.stem, document.data, document.value(cls))
@@ -97,10 +98,10 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
         path = f"{where}.{key}" if where else str(key)
         last = str(key).rpartition(".")[2]  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
         kind = "chip" if last == "like" else last  # of an exception: {chip: 12, like: my-chip.yaml}
-        if kind in ("model", "cluster", "chip", "engine"):
+        if kind in ("model", "cluster", "chip", "engine", "faults"):
             several = value if isinstance(value, tuple) else (value,)
             yield from ((path, kind, named) for named in several if isinstance(named, str | Mapping))
-        if kind != "model":  # a config.json's keys are not ours
+        if kind not in ("model", "faults"):  # a config.json's keys are not ours; the chip of faults is no part
             yield from parts(value, path)
 
 

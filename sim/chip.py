@@ -218,6 +218,7 @@ class Chip(Sourced):
     power: Power | None = None
     price: Dollars | None = None
     server: Server | None = None
+    host_link: BytesPerSecond | None = None  # from its host, one way: by it the weights come
     claimed_bandwidth: BytesPerSecond | None = None  # what its maker calls its memory bandwidth, where that is another number
 
     @model_validator(mode="after")

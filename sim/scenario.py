@@ -28,6 +28,7 @@ from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, beside, joules_per_token, over_years, owned, token_price
 from sim.energy import Part, energy, summed
 from sim.engine import EngineField, NetworkMode, Sigma
+from sim.faults import Faults, availability, groups, load_time
 from sim.files import Document, Value, find, nearest
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
@@ -59,6 +60,9 @@ class System(Value):
 
     `fidelity` may differ from the scenario's.  At chip fidelity, `network` and `jitter` stand for the engine's where they are
     given, and `exceptions` are the chips and links that are not as the others.
+
+    `faults` is what of it fails over months: beside the requests' statistics its availability is simulated.  Requests are served by
+    the system as it is while it works.
     """
 
     chip: ChipField | None = None
@@ -86,6 +90,7 @@ class System(Value):
     network: NetworkMode | None = None
     jitter: Sigma | None = None
     exceptions: tuple[Exceptional, ...] = ()
+    faults: Faults | None = None
 
     @model_validator(mode="after")
     def _hardware(self) -> "System":
@@ -519,6 +524,12 @@ def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
 
 
+def cold_start(deployment: Deployment) -> float | None:
+    """Seconds to load the weights from the hosts; None where the chip's file does not give the link."""
+    link = deployment.layout.chip.host_link
+    return load_time(deployment.fit.weights, link) if link else None
+
+
 def describe(deployment: Deployment) -> dict[str, Any]:
     """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
     layout = deployment.layout
@@ -540,6 +551,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         },
         "token_budget": layout.token_budget,
         "kv_tokens": deployment.limits.kv_tokens,
+        "load_s": cold_start(deployment),
         "published": [
             {"id": p.id, "tokens_per_second": p.speed, "engine": p.engine, "weights": p.weights, "date": p.date, "source": p.source}
             for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)
@@ -590,6 +602,11 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     if scenario.by_chip(name):
         scenario.machines(name, deployment)  # its exceptions are looked at
+    if faults := scenario.plain(name).faults:
+        try:
+            groups(faults, deployment.chips)
+        except ValueError as error:
+            raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     return deployment
 
 
@@ -638,6 +655,11 @@ def served(
     metrics = summary(rows, scenario.slo, scenario.measure)
     if name in lone:  # a fleet has no token's time of its own
         metrics["fitted_share"] = lone[name].fitted_share
+        if faults := scenario.plain(name).faults:
+            deployment = members[name].deployment
+            seed = [scenario.seed, *f"faults of {name}".encode()]
+            found = availability(faults, deployment.chips, cold_start(deployment) or 0.0, seed)
+            metrics |= found.metrics()
     return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, costs(scenario, members, rows))
 
 

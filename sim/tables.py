@@ -138,6 +138,10 @@ def compared(summary: Mapping[str, Any]) -> Table:
         table.add_row("published token/s of a user", *of_plain(each, lambda s: speeds_of(s["published"])))
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each))
+    loading(table, each)
+    if any("availability" in s for s in each):
+        table.add_section()
+        reliability(table, each)
     return table
 
 
@@ -172,6 +176,36 @@ def envelope(summary: Mapping[str, Any]) -> Table:
         cells = (f"{told[first][key] / told[name][key]:.2f}" if told[name][key] else "-" for name in others)
         table.add_row(label, *(f"{each[key]:,.0f}" for each in told.values()), *cells)
     return table
+
+
+def loading(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
+    """How long the weights take from the hosts, where a chip's file gives the link."""
+    times = [s.get("load_s") for s in systems]
+    if any(times):
+        table.add_row("weights from the hosts", *(show(time, "s") if time else "-" for time in times))
+
+
+def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
+    """The share of time that a system works, and what it gives over all time."""
+
+    def row(label: str, cell: Callable[[Mapping[str, Any]], str]) -> None:
+        table.add_row(label, *(cell(s) if "availability" in s else "-" for s in systems))
+
+    row("availability, % and its 95 % interval", lambda s: f"{percent(s, 'availability')} ± {percent(s, 'ci95_availability')}")
+    row("  in closed form, %", lambda s: percent(s, "closed_form_availability"))
+    row("  if swaps took no time, %", lambda s: percent(s, "closed_form_availability_without_swaps"))
+    row("  one horizon in twenty is below, %", lambda s: percent(s, "p5_availability"))
+    row("  without spares, MTBF/(MTBF+MTTR), %", lambda s: percent(s, "series_availability"))
+    row("MTBF of the parts at work, h", lambda s: number(s["mtbf_h"]))
+    row("swap of a part", lambda s: show(s["swap_s"], "s"))
+    row("outages a year", lambda s: number(s["outages_per_year"]))
+    row("output token/s, outages counted", lambda s: number(s["availability"] * s["output_throughput"]))
+
+
+def percent(system: Mapping[str, Any], key: str) -> str:
+    """An availability in %, '-' for none, to the digit that its interval leaves certain."""
+    digits = max(1, 1 - math.floor(math.log10(100 * system["ci95_availability"] or 1)))
+    return "-" if system[key] is None else f"{100 * system[key]:.{digits}f}"
 
 
 def as_html(table: Table) -> str:

@@ -53,9 +53,10 @@ watt = joule / second = W
 watt_hour = 3600 * joule = Wh
 token = [token]
 request = [request]
+failure = [failure]
 usd = [money] = USD
 """
-WHOLE = ("byte", "bit", "flop", "op", "token", "request")
+WHOLE = ("byte", "bit", "flop", "op", "token", "request", "failure")
 FRACTIONS = ("milli", "micro", "nano", "pico")
 
 
@@ -119,7 +120,7 @@ def show(value: float, unit: str) -> str:
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.4g} {prefix}{unit}"
-    if value == 0 or abs(value) >= 1 or unit.partition("/")[0] in ("B", "FLOP", "token", "request"):
+    if value == 0 or abs(value) >= 1 or unit.partition("/")[0] in ("B", "FLOP", "token", "request", "failure"):
         return f"{value:.4g} {unit}"
     prefix, size = next((p for p in (("m", 1e-3), ("u", 1e-6), ("n", 1e-9)) if abs(value) >= p[1]), ("p", 1e-12))
     return f"{value / size:.4g} {prefix}{unit}"
@@ -169,6 +170,7 @@ DollarsPerSecond = Annotated[float, NOT_NEGATIVE, Unit("USD/s")]
 DollarsPerJoule = Annotated[float, NOT_NEGATIVE, Unit("USD/J")]
 Tokens = Annotated[int, Field(ge=1, le=MAX_COUNT), Unit("token")]
 RequestsPerSecond = Annotated[float, POSITIVE, Unit("request/s")]
+FailuresPerSecond = Annotated[float, POSITIVE, Unit("failure/s")]
 TokensPerSecond = Annotated[float, POSITIVE, Unit("token/s")]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]

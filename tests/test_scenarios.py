@@ -177,6 +177,60 @@ def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsy
     assert "by-room on 608 chips" in command(monkeypatch, capsys, "check", "fleet")
 
 
+SOURCE = "Llama 3 (arXiv 2407.21783): failures of the category GPU"
+
+
+def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
+    """Simulated as in closed form; what is left are the swaps, and the loading over the host links is the least of them."""
+    result = ran("spares")
+    found = {name: system.metrics for name, system in result.systems.items()}
+    for each in found.values():
+        assert abs(each["availability"] - each["closed_form_availability"]) < 3 * each["ci95_availability"] / 1.96
+        assert each["ci95_availability"] / 1.96 < 0.1 * (1 - each["availability"])
+    assert found["no-spare"]["availability"] < 0.9 < found["one-per-rack"]["availability"] < found["pooled"]["availability"]
+    assert 1 - found["pooled"]["closed_form_availability_without_swaps"] < 0.05 * (1 - found["pooled"]["availability"])
+    assert 600 < found["pooled"]["swap_s"] < 600.1
+    assert SOURCE in str(result.scenario.origin["sources"])
+    told = " ".join(command(monkeypatch, capsys, "run", "spares").split())
+    assert "availability, % and its 95 % interval" in told
+    assert "99.875" in told
+
+
+def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
+    sets = ["systems.pooled.faults.crews=1", "systems.pooled.faults.rack={rate: 1e-7 failure/h}", "systems.pooled.faults.samples=2"]
+    words = [word for each in sets for word in ("--set", each)]
+    drop = ["--set", "systems.no-spare.faults=null", "--set", "systems.one-per-rack.faults=null"]
+    told = json.loads(command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop))["systems"]
+    assert told["pooled"]["closed_form_availability"] is None
+    assert "availability" not in told["no-spare"]
+    assert "in closed form" in command(monkeypatch, capsys, "run", "spares", *words, *drop)
+
+
+def test_weights_come_over_the_host_links(monkeypatch, capsys):
+    told = json.loads(command(monkeypatch, capsys, "plan", FLAGSHIP, "--json"))["systems"]
+    assert told["lpu"]["load_s"] == pytest.approx(told["lpu"]["bytes_per_chip"]["weights"] / 31.5e9)
+    assert "weights from the hosts" in command(monkeypatch, capsys, "plan", FLAGSHIP)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("chips_per_node=7", "systems.pooled: faults: 576 chips are no whole nodes of 7"),
+        ("chip.rate=1e-5 1/h", "'1e-5 1/h' is not a quantity in failure/s"),
+        ("spares=-1", "-1: it must be at least 0"),
+        ("crew=1", "faults has no 'crew'; did you mean 'crews'?"),
+    ],
+)
+def test_faults_that_cannot_be_are_one_line(monkeypatch, capsys, assignment, reason):
+    monkeypatch.setattr(sys, "argv", ["sramsim", "check", "spares", "--set", f"systems.pooled.faults.{assignment}"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
+
+
 FLEET = "mine.yaml:9"
 
 

@@ -30,7 +30,7 @@ BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SMALL = {"m": 1e-3, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "n": 1e-9, "p": 1e-12}
 WHOLE = ["B", "bit", "FLOP", "OP", "token", "request"]  # nobody has a thousandth of these
 DIVISIBLE = ["s", "Hz", "J", "W", "Wh", "USD"]
-UNITS = ["s", "Hz", "B", "B/s", "FLOP", "FLOP/s", "W", "J/B", "J/FLOP", "USD", "token", "request/s", "token/s"]
+UNITS = ["s", "Hz", "B", "B/s", "FLOP", "FLOP/s", "W", "J/B", "J/FLOP", "USD", "token", "request/s", "failure/s", "token/s"]
 
 
 class Sample(Value):

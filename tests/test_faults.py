@@ -1,0 +1,177 @@
+"""Availability: the closed forms against numbers, enumeration and a Markov chain, the simulation against the closed forms."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from sim.faults import (
+    Failures,
+    Faults,
+    Group,
+    Outages,
+    availability,
+    births_and_deaths,
+    closed_form,
+    enough,
+    groups,
+    load_time,
+    mtbf,
+    series,
+)
+
+HOUR = 3600.0
+CHIP = Failures(rate=1.2621e-5 / HOUR)  # Llama 3 (arXiv 2407.21783): category GPU
+NODE = (CHIP,) * 8
+OFTEN = Failures(rate=1e-3 / HOUR)
+YEAR = 8760 * HOUR
+# Ten nodes of one chip with two spares, whose chips fail every 1,000 hours.
+SMALL = {"chip": OFTEN, "spares": 2, "repair": 24 * HOUR, "detection": HOUR / 6, "horizon": YEAR, "samples": 60}
+
+
+@pytest.mark.parametrize(
+    ("chips", "hours"),
+    [(8, 9904), (256, 309), (572, 138), (2560, 30.9), (10440, 7.6)],
+)
+def test_chips_that_are_all_needed_fail_so_often(chips, hours):
+    assert mtbf([Group(chips, 0, (CHIP,))]) / HOUR == pytest.approx(hours, rel=5e-3)
+
+
+@pytest.mark.parametrize(("hours", "share"), [(1 / 6, 0.9988), (1, 0.9928), (24, 0.852)])
+def test_572_chips_without_a_spare(hours, share):
+    assert series(mtbf([Group(572, 0, (CHIP,))]), hours * HOUR) == pytest.approx(share, abs=5e-4 if share < 0.9 else 5e-5)
+
+
+@pytest.mark.parametrize(("spares", "share"), [(0, 0.840), (1, 0.9863), (2, 0.99919), (3, 0.99996)])
+def test_72_nodes_with_pooled_spares(spares, share):
+    assert enough([Group(72, spares, NODE)], 24 * HOUR, None) == pytest.approx(share, abs=10.0 ** -len(f"{share}"[2:]))
+
+
+def test_three_pooled_spares_beat_one_in_each_of_nine_racks():
+    per_rack = enough([Group(8, 1, NODE)] * 9, 24 * HOUR, None)
+    assert per_rack == pytest.approx(0.9981, abs=5e-5)
+    assert per_rack < enough([Group(72, 3, NODE)], 24 * HOUR, None)
+
+
+def test_with_a_crew_for_each_part_they_are_out_independently():
+    out = 0.024 / 1.024
+    binomial = [math.comb(12, j) * out**j * (1 - out) ** (12 - j) for j in range(13)]
+    assert births_and_deaths(12, OFTEN.rate, 24 * HOUR, 12) == pytest.approx(binomial)
+
+
+@pytest.mark.parametrize("crews", [1, 2, 6])
+def test_groups_that_share_crews_are_as_the_markov_chain_of_all_parts_says(crews):
+    """Two groups of 2 + 1; the crews work on the parts that are out, whichever: a chain over all 64 states."""
+    rate, mend = 0.3, 1.0
+    states = list(itertools.product((0, 1), repeat=6))
+    rates = np.zeros((64, 64))
+    for i, state in enumerate(states):
+        for part, out in enumerate(state):
+            other = states.index((*state[:part], 1 - out, *state[part + 1 :]))
+            rates[i, other] = mend * min(crews, sum(state)) / sum(state) if out else rate
+    balance = np.vstack([(rates - np.diag(rates.sum(axis=1))).T, np.ones(64)])
+    long_run = np.linalg.lstsq(balance, np.array([0.0] * 64 + [1.0]), rcond=None)[0]
+    good = sum(p for p, state in zip(long_run, states, strict=True) if max(sum(state[:3]), sum(state[3:])) <= 1)
+    assert enough([Group(2, 1, (Failures(rate=rate),))] * 2, 1 / mend, crews) == pytest.approx(good)
+
+
+LAWS = {
+    "pooled": {"samples": 120},
+    "no spare": {"spares": 0, "detection": HOUR},
+    "one per rack": {"spares": 1, "spares_per": "rack", "nodes_per_rack": 5},
+    "nodes of two kinds of cause": {"chips_per_node": 2, "node": Failures(rate=2e-4 / HOUR)},
+    "racks and links": {"nodes_per_rack": 5, "rack": Failures(rate=1e-4 / HOUR), "link": Failures(rate=1e-5 / HOUR), "links": 20},
+    "one crew": {"crews": 1, "repair": 12 * HOUR, "samples": 120},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", LAWS.values(), ids=LAWS.keys())
+def test_simulated_availability_is_that_of_the_closed_form(changes):
+    """Within three standard errors for each of 20 seeds, the standard error below 10 % of the unavailability.
+
+    Components fail independently and n crews repair them (but for the last, with one), lives and repairs are exponential.
+    """
+    faults = Faults.model_validate(SMALL | changes)
+    for seed in range(20):
+        found = availability(faults, 10 * faults.chips_per_node, 0.0, [seed])
+        assert found.closed is not None
+        assert found.standard_error < 0.1 * (1 - found.closed.availability)
+        assert abs(found.mean - found.closed.availability) < 3 * found.standard_error
+
+
+@pytest.mark.parametrize("shape", [0.7, 2.0])
+def test_with_weibull_lives_the_mean_life_decides_in_the_long_run(shape):
+    """With a crew for each part and no time to swap: the binomial distribution knows the means only."""
+    faults = Faults.model_validate(SMALL | {"chip": Failures(rate=OFTEN.rate, shape=shape), "detection": 0.0, "horizon": 10 * YEAR})
+    found = availability(faults.model_copy(update={"chips_per_node": 2, "spares": 1}), 8, 0.0, [0])
+    assert found.closed is not None
+    assert found.standard_error < 0.1 * (1 - found.mean)
+    assert abs(found.mean - found.closed.availability) < 4 * found.standard_error
+
+
+def test_weibulls_scale_gives_the_mean_that_the_rate_says():
+    lives = Failures(rate=0.5, shape=0.7).scale * np.random.default_rng(0).weibull(0.7, 100_000)
+    assert lives.mean() == pytest.approx(2, rel=0.02)
+
+
+def test_an_outage_lasts_until_no_place_is_empty_and_the_last_swap_is_over():
+    outages = Outages(swap=2.0)
+    outages.lost(10, replaced=True)  # 10 to 13: a second swap begins in the first one
+    outages.lost(11, replaced=True)
+    outages.lost(20, replaced=False)  # 20 to 32: nobody until 30
+    outages.found(30)
+    outages.lost(40, replaced=False)  # 40 on
+    assert outages.between(0, 50) == (3 + 12 + 10, 3)
+    assert outages.between(12, 50) == (1 + 12 + 10, 2)
+
+
+def test_fewer_crews_wait_longer():
+    faults = Faults.model_validate(SMALL)
+    shares = [availability(faults.model_copy(update={"crews": crews}), 10, 0.0, [0]).mean for crews in (1, None)]
+    assert shares[0] < shares[1] - 0.001
+
+
+def test_the_same_seed_gives_the_same_samples():
+    first, second, other = (availability(Faults.model_validate(SMALL | {"samples": 3}), 10, 0.0, [seed]) for seed in (0, 0, 1))
+    assert first.samples == second.samples != other.samples
+
+
+def test_what_waits_for_the_same_few_crews_has_no_closed_form():
+    parts = [Group(10, 1, (OFTEN,)), Group(2, 0, (CHIP,))]
+    assert closed_form(parts, HOUR, 0.0, 1) is None
+    assert closed_form(parts, HOUR, 0.0, 13) == closed_form(parts, HOUR, 0.0, None)
+
+
+def test_a_swap_costs_what_all_parts_at_work_fail_in_it():
+    found = closed_form([Group(72, 3, NODE)], 24 * HOUR, HOUR / 6, None)
+    assert found is not None
+    assert found.swaps == pytest.approx(math.exp(-576 * 1.2621e-5 / 6))
+
+
+def test_the_parts_of_a_system():
+    rack = Failures(rate=1e-9)
+    faults = Faults.model_validate(SMALL | {"chip": CHIP, "chips_per_node": 8, "nodes_per_rack": 8, "rack": rack})
+    assert groups(faults, 80) == [Group(10, 2, NODE), Group(2, 0, (rack,))]
+    per_rack = faults.model_copy(update={"spares_per": "rack"})
+    assert groups(per_rack, 80) == [Group(8, 2, NODE), Group(2, 2, NODE), Group(2, 0, (rack,))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chips_per_node": 3}, "faults: 10 chips are no whole nodes of 3"),
+        ({"chip": None}, "faults: nothing fails; give chip, node, rack or link a rate"),
+        ({"spares_per": "rack"}, "faults: racks are counted by nodes_per_rack, and it is missing"),
+        ({"rack": OFTEN}, "faults: racks are counted by nodes_per_rack, and it is missing"),
+        ({"link": OFTEN}, "faults: link and links go together: how often one fails, and how many there are"),
+    ],
+)
+def test_parts_that_cannot_be_counted(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        groups(Faults.model_validate(SMALL | changes), 10)
+
+
+def test_weights_come_over_the_host_link():
+    assert load_time(126e6, 31.5e9) == pytest.approx(4e-3)
