@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, crossover, energy, load, occupancy, pareto, request, scaling, series, speed, users
+from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, request, scaling, series, speed, users
 from sim.records import Saved
 from sim.sweep import Swept
 
@@ -16,6 +16,7 @@ FIGURES: dict[str, Callable[[Saved], Figure]] = {
     "occupancy": occupancy.draw,
     "crossover": crossover.draw,
 }
+OUTAGES = {"day": day.draw}  # where a replica fails
 # Of a sweep: what must vary (a column of its table), and the figure over it.
 SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "latency-vs-load": (("rate",), load.draw),
@@ -28,7 +29,10 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
 
 def draw_all(saved: Saved) -> dict[str, Figure]:
     """Every figure, by the name its file gets; without prices there is no crossover."""
-    named = FIGURES if crossover.swept(saved.summary) else {name: draw for name, draw in FIGURES.items() if name != "crossover"}
+    failing = any("outages" in system for system in saved.summary["systems"].values())
+    named = FIGURES | (OUTAGES if failing else {})
+    if not crossover.swept(saved.summary):
+        named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}
 
 

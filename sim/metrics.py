@@ -115,9 +115,12 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     result: dict[str, Any] = {
         "verdict": verdict(rows),
         "completed": int(done.sum()),
-        "refused": int((counted & ~done & ~rows.cancelled).sum()),
+        "refused": int((counted & ~done & ~rows.cancelled & ~rows.failed).sum()),
         "cancelled": int((counted & rows.cancelled).sum()),
         "preemptions": int(rows.preemptions[counted].sum()),
+        "failed": int((counted & rows.failed).sum()),
+        "retried": int((counted & (rows.retries > 0)).sum()),
+        "moved": int((counted & rows.moved).sum()),
         "cached_tokens": int(rows.cached[counted].sum()),
         "duration": duration,
         "total_input_tokens": prompt,

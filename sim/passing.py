@@ -47,6 +47,8 @@ class Passing:
     def __init__(self) -> None:
         self.tally = Tally()
 
+    gaps: Gaps
+
     @property
     def busy(self) -> NDArray[np.float64]:
         """Seconds that each stage was at work."""
@@ -72,6 +74,11 @@ class Passing:
 
     def close(self) -> None:
         """The run is over: what was counted apart is booked."""
+
+    def stop(self) -> None:
+        """The replica has failed: what is under way goes to its end, and nothing of it is counted."""
+        self.close()
+        self.gaps, self.tally = Gaps(), Tally()
 
 
 class Pipeline:

@@ -20,7 +20,7 @@ from sim.workload import Requests
 if TYPE_CHECKING:
     import polars
 
-FINISHED, REFUSED, CANCELLED = "finished", "refused", "cancelled"
+FINISHED, REFUSED, CANCELLED, FAILED = "finished", "refused", "cancelled", "failed"
 BINS_PER_DECADE = 500  # a bin is 0.46 % wide
 
 # The columns of requests.parquet: type and meaning.
@@ -29,7 +29,7 @@ COLUMNS = {
     "id": "integer: the request's number, the same in all systems",
     "replica": "integer: the replica that served it, -1 where none did",
     "member": "text: the system that this replica is a copy of: in a fleet one of its members; empty where none served it",
-    "outcome": "text: finished, refused, or cancelled at its deadline",
+    "outcome": "text: finished, refused, cancelled at its deadline, or failed with its replica",
     "reason": "text: why it was not finished, else empty",
     "arrival": "s: when the user sent it",
     "admitted": "s: when it got its room",
@@ -39,6 +39,8 @@ COLUMNS = {
     "output_tokens": "integer: tokens of the output",
     "cached_tokens": "integer: tokens of the prompt that the prefix cache had",
     "preemptions": "integer: how often it lost its room and was computed again",
+    "retries": "integer: how often its replica failed, and it began anew",
+    "moved": "true or false: it began anew on another replica",
 }
 
 
@@ -153,6 +155,9 @@ class Rows:
         self.cancelled = np.zeros(n, bool)
         self.cached = np.zeros(n, np.int64)
         self.preemptions = np.zeros(n, np.int64)
+        self.retries = np.zeros(n, np.int64)
+        self.moved = np.zeros(n, bool)
+        self.failed = np.zeros(n, bool)
         self.reason = [""] * n
 
     @property
@@ -164,13 +169,14 @@ class Rows:
         import polars
 
         n = len(self.arrival)
+        unfinished = np.where(self.cancelled, CANCELLED, np.where(self.failed, FAILED, REFUSED))
         return polars.DataFrame(
             {
                 "system": [system] * n,
                 "id": np.arange(n),
                 "replica": self.replica,
                 "member": np.array([*self.systems, ""])[self.replica].tolist(),
-                "outcome": np.where(self.finished, FINISHED, np.where(self.cancelled, CANCELLED, REFUSED)).tolist(),
+                "outcome": np.where(self.finished, FINISHED, unfinished).tolist(),
                 "reason": self.reason,
                 "arrival": self.arrival,
                 "admitted": self.admitted,
@@ -180,6 +186,8 @@ class Rows:
                 "output_tokens": self.requests.output,
                 "cached_tokens": self.cached,
                 "preemptions": self.preemptions,
+                "retries": self.retries,
+                "moved": self.moved,
             }
         )
 

@@ -39,7 +39,7 @@ from sim.plan import Plan, PlanError, PlanField, sequences, weights_only_chips
 from sim.planner import Deployment, Lone, deploy, lone_request, minimum_chips, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows, Saved, answered
-from sim.serve import Setup, serve_fleet
+from sim.serve import Outage, Setup, serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload import Closed, Requests, WorkloadField
@@ -62,7 +62,7 @@ class System(Value):
     given, and `exceptions` are the chips and links that are not as the others.
 
     `faults` is what of it fails over months: beside the requests' statistics its availability is simulated.  Requests are served by
-    the system as it is while it works.
+    the system as it is while it works, but for `outages`: its replicas fail at these times.
     """
 
     chip: ChipField | None = None
@@ -91,6 +91,7 @@ class System(Value):
     jitter: Sigma | None = None
     exceptions: tuple[Exceptional, ...] = ()
     faults: Faults | None = None
+    outages: tuple[Outage, ...] = ()
 
     @model_validator(mode="after")
     def _hardware(self) -> "System":
@@ -302,6 +303,10 @@ class Scenario(Value):
                 raise PlanError(f"{self._where.get(name, '')}systems.{name}: {served}; the members of a fleet serve one model")
         return system.fleet
 
+    def outages(self, name: str) -> list[tuple[float, float]]:
+        """From when to when a replica of a system is down, s."""
+        return [(each.at, each.at + each.lasts) for member in self.members(name) for each in self.plain(member).outages]
+
     def by_chip(self, name: str) -> bool:
         """Whether every chip of a plain system is a process."""
         return (self.plain(name).fidelity or self.fidelity) == "chip"
@@ -367,7 +372,9 @@ class Scenario(Value):
         system, deployment = self.plain(name), member.deployment
         machine = self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
         shared = (deployment.costs, deployment.limits, system.policies, system.request_overhead, machine, name)
-        return [Setup(*shared, number) for number in range(member.replicas)]
+        of_each = member.deployment.layout.plan.replicas  # of each copy the same ones fail
+        outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
+        return [Setup(*shared, number, outages[number % of_each]) for number in range(member.replicas)]
 
     def whole(self, name: str) -> System:
         """A system with the model that it serves."""
@@ -425,6 +432,8 @@ class Result:
         systems = {}
         for name, s in self.systems.items():
             systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
+            if spans := self.scenario.outages(name):
+                system["outages"] = spans
             for member, told in system.get("members", {}).items():
                 told |= {"fidelity": "chip" if self.scenario.by_chip(member) else "stage"} | s.served[member]
             for member, told in system.get("members", {name: system}).items():
@@ -433,7 +442,8 @@ class Result:
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
         measured = {"measured": self.measured} if self.measured else {}
         paid = priced(self.scenario) if self.scenario.economics else {}
-        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, **paid, "systems": systems}
+        slo = {"slo_s": self.scenario.slo.model_dump(exclude_none=True)} if self.scenario.slo else {}
+        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, **slo, **paid, "systems": systems}
 
     def saved(self) -> Saved:
         """The result as it is kept in a folder: the summary with what it came from, and the requests' rows."""
@@ -602,12 +612,27 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     if scenario.by_chip(name):
         scenario.machines(name, deployment)  # its exceptions are looked at
-    if faults := scenario.plain(name).faults:
-        try:
+    try:
+        if faults := scenario.plain(name).faults:
             groups(faults, deployment.chips)
-        except ValueError as error:
-            raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
+        replicas_fail(scenario, name, deployment.layout.plan.replicas)
+    except ValueError as error:
+        raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     return deployment
+
+
+def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
+    """Raises: ValueError where outages are of a replica that is not there or is down already, or every chip is a process."""
+    free = dict.fromkeys(range(replicas), 0.0)
+    outages = sorted(scenario.plain(name).outages, key=lambda outage: outage.at)
+    if outages and scenario.by_chip(name):
+        raise ValueError("outages: need fidelity: stage")
+    for outage in outages:
+        if outage.replica not in free:
+            raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")
+        if outage.at < free[outage.replica]:
+            raise ValueError(f"outages: replica {outage.replica} is down already at {outage.at:g} s")
+        free[outage.replica] = outage.at + outage.lasts
 
 
 def check(scenario: Scenario) -> dict[str, dict[str, Member]]:

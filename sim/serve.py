@@ -15,13 +15,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import simpy
+from pydantic import Field
 from simpy.events import URGENT, Timeout
 
 from sim.cost import Costs, Work
-from sim.files import UserError
+from sim.energy import Tally, summed
+from sim.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, Router, continuous
@@ -58,6 +60,19 @@ class MicroBatch(Passage):
     planned: int = 1  # the steps that its passage may go on for, of which it may make fewer
 
 
+class Outage(Value):
+    """A replica is down from `at` on for so long: until its failure is noticed, a spare is in place, and the weights are loaded.
+
+    What it holds is lost.  Its requests begin anew from their prompts on another replica, or on the first that is up again where
+    there is none (`retry`); or they `fail`.
+    """
+
+    at: Seconds
+    lasts: Annotated[Seconds, Field(gt=0)]
+    replica: Annotated[int, Field(ge=0)] = 0
+    requests: Literal["retry", "fail"] = "retry"
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What one replica is.  All but their numbers is shared among replicas that are alike.
@@ -73,6 +88,7 @@ class Setup:
     machine: Machines | None = None
     system: str = ""  # whose copy it is, and its number among those
     number: int = 0
+    outages: tuple[Outage, ...] = ()
 
 
 class Replica:
@@ -101,6 +117,8 @@ class Replica:
         self.idle = deque(MicroBatch(self.back) for _ in range(limits.slots))
         self.roused = False
         self.unfinished = 0
+        self.jobs: dict[int, Job] = {}  # unfinished ones that it was given
+        self.up = True
 
     # A request comes, is admitted, and ends.
 
@@ -118,8 +136,10 @@ class Replica:
             self.passing.settle()
             most = policies.max_waiting
             if most is None or self.queued < most or (not self.queued and self.room.holds(job.kv)):
+                self.rows.moved[job.id] |= self.rows.replica[job.id] not in (-1, self.number)
                 self.rows.replica[job.id] = self.number
                 self.unfinished += 1
+                self.jobs[job.id] = job
                 self.queue(job, policies.order(job))
                 if policies.deadline is not None:
                     wait = max(0.0, job.arrival + policies.deadline - self.env.now)
@@ -203,7 +223,19 @@ class Replica:
             self.rows.cancelled[job.id] = True
             self.rows.reason[job.id] = f"not finished {self.policies.deadline:g} s after it was sent"
         self.unfinished -= 1
+        del self.jobs[job.id]
         self.finished(job, at)
+
+    def fail(self) -> list[Job]:
+        """It is down for good, with what it held; says whose requests are lost."""
+        self.up = False
+        self.passing.stop()
+        self.waiting.clear()
+        self.prefilling.clear()
+        lost = list(self.jobs.values())
+        for job in lost:
+            job.ended = True
+        return lost
 
     # Micro-batches pick, go, and come back.
 
@@ -251,6 +283,8 @@ class Replica:
 
     def back(self, batch: MicroBatch, leave: Seconds) -> None:
         """A micro-batch is back, with a token for each of its sequences from every step, and picks again."""
+        if not self.up:
+            return  # it was under way when its replica failed
         decodes = batch.work.decodes
         if not self.policies.reserve:
             self.room.grow(-decodes * (batch.planned - batch.steps))  # steps that were not made
@@ -513,12 +547,22 @@ def serve_fleet(
             next_turns.setdefault(before, []).append(number)
 
     def submit(number: int, arrival: Seconds) -> None:
+        send(job_of(number, arrival))
+
+    def job_of(number: int, arrival: Seconds) -> Job:
         job = Job(number, arrival, prompts[number], outputs[number], 0)
         if ids:
             job.hash_ids = ids[number]
         if priority is not None:
             job.priority = int(priority[number])
-        replica = fleet[router(fleet, job) if len(fleet) > 1 else 0]
+        return job
+
+    def send(job: Job) -> None:
+        up = [replica for replica in fleet if replica.up] if failing else fleet
+        if not up:
+            held.append(job)
+            return
+        replica = up[router(up, job) if len(up) > 1 else 0]
         if replica.overhead == overhead:
             replica.submit(job)
         else:
@@ -527,7 +571,10 @@ def serve_fleet(
 
     def hand_over(replica: Replica, job: Job, _: simpy.Event) -> None:
         replica.unfinished -= 1
-        replica.submit(job)
+        if replica.up:
+            replica.submit(job)
+        else:
+            send(job)
 
     # Those whose arrival is nan come when an answer decides.
     arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
@@ -574,8 +621,29 @@ def serve_fleet(
                 assert requests.think is not None
                 env.process(ask(number, at + float(requests.think[number])))
 
-    fleet: list[Replica] = []
-    for number, setup in enumerate(setups):
+    def down(number: int, outage: Outage, _: simpy.Event) -> None:
+        """A replica fails: what it held is lost, and its requests begin anew or fail."""
+        replica, now = fleet[number], env.now
+        busy[number] = busy[number] + replica.passing.busy
+        tallies[number].append(replica.passing.tally)
+        for job in replica.fail():
+            rows.admitted[job.id] = rows.first_token[job.id] = math.nan
+            if outage.requests == "fail":
+                rows.failed[job.id], rows.reason[job.id] = True, "its replica failed"
+                finished(job, now)
+            else:
+                rows.retries[job.id] += 1
+                send(job_of(job.id, job.arrival))
+
+    def up_again(number: int, _: simpy.Event) -> None:
+        """It has a spare in its place and the weights, and is empty."""
+        kv_peak[number] = max(kv_peak[number], fleet[number].room.kv_peak)
+        fleet[number] = build(number)
+        while held:
+            send(held.popleft())
+
+    def build(number: int) -> Replica:
+        setup = setups[number]
         costs, slots = setup.costs, setup.limits.slots
         passing: Passing
         if setup.machine:
@@ -586,7 +654,18 @@ def serve_fleet(
             passing = Pipelined(env, costs, rows.gaps, slots, setup.limits.token_budget)
         else:
             passing = Steps(env, costs, rows.gaps)
-        fleet.append(Replica(env, number, setup, passing, rows, finished))
+        return Replica(env, number, setup, passing, rows, finished)
+
+    fleet = [build(number) for number in range(len(setups))]
+    held: deque[Job] = deque()  # while no replica is up
+    busy: list[Any] = [0.0] * len(setups)  # of those that failed
+    kv_peak = [0] * len(setups)
+    tallies: list[list[Tally]] = [[] for _ in setups]
+    failing = any(setup.outages for setup in setups)
+    for number, setup in enumerate(setups):
+        for outage in setup.outages:
+            Due(env, outage.at).callbacks.append(partial(down, number, outage))
+            Due(env, outage.at + outage.lasts).callbacks.append(partial(up_again, number))
     if requests.users is None:
         expect()
     else:
@@ -596,10 +675,10 @@ def serve_fleet(
     for replica in fleet:
         replica.passing.close()
     rows.systems = [replica.system for replica in fleet]
-    rows.tallies = [replica.passing.tally for replica in fleet]
-    rows.busy = [replica.passing.busy for replica in fleet]
+    rows.tallies = [summed([*before, replica.passing.tally]) for before, replica in zip(tallies, fleet, strict=True)]
+    rows.busy = [before + replica.passing.busy for before, replica in zip(busy, fleet, strict=True)]
     rows.traffic = {replica.number: replica.passing.machine.traffic for replica in fleet if isinstance(replica.passing, Chips)}
-    rows.kv_peak = [replica.room.kv_peak for replica in fleet]
+    rows.kv_peak = [max(before, replica.room.kv_peak) for before, replica in zip(kv_peak, fleet, strict=True)]
     rows.kv_tokens = [replica.limits.kv_tokens for replica in fleet]
     assert ended == total, "a request was lost"
     return rows

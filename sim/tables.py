@@ -109,6 +109,9 @@ def compared(summary: Mapping[str, Any]) -> Table:
     for key, label in (
         ("cancelled", "cancelled at the deadline"),
         ("preemptions", "preemptions"),
+        ("failed", "failed with their replica"),
+        ("retried", "begun anew after a failure"),
+        ("moved", "  of these on another replica"),
         ("cached_tokens", "tokens cached"),
     ):
         if any(s.get(key) for s in each):

@@ -17,6 +17,7 @@ VERDICTS = {
     ("jia-2024", "lpu"): "BACKLOGGED",  # 256 users are more than its SRAM holds
     ("jia-2024", "nodes"): "BACKLOGGED",
     ("mooncake-conversation", "lpu"): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
+    ("day-in-the-life", "one-of-lpus"): "BACKLOGGED",  # by those who came while it was down
     ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
     ("replay-vllm-rtx4090", "rtx4090"): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token
 }
@@ -204,6 +205,71 @@ def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     assert told["pooled"]["closed_form_availability"] is None
     assert "availability" not in told["no-spare"]
     assert "in closed form" in command(monkeypatch, capsys, "run", "spares", *words, *drop)
+
+
+DAY = ["workload.requests=400", "workload.rate=20 request/s"]
+
+
+@pytest.fixture(scope="module")
+def day():
+    """Twenty seconds, of which the replicas are down for four."""
+    spans = [f"systems.{name}.outages=[{{at: 8 s, lasts: 4 s}}]" for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")]
+    return run(read("day-in-the-life", [*DAY, *spans]))
+
+
+def test_who_has_replicas_moves_its_requests_and_who_has_one_lets_them_wait(day):
+    alone, two, four = (day.systems[name].metrics for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8"))
+    assert alone["completed"] == two["completed"] == four["completed"] == 400
+    assert (alone["moved"], alone["failed"]) == (0, 0)
+    assert min(alone["retried"], two["moved"], four["moved"]) > 0
+    assert two["moved"] == two["retried"]
+    assert 4000 < day.systems["one-of-lpus"].metrics["p99_ttft_ms"] < 6000
+    assert max(two["p99_ttft_ms"], four["p99_ttft_ms"]) < 2000
+    told = day.as_json()
+    assert told["systems"]["two-of-lpus"]["outages"] == [(8.0, 12.0)]
+
+
+def test_the_day_is_drawn_with_its_outages(day):
+    from plots import OUTAGES, draw_all
+
+    saved = day.saved()
+    assert "day" in draw_all(saved)
+    figure = OUTAGES["day"](saved)
+    ttft, good = figure.axes
+    shaded = [patch.get_extents().transformed(ttft.transData.inverted()) for patch in ttft.patches]
+    assert [(round(box.x0, 6), round(box.x1, 6)) for box in shaded] == [(8, 12)]
+    line = next(line for line in good.lines if line.get_label() and line.get_color() == "#0072B2")
+    x, y = line.get_data()
+    assert y[(x > 8.5) & (x < 11.5)].max() == 0 < y[x < 8].mean()
+    assert "one-of-lpus" in figure.get_suptitle()
+
+
+def test_requests_fail_where_they_are_not_to_be_retried():
+    outage = "systems.two-of-lpus.outages=[{at: 8 s, lasts: 4 s, requests: fail}]"
+    told = run(read("day-in-the-life", [*DAY, outage])).systems["two-of-lpus"].metrics
+    assert told["failed"] > 0
+    assert told["completed"] + told["failed"] == 400
+    assert told["refused"] == 0
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("outages=[{at: 1 s, lasts: 2 s, replica: 2}]", "systems.two-of-lpus: outages: replica 2: there are 2, from 0"),
+        ("outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]", "outages: replica 0 is down already at 2 s"),
+        ("fidelity=chip", "systems.two-of-lpus: outages: need fidelity: stage"),
+        ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
+    ],
+)
+def test_outages_that_cannot_be_are_one_line(monkeypatch, capsys, assignment, reason):
+    words = ["check", "day-in-the-life", "--set", f"systems.two-of-lpus.{assignment}"]
+    monkeypatch.setattr(sys, "argv", ["sramsim", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert reason in err
+    assert err.count("\n") == 1
 
 
 def test_weights_come_over_the_host_links(monkeypatch, capsys):

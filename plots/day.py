@@ -1,0 +1,87 @@
+"""What users see while replicas fail: time to first token and good requests over time, the outages shaded."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from plots import style
+from sim.records import Saved
+
+SPANS = 60  # of a run, for each of which there is a point
+
+
+def draw(saved: Saved) -> Figure:
+    """Above TTFT of those who came in each span of time, its median and 99th percentile; below the good requests that it let out.
+
+    Without an SLO all that are finished are good.
+    """
+    systems = saved.summary["systems"]
+    colours, dashes = style.colours(systems), style.lines(systems)
+    figure = style.figure(7.5, 4.8)
+    first, good = figure.subplots(2, 1, sharex=True)
+    keys = []
+    for name in systems:
+        looks: dict[str, Any] = {"color": colours[name], "ls": dashes[name]}
+        middles, median, p99, rate = over_time(saved, name)
+        first.plot(middles, 1000 * median, lw=1.8, **looks)
+        first.plot(middles, 1000 * p99, lw=0.8, **looks)
+        good.plot(middles, rate, lw=1.4, **looks)
+        keys.append(Line2D([], [], label=name, lw=1.8, **looks))
+    for axis in (first, good):
+        shade(axis, systems)
+    first.set(yscale="log", ylabel="TTFT, median and p99, ms")
+    first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+    good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
+    style.title(figure, finding(saved), style.keyed(figure, keys))
+    style.footnote(
+        figure, saved.summary, "grey: a replica is down; thin: p99; a request counts when it came (TTFT), or ended (good)"
+    )
+    return figure
+
+
+def shade(axis: Axes, systems: dict[str, Any]) -> None:
+    """When a replica of any system is down; what several have in common is shaded once."""
+    for start, end in {(start, end) for system in systems.values() for start, end in system.get("outages", [])}:
+        axis.axvspan(start, end, color="#888888", alpha=0.2, lw=0)
+
+
+def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
+    """Middles of the spans, median and 99th percentile of TTFT (nan where nobody came), good requests per second."""
+    rows = saved.requests.filter(saved.requests["system"] == system)
+    edges = np.linspace(0, float(rows["arrival"].to_numpy().max()), SPANS + 1)
+    rows = rows.filter(rows["outcome"] == "finished")
+    arrival, first, last = (rows[key].to_numpy() for key in ("arrival", "first_token", "last_token"))
+    span = np.clip(np.searchsorted(edges, arrival, side="right") - 1, 0, SPANS - 1)
+    samples = [(first - arrival)[span == number] for number in range(SPANS)]
+    median, p99 = (np.array([np.percentile(each, q) if len(each) else np.nan for each in samples]) for q in (50, 99))
+    counts = np.histogram(last[within(saved, arrival, first, last, rows["output_tokens"].to_numpy())], edges)[0]
+    return (edges[1:] + edges[:-1]) / 2, median, p99, counts / np.diff(edges)
+
+
+def within(
+    saved: Saved, arrival: NDArray[np.float64], first: NDArray[np.float64], last: NDArray[np.float64], output: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which requests meet the SLO of the run."""
+    times = {"ttft": first - arrival, "tpot": (last - first) / np.maximum(output - 1, 1), "e2el": last - arrival}
+    good = np.ones(len(arrival), bool)
+    for name, limit in saved.summary.get("slo_s", {}).items():
+        good &= times[name] <= limit
+    return good
+
+
+def finding(saved: Saved) -> str:
+    """How long the unluckiest waited for a first token, and how many began anew."""
+    rows = saved.requests.filter(saved.requests["outcome"] == "finished")
+    told = []
+    for name, system in saved.summary["systems"].items():
+        own = rows.filter(rows["system"] == name)
+        if len(own):
+            told.append(
+                f"{name} {style.number((own['first_token'] - own['arrival']).to_numpy().max())} s ({system['retried']} began anew)"
+            )
+    return f"A replica fails; the longest wait for a first token: {', '.join(told) or 'nobody was served'}"

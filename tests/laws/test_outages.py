@@ -1,0 +1,109 @@
+"""Replicas that fail while they serve: nothing is lost, nothing is served by who is down, leaps are their steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.plan import Plan
+from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
+from sim.serve import Outage, Setup, serve_fleet
+from sim.workload import Requests
+
+KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3))}
+OUTCOMES = {"finished", "refused", "cancelled", "failed"}
+moments = st.one_of(st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100))  # some at the same instant
+requests = st.lists(st.tuples(moments, st.integers(1, 120), st.integers(1, 30)), min_size=1, max_size=25)
+policies = st.builds(
+    Policies,
+    batching=st.sampled_from(list(BATCHINGS.values())),
+    order=st.sampled_from(list(ORDERS.values())),
+    reserve=st.booleans(),
+    max_waiting=st.sampled_from([None, None, 3]),
+    deadline=st.sampled_from([None, None, 0.02]),
+)
+outage = st.builds(Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st.sampled_from(["retry", "retry", "fail"]))
+
+
+@pytest.fixture(scope="module")
+def replicas(make_deployment):
+    """So many replicas of a kind, of which some fail once."""
+    deployments = {kind: make_deployment(chips, plan=plan) for kind, (chips, plan) in KINDS.items()}
+
+    def build(kind, failures, policy=None, **limits):
+        deployment = deployments[kind]
+        limited = replace(deployment.limits, **limits)
+        return [
+            Setup(deployment.costs, limited, policy or Policies(), number=number, outages=(each,) if each else ())
+            for number, each in enumerate(failures)
+        ]
+
+    return build
+
+
+def asked(rows, users=None):
+    arrival, prompt, output = map(np.array, zip(*sorted(rows), strict=True))
+    return Requests(np.full(len(arrival), np.nan) if users else arrival, prompt, output, users)
+
+
+@settings(max_examples=150)
+@given(
+    requests,
+    st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3),
+    policies,
+    st.sampled_from([None, None, 4]),
+    st.sampled_from(list(KINDS)),
+    st.sampled_from([least_loaded, round_robin]),
+)
+def test_every_request_ends_once_and_not_while_its_replica_is_down(replicas, sent, failures, policy, users, kind, router):
+    rows = serve_fleet(asked(sent, users), replicas(kind, failures, policy, kv_tokens=300), router)
+    table = rows.table("any")
+    assert len(table) == len(sent)
+    assert set(table["outcome"]) <= OUTCOMES
+    assert (rows.finished.astype(int) + rows.cancelled + rows.failed <= 1).all()
+    for row in table.iter_rows(named=True):
+        assert (row["outcome"] == "finished") == (row["reason"] == "")
+        assert row["retries"] >= row["moved"]
+        if row["outcome"] == "finished":
+            assert row["arrival"] <= row["admitted"] <= row["first_token"] <= row["last_token"]
+            if each := failures[row["replica"]]:
+                begun, ended = row["admitted"], row["last_token"]
+                assert ended <= each.at * (1 + 1e-9) or begun >= each.at + each.lasts - 1e-12
+    if all(each is None or each.requests == "retry" for each in failures):
+        assert not rows.failed.any()
+
+
+@settings(max_examples=100)
+@given(requests, st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3), policies, st.sampled_from(list(KINDS)))
+def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, policy, kind):
+    leapt, stepped = (serve_fleet(asked(sent), replicas(kind, failures, policy), least_loaded, leap=leap) for leap in (True, False))
+    for column in ("admitted", "first_token", "last_token"):
+        np.testing.assert_allclose(getattr(leapt, column), getattr(stepped, column), rtol=1e-9, atol=1e-9)
+    for column in ("replica", "retries", "moved", "failed", "cancelled"):
+        assert (getattr(leapt, column) == getattr(stepped, column)).all()
+
+
+def test_who_is_moved_begins_anew_at_once_and_who_cannot_be_waits(replicas):
+    alone = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [None]), least_loaded)
+    whole, half = alone.last_token[0], alone.last_token[0] / 2
+    failure = Outage(at=half, lasts=1.0)
+    moved = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [failure, None]), least_loaded)
+    assert (moved.retries[0], moved.moved[0], moved.replica[0]) == (1, True, 1)
+    assert moved.last_token[0] == pytest.approx(half + whole)
+    retried = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [failure]), least_loaded)
+    assert (retried.retries[0], retried.moved[0], retried.replica[0]) == (1, False, 0)
+    assert retried.last_token[0] == pytest.approx(half + 1 + whole)
+    failed = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [failure.model_copy(update={"requests": "fail"})]), least_loaded)
+    assert failed.table("any")["outcome"].to_list() == ["failed"]
+    assert np.isnan(failed.first_token[0])
+
+
+def test_who_comes_while_all_are_down_is_served_in_order_when_one_is_up(replicas):
+    both = [Outage(at=0.001, lasts=1.0), Outage(at=0.001, lasts=2.0)]
+    rows = serve_fleet(asked([(0.5, 8, 4), (0.6, 8, 4)]), replicas("single", both), least_loaded)
+    assert (rows.replica == 0).all()
+    assert (rows.retries == 0).all()
+    assert rows.admitted[0] <= rows.admitted[1]
+    assert rows.admitted[0] == pytest.approx(1.001)
