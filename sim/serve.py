@@ -311,8 +311,10 @@ class Replica:
         Without prompts it goes on so until a sequence ends, a window begins to cut, or the KV cache is full.  The pieces of one
         prompt may ride with several micro-batches at once: stages serve them in order.  Says whether there is anything.
         """
-        while self.prefilling and self.prefilling[0].cancelled:
-            self.end(self.prefilling.popleft(), self.env.now)
+        if self.prefilling and self.prefilling[0].cancelled:
+            while self.prefilling and self.prefilling[0].cancelled:
+                self.end(self.prefilling.popleft(), self.env.now)
+            self.admit()  # whoever waited for their room
         preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
         if not running and not self.prefilling:

@@ -253,3 +253,15 @@ def test_a_policy_is_asked_at_decisions_only(deployments):
     run(deployments(Plan()), listed([(0.0, 9, 500)]), Policies(batching=watched))
     assert len(asked) <= 3
     assert all(a != b for a, b in pairwise(asked))
+
+
+def test_a_prompt_given_up_makes_room_at_once(deployments):
+    """Its deadline passes while another decodes: whoever waits for its room gets it with the next step, in leaps as step by step."""
+    short = [(0.0, 1, 1)] * 9
+    requests = listed([*short, (0.0, 1024, 1), (0.00195, 1024, 1), (0.0039, 1, 1), (0.0039, 1, 5), (0.0039, 1024, 1)])
+    waiting = Policies(order=ORDERS["shortest-first"], reserve=False, deadline=0.004)
+    rows, steps = (run(deployments(Plan()), requests, waiting, leap=leap) for leap in (True, False))
+    assert rows.reason == steps.reason
+    assert rows.gaps.bins == steps.gaps.bins
+    assert rows.admitted[-1] == pytest.approx(steps.admitted[-1])
+    assert rows.admitted[-1] < rows.arrival[-1] + 0.004  # not when the decoding ends
