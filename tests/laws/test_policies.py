@@ -256,7 +256,7 @@ def test_a_policy_is_asked_at_decisions_only(deployments):
 
 
 def test_a_prompt_given_up_makes_room_at_once(deployments):
-    """Its deadline passes while another decodes: whoever waits for its room gets it with the next step, in leaps as step by step."""
+    """Its deadline passes while another decodes: who waits for its room has it with the next step, in leaps as step by step."""
     short = [(0.0, 1, 1)] * 9
     requests = listed([*short, (0.0, 1024, 1), (0.00195, 1024, 1), (0.0039, 1, 1), (0.0039, 1, 5), (0.0039, 1024, 1)])
     waiting = Policies(order=ORDERS["shortest-first"], reserve=False, deadline=0.004)
