@@ -26,6 +26,8 @@ gallery: .venv/ready
 		$(BIN)/sramsim plot out/$$sweep && cp out/$$sweep/$$sweep.png plots/gallery/ || exit 1; done
 	$(BIN)/sramsim run llama2-70b-lpu-vs-h100 --out out/gallery --plots
 	cp out/gallery/speed.png out/gallery/token-latency.png plots/gallery/
+	$(BIN)/sramsim run jia-2024 --out out/jia-2024 --plots
+	cp out/jia-2024/crossover.png plots/gallery/
 	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
 	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
 	$(BIN)/sramsim validate --figure plots/gallery/agreement.png > out/gallery/validation.txt

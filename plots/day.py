@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from plots import style
+from sim.metrics import SLO, met
 from sim.records import Saved
 
 SPANS = 60  # of a run, for each of which there is a point
@@ -35,7 +35,7 @@ def draw(saved: Saved) -> Figure:
     for axis in (first, good):
         shade(axis, systems)
     first.set(yscale="log", ylabel="TTFT, median and p99, ms")
-    first.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+    style.plain_log(first.yaxis)
     good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
     style.title(figure, finding(saved), style.keyed(figure, keys))
     style.footnote(
@@ -59,19 +59,10 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     span = np.clip(np.searchsorted(edges, arrival, side="right") - 1, 0, SPANS - 1)
     samples = [(first - arrival)[span == number] for number in range(SPANS)]
     median, p99 = (np.array([np.percentile(each, q) if len(each) else np.nan for each in samples]) for q in (50, 99))
-    counts = np.histogram(last[within(saved, arrival, first, last, rows["output_tokens"].to_numpy())], edges)[0]
+    limits = met(SLO(**saved.summary.get("slo_s", {})), arrival, first, last, rows["output_tokens"].to_numpy())
+    good = np.all([np.ones(len(rows), bool), *limits.values()], axis=0)
+    counts = np.histogram(last[good], edges)[0]
     return (edges[1:] + edges[:-1]) / 2, median, p99, counts / np.diff(edges)
-
-
-def within(
-    saved: Saved, arrival: NDArray[np.float64], first: NDArray[np.float64], last: NDArray[np.float64], output: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which requests meet the SLO of the run."""
-    times = {"ttft": first - arrival, "tpot": (last - first) / np.maximum(output - 1, 1), "e2el": last - arrival}
-    good = np.ones(len(arrival), bool)
-    for name, limit in saved.summary.get("slo_s", {}).items():
-        good &= times[name] <= limit
-    return good
 
 
 def finding(saved: Saved) -> str:

@@ -27,7 +27,7 @@ def draw(swept: Swept) -> Figure:
     for axis, divisor, label in panels:
         for each in lines:
             if each.knows(divisor):
-                series.plot(axis, each, speeds(each), throughput(each, divisor), each.overloaded)
+                series.plot(axis, each, each.speeds, throughput(each, divisor), each.overloaded)
         axis.set(xlabel="output tokens per second of one user", ylabel=label, yscale="log")
         axis.set_xlim(0, None)
         style.plain_log(axis.yaxis)
@@ -53,11 +53,6 @@ def x(swept: Swept) -> str:
     return "users" if series.varies(swept, "users") else "rate"
 
 
-def speeds(each: Series) -> list[float]:
-    """What one user gets: output tokens per second of the median request."""
-    return [1000 / tpot for tpot in each.values("median_tpot_ms")]
-
-
 def throughput(each: Series, divisor: str) -> list[float]:
     """Output tokens per second of all users, by chip or by kW; by the price of a million, tokens per dollar."""
     if divisor == PRICE:
@@ -68,7 +63,7 @@ def throughput(each: Series, divisor: str) -> list[float]:
 
 def most(each: Series, divisor: str, speed: float) -> float:
     """The highest throughput at which a user still gets `speed`, of the points that are not overloaded."""
-    points = zip(speeds(each), throughput(each, divisor), each.overloaded, strict=True)
+    points = zip(each.speeds, throughput(each, divisor), each.overloaded, strict=True)
     return max((y for x, y, full in points if x >= speed and not full), default=0.0)
 
 
@@ -76,19 +71,19 @@ def finding(lines: Sequence[Series]) -> str:
     """Who is fastest for a user, and what that costs in throughput per kW at the slower one's best speed."""
     if not lines:
         return "No system served a request"
-    fastest = max(lines, key=lambda each: max(speeds(each)))
+    fastest = max(lines, key=lambda each: max(each.speeds))
     rest = [each for each in lines if each is not fastest]
     if not rest:
         top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
-        return f"{fastest.label}: up to {style.number(max(speeds(fastest)))} token/s for a user, and up to {top}"
-    rival = max(rest, key=lambda each: max(speeds(each)))
-    limit = max(speeds(rival))
+        return f"{fastest.label}: up to {style.number(max(fastest.speeds))} token/s for a user, and up to {top}"
+    rival = max(rest, key=lambda each: max(each.speeds))
+    limit = max(rival.speeds)
     text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower one's knee: the speed at which half of its best throughput is left.
-    ours = sorted((v for v, full in zip(speeds(rival), rival.overloaded, strict=True) if not full), reverse=True)
+    ours = sorted((v for v, full in zip(rival.speeds, rival.overloaded, strict=True) if not full), reverse=True)
     knee = next((v for v in ours if most(rival, divisor, v) >= most(rival, divisor, 0.0) / 2), None)
     if knee is None:
         return text

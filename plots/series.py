@@ -32,6 +32,11 @@ class Series:
         return column in self.table.columns and None not in self.values(column)
 
     @property
+    def speeds(self) -> list[float]:
+        """What one user gets: output tokens per second of the median request."""
+        return [1000 / tpot for tpot in self.values("median_tpot_ms")]
+
+    @property
     def overloaded(self) -> list[bool]:
         return list(self.table["verdict"] == "OVERLOADED")
 

@@ -17,7 +17,7 @@ def draw(swept: Swept) -> Figure:
     figure = style.figure(7.0, 4.2)
     axis = figure.subplots()
     for each in lines:
-        users, speeds = each.values("users"), speed(each)
+        users, speeds = each.values("users"), each.speeds
         series.plot(axis, each, users, speeds, [False] * len(users))
         stages = each.values("stages")[0]
         if stages and 1 < stages <= max(users):
@@ -33,14 +33,9 @@ def draw(swept: Swept) -> Figure:
     return figure
 
 
-def speed(each: Series) -> list[float]:
-    """Tokens per second of the median request."""
-    return [1000 / tpot for tpot in each.values("median_tpot_ms")]
-
-
 def flat_until(each: Series) -> float:
     """The most users for whom, and for all fewer, the speed is 90 % of that of the fewest."""
-    users, speeds = each.values("users"), speed(each)
+    users, speeds = each.values("users"), each.speeds
     slow = (i for i, value in enumerate(speeds) if value < FLAT * speeds[0])
     return users[next(slow, len(users)) - 1]
 
@@ -49,9 +44,9 @@ def finding(lines: list[Series]) -> str:
     """How much faster one user is than on the others, and until how many users a speed holds."""
     if not lines:
         return "No system served a request"
-    best = max(lines, key=lambda each: speed(each)[0])
+    best = max(lines, key=lambda each: each.speeds[0])
     fewest = best.values("users")[0]
     who = "a lone user" if fewest == 1 else f"each of {fewest:,.0f} users"
-    others = "".join(f", {style.times(speed(best)[0] / speed(e)[0])} that of {e.label}" for e in lines if e is not best)
+    others = "".join(f", {style.times(best.speeds[0] / e.speeds[0])} that of {e.label}" for e in lines if e is not best)
     held = ", ".join(f"{flat_until(e):,.0f} users on {e.label}" for e in [best, *(e for e in lines if e is not best)])
-    return f"{best.label}: {who} gets {style.number(speed(best)[0])} token/s{others}; within 10% of that until {held}"
+    return f"{best.label}: {who} gets {style.number(best.speeds[0])} token/s{others}; within 10% of that until {held}"

@@ -26,6 +26,7 @@ SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another k
 STEP = 0.02  # of a number's range: simulated requests meet or miss each other, and a smaller step would measure that
 CLOSE = 0.002  # of the range: what is so near a bound is at it
 VAGUE = 0.5  # of the range: a number whose standard error is more is not identifiable either
+NEAR, ROUNDS = 1e-3, 12  # where least squares ends: what a round still gains, or how many there were
 UNMOVED = 1e-6  # a number that moves no residual by more, from one end of its range to the other, has no effect
 
 
@@ -171,7 +172,7 @@ def least_squares(
 
     start = np.clip((np.array([each.start for each in free]) - low) / (high - low), 0.01, 0.99)
     fit = optimize.least_squares(
-        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=1e-3, ftol=1e-3, max_nfev=12
+        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=NEAR, ftol=NEAR, max_nfev=ROUNDS
     )
     rest = residuals(fit.x)
     spare = max(1, len(rest) - len(free))
@@ -186,11 +187,11 @@ def misses(engine: Engine, used: list[Point], known: dict[str, dict[str, float]]
     """ln(simulated / measured) of every metric of the points, a TTFT weighted; what was served is kept in `known`."""
     found = []
     for point in used:
-        key = f"{point.group} {point.users}"
-        if key not in known:
+        if point.key not in known:
             assert point.system is not None
-            known[key] = served(replace(point, system=point.system.model_copy(update={"engine": engine})))
-        times = known[key] | {"ttft": known[key].get("ttft", 0.0) + hosted(engine, point.host)}
+            known[point.key] = served(replace(point, system=point.system.model_copy(update={"engine": engine})))
+        own = known[point.key]
+        times = own | {"ttft": own.get("ttft", 0.0) + hosted(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
             found.append(weight * math.log(times[metric] / measured))

@@ -595,14 +595,19 @@ class Costs:
         """The planes of the attention core, from three questions to the chip: nothing, only FLOPs, only bytes."""
         key = (kind, tokens, decode)
         if key not in self._cores:
-            engine, shape, plan = self.layout.engine, self.shapes[kind], self.layout.plan
+            engine, shape = self.layout.engine, self.shapes[kind]
             computes, memories = self._sides(shape, tokens, decode)
-            read = computes, memories
-            if decode and engine.kv_reads == "query-heads":  # a latent has a head of its own for each
-                read = self._sides(shape, tokens, decode, ceil(shape.heads / plan.tensor) / ceil(shape.kv_heads / plan.tensor))
+            read = self._sides(shape, tokens, decode, times) if (times := self.reads(shape, decode)) > 1 else (computes, memories)
             efficiencies = engine.attention_compute_efficiency, engine.attention_memory_efficiency
             self._cores[key] = Core(computes, memories, slowed(read[0], efficiencies[0]), slowed(read[1], efficiencies[1]))
         return self._cores[key]
+
+    def reads(self, shape: Attention, decode: bool) -> float:
+        """How often the engine reads what is cached; a latent has a head of its own for each query."""
+        if not decode or self.layout.engine.kv_reads == "kv-heads":
+            return 1.0
+        tensor = self.layout.plan.tensor
+        return ceil(shape.heads / tensor) / ceil(shape.kv_heads / tensor)
 
     def _sides(self, shape: Attention, tokens: int, decode: bool, times: float = 1.0) -> tuple[Plane, Plane]:
         """Computing, and reading what is cached so many times."""

@@ -12,10 +12,20 @@ from pydantic_core import PydanticCustomError
 from sim.chip import Chip
 from sim.energy import around
 from sim.files import Shorthand, Value, nearest
-from sim.units import Count, Dollars, DollarsPerJoule, DollarsPerSecond, Fraction, Joules, Seconds, TokensPerSecond, Watts, factor
+from sim.units import (
+    YEAR,
+    Count,
+    Dollars,
+    DollarsPerJoule,
+    DollarsPerSecond,
+    Fraction,
+    Joules,
+    Seconds,
+    TokensPerSecond,
+    Watts,
+    factor,
+)
 
-YEAR: Seconds = 31_536_000.0
-HOUR: Seconds = 3600.0
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 # What a kW costs a month where power, cooling and space are rented.
@@ -39,13 +49,11 @@ def annual_capital(capital: Dollars, residual: Dollars, interest: float, years: 
 
 
 def usd_per_mtok(annual: Dollars, throughput: TokensPerSecond, utilisation: float = 1.0, availability: float = 1.0) -> Dollars:
-    """A year's cost over the million tokens of a year, of which the system works a part."""
+    """A year's cost over the million tokens of a year, of which the system works a part.
+
+    Of a year's rent this is InferenceX's usd_per_gpu_hour / (tok_s_per_gpu * 3600 / 1e6).
+    """
     return annual / (throughput * YEAR * utilisation * availability) * 1e6
-
-
-def rented_usd_per_mtok(rent: DollarsPerSecond, throughput: TokensPerSecond) -> Dollars:
-    """usd_per_gpu_hour / (tok_s_per_gpu * 3600 / 1e6), for all the chips together.  Source: InferenceX, SemiAnalysis."""
-    return rent * HOUR / (throughput * HOUR / 1e6)
 
 
 def joules_per_token(power: Watts, throughput: TokensPerSecond, utilisation: float = 1.0, pue: float = 1.0) -> Joules:
@@ -218,8 +226,6 @@ def token_price(
         return None
     shares = economics.utilisation, economics.availability
     by_cause = {cause: usd_per_mtok(usd, tokens / elapsed, *shares) for cause, usd in paid.items()}
-    if has.rent:
-        by_cause["rent"] = rented_usd_per_mtok(has.rent, tokens / elapsed) / (shares[0] * shares[1])
     total = sum(by_cause.values())
     return {
         "card_usd": has.chips / has.cards,

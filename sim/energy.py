@@ -106,7 +106,7 @@ def usage(costs: Costs, tally: Tally) -> Usage:
             for looks, reads, decode in ((attended, cached, False), (context, context, True)):
                 each, nbytes = costs.position(shape, decode)
                 flops["fp16", "fp16"] += blocks * looks * each * plan.tensor
-                kv += blocks * reads * nbytes * plan.tensor
+                kv += blocks * reads * nbytes * plan.tensor * costs.reads(shape, decode)
     assert plan.weights_in
     assert plan.kv_in
     nbytes_of: defaultdict[str, Bytes] = defaultdict(float)

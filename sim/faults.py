@@ -14,9 +14,8 @@ import simpy
 from pydantic import Field
 
 from sim.files import Sourced, Value
-from sim.units import Bytes, BytesPerSecond, Count, FailuresPerSecond, Fraction, Seconds
+from sim.units import HOUR, YEAR, Bytes, BytesPerSecond, Count, FailuresPerSecond, Fraction, Seconds
 
-HOUR, YEAR = 3600.0, 365 * 24 * 3600.0  # seconds
 WARM_UP = 5  # relaxation times, after which as many parts are in repair as usual
 
 

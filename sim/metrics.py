@@ -12,6 +12,7 @@ from sim.files import ScenarioError, Shorthand, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
 
+Column = NDArray[np.float64]
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED"]
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
 LIMITS = ("ttft", "tpot", "e2el")
@@ -243,8 +244,13 @@ def meets(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
 
 def within(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
     """For each limit that is given: which requests meet it.  A single token has no gaps to be slow in."""
-    ttft, e2el = rows.first_token - rows.arrival, rows.last_token - rows.arrival
-    tpot = (e2el - ttft) / np.maximum(rows.requests.output - 1, 1)
+    return met(slo, rows.arrival, rows.first_token, rows.last_token, rows.requests.output)
+
+
+def met(slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """The same of columns."""
+    ttft, e2el = first - arrival, last - arrival
+    tpot = (e2el - ttft) / np.maximum(output - 1, 1)
     given = ((name, value, getattr(slo, name)) for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True))
     return {name: value <= limit for name, value, limit in given if limit is not None}
 

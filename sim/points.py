@@ -44,7 +44,7 @@ METRICS = {
     "throughput_tok_s_total": "throughput",
     "throughput_tok_s_per_gpu": "throughput",
 }
-API = (500, 200)  # tokens of a prompt and an answer where a table does not say: a chat with somebody's public service
+API = (500, 200)  # tokens of a prompt and an answer where a table does not say, of a chat with a public service.  Assumed.
 Pattern = Literal["alone", "batch", "users", "full"]
 
 
@@ -73,6 +73,11 @@ class Point:
     remark: str = ""  # why it is known to be far off
     host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
+
+    @property
+    def key(self) -> str:
+        """Points of one key are simulated once."""
+        return f"{self.group} {self.users}"
 
 
 @lru_cache(maxsize=256)

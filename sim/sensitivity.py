@@ -51,9 +51,9 @@ class Sensitivity:
         """The least and the most of a metric, if the numbers are uncertain independently of each other: deviations are added
         in squares, those that lower it and those that raise it apart."""
         base = self.base[metric]
-        moves = [[each[metric] - base for each in (swing.low, swing.high) if each] for swing in self.swings]
-        down = math.sqrt(sum(min(0.0, *each, 0.0) ** 2 for each in moves if each))
-        up = math.sqrt(sum(max(0.0, *each, 0.0) ** 2 for each in moves if each))
+        moves = [[0.0, *(each[metric] - base for each in (swing.low, swing.high) if each)] for swing in self.swings]
+        down = math.sqrt(sum(min(each) ** 2 for each in moves))
+        up = math.sqrt(sum(max(each) ** 2 for each in moves))
         return base - down, base + up
 
     def as_json(self) -> dict[str, Any]:

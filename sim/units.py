@@ -174,3 +174,6 @@ FailuresPerSecond = Annotated[float, POSITIVE, Unit("failure/s")]
 TokensPerSecond = Annotated[float, POSITIVE, Unit("token/s")]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+
+HOUR: Seconds = 3600.0
+YEAR: Seconds = 365 * 24 * HOUR

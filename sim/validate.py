@@ -229,14 +229,13 @@ def of_file(path: Path, progress: Callable[[str, int, int], None] = lambda name,
     found: list[Compared] = []
     for done, point in enumerate(rows):
         progress(path.stem, done, len(rows))
-        key = f"{point.group} {point.users}"
-        if point.system is not None and key not in known:
+        if point.system is not None and point.key not in known:
             try:
-                known[key] = simulate(point)
+                known[point.key] = simulate(point)
             except PlanError as error:
-                known[key] = str(error)
+                known[point.key] = str(error)
         for metric, measured in (point.measured or {"none": math.nan}).items():
-            found.append(beside(point, metric, measured, known.get(key, point.reason)))
+            found.append(beside(point, metric, measured, known.get(point.key, point.reason)))
     progress(path.stem, len(rows), len(rows))
     return Table(path.stem, tuple(found))
 

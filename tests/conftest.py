@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from sim.chip import Chip, Memory, Roofline
+from sim.cli import main
 from sim.engine import Engine, Launch
 from sim.model import Model
 from sim.plan import Plan
@@ -209,3 +211,17 @@ def make_table(tmp_path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def sramsim(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process: sramsim('run', 'mine.yaml') is its status, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sramsim", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call

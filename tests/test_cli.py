@@ -13,7 +13,6 @@ import pytest
 
 import sim
 from sim import scenario
-from sim.cli import main
 from sim.files import catalogue
 
 MINE = """\
@@ -35,20 +34,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(MINE)
     return tmp_path
-
-
-@pytest.fixture
-def sramsim(monkeypatch, capsys):
-    """The command in this process: sramsim('run', 'mine.yaml') is its status, stdout and stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sramsim", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 @pytest.fixture

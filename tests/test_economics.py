@@ -9,7 +9,6 @@ from sim.chip import Power, Server
 from sim.economics import (
     ELECTRICITY,
     HOSTING,
-    YEAR,
     Economics,
     Owned,
     Ownership,
@@ -19,13 +18,12 @@ from sim.economics import (
     joules_per_token,
     over_years,
     owned,
-    rented_usd_per_mtok,
     token_price,
     usd_per_mtok,
 )
 from sim.files import ScenarioError
 from sim.scenario import priced
-from sim.units import parse
+from sim.units import YEAR, parse
 
 
 def rate(text):
@@ -73,7 +71,7 @@ def test_576_cards_in_joules(throughput, joules):
 
 def test_a_rented_gpu():
     """InferenceX: an H100 at $1.30 an hour, all in 1.73 kW, that gives 1,000 tokens a second."""
-    assert rented_usd_per_mtok(1.30 / 3600, 1000) == pytest.approx(0.3611, rel=1e-3)
+    assert usd_per_mtok(1.30 / 3600 * YEAR, 1000) == pytest.approx(0.3611, rel=1e-3)
     assert joules_per_token(1730, 1000) == pytest.approx(1.73)
 
 

@@ -9,7 +9,6 @@ from statistics import median
 import pytest
 from pydantic import BaseModel
 
-from sim.cli import main
 from sim.files import ScenarioError, catalogue, names, read
 from sim.measurements import Network
 from sim.messages import FAR, medians, network, rows, simulated
@@ -188,18 +187,6 @@ def test_a_missing_table_is_an_error(copied):
 
 
 # The command.
-
-
-@pytest.fixture
-def sramsim(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["sramsim", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 def test_the_command_prints_every_row_and_ends_with_the_median(sramsim, compared):

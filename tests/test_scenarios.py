@@ -261,13 +261,9 @@ def test_requests_fail_where_they_are_not_to_be_retried():
         ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
     ],
 )
-def test_outages_that_cannot_be_are_one_line(monkeypatch, capsys, assignment, reason):
-    words = ["check", "day-in-the-life", "--set", f"systems.two-of-lpus.{assignment}"]
-    monkeypatch.setattr(sys, "argv", ["sramsim", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
+def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
+    status, out, err = sramsim("check", "day-in-the-life", "--set", f"systems.two-of-lpus.{assignment}")
+    assert (status, out) == (2, "")
     assert reason in err
     assert err.count("\n") == 1
 
@@ -287,12 +283,9 @@ def test_weights_come_over_the_host_links(monkeypatch, capsys):
         ("crew=1", "faults has no 'crew'; did you mean 'crews'?"),
     ],
 )
-def test_faults_that_cannot_be_are_one_line(monkeypatch, capsys, assignment, reason):
-    monkeypatch.setattr(sys, "argv", ["sramsim", "check", "spares", "--set", f"systems.pooled.faults.{assignment}"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
+def test_faults_that_cannot_be_are_one_line(sramsim, assignment, reason):
+    status, out, err = sramsim("check", "spares", "--set", f"systems.pooled.faults.{assignment}")
+    assert (status, out) == (2, "")
     assert reason in err
     assert err.count("\n") == 1
 

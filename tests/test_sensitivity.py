@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sim.cli import main
 from sim.files import ScenarioError, find
 from sim.plan import PlanError
 from sim.scenario import read
@@ -186,18 +185,6 @@ def test_every_scenario_of_the_catalogue_that_has_ranges_can_be_asked():
 
 
 # The command.
-
-
-@pytest.fixture
-def sramsim(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["sramsim", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 def test_the_command_tells_as_json_as_a_table_and_as_a_figure(sramsim, mine, found):

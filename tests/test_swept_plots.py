@@ -26,7 +26,7 @@ LONG = "a-card-with-a-name-that-is-rather-long-for-any-figure-that-must-show-it"
 CLOSED = "{kind: closed, users: %d, requests: 60, prompt: 64 token, output: 16 token}"
 SWEEPS = {
     "rate": "{workload.rate: [10 request/s, 1000 request/s, 20000 request/s]}",
-    "users": "{workload: [%s]}" % ", ".join(CLOSED % n for n in (1, 4, 16)),  # noqa: UP031
+    "users": "{workload: [" + ", ".join(CLOSED % n for n in (1, 4, 16)) + "]}",
     "chips": "[{systems.lpu.plan.tensor: 4}, {systems.lpu.chips: 128}, {systems.lpu.chips: 8}]",
 }
 OF = {"energy": "rate", "latency-vs-load": "rate", "pareto": "users", "users": "users", "strong-scaling": "chips"}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sim import validate as module
-from sim.cli import main
 from sim.files import UserError
 from sim.metrics import latencies
 from sim.plan import Plan, PlanError
@@ -334,18 +333,6 @@ def test_the_replay_compares_each_statistic_of_what_was_measured():
 
 
 # The command.
-
-
-@pytest.fixture
-def sramsim(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["sramsim", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 def test_the_command_prints_a_users_file_as_json_and_as_tables(sramsim, mixed, fitted):
