@@ -12,8 +12,9 @@ What can be waited for is a process or a resource; what can only be computed is 
     (plots)                                     figures, a package of its own
     trace : capacity : sweep                    what every chip and link does while a request gets its tokens; the highest rate
                                                 that meets an SLO; a scenario at many points
-    scenario                                    Scenario, run, planned, check
     validate                                    published figures beside simulated ones
+    result                                      Result, run, planned: what systems did, took and cost
+    scenario                                    Scenario, check: a question, and its systems laid out
     planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue
                                                 holds, with sources; a result as a table
     irregular                                   stragglers, other chips, slow and dead links
@@ -40,12 +41,12 @@ _HOMES = {
     "ScenarioError": "files",
     "UserError": "files",
     "PlanError": "plan",
-    "Result": "scenario",
+    "Result": "result",
     "Scenario": "scenario",
     "check": "scenario",
-    "planned": "scenario",
+    "planned": "result",
     "read": "scenario",
-    "run": "scenario",
+    "run": "result",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -10,7 +10,8 @@ import numpy as np
 from sim.files import UserError
 from sim.metrics import LIMITS, SLO, Verdict, came_out, latencies, meets, verdict, within
 from sim.records import Rows
-from sim.scenario import Member, Scenario, check, identity
+from sim.result import identity
+from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
 from sim.workload import Closed, Gamma, Poisson, Requests, Trace
 

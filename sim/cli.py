@@ -81,8 +81,9 @@ def run(
 ) -> None:
     """Simulate a scenario: every system under the same requests."""
     from sim.plan import PlanError
-    from sim.scenario import priced, read
-    from sim.scenario import run as simulate
+    from sim.result import priced
+    from sim.result import run as simulate
+    from sim.scenario import read
     from sim.tables import comparison, envelope
 
     scenario = read(file, assignments)
@@ -137,7 +138,8 @@ def plan(
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
     from sim.report import planning
-    from sim.scenario import planned, read
+    from sim.result import planned
+    from sim.scenario import read
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
     result = planned(read(file, assignments)).as_json(lengths)

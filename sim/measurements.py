@@ -1,7 +1,9 @@
 """Published figures, to hold simulated ones against: facts with sources, from the catalogue's measurements."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -118,26 +120,40 @@ class Software(Sourced):
     launch: Seconds
 
 
+def csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """The head of a CSV file, and its rows with their places.  Raises: ScenarioError where a row is not as wide as the head."""
+    shown = shorten(path)
+    reader = csv.DictReader(load_text(path, shown).splitlines())
+    rows: list[tuple[str, dict[str, str]]] = []
+    for row in reader:
+        where = f"{shown}:{reader.line_num}"
+        if None in row or None in row.values():
+            raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
+        rows.append((where, row))
+    return list(reader.fieldnames or ()), rows
+
+
+@contextmanager
+def told_at(where: str) -> Iterator[None]:
+    """Whatever is wrong with a row is a ScenarioError of one line that says where."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        column, reason = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        raise ScenarioError(f"{where}: {column + ': ' if column else ''}{reason}") from None
+    except ValueError as error:
+        raise ScenarioError(f"{where}: {error}") from None
+
+
 def table(given: object) -> object:
     """The rows of the CSV file that a text names, beside its own file.  Raises: ScenarioError at the first that is wrong."""
     if not isinstance(given, Text):
         return given
-    path = given.folder / given
-    shown = shorten(path)
-    rows = csv.DictReader(load_text(path, shown).splitlines())
     points: dict[str, Message] = {}
-    for row in rows:
-        where = f"{shown}:{rows.line_num}"
-        if None in row or None in row.values():
-            raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
-        try:
+    for where, row in csv_table(given.folder / given)[1]:
+        with told_at(where):
             point = Message.model_validate({key: cell for key, cell in row.items() if cell})
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            column = ".".join(map(str, problem["loc"][:1]))
-            raise ScenarioError(
-                f"{where}: {column + ': ' if column else ''}{problem['msg'].removeprefix('Value error, ')}"
-            ) from None
         if point.id in points:
             raise ScenarioError(f"{where}: {point.id} is there twice")
         points[point.id] = point

@@ -5,7 +5,6 @@ measurements (a row is the mean TTFT and TPOT of a closed loop) and steps (a row
 What the tables leave unsaid stands in rules, with reasons.
 """
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,12 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from sim.chip import Chip
 from sim.engine import Engine
-from sim.files import ScenarioError, UserError, Value, aliases, load_text, names, read, shorten
-from sim.measurements import Rule, Rules
+from sim.files import ScenarioError, UserError, Value, aliases, names, read, shorten
+from sim.measurements import Rule, Rules, csv_table, told_at
 from sim.model import Model
 from sim.plan import Plan
 from sim.scenario import System
@@ -98,31 +95,19 @@ def rules() -> tuple[Rule, ...]:
 
 def points(path: Path) -> list[Point]:
     """The rows of a table.  Raises: ScenarioError where its header is not known or a cell is malformed."""
-    shown = shorten(path)
-    rows = csv.DictReader(load_text(path, shown).splitlines())
-    header = set(rows.fieldnames or ())
+    header, rows = csv_table(path)
     kinds = ((PUBLISHED, published), (SERVING, serving), (STEPS, steps))
-    make = next((make for keys, make in kinds if set(keys) <= header), None)
+    make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
         raise ScenarioError(
-            f"{shown}:1: is not a table that is known: published figures ({', '.join(PUBLISHED)}), serving measurements "
+            f"{shorten(path)}:1: is not a table that is known: published figures ({', '.join(PUBLISHED)}), serving measurements "
             f"({', '.join(SERVING)}) or steps ({', '.join(STEPS)})"
         )
     rules()  # a mistake in them is not one of a row
     found: list[Point] = []
-    for row in rows:
-        where = f"{shown}:{rows.line_num}"
-        if None in row or None in row.values():
-            raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
-        try:
-            found.append(make({"line": f"{path.stem}:{rows.line_num}", **row}))
-        except ValidationError as error:  # degrees that make no plan
-            problem = error.errors(include_url=False)[0]
-            column = ".".join(map(str, problem["loc"]))
-            reason = problem["msg"].removeprefix("Value error, ")
-            raise ScenarioError(f"{where}: {column + ': ' if column else ''}{reason}") from None
-        except ValueError as error:
-            raise ScenarioError(f"{where}: {error}") from None
+    for where, row in rows:
+        with told_at(where):  # also of degrees that make no plan
+            found.append(make({"line": f"{path.stem}:{where.rpartition(':')[2]}", **row}))
     return found
 
 

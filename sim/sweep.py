@@ -25,7 +25,8 @@ from sim import __version__
 from sim.chip import WIDTH
 from sim.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
-from sim.scenario import Member, Result, Scenario, laid_out, of, served
+from sim.result import Result, served
+from sim.scenario import Member, Scenario, laid_out, of
 from sim.scenario import document as opened
 from sim.units import Seconds
 

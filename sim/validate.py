@@ -16,7 +16,8 @@ from sim.metrics import came_out, latencies
 from sim.plan import PlanError
 from sim.planner import Deployment
 from sim.points import Point, halves, points
-from sim.scenario import Member, Scenario, System, fitting, run
+from sim.result import run
+from sim.scenario import Member, Scenario, System, fitting
 from sim.scenario import read as read_scenario
 from sim.workload import Closed, Length, LengthField
 

@@ -97,7 +97,7 @@ def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, se
 @pytest.mark.parametrize("factor", [1.0, 1.1])
 def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
     """`request_goodput` over the rate is the attainment, but for the tenth that the search does not count."""
-    from sim.scenario import run
+    from sim.result import run
 
     slo = SLO(ttft=3.5 * service)
     found = capacity(make_scenario(slo)).systems["one"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim import scenario
+from sim import result
 from sim.files import catalogue
 
 MINE = """\
@@ -277,7 +277,7 @@ def test_an_error_in_a_model_names_its_config_and_line(refusal, folder, command,
 
 @pytest.mark.parametrize("out", ["mine.yaml", "mine.yaml/below", "x" * 300])
 def test_an_out_that_cannot_be_written_is_told_before_the_simulation(refusal, monkeypatch, out):
-    monkeypatch.setattr(scenario, "run", lambda *_: pytest.fail("it was simulated"))
+    monkeypatch.setattr(result, "run", lambda *_: pytest.fail("it was simulated"))
     assert refusal("run", "mine.yaml", "--out", out).startswith(f"{out}: cannot be written: ")
 
 
@@ -290,14 +290,14 @@ def test_an_out_that_cannot_be_written_is_told_before_the_simulation(refusal, mo
     ],
 )
 def test_a_run_that_stops_leaves_nothing(sramsim, folder, monkeypatch, error, end):
-    monkeypatch.setattr(scenario, "run", raising(error))
+    monkeypatch.setattr(result, "run", raising(error))
     before = sorted(folder.rglob("*"))
     assert sramsim("run", "mine.yaml", "--out", "out/deep") == end
     assert sorted(folder.rglob("*")) == before
 
 
 def test_an_error_of_ours_keeps_its_traceback(sramsim, monkeypatch):
-    monkeypatch.setattr(scenario, "run", raising(RuntimeError("a bug")))
+    monkeypatch.setattr(result, "run", raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         sramsim("run", "mine.yaml")
 

@@ -22,7 +22,7 @@ from sim.economics import (
     usd_per_mtok,
 )
 from sim.files import ScenarioError
-from sim.scenario import priced
+from sim.result import priced
 from sim.units import YEAR, parse
 
 

@@ -63,6 +63,18 @@ def test_weights_are_read_once_a_step_and_computed_with_for_each_token(make_depl
     assert four.nbytes["sram"] < 1.5 * one.nbytes["sram"]
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_an_engine_that_reads_for_each_query_head_moves_the_cache_as_often(make_deployment, make_model, make_engine, heads):
+    """And only in decoding: bytes, not FLOPs."""
+    model = make_model(num_key_value_heads=heads)
+    shared, each = (make_deployment(model=model, engine=make_engine(kv_reads=kind)).costs for kind in ("kv-heads", "query-heads"))
+    decode, prompt = counted(Work(decodes=1, context=10, logits=1)), counted(Work(prompt_tokens=4, chunks=1, attended=10, cached=4))
+    more = usage(each, decode).nbytes["sram"] - usage(shared, decode).nbytes["sram"]
+    assert more == (4 // heads - 1) * 4 * 10 * 2 * heads * 16 * 2  # layers, positions, K and V, numbers, bytes
+    assert usage(each, decode).flops == usage(shared, decode).flops
+    assert usage(each, prompt) == usage(shared, prompt)
+
+
 def test_flops_are_additive_over_requests(make_deployment, serve_on):
     """Served together or each alone: the same FLOPs, and fewer bytes, for weights are shared."""
     deployment = make_deployment()

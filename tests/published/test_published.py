@@ -12,7 +12,7 @@ import pytest
 from sim.chip import Chip
 from sim.files import names, read
 from sim.plan import sequences as fitting
-from sim.scenario import Planned, planned
+from sim.result import Planned, planned
 from sim.scenario import read as read_scenario
 
 FLAGSHIP, SMALL = "llama2-70b-lpu-vs-h100", "llama3-8b-lpu-vs-h100"

@@ -1,0 +1,307 @@
+"""What a scenario comes to: `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
+from sim.energy import Part, energy, summed
+from sim.faults import availability, load_time
+from sim.measurements import published
+from sim.metrics import by_member, summary
+from sim.plan import sequences, weights_only_chips
+from sim.planner import Deployment, Lone, minimum_chips
+from sim.records import Rows, Saved, answered
+from sim.scenario import Member, Scenario, System, check, read
+from sim.workload import Requests
+
+if TYPE_CHECKING:
+    import polars
+
+
+@dataclass(frozen=True, eq=False)
+class SystemResult:
+    """What one system did, and what it is: its members, a lone request on each, and what each served."""
+
+    members: dict[str, Member]
+    lone: dict[str, Lone]
+    served: dict[str, dict[str, Any]]
+    rows: Rows
+    metrics: dict[str, Any]
+    costs: dict[str, Any]  # energy and economics, as far as they are known
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The fidelity; at chip fidelity also what the links carried, and those that messages waited for longest."""
+        if not self.rows.traffic:
+            return {"fidelity": "stage"}
+        several = len(self.rows.systems) > 1
+        waited: list[dict[str, Any]] = [
+            {"link": f"replica {i}: {link}" if several else link, "messages": n, "busy_ms": 1000 * busy, "waited_ms": 1000 * waited}
+            for i, traffic in self.rows.traffic.items()
+            for link, n, busy, waited in traffic.most_waited()
+        ]
+        return {
+            "fidelity": "chip",
+            "network": {
+                "messages": sum(traffic.messages for traffic in self.rows.traffic.values()),
+                "waited_ms": 1000 * sum(traffic.waited for traffic in self.rows.traffic.values()),
+                "links_waited_for": sorted(waited, key=lambda link: -link["waited_ms"])[:5],
+            },
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What every system of a scenario did under the same requests."""
+
+    scenario: Scenario
+    seed: int
+    systems: dict[str, SystemResult]
+    measured: dict[str, Any] | None = None  # the same metrics of a trace that says when its requests were answered
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract of `run --json`: no wall time, no path, no commit in it."""
+        systems = {}
+        for name, s in self.systems.items():
+            systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
+            if spans := self.scenario.outages(name):
+                system["outages"] = spans
+            for member, told in system.get("members", {}).items():
+                told |= {"fidelity": "chip" if self.scenario.by_chip(member) else "stage"} | s.served[member]
+            for member, told in system.get("members", {name: system}).items():
+                told["lone_request"] = lone_json(s.lone[member])
+        note = next(iter(self.systems.values())).rows.requests.note
+        noted = {"note": note} if note else {}  # what of a trace was left out or cut
+        measured = {"measured": self.measured} if self.measured else {}
+        paid = priced(self.scenario) if self.scenario.economics else {}
+        slo = {"slo_s": self.scenario.slo.model_dump(exclude_none=True)} if self.scenario.slo else {}
+        return {"scenario": self.scenario.id, "seed": self.seed, **noted, **measured, **slo, **paid, "systems": systems}
+
+    def saved(self) -> Saved:
+        """The result as it is kept in a folder: the summary with what it came from, and the requests' rows."""
+        return Saved(self.as_json() | self.scenario.origin, self.requests)
+
+    @property
+    def requests(self) -> "polars.DataFrame":
+        """A row for each request and system, with the columns of requests.parquet."""
+        import polars
+
+        return polars.concat([s.rows.table(name) for name, s in self.systems.items()])
+
+    @property
+    def metrics(self) -> "polars.DataFrame":
+        """A row for each system, with the metrics of `run --json`."""
+        import polars
+
+        rows = [
+            {"system": name} | {key: value for key, value in s.metrics.items() if not isinstance(value, dict | list)}
+            for name, s in self.systems.items()
+        ]
+        return polars.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The comparison, for a notebook."""
+        from sim import tables
+
+        summary = self.as_json()
+        told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summary))
+        return "".join(map(tables.as_html, tables.tables(summary))) + told
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What each plain system holds, and how fast a lone request would be where it fits; fleets are put together from them."""
+
+    scenario: Scenario
+    deployments: dict[str, Deployment]
+    lone: dict[str, Lone]
+    minimum: dict[str, tuple[int, int, int] | None]
+
+    def as_json(self, lengths: list[int]) -> dict[str, Any]:
+        """The contract of `plan --json`, with how many sequences of each length fit."""
+        plain: dict[str, dict[str, Any]] = {}
+        for name, deployment in self.deployments.items():
+            fit, minimum = deployment.fit, self.minimum[name]
+            fitting = {str(n): sequences(deployment.layout, n) for n in lengths}
+            parts = ("weights", "kv", "activations", "reserve", "capacity")
+            plain[name] = {
+                **describe(deployment),
+                "fits": fit.fits,
+                "weights_only_chips": weights_only_chips(deployment.layout),
+                "minimum_chips": minimum[0] if minimum else None,
+                "bytes_per_chip": {part: getattr(fit, part) for part in parts},
+                "stages": [[s.first, s.last, s.weights] for s in deployment.layout.stages],
+                "max_sequences": {n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()},
+                "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
+                **({"tried": [trial._asdict() for trial in deployment.tried]} if deployment.tried else {}),
+            }
+        systems = {}
+        for name in self.scenario.systems:
+            members = {member: {"copies": n} | plain[member] for member, n in self.scenario.members(name).items()}
+            systems[name] = plain.get(name) or together(members) | {"fits": all(told["fits"] for told in members.values())}
+        return {"scenario": self.scenario.id, "systems": systems}
+
+
+def planned(scenario: Scenario) -> Planned:
+    """What each system of a scenario holds; a system that does not fit is shown so."""
+    plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
+    deployments = {name: scenario.deploy(name) for name in plain}
+    lone = {name: scenario.lone(d) for name, d in deployments.items() if d.fit.fits}
+    minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
+    return Planned(scenario, deployments, lone, minimum)
+
+
+def run(
+    scenario: Scenario | Path | str,
+    seed: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda system, done, total: None,
+) -> Result:
+    """Serves the scenario's requests on each of its systems.
+
+    Raises: ScenarioError where a file is wrong, PlanError where a model does not fit.
+    """
+    scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
+    seed = scenario.seed if seed is None else seed
+    scenario = scenario.model_copy(update={"seed": seed})
+    systems = check(scenario)
+    requests = scenario.workload.draw(seed)
+    results = {name: served(scenario, name, members, requests, partial(progress, name)) for name, members in systems.items()}
+    measured = answered_metrics(requests, scenario) if requests.answered else None
+    return Result(scenario, seed, results, measured)
+
+
+def served(
+    scenario: Scenario,
+    name: str,
+    members: dict[str, Member],
+    requests: Requests,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SystemResult:
+    """What one system does with the requests."""
+    rows = scenario.serve(name, members, requests, progress)
+    lone = {member: scenario.lone(each.deployment) for member, each in members.items()}
+    metrics = summary(rows, scenario.slo, scenario.measure)
+    if name in lone:  # a fleet has no token's time of its own
+        metrics["fitted_share"] = lone[name].fitted_share
+        if faults := scenario.plain(name).faults:
+            deployment = members[name].deployment
+            seed = [scenario.seed, *f"faults of {name}".encode()]
+            found = availability(faults, deployment.chips, cold_start(deployment) or 0.0, seed)
+            metrics |= found.metrics()
+    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, costs(scenario, members, rows))
+
+
+def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, Any]:
+    """Joules and dollars of a system and of each of its output tokens, by cause, from the first arrival to the last token of the
+    run, whatever `measure` counts.  What is not known is left out, and so is all of it where no token came.
+    """
+    done = rows.finished
+    tokens = int(rows.requests.output[done].sum())
+    elapsed = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if tokens else 0.0
+    if not elapsed:
+        return {}
+    told: dict[str, Any] = {}
+    money, replicas = scenario.money, list(zip(rows.systems, rows.tallies, strict=True))
+    parts = []
+    for name, of in members.items():
+        around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
+        parts.append(Part(of.deployment.costs, of.chips, summed(tally for each, tally in replicas if each == name), around))
+    used = energy(parts, elapsed, money.pue)
+    if used:
+        by_cause = {cause: joules_per_token(joules / elapsed, tokens / elapsed) for cause, joules in used.items()}
+        power = sum(used.values()) / elapsed
+        told["energy"] = {
+            "joules_per_token": sum(by_cause.values()),
+            "joules_per_token_by_cause": by_cause,
+            "mean_power_w": power,
+            "pue": money.pue,
+        }
+    if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
+        drawn = sum(used[cause] for cause in used if cause != "pue") / elapsed if used else None
+        if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed):
+            told["economics"] = price
+    return told
+
+
+def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Owned | None:
+    """What copies of plain systems cost together; None where one's prices are not known."""
+    each = [one for name, n in copies.items() if (one := scenario.owned(name, n))]
+    return Owned(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None
+
+
+def priced(scenario: Scenario) -> dict[str, Any]:
+    """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
+    owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
+    told = {name: over_years(scenario.money, has) for name, has in owned.items() if has}
+    return {"scenario": scenario.id, "economics": scenario.money.as_json()} | ({"estimate": told} if told else {})
+
+
+def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:
+    """TTFT, TPOT and E2E latency as the trace's own server had them."""
+    metrics, told = summary(answered(requests), None, scenario.measure), ("_ttft_ms", "_tpot_ms", "_e2el_ms")
+    return {key: value for key, value in metrics.items() if key.endswith(told) and value is not None}
+
+
+def lone_json(lone: Lone) -> dict[str, Any]:
+    """TTFT and TPOT of a lone request, and a token's time by term; `fitted_terms_ms` is the calibrated part of each."""
+    return {
+        "ttft_ms": 1000 * lone.ttft,
+        "tpot_ms": 1000 * lone.tpot,
+        "terms_ms": {term: 1000 * seconds for term, seconds in lone.terms.items()},
+        "fitted_terms_ms": {term: 1000 * seconds for term, seconds in lone.fitted.items()},
+        "fitted_share": lone.fitted_share,
+    }
+
+
+def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
+    """What a result names beside a system's numbers; where it is a fleet, for each member."""
+    if isinstance(scenario.systems[name], System):
+        return describe(members[name].deployment)
+    return together({member: {"copies": of.copies} | describe(of.deployment) for member, of in members.items()})
+
+
+def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a fleet is, from what its members are."""
+    model = next(iter(members.values()))["model"]
+    return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
+
+
+def cold_start(deployment: Deployment) -> float | None:
+    """Seconds to load the weights from the hosts; None where the chip's file does not give the link."""
+    link = deployment.layout.chip.host_link
+    return load_time(deployment.fit.weights, link) if link else None
+
+
+def describe(deployment: Deployment) -> dict[str, Any]:
+    """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
+    layout = deployment.layout
+    plan = layout.plan
+    return {
+        "model": layout.model.id,
+        "chip": layout.chip.id,
+        "chips": deployment.chips,
+        "engine": layout.engine.id,
+        "plan": {
+            key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance", "slots")
+        },
+        "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "kv", "head")},
+        "memory": {"weights": plan.weights_in, "kv": plan.kv_in},
+        "memories": list(layout.chip.memory),
+        "weight_bandwidth": {
+            "claimed": layout.chip.claimed_bandwidth or layout.weights_memory.bandwidth,
+            "chip": layout.chip.weight_bandwidth(layout.weights_memory, plan.given("weights")),
+        },
+        "token_budget": layout.token_budget,
+        "kv_tokens": deployment.limits.kv_tokens,
+        "load_s": cold_start(deployment),
+        "published": [
+            {"id": p.id, "tokens_per_second": p.speed, "engine": p.engine, "weights": p.weights, "date": p.date, "source": p.source}
+            for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)
+        ],
+    }
