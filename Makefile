@@ -28,6 +28,7 @@ gallery: .venv/ready
 	cp out/gallery/speed.png out/gallery/token-latency.png plots/gallery/
 	$(BIN)/sramsim run jia-2024 --out out/jia-2024 --plots
 	cp out/jia-2024/crossover.png plots/gallery/
+	$(BIN)/sramsim sweep jia-2024 --out out/jia-sweep && $(BIN)/sramsim plot out/jia-sweep && cp out/jia-sweep/card-price.png plots/gallery/
 	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
 	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
 	$(BIN)/sramsim validate --figure plots/gallery/agreement.png > out/gallery/validation.txt

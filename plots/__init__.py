@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, request, scaling, series, speed, users
+from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
 from sim.records import Saved
 from sim.sweep import Swept
 
@@ -24,6 +24,7 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "strong-scaling": (("chips",), scaling.draw),
     "users": (("users",), users.draw),
     "energy": (("rate", "users"), energy.draw_swept),
+    "card-price": (("rate", "users"), price.draw),
 }
 
 
@@ -37,5 +38,8 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
 
 
 def draw_swept(swept: Swept) -> dict[str, Figure]:
-    """Every figure that a sweep has the points for."""
-    return {name: draw(swept) for name, (over, draw) in SWEPT.items() if any(series.varies(swept, x) for x in over)}
+    """Every figure that a sweep has the points for; without prices there is none of cards'."""
+    named = {name: draw for name, (over, draw) in SWEPT.items() if any(series.varies(swept, x) for x in over)}
+    if not price.against(swept):
+        named = {name: draw for name, draw in named.items() if name != "card-price"}
+    return {name: draw(swept) for name, draw in named.items()}

@@ -59,7 +59,7 @@ def draw(points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "
 
 def draw_swept(swept: Swept) -> Figure:
     """The same of a sweep over users or the rate of requests."""
-    load = "users" if series.varies(swept, "users") else "rate"
+    load = series.load(swept)
     table = swept.table
     known = [f"energy.joules_per_token_by_cause.{cause}" for cause in CAUSES]
     if not set(known) <= set(table.columns):

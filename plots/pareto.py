@@ -14,7 +14,7 @@ PRICE = "economics.usd_per_mtok"
 def draw(swept: Swept) -> Figure:
     """Each line is one system under rising load.  Power is that of its chips alone; dollars are those of the run's economics, where
     prices are known."""
-    lines = series.series(swept, x(swept))
+    lines = series.series(swept, series.load(swept))
     power = watts(lines)
     priced = any(each.knows(PRICE) for each in lines)
     figure = style.figure(11.5 if priced else 8.5, 4.4)
@@ -46,11 +46,6 @@ def draw(swept: Swept) -> Figure:
 def watts(lines: Sequence[Series]) -> str:
     """The column of power that compares like with like: the typical one where all chips have it, else the maximum."""
     return "maximum_watts" if any(None in each.values("typical_watts") for each in lines) else "typical_watts"
-
-
-def x(swept: Swept) -> str:
-    """What makes the load rise: users, or the rate of requests."""
-    return "users" if series.varies(swept, "users") else "rate"
 
 
 def throughput(each: Series, divisor: str) -> list[float]:

@@ -46,6 +46,11 @@ def varies(swept: Swept, x: str) -> bool:
     return any(len(each.table[x].unique()) > 1 for each in series(swept, x))
 
 
+def load(swept: Swept) -> str:
+    """What makes the load rise: users, or the rate of requests."""
+    return "users" if varies(swept, "users") else "rate"
+
+
 def series(swept: Swept, x: str) -> list[Series]:
     """The lines of a figure over a column of the table, where that has numbers.
 

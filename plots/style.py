@@ -90,7 +90,14 @@ def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5
     if not handles and not axis.get_legend_handles_labels()[0]:
         return
     key = axis.legend(
-        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9, borderaxespad=0.3, columnspacing=1.2, **entries
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        fontsize=9,
+        borderaxespad=0.3,
+        columnspacing=1.2,
+        handlelength=2.8,
+        **entries,
     )
     key.set_in_layout(False)  # else a key wider than its panel would push the others away
 
@@ -99,7 +106,7 @@ def keyed(figure: Figure, handles: Sequence[Artist]) -> int:
     """The key of a whole figure, in rows above its first axes: how many rows the title must leave for it."""
     for handle in handles:
         handle.set_label(short(str(handle.get_label()), LONGEST))
-    letters = [len(str(handle.get_label())) + 6 for handle in handles]  # with the mark before them
+    letters = [len(str(handle.get_label())) + 7 for handle in handles]  # with the mark before them
     room = (figure.get_figwidth() - 0.7) * 13
     for columns in range(len(handles), 0, -1):  # which are filled one after the other
         if columns == 1 or sum(map(max, np.array_split(letters, columns))) <= room:

@@ -76,7 +76,7 @@ def _preset(known: Mapping[str, str], what: str) -> Shorthand:
 class Ownership(Value):
     """What one system's owner pays, where it is not what the chip's file says.
 
-    chip    = `card` for each of the `chips` that are bought (by default those that serve; more are spares), drawing `card_power`
+    chip    = `card` for each of the `chips` that are bought (else those that serve, and spares of `faults`), drawing `card_power`
     server  = `server` and `server_power` for each chip: its part of what stands around it
     whole   = `capital` and `power` of all of it, instead
     rent    = for a chip, instead of buying and hosting it
@@ -108,6 +108,7 @@ class Economics(Value):
     $/Mtok  = year / (the run's output tokens a second, utilisation and availability of a year)
 
     `residual` and `maintenance` (a year) are shares of the capital.  The run's load is that of all the time that is utilised.
+    Where `availability` is left out it is that of the system's `faults`, or 1.
     """
 
     years: Annotated[float, Field(gt=0, le=100)] = 4.0
@@ -118,7 +119,7 @@ class Economics(Value):
     electricity: Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")] | None = None
     pue: Annotated[float, Field(ge=1, le=10)] = 1.3
     utilisation: Fraction = 1.0
-    availability: Fraction = 1.0
+    availability: Fraction | None = None
     systems: Mapping[str, Ownership] = {}
 
     @model_validator(mode="after")
@@ -215,16 +216,22 @@ def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, D
 
 
 def token_price(
-    economics: Economics, has: Owned, drawn: Watts | None, tokens: float, requests: int, elapsed: Seconds
+    economics: Economics,
+    has: Owned,
+    drawn: Watts | None,
+    tokens: float,
+    requests: int,
+    elapsed: Seconds,
+    availability: float = 1.0,
 ) -> dict[str, Any] | None:
     """Dollars for a million output tokens, by cause, and for a request, of a run that gave so many in that time.
 
-    None where the cost of a year is not known.
+    `availability` counts where the economics have none.  None where the cost of a year is not known.
     """
     paid = annual(economics, has, drawn)
     if paid is None:
         return None
-    shares = economics.utilisation, economics.availability
+    shares = economics.utilisation, economics.availability or availability
     by_cause = {cause: usd_per_mtok(usd, tokens / elapsed, *shares) for cause, usd in paid.items()}
     total = sum(by_cause.values())
     return {

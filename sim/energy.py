@@ -167,7 +167,7 @@ class Part(NamedTuple):
     """Chips of a system that are alike, what their replicas did together, and what stands around each chip."""
 
     costs: Costs
-    chips: int
+    chips: float
     tally: Tally
     server: Watts
 

@@ -35,7 +35,7 @@ class Faults(Sourced):
     """What of a system fails, each part independently of the others, and what stands by.
 
     A node is out when it fails itself or one of its chips does, until it is repaired.  The system needs all nodes that its chips
-    fill, every rack and every link.  Spares are nodes that run idle and fail as the others do: `spares` for the system, or for
+    fill, every rack and every link.  Spares are nodes that idle, cost and fail as the others do: `spares` for the system, or for
     each rack of `nodes_per_rack` nodes at work.  A swap takes `detection` (until the failure is noticed and the spare is in its
     place) and the loading of the weights.  `crews` repair one part at a time each; where it is left out nobody waits for one.
     Repairs are exponential with the mean `repair`.  `samples` systems are simulated, each over the `horizon`.
@@ -155,6 +155,12 @@ def groups(faults: Faults, chips: int) -> list[Group]:
     found += [Group(len(racks), 0, (faults.rack,))] if faults.rack else []
     found += [Group(faults.links, 0, (faults.link,))] if faults.link and faults.links else []
     return [group for group in found if group.causes]
+
+
+def standing_by(faults: Faults | None, chips: int) -> int:
+    """Chips of the spare nodes of a system whose model needs so many.  Raises: ValueError as `groups` does."""
+    spares = sum(group.spares for group in groups(faults, chips)) if faults and faults.spares else 0
+    return spares * faults.chips_per_node if faults else 0
 
 
 def load_time(nbytes: Bytes, host_link: BytesPerSecond) -> Seconds:

@@ -2,7 +2,7 @@
 
 A replica offers a number of identical steps; what it passes through makes as many of them as it can tell beforehand, and says when
 they are over.  `Steps` makes one at a time and is the plain reference, `Leap` and `Pipelined` are the same and fast, `Chips` lets a
-`Machine` of chips take each.
+`Machine` of chips take each, and `Replayed` has `Steps` or `Chips` make those again that a link has spoilt.
 
 Clocks are compensated: what the clock of a run rounds away when a passage returns (`lost`) is part of its next wait.
 """
@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from sim.cost import Costs, Work
 from sim.energy import Tally
 from sim.machine import Machine, Waiting
 from sim.policy import Job
-from sim.records import Gaps
+from sim.records import Gaps, Traffic
+from sim.replay import Spoils
 from sim.units import Seconds
 
 
@@ -48,6 +50,12 @@ class Passing:
         self.tally = Tally()
 
     gaps: Gaps
+    replays = 0  # steps that were made again
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What each link carried, where that is known."""
+        return None
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -394,5 +402,42 @@ class Chips(Passing):
         passage.over(passage, leave)
 
     @property
+    def traffic(self) -> Traffic:
+        return self.machine.traffic
+
+    @property
     def busy(self) -> NDArray[np.float64]:
         return self.machine.busy
+
+
+class Replayed(Passing):
+    """A step that a link has spoilt is made again when it is over, from the first stage on."""
+
+    def __init__(self, env: simpy.Environment, through: Passing, spoils: Spoils, gaps: Gaps) -> None:
+        self.env, self.through, self.spoils, self.gaps, self.tally = env, through, spoils, gaps, through.tally
+
+    def send(self, passage: Passage) -> None:
+        once = partial(self.back, passage)
+        self.through.send(Passage(once, passage.work, last=passage.last, counted=False, lost=passage.lost))
+
+    def back(self, passage: Passage, passed: Passage, leave: Seconds) -> None:
+        if self.spoils(passage.work.tokens):
+            self.replays += 1
+            Timeout(self.env, self.spoils.errors.restart).callbacks.append(lambda _: self.through.send(passed))
+            return
+        if passage.work.decodes and passage.counted:
+            self.gaps.add(leave - passage.last, passage.work.decodes)
+        passage.steps, passage.lost = 1, passed.lost
+        passage.over(passage, leave)
+
+    def stop(self) -> None:
+        self.through.stop()
+        super().stop()
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.through.traffic
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        return self.through.busy

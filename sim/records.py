@@ -143,6 +143,7 @@ class Rows:
     kv_peak: list[int] = field(default_factory=list)  # tokens, by replica: the most that it held
     kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: what it has room for
     tallies: list[Tally] = field(default_factory=list)  # by replica: what passed through its stages
+    replays: list[int] = field(default_factory=list)  # by replica: steps that were made again
     traffic: dict[int, Traffic] = field(default_factory=dict)  # of the replicas at chip fidelity, by number
 
     def __post_init__(self) -> None:

@@ -11,13 +11,15 @@ import numpy as np
 
 from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
 from sim.energy import Part, energy, summed
-from sim.faults import availability, load_time
+from sim.faults import availability, load_time, standing_by
 from sim.measurements import published
 from sim.metrics import by_member, summary
 from sim.plan import sequences, weights_only_chips
 from sim.planner import Deployment, Lone, minimum_chips
 from sim.records import Rows, Saved, answered
+from sim.replay import expected_replays
 from sim.scenario import Member, Scenario, System, check, read
+from sim.units import DAY
 from sim.workload import Requests
 
 if TYPE_CHECKING:
@@ -194,12 +196,16 @@ def served(
             seed = [scenario.seed, *f"faults of {name}".encode()]
             found = availability(faults, deployment.chips, cold_start(deployment) or 0.0, seed)
             metrics |= found.metrics()
-    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, costs(scenario, members, rows))
+    metrics |= replays(scenario, members, rows)
+    paid = costs(scenario, members, rows, metrics.get("availability", 1.0))
+    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, paid)
 
 
-def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, Any]:
+def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float) -> dict[str, Any]:
     """Joules and dollars of a system and of each of its output tokens, by cause, from the first arrival to the last token of the
     run, whatever `measure` counts.  What is not known is left out, and so is all of it where no token came.
+
+    `availability` is that of its faults.
     """
     done = rows.finished
     tokens = int(rows.requests.output[done].sum())
@@ -211,7 +217,8 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict
     parts = []
     for name, of in members.items():
         around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
-        parts.append(Part(of.deployment.costs, of.chips, summed(tally for each, tally in replicas if each == name), around))
+        chips = of.chips + of.copies * standing_by(scenario.plain(name).faults, of.deployment.chips)
+        parts.append(Part(of.deployment.costs, chips, summed(tally for each, tally in replicas if each == name), around))
     used = energy(parts, elapsed, money.pue)
     if used:
         by_cause = {cause: joules_per_token(joules / elapsed, tokens / elapsed) for cause, joules in used.items()}
@@ -224,9 +231,28 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict
         }
     if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
         drawn = sum(used[cause] for cause in used if cause != "pue") / elapsed if used else None
-        if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed):
+        if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed, availability):
             told["economics"] = price
     return told
+
+
+def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, float]:
+    """Steps of the run that links spoiled, beside how many are to be expected of as many; nothing where links make no errors."""
+    expected, steps, told = 0.0, 0, False
+    for name, tally in zip(rows.systems, rows.tallies, strict=True):
+        if errors := scenario.plain(name).link_errors:
+            told = True
+            expected += expected_replays(errors, members[name].deployment.costs, tally)
+            steps += sum(tally.passages.values())
+    if not told or not rows.finished.any():
+        return {}
+    elapsed = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival))
+    return {
+        "replays": sum(rows.replays),
+        "expected_replays": expected,
+        "replayed_share": expected / steps,
+        "replays_per_day": expected / elapsed * DAY,
+    }
 
 
 def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Owned | None:

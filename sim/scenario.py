@@ -25,7 +25,7 @@ from sim.catalogue import sources
 from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.engine import EngineField, NetworkMode, Sigma
-from sim.faults import Faults, groups
+from sim.faults import Faults, groups, standing_by
 from sim.files import Document, Value, find, nearest
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
@@ -35,6 +35,7 @@ from sim.plan import Plan, PlanError, PlanField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows
+from sim.replay import LinkErrors, Spoils
 from sim.serve import Outage, Setup, serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
@@ -55,7 +56,8 @@ class System(Value):
     given, and `exceptions` are the chips and links that are not as the others.
 
     `faults` is what of it fails over months: beside the requests' statistics its availability is simulated.  Requests are served by
-    the system as it is while it works, but for `outages`: its replicas fail at these times.
+    the system as it is while it works, but for `outages`: its replicas fail at these times; and for `link_errors`: steps that a
+    link spoils are made again.
     """
 
     chip: ChipField | None = None
@@ -85,6 +87,7 @@ class System(Value):
     exceptions: tuple[Exceptional, ...] = ()
     faults: Faults | None = None
     outages: tuple[Outage, ...] = ()
+    link_errors: LinkErrors | None = None
 
     @model_validator(mode="after")
     def _hardware(self) -> "System":
@@ -269,9 +272,9 @@ class Scenario(Value):
         return self.economics or Economics()
 
     def owned(self, name: str, copies: int = 1) -> Owned | None:
-        """What copies of a plain system cost to buy; None where that is not known."""
+        """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
-        one = owned(chip, chips, self.money.systems.get(name, Ownership()))
+        one = owned(chip, chips + standing_by(self.plain(name).faults, chips), self.money.systems.get(name, Ownership()))
         return one.times(copies) if one else None
 
     def plain(self, name: str) -> System:
@@ -367,7 +370,11 @@ class Scenario(Value):
         shared = (deployment.costs, deployment.limits, system.policies, system.request_overhead, machine, name)
         of_each = member.deployment.layout.plan.replicas  # of each copy the same ones fail
         outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
-        return [Setup(*shared, number, outages[number % of_each]) for number in range(member.replicas)]
+        spoils: list[Spoils | None] = [None] * member.replicas
+        if errors := system.link_errors:
+            streams = np.random.default_rng([self.seed, *f"link errors of {name}".encode()]).spawn(member.replicas)
+            spoils = [Spoils(errors, deployment.costs, stream) for stream in streams]
+        return [Setup(*shared, number, outages[number % of_each], spoils[number]) for number in range(member.replicas)]
 
     def whole(self, name: str) -> System:
         """A system with the model that it serves."""
@@ -417,6 +424,8 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         if faults := scenario.plain(name).faults:
             groups(faults, deployment.chips)
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
+        if errors := scenario.plain(name).link_errors:
+            errors.require_bearable(deployment.costs)
     except ValueError as error:
         raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
     return deployment

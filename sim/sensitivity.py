@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from sim.economics import Ownership, beside, token_price
 from sim.energy import Part, Tally, energy
+from sim.faults import standing_by
 from sim.files import ScenarioError, Sourced, Value
 from sim.plan import PlanError
 from sim.planner import Deployment
@@ -120,7 +121,8 @@ def per_token(scenario: Scenario, name: str, deployment: Deployment, tpot: Secon
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
     tally.passages[1] = 1
     replicas, server = deployment.layout.plan.replicas, beside(deployment.layout.chip, money.systems.get(name, Ownership()))
-    used = energy([Part(deployment.costs, deployment.chips // replicas, tally, server)], tpot, money.pue)
+    chips = deployment.chips + standing_by(scenario.plain(name).faults, deployment.chips)
+    used = energy([Part(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
     if has := scenario.owned(name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None

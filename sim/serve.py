@@ -25,9 +25,10 @@ from sim.cost import Costs, Work
 from sim.energy import Tally, summed
 from sim.files import UserError, Value
 from sim.machine import Machines
-from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Steps
+from sim.passing import Chips, Leap, Passage, Passing, Pipelined, Replayed, Steps
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, Router, continuous
 from sim.records import Rows
+from sim.replay import Spoils
 from sim.traces import BLOCK
 from sim.units import Seconds
 from sim.workload import Requests
@@ -89,6 +90,7 @@ class Setup:
     system: str = ""  # whose copy it is, and its number among those
     number: int = 0
     outages: tuple[Outage, ...] = ()
+    spoils: Spoils | None = None  # draws which steps are made again; steps are then made one by one
 
 
 class Replica:
@@ -628,6 +630,7 @@ def serve_fleet(
         replica, now = fleet[number], env.now
         busy[number] = busy[number] + replica.passing.busy
         tallies[number].append(replica.passing.tally)
+        replays[number] += replica.passing.replays
         for job in replica.fail():
             rows.admitted[job.id] = rows.first_token[job.id] = math.nan
             if outage.requests == "fail":
@@ -646,22 +649,25 @@ def serve_fleet(
 
     def build(number: int) -> Replica:
         setup = setups[number]
-        costs, slots = setup.costs, setup.limits.slots
+        costs, slots, spoils = setup.costs, setup.limits.slots, setup.spoils
         passing: Passing
         if setup.machine:
             passing = Chips(env, setup.machine(env, setup.number), rows.gaps)
-        elif leap and slots == costs.stages == 1:
+        elif leap and not spoils and slots == costs.stages == 1:
             passing = Leap(env, costs, rows.gaps)
-        elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
+        elif leap and not spoils and costs.stages > 1 and not costs.launch:  # the kernel knows no host
             passing = Pipelined(env, costs, rows.gaps, slots, setup.limits.token_budget)
         else:
             passing = Steps(env, costs, rows.gaps)
+        if spoils:
+            passing = Replayed(env, passing, spoils, rows.gaps)
         return Replica(env, number, setup, passing, rows, finished)
 
     fleet = [build(number) for number in range(len(setups))]
     held: deque[Job] = deque()  # while no replica is up
     busy: list[Any] = [0.0] * len(setups)  # of those that failed
     kv_peak = [0] * len(setups)
+    replays = [0] * len(setups)
     tallies: list[list[Tally]] = [[] for _ in setups]
     failing = any(setup.outages for setup in setups)
     for number, setup in enumerate(setups):
@@ -679,7 +685,8 @@ def serve_fleet(
     rows.systems = [replica.system for replica in fleet]
     rows.tallies = [summed([*before, replica.passing.tally]) for before, replica in zip(tallies, fleet, strict=True)]
     rows.busy = [before + replica.passing.busy for before, replica in zip(busy, fleet, strict=True)]
-    rows.traffic = {replica.number: replica.passing.machine.traffic for replica in fleet if isinstance(replica.passing, Chips)}
+    rows.replays = [before + replica.passing.replays for before, replica in zip(replays, fleet, strict=True)]
+    rows.traffic = {replica.number: traffic for replica in fleet if (traffic := replica.passing.traffic)}
     rows.kv_peak = [max(before, replica.room.kv_peak) for before, replica in zip(kv_peak, fleet, strict=True)]
     rows.kv_tokens = [replica.limits.kv_tokens for replica in fleet]
     assert ended == total, "a request was lost"

@@ -145,6 +145,10 @@ def compared(summary: Mapping[str, Any]) -> Table:
     if any("availability" in s for s in each):
         table.add_section()
         reliability(table, each)
+    if any("replays" in s for s in each):
+        table.add_section()
+        for label, cell in REPLAYS.items():
+            table.add_row(label, *(cell(s) if "replays" in s else "-" for s in each))
     return table
 
 
@@ -159,6 +163,14 @@ PER_TOKEN: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {
         "$ for a million output tokens": lambda economics: number(economics["usd_per_mtok"]),
         "$ for a request": lambda economics: number(economics["usd_per_request"]),
     },
+}
+
+# Steps that links spoil.
+REPLAYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "steps made again after a link error": lambda s: number(s["replays"]),
+    "  expected of as many steps": lambda s: number(s["expected_replays"]),
+    "  a day, at this load": lambda s: number(s["replays_per_day"]),
+    "  of all steps, %": lambda s: number(100 * s["replayed_share"]),
 }
 
 

@@ -176,4 +176,5 @@ Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 HOUR: Seconds = 3600.0
-YEAR: Seconds = 365 * 24 * HOUR
+DAY: Seconds = 24 * HOUR
+YEAR: Seconds = 365 * DAY

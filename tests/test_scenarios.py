@@ -197,6 +197,25 @@ def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
     assert "99.875" in told
 
 
+def test_spares_idle_and_cost_and_who_is_down_earns_nothing():
+    """Three nodes of eight chips, or one in each of nine racks, beside 72 nodes."""
+    systems = ran("spares").as_json()["systems"]
+    alone = systems["no-spare"]
+    for name, spares in (("pooled", 3), ("one-per-rack", 9)):
+        more, own = 1 + spares / 72, systems[name]
+        for cause in ("idle", "server"):
+            joules = [each["energy"]["joules_per_token_by_cause"][cause] for each in (own, alone)]
+            assert joules[0] == pytest.approx(more * joules[1])
+        assert own["economics"]["capital_usd"] == pytest.approx(more * alone["economics"]["capital_usd"])
+        earned = [each["economics"]["usd_per_mtok"] * each["availability"] for each in (own, alone)]
+        assert earned[0] == pytest.approx(more * earned[1])
+    given = run(read("spares", ["economics.availability=0.5"])).as_json()["systems"]
+    for name, each in given.items():
+        assert each["economics"]["usd_per_mtok"] * 0.5 == pytest.approx(
+            systems[name]["economics"]["usd_per_mtok"] * systems[name]["availability"]
+        )
+
+
 def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     sets = ["systems.pooled.faults.crews=1", "systems.pooled.faults.rack={rate: 1e-7 failure/h}", "systems.pooled.faults.samples=2"]
     words = [word for each in sets for word in ("--set", each)]

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from plots import SWEPT, draw_swept, load, memory, occupancy, pareto, request, scaling, series, style, users
+from plots import SWEPT, draw_swept, load, memory, occupancy, pareto, price, request, scaling, series, style, users
 from sim import planned, read, run
 from sim.sweep import Swept, sweep
 
@@ -29,7 +29,14 @@ SWEEPS = {
     "users": "{workload: [" + ", ".join(CLOSED % n for n in (1, 4, 16)) + "]}",
     "chips": "[{systems.lpu.plan.tensor: 4}, {systems.lpu.chips: 128}, {systems.lpu.chips: 8}]",
 }
-OF = {"energy": "rate", "latency-vs-load": "rate", "pareto": "users", "users": "users", "strong-scaling": "chips"}
+OF = {
+    "energy": "rate",
+    "latency-vs-load": "rate",
+    "pareto": "users",
+    "users": "users",
+    "strong-scaling": "chips",
+    "card-price": "users",
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,7 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
     texts = [figure._suptitle, figure._supxlabel]
     for axis in figure.axes:
         texts += [axis.xaxis.label, axis.yaxis.label, *axis.texts, *(axis.get_legend().get_texts() if axis.get_legend() else ())]
-        assert "second" in axis.get_xlabel() + axis.get_ylabel() or ", ms" in axis.get_ylabel()
+        assert "second" in axis.get_xlabel() + axis.get_ylabel() or axis.get_ylabel().endswith((", ms", ", $"))
     for text in (text for text in texts if text.get_text()):
         box = text.get_window_extent()
         assert min(box.x0, box.y0) >= -1, text.get_text()
@@ -74,8 +81,8 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
 
 
 def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
-    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto", "energy"]
-    assert list(draw_swept(swept["users"])) == ["pareto", "users", "energy"]
+    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto", "energy", "card-price"]
+    assert list(draw_swept(swept["users"])) == ["pareto", "users", "energy", "card-price"]
     assert list(draw_swept(swept["chips"])) == ["strong-scaling"]
     failed = changed(swept["rate"], error="no", completed=None)
     assert draw_swept(failed) == {}
@@ -252,3 +259,46 @@ def test_names_too_long_for_a_key_keep_their_ends():
     assert re.fullmatch(r"a+…b+", style.short("a" * 50 + "b" * 50, 20))
     assert len(style.short("a" * 50 + "b" * 50, 20)) <= 20
     assert style.short("abc", 20) == "abc"
+
+
+def usd(row, card):
+    """Dollars for a million tokens of a row, if its cards cost so much."""
+    cards = row["economics.usd_per_mtok_by_cause.chips"]
+    return row["economics.usd_per_mtok"] + cards * (card / row["economics.card_usd"] - 1)
+
+
+def test_at_the_price_of_a_card_tokens_cost_as_much(swept):
+    """Under one load; and of those that are as fast, the cheapest of each."""
+    (pair,) = price.against(swept["users"])
+    rows = swept["users"].table.to_dicts()
+    ours, theirs = ([row for row in rows if row["system"] == name] for name in (pair.mine.system, pair.other.system))
+    loaded, fast = pair.loaded("users"), pair.fast()
+    assert sorted(loaded) == [1, 4, 16]
+    for users_, (card, _) in loaded.items():
+        mine, other = (next(row for row in each if row["users"] == users_) for each in (ours, theirs))
+        assert usd(mine, card) == pytest.approx(other["economics.usd_per_mtok"])
+    assert len(fast) >= 3
+    for speed, card in fast.items():
+        quick = [[row for row in each if 1000 / row["median_tpot_ms"] >= speed * (1 - 1e-12)] for each in (ours, theirs)]
+        best = min(usd(row, row["economics.card_usd"]) for row in quick[1])
+        assert min(usd(row, card) for row in quick[0]) == pytest.approx(best)
+
+
+def test_who_waits_for_room_is_hollow_and_counts_for_no_speed(swept):
+    waiting = changed(swept["users"], verdict="BACKLOGGED")
+    (pair,) = price.against(waiting)
+    assert pair.fast() == {}
+    assert all(waits for _, waits in pair.loaded("users").values())
+    assert price.draw(waiting).get_suptitle().strip() == "No cards are priced against another chip"
+
+
+def test_the_title_of_cards_prices_says_from_which_speed_they_pay(swept):
+    (pair,) = price.against(swept["users"])
+    title = " ".join(price.draw(swept["users"]).get_suptitle().split())
+    card, fast = pair.mine.values(price.CARD)[0], pair.fast()
+    dearer = max(speed for speed, value in fast.items() if value < card)
+    assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (dearer < max(price.speeds(pair.mine)))
+
+
+def test_without_prices_no_card_is_priced(swept):
+    assert "card-price" not in draw_swept(changed(swept["users"], **{price.CARD: None}))

@@ -1,0 +1,124 @@
+"""Steps that links spoil: as many as the closed form expects, each made again, and none of their tokens lost or counted twice."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim import PlanError, read, run
+from sim.energy import link_bytes
+from sim.machine import Irregular, machines
+from sim.plan import Plan
+from sim.policy import Policies
+from sim.replay import LinkErrors, Spoils, expected_replays
+from sim.serve import Outage, Setup, serve_fleet
+from sim.workload import Requests
+
+KINDS = {"tensor": (2, Plan(tensor=2)), "piped": (3, Plan(pipeline=3)), "both": (6, Plan(tensor=2, pipeline=3))}
+
+
+@pytest.fixture(scope="module")
+def spoilt(make_deployment):
+    """A replica of a kind whose steps of one token are spoilt with a chance, and its deployment."""
+    deployments = {kind: make_deployment(chips, plan=plan) for kind, (chips, plan) in KINDS.items()}
+
+    def build(kind, chance, seed=0, restart=0.0, **options):
+        deployment = deployments[kind]
+        rate = -math.expm1(math.log1p(-chance) / (8 * link_bytes(deployment.costs, {1: 1})))
+        errors = LinkErrors(bit_error_rate=rate, restart=restart)
+        spoils = Spoils(errors, deployment.costs, np.random.default_rng(seed))
+        return replace(Setup(deployment.costs, deployment.limits, Policies(), spoils=spoils), **options), errors
+
+    return build
+
+
+def asked(n, users=None, prompt=24, output=20, every=1e-4):
+    return Requests(np.full(n, np.nan) if users else every * np.arange(n), np.full(n, prompt), np.full(n, output), users)
+
+
+def served(setup, requests, **options):
+    return serve_fleet(requests, [setup], lambda replicas, job: 0, **options)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_links_without_errors_change_nothing(spoilt, kind):
+    setup, _ = spoilt(kind, 0.0)
+    with_links, without = served(setup, asked(30)), served(replace(setup, spoils=None), asked(30), leap=False)
+    for column in ("admitted", "first_token", "last_token"):
+        np.testing.assert_allclose(getattr(with_links, column), getattr(without, column), rtol=1e-12)
+    assert with_links.gaps.count == without.gaps.count
+    assert with_links.gaps.total == pytest.approx(without.gaps.total, rel=1e-12)
+    assert with_links.tallies[0].passages == without.tallies[0].passages
+    assert with_links.replays == [0]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("chance", [0.003, 0.1])
+def test_as_many_steps_are_made_again_as_the_closed_form_expects(spoilt, kind, chance):
+    """Within three standard errors for each of 20 seeds; each step's standard error is that of a throw."""
+    for seed in range(20):
+        setup, errors = spoilt(kind, chance, seed)
+        rows = served(setup, asked(100, users=3, prompt=2))
+        passages, costs = rows.tallies[0].passages, setup.costs
+        expected = expected_replays(errors, costs, rows.tallies[0])
+        chances = {n: errors.chance(costs, n) for n in passages}
+        deviation = math.sqrt(sum(steps * chances[n] * (1 - chances[n]) for n, steps in passages.items()))
+        assert abs(rows.replays[0] - expected) <= 3 * deviation
+        assert rows.finished.all()
+
+
+def test_a_token_takes_as_many_passages_as_it_takes(spoilt):
+    """One user: a passage is spoilt with chance p, so a token takes 1/(1-p) of them, and p/(1-p) restarts."""
+    chance, n = 0.2, 200
+    setup, _ = spoilt("both", chance)
+    alone = served(replace(setup, spoils=None), asked(n, users=1, prompt=1))
+    step = restart = alone.gaps.mean
+    setup, _ = spoilt("both", chance, restart=restart)
+    rows = served(setup, asked(n, users=1, prompt=1))
+    tokens = rows.gaps.count
+    assert tokens == alone.gaps.count == 19 * n
+    deviation = math.sqrt(chance / tokens) / (1 - chance) * (step + restart)
+    assert rows.gaps.mean == pytest.approx((step + chance * restart) / (1 - chance), abs=3 * deviation)
+    assert rows.gaps.total == pytest.approx((rows.last_token - rows.first_token).sum())
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
+    setup, _ = spoilt(kind, 0.05, restart=2e-6)
+    stages = served(setup, asked(4, users=1))
+    setup, _ = spoilt(kind, 0.05, restart=2e-6)
+    chips = served(replace(setup, machine=machines(setup.costs, [Irregular()], [0])), asked(4, users=1))
+    assert chips.replays == stages.replays != [0]
+    np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
+    assert chips.traffic[0].messages > 0
+
+
+def test_a_replica_that_fails_counts_what_it_had_made_again(spoilt):
+    setup, errors = spoilt("both", 0.2)
+    alone = served(setup, asked(50, every=1e-6))
+    outage = Outage(at=float(alone.last_token.max()) / 2, lasts=1e-3)
+    setup, _ = spoilt("both", 0.2)
+    rows = served(replace(setup, outages=(outage,)), asked(50, every=1e-6))
+    assert rows.finished.all()
+    assert rows.retries.any()
+    expected = expected_replays(errors, setup.costs, rows.tallies[0])
+    assert abs(rows.replays[0] - expected) <= 4 * math.sqrt(expected)
+
+
+OPTIONS = ["systems.lpu.link_errors={bit_error_rate: 1e-11, restart: 1 ms}", "workload.requests=4", "workload.output=8 token"]
+
+
+def test_a_run_tells_what_was_made_again_and_how_much_that_is():
+    scenario = read("llama2-70b-lpu-vs-h100", OPTIONS)
+    metrics = run(scenario).systems["lpu"].metrics
+    assert {"replays", "expected_replays", "replayed_share", "replays_per_day"} <= metrics.keys()
+    assert metrics["replays_per_day"] > metrics["expected_replays"] > 0
+    assert 0 < metrics["replayed_share"] < 0.2
+    assert "replays" not in run(scenario).systems["h100"].metrics
+    assert run(scenario).as_json() == run(scenario).as_json()
+
+
+def test_links_through_which_nothing_comes_are_refused():
+    with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-08 links spoil 100 %"):
+        run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-8")]))
