@@ -18,9 +18,9 @@ What can be waited for is a process or a resource; what can only be computed is 
     planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue
                                                 holds, with sources; a result as a table
     irregular                                   stragglers, other chips, slow and dead links
-    stages : serve : passing : kernel : machine : faults    cuts models into stages; SimPy: replicas, micro-batches and their way
-                                                through the stages (step by step, in leaps, compiled), chips and links; failures
-                                                and repairs over months
+    stages : serve : replica : passing : kernel : machine : faults    cuts models into stages; SimPy: arrivals and the router,
+                                                replicas, micro-batches and their way through the stages (step by step, in leaps,
+                                                compiled), chips and links; failures and repairs over months
     metrics                                     from rows to TTFT, TPOT, the verdict
     program : network                           what each chip executes in a step; cables that messages take
     records : policy : replay                   rows that leave a run; decisions of a scheduler; steps that links spoil

@@ -36,7 +36,8 @@ from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows
 from sim.replay import LinkErrors, Spoils
-from sim.serve import Outage, Setup, serve_fleet
+from sim.replica import Outage, Setup
+from sim.serve import serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload import Closed, Requests, WorkloadField

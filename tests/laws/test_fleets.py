@@ -12,8 +12,9 @@ from sim.capacity import capacity
 from sim.metrics import SLO
 from sim.plan import Plan, PlanError
 from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
+from sim.replica import Setup
 from sim.scenario import Fleet, Scenario, System
-from sim.serve import Setup, serve, serve_fleet
+from sim.serve import serve, serve_fleet
 from sim.workload import Asked, Closed, Length, Listed, Poisson, Requests
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}

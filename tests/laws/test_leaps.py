@@ -13,8 +13,9 @@ from sim.chip import Compute
 from sim.cost import FOREVER, Step, Work
 from sim.energy import usage
 from sim.plan import Plan
+from sim.policy import Limits
 from sim.records import BINS_PER_DECADE, Gaps
-from sim.serve import Limits, serve
+from sim.serve import serve
 from sim.workload import Requests
 
 WINDOW = 24

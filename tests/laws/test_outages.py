@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sim.plan import Plan
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
-from sim.serve import Outage, Setup, serve_fleet
+from sim.replica import Outage, Setup
+from sim.serve import serve_fleet
 from sim.workload import Requests
 
 KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3))}

@@ -12,7 +12,8 @@ from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.policy import Policies
 from sim.replay import LinkErrors, Spoils, expected_replays
-from sim.serve import Outage, Setup, serve_fleet
+from sim.replica import Outage, Setup
+from sim.serve import serve_fleet
 from sim.workload import Requests
 
 KINDS = {"tensor": (2, Plan(tensor=2)), "piped": (3, Plan(pipeline=3)), "both": (6, Plan(tensor=2, pipeline=3))}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import sim
 from sim.cost import Work
 from sim.plan import Plan
+from sim.policy import Limits
 from sim.scenario import Scenario, System
-from sim.serve import Limits
 from sim.workload import Closed, Length, Poisson
 
 LAYOUTS = {
