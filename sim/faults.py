@@ -14,8 +14,9 @@ import simpy
 from pydantic import Field
 
 from sim.files import Sourced, Value
-from sim.units import HOUR, YEAR, Bytes, BytesPerSecond, Count, FailuresPerSecond, Fraction, Seconds
+from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, show
 
+Waiting = Generator[simpy.Event, Any, None]
 WARM_UP = 5  # relaxation times, after which as many parts are in repair as usual
 
 
@@ -38,7 +39,8 @@ class Faults(Sourced):
     fill, every rack and every link.  Spares are nodes that idle, cost and fail as the others do: `spares` for the system, or for
     each rack of `nodes_per_rack` nodes at work.  A swap takes `detection` (until the failure is noticed and the spare is in its
     place) and the loading of the weights.  `crews` repair one part at a time each; where it is left out nobody waits for one.
-    Repairs are exponential with the mean `repair`.  `samples` systems are simulated, each over the `horizon`.
+    Repairs are exponential with the mean `repair`.  Every `model_swap_every` another model's weights are loaded, as many bytes.
+    `samples` systems are simulated, each over the `horizon`.
 
     Left out: running on without a rack or round a dead link; failures while a part is in repair; common causes.
     """
@@ -55,6 +57,7 @@ class Faults(Sourced):
     crews: Count | None = None
     repair: Annotated[Seconds, Field(gt=0)]
     detection: Seconds
+    model_swap_every: Annotated[Seconds, Field(gt=0)] | None = None
     horizon: Annotated[Seconds, Field(gt=0)]
     samples: Annotated[int, Field(ge=2, le=100_000)]
 
@@ -82,14 +85,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Closed:
-    """The closed form: the probability that enough parts are good, times that of no swap."""
+    """The closed form: the probability that enough parts are good, times those of no swap of a part and of no swap of the model."""
 
     parts: Fraction
     swaps: Fraction
+    models: Fraction
 
     @property
     def availability(self) -> Fraction:
-        return self.parts * self.swaps
+        return self.parts * self.swaps * self.models
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Availability:
     swap: Seconds
     mtbf: Seconds
     without_spares: Fraction
+    model_swaps: Fraction  # the share of time that they take
     closed: Closed | None
 
     @property
@@ -130,6 +135,7 @@ class Availability:
             "series_availability": self.without_spares,
             "mtbf_h": self.mtbf / HOUR,
             "swap_s": self.swap,
+            "lost_to_model_swaps": self.model_swaps,
             "outages_per_year": self.outages_per_second * YEAR,
         }
 
@@ -163,12 +169,14 @@ def standing_by(faults: Faults | None, chips: int) -> int:
     return spares * faults.chips_per_node if faults else 0
 
 
-def load_time(nbytes: Bytes, host_link: BytesPerSecond) -> Seconds:
-    """Loading a chip's weights from its host; all chips load at once, so that of the fullest one is the system's.
-
-    bytes / bandwidth.  Left out: reading them from disk or network into the host, chips that share a host's memory, the program.
-    """
-    return nbytes / host_link
+def require_sound(faults: Faults, chips: int, load: Seconds | None) -> None:
+    """Raises: ValueError where a system's parts cannot be counted, or its model cannot be loaded in time."""
+    groups(faults, chips)
+    if every := faults.model_swap_every:
+        if load is None:
+            raise ValueError("faults: model_swap_every: the chip's file has no host_link, by which weights are loaded")
+        if load >= every:
+            raise ValueError(f"faults: model_swap_every: a model takes {show(load, 's')} to load, longer than it stays")
 
 
 # Closed forms.
@@ -213,8 +221,9 @@ def enough(alike: Sequence[Group], repair: Seconds, crews: int | None) -> float:
     return float(sum(out[j] * (ways[j] / math.comb(n, j)) for j in range(len(ways))))
 
 
-def closed_form(parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None) -> Closed | None:
-    """P(enough parts) x exp(-(sum of needed x rate) x swap); None where kinds of parts wait for the same few crews.
+def closed_form(parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None, model_swaps: float) -> Closed | None:
+    """P(enough parts) x exp(-(sum of needed x rate) x swap) x (1 - the share of time that model swaps take); None where kinds of
+    parts wait for the same few crews.
 
     The system works if it had enough parts a swap ago and none of those at work has failed since; they fail at one rate, however
     many spares are out.  For Weibull lives the first factor holds and the second is approximate; both are of the long run.
@@ -225,14 +234,14 @@ def closed_form(parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: i
     if crews is not None and crews < sum(group.parts for group in parts) and len(kinds) > 1:
         return None
     good = math.prod(enough(alike, repair, crews) for alike in kinds.values())
-    return Closed(good, math.exp(-swap / mtbf(parts)))
+    return Closed(good, math.exp(-swap / mtbf(parts)), 1 - model_swaps)
 
 
 # The simulation.
 
 
 class Outages:
-    """When a system is down: from a failure until no place is empty and the last swap is over."""
+    """When a system is down: from a failure until no place is empty and the last swap is over, and while it loads a model."""
 
     def __init__(self, swap: Seconds) -> None:
         self.swap = swap
@@ -240,27 +249,33 @@ class Outages:
         self.ready = 0.0
         self.began: list[Seconds] = []
         self.ended: list[Seconds] = []
+        self.failed: list[bool] = []  # whether it began with a failure
 
     def lost(self, now: Seconds, replaced: bool) -> None:
         """A part at work has failed: a spare takes its place, or nobody."""
+        self.down(now, self.swap, failed=True)
+        self.empty += not replaced
+
+    def down(self, now: Seconds, lasts: Seconds, failed: bool) -> None:
+        """It is down for so long at least."""
         if not self.empty and now >= self.ready:
             if self.began:
                 self.ended.append(self.ready)
             self.began.append(now)
-        self.empty += not replaced
-        self.ready = now + self.swap
+            self.failed.append(failed)
+        self.ready = max(self.ready, now + lasts)
 
     def found(self, now: Seconds) -> None:
         """A repaired part takes an empty place."""
         self.empty -= 1
-        self.ready = now + self.swap
+        self.ready = max(self.ready, now + self.swap)
 
     def between(self, start: Seconds, end: Seconds) -> tuple[Seconds, int]:
-        """Time down between two moments, and how many outages began; `end` is now."""
+        """Time down between two moments, and how many outages began with a failure; `end` is now."""
         last = [end if self.empty else self.ready] if self.began else []
         began, ended = np.array(self.began), np.array([*self.ended, *last])
         down = np.clip(ended, start, end) - np.clip(began, start, end)
-        return float(down.sum()), int((began >= start).sum())
+        return float(down.sum()), int((began >= start)[np.array(self.failed, bool)].sum())
 
 
 class Shelf:
@@ -285,7 +300,7 @@ class Part:
 
     def life(
         self, env: simpy.Environment, outages: Outages, crews: simpy.Resource, repair: Seconds, rng: np.random.Generator
-    ) -> Generator[simpy.Event, Any, None]:
+    ) -> Waiting:
         left = self.scales * rng.weibull(self.shapes)
         while True:
             first = int(left.argmin())
@@ -322,17 +337,25 @@ class Part:
             shelf.idle.append(self)
 
 
-def sample(
-    parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None, horizon: Seconds, rng: np.random.Generator
-) -> tuple[float, int]:
+def load_models(env: simpy.Environment, outages: Outages, every: Seconds, load: Seconds, first: Seconds) -> Waiting:
+    """Swaps the model again and again."""
+    yield env.timeout(first)
+    while True:
+        outages.down(env.now, load, failed=False)
+        yield env.timeout(every)
+
+
+def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random.Generator) -> tuple[float, int]:
     """One life of a system that starts new: its availability over the horizon after the warm-up, and its outages."""
-    env, outages = simpy.Environment(), Outages(swap)
-    crews = crews or sum(group.parts for group in parts)
+    env, outages, repair, horizon = simpy.Environment(), Outages(faults.detection + load), faults.repair, faults.horizon
+    crews = faults.crews or sum(group.parts for group in parts)
     turns = simpy.Resource(env, capacity=crews)
     for group in parts:
         shelf = Shelf()
         for number in range(group.parts):
             env.process(Part(group.causes, shelf, number < group.needed).life(env, outages, turns, repair, rng))
+    if every := faults.model_swap_every:
+        env.process(load_models(env, outages, every, load, every * rng.random()))
     start = WARM_UP * relaxation(parts, repair, crews)
     env.run(until=start + horizon)
     down, count = outages.between(start, start + horizon)
@@ -355,9 +378,10 @@ def availability(faults: Faults, chips: int, load: Seconds, seed: Sequence[int])
     Raises: ValueError where the parts cannot be counted.
     """
     parts, swap = groups(faults, chips), faults.detection + load
+    model_swaps = load / faults.model_swap_every if faults.model_swap_every else 0.0
     rng = np.random.default_rng(seed)
-    runs = [sample(parts, faults.repair, swap, faults.crews, faults.horizon, rng) for _ in range(faults.samples)]
+    runs = [sample(faults, parts, load, rng) for _ in range(faults.samples)]
     shares, counts = zip(*runs, strict=True)
     often = sum(counts) / len(runs) / faults.horizon
-    closed = closed_form(parts, faults.repair, swap, faults.crews)
-    return Availability(shares, often, swap, mtbf(parts), series(mtbf(parts), faults.repair), closed)
+    closed = closed_form(parts, faults.repair, swap, faults.crews, model_swaps)
+    return Availability(shares, often, swap, mtbf(parts), series(mtbf(parts), faults.repair), model_swaps, closed)

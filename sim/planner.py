@@ -66,6 +66,16 @@ class Deployment:
         return plan.group * plan.depth * plan.replicas
 
     @property
+    def load(self) -> Seconds | None:
+        """Loading a chip's weights from its host: bytes / bandwidth; all load at once, so that of the fullest is the system's.
+
+        None where the chip's file does not give the link.  Left out: reading them from disk or network into the host, chips that
+        share a host's memory, the program.
+        """
+        link = self.layout.chip.host_link
+        return self.fit.weights / link if link else None
+
+    @property
     def warnings(self) -> list[str]:
         """What tensor parallelism loses because its degree does not divide what it deals out: the fullest chip decides."""
         model, tensor = self.layout.model, self.layout.plan.tensor

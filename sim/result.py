@@ -11,7 +11,7 @@ import numpy as np
 
 from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
 from sim.energy import Part, energy, summed
-from sim.faults import availability, load_time, standing_by
+from sim.faults import availability, standing_by
 from sim.measurements import published
 from sim.metrics import by_member, summary
 from sim.plan import sequences, weights_only_chips
@@ -194,7 +194,7 @@ def served(
         if faults := scenario.plain(name).faults:
             deployment = members[name].deployment
             seed = [scenario.seed, *f"faults of {name}".encode()]
-            found = availability(faults, deployment.chips, cold_start(deployment) or 0.0, seed)
+            found = availability(faults, deployment.chips, deployment.load or 0.0, seed)
             metrics |= found.metrics()
     metrics |= replays(scenario, members, rows)
     paid = costs(scenario, members, rows, metrics.get("availability", 1.0))
@@ -298,12 +298,6 @@ def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
 
 
-def cold_start(deployment: Deployment) -> float | None:
-    """Seconds to load the weights from the hosts; None where the chip's file does not give the link."""
-    link = deployment.layout.chip.host_link
-    return load_time(deployment.fit.weights, link) if link else None
-
-
 def describe(deployment: Deployment) -> dict[str, Any]:
     """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
     layout = deployment.layout
@@ -325,7 +319,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         },
         "token_budget": layout.token_budget,
         "kv_tokens": deployment.limits.kv_tokens,
-        "load_s": cold_start(deployment),
+        "load_s": deployment.load,
         "published": [
             {"id": p.id, "tokens_per_second": p.speed, "engine": p.engine, "weights": p.weights, "date": p.date, "source": p.source}
             for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)

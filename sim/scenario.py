@@ -25,7 +25,7 @@ from sim.catalogue import sources
 from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.engine import EngineField, NetworkMode, Sigma
-from sim.faults import Faults, groups, standing_by
+from sim.faults import Faults, require_sound, standing_by
 from sim.files import Document, Value, find, nearest
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
@@ -423,7 +423,7 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         scenario.machines(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
-            groups(faults, deployment.chips)
+            require_sound(faults, deployment.chips, deployment.load)
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
         if errors := scenario.plain(name).link_errors:
             errors.require_bearable(deployment.costs)

@@ -213,6 +213,8 @@ def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     row("  without spares, MTBF/(MTBF+MTTR), %", lambda s: percent(s, "series_availability"))
     row("MTBF of the parts at work, h", lambda s: number(s["mtbf_h"]))
     row("swap of a part", lambda s: show(s["swap_s"], "s"))
+    if any(s.get("lost_to_model_swaps") for s in systems):
+        row("  lost to swaps of the model, %", lambda s: number(100 * s["lost_to_model_swaps"]))
     row("outages a year", lambda s: number(s["outages_per_year"]))
     row("output token/s, outages counted", lambda s: number(s["availability"] * s["output_throughput"]))
 

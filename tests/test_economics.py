@@ -120,6 +120,15 @@ def test_the_causes_of_a_tokens_price_add_up():
     assert price["card_usd"] == 5e4
 
 
+@pytest.mark.parametrize(("given", "of_faults", "counts"), [(None, 0.8, 0.8), (0.5, 0.8, 0.5), (None, 1.0, 1.0)])
+def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, counts):
+    """By what the scenario says, else what the system's faults come to."""
+    has = Owned(2, 1e5, 5e4, 2000)
+    price = token_price(Economics(availability=given), has, None, 1_000_000, 500, 100.0, of_faults)
+    always = token_price(Economics(), has, None, 1_000_000, 500, 100.0)
+    assert price["usd_per_mtok"] * counts == pytest.approx(always["usd_per_mtok"])
+
+
 def test_years_of_a_rented_system_are_all_running_cost():
     assert over_years(Economics(years=2), Owned(1, 0, 0, 0, 1.0)) == {"capex_usd": 0, "opex_usd": 2 * YEAR, "total_usd": 2 * YEAR}
 

@@ -16,8 +16,8 @@ from sim.faults import (
     closed_form,
     enough,
     groups,
-    load_time,
     mtbf,
+    require_sound,
     series,
 )
 
@@ -83,6 +83,7 @@ LAWS = {
     "nodes of two kinds of cause": {"chips_per_node": 2, "node": Failures(rate=2e-4 / HOUR)},
     "racks and links": {"nodes_per_rack": 5, "rack": Failures(rate=1e-4 / HOUR), "link": Failures(rate=1e-5 / HOUR), "links": 20},
     "one crew": {"crews": 1, "repair": 12 * HOUR, "samples": 120},
+    "another model each day": {"model_swap_every": 24 * HOUR},
 }
 
 
@@ -95,7 +96,7 @@ def test_simulated_availability_is_that_of_the_closed_form(changes):
     """
     faults = Faults.model_validate(SMALL | changes)
     for seed in range(20):
-        found = availability(faults, 10 * faults.chips_per_node, 0.0, [seed])
+        found = availability(faults, 10 * faults.chips_per_node, 600.0 if faults.model_swap_every else 0.0, [seed])
         assert found.closed is not None
         assert found.standard_error < 0.1 * (1 - found.closed.availability)
         assert abs(found.mean - found.closed.availability) < 3 * found.standard_error
@@ -140,12 +141,12 @@ def test_the_same_seed_gives_the_same_samples():
 
 def test_what_waits_for_the_same_few_crews_has_no_closed_form():
     parts = [Group(10, 1, (OFTEN,)), Group(2, 0, (CHIP,))]
-    assert closed_form(parts, HOUR, 0.0, 1) is None
-    assert closed_form(parts, HOUR, 0.0, 13) == closed_form(parts, HOUR, 0.0, None)
+    assert closed_form(parts, HOUR, 0.0, 1, 0.0) is None
+    assert closed_form(parts, HOUR, 0.0, 13, 0.0) == closed_form(parts, HOUR, 0.0, None, 0.0)
 
 
 def test_a_swap_costs_what_all_parts_at_work_fail_in_it():
-    found = closed_form([Group(72, 3, NODE)], 24 * HOUR, HOUR / 6, None)
+    found = closed_form([Group(72, 3, NODE)], 24 * HOUR, HOUR / 6, None, 0.0)
     assert found is not None
     assert found.swaps == pytest.approx(math.exp(-576 * 1.2621e-5 / 6))
 
@@ -173,5 +174,19 @@ def test_parts_that_cannot_be_counted(changes, reason):
         groups(Faults.model_validate(SMALL | changes), 10)
 
 
-def test_weights_come_over_the_host_link():
-    assert load_time(126e6, 31.5e9) == pytest.approx(4e-3)
+def test_a_model_is_swapped_only_where_it_can_be_loaded_in_time():
+    faults = Faults.model_validate(SMALL | {"model_swap_every": 60.0})
+    require_sound(faults, 10, 59.0)
+    with pytest.raises(ValueError, match="a model takes 60 s to load, longer than it stays"):
+        require_sound(faults, 10, 60.0)
+    with pytest.raises(ValueError, match="no host_link, by which weights are loaded"):
+        require_sound(faults, 10, None)
+
+
+def test_swaps_of_the_model_take_their_share_and_are_no_outages():
+    plain = Faults.model_validate(SMALL | {"samples": 2, "chip": Failures(rate=1e-12)})
+    swapped = availability(plain.model_copy(update={"model_swap_every": 100.0}), 10, 2.0, [0])
+    assert swapped.mean == pytest.approx(0.98, abs=1e-6)
+    assert swapped.outages_per_second == 0
+    assert swapped.metrics()["lost_to_model_swaps"] == 0.02
+    assert availability(plain, 10, 2.0, [0]).mean == 1

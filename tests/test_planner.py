@@ -242,3 +242,10 @@ def test_ranks_that_lie_differently_each_go_their_own_way(make_model, make_chip,
     (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(deployment.layout.model.blocks[1], 1, 0)
     assert [way[0] for way in exchange.ways] == ["one-shot", "hierarchical"]
     assert exchange.time == deployment.layout.topology.all_reduce(exchange.groups[1], exchange.nbytes)
+
+
+def test_weights_come_over_the_host_link(make_deployment, make_chip):
+    """All chips load at once, so the fullest decides."""
+    loaded = make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(host_link=1e6))
+    assert loaded.load == loaded.fit.weights / 1e6 == max(stage.weights for stage in loaded.layout.stages) / 1e6
+    assert make_deployment().load is None
