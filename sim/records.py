@@ -5,6 +5,7 @@ Memory grows with requests, not with tokens.
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,16 @@ class Traffic:
     """
 
     links: dict[str, tuple[int, Seconds, Seconds]]
+
+    @classmethod
+    def summed(cls, lives: "Iterable[Traffic]") -> "Traffic":
+        """What the same links carried one after the other."""
+        links: dict[str, tuple[int, Seconds, Seconds]] = {}
+        for each in lives:
+            for name, (messages, busy, waited) in each.links.items():
+                before = links.get(name, (0, 0.0, 0.0))
+                links[name] = before[0] + messages, before[1] + busy, before[2] + waited
+        return cls(links)
 
     @property
     def messages(self) -> int:

@@ -433,11 +433,9 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
 
 
 def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
-    """Raises: ValueError where outages are of a replica that is not there or is down already, or every chip is a process."""
+    """Raises: ValueError where outages are of a replica that is not there or is down already."""
     free = dict.fromkeys(range(replicas), 0.0)
     outages = sorted(scenario.plain(name).outages, key=lambda outage: outage.at)
-    if outages and scenario.by_chip(name):
-        raise ValueError("outages: need fidelity: stage")
     for outage in outages:
         if outage.replica not in free:
             raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")

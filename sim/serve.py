@@ -4,21 +4,38 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import simpy
+from numpy.typing import NDArray
 
 from sim.cost import Costs
 from sim.energy import Tally, summed
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passing, Pipelined, Replayed, Steps
 from sim.policy import DEFAULT, Job, Limits, Policies, Router
-from sim.records import Rows
+from sim.records import Rows, Traffic
 from sim.replica import Due, Outage, Replica, Setup
 from sim.units import Seconds
 from sim.workload import Requests
 
 Waiting = Generator[simpy.Event, Any, Any]
+
+
+class Done(NamedTuple):
+    """What a replica did until it failed, or the run was over."""
+
+    tally: Tally
+    busy: NDArray[np.float64]
+    replays: int
+    kv_peak: int
+    traffic: Traffic | None
+
+    @classmethod
+    def by(cls, replica: Replica) -> "Done":
+        passing = replica.passing
+        return cls(passing.tally, passing.busy.copy(), passing.replays, replica.room.kv_peak, passing.traffic)
 
 
 def serve(
@@ -87,6 +104,10 @@ def serve_fleet(
             replica.unfinished += 1  # on its way there
             Due(env, replica.overhead - overhead).callbacks.append(partial(hand_over, replica, job))
 
+    def again(job: Job) -> None:
+        """Sends it at this instant, as one of several arrivals: whoever takes the first one sees that more come."""
+        Due(env, 0.0).callbacks.append(lambda _: send(job))
+
     def hand_over(replica: Replica, job: Job, _: simpy.Event) -> None:
         replica.unfinished -= 1
         if replica.up:
@@ -142,9 +163,7 @@ def serve_fleet(
     def down(number: int, outage: Outage, _: simpy.Event) -> None:
         """A replica fails: what it held is lost, and its requests begin anew or fail."""
         replica, now = fleet[number], env.now
-        busy[number] = busy[number] + replica.passing.busy
-        tallies[number].append(replica.passing.tally)
-        replays[number] += replica.passing.replays
+        failed[number].append(Done.by(replica))
         for job in replica.fail():
             rows.admitted[job.id] = rows.first_token[job.id] = math.nan
             if outage.requests == "fail":
@@ -152,14 +171,13 @@ def serve_fleet(
                 finished(job, now)
             else:
                 rows.retries[job.id] += 1
-                send(job_of(job.id, job.arrival))
+                again(job_of(job.id, job.arrival))
 
     def up_again(number: int, _: simpy.Event) -> None:
         """It has a spare in its place and the weights, and is empty."""
-        kv_peak[number] = max(kv_peak[number], fleet[number].room.kv_peak)
         fleet[number] = build(number)
         while held:
-            send(held.popleft())
+            again(held.popleft())
 
     def build(number: int) -> Replica:
         setup = setups[number]
@@ -179,10 +197,7 @@ def serve_fleet(
 
     fleet = [build(number) for number in range(len(setups))]
     held: deque[Job] = deque()  # while no replica is up
-    busy: list[Any] = [0.0] * len(setups)  # of those that failed
-    kv_peak = [0] * len(setups)
-    replays = [0] * len(setups)
-    tallies: list[list[Tally]] = [[] for _ in setups]
+    failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
     failing = any(setup.outages for setup in setups)
     for number, setup in enumerate(setups):
         for outage in setup.outages:
@@ -197,11 +212,13 @@ def serve_fleet(
     for replica in fleet:
         replica.passing.close()
     rows.systems = [replica.system for replica in fleet]
-    rows.tallies = [summed([*before, replica.passing.tally]) for before, replica in zip(tallies, fleet, strict=True)]
-    rows.busy = [before + replica.passing.busy for before, replica in zip(busy, fleet, strict=True)]
-    rows.replays = [before + replica.passing.replays for before, replica in zip(replays, fleet, strict=True)]
-    rows.traffic = {replica.number: traffic for replica in fleet if (traffic := replica.passing.traffic)}
-    rows.kv_peak = [max(before, replica.room.kv_peak) for before, replica in zip(kv_peak, fleet, strict=True)]
+    done = [[*before, Done.by(replica)] for before, replica in zip(failed, fleet, strict=True)]
+    rows.tallies = [summed(each.tally for each in lives) for lives in done]
+    rows.busy = [np.sum([each.busy for each in lives], axis=0) for lives in done]
+    rows.replays = [sum(each.replays for each in lives) for lives in done]
+    rows.kv_peak = [max(each.kv_peak for each in lives) for lives in done]
+    carried = [[each.traffic for each in lives if each.traffic] for lives in done]
+    rows.traffic = {number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives}
     rows.kv_tokens = [replica.limits.kv_tokens for replica in fleet]
     assert ended == total, "a request was lost"
     return rows

@@ -271,7 +271,6 @@ def test_requests_fail_where_they_are_not_to_be_retried():
     [
         ("outages=[{at: 1 s, lasts: 2 s, replica: 2}]", "systems.two-of-lpus: outages: replica 2: there are 2, from 0"),
         ("outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]", "outages: replica 0 is down already at 2 s"),
-        ("fidelity=chip", "systems.two-of-lpus: outages: need fidelity: stage"),
         ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
     ],
 )

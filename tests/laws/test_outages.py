@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.replica import Outage, Setup
@@ -84,6 +85,24 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
         np.testing.assert_allclose(getattr(leapt, column), getattr(stepped, column), rtol=1e-9, atol=1e-9)
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(leapt, column) == getattr(stepped, column)).all()
+
+
+@settings(max_examples=25)
+@given(requests, st.lists(st.one_of(st.none(), outage), min_size=1, max_size=2), policies, st.sampled_from(list(KINDS)))
+def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, kind):
+    """Where nothing contends; and links carried what all of a replica's lives sent."""
+    setups = replicas(kind, failures, policy)
+    stages = serve_fleet(asked(sent), setups, least_loaded, leap=False)
+    made = machines(setups[0].costs, [Irregular()] * len(setups), [0])
+    chips = serve_fleet(asked(sent), [replace(setup, machine=made) for setup in setups], least_loaded)
+    for column in ("admitted", "first_token", "last_token"):
+        np.testing.assert_allclose(getattr(chips, column), getattr(stages, column), rtol=1e-9, atol=1e-9)
+    for column in ("replica", "retries", "moved", "failed", "cancelled"):
+        assert (getattr(chips, column) == getattr(stages, column)).all()
+    if kind == "piped":
+        for number, tally in enumerate(stages.tallies):
+            assert chips.traffic[number].messages <= 3 * sum(tally.passages.values())
+        assert (sum(traffic.messages for traffic in chips.traffic.values()) > 0) == stages.finished.any()
 
 
 def test_who_is_moved_begins_anew_at_once_and_who_cannot_be_waits(replicas):
