@@ -86,10 +86,14 @@ class Power(Value):
 
 
 class Server(Value):
-    """What stands around so many chips: hosts, fans, and their part of racks and network, less the chips themselves."""
+    """What stands around so many chips: hosts, fans, and their part of racks and network, less the chips themselves.
+
+    It draws `power`, and is provided with `maximum`, where that is more.
+    """
 
     chips: Count
     power: Watts
+    maximum: Watts | None = None
     price: Dollars
 
 

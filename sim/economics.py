@@ -179,7 +179,8 @@ def owned(chip: Chip, chips: int, own: Ownership) -> Owned | None:
     if own.rent is not None:
         return Owned(chips, 0.0, 0.0, 0.0, chips * own.rent)
     card_power = own.card_power if own.card_power is not None else chip.power.maximum if chip.power else None
-    server_power = beside(chip, own)
+    most = (chip.server.maximum or chip.server.power) / chip.server.chips if chip.server else 0.0
+    server_power = most if own.server_power is None else own.server_power
     power = own.power if own.power is not None or card_power is None else chips * (card_power + server_power)
     if own.capital is not None:
         return None if power is None else Owned(chips, 0.0, own.capital, power)

@@ -14,6 +14,7 @@ from sim.economics import (
     Ownership,
     annual,
     annual_capital,
+    beside,
     capital_recovery,
     joules_per_token,
     over_years,
@@ -102,6 +103,9 @@ def test_a_price_is_the_files_or_the_owners(make_chip):
     assert owned(chip, 8, Ownership(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)) == Owned(
         10, 5000, 0, 1000
     )
+    provided = make_chip(power=Power(maximum=300.0), price=1000.0, server=server.model_copy(update={"maximum": 600.0}))
+    assert owned(provided, 8, Ownership()).power == 3600
+    assert beside(provided, Ownership()) == beside(chip, Ownership()) == 100
     assert owned(chip, 8, Ownership(capital=300_000.0, power=10_000.0)) == Owned(8, 0, 300_000, 10_000)
     assert owned(chip, 8, Ownership(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
 
