@@ -38,7 +38,7 @@ def draw(saved: Saved) -> Figure:
     axis.set(xscale="log", yscale="log", xlabel=f"price of a card ({', '.join(cards)}), $", ylabel="$ per million output tokens")
     ticks = [tick for tick in (10, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 1e6, 3e6) if prices[0] <= tick <= prices[-1]]
     axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    style.plain_log(axis.yaxis)
     axis.minorticks_off()
     style.legend(axis, columns=2)
     style.title(figure, finding(cards, systems), key_rows=len(systems))

@@ -34,6 +34,7 @@ def draw(saved: Saved) -> Figure:
         keys.append(Line2D([], [], label=name, lw=1.8, **looks))
     for axis in (first, good):
         shade(axis, systems)
+        axis.set_xlim(0, end_of(saved))
     first.set(yscale="log", ylabel="TTFT, median and p99, ms")
     style.plain_log(first.yaxis)
     good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
@@ -50,10 +51,15 @@ def shade(axis: Axes, systems: dict[str, Any]) -> None:
         axis.axvspan(start, end, color="#888888", alpha=0.2, lw=0)
 
 
+def end_of(saved: Saved) -> float:
+    """When the last request came."""
+    return float(saved.requests["arrival"].to_numpy().max())
+
+
 def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     """Middles of the spans, median and 99th percentile of TTFT (nan where nobody came), good requests per second."""
     rows = saved.requests.filter(saved.requests["system"] == system)
-    edges = np.linspace(0, float(rows["arrival"].to_numpy().max()), SPANS + 1)
+    edges = np.linspace(0, end_of(saved), SPANS + 1)
     rows = rows.filter(rows["outcome"] == "finished")
     arrival, first, last = (rows[key].to_numpy() for key in ("arrival", "first_token", "last_token"))
     span = np.clip(np.searchsorted(edges, arrival, side="right") - 1, 0, SPANS - 1)
@@ -75,4 +81,6 @@ def finding(saved: Saved) -> str:
             told.append(
                 f"{name} {style.number((own['first_token'] - own['arrival']).to_numpy().max())} s ({system['retried']} began anew)"
             )
-    return f"A replica fails; the longest wait for a first token: {', '.join(told) or 'nobody was served'}"
+    starts = [start for system in saved.summary["systems"].values() for start, _ in system.get("outages", [])]
+    fails = "A replica fails" if min(starts) < end_of(saved) else "A replica fails after the last request came"
+    return f"{fails}; the longest wait for a first token: {', '.join(told) or 'nobody was served'}"

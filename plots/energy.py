@@ -29,13 +29,17 @@ def draw(points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "
     colours = style.colours(systems)
     figure = style.figure(4.2 + 2.4 * len(systems), 5.0)
     axes = figure.subplots(1, 1 + len(systems), squeeze=False, gridspec_kw={"width_ratios": [1.7] + [1] * len(systems)})[0]
+    labelled: list[tuple[float, float]] = []
     for panel, name in zip(axes[1:], systems, strict=True):
         own = sorted((row for row in rows if row["system"] == name), key=lambda row: row["load"])
         loads, totals = [row["load"] for row in own], [joules(row) for row in own]
         axes[0].plot(loads, totals, "o-", color=colours[name], ms=4, label=name)
         for place in (0, -1):
             where = (loads[place], totals[place])
-            axes[0].annotate(f"{style.number(totals[place])} J", where, (4, 4), textcoords="offset points", fontsize=8)
+            crowded = any(load == where[0] and 0.75 < joules / where[1] < 1.33 for load, joules in labelled)
+            offset = (4, -11) if crowded else (4, 4)
+            axes[0].annotate(f"{style.number(totals[place])} J", where, offset, textcoords="offset points", fontsize=8)
+            labelled.append(where)
         below = [0.0] * len(own)
         for cause, colour in zip(CAUSES, style.PALETTE, strict=False):
             above = [low + 100 * row[cause] / total for low, row, total in zip(below, own, totals, strict=True)]

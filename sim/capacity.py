@@ -132,6 +132,12 @@ def capacity(
         }.get(workload.noun(), "it has none that is known")
         hint = "choose of poisson, gamma, trace or closed"
         raise UserError(f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}")
+    for name in scenario.systems:
+        if scenario.outages(name):
+            drop = " ".join(
+                f"--set systems.{member}.outages=[]" for member in scenario.members(name) if scenario.plain(member).outages
+            )
+            raise UserError(f"capacity {scenario.id}: {name} has outages, and a capacity is of a system that works: {drop}")
     systems = {}
     for name, members in check(scenario).items():
         systems[name] = _System(scenario, slo, name, members, attainment, requests, progress).search()

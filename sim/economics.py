@@ -3,6 +3,7 @@
 Prices are of one date and place and vary widely: each has a source or a range, and where none is known nothing is computed.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -37,10 +38,7 @@ ELECTRICITY = {"us-industrial": "0.083 USD/kWh"}
 
 def capital_recovery(interest: float, years: float) -> float:
     """CRF = r(1+r)^y / ((1+r)^y - 1): the part of a loan that each year's equal payment is; 1/y without interest."""
-    if interest == 0:
-        return 1 / years
-    growth: float = (1 + interest) ** years
-    return interest * growth / (growth - 1)
+    return interest / -math.expm1(-years * math.log1p(interest)) if interest else 1 / years
 
 
 def annual_capital(capital: Dollars, residual: Dollars, interest: float, years: float) -> Dollars:
@@ -80,6 +78,8 @@ class Ownership(Value):
     server  = `server` and `server_power` for each chip: its part of what stands around it
     whole   = `capital` and `power` of all of it, instead
     rent    = for a chip, instead of buying and hosting it
+
+    Powers are what hosting is paid for; electricity is paid for what the run drew.
     """
 
     chips: Count | None = None
@@ -96,6 +96,10 @@ class Ownership(Value):
         bought = [key for key in type(self).model_fields if key not in ("rent", "chips") and getattr(self, key) is not None]
         if self.rent is not None and bought:
             raise ValueError(f"rent: is instead of buying; leave {', '.join(bought)} out")
+        for whole, parts in (("capital", ("card", "server")), ("power", ("card_power", "server_power"))):
+            given = [key for key in parts if getattr(self, key) is not None]
+            if getattr(self, whole) is not None and given:
+                raise ValueError(f"{whole}: is of the whole system; leave {', '.join(given)} out")
         return self
 
 
@@ -192,12 +196,13 @@ def owned(chip: Chip, chips: int, own: Ownership) -> Owned | None:
 
 
 def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, Dollars] | None:
-    """A year's cost by cause; `drawn` is the power that the chips and servers had in the run.
+    """A year's cost by cause; `drawn` is the power that those chips and servers had in the run that are not rented.
 
     None where electricity is paid for and nobody knows how much.
     """
-    if has.rent:
-        return {"rent": has.rent * YEAR}
+    rented = {"rent": has.rent * YEAR} if has.rent else {}
+    if rented and not has.power:
+        return rented
     if economics.electricity is not None:
         if drawn is None:
             return None
@@ -213,6 +218,7 @@ def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, D
         "servers": capital(has.servers),
         "power": power,
         "maintenance": economics.maintenance * has.capital,
+        **rented,
     }
 
 
@@ -227,12 +233,14 @@ def token_price(
 ) -> dict[str, Any] | None:
     """Dollars for a million output tokens, by cause, and for a request, of a run that gave so many in that time.
 
-    `availability` counts where the economics have none.  None where the cost of a year is not known.
+    `availability` counts where the economics have none.  None where nothing works, or the cost of a year is not known.
     """
     paid = annual(economics, has, drawn)
     if paid is None:
         return None
     shares = economics.utilisation, economics.availability or availability
+    if not math.prod(shares):
+        return None
     by_cause = {cause: usd_per_mtok(usd, tokens / elapsed, *shares) for cause, usd in paid.items()}
     total = sum(by_cause.values())
     return {

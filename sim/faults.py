@@ -17,19 +17,31 @@ from sim.files import Sourced, Value
 from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, show
 
 Waiting = Generator[simpy.Event, Any, None]
-WARM_UP = 5  # relaxation times, after which as many parts are in repair as usual
+WARM_UP = 5  # relaxation times, or swaps
+MOST_LIVES = 1e7  # of parts, over all samples: some minutes
+ROUNDED = 1e-9  # what is left of an availability of nothing
 
 
 class Failures(Value):
     """How often a part at work fails: a rate, and Weibull's shape: 1 (exponential) has no memory, below 1 the young ones die."""
 
     rate: FailuresPerSecond
-    shape: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    shape: Annotated[float, Field(ge=0.1, le=100)] = 1.0
 
     @property
     def scale(self) -> Seconds:
         """Weibull's scale at which the mean life is 1/rate: 1 / (rate Γ(1 + 1/shape))."""
         return 1 / (self.rate * math.gamma(1 + 1 / self.shape))
+
+    def first_life(self, settled: bool, rng: np.random.Generator) -> Seconds:
+        """What is left of a part's life at first: all of it where it is new, else as of one that was put in long ago.
+
+        A moment falls into a life with a chance in proportion to its length, and anywhere in it: U x, with x distributed as
+        x f(x), so that (x/scale)^shape is Gamma(1 + 1/shape).  Source: Feller, "An Introduction to Probability Theory", II, XI.4.
+        """
+        if settled:
+            return float(self.scale * rng.gamma(1 + 1 / self.shape) ** (1 / self.shape) * rng.random())
+        return float(self.scale * rng.weibull(self.shape))
 
 
 class Faults(Sourced):
@@ -39,8 +51,11 @@ class Faults(Sourced):
     fill, every rack and every link.  Spares are nodes that idle, cost and fail as the others do: `spares` for the system, or for
     each rack of `nodes_per_rack` nodes at work.  A swap takes `detection` (until the failure is noticed and the spare is in its
     place) and the loading of the weights.  `crews` repair one part at a time each; where it is left out nobody waits for one.
-    Repairs are exponential with the mean `repair`.  Every `model_swap_every` another model's weights are loaded, as many bytes.
-    `samples` systems are simulated, each over the `horizon`.
+    Repairs are exponential with the mean `repair`.  Of a system with replicas each has spares, crews, racks and links of its own,
+    and the availability is that of one: the share of them that work.
+
+    Parts are `new` when the horizon begins, or `settled`: as old as parts are that have long been replaced one by one.  Every
+    `model_swap_every` another model's weights are loaded, as many bytes.  `samples` systems are simulated, each over the `horizon`.
 
     Left out: running on without a rack or round a dead link; failures while a part is in repair; common causes.
     """
@@ -57,6 +72,7 @@ class Faults(Sourced):
     crews: Count | None = None
     repair: Annotated[Seconds, Field(gt=0)]
     detection: Seconds
+    age: Literal["settled", "new"] = "settled"
     model_swap_every: Annotated[Seconds, Field(gt=0)] | None = None
     horizon: Annotated[Seconds, Field(gt=0)]
     samples: Annotated[int, Field(ge=2, le=100_000)]
@@ -160,6 +176,8 @@ def groups(faults: Faults, chips: int) -> list[Group]:
     found = [Group(needed, faults.spares, causes) for needed in (racks if faults.spares_per == "rack" else [nodes])]
     found += [Group(len(racks), 0, (faults.rack,))] if faults.rack else []
     found += [Group(faults.links, 0, (faults.link,))] if faults.link and faults.links else []
+    if faults.spares and not causes:
+        raise ValueError("faults: spares are nodes; give chip or node a rate")
     return [group for group in found if group.causes]
 
 
@@ -170,8 +188,15 @@ def standing_by(faults: Faults | None, chips: int) -> int:
 
 
 def require_sound(faults: Faults, chips: int, load: Seconds | None) -> None:
-    """Raises: ValueError where a system's parts cannot be counted, or its model cannot be loaded in time."""
-    groups(faults, chips)
+    """Raises: ValueError where parts cannot be counted, are too many to simulate, or a model cannot be loaded in time."""
+    parts = groups(faults, chips)
+    start = warm_up(faults, parts, faults.detection + (load or 0.0))
+    lives = sum(group.parts * (1 + (start + faults.horizon) * group.rate) for group in parts)
+    if faults.samples * lives > MOST_LIVES:
+        raise ValueError(
+            f"faults: {faults.samples} samples are {faults.samples * lives:,.0f} lives of parts to simulate, and {MOST_LIVES:,.0f} "
+            "are the most; shorten the horizon, or take fewer samples"
+        )
     if every := faults.model_swap_every:
         if load is None:
             raise ValueError("faults: model_swap_every: the chip's file has no host_link, by which weights are loaded")
@@ -226,7 +251,7 @@ def closed_form(parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: i
     parts wait for the same few crews.
 
     The system works if it had enough parts a swap ago and none of those at work has failed since; they fail at one rate, however
-    many spares are out.  For Weibull lives the first factor holds and the second is approximate; both are of the long run.
+    many spares are out.  For Weibull lives the first factor holds and the second is approximate.  Both are of settled parts.
     """
     kinds: dict[tuple[Failures, ...], list[Group]] = {}
     for group in parts:
@@ -293,15 +318,22 @@ class Part:
     """
 
     def __init__(self, causes: Sequence[Failures], shelf: Shelf, at_work: bool) -> None:
+        self.causes = causes
         self.scales, self.shapes = (np.array([getattr(cause, key) for cause in causes]) for key in ("scale", "shape"))
         self.shelf, self.at_work = shelf, at_work
         if not at_work:
             shelf.idle.append(self)
 
     def life(
-        self, env: simpy.Environment, outages: Outages, crews: simpy.Resource, repair: Seconds, rng: np.random.Generator
+        self,
+        env: simpy.Environment,
+        outages: Outages,
+        crews: simpy.Resource,
+        repair: Seconds,
+        settled: bool,
+        rng: np.random.Generator,
     ) -> Waiting:
-        left = self.scales * rng.weibull(self.shapes)
+        left = np.array([cause.first_life(settled, rng) for cause in self.causes])
         while True:
             first = int(left.argmin())
             lasted = float(left[first])
@@ -346,20 +378,27 @@ def load_models(env: simpy.Environment, outages: Outages, every: Seconds, load: 
 
 
 def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random.Generator) -> tuple[float, int]:
-    """One life of a system that starts new: its availability over the horizon after the warm-up, and its outages."""
+    """One life of a system: its availability over the horizon, where parts are settled after the warm-up, and its outages."""
     env, outages, repair, horizon = simpy.Environment(), Outages(faults.detection + load), faults.repair, faults.horizon
     crews = faults.crews or sum(group.parts for group in parts)
-    turns = simpy.Resource(env, capacity=crews)
+    turns, settled = simpy.Resource(env, capacity=crews), faults.age == "settled"
     for group in parts:
         shelf = Shelf()
         for number in range(group.parts):
-            env.process(Part(group.causes, shelf, number < group.needed).life(env, outages, turns, repair, rng))
+            env.process(Part(group.causes, shelf, number < group.needed).life(env, outages, turns, repair, settled, rng))
     if every := faults.model_swap_every:
         env.process(load_models(env, outages, every, load, every * rng.random()))
-    start = WARM_UP * relaxation(parts, repair, crews)
+    start = warm_up(faults, parts, outages.swap)
     env.run(until=start + horizon)
     down, count = outages.between(start, start + horizon)
-    return 1 - down / horizon, count
+    up = 1 - down / horizon
+    return up if up > ROUNDED else 0.0, count
+
+
+def warm_up(faults: Faults, parts: Sequence[Group], swap: Seconds) -> Seconds:
+    """Until as many parts are in repair, and as many swaps on, as usual; nothing where the horizon begins with new parts."""
+    crews = faults.crews or sum(group.parts for group in parts)
+    return WARM_UP * max(relaxation(parts, faults.repair, crews), swap) if faults.age == "settled" else 0.0
 
 
 def relaxation(parts: Sequence[Group], repair: Seconds, crews: int) -> Seconds:
@@ -383,5 +422,5 @@ def availability(faults: Faults, chips: int, load: Seconds, seed: Sequence[int])
     runs = [sample(faults, parts, load, rng) for _ in range(faults.samples)]
     shares, counts = zip(*runs, strict=True)
     often = sum(counts) / len(runs) / faults.horizon
-    closed = closed_form(parts, faults.repair, swap, faults.crews, model_swaps)
+    closed = closed_form(parts, faults.repair, swap, faults.crews, model_swaps) if faults.age == "settled" else None
     return Availability(shares, often, swap, mtbf(parts), series(mtbf(parts), faults.repair), model_swaps, closed)

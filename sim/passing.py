@@ -81,11 +81,14 @@ class Passing:
         """Who is back with nothing to tell, so that no event was made of it, is over."""
 
     def close(self) -> None:
-        """The run is over: what was counted apart is booked."""
+        """The run is over, or the replica has failed: what was counted apart is booked, a step under way whole."""
+
+    def steps_made(self, passage: Passage) -> int:
+        """Steps of one that is under way, when all is booked."""
+        return 1
 
     def stop(self) -> None:
-        """The replica has failed: what is under way goes to its end, and nothing of it is counted."""
-        self.close()
+        """The replica has failed and all is booked: what is under way goes to its end, and nothing of it is counted."""
         self.gaps, self.tally = Gaps(), Tally()
 
 
@@ -186,14 +189,25 @@ class Leap(Passing):
         passage = self.passage
         if alarm is not self.alarm or passage is None:
             return
+        self.book(passage)
+        now = self.env.now
+        passage.lost = self.seconds - (now - self.start)
+        passage.over(passage, now)
+
+    def book(self, passage: Passage) -> None:
         self.passage = None
         self.worked += self.seconds - self.lost
         self.tally.add(passage.work, passage.steps)
         if passage.work.decodes and passage.counted:
             self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
-        now = self.env.now
-        passage.lost = self.seconds - (now - self.start)
-        passage.over(passage, now)
+
+    def close(self) -> None:
+        self.cut()
+        if self.passage:
+            self.book(self.passage)
+
+    def steps_made(self, passage: Passage) -> int:
+        return passage.steps
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -376,6 +390,10 @@ class Pipelined(Passing):
             dict(zip((used + kernel.LEAST).tolist(), bins[used].tolist(), strict=True)),
             *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist(),
         )
+
+    def steps_made(self, passage: Passage) -> int:
+        slot = next(i for i, each in enumerate(self.passages) if each is passage and i not in self.unused)
+        return int(self.counts[slot, self.kernel.DONE])
 
     @property
     def busy(self) -> NDArray[np.float64]:

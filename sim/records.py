@@ -176,6 +176,11 @@ class Rows:
     def finished(self) -> NDArray[np.bool_]:
         return np.isfinite(self.last_token)
 
+    def expire(self, number: int, deadline: Seconds) -> None:
+        """A request's deadline has passed."""
+        self.cancelled[number] = True
+        self.reason[number] = f"not finished {deadline:g} s after it was sent"
+
     def table(self, system: str) -> "polars.DataFrame":
         """The columns of requests.parquet."""
         import polars

@@ -111,7 +111,8 @@ class Replica:
         self.waiting: list[tuple[float, int, Job]] = []  # a heap, by the order's key
         self.queued = 0  # of these, those that are not cancelled
         self.prefilling: deque[Job] = deque()
-        self.idle = deque(MicroBatch(self.back) for _ in range(limits.slots))
+        self.batches = [MicroBatch(self.back) for _ in range(limits.slots)]
+        self.idle = deque(self.batches)
         self.roused = False
         self.unfinished = 0
         self.jobs: dict[int, Job] = {}  # unfinished ones that it was given
@@ -122,6 +123,10 @@ class Replica:
     def submit(self, job: Job) -> None:
         """Takes a request in, or refuses it where it could never fit, or the queue is full."""
         policies, tokens = self.policies, job.tokens
+        if policies.deadline is not None and job.arrival + policies.deadline <= self.env.now:
+            self.rows.expire(job.id, policies.deadline)
+            self.finished(job, self.env.now)
+            return
         job.kv = self.limits.claim(tokens)
         if tokens > self.limits.context:
             self.rows.reason[job.id] = f"{tokens} tokens exceed the model's context of {self.limits.context}"
@@ -144,7 +149,7 @@ class Replica:
                 self.look()
                 return
             self.rows.reason[job.id] = f"the queue of {most} is full"
-        self.finished(job, job.arrival)
+        self.finished(job, max(job.arrival, self.env.now - self.overhead))  # later where its replica failed
 
     def look(self) -> None:
         """Somebody has come: who is admitted, and who works on the prompts?"""
@@ -217,19 +222,25 @@ class Replica:
     def leave(self, job: Job, at: Seconds) -> None:
         job.ended = True
         if job.cancelled:
-            self.rows.cancelled[job.id] = True
-            self.rows.reason[job.id] = f"not finished {self.policies.deadline:g} s after it was sent"
+            assert self.policies.deadline is not None
+            self.rows.expire(job.id, self.policies.deadline)
         self.unfinished -= 1
         del self.jobs[job.id]
         self.finished(job, at)
 
     def fail(self) -> list[Job]:
-        """It is down for good, with what it held; says whose requests are lost."""
+        """It is down for good, with what it held; says whose requests are lost.  What they decoded took its joules all the same."""
         self.up = False
-        self.passing.stop()
+        self.passing.close()
+        for batch in self.batches:
+            if batch.ends:
+                made = self.passing.steps_made(batch) if batch.work.decodes else 0
+                for last, _, job in batch.ends:
+                    self.tell(job, job.output - 1 - (last - batch.step) + made)
         self.waiting.clear()
         self.prefilling.clear()
         lost = list(self.jobs.values())
+        self.jobs.clear()
         for job in lost:
             job.ended = True
         return lost

@@ -1,5 +1,6 @@
 """What a scenario comes to: `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 
 from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
 from sim.energy import Part, energy, summed
-from sim.faults import availability, standing_by
+from sim.faults import Availability, availability
 from sim.measurements import published
 from sim.metrics import by_member, summary
 from sim.plan import sequences, weights_only_chips
@@ -191,14 +192,31 @@ def served(
     metrics = summary(rows, scenario.slo, scenario.measure)
     if name in lone:  # a fleet has no token's time of its own
         metrics["fitted_share"] = lone[name].fitted_share
-        if faults := scenario.plain(name).faults:
-            deployment = members[name].deployment
-            seed = [scenario.seed, *f"faults of {name}".encode()]
-            found = availability(faults, deployment.chips, deployment.load or 0.0, seed)
-            metrics |= found.metrics()
-    metrics |= replays(scenario, members, rows)
+    metrics |= reliability(scenario, name, members, rows) | replays(scenario, members, rows)
     paid = costs(scenario, members, rows, metrics.get("availability", 1.0))
     return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, paid)
+
+
+def reliability(scenario: Scenario, name: str, members: Mapping[str, Member], rows: Rows) -> dict[str, Any]:
+    """The availability of a system whose parts fail; of a fleet the mean of its members', by the tokens that each gave."""
+    found: dict[str, Availability] = {}
+    for member, of in members.items():
+        if faults := scenario.plain(member).faults:
+            deployment, seed = of.deployment, [scenario.seed, *f"faults of {member}".encode()]
+            chips = deployment.chips // deployment.layout.plan.replicas
+            found[member] = availability(faults, chips, deployment.load or 0.0, seed)
+    if name in found:
+        return found[name].metrics()
+    done = rows.finished
+    given = dict.fromkeys(members, 0)
+    for replica, tokens in zip(rows.replica[done].tolist(), rows.requests.output[done].tolist(), strict=True):
+        given[rows.systems[replica]] += tokens
+    if not found or not any(given.values()):
+        return {}
+    shares = {member: tokens / sum(given.values()) for member, tokens in given.items()}
+    widths = [shares[member] * each.half_width for member, each in found.items()]
+    lost = sum(shares[member] * (1 - each.mean) for member, each in found.items())
+    return {"availability": 1 - lost, "ci95_availability": math.hypot(*widths)}
 
 
 def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float) -> dict[str, Any]:
@@ -214,12 +232,13 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
         return {}
     told: dict[str, Any] = {}
     money, replicas = scenario.money, list(zip(rows.systems, rows.tallies, strict=True))
-    parts = []
+    parts = {}
     for name, of in members.items():
         around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
-        chips = of.chips + of.copies * standing_by(scenario.plain(name).faults, of.deployment.chips)
-        parts.append(Part(of.deployment.costs, chips, summed(tally for each, tally in replicas if each == name), around))
-    used = energy(parts, elapsed, money.pue)
+        chips = of.chips + of.copies * scenario.standing_by(name)
+        tally = summed(tally for each, tally in replicas if each == name)
+        parts[name] = Part(of.deployment.costs, chips, tally, around)
+    used = energy(parts.values(), elapsed, money.pue)
     if used:
         by_cause = {cause: joules_per_token(joules / elapsed, tokens / elapsed) for cause, joules in used.items()}
         power = sum(used.values()) / elapsed
@@ -230,7 +249,9 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
             "pue": money.pue,
         }
     if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
-        drawn = sum(used[cause] for cause in used if cause != "pue") / elapsed if used else None
+        bought = [part for name, part in parts.items() if name not in money.systems or money.systems[name].rent is None]
+        paid = energy(bought, elapsed, 1.0) if money.electricity is not None else None
+        drawn = sum(paid.values()) / elapsed if paid else None
         if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed, availability):
             told["economics"] = price
     return told

@@ -240,6 +240,10 @@ class Scenario(Value):
             if name not in plain:
                 hint = f"did you mean {near}?" if (near := nearest(name, plain)) else f"there are {', '.join(plain) or 'none'}"
                 raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
+        for name, own in self.money.systems.items():
+            serve = self.plain(name).hardware[1]
+            if own.chips and own.chips < serve:
+                raise ValueError(f"economics.systems.{name}.chips: {own.chips} are bought, and {serve} serve")
         return self
 
     @model_validator(mode="after")
@@ -275,8 +279,17 @@ class Scenario(Value):
     def owned(self, name: str, copies: int = 1) -> Owned | None:
         """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
-        one = owned(chip, chips + standing_by(self.plain(name).faults, chips), self.money.systems.get(name, Ownership()))
+        one = owned(chip, chips + self.standing_by(name), self.money.systems.get(name, Ownership()))
         return one.times(copies) if one else None
+
+    def standing_by(self, name: str) -> int:
+        """Chips of a plain system's spare nodes.  Raises: PlanError where they cannot be counted."""
+        system = self.plain(name)
+        replicas = system.plan.replicas
+        try:
+            return replicas * standing_by(system.faults, system.hardware[1] // replicas)
+        except ValueError as error:
+            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from None
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -423,7 +436,7 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         scenario.machines(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
-            require_sound(faults, deployment.chips, deployment.load)
+            require_sound(faults, deployment.chips // deployment.layout.plan.replicas, deployment.load)
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
         if errors := scenario.plain(name).link_errors:
             errors.require_bearable(deployment.costs)
@@ -439,7 +452,7 @@ def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
     for outage in outages:
         if outage.replica not in free:
             raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")
-        if outage.at < free[outage.replica]:
+        if outage.at < free[outage.replica] * (1 - 1e-12):  # ends are sums, which round
             raise ValueError(f"outages: replica {outage.replica} is down already at {outage.at:g} s")
         free[outage.replica] = outage.at + outage.lasts
 

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 
 from sim.economics import Ownership, beside, token_price
 from sim.energy import Part, Tally, energy
-from sim.faults import standing_by
 from sim.files import ScenarioError, Sourced, Value
 from sim.plan import PlanError
 from sim.planner import Deployment
@@ -121,7 +120,7 @@ def per_token(scenario: Scenario, name: str, deployment: Deployment, tpot: Secon
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
     tally.passages[1] = 1
     replicas, server = deployment.layout.plan.replicas, beside(deployment.layout.chip, money.systems.get(name, Ownership()))
-    chips = deployment.chips + standing_by(scenario.plain(name).faults, deployment.chips)
+    chips = deployment.chips + scenario.standing_by(name)
     used = energy([Part(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
     if has := scenario.owned(name):

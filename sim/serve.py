@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 from numpy.typing import NDArray
+from simpy.events import Timeout
 
 from sim.cost import Costs
 from sim.energy import Tally, summed
@@ -76,6 +77,8 @@ def serve_fleet(
     ended = 0
     ids, priority = requests.hash_ids, requests.priority
     overhead = min(setup.overhead for setup in setups)
+    deadlines = {setup.policies.deadline for setup in setups}
+    patience = None if None in deadlines else max(each for each in deadlines if each)  # the longest of any replica
     next_turns: dict[int, list[int]] = {}
     if requests.after is not None:
         for number, before in enumerate(requests.after.tolist()):
@@ -96,6 +99,8 @@ def serve_fleet(
         up = [replica for replica in fleet if replica.up] if failing else fleet
         if not up:
             held.append(job)
+            if patience is not None:
+                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(lambda _: give_up(job, patience))
             return
         replica = up[router(up, job) if len(up) > 1 else 0]
         if replica.overhead == overhead:
@@ -103,6 +108,13 @@ def serve_fleet(
         else:
             replica.unfinished += 1  # on its way there
             Due(env, replica.overhead - overhead).callbacks.append(partial(hand_over, replica, job))
+
+    def give_up(job: Job, deadline: Seconds) -> None:
+        """Its deadline passes while no replica is up."""
+        if job in held:
+            held.remove(job)
+            rows.expire(job.id, deadline)
+            finished(job, env.now)
 
     def again(job: Job) -> None:
         """Sends it at this instant, as one of several arrivals: whoever takes the first one sees that more come."""
@@ -163,8 +175,10 @@ def serve_fleet(
     def down(number: int, outage: Outage, _: simpy.Event) -> None:
         """A replica fails: what it held is lost, and its requests begin anew or fail."""
         replica, now = fleet[number], env.now
+        lost = replica.fail()
         failed[number].append(Done.by(replica))
-        for job in replica.fail():
+        replica.passing.stop()
+        for job in lost:
             rows.admitted[job.id] = rows.first_token[job.id] = math.nan
             if outage.requests == "fail":
                 rows.failed[job.id], rows.reason[job.id] = True, "its replica failed"
@@ -200,7 +214,7 @@ def serve_fleet(
     failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
     failing = any(setup.outages for setup in setups)
     for number, setup in enumerate(setups):
-        for outage in setup.outages:
+        for outage in sorted(setup.outages, key=lambda each: each.at):  # who is up again as it fails again is up first
             Due(env, outage.at).callbacks.append(partial(down, number, outage))
             Due(env, outage.at + outage.lasts).callbacks.append(partial(up_again, number))
     if requests.users is None:

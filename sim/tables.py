@@ -18,6 +18,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number as a person writes it, '-' for none."""
     if value is None:
         return "-"
+    if abs(value) >= 1e12:
+        return f"{value:.{digits}g}"
     if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10**digits else f"{value:.{digits}g}"
     return f"{value:#.{digits}g}" if value else "0"
@@ -186,7 +188,7 @@ def envelope(summary: Mapping[str, Any]) -> Table:
     power = f"${number(hosting)} a kW and month" if electricity is None else f"${electricity:g} a kWh, PUE {terms['pue']:g}"
     first, *others = told
     ratios = [f"{first} / {name}" for name in others]
-    table = titled(f"{summary['scenario']}: bought and run for {terms['years']:g} years, at {power}", [*told, *ratios])
+    table = titled(f"{summary['scenario']}: over {terms['years']:g} years, at {power}", [*told, *ratios])
     for key, label in (("capex_usd", "capex, $"), ("opex_usd", "opex, $"), ("total_usd", "total, $")):
         cells = (f"{told[first][key] / told[name][key]:.2f}" if told[name][key] else "-" for name in others)
         table.add_row(label, *(f"{each[key]:,.0f}" for each in told.values()), *cells)
@@ -203,10 +205,11 @@ def loading(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
 def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     """The share of time that a system works, and what it gives over all time."""
 
-    def row(label: str, cell: Callable[[Mapping[str, Any]], str]) -> None:
-        table.add_row(label, *(cell(s) if "availability" in s else "-" for s in systems))
+    def row(label: str, cell: Callable[[Mapping[str, Any]], str], needs: str = "mtbf_h") -> None:
+        table.add_row(label, *(cell(s) if needs in s else "-" for s in systems))
 
-    row("availability, % and its 95 % interval", lambda s: f"{percent(s, 'availability')} ± {percent(s, 'ci95_availability')}")
+    within = "availability"  # a fleet has nothing else of these
+    row("availability, % and its 95 % interval", lambda s: f"{percent(s, within)} ± {percent(s, 'ci95_availability')}", within)
     row("  in closed form, %", lambda s: percent(s, "closed_form_availability"))
     row("  if swaps took no time, %", lambda s: percent(s, "closed_form_availability_without_swaps"))
     row("  one horizon in twenty is below, %", lambda s: percent(s, "p5_availability"))
@@ -216,7 +219,7 @@ def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     if any(s.get("lost_to_model_swaps") for s in systems):
         row("  lost to swaps of the model, %", lambda s: number(100 * s["lost_to_model_swaps"]))
     row("outages a year", lambda s: number(s["outages_per_year"]))
-    row("output token/s, outages counted", lambda s: number(s["availability"] * s["output_throughput"]))
+    row("output token/s, outages counted", lambda s: number(s["availability"] * s["output_throughput"]), within)
 
 
 def percent(system: Mapping[str, Any], key: str) -> str:

@@ -81,6 +81,12 @@ def test_idle_time_and_outages_cost():
     assert usd_per_mtok(YEAR, 1e6, 0.5, 0.8) == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("interest", [1e-300, 1e-17, 1e-12, 1e-6])
+def test_an_interest_that_is_next_to_nothing_is_nothing(interest):
+    assert capital_recovery(interest, 4) == pytest.approx(0.25, rel=1e-5)
+    assert capital_recovery(interest, 1e-3) == pytest.approx(1000, rel=1e-5)
+
+
 # What is paid for.
 
 
@@ -89,6 +95,16 @@ def test_hosting_is_of_what_may_be_drawn_and_electricity_of_what_was():
     assert annual(Economics(hosting=rate("100 USD/kW/month")), has, 500)["power"] == pytest.approx(1200)
     assert annual(Economics(electricity=rate("0.1 USD/kWh"), pue=1.5), has, 500)["power"] == pytest.approx(0.5 * 1.5 * 8760 * 0.1)
     assert annual(Economics(electricity=rate("0.1 USD/kWh")), has, None) is None
+
+
+def test_what_is_rented_and_what_is_bought_add_up():
+    """As in a fleet of both; the power that is paid for is that of what was bought."""
+    rented, bought = Owned(1, 0, 0, 0, rent=2.0), Owned(1, 100, 50, 1000)
+    both = Owned(*map(sum, zip(rented, bought, strict=True)))
+    economics = Economics(maintenance=0.1)
+    parts = [sum(annual(economics, each, None).values()) for each in (rented, bought)]
+    assert sum(annual(economics, both, None).values()) == pytest.approx(sum(parts))
+    assert annual(Economics(electricity=1e-8), rented, None) == {"rent": 2 * YEAR}
 
 
 def test_presets_are_quantities():
@@ -131,6 +147,12 @@ def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, cou
     price = token_price(Economics(availability=given), has, None, 1_000_000, 500, 100.0, of_faults)
     always = token_price(Economics(), has, None, 1_000_000, 500, 100.0)
     assert price["usd_per_mtok"] * counts == pytest.approx(always["usd_per_mtok"])
+
+
+@pytest.mark.parametrize(("utilisation", "availability"), [(1.0, 0.0), (1e-310, 1e-310)])
+def test_what_never_works_has_no_price(utilisation, availability):
+    economics = Economics(utilisation=utilisation)
+    assert token_price(economics, Owned(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability) is None
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
@@ -184,6 +206,9 @@ def test_a_fleet_costs_what_its_members_cost():
         ("economics.hosting=200 USD/kW", "'200 USD/kW' is not a quantity in USD/J"),
         ("economics.electricity=us-industrial", "give one of hosting and electricity"),
         ("economics.systems.lpu.rent=1 USD/h", "rent: is instead of buying; leave card"),
+        ("economics.systems.lpu.capital=1 USD", "capital: is of the whole system; leave card, server out"),
+        ("economics.systems.h100x8.card_power=1 W", "power: is of the whole system; leave card_power out"),
+        ("economics.systems.lpu.chips=571", "571 are bought, and 572 serve"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(change, told):

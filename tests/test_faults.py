@@ -83,7 +83,9 @@ LAWS = {
     "nodes of two kinds of cause": {"chips_per_node": 2, "node": Failures(rate=2e-4 / HOUR)},
     "racks and links": {"nodes_per_rack": 5, "rack": Failures(rate=1e-4 / HOUR), "link": Failures(rate=1e-5 / HOUR), "links": 20},
     "one crew": {"crews": 1, "repair": 12 * HOUR, "samples": 120},
-    "another model each day": {"model_swap_every": 24 * HOUR},
+    "another model each day": {"model_swap_every": 24 * HOUR, "samples": 120},
+    "the young die first, and no swaps": {"chip": Failures(rate=OFTEN.rate, shape=0.7), "detection": 0.0, "samples": 180},
+    "few die young, and no swaps": {"chip": Failures(rate=OFTEN.rate, shape=2.0), "detection": 0.0, "samples": 120},
 }
 
 
@@ -102,14 +104,28 @@ def test_simulated_availability_is_that_of_the_closed_form(changes):
         assert abs(found.mean - found.closed.availability) < 3 * found.standard_error
 
 
-@pytest.mark.parametrize("shape", [0.7, 2.0])
-def test_with_weibull_lives_the_mean_life_decides_in_the_long_run(shape):
-    """With a crew for each part and no time to swap: the binomial distribution knows the means only."""
-    faults = Faults.model_validate(SMALL | {"chip": Failures(rate=OFTEN.rate, shape=shape), "detection": 0.0, "horizon": 10 * YEAR})
-    found = availability(faults.model_copy(update={"chips_per_node": 2, "spares": 1}), 8, 0.0, [0])
-    assert found.closed is not None
-    assert found.standard_error < 0.1 * (1 - found.mean)
-    assert abs(found.mean - found.closed.availability) < 4 * found.standard_error
+def test_parts_that_are_settled_fail_as_often_in_their_first_year_as_later():
+    """Whatever the shape, though a life is 114 years; new ones of shape 0.7 fail more often, and of shape 2 hardly ever."""
+    for shape, compares in ((0.7, "more"), (2.0, "less")):
+        rare = Failures(rate=1e-6 / HOUR, shape=shape)
+        faults = Faults.model_validate(SMALL | {"chip": rare, "chips_per_node": 100, "samples": 400})
+        settled = availability(faults, 1000, 0.0, [0])
+        new = availability(faults.model_copy(update={"age": "new"}), 1000, 0.0, [0])
+        assert settled.outages_per_second * YEAR == pytest.approx(1000 * 1e-6 * 8760, rel=0.1)
+        assert (new.outages_per_second > settled.outages_per_second) == (compares == "more")
+        assert new.closed is None
+
+
+def test_what_is_left_of_a_life_is_on_average_half_of_its_second_moment_over_its_mean():
+    rng, failures = np.random.default_rng(0), Failures(rate=0.5, shape=2.0)
+    lives = [failures.first_life(True, rng) for _ in range(50_000)]
+    second = failures.scale**2 * math.gamma(1 + 2 / failures.shape)
+    assert np.mean(lives) == pytest.approx(second / 2 / 2.0, rel=0.02)
+
+
+def test_a_system_that_is_never_whole_has_no_availability_at_all():
+    faults = Faults.model_validate(SMALL | {"chip": Failures(rate=1 / HOUR), "spares": 0, "repair": 1e6 * HOUR, "samples": 2})
+    assert availability(faults, 10, 0.0, [0]).samples == (0, 0)
 
 
 def test_weibulls_scale_gives_the_mean_that_the_rate_says():
@@ -165,6 +181,7 @@ def test_the_parts_of_a_system():
         ({"chips_per_node": 3}, "faults: 10 chips are no whole nodes of 3"),
         ({"chip": None}, "faults: nothing fails; give chip, node, rack or link a rate"),
         ({"spares_per": "rack"}, "faults: racks are counted by nodes_per_rack, and it is missing"),
+        ({"chip": None, "link": OFTEN, "links": 3}, "faults: spares are nodes; give chip or node a rate"),
         ({"rack": OFTEN}, "faults: racks are counted by nodes_per_rack, and it is missing"),
         ({"link": OFTEN}, "faults: link and links go together: how often one fails, and how many there are"),
     ],
@@ -181,6 +198,12 @@ def test_a_model_is_swapped_only_where_it_can_be_loaded_in_time():
         require_sound(faults, 10, 60.0)
     with pytest.raises(ValueError, match="no host_link, by which weights are loaded"):
         require_sound(faults, 10, None)
+
+
+@pytest.mark.parametrize("changes", [{"horizon": 1e9 * HOUR}, {"link": OFTEN, "links": 20_000_000}, {"samples": 100_000}])
+def test_what_would_take_hours_is_refused(changes):
+    with pytest.raises(ValueError, match=r"lives of parts to simulate, and 10,000,000 are the most"):
+        require_sound(Faults.model_validate(SMALL | {"chip": Failures(rate=0.1 / HOUR)} | changes), 10, None)
 
 
 def test_swaps_of_the_model_take_their_share_and_are_no_outages():

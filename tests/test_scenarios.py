@@ -211,6 +211,23 @@ def test_spares_idle_and_cost_and_who_is_down_earns_nothing():
         assert earned[0] == pytest.approx(more * earned[1])
 
 
+FAILING = "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 20}"
+
+
+def test_replicas_fail_each_for_itself_and_a_fleet_as_its_members_do():
+    """One of four that is down takes a quarter: availability is that of one, whatever the number; of a fleet it is their mean."""
+    told = []
+    for n in (1, 4):
+        replicas = [f"systems.gpus.chips={8 * n}", f"systems.gpus.plan.replicas={n}"]
+        told.append(run(read("fleet", ["workload.requests=40", f"systems.gpus.faults={FAILING}", *replicas])).as_json()["systems"])
+    one, four = (systems["gpus"]["closed_form_availability"] for systems in told)
+    assert one == four == pytest.approx(0.83, abs=0.02)
+    for systems in told:
+        fleet = systems["by-room"]
+        assert systems["gpus"]["availability"] < fleet["availability"] < 1
+        assert fleet["ci95_availability"] > 0
+
+
 def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     sets = ["systems.pooled.faults.crews=1", "systems.pooled.faults.rack={rate: 1e-7 failure/h}", "systems.pooled.faults.samples=2"]
     words = [word for each in sets for word in ("--set", each)]
