@@ -5,6 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
+from sim.parity import cards
 from sim.records import Saved
 from sim.sweep import Swept
 
@@ -32,7 +33,7 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
     """Every figure, by the name its file gets; without prices there is no crossover."""
     failing = any("outages" in system for system in saved.summary["systems"].values())
     named = FIGURES | (OUTAGES if failing else {})
-    if not crossover.swept(saved.summary):
+    if not cards(saved.summary):
         named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}
 

@@ -24,7 +24,7 @@ What can be waited for is a process or a resource; what can only be computed is 
     metrics                                     from rows to TTFT, TPOT, the verdict
     program : network                           what each chip executes in a step; cables that messages take
     records : policy : replay                   rows that leave a run; decisions of a scheduler; steps that links spoil
-    energy : economics                          joules by cause; what systems cost, and tokens
+    energy : economics : parity                 joules by cause; what systems cost, and tokens; what a card may cost
     cost                                        Work -> time by term: where model, chip and engine meet
     plan                                        degrees, bytes, fit
     chip : topology : model : engine : workload : measurements     values made from files

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from sim import parity
 from sim.units import show
 
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
@@ -92,11 +93,32 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
     if "estimate" in summary:
         noted.append("The ratios of what systems cost say nothing of tokens: they compare as if all systems were equally fast.")
+        noted += tokens_cost(summary)
     if any("measured" in s for s in systems.values()):
         spans = {name: s["measured"] for name, s in systems.items()}
         told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
         noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
     return noted + findings(systems)
+
+
+def tokens_cost(summary: Mapping[str, Any]) -> list[str]:
+    """By the token: what it costs over the others', and what a card may cost for the cheapest one to cost as much."""
+    mine = parity.cards(summary)
+    costs = {name: parity.loads(s) for name, s in parity.comparable(summary).items()}
+    if not mine or len(mine) == len(costs) or any(parity.LOADED not in each for each in costs.values()):
+        return []
+    lines = []
+    for name in (name for name in costs if name not in mine):
+        for one in mine:
+            alone, loaded = (ratio(costs[one][load][0] / costs[name][load][0]) for load in (parity.ALONE, parity.LOADED))
+            lines.append(f"A token of {one} costs {alone} times one of {name} with one user each, {loaded} times under this load.")
+    best, found = parity.crossings(summary)
+    speed = number(costs[best][parity.LOADED][1])
+    for each in found:
+        at = f"at ${number(each.price)} a card" if each.price > 0 else "at no price of a card"
+        other = f"{each.other} with {each.load} ({number(each.speed)} token/s for a user)"
+        lines.append(f"A token of {best} under this load ({speed} token/s for a user) costs as much as one of {other} {at}.")
+    return lines
 
 
 def compared(summary: Mapping[str, Any]) -> Table:

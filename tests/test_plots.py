@@ -8,9 +8,10 @@ import polars
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from plots import FIGURES, agreement, crossover, draw_all, energy, style, tornado
+from plots import FIGURES, agreement, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
+from sim.parity import crossing
 from sim.sensitivity import sensitivity
 from sim.validate import table
 
@@ -212,7 +213,7 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     figure = FIGURES["crossover"](saved)
     systems = saved.summary["systems"]
     other = systems["h100x8"]["economics"]["usd_per_mtok"]
-    price = crossover.crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
+    price = crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
     changed = [f"economics.systems.nodes.card={price} USD", "workload.requests=64", "workload.users=32"]
     again = run(read("jia-2024", changed)).as_json()["systems"]
     assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)

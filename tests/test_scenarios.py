@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -209,6 +210,19 @@ def test_spares_idle_and_cost_and_who_is_down_earns_nothing():
         assert own["economics"]["capital_usd"] == pytest.approx(more * alone["economics"]["capital_usd"])
         earned = [each["economics"]["usd_per_mtok"] * each["availability"] for each in (own, alone)]
         assert earned[0] == pytest.approx(more * earned[1])
+
+
+def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys):
+    """At the price that is told, a run says that tokens cost the same; with 305 chips the estimate stands before the refusal."""
+    few = ["--set", "workload.requests=64", "--set", "workload.users=32"]
+    told = " ".join(command(monkeypatch, capsys, "run", "jia-2024", *few).split())
+    assert all(ratio in told for ratio in ("38.13", "10.58", "32.80"))
+    price = re.search(r"costs as much as one of h100x8 with this load \([\d.]+ token/s for a user\) at \$([\d,]+) a card", told)
+    assert price
+    card = f"economics.systems.nodes.card={price[1].replace(',', '')} USD"
+    systems = json.loads(command(monkeypatch, capsys, "run", "jia-2024", "--json", *few, "--set", card))["systems"]
+    usd = {name: system["economics"]["usd_per_mtok"] for name, system in systems.items()}
+    assert usd["nodes"] == pytest.approx(usd["h100x8"], rel=1e-3)
 
 
 FAILING = "{chip: {rate: 1e-3 failure/h}, repair: 24 h, detection: 10 min, horizon: 12 month, samples: 20}"
