@@ -28,7 +28,7 @@ What can be waited for is a process or a resource; what can only be computed is 
     cost                                        Work -> time by term: where model, chip and engine meet
     plan                                        degrees, bytes, fit
     chip : topology : model : engine : workload : measurements     values made from files
-    traces                                      requests as they were recorded, in five formats
+    traces : fields                             requests as they were recorded, in six formats; what a key may be given as
     files                                       YAML to values; errors with file and line; the catalogue
     units                                       '80 TB/s' to floats in SI units
 """

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from sim.files import OfKind, Sourced, Value, from_catalogue
+from sim.fields import OfKind, from_catalogue
+from sim.files import Sourced, Value
 from sim.topology import TopologyField
 from sim.units import (
     Bytes,

@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from sim.chip import Chip
 from sim.energy import around
-from sim.files import Shorthand, Value, nearest
+from sim.fields import Shorthand
+from sim.files import Value, nearest
 from sim.units import (
     YEAR,
     Count,

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.chip import WIDTH
-from sim.files import Sourced, Value, from_catalogue
+from sim.fields import from_catalogue
+from sim.files import Sourced, Value
 from sim.topology import AllReduce
 from sim.units import Bytes, Fraction, Seconds
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.files import ScenarioError, Shorthand, Value, nearest
+from sim.fields import Shorthand
+from sim.files import ScenarioError, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
 

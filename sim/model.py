@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.files import Value, from_catalogue
+from sim.fields import from_catalogue
+from sim.files import Value
 from sim.units import Count
 
 

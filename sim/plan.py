@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from sim.chip import WIDTH, Chip, Memory
 from sim.engine import Engine
-from sim.files import Shorthand, UserError, Value
+from sim.fields import Shorthand
+from sim.files import UserError, Value
 from sim.model import Attention, Block, Model
 from sim.topology import Topology
 from sim.units import Bytes, Count

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 
 from sim import files
-from sim.files import Document, OfKind, ScenarioError, Sourced, UserError, Value, find, from_catalogue, nearest, read, whole
+from sim.fields import OfKind, from_catalogue
+from sim.files import Document, ScenarioError, Sourced, UserError, Value, find, nearest, read, whole
 from sim.units import Count, Fraction, Seconds, Watts
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Hashable, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
-from sim.files import OfKind, Value
+from sim.fields import OfKind
+from sim.files import Value
 from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
 
 
