@@ -69,170 +69,194 @@ def serve_fleet(
     passes then.  `think` is a user's pause between an answer and the next request, in a closed loop.  With `leap`, steps in which
     nothing changes are computed at once; without, one by one.
     """
-    env = simpy.Environment()
-    rows = Rows(requests)
-    total = len(requests.arrival)
-    left = deque(range(total))
-    prompts, outputs = requests.prompt.tolist(), requests.output.tolist()
-    ended = 0
-    ids, priority = requests.hash_ids, requests.priority
-    overhead = min(setup.overhead for setup in setups)
-    deadlines = {setup.policies.deadline for setup in setups}
-    patience = None if None in deadlines else max(each for each in deadlines if each)  # the longest of any replica
-    next_turns: dict[int, list[int]] = {}
-    if requests.after is not None:
-        for number, before in enumerate(requests.after.tolist()):
-            next_turns.setdefault(before, []).append(number)
+    return Service(requests, setups, router, think, leap, progress).run()
 
-    def submit(number: int, arrival: Seconds) -> None:
-        send(job_of(number, arrival))
 
-    def job_of(number: int, arrival: Seconds) -> Job:
-        job = Job(number, arrival, prompts[number], outputs[number], 0)
+class Service:
+    """One run: what comes and when, the replicas as they are now, and what became of those that failed."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        setups: Sequence[Setup],
+        router: Router,
+        think: Seconds,
+        leap: bool,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.env, self.rows = simpy.Environment(), Rows(requests)
+        self.requests, self.setups, self.router = requests, setups, router
+        self.think, self.leap, self.progress = think, leap, progress
+        self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
+        # Those whose arrival is nan come when an answer decides.
+        self.arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
+        self.coming = next(self.arrivals, None)
+        self.left = deque(range(len(self.prompts)))  # that no user has asked yet
+        self.next_turns: dict[int, list[int]] = {}
+        if requests.after is not None:
+            for number, before in enumerate(requests.after.tolist()):
+                self.next_turns.setdefault(before, []).append(number)
+        self.ended = 0
+        self.overhead = min(setup.overhead for setup in setups)
+        deadlines = {setup.policies.deadline for setup in setups}
+        self.patience = None if None in deadlines else max(each for each in deadlines if each)  # the longest of any replica
+        self.fleet = [self.build(number) for number in range(len(setups))]
+        self.failing = any(setup.outages for setup in setups)
+        self.failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
+        self.held: deque[Job] = deque()  # while no replica is up
+
+    def build(self, number: int) -> Replica:
+        """A replica that is empty, with what its passages go through."""
+        env, setup, gaps = self.env, self.setups[number], self.rows.gaps
+        costs, slots, leap = setup.costs, setup.limits.slots, self.leap and not setup.spoils
+        passing: Passing
+        if setup.machine:
+            passing = Chips(env, setup.machine(env, setup.number), gaps)
+        elif leap and slots == costs.stages == 1:
+            passing = Leap(env, costs, gaps)
+        elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
+            passing = Pipelined(env, costs, gaps, slots, setup.limits.token_budget)
+        else:
+            passing = Steps(env, costs, gaps)
+        if setup.spoils:
+            passing = Replayed(env, passing, setup.spoils, gaps)
+        return Replica(env, number, setup, passing, self.rows, self.finished)
+
+    def run(self) -> Rows:
+        env, requests = self.env, self.requests
+        for number, setup in enumerate(self.setups):
+            for outage in sorted(setup.outages, key=lambda each: each.at):  # who is up again as it fails again is up first
+                Due(env, outage.at).callbacks.append(partial(self.down, number, outage))
+                Due(env, outage.at + outage.lasts).callbacks.append(partial(self.up_again, number))
+        if requests.users is None:
+            self.expect()
+        else:
+            for _ in range(min(requests.users, len(self.left))):
+                env.process(self.ask(None, 0.0))
+        env.run()
+        assert self.ended == len(self.prompts), "a request was lost"
+        self.book()
+        return self.rows
+
+    def book(self) -> None:
+        """What all lives of each replica did together."""
+        rows = self.rows
+        for replica in self.fleet:
+            replica.passing.close()
+        done = [[*before, Done.by(replica)] for before, replica in zip(self.failed, self.fleet, strict=True)]
+        rows.systems = [replica.system for replica in self.fleet]
+        rows.kv_tokens = [replica.limits.kv_tokens for replica in self.fleet]
+        rows.tallies = [summed(each.tally for each in lives) for lives in done]
+        rows.busy = [np.sum([each.busy for each in lives], axis=0) for lives in done]
+        rows.replays = [sum(each.replays for each in lives) for lives in done]
+        rows.kv_peak = [max(each.kv_peak for each in lives) for lives in done]
+        carried = [[each.traffic for each in lives if each.traffic] for lives in done]
+        rows.traffic = {number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives}
+
+    # Requests come.
+
+    def expect(self) -> None:
+        """Waits for the next arrival of an open loop."""
+        if self.coming is not None:
+            Due(self.env, max(0.0, self.coming[1] + self.overhead - self.env.now)).callbacks.append(self.arrive)
+
+    def arrive(self, _: simpy.Event) -> None:
+        """It is there, and the one after it is waited for first: who looks sees if that is."""
+        assert self.coming is not None
+        number, arrival = self.coming
+        if arrival + self.overhead > self.env.now:  # the wait ended a rounding early
+            self.expect()
+        else:
+            self.coming = next(self.arrivals, None)
+            self.expect()
+            self.send(self.job(number, arrival))
+
+    def ask(self, number: int | None, after: Seconds) -> Waiting:
+        """A user's next request, sent at `after`."""
+        while after + self.overhead > self.env.now:
+            yield Due(self.env, after + self.overhead - self.env.now)
+        if number is not None or self.left:
+            number = self.left.popleft() if number is None else number
+            self.rows.arrival[number] = after
+            self.send(self.job(number, after))
+
+    def job(self, number: int, arrival: Seconds) -> Job:
+        ids, priority = self.requests.hash_ids, self.requests.priority
+        job = Job(number, arrival, self.prompts[number], self.outputs[number], 0)
         if ids:
             job.hash_ids = ids[number]
         if priority is not None:
             job.priority = int(priority[number])
         return job
 
-    def send(job: Job) -> None:
-        up = [replica for replica in fleet if replica.up] if failing else fleet
+    def send(self, job: Job) -> None:
+        """Deals it out to a replica; where none is up, it is held."""
+        env = self.env
+        up = [replica for replica in self.fleet if replica.up] if self.failing else self.fleet
         if not up:
-            held.append(job)
-            if patience is not None:
-                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(lambda _: give_up(job, patience))
+            self.held.append(job)
+            if (patience := self.patience) is not None:
+                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(lambda _: self.give_up(job, patience))
             return
-        replica = up[router(up, job) if len(up) > 1 else 0]
-        if replica.overhead == overhead:
+        replica = up[self.router(up, job) if len(up) > 1 else 0]
+        if replica.overhead == self.overhead:
             replica.submit(job)
         else:
             replica.unfinished += 1  # on its way there
-            Due(env, replica.overhead - overhead).callbacks.append(partial(hand_over, replica, job))
+            Due(env, replica.overhead - self.overhead).callbacks.append(partial(self.hand_over, replica, job))
 
-    def give_up(job: Job, deadline: Seconds) -> None:
-        """Its deadline passes while no replica is up."""
-        if job in held:
-            held.remove(job)
-            rows.expire(job.id, deadline)
-            finished(job, env.now)
-
-    def again(job: Job) -> None:
-        """Sends it at this instant, as one of several arrivals: whoever takes the first one sees that more come."""
-        Due(env, 0.0).callbacks.append(lambda _: send(job))
-
-    def hand_over(replica: Replica, job: Job, _: simpy.Event) -> None:
+    def hand_over(self, replica: Replica, job: Job, _: simpy.Event) -> None:
         replica.unfinished -= 1
         if replica.up:
             replica.submit(job)
         else:
-            send(job)
+            self.send(job)
 
-    # Those whose arrival is nan come when an answer decides.
-    arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
-
-    coming = next(arrivals, None)
-
-    def expect() -> None:
-        """Waits for the next arrival of an open loop."""
-        if coming is not None:
-            Due(env, max(0.0, coming[1] + overhead - env.now)).callbacks.append(arrive)
-
-    def arrive(_: simpy.Event) -> None:
-        """It is there, and the one after it is waited for first: who looks sees if that is."""
-        nonlocal coming
-        assert coming is not None
-        number, arrival = coming
-        if arrival + overhead > env.now:  # the wait ended a rounding early
-            expect()
-        else:
-            coming = next(arrivals, None)
-            expect()
-            submit(number, arrival)
-
-    def ask(number: int | None, after: Seconds) -> Waiting:
-        """A user's next request, sent at `after`."""
-        while after + overhead > env.now:
-            yield Due(env, after + overhead - env.now)
-        if number is not None or left:
-            number = left.popleft() if number is None else number
-            rows.arrival[number] = after
-            submit(number, after)
-
-    def finished(job: Job, at: Seconds) -> None:
-        nonlocal ended
-        ended += 1
-        progress(ended, total)
-        if requests.users is not None and left:
-            env.process(ask(None, at + think))
-        for number in next_turns.get(job.id, ()):
+    def finished(self, job: Job, at: Seconds) -> None:
+        """A request has ended, and may be what the next one waits for."""
+        rows, requests = self.rows, self.requests
+        self.ended += 1
+        self.progress(self.ended, len(self.prompts))
+        if requests.users is not None and self.left:
+            self.env.process(self.ask(None, at + self.think))
+        for number in self.next_turns.get(job.id, ()):
             if rows.reason[job.id]:
                 rows.arrival[number], rows.reason[number] = at, "the turn before it was not answered"
-                finished(Job(number, at, 0, 0, 0), at)
+                self.finished(Job(number, at, 0, 0, 0), at)
             else:
                 assert requests.think is not None
-                env.process(ask(number, at + float(requests.think[number])))
+                self.env.process(self.ask(number, at + float(requests.think[number])))
 
-    def down(number: int, outage: Outage, _: simpy.Event) -> None:
+    # Replicas fail.
+
+    def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
         """A replica fails: what it held is lost, and its requests begin anew or fail."""
-        replica, now = fleet[number], env.now
+        replica, rows = self.fleet[number], self.rows
         lost = replica.fail()
-        failed[number].append(Done.by(replica))
+        self.failed[number].append(Done.by(replica))
         replica.passing.stop()
         for job in lost:
             rows.admitted[job.id] = rows.first_token[job.id] = math.nan
             if outage.requests == "fail":
                 rows.failed[job.id], rows.reason[job.id] = True, "its replica failed"
-                finished(job, now)
+                self.finished(job, self.env.now)
             else:
                 rows.retries[job.id] += 1
-                again(job_of(job.id, job.arrival))
+                self.again(self.job(job.id, job.arrival))
 
-    def up_again(number: int, _: simpy.Event) -> None:
+    def up_again(self, number: int, _: simpy.Event) -> None:
         """It has a spare in its place and the weights, and is empty."""
-        fleet[number] = build(number)
-        while held:
-            again(held.popleft())
+        self.fleet[number] = self.build(number)
+        while self.held:
+            self.again(self.held.popleft())
 
-    def build(number: int) -> Replica:
-        setup = setups[number]
-        costs, slots, spoils = setup.costs, setup.limits.slots, setup.spoils
-        passing: Passing
-        if setup.machine:
-            passing = Chips(env, setup.machine(env, setup.number), rows.gaps)
-        elif leap and not spoils and slots == costs.stages == 1:
-            passing = Leap(env, costs, rows.gaps)
-        elif leap and not spoils and costs.stages > 1 and not costs.launch:  # the kernel knows no host
-            passing = Pipelined(env, costs, rows.gaps, slots, setup.limits.token_budget)
-        else:
-            passing = Steps(env, costs, rows.gaps)
-        if spoils:
-            passing = Replayed(env, passing, spoils, rows.gaps)
-        return Replica(env, number, setup, passing, rows, finished)
+    def again(self, job: Job) -> None:
+        """Sends it at this instant, as one of several arrivals: whoever takes the first one sees that more come."""
+        Due(self.env, 0.0).callbacks.append(lambda _: self.send(job))
 
-    fleet = [build(number) for number in range(len(setups))]
-    held: deque[Job] = deque()  # while no replica is up
-    failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
-    failing = any(setup.outages for setup in setups)
-    for number, setup in enumerate(setups):
-        for outage in sorted(setup.outages, key=lambda each: each.at):  # who is up again as it fails again is up first
-            Due(env, outage.at).callbacks.append(partial(down, number, outage))
-            Due(env, outage.at + outage.lasts).callbacks.append(partial(up_again, number))
-    if requests.users is None:
-        expect()
-    else:
-        for _ in range(min(requests.users, total)):
-            env.process(ask(None, 0.0))
-    env.run()
-    for replica in fleet:
-        replica.passing.close()
-    rows.systems = [replica.system for replica in fleet]
-    done = [[*before, Done.by(replica)] for before, replica in zip(failed, fleet, strict=True)]
-    rows.tallies = [summed(each.tally for each in lives) for lives in done]
-    rows.busy = [np.sum([each.busy for each in lives], axis=0) for lives in done]
-    rows.replays = [sum(each.replays for each in lives) for lives in done]
-    rows.kv_peak = [max(each.kv_peak for each in lives) for lives in done]
-    carried = [[each.traffic for each in lives if each.traffic] for lives in done]
-    rows.traffic = {number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives}
-    rows.kv_tokens = [replica.limits.kv_tokens for replica in fleet]
-    assert ended == total, "a request was lost"
-    return rows
+    def give_up(self, job: Job, deadline: Seconds) -> None:
+        """Its deadline passes while no replica is up."""
+        if job in self.held:
+            self.held.remove(job)
+            self.rows.expire(job.id, deadline)
+            self.finished(job, self.env.now)
