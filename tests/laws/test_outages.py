@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sim.energy import summed
 from sim.machine import Irregular, machines
+from sim.metrics import summary
 from sim.plan import Plan
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.replica import Outage, Setup
@@ -75,6 +76,9 @@ def test_every_request_ends_once_and_not_while_its_replica_is_down(replicas, sen
             if each := failures[row["replica"]]:
                 begun, ended = row["admitted"], row["last_token"]
                 assert ended <= each.at * (1 + 1e-9) or begun >= each.at + each.lasts - 1e-12
+    told = summary(rows)
+    assert told["completed"] + told["refused"] + told["cancelled"] + told["failed"] == len(sent)
+    assert told["moved"] <= told["retried"]
     if all(each is None or each.requests == "retry" for each in failures):
         assert not rows.failed.any()
 
