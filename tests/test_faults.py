@@ -85,7 +85,6 @@ LAWS = {
     "one crew": {"crews": 1, "repair": 12 * HOUR, "samples": 120},
     "another model each day": {"model_swap_every": 24 * HOUR, "samples": 120},
     "the young die first, and no swaps": {"chip": Failures(rate=OFTEN.rate, shape=0.7), "detection": 0.0, "samples": 180},
-    "few die young, and no swaps": {"chip": Failures(rate=OFTEN.rate, shape=2.0), "detection": 0.0, "samples": 120},
 }
 
 
@@ -108,7 +107,7 @@ def test_parts_that_are_settled_fail_as_often_in_their_first_year_as_later():
     """Whatever the shape, though a life is 114 years; new ones of shape 0.7 fail more often, and of shape 2 hardly ever."""
     for shape, compares in ((0.7, "more"), (2.0, "less")):
         rare = Failures(rate=1e-6 / HOUR, shape=shape)
-        faults = Faults.model_validate(SMALL | {"chip": rare, "chips_per_node": 100, "samples": 400})
+        faults = Faults.model_validate(SMALL | {"chip": rare, "chips_per_node": 100, "samples": 150})
         settled = availability(faults, 1000, 0.0, [0])
         new = availability(faults.model_copy(update={"age": "new"}), 1000, 0.0, [0])
         assert settled.outages_per_second * YEAR == pytest.approx(1000 * 1e-6 * 8760, rel=0.1)
@@ -207,7 +206,7 @@ def test_what_would_take_hours_is_refused(changes):
 
 
 def test_swaps_of_the_model_take_their_share_and_are_no_outages():
-    plain = Faults.model_validate(SMALL | {"samples": 2, "chip": Failures(rate=1e-12)})
+    plain = Faults.model_validate(SMALL | {"samples": 2, "chip": Failures(rate=1e-12), "horizon": 100 * HOUR})
     swapped = availability(plain.model_copy(update={"model_swap_every": 100.0}), 10, 2.0, [0])
     assert swapped.mean == pytest.approx(0.98, abs=1e-6)
     assert swapped.outages_per_second == 0
