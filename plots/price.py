@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
+from sim.parity import break_even
 from sim.sweep import Swept
 
 USD, CARDS, CARD = "economics.usd_per_mtok", "economics.usd_per_mtok_by_cause.chips", "economics.card_usd"
@@ -29,7 +30,7 @@ class Against(NamedTuple):
     def price(self, at: int, usd: float) -> float:
         """The card's price at which a token of my point costs so much; negative where it costs more with cards for nothing."""
         total, cards, card = (self.mine.values(key)[at] for key in (USD, CARDS, CARD))
-        return (usd - (total - cards)) / (cards / card)
+        return break_even(total - cards, cards / card, usd)
 
     def loaded(self, x: str) -> dict[float, tuple[float, bool]]:
         """By load, where both have a point: the price, and whether my users wait for room."""

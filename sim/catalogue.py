@@ -10,6 +10,7 @@ from sim.faults import Faults
 from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
 from sim.measurements import Network, Rules, Speeds
 from sim.model import SPELLINGS, Model
+from sim.replay import LinkErrors
 from sim.units import brief, show
 
 KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
@@ -20,6 +21,7 @@ SHOWN: dict[str, tuple[str, type[Value]]] = {
     "cluster": ("clusters", Cluster),
     "measurement": ("measurements", Speeds),
 }
+IN_PLACE: dict[str, type[Value]] = {"faults": Faults, "link_errors": LinkErrors}  # what scenarios write, with sources
 Fact = tuple[str, str, str]  # key, value as written, source
 
 
@@ -80,7 +82,7 @@ def sources(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What `show` tells of each model, chip, cluster and engine that a scenario names, or writes in place, as a run keeps it."""
     entries: dict[str, dict[str, Any]] = {}
     for where, kind, named in parts(given):
-        folder, cls = SHOWN.get(kind, ("", Faults))
+        folder, cls = SHOWN[kind] if kind in SHOWN else ("", IN_PLACE[kind])
         if isinstance(named, str):
             document = Document(find(named, folder))
             title, facts, note = told(document.path.stem, document.data, document.value(cls))
@@ -98,10 +100,10 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
         path = f"{where}.{key}" if where else str(key)
         last = str(key).rpartition(".")[2]  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
         kind = "chip" if last == "like" else last  # of an exception: {chip: 12, like: my-chip.yaml}
-        if kind in ("model", "cluster", "chip", "engine", "faults"):
+        if kind in ("model", "cluster", "chip", "engine", *IN_PLACE):
             several = value if isinstance(value, tuple) else (value,)
             yield from ((path, kind, named) for named in several if isinstance(named, str | Mapping))
-        if kind not in ("model", "faults"):  # a config.json's keys are not ours; the chip of faults is no part
+        if kind not in ("model", *IN_PLACE):  # a config.json's keys are not ours; the chip of faults is no part
             yield from parts(value, path)
 
 

@@ -238,6 +238,8 @@ class Costs:
         self._planes: dict[int, list[PromptPlanes]] = {}
         self._fixed: dict[tuple[int, int, int], float] = {}  # of a step on a single stage, but for attention's core
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
+        self.link_bytes: dict[int, float] = {}  # of a step, times the cables that they cross
+        self.cables: dict[tuple[Operation, range, Way], float] = {}  # that a byte of a collective crosses, over all messages
         self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
         self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from sim.chip import WIDTH, Chip
 from sim.cost import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
-from sim.topology import Operation, Way
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
@@ -116,33 +115,36 @@ def usage(costs: Costs, tally: Tally) -> Usage:
 
 
 def link_bytes(costs: Costs, passages: Mapping[int, int]) -> Bytes:
-    """Bytes times cables of passages, by their numbers of tokens: the collectives, what goes from stage to stage, and the sampled
-    token's way back."""
-    topology, n = costs.layout.topology, costs.layout.plan.group
-    crossed: dict[tuple[Operation, range, Way], float] = {}  # cables that a byte of a collective crosses, over all messages
+    """Bytes times cables of passages, by their numbers of tokens."""
+    return sum(steps * step_link_bytes(costs, tokens) for tokens, steps in passages.items())
+
+
+def step_link_bytes(costs: Costs, tokens: int) -> Bytes:
+    """The same of a step: the collectives, what goes from stage to stage, and the sampled token's way back.  Remembered."""
+    if tokens in costs.link_bytes:
+        return costs.link_bytes[tokens]
+    topology, n, cables = costs.layout.topology, costs.layout.plan.group, costs.cables
 
     def carried(exchanges: tuple[Exchange, ...]) -> Bytes:
         total = 0.0
         for exchange in exchanges:
             for group, way in zip(exchange.groups, exchange.ways, strict=True):
                 key = exchange.operation, group, way
-                if key not in crossed:
+                if key not in cables:
                     messages = (message for phase in topology.messages(*key) for message in phase)
-                    crossed[key] = sum(message.share * topology.hops(message.source, message.target) for message in messages)
-                total += exchange.nbytes * crossed[key]
+                    cables[key] = sum(message.share * topology.hops(message.source, message.target) for message in messages)
+                total += exchange.nbytes * cables[key]
         return total
 
     onward = sum(topology.hops(chip, chip + n) for chip in range((costs.stages - 1) * n))
     back = TOKEN_BYTES * topology.hops(costs.last, 0) if costs.last else 0.0
-    total = 0.0
-    for tokens, steps in passages.items():
-        gathered = {stage: carried(costs.gathered(tokens, stage)) for stage in set(costs.like)}
-        step = onward * costs.slice_bytes(tokens) + back + sum(gathered[stage] for stage in costs.like)
-        for block, by_stage in costs.counts.items():
-            of_block = {stage: carried(costs.exchanges(block, tokens, stage)) for stage in gathered}
-            step += sum(count * of_block[stage] for count, stage in zip(by_stage.tolist(), costs.like, strict=True))
-        total += steps * step
-    return total
+    gathered = {stage: carried(costs.gathered(tokens, stage)) for stage in set(costs.like)}
+    step = onward * costs.slice_bytes(tokens) + back + sum(gathered[stage] for stage in costs.like)
+    for block, by_stage in costs.counts.items():
+        of_block = {stage: carried(costs.exchanges(block, tokens, stage)) for stage in gathered}
+        step += sum(count * of_block[stage] for count, stage in zip(by_stage.tolist(), costs.like, strict=True))
+    costs.link_bytes[tokens] = step
+    return step
 
 
 def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:

@@ -33,15 +33,17 @@ class Failures(Value):
         """Weibull's scale at which the mean life is 1/rate: 1 / (rate Γ(1 + 1/shape))."""
         return 1 / (self.rate * math.gamma(1 + 1 / self.shape))
 
-    def first_life(self, settled: bool, rng: np.random.Generator) -> Seconds:
-        """What is left of a part's life at first: all of it where it is new, else as of one that was put in long ago.
+    def life(self, rng: np.random.Generator) -> Seconds:
+        """Of a new part."""
+        return float(self.scale * rng.weibull(self.shape))
+
+    def rest(self, rng: np.random.Generator) -> Seconds:
+        """What is left of the life of a part that was put in long ago.
 
         A moment falls into a life with a chance in proportion to its length, and anywhere in it: U x, with x distributed as
         x f(x), so that (x/scale)^shape is Gamma(1 + 1/shape).  Source: Feller, "An Introduction to Probability Theory", II, XI.4.
         """
-        if settled:
-            return float(self.scale * rng.gamma(1 + 1 / self.shape) ** (1 / self.shape) * rng.random())
-        return float(self.scale * rng.weibull(self.shape))
+        return float(self.scale * rng.gamma(1 + 1 / self.shape) ** (1 / self.shape) * rng.random())
 
 
 class Faults(Sourced):
@@ -317,9 +319,8 @@ class Part:
     What has failed in it is new after the repair; the rest of it has aged as long as the part was on.
     """
 
-    def __init__(self, causes: Sequence[Failures], shelf: Shelf, at_work: bool) -> None:
-        self.causes = causes
-        self.scales, self.shapes = (np.array([getattr(cause, key) for cause in causes]) for key in ("scale", "shape"))
+    def __init__(self, causes: Sequence[Failures], left: Sequence[Seconds], shelf: Shelf, at_work: bool) -> None:
+        self.causes, self.left = causes, np.array(left)  # of the life of each
         self.shelf, self.at_work = shelf, at_work
         if not at_work:
             shelf.idle.append(self)
@@ -330,16 +331,15 @@ class Part:
         outages: Outages,
         crews: simpy.Resource,
         repair: Seconds,
-        settled: bool,
         rng: np.random.Generator,
     ) -> Waiting:
-        left = np.array([cause.first_life(settled, rng) for cause in self.causes])
+        left = self.left
         while True:
             first = int(left.argmin())
             lasted = float(left[first])
             yield env.timeout(lasted)
             left -= lasted
-            left[first] = self.scales[first] * rng.weibull(self.shapes[first])
+            left[first] = self.causes[first].life(rng)
             self.fail(env.now, outages)
             with crews.request() as turn:
                 yield turn
@@ -385,7 +385,8 @@ def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random
     for group in parts:
         shelf = Shelf()
         for number in range(group.parts):
-            env.process(Part(group.causes, shelf, number < group.needed).life(env, outages, turns, repair, settled, rng))
+            left = [cause.rest(rng) if settled else cause.life(rng) for cause in group.causes]
+            env.process(Part(group.causes, left, shelf, number < group.needed).life(env, outages, turns, repair, rng))
     if every := faults.model_swap_every:
         env.process(load_models(env, outages, every, load, every * rng.random()))
     start = warm_up(faults, parts, outages.swap)

@@ -40,7 +40,11 @@ def at(system: Mapping[str, Any], usd: float) -> tuple[float, float]:
 
 def crossing(system: Mapping[str, Any], usd: float, other: float) -> float:
     """The card's price at which a token costs as much as the other's; negative where it would not if cards were free."""
-    flat, slope = at(system, usd)
+    return break_even(*at(system, usd), other)
+
+
+def break_even(flat: float, slope: float, other: float) -> float:
+    """(other - flat) / slope, of the $ that a token costs with cards for nothing and those that each dollar of a card adds."""
     return (other - flat) / slope
 
 
@@ -57,5 +61,6 @@ def crossings(summary: Mapping[str, Any]) -> tuple[str, list[Crossing]]:
 
 
 def comparable(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The systems whose tokens have a price."""
-    return {name: s for name, s in summary["systems"].items() if "economics" in s and "lone_request" in s}
+    """The systems whose tokens have a price, and are not for nothing."""
+    systems = summary["systems"].items()
+    return {name: s for name, s in systems if "lone_request" in s and s.get("economics", {}).get("usd_per_mtok")}

@@ -176,6 +176,11 @@ class Rows:
     def finished(self) -> NDArray[np.bool_]:
         return np.isfinite(self.last_token)
 
+    @property
+    def elapsed(self) -> Seconds:
+        """From the first arrival to the last token of the run; 0 where none came."""
+        return float(np.nanmax(self.last_token) - np.nanmin(self.arrival)) if self.finished.any() else 0.0
+
     def expire(self, number: int, deadline: Seconds) -> None:
         """A request's deadline has passed."""
         self.cancelled[number] = True

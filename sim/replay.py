@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from sim.cost import Costs
-from sim.energy import Tally, link_bytes
+from sim.energy import Tally, step_link_bytes
 from sim.files import Sourced
 from sim.units import Seconds
 
@@ -28,7 +28,7 @@ class LinkErrors(Sourced):
 
     def chance(self, costs: Costs, tokens: int) -> float:
         """That a step of so many tokens is spoilt: 1 - (1 - bit_error_rate)^(8 bytes x cables)."""
-        return -math.expm1(8 * link_bytes(costs, {tokens: 1}) * math.log1p(-self.bit_error_rate))
+        return -math.expm1(8 * step_link_bytes(costs, tokens) * math.log1p(-self.bit_error_rate))
 
     def require_bearable(self, costs: Costs) -> None:
         """Raises: ValueError where hardly any of the largest steps would come through."""

@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
 from sim.energy import Part, energy, summed
 from sim.faults import Availability, availability
@@ -226,8 +224,7 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
     `availability` is that of its faults.
     """
     done = rows.finished
-    tokens = int(rows.requests.output[done].sum())
-    elapsed = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if tokens else 0.0
+    tokens, elapsed = int(rows.requests.output[done].sum()), rows.elapsed
     if not elapsed:
         return {}
     told: dict[str, Any] = {}
@@ -265,14 +262,13 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
             told = True
             expected += expected_replays(errors, members[name].deployment.costs, tally)
             steps += sum(tally.passages.values())
-    if not told or not rows.finished.any():
+    if not told or not rows.elapsed:
         return {}
-    elapsed = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival))
     return {
         "replays": sum(rows.replays),
         "expected_replays": expected,
         "replayed_share": expected / steps,
-        "replays_per_day": expected / elapsed * DAY,
+        "replays_per_day": expected / rows.elapsed * DAY,
     }
 
 

@@ -236,11 +236,10 @@ class Scenario(Value):
     @model_validator(mode="after")
     def _owned_systems(self) -> "Scenario":
         plain = [name for name, system in self.systems.items() if isinstance(system, System)]
-        for name in self.money.systems:
+        for name, own in self.money.systems.items():
             if name not in plain:
                 hint = f"did you mean {near}?" if (near := nearest(name, plain)) else f"there are {', '.join(plain) or 'none'}"
                 raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
-        for name, own in self.money.systems.items():
             serve = self.plain(name).hardware[1]
             if own.chips and own.chips < serve:
                 raise ValueError(f"economics.systems.{name}.chips: {own.chips} are bought, and {serve} serve")

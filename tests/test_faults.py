@@ -20,12 +20,11 @@ from sim.faults import (
     require_sound,
     series,
 )
+from sim.units import HOUR, YEAR
 
-HOUR = 3600.0
 CHIP = Failures(rate=1.2621e-5 / HOUR)  # Llama 3 (arXiv 2407.21783): category GPU
 NODE = (CHIP,) * 8
 OFTEN = Failures(rate=1e-3 / HOUR)
-YEAR = 8760 * HOUR
 # Ten nodes of one chip with two spares, whose chips fail every 1,000 hours.
 SMALL = {"chip": OFTEN, "spares": 2, "repair": 24 * HOUR, "detection": HOUR / 6, "horizon": YEAR, "samples": 60}
 
@@ -117,7 +116,7 @@ def test_parts_that_are_settled_fail_as_often_in_their_first_year_as_later():
 
 def test_what_is_left_of_a_life_is_on_average_half_of_its_second_moment_over_its_mean():
     rng, failures = np.random.default_rng(0), Failures(rate=0.5, shape=2.0)
-    lives = [failures.first_life(True, rng) for _ in range(50_000)]
+    lives = [failures.rest(rng) for _ in range(50_000)]
     second = failures.scale**2 * math.gamma(1 + 2 / failures.shape)
     assert np.mean(lives) == pytest.approx(second / 2 / 2.0, rel=0.02)
 

@@ -120,6 +120,11 @@ def test_a_run_tells_what_was_made_again_and_how_much_that_is():
     assert run(scenario).as_json() == run(scenario).as_json()
 
 
+def test_a_result_keeps_who_says_how_often_links_err():
+    told = " ".join(str(each) for each in read("link-errors").origin["sources"].items())
+    assert "software notices and begins the step again" in told
+
+
 def test_links_through_which_nothing_comes_are_refused():
     with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-08 links spoil 100 %"):
         run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-8")]))
