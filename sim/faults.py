@@ -382,13 +382,13 @@ def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random
     env, outages, repair, horizon = simpy.Environment(), Outages(faults.detection + load), faults.repair, faults.horizon
     crews = faults.crews or sum(group.parts for group in parts)
     turns, settled = simpy.Resource(env, capacity=crews), faults.age == "settled"
+    if every := faults.model_swap_every:
+        env.process(load_models(env, outages, every, load, every * rng.random()))
     for group in parts:
         shelf = Shelf()
         for number in range(group.parts):
             left = [cause.rest(rng) if settled else cause.life(rng) for cause in group.causes]
             env.process(Part(group.causes, left, shelf, number < group.needed).life(env, outages, turns, repair, rng))
-    if every := faults.model_swap_every:
-        env.process(load_models(env, outages, every, load, every * rng.random()))
     start = warm_up(faults, parts, outages.swap)
     env.run(until=start + horizon)
     down, count = outages.between(start, start + horizon)
