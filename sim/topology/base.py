@@ -73,12 +73,12 @@ def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
 
 
 def one_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
-    """Everyone sends everything to everyone at once: one phase.  Left out: the time of the additions."""
+    """Everyone sends everything to everyone at once: one phase.  The additions are the topology's `reduction`."""
     return lane.time(nbytes) if n > 1 else 0.0
 
 
 def two_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
-    """Reduce-scatter, then all-gather: two phases of an n-th of the bytes to each peer.  Left out: the additions."""
+    """Reduce-scatter, then all-gather: two phases of an n-th of the bytes to each peer."""
     return 2 * lane.time(nbytes / n) if n > 1 else 0.0
 
 
@@ -91,10 +91,12 @@ class Topology(Value, ABC):
     """A way of joining chips.
 
     `chips` is the number of chips joined: the replica's own unless the file says otherwise.  `limit` is the most it can join.
+    `reduction` is what each phase of an all-reduce takes beyond its messages: chips read, add and write what they received.
     """
 
     chips: Count | None = None
     limit: Count | None = None
+    reduction: Seconds = 0.0
 
     @abstractmethod
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
@@ -165,7 +167,7 @@ class Topology(Value, ABC):
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float, allowed: Collection[AllReduce] = ()
     ) -> tuple[Seconds, Way]:
         """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
-        offered = self.all_reduces(group, nbytes, latency, efficiency)
+        offered = self.all_reduces(group, nbytes, latency + self.reduction, efficiency)
         times = [(time, way) for way, time in offered.items() if way[0] in allowed or not allowed]
         if not times:
             asked, has = " or ".join(allowed), ", ".join(dict.fromkeys(way[0] for way in offered))
