@@ -31,10 +31,10 @@ class Plan(Value):
     attention data parallelism, else one for each chip), and what a shard's chips hold of an expert is split between them.
     `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
     weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits, `activations` of what is multiplied
-    by weights.  `hidden` is that of the hidden states that chips send each other: as `activations`, but for FP8 and FP4, which are
-    formats of a multiply's operands; engines sum hidden states at 16 bits.  `balance` says what the cut into
-    stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight,
-    by default one for each stage.
+    by weights.  `hidden` is that of the hidden states that chips send each other: 16 bits, also where `activations` are narrower,
+    for INT8, FP8 and FP4 are formats of a multiply's operands, and sums of hidden states need more.  `balance` says what the cut into
+    stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight:
+    by default one for each stage, or as many as the requests need where the engine has `tokens_per_beat`.
 
     Where `tensor` is more than the KV heads (or attention is latent), each chip holds its head's cache whole (`kv_split: heads`),
     or a part of the sequence (`sequence`), at the price of one more all-reduce of attention's results.
@@ -88,15 +88,15 @@ class Plan(Value):
         quantized, keeps_attention = model.quantization
         weights = self.weights or quantized
         activations = self.activations or model.precision
+        sixteen = model.precision if WIDTH[model.precision] == 2 else "bf16"
         return self.model_copy(
             update={
                 "pipeline": pipeline,
-                "slots": self.slots or pipeline,
                 "expert": expert,
                 "weights": weights,
                 "attention": self.attention or (model.precision if keeps_attention and not self.weights else weights),
                 "activations": activations,
-                "hidden": self.hidden or (model.precision if activations in ("fp8", "fp4") else activations),
+                "hidden": self.hidden or (activations if WIDTH[activations] >= 2 else sixteen),
                 "kv": self.kv or model.precision,
                 "head": self.head or model.precision,
             }
