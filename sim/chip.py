@@ -119,8 +119,8 @@ class Compute(Value, ABC):
         Each must be linear in `op.flops` and `op.kv` while the rest of the Op stands: the simulator leaps over steps on it.
         """
 
-    def token_budget(self, precisions: tuple[str, str]) -> int:
-        """Tokens of a step when the scenario names none: GPUs run 2,048-8,192 (vLLM's default is 2,048)."""
+    def token_budget(self, precisions: tuple[str, str]) -> int | None:
+        """Tokens of a step when neither scenario nor engine limits them: vLLM's default.  None: what suits the pipeline best."""
         return 2048
 
     @property
@@ -202,12 +202,9 @@ class TensorStreaming(Compute):
         padded = tiles * self.tile**2
         return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / path
 
-    def token_budget(self, precisions: tuple[str, str]) -> int:
-        """The tokens at which computing takes as long as loading: 40 for INT8, 20 for FP16, 10 for INT8 by FP16 on Groq v1.
-
-        FIFO stages make convoys: a passage with more prompt tokens than this holds up every micro-batch behind it.
-        """
-        return max(1, round(WIDTH[precisions[0]] / self.weight_load * self.peak(*precisions) / 2))
+    def token_budget(self, precisions: tuple[str, str]) -> int | None:
+        """None: stages serve first come first served, so a large piece of a prompt holds up every micro-batch behind it."""
+        return None
 
 
 KINDS: dict[str, type[Compute]] = {"roofline": Roofline, "tensor-streaming": TensorStreaming}

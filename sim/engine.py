@@ -12,7 +12,7 @@ from sim.chip import WIDTH
 from sim.fields import from_catalogue
 from sim.files import Sourced, Value
 from sim.topology import AllReduce
-from sim.units import Bytes, Fraction, Seconds
+from sim.units import Bytes, Fraction, Seconds, Tokens
 
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -49,6 +49,9 @@ class Engine(Sourced):
     eager       = with `layer_launch`, a stage takes at least as long as the host takes to launch its layers
     kv_reads    = `query-heads`: decode reads the KV cache once for each query head, not once for those that share it
 
+    beat        = with `tokens_per_beat` b, a stage of a compiled pipeline takes b tokens at once: a prompt enters in pieces of b
+                  tokens, a micro-batch holds at most b sequences, and as many micro-batches are in flight as requests need
+
     collectives = the ways of an all-reduce that the engine has; all that the topology offers where none is named; the fastest
 
     At chip fidelity: whatever a chip computes takes a lognormal factor of mean 1 and sigma `jitter`; with `network: scheduled`
@@ -79,6 +82,7 @@ class Engine(Sourced):
     jitter: Sigma | None = None
     network: NetworkMode = "dynamic"
     layer_launch: Launch | None = None
+    tokens_per_beat: Tokens | None = None
     kv_reads: Literal["kv-heads", "query-heads"] = "kv-heads"
     policy: Literal["continuous", "prefill-first", "static"] = "continuous"
     admission: Literal["reserve", "prompt"] = "reserve"

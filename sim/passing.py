@@ -73,9 +73,9 @@ class Passing:
         but the last piece, and go on.
         """
 
-    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
-        """Micro-batches without sequences may take such pieces too.  They are taken from `idle` and put back there, or `turn` is
-        called where there is more to do."""
+    def deal(self, job: Job, idle: deque[Any], most: int, turn: Callable[[Any], object]) -> None:
+        """Micro-batches without sequences, at most so many, may take such pieces too.  They are taken from `idle` and put back
+        there, or `turn` is called where there is more to do."""
 
     def settle(self) -> None:
         """Who is back with nothing to tell, so that no event was made of it, is over."""
@@ -286,8 +286,8 @@ class Pipelined(Passing):
         if self.asleep:
             self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
-    def deal(self, job: Job, idle: deque[Any], turn: Callable[[Any], object]) -> None:
-        pieces = min(len(idle), (job.prompt - job.prefilled - 1) // self.budget)
+    def deal(self, job: Job, idle: deque[Any], most: int, turn: Callable[[Any], object]) -> None:
+        pieces = min(len(idle), most, (job.prompt - job.prefilled - 1) // self.budget)
         if pieces <= 0 or self.costs.sampled:
             return
         self.idle, self.turn = idle, turn

@@ -31,8 +31,8 @@ class Plan(Value):
     attention data parallelism, else one for each chip), and what a shard's chips hold of an expert is split between them.
     `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
     weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits, `activations` of what is multiplied
-    by weights.  `hidden` is that of the hidden states that chips send each other: 16 bits, also where `activations` are narrower,
-    for INT8, FP8 and FP4 are formats of a multiply's operands, and sums of hidden states need more.  `balance` says what the cut into
+    by weights.  `hidden` is that of the hidden states that chips send each other: 16 bits, also where `activations` are narrower
+    (INT8, FP8 and FP4 are formats of a multiply's operands; sums need more).  `balance` says what the cut into
     stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight:
     by default one for each stage, or as many as the requests need where the engine has `tokens_per_beat`.
 

@@ -19,7 +19,9 @@ from sim.topology import Topology
 from sim.units import Seconds, show
 from sim.workload import Requests
 
-MAX_SEQUENCES = 256  # of a micro-batch.  Source: the default of vLLM's max_num_seqs
+MAX_SEQUENCES = 256  # of a micro-batch, or of all where they need not fit one.  Source: the default of vLLM's max_num_seqs
+# Pieces of a prompt that are compared where no budget is given: powers of the square root of 2.
+PIECES = tuple(dict.fromkeys(round(2 ** (n / 2)) for n in range(25)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def deploy(
     engine: Engine,
     plan: Plan,
     request_tokens: float,
+    prompt_tokens: float | None = None,
     topology: Topology | None = None,
     token_budget: int | None = None,
     max_sequences: int | None = None,
@@ -107,38 +110,94 @@ def deploy(
     memory_fraction: float | None = None,
     sampled: np.random.Generator | None = None,
 ) -> Deployment:
-    """Lays the model on the chips and says whether it fits; what is None takes its default.
+    """Lay the model on the chips and compute whether it fits; what is None takes its default.
 
-    Raises: ValueError where the degrees, the topology, the precisions or the limits contradict each other.
+    A step has at most `token_budget` tokens, the engine's `tokens_per_beat`, or what the chip's kind of compute advises; else
+    as many as end a prompt of `prompt_tokens` soonest (`best_piece`).
+
+    Raises: ValueError if the degrees, the topology, the precisions or the limits contradict each other.
     """
 
     def lay(plan: Plan) -> Layout:
         chips = plan.group * plan.depth * plan.replicas
-        budget = token_budget or chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
+        advised = None if beat else chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
+        budget = min((n for n in (token_budget or advised, beat) if n), default=0)
         fabric = (topology or chip.topology).sized(chips // plan.replicas)
         layout = Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
         return housed(layout, request_tokens)
+
+    beat = engine.tokens_per_beat
 
     tried: tuple[Trial, ...] = ()
     if plan.search:
         plan, tried = search(plan, chips, model, request_tokens, lay)
     else:
         plan = plan.resolved(chips, model)
-    layout = lay(plan)
+    layout = cut(lay(plan), request_tokens)
+    if not layout.token_budget:
+        layout = cut(replace(layout, token_budget=best_piece(layout, request_tokens, prompt_tokens)), request_tokens)
     budget = layout.token_budget
-    layout = replace(layout, bounds=Cutter(layout, request_tokens).bounds(plan.depth))
     fitted = fit(layout, request_tokens)
     room = kv_tokens or fitted.kv_tokens
-    slots = plan.slots or plan.depth
-    most = slots * min(budget, MAX_SEQUENCES)
+    if beat:
+        fill = pipeline_fill(Costs(layout), budget, request_tokens)
+        most = max_sequences or max(MAX_SEQUENCES, fill * budget)
+        slots = plan.slots or max(fill, math.ceil(most / budget))
+        most = min(most, slots * budget)
+    else:
+        fill, slots = None, plan.slots or plan.depth
+        most = slots * min(budget, MAX_SEQUENCES)
     if max_sequences and max_sequences > slots * budget:
         raise ValueError(
             f"max_sequences {max_sequences}: {slots} micro-batches of {budget} tokens carry {slots * budget} at most, "
             "and prompts would starve"
         )
     shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
-    limits = Limits(slots, budget, max_sequences or most, room, model.max_position_embeddings, model.window, min(shares))
+    context = model.max_position_embeddings
+    limits = Limits(slots, budget, max_sequences or most, room, context, model.window, min(shares), fill)
     return Deployment(layout, fitted, limits, Costs(layout, sampled), tried)
+
+
+def cut(layout: Layout, request_tokens: float) -> Layout:
+    """Return the layout with its blocks cut into stages."""
+    return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.depth))
+
+
+def best_piece(layout: Layout, request_tokens: float, prompt_tokens: float | None) -> int:
+    """Return the tokens of a step that end an unloaded prompt soonest, of `PIECES`.
+
+    A prompt of n tokens in pieces of c takes ceil(n / c) - 1 steps of the slowest stage, and one pass through all stages.
+    More compute shortens both for every c, so it never makes a chip slower.  Left out: decodes that wait behind a piece.
+    """
+    costs, prompt = Costs(layout), prompt_tokens or request_tokens
+
+    def first_token(tokens: int) -> Seconds:
+        cached, window = prompt / 2, layout.model.window or prompt
+        windowed = min(cached, window)
+        work = Work(0, 0.0, tokens, 1, tokens * cached, cached, windowed_attended=tokens * windowed, windowed_cached=windowed)
+        stages = costs.step(work).time
+        return float((math.ceil(prompt / tokens) - 1) * stages.max() + stages.sum() + costs.hops(tokens).sum())
+
+    fitting = [n for n in PIECES if fit(replace(layout, token_budget=n), request_tokens).fits]
+    return min(fitting or PIECES[:1], key=first_token)
+
+
+def pipeline_fill(costs: Costs, tokens: int, request_tokens: float) -> int:
+    """Return how many micro-batches of `tokens` keep the slowest stage busy: an unloaded pass over that stage's time.
+
+    The most of decodes and pieces of prompts (without the output head), and of the shortest and the longest context.
+    """
+    most = 1
+    for context in (1.0, max(1.0, request_tokens)):
+        windowed = min(context, costs.layout.model.window or context)
+        decode = Work(tokens, tokens * context, logits=tokens, windowed_context=tokens * windowed)
+        piece = replace(decode, decodes=0, logits=0, prompt_tokens=tokens, chunks=1, attended=tokens * context, cached=context)
+        piece.windowed_attended, piece.windowed_cached = tokens * windowed, windowed
+        for work in (decode, piece):
+            stages = costs.step(work).time
+            unloaded = stages.sum() + costs.hops(tokens).sum() + costs.back
+            most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
+    return most
 
 
 def housed(layout: Layout, request_tokens: float) -> Layout:
@@ -209,7 +268,7 @@ def search(
             least = Cutter(layout, request_tokens).stages(math.inf, request_tokens)
             fits = least <= depth
             if plan.search == "chips" and fits:
-                candidate = candidate.model_copy(update={"pipeline": least, "slots": plan.slots or least})
+                candidate = candidate.model_copy(update={"pipeline": least})
                 layout, depth = lay(candidate), least
             tpot = _estimate(layout, request_tokens) if fits else None
             trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, tpot)] = candidate
@@ -241,7 +300,7 @@ def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, i
     most = 1 << (max(model.num_attention_heads, experts).bit_length() - 1)
     found: list[tuple[int, int, int]] = []
     for tensor, data, expert in shapes(model, most):
-        degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "pipeline": None, "slots": None}
+        degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "pipeline": None}
         plan = layout.plan.model_copy(update=degrees)
         pipeline = Cutter(replace(layout, plan=plan), request_tokens).stages(math.inf, request_tokens)
         if pipeline <= len(blocks):

@@ -109,6 +109,8 @@ def by_priority(job: Job) -> float:
 class Limits:
     """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context.
 
+    `fill` is the number of micro-batches that keep every stage busy.  More of them only queue at the first stage, so prompts
+    take no more than that beside the sequences that decode; None is no limit.
     `windowed_share` is the part of a token's KV cache that lies in layers with a window, on the stage where it is smallest.
     """
 
@@ -119,6 +121,7 @@ class Limits:
     context: int
     window: int | None = None
     windowed_share: float = 0.0
+    fill: int | None = None
 
     def claim(self, tokens: int) -> int:
         """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""

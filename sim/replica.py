@@ -113,6 +113,9 @@ class Replica:
         self.prefilling: deque[Job] = deque()
         self.batches = [MicroBatch(self.back) for _ in range(limits.slots)]
         self.idle = deque(self.batches)
+        self.decoding = 0  # micro-batches that hold sequences
+        # How many micro-batches may be in flight while prompts wait: see `resize`.
+        self.allowed = limits.slots if limits.fill is None else limits.fill
         self.roused = False
         self.unfinished = 0
         self.jobs: dict[int, Job] = {}  # unfinished ones that it was given
@@ -251,19 +254,37 @@ class Replica:
         """Somebody is to work on the prompts, if there are any: idle micro-batches, after all that arrives at this instant; else
         whoever is back next."""
         if self.prefilling:
-            if not self.idle:
+            if not self.idle or self.in_flight >= self.allowed:
                 if cut:
                     self.passing.cut(self.prefilling[0] if self.plain else None)
             elif not self.roused:
                 self.roused = True
                 Timeout(self.env, 0.0).callbacks.append(self.wake)
 
+    @property
+    def in_flight(self) -> int:
+        """Micro-batches that are in the pipeline or its queue."""
+        return self.limits.slots - len(self.idle)
+
+    def resize(self, batch: MicroBatch, sequences: int) -> None:
+        """Set how many sequences a micro-batch holds, and so how many micro-batches may be in flight while prompts wait.
+
+        These are as many as fill the pipeline, and at least one beside those that decode.  More pieces of prompts would only
+        queue at the first stage, and every decode behind them.
+        """
+        self.decoding += bool(sequences) - bool(batch.running)
+        batch.running = sequences
+        if self.limits.fill is not None:
+            self.allowed = max(self.limits.fill, self.decoding + 1)
+
     def wake(self, _: simpy.Event | None = None) -> None:
         self.roused = True
-        while self.prefilling and self.idle:
+        passing = self.passing
+        passing.settle()  # a micro-batch that is back without an event would count as in flight
+        while self.prefilling and self.idle and self.in_flight < self.allowed:
             if self.plain:
-                self.passing.deal(self.prefilling[0], self.idle, self.turn)
-            if self.idle:
+                passing.deal(self.prefilling[0], self.idle, self.allowed - self.in_flight, self.turn)
+            if self.idle and self.in_flight < self.allowed:
                 batch = self.idle.popleft()
                 batch.lost = 0.0
                 if not self.turn(batch):
@@ -277,6 +298,8 @@ class Replica:
         """A micro-batch picks what it advances, and goes; it is idle where there is nothing.  Says whether it went."""
         if not self.pick(batch):
             self.idle.append(batch)
+            if self.limits.fill is not None:
+                self.rouse()  # too many are in flight for a prompt that waits; the next one to be back takes it on
             return False
         if self.prefilling:
             # What a policy refuses now, it refuses until something changes; but another micro-batch may take it.
@@ -325,7 +348,7 @@ class Replica:
             self.admit()  # whoever waited for their room
         preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
-        if not running and not self.prefilling:
+        if not running and (not self.prefilling or self.in_flight > self.allowed):
             return False
         decodes, room, joining = True, 0, 0
         if self.prefilling or not self.plain:  # else there is nothing to choose
@@ -394,7 +417,7 @@ class Replica:
             while batch.ends and batch.ends[0][0] <= batch.step:
                 job = heapq.heappop(batch.ends)[2]
                 tokens = job.tokens
-                batch.running -= 1
+                self.resize(batch, batch.running - 1)
                 batch.context -= tokens
                 if self.limits.window:
                     self.leave_window(batch, self.limits.window, tokens, job)
@@ -431,7 +454,7 @@ class Replica:
         if batch.stalled:
             batch.stalled.append((1, leave))
         job.joined = leave
-        batch.running += 1
+        self.resize(batch, batch.running + 1)
         batch.context += job.prompt + 1
         if self.limits.window:
             self.join_window(batch, self.limits.window, job)
@@ -465,7 +488,7 @@ class Replica:
         heapq.heapify(batch.ends)
         decoded = job.output - 1 - (last - batch.step)
         self.tell(job, decoded)
-        batch.running -= 1
+        self.resize(batch, batch.running - 1)
         batch.context -= job.prompt + 1 + decoded
         if self.limits.window:
             self.leave_window(batch, self.limits.window, job.prompt + 1 + decoded, job, last - job.output + 1)

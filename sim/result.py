@@ -325,7 +325,8 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         "chips": deployment.chips,
         "engine": layout.engine.id,
         "plan": {
-            key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance", "slots")
+            **{key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")},
+            "slots": deployment.limits.slots,
         },
         "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "kv", "head")},
         "memory": {"weights": plan.weights_in, "kv": plan.kv_in},

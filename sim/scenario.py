@@ -354,6 +354,7 @@ class Scenario(Value):
                 system.engine,
                 system.plan,
                 self.request_tokens,
+                self.workload.mean_prompt,
                 topology=topology,
                 token_budget=system.token_budget,
                 max_sequences=system.max_sequences,

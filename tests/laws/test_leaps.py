@@ -64,10 +64,13 @@ def runs(draw):
         "layout": draw(st.sampled_from(sorted(LAYOUTS))),
         "requests": [(arrival, prompt, output) for arrival, (_, prompt, output) in zip(arrivals, drawn, strict=True)],
         "users": draw(st.none() | st.integers(1, 5)),
-        "sequences": draw(st.integers(1, budget)),
+        "sequences": draw(st.integers(1, 4 * budget)),
         "budget": budget,
         "kv_tokens": draw(st.integers(2, 400)),
-        "options": {"overhead": draw(st.sampled_from([0.0, 1e-3])), "think": draw(st.sampled_from([0.0, 1e-4]))},
+        "more_slots": draw(st.sampled_from([0, 0, 5])),
+        "fill": draw(st.none() | st.integers(1, 6)),
+        # No round numbers: an arrival at the instant at which a step ends, but for a rounding, may come before or after it.
+        "options": {"overhead": draw(st.sampled_from([0.0, 1.0371e-3])), "think": draw(st.sampled_from([0.0, 1.0839e-4]))},
     }
 
 
@@ -75,9 +78,15 @@ def runs(draw):
 @given(runs())
 def test_a_leap_is_its_steps(deployments, serve_on, drawn):
     deployment = deployments[drawn["layout"]]
-    limits = deployment.limits
-    limits = Limits(
-        limits.slots, drawn["budget"], drawn["sequences"], drawn["kv_tokens"], 130, limits.window, limits.windowed_share
+    slots = deployment.limits.slots + drawn["more_slots"]
+    limits = replace(
+        deployment.limits,
+        slots=slots,
+        token_budget=drawn["budget"],
+        sequences=min(drawn["sequences"], slots * drawn["budget"]),
+        kv_tokens=drawn["kv_tokens"],
+        context=130,
+        fill=drawn["fill"],
     )
     options = drawn["options"] | {"limits": limits, "replicas": deployment.layout.plan.replicas}
     leap, step = (serve_on(deployment, drawn["requests"], drawn["users"], leap=leap, **options) for leap in (True, False))

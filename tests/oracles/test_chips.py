@@ -22,6 +22,7 @@ DRAGONFLY = {"node": 4, "rack": 3, "direct": 20, "limit": 480, "direct_bandwidth
 # On these the messages of one stage never meet those of another, so that many passages may be under way at once.
 APART = {
     "fully-connected": FullyConnected(link=LINK),
+    "additions take time": FullyConnected(link=LINK, reduction=5e-7),
     "nodes": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), FullyConnected(link=FAR))),
     "dragonfly": Dragonfly(link=LINK, global_link=FAR, **DRAGONFLY),
 }
@@ -81,7 +82,8 @@ def alone_on_its_cables(deployment) -> bool:
 
 @pytest.fixture(scope="module")
 def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
-    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager}
+    compiled = lossy.model_copy(update={"tokens_per_beat": 2})
+    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "compiled": compiled}
 
     def build(topology, plan, model="dense", engine="lossy", **options):
         chips = plan.group * (plan.pipeline or 1) * plan.replicas
@@ -93,7 +95,7 @@ def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
     return build
 
 
-engines = st.sampled_from(["ideal", "lossy", "eager"])
+engines = st.sampled_from(["ideal", "lossy", "eager", "compiled"])
 requests = st.lists(st.tuples(st.floats(0, 0.02), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=6)
 
 
@@ -129,6 +131,7 @@ def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan):
 def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, prompt, output, engine):
     """Of a prompt that is one chunk."""
     deployment = lay((SHARED | APART)[topology], plan, engine=engine)
+    prompt = min(prompt, deployment.limits.token_budget)
     assume(alone_on_its_cables(deployment))
     same(*both(deployment, serve_on, [(0.0, prompt, output)]))
 
