@@ -238,7 +238,8 @@ class Block:
 class Model(Value):
     """A decoder as its config.json says: grouped-query or latent attention, dense MLPs or experts, layer by layer.
 
-    Left out: vision and audio towers, multi-token-prediction layers; a chunk of chunked attention counts as a window.
+    Left out: vision and audio towers, multi-token-prediction layers, element-wise work (softmax, soft-capping of logits).
+    A chunk of chunked attention counts as a window.
     """
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())

@@ -258,6 +258,8 @@ h100_sxm b200_sxm h100 lpu
 MODELS_OF_TABLES = """
 Llama-2-7B Llama-2-70B LLaMA-7B Llama-3-8B Llama-3-70B Llama-3.1-8B Llama-3.1-70B Llama-3.1-405B Llama-3.2-1B Llama-3.3-70B
 Llama-4-Maverick Mixtral-8x7B Qwen3-32B Qwen3-235B-A22B DeepSeek-V3 DeepSeek-R1 gpt-oss-120b gpt-oss-120B Kimi-K2 Falcon-180B
+llama-3-8b llama-3-70b llama-3.1-8b llama-3.1-70b llama-3.1-405b llama-3.3-70b r1-distill-llama-70b llama-4-maverick llama-4-scout
+mixtral-8x7b qwen3-32b qwen2.5-32b qwq-32b deepseek-v3 gemma2-9b gpt-oss-20b kimi-k2
 """
 NAMES_OF_TABLES = [("chips", name) for name in CHIPS_OF_TABLES.split()] + [("models", name) for name in MODELS_OF_TABLES.split()]
 

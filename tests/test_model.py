@@ -177,6 +177,7 @@ def test_what_is_not_covered_is_refused_by_naming_the_key(tmp_path, key, value, 
         {"layer_types": ["full_attention"] * 3},
         {"num_experts": 0},
         {"rope_theta": 500000.0, "rms_norm_eps": 1e-05},
+        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256},
     ],
 )
 def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
@@ -276,6 +277,20 @@ def test_which_layers_see_how_far(changes, windows):
     model = tiny(**changes)
     assert [shape(model, i).window for i in range(3)] == windows
     assert model.window == max((w for w in windows if w), default=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("gemma-2-9b", [4096, None] * 21),
+        ("gpt-oss-20b", [128, None] * 12),
+        ("llama-4-scout", [8192, 8192, 8192, None] * 12),
+        ("qwen2.5-32b", [None] * 64),
+    ],
+)
+def test_windows_of_shipped_models_alternate_as_published(name, windows):
+    model = read(names("models")[name], Model)
+    assert [shape(model, i).window for i in range(model.num_hidden_layers)] == windows
 
 
 def test_global_layers_may_have_heads_of_their_own():
