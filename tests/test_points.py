@@ -207,6 +207,14 @@ def test_other_columns_do_not_matter_and_no_output_is_one_token(make_table):
     assert points(path)[0].output == 1
 
 
+def test_speculative_speeds_of_sambanova_are_no_measurements(point):
+    (found,) = (each for each in points(shipped("validation")) if each.id == "P134")
+    assert found.system is None
+    assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
+    unlabelled = {"engine": "SambaFlow", "accelerator_chip_id": "sambanova_sn40l", "model": "Llama-3.3-70B"}
+    assert point("published", **unlabelled).reason.startswith("speculative decoding: ")
+
+
 # Rules.
 
 
