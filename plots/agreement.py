@@ -13,8 +13,12 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 
 def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Panels: points that engines were not fitted to, and those that they were.  A colour and a mark for each chip."""
-    points = [point for each in sets.values() for point in each["points"] if point["error_pct"] is not None]
+    """Panels: points that engines were not fitted to, and those that they were.  A colour and a mark for each chip.
+
+    Left out: bounds that are kept, which have no error to show.
+    """
+    all_points = (point for each in sets.values() for point in each["points"])
+    points = [point for point in all_points if point["error_pct"] is not None and point.get("bound") != "kept"]
     chips = sorted({point["chip"] for point in points})
     colours = style.colours(chips)
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}

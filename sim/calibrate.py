@@ -1,8 +1,10 @@
 """Fits an engine's numbers to the points that it may be fitted to: `sramsim calibrate`.
 
 What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
-logarithm of the time.  A number that ends at a bound, moves nothing, or has a standard error of half of its range is not
-identifiable: it stays at what the file said, and the others are fitted again.
+logarithm of the time.  The time of a paced point is an upper bound: only a longer simulated time is an error.
+
+A number that ends at a bound, moves nothing, or has a standard error of half of its range is not identifiable: it stays at what
+the file said, and the others are fitted again.
 """
 
 import json
@@ -60,12 +62,19 @@ class Calibrated:
     unidentifiable: tuple[Moved, ...]
     points: tuple[Point, ...]
     tables: tuple[str, ...]
-    error: float  # root mean square of ln(simulated / measured), a TTFT weighted
+    error: float  # root mean square of ln(simulated / measured), a TTFT weighted, without paced points that hold
     left_out: float  # the same of each point as the others foretell it
 
     @property
     def degrees(self) -> int:
         return len(self.moved)
+
+    @property
+    def data(self) -> str:
+        """What the numbers were fitted to: '3 points and 4 paced ones of calibration'."""
+        paced = sum(all(map(point.is_bound, point.measured)) for point in self.points)
+        also = f" and {paced} paced one{'s' if paced > 1 else ''}" if paced else ""
+        return f"{len(self.points) - paced} points{also} of {', '.join(self.tables)}"
 
 
 def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibrated:
@@ -91,7 +100,7 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     used = [point for _, point in mine]
     fixed: list[Moved] = []
     while True:
-        metrics = sum(len(point.measured) for point in used)
+        metrics = sum(not point.is_bound(metric) for point in used for metric in point.measured)
         if len(free) >= metrics:
             raise UserError(f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones")
         found, residuals, jacobian = least_squares(document, free, used, progress)
@@ -113,7 +122,8 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         if not free:
             raise UserError(f"{document.shown}: no number is identifiable from its {metrics} measured ones")
     spread = jacobian @ np.linalg.pinv(jacobian)
-    left_out = residuals / np.maximum(1 - np.diag(spread), 1e-3)
+    left_out = (residuals / np.maximum(1 - np.diag(spread), 1e-3))[counted(used, residuals)]
+    residuals = residuals[counted(used, residuals)]
     names = tuple(dict.fromkeys(name for name, _ in mine))
     rms = float(np.sqrt(np.mean(residuals**2)))
     return Calibrated(engine.id, tuple(found), tuple(fixed), tuple(used), names, rms, float(np.sqrt(np.mean(left_out**2))))
@@ -175,7 +185,7 @@ def least_squares(
         residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=NEAR, ftol=NEAR, max_nfev=ROUNDS
     )
     rest = residuals(fit.x)
-    spare = max(1, len(rest) - len(free))
+    spare = max(1, int(counted(used, rest).sum()) - len(free))
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
     errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * (high - low)
     values = low + fit.x * (high - low)
@@ -184,7 +194,7 @@ def least_squares(
 
 
 def misses(engine: Engine, used: list[Point], known: dict[str, dict[str, float]]) -> NDArray[np.float64]:
-    """ln(simulated / measured) of every metric of the points, a TTFT weighted; what was served is kept in `known`."""
+    """Return the error of every metric of the points (see `Point.error`), a TTFT weighted; `known` keeps what was served."""
     found = []
     for point in used:
         if point.key not in known:
@@ -194,8 +204,14 @@ def misses(engine: Engine, used: list[Point], known: dict[str, dict[str, float]]
         times = own | {"ttft": own.get("ttft", 0.0) + hosted(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
-            found.append(weight * math.log(times[metric] / measured))
+            found.append(weight * point.error(metric, times[metric], measured))
     return np.array(found)
+
+
+def counted(used: list[Point], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which residuals measure the fit: bool[residual].  A bound that holds does not: its 0 would flatter."""
+    bounds = np.array([point.is_bound(metric) for point in used for metric in point.measured])
+    return ~bounds | (residuals > 0)
 
 
 # The file.
@@ -205,17 +221,15 @@ def rewritten(path: Path, fit: Calibrated) -> str:
     """The engine's file with what was found: values, sources, ranges of two standard errors."""
     document = Document(path)
     source, ranges = dict(document.data.get("source", {})), dict(document.data.get("range", {}))
-    where = f"{len(fit.points)} points of {', '.join(fit.tables)}"
     for each in fit.moved:
         for key in each.keys:
             document.set(f"{key}={each.written(each.value)}")
             value = f"{each.written(each.value)} +- {each.written(each.error)}"
-            source[key] = f"fitted: {value}, to {where}; sramsim calibrate {fit.engine}"
+            source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
             low, high = max(each.low, each.value - 2 * each.error), min(each.high, each.value + 2 * each.error)
             ranges[key] = (each.written(low), each.written(high))
-    found = (
-        f"{fit.degrees} numbers, {where}: root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    )
+    errors = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    found = f"{fit.degrees} numbers, {fit.data}: {errors}"
     data = {key: value for key, value in document.data.items() if key not in ("source", "range", "fit")}
     data["fit"] = {**document.data["fit"], "found": found}
     data["range"], data["source"] = ranges, source

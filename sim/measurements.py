@@ -15,7 +15,10 @@ from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 
 class Speed(Value):
-    """What one user got, without speculative decoding; `chips` is left out where it was not published."""
+    """What one user got, without speculative decoding; `chips` is left out where it was not published.
+
+    `paced`: the service throttled its speed, so the hardware is at least as fast.
+    """
 
     id: str
     model: str
@@ -26,6 +29,7 @@ class Speed(Value):
     speed: TokensPerSecond
     date: str
     source: str
+    paced: bool = False
 
 
 class Speeds(Value):
@@ -187,6 +191,7 @@ class Rule(Value):
     exclude: str = ""
     assumed: str = ""
     remark: str = ""  # why such rows are known to be far off
+    paced: str = ""  # why such rows are bounds: the service throttled its speed, and the hardware is at least as fast
     host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
     one_less: bool = False  # the server had a place less than there were users
     prefill: bool = True  # whether the latency counts the prefill

@@ -68,6 +68,7 @@ class Point:
     system: System | None = None  # None where it cannot be simulated
     reason: str = ""  # why not, or why its engine is a neighbour's
     remark: str = ""  # why it is known to be far off
+    paced: str = ""  # why it is a bound: the service throttled its speed
     host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
 
@@ -75,6 +76,18 @@ class Point:
     def key(self) -> str:
         """Points of one key are simulated once."""
         return f"{self.group} {self.users}"
+
+    def is_bound(self, metric: str) -> bool:
+        """Return whether the measured time of a metric is an upper bound.
+
+        A pace delays tokens after the first one, so a TTFT stays a measurement.
+        """
+        return bool(self.paced) and metric != "ttft"
+
+    def error(self, metric: str, simulated: float, measured: float) -> float:
+        """Return ln(simulated / measured) of a time; at least 0 where the measured time is an upper bound."""
+        error = math.log(simulated / measured)
+        return max(0.0, error) if self.is_bound(metric) else error
 
 
 @lru_cache(maxsize=256)
@@ -223,6 +236,8 @@ def run_by(
                 said["reason"] = rule.assumed
             if rule.remark:
                 said["remark"] = rule.remark
+            if rule.paced:
+                said["paced"] = rule.paced
             if rule.host:
                 said["host"] = rule.host
             if not rule.prefill:

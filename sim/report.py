@@ -1,7 +1,7 @@
 """Results for people: tables on a terminal.  Builds what the command line prints; prints nothing itself."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -197,18 +197,29 @@ def agreement(table: "Validation") -> RenderableType:
             worst.add_row(*cells, number(each["measured"]), number(each["simulated"]), f"{each['error_pct']:+.0f}")
             reasons.append(f"{each['point_id']}: {each['reason'] or 'no reason is known'}")
         parts += [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons)), Text()]
-    missing: dict[str, list[str]] = {}
-    for row in table.rows:
-        if row.error is None:
-            missing.setdefault(row.reason, []).append(row.point.id)
-    if missing:
-        parts.append(Text("not expressed:", "bold"))
-        for reason, ids in missing.items():
-            unique = list(dict.fromkeys(ids))
-            shown = ", ".join(unique[:5]) + (f" and {len(unique) - 5} more" if len(unique) > 5 else "")
-            parts.append(Text(f"  {len(unique)}: {reason} ({shown})"))
+    bounds = table.bounds
+    if any(bounds.values()):
+        counts = f"bounds: {len(bounds['kept'])} kept, {len(bounds['broken'])} broken"
+        parts.append(Text(f"{counts}; a broken bound counts as an error above, a kept one does not count", "bold"))
+        for kind, rows in bounds.items():
+            parts += by_reason(((row.point.paced, row.point.id) for row in rows), f" {kind}")
         parts.append(Text())
+    missing = by_reason((row.reason, row.point.id) for row in table.rows if row.error is None)
+    if missing:
+        parts += [Text("not expressed:", "bold"), *missing, Text()]
     return Group(*parts)
+
+
+def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
+    """Return a line for each reason, with its number of points (of a kind) and the first five of their ids."""
+    points: dict[str, dict[str, None]] = {}
+    for reason, name in reasons:
+        points.setdefault(reason, {})[name] = None
+    lines = []
+    for reason, names in points.items():
+        shown = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        lines.append(Text(f"  {len(names)}{kind}: {reason} ({shown})"))
+    return lines
 
 
 def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
@@ -258,7 +269,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
 
 def calibrated(fit: "Calibrated") -> RenderableType:
     """The table of `sramsim calibrate`."""
-    table = titled(f"{fit.engine}: {fit.degrees} numbers fitted to {len(fit.points)} points of {', '.join(fit.tables)}", [])
+    table = titled(f"{fit.engine}: {fit.degrees} numbers fitted to {fit.data}", [])
     for column in ("was", "is", "standard error", "between"):
         table.add_column(column, justify="right")
     for each in (*fit.moved, *fit.unidentifiable):

@@ -24,6 +24,8 @@ from sim.workload import Closed, Length, LengthField
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.
 Status = Literal["fitted", "tested", "assumed", "not expressed"]
+# A paced service's time is an upper bound of the hardware's: kept where the simulated time is no longer.
+Bound = Literal["kept", "broken"]
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}
 # Which of an engine's numbers a metric hangs on; a throughput on both.
 DECODE, PREFILL = ("memory_efficiency",), ("compute_efficiency",)
@@ -46,8 +48,15 @@ class Compared:
 
     @property
     def error(self) -> float | None:
-        """ln(simulated / measured) of the time."""
-        return math.log(self.simulated / self.measured) if self.simulated else None
+        """ln(simulated / measured) of the time, at least 0 for a bound; None where nothing was simulated."""
+        return self.point.error(self.metric, self.simulated, self.measured) if self.simulated else None
+
+    @property
+    def bound(self) -> Bound | None:
+        """Whether the simulated time keeps or breaks an upper bound; None for a measurement."""
+        if self.error is None or not self.point.is_bound(self.metric):
+            return None
+        return "broken" if self.error else "kept"
 
     @property
     def moe(self) -> bool:
@@ -63,6 +72,8 @@ class Compared:
             "simulated": 1000 * self.simulated if self.simulated else None,
             "error_pct": None if self.error is None else 100 * self.error,
             "status": self.status,
+            "bound": self.bound,
+            "paced": self.point.paced,
             "moe": self.moe,
             "reason": self.reason,
             "model": self.point.about["model"],
@@ -168,18 +179,29 @@ class Table:
         return [row for row in self.rows if row.error is not None]
 
     @property
+    def counted(self) -> list[Compared]:
+        """The rows of the statistics.  A kept bound is left out: as an error of 0 it would flatter."""
+        return [row for row in self.expressed if row.bound != "kept"]
+
+    @property
+    def bounds(self) -> dict[Bound, list[Compared]]:
+        """The rows of paced services, by whether the simulated time keeps the bound."""
+        kinds: tuple[Bound, ...] = ("kept", "broken")
+        return {kind: [row for row in self.rows if row.bound == kind] for kind in kinds}
+
+    @property
     def headline(self) -> list[Compared]:
         """The dense models' points that test something; of a set that engines were fitted to, those that were fitted."""
-        dense = [row for row in self.expressed if not row.moe]
+        dense = [row for row in self.counted if not row.moe]
         return [row for row in dense if row.status == "tested"] or [row for row in dense if row.status == "fitted"]
 
     @property
     def groups(self) -> dict[str, list[Compared]]:
-        """All of the expressed, apart by status and kind of model."""
+        """The counted rows by status and kind of model."""
         found: dict[str, list[Compared]] = {}
         for status in ("tested", "fitted", "assumed"):
             for moe in (False, True):
-                rows = [row for row in self.expressed if (row.status, row.moe) == (status, moe)]
+                rows = [row for row in self.counted if (row.status, row.moe) == (status, moe)]
                 if rows:
                     found[f"{status}, {'mixture of experts' if moe else 'dense'}"] = rows
         return found
@@ -189,7 +211,7 @@ class Table:
         return sorted(self.headline, key=lambda row: -abs(row.error or 0.0))[:10]
 
     def as_json(self) -> dict[str, Any]:
-        """`metrics`, `median_ape` and `mape` are of the headline; `groups` has all."""
+        """`metrics`, `median_ape` and `mape` are of the headline; `groups` has all counted rows; `bounds` counts the others too."""
         overall = statistics(self.headline)
         return {
             "points": [row.as_json() for row in self.rows],
@@ -197,6 +219,7 @@ class Table:
             "median_ape": overall.get("median_ape"),
             "mape": overall.get("mape"),
             "groups": {name: by_metric(rows) for name, rows in self.groups.items()},
+            "bounds": {kind: len(rows) for kind, rows in self.bounds.items()},
             "expressed": len({row.point.id for row in self.expressed}),
             "total": len({row.point.id for row in self.rows}),
         }

@@ -1,5 +1,6 @@
 """Numbers that are known are found again from what they simulate, and a file says what was found."""
 
+import csv
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import calibrate as module
+from sim import points as points_module
 from sim.calibrate import calibrate, emitted, rewritten
 from sim.cli import main
 from sim.engine import Engine
 from sim.files import Document, UserError, read
+from sim.measurements import Rule
 from sim.points import points
 from sim.validate import simulate
 
@@ -151,6 +154,67 @@ def test_more_scatter_is_more_uncertainty(measured, file):
         assert scatter / 2 < fits[-1].error < 1.5 * scatter
         assert fits[-1].left_out > fits[-1].error  # a point left out is farther off
     assert all(more.error > 2 * less.error > 0 for less, more in zip(fits[0].moved, fits[1].moved, strict=True))
+
+
+# Paced points: bounds.
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    """Multiplies the measured speeds of Llama-2-7B, and says that a service throttled them."""
+
+    def make(factor: float) -> None:
+        path = module.shipped("mine")
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row["value"] = str(float(row["value"]) * (factor if row["model"] == "Llama-2-7B" else 1))
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        rules = (*points_module.rules(), Rule(when={"model": ("Llama-2-7B",)}, paced="throttled", source="here"))
+        monkeypatch.setattr(points_module, "rules", lambda: rules)
+
+    return make
+
+
+BOUNDS = START[START.index("    memory_efficiency.16: [") :]
+ONE = {"layer_overhead": 61.0}
+
+
+def test_a_bound_that_holds_moves_nothing_and_does_not_flatter(measured, file, pace, monkeypatch):
+    """Half the speed that the truth gives: the fit, its errors and its uncertainty are those of the four other points."""
+    measured(ONE, scatter=0.02)
+    pace(0.5)
+    path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n")
+    found = calibrate(path)
+    monkeypatch.setattr(module, "fitted_ids", lambda: frozenset(f"PLlama-3.2-1B{n}" for n in (1, 2, 4, 8)))
+    others = calibrate(path)
+    assert (found.data, others.data) == ("4 points and 2 paced ones of mine", "4 points of mine")
+    assert values(found) == pytest.approx(values(others), rel=1e-6)
+    assert (found.error, found.left_out) == pytest.approx((others.error, others.left_out))
+    assert found.moved[0].error == pytest.approx(others.moved[0].error)
+
+
+def test_a_bound_that_breaks_pulls_like_a_measurement(measured, file, pace, monkeypatch):
+    measured(ONE)
+    unpaced = points_module.rules()
+    pace(1.1)
+    path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n")
+    found = calibrate(path)
+    monkeypatch.setattr(points_module, "rules", lambda: unpaced)
+    as_measured = calibrate(path)
+    assert values(found)["layer_overhead"] < 0.99 * ONE["layer_overhead"]
+    assert values(found) == pytest.approx(values(as_measured), rel=1e-4)
+    assert "to 4 points and 2 paced ones of mine; sramsim calibrate gpt-fast" in rewritten(path, found)
+
+
+def test_bounds_alone_fit_nothing(measured, file, pace):
+    measured(ONE, chips=[("Llama-2-7B", 4), ("Llama-2-7B", 8)])
+    pace(0.5)
+    with pytest.raises(UserError, match="1 numbers cannot be fitted to 0 measured ones"):
+        calibrate(file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n"))
 
 
 # What is refused.

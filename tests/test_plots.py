@@ -199,6 +199,15 @@ def test_a_tornado_of_nothing_that_moves_says_so():
     assert figure.get_suptitle() == "mine: no uncertain number moves TPOT"
 
 
+def test_agreement_leaves_out_bounds_that_hold():
+    """Their error of 0 would halve the median."""
+    rows = [("measured", 20.0, None), ("kept", 0.0, "kept")]
+    told = {"chip": "h100-sxm", "measured": 1.0, "simulated": 1.2, "status": "tested"}
+    figure = agreement.draw({"mine": {"points": [told | {"point_id": n, "error_pct": e, "bound": b} for n, e, b in rows]}})
+    assert " ".join(figure.get_suptitle().split()).startswith("Half of 1 times that no engine was fitted to are within 20.0 %")
+    assert figure.axes[0].get_title(loc="left").startswith("1 times that engines were not fitted to: median error 20.0 %")
+
+
 def test_agreement_and_tornado_draw_real_results():
     drawn_inside(agreement.draw({"replay": table("replay").as_json()}))
     found = sensitivity(read("llama3-8b-lpu-vs-h100"))

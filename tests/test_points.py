@@ -1,12 +1,15 @@
 """Rows of tables as points: each is one, or says why not; what a table leaves unsaid is said by rules, in order."""
 
 import csv
+import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from sim import points as module
-from sim.files import ScenarioError
+from sim.files import ScenarioError, names, read
+from sim.measurements import Speeds
 from sim.points import METRICS, Rule, dealt, halves, points
 from sim.validate import SETS, shipped
 
@@ -207,14 +210,6 @@ def test_other_columns_do_not_matter_and_no_output_is_one_token(make_table):
     assert points(path)[0].output == 1
 
 
-def test_speculative_speeds_of_sambanova_are_no_measurements(point):
-    (found,) = (each for each in points(shipped("validation")) if each.id == "P134")
-    assert found.system is None
-    assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
-    unlabelled = {"engine": "SambaFlow", "accelerator_chip_id": "sambanova_sn40l", "model": "Llama-3.3-70B"}
-    assert point("published", **unlabelled).reason.startswith("speculative decoding: ")
-
-
 # Rules.
 
 
@@ -246,6 +241,54 @@ def test_a_server_may_have_a_place_less_than_users(point, monkeypatch):
     rules = (*module.rules(), rule)
     monkeypatch.setattr(module, "rules", lambda: rules)
     assert [point("serving", concurrency=users).system.max_sequences for users in (1, 2, 9)] == [1, 1, 8]
+
+
+# Bounds: speeds of paced services.
+
+
+def test_a_paced_row_carries_the_reason(point, monkeypatch):
+    rule = Rule(when={"model": ("llama-2",)}, paced="throttled at 50", source="here")
+    rules = (*module.rules(), rule)
+    assert point("published").paced == ""
+    monkeypatch.setattr(module, "rules", lambda: rules)
+    assert point("published").paced == "throttled at 50"
+    assert point("published").system
+
+
+@pytest.mark.parametrize(
+    ("metric", "paced", "simulated", "error"),
+    [
+        ("tpot", "throttled", 2.0, math.log(2)),
+        ("tpot", "throttled", 0.5, 0.0),
+        ("e2el", "throttled", 0.5, 0.0),
+        ("ttft", "throttled", 0.5, -math.log(2)),  # a pace does not delay the first token
+        ("tpot", "", 0.5, -math.log(2)),
+    ],
+)
+def test_a_paced_time_is_missed_only_by_a_longer_one(point, metric, paced, simulated, error):
+    found = replace(point("published"), paced=paced)
+    assert found.error(metric, simulated, 1.0) == pytest.approx(error)
+
+
+def test_paced_points_of_the_catalogue_are_throttled_speeds_of_groqcloud():
+    found = {name: [each.id for each in points(shipped(name)) if each.paced] for name in SETS}
+    assert found == {"calibration": ["P139", "P140", "P154", "P155"], "validation": [], "serving": [], "steps-2023": []}
+
+
+def test_speeds_and_points_agree_on_what_is_paced():
+    speeds = read(names("measurements")["single-user"], Speeds).points
+    paced = {each.id: bool(each.paced) for name in ("calibration", "validation") for each in points(shipped(name))}
+    compared = {speed.id: speed.paced for speed in speeds if speed.id in paced}
+    assert len(compared) > 10
+    assert compared == {name: paced[name] for name in compared}
+
+
+def test_speculative_speeds_of_sambanova_are_no_measurements(point):
+    (found,) = (each for each in points(shipped("validation")) if each.id == "P134")
+    assert found.system is None
+    assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
+    unlabelled = {"engine": "SambaFlow", "accelerator_chip_id": "sambanova_sn40l", "model": "Llama-3.3-70B"}
+    assert point("published", **unlabelled).reason.startswith("speculative decoding: ")
 
 
 # Halves.

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sim import points as points_module
 from sim import validate as module
 from sim.files import UserError
+from sim.measurements import Rule
 from sim.metrics import latencies
 from sim.plan import Plan, PlanError
 from sim.points import Point
@@ -226,6 +228,42 @@ def test_the_ten_farthest_come_first(make_point):
     assert [row.reason for row in Table("mine", tuple(rows)).worst] == [str(n) for n in range(13, 3, -1)]
 
 
+# Bounds.
+
+
+def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_counts(make_point):
+    """Errors of 10 %, 30 % (a broken bound) and none of the kept bounds: a median of 20, not of 10."""
+    plain, paced = make_point(), make_point(paced="throttled")
+    points = [(plain, 10), (paced, 30), (paced, -50), (paced, 0), (plain, None)]
+    rows = tuple(
+        Compared(point, "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", "")
+        for point, percent in points
+    )
+    told = Table("mine", rows)
+    assert [row.bound for row in rows] == [None, "broken", "kept", "kept", None]
+    assert [row.error for row in rows] == [pytest.approx(0.1), pytest.approx(0.3), 0.0, 0.0, None]
+    assert told.headline == told.groups["tested, dense"] == [rows[0], rows[1]]
+    assert told.worst == [rows[1], rows[0]]
+    found = told.as_json()
+    assert (found["median_ape"], found["mape"]) == (pytest.approx(20), pytest.approx(20))
+    assert found["groups"]["tested, dense"]["tpot"]["n"] == 2
+    assert found["bounds"] == {"kept": 2, "broken": 1}
+    assert [each["bound"] for each in found["points"]] == [None, "broken", "kept", "kept", None]
+    assert found["points"][1]["paced"] == "throttled"
+
+
+def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch):
+    """One of twice the speed that comes out, one of a thousandth of it."""
+    rules = (*points_module.rules(), Rule(when={}, paced="throttled", source="here"))
+    monkeypatch.setattr(points_module, "rules", lambda: rules)
+    path = make_table("published", {"point_id": "slow", "value": 0.1}, {"point_id": "fast", "value": 1e5})
+    status, out, err = sramsim("validate", "--points", str(path))
+    assert (status, err) == (0, "")
+    assert "bounds: 1 kept, 1 broken; a broken bound counts as an error above, a kept one does not count" in out
+    assert "1 kept: throttled (slow)" in out
+    assert "1 broken: throttled (fast)" in out
+
+
 # A user's file.
 
 
@@ -302,6 +340,7 @@ def test_an_empty_table_is_no_row(make_table, fitted):
         "median_ape": None,
         "mape": None,
         "groups": {},
+        "bounds": {"kept": 0, "broken": 0},
         "expressed": 0,
         "total": 0,
     }
