@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from plots import style
 from plots.cdf import latencies
 from sim.records import Saved
+from sim.tables import published_speed
 
 
 def draw(saved: Saved) -> Figure:
@@ -37,7 +38,7 @@ def draw(saved: Saved) -> Figure:
         for point in sorted(system.get("published", []), key=lambda p: p["tokens_per_second"]):
             speed = point["tokens_per_second"]
             axis.plot(place + 0.34, speed, marker="D", ms=6, mfc="white", mec="black", ls="", label=None if marked else "published")
-            text = f"{style.number(speed)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
+            text = f"{published_speed(point)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
             axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
             marked, top = True, max(top, speed)
     axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))

@@ -61,7 +61,12 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         return model_facts(name, data, value)
     if isinstance(value, Speeds):
         rows = [
-            (p.id, f"{p.speed:g} token/s", f"{p.model} on {p.chips or '?'} {p.chip}, {p.date}: {p.source}") for p in value.points
+            (
+                p.id,
+                f"{p.speed:g} token/s{' (paced)' if p.paced else ''}",
+                f"{p.model} on {p.chips or '?'} {p.chip}, {p.date}: {p.source}",
+            )
+            for p in value.points
         ]
         return name, rows, value.note
     assert isinstance(value, Sourced)
@@ -128,6 +133,7 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
         said = [f"{key} {value}" for key, value in rule.system.items()]
         said += [f"not simulated: {rule.exclude}"] if rule.exclude else []
         said += [text for text in (rule.assumed, rule.remark) if text] + ([f"host {rule.host}"] if rule.host else [])
+        said += [f"a bound: {rule.paced}"] if rule.paced else []
         said += ["a place less than users"] if rule.one_less else []
         said += [] if rule.prefill else ["without the prefill"]
         when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())

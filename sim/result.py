@@ -339,7 +339,8 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         "kv_tokens": deployment.limits.kv_tokens,
         "load_s": deployment.load,
         "published": [
-            {"id": p.id, "tokens_per_second": p.speed, "engine": p.engine, "weights": p.weights, "date": p.date, "source": p.source}
+            {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}
+            | {"tokens_per_second": p.speed}
             for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)
         ],
     }

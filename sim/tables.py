@@ -98,6 +98,8 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         spans = {name: s["measured"] for name, s in systems.items()}
         told = ", ".join(f"{name} from {number(span['from'])} to {number(span['to'])} s" for name, span in spans.items())
         noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
+    if any(point.get("paced") for s in systems.values() for point in s.get("published", ())):
+        noted.append("(paced): the service throttled this speed; the hardware is at least as fast.")
     return noted + findings(systems)
 
 
@@ -309,7 +311,12 @@ def over_closed_form(system: Mapping[str, Any]) -> str:
 
 def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
     """What was published for the same model on as many of the same chips, whatever the engine and the precision."""
-    return ", ".join(number(speed) for speed in sorted(point["tokens_per_second"] for point in points)) or "-"
+    return ", ".join(map(published_speed, sorted(points, key=lambda point: float(point["tokens_per_second"])))) or "-"
+
+
+def published_speed(point: Mapping[str, Any]) -> str:
+    """Return '241', or '250 (paced)' where the service throttled its speed; results of earlier versions lack the mark."""
+    return number(point["tokens_per_second"]) + (" (paced)" if point.get("paced") else "")
 
 
 # How fast weights can be read, as it may be counted.  A token passes the stages one after the other, so one stage at a time

@@ -422,6 +422,17 @@ def test_an_entry_is_shown_with_sources(sramsim, words):
     assert "no source given" not in out
 
 
+def test_a_throttled_speed_is_marked_in_tables_and_json(sramsim):
+    """GroqCloud served Llama-3.1-8B at a pace of 750 token/s."""
+    words = ["run", "llama3-8b-lpu-vs-h100", "--set", "workload.requests=2"]
+    out = sramsim(*words)[1]
+    assert "751 (paced)" in out
+    assert "(paced): the service throttled this speed; the hardware is at least as fast." in out
+    (speed,) = json.loads(sramsim(*words, "--json")[1])["systems"]["lpu"]["published"]
+    assert (speed["tokens_per_second"], speed["paced"]) == (751, True)
+    assert "751 token/s (paced)" in sramsim("show", "measurement", "single-user")[1]
+
+
 TRACE = ["trace", "llama3-8b-lpu-vs-h100", "--set", "workload.prompt=20 token", "--tokens", "1"]
 
 

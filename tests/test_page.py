@@ -83,6 +83,8 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
     for label in (
         "TPOT median / p99, ms",
         "published token/s of a user",
+        "751 (paced)",
+        "(paced): the service throttled this speed; the hardware is at least as fast.",
         "Counted: lpu from 1.00 ",
         "Reading weights, lpu over h100: ",
     ):
