@@ -60,6 +60,7 @@ class Deployment:
     fit: Fit
     limits: Limits
     costs: Costs
+    beat: Seconds | None = None  # of the slowest stage, for what enters at once, where the engine has tokens_per_beat
     tried: tuple[Trial, ...] = ()  # where the plan was searched for: what else was looked at, the best first
 
     @property
@@ -139,8 +140,9 @@ def deploy(
     budget = layout.token_budget
     fitted = fit(layout, request_tokens)
     room = kv_tokens or fitted.kv_tokens
+    seconds = None
     if beat:
-        fill = pipeline_fill(Costs(layout), budget, request_tokens)
+        seconds, fill = pipeline_beat(Costs(layout), budget, request_tokens)
         most = max_sequences or max(MAX_SEQUENCES, fill * budget)
         slots = plan.slots or max(fill, math.ceil(most / budget))
         most = min(most, slots * budget)
@@ -155,7 +157,7 @@ def deploy(
     shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
     context = model.max_position_embeddings
     limits = Limits(slots, budget, max_sequences or most, room, context, model.window, min(shares), fill)
-    return Deployment(layout, fitted, limits, Costs(layout, sampled), tried)
+    return Deployment(layout, fitted, limits, Costs(layout, sampled), seconds, tried)
 
 
 def cut(layout: Layout, request_tokens: float) -> Layout:
@@ -182,12 +184,13 @@ def best_piece(layout: Layout, request_tokens: float, prompt_tokens: float | Non
     return min(fitting or PIECES[:1], key=first_token)
 
 
-def pipeline_fill(costs: Costs, tokens: int, request_tokens: float) -> int:
-    """Return how many micro-batches of `tokens` keep the slowest stage busy: an unloaded pass over that stage's time.
+def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
+    """Return the time of the slowest stage for `tokens`, and how many micro-batches of them keep that stage busy.
 
-    The most of decodes and pieces of prompts (without the output head), and of the shortest and the longest context.
+    The number is an unloaded pass over the beat.  Both are the most of decodes and pieces of prompts (without the output
+    head), the number also of short contexts and those of `request_tokens`.
     """
-    most = 1
+    most, beat = 1, 0.0
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
         decode = Work(tokens, tokens * context, logits=tokens, windowed_context=tokens * windowed)
@@ -197,7 +200,8 @@ def pipeline_fill(costs: Costs, tokens: int, request_tokens: float) -> int:
             stages = costs.step(work).time
             unloaded = stages.sum() + costs.hops(tokens).sum() + costs.back
             most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
-    return most
+            beat = max(beat, float(stages.max()))
+    return beat, most
 
 
 def housed(layout: Layout, request_tokens: float) -> Layout:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sim.files import UserError
 from sim.program import Talk
-from sim.tables import COLOURS, identity, is_fleet, loading, number, of_plain, titled
+from sim.tables import COLOURS, beats, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
         counts = [s["max_sequences"][length] if not is_fleet(s) else None for s in each]
         cells = (f"{c['fullest_stage']} (all memory: {c['all_memory']})" if c else "-" for c in counts)
         table.add_row(f"sequences of {length} tokens", *cells)
+    beats(table, each)
     loading(table, each)
     table.add_section()
     lines: list[Text] = []

@@ -315,6 +315,15 @@ def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
 
 
+def beat_of(deployment: Deployment) -> dict[str, Any] | None:
+    """How long a compiled pipeline takes for what enters at once, and so the most tokens a second of a replica; else None."""
+    if deployment.beat is None:
+        return None
+    tokens = deployment.limits.token_budget
+    most = tokens / deployment.beat
+    return {"us": 1e6 * deployment.beat, "tokens": tokens, "max_token_throughput": most, "fill": deployment.limits.fill}
+
+
 def describe(deployment: Deployment) -> dict[str, Any]:
     """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
     layout = deployment.layout
@@ -337,6 +346,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         },
         "token_budget": layout.token_budget,
         "kv_tokens": deployment.limits.kv_tokens,
+        "beat": beat_of(deployment),
         "load_s": deployment.load,
         "published": [
             {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}

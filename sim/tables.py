@@ -167,6 +167,7 @@ def compared(summary: Mapping[str, Any]) -> Table:
         table.add_row("published token/s of a user", *of_plain(each, lambda s: speeds_of(s["published"])))
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each))
+    beats(table, each)
     loading(table, each)
     if any("availability" in s for s in each):
         table.add_section()
@@ -217,6 +218,17 @@ def envelope(summary: Mapping[str, Any]) -> Table:
         cells = (f"{told[first][key] / told[name][key]:.2f}" if told[name][key] else "-" for name in others)
         table.add_row(label, *(f"{each[key]:,.0f}" for each in told.values()), *cells)
     return table
+
+
+def beats(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
+    """Add how long compiled pipelines take for what enters at once, and the tokens a second that this allows a replica."""
+    told = [s.get("beat") for s in systems]
+    if any(told):
+        table.add_row(
+            "beat of the pipeline, us",
+            *(f"{number(b['us'])} for {b['tokens']} token" + "s" * (b["tokens"] > 1) if b else "-" for b in told),
+        )
+        table.add_row("  most token/s, prompts counted", *(number(b["max_token_throughput"]) if b else "-" for b in told))
 
 
 def loading(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:

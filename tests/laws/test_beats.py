@@ -1,5 +1,6 @@
 """Compiled pipelines take `tokens_per_beat` tokens at once: what follows for prompts, decodes and throughput."""
 
+import json
 import math
 
 import numpy as np
@@ -163,3 +164,20 @@ def test_a_beat_is_a_limit_beside_the_token_budget(make_deployment, lossy):
     assert make_deployment(4, engine=engine, token_budget=None).limits.token_budget == 8
     assert make_deployment(4, engine=engine, token_budget=3).limits.token_budget == 3
     assert make_deployment(4, engine=engine, token_budget=100).limits.token_budget == 8
+
+
+def test_a_result_tells_the_beat_of_a_compiled_pipeline_alone(make_scenario_json):
+    told = make_scenario_json("llama2-70b-lpu-vs-h100")
+    beat = told["lpu"]["beat"]
+    assert beat["tokens"] == 1
+    assert beat["max_token_throughput"] == pytest.approx(1e6 / beat["us"])
+    assert told["h100"]["beat"] is None
+
+
+@pytest.fixture
+def make_scenario_json(sramsim):
+    def run(name):
+        _, printed, _ = sramsim("run", name, "--json")
+        return json.loads(printed)["systems"]
+
+    return run
