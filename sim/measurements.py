@@ -187,7 +187,7 @@ class Rule(Value):
     """What rows that begin so leave unsaid."""
 
     when: dict[str, tuple[str, ...]]
-    system: Mapping[str, str | int | float] = {}  # options by dotted key
+    system: Mapping[str, str | int | float] = {}  # options by dotted key; also chip and chips, where the table has none
     exclude: str = ""
     assumed: str = ""
     remark: str = ""  # why such rows are known to be far off
@@ -195,6 +195,8 @@ class Rule(Value):
     host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
     one_less: bool = False  # the server had a place less than there were users
     prefill: bool = True  # whether the latency counts the prefill
+    chips_fitted_to: str = ""  # the deployment (provider, model, half-year) whose beat the number of chips was chosen to match
+    not_scored: Mapping[str, str] = {}  # metrics that are listed only, with the reason
     source: str
 
     def holds(self, row: Mapping[str, str]) -> bool:

@@ -2,13 +2,14 @@
 
 Three kinds of table are known by their header: published figures (a row is one metric of one configuration), serving
 measurements (a row is the mean TTFT and TPOT of a closed loop) and steps (a row is the time of a batch's prompts and of a token).
+A fourth, replies of services, becomes points in `sim.replies`: one for many rows.
 What the tables leave unsaid stands in rules, with reasons.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,10 @@ SERVING = (
     *("chips", "tp", "pp", "attention_dp", "moe_tp", "moe_ep", "mean_ttft_ms", "mean_tpot_ms", "use", "reason"),
 )
 STEPS = ("model", "hardware", "prompt_size", "batch_size", "token_size", "prompt_time", "token_time", "tensor_parallel")
+REPLIES = (
+    *("provider", "model", "date", "prompt_tokens", "completion_tokens", "cached_tokens", "prompt_time_s"),
+    *("completion_time_s", "ttft_s", "tokens_per_s_reported", "acceptance_rate", "speculative", "flags"),
+)
 # What of a table's metric is measured, and how its unit becomes seconds a token or seconds: per thousand, or its inverse.
 METRICS = {
     "decode_tok_s_user": "tpot",
@@ -42,7 +47,9 @@ METRICS = {
     "throughput_tok_s_per_gpu": "throughput",
 }
 API = (500, 200)  # tokens of a prompt and an answer where a table does not say, of a chat with a public service.  Assumed.
-Pattern = Literal["alone", "batch", "users", "full"]
+Pattern = Literal["alone", "batch", "users", "full", "reply"]
+# How a metric counts, and why: a bound from above, fitted to, or listed without being scored.
+Known = tuple[Literal["bound", "fitted", "listed"], str]
 
 
 class InexpressibleError(UserError):
@@ -71,6 +78,8 @@ class Point:
     paced: str = ""  # why it is a bound: the service throttled its speed
     host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
+    known: Mapping[str, Known] = field(default_factory=dict)  # by metric, where it is not scored as others are
+    prompts: tuple[tuple[int, float], ...] = ()  # of single replies: new prompt tokens and prompt time [s]
 
     @property
     def key(self) -> str:
@@ -94,11 +103,17 @@ class Point:
 def entry(name: str, kind: str) -> Any:
     """One entry of the catalogue; tables write names in capitals that the catalogue has not."""
     classes: dict[str, type[Value]] = {"chips": Chip, "engines": Engine, "models": Model}
-    known = names(kind) | aliases(kind)
+    known = entries(kind)
     path = known.get(name) or known.get(name.lower())
     if path is None:
         raise InexpressibleError(f"{name!r} is not among the catalogue's {kind}")
     return read(path, classes[kind])
+
+
+@lru_cache(maxsize=8)
+def entries(kind: str) -> dict[str, Path]:
+    """Return the catalogue's files of a kind by name and alias.  Cached: aliases are read from every file."""
+    return names(kind) | aliases(kind)
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +129,7 @@ def points(path: Path) -> list[Point]:
     if make is None:
         raise ScenarioError(
             f"{shorten(path)}:1: is not a table that is known: published figures ({', '.join(PUBLISHED)}), serving measurements "
-            f"({', '.join(SERVING)}) or steps ({', '.join(STEPS)})"
+            f"({', '.join(SERVING)}), steps ({', '.join(STEPS)}) or replies ({', '.join(REPLIES)})"
         )
     rules()  # a mistake in them is not one of a row
     found: list[Point] = []
@@ -248,7 +263,8 @@ def run_by(
         raise InexpressibleError(f"engine {about['engine']!r}: the catalogue has no file for it")
     if "plan.weights" not in options:
         raise InexpressibleError(f"precision {about['precision']!r} is not known")
-    model, chip = entry(about["model"], "models"), entry(about["chip"], "chips")
+    model, chip = entry(about["model"], "models"), entry(options.pop("chip", about["chip"]), "chips")
+    chips = options.pop("chips", chips)
     if chips is None:
         chips = unpublished(model)
     # Groq: nodes of 8 in a row, two to a stage where there are more nodes than blocks to cut between.
