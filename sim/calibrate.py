@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sim.engine import Engine
 from sim.files import EXPONENT, Document, UserError, load_text
-from sim.points import Point, points
-from sim.validate import SETS, fitted_ids, hosted, served, shipped
+from sim.points import Point
+from sim.validate import SETS, fitted_ids, hosted, points_of, served, shipped
 
 TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
 SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another kind does not bend the rest
@@ -91,7 +91,7 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     mine = [
         (name, point)
         for name in SETS
-        for point in points(shipped(name))
+        for point in points_of(shipped(name))
         if point.system and point.system.engine.id == engine.id and point.id in fitted_ids()
     ]
     if not mine:

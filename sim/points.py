@@ -48,8 +48,8 @@ METRICS = {
 }
 API = (500, 200)  # tokens of a prompt and an answer where a table does not say, of a chat with a public service.  Assumed.
 Pattern = Literal["alone", "batch", "users", "full", "reply"]
-# How a metric counts, and why: a bound from above, fitted to, or listed without being scored.
-Known = tuple[Literal["bound", "fitted", "listed"], str]
+# How a metric counts, and why: fitted to, or listed without being scored.
+Known = tuple[Literal["fitted", "listed"], str]
 
 
 class InexpressibleError(UserError):
@@ -89,9 +89,9 @@ class Point:
     def is_bound(self, metric: str) -> bool:
         """Return whether the measured time of a metric is an upper bound.
 
-        A pace delays tokens after the first one, so a TTFT stays a measurement.
+        A pace delays tokens after the first one, so the time of a prompt stays a measurement.
         """
-        return bool(self.paced) and metric != "ttft"
+        return bool(self.paced) and metric not in ("ttft", "beat")
 
     def error(self, metric: str, simulated: float, measured: float) -> float:
         """Return ln(simulated / measured) of a time; at least 0 where the measured time is an upper bound."""

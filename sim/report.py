@@ -188,6 +188,8 @@ def agreement(table: "Validation") -> RenderableType:
                 for name in names if len(names) > 1 else ():
                     errors.add_row("", "", name, *told([row for row in of_metric if row.as_json()[kind] == name]))
     parts += [errors, Text()]
+    if table.of_replies:
+        parts += [Text(fitted_to_replies(table)), Text()]
     if table.worst:
         worst = Table(title="the ten farthest of those that count", title_justify="left", title_style="bold", show_edge=False)
         for column in ("point", "model", "chip", "engine", "metric", "measured, ms", "simulated, ms", "error, %"):
@@ -205,9 +207,11 @@ def agreement(table: "Validation") -> RenderableType:
         for kind, rows in bounds.items():
             parts += by_reason(((row.point.paced, row.point.id) for row in rows), f" {kind}")
         parts.append(Text())
-    missing = by_reason((row.reason, row.point.id) for row in table.rows if row.error is None)
+    missing = by_reason((row.reason, row.point.id) for row in table.rows if row.status == "not expressed")
     if missing:
         parts += [Text("not expressed:", "bold"), *missing, Text()]
+    if listed := [row for row in table.rows if row.status == "listed"]:
+        parts += [Text("listed, not scored:", "bold"), *map(Text, not_scored(listed)), Text()]
     return Group(*parts)
 
 
@@ -221,6 +225,27 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
         shown = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         lines.append(Text(f"  {len(names)}{kind}: {reason} ({shown})"))
     return lines
+
+
+def fitted_to_replies(table: "Validation") -> str:
+    """How many numbers were fitted to the replies that are scored."""
+    names = table.fitted_numbers
+    fitted = f"{len(names)} numbers were fitted to them: {', '.join(names)}" if names else "no number was fitted to them"
+    return f"{len(table.headline)} floors are scored; {fitted}."
+
+
+def not_scored(rows: Sequence["Compared"]) -> list[str]:
+    """Lines of floors that are no error: those with times one by one, the others by their reason."""
+    lines: list[str] = []
+    without: dict[str, list[str]] = {}
+    for row in rows:
+        each = row.as_json()
+        if each["measured"] is None:
+            without.setdefault(row.reason, []).append(f"{row.point.id} {row.metric}")
+        else:
+            times = f"measured {number(each['measured'])} ms, simulated {number(each['simulated'])} ms"
+            lines.append(f"  {row.point.id} {row.metric}: {times}: {row.reason}")
+    return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
 
 def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:

@@ -12,27 +12,30 @@ import numpy as np
 
 from sim.engine import Engine
 from sim.files import UserError, names
+from sim.measurements import csv_table
 from sim.metrics import came_out, latencies
 from sim.plan import PlanError
-from sim.planner import Deployment
-from sim.points import Point, halves, points
+from sim.planner import Deployment, lone_request
+from sim.points import Pattern, Point, halves, points
+from sim.replies import fitted_numbers, floors, is_replies
 from sim.result import run
 from sim.scenario import Member, Scenario, System, fitting
 from sim.scenario import read as read_scenario
 from sim.workload import Closed, Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
-# assumed: what counts for it was taken over from a neighbour.
-Status = Literal["fitted", "tested", "assumed", "not expressed"]
+# assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.
+Status = Literal["fitted", "tested", "assumed", "listed", "not expressed"]
 # A paced service's time is an upper bound of the hardware's: kept where the simulated time is no longer.
 Bound = Literal["kept", "broken"]
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}
 # Which of an engine's numbers a metric hangs on; a throughput on both.
 DECODE, PREFILL = ("memory_efficiency",), ("compute_efficiency",)
 COUNTS = {"ttft": PREFILL, "tpot": DECODE, "itl": DECODE, "e2el": DECODE}
-SETS = ("calibration", "validation", "serving", "steps-2023")
+SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
 ROUNDS = 10  # requests of a closed loop for each user, as the serving measurements had
 FULL_ROUNDS = 5  # of one that is measured from its second round on
+REPLY_PROMPT, REPLY_OUTPUT = 512, 64  # tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,14 @@ class Compared:
 
     @property
     def error(self) -> float | None:
-        """ln(simulated / measured) of the time, at least 0 for a bound; None where nothing was simulated."""
-        return self.point.error(self.metric, self.simulated, self.measured) if self.simulated else None
+        """ln(simulated / measured) of the time, at least 0 for a bound; None where nothing was simulated or measured."""
+        times = self.simulated and self.measured > 0
+        return self.point.error(self.metric, self.simulated, self.measured) if times and self.simulated else None
 
     @property
     def bound(self) -> Bound | None:
         """Whether the simulated time keeps or breaks an upper bound; None for a measurement."""
-        if self.error is None or not self.point.is_bound(self.metric):
+        if self.error is None or self.status == "listed" or not self.point.is_bound(self.metric):
             return None
         return "broken" if self.error else "kept"
 
@@ -105,7 +109,7 @@ def served(point: Point) -> dict[str, float]:
 
     `alone`: one request.  `batch`: all at once, and the last of them counts.  `users`: a closed loop, means over its requests.
     `full`: a closed loop of as many as there is room for, and the time of a token from its second round to its last arrival
-    (Little's law; the makespan of a short run would count its end).
+    (Little's law; the makespan of a short run would count its end).  `reply`: single requests.
 
     Raises: PlanError where the system does not fit, or is not one.
     """
@@ -123,6 +127,8 @@ def served(point: Point) -> dict[str, float]:
         return {"tpot": lone.tpot, "itl": lone.tpot, "ttft": lone.ttft}
     if point.pattern == "full":
         return full(point, deployment)
+    if point.pattern == "reply":
+        return reply_times(point, deployment)
     rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
     times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
     if point.pattern == "users":
@@ -146,6 +152,23 @@ def full(point: Point, deployment: Deployment) -> dict[str, float]:
     rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
     begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
     return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
+
+
+def reply_times(point: Point, deployment: Deployment) -> dict[str, float]:
+    """The times of a service's reply, unloaded: of its floors, and no other.
+
+    `beat`: what each prompt token but the first adds to the TTFT.  In a pipeline that takes a token a
+    beat, that is the beat.
+    """
+    prompt, output = min(point.prompt, REPLY_PROMPT), min(point.output, REPLY_OUTPUT)
+    unloaded = lone_request(deployment, prompt, output)
+    times = {"tpot": unloaded.tpot, "beat": prompt_time(deployment, prompt) / (prompt - 1)}
+    return times | ({"ttft": lone_request(deployment, point.prompt, 2).ttft} if "ttft" in point.measured else {})
+
+
+def prompt_time(deployment: Deployment, prompt: int) -> float:
+    """How much later the first token of a prompt comes than that of a prompt of one token [s]."""
+    return lone_request(deployment, prompt, 2).ttft - lone_request(deployment, 1, 2).ttft
 
 
 def asked(point: Point, users: int, rounds: int | None = None) -> Scenario:
@@ -190,8 +213,17 @@ class Table:
         return {kind: [row for row in self.rows if row.bound == kind] for kind in kinds}
 
     @property
+    def of_replies(self) -> bool:
+        return any(row.point.pattern == "reply" for row in self.rows)
+
+    @property
     def headline(self) -> list[Compared]:
-        """The dense models' points that test something; of a set that engines were fitted to, those that were fitted."""
+        """The dense models' points that test something; of a set that engines were fitted to, those that were fitted.
+
+        Of replies: all floors that are scored, also of experts and fitted ones.
+        """
+        if self.of_replies:
+            return [row for row in self.counted if row.status in ("tested", "fitted")]
         dense = [row for row in self.counted if not row.moe]
         return [row for row in dense if row.status == "tested"] or [row for row in dense if row.status == "fitted"]
 
@@ -222,7 +254,13 @@ class Table:
             "bounds": {kind: len(rows) for kind, rows in self.bounds.items()},
             "expressed": len({row.point.id for row in self.expressed}),
             "total": len({row.point.id for row in self.rows}),
+            **({"fitted_numbers": self.fitted_numbers} if self.of_replies else {}),
         }
+
+    @property
+    def fitted_numbers(self) -> list[str]:
+        """The names of the numbers that were fitted to the replies that are scored."""
+        return fitted_numbers(row.point for row in self.headline)
 
 
 def by_metric(rows: Iterable[Compared]) -> dict[str, dict[str, float | int]]:
@@ -248,12 +286,12 @@ def table(name: str, progress: Callable[[str, int, int], None] = lambda name, do
 
 def of_file(path: Path, progress: Callable[[str, int, int], None] = lambda name, done, total: None) -> Table:
     """A CSV file with the columns of one of them."""
-    rows = points(path)
+    rows = points_of(path)
     known: dict[str, dict[str, float] | str] = {}
     found: list[Compared] = []
     for done, point in enumerate(rows):
         progress(path.stem, done, len(rows))
-        if point.system is not None and point.key not in known:
+        if point.system is not None and point.key not in known and not all(map(math.isnan, point.measured.values())):
             try:
                 known[point.key] = simulate(point)
             except PlanError as error:
@@ -262,6 +300,11 @@ def of_file(path: Path, progress: Callable[[str, int, int], None] = lambda name,
             found.append(beside(point, metric, measured, known.get(point.key, point.reason)))
     progress(path.stem, len(rows), len(rows))
     return Table(path.stem, tuple(found))
+
+
+def points_of(path: Path) -> list[Point]:
+    """The points of a table of any kind.  Raises: ScenarioError where its header is not known or a cell is malformed."""
+    return floors(path) if is_replies(csv_table(path)[0]) else points(path)
 
 
 def shipped(name: str) -> Path:
@@ -276,14 +319,18 @@ def fitted_ids() -> frozenset[str]:
 
 
 def beside(point: Point, metric: str, measured: float, simulated: dict[str, float] | str) -> Compared:
+    if math.isnan(measured) and point.system is not None:  # no reply of the deployment is usable
+        return Compared(point, metric, measured, None, "listed", point.known[metric][1])
     if isinstance(simulated, str):
         return Compared(point, metric, measured, None, "not expressed", simulated)
     if metric not in simulated:
         return Compared(
             point, metric, measured, None, "not expressed", f"an answer of {point.output} token has no {metric.upper()}"
         )
+    if metric in point.known:
+        return Compared(point, metric, measured, simulated[metric], *point.known[metric])
     assert point.system is not None
-    lacking = point.reason or unfitted(point.system, metric)
+    lacking = point.reason or unfitted(point.system, metric, point.pattern)
     status: Status = "fitted" if point.id in fitted_ids() else "assumed" if lacking else "tested"
     return Compared(point, metric, measured, simulated[metric], status, point.remark or (lacking if status == "assumed" else ""))
 
@@ -305,11 +352,13 @@ def replay() -> Table:
     return Table("replay", tuple(rows))
 
 
-def unfitted(system: System, metric: str) -> str:
+def unfitted(system: System, metric: str, pattern: Pattern = "alone") -> str:
     """Which number that counts for a metric the engine took over from a neighbour; nothing where all were fitted to points."""
     engine, plan = system.engine, system.plan
     bits = BITS.get(plan.weights or "", "16")
     due = [f"{key}.{bits}" for key in COUNTS.get(metric, (*DECODE, *PREFILL))]
+    if pattern == "reply":  # what engines of SRAM chips lose is in their overheads
+        due = ["layer_overhead"]
     if routed(system):
         due.append("moe_layer_overhead")
     lacking = [key for key in due if not (engine.source_of(key) or "").startswith("fitted")]

@@ -195,7 +195,23 @@ STEPS_ROW = {
     "token_time": "40",
     "tensor_parallel": "4",
 }
-ROWS = {"published": PUBLISHED_ROW, "serving": SERVING_ROW, "steps": STEPS_ROW}
+REPLY_ROW = {
+    "reply_id": "R1",
+    "provider": "GroqCloud",
+    "model": "llama-3.1-8b",
+    "date": "2026-03",
+    "prompt_tokens": "200",
+    "completion_tokens": "100",
+    "cached_tokens": "",
+    "prompt_time_s": "0.012",
+    "completion_time_s": "0.15",
+    "ttft_s": "",
+    "tokens_per_s_reported": "",
+    "acceptance_rate": "",
+    "speculative": "0",
+    "flags": "",
+}
+ROWS = {"published": PUBLISHED_ROW, "serving": SERVING_ROW, "steps": STEPS_ROW, "replies": REPLY_ROW}
 
 
 @pytest.fixture

@@ -399,7 +399,8 @@ def test_the_command_draws_a_users_file(sramsim, mixed, fitted, tmp_path):
         ("network --figure a.txt", "--figure a.txt: a figure ends with .png, .svg or .pdf"),
         (
             "servin",
-            "validate servin: there is no such set; choose of calibration, validation, serving, steps-2023, replay, network",
+            "validate servin: there is no such set; "
+            "choose of calibration, validation, serving, steps-2023, sram-replies, replay, network",
         ),
         ("--points gone.csv", "gone.csv: no such file"),
     ],
