@@ -32,6 +32,7 @@ gallery: .venv/ready
 	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
 	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
 	$(BIN)/sramsim validate --figure plots/gallery/agreement.png > out/gallery/validation.txt
+	$(BIN)/sramsim validate sram-replies --figure plots/gallery/prefill.png > out/gallery/replies.txt
 
 # What reads the files that a wheel may lack (commands, catalogue, tables, page, figures), against the installed wheel, from a folder
 # where the checkout cannot be imported by accident.

@@ -17,11 +17,12 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Left out: bounds that are kept, which have no error to show.
     """
-    all_points = (point for each in sets.values() for point in each["points"])
-    points = [point for point in all_points if point["error_pct"] is not None and point.get("bound") != "kept"]
+    kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
+    scored = [status for statuses in kinds.values() for status in statuses]
+    all_points = (point for each in sets.values() for point in each["points"] if point["status"] in scored)
+    points = [point for point in all_points if point.get("bound") != "kept"]
     chips = sorted({point["chip"] for point in points})
     colours = style.colours(chips)
-    kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
     panels = {label: of for label, of in kinds.items() if any(point["status"] in of for point in points)} or {"fitted to": ()}
     figure = style.figure(1.5 + 4.0 * len(panels), 5.4)
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
@@ -59,7 +60,7 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def finding(points: list[dict[str, Any]]) -> str:
     """How far off what was not fitted is, of the engines that have points."""
-    errors = [abs(point["error_pct"]) for point in points if point["status"] == "tested"]
+    errors = [abs(point["error_pct"]) for point in points if point["status"] in ("tested", "broken")]
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = sum(error <= 22.3 for error in errors) / len(errors)  # 100 ln 1.25

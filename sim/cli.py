@@ -351,11 +351,16 @@ def show(
 @app.command(epilog="Example: sramsim validate serving; sramsim validate --points mine.csv")
 def validate(
     name: Annotated[
-        str | None, typer.Argument(help="calibration, validation, serving, steps-2023, replay or network; by default all of them.")
+        str | None,
+        typer.Argument(
+            help="calibration, validation, serving, steps-2023, sram-replies, replay or network; by default all of them."
+        ),
     ] = None,
     points: Annotated[Path | None, typer.Option(help="A CSV file with the columns of one of them, instead.")] = None,
     network: Annotated[bool, typer.Option("--network", help="Short for the name network.")] = False,
-    figure: Annotated[Path | None, typer.Option(help="Draw simulated over measured (png, svg, pdf).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw simulated over measured; of sram-replies alone, prompt times (png, svg, pdf).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show measured figures beside simulated ones, and how far off each is."""
@@ -385,7 +390,12 @@ def validate(
             show_table(agreement(table))
         if wires:
             show_table(validated("messages between chips", wires, messages.medians(wires)))
-    if figure:
+    if figure and [table.of_replies for table in tables] == [True]:
+        from plots import prefill as drawing_of_replies
+        from sim.prefill import prefills
+
+        save_figure(drawing_of_replies.draw(prefills(tables[0])), figure)
+    elif figure:
         from plots import agreement as drawing
 
         save_figure(drawing.draw({table.name: table.as_json() for table in tables}), figure)

@@ -1,0 +1,67 @@
+"""Prompt time over prompt tokens, log-log: replies of services as dots, the simulated deployment as a line."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plots import style
+from sim.prefill import Prefill
+
+COLUMNS = 3
+
+
+def draw(prefills: Sequence[Prefill]) -> Figure:
+    """A panel for each deployment, all with the same axes."""
+    columns = max(1, min(COLUMNS, len(prefills)))
+    rows = max(1, math.ceil(len(prefills) / columns))
+    figure = style.figure(1.0 + 2.9 * columns, 1.4 + 2.2 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    colours = style.colours(each.label for each in prefills)
+    for axis, each in zip(axes, prefills, strict=False):
+        tokens, seconds = zip(*each.measured, strict=True)
+        colour = colours[each.label]
+        axis.plot(tokens, [1000 * s for s in seconds], ls="", marker="o", ms=4, mfc="none", mec=colour)
+        tokens, seconds = zip(*each.simulated, strict=True)
+        axis.plot(tokens, [1000 * s for s in seconds], color="black", lw=1.4)
+        model, _, chips = each.label.partition(": ")
+        axis.set_title(f"{model}\n{chips}", fontsize=9, loc="left")
+        axis.set(xscale="log", yscale="log")
+    for axis in figure.axes[len(prefills) :]:
+        axis.set_visible(False)
+    for place, axis in enumerate(figure.axes[: len(prefills)]):
+        style.plain_log(axis.xaxis)
+        style.plain_log(axis.yaxis)
+        if place + columns >= len(prefills):  # nothing is drawn below
+            axis.set_xlabel("new tokens of the prompt")
+            axis.tick_params(labelbottom=True)
+    figure.supylabel("prompt time, ms", fontsize=10)
+    dots = Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec="#555555", label="one reply, measured by the server")
+    line = Line2D([], [], color="black", lw=1.4, label="simulated, unloaded")
+    figure.legend(handles=[dots, line], loc="outside lower center", ncols=2, fontsize=9)
+    style.title(figure, finding(prefills))
+    return figure
+
+
+def finding(prefills: Sequence[Prefill]) -> str:
+    """What the fastest tenth of each deployment's prompts takes per token, measured and simulated."""
+    if not prefills:
+        return "No deployment has enough replies for a beat"
+    measured, simulated = [], []
+    for each in prefills:
+        rates = sorted(seconds / tokens for tokens, seconds in each.measured)
+        measured.append(1e6 * rates[len(rates) // 10])
+        (first, start), (last, end) = each.simulated[0], each.simulated[-1]
+        simulated.append(1e6 * ((end - start) / (last - first) if last > first else start / first))
+    providers = " and ".join(dict.fromkeys(each.provider for each in prefills))
+    return (
+        f"Prompt time grows with the prompt's tokens: the fastest replies of {providers} take {span(measured)} us a token, "
+        f"simulated chips {span(simulated)}"
+    )
+
+
+def span(values: Sequence[float]) -> str:
+    """'49 to 64', or one number."""
+    low, high = (style.number(float(f"{value:.2g}")) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
