@@ -158,6 +158,7 @@ PACED = {"date": "2025-03", "completion_time_s": 100 / 750, "flags": "paced-750"
     [
         ([PACED] * 6 + [{"date": "2025-03"}] * 4, True),
         ([PACED] + [{"date": "2025-03", "completion_time_s": 0.29}] * 9, True),  # the fastest tenth is at the pace
+        ([PACED] * 6 + [{"date": "2025-03", "completion_time_s": 0.1 + n / 10} for n in range(4)], True),  # most are, one is faster
         ([PACED] * 5 + [{"date": "2025-03", "completion_time_s": 0.1}] * 5, False),  # faster ones are not throttled
         ([{"date": "2025-03", "completion_time_s": 100 / 750}] * 10, False),  # no pace of this model is known
         ([PACED] + [{"date": "2025-03", "completion_time_s": 1.029 * 100 / 750}] * 10, True),
