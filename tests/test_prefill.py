@@ -48,7 +48,8 @@ def test_chip_counts_are_the_plans_that_fit_with_their_beats():
     assert counts == sorted(counts)
     assert all(chips % 8 == 0 and chips <= 8 * 66 for chips in counts)
     assert all(0 < beat < tpot for _, beat, tpot in found)
-    assert counts[0] * 230.7e6 > 8.03e9  # INT8 weights fit
+    assert 8.03e9 < counts[0] * 230.7e6 < 1.5 * 8.03e9  # the first that hold INT8 weights
+    assert any(chips % 16 for chips in counts)  # any whole number of nodes
 
 
 @pytest.mark.parametrize(
