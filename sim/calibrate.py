@@ -3,8 +3,8 @@
 What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
 logarithm of the time.  The time of a paced point is an upper bound: only a longer simulated time is an error.
 
-A number that ends at a bound, moves nothing, or has a standard error of half of its range is not identifiable: it stays at what
-the file said, and the others are fitted again.
+A number that ends at a bound or within a standard error of it, moves nothing, or has a standard error of half of its range is not
+identifiable: it stays at what the file said, and the others are fitted again.
 """
 
 import json
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sim.engine import Engine
 from sim.files import EXPONENT, Document, UserError, load_text
 from sim.points import Point
+from sim.replies import decode_floors
 from sim.validate import SETS, fitted_ids, hosted, points_of, served, shipped
 
 TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
@@ -47,6 +48,11 @@ class Moved:
     def vagueness(self) -> float:
         """Its standard error as a part of its range."""
         return self.error / (self.high - self.low)
+
+    def errors_to_a_bound(self) -> float:
+        """How many standard errors the value is away from the nearer end of its range."""
+        distance = min(self.value - self.low, self.high - self.value)
+        return distance / self.error if self.error else math.inf
 
     def written(self, value: float) -> str:
         """Three significant digits, with the unit."""
@@ -88,12 +94,9 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     engine = document.value(Engine)
     if engine.fit is None:
         raise UserError(f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}")
-    mine = [
-        (name, point)
-        for name in SETS
-        for point in points_of(shipped(name))
-        if point.system and point.system.engine.id == engine.id and point.id in fitted_ids()
-    ]
+    replies = [("sram-replies", point) for point in decode_floors(shipped("sram-replies"))]
+    single = [(name, point) for name in SETS for point in points_of(shipped(name)) if point.id in fitted_ids()]
+    mine = [(name, point) for name, point in single + replies if point.system and point.system.engine.id == engine.id]
     if not mine:
         raise UserError(f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}")
     free = [opened(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
@@ -112,6 +115,9 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         vaguest = max(found, key=Moved.vagueness)
         if not stuck and vaguest.vagueness() > VAGUE:
             stuck = [vaguest]
+        if not stuck:
+            closest = min(found, key=Moved.errors_to_a_bound)
+            stuck = [closest] if closest.errors_to_a_bound() < 1 else []
         if not stuck:
             break
         for each in stuck:
@@ -228,8 +234,11 @@ def rewritten(path: Path, fit: Calibrated) -> str:
             source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
             low, high = max(each.low, each.value - 2 * each.error), min(each.high, each.value + 2 * each.error)
             ranges[key] = (each.written(low), each.written(high))
+    for key in (key for each in fit.unidentifiable for key in each.keys):
+        if source.get(key, "").startswith("fitted"):
+            source[key] = f"assumed: {fit.data} do not identify it; sramsim calibrate {fit.engine}"
     errors = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    found = f"{fit.degrees} numbers, {fit.data}: {errors}"
+    found = f"{fit.degrees} number{'s' * (fit.degrees > 1)}, {fit.data}: {errors}"
     data = {key: value for key, value in document.data.items() if key not in ("source", "range", "fit")}
     data["fit"] = {**document.data["fit"], "found": found}
     data["range"], data["source"] = ranges, source

@@ -108,15 +108,47 @@ def floors(path: Path) -> list[Point]:
 
     Raises: ScenarioError where a cell is malformed.
     """
-    rules()  # a mistake in them is not one of a row
-    paces: dict[tuple[str, str], set[int]] = {}
     groups: dict[tuple[str, str, str], list[Reply]] = {}
+    paces: dict[tuple[str, str, str], set[int]] = {}
+    for replies, known_paces in by_model(path):
+        for reply in replies:
+            key = reply.provider, reply.model, reply.half_year
+            groups.setdefault(key, []).append(reply)
+            paces[key] = known_paces
+    return [deployment(replies, paces[key]) for key, replies in sorted(groups.items())]
+
+
+def decode_floors(path: Path) -> list[Point]:
+    """Return for each provider and model the floor of the time of an output token, over all half-years: what engines are fitted to.
+
+    Replies that a throttle held, and those of half-years whose decode no floor counts, are left out; so is a model with fewer
+    than 10 others.  Raises: ScenarioError where a cell is malformed.
+    """
+    found = []
+    for replies, paces in by_model(path):
+        used = [
+            reply
+            for reply in replies
+            if not reply.exclusion("tpot") and not reply.is_paced(paces) and not not_scored("tpot", about_of(reply))
+        ]
+        if len(used) >= LEAST_REPLIES:
+            about = about_of(used[0])
+            measured = {"tpot": floor(reply.seconds("tpot") for reply in used)}
+            output = max(2, round(median(reply.output_tokens for reply in used)))
+            name = f"{about['provider']} {about['model']}"
+            found.append(served_by(Point(name, about, measured, "reply", prompt=output, output=output, group=name)))
+    return found
+
+
+def by_model(path: Path) -> list[tuple[list[Reply], set[int]]]:
+    """Return the replies of each provider and model, and the paces that any of them names [token/s]."""
+    rules()  # a mistake in them is not one of a row
+    groups: dict[tuple[str, str], list[Reply]] = {}
     for where, row in csv_table(path)[1]:
         with told_at(where):
             reply = read_reply(row)
-        paces.setdefault((reply.provider, reply.model), set()).update(reply.paces)
-        groups.setdefault((reply.provider, reply.model, reply.half_year), []).append(reply)
-    return [deployment(replies, paces[key[:2]]) for key, replies in sorted(groups.items())]
+        groups.setdefault((reply.provider, reply.model), []).append(reply)
+    return [(replies, set().union(*(reply.paces for reply in replies))) for _, replies in sorted(groups.items())]
 
 
 def read_reply(row: Mapping[str, str]) -> Reply:
@@ -172,10 +204,8 @@ def positive(row: Mapping[str, str], key: str) -> float | None:
 
 def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
     """Return the floors of one deployment, and what is known of each before anything is simulated."""
-    first = replies[0]
-    about = {"table": "sram-replies", "provider": first.provider, "model": first.model}
-    name = f"{first.provider} {first.model} {first.half_year or 'undated'}"
-    about |= {"half_year": first.half_year, "deployment": name, "chip": "", "engine": first.provider, "precision": ""}
+    about = about_of(replies[0])
+    name = about["deployment"]
     prefill = "beat" if any(reply.prompt_time for reply in replies) else "ttft"
     measured: dict[str, float] = {}
     known: dict[str, Known] = {}
@@ -190,9 +220,20 @@ def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
     dots = tuple((r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat"))
     paced = "throttled: the hardware is at least so fast" if is_bound(replies, paces) else ""
     point = Point(name, about, measured, "reply", paced=paced, group=name, known=known, prompts=dots)
-    point = replace(point, prompt=typical[prefill], output=typical["tpot"])
+    return served_by(replace(point, prompt=typical[prefill], output=typical["tpot"]))
+
+
+def about_of(reply: Reply) -> dict[str, str]:
+    """Return what rules go by: the deployment that gave the reply."""
+    name = f"{reply.provider} {reply.model} {reply.half_year or 'undated'}"
+    about = {"table": "sram-replies", "provider": reply.provider, "model": reply.model, "half_year": reply.half_year}
+    return about | {"deployment": name, "chip": "", "engine": reply.provider, "precision": ""}
+
+
+def served_by(point: Point) -> Point:
+    """Return the point with the system that the rules assume, or with the reason why there is none."""
     try:
-        return replace(point, system=run_by(about, None, "", {})[0])
+        return replace(point, system=run_by(point.about, None, "", {})[0])
     except InexpressibleError as error:
         return replace(point, reason=str(error))
 
@@ -205,10 +246,8 @@ def floor(times: Iterable[float]) -> float:
 
 def known_of(metric: str, about: Mapping[str, str], replies: list[Reply]) -> Known | None:
     """Return how a floor counts and why; None where it counts as any other."""
-    holding = [rule for rule in rules() if rule.holds(about)]
-    for rule in holding:
-        if metric in rule.not_scored:
-            return "listed", rule.not_scored[metric]
+    if reason := not_scored(metric, about):
+        return "listed", reason
     if "-H" not in about["half_year"]:
         return "listed", f"its date ({about['half_year'] or 'none'}) has no half-year"
     why = Counter(reply.exclusion(metric) for reply in replies)
@@ -217,9 +256,14 @@ def known_of(metric: str, about: Mapping[str, str], replies: list[Reply]) -> Kno
         others = ", ".join(f"{n} {cause}" for cause, n in why.most_common())
         unusable = f"; not usable: {others}" if others else ""
         return "listed", f"{usable} usable replies, fewer than {LEAST_REPLIES}{unusable}"
-    if metric == "beat" and about["deployment"] in {rule.chips_fitted_to for rule in holding}:
+    if metric == "beat" and about["deployment"] in {rule.chips_fitted_to for rule in rules() if rule.holds(about)}:
         return "fitted", "its number of chips was chosen to match it"
     return None
+
+
+def not_scored(metric: str, about: Mapping[str, str]) -> str:
+    """Return why a rule lists a metric of a deployment without scoring it; nothing where none does."""
+    return next((rule.not_scored[metric] for rule in rules() if rule.holds(about) and metric in rule.not_scored), "")
 
 
 def is_bound(replies: Iterable[Reply], paces: Iterable[int]) -> bool:

@@ -295,7 +295,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
 
 def calibrated(fit: "Calibrated") -> RenderableType:
     """The table of `sramsim calibrate`."""
-    table = titled(f"{fit.engine}: {fit.degrees} numbers fitted to {fit.data}", [])
+    table = titled(f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", [])
     for column in ("was", "is", "standard error", "between"):
         table.add_column(column, justify="right")
     for each in (*fit.moved, *fit.unidentifiable):

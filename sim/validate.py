@@ -331,8 +331,16 @@ def beside(point: Point, metric: str, measured: float, simulated: dict[str, floa
         return Compared(point, metric, measured, simulated[metric], *point.known[metric])
     assert point.system is not None
     lacking = point.reason or unfitted(point.system, metric, point.pattern)
-    status: Status = "fitted" if point.id in fitted_ids() else "assumed" if lacking else "tested"
+    status: Status = "fitted" if is_fitted(point, metric) else "assumed" if lacking else "tested"
     return Compared(point, metric, measured, simulated[metric], status, point.remark or (lacking if status == "assumed" else ""))
+
+
+def is_fitted(point: Point, metric: str) -> bool:
+    """Whether an engine may have been fitted to a metric of a point."""
+    if point.pattern == "reply":  # engines are fitted to the floors of whole models, which hold those of their half-years
+        assert point.system is not None
+        return metric == "tpot" and "sram-replies" in (point.system.engine.source_of("layer_overhead") or "")
+    return point.id in fitted_ids()
 
 
 def replay() -> Table:
