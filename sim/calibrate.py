@@ -1,7 +1,7 @@
 """Fits an engine's numbers to the points that it may be fitted to: `sramsim calibrate`.
 
 What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
-logarithm of the time.  The time of a paced point is an upper bound: only a longer simulated time is an error.
+logarithm of the time.  Of a point that is an upper bound only a longer simulated time is an error.
 
 A number that ends at a bound or within a standard error of it, moves nothing, or has a standard error of half of its range is not
 identifiable: it stays at what the file said, and the others are fitted again.
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from sim.engine import Engine
 from sim.files import EXPONENT, Document, UserError, load_text
+from sim.measurements import csv_table
 from sim.points import Point
-from sim.replies import decode_floors
+from sim.replies import decode_floors, is_replies
 from sim.validate import SETS, fitted_ids, hosted, points_of, served, shipped
 
 TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
@@ -68,7 +69,7 @@ class Calibrated:
     unidentifiable: tuple[Moved, ...]
     points: tuple[Point, ...]
     tables: tuple[str, ...]
-    error: float  # root mean square of ln(simulated / measured), a TTFT weighted, without paced points that hold
+    error: float  # root mean square of ln(simulated / measured), a TTFT weighted, without bounds that hold
     left_out: float  # the same of each point as the others foretell it
 
     @property
@@ -77,10 +78,10 @@ class Calibrated:
 
     @property
     def data(self) -> str:
-        """What the numbers were fitted to: '3 points and 4 paced ones of calibration'."""
-        paced = sum(all(map(point.is_bound, point.measured)) for point in self.points)
-        also = f" and {paced} paced one{'s' if paced > 1 else ''}" if paced else ""
-        return f"{len(self.points) - paced} points{also} of {', '.join(self.tables)}"
+        """What the numbers were fitted to: '3 points and 4 bounds of calibration'."""
+        bounds = sum(all(map(point.is_bound, point.measured)) for point in self.points)
+        also = f" and {bounds} bound{'s' if bounds > 1 else ''}" if bounds else ""
+        return f"{len(self.points) - bounds} points{also} of {', '.join(self.tables)}"
 
 
 def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibrated:
@@ -94,9 +95,8 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     engine = document.value(Engine)
     if engine.fit is None:
         raise UserError(f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}")
-    replies = [("sram-replies", point) for point in decode_floors(shipped("sram-replies"))]
-    single = [(name, point) for name in SETS for point in points_of(shipped(name)) if point.id in fitted_ids()]
-    mine = [(name, point) for name, point in single + replies if point.system and point.system.engine.id == engine.id]
+    every = [(name, point) for name in SETS for point in fitted_to(shipped(name))]
+    mine = [(name, point) for name, point in every if point.system and point.system.engine.id == engine.id]
     if not mine:
         raise UserError(f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}")
     free = [opened(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
@@ -133,6 +133,13 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     names = tuple(dict.fromkeys(name for name, _ in mine))
     rms = float(np.sqrt(np.mean(residuals**2)))
     return Calibrated(engine.id, tuple(found), tuple(fixed), tuple(used), names, rms, float(np.sqrt(np.mean(left_out**2))))
+
+
+def fitted_to(path: Path) -> list[Point]:
+    """Return what of a table engines may be fitted to: of replies, the floors of decode."""
+    if is_replies(csv_table(path)[0]):
+        return decode_floors(path)
+    return [point for point in points_of(path) if point.id in fitted_ids()]
 
 
 def opened(document: Document, keys: str, bounds: tuple[str | float, str | float]) -> Moved:

@@ -133,7 +133,7 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
         said = [f"{key} {value}" for key, value in rule.system.items()]
         said += [f"not simulated: {rule.exclude}"] if rule.exclude else []
         said += [text for text in (rule.assumed, rule.remark) if text] + ([f"host {rule.host}"] if rule.host else [])
-        said += [f"a bound: {rule.paced}"] if rule.paced else []
+        said += [f"a bound: {rule.bound}"] if rule.bound else []
         said += ["a place less than users"] if rule.one_less else []
         said += [] if rule.prefill else ["without the prefill"]
         when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())

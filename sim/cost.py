@@ -82,7 +82,7 @@ class Exchange(NamedTuple):
     groups: tuple[range, ...]
     nbytes: float
     ways: tuple[Way, ...]  # of each group's all-reduce
-    latency: float  # s, before each phase: the software's, and the additions of an all-reduce
+    latency: float  # s, software's, before each phase
     efficiency: float  # of the bandwidth
     time: float  # s, of the slowest rank, in closed form
 
@@ -559,7 +559,6 @@ class Costs:
             if operation == "all_reduce":
                 fastest = [topology.fastest(group, nbytes, latency, efficiency, engine.collectives) for group in groups]
                 times, ways = [time for time, _ in fastest], tuple(way for _, way in fastest)
-                latency += topology.reduction
             else:
                 run = getattr(topology, operation)
                 times = [run(group, nbytes, latency, efficiency) for group in groups]

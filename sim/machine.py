@@ -25,7 +25,7 @@ from sim.cost import Costs, Exchange, Work
 from sim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
 from sim.program import Compute, Program, Talk, Wait, program
 from sim.records import Traffic
-from sim.topology import Message
+from sim.topology import Message, adding_phases
 from sim.units import Seconds
 
 Waiting = Generator[simpy.Event, Any, Any]
@@ -161,7 +161,8 @@ class Talking(NamedTuple):
     label: str
     conversations: Sequence[Conversation]
     nbytes: float  # as many as the link would carry at full efficiency in the same time
-    latency: Seconds
+    latency: Seconds  # before each phase
+    reduction: Seconds  # before each phase that adds
 
 
 Script = Sequence[Sequence[Compute | Wait | Talking]]  # by stage
@@ -245,7 +246,8 @@ class Machine:
             made = [Conversation(self.network.outboxes(exchange.operation, group, way)) for group, way in ranks]
             self.conversations[key] = made
         nbytes = exchange.nbytes / exchange.efficiency
-        return Talking(label, self.conversations[key], nbytes, exchange.latency)
+        reduction = self.costs.layout.topology.reduction if exchange.operation == "all_reduce" else 0.0
+        return Talking(label, self.conversations[key], nbytes, exchange.latency, reduction)
 
     # A stage's turn.
 
@@ -339,8 +341,8 @@ class Machine:
             conversation.nbytes += nbytes
         phases = conversation.outboxes.bundles[chip]
         for number, bundles in enumerate(phases):
-            if step.latency:
-                yield Timeout(env, step.latency)
+            if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
+                yield Timeout(env, delay)
             now = env.now
             for bundle in bundles:
                 start = now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, meeting)

@@ -191,7 +191,7 @@ class Rule(Value):
     exclude: str = ""
     assumed: str = ""
     remark: str = ""  # why such rows are known to be far off
-    paced: str = ""  # why such rows are bounds: the service throttled its speed, and the hardware is at least as fast
+    bound: str = ""  # why their times are only upper bounds: a throttle or load of the service; the hardware is at least as fast
     host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
     one_less: bool = False  # the server had a place less than there were users
     prefill: bool = True  # whether the latency counts the prefill

@@ -75,7 +75,7 @@ class Point:
     system: System | None = None  # None where it cannot be simulated
     reason: str = ""  # why not, or why its engine is a neighbour's
     remark: str = ""  # why it is known to be far off
-    paced: str = ""  # why it is a bound: the service throttled its speed
+    bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
     host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
     known: Mapping[str, Known] = field(default_factory=dict)  # by metric, where it is not scored as others are
@@ -91,7 +91,7 @@ class Point:
 
         A pace delays tokens after the first one, so the time of a prompt stays a measurement.
         """
-        return bool(self.paced) and metric not in ("ttft", "beat")
+        return bool(self.bound) and metric not in ("ttft", "beat")
 
     def error(self, metric: str, simulated: float, measured: float) -> float:
         """Return ln(simulated / measured) of a time; at least 0 where the measured time is an upper bound."""
@@ -251,8 +251,8 @@ def run_by(
                 said["reason"] = rule.assumed
             if rule.remark:
                 said["remark"] = rule.remark
-            if rule.paced:
-                said["paced"] = rule.paced
+            if rule.bound:
+                said["bound"] = rule.bound
             if rule.host:
                 said["host"] = rule.host
             if not rule.prefill:

@@ -218,8 +218,8 @@ def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
         if verdict := known_of(metric, about, replies):
             known[metric] = verdict
     dots = tuple((r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat"))
-    paced = "throttled: the hardware is at least so fast" if is_bound(replies, paces) else ""
-    point = Point(name, about, measured, "reply", paced=paced, group=name, known=known, prompts=dots)
+    bound = "throttled: the hardware is at least so fast" if is_bound(replies, paces) else ""
+    point = Point(name, about, measured, "reply", bound=bound, group=name, known=known, prompts=dots)
     return served_by(replace(point, prompt=typical[prefill], output=typical["tpot"]))
 
 

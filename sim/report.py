@@ -205,7 +205,7 @@ def agreement(table: "Validation") -> RenderableType:
         counts = f"bounds: {len(bounds['kept'])} kept, {len(bounds['broken'])} broken"
         parts.append(Text(f"{counts}; a broken bound counts as an error above, a kept one does not count", "bold"))
         for kind, rows in bounds.items():
-            parts += by_reason(((row.point.paced, row.point.id) for row in rows), f" {kind}")
+            parts += by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
         parts.append(Text())
     missing = by_reason((row.reason, row.point.id) for row in table.rows if row.status == "not expressed")
     if missing:

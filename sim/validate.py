@@ -26,7 +26,7 @@ from sim.workload import Closed, Length, LengthField
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.
 Status = Literal["fitted", "tested", "assumed", "listed", "not expressed"]
-# A paced service's time is an upper bound of the hardware's: kept where the simulated time is no longer.
+# The time of a throttled or loaded service is an upper bound of the hardware's: kept where the simulated time is no longer.
 Bound = Literal["kept", "broken"]
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}
 # Which of an engine's numbers a metric hangs on; a throughput on both.
@@ -77,7 +77,7 @@ class Compared:
             "error_pct": None if self.error is None else 100 * self.error,
             "status": self.status,
             "bound": self.bound,
-            "paced": self.point.paced,
+            "bound_reason": self.point.bound,
             "moe": self.moe,
             "reason": self.reason,
             "model": self.point.about["model"],
@@ -208,7 +208,7 @@ class Table:
 
     @property
     def bounds(self) -> dict[Bound, list[Compared]]:
-        """The rows of paced services, by whether the simulated time keeps the bound."""
+        """The rows whose times are upper bounds, by whether the simulated time keeps the bound."""
         kinds: tuple[Bound, ...] = ("kept", "broken")
         return {kind: [row for row in self.rows if row.bound == kind] for kind in kinds}
 

@@ -173,7 +173,7 @@ def pace(monkeypatch):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        rules = (*points_module.rules(), Rule(when={"model": ("Llama-2-7B",)}, paced="throttled", source="here"))
+        rules = (*points_module.rules(), Rule(when={"model": ("Llama-2-7B",)}, bound="throttled", source="here"))
         monkeypatch.setattr(points_module, "rules", lambda: rules)
 
     return make
@@ -191,7 +191,7 @@ def test_a_bound_that_holds_moves_nothing_and_does_not_flatter(measured, file, p
     found = calibrate(path)
     monkeypatch.setattr(module, "fitted_ids", lambda: frozenset(f"PLlama-3.2-1B{n}" for n in (1, 2, 4, 8)))
     others = calibrate(path)
-    assert (found.data, others.data) == ("4 points and 2 paced ones of mine", "4 points of mine")
+    assert (found.data, others.data) == ("4 points and 2 bounds of mine", "4 points of mine")
     assert values(found) == pytest.approx(values(others), rel=1e-6)
     assert (found.error, found.left_out) == pytest.approx((others.error, others.left_out))
     assert found.moved[0].error == pytest.approx(others.moved[0].error)
@@ -207,7 +207,7 @@ def test_a_bound_that_breaks_pulls_like_a_measurement(measured, file, pace, monk
     as_measured = calibrate(path)
     assert values(found)["layer_overhead"] < 0.99 * ONE["layer_overhead"]
     assert values(found) == pytest.approx(values(as_measured), rel=1e-4)
-    assert "to 4 points and 2 paced ones of mine; sramsim calibrate gpt-fast" in rewritten(path, found)
+    assert "to 4 points and 2 bounds of mine; sramsim calibrate gpt-fast" in rewritten(path, found)
 
 
 def test_bounds_alone_fit_nothing(measured, file, pace):

@@ -233,7 +233,7 @@ def test_the_ten_farthest_come_first(make_point):
 
 def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_counts(make_point):
     """Errors of 10 %, 30 % (a broken bound) and none of the kept bounds: a median of 20, not of 10."""
-    plain, paced = make_point(), make_point(paced="throttled")
+    plain, paced = make_point(), make_point(bound="throttled")
     points = [(plain, 10), (paced, 30), (paced, -50), (paced, 0), (plain, None)]
     rows = tuple(
         Compared(point, "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", "")
@@ -249,12 +249,12 @@ def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_count
     assert found["groups"]["tested, dense"]["tpot"]["n"] == 2
     assert found["bounds"] == {"kept": 2, "broken": 1}
     assert [each["bound"] for each in found["points"]] == [None, "broken", "kept", "kept", None]
-    assert found["points"][1]["paced"] == "throttled"
+    assert found["points"][1]["bound_reason"] == "throttled"
 
 
 def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch):
     """One of twice the speed that comes out, one of a thousandth of it."""
-    rules = (*points_module.rules(), Rule(when={}, paced="throttled", source="here"))
+    rules = (*points_module.rules(), Rule(when={}, bound="throttled", source="here"))
     monkeypatch.setattr(points_module, "rules", lambda: rules)
     path = make_table("published", {"point_id": "slow", "value": 0.1}, {"point_id": "fast", "value": 1e5})
     status, out, err = sramsim("validate", "--points", str(path))

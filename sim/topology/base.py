@@ -72,6 +72,11 @@ def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
     return tuple(tuple(message for phase in phases for message in phase) for phases in zip(*columns, strict=True))
 
 
+def adding_phases(phases: int) -> int:
+    """Return how many phases of an all-reduce add: the first half, and the one in the middle; the others only distribute."""
+    return (phases + 1) // 2
+
+
 def one_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
     """Everyone sends everything to everyone at once: one phase.  The additions are the topology's `reduction`."""
     return lane.time(nbytes) if n > 1 else 0.0
@@ -91,7 +96,7 @@ class Topology(Value, ABC):
     """A way of joining chips.
 
     `chips` is the number of chips joined: the replica's own unless the file says otherwise.  `limit` is the most it can join.
-    `reduction` is what each phase of an all-reduce takes beyond its messages: chips read, add and write what they received.
+    `reduction` is what a phase of an all-reduce that adds takes beyond its messages: chips read, add and write what they received.
     """
 
     chips: Count | None = None
@@ -167,12 +172,25 @@ class Topology(Value, ABC):
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float, allowed: Collection[AllReduce] = ()
     ) -> tuple[Seconds, Way]:
         """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
-        offered = self.all_reduces(group, nbytes, latency + self.reduction, efficiency)
-        times = [(time, way) for way, time in offered.items() if way[0] in allowed or not allowed]
+        offered = self.all_reduces(group, nbytes, latency, efficiency)
+        times = [(time + self._additions(group, way), way) for way, time in offered.items() if way[0] in allowed or not allowed]
         if not times:
             asked, has = " or ".join(allowed), ", ".join(dict.fromkeys(way[0] for way in offered))
             raise ValueError(f"the {self.noun()} has no {asked} all-reduce for this group; it has {has}")
         return min(times)
+
+    def _additions(self, group: range, way: Way) -> Seconds:
+        """Return what the additions of an all-reduce take: those of the first half of its phases; the others only distribute."""
+        if not self.reduction or len(group) == 1:
+            return 0.0
+        key = self.chips, group, way
+        if key not in self._adding:
+            self._adding[key] = adding_phases(len(self.messages("all_reduce", group, way)))
+        return self.reduction * self._adding[key]
+
+    @cached_property
+    def _adding(self) -> dict[tuple[int | None, range, Way], int]:
+        return {}
 
     def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
         """How long an all-reduce takes in each of the ways that the topology offers to the group."""

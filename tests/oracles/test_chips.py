@@ -23,8 +23,8 @@ DRAGONFLY = {"node": 4, "rack": 3, "direct": 20, "limit": 480, "direct_bandwidth
 APART = {
     "fully-connected": FullyConnected(link=LINK),
     "additions take time": FullyConnected(link=LINK, reduction=5e-7),
-    "nodes": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), FullyConnected(link=FAR))),
-    "dragonfly": Dragonfly(link=LINK, global_link=FAR, **DRAGONFLY),
+    "nodes": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), FullyConnected(link=FAR)), reduction=5e-7),
+    "dragonfly": Dragonfly(link=LINK, global_link=FAR, reduction=5e-7, **DRAGONFLY),
 }
 # On these one passage alone does not contend with itself.
 SHARED = {
@@ -32,7 +32,7 @@ SHARED = {
     "switched nodes": Hierarchical(levels=(Switch(link=LINK, chips=2), FullyConnected(link=FAR))),
     "nodes on a switch": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), Switch(link=FAR))),
     "bus": Bus(link=LINK),
-    "ring": Ring(link=LINK),
+    "ring": Ring(link=LINK, reduction=5e-7),
     "line": Line(link=LINK),
     "mesh": Mesh(link=LINK, dims=(4, 4)),
     "torus": Torus(link=LINK, dims=(4, 2, 2)),
