@@ -3,7 +3,7 @@
 What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
 logarithm of the time.  Of a point that is an upper bound only a longer simulated time is an error.
 
-A number that ends at a bound or within a standard error of it, moves nothing, or has a standard error of half of its range is not
+A number that ends at a bound, moves nothing, or has a standard error of half of its range or larger than itself is not
 identifiable: it stays at what the file said, and the others are fitted again.
 """
 
@@ -49,11 +49,6 @@ class Moved:
     def vagueness(self) -> float:
         """Its standard error as a part of its range."""
         return self.error / (self.high - self.low)
-
-    def errors_to_a_bound(self) -> float:
-        """How many standard errors the value is away from the nearer end of its range."""
-        distance = min(self.value - self.low, self.high - self.value)
-        return distance / self.error if self.error else math.inf
 
     def written(self, value: float) -> str:
         """Three significant digits, with the unit."""
@@ -116,8 +111,7 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         if not stuck and vaguest.vagueness() > VAGUE:
             stuck = [vaguest]
         if not stuck:
-            closest = min(found, key=Moved.errors_to_a_bound)
-            stuck = [closest] if closest.errors_to_a_bound() < 1 else []
+            stuck = [each for each in found if each.value < each.error]
         if not stuck:
             break
         for each in stuck:

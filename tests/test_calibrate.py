@@ -148,12 +148,18 @@ def test_a_number_that_wants_beyond_its_bound_stays(measured, file):
 @pytest.mark.slow
 def test_more_scatter_is_more_uncertainty(measured, file):
     fits = []
-    for scatter in (0.01, 0.04):
+    for scatter in (0.004, 0.016):
         measured(scatter=scatter)
         fits.append(calibrate(file()))
         assert scatter / 2 < fits[-1].error < 1.5 * scatter
         assert fits[-1].left_out > fits[-1].error  # a point left out is farther off
     assert all(more.error > 2 * less.error > 0 for less, more in zip(fits[0].moved, fits[1].moved, strict=True))
+
+
+def test_a_number_that_is_smaller_than_its_error_is_not_identifiable(measured, file):
+    measured(TRUTH | {"collective_latency": 0.3}, scatter=0.004)
+    found = calibrate(file())
+    assert [each.keys for each in found.unidentifiable] == [("collective_latency",)]
 
 
 # Paced points: bounds.
