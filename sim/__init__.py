@@ -29,7 +29,9 @@ What can be waited for is a process or a resource; what can only be computed is 
     plan                                        degrees, bytes, fit
     chip : topology : model : engine : workload : measurements     values made from files
     traces : fields                             requests as they were recorded, in six formats; what a key may be given as
+    overrides                                   entries that are like another, with changes
     files                                       YAML to values; errors with file and line; the catalogue
+    paths                                       plain data by paths of keys
     units                                       '80 TB/s' to floats in SI units
 """
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from sim.fields import OfKind, from_catalogue
+from sim.fields import FromCatalogue, OfKind
 from sim.files import Sourced, Value
 from sim.topology import TopologyField
 from sim.units import (
@@ -242,7 +242,7 @@ class Chip(Sourced):
         return tuple(name for name, memory in self.memory.items() if {"weights", "kv"} <= set(memory.holds))
 
 
-ChipField = Annotated[Chip, from_catalogue("chips", Chip)]
+ChipField = Annotated[Chip, FromCatalogue("chips", Chip)]
 
 
 class Cluster(Sourced):
@@ -253,4 +253,4 @@ class Cluster(Sourced):
     topology: TopologyField | None = None
 
 
-ClusterField = Annotated[Cluster, from_catalogue("clusters", Cluster)]
+ClusterField = Annotated[Cluster, FromCatalogue("clusters", Cluster)]

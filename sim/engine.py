@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.chip import WIDTH
-from sim.fields import from_catalogue
+from sim.fields import FromCatalogue
 from sim.files import Sourced, Value
 from sim.topology import AllReduce
 from sim.units import Bytes, Fraction, Seconds, Tokens
@@ -100,4 +100,4 @@ class Engine(Sourced):
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 
 
-EngineField = Annotated[Engine, from_catalogue("engines", Engine)]
+EngineField = Annotated[Engine, FromCatalogue("engines", Engine)]

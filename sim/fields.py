@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sim.files import ScenarioError, Text, Value, find, nearest, read
+from sim.files import Entry, ScenarioError, Text, Value, find, nearest, read
+from sim.overrides import overridden
 from sim.units import brief
 
 
@@ -32,13 +33,31 @@ class Shorthand:
         return {"anyOf": [self.says, handler(schema)]}
 
 
-def from_catalogue(kind: str, cls: type[Value]) -> Shorthand:
-    """A field that may be given by catalogue name, by path, or as a mapping in place."""
+class FromCatalogue:
+    """Marks a field that may be given by catalogue name, by path, as a mapping in place, or as what it changes of another.
 
-    def load(given: object) -> object:
-        return read(find(given, kind), cls) if isinstance(given, str) else given
+    `{like: groq-lpu-v1, memory.sram.capacity: 512 MB}` is the entry of that name with another capacity.
+    """
 
-    return Shorthand(load, {"type": "string", "description": f"a name among the catalogue's {kind}, or a file's path"})
+    def __init__(self, kind: str, cls: type[Entry]) -> None:
+        self.kind, self.cls = kind, cls
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self.load, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        text = {"type": "string", "description": f"a name among the catalogue's {self.kind}, or a file's path"}
+        like = {"type": "object", "properties": {"like": text}, "required": ["like"]}
+        return {
+            "anyOf": [text, {**like, "description": "a mapping of `like` (such a text) and the keys to change"}, handler(schema)]
+        }
+
+    def load(self, given: object, validate: ValidatorFunctionWrapHandler) -> object:
+        if isinstance(given, str):
+            return read(find(given, self.kind), self.cls)
+        if not (isinstance(given, Mapping) and "like" in given):
+            return validate(given)
+        return overridden(given, self.kind, self.cls, validate)[1]
 
 
 class OfKind:

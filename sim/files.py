@@ -19,16 +19,17 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from sim.paths import MAX_DEPTH, PathError, dots, replaced, value_at
 from sim.units import brief
 
 MAX_FILE = 10_000_000  # bytes; a scenario is a few kB
 MAX_NODES = 100_000  # before and after aliases are followed: an alias bomb stops here
-MAX_DEPTH = 100  # of mappings and lists in each other
 SUFFIXES = (".yaml", ".yml", ".json")
 # 1e-5 is a number in JSON and YAML 1.2, and a text in the YAML 1.1 that PyYAML reads.
 EXPONENT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+")
@@ -99,17 +100,40 @@ class Value(BaseModel):
         if cls.model_config.get("extra") == "forbid" and isinstance(data, Mapping):
             for key in data:
                 if key not in cls.model_fields:
-                    near = nearest(str(key), cls.model_fields)
-                    hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
-                    problem = {"key": key, "reason": f"{cls.noun()} has no {brief(str(key))!r}; {hint}"}
-                    raise PydanticCustomError("key", "{reason}", problem)
+                    raise cls.unknown(key)
         return data
 
+    @classmethod
+    def unknown(cls, key: object) -> PydanticCustomError:
+        """Return the error for a key that this class does not have."""
+        near = nearest(str(key), cls.model_fields)
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
+        return PydanticCustomError("key", "{reason}", {"key": (key,), "reason": f"{cls.noun()} has no {brief(str(key))!r}; {hint}"})
 
-class Sourced(Value):
-    """A catalogue entry: a name, notes, and a source for every quantity (an entry for a prefix serves all below it)."""
+    @classmethod
+    def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data of a file with every key under the name of its field."""
+        return dict(data)
+
+
+Change = tuple[str | None, str]  # a value of an entry, None where it has none, and the one that replaces it
+
+
+class Entry(Value):
+    """A value that the catalogue may hold under a name."""
 
     id: str = "in-place"  # the file's name, by which the catalogue finds it
+    _changed: dict[str, Change] = PrivateAttr(default_factory=dict)
+
+    @property
+    def changed(self) -> dict[str, Change]:
+        """The values that a scenario changed, by dotted key."""
+        return self._changed
+
+
+class Sourced(Entry):
+    """A catalogue entry: a name, notes, and a source for every quantity (an entry for a prefix serves all below it)."""
+
     name: str = ""
     aliases: tuple[str, ...] = ()  # other names that tables and people use
     note: str = ""
@@ -117,10 +141,15 @@ class Sourced(Value):
     range: dict[str, tuple[str | float, str | float]] = {}  # 'compute.weight_load': [low, high], where the source gives one
 
     def source_of(self, path: str) -> str | None:
-        """The source of 'memory.sram.capacity': its own entry, else that of the nearest prefix."""
-        while path not in self.source and "." in path:
-            path = path.rpartition(".")[0]
-        return self.source.get(path) or self.source.get(path + ":")
+        """The source of 'memory.sram.capacity'."""
+        return source_of(self.source, path)
+
+
+def source_of(sources: Mapping[str, str], path: str) -> str | None:
+    """Return the source of a path: its own entry, else that of the nearest prefix."""
+    while path not in sources and "." in path:
+        path = path.rpartition(".")[0]
+    return sources.get(path) or sources.get(path + ":")
 
 
 V = TypeVar("V", bound=Value)
@@ -132,7 +161,7 @@ class Document:
     def __init__(self, path: Path, shown: str | None = None) -> None:
         self.path = path
         self.shown = shown or shorten(path)
-        self.lines: dict[tuple[str | int, ...], str] = {}
+        self.lines: dict[tuple[str, ...], str] = {}  # by path, the places of a list as texts
         text = load_text(path, self.shown)
         self.comment = opening(text)
         node = compose(text, self.shown)
@@ -151,8 +180,8 @@ class Document:
         if not equals or not all(dotted.split(".")):
             raise ScenarioError(f"--set {assignment}: write it as a.b.c=value")
         path = tuple(dotted.split("."))
-        parent = self._parent(path, where)
-        parent[path[-1]] = self._plain(compose(text, where), path, where, Path.cwd())
+        self._forget(path, where)
+        self._put(path, self._plain(compose(text, where), path, where, Path.cwd()), where)
 
     def put(self, dotted: str, value: object, source: tuple[str | int, ...]) -> None:
         """Puts in at 'a.b.c' a value that stands at another place of the document, for errors to name its line there.
@@ -160,22 +189,27 @@ class Document:
         Raises: ScenarioError where the key leads through something that is no mapping.
         """
         path = tuple(dotted.split("."))
-        parent = self._parent(path, self._line(source))
-        self.lines |= {(*path, *at[len(source) :]): line for at, line in self.lines.items() if at[: len(source)] == source}
-        self.lines.setdefault(path, self._line(source))
-        parent[path[-1]] = value
+        self._forget(path, self._line(source))
+        self._copy_lines(tuple(map(str, source)), path)
+        self._put(path, value, self._line(source))
 
-    def _parent(self, path: tuple[str, ...], where: str) -> dict[str, Any]:
-        """The mapping that holds the last key of a path, made where it is missing; what stood at that key is forgotten."""
-        data: Any = self.data
-        for depth, key in enumerate(path[:-1], 1):
-            data = data.setdefault(key, {})
+    def _put(self, path: tuple[str, ...], value: object, where: str) -> None:
+        try:
+            self.data = replaced(self.data, path, value)
+        except PathError as error:
+            raise ScenarioError(f"{where}: {error}") from None
+
+    def _forget(self, path: tuple[str, ...], where: str) -> None:
+        """Forget the lines of what stood at a path; a mapping that is made on the way gets the line of the assignment."""
+        for depth in range(1, len(path)):
             self.lines.setdefault(path[:depth], where)
-            if not isinstance(data, dict):
-                raise ScenarioError(f"{where}: '{dots(path[:depth])}' is not a mapping")
         self.lines = {at: line for at, line in self.lines.items() if at[: len(path)] != path}
-        parent: dict[str, Any] = data
-        return parent
+
+    def _copy_lines(self, source: tuple[str, ...], path: tuple[str, ...]) -> None:
+        """Copy the lines of what stands at `source` to `path`."""
+        for depth in range(1, len(path) + 1):
+            self.lines.setdefault(path[:depth], self._line(source))
+        self.lines |= {(*path, *at[len(source) :]): line for at, line in self.lines.items() if at[: len(source)] == source}
 
     def value(self, cls: type[V]) -> V:
         """The document as a value of `cls`.  Raises: ScenarioError at the first thing that is wrong."""
@@ -196,7 +230,7 @@ class Document:
         problem = error.errors(include_url=False)[0]
         kind, at, context = problem["type"], problem["loc"], problem.get("ctx", {})
         if kind == "key":
-            at = (*at, context["key"])
+            at = (*at, *context["key"])
         line = self._line(at)
         if kind in ("key", "quantity"):
             return f"{line}: {context['reason']}"
@@ -216,17 +250,18 @@ class Document:
         data: Any = self.data
         for depth, key in enumerate(at):
             try:
-                data = data[key]
+                data = data[str(key)] if isinstance(data, Mapping) else data[key]
             except (KeyError, TypeError, IndexError):
                 return at[:depth], data if depth else read
         return at, data
 
     def _line(self, at: tuple[str | int, ...]) -> str:
-        while at and at not in self.lines:
-            at = at[:-1]
-        return self.lines.get(at, f"{self.shown}:1")
+        path = tuple(map(str, at))
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, f"{self.shown}:1")
 
-    def _plain(self, node: yaml.Node, at: tuple[str | int, ...], where: str, folder: Path) -> Any:
+    def _plain(self, node: yaml.Node, at: tuple[str, ...], where: str, folder: Path) -> Any:
         """Plain data of a node; texts become Text, and the line of each key is noted."""
         self._nodes += 1
         line = place(where, node.start_mark)
@@ -246,22 +281,33 @@ class Document:
                     raise ScenarioError(f"{key_line}: {brief(key)!r} is given twice")
                 self.lines[(*at, key)] = key_line
                 mapping[key] = self._plain(value_node, (*at, key), where, folder)
-            return mapping
+            return self._nested(mapping, at) if isinstance(mapping.get("like"), str) else mapping
         if isinstance(node, yaml.SequenceNode):
-            return tuple(self._plain(item, (*at, i), where, folder) for i, item in enumerate(node.value))
+            return tuple(self._plain(item, (*at, str(i)), where, folder) for i, item in enumerate(node.value))
         assert isinstance(node, yaml.ScalarNode)
         return scalar(node, line, folder)
+
+    def _nested(self, mapping: dict[str, Any], at: tuple[str, ...]) -> dict[str, Any]:
+        """Return a mapping that has `like` with its dotted keys as mappings in each other: {a.b: 1} is {a: {b: 1}}."""
+        plain: dict[str, Any] = {key: value for key, value in mapping.items() if "." not in key}
+        for key in (key for key in mapping if "." in key):
+            path, line = tuple(key.split(".")), self.lines[(*at, key)]
+            if not all(path):
+                raise ScenarioError(f"{line}: {brief(key)!r}: write it as a.b.c")
+            if value_at(plain, path) is not None:
+                raise ScenarioError(f"{line}: {brief(key)!r} is given twice")
+            try:
+                plain = replaced(plain, path, mapping[key])
+            except PathError as error:
+                raise ScenarioError(f"{line}: {error}") from None
+            self._copy_lines((*at, key), (*at, *path))
+        return plain
 
 
 def opening(text: str) -> str:
     """The comment that a file opens with, on one line: in a scenario the question that it answers."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return " ".join(" ".join(lines).replace("#", " ").split())
-
-
-def dots(at: Iterable[str | int]) -> str:
-    """A path of keys as --set writes it."""
-    return ".".join(map(str, at))
 
 
 def written(value: object) -> str:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.fields import from_catalogue
-from sim.files import Value
+from sim.fields import FromCatalogue
+from sim.files import Entry
 from sim.units import Count
 
 
@@ -235,7 +235,7 @@ class Block:
         return dense + (self.experts.per_token * self.experts.parameters() if self.experts else 0)
 
 
-class Model(Value):
+class Model(Entry):
     """A decoder as its config.json says: grouped-query or latent attention, dense MLPs or experts, layer by layer.
 
     Left out: vision and audio towers, multi-token-prediction layers, element-wise work (softmax, soft-capping of logits).
@@ -244,7 +244,6 @@ class Model(Value):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    id: str = "in-place"
     aliases: tuple[str, ...] = ()
     model_type: str
     hidden_size: Count
@@ -297,19 +296,14 @@ class Model(Value):
     @model_validator(mode="before")
     @classmethod
     def _covered(cls, data: object) -> object:
-        """Unnests text_config, gives families' spellings one name, refuses what is not covered by naming the key."""
+        """Gives families' spellings one name, refuses what is not covered by naming the key."""
         if not isinstance(data, Mapping):
             return data
-        inner = data.get("text_config")
-        outside = ("id", "aliases", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
-        flat = {**{key: data[key] for key in outside if key in data}, **inner} if isinstance(inner, Mapping) else dict(data)
+        flat = unnested(data)
         for key in ("torch_dtype", "dtype"):
             if (dtype := flat.get(key)) is not None and dtype not in tuple(DTYPES):
                 raise refused(key, f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}")
-        for key, spellings in SPELLINGS.items():
-            given = [flat[k] for k in (key, *spellings) if flat.get(k) is not None]
-            if given:
-                flat[key] = given[0]
+        flat = cls.spelled(flat)
         for key, what in NOT_COVERED.items():
             if flat.get(key):
                 raise refused(key, f"'{key}': {what} is not covered")
@@ -318,6 +312,21 @@ class Model(Value):
             raise refused("model_type", f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}")
         if family == "falcon":
             flat.setdefault("max_position_embeddings", 2048)  # what it was trained on; its configs do not say
+        return flat
+
+    @classmethod
+    def unknown(cls, key: object) -> PydanticCustomError:
+        field = next((field for field, spellings in SPELLINGS.items() if key in spellings), None)
+        return refused(str(key), f"a change of {key!r} is written as '{field}'") if field else super().unknown(key)
+
+    @classmethod
+    def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config without text_config in it, and with each number under the name of its field."""
+        flat = unnested(data)
+        for key, spellings in SPELLINGS.items():
+            given = [flat.pop(spelling) for spelling in (key, *spellings) if flat.get(spelling) is not None]
+            if given:
+                flat[key] = given[0]
         return flat
 
     @model_validator(mode="after")
@@ -500,9 +509,16 @@ class Model(Value):
         return 2.0 * sum(block.active - block.vectors for block in self.blocks[1:])
 
 
+def unnested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of the text model alone, where others stand beside it."""
+    inner = config.get("text_config")
+    outside = ("id", "aliases", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
+    return {**{key: config[key] for key in outside if key in config}, **inner} if isinstance(inner, Mapping) else dict(config)
+
+
 def refused(key: str, reason: str) -> PydanticCustomError:
     """The error that `files` reports at the line of the key."""
-    return PydanticCustomError("key", "{reason}", {"key": key, "reason": reason})
+    return PydanticCustomError("key", "{reason}", {"key": (key,), "reason": reason})
 
 
-ModelField = Annotated[Model, from_catalogue("models", Model)]
+ModelField = Annotated[Model, FromCatalogue("models", Model)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 
 from sim import files
-from sim.fields import OfKind, from_catalogue
+from sim.fields import FromCatalogue, OfKind
 from sim.files import Document, ScenarioError, Sourced, UserError, Value, find, nearest, read, whole
 from sim.units import Count, Fraction, Seconds, Watts
 
@@ -45,8 +45,8 @@ class Lamp(Value):
     colour: Literal["red", "blue"] = "red"
     ends: tuple[Count, Count] | None = None
     parts: dict[str, Bulb] | None = None
-    bulb: Annotated[Bulb, from_catalogue("bulbs", Bulb)] | None = None
-    spares: tuple[Annotated[Bulb, from_catalogue("bulbs", Bulb)], ...] = ()
+    bulb: Annotated[Bulb, FromCatalogue("bulbs", Bulb)] | None = None
+    spares: tuple[Annotated[Bulb, FromCatalogue("bulbs", Bulb)], ...] = ()
     shade: Annotated[Shade, OfKind({"paper": PaperShade}, Shade)] | None = None
 
     @model_validator(mode="after")

@@ -32,6 +32,23 @@ def test_what_the_catalogue_holds_is_what_the_schema_says(kind):
         assert errors == [], name
 
 
+@pytest.mark.skipif(find_spec("jsonschema") is None, reason="jsonschema is not installed")
+def test_a_part_may_be_like_another():
+    from jsonschema import Draft202012Validator
+
+    system = {"chips": 8, "engine": {"like": "ideal", "layer_overhead": "2 us"}}
+    like = {"chip": {"like": "h100-sxm", "memory.hbm.capacity": "1 GB"}}
+    asked = {"workload": {"kind": "poisson", "rate": "1 request/s", "requests": 3, "prompt": "64 token", "output": "8 token"}}
+    validator = Draft202012Validator(json_schema("scenario"))
+
+    def errors(system: dict[str, object]) -> int:
+        scenario = {"model": {"like": "llama-2-7b", "num_hidden_layers": 4}, **asked, "systems": {"one": system}}
+        return len(list(validator.iter_errors(scenario)))
+
+    assert errors(system | like) == errors(system | {"cluster": {"like": "dgx-h100", "chips": 4}}) == 0
+    assert errors(system | {"chip": {"like": 3}}) == errors(system | {"chip": {"lik": "h100-sxm"}}) == 1
+
+
 def test_kinds_are_told_apart_and_a_users_own_is_let_in():
     schema = json_schema("chip")
     options = [
