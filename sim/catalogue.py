@@ -4,12 +4,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
 from sim.chip import Chip, Cluster
 from sim.engine import Engine
 from sim.faults import Faults
-from sim.files import Document, Sourced, UserError, Value, find, load_text, names, read
+from sim.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
 from sim.measurements import Network, Rules, Speeds
 from sim.model import SPELLINGS, Model
+from sim.overrides import ABOUT, named, overridden
+from sim.paths import PARTS
 from sim.replay import LinkErrors
 from sim.units import brief, show
 
@@ -70,7 +75,7 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         ]
         return name, rows, value.note
     assert isinstance(value, Sourced)
-    flat = flatten({k: v for k, v in data.items() if k not in ("source", "name", "vendor", "note", "aliases", "range", "fit")})
+    flat = flatten({key: named(part) for key, part in data.items() if key not in ABOUT})
     rows = [
         (
             key,
@@ -80,22 +85,36 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         for key, text in flat
     ]
     found = f"Fitted: {value.fit.found}." if isinstance(value, Engine) and value.fit and value.fit.found else ""
+    found += f" Changed since: {', '.join(value.changed)}." if found and value.changed else ""
     return f"{name}: {value.name or value.noun()}", rows, " ".join(filter(None, (value.note.strip(), found)))
 
 
-def sources(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
     """What `show` tells of each model, chip, cluster and engine that a scenario names, or writes in place, as a run keeps it."""
     entries: dict[str, dict[str, Any]] = {}
-    for where, kind, named in parts(given):
-        folder, cls = SHOWN[kind] if kind in SHOWN else ("", IN_PLACE[kind])
-        if isinstance(named, str):
-            document = Document(find(named, folder))
-            title, facts, note = told(document.path.stem, document.data, document.value(cls))
-            entries |= sources(document.data) if kind == "cluster" else {}  # its chip is another file
-        else:
-            title, facts, note = told(where, named, cls.model_validate(named))
-        entries[f"{kind} {named if isinstance(named, str) else where}"] = {"title": title, "facts": facts, "note": note}
+    for at, kind, part in parts(given, where):
+        try:
+            entries |= sourced(at, kind, part)
+        except (UserError, ValidationError, PydanticCustomError):
+            if not at.startswith("sweep."):
+                raise  # of a sweep, the point has the error
     return entries
+
+
+def sourced(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `show` tells of one part of a scenario, and of the chip of a cluster."""
+    folder, cls = SHOWN[kind] if kind in SHOWN else ("", IN_PLACE[kind])
+    if isinstance(part, str):
+        document = Document(find(part, folder))
+        key, name, data, value = f"{kind} {part}", document.path.stem, document.data, document.value(cls)
+    elif "like" in part and issubclass(cls, Entry):
+        data, like = overridden(part, folder, cls, cls.model_validate)
+        key, name, value = f"{kind} {where}", f"{like.id}, changed" if like.changed else like.id, like
+    else:
+        key, name, data, value = f"{kind} {where}", where, dict(part), cls.model_validate(part)
+    title, facts, note = told(name, data, value)
+    inner = sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}  # its chip is another file
+    return inner | {key: {"title": title, "facts": facts, "note": note}}
 
 
 def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -103,13 +122,13 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
     pairs = given.items() if isinstance(given, Mapping) else enumerate(given) if isinstance(given, tuple) else ()
     for key, value in pairs:
         path = f"{where}.{key}" if where else str(key)
-        last = str(key).rpartition(".")[2]  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
-        kind = "chip" if last == "like" else last  # of an exception: {chip: 12, like: my-chip.yaml}
-        if kind in ("model", "cluster", "chip", "engine", *IN_PLACE):
-            several = value if isinstance(value, tuple) else (value,)
-            yield from ((path, kind, named) for named in several if isinstance(named, str | Mapping))
-        if kind not in ("model", *IN_PLACE):  # a config.json's keys are not ours; the chip of faults is no part
+        *above, last = path.split(".")  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
+        kind = last if last != "like" else above[-1] if above and above[-1] in SHOWN else "chip"  # {chip: 12, like: my-chip.yaml}
+        if kind not in (*PARTS, *IN_PLACE) or where == "systems":
             yield from parts(value, path)
+            continue
+        several = [(f"{path}.{place}", part) for place, part in enumerate(value)] if isinstance(value, tuple) else [(path, value)]
+        yield from ((at, kind, part) for at, part in several if isinstance(part, str | Mapping))
 
 
 def unsourced(text: str) -> bool:
@@ -181,5 +200,6 @@ def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str
     ]
     flat = {**config, **config.get("text_config", {})}
     known = [spelt for field in Model.model_fields if field != "aliases" for spelt in (field, *SPELLINGS.get(field, ()))]
-    keys = [(key, brief(text), "config.json") for key, text in flatten({k: flat[k] for k in known if k in flat})]
+    was = {key: f"changed: set by the scenario (config.json: {change[0] or 'none'})" for key, change in model.changed.items()}
+    keys = [(key, brief(text), was.get(key, "config.json")) for key, text in flatten({k: flat[k] for k in known if k in flat})]
     return f"{name}: {model.model_type}", computed + keys, ""

@@ -208,7 +208,7 @@ def _page(told: Mapping[str, Any]) -> str:
             "file": name,
             "link": f"data:text/yaml;base64,{base64.b64encode(scenario.encode()).decode()}",
             "sources": summary.get("sources") or {},
-            "doubtful": ("assumed", "fitted", "no source"),
+            "doubtful": ("assumed", "fitted", "changed", "no source"),
             "version": summary.get("version") or "unknown",
             "reproduce": f"sramsim {told['command']} {shlex.quote(name)} --out out",
         }

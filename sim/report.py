@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sim.files import UserError
 from sim.program import Talk
-from sim.tables import COLOURS, beats, identity, is_fleet, loading, number, of_plain, titled
+from sim.tables import COLOURS, beats, changes, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
     table.add_row("  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above))
     table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
-    lines = [f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
+    lines = [*changes(systems), f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
     return Group(table, Text(), *map(Text, lines))
 
@@ -69,7 +69,7 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     beats(table, each)
     loading(table, each)
     table.add_section()
-    lines: list[Text] = []
+    lines: list[Text] = [Text(line) for line in changes(systems)]
     lone = [s.get("lone_request") for s in each]
     table.add_row("lone request: TTFT, ms", *(number(r["ttft_ms"]) if r else "-" for r in lone))
     table.add_row("lone request: TPOT, ms", *(number(r["tpot_ms"]) if r else "-" for r in lone))

@@ -132,7 +132,7 @@ class Planned:
             fitting = {str(n): sequences(deployment.layout, n) for n in lengths}
             parts = ("weights", "kv", "activations", "reserve", "capacity")
             plain[name] = {
-                **describe(deployment),
+                **describe(self.scenario, name, deployment),
                 "fits": fit.fits,
                 "weights_only_chips": weights_only_chips(deployment.layout),
                 "minimum_chips": minimum[0] if minimum else None,
@@ -305,8 +305,8 @@ def lone_json(lone: Lone) -> dict[str, Any]:
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
     """What a result names beside a system's numbers; where it is a fleet, for each member."""
     if isinstance(scenario.systems[name], System):
-        return describe(members[name].deployment)
-    return together({member: {"copies": of.copies} | describe(of.deployment) for member, of in members.items()})
+        return describe(scenario, name, members[name].deployment)
+    return together({member: {"copies": of.copies} | describe(scenario, member, of.deployment) for member, of in members.items()})
 
 
 def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -324,10 +324,16 @@ def beat_of(deployment: Deployment) -> dict[str, Any] | None:
     return {"us": 1e6 * deployment.beat, "tokens": tokens, "max_token_throughput": most, "fill": deployment.limits.fill}
 
 
-def describe(deployment: Deployment) -> dict[str, Any]:
-    """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same."""
+def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str, Any]:
+    """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same.
+
+    `changed` has the numbers that differ from the named entries.  Published speeds of a changed chip or model are left out: they
+    are those of another one.
+    """
     layout = deployment.layout
     plan = layout.plan
+    changed = scenario.whole(name).changed
+    same = not (layout.chip.changed or layout.model.changed)
     return {
         "model": layout.model.id,
         "chip": layout.chip.id,
@@ -351,6 +357,7 @@ def describe(deployment: Deployment) -> dict[str, Any]:
         "published": [
             {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}
             | {"tokens_per_second": p.speed}
-            for p in published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas)
+            for p in (published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas) if same else ())
         ],
+        **({"changed": {key: {"from": was, "to": value} for key, (was, value) in changed.items()}} if changed else {}),
     }

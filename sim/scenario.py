@@ -26,7 +26,7 @@ from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.engine import EngineField, NetworkMode, Sigma
 from sim.faults import Faults, require_sound, standing_by
-from sim.files import Document, Value, find, nearest
+from sim.files import Change, Document, Entry, Value, find, nearest
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.metrics import Measure, SLOField
@@ -99,6 +99,14 @@ class System(Value):
         if self.cluster and self.chips and self.chips > self.cluster.chips:
             raise ValueError(f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for")
         return self
+
+    @property
+    def changed(self) -> dict[str, Change]:
+        """What the system changes of the entries that its parts are like, by dotted key: 'chip.memory.sram.capacity'."""
+        parts: dict[str, Entry | None] = {"model": self.model, "chip": self.chip, "cluster": self.cluster, "engine": self.engine}
+        parts |= {"cluster.chip": self.cluster.chip} if self.cluster else {}
+        parts |= {f"exceptions.{number}.like": each.like for number, each in enumerate(self.exceptions)}
+        return {f"{name}.{key}": change for name, part in parts.items() if part for key, change in part.changed.items()}
 
     @property
     def policies(self) -> Policies:

@@ -33,7 +33,8 @@ from sim.units import Seconds
 if TYPE_CHECKING:
     import polars
 
-LEFT_OUT = ("members", "published", "network", "tried")  # of a system's result: what is no single number, or a fleet's parts
+# Of a system's result: what is no single number, a fleet's parts, and what the values of a point say.
+LEFT_OUT = ("members", "published", "network", "tried", "changed")
 
 
 @dataclass(frozen=True, eq=False)

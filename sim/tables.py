@@ -12,6 +12,7 @@ from rich.text import Text
 from sim import parity
 from sim.units import show
 
+PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")  # of a system, which may change them
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
 
 
@@ -38,9 +39,9 @@ def titled(title: str, columns: list[str]) -> Table:
 def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     """What a result names: chips, engine, precisions, plan; of a fleet its members, which have columns of their own."""
     each = list(systems.values())
-    table.add_row("model", *(s["model"] for s in each))
+    table.add_row("model", *(marked_changed(s, s["model"], "model") for s in each))
     table.add_row("chips", *(hardware(s) for s in each))
-    table.add_row("engine", *of_plain(each, lambda s: s["engine"]))
+    table.add_row("engine", *of_plain(each, lambda s: marked_changed(s, s["engine"], "engine")))
     kinds = ("weights", "activations", "kv", "head")
     table.add_row("weights/act./KV/head", *of_plain(each, lambda s: "/".join(s["precision"][kind] for kind in kinds)))
     table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: degrees(s["plan"])))
@@ -67,7 +68,26 @@ def hardware(system: Mapping[str, Any]) -> str:
     """'576 x groq-lpu-v1', of a fleet '1 lpu + 4 h100x8'."""
     if is_fleet(system):
         return " + ".join(f"{member['copies']} {name}" for name, member in system["members"].items())
-    return f"{system['chips']} x {system['chip']}"
+    return marked_changed(system, f"{system['chips']} x {system['chip']}", "chip", "cluster", "exceptions")
+
+
+def marked_changed(system: Mapping[str, Any], text: str, *parts: str) -> str:
+    """Return a cell that names an entry, with a mark where the system changes a number of it: 'groq-lpu-v1†'."""
+    return text + "†" * any(key.startswith(tuple(f"{part}." for part in parts)) for key in system.get("changed", {}))
+
+
+def changes(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each part of a system that is not as its entry says, with the numbers that the scenario changes."""
+    lines: dict[str, str] = {}
+    plain = {name: system for each, of in systems.items() for name, system in of.get("members", {each: of}).items()}
+    for name, system in plain.items():
+        for key, change in system.get("changed", {}).items():
+            part = next(part for part in PARTS if key.startswith(f"{part}."))
+            kind = part.rpartition(".")[2]
+            head = f"† {name}: {' '.join(filter(None, (kind, system.get(kind))))} with"
+            was = "new" if change["from"] is None else f"instead of {change['from']}"
+            lines[head] = (f"{lines[head]}," if head in lines else head) + f" {key.removeprefix(f'{part}.')} {change['to']} ({was})"
+    return [f"{line}." for line in lines.values()]
 
 
 def degrees(plan: Mapping[str, Any]) -> str:
@@ -90,7 +110,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What stands below the tables: what was left out, what was counted, and the findings."""
     systems = summary["systems"]
-    noted = [f"Of the trace: {summary['note']}."] if "note" in summary else []
+    noted = changes(systems) + ([f"Of the trace: {summary['note']}."] if "note" in summary else [])
     if "estimate" in summary:
         noted.append("The ratios of what systems cost say nothing of tokens: they compare as if all systems were equally fast.")
         noted += tokens_cost(summary)
