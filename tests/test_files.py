@@ -240,6 +240,10 @@ def test_what_is_right_is_read(content, fields):
     assert value == lamp(content)
 
 
+def test_an_error_in_a_list_names_the_line_of_its_part():
+    assert refusal("power: 5 W\nspares:\n- warm-white\n- 3\n") == "lamp.yaml:4: spares.1: 3: it must be a mapping"
+
+
 def test_json_may_be_indented_by_tabs():
     assert lamp('{\n\t"power": "5 W",\n\t"bulbs": 2\n}\n', name="lamp.json").bulbs == 2
     assert refusal('{\n\t"power": "5 W",\n\t"bulbs": 0\n}\n', name="lamp.json") == "lamp.json:3: bulbs: 0: it must be at least 1"

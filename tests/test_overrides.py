@@ -26,6 +26,7 @@ systems:
 """
 CHIP = "systems.lpu.chip."
 CAPACITY = f"{CHIP}memory.sram.capacity"
+LP30 = f"{CHIP}topology.levels."  # of groq-lp30, which has three
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,9 @@ def test_a_changed_part_survives_the_way_to_another_process():
         (f"{CHIP}compute.planes=5", "systems.lpu.chip.compute: the fastest rate is 737 TFLOP/s, and 5 planes "),
         (f"{CHIP}aliases.0.x=3", "'aliases.0' is not a mapping"),
         (f"{CHIP}aliases.9=x", "'aliases' is a list of 4, and has no '9'; the first is 0"),
+        (f"{LP30}3.link.latency=3 us", "'topology.levels' is a list of 3, and has no '3'; the first is 0"),
+        (f"{LP30}0.link.latency=3 GB", "'3 GB' is not a quantity in s"),
+        (f"{LP30}0.link.latency=-3 us", "'-3 us': it must be at least 0"),
         (f"{CHIP}like=h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', "),
         (f"{CHIP}like=./nope.yaml", "./nope.yaml: no such file"),
         (f"{CHIP}like=3", "like: 3: it must be a name among the catalogue's chips, or a file's path"),
@@ -232,8 +236,9 @@ def test_a_changed_part_survives_the_way_to_another_process():
     ],
 )
 def test_an_assignment_that_is_wrong_is_refused_in_its_name(assignment, message):
+    before = ("systems.lpu.chip=groq-lp30",) if assignment.startswith(LP30) else ()
     with pytest.raises(ScenarioError) as refused:
-        mine(("model: llama", "seed: 0\nmodel: llama"), assignments=(assignment,))
+        mine(("model: llama", "seed: 0\nmodel: llama"), assignments=(*before, assignment))
     key = assignment.partition("=")[0]
     assert str(refused.value).startswith(f"--set {key}: {message}")
     assert "\n" not in str(refused.value)
@@ -313,12 +318,21 @@ def test_a_fleet_names_the_changes_of_its_members(sramsim):
 
 def test_a_cluster_names_the_changes_of_its_chip(sramsim):
     mine(("chip: groq-lpu-v1\n    chips: 64", "cluster: {like: groq-rack, chips: 64, chip.price: 5 USD}"))
+    cluster = read("mine.yaml").plain("lpu").cluster
+    assert (cluster.changed, cluster.source.keys()) == ({"chips": ("72", "64")}, {"chips"})  # what is the chip's is not its
     told = run("mine.yaml").as_json()["systems"]["lpu"]["changed"]
     assert told == {"cluster.chips": {"from": "72", "to": "64"}, "cluster.chip.price": {"from": "20000 USD", "to": "5 USD"}}
     out = sramsim("run", "mine.yaml")[1]
     assert "64 x groq-lpu-v1†" in out
     assert "† lpu: chip groq-lpu-v1 with price 5 USD (instead of 20000 USD)." in out
     assert "† lpu: cluster with chips 64 (instead of 72)." in out
+
+
+def test_a_cluster_of_other_chips_names_them():
+    old = "chip: groq-lpu-v1\n    chips: 64"
+    cluster = mine((old, "cluster: {like: groq-rack, chip: {like: groq-lp30, memory.sram.capacity: 1 GB}}")).plain("lpu").cluster
+    assert (cluster.chip.id, cluster.changed) == ("groq-lp30", {"chip": ("groq-lpu-v1", "groq-lp30")})
+    assert cluster.chip.changed == {"memory.sram.capacity": ("500 MB", "1 GB")}
 
 
 def facts(scenario: Scenario, entry: str) -> dict[str, tuple[str, str]]:
