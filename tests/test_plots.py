@@ -218,12 +218,12 @@ def test_agreement_and_tornado_draw_real_results():
 
 def test_the_crossover_is_where_a_token_costs_as_much():
     """At the price that a circle stands at, a run says that both systems' tokens cost the same."""
-    saved = run(read("jia-2024", ["workload.requests=64", "workload.users=32"])).saved()
+    saved = run(read("jia-2024", ["workload.requests=8", "workload.users=2"])).saved()
     figure = FIGURES["crossover"](saved)
     systems = saved.summary["systems"]
     other = systems["h100x8"]["economics"]["usd_per_mtok"]
     price = crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
-    changed = [f"economics.systems.nodes.card={price} USD", "workload.requests=64", "workload.users=32"]
+    changed = [f"economics.systems.nodes.card={price} USD", "workload.requests=8", "workload.users=2"]
     again = run(read("jia-2024", changed)).as_json()["systems"]
     assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)
     assert len(figure.axes[0].lines) >= 2 * len(systems)

@@ -13,7 +13,7 @@ def test_the_figure_has_a_panel_for_each_scored_beat(sramsim, make_table, tmp_pa
         "replies", *([{}] * 10), *({"date": "2025-03", "prompt_tokens": 100 + 30 * n} for n in range(10)), {"date": "2024-01"}
     )
     found = prefills(of_file(path))
-    assert [each.label for each in found] == [f"llama-3.1-8b {half}: 176 x groq-lpu-v1" for half in ("2025-H1", "2026-H1")]
+    assert [each.label for each in found] == [f"llama-3.1-8b {half}: 136 x groq-lpu-v1" for half in ("2025-H1", "2026-H1")]
     figure = drawing.draw(found)
     assert [axis.get_title(loc="left").partition("\n")[0] for axis in figure.axes] == [
         "llama-3.1-8b 2025-H1",

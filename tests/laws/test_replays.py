@@ -126,5 +126,5 @@ def test_a_result_keeps_who_says_how_often_links_err():
 
 
 def test_links_through_which_nothing_comes_are_refused():
-    with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-08 links spoil 100 %"):
-        run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-8")]))
+    with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %"):
+        run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-7")]))
