@@ -350,15 +350,19 @@ class Replica:
         running = batch.running
         if not running and (not self.prefilling or self.in_flight > self.allowed):
             return False
-        decodes, room, joining = True, 0, 0
+        decodes, room, joining, places = True, 0, 0, 0
         if self.prefilling or not self.plain:  # else there is nothing to choose
-            load = Load(running, batch.begun, len(self.prefilling), self.limits.token_budget, self.size)
+            places = self.places(batch)
+            # A full micro-batch sees no prompts: a policy that prefers them would neither decode nor take one.
+            prompts = len(self.prefilling) if places > 0 or self.plain else 0
+            load = Load(running, batch.begun, prompts, self.limits.token_budget, self.size)
             decodes, room, joining = self.policies.batching(load)
+            room = room if prompts else 0
         batch.work = work = Work()
         if decodes and running:
             work.decodes = work.logits = running
             work.context, work.windowed_context, work.growing = batch.context, batch.windowed, batch.growing
-        batch.prefilled = self.prefill(work, room, joining) if self.prefilling else []
+        batch.prefilled = self.prefill(work, room, min(joining, places)) if self.prefilling else []
         if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.slots - 1:
                 raise UserError(f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever")
@@ -373,13 +377,30 @@ class Replica:
         batch.silent = self.plain and not (running or batch.prefilled)
         return True
 
+    def places(self, batch: MicroBatch) -> int:
+        """Return how many more sequences a micro-batch may take: up to an even share of those admitted.
+
+        Of a share with a remainder, only so many micro-batches hold one more.  Without this, requests that come together pack
+        into one micro-batch, and the stages wait for it in turn.
+        """
+        share, more = divmod(self.room.sequences_used, self.limits.slots)
+        if more and (not share or sum(each.running > share for each in self.batches if each is not batch) < more):
+            share += 1
+        return (share if self.policies.size is None else min(share, self.policies.size)) - batch.running
+
     def prefill(self, work: Work, room: int, joining: int) -> list[Job]:
-        """Adds pieces of the oldest prompts, as many tokens as there is room for; says whose prompts end."""
+        """Add pieces of the oldest prompts, as many tokens as there is room for, and return whose prompts end.
+
+        At most `joining` prompts end.  Of the next one its last token is left to a micro-batch that has room for the sequence.
+        """
         window = self.limits.window
         prefilled: list[Job] = []
-        while self.prefilling and work.prompt_tokens < room and len(prefilled) < joining:
+        while self.prefilling and work.prompt_tokens < room:
             job = self.prefilling[0]
-            piece = min(job.prompt - job.prefilled, room - work.prompt_tokens)
+            left = job.prompt - job.prefilled - (len(prefilled) >= joining)
+            if not left:
+                break
+            piece = min(left, room - work.prompt_tokens)
             work.attended += seen(job.prefilled, piece, None)
             if window:
                 work.windowed_attended += seen(job.prefilled, piece, window)

@@ -207,11 +207,11 @@ def test_a_users_next_request_comes_before_the_passage_that_answered_returns(dep
 
 
 def test_who_returns_picks_before_those_it_made_room_for(deployments, serve_on):
-    """Two sequences decode together and one ends; the prompt it kept waiting rides with the other, though slots are idle."""
+    """Two sequences decode, each in a micro-batch of its own, and one ends; its micro-batch takes the prompt that waited."""
     deployment = deployments["tensor 2, two stages, four slots"]
     costs, limits = deployment.costs, replace(deployment.limits, sequences=2)
     rows = serve_on(deployment, [(0.0, 5, 2), (0.0, 5, 9), (0.0, 7, 2)], limits=limits)
-    work = Work(decodes=1, context=7, prompt_tokens=7, chunks=1, attended=28, cached=7, logits=2)
+    work = Work(prompt_tokens=7, chunks=1, attended=28, cached=7, logits=1)
     alone = costs.step(work).time.sum() + costs.hops(work.tokens).sum()
     assert rows.admitted[2] == pytest.approx(rows.last_token[0] + costs.back, abs=1e-12)
     assert rows.first_token[2] - rows.admitted[2] == pytest.approx(alone)
