@@ -89,6 +89,8 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
 
     alone = Requests(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
+    if not prefill:  # what is not shown passes in one piece: token by token it would take minutes
+        limits = replace(limits, token_budget=max(limits.token_budget, prompt))
     rows = serve(alone, deployment.costs, limits, machine=machine)
     start = 0.0 if prefill else float(rows.first_token[0])
     names = labels(layout.model)

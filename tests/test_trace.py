@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 import sim
@@ -97,7 +98,8 @@ def test_the_prompt_is_followed_where_it_is_asked_for(scenario, timeline):
     longer = trace(scenario, "lpu", tokens=2, prefill=True)
     assert longer.start == 0
     assert len(longer.chips) > len(timeline.chips)
-    assert longer.tokens == timeline.tokens
+    # Without it the prompt passes in one piece, so only the gaps are the same.
+    assert np.diff(longer.tokens) == pytest.approx(np.diff(timeline.tokens), rel=1e-9)
 
 
 @pytest.mark.parametrize("system", ["lpu", "h100"])
