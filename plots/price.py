@@ -128,18 +128,18 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
 
 
 def fills(axis: Axes, pairs: Sequence[Against], x: str) -> None:
-    """As many users as stages fill a pipeline."""
+    """Draw how many requests fill a pipeline."""
     for mine in {pair.mine.label: pair.mine for pair in pairs}.values() if x == "users" else ():
-        stages = mine.values("stages")[0]
-        if stages > 1:
-            axis.axvline(stages, color=mine.colour, ls=":", lw=1.2)
+        fill = mine.values("fill")[0]
+        if fill > 1:
+            axis.axvline(fill, color=mine.colour, ls=":", lw=1.2)
             place: dict[str, Any] = {
                 "xycoords": axis.get_xaxis_transform(),
                 "textcoords": "offset points",
                 "fontsize": 8,
                 "color": mine.colour,
             }
-            axis.annotate(f"{stages:.0f} stages full", (stages, 0), (3, 4), rotation=90, va="bottom", **place)
+            axis.annotate(f"{fill:.0f} fill it", (fill, 0), (3, 4), rotation=90, va="bottom", **place)
 
 
 def shade(axis: Axes, pairs: Sequence[Against]) -> None:

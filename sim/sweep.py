@@ -322,7 +322,7 @@ def offered(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Any]
         "rate": getattr(scenario.workload, "rate", None),
         "users": getattr(scenario.workload, "users", None),
         **watts,
-        "stages": lone and lone.limits.slots,
+        "fill": lone and (lone.limits.fill or lone.limits.slots),
         "bound_tpot_ms": lone and 1000 * single_stream(lone),
     }
 
