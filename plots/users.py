@@ -53,6 +53,7 @@ def finding(lines: list[Series]) -> str:
     who = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
     others = "".join(f", {style.times(best.speeds[0] / e.speeds[0])} that of {e.label}" for e in lines if e is not best)
     held = ", ".join(f"{flat_until(e):,.0f} users on {e.label}" for e in [best, *(e for e in lines if e is not best)])
-    waits = [each.values("median_ttft_ms")[-1] / 1000 for each in [best, *(e for e in lines if e is not best)]]
-    wait = f"; with {best.values('users')[-1]:,.0f} users a first token takes {', '.join(style.number(w) for w in waits)} s"
+    ordered = [best, *(each for each in lines if each is not best)]
+    waits = ", ".join(f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s on {each.label}" for each in ordered)
+    wait = f"; a first token then takes {waits} with {best.values('users')[-1]:,.0f} users"
     return f"{best.label}: {who} gets {style.number(best.speeds[0])} token/s{others}; within 10% of that until {held}{wait}"

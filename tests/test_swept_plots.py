@@ -120,7 +120,7 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     title = users.finding([line])
     wait = table["median_ttft_ms"][-1] / 1000
     told = f"lpu: a single user gets {style.number(speeds[0])} token/s; within 10% of that until {max(held)} users on lpu"
-    assert title == f"{told}; with {int(table['users'][-1])} users a first token takes {style.number(wait)} s"
+    assert title == f"{told}; a first token then takes {style.number(wait)} s on lpu with {int(table['users'][-1])} users"
 
 
 def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
