@@ -12,7 +12,7 @@ from sim.chip import WIDTH
 from sim.fields import FromCatalogue
 from sim.files import Sourced, Value
 from sim.topology import AllReduce
-from sim.units import Bytes, Fraction, Seconds, Tokens
+from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -60,7 +60,9 @@ class Engine(Sourced):
     Measurements: `request_overhead` is what client, HTTP and tokenizer added to a TTFT where the engine was measured, by host.
     Others have others: it counts in validations alone, and a scenario's system gives its own.
 
-    Scheduling: `policy` and `admission` are what it does where a system does not say.
+    Scheduling: `policy` and `admission` are what it does where a system does not say, `max_sequences` (that run at once) and
+    `token_budget` (tokens of a step) the limits it is started with by default.  With `limits_per: rank` these two, and a system's
+    own, hold for each rank of attention data parallelism, as vLLM's and TensorRT-LLM's settings do; else for the replica.
 
     Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
     """
@@ -86,6 +88,9 @@ class Engine(Sourced):
     kv_reads: Literal["kv-heads", "query-heads"] = "kv-heads"
     policy: Literal["continuous", "prefill-first", "static"] = "continuous"
     admission: Literal["reserve", "prompt"] = "reserve"
+    max_sequences: Count | None = None
+    token_budget: Tokens | None = None
+    limits_per: Literal["rank", "replica"] = "rank"
     moe_layer_overhead: Seconds | None = None
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None

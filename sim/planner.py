@@ -122,7 +122,8 @@ def deploy(
     def lay(plan: Plan) -> Layout:
         chips = plan.group * plan.depth * plan.replicas
         advised = None if beat else chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
-        budget = min((n for n in (token_budget or advised, beat) if n), default=0)
+        a_step = token_budget or engine.token_budget or advised
+        budget = min((n for n in (a_step and a_step * ranks(engine, plan), beat) if n), default=0)
         fabric = (topology or chip.topology).sized(chips // plan.replicas)
         layout = Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
         return housed(layout, request_tokens)
@@ -149,15 +150,24 @@ def deploy(
     else:
         fill, slots = None, plan.slots or plan.depth
         most = slots * min(budget, MAX_SEQUENCES)
-    if max_sequences and max_sequences > slots * budget:
+        if limit := max_sequences or engine.max_sequences:
+            most = limit * ranks(engine, plan)
+            if max_sequences is None:
+                most = min(most, slots * budget)
+    if max_sequences and most > slots * budget:
         raise ValueError(
             f"max_sequences {max_sequences}: {slots} micro-batches of {budget} tokens carry {slots * budget} at most, "
             "and prompts would starve"
         )
     shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
     context = model.max_position_embeddings
-    limits = Limits(slots, budget, max_sequences or most, room, context, model.window, min(shares), fill)
+    limits = Limits(slots, budget, most, room, context, model.window, min(shares), fill)
     return Deployment(layout, fitted, limits, Costs(layout, sampled), seconds, tried)
+
+
+def ranks(engine: Engine, plan: Plan) -> int:
+    """Return for how many ranks of attention data parallelism the limits of an engine hold, each by itself."""
+    return plan.attention_data if engine.limits_per == "rank" else 1
 
 
 def cut(layout: Layout, request_tokens: float) -> Layout:
