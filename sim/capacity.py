@@ -102,6 +102,7 @@ def capacity(
     attainment: float = 0.9,
     requests: int | None = None,
     progress: Callable[[str, Trial], None] = lambda system, trial: None,
+    start: float | None = None,
 ) -> Capacity:
     """The highest load that each system meets, to 2 %: at least a share `attainment` of the requests within all limits.
 
@@ -140,7 +141,7 @@ def capacity(
             raise UserError(f"capacity {scenario.id}: {name} has outages, and a capacity is of a system that works: {drop}")
     systems = {}
     for name, members in check(scenario).items():
-        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress).search()
+        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress, start).search()
     return Capacity(scenario, attainment, systems)
 
 
@@ -155,6 +156,7 @@ class _System:
     share: float
     most: int | None
     progress: Callable[[str, Trial], None]
+    start: float | None = None  # the first load of an open loop; None: what single requests in turn make
     trials: int = 0
     requests: int = 0
 
@@ -166,7 +168,7 @@ class _System:
         else:
             lone = {name: self.scenario.lone(member.deployment) for name, member in self.members.items()}
             alone = {name: each.ttft + (workload.mean_output - 1) * each.tpot for name, each in lone.items()}
-            start = sum(member.replicas / alone[name] for name, member in self.members.items())
+            start = self.start or sum(member.replicas / alone[name] for name, member in self.members.items())
             least, most = start / 2**DOUBLINGS, start * 2**DOUBLINGS
         best = above = None
         if not (reason := self.alone(self.asked(start))):

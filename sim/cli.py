@@ -161,13 +161,19 @@ def capacity(
     requests: Annotated[
         int | None, typer.Option(min=100, help="Of each trial; by default 2,000, or more where a system holds many at once.")
     ] = None,
+    plans: Annotated[bool, typer.Option("--plans", help="Also search the plan of each system with the highest goodput.")] = False,
     assignments: SetOption = None,
 ) -> None:
     """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
     from sim.capacity import capacity as find
+    from sim.design import best_plans
     from sim.scenario import read
 
-    found = find(read(file, assignments), attainment, requests, tell_trial).as_json()
+    scenario = read(file, assignments)
+    best = best_plans(scenario, attainment, requests, tell_trial) if plans else {}
+    found = find(scenario, attainment, requests, tell_trial).as_json()
+    for name, each in best.items():
+        found["systems"][name]["best"] = each.as_json()
     if as_json:
         print_json(found)
     else:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sim.files import UserError
 from sim.program import Talk
-from sim.tables import COLOURS, beats, changes, identity, is_fleet, loading, number, of_plain, titled
+from sim.tables import COLOURS, beats, changes, degrees, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show
 
 if TYPE_CHECKING:
@@ -44,6 +44,16 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
     table.add_row("  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above))
     table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
+    if any("best" in s for s in each):
+        table.add_section()
+        best = [s.get("best") for s in each]
+        table.add_row("best plan, tensor x pipeline x replicas", *(degrees(b["plan"]) if b else "-" for b in best))
+        if any(b and b["plan"]["attention_data"] > 1 for b in best):
+            table.add_row(
+                "  attention data / expert", *(f"{b['plan']['attention_data']} / {b['plan']['expert']}" if b else "-" for b in best)
+            )
+        table.add_row(f"  highest goodput, {label}", *(number(b["max_goodput_rate"]) if b else "-" for b in best))
+        table.add_row("  plans that fit / simulated", *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best))
     lines = [*changes(systems), f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
     return Group(table, Text(), *map(Text, lines))
