@@ -16,6 +16,7 @@ chips of a mesh.
 from sim.topology.base import (
     KINDS,
     AllReduce,
+    Copies,
     Hop,
     Lane,
     Leg,
@@ -52,6 +53,7 @@ __all__ = [
     "KINDS",
     "AllReduce",
     "Bus",
+    "Copies",
     "Dragonfly",
     "FullyConnected",
     "Hierarchical",

@@ -34,9 +34,8 @@ class Lane(NamedTuple):
 
 
 AllReduce = Literal["one-shot", "two-shot", "ring", "hierarchical"]
-Way = tuple[
-    AllReduce, ...
-]  # of an all-reduce; one that goes by levels says after "hierarchical" or "ring" what it does at the last
+Way = tuple[AllReduce, ...]  # of an all-reduce; one that goes by levels says after "hierarchical" what it does at the last
+Copies = tuple[float, ...]  # of an all-to-all: how often each level, from inside to outside, carries its bytes
 Operation = Literal["all_reduce", "all_gather", "all_to_all"]
 Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
 
@@ -70,6 +69,23 @@ def everyone_to_everyone(members: Sequence[int], share: float, pace: float | Non
 def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
     """The phases of several parts of a group that work at once."""
     return tuple(tuple(message for phase in phases for message in phase) for phases in zip(*columns, strict=True))
+
+
+def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """Return the reduce-scatter that undoes an all-gather: its messages backwards, the last phase first."""
+    return tuple(tuple(m._replace(source=m.target, target=m.source) for m in phase) for phase in reversed(phases))
+
+
+def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
+    """Return the all-gather along a chain: in n-1 phases each chip passes on, both ways, what it has last received."""
+    n = len(chips)
+    return tuple(
+        (
+            *(Message(chips[i], chips[i + 1], 1 / n) for i in range(phase, n - 1)),
+            *(Message(chips[i], chips[i - 1], 1 / n) for i in range(1, n - phase)),
+        )
+        for phase in range(n - 1)
+    )
 
 
 def adding_phases(phases: int) -> int:
@@ -204,12 +220,24 @@ class Topology(Value, ABC):
         """Every chip of the group ends with all `nbytes`, of which each held its share."""
         return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
 
-    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        """Every chip of the group sends `nbytes`, an even share of them to each chip: one phase."""
+    def all_to_all(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+    ) -> Seconds:
+        """Every chip of the group sends `nbytes`, an even share of them to each chip: one phase.
+
+        A hierarchy's levels each carry `copies` times as much.  What goes to several chips of a node goes there once.
+        """
         return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
 
-    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
-        """What the closed form of a collective stands for, message by message; `way` is that of an all-reduce."""
+    def blocks(self, group: range) -> tuple[int, ...]:
+        """How many chips a group has, and in a hierarchy how many nodes, racks and so on, as far as it has several."""
+        return (len(group),)
+
+    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+        """What the closed form of a collective stands for, message by message.
+
+        `way` is that of an all-reduce.  Of an all-to-all it has the copies at each level.
+        """
         if way == ("one-shot",):
             return (everyone_to_everyone(group, 1.0),)
         part = everyone_to_everyone(group, 1 / len(group))

@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
 from sim.topology.base import (
+    Copies,
     Hop,
     Lane,
     Leg,
@@ -172,8 +173,13 @@ class Dragonfly(Topology):
         inside = max(all_to_all_gather(size, nbytes, self.pair(group).under(latency, efficiency)) for size in sizes)
         return between.under(latency, efficiency).time(taken) + inside
 
-    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        """Over several nodes: what leaves the node passes what a chip may send outside; the rest goes beside it."""
+    def all_to_all(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+    ) -> Seconds:
+        """Over several nodes: what leaves the node passes what a chip may send outside; the rest goes beside it.
+
+        Left out: one copy for a node, handed on inside.  It takes a second phase, which costs the few tokens of a beat more.
+        """
         sizes, between = self._parts(group)
         inside = self.pair(group).under(latency, efficiency).time(nbytes / len(group))
         if len(sizes) == 1:
@@ -181,7 +187,7 @@ class Dragonfly(Topology):
         outside = Lane(between.latency, self._outside()).under(latency, efficiency)
         return max(inside, outside.time(nbytes * (1 - min(sizes) / len(group))))
 
-    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
+    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
         """Inside the nodes and between them, as the closed forms go.
 
         Between nodes a chip speaks to those whose part of the data overlaps its own: where the nodes have equally many chips of

@@ -4,7 +4,21 @@ from collections.abc import Hashable
 from itertools import pairwise
 from typing import ClassVar
 
-from sim.topology.base import Hop, Lane, Leg, Link, Message, Operation, Phase, Topology, Way, everyone_to_everyone
+from sim.topology.base import (
+    Copies,
+    Hop,
+    Lane,
+    Leg,
+    Link,
+    Message,
+    Operation,
+    Phase,
+    Topology,
+    Way,
+    chain_gather,
+    everyone_to_everyone,
+    mirrored,
+)
 from sim.units import Bytes, Seconds
 
 
@@ -91,15 +105,33 @@ class Ring(Topology):
         """Neighbours: a ring's collectives speak to nobody else."""
         return Lane(self.link.latency, self.link.bandwidth)
 
+    def _closed(self, group: range) -> bool:
+        """Whether the group is a whole ring, so that both ways round lead to each chip."""
+        return self.wraps and len(group) == self.chips and len(group) > 2
+
+    def steps(self, group: range) -> tuple[float, ...]:
+        """Return the share of the bytes that a link carries, each way, in each phase of an all-gather.
+
+        A whole ring of n chips takes n/2 phases of an n-th.  Where n is even, the chip opposite gets a half from each side.
+        A part of a ring, or of a line, is a chain: n-1 phases.
+        """
+        n = len(group)
+        if not self._closed(group):
+            return (1 / n,) * (n - 1)
+        return (1 / n,) * ((n - 1) // 2) + (0.5 / n,) * (1 - n % 2)
+
     def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
-        """Ring all-reduce: 2(n-1) steps of an n-th of the bytes.  Left out: the other direction, which could take a half."""
-        return {("ring",): self._rounds(2, group, nbytes, latency, efficiency)}
+        """Reduce-scatter, then all-gather, both directions at once: 2(n-1)/n of the bytes over the two links of a chip."""
+        return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
     def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        """Ring all-gather: n-1 steps of an n-th of the bytes."""
-        return self._rounds(1, group, nbytes, latency, efficiency)
+        """Each chip passes on, both ways, what it has last received."""
+        lane = self.pair(group).under(latency, efficiency)
+        return sum(lane.time(nbytes * share) for share in self.steps(group))
 
-    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_to_all(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+    ) -> Seconds:
         """Each of n chips sends an n-th to each other, all at once: the busiest link decides.
 
         Over a whole ring each link carries 1 + 2 + ... + n/2 messages onwards, in the middle of a part of it n^2/4.
@@ -111,33 +143,29 @@ class Ring(Topology):
         messages = far * (far + 1) / 2 if self.wraps and n == self.chips else (n // 2) * (n - n // 2)
         return Lane(far * self.link.latency, self.link.bandwidth).under(latency, efficiency).time(nbytes * messages / n)
 
-    def _rounds(self, rounds: int, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> Seconds:
-        """n-1 steps a round.  A group that is only a part of the ring closes its circle over several links, once a round."""
-        n = len(group)
-        if n == 1:
-            return 0.0
-        step = self.pair(group).under(latency, efficiency).time(nbytes / n)
-        way_back = (self.hops(group[-1], group[0]) - 1) * self.link.latency
-        return rounds * ((n - 1) * step + way_back)
-
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """All slices go the same way, one behind the other: the last chip's link carries them all, each as soon as it is there."""
         lane, n = Lane(self.link.latency, self.link.bandwidth), self.hops(group[0], group[0] + len(group))
         return lane.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
 
-    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
-        """To the next neighbour, n-1 times for a gather and twice as often for an all-reduce."""
+    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+        """To both neighbours, phase by phase; an all-reduce gathers backwards first, adding."""
         n = len(group)
         if operation == "all_to_all":
             return (everyone_to_everyone(group, 1 / n),)
-        step = tuple(Message(group[i], group[(i + 1) % n], 1 / n) for i in range(n))
-        return (step,) * ((n - 1) * (2 if operation == "all_reduce" else 1))
+        gather = chain_gather(group)
+        if self._closed(group):
+            gather = tuple(
+                tuple(Message(group[i], group[(i + onward) % n], share) for onward in (1, -1) for i in range(n))
+                for share in self.steps(group)
+            )
+        return gather if operation == "all_gather" else (*mirrored(gather), *gather)
 
     def uncontended(self, group: range) -> frozenset[Operation]:
         return frozenset(("all_reduce", "all_gather"))
 
 
 class Line(Ring):
-    """A ring cut open: a daisy chain.  Its collectives are the ring's, closed over all its links backwards."""
+    """A ring cut open: a daisy chain."""
 
     wraps: ClassVar[bool] = False

@@ -2,24 +2,44 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
+from itertools import groupby, pairwise
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from sim.topology.base import AllReduce, Hop, Lane, Leg, Link, Message, Operation, Phase, Topology, TopologyField, Way
+from sim.topology.base import (
+    Copies,
+    Hop,
+    Lane,
+    Leg,
+    Link,
+    Message,
+    Operation,
+    Phase,
+    Topology,
+    TopologyField,
+    Way,
+    chain_gather,
+    everyone_to_everyone,
+    mirrored,
+    side_by_side,
+)
 from sim.topology.flat import Line, Ring
 from sim.units import Bytes, Count, Seconds
+
+# Of a whole group: a level's topology, the places that are taken in it, how far apart the chips of neighbouring places are.
+Level = tuple[Topology, range, int]
 
 
 class Nested(Topology, ABC):
     """Levels in each other: at each level a chip is joined to those that have its own place in the sister blocks.
 
     Chips are numbered from the innermost level outwards.  A message corrects its place level by level, from inside.
-    Collectives go level by level too.  Left out: working at all levels at once.
+    Collectives go level by level, too.
     """
-
-    across: ClassVar[AllReduce]  # what an all-reduce over several levels is called
 
     @abstractmethod
     def parts(self) -> tuple[Topology, ...]:
@@ -102,7 +122,7 @@ class Nested(Topology, ABC):
             return outer.all_reduces(max(blocks, key=len), nbytes, latency, efficiency)
         offered = [outer.all_reduces(each, nbytes, latency + detour, efficiency) for each in blocks]
         common = [way for way in offered[0] if all(way in ways for ways in offered)]
-        return {(self.across, *way): time + max(ways[way] for ways in offered) for way in common}
+        return {("hierarchical", *way): time + max(ways[way] for ways in offered) for way in common}
 
     def _spanned(self, group: range) -> list[tuple[Topology, list[range], Seconds]]:
         """The levels at which the group has more than one chip; the innermost for a group of one."""
@@ -117,11 +137,14 @@ class Nested(Topology, ABC):
             nbytes /= min(map(len, places))
         return time
 
-    def all_to_all(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
-        """Level by level: first to the right place inside, from there to the right block, everything once at each level."""
+    def all_to_all(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+    ) -> Seconds:
+        """Level by level: first to the right block, from there to the right place inside."""
+        levels = self._spanned(group)
         return sum(
-            max(part.all_to_all(each, nbytes, latency + more, efficiency) for each in places)
-            for part, places, more in self._spanned(group)
+            max(part.all_to_all(each, nbytes * times, latency + more, efficiency) for each in places)
+            for (part, places, more), times in zip(levels, copies or (1.0,) * len(levels), strict=True)
         )
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
@@ -132,59 +155,66 @@ class Nested(Topology, ABC):
             return super().shift(group, nbytes)
         return part.shift(range(group[0] - block * n, group[-1] - block * n + 1), nbytes)
 
-    def messages(self, operation: Operation, group: range, way: Way = ()) -> tuple[Phase, ...]:
+    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
         """Level by level, as the closed forms go, all blocks side by side.
 
-        A group whose blocks take different places has no sisters to go by: it makes one ring of all its chips.
+        A group whose blocks take different places has no sisters to go by.  Its chips make one chain.
         """
         if not self._whole(group):
-            n = len(group)
-            step = tuple(Message(chip, group[(i + 1) % n], 1 / n) for i, chip in enumerate(group))
-            return (step,) * ((n - 1) * (2 if operation == "all_reduce" else 1))
-        inner: list[tuple[Phase, ...]] = []
-        share = 1.0
+            return self._astride(operation, group)
         levels = self._strides(group)
-        for part, places, stride in levels:
-            last = stride == levels[-1][2]
-            outermost = way if len(levels) == 1 else way[1:]
-            asked: Operation = operation if last or operation == "all_to_all" else "all_gather"
-            phases = part.messages(asked, places, outermost if last else ())
-            inner.append(self._sisters(phases, group, part.chips or 1, places[0], stride, share))
-            if operation != "all_to_all":
-                share /= len(places)
-        match operation:
-            case "all_to_all":
-                order = inner
-            case "all_gather":
-                order = inner[::-1]
-            case "all_reduce":
-                order = [*inner, *inner[-2::-1]]
-        return tuple(phase for phases in order for phase in phases)
+        if operation == "all_to_all":
+            times = [float(each) for each in way] or [1.0] * len(levels)
+            phases = [self._at_level(group, operation, level, share) for level, share in zip(levels, times, strict=True)]
+            return tuple(phase for level in reversed(phases) for phase in level)
+        *inner, outer = levels
+        gathers, share = self._gathers(group, inner)
+        if operation == "all_gather":
+            return (*self._at_level(group, operation, outer, share), *gathers)
+        ring = tuple(each for each in way if isinstance(each, str))
+        last = self._at_level(group, operation, outer, share, ring if not inner else ring[1:])
+        return (*mirrored(gathers), *last, *gathers)
 
-    def _whole(self, group: range) -> bool:
-        """Whether the group's blocks take the same places at every level."""
-        return all(each == places[0] for _, places, _ in self._levels(group) for each in places)
+    def _gathers(self, group: range, levels: Sequence[Level], share: float = 1.0) -> tuple[tuple[Phase, ...], float]:
+        """Return the all-gathers of some levels, the last of them first, and the share of the bytes that remains outside."""
+        phases: tuple[Phase, ...] = ()
+        for level in levels:
+            phases = (*self._at_level(group, "all_gather", level, share), *phases)
+            share /= len(level[1])
+        return phases, share
 
-    def _strides(self, group: range) -> list[tuple[Topology, range, int]]:
-        """The levels that a whole group spans: topology, places taken, and how far apart chips of neighbouring places are."""
-        levels, stride = [], 1
-        for part, places, _ in self._levels(group):
-            levels.append((part, places[0], stride))
-            stride *= part.chips or 1
-        return [level for level in levels if len(level[1]) > 1] or levels[:1]
-
-    @staticmethod
-    def _sisters(phases: tuple[Phase, ...], group: range, n: int, first: int, stride: int, share: float) -> tuple[Phase, ...]:
-        """What one level's places say, said by all chips of the group that stand in those places."""
-        starts = [chip - first * stride for chip in group if chip // stride % n == first]
+    def _at_level(self, group: range, operation: Operation, level: Level, share: float, way: Way = ()) -> tuple[Phase, ...]:
+        """Return what one level's places send, sent by all chips of the group that stand in those places."""
+        part, places, stride = level
+        starts = [chip - places[0] * stride for chip in group if chip // stride % (part.chips or 1) == places[0]]
         return tuple(
             tuple(
                 Message(start + m.source * stride, start + m.target * stride, m.share * share, m.pace)
                 for m in phase
                 for start in starts
             )
-            for phase in phases
+            for phase in part.messages(operation, places, way)
         )
+
+    @staticmethod
+    def _astride(operation: Operation, chips: Sequence[int]) -> tuple[Phase, ...]:
+        """Return the messages of a group without levels of its own: along a chain, or from each chip to each."""
+        if operation == "all_to_all":
+            return (everyone_to_everyone(chips, 1 / len(chips)),)
+        gather = chain_gather(chips)
+        return gather if operation == "all_gather" else (*mirrored(gather), *gather)
+
+    def _whole(self, group: range) -> bool:
+        """Whether the group's blocks take the same places at every level."""
+        return all(each == places[0] for _, places, _ in self._levels(group) for each in places)
+
+    def _strides(self, group: range) -> list[Level]:
+        """The levels that a whole group spans."""
+        levels, stride = [], 1
+        for part, places, _ in self._levels(group):
+            levels.append((part, places[0], stride))
+            stride *= part.chips or 1
+        return [level for level in levels if len(level[1]) > 1] or levels[:1]
 
     def uncontended(self, group: range) -> frozenset[Operation]:
         """What all its levels run so, where its blocks take the same places."""
@@ -195,15 +225,23 @@ class Nested(Topology, ABC):
 
 
 class Mesh(Nested):
-    """A grid: a line in each dimension.  The last of `dims` is the innermost: chips 0 and 1 differ in it."""
+    """A grid: a line in each dimension.  The last of `dims` is the innermost: chips 0 and 1 differ in it.
+
+    Collectives use all dimensions and both directions at once: each of D parts of the bytes takes the D dimensions in an order
+    of its own.  An all-reduce of n chips takes 2(n-1)/n of the bytes over the 2D links of a chip, where the dimensions are equal
+    and closed.  Unequal ones take up to 1.6 times as long, and one order alone is taken where that is faster.
+
+    A group that is no block of the grid makes a chain, row after row, back and forth.  Its all-to-all is estimated dimension by
+    dimension.
+    """
 
     link: Link
     dims: Annotated[tuple[Count, ...], Field(min_length=1)]
-    across: ClassVar[AllReduce] = "ring"
-    dimension: ClassVar[type[Ring]] = Line
+    wraps: ClassVar[bool] = False
 
     def parts(self) -> tuple[Topology, ...]:
-        return tuple(self.dimension(link=self.link, chips=n) for n in reversed(self.dims))
+        dimension = Ring if self.wraps else Line
+        return tuple(dimension(link=self.link, chips=n) for n in reversed(self.dims))
 
     def sized(self, chips: int) -> Self:
         """As many chips as `dims` says."""
@@ -212,11 +250,99 @@ class Mesh(Nested):
             raise ValueError(f"the {self.noun()} has dims of {joined} chips, and is said to join {self.chips}")
         return super(Nested, self.model_copy(update={"chips": joined})).sized(chips)
 
+    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+        return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
+
+    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+        """Return the time of the schedule's phases, each as long as its busiest link."""
+        lane, steps = self._schedule(group)[1:]
+        lane = lane.under(latency, efficiency)
+        return sum(lane.time(nbytes * share) for share in steps)
+
+    def all_to_all(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+    ) -> Seconds:
+        """Each part of the bytes takes the dimensions in an order of its own: what is longest at a time counts."""
+        if not self._whole(group):
+            return super().all_to_all(group, nbytes, latency, efficiency)
+        levels = self._strides(group)
+        return len(levels) * max(part.all_to_all(places, nbytes / len(levels), latency, efficiency) for part, places, _ in levels)
+
+    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+        if operation == "all_to_all" and self._whole(group):
+            orders = rotations(self._strides(group))
+            parts = [[self._at_level(group, operation, level, 1 / len(orders)) for level in order] for order in orders]
+            return side_by_side([[phase for phases in part for phase in phases] for part in parts])
+        if operation == "all_to_all":
+            return self._astride(operation, group)
+        gather = self._schedule(group)[0]
+        return gather if operation == "all_gather" else (*mirrored(gather), *gather)
+
+    @cached_property
+    def _schedules(self) -> dict[tuple[int | None, range], tuple[tuple[Phase, ...], Lane, tuple[float, ...]]]:
+        return {}
+
+    def _schedule(self, group: range) -> tuple[tuple[Phase, ...], Lane, tuple[float, ...]]:
+        """Return an all-gather's messages, the slowest lane that one of them takes, and the busiest link's share by phase."""
+        key = self.chips, group
+        if key not in self._schedules:
+            if self._whole(group):
+                orders = rotations(self._strides(group))
+                parts = [self._gathers(group, order, 1 / len(orders))[0] for order in orders]
+                choices = [side_by_side(parts), *(self._gathers(group, order)[0] for order in orders)]
+                gather = min(choices, key=lambda phases: sum(busiest(phases)))
+                lane = Lane(self.link.latency, self.link.bandwidth)
+            else:
+                chips = self._chain(group)
+                gather = chain_gather(chips)
+                lanes = [self.lane(a, b) for a, b in pairwise(chips)]
+                lane = Lane(max(each.latency for each in lanes), min(each.bandwidth for each in lanes))
+            self._schedules[key] = gather, lane, tuple(busiest(gather))
+        return self._schedules[key]
+
+    def _chain(self, group: range) -> list[int]:
+        """Return the chips row by row, every other row backwards, so that the row that is not full begins at its first place."""
+        rows = [list(chips) for _, chips in groupby(group, key=lambda chip: chip // self.dims[-1])]
+        full = len(rows[-1]) == self.dims[-1]
+        return [
+            chip for i, row in enumerate(rows) for chip in (row if (i if full else len(rows) - 1 - i) % 2 == 0 else reversed(row))
+        ]
+
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        """Not an all-to-all.  Of a group that is no block of the grid, only what has a chain of neighbours.
+
+        Where dimensions are unequal and some are open, chips at an end may be ahead of their phases' busiest link.
+        """
+        if self._whole(group):
+            levels = self._strides(group)
+            lengths = {len(places) for _, places, _ in levels}
+            closed = {self.wraps and len(places) == part.chips for part, places, _ in levels}
+            exact = len(lengths) == 1 or closed == {True} or (closed == {False} and len(levels) == 2)
+        else:
+            exact = all(self.hops(a, b) == 1 for a, b in pairwise(self._chain(group)))
+        return frozenset(("all_reduce", "all_gather")) if exact else frozenset()
+
+
+def rotations(levels: Sequence[Level]) -> list[list[Level]]:
+    """Return as many orders of the levels as there are, with another level first in each."""
+    return [[*levels[i:], *levels[:i]] for i in range(len(levels))]
+
+
+def busiest(phases: Sequence[Phase]) -> list[float]:
+    """Return the share of the bytes on the busiest link of each phase, where messages go to neighbours."""
+    shares = []
+    for phase in phases:
+        load: defaultdict[tuple[int, int], float] = defaultdict(float)
+        for message in phase:
+            load[message.source, message.target] += message.share
+        shares.append(max(load.values()))
+    return shares
+
 
 class Torus(Mesh):
     """A grid whose ends are joined: a ring in each dimension."""
 
-    dimension: ClassVar[type[Ring]] = Ring
+    wraps: ClassVar[bool] = True
 
 
 class Hierarchical(Nested):
@@ -228,7 +354,12 @@ class Hierarchical(Nested):
     """
 
     levels: Annotated[tuple[TopologyField, ...], Field(min_length=1)]
-    across: ClassVar[AllReduce] = "hierarchical"
+
+    def blocks(self, group: range) -> tuple[int, ...]:
+        strides = [math.prod(part.chips or 1 for part in self.parts()[:level]) for level in range(len(self.levels))]
+        counts = [group[-1] // stride - group[0] // stride + 1 for stride in strides]
+        spanned = [n for n, outside in zip(counts, (*counts[1:], 1), strict=True) if n > outside]
+        return tuple(spanned) or (1,)
 
     @model_validator(mode="after")
     def _inner_levels_have_sizes(self) -> Self:

@@ -35,6 +35,7 @@ SHARED = {
     "ring": Ring(link=LINK, reduction=5e-7),
     "line": Line(link=LINK),
     "mesh": Mesh(link=LINK, dims=(4, 4)),
+    "mesh of threes": Mesh(link=LINK, dims=(6, 3)),
     "torus": Torus(link=LINK, dims=(4, 2, 2)),
     "racks": Hierarchical(levels=(Ring(link=LINK, chips=4), Line(link=FAR))),
 }
@@ -189,6 +190,20 @@ def test_a_group_that_contends_with_itself_is_not_called_uncontended(lay):
     """A ring has no all-to-all of its own: all its messages meet on the links between."""
     assert not uncontended(lay(SHARED["ring"], EXPERT_PLANS[0], "experts"))
     assert not uncontended(lay(APART["nodes"], Plan(tensor=3, pipeline=2)))  # its second group lies across two nodes
+
+
+@pytest.mark.parametrize("grid", [Mesh, Torus])
+@pytest.mark.parametrize("dims", [(4, 3), (3, 4), (4, 4), (2, 2, 2), (2, 4)])
+def test_any_group_of_a_grid_that_is_called_uncontended_takes_the_same_time(lay, serve_on, grid, dims):
+    """Every tensor degree, also those that rows do not divide: a group at the grid's beginning."""
+    chips = int(np.prod(dims))
+    agreeing = 0
+    for tensor in range(2, chips + 1):
+        deployment = lay(grid(link=LINK, dims=dims, reduction=3e-7), Plan(tensor=tensor))
+        if uncontended(deployment):
+            agreeing += 1
+            same(*both(deployment, serve_on, [(0.0, 9, 3)]))
+    assert agreeing >= chips // 2
 
 
 def test_contention_only_makes_slower(lay, serve_on):
