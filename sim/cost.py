@@ -308,7 +308,11 @@ class Costs:
 
     def _sampling_time(self, work: Work) -> float:
         """The head, and what the engine does for each sequence."""
-        return self._head_time(work.logits) + self.sequence_overhead * (work.decodes + work.chunks)
+        return self._head_time(work.logits) + self._sequences_time(work)
+
+    def _sequences_time(self, work: Work) -> float:
+        """What the engine does for each sequence; the ranks of attention data parallelism each for their own, at the same time."""
+        return self.sequence_overhead * self._ranked(work.decodes + work.chunks)
 
     def _decode_lines(self, decodes: int) -> list[DecodeLine]:
         """By kind, one layer's decode attention as a line over the sum of contexts, of which the fullest rank has its share."""
@@ -339,7 +343,7 @@ class Costs:
         return np.array([[*each.compute, *each.memory, window] for each, window in planes]).reshape(-1, 7)
 
     def _ranked(self, tokens: int) -> int:
-        """Tokens of the fullest rank of attention data parallelism."""
+        """Tokens, or sequences, of the fullest rank of attention data parallelism."""
         return -(-tokens // self.layout.plan.attention_data)
 
     def hops(self, tokens: int) -> Array:
@@ -357,7 +361,7 @@ class Costs:
         """The same step by cause: seconds by [stage][time, fitted][term].  Hops stand with the stage they lead to."""
         table = self._body_terms(work.tokens)
         table[-1] += self._head_terms(work.logits)
-        table[-1, :, OVERHEAD] += self.layout.engine.sequence_overhead * (work.decodes + work.chunks)
+        table[-1, :, OVERHEAD] += self._sequences_time(work)
         for kind, layers in enumerate(self.layers):
             table += layers[:, None, None] * sum(side.booked() for side in self._attend(kind, work))
         if self.launch:

@@ -41,7 +41,8 @@ class Engine(Sourced):
         multiply    = max(compute time / compute_efficiency, read time / memory_efficiency), by the bits of the weights
         attention   = the same with its own two efficiencies
         collective  = for each phase collective_latency + n * collective_latency_per_chip, at collective_efficiency of the link
-        step        = the layers + layers * layer_overhead + step_overhead + sequences * sequence_overhead
+        step        = the layers + layers * layer_overhead + step_overhead + sequences * sequence_overhead,
+                      the sequences being those of the fullest rank of attention data parallelism
 
     experts     = as a multiply, with moe_memory_efficiency where it is given, and moe_layer_overhead for a layer of them;
                   with moe_skew s, expert i is drawn with a probability proportional to i^-s

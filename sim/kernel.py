@@ -27,8 +27,8 @@ BACK, LEAVE, LOST, SAMPLING, SECONDS = 0, 1, 2, 3, 4
 # The same in whole numbers; beside it, as columns of their own, the ring's order and the list of those that are gone.
 DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
 # The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done; steps of
-# nothing but a piece of it.
-HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, BLIND, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6, 7
+# nothing but a piece of it; ranks of attention data parallelism.
+HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, BLIND, RANKS, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6, 7, 8
 ATTENDED, CACHED = 0, 1  # by the pieces of prompts, for each kind of attention: sums
 CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
 LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
@@ -73,7 +73,8 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
         for s in range(n):
             work[s] += stages[LAYERS + kind, s] * seconds
     if piece:
-        work[n - 1] += sums[PIECE]
+        if decodes % ring[RANKS] == 0:  # else a rank with fewer decodes takes the piece, in the others' time
+            work[n - 1] += sums[PIECE]
         ring[OLD] += piece
         ring[LEFT] -= piece
     for s in range(n):

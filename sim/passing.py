@@ -237,7 +237,7 @@ class Pipelined(Passing):
         self.read = np.zeros((kinds, 2))
         self.batches, self.counts = np.zeros((slots, kernel.SECONDS + 2 * kinds)), np.zeros((slots, 7), np.int64)
         self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
-        self.ring[kernel.BUDGET] = token_budget
+        self.ring[kernel.BUDGET], self.ring[kernel.RANKS] = token_budget, costs.layout.plan.attention_data
         self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
         self.state = (self.lines, self.read, self.batches, self.counts, self.ring, self.sums)
         self.passages: list[Passage | None] = [None] * slots

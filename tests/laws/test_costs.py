@@ -1,5 +1,6 @@
 """What holds for the cost of any step, on any layout: terms, growth, the engine that loses nothing, faster chips."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -203,3 +204,21 @@ def test_a_faster_chip_never_makes_a_lone_request_slower(deployments, make_chip,
     slow, fast = times
     assert fast.ttft <= slow.ttft * (1 + 1e-12)
     assert fast.tpot <= slow.tpot * (1 + 1e-12)
+
+
+@given(st.integers(1, 4), st.sampled_from([1, 2]), works())
+def test_ranks_handle_their_sequences_at_the_same_time(make_deployment, lossy, data, pipeline, work):
+    """`sequence_overhead` is paid for the sequences of the fullest rank, in every spelling of a step's time."""
+    plan = Plan(attention_data=data, pipeline=pipeline)
+    layout = make_deployment(data * pipeline, plan=plan, engine=lossy).layout
+    none, some = (Costs(replace(layout, engine=lossy.model_copy(update={"sequence_overhead": each}))) for each in (0.0, 2e-5))
+    expected = 2e-5 * math.ceil((work.decodes + work.chunks) / data)
+    head = layout.model.blocks[-1]
+    for more in (
+        some.step(work).time[-1] - none.step(work).time[-1],
+        (some.terms(work) - none.terms(work))[-1, TIME].sum(),
+        (some.terms(work) - none.terms(work))[-1, FITTED].sum(),
+        some.computing(head, work) - none.computing(head, work),
+        some.line(work)[0] - none.line(work)[0] if pipeline == 1 else expected,
+    ):
+        assert more == pytest.approx(expected, rel=1e-6)

@@ -106,6 +106,17 @@ def test_a_leap_is_its_steps(deployments, serve_on, drawn):
         assert usage(deployment.costs, one) == usage(deployment.costs, other)
 
 
+@pytest.mark.parametrize("users", range(1, 8))
+def test_a_piece_on_the_rank_with_fewer_decodes_adds_no_sequence(deployments, serve_on, users):
+    """Prompts of many pieces wait while micro-batches of odd and even numbers of sequences decode on two ranks."""
+    deployment = deployments["three stages of two ranks, layers with windows"]
+    limits = replace(deployment.limits, token_budget=8, kv_tokens=4000, context=400, sequences=20)
+    requests = [(0.001 * i, 3, 90) for i in range(users)] + [(0.0203, 95, 5), (0.0204, 61, 5)]
+    leap, step = (serve_on(deployment, requests, limits=limits, leap=leap) for leap in (True, False))
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)
+    assert leap.busy[0] == pytest.approx(step.busy[0], rel=1e-11)
+
+
 @pytest.mark.parametrize("leap", [True, False])
 @pytest.mark.parametrize("layout", ["one chip", "three stages"])
 def test_the_clock_does_not_drift(deployments, serve_on, layout, leap):
