@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim.chip import WIDTH, Op
 from sim.model import Attention, Block, Experts
 from sim.plan import Layout
-from sim.topology import Operation, Way
+from sim.topology import Copies, Operation, Way
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
@@ -81,7 +81,7 @@ class Exchange(NamedTuple):
     operation: Operation
     groups: tuple[range, ...]
     nbytes: float
-    ways: tuple[Way, ...]  # of each group's all-reduce
+    ways: tuple[Way | Copies, ...]  # of each group's all-reduce; of an all-to-all the copies at each level
     latency: float  # s, software's, before each phase
     efficiency: float  # of the bandwidth
     time: float  # s, of the slowest rank, in closed form
@@ -237,10 +237,13 @@ class Costs:
         self._lines = {0: [DecodeLine(False, 0.0, 0.0, 0.0, 0.0)] * len(self.shapes)}
         self._planes: dict[int, list[PromptPlanes]] = {}
         self._fixed: dict[tuple[int, int, int], float] = {}  # of a step on a single stage, but for attention's core
+        self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self.link_bytes: dict[int, float] = {}  # of a step, times the cables that they cross
-        self.cables: dict[tuple[Operation, range, Way], float] = {}  # that a byte of a collective crosses, over all messages
-        self._exchanges: dict[tuple[Operation, int, float], tuple[Exchange, ...]] = {}
+        self.cables: dict[
+            tuple[Operation, range, Way | Copies], float
+        ] = {}  # that a byte of a collective crosses, over all messages
+        self._exchanges: dict[tuple[Operation, int, float, Copies], tuple[Exchange, ...]] = {}
         self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
 
@@ -384,24 +387,52 @@ class Costs:
         plan = self.layout.plan
         if block.kind == "head":
             return ()
-        joined = self._collective("all_reduce", stage, self._ranked(tokens))
+        hidden = self._ranked(tokens) * self.layout.model.hidden_size * plan.width("hidden")
+        joined = self._collective("all_reduce", stage, hidden)
         if block.attention and self.layout.kv_parts(block.attention) > 1:
             joined *= 2  # the parts' results are summed before the output projection
         if block.experts and plan.attention_data > 1:
-            copies = min(block.experts.per_token, plan.expert or 1) / plan.tensor  # each chip of a rank sends its share
-            joined = 2 * self._collective("all_to_all", stage, self._ranked(tokens) * copies) + joined
+            to_chips, copies = self._copies(block.experts, stage)
+            back = hidden * to_chips / plan.tensor  # each chip of a rank sends its share
+            out = back * plan.width("dispatch") / plan.width("hidden")
+            both = (self._collective("all_to_all", stage, nbytes, copies) for nbytes in (out, back))
+            joined = (*next(both), *next(both), *joined)
         return joined
+
+    def _copies(self, experts: Experts, stage: int) -> tuple[float, Copies]:
+        """Return to how many chips a token goes, and over those the copies that each level of the topology carries.
+
+        A node, or a rack, is sent one copy of a token, however many of its chips need it.
+        """
+        plan = self.layout.plan
+        shards = plan.expert or 1
+        blocks = self.layout.topology.blocks(range(stage * plan.group, (stage + 1) * plan.group))
+        if (experts, blocks) not in self._copied:
+            reached = [experts.reached(min(n, shards)) * max(1.0, n / shards) for n in blocks]
+            self._copied[experts, blocks] = reached[0], tuple(each / reached[0] for each in reached)
+        return self._copied[experts, blocks]
+
+    def hidden(self, exchanges: tuple[Exchange, ...], tokens: int, computing: float) -> float:
+        """Return the seconds of dispatch and combine that a second micro-batch hides behind the computing of its block."""
+        return self._hidden(
+            self.layout.engine.overlap, [e.time for e in exchanges if e.operation == "all_to_all"], tokens, computing
+        )
+
+    def _hidden(self, overlap: float, times: list[float], tokens: int, computing: float) -> float:
+        return min(overlap * sum(times), computing) if self._ranked(tokens) > 1 else 0.0
 
     def gathered(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         """With what a stage begins: each chip was sent a slice of the hidden states, and needs them all."""
-        return self._collective("all_gather", stage, self._ranked(tokens)) if stage else ()
+        nbytes = self._ranked(tokens) * self.layout.model.hidden_size * self.layout.plan.width("hidden")
+        return self._collective("all_gather", stage, nbytes) if stage else ()
 
     def block_time(self, block: Block, work: Work) -> float:
         """Seconds that a block adds to its stage, what stands beside it included: what the planner balances stages by.
 
         Left out: the gather with which every stage but the first begins.
         """
-        return self.computing(block, work) + sum(exchange.time for exchange in self.exchanges(block, work.tokens, 0))
+        exchanges, alone = self.exchanges(block, work.tokens, 0), self.computing(block, work)
+        return alone + seconds(exchanges) - self.hidden(exchanges, work.tokens, alone)
 
     # The pieces: what depends on tokens alone, what on sampled positions, what on contexts.
 
@@ -413,7 +444,8 @@ class Costs:
             for block, counts in self.counts.items():
                 if block.kind != "head":
                     alone = self._block_time(block, tokens)
-                    times = {stage: alone + seconds(self.exchanges(block, tokens, stage)) for stage in times}
+                    joined = {stage: self.exchanges(block, tokens, stage) for stage in times}
+                    times = {stage: alone + seconds(e) - self.hidden(e, tokens, alone) for stage, e in joined.items()}
                     body += counts * [times[stage] for stage in self.like]
             body[-1] += self.layout.engine.step_overhead
             self._body[tokens] = body
@@ -456,13 +488,14 @@ class Costs:
         for block, counts in self.counts.items():
             if block.kind == "head":
                 continue
-            body += counts[:, None, None] * self._block_terms(block, tokens)
+            table = self._block_terms(block, tokens)
+            body += counts[:, None, None] * table
+            alone, fitted = table.sum(axis=1).tolist()
             for stage in np.flatnonzero(counts).tolist():
-                for exchange in self.exchanges(block, tokens, stage):
-                    body[stage, :, COLLECTIVES] += counts[stage] * exchange.time, counts[stage] * self._fitted(exchange)
+                joined = self._collective_terms(self.exchanges(block, tokens, stage), tokens, alone, alone - fitted)
+                body[stage, :, COLLECTIVES] += counts[stage] * joined
         for stage in range(self.stages):
-            for exchange in self.gathered(tokens, stage):
-                body[stage, :, COLLECTIVES] += exchange.time, self._fitted(exchange)
+            body[stage, :, COLLECTIVES] += self._collective_terms(self.gathered(tokens, stage), tokens, 0.0, 0.0)
         body[-1, :, OVERHEAD] += self.layout.engine.step_overhead
         return body
 
@@ -548,36 +581,48 @@ class Costs:
             table[:, ACTIVATIONS] = (1 - share) * slowed[1], (1 - share) * (slowed[1] - ideal)
         return table
 
-    def _collective(self, operation: Operation, stage: int, tokens: float) -> tuple[Exchange, ...]:
-        """One collective over the hidden states of so many tokens, in each rank of a stage; all to all in the whole stage."""
-        key = (operation, stage, tokens)
+    def _collective(self, operation: Operation, stage: int, nbytes: float, copies: Copies = ()) -> tuple[Exchange, ...]:
+        """One collective of so many bytes, in each rank of a stage; all to all in the whole stage."""
+        key = (operation, stage, nbytes, copies)
         if key not in self._exchanges:
             plan, engine, topology = self.layout.plan, self.layout.engine, self.layout.topology
             first, n = stage * plan.group, plan.group if operation == "all_to_all" else plan.tensor
             groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
-            nbytes = tokens * self.layout.model.hidden_size * plan.width("hidden")
             latency, efficiency = engine.collective_latency + n * engine.collective_latency_per_chip, engine.collective_efficiency
-            ways: tuple[Way, ...] = ((),) * len(groups)
+            ways: tuple[Way | Copies, ...] = (copies,) * len(groups)
             if n == 1:
                 return ()
             if operation == "all_reduce":
                 fastest = [topology.fastest(group, nbytes, latency, efficiency, engine.collectives) for group in groups]
                 times, ways = [time for time, _ in fastest], tuple(way for _, way in fastest)
+            elif operation == "all_to_all":
+                times = [topology.all_to_all(group, nbytes, latency, efficiency, copies) for group in groups]
             else:
-                run = getattr(topology, operation)
-                times = [run(group, nbytes, latency, efficiency) for group in groups]
+                times = [topology.all_gather(group, nbytes, latency, efficiency) for group in groups]
             self._exchanges[key] = (Exchange(operation, groups, nbytes, ways, latency, efficiency, max(times)),)
         return self._exchanges[key]
 
-    def _fitted(self, exchange: Exchange) -> float:
-        """Seconds of an exchange that engine `ideal` would not need."""
-        operation, groups, nbytes = exchange.operation, exchange.groups, exchange.nbytes
-        if operation == "all_reduce":
-            reduced, allowed = self.layout.topology.all_reduce, self.layout.engine.collectives
-            return exchange.time - max(reduced(group, nbytes, allowed=allowed) for group in groups)
-        run = getattr(self.layout.topology, operation)
-        plain: float = max(run(group, nbytes) for group in groups)
-        return exchange.time - plain
+    def _collective_terms(self, exchanges: tuple[Exchange, ...], tokens: int, alone: float, ideal_alone: float) -> Array:
+        """Return the seconds of a block's exchanges that are not hidden, and those of them that engine `ideal` would not need.
+
+        The latter may be negative: slower computing hides more.
+        """
+        ideal = [self._ideal(exchange) for exchange in exchanges]
+        routed = [time for time, exchange in zip(ideal, exchanges, strict=True) if exchange.operation == "all_to_all"]
+        time = seconds(exchanges) - self.hidden(exchanges, tokens, alone)
+        return np.array([time, time - (sum(ideal) - self._hidden(1.0, routed, tokens, ideal_alone))])
+
+    def _ideal(self, exchange: Exchange) -> float:
+        """Return the seconds that an exchange takes with engine `ideal`."""
+        topology, groups, nbytes = self.layout.topology, exchange.groups, exchange.nbytes
+        match exchange.operation:
+            case "all_reduce":
+                return max(topology.all_reduce(group, nbytes, allowed=self.layout.engine.collectives) for group in groups)
+            case "all_to_all":
+                copies = tuple(float(each) for each in exchange.ways[0])
+                return max(topology.all_to_all(group, nbytes, copies=copies) for group in groups)
+            case "all_gather":
+                return max(topology.all_gather(group, nbytes) for group in groups)
 
     def _attend(self, kind: int, work: Work) -> list[AttentionTime]:
         """One layer's attention core on the fullest rank: the decodes, and the prompt chunks where there are any.

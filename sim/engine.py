@@ -16,6 +16,7 @@ from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Launch(Value):
@@ -46,6 +47,9 @@ class Engine(Sourced):
 
     experts     = as a multiply, with moe_memory_efficiency where it is given, and moe_layer_overhead for a layer of them;
                   with moe_skew s, expert i is drawn with a probability proportional to i^-s
+
+    overlap     = the part of dispatch and combine that a second micro-batch hides behind the experts' computing, at most as long as
+                  that takes, where the fullest rank has two tokens to split.  Left out: that halves read the weights twice
 
     eager       = with `layer_launch`, a stage takes at least as long as the host takes to launch its layers
     kv_reads    = `query-heads`: decode reads the KV cache once for each query head, not once for those that share it
@@ -79,6 +83,7 @@ class Engine(Sourced):
     collective_latency_per_chip: Seconds
     collective_efficiency: Fraction
     collectives: tuple[AllReduce, ...] = ()
+    overlap: Share = 0.0
     request_overhead: Mapping[str, Seconds] = {}
     memory_fraction: Fraction
     reserve: Bytes

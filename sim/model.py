@@ -171,16 +171,44 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Routed experts of a layer: `per_token` of `count`, each an MLP of the same matrices."""
+    """Routed experts of a layer: `per_token` of `count`, each an MLP of the same matrices.
+
+    With node-limited routing a token takes all of them from `groups_per_token` of `groups` groups of consecutive experts.
+    """
 
     count: int
     per_token: int
     matrices: tuple[Matrix, ...]
     vectors: int = 0
+    groups: int = 1
+    groups_per_token: int = 1
 
     def parameters(self, tensor: int = 1) -> int:
         """Of one expert, on the fullest of `tensor` chips."""
         return sum(math.prod(matrix.share(tensor)) for matrix in self.matrices) + self.vectors
+
+    def reached(self, blocks: int) -> float:
+        """Return on how many of `blocks` blocks of chips a token's experts lie, in expectation.
+
+        Experts are dealt out in order, and each choice is as likely as any other.  A block is missed where all `per_token`
+        experts are others of the chosen groups.  Left out: skew.
+        """
+        size, open_to = self.count // self.groups, self.count // self.groups * self.groups_per_token
+        expected = 0.0
+        for block in range(blocks):
+            first, end = (-(-self.count * each // blocks) for each in (block, block + 1))
+            parts = [min(end, (g + 1) * size) - max(first, g * size) for g in range(first // size, -(-end // size))]
+            ways = {(0, 0): 1}  # of choosing among the groups that the block has a part of: groups and experts there
+            for part in parts:
+                taken = {(n + 1, held + part): count for (n, held), count in ways.items()}
+                ways = {key: ways.get(key, 0) + taken.get(key, 0) for key in ways | taken}
+            missed = sum(
+                count * math.comb(self.groups - len(parts), self.groups_per_token - n) * math.comb(open_to - held, self.per_token)
+                for (n, held), count in ways.items()
+                if n <= self.groups_per_token
+            )
+            expected += 1 - missed / (math.comb(self.groups, self.groups_per_token) * math.comb(open_to, self.per_token))
+        return expected
 
     def chances(self, skew: float = 0.0) -> NDArray[np.float64]:
         """How likely a token takes each expert: per_token/count, or by i^-skew, each at most 1."""
@@ -285,6 +313,8 @@ class Model(Entry):
     intermediate_size_mlp: Count | None = None
     first_k_dense_replace: int = 0
     moe_layer_freq: Count = 1
+    n_group: Count | None = None
+    topk_group: Count | None = None
     decoder_sparse_step: Count = 1
     interleave_moe_layer_step: Count = 1
     mlp_only_layers: tuple[int, ...] = ()
@@ -338,6 +368,13 @@ class Model(Entry):
             raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}")
         if self.layer_types and len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is {self.num_hidden_layers}")
+        if self.num_local_experts and self.n_group:
+            groups, chosen, experts = self.n_group, self.topk_group or self.n_group, self.num_local_experts
+            if experts % groups:
+                raise refused("n_group", f"n_group {groups} does not divide the {experts} experts")
+            if not chosen <= groups or experts // groups * chosen < self.num_experts_per_tok:
+                reason = f"topk_group {chosen} of n_group {groups}: {self.num_experts_per_tok} experts cannot be taken from so many"
+                raise refused("topk_group", reason)
         known = {"full_attention", "sliding_attention", "chunked_attention"}
         if odd := set(self.layer_types or ()) - known:
             raise refused("layer_types", f"layer_types: '{min(odd)}' is not covered; covered are {', '.join(sorted(known))}")
@@ -469,7 +506,9 @@ class Model(Entry):
         matrices += self._mlp(beside) if beside else ()
         matrices += self._mlp(dense) if self.enable_moe_block else ()
         bias = 2 * size + d if self.model_type == "gpt_oss" else 0
-        return Block("mlp", tuple(matrices), norms, experts=Experts(count, self.num_experts_per_tok, self._mlp(size), bias))
+        groups = self.n_group or 1, self.topk_group or self.n_group or 1
+        experts = Experts(count, self.num_experts_per_tok, self._mlp(size), bias, *groups)
+        return Block("mlp", tuple(matrices), norms, experts=experts)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

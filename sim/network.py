@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.files import UserError
-from sim.topology import Hop, Leg, Message, Operation, Topology, Way
+from sim.topology import Copies, Hop, Leg, Message, Operation, Topology, Way
 from sim.units import Seconds
 
 TOLERANCE = 1e-9  # s; how far a time computed beforehand and the clock may differ
@@ -161,7 +161,7 @@ class Network:
         dead = ", ".join(link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0)
         raise UserError(f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it")
 
-    def outboxes(self, operation: Operation, group: range, way: Way) -> Outboxes:
+    def outboxes(self, operation: Operation, group: range, way: Way | Copies) -> Outboxes:
         """A collective's messages with the cables they take."""
         phases = self.topology.messages(operation, group, way)
         sent: dict[int, list[list[Message]]] = {chip: [[] for _ in phases] for chip in group}

@@ -16,7 +16,7 @@ from sim.topology import Topology
 from sim.units import Bytes, Count
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
-What = Literal["weights", "attention", "activations", "hidden", "kv", "head"]
+What = Literal["weights", "attention", "activations", "hidden", "dispatch", "kv", "head"]
 
 
 class PlanError(UserError):
@@ -32,9 +32,12 @@ class Plan(Value):
     `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
     weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits, `activations` of what is multiplied
     by weights.  `hidden` is that of the hidden states that chips send each other: 16 bits, also where `activations` are narrower
-    (INT8, FP8 and FP4 are formats of a multiply's operands; sums need more).  `balance` says what the cut into
-    stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the number of micro-batches in flight:
-    by default one for each stage, or as many as the requests need where the engine has `tokens_per_beat`.
+    (INT8, FP8 and FP4 are formats of a multiply's operands; sums need more).  `dispatch` is that of the tokens that attention data
+    parallelism sends to their experts: that of `hidden`, where it is not given.  Results come back as `hidden`.
+
+    `balance` says what the cut into stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the
+    number of micro-batches in flight: by default one for each stage, or as many as the requests need where the engine has
+    `tokens_per_beat`.
 
     Where `tensor` is more than the KV heads (or attention is latent), each chip holds its head's cache whole (`kv_split: heads`),
     or a part of the sequence (`sequence`), at the price of one more all-reduce of attention's results.
@@ -55,6 +58,7 @@ class Plan(Value):
     attention: Precision | None = None
     activations: Precision | None = None
     hidden: Precision | None = None
+    dispatch: Precision | None = None
     kv: Precision | None = None
     head: Precision | None = None
     balance: Literal["time", "memory"] = "time"
@@ -89,6 +93,7 @@ class Plan(Value):
         weights = self.weights or quantized
         activations = self.activations or model.precision
         sixteen = model.precision if WIDTH[model.precision] == 2 else "bf16"
+        hidden = self.hidden or (activations if WIDTH[activations] >= 2 else sixteen)
         return self.model_copy(
             update={
                 "pipeline": pipeline,
@@ -96,7 +101,8 @@ class Plan(Value):
                 "weights": weights,
                 "attention": self.attention or (model.precision if keeps_attention and not self.weights else weights),
                 "activations": activations,
-                "hidden": self.hidden or (activations if WIDTH[activations] >= 2 else sixteen),
+                "hidden": hidden,
+                "dispatch": self.dispatch or hidden,
                 "kv": self.kv or model.precision,
                 "head": self.head or model.precision,
             }

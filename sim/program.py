@@ -55,10 +55,11 @@ def program(costs: Costs, work: Work) -> Program:
         for place in range(stage.first, stage.last + 1):
             block, label = costs.layout.model.blocks[place], names[place]
             exchanges = costs.exchanges(block, work.tokens, number)
+            alone = seconds[block] - costs.hidden(exchanges, work.tokens, seconds[block])
             if exchanges and exchanges[0].operation == "all_to_all":  # tokens to their experts first
                 instructions.append(Talk(f"{label}: dispatch", exchanges[0]))
                 exchanges = exchanges[1:]
-            instructions.append(Compute(label, seconds[block]))
+            instructions.append(Compute(label, alone))
             instructions += [Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e) for e in exchanges]
         if costs.launch:
             instructions.append(Wait("launch", float(costs.launching(work)[number])))

@@ -149,7 +149,7 @@ def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, s
     exchange = each.exchange
     group = exchange.groups[0]
     messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
-    how = " ".join(exchange.ways[0]) or exchange.operation
+    how = " ".join(each for each in exchange.ways[0] if isinstance(each, str)) or exchange.operation
     if exchange.operation not in topology.uncontended(group):
         how += ", in its own way"
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""

@@ -343,7 +343,9 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
             **{key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")},
             "slots": deployment.limits.slots,
         },
-        "precision": {key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "kv", "head")},
+        "precision": {
+            key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "dispatch", "kv", "head")
+        },
         "memory": {"weights": plan.weights_in, "kv": plan.kv_in},
         "memories": list(layout.chip.memory),
         "weight_bandwidth": {

@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from sim.files import ScenarioError, names, read
+from sim.files import ScenarioError, find, names, read
 from sim.model import Attention, Experts, Model
 
 TINY = {
@@ -349,3 +351,45 @@ def test_drawn_experts_are_taken_as_often_as_their_chances_say():
     assert np.mean(means) == pytest.approx(8 * 4 / 16)
     reached = np.array([(experts.draw(8, chances, np.random.default_rng(seed), 50) > 0).sum(axis=1).mean() for seed in range(20)])
     assert abs(reached.mean() - 16 * (1 - (1 - 4 / 16) ** 8)) < 3 * reached.std() / 20**0.5
+
+
+# On how many chips and nodes a token's experts lie.
+
+
+def drawn(experts, blocks, times=4000):
+    """The mean over drawings: groups first, then experts of these."""
+    stream, size = np.random.default_rng(1), experts.count // experts.groups
+    reached = 0
+    for _ in range(times):
+        groups = stream.choice(experts.groups, experts.groups_per_token, replace=False)
+        open_to = np.concatenate([np.arange(g * size, (g + 1) * size) for g in groups])
+        taken = stream.choice(open_to, experts.per_token, replace=False)
+        reached += len(set((taken * blocks // experts.count).tolist()))
+    return reached / times
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 4, 8, 10, 32, 64])
+@pytest.mark.parametrize("groups", [(1, 1), (8, 4), (8, 8), (4, 1)])
+def test_a_token_reaches_as_many_blocks_as_drawings_say(blocks, groups):
+    experts = Experts(64, 8, (), 0, *groups)
+    assert experts.reached(blocks) == pytest.approx(drawn(experts, blocks), rel=0.02)
+    assert experts.reached(blocks) <= min(blocks, 8) * (1 + 1e-12)
+
+
+def test_node_limited_routing_bounds_the_nodes():
+    """DeepSeek-V3: groups of 32 experts, at most four of eight; with a group on each node at most four nodes."""
+    v3 = next(block.experts for block in read(find("deepseek-v3", "models"), Model).blocks if block.experts)
+    assert (v3.groups, v3.groups_per_token) == (8, 4)
+    assert 3.5 < v3.reached(8) < 4
+    assert replace(v3, groups=1, groups_per_token=1).reached(8) > 5
+    assert v3.reached(256) == pytest.approx(8)
+    assert v3.reached(1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [({"n_group": 3}, "n_group 3 does not divide the 8 experts"), ({"n_group": 8, "topk_group": 1}, "topk_group 1 of n_group 8")],
+)
+def test_groups_that_cannot_be_are_refused(make_model, groups, reason):
+    with pytest.raises(ValidationError, match=reason):
+        make_model(model_type="deepseek_v3", num_local_experts=8, num_experts_per_tok=2, **groups)

@@ -332,12 +332,33 @@ def test_all_gather_takes_as_long_as_by_hand(topology, chips, nbytes, time):
         (Ring(link=LINK).sized(9), 4, 4000, 3 + 4),
         (torus(3, 4), 12, 12000, 2 * (2 + 3 * 1.5)),  # a half in the rows while the other is in the columns: the rows take longer
         (mesh(3, 4), 8, 8000, 2 * (3 + 4 * 1)),
-        (nodes(3), 8, 8000, (1 + 2) + (4 + 8)),
+        (nodes(3), 8, 8000, (4 + 8) + 1),  # between the nodes and inside at once; then the last piece is handed on inside
+        (nodes(3), 8, 80, (4 + 0.08) + 1),
         (dragonfly(20), 4, 8000, 1 + 2),
     ],
 )
 def test_all_to_all_takes_as_long_as_by_hand(topology, chips, nbytes, time):
     assert us(topology.all_to_all(range(chips), nbytes)) == time
+
+
+def test_what_goes_to_several_chips_of_a_node_goes_there_once():
+    """Each chip sends 8,000 bytes inside; between two nodes a half as much, or a tenth, and then inside takes longer."""
+    assert us(nodes(3).all_to_all(range(8), 8000, copies=(1.0, 0.5))) == (4 + 4) + 1
+    assert us(nodes(3).all_to_all(range(8), 80000, copies=(1.0, 0.1))) == (1 + 20) + 1
+    assert nodes(3).all_to_all(range(8), 8000, copies=(1.0, 1.0)) == nodes(3).all_to_all(range(8), 8000)
+    between = nodes(3).messages("all_to_all", range(8), (1.0, 0.5))[0]
+    assert sum(m.share for m in between if m.source // 4 != m.target // 4) == pytest.approx(8 * 0.5 * 0.5)
+    assert sum(m.share for m in between if m.source // 4 == m.target // 4) == pytest.approx(8 * 1.0 * 0.75)
+
+
+def test_blocks_of_a_group_are_its_chips_nodes_and_racks():
+    assert nodes(3).blocks(range(12)) == (12, 3)
+    assert nodes(3).blocks(range(4)) == (4,)  # one node
+    assert nodes(3).blocks(range(2, 6)) == (4, 2)
+    racks = Hierarchical(levels=(Switch(link=LINK, chips=2), Switch(link=LINK, chips=3), Switch(link=GLOBAL))).sized(24)
+    assert racks.blocks(range(24)) == (24, 12, 4)
+    assert Hierarchical(levels=(Switch(link=LINK, chips=1), Switch(link=GLOBAL))).sized(4).blocks(range(4)) == (4,)
+    assert torus(3, 4).blocks(range(12)) == Switch(link=LINK).sized(12).blocks(range(12)) == (12,)
 
 
 @given(st.one_of(topologies.filter(lambda topology: not isinstance(topology, Dragonfly)), st.builds(mesh, sizes)))

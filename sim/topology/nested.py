@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise, zip_longest
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -140,12 +140,16 @@ class Nested(Topology, ABC):
     def all_to_all(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
     ) -> Seconds:
-        """Level by level: first to the right block, from there to the right place inside."""
+        """To the right block, from there to the right place inside: all levels at once, then what came last is handed on."""
         levels = self._spanned(group)
-        return sum(
-            max(part.all_to_all(each, nbytes * times, latency + more, efficiency) for each in places)
-            for (part, places, more), times in zip(levels, copies or (1.0,) * len(levels), strict=True)
-        )
+
+        def level(number: int, nbytes: Bytes) -> Seconds:
+            part, places, more = levels[number]
+            return max(part.all_to_all(each, nbytes, latency + more, efficiency) for each in places)
+
+        times = copies or (1.0,) * len(levels)
+        handed_on = sum(level(number, 0.0) for number in range(len(levels) - 1))
+        return max(level(number, nbytes * each) for number, each in enumerate(times)) + handed_on
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """As the innermost level does it where both stages lie in one of its blocks; else each message for itself."""
@@ -165,8 +169,10 @@ class Nested(Topology, ABC):
         levels = self._strides(group)
         if operation == "all_to_all":
             times = [float(each) for each in way] or [1.0] * len(levels)
-            phases = [self._at_level(group, operation, level, share) for level, share in zip(levels, times, strict=True)]
-            return tuple(phase for level in reversed(phases) for phase in level)
+            stream = [self._at_level(group, operation, level, share) for level, share in zip(levels, times, strict=True)]
+            at_once = tuple(tuple(chain(*phases)) for phases in zip_longest(*stream, fillvalue=()))
+            handed_on = [self._at_level(group, operation, level, 0.0) for level in levels[-2::-1]]
+            return (*at_once, *chain(*handed_on))
         *inner, outer = levels
         gathers, share = self._gathers(group, inner)
         if operation == "all_gather":
@@ -220,8 +226,10 @@ class Nested(Topology, ABC):
         """What all its levels run so, where its blocks take the same places."""
         if not self._whole(group):
             return frozenset()
-        each = [part.uncontended(places) for part, places, _ in self._strides(group)]
-        return frozenset.intersection(*each)
+        levels = self._strides(group)
+        each = [part.uncontended(places) for part, places, _ in levels]
+        phases = max(len(part.messages("all_to_all", places)) for part, places, _ in levels)
+        return frozenset.intersection(*each) - ({"all_to_all"} if phases > 1 else set())
 
 
 class Mesh(Nested):
@@ -264,7 +272,8 @@ class Mesh(Nested):
     ) -> Seconds:
         """Each part of the bytes takes the dimensions in an order of its own: what is longest at a time counts."""
         if not self._whole(group):
-            return super().all_to_all(group, nbytes, latency, efficiency)
+            spanned = self._spanned(group)
+            return sum(max(part.all_to_all(each, nbytes, latency, efficiency) for each in places) for part, places, _ in spanned)
         levels = self._strides(group)
         return len(levels) * max(part.all_to_all(places, nbytes / len(levels), latency, efficiency) for part, places, _ in levels)
 

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.chip import Compute, TensorStreaming
-from sim.cost import FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
+from sim.cost import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
 from sim.engine import Engine
 from sim.files import find, read
 from sim.plan import Plan
 from sim.planner import lone_request
+from sim.topology import Hierarchical, Link, Switch
 
 
 class Crossing(Compute):
@@ -222,3 +223,38 @@ def test_ranks_handle_their_sequences_at_the_same_time(make_deployment, lossy, d
         some.line(work)[0] - none.line(work)[0] if pipeline == 1 else expected,
     ):
         assert more == pytest.approx(expected, rel=1e-6)
+
+
+WIDE = {"model_type": "deepseek_v3", "num_local_experts": 16, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2}
+NODES = Hierarchical(
+    levels=(Switch(link=Link(latency=1e-6, bandwidth=4e9), chips=2), Switch(link=Link(latency=2e-6, bandwidth=1e9)))
+)
+
+
+@pytest.fixture(scope="module")
+def wide(make_deployment, make_model, make_chip, lossy):
+    """(overlap, dispatch, expert) -> costs of 8 ranks in four nodes, and of engine `ideal`."""
+    chip, found = make_chip(topology=NODES, capacity=1e9), {}
+
+    def build(overlap, dispatch, expert):
+        if (overlap, dispatch, expert) not in found:
+            plan = Plan(attention_data=8, expert=expert, dispatch=dispatch)
+            engine = lossy.model_copy(update={"overlap": overlap})
+            layout = make_deployment(8, model=make_model(**WIDE), chip=chip, plan=plan, engine=engine).layout
+            ideal = read(find("ideal", "engines"), Engine)
+            found[overlap, dispatch, expert] = Costs(layout), Costs(replace(layout, engine=ideal))
+        return found[overlap, dispatch, expert]
+
+    return build
+
+
+@given(st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([None, "fp8"]), st.sampled_from([1, 4, 8]), works())
+def test_experts_over_nodes_keep_the_laws(wide, overlap, dispatch, expert, work):
+    """The terms are the step, they less their fitted part the step of engine `ideal`, and hiding never makes a step slower."""
+    costs, ideal = wide(overlap, dispatch, expert)
+    terms = costs.terms(work)
+    assert terms[:, TIME].sum() == pytest.approx(costs.step(work).time.sum())
+    assert costs.line(work)[0] == pytest.approx(costs.step(work).time.sum())
+    assert (terms[:, TIME] - terms[:, FITTED]).sum() == pytest.approx(ideal.step(work).time.sum())
+    assert terms[:, TIME, COLLECTIVES].min() >= 0
+    assert costs.step(work).time.sum() <= wide(0.0, None, expert)[0].step(work).time.sum() * (1 + 1e-12)

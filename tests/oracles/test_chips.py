@@ -49,6 +49,9 @@ EXPERT_PLANS = [
     Plan(tensor=2, attention_data=2, pipeline=2),
     Plan(tensor=1, attention_data=4, pipeline=3),
     Plan(tensor=4, expert=4),
+    Plan(tensor=1, attention_data=8, dispatch="fp8"),  # over two nodes of four
+    Plan(tensor=2, attention_data=4, expert=4, pipeline=2),
+    Plan(tensor=1, attention_data=16, expert=1),
 ]
 
 
@@ -84,7 +87,8 @@ def alone_on_its_cables(deployment) -> bool:
 @pytest.fixture(scope="module")
 def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
     compiled = lossy.model_copy(update={"tokens_per_beat": 2})
-    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "compiled": compiled}
+    hiding = lossy.model_copy(update={"overlap": 0.7})
+    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "compiled": compiled, "hiding": hiding}
 
     def build(topology, plan, model="dense", engine="lossy", **options):
         chips = plan.group * (plan.pipeline or 1) * plan.replicas
@@ -119,10 +123,10 @@ def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topo
         same(stage, chip)
 
 
-@given(requests, st.sampled_from(list(APART)), st.sampled_from(EXPERT_PLANS))
-@settings(max_examples=30)
-def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan):
-    deployment = lay(APART[topology], plan, "experts")
+@given(requests, st.sampled_from(list(APART)), st.sampled_from(EXPERT_PLANS), st.sampled_from(["ideal", "lossy", "hiding"]))
+@settings(max_examples=40)
+def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine):
+    deployment = lay(APART[topology], plan, "experts", engine)
     assert uncontended(deployment)
     same(*both(deployment, serve_on, sorted(drawn)))
 
@@ -229,10 +233,14 @@ def test_a_launch_that_nothing_waits_for_changes_nothing(lay, make_deployment, e
     same(*rows)
 
 
-@pytest.mark.parametrize("engine", ["lossy", "eager"])
+@pytest.mark.parametrize("engine", ["lossy", "eager", "hiding"])
 def test_the_program_is_the_closed_form(lay, engine):
     """Stage by stage, the instructions of a program add up to what a step takes, or its host takes longer; every kind of block."""
-    for laid in ((SHARED["switch"], EXPERT_PLANS[0], "experts"), (APART["nodes"], Plan(tensor=4, pipeline=3))):
+    for laid in (
+        (SHARED["nodes on a switch"], EXPERT_PLANS[3], "experts"),
+        (SHARED["switch"], EXPERT_PLANS[0], "experts"),
+        (APART["nodes"], Plan(tensor=4, pipeline=3)),
+    ):
         deployment = lay(*laid, engine=engine)
         work = Work(decodes=3, context=50, prompt_tokens=9, chunks=1, attended=45, cached=9, logits=4)
         times = []
