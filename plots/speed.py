@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from plots import style
 from plots.cdf import latencies
 from sim.records import Saved
-from sim.tables import published_speed
+from sim.tables import published_speed, speed_label
 
 
 def draw(saved: Saved) -> Figure:
@@ -42,7 +42,8 @@ def draw(saved: Saved) -> Figure:
             axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
             marked, top = True, max(top, speed)
     axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))
-    axis.set_xticklabels([f"{name}\n{style.hardware(s, below=True)}" for name, s in systems.items()])
+    labels = [(name, style.hardware(s, below=True), speed_label(s)) for name, s in systems.items()]
+    axis.set_xticklabels(["\n".join(filter(None, each)) for each in labels])
     axis.set_xlim(-0.5, len(systems) - 0.1)
     axis.grid(axis="x", visible=False)
     if marked:

@@ -242,6 +242,8 @@ def rewritten(path: Path, fit: Calibrated) -> str:
     found = f"{fit.degrees} number{'s' * (fit.degrees > 1)}, {fit.data}: {errors}"
     data = {key: value for key, value in document.data.items() if key not in ("source", "range", "fit")}
     data["fit"] = {**document.data["fit"], "found": found}
+    measured_on = {point.system.chip.id for point in fit.points if point.system and point.system.chip}
+    data["points"] = sorted({*data.get("points", ()), *measured_on})
     data["range"], data["source"] = ranges, source
     text = load_text(path, document.shown)
     head = "".join(text.splitlines(keepends=True)[: opening(text)])

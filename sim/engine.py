@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.chip import WIDTH
+from sim.chip import WIDTH, Chip
 from sim.fields import FromCatalogue
 from sim.files import Sourced, Value
 from sim.topology import AllReduce
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
+SPEED_OF_LIGHT = "speed of light, no engine known"  # no number of the engine was fitted to anything
+EXTRAPOLATED = "extrapolated"  # the engine was measured on other chips
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -69,6 +71,8 @@ class Engine(Sourced):
     `token_budget` (tokens of a step) the limits it is started with by default.  With `limits_per: rank` these two, and a system's
     own, hold for each rank of attention data parallelism, as vLLM's and TensorRT-LLM's settings do; else for the replica.
 
+    `points` are the chips on which it was measured, as in the catalogue's tables; `sramsim calibrate` adds those of its points.
+
     Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
     """
 
@@ -100,7 +104,14 @@ class Engine(Sourced):
     moe_layer_overhead: Seconds | None = None
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    points: tuple[str, ...] = ()
     fit: Fit | None = None
+
+    def speed_label(self, chip: Chip) -> str | None:
+        """Return what a speed on this chip is, where it is not one of an engine that was measured there."""
+        if self.source and all(text.startswith(("assumed", "by definition")) for text in self.source.values()):
+            return SPEED_OF_LIGHT
+        return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sim.chip import ChipField
+from sim.chip import WIDTH, ChipField
 from sim.files import ScenarioError, Sourced, Text, Value, load_text, names, read, shorten
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, TokensPerSecond
@@ -17,7 +17,8 @@ from sim.units import Count, Fraction, Seconds, TokensPerSecond
 class Speed(Value):
     """What one user got, without speculative decoding; `chips` is left out where it was not published.
 
-    `paced`: the service throttled its speed, so the hardware is at least as fast.
+    `run_by` is the catalogue's engine of the same generation.  `paced`: the service throttled its speed, so the hardware is at
+    least as fast.
     """
 
     id: str
@@ -25,11 +26,17 @@ class Speed(Value):
     chip: str
     chips: Count | None = None
     engine: str
+    run_by: str
     weights: str
     speed: TokensPerSecond
     date: str
     source: str
     paced: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Bits of a weight: of '8-bit', 'bf16', 'fp8'."""
+        return int("".join(filter(str.isdigit, self.weights)))
 
 
 class Speeds(Value):
@@ -40,10 +47,14 @@ class Speeds(Value):
     points: tuple[Speed, ...]
 
 
-def published(model: str, chip: str, chips: int) -> list[Speed]:
-    """The published single-user speeds of a model on so many chips of a kind (or on a number that was not published)."""
+def published(model: str, chip: str, chips: int, engine: str, weights: str) -> list[Speed]:
+    """The published single-user speeds of a model, an engine of one generation and weights as wide on so many chips of a kind.
+
+    Where the number of chips was not published, any number is.
+    """
     points = read(names("measurements")["single-user"], Speeds).points
-    return [p for p in points if (p.model, p.chip) == (model, chip) and p.chips in (chips, None)]
+    alike = (model, chip, engine, 8 * WIDTH[weights])
+    return [p for p in points if (p.model, p.chip, p.run_by, p.bits) == alike and p.chips in (chips, None)]
 
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -79,8 +79,25 @@ class Deployment:
         return self.fit.weights / link if link else None
 
     @property
+    def contended(self) -> str:
+        """Which collectives' messages meet on cables in ways that their closed forms only estimate; nothing where none do."""
+        costs, topology, found = self.costs, self.layout.topology, set()
+        for stage in set(costs.like):
+            exchanges = [*costs.gathered(1, stage)]
+            for block, counts in costs.counts.items():
+                exchanges += costs.exchanges(block, 1, stage) if counts[stage] else ()
+            found |= {e.operation for e in exchanges for group in e.groups if e.operation not in topology.uncontended(group)}
+        if not found:
+            return ""
+        names = " and ".join(sorted(operation.replace("_", "-") for operation in found))
+        return f"the messages of {names} meet on the cables of a group: times by stage are estimates (fidelity: chip has all)"
+
+    @property
     def warnings(self) -> list[str]:
-        """What tensor parallelism loses because its degree does not divide what it deals out: the fullest chip decides."""
+        """What tensor parallelism loses because its degree does not divide what it deals out: the fullest chip decides.
+
+        And the collectives whose times are estimates.
+        """
         model, tensor = self.layout.model, self.layout.plan.tensor
         lines = []
         for parts, what in (
@@ -93,6 +110,8 @@ class Deployment:
             if loss > 0:
                 held = f"each is held {tensor / parts:g} times" if tensor > parts else "the fullest chip decides"
                 lines.append(f"tensor {tensor} does not divide {parts} {what}: {held}, {loss:.1%} more than an even share")
+        if self.contended:
+            lines.append(self.contended)
         return lines
 
 

@@ -327,18 +327,23 @@ def beat_of(deployment: Deployment) -> dict[str, Any] | None:
 def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str, Any]:
     """What a result names beside its numbers: model, chip, engine, plan, precisions; published speeds of the same.
 
+    `speed_label` says what its speeds are where the engine was not measured on the chip.  `contended` says which
+    collectives' times by stage are estimates.
+
     `changed` has the numbers that differ from the named entries.  Published speeds of a changed chip or model are left out: they
     are those of another one.
     """
     layout = deployment.layout
     plan = layout.plan
     changed = scenario.whole(name).changed
-    same = not (layout.chip.changed or layout.model.changed)
+    same, chips = not (layout.chip.changed or layout.model.changed), deployment.chips // plan.replicas
     return {
         "model": layout.model.id,
         "chip": layout.chip.id,
         "chips": deployment.chips,
         "engine": layout.engine.id,
+        "speed_label": layout.engine.speed_label(layout.chip),
+        "contended": deployment.contended or None,
         "plan": {
             **{key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")},
             "slots": deployment.limits.slots,
@@ -359,7 +364,7 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
         "published": [
             {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}
             | {"tokens_per_second": p.speed}
-            for p in (published(layout.model.id, layout.chip.id, deployment.chips // plan.replicas) if same else ())
+            for p in (published(layout.model.id, layout.chip.id, chips, layout.engine.id, plan.given("weights")) if same else ())
         ],
         **({"changed": {key: {"from": was, "to": value} for key, (was, value) in changed.items()}} if changed else {}),
     }

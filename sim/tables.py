@@ -49,10 +49,24 @@ def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in plain):
         cells = of_plain(each, lambda s: f"{s['plan']['attention_data']} / {s['plan']['expert']}")
         table.add_row("attention data / expert", *cells)
+    if any(map(speed_label, each)):
+        table.add_row("its speeds are", *(speed_label(s) or "-" for s in each))
     if any(map(by_chip, each)):
         table.add_row("fidelity", *(s["fidelity"] for s in each))
     if any(len(s["memories"]) > 1 for s in plain):
         table.add_row("weights in / KV in", *of_plain(each, lambda s: f"{s['memory']['weights']} / {s['memory']['kv']}"))
+
+
+def speed_label(system: Mapping[str, Any]) -> str:
+    """Return what a system's speeds are where no engine was measured on its chip; of a fleet what its members' are."""
+    labels = (member.get("speed_label") for member in system.get("members", {"": system}).values())
+    return ", ".join(dict.fromkeys(filter(None, labels)))
+
+
+def labelled(name: str, system: Mapping[str, Any]) -> str:
+    """Return a system's name as it stands beside a speed: 'card (extrapolated)'."""
+    label = speed_label(system)
+    return f"{name} ({label})" if label else name
 
 
 def is_fleet(system: Mapping[str, Any]) -> bool:
@@ -342,7 +356,7 @@ def over_closed_form(system: Mapping[str, Any]) -> str:
 
 
 def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
-    """What was published for the same model on as many of the same chips, whatever the engine and the precision."""
+    """What was published for the same model on as many of the same chips, with the same engine and as wide weights."""
     return ", ".join(map(published_speed, sorted(points, key=lambda point: float(point["tokens_per_second"])))) or "-"
 
 
@@ -383,8 +397,10 @@ def _fastest(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not speeds:
         return []
     best = max(speeds, key=lambda name: speeds[name])
-    others = ", ".join(f"{ratio(speeds[best] / s)} times that of {name}" for name, s in speeds.items() if name != best)
-    return [f"{best} gives a user {number(speeds[best])} token/s" + (f": {others}." if others else ".")]
+    others = ", ".join(
+        f"{ratio(speeds[best] / s)} times that of {labelled(name, systems[name])}" for name, s in speeds.items() if name != best
+    )
+    return [f"{labelled(best, systems[best])} gives a user {number(speeds[best])} token/s" + (f": {others}." if others else ".")]
 
 
 def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -397,6 +413,8 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, system in systems.items():
         lines += [f"{name}: {shares(system)}."] if is_fleet(system) else []
     for name, system in systems.items():
+        for member, told in system.get("members", {name: system}).items():
+            lines += [f"{member}: {told['contended']}."] if told.get("contended") and not by_chip(told) else []
         if system["verdict"] == "OVERLOADED":
             lines.append(f"* {name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
         elif system["verdict"] == "BACKLOGGED":

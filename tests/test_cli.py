@@ -579,3 +579,78 @@ def test_power_and_prices_are_moved_too(sramsim):
     assert swings["chip.price"]["low"]["usd_per_mtok"] < swings["chip.price"]["high"]["usd_per_mtok"]
     assert swings["chip.power.idle"]["low"]["joules_per_token"] < swings["chip.power.idle"]["high"]["joules_per_token"]
     assert swings["chip.price"]["low"]["tpot_ms"] == swings["chip.price"]["high"]["tpot_ms"]
+
+
+# What a speed is, and what an estimate.
+
+LABELS = """
+model: llama-3.1-8b
+workload: {kind: closed, users: 1, requests: 1, prompt: 16 token, output: 8 token}
+systems:
+  known: {chip: h100-sxm, chips: 1, engine: vllm, plan: {weights: bf16}}
+  carried: {chip: a100-80gb, chips: 1, engine: vllm, plan: {weights: bf16}}
+  light: {chip: b200-sxm, chips: 1, engine: ideal, plan: {weights: bf16}}
+"""
+
+
+def test_speeds_say_what_they_are_wherever_they_stand(sramsim, tmp_path):
+    (tmp_path / "mine.yaml").write_text(LABELS, encoding="utf-8")
+    file = str(tmp_path / "mine.yaml")
+    for command in ("run", "plan"):
+        systems = json.loads(sramsim(command, file, "--json")[1])["systems"]
+        labels = {name: system["speed_label"] for name, system in systems.items()}
+        assert labels == {"known": None, "carried": "extrapolated", "light": "speed of light, no engine known"}
+        out = " ".join(sramsim(command, file)[1].split())
+        assert "its speeds are" in out
+        assert "extrapolated" in out
+    assert "light (speed of light, no engine known) gives a user" in " ".join(sramsim("run", file)[1].split())
+
+
+@pytest.mark.parametrize(
+    ("engine", "weights", "shown"),
+    [
+        ("gpt-fast", "bf16", [62.5]),
+        ("gpt-fast", "int8", []),  # of another width
+        ("tensorrt-llm-0.5", "bf16", []),  # of another generation
+        ("ideal", "bf16", []),
+    ],
+)
+def test_a_published_speed_stands_beside_its_own_engine_and_precision(sramsim, engine, weights, shown):
+    plan = f"plan={{tensor: 8, weights: {weights}, activations: bf16, kv: bf16}}"
+    changes = [f"--set=systems.h100x8.{change}" for change in ("chip=a100-80gb", f"engine={engine}", plan)]
+    told = json.loads(sramsim("plan", "llama2-70b-lpu-vs-h100", "--json", *changes)[1])["systems"]["h100x8"]
+    assert [point["tokens_per_second"] for point in told["published"]] == shown
+
+
+GRID = """
+model: {model_type: llama, hidden_size: 256, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 4,
+  vocab_size: 500, max_position_embeddings: 512, torch_dtype: float16}
+workload: {kind: closed, users: 1, requests: 1, prompt: 9 token, output: 5 token}
+systems:
+  stage:
+    chip: &grid {memory: {sram: {capacity: 300 MB, bandwidth: 2 TB/s}}, compute: {kind: roofline, fp16: 5 TFLOP/s},
+      topology: {kind: mesh, dims: [4, 3], link: {latency: 2 us, bandwidth: 2 GB/s}}}
+    chips: CHIPS
+    engine: ideal
+    plan: {tensor: 4}
+  chip: {chip: *grid, chips: CHIPS, engine: ideal, plan: {tensor: 4}, fidelity: chip}
+"""
+
+
+def test_a_grid_whose_rows_do_not_divide_the_group_agrees_or_says_that_it_does_not(sramsim, tmp_path):
+    """Groups of four on rows of three: the first is a chain of neighbours, the second goes from a row's end to the next one."""
+    file = tmp_path / "grid.yaml"
+    file.write_text(GRID.replace("CHIPS", "4"), encoding="utf-8")
+    systems = json.loads(sramsim("run", str(file), "--json")[1])["systems"]
+    assert systems["chip"]["lone_request"]["tpot_ms"] == pytest.approx(systems["stage"]["lone_request"]["tpot_ms"])
+    assert systems["chip"]["median_tpot_ms"] == pytest.approx(systems["stage"]["median_tpot_ms"], rel=1e-9)
+    assert systems["chip"]["median_ttft_ms"] == pytest.approx(systems["stage"]["median_ttft_ms"], rel=1e-9)
+    assert systems["stage"]["contended"] is None
+    file.write_text(GRID.replace("CHIPS", "8"), encoding="utf-8")
+    said = "the messages of all-gather and all-reduce meet on the cables of a group: times by stage are estimates"
+    systems = json.loads(sramsim("run", str(file), "--json")[1])["systems"]
+    assert systems["stage"]["contended"].startswith(said)
+    out = " ".join(sramsim("run", str(file))[1].split())
+    assert f"stage: {said}" in out
+    assert f"chip: {said}" not in out
+    assert said in sramsim("check", str(file))[2]

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from sim.chip import WIDTH
+from sim.chip import WIDTH, Chip
 from sim.engine import Engine
-from sim.files import ScenarioError, names, read
+from sim.files import ScenarioError, find, names, read
 from sim.policy import continuous, prefill_first, static
 from sim.scenario import System
 
@@ -107,3 +107,23 @@ def test_a_system_schedules_as_its_engine_does_or_as_it_says(make_chip):
 def test_a_launch_names_both_kinds_of_step():
     with pytest.raises(ValidationError, match=r"layer_launch\.prefill"):
         engine(layer_launch={"decode": 1e-6})
+
+
+@pytest.mark.parametrize(
+    ("engine", "chip", "label"),
+    [
+        ("groq-compiler", "groq-lpu-v1", None),
+        ("vllm", "h100-sxm", None),
+        ("vllm", "a100-80gb", "extrapolated"),
+        ("tensorrt-llm-1.0", "b200-sxm", "extrapolated"),
+        ("ideal", "h100-sxm", "speed of light, no engine known"),
+        ("ideal", "dmatrix-corsair", "speed of light, no engine known"),
+        ("sambaflow", "sambanova-sn40l", "speed of light, no engine known"),  # all its numbers are assumed
+    ],
+)
+def test_a_speed_says_what_it_is_where_its_engine_was_not_measured(engine, chip, label):
+    assert read(find(engine, "engines"), Engine).speed_label(read(find(chip, "chips"), Chip)) == label
+
+
+def test_an_engine_of_ones_own_is_extrapolated(make_engine, make_chip):
+    assert make_engine().speed_label(make_chip()) == "extrapolated"

@@ -2,20 +2,23 @@
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import sim
 from sim import points as points_module
 from sim import validate as module
-from sim.files import UserError
+from sim.engine import Engine
+from sim.files import UserError, names, read
 from sim.measurements import Rule
 from sim.metrics import latencies
 from sim.plan import Plan, PlanError
 from sim.points import Point
 from sim.scenario import Member, System, fitting
-from sim.validate import Compared, Table, asked, beside, of_file, simulate, statistics, table, unfitted
+from sim.validate import SETS, Compared, Table, asked, beside, of_file, points_of, shipped, simulate, statistics, table, unfitted
 
 
 @pytest.fixture
@@ -414,3 +417,19 @@ def test_a_host_that_the_engine_does_not_know_adds_the_mean_of_those_it_knows(ma
     bare = simulate(make_point())["ttft"]
     assert simulate(make_point(engine=known, host="elsewhere"))["ttft"] == pytest.approx(bare + 0.3)
     assert simulate(make_point(engine=known))["ttft"] == pytest.approx(bare)
+
+
+# Which engines were measured on which chips, and what a speed is elsewhere.
+
+
+def test_an_engine_names_the_chips_that_tables_have_it_on():
+    """Rows whose engine was taken over from a neighbour are no points of it."""
+    on = defaultdict(set)
+    for name in SETS:
+        for point in points_of(shipped(name)):
+            if point.system and point.system.chip and point.measured and not point.reason:
+                on[point.system.engine.id].add(point.system.chip.id)
+    replayed = sim.read("replay-vllm-rtx4090").whole("rtx4090")
+    on[replayed.engine.id].add(replayed.chip.id)
+    for name, path in names("engines").items():
+        assert set(read(path, Engine).points) == on[name], f"{name}: points: [{', '.join(sorted(on[name]))}]"
