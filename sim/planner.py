@@ -89,7 +89,8 @@ class Deployment:
             found |= {e.operation for e in exchanges for group in e.groups if e.operation not in topology.uncontended(group)}
         if not found:
             return ""
-        names = " and ".join(sorted(operation.replace("_", "-") for operation in found))
+        *others, last = sorted(operation.replace("_", "-") for operation in found)
+        names = f"{', '.join(others)} and {last}" if others else last
         return f"the messages of {names} meet on the cables of a group: times by stage are estimates (fidelity: chip has all)"
 
     @property

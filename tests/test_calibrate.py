@@ -285,7 +285,8 @@ def test_the_file_reads_back_with_what_was_found_and_says_so(measured, file):
     told = {"memory_efficiency.16": engine.memory_efficiency["16"], "layer_overhead": 1e6 * engine.layer_overhead}
     told["collective_latency"] = 1e6 * engine.collective_latency
     assert told == pytest.approx(values(found), rel=0.005)  # three digits
-    moved = {"memory_efficiency", "layer_overhead", "collective_latency", "source", "range", "fit"}
+    moved = {"memory_efficiency", "layer_overhead", "collective_latency", "source", "range", "fit", "points"}
+    assert (before.points, engine.points) == ((), ("a100-80gb",))
     assert engine.model_dump(exclude=moved) == before.model_dump(exclude=moved)
     assert engine.memory_efficiency["8"] == 0.5
     for key in TRUTH:
