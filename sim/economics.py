@@ -251,7 +251,7 @@ def token_price(
         "usd_per_year": sum(paid.values()),
         "usd_per_mtok": total,
         "usd_per_mtok_by_cause": by_cause,
-        "usd_per_request": total * tokens / 1e6 / requests,
+        "usd_per_request": total * tokens / 1e6 / requests if requests else None,
     }
 
 

@@ -22,9 +22,9 @@ class Tally:
     the output head, and sums over decoded tokens of the positions they attended to, and over pieces of prompts of those attended to
     and read, as `Work` has them."""
 
-    passages: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
-    blind: int = 0
-    logits: int = 0
+    passages: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
+    blind: float = 0
+    logits: float = 0
     context: float = 0
     attended: float = 0
     cached: float = 0
@@ -38,6 +38,15 @@ class Tally:
         self.passages[work.decodes + prompt] += steps
         if prompt:
             self.pieces(work)
+
+    def times(self, share: float) -> "Tally":
+        """Return a part of it; numbers of steps need not be whole then."""
+        passages = defaultdict[int, float](float, {tokens: steps * share for tokens, steps in self.passages.items()})
+        return Tally(passages, *(getattr(self, name) * share for name in Tally.__slots__ if name != "passages"))
+
+    def since(self, before: "Tally") -> "Tally":
+        """Return what was added after `before`, an earlier state of it."""
+        return summed([self, before.times(-1)])
 
     def pieces(self, work: Work) -> None:
         """The prompts' part of one step."""
@@ -114,7 +123,7 @@ def usage(costs: Costs, tally: Tally) -> Usage:
     return Usage(dict(flops), dict(nbytes_of), link_bytes(costs, tally.passages))
 
 
-def link_bytes(costs: Costs, passages: Mapping[int, int]) -> Bytes:
+def link_bytes(costs: Costs, passages: Mapping[int, float]) -> Bytes:
     """Bytes times cables of passages, by their numbers of tokens."""
     return sum(steps * step_link_bytes(costs, tokens) for tokens, steps in passages.items())
 

@@ -60,12 +60,18 @@ class Measure(Value):
     """Which part of a run is counted, in s of its clock: from `warmup` to the last arrival, or a `window` [from, to].
 
     Latencies, and how many requests completed or were refused, are of those that arrive in it; throughputs and goodput are of
-    what came out in it, the tokens of an answer spread evenly from its first to its last.  ITL stays that of the whole run (its
-    histogram knows no times), and so does the verdict.  `sramsim capacity` cuts its runs itself.
+    what came out in it, the tokens of an answer spread evenly from its first to its last.  J and $ are of the work in that time.
+    ITL stays that of the whole run (its histogram knows no times), and so does the verdict.  `sramsim capacity` cuts its runs
+    itself.
     """
 
     warmup: Seconds | None = None
     window: tuple[Seconds, Seconds] | None = None
+
+    @property
+    def asked(self) -> tuple[Seconds, Seconds | None]:
+        """From when to when is counted; None is the last arrival."""
+        return self.window or (self.warmup or 0.0, None)
 
     @model_validator(mode="after")
     def _one(self) -> "Measure":
@@ -78,7 +84,7 @@ class Measure(Value):
     def span(self, rows: Rows) -> tuple[Seconds, Seconds]:
         """From when to when is counted.  Raises: ScenarioError where no request arrives then."""
         last = float(np.nanmax(rows.arrival))
-        start, end = self.window or (self.warmup or 0.0, last)
+        start, end = self.window or (self.asked[0], last)
         if not ((rows.arrival >= start) & (rows.arrival <= end)).any():
             until = f" to {end:g} s" if self.window else ""
             raise ScenarioError(f"measure: no request comes from {start:g} s{until}; the last one comes at {last:g} s")
@@ -99,7 +105,8 @@ def latencies(rows: Rows, counted: NDArray[np.bool_] | None = None) -> dict[str,
 def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> dict[str, Any]:
     """The metrics of one system under the names of vLLM's benchmark, times in ms; None where nothing was measured.
 
-    `duration` runs from the first arrival to the last token, or is what `measure` says; throughputs are over it.
+    `duration` runs from the first arrival to the end of the last request, however it ends, or is what `measure` says; throughputs
+    are over it.
     `ci95_mean_…` is the half width of the mean's confidence interval, by batch means; None where the system is overloaded, for
     then there is no steady state whose mean it could hold.
 
@@ -112,7 +119,7 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
         duration = span[1] - span[0]
         out = came_out(rows, *span, slo)
     else:
-        duration = float(np.nanmax(rows.last_token) - np.nanmin(rows.arrival)) if done.any() else 0.0
+        duration = rows.elapsed
         out = (int(done.sum()), prompt, output, good(rows, slo) if slo else 0)
     result: dict[str, Any] = {
         "verdict": verdict(rows),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from simpy.events import Timeout
 
 from sim.cost import Costs, Work
-from sim.energy import Tally
+from sim.energy import Tally, summed
 from sim.machine import Machine, Waiting
 from sim.policy import Job
 from sim.records import Gaps, Traffic
@@ -87,6 +87,23 @@ class Passing:
         """Steps of one that is under way, when all is booked."""
         return 1
 
+    def tally_so_far(self) -> Tally:
+        """Return what was tallied up to now.  A step under way counts whole, but where it can be told how far it is."""
+        return summed([self.tally])
+
+    def busy_so_far(self) -> NDArray[np.float64]:
+        """Return the seconds that each stage was at work, as `tally_so_far` counts the steps under way."""
+        return self.busy.copy()
+
+    def steps_so_far(self, passage: Passage) -> int:
+        """Return how many decode steps of a passage under way `tally_so_far` counts."""
+        return 1 if passage.work.decodes else 0
+
+    @property
+    def free_at(self) -> Seconds:
+        """When the last step that was taken in is over."""
+        return -math.inf
+
     def stop(self) -> None:
         """The replica has failed and all is booked: what is under way goes to its end, and nothing of it is counted."""
         self.gaps, self.tally = Gaps(), Tally()
@@ -140,6 +157,10 @@ class Steps(Passing):
     @property
     def busy(self) -> NDArray[np.float64]:
         return self.pipeline.busy
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.pipeline.clock + float(self.pipeline.free.max())
 
 
 class Leap(Passing):
@@ -208,6 +229,26 @@ class Leap(Passing):
 
     def steps_made(self, passage: Passage) -> int:
         return passage.steps
+
+    def tally_so_far(self) -> Tally:
+        tally = summed([self.tally])
+        if self.passage:
+            share = self.share
+            under_way = Tally()
+            under_way.add(self.passage.work, self.passage.steps)
+            tally = summed([tally, under_way.times(share)])
+        return tally
+
+    def busy_so_far(self) -> NDArray[np.float64]:
+        return np.array([self.worked + (self.env.now - self.start if self.passage else 0.0)])
+
+    def steps_so_far(self, passage: Passage) -> int:
+        return round(self.share * passage.steps) if passage is self.passage and passage.work.decodes else 0
+
+    @property
+    def share(self) -> float:
+        """The part of the time of the passage under way that has passed."""
+        return min(1.0, (self.env.now - self.start) / self.seconds)
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -371,8 +412,32 @@ class Pipelined(Passing):
             for slot in sent:
                 self.over(slot, 1, 0.0, 0.0)
 
+    def tally_so_far(self) -> Tally:
+        tally = summed([self.tally])
+        self.add_compiled(tally)
+        return tally
+
+    def steps_so_far(self, passage: Passage) -> int:
+        slots = (i for i, each in enumerate(self.passages) if each is passage and i not in self.unused)
+        slot = next(slots, None)
+        return int(self.counts[slot, self.kernel.DONE]) if slot is not None and passage.work.decodes else 0
+
+    @property
+    def free_at(self) -> Seconds:
+        return float(self.sums[self.kernel.CLOCK] + self.stages[self.kernel.FREE].max())
+
     def close(self) -> None:
-        kernel, tally = self.kernel, self.tally
+        kernel = self.kernel
+        self.add_compiled(self.tally)
+        bins = self.ring[kernel.FIRST_BIN :]
+        used = np.flatnonzero(bins)
+        self.gaps.join(
+            dict(zip((used + kernel.LEAST).tolist(), bins[used].tolist(), strict=True)),
+            *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist(),
+        )
+
+    def add_compiled(self, tally: Tally) -> None:
+        """Add what the compiled code counted."""
         for tokens, row in self.row_of.items():
             tally.passages[tokens] += int(self.made[row])
         read = {shape.window is not None: sums for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)}
@@ -383,13 +448,7 @@ class Pipelined(Passing):
             else:
                 tally.attended += attended
                 tally.cached += cached
-        tally.blind += int(self.ring[kernel.BLIND])
-        bins = self.ring[kernel.FIRST_BIN :]
-        used = np.flatnonzero(bins)
-        self.gaps.join(
-            dict(zip((used + kernel.LEAST).tolist(), bins[used].tolist(), strict=True)),
-            *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist(),
-        )
+        tally.blind += int(self.ring[self.kernel.BLIND])
 
     def steps_made(self, passage: Passage) -> int:
         slot = next(i for i, each in enumerate(self.passages) if each is passage and i not in self.unused)
@@ -418,6 +477,10 @@ class Chips(Passing):
             self.gaps.add(leave - passage.last, passage.work.decodes)
         passage.steps = 1
         passage.over(passage, leave)
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.machine.left[-1] if self.machine.left else -math.inf
 
     @property
     def traffic(self) -> Traffic:
@@ -451,6 +514,10 @@ class Replayed(Passing):
     def stop(self) -> None:
         self.through.stop()
         super().stop()
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.through.free_at
 
     @property
     def traffic(self) -> Traffic | None:

@@ -5,6 +5,8 @@ Memory grows with requests, not with tokens.
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import polars
 
 FINISHED, REFUSED, CANCELLED, FAILED = "finished", "refused", "cancelled", "failed"
+NUMBERED = re.compile(r"^\d+ tokens exceed")  # reasons that differ from request to request
 BINS_PER_DECADE = 500  # a bin is 0.46 % wide
 
 # The columns of requests.parquet: type and meaning.
@@ -143,6 +146,15 @@ class Traffic:
         return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
 
 
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A part of a run: from when to when [s], and what the stages of each replica did in it."""
+
+    start: Seconds
+    end: Seconds
+    tallies: list[Tally]
+
+
 @dataclass(eq=False)
 class Rows:
     """One system's requests, a numpy column for each thing known of them, and what its stages did."""
@@ -156,6 +168,8 @@ class Rows:
     tallies: list[Tally] = field(default_factory=list)  # by replica: what passed through its stages
     replays: list[int] = field(default_factory=list)  # by replica: steps that were made again
     traffic: dict[int, Traffic] = field(default_factory=dict)  # of the replicas at chip fidelity, by number
+    worked_until: Seconds = -math.inf  # when the last step was over
+    span: Span | None = None  # the part of the run that `measure` counts
 
     def __post_init__(self) -> None:
         n = len(self.requests.arrival)
@@ -163,7 +177,9 @@ class Rows:
         self.admitted = np.full(n, np.nan)
         self.first_token = np.full(n, np.nan)
         self.last_token: NDArray[np.float64] = np.full(n, np.nan)
+        self.ended: NDArray[np.float64] = np.full(n, np.nan)  # finished, refused, cancelled or failed
         self.replica = np.full(n, -1)
+        self.turned_away = np.zeros(n, bool)  # refused because the queue was full
         self.cancelled = np.zeros(n, bool)
         self.cached = np.zeros(n, np.int64)
         self.preemptions = np.zeros(n, np.int64)
@@ -177,9 +193,24 @@ class Rows:
         return np.isfinite(self.last_token)
 
     @property
+    def end(self) -> Seconds:
+        """When the last request ended, however it ended, and the last step was over; -inf where none did."""
+        return float(max(self.worked_until, np.fmax(self.last_token, self.ended).max(initial=-math.inf, where=self.has_ended)))
+
+    @property
+    def has_ended(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.last_token) | np.isfinite(self.ended)
+
+    @property
     def elapsed(self) -> Seconds:
-        """From the first arrival to the last token of the run; 0 where none came."""
-        return float(np.nanmax(self.last_token) - np.nanmin(self.arrival)) if self.finished.any() else 0.0
+        """The time that the run lasts: from the first arrival to its end; 0 where no request ended."""
+        return self.end - float(np.nanmin(self.arrival)) if self.has_ended.any() else 0.0
+
+    @property
+    def unfinished(self) -> dict[str, int]:
+        """How many requests were not finished for each reason, the most frequent first."""
+        reasons = (NUMBERED.sub("more tokens than", reason) for reason in self.reason if reason)
+        return dict(sorted(Counter(reasons).items(), key=lambda each: (-each[1], each[0])))
 
     def expire(self, number: int, deadline: Seconds) -> None:
         """A request's deadline has passed."""

@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
 
+import numpy as np
 import simpy
+from numpy.typing import NDArray
 from pydantic import Field
 from simpy.events import URGENT, Timeout
 
 from sim.cost import Costs, Work
+from sim.energy import Tally
 from sim.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Passage, Passing
@@ -151,6 +154,7 @@ class Replica:
                     Timeout(self.env, wait).callbacks.append(lambda _: self.cancel(job))
                 self.look()
                 return
+            self.rows.turned_away[job.id] = True
             self.rows.reason[job.id] = f"the queue of {most} is full"
         self.finished(job, max(job.arrival, self.env.now - self.overhead))  # later where its replica failed
 
@@ -230,6 +234,16 @@ class Replica:
         self.unfinished -= 1
         del self.jobs[job.id]
         self.finished(job, at)
+
+    def so_far(self) -> tuple[Tally, NDArray[np.float64]]:
+        """Return what the stages did up to now, running requests counted, and the seconds that each was busy."""
+        passing = self.passing
+        tally = passing.tally_so_far()
+        for batch in self.batches:
+            for last, _, job in batch.ends:
+                decoded = job.output - 1 - (last - batch.step) + passing.steps_so_far(batch)
+                self.count_decoded(tally, job, decoded)
+        return tally, passing.busy_so_far()
 
     def fail(self) -> list[Job]:
         """It is down for good, with what it held; says whose requests are lost.  What they decoded took its joules all the same."""
@@ -525,7 +539,10 @@ class Replica:
 
     def tell(self, job: Job, decoded: int) -> None:
         """A sequence leaves its micro-batch: how many tokens it decoded since its prompt ended, and what they attended to."""
-        tally = self.passing.tally
+        self.count_decoded(self.passing.tally, job, decoded)
+
+    def count_decoded(self, tally: Tally, job: Job, decoded: int) -> None:
+        """Add so many decoded tokens of a sequence to a tally."""
         tally.logits += decoded
         tally.context += seen(job.prompt, decoded, None)
         if self.limits.window:

@@ -12,7 +12,7 @@ from sim.economics import Owned, Ownership, beside, joules_per_token, over_years
 from sim.energy import Part, energy, summed
 from sim.faults import Availability, availability
 from sim.measurements import published
-from sim.metrics import by_member, summary
+from sim.metrics import by_member, came_out, summary
 from sim.plan import sequences, weights_only_chips
 from sim.planner import Deployment, Lone, minimum_chips
 from sim.records import Rows, Saved, answered
@@ -218,27 +218,35 @@ def reliability(scenario: Scenario, name: str, members: Mapping[str, Member], ro
 
 
 def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float) -> dict[str, Any]:
-    """Joules and dollars of a system and of each of its output tokens, by cause, from the first arrival to the last token of the
-    run, whatever `measure` counts.  What is not known is left out, and so is all of it where no token came.
+    """Return the joules and dollars of a system and of each of its output tokens, by cause, over the time that is counted.
 
+    That is the whole run, or what `measure` says.  A number that is not known is left out, and so are all where no token came.
     `availability` is that of its faults.
     """
-    done = rows.finished
-    tokens, elapsed = int(rows.requests.output[done].sum()), rows.elapsed
-    if not elapsed:
+    if scenario.measure:
+        start, end = scenario.measure.span(rows)
+        finished, _, tokens, _ = came_out(rows, start, end, None)
+        elapsed, span = end - start, rows.span
+        tallies, worked = (span.tallies, span.end - span.start) if span else ([], 0.0)
+    else:
+        done = rows.finished
+        finished, elapsed = int(done.sum()), rows.elapsed
+        tokens = float(rows.requests.output[done].sum())
+        tallies, worked = rows.tallies, elapsed
+    if not tokens or elapsed <= 0 or worked <= 0:
         return {}
     told: dict[str, Any] = {}
-    money, replicas = scenario.money, list(zip(rows.systems, rows.tallies, strict=True))
+    money, replicas = scenario.money, list(zip(rows.systems, tallies, strict=True))
     parts = {}
     for name, of in members.items():
         around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
         chips = of.chips + of.copies * scenario.standing_by(name)
         tally = summed(tally for each, tally in replicas if each == name)
         parts[name] = Part(of.deployment.costs, chips, tally, around)
-    used = energy(parts.values(), elapsed, money.pue)
+    used = energy(parts.values(), worked, money.pue)
     if used:
-        by_cause = {cause: joules_per_token(joules / elapsed, tokens / elapsed) for cause, joules in used.items()}
-        power = sum(used.values()) / elapsed
+        by_cause = {cause: joules_per_token(joules / worked, tokens / elapsed) for cause, joules in used.items()}
+        power = sum(used.values()) / worked
         told["energy"] = {
             "joules_per_token": sum(by_cause.values()),
             "joules_per_token_by_cause": by_cause,
@@ -247,16 +255,16 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
         }
     if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
         bought = [part for name, part in parts.items() if name not in money.systems or money.systems[name].rent is None]
-        paid = energy(bought, elapsed, 1.0) if money.electricity is not None else None
-        drawn = sum(paid.values()) / elapsed if paid else None
-        if price := token_price(money, has, drawn, tokens, int(done.sum()), elapsed, availability):
+        paid = energy(bought, worked, 1.0) if money.electricity is not None else None
+        drawn = sum(paid.values()) / worked if paid else None
+        if price := token_price(money, has, drawn, tokens, finished, elapsed, availability):
             told["economics"] = price
     return told
 
 
 def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, float]:
     """Steps of the run that links spoiled, beside how many are to be expected of as many; nothing where links make no errors."""
-    expected, steps, told = 0.0, 0, False
+    expected, steps, told = 0.0, 0.0, False
     for name, tally in zip(rows.systems, rows.tallies, strict=True):
         if errors := scenario.plain(name).link_errors:
             told = True

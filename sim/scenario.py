@@ -383,7 +383,8 @@ class Scenario(Value):
         """Requests through one system."""
         setups = [setup for member, of in members.items() for setup in self.setups(member, of)]
         think = self.workload.think if isinstance(self.workload, Closed) else 0.0
-        return serve_fleet(requests, setups, self.systems[name].router, think, progress=progress)
+        counted = self.measure.asked if self.measure else None
+        return serve_fleet(requests, setups, self.systems[name].router, think, progress=progress, counted=counted)
 
     def setups(self, name: str, member: Member) -> list[Setup]:
         """What each replica of the copies of a plain system is."""

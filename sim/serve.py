@@ -16,7 +16,7 @@ from sim.energy import Tally, summed
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passing, Pipelined, Replayed, Steps
 from sim.policy import DEFAULT, Job, Limits, Policies, Router
-from sim.records import Rows, Traffic
+from sim.records import Rows, Span, Traffic
 from sim.replica import Due, Outage, Replica, Setup
 from sim.units import Seconds
 from sim.workload import Requests
@@ -37,6 +37,25 @@ class Done(NamedTuple):
     def by(cls, replica: Replica) -> "Done":
         passing = replica.passing
         return cls(passing.tally, passing.busy.copy(), passing.replays, replica.room.kv_peak, passing.traffic)
+
+
+class Mark(NamedTuple):
+    """What each replica did up to a moment: its tally, and the seconds that each of its stages was busy."""
+
+    at: Seconds
+    works: list[tuple[Tally, NDArray[np.float64]]]
+
+
+def between(start: Mark, end: Mark) -> Span:
+    """Return what was done from one mark to the other.
+
+    A stage is busy for all that time at most: of steps that are under way at a mark only a part belongs to it.
+    """
+    length, tallies = end.at - start.at, []
+    for (before, was_busy), (after, is_busy) in zip(start.works, end.works, strict=True):
+        busy = float((is_busy - was_busy).max())
+        tallies.append(after.since(before).times(min(1.0, length / busy) if busy > 0 else 1.0))
+    return Span(start.at, end.at, tallies)
 
 
 def serve(
@@ -62,14 +81,19 @@ def serve_fleet(
     think: Seconds = 0.0,
     leap: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    counted: tuple[Seconds, Seconds | None] | None = None,
 ) -> Rows:
     """Serves all requests on a replica for each of the setups, and returns their rows.
 
     The router deals a request out when the smallest overhead of all replicas has passed; what more the replica has that gets it,
     passes then.  `think` is a user's pause between an answer and the next request, in a closed loop.  With `leap`, steps in which
-    nothing changes are computed at once; without, one by one.
+    nothing changes are computed at once; without, one by one.  `counted` is a part of the run [s] whose work is kept apart in
+    `Rows.span`; without an end it is over when the last request is sent.
     """
-    return Service(requests, setups, router, think, leap, progress).run()
+    service = Service(requests, setups, router, think, leap, progress)
+    if counted:
+        service.count(*counted)
+    return service.run()
 
 
 class Service:
@@ -104,6 +128,9 @@ class Service:
         self.failing = any(setup.outages for setup in setups)
         self.failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
         self.held: deque[Job] = deque()  # while no replica is up
+        self.arrived = 0
+        self.marks: list[Mark] = []  # where the part that is counted begins and ends
+        self.counts_to_the_last = False
 
     def build(self, number: int) -> Replica:
         """A replica that is empty, with what its passages go through."""
@@ -152,6 +179,34 @@ class Service:
         rows.kv_peak = [max(each.kv_peak for each in lives) for lives in done]
         carried = [[each.traffic for each in lives if each.traffic] for lives in done]
         rows.traffic = {number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives}
+        rows.worked_until = max(replica.passing.free_at for replica in self.fleet)
+        if len(self.marks) == 2:
+            rows.span = between(*sorted(self.marks, key=lambda mark: mark.at))
+
+    # A part of the run is counted.
+
+    def count(self, start: Seconds, end: Seconds | None) -> None:
+        """Mark the part of the run that is counted: from start to end, or until the last request is sent."""
+        Due(self.env, start).callbacks.append(self.mark)
+        if end is None:
+            self.counts_to_the_last = True
+        else:
+            Due(self.env, end).callbacks.append(self.mark)
+
+    def see_arrival(self) -> None:
+        """Count an arrival, and end the part that lasts to the last one."""
+        self.arrived += 1
+        if self.counts_to_the_last and self.arrived == len(self.prompts):
+            self.mark()
+
+    def mark(self, _: simpy.Event | None = None) -> None:
+        """Keep what each replica did up to now, in all its lives."""
+        works = []
+        for before, replica in zip(self.failed, self.fleet, strict=True):
+            lives = [(each.tally, each.busy) for each in before] + ([replica.so_far()] if replica.up else [])
+            tallies, busy = zip(*lives, strict=True)
+            works.append((summed(tallies), np.sum(busy, axis=0)))
+        self.marks.append(Mark(self.env.now, works))
 
     # Requests come.
 
@@ -169,6 +224,7 @@ class Service:
         else:
             self.coming = next(self.arrivals, None)
             self.expect()
+            self.see_arrival()
             self.send(self.job(number, arrival))
 
     def ask(self, number: int | None, after: Seconds) -> Waiting:
@@ -178,6 +234,7 @@ class Service:
         if number is not None or self.left:
             number = self.left.popleft() if number is None else number
             self.rows.arrival[number] = after
+            self.see_arrival()
             self.send(self.job(number, after))
 
     def job(self, number: int, arrival: Seconds) -> Job:
@@ -216,12 +273,14 @@ class Service:
         """A request has ended, and may be what the next one waits for."""
         rows, requests = self.rows, self.requests
         self.ended += 1
+        rows.ended[job.id] = at
         self.progress(self.ended, len(self.prompts))
         if requests.users is not None and self.left:
             self.env.process(self.ask(None, at + self.think))
         for number in self.next_turns.get(job.id, ()):
             if rows.reason[job.id]:
                 rows.arrival[number], rows.reason[number] = at, "the turn before it was not answered"
+                self.see_arrival()
                 self.finished(Job(number, at, 0, 0, 0), at)
             else:
                 assert requests.think is not None
