@@ -263,6 +263,24 @@ class Scenario(Value):
                 raise ValueError(f"systems.{name}: {given[0]} needs fidelity: chip")
         return self
 
+    @model_validator(mode="after")
+    def _refused_users_pause(self) -> "Scenario":
+        """A user whose request is refused would ask again at the same instant, until no request is left."""
+        workload = self.workload
+        if not isinstance(workload, Closed) or workload.think:
+            return self
+        for name, system in self.systems.items():
+            most = system.max_waiting if isinstance(system, System) else None
+            if most is not None and most < workload.users:
+                reason = (
+                    f"got {most} with {workload.users} users who do not pause; expected a pause, as a refused user asks again "
+                    "at the same instant; try workload.think: 1 s, or leave max_waiting out"
+                )
+                problem = PydanticCustomError("value_error", "{error}", {"error": reason})
+                where: InitErrorDetails = {"type": problem, "loc": ("systems", name, "max_waiting"), "input": most}
+                raise ValidationError.from_exception_data("max_waiting", [where])
+        return self
+
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
     _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
