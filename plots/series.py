@@ -38,7 +38,7 @@ class Series:
 
     @property
     def overloaded(self) -> list[bool]:
-        return list(self.table["verdict"] == "OVERLOADED")
+        return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED"]))
 
 
 def varies(swept: Swept, x: str) -> bool:

@@ -21,7 +21,8 @@ What can be waited for is a process or a resource; what can only be computed is 
     stages : serve : replica : passing : kernel : machine : faults    cuts models into stages; SimPy: arrivals and the router,
                                                 replicas, micro-batches and their way through the stages (step by step, in leaps,
                                                 compiled), chips and links; failures and repairs over months
-    metrics                                     from rows to TTFT, TPOT, the verdict
+    metrics                                     from rows to TTFT, TPOT, goodput
+    verdict                                     whether a system keeps up, and how to read its numbers
     program : network                           what each chip executes in a step; cables that messages take
     records : policy : replay                   rows that leave a run; decisions of a scheduler; steps that links spoil
     energy : economics : parity                 joules by cause; what systems cost, and tokens; what a card may cost

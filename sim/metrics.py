@@ -1,7 +1,7 @@
 """TTFT, TPOT, ITL, E2E latency, throughput, goodput and the verdict, from rows.  Names and definitions are vLLM's."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,9 @@ from sim.fields import Shorthand
 from sim.files import ScenarioError, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
+from sim.verdict import UNSTEADY, hints, measure_flow, verdict
 
 Column = NDArray[np.float64]
-Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED"]
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
 LIMITS = ("ttft", "tpot", "e2el")
 BATCHES, OF_BATCH = 20, 10  # batch means: how many batches, and the fewest requests of each
@@ -106,9 +106,9 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     """The metrics of one system under the names of vLLM's benchmark, times in ms; None where nothing was measured.
 
     `duration` runs from the first arrival to the end of the last request, however it ends, or is what `measure` says; throughputs
-    are over it.
-    `ci95_mean_…` is the half width of the mean's confidence interval, by batch means; None where the system is overloaded, for
-    then there is no steady state whose mean it could hold.
+    are over it.  `ci95_mean_…` is the half width of the mean's confidence interval, by batch means; None where the verdict says
+    that there is no steady state whose mean it could hold.  `served_share` is what of the offered output tokens is served in the
+    second half of the arrivals; None in a closed loop.  `unfinished` counts the requests that were not finished, by reason.
 
     Raises: ScenarioError where `measure` leaves no request.
     """
@@ -121,8 +121,13 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     else:
         duration = rows.elapsed
         out = (int(done.sum()), prompt, output, good(rows, slo) if slo else 0)
+    told = verdict(rows)
+    flow = measure_flow(rows) if rows.requests.users is None else None
     result: dict[str, Any] = {
-        "verdict": verdict(rows),
+        "verdict": told,
+        "served_share": flow.share if flow else None,
+        "unfinished": [{"reason": reason, "requests": count} for reason, count in rows.unfinished.items()],
+        "hints": [hint._asdict() for hint in hints(rows, told, counted)],
         "completed": int(done.sum()),
         "refused": int((counted & ~done & ~rows.cancelled & ~rows.failed).sum()),
         "cancelled": int((counted & rows.cancelled).sum()),
@@ -148,7 +153,7 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
             number = of_gaps(rows, statistic) if name == "itl" else of_sample(times[name], statistic)
             result[f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
     for name, sample in times.items():
-        half = None if result["verdict"] == "OVERLOADED" else half_width(sample)
+        half = None if told in UNSTEADY else half_width(sample)
         result[f"ci95_mean_{name}_ms"] = None if half is None else 1000 * half
     return result | ({"measured": {"from": span[0], "to": span[1]}} if span else {})
 
@@ -261,29 +266,3 @@ def met(slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[
     tpot = (e2el - ttft) / np.maximum(output - 1, 1)
     given = ((name, value, getattr(slo, name)) for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True))
     return {name: value <= limit for name, value, limit in given if limit is not None}
-
-
-def verdict(rows: Rows) -> Verdict:
-    """Whether the system keeps up with what it is offered.
-
-    OVERLOADED: over the second half of the arrivals the number of requests that wait for their first token grows, by more than
-    3 % of what arrives and by more than three standard deviations of that count; a longer run would wait longer.  (Not the
-    number in the system: that one grows in every run not much longer than a request.)  So a tenth too much is told from some
-    thousands of requests on; shorter runs may read BACKLOGGED.
-    BACKLOGGED: it keeps up or is too short to tell, but more than a tenth of the requests waited for admission longer than
-    they were then served.
-    STABLE: neither.  Refused requests are not waited for, and not counted.
-    """
-    done = rows.finished
-    arrival, admitted, first, last = (x[done] for x in (rows.arrival, rows.admitted, rows.first_token, rows.last_token))
-    if not len(arrival):
-        return "STABLE"
-    if rows.requests.users is None:
-        order = np.sort(arrival)
-        middle, end = order[len(order) // 2], order[-1]
-        arrived = int((arrival > middle).sum())
-        growth = arrived - int(((first > middle) & (first <= end)).sum())
-        if growth > 0.03 * arrived and growth > 3 * math.sqrt(arrived):
-            return "OVERLOADED"
-    waited = admitted - arrival
-    return "BACKLOGGED" if (waited > last - admitted).mean() > 0.1 else "STABLE"

@@ -13,7 +13,8 @@ from sim import parity
 from sim.units import show
 
 PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")  # of a system, which may change them
-COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red"}
+COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red", "REFUSED": "red", "TOO SHORT": "yellow"}
+NOT_STEADY = ("OVERLOADED", "REFUSED")  # whose statistics get a star
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -164,7 +165,7 @@ def compared(summary: Mapping[str, Any]) -> Table:
     identity(table, systems)
     table.add_section()
     each = list(systems.values())
-    table.add_row("verdict", *(Text(s["verdict"], style=COLOURS[s["verdict"]]) for s in each))
+    table.add_row("verdict", *(Text(judged(s), style=COLOURS[s["verdict"]]) for s in each))
     table.add_row("completed / refused", *(f"{s['completed']} / {s['refused']}" for s in each))
     for key, label in (
         ("cancelled", "cancelled at the deadline"),
@@ -335,8 +336,14 @@ def against(measured: Mapping[str, float], systems: Mapping[str, Mapping[str, An
 
 
 def marked(system: Mapping[str, Any], value: str) -> Text:
-    """A statistic as it may be read: of an overloaded system in red, with a star that leads to the line below the table."""
-    return Text(f"{value} *", style="red") if system["verdict"] == "OVERLOADED" and value != "-" else Text(value)
+    """Return a statistic; of a system without a steady state in red, with a star that leads to the line below the table."""
+    return Text(f"{value} *", style="red") if system["verdict"] in NOT_STEADY and any(map(str.isdigit, value)) else Text(value)
+
+
+def judged(system: Mapping[str, Any]) -> str:
+    """Return the verdict, and beside it that requests come in bursts: 'STABLE, with bursts'."""
+    bursts = any(hint["kind"] == "bursts" for hint in system.get("hints", ()))
+    return str(system["verdict"]) + (", with bursts" if bursts else "")
 
 
 def interval(system: Mapping[str, Any], name: str) -> str:
@@ -386,7 +393,7 @@ def speed(system: Mapping[str, Any]) -> float | None:
 def verdict(systems: Mapping[str, Mapping[str, Any]]) -> str:
     """The comparison in a sentence: who is fastest for a user, and whether every system keeps up with this load."""
     fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
-    behind = [f"{name} is {s['verdict']}" for name, s in systems.items() if s["verdict"] != "STABLE"]
+    behind = [f"{name} is {judged(s)}" for name, s in systems.items() if judged(s) != "STABLE"]
     every = "every system" if len(systems) > 1 else next(iter(systems))
     return f"{fastest.removesuffix('.')}; under this load {' and '.join(behind) or f'{every} is STABLE'}."
 
@@ -415,19 +422,37 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, system in systems.items():
         for member, told in system.get("members", {name: system}).items():
             lines += [f"{member}: {told['contended']}."] if told.get("contended") and not by_chip(told) else []
-        if system["verdict"] == "OVERLOADED":
-            lines.append(f"* {name} is overloaded: its backlog grows, and its latencies are those of this run's length only.")
-        elif system["verdict"] == "BACKLOGGED":
-            lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
+        lines += judgement(name, system)
         for link in system.get("network", {}).get("links_waited_for", [])[:1]:
             whole = number(system["network"]["waited_ms"])
             lines.append(
                 f"{name}: messages waited most for the link {link['link']}: {number(link['waited_ms'])} of {whole} ms, "
                 f"for {link['messages']:,} messages."
             )
-        if system["refused"]:
-            lines.append(f"{name} refused {system['refused']} requests that could never fit; requests.parquet says why.")
     return lines
+
+
+def judgement(name: str, system: Mapping[str, Any]) -> list[str]:
+    """Return what the verdict of a system means, why requests were not finished, and how to read its numbers."""
+    lines = []
+    served = f"{100 * share:.3g} %" if (share := system.get("served_share")) is not None else "less"
+    match system["verdict"]:
+        case "OVERLOADED":
+            lines.append(
+                f"* {name} is overloaded: it serves {served} of what it is offered, its backlog grows, and its latencies are "
+                "those of this run's length only."
+            )
+        case "REFUSED":
+            lines.append(f"* {name} did not finish half of the requests or more; its latencies are those of the others.")
+        case "TOO SHORT":
+            lines.append(
+                f"{name}: the run is too short to tell whether it keeps up: it serves {served} of what it is offered while "
+                "requests come; ask for more requests."
+            )
+        case "BACKLOGGED":
+            lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
+    lines += [f"{name}: {each['requests']:,} requests unanswered: {each['reason']}." for each in system.get("unfinished", ())]
+    return lines + [f"{name}: {hint['text']}." for hint in system.get("hints", ())]
 
 
 def shares(fleet: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ def test_a_good_request_meets_all_limits(rows, slo, count):
 def test_nothing_finished_is_nothing_measured():
     rows = Rows(Requests(np.array([1.0]), np.array([10]), np.array([3])))
     metrics = summary(rows, SLO(ttft=1.0))
-    assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (0, 1, 0.0, "STABLE")
+    assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (0, 1, 0.0, "REFUSED")
     assert metrics["request_throughput"] is metrics["request_goodput"] is metrics["mean_ttft_ms"] is metrics["p99_itl_ms"] is None
 
 
@@ -245,13 +245,13 @@ def test_in_long_runs_a_twentieth_too_much_is_told(seed, requests, load, overloa
     assert (verdict(rows) == "OVERLOADED") == overloaded
 
 
-def test_a_run_shorter_than_its_requests_is_not_overloaded(make_deployment, make_chip, serve_on):
+def test_a_run_shorter_than_its_requests_is_too_short_to_tell(make_deployment, make_chip, serve_on):
     """All are served at once, and none ends before the last comes: the number in the system grows, and nobody waits."""
     rows = serve_on(
         make_deployment(chip=make_chip(capacity=1e8), token_budget=64), [(0.001 * number, 1, 400) for number in range(40)]
     )
     assert rows.last_token.min() > rows.arrival.max()
-    assert verdict(rows) == "STABLE"
+    assert verdict(rows) == "TOO SHORT"
 
 
 def test_it_is_overloaded_when_the_room_is_full_and_more_come(make_deployment, serve_on):

@@ -1,0 +1,164 @@
+"""The verdict on runs whose right one is known, the hints beside it, and the reasons of requests that were not finished."""
+
+import numpy as np
+import pytest
+
+from sim.files import ScenarioError
+from sim.metrics import Measure, summary
+from sim.policy import Policies
+from sim.records import Rows
+from sim.scenario import read
+from sim.tables import findings, judged
+from sim.verdict import hints, measure_flow, verdict
+from sim.workload import Requests
+
+
+def made(arrival, admitted, first, last, output, users=None):
+    """Rows of finished requests."""
+    rows = Rows(Requests(np.array(arrival, float), np.ones(len(arrival), int), np.array(output), users))
+    rows.admitted[:], rows.first_token[:], rows.last_token[:] = admitted, first, last
+    rows.ended[:] = last
+    return rows
+
+
+def shared(rate, requests, output, capacity):
+    """Rows of a processor that is shared: every request has its first token immediately, and all decode at `capacity` together."""
+    arrival = np.arange(requests) / rate
+    left, ends, now, done = {}, np.zeros(requests), 0.0, 0
+    while done < requests:
+        upcoming = arrival[done + len(left)] if done + len(left) < requests else np.inf
+        soonest = min(left, key=lambda number: left[number], default=None)
+        over = now + left[soonest] * len(left) / capacity if left else np.inf
+        step = min(upcoming, over) - now
+        left = {number: tokens - step * capacity / len(left) for number, tokens in left.items()}
+        now += step
+        if over <= upcoming:
+            del left[soonest]
+            ends[soonest], done = now, done + 1
+        else:
+            left[done + len(left)] = float(output)
+    return made(arrival, arrival, arrival, ends, np.full(requests, output))
+
+
+@pytest.mark.parametrize("excess", [1.31, 1.72])
+@pytest.mark.parametrize("requests", [300, 600])
+def test_long_answers_that_slow_down_are_an_overload(excess, requests):
+    """Nobody waits for a first token; what grows is the number of tokens still to come."""
+    rows = shared(rate=3.0, requests=requests, output=2000, capacity=3.0 * 2000 / excess)
+    told = verdict(rows)
+    assert told == "OVERLOADED" if requests == 600 else told in ("OVERLOADED", "TOO SHORT")
+    assert measure_flow(rows).share < 0.85
+
+
+def test_below_what_it_serves_the_same_is_stable():
+    rows = shared(rate=3.0, requests=600, output=2000, capacity=3.0 * 2000 * 1.2)
+    assert verdict(rows) == "STABLE"
+    assert measure_flow(rows).share == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_run_of_requests_at_one_instant_has_no_rate():
+    rows = made([0.0] * 64, [0.0] * 64, [1.0] * 64, [2.0] * 64, [100] * 64)
+    assert verdict(rows) == "TOO SHORT"
+    assert verdict(made([0.0], [0.0], [1.0], [2.0], [100])) == "STABLE"
+
+
+def test_a_closed_loop_is_never_overloaded(make_deployment, serve_on):
+    rows = serve_on(make_deployment(kv_tokens=200), [(0.0, 10, 40)] * 64, users=64)
+    assert verdict(rows) == "BACKLOGGED"
+    assert verdict(serve_on(make_deployment(), [(0.0, 10, 40)], users=1)) == "STABLE"
+
+
+def test_requests_that_are_turned_away_are_offered_and_not_served(make_deployment, serve_on):
+    """A queue of four: at 1.4 times what it serves three requests in ten are turned away, and the verdict is not STABLE."""
+    deployment = make_deployment(kv_tokens=100)
+    alone = serve_on(deployment, [(0.0, 10, 40)]).last_token[0]
+    rows = serve_on(deployment, [(alone / 2.8 * n, 10, 40) for n in range(400)], policies=Policies(max_waiting=4))
+    assert 0.1 < rows.turned_away.mean() < 0.5
+    assert verdict(rows) == "OVERLOADED"
+    assert rows.unfinished == {"the queue of 4 is full": rows.turned_away.sum()}
+
+
+@pytest.mark.parametrize(
+    ("policies", "reason"),
+    [(Policies(max_waiting=0), "the queue of 0 is full"), (Policies(deadline=1e-6), "not finished 1e-06 s after it was sent")],
+)
+def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(make_deployment, serve_on, policies, reason):
+    deployment = make_deployment(kv_tokens=60)
+    rows = serve_on(deployment, [(1e-5 * n, 10, 40) for n in range(200)], policies=policies)
+    told = summary(rows)
+    assert told["verdict"] == "REFUSED"
+    assert told["unfinished"] == [{"reason": reason, "requests": 200 - told["completed"]}]
+    assert told["ci95_mean_ttft_ms"] is None
+    system = told | {"chip": "c", "weight_bandwidth": {"claimed": 1.0, "chip": 1.0}}
+    lines = findings({"one": system})
+    assert f"one: {200 - told['completed']} requests unanswered: {reason}." in lines
+    assert not any("never fit" in line for line in lines)
+
+
+def test_requests_that_never_fit_are_counted_by_one_reason_whatever_their_length(make_deployment, serve_on):
+    rows = serve_on(make_deployment(kv_tokens=60), [(0.1 * n, 10 + 10 * n, 10) for n in range(10)])
+    assert rows.unfinished == {"more tokens than the KV room of 60": 5}
+    assert verdict(rows) == "REFUSED"
+
+
+def in_bursts(of, length=10.0):
+    """Bursts of so many requests, each of which is served one after the other within its ten seconds."""
+    arrival = np.repeat(np.arange(20) * length, of)
+    first = arrival + np.tile(0.1 * (1 + np.arange(of)), 20)
+    return made(arrival, arrival, first, first, np.ones(20 * of, int))
+
+
+def test_bursts_that_queue_and_drain_are_named_beside_stable():
+    rows = in_bursts(50)
+    told = summary(rows)
+    assert told["verdict"] == "STABLE"
+    assert [hint["kind"] for hint in told["hints"]] == ["bursts"]
+    assert "up to 50 wait" in told["hints"][0]["text"]
+    assert judged(told) == "STABLE, with bursts"
+    assert list(hints(in_bursts(3), "STABLE", np.ones(60, bool))) == []  # no queue to speak of
+
+
+def test_poisson_arrivals_are_no_bursts():
+    """Though they queue at times, at a server of load 0.8: waits by Lindley's recurrence."""
+    arrival = np.cumsum(np.random.default_rng(0).exponential(1.0, 2000))
+    before = np.cumsum(np.concatenate([[0.0], 0.8 - np.diff(arrival)]))
+    first = arrival + before - np.minimum.accumulate(before) + 0.8
+    assert (first - arrival).max() > 10 * 0.8
+    rows = made(arrival, arrival, first, first, np.ones(2000, int))
+    assert summary(rows)["verdict"] == "STABLE"
+    assert not summary(rows)["hints"]
+
+
+def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(make_deployment, make_chip, serve_on):
+    """Fifty prompts at one instant wait for each other; in ten rounds they are a tenth, and a warm-up leaves them out."""
+    deployment = make_deployment(chip=make_chip(capacity=1e8), token_budget=128)
+    two, many = (serve_on(deployment, [(0.0, 64, 40)] * n, users=50) for n in (100, 600))
+    (hint,) = summary(two)["hints"]
+    assert hint["kind"] == "starting burst"
+    assert hint["text"] == "the starting burst is 50 % of what is counted; use measure: {warmup: ...} or more requests"
+    assert not summary(many)["hints"]
+    assert not summary(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2))["hints"]
+    assert not summary(serve_on(deployment, [(0.0, 64, 40)], users=1))["hints"]
+
+
+CLOSED = """model: llama-3.1-8b
+workload: {kind: closed, users: 30, requests: 60, prompt: 64 token, output: 8 token%s}
+systems:
+  card: {chip: h100-sxm, chips: 1, engine: vllm,
+    max_waiting: %s}
+"""
+
+
+def test_users_who_are_refused_have_to_pause(tmp_path):
+    """A refused user would ask again at the same instant, and use all requests up."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(CLOSED % ("", 8))
+    with pytest.raises(ScenarioError) as error:
+        read(path)
+    assert str(error.value).endswith(
+        "mine.yaml:5: systems.card.max_waiting: got 8 with 30 users who do not pause; expected a pause, as a refused user asks "
+        "again at the same instant; try workload.think: 1 s, or leave max_waiting out"
+    )
+    for think, most in ((", think: 1 s", 8), ("", 30)):  # a queue for all users refuses none
+        path.write_text(CLOSED % (think, most))
+        read(path)
