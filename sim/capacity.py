@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from sim.files import UserError
-from sim.metrics import LIMITS, SLO, Verdict, came_out, latencies, meets, verdict, within
+from sim.metrics import LIMITS, SLO, came_out, latencies, meets, within
 from sim.records import Rows
 from sim.result import identity
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
+from sim.verdict import KEEPS_UP, Verdict, asked, verdict
 from sim.workload import Closed, Gamma, Poisson, Requests, Trace
 
 WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met
@@ -21,21 +22,37 @@ FILLS = 10  # and so many times what the system can hold at once, for it to fill
 WAITS = 50  # and lasts so many times the shorter limit that counts waiting: at 2 % too much, that wait has built up by its end
 MOST = 200_000  # but not longer, for that, than so many requests
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
+WARM_UP = 10  # of a trial's requests the first one in so many is not counted
 MOST_FILLS = 4  # users beyond so many times what it can hold at once only wait
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: its load (request/s, or users), the share of requests that met the SLO, and the share that missed each limit."""
+    """One run: its load (request/s, or users), the share of requests that met the SLO, and the share that missed each limit.
+
+    kept: output tokens that come out over those that are offered, in the counted part.
+    """
 
     load: float
     attainment: float
     verdict: Verdict
     output_throughput: float
+    kept: float
     missed: dict[str, float]
+    closed: bool = False
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether as much is served as is offered.  Users of a closed loop wait for answers, and offer no more than is served."""
+        return self.closed or (self.kept >= KEEPS_UP and self.verdict != "OVERLOADED")
+
+    @property
+    def goodput(self) -> float:
+        """The load, but never more requests a second than are served."""
+        return self.load if self.closed else self.load * min(1.0, self.kept)
 
     def met(self, share: float) -> bool:
-        return self.attainment >= share and self.verdict != "OVERLOADED"
+        return self.attainment >= share and self.keeps_up
 
     def binds(self, share: float) -> str:
         """What keeps it from being met: the limit that most requests miss, refused, or (the SLO bears long waits) overload."""
@@ -76,7 +93,7 @@ class Capacity:
 
     def _found(self, system: SystemCapacity) -> dict[str, Any]:
         workload, best, above = self.scenario.workload, system.best, system.above
-        load = best.load if best else 0.0
+        load = best.goodput if best else 0.0
         chips = sum(member.chips for member in system.members.values())
         found: dict[str, Any]
         if isinstance(workload, Closed):
@@ -106,16 +123,17 @@ def capacity(
 ) -> Capacity:
     """The highest load that each system meets, to 2 %: at least a share `attainment` of the requests within all limits.
 
-    This is what DistServe (OSDI 2024) calls goodput.  A load whose verdict is OVERLOADED is not met, and a refused request
-    meets no limit.  Doubled (or halved) from a lone request's rate until it is bracketed, then bisected.  Every trial meets the
-    same requests, their arrivals stretched to the rate, so attainment falls nearly monotonely with it; in a closed loop users
-    are added.  The first tenth of a trial's requests, while the system fills up, is not counted.
+    This is what DistServe (OSDI 2024) calls goodput.  A rate is not met where less than 97 % of the output tokens that are
+    offered come out, or where the verdict is OVERLOADED; a refused request meets no limit.  The rate that is reported is never
+    more than what is served.  Doubled (or halved) from a lone request's rate until it is bracketed, then bisected.  Every trial
+    meets the same requests, their arrivals stretched so that the counted ones come at the rate, so attainment falls nearly
+    monotonely with it; in a closed loop users are added.  The first tenth of a trial's requests, while the system fills up, is not
+    counted.
 
     A trial has `requests`; where that is not given, the most of the scenario's, 2,000, ten times what the system can hold at
     once, and what comes in 50 times the limit of TTFT (or of E2EL, if that is less); of a trace all that it has.
 
-    Left out: `measure` of the scenario.  Where the limits bear waits longer than the trial can build up, only the verdict
-    binds, and the result is as coarse as that one (a tenth too high with 2,000 requests).
+    Left out: `measure` of the scenario.
 
     Raises: UserError where there is no SLO, or no load that could be varied; PlanError where a system does not fit.
     """
@@ -182,7 +200,7 @@ class _System:
                 reason = "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
         scale = None
         if best and isinstance(workload, Trace):
-            scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.load
+            scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.goodput
         return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale)
 
     @property
@@ -204,7 +222,8 @@ class _System:
         waits = min((limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0)
         top = 2.0 ** math.ceil(math.log2(load))  # the same number of requests for all loads of a bisection, or one of two
         n = self.most or max(n, min(MOST, math.ceil(WAITS * waits * top)))
-        return workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
+        drawn = workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
+        return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn, n // WARM_UP) / load))
 
     def serve(self, requests: Requests) -> Rows:
         self.trials += 1
@@ -214,14 +233,16 @@ class _System:
         rows = self.serve(self.asked(load))
         n = len(rows.arrival)
         self.requests = max(self.requests, n)
-        counted = np.arange(n) >= n // 10
-        start, end = float(rows.arrival[n // 10]), float(rows.arrival[-1])
-        tokens = came_out(rows, start, end, None)[2]
-        done = rows.finished
+        counted = np.arange(n) >= n // WARM_UP
+        start, end = float(rows.arrival[n // WARM_UP]), float(rows.arrival[-1])
+        tokens, done = came_out(rows, start, end, None)[2], rows.finished
+        offered = rows.requests.output[1:][(asked(rows) & counted)[1:] & counted[:-1]].sum()
+        throughput = tokens / (end - start) if end > start else 0.0
         missed = {"refused": float((~done)[counted].mean())}
         missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in within(rows, self.slo).items()}
         share = float(meets(rows, self.slo)[counted].mean())
-        result = Trial(load, share, verdict(rows), tokens / (end - start) if end > start else 0.0, missed)
+        closed = rows.requests.users is not None
+        result = Trial(load, share, verdict(rows), throughput, tokens / float(offered or 1), missed, closed)
         self.progress(self.name, result)
         return result
 
@@ -287,9 +308,10 @@ def first(requests: Requests, n: int | None) -> Requests:
     return part
 
 
-def measured_rate(requests: Requests) -> float:
-    """Requests per second of a trace."""
-    return (len(requests.arrival) - 1) / float(requests.arrival[-1] - requests.arrival[0])
+def measured_rate(requests: Requests, begin: int = 0) -> float:
+    """Return the requests per second from request `begin` on."""
+    arrival = requests.arrival
+    return (len(arrival) - 1 - begin) / float(arrival[-1] - arrival[begin])
 
 
 def _each(rows: Rows, limit: str, times: np.ndarray) -> np.ndarray:

@@ -126,10 +126,30 @@ def test_a_tighter_limit_never_takes_more(make_scenario, service):
 
 
 def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenario, service):
-    """Only the verdict binds, and that is a tenth coarse with so few requests."""
+    """Only what is served binds."""
     found = capacity(make_scenario(SLO(ttft=1e4 * service)), requests=2000).systems["one"]
-    assert 0.95 / service < found.best.load < 1.2 / service
-    assert (found.above.verdict, found.above.binds(0.9)) == ("OVERLOADED", "overload")
+    assert 0.97 / service < found.best.goodput < 1.001 / service
+    assert found.best.load < 1.04 / service
+    assert (found.above.keeps_up, found.above.binds(0.9)) == (False, "overload")
+
+
+@pytest.mark.parametrize(
+    ("slo", "answer", "options"),
+    [
+        (SLO(tpot=1.0), Length(fixed=200), {"max_sequences": 8}),  # the others wait for ever, and no limit is missed for that
+        (SLO(tpot=1.0), Length(uniform=(1, 100)), {}),
+        (SLO(ttft=1.0, tpot=1.0), ANSWER, {}),  # one token has no TPOT
+    ],
+)
+def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options):
+    """Without a limit of waiting, too; and just above, less is served than is offered."""
+    workload = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=answer)
+    found = capacity(make_scenario(slo, workload, **options))
+    told = found.as_json()["systems"]["one"]
+    assert found.systems["one"].best.kept >= 0.97
+    served = told["output_throughput"] / answer.mean
+    assert 0.9 * served < told["max_goodput_rate"] < 1.001 * served * (1.02 if answer.uniform else 1)  # lengths are drawn
+    assert told["binds"] == "overload" or told["above"]["kept"] < 1
 
 
 def test_a_limit_that_a_lone_request_misses_is_told_with_by_how_much(make_scenario, service):
@@ -183,7 +203,7 @@ def test_a_trace_is_stretched(make_scenario, service, tmp_path):
         assert found.requests == 600
         assert found.best.load == pytest.approx(asked.best.load, rel=0.05)  # the rate drawn is not quite the rate measured
         span = (drawn.arrival[-1] - drawn.arrival[0]) * found.time_scale
-        assert 599 / span == pytest.approx(found.best.load)
+        assert 599 / span == pytest.approx(found.best.goodput)
     assert capacity(make_scenario(slo, Trace(path=path)), requests=300).systems["one"].requests == 300
     synthetic = capacity(make_scenario(slo, Trace(synthetic=poisson(600)))).systems["one"]
     assert synthetic.best.load == pytest.approx(asked.best.load, rel=0.05)
