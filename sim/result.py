@@ -275,7 +275,7 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
     return {
         "replays": sum(rows.replays),
         "expected_replays": expected,
-        "replayed_share": expected / steps,
+        "replayed_share": expected / steps if steps else 0.0,  # a member of a fleet may serve nothing
         "replays_per_day": expected / rows.elapsed * DAY,
     }
 

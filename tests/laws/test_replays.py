@@ -107,6 +107,20 @@ def test_a_replica_that_fails_counts_what_it_had_made_again(spoilt):
     assert abs(rows.replays[0] - expected) <= 4 * math.sqrt(expected)
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_step_that_an_outage_interrupts_is_no_replay(spoilt, kind):
+    """It counts in part, as without links; and a replica that fails in the middle of a replay loses its requests all the same."""
+    outage = Outage(at=1.234e-3, lasts=1e-3)
+    setup, _ = spoilt(kind, 0.0, outages=(outage,))
+    with_links, without = served(setup, asked(30)), served(replace(setup, spoils=None), asked(30), leap=False)
+    assert with_links.tallies[0].passages == pytest.approx(without.tallies[0].passages)
+    assert with_links.tallies[0].context == pytest.approx(without.tallies[0].context)
+    assert any(steps % 1 for steps in without.tallies[0].passages.values())
+    often = served(spoilt(kind, 0.02, restart=1e-5, outages=(outage,))[0], asked(30))
+    assert often.finished.all()
+    assert often.busy[0].max() <= often.elapsed
+
+
 OPTIONS = ["systems.lpu.link_errors={bit_error_rate: 1e-11, restart: 1 ms}", "workload.requests=4", "workload.output=8 token"]
 
 
@@ -128,3 +142,20 @@ def test_a_result_keeps_who_says_how_often_links_err():
 def test_links_through_which_nothing_comes_are_refused():
     with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %"):
         run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-7")]))
+
+
+@pytest.mark.parametrize("extra", ["", ", outages: [{at: 1 us, lasts: 1 s}]"])
+def test_a_member_of_a_fleet_that_serves_nothing_makes_no_step_again(tmp_path, extra):
+    """Round robin gives the only request to the first member; the other one's links have nothing to spoil."""
+    (tmp_path / "fleet.yaml").write_text(f"""\
+model: llama-2-7b
+workload: {{kind: closed, users: 1, requests: 1, prompt: 30 token, output: 3 token}}
+systems:
+  sound: {{chip: h100-sxm, chips: 1, engine: ideal}}
+  erring: {{chip: h100-sxm, chips: 1, engine: ideal, link_errors: {{bit_error_rate: 1.0e-15}}{extra}}}
+  both: {{fleet: {{sound: 1, erring: 1}}, router: round-robin}}
+""")
+    result = run(tmp_path / "fleet.yaml")
+    both, alone = (result.systems[name].metrics for name in ("both", "sound"))
+    assert (both["replays"], both["expected_replays"], both["replayed_share"], both["replays_per_day"]) == (0, 0, 0, 0)
+    assert both["output_throughput"] == alone["output_throughput"]
