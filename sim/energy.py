@@ -20,7 +20,10 @@ CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
 class Tally:
     """What passed through the stages of a replica: steps by their number of tokens, how many of them sampled nothing, positions of
     the output head, and sums over decoded tokens of the positions they attended to, and over pieces of prompts of those attended to
-    and read, as `Work` has them."""
+    and read, as `Work` has them.
+
+    Of a step that an outage interrupts, the part that was made counts, so that steps may be fractions.
+    """
 
     passages: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
     blind: float = 0
@@ -34,9 +37,8 @@ class Tally:
 
     def add(self, work: Work, steps: int) -> None:
         """So many steps of a passage; what they decode is told when a request ends."""
-        prompt = work.prompt_tokens
-        self.passages[work.decodes + prompt] += steps
-        if prompt:
+        self.passages[work.tokens] += steps
+        if work.prompt_tokens:
             self.pieces(work)
 
     def times(self, share: float) -> "Tally":
@@ -48,15 +50,21 @@ class Tally:
         """Return what was added after `before`, an earlier state of it."""
         return summed([self, before.times(-1)])
 
-    def pieces(self, work: Work) -> None:
+    def pieces(self, work: Work, times: float = 1) -> None:
         """The prompts' part of one step."""
-        self.attended += work.attended
-        self.cached += work.cached
-        self.windowed_attended += work.windowed_attended
-        self.windowed_cached += work.windowed_cached
-        self.logits += work.logits - work.decodes
+        self.attended += times * work.attended
+        self.cached += times * work.cached
+        self.windowed_attended += times * work.windowed_attended
+        self.windowed_cached += times * work.windowed_cached
+        self.logits += times * (work.logits - work.decodes)
         if not work.logits:
-            self.blind += 1
+            self.blind += times
+
+    def take_back(self, work: Work, part: float) -> None:
+        """Subtract the part of a step that an outage kept from being made."""
+        self.passages[work.tokens] -= part
+        if work.prompt_tokens:
+            self.pieces(work, -part)
 
 
 def summed(tallies: Iterable[Tally]) -> Tally:

@@ -31,6 +31,9 @@ DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
 HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, BLIND, RANKS, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6, 7, 8
 ATTENDED, CACHED = 0, 1  # by the pieces of prompts, for each kind of attention: sums
 CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
+# A micro-batch's step under way, of replicas that may fail: the piece of a prompt in it, the prompt's tokens before that piece, the
+# gap before the step's tokens and its bin; then, for each stage, when the step leaves and how long the stage works on it.
+TAKEN, BEFORE, GAP, PLACE = 0, 1, 2, 3
 LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
 BINS = 24 * BINS_PER_DECADE
 
@@ -49,7 +52,7 @@ def piece_seconds(line, read, old, piece):
 
 
 @njit(cache=True)
-def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums):
+def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
 
     start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]: leave is the sum of all ways and works up to
@@ -72,6 +75,9 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
             seconds += piece_seconds(lines[piece, kind], read[kind], ring[OLD], piece)
         for s in range(n):
             work[s] += stages[LAYERS + kind, s] * seconds
+    kept = len(tracks) > 0
+    if kept:
+        tracks[slot, TAKEN], tracks[slot, BEFORE] = piece, ring[OLD]
     if piece:
         if decodes % ring[RANKS] == 0:  # else a rank with fewer decodes takes the piece, in the others' time
             work[n - 1] += sums[PIECE]
@@ -84,6 +90,8 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
         late = max(late, free[s] - passed - (total + way[s]))
         total += way[s] + work[s]
         free[s] = total + late + lost
+        if kept:
+            tracks[slot, PLACE + 1 + s], tracks[slot, PLACE + 1 + n + s] = now + free[s], work[s]
     leave = total + late
     wait = lost + leave + sums[RETURN]
     back = now + wait
@@ -91,10 +99,13 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
     if decodes:
         gap = leave + sums[RETURN]
         place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LEAST
-        ring[FIRST_BIN + min(max(place, 0), BINS - 1)] += decodes
+        place = min(max(place, 0), BINS - 1)
+        ring[FIRST_BIN + place] += decodes
         sums[COUNT] += decodes
         sums[TOTAL] += decodes * gap
         sums[SQUARES] += decodes * gap * gap
+        if kept:
+            tracks[slot, GAP], tracks[slot, PLACE] = gap, place
     if decodes or not piece:
         counts[slot, DONE] = done + 1
     else:
@@ -104,7 +115,7 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
 
 
 @njit(cache=True)
-def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made, lines, read, batches, counts, ring, sums):
+def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
     and what further steps add to them."""
     kinds = len(seconds)
@@ -113,18 +124,18 @@ def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made
         batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = seconds[kind], growth[kind]
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
-    enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums)
+    enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
 
 
 @njit(cache=True)
-def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sums):
+def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
     for slot in slots:
         for column in range(SAMPLING, batches.shape[1]):
             batches[slot, column] = 0.0
         counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
         counts[slot, SILENT] = 1
-        enter(slot, now, 0.0, ring[BUDGET], stages, rows, made, lines, read, batches, counts, ring, sums)
+        enter(slot, now, 0.0, ring[BUDGET], stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
 
 
 @njit(cache=True)
@@ -137,7 +148,7 @@ def head(batches, counts, ring):
 
 
 @njit(cache=True)
-def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums):
+def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """Micro-batches that are back before `until` (or now) enter again while they have steps left or there are pieces of the prompt
     for them, and are gone where there is nothing to say of them.  Gives the head of the ring, of which that is not true."""
     while ring[LENGTH]:
@@ -158,5 +169,5 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, 
             for column in range(SAMPLING, batches.shape[1]):
                 batches[slot, column] = 0.0
             counts[slot, DONE] = counts[slot, DUE] = 0
-        enter(slot, back, batches[slot, LOST], piece, stages, rows, made, lines, read, batches, counts, ring, sums)
+        enter(slot, back, batches[slot, LOST], piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
     return head(batches, counts, ring)

@@ -10,7 +10,7 @@ another collective or passage has taken, is an error of the schedule.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -178,6 +178,8 @@ class Passage:
     back: Event  # that the sampled token has reached the first chip; its value is when it left the last
     missing: list[int]  # slices of the input that each stage still waits for
     began: Seconds = 0.0  # on the stage where it is
+    stage: "StageOfChips | None" = None  # that works on it
+    worked: Seconds = 0.0  # of all stages, up to the last one that it left
 
     def is_back(self, left: Seconds) -> None:
         self.back.succeed(left)
@@ -225,12 +227,22 @@ class Machine:
 
     def passage(self, work: Work) -> Waiting:
         """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
+        return (yield self.start(work).back)
+
+    def start(self, work: Work) -> Passage:
+        """Send a step into the first stage's queue."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
         missing = [self.group] * len(self.stages)
         passage = Passage([self.script(each) for each in programs], first.slice_bytes, first.token_bytes, Event(self.env), missing)
         self.enter(passage, self.stages[0])
-        return (yield passage.back)
+        return passage
+
+    def interrupt(self, passages: Iterable[Passage]) -> None:
+        """Count what the stages have worked on their passages up to now."""
+        for passage in passages:
+            if passage.stage:
+                self.count_work(passage, passage.stage)
 
     def script(self, program: Program) -> Script:
         """The program with its conversations looked up."""
@@ -259,7 +271,7 @@ class Machine:
 
     def begin(self, stage: StageOfChips) -> None:
         passage = stage.waiting.popleft()
-        passage.began = self.env.now
+        passage.began, passage.stage = self.env.now, stage
         stage.at_work = self.group
         turn, stage.turn = stage.turn, Event(self.env)
         turn.succeed(passage)
@@ -273,7 +285,8 @@ class Machine:
         stage.at_work -= 1
         if stage.at_work:
             return
-        self.busy[stage.number] += self.env.now - passage.began
+        self.count_work(passage, stage)
+        passage.stage = None
         if last:
             self.left.append(self.env.now)
             now = self.env.now
@@ -283,6 +296,11 @@ class Machine:
                 passage.is_back(now)
         if stage.waiting:
             self.begin(stage)
+
+    def count_work(self, passage: Passage, stage: StageOfChips) -> None:
+        seconds = self.env.now - passage.began
+        self.busy[stage.number] += seconds
+        passage.worked += seconds
 
     def slice_came(self, passage: Passage, number: int, _: object) -> None:
         passage.missing[number] -= 1

@@ -22,6 +22,7 @@ from simpy.events import Timeout
 from sim.cost import Costs, Work
 from sim.energy import Tally, summed
 from sim.machine import Machine, Waiting
+from sim.machine import Passage as StepOfChips
 from sim.policy import Job
 from sim.records import Gaps, Traffic
 from sim.replay import Spoils
@@ -44,10 +45,14 @@ class Passage:
 
 class Passing:
     """What a replica's passages go through, and are tallied.  One that takes a step at a time has nothing to cut, deal, settle or
-    close."""
+    close.
+
+    When its replica fails, a step under way counts as far as its stages have got: by their seconds at work, over all it takes.
+    """
 
     def __init__(self) -> None:
         self.tally = Tally()
+        self.interrupted: dict[Passage, float] = {}  # steps of the passages that an outage interrupted
 
     gaps: Gaps
     replays = 0  # steps that were made again
@@ -81,11 +86,15 @@ class Passing:
         """Who is back with nothing to tell, so that no event was made of it, is over."""
 
     def close(self) -> None:
-        """The run is over, or the replica has failed: what was counted apart is booked, a step under way whole."""
+        """The run is over: what was counted apart is booked."""
 
-    def steps_made(self, passage: Passage) -> int:
-        """Steps of one that is under way, when all is booked."""
-        return 1
+    def interrupt(self) -> None:
+        """Book everything up to now, since the replica fails: of a step under way the part that was made, and no gap."""
+        raise NotImplementedError
+
+    def steps_made(self, passage: Passage) -> float:
+        """Return the steps that an interrupted passage made, its last one in part; 0 where it was not under way."""
+        return self.interrupted.get(passage, 0.0)
 
     def tally_so_far(self) -> Tally:
         """Return what was tallied up to now.  A step under way counts whole, but where it can be told how far it is."""
@@ -107,6 +116,17 @@ class Passing:
     def stop(self) -> None:
         """The replica has failed and all is booked: what is under way goes to its end, and nothing of it is counted."""
         self.gaps, self.tally = Gaps(), Tally()
+
+
+def not_worked(leave: NDArray[np.float64], times: NDArray[np.float64], now: Seconds) -> NDArray[np.float64]:
+    """Return how long each stage works on a step after `now`; the step leaves each stage at `leave` and takes `times` there."""
+    return np.minimum(np.maximum(leave - now, 0.0), times)
+
+
+def seen(old: int, new: int, window: int | None) -> int:
+    """Positions that `new` tokens after `old` ones attend to, each to itself and those before it, at most a window of them."""
+    free = new if window is None else min(new, max(0, window - old))
+    return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
 
 
 class Pipeline:
@@ -138,21 +158,34 @@ class Steps(Passing):
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.costs, self.gaps, self.pipeline = env, costs, gaps, Pipeline(costs.stages)
+        # Of each passage when it leaves each stage, and its times there [s].
+        self.under_way: dict[Passage, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def send(self, passage: Passage) -> None:
         work, now, lost = passage.work, self.env.now, passage.lost
         self.tally.add(work, 1)
-        delay = self.pipeline.enter(now, self.costs.hops(work.tokens), self.costs.step(work).time, lost)
+        times = self.costs.step(work).time
+        delay = self.pipeline.enter(now, self.costs.hops(work.tokens), times, lost)
+        self.under_way[passage] = now + self.pipeline.free, times
         wait = lost + delay + self.costs.back
-        if work.decodes and passage.counted:  # it entered when its last tokens were back
-            self.gaps.add(delay + self.costs.back, work.decodes)
 
         def back(_: simpy.Event) -> None:
+            del self.under_way[passage]
+            if work.decodes and passage.counted:  # it entered when its last tokens were back
+                self.gaps.add(delay + self.costs.back, work.decodes)
             passage.steps, passage.lost = 1, wait - (self.env.now - now)
             # With no way back that is exactly the clock, and who was answered may ask at once.
             passage.over(passage, now + (lost + delay))
 
         Timeout(self.env, wait).callbacks.append(back)
+
+    def interrupt(self) -> None:
+        for passage, (leave, times) in self.under_way.items():
+            unmade = not_worked(leave, times, self.env.now)
+            self.pipeline.busy -= unmade
+            part = float(unmade.sum() / times.sum())
+            self.tally.take_back(passage.work, part)
+            self.interrupted[passage] = 1 - part
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -222,13 +255,19 @@ class Leap(Passing):
         if passage.work.decodes and passage.counted:
             self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
 
-    def close(self) -> None:
+    def interrupt(self) -> None:
         self.cut()
-        if self.passage:
-            self.book(self.passage)
-
-    def steps_made(self, passage: Passage) -> int:
-        return passage.steps
+        if (passage := self.passage) is None:
+            return
+        self.passage, work, whole = None, passage.work, passage.steps - 1  # the step under way is the last one
+        before, seconds = self.until(whole), self.time + whole * self.growth
+        worked = min(max(self.env.now - self.start - before, 0.0), seconds)
+        self.worked += before - self.lost + worked
+        self.tally.add(work, passage.steps)
+        self.tally.take_back(work, 1 - worked / seconds)
+        if whole and work.decodes and passage.counted:
+            self.gaps.add_linear(self.time, self.growth, whole, work.decodes)
+        self.interrupted[passage] = whole + worked / seconds
 
     def tally_so_far(self) -> Tally:
         tally = summed([self.tally])
@@ -262,7 +301,9 @@ class Pipelined(Passing):
     So are pieces of a prompt that fill the token budget: nothing is told of them, and what they take follows from the prompt.
     """
 
-    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int) -> None:
+    def __init__(
+        self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int, interruptible: bool = False
+    ) -> None:
         from sim import kernel  # Numba takes its time
 
         super().__init__()
@@ -280,7 +321,8 @@ class Pipelined(Passing):
         self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.ring[kernel.BUDGET], self.ring[kernel.RANKS] = token_budget, costs.layout.plan.attention_data
         self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
-        self.state = (self.lines, self.read, self.batches, self.counts, self.ring, self.sums)
+        self.tracks = np.zeros((slots if interruptible else 0, kernel.PLACE + 1 + 2 * stages))
+        self.state = (self.lines, self.read, self.batches, self.counts, self.ring, self.sums, self.tracks)
         self.passages: list[Passage | None] = [None] * slots
         self.unused = list(range(slots))
         self.lent: list[Any] = []  # idle micro-batches that take pieces of prompts, and where they belong
@@ -450,9 +492,35 @@ class Pipelined(Passing):
                 tally.cached += cached
         tally.blind += int(self.ring[self.kernel.BLIND])
 
-    def steps_made(self, passage: Passage) -> int:
-        slot = next(i for i, each in enumerate(self.passages) if each is passage and i not in self.unused)
-        return int(self.counts[slot, self.kernel.DONE])
+    def interrupt(self) -> None:
+        kernel, ring, tally, stages = self.kernel, self.ring, self.tally, self.costs.stages
+        for slot in np.roll(self.counts[:, kernel.ORDER], -ring[kernel.HEAD])[: ring[kernel.LENGTH]].tolist():
+            track, passage = self.tracks[slot], self.passages[slot]
+            leave, times = track[kernel.PLACE + 1 :].reshape(2, stages)
+            unmade = not_worked(leave, times, self.env.now)
+            self.stages[kernel.BUSY] -= unmade
+            part = float(unmade.sum() / times.sum())
+            piece, old = int(track[kernel.TAKEN]), int(track[kernel.BEFORE])
+            if passage and not piece:
+                tally.take_back(passage.work, part)
+            else:
+                tally.take_back(self.piece(piece, old, passage.work.decodes if passage else 0), part)
+            decodes = int(self.counts[slot, kernel.DECODES])
+            if decodes:  # its tokens do not come
+                gap = float(track[kernel.GAP])
+                ring[kernel.FIRST_BIN + int(track[kernel.PLACE])] -= decodes
+                self.sums[[kernel.COUNT, kernel.TOTAL, kernel.SQUARES]] -= decodes, decodes * gap, decodes * gap * gap
+            if passage:
+                self.interrupted[passage] = int(self.counts[slot, kernel.DONE]) - part
+        self.close()
+
+    def piece(self, tokens: int, old: int, decodes: int) -> Work:
+        """A step with a piece of a prompt, of which `old` tokens were done before; its decodes are counted elsewhere."""
+        window = self.costs.layout.model.window or 0
+        work = Work(decodes, prompt_tokens=tokens, attended=seen(old, tokens, None), cached=old + tokens, logits=decodes)
+        if window:
+            work.windowed_attended, work.windowed_cached = seen(old, tokens, window), min(old, window) + tokens
+        return work
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -466,17 +534,28 @@ class Chips(Passing):
     def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.machine, self.gaps = env, machine, gaps
+        self.under_way: dict[Passage, StepOfChips] = {}
 
     def send(self, passage: Passage) -> None:
         self.env.process(self.through(passage))
 
     def through(self, passage: Passage) -> Waiting:
         self.tally.add(passage.work, 1)
-        leave = yield from self.machine.passage(passage.work)
+        step = self.under_way[passage] = self.machine.start(passage.work)
+        leave = yield step.back
+        del self.under_way[passage]
         if passage.work.decodes and passage.counted:
             self.gaps.add(leave - passage.last, passage.work.decodes)
         passage.steps = 1
         passage.over(passage, leave)
+
+    def interrupt(self) -> None:
+        """What the whole step takes is computed as for chips that are alike."""
+        self.machine.interrupt(self.under_way.values())
+        for passage, step in self.under_way.items():
+            part = min(1.0, step.worked / float(self.machine.costs.step(passage.work).time.sum()))
+            self.tally.take_back(passage.work, 1 - part)
+            self.interrupted[passage] = part
 
     @property
     def free_at(self) -> Seconds:
@@ -496,20 +575,36 @@ class Replayed(Passing):
 
     def __init__(self, env: simpy.Environment, through: Passing, spoils: Spoils, gaps: Gaps) -> None:
         self.env, self.through, self.spoils, self.gaps, self.tally = env, through, spoils, gaps, through.tally
+        self.inner: dict[Passage, Passage] = {}
+        self.spoilt: set[Passage] = set()  # those under way that were made once at least
 
     def send(self, passage: Passage) -> None:
         once = partial(self.back, passage)
-        self.through.send(Passage(once, passage.work, last=passage.last, counted=False, lost=passage.lost))
+        inner = Passage(once, passage.work, last=passage.last, counted=False, lost=passage.lost)
+        self.inner[passage] = inner
+        self.through.send(inner)
 
     def back(self, passage: Passage, passed: Passage, leave: Seconds) -> None:
         if self.spoils(passage.work.tokens):
             self.replays += 1
+            self.spoilt.add(passage)
             Timeout(self.env, self.spoils.errors.restart).callbacks.append(lambda _: self.through.send(passed))
             return
+        del self.inner[passage]
+        self.spoilt.discard(passage)
         if passage.work.decodes and passage.counted:
             self.gaps.add(leave - passage.last, passage.work.decodes)
         passage.steps, passage.lost = 1, passed.lost
         passage.over(passage, leave)
+
+    def interrupt(self) -> None:
+        self.through.interrupt()
+
+    def steps_made(self, passage: Passage) -> float:
+        if passage in self.spoilt:
+            return 1.0
+        inner = self.inner.get(passage)
+        return self.through.steps_made(inner) if inner else 0.0
 
     def stop(self) -> None:
         self.through.stop()

@@ -26,7 +26,7 @@ from sim.cost import Costs, Work
 from sim.energy import Tally
 from sim.files import UserError, Value
 from sim.machine import Machines
-from sim.passing import Passage, Passing
+from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
 from sim.records import Rows
 from sim.replay import Spoils
@@ -246,14 +246,16 @@ class Replica:
         return tally, passing.busy_so_far()
 
     def fail(self) -> list[Job]:
-        """It is down for good, with what it held; says whose requests are lost.  What they decoded took its joules all the same."""
+        """It is down for good, with what it held; says whose requests are lost.
+
+        What they decoded took its joules all the same, and so did the part of a step that was made.
+        """
         self.up = False
-        self.passing.close()
+        self.passing.interrupt()
         for batch in self.batches:
-            if batch.ends:
-                made = self.passing.steps_made(batch) if batch.work.decodes else 0
-                for last, _, job in batch.ends:
-                    self.tell(job, job.output - 1 - (last - batch.step) + made)
+            made = self.passing.steps_made(batch) if batch.work.decodes else 0
+            for last, _, job in batch.ends:
+                self.tell(job, job.output - 1 - (last - batch.step) + made)
         self.waiting.clear()
         self.prefilling.clear()
         lost = list(self.jobs.values())
@@ -537,16 +539,21 @@ class Replica:
             batch.stalled[place : place + 1] = [(sequences - 1, since)] if sequences > 1 else []
         return 1 + decoded
 
-    def tell(self, job: Job, decoded: int) -> None:
+    def tell(self, job: Job, decoded: float) -> None:
         """A sequence leaves its micro-batch: how many tokens it decoded since its prompt ended, and what they attended to."""
         self.count_decoded(self.passing.tally, job, decoded)
 
-    def count_decoded(self, tally: Tally, job: Job, decoded: int) -> None:
+    def count_decoded(self, tally: Tally, job: Job, decoded: float) -> None:
         """Add so many decoded tokens of a sequence to a tally."""
+        whole, window = int(decoded), self.limits.window
         tally.logits += decoded
-        tally.context += seen(job.prompt, decoded, None)
-        if self.limits.window:
-            tally.windowed_context += seen(job.prompt, decoded, self.limits.window)
+        tally.context += seen(job.prompt, whole, None)
+        if window:
+            tally.windowed_context += seen(job.prompt, whole, window)
+        if part := decoded - whole:  # of the step that an outage interrupted
+            context = job.prompt + whole + 1
+            tally.context += part * context
+            tally.windowed_context += part * min(context, window or context)
 
     @staticmethod
     def join_window(batch: MicroBatch, window: int, job: Job) -> None:
@@ -566,9 +573,3 @@ class Replica:
             if joined is not None and job.tokens > window:
                 batch.fills.remove(joined + window - job.prompt - 1)
                 heapq.heapify(batch.fills)
-
-
-def seen(old: int, new: int, window: int | None) -> int:
-    """Positions that `new` tokens after `old` ones attend to, each to itself and those before it, at most a window of them."""
-    free = new if window is None else min(new, max(0, window - old))
-    return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)

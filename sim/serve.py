@@ -142,7 +142,7 @@ class Service:
         elif leap and slots == costs.stages == 1:
             passing = Leap(env, costs, gaps)
         elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
-            passing = Pipelined(env, costs, gaps, slots, setup.limits.token_budget)
+            passing = Pipelined(env, costs, gaps, slots, setup.limits.token_budget, interruptible=bool(setup.outages))
         else:
             passing = Steps(env, costs, gaps)
         if setup.spoils:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.energy import summed
+from sim.cost import Work
+from sim.energy import Tally, usage
 from sim.machine import Irregular, machines
 from sim.metrics import summary
 from sim.plan import Plan
@@ -17,7 +18,8 @@ from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
 from sim.workload import Requests
 
-KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3))}
+WINDOW = 24
+KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3)), "windowed": (3, Plan(pipeline=3))}
 OUTCOMES = {"finished", "refused", "cancelled", "failed"}
 moments = st.one_of(st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100))  # some at the same instant
 requests = st.lists(st.tuples(moments, st.integers(1, 120), st.integers(1, 30)), min_size=1, max_size=25)
@@ -33,9 +35,11 @@ outage = st.builds(Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st
 
 
 @pytest.fixture(scope="module")
-def replicas(make_deployment):
+def replicas(make_deployment, make_model):
     """So many replicas of a kind, of which some fail once."""
-    deployments = {kind: make_deployment(chips, plan=plan) for kind, (chips, plan) in KINDS.items()}
+    windows = {"sliding_window": WINDOW, "layer_types": ("sliding_attention", "full_attention") * 2}
+    models = {kind: make_model(**(windows if kind == "windowed" else {})) for kind in KINDS}
+    deployments = {kind: make_deployment(chips, plan=plan, model=models[kind]) for kind, (chips, plan) in KINDS.items()}
 
     def build(kind, failures, policy=None, **limits):
         deployment = deployments[kind]
@@ -92,11 +96,40 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(leapt, column) == getattr(stepped, column)).all()
     for one, other in zip(leapt.tallies, stepped.tallies, strict=True):
-        assert summed([one]).passages == summed([other]).passages
-        assert (one.logits, one.context, one.attended, one.cached) == (other.logits, other.context, other.attended, other.cached)
+        assert counts(one) == pytest.approx(counts(other), rel=1e-9, abs=1e-6)  # a clock rounds where a step is interrupted
     for one, other in zip(leapt.busy, stepped.busy, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
     assert leapt.gaps.count == stepped.gaps.count
+
+
+def counts(tally):
+    """What a tally holds, by name; steps by their tokens."""
+    sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "passages"}
+    return sums | {f"steps of {tokens} tokens": steps for tokens, steps in tally.passages.items() if abs(steps) > 1e-6}
+
+
+@settings(max_examples=150)
+@given(
+    requests,
+    st.lists(outage, min_size=1, max_size=2),
+    policies.map(lambda policy: replace(policy, deadline=None, max_waiting=None)),
+    st.sampled_from([*KINDS, "chips"]),
+    st.booleans(),
+)
+def test_no_stage_is_busy_for_longer_than_its_replica_is_up(replicas, sent, failures, policy, kind, leap):
+    """Every request is tried again until it is served, so that no work follows the last token."""
+    failures = [each.model_copy(update={"requests": "retry"}) for each in failures]
+    setups = replicas("piped" if kind == "chips" else kind, failures, policy)
+    if kind == "chips":
+        made = machines(setups[0].costs, [Irregular()] * len(setups), [0])
+        setups = [replace(setup, machine=made) for setup in setups]
+    rows = serve_fleet(asked(sent), setups, least_loaded, leap=leap)
+    begun, ended = rows.arrival.min(), np.nanmax(rows.last_token)
+    for each, busy in zip(failures, rows.busy, strict=True):
+        down = max(0.0, min(each.at + each.lasts, ended) - max(each.at, begun))
+        assert (busy <= (ended - begun - down) * (1 + 1e-9) + 1e-12).all()
+        assert (busy >= -1e-12).all()
+    assert rows.elapsed >= max(busy.max() for busy in rows.busy) * (1 - 1e-9)
 
 
 @settings(max_examples=25)
@@ -112,11 +145,61 @@ def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, 
         np.testing.assert_allclose(getattr(chips, column), getattr(stages, column), rtol=1e-9, atol=1e-9)
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(chips, column) == getattr(stages, column)).all()
-    if kind == "piped":
+    for one, other in zip(chips.tallies, stages.tallies, strict=True):
+        assert counts(one) == pytest.approx(counts(other), rel=1e-7, abs=1e-6)
+    for one, other in zip(chips.busy, stages.busy, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+    if kind != "single":
         for number, tally in enumerate(stages.tallies):
-            assert chips.traffic[number].messages <= 3 * sum(tally.passages.values())
+            assert chips.traffic[number].messages <= 3 * sum(map(math.ceil, tally.passages.values()))
         if stages.finished.any():
             assert sum(traffic.messages for traffic in chips.traffic.values()) > 0
+
+
+@pytest.mark.parametrize("way", ["leap", "steps", "chips"])
+@pytest.mark.parametrize("kind", ["single", "piped"])
+def test_an_interrupted_step_counts_as_far_as_it_came(replicas, kind, way):
+    """A prompt's only step fails after a quarter of the first stage's time and is made again: 1 + 1/4 of that time."""
+    (setup,) = replicas(kind, [None])
+    costs = setup.costs
+    work = Work(prompt_tokens=8, chunks=1, attended=36, cached=8, logits=1)
+    times = costs.step(work).time
+    failure = Outage(at=times[0] / 4, lasts=1e-6)
+    made = machines(costs, [Irregular()], [0]) if way == "chips" else None
+    rows = serve_fleet(asked([(0.0, 8, 1)]), [replace(setup, outages=(failure,), machine=made)], least_loaded, leap=way != "steps")
+    part = times[0] / 4 / times.sum()
+    assert rows.busy[0] == pytest.approx([1.25 * times[0], *times[1:]])
+    assert rows.tallies[0].passages == pytest.approx({8: 1 + part})
+    assert (rows.tallies[0].logits, rows.tallies[0].attended) == pytest.approx((1 + part, 36 * (1 + part)))
+    assert rows.elapsed >= rows.busy[0].sum()
+    whole = Tally()
+    whole.add(work, 1)
+    used, once = usage(costs, rows.tallies[0]), usage(costs, whole)
+    assert used.nbytes == pytest.approx({memory: (1 + part) * nbytes for memory, nbytes in once.nbytes.items()})
+
+
+@pytest.mark.parametrize("way", ["leap", "steps", "chips"])
+@pytest.mark.parametrize("kind", ["single", "piped"])
+def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
+    """Failed in the middle of its third decode step: two gaps, and half a step more of tokens and positions."""
+    (setup,) = replicas(kind, [None])
+    costs = setup.costs
+    works = [Work(prompt_tokens=8, chunks=1, attended=36, cached=8, logits=1)]
+    works += [Work(decodes=1, context=context, logits=1) for context in (9, 10, 11)]
+    whole = [costs.step(work).time.sum() + costs.hops(work.tokens).sum() + costs.back for work in works]
+    times, hops = costs.step(works[3]).time, costs.hops(1)
+    into = hops[0] + times[0] / 2
+    failure = Outage(at=sum(whole[:3]) + into, lasts=1e-6, requests="fail")
+    made = machines(costs, [Irregular()], [0]) if way == "chips" else None
+    rows = serve_fleet(asked([(0.0, 8, 20)]), [replace(setup, outages=(failure,), machine=made)], least_loaded, leap=way != "steps")
+    part = times[0] / 2 / times.sum()
+    tally = rows.tallies[0]
+    assert rows.gaps.count == 2
+    assert sum(rows.gaps.bins.values()) == 2
+    assert rows.gaps.total == pytest.approx(sum(whole[1:3]))
+    assert tally.passages == pytest.approx({8: 1, 1: 2 + part})
+    assert (tally.logits, tally.context) == pytest.approx((3 + part, 9 + 10 + 11 * part))
+    assert rows.busy[0].sum() == pytest.approx(sum(costs.step(work).time.sum() for work in works[:3]) + times[0] / 2)
 
 
 def test_who_is_moved_begins_anew_at_once_and_who_cannot_be_waits(replicas):
