@@ -231,7 +231,7 @@ class Layout:
     def activations(self) -> Bytes:
         """Activations of the largest step: a rank's share of `token_budget` through the widest matrix multiply, in and out."""
         plan = self.plan
-        widest = max(sum(matrix.share(plan.tensor)) for block in self.model.blocks for matrix in block.matrices)
+        widest = max(sum(matrix.share(plan.tensor)) for block in dict.fromkeys(self.model.blocks) for matrix in block.matrices)
         return math.ceil(self.token_budget / plan.attention_data) * widest * plan.width("activations")
 
     def room(self, stage: Stage) -> Bytes:

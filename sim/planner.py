@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Lone:
 
 
 class Trial(NamedTuple):
-    """A plan that was looked at: its degrees, and a lone token's time where it fits."""
+    """A plan that was looked at: its degrees, and a lone token's time where it fits (of the fewest chips: where none has fewer)."""
 
     chips: int
     tensor: int
@@ -60,6 +61,7 @@ class Deployment:
     fit: Fit
     limits: Limits
     costs: Costs
+    bare: Layout  # the same as it was asked for: memories that the plan does not name are open, and the least token budget
     beat: Seconds | None = None  # of the slowest stage, for what enters at once, where the engine has tokens_per_beat
     tried: tuple[Trial, ...] = ()  # where the plan was searched for: what else was looked at, the best first
 
@@ -139,14 +141,15 @@ def deploy(
     Raises: ValueError if the degrees, the topology, the precisions or the limits contradict each other.
     """
 
-    def lay(plan: Plan) -> Layout:
-        chips = plan.group * plan.depth * plan.replicas
+    def budget_of(plan: Plan) -> int | None:
         advised = None if beat else chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
         a_step = token_budget or engine.token_budget or advised
-        budget = min((n for n in (a_step and a_step * ranks(engine, plan), beat) if n), default=0)
-        fabric = (topology or chip.topology).sized(chips // plan.replicas)
-        layout = Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
-        return housed(layout, request_tokens)
+        return min((n for n in (a_step and a_step * ranks(engine, plan), beat) if n), default=None)
+
+    def lay(plan: Plan) -> Layout:
+        fabric = (topology or chip.topology).sized(plan.group * plan.depth)
+        budget = budget_of(plan) or PIECES[0]
+        return Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
 
     beat = engine.tokens_per_beat
 
@@ -155,8 +158,9 @@ def deploy(
         plan, tried = search(plan, chips, model, request_tokens, lay)
     else:
         plan = plan.resolved(chips, model)
-    layout = cut(lay(plan), request_tokens)
-    if not layout.token_budget:
+    bare = lay(plan)
+    layout = cut(housed(bare, request_tokens), request_tokens)
+    if not budget_of(plan):
         layout = cut(replace(layout, token_budget=best_piece(layout, request_tokens, prompt_tokens)), request_tokens)
     budget = layout.token_budget
     fitted = fit(layout, request_tokens)
@@ -182,7 +186,7 @@ def deploy(
     shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
     context = model.max_position_embeddings
     limits = Limits(slots, budget, most, room, context, model.window, min(shares), fill)
-    return Deployment(layout, fitted, limits, Costs(layout, sampled), seconds, tried)
+    return Deployment(layout, fitted, limits, Costs(layout, sampled), bare, seconds, tried)
 
 
 def ranks(engine: Engine, plan: Plan) -> int:
@@ -239,29 +243,41 @@ def housed(layout: Layout, request_tokens: float) -> Layout:
 
     Raises: ValueError where the plan names a memory that the chip does not have.
     """
+    *faster, last = houses(layout)
+    for house in faster:
+        if Cutter(house, request_tokens).stages(math.inf, request_tokens) <= layout.plan.depth:
+            return house
+    return last
+
+
+def houses(layout: Layout) -> list[Layout]:
+    """Return the layout in each memory that the plan leaves open, the fastest memory first.
+
+    Raises: ValueError where the plan names a memory that the chip does not have.
+    """
     plan, chip = layout.plan, layout.chip
     for name in (plan.weights_in, plan.kv_in):
         if name and name not in chip.memory:
             raise ValueError(f"{chip.id} has no memory '{name}'; it has {', '.join(chip.memory)}")
-    houses = [
+    return [
         replace(layout, plan=plan.model_copy(update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}))
         for home in chip.homes
     ]
-    for house in houses[:-1]:
-        if Cutter(house, request_tokens).stages(math.inf, request_tokens) <= plan.depth:
-            return house
-    return houses[-1]
 
 
-def shapes(model: Model, most: int) -> Iterator[tuple[int, int, int]]:
-    """Degrees that a stage may have: tensor, attention_data, expert, of `most` chips at most, in powers of two and divisors.
+def shapes(model: Model, chips: int | None) -> Iterator[tuple[int, int, int]]:
+    """Degrees that a stage may have: tensor, attention_data, expert; powers of two and divisors of `chips`, those at most.
 
     Dense: tensor up to the number of heads.  With experts also: whole experts on chips, and attention data parallelism up to
-    one chip for each expert.
+    one chip for each expert.  Without `chips` every tensor, and for data powers of two and divisors of the experts.
     """
+    heads = model.num_attention_heads
     experts = max((block.experts.count for block in model.blocks if block.experts), default=0)
-    degrees = [n for n in range(1, most + 1) if n & (n - 1) == 0 or most % n == 0]
-    for tensor in (n for n in degrees if n <= model.num_attention_heads):
+    most = min(chips or math.inf, max(heads, experts))
+    degrees = [n for n in range(1, int(most) + 1) if n & (n - 1) == 0 or (chips or experts or n) % n == 0]
+    for tensor in degrees if chips else range(1, heads + 1):
+        if tensor > heads:
+            return
         yield tensor, 1, 1
         if 1 < tensor <= experts:
             yield tensor, 1, tensor
@@ -275,47 +291,54 @@ def search(
     """The fastest plan for a lone token on all the chips (search: speed), or the one with the fewest chips (search: chips).
 
     Every way to deal the chips out that `shapes` knows is tried; times are those of blocks cut evenly, by number.  Where none
-    fits, the first is given, so that what is missing can be said.
+    fits, the first is given, so that what is missing can be said.  The fewest chips are those of `minimum_chips`, where there
+    are as many.
 
     Raises: ValueError where the plan gives degrees itself, or nothing can be laid out at all.
     """
     given = plan.model_fields_set & {"tensor", "attention_data", "expert", "pipeline", "replicas"}
     if given:
         raise ValueError(f"search: {plan.search} finds the degrees; leave {', '.join(sorted(given))} out")
-    trials: dict[Trial, Plan] = {}
+    trials: dict[Trial, Layout] = {}
     refusal = ValueError(f"no plan deals {model.id} out to {chips} chips")
-    for tensor, data, expert in shapes(model, chips):
+    by_speed = plan.search == "speed"
+    for tensor, data, expert in shapes(model, chips if by_speed else None):
         group = tensor * data
-        copies = [1] if plan.search == "chips" else [n for n in range(1, chips // group + 1) if chips % (group * n) == 0]
-        for replicas in copies:
-            depth = chips // (group * replicas)
-            degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "replicas": replicas, "search": None}
-            depth = min(depth, len(model.blocks)) if plan.search == "chips" else depth
-            if depth > len(model.blocks):
+        for replicas in range(1, (chips if by_speed else 1) + 1):
+            depth, rest = divmod(chips, group * replicas)
+            if not depth:
+                break
+            if by_speed and (rest or depth > len(model.blocks)):
                 continue
-            candidate = plan.model_copy(update=degrees | {"pipeline": depth}).resolved(group * depth * replicas, model)
+            depth = min(depth, len(model.blocks))
+            degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "replicas": replicas, "search": None}
+            candidate = plan.model_copy(update=degrees)
             try:
-                layout = lay(candidate)
+                single = lay(candidate.model_copy(update={"pipeline": 1}).resolved(group * replicas, model))
+                least = fewest_stages(single, request_tokens)
+                fits = least <= depth
+                depth = least if fits and not by_speed else depth
+                layout = lay(single.plan.model_copy(update={"pipeline": depth}))
             except ValueError as error:  # mostly: the topology joins fewer chips than a replica would have
                 refusal = error
                 continue
-            least = Cutter(layout, request_tokens).stages(math.inf, request_tokens)
-            fits = least <= depth
-            if plan.search == "chips" and fits:
-                candidate = candidate.model_copy(update={"pipeline": least})
-                layout, depth = lay(candidate), least
-            tpot = _estimate(layout, request_tokens) if fits else None
-            trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, tpot)] = candidate
+            trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, None)] = layout
     if not trials:
         raise refusal
-    by_speed = plan.search == "speed"
-    copies_of = {t: -t.replicas if t.fits else t.replicas for t in trials}  # what misses least is told of
-    order = sorted(trials, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]))
-    return trials[order[0]], tuple(order)
+    fewest = min((t.chips for t in trials if t.fits), default=0)
+    timed = {
+        t._replace(tpot=_estimate(housed(layout, request_tokens), request_tokens))
+        if t.fits and (by_speed or t.chips == fewest)  # an estimate on hundreds of chips takes a second
+        else t: layout.plan
+        for t, layout in trials.items()
+    }
+    copies_of = {t: -t.replicas if t.fits else t.replicas for t in timed}  # what misses least is told of
+    order = sorted(timed, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]))
+    return timed[order[0]], tuple(order)
 
 
 def _estimate(layout: Layout, request_tokens: float) -> Seconds:
-    """A lone token's time with the blocks dealt to stages by number."""
+    """A lone token's time with the blocks dealt to stages by number, in memories that the plan names."""
     blocks, depth = len(layout.model.blocks), layout.plan.depth
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     context = max(1.0, request_tokens)
@@ -326,24 +349,31 @@ def _estimate(layout: Layout, request_tokens: float) -> Seconds:
 def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, int, int] | None:
     """The fewest chips that hold the model and one request: chips, tensor (times attention_data), pipeline.
 
-    Of equals the smallest stages.  Degrees are powers of two.  None where no such plan fits.
+    Of equals the fastest for a lone token, as `search` has it.  None where no plan fits.
     """
-    layout = deployment.layout
-    model, blocks = layout.model, layout.model.blocks
-    experts = max((block.experts.count for block in blocks if block.experts), default=1)
-    most = 1 << (max(model.num_attention_heads, experts).bit_length() - 1)
-    found: list[tuple[int, int, int]] = []
-    for tensor, data, expert in shapes(model, most):
+    bare, found = deployment.bare, list[Layout]()
+    fabric = bare.topology.model_copy(update={"chips": None})
+    for tensor, data, expert in shapes(bare.model, None):
         degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "pipeline": None}
-        plan = layout.plan.model_copy(update=degrees)
-        pipeline = Cutter(replace(layout, plan=plan), request_tokens).stages(math.inf, request_tokens)
-        if pipeline <= len(blocks):
-            try:
-                (layout.topology.model_copy(update={"chips": None})).sized(plan.group * pipeline)
-                found.append((plan.group * pipeline * plan.replicas, plan.group, pipeline))
-            except ValueError:
-                continue  # more chips than the topology joins: not a plan
-    return min(found, default=None)
+        plan = bare.plan.model_copy(update=degrees)
+        pipeline = fewest_stages(replace(bare, plan=plan), request_tokens)
+        if pipeline <= len(bare.model.blocks):
+            with suppress(ValueError):  # more chips than the topology joins: not a plan
+                sized = fabric.sized(plan.group * pipeline)
+                found.append(replace(bare, plan=plan.model_copy(update={"pipeline": pipeline}), topology=sized))
+    fewest = min((layout.plan.group * layout.plan.depth for layout in found), default=0)
+    found = [layout for layout in found if layout.plan.group * layout.plan.depth == fewest]
+    if not found:
+        return None
+    if len(found) > 1:
+        found.sort(key=lambda layout: _estimate(housed(layout, request_tokens), request_tokens))
+    plan = found[0].plan
+    return fewest * plan.replicas, plan.group, plan.depth
+
+
+def fewest_stages(layout: Layout, request_tokens: float) -> int:
+    """Return the fewest stages that hold the model, whatever the memory; more than there are blocks where none do."""
+    return min(Cutter(house, request_tokens).stages(math.inf, request_tokens) for house in houses(layout))
 
 
 def require_fit(deployment: Deployment, request_tokens: float) -> None:

@@ -90,7 +90,8 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
         if tried := system.get("tried"):
             fit = [t for t in tried if t["fits"]]
             best = (
-                f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} ({number(1000 * t['tpot'])} ms)"
+                f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} "
+                + (f"({number(1000 * t['tpot'])} ms)" if t["tpot"] else f"({t['chips']} chips)")
                 for t in fit[:5]
             )
             told = f"; the best, as tensor x attention data x pipeline x replicas: {', '.join(best)}" if fit else ""

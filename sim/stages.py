@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
 
 from sim.cost import Costs, Work
@@ -21,21 +22,27 @@ class Cutter:
     """
 
     def __init__(self, layout: Layout, request_tokens: float) -> None:
-        blocks = layout.model.blocks
-        costs = Costs(replace(layout, bounds=(0,)))  # for the times of single blocks only
-        work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
-        window = layout.model.window
-        work = replace(work, windowed_context=min(BALANCE_CONTEXT, window or BALANCE_CONTEXT))
-        time = {block: costs.block_time(block, work) for block in dict.fromkeys(blocks)}
-        alone = [layout.stage(i, i) for i in range(len(blocks))]
+        blocks, window = layout.model.blocks, layout.model.window
+        of_kind = {block: layout.stage(i, i) for block, i in {block: i for i, block in enumerate(blocks)}.items()}
+        alone = [of_kind[block] for block in blocks]
         self.layout = layout
-        self.times = [0.0, *accumulate(time[block] for block in blocks)]
         self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
-        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights  # a table that serves both ends of one stage
+        # Of a table that serves both ends of one stage.
+        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights if layout.model.tied else 0.0
         self.kv = [0.0, *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone)]
         self.room = layout.usable - layout.engine.reserve - layout.activations
         self.beside = layout.weights_memory.capacity if layout.apart else math.inf  # room for weights in a memory of their own
         self.request_tokens = request_tokens
+
+    @cached_property
+    def times(self) -> list[float]:
+        """Sums of the blocks' times.  Worked out late: whether a layout fits does not depend on them."""
+        blocks, window = self.layout.model.blocks, self.layout.model.window
+        costs = Costs(replace(self.layout, bounds=(0,)))  # for the times of single blocks only
+        work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
+        work = replace(work, windowed_context=min(BALANCE_CONTEXT, window or BALANCE_CONTEXT))
+        time = {block: costs.block_time(block, work) for block in dict.fromkeys(blocks)}
+        return [0.0, *accumulate(time[block] for block in blocks)]
 
     def bounds(self, pipeline: int) -> tuple[int, ...]:
         """The first block of each of `pipeline` stages."""
@@ -81,10 +88,10 @@ class Cutter:
     def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
         weights, kv = self._weights(i, j), tokens * (self.kv[j] - self.kv[i])
         fits = weights <= self.beside and kv <= self.room if self.layout.apart else weights + kv <= self.room * (1 + 1e-12)
-        return fits and self.times[j] - self.times[i] <= time * (1 + 1e-12)
+        return fits and (time == math.inf or self.times[j] - self.times[i] <= time * (1 + 1e-12))
 
     def _fewest(self, within: Callable[[int, int], bool]) -> int:
-        n, count, first = len(self.times) - 1, 0, 0
+        n, count, first = len(self.weights) - 1, 0, 0
         while first < n:
             end = first
             while end < n and within(first, end + 1):

@@ -128,8 +128,52 @@ def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(draw_deplo
         return make_deployment(tensor * pipeline, tokens, Plan(tensor=tensor), **parts).fit.fits
 
     fewest = minimum_chips(deployment, tokens)
-    plans = [(t * p, t, p) for t in (1, 2, 4) for p in range(1, len(layout.model.blocks) + 1) if fits(t, p)]
-    assert fewest == min(plans, default=None)
+    plans = [(t * p, t, p) for t in (1, 2, 3, 4) for p in range(1, len(layout.model.blocks) + 1) if fits(t, p)]
+    assert (fewest in plans and fewest[0] == min(plans)[0]) if plans else fewest is None
+
+
+def test_seventy_billion_parameters_take_324_chips_whoever_asks():
+    """Tensor 12 x pipeline 27: fewer than the 328 of powers of two."""
+    parts = ["systems.lpu.plan={tensor: 8, weights: int8, activations: int8, kv: fp16, head: int8}"]
+    parts += ["workload={kind: closed, users: 1, requests: 1, prompt: 500 token, output: 100 token}"]
+    scenario = read("llama2-70b-lpu-vs-h100", parts)
+    hint = minimum_chips(scenario.deploy("lpu"), scenario.request_tokens)
+    assert hint == (324, 12, 27)
+    searched = read("llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]).deploy("lpu")
+    assert searched.fit.fits
+    assert (searched.chips, searched.layout.plan.group, searched.layout.plan.depth) == hint
+    assert minimum_chips(searched, scenario.request_tokens) == hint
+
+
+@settings(max_examples=30)
+@given(
+    capacity=st.floats(3e4, 4e5),
+    chips=st.integers(1, 30),
+    tensor=st.sampled_from([1, 2, 4]),
+    limit=st.none() | st.integers(2, 30),
+    host=st.booleans(),
+    routed=st.booleans(),
+)
+def test_the_search_for_the_fewest_chips_and_the_hint_agree(make_model, make_chip, make_deployment, **drawn):
+    """Whatever plan the hint is asked with; where the search finds nothing, more chips are needed than the system has."""
+    link = Link(latency=1e-6, bandwidth=1e9)
+    topology = Switch(link=link, **({"limit": drawn["limit"]} if drawn["limit"] else {}))
+    chip = make_chip(drawn["capacity"], topology=topology)
+    if drawn["host"]:
+        slow = Memory(capacity=4 * drawn["capacity"], bandwidth=1e6)
+        chip = chip.model_copy(update={"memory": chip.memory | {"host": slow}})
+    routed = {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2} if drawn["routed"] else {}
+    parts = {"model": make_model(**routed), "chip": chip}
+    hint = minimum_chips(make_deployment(1, **parts), 64)
+    try:
+        found = make_deployment(drawn["chips"], plan=Plan(search="chips"), **parts)
+    except ValueError:
+        assert hint is None or hint[0] > min(drawn["chips"], drawn["limit"] or math.inf)
+        return
+    if found.fit.fits:
+        assert hint == (found.chips, found.layout.plan.group, found.layout.plan.depth)
+    else:
+        assert hint is None or hint[0] > drawn["chips"]
 
 
 def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, make_chip):
