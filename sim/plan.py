@@ -276,6 +276,16 @@ def weights_only_chips(layout: Layout) -> int:
     return math.ceil(nbytes / layout.weights_memory.capacity)
 
 
+def most_kv_tokens(layout: Layout) -> int:
+    """Return the tokens of KV cache that fill the fullest chip's memory beside its weights, whatever the engine keeps for itself.
+
+    More is impossible.  A server may have more than `fit` has: `memory_fraction` and `reserve` are estimates.
+    """
+    full = layout.kv_memory.capacity
+    rooms = [(full - (0.0 if layout.apart else stage.weights), stage.kv(1, None)) for stage in layout.stages]
+    return layout.plan.attention_data * max(0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0))
+
+
 def fit(layout: Layout, request_tokens: float) -> Fit:
     """Whether every chip holds its weights, activations, reserve and the KV cache of one request."""
     stages, window = layout.stages, layout.model.window

@@ -12,7 +12,7 @@ from sim.chip import Chip
 from sim.cost import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.engine import Engine
 from sim.model import Model
-from sim.plan import Fit, Layout, Plan, PlanError, fit
+from sim.plan import Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
 from sim.policy import Limits
 from sim.serve import serve
 from sim.stages import Cutter
@@ -70,6 +70,12 @@ class Deployment:
         plan = self.layout.plan
         return plan.group * plan.depth * plan.replicas
 
+    def sequences(self, tokens: int) -> tuple[int, int]:
+        """How many sequences of `tokens` fit: by the fullest stage or the KV room that is given, and if all memory were one."""
+        fullest, together = sequences(self.layout, tokens)
+        given = self.limits.kv_tokens != self.fit.kv_tokens
+        return (self.limits.kv_tokens // max(1, self.limits.claim(tokens)) if given else fullest), together
+
     @property
     def load(self) -> Seconds | None:
         """Loading a chip's weights from its host: bytes / bandwidth; all load at once, so that of the fullest is the system's.
@@ -99,7 +105,7 @@ class Deployment:
     def warnings(self) -> list[str]:
         """What tensor parallelism loses because its degree does not divide what it deals out: the fullest chip decides.
 
-        And the collectives whose times are estimates.
+        And the collectives whose times are estimates, and KV room that is given beyond what the engine would take.
         """
         model, tensor = self.layout.model, self.layout.plan.tensor
         lines = []
@@ -115,6 +121,8 @@ class Deployment:
                 lines.append(f"tensor {tensor} does not divide {parts} {what}: {held}, {loss:.1%} more than an even share")
         if self.contended:
             lines.append(self.contended)
+        if self.limits.kv_tokens > self.fit.kv_tokens:
+            lines.append(f"kv_tokens {self.limits.kv_tokens}: the engine's memory_fraction and reserve leave {self.fit.kv_tokens}")
         return lines
 
 
@@ -164,6 +172,11 @@ def deploy(
         layout = cut(replace(layout, token_budget=best_piece(layout, request_tokens, prompt_tokens)), request_tokens)
     budget = layout.token_budget
     fitted = fit(layout, request_tokens)
+    if kv_tokens and fitted.fits and kv_tokens > (held := most_kv_tokens(layout)):
+        raise ValueError(
+            f"kv_tokens: got {kv_tokens} token; expected at most {held} token, which fill the fullest chip's {layout.plan.kv_in} to "
+            f"the brim; try leaving kv_tokens out, for {fitted.kv_tokens} token"
+        )
     room = kv_tokens or fitted.kv_tokens
     seconds = None
     if beat:

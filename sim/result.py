@@ -13,7 +13,7 @@ from sim.energy import Part, energy, summed
 from sim.faults import Availability, availability
 from sim.measurements import published
 from sim.metrics import by_member, came_out, summary
-from sim.plan import sequences, weights_only_chips
+from sim.plan import weights_only_chips
 from sim.planner import Deployment, Lone, minimum_chips
 from sim.records import Rows, Saved, answered
 from sim.replay import expected_replays
@@ -129,7 +129,7 @@ class Planned:
         plain: dict[str, dict[str, Any]] = {}
         for name, deployment in self.deployments.items():
             fit, minimum = deployment.fit, self.minimum[name]
-            fitting = {str(n): sequences(deployment.layout, n) for n in lengths}
+            fitting = {str(n): deployment.sequences(n) for n in lengths}
             parts = ("weights", "kv", "activations", "reserve", "capacity")
             plain[name] = {
                 **describe(self.scenario, name, deployment),

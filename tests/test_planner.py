@@ -215,6 +215,32 @@ def test_more_sequences_than_the_slots_carry_would_starve_prompts(make_deploymen
         make_deployment(max_sequences=17)
 
 
+def test_more_kv_room_than_the_memory_holds_is_refused(make_deployment, make_engine):
+    """1 MB less 361,600 B of weights, at 512 B a token; an engine that keeps some for itself may still be given all of it."""
+    engine = make_engine(memory_fraction=0.9, reserve=1e5)
+    free = make_deployment(engine=engine)
+    weights, each = free.layout.stages[0].weights, free.layout.stages[0].kv_per_token
+    brim = int((1e6 - weights) // each)
+    assert free.limits.kv_tokens < brim
+    full = make_deployment(engine=engine, kv_tokens=brim)
+    assert full.limits.kv_tokens == brim
+    assert f"kv_tokens {brim}: the engine's memory_fraction and reserve leave {free.limits.kv_tokens}" in full.warnings
+    with pytest.raises(ValueError, match=rf"kv_tokens: got {brim + 1} token; expected at most {brim} token, .*; try leaving"):
+        make_deployment(engine=engine, kv_tokens=brim + 1)
+
+
+def test_of_a_model_that_does_not_fit_that_is_said_whatever_kv_room_is_given(make_deployment, make_chip):
+    with pytest.raises(PlanError, match="does not fit"):
+        require_fit(make_deployment(chip=make_chip(capacity=2e5), kv_tokens=10**9), 64)
+
+
+@pytest.mark.parametrize("kv_tokens", [1000, 130, 99])
+def test_a_plan_counts_the_sequences_that_the_given_kv_room_holds(make_deployment, kv_tokens):
+    deployment = make_deployment(kv_tokens=kv_tokens)
+    assert deployment.sequences(100)[0] == kv_tokens // 100 == deployment.limits.kv_tokens // deployment.limits.claim(100)
+    assert deployment.sequences(100)[1] == make_deployment().sequences(100)[1]
+
+
 def test_lone_times_do_not_ask_for_room_or_context(make_deployment):
     """What one request of any length would take, whatever the limits on many."""
     tight = make_deployment(kv_tokens=10)

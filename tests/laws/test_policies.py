@@ -42,15 +42,17 @@ def drawn(draw):
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_model, lossy):
-    made = {}
+def deployments(make_deployment, make_model, make_chip, lossy):
+    made, chip = {}, make_chip(capacity=2e6)  # has room for the tokens below
 
     def get(plan, windows=False):
         key = (plan, windows)
         if key not in made:
             chips = (plan.pipeline or 1) * plan.replicas
             model = make_model(**(windowed if windows else {}))
-            made[key] = make_deployment(chips, plan=plan, model=model, engine=lossy, kv_tokens=1300, max_sequences=12)
+            made[key] = make_deployment(
+                chips, plan=plan, model=model, chip=chip, engine=lossy, kv_tokens=1300, max_sequences=12
+            )
         return made[key]
 
     return get

@@ -141,10 +141,12 @@ def test_a_lone_request_sees_no_farther_than_its_windows(make_model, make_deploy
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=1, max_size=12))
 @settings(max_examples=40)
-def test_sequences_together_see_what_each_of_them_sees(make_model, make_deployment, serve_on, requests):
+def test_sequences_together_see_what_each_of_them_sees(make_model, make_chip, make_deployment, serve_on, requests):
     """The counters of a micro-batch against a sum over its sequences, at every step."""
     types = ("sliding_attention", "full_attention") * 2
-    deployment = make_deployment(model=make_model(sliding_window=WINDOW, layer_types=types), request_tokens=64, kv_tokens=4000)
+    deployment = make_deployment(
+        model=make_model(sliding_window=WINDOW, layer_types=types), chip=make_chip(capacity=4e6), request_tokens=64, kv_tokens=4000
+    )
     works, step = [], deployment.costs.step
     deployment.costs.step = lambda work: (works.append(work), step(work))[1]
     rows = serve_on(deployment, [(0.0, prompt, output) for prompt, output in requests], leap=False)
