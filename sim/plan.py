@@ -15,6 +15,7 @@ from sim.model import Attention, Block, Model
 from sim.topology import Topology
 from sim.units import Bytes, Count
 
+MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
 What = Literal["weights", "attention", "activations", "hidden", "dispatch", "kv", "head"]
 

@@ -12,7 +12,7 @@ from sim.chip import Chip
 from sim.cost import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.engine import Engine
 from sim.model import Model
-from sim.plan import Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
+from sim.plan import MOST_REPLICAS, Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
 from sim.policy import Limits
 from sim.serve import serve
 from sim.stages import Cutter
@@ -21,6 +21,7 @@ from sim.units import Seconds, show
 from sim.workload import Requests
 
 MAX_SEQUENCES = 256  # of a micro-batch, or of all where they need not fit one.  Source: the default of vLLM's max_num_seqs
+MOST_SLOTS = 100_000  # of a replica
 # Pieces of a prompt that are compared where no budget is given: powers of the square root of 2.
 PIECES = tuple(dict.fromkeys(round(2 ** (n / 2)) for n in range(25)))
 
@@ -191,6 +192,11 @@ def deploy(
             most = limit * ranks(engine, plan)
             if max_sequences is None:
                 most = min(most, slots * budget)
+    if slots > MOST_SLOTS:
+        raise ValueError(
+            f"plan.slots: got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is simulated by itself; "
+            "try fewer slots, or a smaller max_sequences"
+        )
     if max_sequences and most > slots * budget:
         raise ValueError(
             f"max_sequences {max_sequences}: {slots} micro-batches of {budget} tokens carry {slots * budget} at most, "
@@ -317,7 +323,7 @@ def search(
     by_speed = plan.search == "speed"
     for tensor, data, expert in shapes(model, chips if by_speed else None):
         group = tensor * data
-        for replicas in range(1, (chips if by_speed else 1) + 1):
+        for replicas in range(1, (min(chips, MOST_REPLICAS) if by_speed else 1) + 1):
             depth, rest = divmod(chips, group * replicas)
             if not depth:
                 break

@@ -153,6 +153,8 @@ def planned(scenario: Scenario) -> Planned:
     """What each system of a scenario holds; a system that does not fit is shown so."""
     plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
     deployments = {name: scenario.deploy(name) for name in plain}
+    for name in scenario.systems:
+        scenario.require_few(name, deployments)
     lone = {name: scenario.lone(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
     return Planned(scenario, deployments, lone, minimum)

@@ -31,7 +31,7 @@ from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.metrics import Measure, SLOField
 from sim.model import ModelField
-from sim.plan import Plan, PlanError, PlanField
+from sim.plan import MOST_REPLICAS, Plan, PlanError, PlanField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows
@@ -98,6 +98,10 @@ class System(Value):
             raise ValueError(f"cluster {self.cluster.id} has its chip, {self.cluster.chip.id}; leave chip out")
         if self.cluster and self.chips and self.chips > self.cluster.chips:
             raise ValueError(f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for")
+        if self.plan.replicas > MOST_REPLICAS:
+            raise ValueError(f"plan.replicas: {too_many(self.plan.replicas)}")
+        if (chips := self.hardware[1]) > MOST_CHIPS:
+            raise ValueError(f"chips: got {chips:,}; expected at most {MOST_CHIPS:,}, since each is listed; try a part of them")
         return self
 
     @property
@@ -173,6 +177,13 @@ class Member:
 
 
 MOST_POINTS = 100_000  # of a sweep
+MOST_CHIPS = 1_000_000  # of a system; a hundred times as many as any that is sold
+
+
+def too_many(replicas: int) -> str:
+    """Return what is wrong with so many replicas of a system."""
+    hint = "try a part of them under a part of the load"
+    return f"got {replicas:,} replicas; expected at most {MOST_REPLICAS:,}, since each is simulated by itself; {hint}"
 
 
 def _swept(given: object) -> object:
@@ -338,6 +349,12 @@ class Scenario(Value):
                 raise PlanError(f"{self._where.get(name, '')}systems.{name}: {served}; the members of a fleet serve one model")
         return system.fleet
 
+    def require_few(self, name: str, deployments: Mapping[str, Deployment]) -> None:
+        """Raises: PlanError where all copies of a system's members are too many replicas to simulate."""
+        replicas = sum(n * deployments[member].layout.plan.replicas for member, n in self.members(name).items())
+        if replicas > MOST_REPLICAS:
+            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {too_many(replicas)}")
+
     def outages(self, name: str) -> list[tuple[float, float]]:
         """From when to when a replica of a system is down, s."""
         return [(each.at, each.at + each.lasts) for member in self.members(name) for each in self.plain(member).outages]
@@ -493,5 +510,11 @@ def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
 
 
 def laid_out(scenario: Scenario, name: str) -> dict[str, Member]:
-    """One system laid out, by its members.  Raises: PlanError where one does not fit, or they serve several models."""
-    return {member: Member(fitting(scenario, member), copies) for member, copies in scenario.members(name).items()}
+    """One system laid out, by its members.
+
+    Raises: PlanError where one does not fit, they serve several models, or have too many replicas together.
+    """
+    copies = scenario.members(name)
+    deployments = {member: fitting(scenario, member) for member in copies}
+    scenario.require_few(name, deployments)
+    return {member: Member(deployment, copies[member]) for member, deployment in deployments.items()}

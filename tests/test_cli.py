@@ -184,6 +184,11 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         ("tensor: 1", "tensor: 2", "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1"),
         ("chips: 1", "chips: 9", "5: systems.card: the switch joins 8 chips at most, and 9 are asked for"),
         ("h100-sxm", "rtx-3090\n    memory_fraction: 0.1", "5: systems.card: llama-2-7b on 1 rtx-3090 does not fit: "),
+        (
+            "engine: ideal",
+            "engine: ideal\n    kv_tokens: 9e7 token",
+            "5: systems.card: kv_tokens: got 90000000 token; expected at most ",
+        ),
         ("chips: 1", "chips: 0", "7: systems.card.chips: 0: it must be at least 1"),
     ],
 )
@@ -191,6 +196,31 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
     mine(old, new)
     for command in ("check", "run"):
         assert refusal(command, "mine.yaml").startswith(f"mine.yaml:{message}")
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "run"])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tensor: 1", "replicas: 1000000000", "systems.card: plan.replicas: got 1,000,000,000 replicas; expected at most 10,000, "),
+        ("chips: 1", "chips: 1000000000", "systems.card: chips: got 1,000,000,000; expected at most 1,000,000, "),
+        ("tensor: 1", "slots: 1000000000", "systems.card: plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, "),
+        (
+            "    plan: {tensor: 1}",
+            "  all: {fleet: {card: 1000000000}}",
+            "systems.all: got 1,000,000,000 replicas; expected at most 10,000, ",
+        ),
+        (
+            "engine: ideal",
+            "engine: ideal\n    kv_tokens: 9e7 token",
+            "systems.card: kv_tokens: got 90000000 token; expected at most ",
+        ),
+    ],
+)
+def test_numbers_beyond_what_can_be_are_refused_by_every_command(refusal, command, old, new, message):
+    """In little time and memory: nothing is listed before it is counted."""
+    mine(old, new)
+    assert message in refusal(command, "mine.yaml")
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,7 @@ def deployments(make_deployment, make_model, make_chip, lossy):
         if key not in made:
             chips = (plan.pipeline or 1) * plan.replicas
             model = make_model(**(windowed if windows else {}))
-            made[key] = make_deployment(
-                chips, plan=plan, model=model, chip=chip, engine=lossy, kv_tokens=1300, max_sequences=12
-            )
+            made[key] = make_deployment(chips, plan=plan, model=model, chip=chip, engine=lossy, kv_tokens=1300, max_sequences=12)
         return made[key]
 
     return get
