@@ -175,8 +175,8 @@ def deploy(
     fitted = fit(layout, request_tokens)
     if kv_tokens and fitted.fits and kv_tokens > (held := most_kv_tokens(layout)):
         raise ValueError(
-            f"kv_tokens: got {kv_tokens} token; expected at most {held} token, which fill the fullest chip's {layout.plan.kv_in} to "
-            f"the brim; try leaving kv_tokens out, for {fitted.kv_tokens} token"
+            f"kv_tokens: got {kv_tokens} token; expected at most {held} token, which fill the fullest chip's {layout.plan.kv_in}; "
+            f"try leaving kv_tokens out, for {fitted.kv_tokens} token"
         )
     room = kv_tokens or fitted.kv_tokens
     seconds = None

@@ -25,6 +25,7 @@ from sim import __version__
 from sim.chip import WIDTH
 from sim.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
+from sim.provenance import package_digest, users_digest
 from sim.result import Result, served
 from sim.scenario import Member, Scenario, laid_out, of
 from sim.scenario import document as opened
@@ -80,8 +81,9 @@ def sweep(
         pass  # a folder that cannot be written is told before the simulation, not after it
     progress(len(found), len(where))
     for digest, record in computing(missing, jobs or os.cpu_count() or 1, cluster):
-        if record["version"] != __version__:
-            raise UserError(f"a worker runs sramsim {record['version']}, and this is {__version__}; install the same on all")
+        if (record["version"], record["code"]) != (__version__, package_digest()):
+            code = " with other code" if record["version"] == __version__ else ""
+            raise UserError(f"a worker runs sramsim {record['version']}{code}, and this is {__version__}; install the same on all")
         if not record.pop("again"):
             with whole(folder / "points") as scratch:
                 (scratch / f"{digest}.json").write_text(text_of(record), encoding="utf-8")
@@ -142,7 +144,7 @@ def points(document: Document, scenario: Scenario) -> list[Point]:
 
 
 def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> Point:
-    """The document with some values put in, that stand elsewhere in it."""
+    """The document with some values put in, that stand elsewhere in it; its digest covers inputs, version and code."""
     changed, values = copy.deepcopy(document), {}
     error = ""
     for key, source in sources.items():
@@ -159,7 +161,7 @@ def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> P
         inputs = canonical(of(changed)) if not error else None
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
-    whole_input = json.dumps([__version__, [changed.data, values] if inputs is None else inputs], sort_keys=True)
+    whole_input = json.dumps([__version__, package_digest(), [changed.data, values] if inputs is None else inputs], sort_keys=True)
     return Point(values, changed, hashlib.sha256(whole_input.encode()).hexdigest()[:32], error)
 
 
@@ -187,11 +189,11 @@ def canonical(value: object) -> Any:
 
 
 def code(thing: Any) -> list[str]:
-    """A class or a function by its name; where it is a user's, also the file that it stands in."""
+    """A class or a function by its name; where it is a user's, also the file that it stands in, and those that this imports."""
     module = sys.modules.get(thing.__module__)
     path = getattr(module, "__file__", None)
     users = path is not None and not thing.__module__.startswith("sim.")
-    return [thing.__qualname__, hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and users else ""]
+    return [thing.__qualname__, users_digest(Path(path)) if path and users else ""]
 
 
 def kept(path: Path) -> dict[str, Any] | None:
@@ -275,7 +277,14 @@ def computed(document: Document) -> dict[str, Any]:
 
     `again` where something went wrong that the scenario does not explain.
     """
-    record: dict[str, Any] = {"version": __version__, "error": "", "systems": {}, "inputs": document.data, "again": False}
+    record: dict[str, Any] = {
+        "version": __version__,
+        "code": package_digest(),
+        "error": "",
+        "systems": {},
+        "inputs": document.data,
+        "again": False,
+    }
     try:
         scenario = of(document)
         requests = scenario.workload.draw(scenario.seed)

@@ -13,7 +13,7 @@ import polars
 import pytest
 
 import sim
-from sim import UserError, read, run
+from sim import UserError, provenance, read, run
 from sim import sweep as module
 from sim.cli import main
 from sim.scenario import document, of
@@ -141,6 +141,100 @@ def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_ar
     names.append(name())
     assert names[0] == names[1]
     assert len(set(names)) == 5
+
+
+def test_the_name_of_a_point_changes_with_the_code_of_the_package(monkeypatch, tmp_path):
+    """Of any module, also of one that says no other version."""
+    code = tmp_path / "package"
+    (code / "below").mkdir(parents=True)
+    (code / "a.py").write_text("x = 1\n")
+    (code / "below" / "b.py").write_text("y = 1\n")
+    monkeypatch.setattr(provenance, "PACKAGE", code)
+    names = []
+    for file, text in (
+        ("a.py", "x = 1\n"),
+        ("below/b.py", "y = 2\n"),
+        ("below/c.py", ""),
+        ("a.py", "x = 2\n"),
+        ("a.py", "x = 1\n"),
+    ):
+        (code / file).write_text(text)
+        provenance.package_digest.cache_clear()
+        names.append(asked(BASE + GRID)[0].digest)
+    monkeypatch.undo()
+    provenance.package_digest.cache_clear()
+    assert len(set(names[:4])) == 4
+    assert names[4] == names[2]
+
+
+def test_the_packages_own_modules_are_read_once_and_all_of_them(monkeypatch):
+    reads, before = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), before(path))[1])
+    provenance.package_digest.cache_clear()
+    assert provenance.package_digest() == provenance.package_digest()
+    assert sorted(reads) == sorted(Path(sim.__file__).parent.rglob("*.py"))
+
+
+MODULE = """\
+import numpy as np
+import helpers
+from parts import most
+from parts.deep import deeper as renamed
+
+def last(replicas, job):
+    from late import never
+    return len(replicas) - 1
+"""
+
+
+def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports(monkeypatch, folder):
+    """Directly, by a module of theirs, from a package, relatively, and in a function that was not called."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(folder))
+    files = {
+        "mine.py": MODULE,
+        "helpers.py": "import further\n",
+        "further.py": "",
+        "late.py": "never = 1\n",
+        "parts/__init__.py": "from .one import most\n",
+        "parts/one.py": "most = 1\n",
+        "parts/deep.py": "from . import deeper\n",
+        "parts/deeper.py": "",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    text = BASE.replace("    engine: ideal\n", "    engine: ideal\n    router: mine:last\n", 1) + "sweep: {seed: [0, 1]}\n"
+    assert {path.relative_to(folder).as_posix() for path in provenance.users_files(folder / "mine.py")} == files.keys() - {
+        "unused.py"
+    }
+    before = asked(text)[0].digest
+    for name in files:
+        Path(name).write_text(f"{files[name]}# changed\n")
+        assert (asked(text)[0].digest == before) == (name == "unused.py"), name
+        Path(name).write_text(files[name])
+    assert asked(text)[0].digest == before
+    for name in ("helpers", "further", "parts", "parts.one", "parts.deep", "parts.deeper"):
+        del sys.modules[name]
+
+
+def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
+    sweep("mine.yaml", Path("out"), jobs=1)
+    sweep("mine.yaml", Path("out"), jobs=1)
+    assert computed == [6]
+    monkeypatch.setattr(module, "package_digest", lambda: "of other code")
+    table = sweep("mine.yaml", Path("out"), jobs=1).table
+    assert computed == [12]
+    assert len(table) == 12
+
+
+def test_a_worker_that_runs_other_code_is_told(monkeypatch):
+    before = module.computed
+    monkeypatch.setattr(module, "computed", lambda document: before(document) | {"code": "other"})
+    with pytest.raises(UserError, match=rf"a worker runs sramsim {sim.__version__} with other code, .*; install the same on all"):
+        sweep("mine.yaml", Path("out"), jobs=1)
+    assert not list(Path("out").glob("points/*"))
 
 
 def test_the_name_of_a_point_does_not_change_with_the_order_of_keys():
