@@ -10,9 +10,9 @@ left to the caller, who has to tell of it.
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sim.compiled import compiled
 from sim.records import BINS_PER_DECADE
 
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
 BINS = 24 * BINS_PER_DECADE
 
 
-@njit(cache=True)
+@compiled
 def piece_seconds(line, read, old, piece):
     """Seconds of one layer's attention for a piece of a prompt, from the two lines of which the higher counts, and the window; what
     it attends to and reads is added up."""
@@ -51,7 +51,7 @@ def piece_seconds(line, read, old, piece):
     return max(line[0] + line[1] * attended + line[2] * cached, line[3] + line[4] * attended + line[5] * cached)
 
 
-@njit(cache=True)
+@compiled
 def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
 
@@ -114,7 +114,7 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
     ring[LENGTH] += 1
 
 
-@njit(cache=True)
+@compiled
 def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
     and what further steps add to them."""
@@ -127,7 +127,7 @@ def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made
     enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
 
 
-@njit(cache=True)
+@compiled
 def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
     for slot in slots:
@@ -138,7 +138,7 @@ def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sum
         enter(slot, now, 0.0, ring[BUDGET], stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
 
 
-@njit(cache=True)
+@compiled
 def head(batches, counts, ring):
     """Who is back first: when, who, after how many steps and whether these were all; when it left, and what the clock lost; and
     how much of the prompt is done."""
@@ -147,7 +147,7 @@ def head(batches, counts, ring):
     return each[BACK], slot, done, done == counts[slot, DUE], each[LEAVE], each[LOST], ring[OLD], ring[LENGTH]
 
 
-@njit(cache=True)
+@compiled
 def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
     """Micro-batches that are back before `until` (or now) enter again while they have steps left or there are pieces of the prompt
     for them, and are gone where there is nothing to say of them.  Gives the head of the ring, of which that is not true."""

@@ -1,0 +1,82 @@
+"""Compiled code works where nothing can be kept of it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim import compiled as module
+from sim.compiled import OptionalCache, compiled
+
+
+class Broken:
+    """A cache whose files are cut off, on a disk that is full."""
+
+    cache_path = "here"
+
+    def load_overload(self, *_):
+        raise EOFError("Ran out of input")
+
+    def save_overload(self, *_):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_cache_that_cannot_be_used_is_an_empty_one():
+    cache = OptionalCache(Broken())
+    assert cache.load_overload("signature", "context") is None
+    assert cache.save_overload("signature", "code") is None
+    assert cache.cache_path == "here"
+
+
+def test_a_function_is_compiled_and_called_though_its_cache_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "OptionalCache", lambda _: OptionalCache(Broken()))
+    assert compiled(lambda x: x + 1)(41) == 42
+
+
+def test_a_function_is_compiled_where_no_folder_can_be_written(monkeypatch):
+    before = module.njit
+
+    def nowhere(*functions, **options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return before(*functions)
+
+    monkeypatch.setattr(module, "njit", nowhere)
+    assert compiled(lambda x: x + 1)(41) == 42
+
+
+SCENARIO = """\
+model: llama-2-7b
+workload: {kind: closed, users: 1, requests: 1, prompt: 30 token, output: 3 token}
+systems: {pair: {chip: h100-sxm, chips: 2, engine: ideal, plan: {pipeline: 2}}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root, and no setpriv to be another user")
+def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
+    """As another user where this one is root, whom no mode stops."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        package = Path(sim.__file__).parent
+        for name in ("sim", "plots", "scenarios"):
+            source = package if name == "sim" else package.parent / name
+            shutil.copytree(source, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / "mine.yaml").write_text(SCENARIO)
+        subprocess.run(["chmod", "-R", "a-w,a+rX", folder], check=True)
+        words = [sys.executable, "-B", "-m", "sim", "run", "mine.yaml", "--json"]
+        if os.geteuid() == 0:
+            words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
+        settings = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA", "PYTHON", "XDG"))}
+        ended = subprocess.run(words, cwd=folder, env=settings | {"HOME": "/nonexistent"}, capture_output=True, text=True)
+        subprocess.run(["chmod", "-R", "u+w", folder], check=True)
+    if ended.returncode in (126, 127):
+        pytest.skip("that user may not start this Python")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert '"verdict"' in ended.stdout
