@@ -1,12 +1,13 @@
 """The command line: `sramsim`.  The only module that prints.  Results go to stdout, progress and errors to stderr."""
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -121,7 +122,7 @@ def check(
         print(f"{file}: ok ({', '.join(f'{name} on {n} chips' for name, n in chips.items())})")
         for name, members in systems.items():
             for warning in members[name].deployment.warnings if name in members else ():
-                print(f"{file}: systems.{name}: warning: {warning}", file=sys.stderr)
+                note(f"{file}: systems.{name}: warning: {warning}")
 
 
 @app.command(epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 --set systems.lpu.chips=640")
@@ -183,7 +184,7 @@ def capacity(
 
 
 def tell_trial(system: str, trial: "Trial") -> None:
-    print(f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}", file=sys.stderr)
+    note(f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}")
 
 
 @app.command(epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load && sramsim plot out/load")
@@ -207,12 +208,12 @@ def sweep(
 
             table = compute(file, out, assignments, jobs, dask, count).table
     except KeyboardInterrupt:
-        print(f"interrupted; {out} has {last[0]} of {last[1]} points, and the same command computes the rest", file=sys.stderr)
+        note(f"interrupted; {out} has {last[0]} of {last[1]} points, and the same command computes the rest")
         sys.exit(INTERRUPTED)
     wrong = table.filter(table["error"] != "")
-    print(f"{out}: {last[1]} points, {len(table)} rows: sweep.json, table.csv, table.parquet", file=sys.stderr)
+    note(f"{out}: {last[1]} points, {len(table)} rows: sweep.json, table.csv, table.parquet")
     if len(wrong):
-        print(f"{out}: {len(wrong)} rows have an error; the first: {wrong['error'][0]}", file=sys.stderr)
+        note(f"{out}: {len(wrong)} rows have an error; the first: {wrong['error'][0]}")
 
 
 @app.command(epilog="Example: sramsim plot out")
@@ -258,7 +259,7 @@ def report(
 
     with whole(out.parent) as scratch:
         (scratch / out.name).write_text(page.report(folder), encoding="utf-8")
-    print(f"{out}: written", file=sys.stderr)
+    note(f"{out}: written")
 
 
 @app.command(epilog="Example: sramsim compare out/base out/busy")
@@ -314,7 +315,7 @@ def trace(
     if out:
         with whole(out.parent) as scratch:
             (scratch / out.name).write_text(tracing.chrome_json(timeline), encoding="utf-8")
-        print(f"{out}: written; open it at https://ui.perfetto.dev", file=sys.stderr)
+        note(f"{out}: written; open it at https://ui.perfetto.dev")
     if figure:
         from plots import gantt
 
@@ -445,12 +446,12 @@ def calibrate(
     from sim.report import calibrated
 
     path = find(engine, "engines")
-    found = calibration.calibrate(path, lambda line: print(line, file=sys.stderr))
+    found = calibration.calibrate(path, note)
     show_table(calibrated(found))
     if write:
         with whole(write.parent) as scratch:
             (scratch / write.name).write_text(calibration.rewritten(path, found), encoding="utf-8")
-        print(f"{write}: written", file=sys.stderr)
+        note(f"{write}: written")
 
 
 @app.command(epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml")
@@ -467,10 +468,10 @@ def measure(
 
     measuring.torch_with_cuda()
     card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)
-    found = measuring.measure(shapes, lambda line: print(line, file=sys.stderr))
+    found = measuring.measure(shapes, note)
     with whole(out.parent) as scratch:
         (scratch / out.name).write_text(measuring.engine_file(found, card, shapes), encoding="utf-8")
-    print(f"{out}: written", file=sys.stderr)
+    note(f"{out}: written")
 
 
 @app.command(epilog="Example: sramsim schema > scenario.schema.json")
@@ -511,7 +512,7 @@ def write(saved: "Saved", folder: Path, plots: bool) -> None:
         save(saved, scratch)
         if plots:
             figures(saved, scratch)
-    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}", file=sys.stderr)
+    note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
 
 
 def figures(saved: "Saved", folder: Path) -> None:
@@ -541,7 +542,7 @@ def save_figure(drawn: "Figure", path: Path) -> None:
 
     with whole(path.parent) as scratch:
         style.save(drawn, scratch / path.name)
-    print(f"{path}: written", file=sys.stderr)
+    note(f"{path}: written")
 
 
 def progress() -> AbstractContextManager[Callable[[str, int, int], None]]:
@@ -586,10 +587,35 @@ def show_table(table: "RenderableType") -> None:
     console.print(table, markup=False)
 
 
+def note(line: str) -> None:
+    """Print a line to stderr; one that cannot be written there is no reason to fail."""
+    try:
+        print(line, file=sys.stderr)
+    except OSError:
+        divert(sys.stderr)
+
+
+def prepare_streams() -> None:
+    """Let streams that the shell closed lead nowhere, and stdout print '?' for what its encoding lacks."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def divert(stream: TextIO) -> None:
+    """Send what is left in a stream nowhere, since the end of the process would fail on it again."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main() -> None:
     """The command; what the user can mend is one line on stderr and exit status 2."""
+    prepare_streams()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # what cannot be printed is known here, and not at the end of the process
     except UserError as error:
         fail(str(error))
     except CommandLineError as error:
@@ -599,13 +625,19 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has gone
-        sys.stderr.close()
+        divert(sys.stdout)
         sys.exit(0)
+    except OSError as error:
+        fail(f"{error.filename or 'stdout'}: {error.strerror or error}")
     if status == INTERRUPTED:
-        print("interrupted; nothing was written", file=sys.stderr)
+        note("interrupted; nothing was written")
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def fail(reason: str) -> NoReturn:
-    print(" ".join(reason.splitlines()), file=sys.stderr)
+    note(" ".join(reason.splitlines()))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        divert(sys.stdout)
     sys.exit(2)

@@ -215,7 +215,8 @@ class Document:
         """The document as a value of `cls`.  Raises: ScenarioError at the first thing that is wrong."""
         data = self.data
         if "id" in cls.model_fields and "id" not in data:
-            data = {"id": self.path.stem, **data}
+            stem = os.fsencode(self.path.stem).decode(errors="replace")  # bytes that are no text cannot be written to files
+            data = {"id": stem, **data}
         try:
             return cls.model_validate(data, context={"file": self.shown})
         except ValidationError as error:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,7 +265,14 @@ class Saved:
 def save(saved: Saved, folder: Path) -> None:
     """result.json and requests.parquet."""
     (folder / "result.json").write_text(json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    saved.requests.write_parquet(folder / "requests.parquet")
+    write_parquet(saved.requests, folder / "requests.parquet")
+
+
+def write_parquet(table: "polars.DataFrame", path: Path) -> None:
+    """Write a table by way of memory: polars calls a full disk an error of its own, and Python an OSError."""
+    buffer = BytesIO()
+    table.write_parquet(buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def load(folder: Path) -> Saved:
@@ -275,6 +283,6 @@ def load(folder: Path) -> Saved:
         summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if not (isinstance(summary, dict) and {"scenario", "seed", "systems"} <= summary.keys()):
             raise ValueError("result.json is of another kind")
-        return Saved(summary, polars.read_parquet(folder / "requests.parquet"))
+        return Saved(summary, polars.read_parquet((folder / "requests.parquet").read_bytes()))
     except (OSError, ValueError, polars.exceptions.PolarsError) as error:
         raise UserError(f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}") from None

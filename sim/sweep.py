@@ -26,6 +26,7 @@ from sim.chip import WIDTH
 from sim.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
 from sim.provenance import package_digest, users_digest
+from sim.records import write_parquet
 from sim.result import Result, served
 from sim.scenario import Member, Scenario, laid_out, of
 from sim.scenario import document as opened
@@ -102,8 +103,8 @@ def sweep(
     table = tabled(summary, [found[point.digest] for point in asked])
     with whole(folder) as scratch:
         (scratch / "sweep.json").write_text(text_of(summary), encoding="utf-8")
-        table.write_parquet(scratch / "table.parquet")
-        table.write_csv(scratch / "table.csv")
+        write_parquet(table, scratch / "table.parquet")
+        (scratch / "table.csv").write_bytes(table.write_csv().encode())
     return Swept(summary, table)
 
 
@@ -115,7 +116,7 @@ def load(folder: Path) -> Swept:
         summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (isinstance(summary, dict) and {"scenario", "keys", "points", "systems"} <= summary.keys()):
             raise ValueError("sweep.json is of another kind")
-        table = polars.read_parquet(folder / "table.parquet")
+        table = polars.read_parquet((folder / "table.parquet").read_bytes())
         if not {"system", "error"} <= set(table.columns):
             raise ValueError("table.parquet is of another kind")
         return Swept(summary, table)

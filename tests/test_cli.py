@@ -4,10 +4,12 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -537,10 +539,10 @@ def test_an_exception_that_cannot_be_is_one_line(sramsim, exception, reason):
 # In a process of its own.
 
 
-def process(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sim", *words], capture_output=True, text=True, env=os.environ | {"LC_ALL": "C.UTF-8"}
-    )
+def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    settings = {"LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": ""}
+    options = {"capture_output": True, "text": True, "env": os.environ | settings} | options
+    return subprocess.run([sys.executable, "-m", "sim", *words], **options)
 
 
 def test_an_error_of_a_process_is_one_line_and_status_2():
@@ -551,6 +553,77 @@ def test_an_error_of_a_process_is_one_line_and_status_2():
 def test_a_process_ends_with_status_0():
     ended = process("check", "mine.yaml")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "mine.yaml: ok (card on 1 chips)\n", "")
+
+
+def limited(size: int) -> Callable[[], None]:
+    """A disk on which no file grows beyond so many bytes, as on one that is full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("size", [0, 2000, 15000])
+@pytest.mark.parametrize("words", ["run mine.yaml --out out", "sweep mine.yaml --jobs 1 --out out"])
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder, words, size):
+    """Before the first file, in it, and in the table of 400 requests, whose library has errors of its own."""
+    mine("requests: 3", "requests: 400")
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "sweep: {seed: [1]}\n")
+    ended = process(*words.split(), preexec_fn=limited(size))
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert re.fullmatch(r"out(/points)?: cannot be written: File too large\n", ended.stderr)
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "mine.yaml" and path.parent.name != "points"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "words",
+    ["run mine.yaml", "run mine.yaml --json", "schema", "catalog engines", "check mine.yaml", "--version", "check mine.yaml nope"],
+)
+def test_a_stdout_that_is_full_is_one_line_and_status_2(words):
+    with open("/dev/full", "w") as full:
+        ended = process(*words.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    reason = "'nope' is not among the catalogue's scenarios; " if "nope" in words else "stdout: No space left on device\n"
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(reason)
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("words", ["run mine.yaml --json --out out", "run nope.yaml"])
+def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words):
+    """Closed or full; and nothing that belongs there goes to stdout."""
+    with open("/dev/full", "w") as full:
+        lost = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, stderr=full)
+    closed = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+    assert lost.returncode == closed.returncode == (2 if "nope" in words else 0)
+    assert lost.stdout == closed.stdout
+    assert (not lost.stdout) if "nope" in words else list(json.loads(lost.stdout)["systems"]) == ["card"]
+
+
+ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+
+
+@pytest.mark.parametrize("settings", ASCII)
+@pytest.mark.parametrize("command", ["run", "plan", "check"])
+def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(folder, command, settings):
+    Path("frühling.yaml").write_text(MINE.replace("  card:", "  kärtchen 卡:"), encoding="utf-8")
+    ended = process(command, "frühling.yaml", env=os.environ | settings)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "k?rtchen ?" in ended.stdout
+    ended = process("check", "nirgendwo-dä.yaml", env=os.environ | settings)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.endswith("no such file\n")
+
+
+@pytest.mark.slow
+def test_files_in_a_folder_with_such_a_name_are_written_and_read(folder):
+    Path("frühling.yaml").write_text(MINE, encoding="utf-8")
+    for words in (
+        ["run", "frühling.yaml", "--out", "größe"],
+        ["report", "größe", "-o", "größe/page.html"],
+        ["compare", "größe", "größe"],
+    ):
+        ended = process(*words, env=os.environ | ASCII[1])
+        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
+    assert json.loads(Path("größe/result.json").read_text(encoding="utf-8"))["scenario"] == "frühling"
 
 
 REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
