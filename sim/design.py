@@ -3,8 +3,8 @@
     from sim.design import best_plans
     best_plans(sim.read("llama2-70b-lpu-vs-h100"), 0.9)["h100x8"].plan
 
-A bound takes microseconds and a trial seconds, so the bound orders the plans.  It is an estimate, no proof: a step without gaps,
-requests of mean length, no waiting.
+A bound takes a fraction of a second and a capacity many seconds, so bounds decide which plans are simulated.  A bound is an
+estimate, no proof: it assumes steps without gaps, requests of mean length, and no waiting.
 """
 
 import math
