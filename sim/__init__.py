@@ -10,10 +10,13 @@ What can be waited for is a process or a resource; what can only be computed is 
     page                                        the HTML page of a result
     report : changes : schema                   results for people; what changed between two; what files may hold
     (plots)                                     figures, a package of its own
-    trace : capacity : sweep                    what every chip and link does while a request gets its tokens; the highest rate
-                                                that meets an SLO; a scenario at many points
+    trace : sweep                               what every chip and link does while a request gets its tokens; a scenario at many
+                                                points
     validate                                    published figures beside simulated ones
     result                                      Result, run, planned: what systems did, took and cost
+    design                                      plans searched by the highest goodput
+    capacity                                    the highest rate, or the most users, that meets an SLO
+    identity                                    what a result names beside its numbers
     scenario                                    Scenario, check: a question, and its systems laid out
     planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue
                                                 holds, with sources; a result as a table

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sim.files import UserError
+from sim.identity import identity
 from sim.metrics import LIMITS, SLO, came_out, latencies, meets, within
 from sim.records import Rows
-from sim.result import identity
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
 from sim.verdict import KEEPS_UP, Verdict, asked, verdict
