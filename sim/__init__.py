@@ -53,6 +53,7 @@ _HOMES = {
     "planned": "result",
     "read": "scenario",
     "run": "result",
+    "search_plans": "design",
 }
 __all__ = [*_HOMES, "__version__"]
 

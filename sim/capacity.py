@@ -14,7 +14,7 @@ from sim.records import Rows
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
 from sim.verdict import KEEPS_UP, Verdict, asked, verdict
-from sim.workload import Closed, Gamma, Poisson, Requests, Trace
+from sim.workload import VARIED, Closed, Gamma, Poisson, Requests, Trace
 
 WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met
 LEAST = 2000  # requests of a trial: an attainment of 0.9 is then known to 0.7 % if requests are independent
@@ -22,6 +22,7 @@ FILLS = 10  # and so many times what the system can hold at once, for it to fill
 WAITS = 50  # and lasts so many times the shorter limit that counts waiting: at 2 % too much, that wait has built up by its end
 MOST = 200_000  # but not longer, for that, than so many requests
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
+STEP = 1.25  # from a guess up or down, then its square, and then 2: a bound is seldom farther off
 WARM_UP = 10  # of a trial's requests the first one in so many is not counted
 MOST_FILLS = 4  # users beyond so many times what it can hold at once only wait
 
@@ -57,6 +58,14 @@ class Trial:
     def binds(self, share: float) -> str:
         """What keeps it from being met: the limit that most requests miss, refused, or (the SLO bears long waits) overload."""
         return "overload" if self.attainment >= share else max(self.missed, key=lambda limit: self.missed[limit])
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Where a search begins, and the least load that is of interest: lower loads are not tried."""
+
+    start: float
+    least: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +128,7 @@ def capacity(
     attainment: float = 0.9,
     requests: int | None = None,
     progress: Callable[[str, Trial], None] = lambda system, trial: None,
-    start: float | None = None,
+    guess: Guess | None = None,
 ) -> Capacity:
     """The highest load that each system meets, to 2 %: at least a share `attainment` of the requests within all limits.
 
@@ -144,7 +153,7 @@ def capacity(
         )
     if not 0 < attainment <= 1:
         raise UserError(f"--attainment {attainment:g}: is no share of requests; it is more than 0, and 1 at most")
-    if not isinstance(workload, Poisson | Gamma | Trace | Closed):
+    if not isinstance(workload, VARIED):
         why = {
             "listed": "its requests are given one by one",
             "sessions": "its rate is one of sessions, whose turns wait for answers",
@@ -159,7 +168,7 @@ def capacity(
             raise UserError(f"capacity {scenario.id}: {name} has outages, and a capacity is of a system that works: {drop}")
     systems = {}
     for name, members in check(scenario).items():
-        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress, start).search()
+        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress, guess).search()
     return Capacity(scenario, attainment, systems)
 
 
@@ -174,34 +183,47 @@ class _System:
     share: float
     most: int | None
     progress: Callable[[str, Trial], None]
-    start: float | None = None  # the first load of an open loop; None: what single requests in turn make
+    guess: Guess | None = None  # None: begin with one user, or with the rate that single requests in turn make
     trials: int = 0
     requests: int = 0
 
     def search(self) -> SystemCapacity:
-        workload = self.scenario.workload
+        workload, guess = self.scenario.workload, self.guess
         closed = isinstance(workload, Closed)
         if closed:
-            start, least, most = 1.0, 1.0, max(1024.0, MOST_FILLS * self.held)
+            most = max(1024.0, MOST_FILLS * self.held)
+            start = float(min(max(1, round(guess.start)), most)) if guess else 1.0
+            least = 1.0
         else:
-            lone = {name: self.scenario.lone(member.deployment) for name, member in self.members.items()}
-            alone = {name: each.ttft + (workload.mean_output - 1) * each.tpot for name, each in lone.items()}
-            start = self.start or sum(member.replicas / alone[name] for name, member in self.members.items())
+            start = guess.start if guess else self.lone_rate()
             least, most = start / 2**DOUBLINGS, start * 2**DOUBLINGS
+        known = guess is not None and guess.least > 0  # what another plan takes: a single trial shows that this one takes less
+        least = max(least, guess.least if guess else 0.0)
         best = above = None
-        if not (reason := self.alone(self.asked(start))):
-            best, above = bracket(self.trial, self.share, start, least, most)
+        if known or not (reason := self.alone(self.asked(start))):
+            reason = ""
+            best, above = bracket(self.trial, self.share, start, (least, most), STEP if guess else 2.0, whole=closed)
             if best and above:
                 best, above = bisect(self.trial, self.share, best, above, whole=closed)
             elif best:
                 reason = f"{best.load:,.0f} {'users' if closed else 'request/s'} are met too, and no more were tried"
                 reason += "; they would only wait, and no limit is missed for that" if closed else ""
+            elif known:
+                reason = f"it does not take {least:.4g}"
             else:
                 reason = "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
         scale = None
         if best and isinstance(workload, Trace):
             scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.goodput
         return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale)
+
+    def lone_rate(self) -> float:
+        """Return the rate at which each replica serves mean requests one after another."""
+        output, rate = self.scenario.workload.mean_output, 0.0
+        for member in self.members.values():
+            lone = self.scenario.lone(member.deployment)
+            rate += member.replicas / (lone.ttft + (output - 1) * lone.tpot)
+        return rate
 
     @property
     def held(self) -> int:
@@ -274,17 +296,22 @@ class _System:
 
 
 def bracket(
-    trial: Callable[[float], Trial], share: float, start: float, least: float, most: float
+    trial: Callable[[float], Trial], share: float, start: float, span: tuple[float, float], step: float, whole: bool
 ) -> tuple[Trial | None, Trial | None]:
-    """A load that is met, and twice it, which is not; None where no load from least to most is met, or is not."""
+    """Return a load that is met, and one `step` times as high that is not; each further step is the last one squared, or 2.
+
+    None where no load of the span, from its least to its most, is met, or is not.
+    """
     best = above = None
-    load = start
+    load, (least, most) = start, span
     while (best is None or above is None) and least <= load <= most:
         each = trial(load)
         if each.met(share):
-            best, load = each, 2 * load
+            best, load = each, max(load + 1, float(round(load * step))) if whole else load * step
         else:
-            above, load = each, load / 2
+            lower = min(load - 1, float(round(load / step))) if whole else load / step
+            above, load = each, max(lower, least) if load > least else lower
+        step = min(2.0, step**2)
     return best, above
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sim.capacity import Trial
     from sim.records import Saved
+    from sim.scenario import Scenario
 
 app = typer.Typer(
     name="sramsim",
@@ -84,17 +85,17 @@ def run(
     from sim.plan import PlanError
     from sim.result import priced
     from sim.result import run as simulate
-    from sim.scenario import read
     from sim.tables import comparison, envelope
 
-    scenario = read(file, assignments)
+    scenario = opened(file, assignments, seed)
     folder = out or Path("out")
     if out or plots:
         with whole(folder):
             pass  # a folder that cannot be written is told before the simulation, not after it
     try:
+        scenario = searched(scenario)
         with progress() as tell:
-            result = simulate(scenario, seed, tell)
+            result = simulate(scenario, progress=tell)
     except PlanError:
         if scenario.economics and "estimate" in (told := priced(scenario)) and not as_json:
             show_table(envelope(told))  # what systems cost does not hang on what they serve
@@ -113,13 +114,18 @@ def check(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
+    from sim.design import bound_plans
     from sim.scenario import check as lay_out
     from sim.scenario import read
 
     for file in files:
-        systems = lay_out(read(file, assignments))
+        scenario = bound_plans(read(file, assignments))
+        systems = lay_out(scenario)
         chips = {name: sum(member.chips for member in members.values()) for name, members in systems.items()}
         print(f"{file}: ok ({', '.join(f'{name} on {n} chips' for name, n in chips.items())})")
+        for name, search in scenario.searches.items():
+            fit = f"{search.considered} plans fit; laid out is the one with the highest bound, and run simulates the best few"
+            note(f"{file}: systems.{name}: search: capacity: {fit}")
         for name, members in systems.items():
             for warning in members[name].deployment.warnings if name in members else ():
                 note(f"{file}: systems.{name}: warning: {warning}")
@@ -140,10 +146,9 @@ def plan(
     check_figure(figure)
     from sim.report import planning
     from sim.result import planned
-    from sim.scenario import read
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = planned(read(file, assignments)).as_json(lengths)
+    result = planned(searched(opened(file, assignments))).as_json(lengths)
     if as_json:
         print_json(result)
     else:
@@ -168,12 +173,11 @@ def capacity(
     """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
     from sim.capacity import capacity as find
     from sim.design import best_plans
-    from sim.scenario import read
 
-    scenario = read(file, assignments)
-    best = best_plans(scenario, attainment, requests, tell_trial) if plans else {}
-    found = find(scenario, attainment, requests, tell_trial).as_json()
-    for name, each in best.items():
+    scenario = searched(opened(file, assignments), attainment, requests)
+    own = find(scenario, attainment, requests, tell_trial)
+    found = own.as_json()
+    for name, each in best_plans(scenario, attainment, requests, tell_trial, own.systems).items() if plans else ():
         found["systems"][name]["best"] = each.as_json()
     if as_json:
         print_json(found)
@@ -181,6 +185,21 @@ def capacity(
         from sim.report import capacities
 
         show_table(capacities(found))
+
+
+def opened(file: str, assignments: list[str] | None, seed: int | None = None) -> "Scenario":
+    """Return a file's scenario, with another seed where one is given."""
+    from sim.scenario import read
+
+    scenario = read(file, assignments)
+    return scenario if seed is None else scenario.model_copy(update={"seed": seed})
+
+
+def searched(scenario: "Scenario", attainment: float = 0.9, requests: int | None = None) -> "Scenario":
+    """Return the scenario with the plans that `search: capacity` leaves open; trials are printed as they end."""
+    from sim.design import search_plans
+
+    return search_plans(scenario, attainment, requests, tell_trial)
 
 
 def tell_trial(system: str, trial: "Trial") -> None:
@@ -295,9 +314,8 @@ def trace(
 ) -> None:
     """Follow every chip and every link while a lone request gets its tokens."""
     from sim import trace as tracing
-    from sim.scenario import read
 
-    scenario = read(file, assignments)
+    scenario = opened(file, assignments)
     name = system or next(iter(scenario.systems))
     if chip is not None and not as_program:
         raise UserError(f"--chip {chip}: goes with --program")
@@ -306,11 +324,12 @@ def trace(
             raise UserError("--program: prints, and writes no trace and no figure; leave -o and --figure out")
         from sim.report import listing
 
-        show_table(listing(name, *tracing.step_program(scenario, name), chip))
+        show_table(listing(name, *tracing.step_program(searched(scenario), name), chip))
         return
     if not (out or figure):
         raise UserError("trace: say where to: -o trace.json, --figure gantt.png, or --program to print what the chips execute")
     check_figure(figure)
+    scenario = searched(scenario)
     timeline = tracing.trace(scenario, name, tokens, prefill)
     if out:
         with whole(out.parent) as scratch:
@@ -416,11 +435,10 @@ def sensitivity(
     as_json: JsonOption = False,
 ) -> None:
     """Show how much each uncertain number moves the latency of a lone request."""
-    from sim.scenario import read
     from sim.sensitivity import sensitivity as find
 
     check_figure(figure)
-    scenario = read(file, assignments)
+    scenario = searched(opened(file, assignments))
     with progress() as tell:
         systems = {name: each.as_json() for name, each in find(scenario, tell).items()}
     if as_json:

@@ -23,7 +23,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim.paths import MAX_DEPTH, PathError, dots, replaced, value_at
 from sim.units import brief
@@ -114,6 +114,13 @@ class Value(BaseModel):
     def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the data of a file with every key under the name of its field."""
         return dict(data)
+
+
+def rejected(at: tuple[int | str, ...], value: object, reason: str) -> ValidationError:
+    """Return the error for a value at a path below the class that raises it; an error of that class would name the class's key."""
+    problem = PydanticCustomError("value_error", "{error}", {"error": reason})
+    details: InitErrorDetails = {"type": problem, "loc": at, "input": value}
+    return ValidationError.from_exception_data(str(at[-1]), [details])
 
 
 Change = tuple[str | None, str]  # a value of an entry, None where it has none, and the one that replaces it

@@ -6,6 +6,7 @@ from typing import Any
 from sim.measurements import published
 from sim.planner import Deployment
 from sim.scenario import Member, Scenario, System
+from sim.workload import Closed
 
 
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
             **{key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")},
             "slots": deployment.limits.slots,
         },
+        **({"search": searched(scenario, name)} if name in scenario.searches else {}),
         "precision": {
             key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "dispatch", "kv", "head")
         },
@@ -74,3 +76,10 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
         ],
         **({"changed": {key: {"from": was, "to": value} for key, (was, value) in changed.items()}} if changed else {}),
     }
+
+
+def searched(scenario: Scenario, name: str) -> dict[str, Any]:
+    """How the plan of a system was found, where `search: capacity` left it open."""
+    search = scenario.searches[name]
+    load = {"max_goodput_users": round(search.load)} if isinstance(scenario.workload, Closed) else {"max_goodput_rate": search.load}
+    return {"by": "capacity", "considered": search.considered, "simulated": search.simulated, **load}

@@ -3,20 +3,22 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.chip import WIDTH, Chip, Memory
 from sim.engine import Engine
 from sim.fields import Shorthand
-from sim.files import UserError, Value
+from sim.files import UserError, Value, rejected
 from sim.model import Attention, Block, Model
 from sim.topology import Topology
-from sim.units import Bytes, Count
+from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated
 Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+DEGREES = ("tensor", "attention_data", "expert", "pipeline", "replicas")
 What = Literal["weights", "attention", "activations", "hidden", "dispatch", "kv", "head"]
 
 
@@ -47,7 +49,9 @@ class Plan(Value):
     the chip's file that has room for them.
 
     `search` leaves the degrees to the planner: the fastest plan for a lone token on the system's chips, or the fewest chips of
-    them that hold the model.  `plan: auto` is short for `plan: {search: speed}`.
+    them that hold the model.  `plan: auto` is short for `plan: {search: speed}`.  With `search: capacity` it is the plan that takes
+    the highest load within the scenario's `slo`: plans are bounded first, and the few best simulated.  `kv` may then be a list of
+    precisions, and each is tried.
     """
 
     tensor: Count = 1
@@ -60,14 +64,36 @@ class Plan(Value):
     activations: Precision | None = None
     hidden: Precision | None = None
     dispatch: Precision | None = None
-    kv: Precision | None = None
+    kv: Precision | tuple[Precision, ...] | None = None
     head: Precision | None = None
     balance: Literal["time", "memory"] = "time"
     slots: Count | None = None
     kv_split: Literal["heads", "sequence"] = "heads"
     weights_in: str | None = None
     kv_in: str | None = None
-    search: Literal["speed", "chips"] | None = None
+    search: Literal["speed", "chips", "capacity"] | None = None
+
+    @field_validator("kv", mode="before")
+    @classmethod
+    def _known_precisions(cls, kv: object) -> object:
+        """A list is read here, since an error of the union would speak of a single precision."""
+        if isinstance(kv, tuple) and not (kv and all(each in get_args(Precision) for each in kv)):
+            raise ValueError(f"got {_listed(kv)}; expected precisions of {', '.join(get_args(Precision))}; try [fp16, fp8]")
+        return tuple(map(str, kv)) if isinstance(kv, tuple) else kv
+
+    @model_validator(mode="after")
+    def _given_or_searched(self) -> "Plan":
+        if self.search != "capacity":
+            if isinstance(self.kv, tuple):
+                hint = f"try kv: {self.kv[0]}, or search: capacity, which tries each"
+                raise rejected(("kv",), self.kv, f"got {_listed(self.kv)}; expected one precision; {hint}")
+            return self
+        degrees = (*DEGREES, "slots")
+        given = [key for key in degrees if key in self.model_fields_set and getattr(self, key) is not None]
+        if given:
+            reason = f"got {getattr(self, given[0])}; expected no degrees with search: capacity, which finds them"
+            raise rejected((given[0],), getattr(self, given[0]), f"{reason}; try leaving {', '.join(given)} out")
+        return self
 
     def resolved(self, chips: int, model: Model) -> "Plan":
         """The plan with its defaults filled in for so many chips.
@@ -141,6 +167,15 @@ class Plan(Value):
         if block.kind in ("embedding", "head"):
             return self.given("head")
         return self.given("attention" if block.kind == "attention" else "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSearch:
+    """How a plan was found by `search: capacity`: the plans that fit, those that were simulated, and the load that it takes."""
+
+    considered: int
+    simulated: int
+    load: float  # request/s, or users of a closed loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +338,10 @@ def fit(layout: Layout, request_tokens: float) -> Fit:
         kv_tokens=max(0, tokens) * layout.plan.attention_data,
         apart=layout.apart,
     )
+
+
+def _listed(values: tuple[object, ...]) -> str:
+    return f"[{brief(', '.join(map(str, values)))}]"
 
 
 def _auto(given: object) -> object:

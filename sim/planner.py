@@ -163,6 +163,8 @@ def deploy(
     beat = engine.tokens_per_beat
 
     tried: tuple[Trial, ...] = ()
+    if plan.search == "capacity":
+        raise ValueError("plan.search: got capacity; expected degrees here; try sim.search_plans(scenario), which finds them")
     if plan.search:
         plan, tried = search(plan, chips, model, request_tokens, lay)
     else:

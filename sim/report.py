@@ -52,7 +52,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
             table.add_row(
                 "  attention data / expert", *(f"{b['plan']['attention_data']} / {b['plan']['expert']}" if b else "-" for b in best)
             )
-        table.add_row(f"  highest goodput, {label}", *(number(b["max_goodput_rate"]) if b else "-" for b in best))
+        table.add_row(f"  highest goodput, {label}", *(number(b[f"max_goodput_{what}"]) if b else "-" for b in best))
         table.add_row("  plans that fit / simulated", *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best))
     lines = [*changes(systems), f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]

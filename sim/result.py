@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.design import search_plans
 from sim.economics import Owned, Ownership, beside, joules_per_token, over_years, token_price
 from sim.energy import Part, energy, summed
 from sim.faults import Availability, availability
@@ -150,7 +151,11 @@ class Planned:
 
 
 def planned(scenario: Scenario) -> Planned:
-    """What each system of a scenario holds; a system that does not fit is shown so."""
+    """What each system of a scenario holds; a system that does not fit is shown so.
+
+    Raises: PlanError where no plan fits or meets the SLO that `search: capacity` would find.
+    """
+    scenario = search_plans(scenario)
     plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
     deployments = {name: scenario.deploy(name) for name in plain}
     for name in scenario.systems:
@@ -171,7 +176,7 @@ def run(
     """
     scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
     seed = scenario.seed if seed is None else seed
-    scenario = scenario.model_copy(update={"seed": seed})
+    scenario = search_plans(scenario.model_copy(update={"seed": seed}))
     systems = check(scenario)
     requests = scenario.workload.draw(seed)
     results = {name: served(scenario, name, members, requests, partial(progress, name)) for name, members in systems.items()}

@@ -12,13 +12,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue import sources
@@ -26,12 +25,12 @@ from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.engine import EngineField, NetworkMode, Sigma
 from sim.faults import Faults, require_sound, standing_by
-from sim.files import Change, Document, Entry, Value, find, nearest
+from sim.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
-from sim.metrics import Measure, SLOField
+from sim.metrics import LIMITS, Measure, SLOField
 from sim.model import ModelField
-from sim.plan import MOST_REPLICAS, Plan, PlanError, PlanField
+from sim.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows
@@ -40,7 +39,7 @@ from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
 from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload import Closed, Requests, WorkloadField
+from sim.workload import VARIED, Closed, Requests, WorkloadField
 
 
 class System(Value):
@@ -246,10 +245,8 @@ class Scenario(Value):
                 near = nearest(member, plain)
                 hint = f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
                 what = "a fleet itself" if member in systems else "no system"
-                reason = {"error": f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"}
-                problem = PydanticCustomError("value_error", "{error}", reason)
-                where: InitErrorDetails = {"type": problem, "loc": (name, "fleet", member), "input": member}
-                raise ValidationError.from_exception_data("fleet", [where])
+                reason = f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
+                raise rejected((name, "fleet", member), member, reason)
         return systems
 
     @model_validator(mode="after")
@@ -287,19 +284,47 @@ class Scenario(Value):
                     f"got {most} with {workload.users} users who do not pause; expected a pause, as a refused user asks again "
                     "at the same instant; try workload.think: 1 s, or leave max_waiting out"
                 )
-                problem = PydanticCustomError("value_error", "{error}", {"error": reason})
-                where: InitErrorDetails = {"type": problem, "loc": ("systems", name, "max_waiting"), "input": most}
-                raise ValidationError.from_exception_data("max_waiting", [where])
+                raise rejected(("systems", name, "max_waiting"), most, reason)
+        return self
+
+    @model_validator(mode="after")
+    def _searched_within_limits(self) -> "Scenario":
+        for name, system in self.systems.items():
+            if isinstance(system, Fleet) or system.plan.search != "capacity":
+                continue
+            reason = ""
+            if self.slo is None or all(getattr(self.slo, limit) is None for limit in LIMITS):
+                reason = "got capacity without an slo; expected limits to meet; try slo: {ttft: 2 s, tpot: 100 ms}"
+            elif not isinstance(self.workload, VARIED):
+                kind = self.workload.noun()
+                reason = f"got capacity with workload {kind}; expected poisson, gamma, trace or closed, whose load varies"
+            elif system.outages:
+                reason = "got capacity with outages; expected a system that works"
+            if reason:
+                hint = "" if "try" in reason else "; try search: speed"
+                raise rejected(("systems", name, "plan", "search"), "capacity", reason + hint)
         return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
     _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
+    _searches: dict[str, PlanSearch] = PrivateAttr(default_factory=dict)
 
     @property
     def given(self) -> dict[str, Any]:
         """What the file said, with the assignments of the command line; empty for a scenario made in code."""
         return self._given
+
+    @property
+    def searches(self) -> dict[str, PlanSearch]:
+        """By system, how its plan was found where `search: capacity` left it open."""
+        return self._searches
+
+    def with_plan(self, name: str, plan: Plan, search: PlanSearch) -> "Scenario":
+        """Return the scenario with the plan that a search found for a plain system."""
+        changed = self.model_copy(update={"systems": self.systems | {name: self.plain(name).model_copy(update={"plan": plan})}})
+        changed._searches = self.searches | {name: search}
+        return changed
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -325,7 +350,11 @@ class Scenario(Value):
         try:
             return replicas * standing_by(system.faults, system.hardware[1] // replicas)
         except ValueError as error:
-            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from None
+            raise PlanError(f"{self.where(name)}: {error}") from None
+
+    def where(self, name: str) -> str:
+        """Return where an error says that a system stands: 'mine.yaml:7: systems.lpu'."""
+        return f"{self._where.get(name, '')}systems.{name}"
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -346,14 +375,14 @@ class Scenario(Value):
         for member, model in models.items():
             if model != models[first]:
                 served = f"{first} serves {models[first].id}, and {member} {model.id}"
-                raise PlanError(f"{self._where.get(name, '')}systems.{name}: {served}; the members of a fleet serve one model")
+                raise PlanError(f"{self.where(name)}: {served}; the members of a fleet serve one model")
         return system.fleet
 
     def require_few(self, name: str, deployments: Mapping[str, Deployment]) -> None:
         """Raises: PlanError where all copies of a system's members are too many replicas to simulate."""
         replicas = sum(n * deployments[member].layout.plan.replicas for member, n in self.members(name).items())
         if replicas > MOST_REPLICAS:
-            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {too_many(replicas)}")
+            raise PlanError(f"{self.where(name)}: {too_many(replicas)}")
 
     def outages(self, name: str) -> list[tuple[float, float]]:
         """From when to when a replica of a system is down, s."""
@@ -377,7 +406,7 @@ class Scenario(Value):
                 for replica in range(layout.plan.replicas)
             ]
         except (ValueError, PlanError) as error:
-            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
+            raise PlanError(f"{self.where(name)}: {error}") from error
         return machines(deployment.costs, copies * parts, [self.seed, *name.encode()], recording)
 
     @property
@@ -406,7 +435,7 @@ class Scenario(Value):
                 sampled=np.random.default_rng([self.seed, *name.encode()]) if system.routing == "sampled" else None,
             )
         except ValueError as error:
-            raise PlanError(f"{self._where.get(name, '')}systems.{name}: {error}") from error
+            raise PlanError(f"{self.where(name)}: {error}") from error
 
     def serve(
         self,
@@ -475,7 +504,7 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
     try:
         require_fit(deployment, scenario.request_tokens)
     except PlanError as error:
-        raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
+        raise PlanError(f"{scenario.where(name)}: {error}") from None
     if scenario.by_chip(name):
         scenario.machines(name, deployment)  # its exceptions are looked at
     try:
@@ -485,7 +514,7 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         if errors := scenario.plain(name).link_errors:
             errors.require_bearable(deployment.costs)
     except ValueError as error:
-        raise PlanError(f"{scenario._where.get(name, '')}systems.{name}: {error}") from None
+        raise PlanError(f"{scenario.where(name)}: {error}") from None
     return deployment
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from sim import __version__
 from sim.chip import WIDTH
+from sim.design import search_plans
 from sim.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
 from sim.provenance import package_digest, users_digest
@@ -294,6 +295,7 @@ def computed(document: Document) -> dict[str, Any]:
         return record
     for name in scenario.systems:
         try:
+            scenario = search_plans(scenario, systems=scenario.members(name))
             members = laid_out(scenario, name)
             result = Result(scenario, scenario.seed, {name: served(scenario, name, members, requests)})
             record["systems"][name] = {"error": "", **flat(offered(scenario, members) | result.as_json()["systems"][name])}

@@ -47,6 +47,8 @@ def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     table.add_row("weights/act./KV/head", *of_plain(each, lambda s: "/".join(s["precision"][kind] for kind in kinds)))
     table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: degrees(s["plan"])))
     plain = [s for s in each if not is_fleet(s)]
+    if any("search" in s for s in plain):
+        table.add_row("  found by search", *of_plain(each, found_by_search))
     if any(s["plan"]["attention_data"] > 1 or s["plan"]["expert"] > 1 for s in plain):
         cells = of_plain(each, lambda s: f"{s['plan']['attention_data']} / {s['plan']['expert']}")
         table.add_row("attention data / expert", *cells)
@@ -56,6 +58,12 @@ def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_row("fidelity", *(s["fidelity"] for s in each))
     if any(len(s["memories"]) > 1 for s in plain):
         table.add_row("weights in / KV in", *of_plain(each, lambda s: f"{s['memory']['weights']} / {s['memory']['kv']}"))
+
+
+def found_by_search(system: Mapping[str, Any]) -> str:
+    """Return how the plan was found: 'capacity: 5 of 13 simulated', or '-' where the scenario gives it."""
+    search = system.get("search")
+    return f"{search['by']}: {search['simulated']} of {search['considered']} simulated" if search else "-"
 
 
 def speed_label(system: Mapping[str, Any]) -> str:

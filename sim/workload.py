@@ -427,4 +427,5 @@ KINDS: dict[str, type[Workload]] = {
     "sessions": Sessions,
     "trace": Trace,
 }
+VARIED = (Closed, Gamma, Poisson, Trace)  # those whose load a search of capacity may vary
 WorkloadField = Annotated[Workload, OfKind(KINDS, Workload)]

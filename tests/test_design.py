@@ -1,16 +1,20 @@
 """The plan with the highest goodput: against the capacity of every plan, and what cannot be searched."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+import sim
+from sim import design
 from sim.capacity import capacity
-from sim.design import DEGREES, best_plans, bound, plans
+from sim.design import best_plans, bound, plans, search_plans
 from sim.files import UserError
 from sim.metrics import SLO
-from sim.plan import Plan, PlanError
-from sim.scenario import Scenario, System
-from sim.workload import Closed, Length, Poisson
+from sim.plan import DEGREES, Plan, PlanError
+from sim.scenario import Fleet, Scenario, System
+from sim.sweep import sweep
+from sim.workload import Closed, Length, Listed, Poisson, Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
 
@@ -86,12 +90,253 @@ def test_the_command_prints_both_plans(sramsim, tmp_path):
     assert "best plan, tensor x pipeline x replicas" in out
 
 
-def test_what_has_no_rate_is_refused(scenario):
-    closed = scenario().model_copy(update={"workload": Closed(users=2, requests=4, prompt=PROMPT, output=ANSWER)})
-    with pytest.raises(UserError, match="--plans: got no rate of requests and slo; expected both; try a poisson workload"):
-        best_plans(closed, 0.9)
+def test_what_has_no_load_to_vary_is_refused(scenario):
+    listed = scenario().model_copy(update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))})
+    with pytest.raises(UserError, match="workload listed has no rate of requests to vary"):
+        best_plans(listed, 0.9)
 
 
-def test_where_no_plan_fits_it_says_so(scenario, make_chip):
-    with pytest.raises(PlanError, match=r"systems\.four: no plan of its chips holds in-place"):
-        best_plans(scenario(chip=make_chip(1e4)), 0.9)
+def test_where_no_plan_fits_it_says_how_many_chips_would_do(scenario, make_chip):
+    asked = scenario(chip=make_chip(6e4))
+    with pytest.raises(
+        PlanError, match=r"systems\.four\.plan: got no plan of 4 chips that holds in-place; expected one; try \d+ chips"
+    ) as e:
+        best_plans(asked, 0.9)
+    more = int(str(e.value).split()[-2])
+    assert best_plans(scenario(chip=make_chip(6e4), chips=more, plan=Plan()), 0.9, 300)["four"].search.considered > 0
+    with pytest.raises(PlanError, match="try another chip"):
+        best_plans(scenario(chip=make_chip(1e3)), 0.9)
+
+
+# A plan that the scenario leaves to the search.
+
+CAPACITY = Plan(search="capacity")
+TRIAL = 300  # requests
+
+
+@pytest.fixture
+def short_trials(monkeypatch):
+    """Runs search with trials as short as those of `capacity --requests`."""
+    monkeypatch.setattr("sim.capacity.LEAST", TRIAL)
+    monkeypatch.setattr("sim.capacity.WAITS", 1)
+
+
+@pytest.fixture
+def no_trials(monkeypatch):
+    """A trial fails the test."""
+
+    def trial(self: object, load: float) -> None:
+        raise AssertionError("a capacity is searched again")
+
+    monkeypatch.setattr("sim.capacity._System.trial", trial)
+
+
+WORKLOADS = {
+    "poisson": Poisson(rate=1.0, requests=TRIAL, prompt=PROMPT, output=ANSWER),
+    "trace": Trace(synthetic=Poisson(rate=1.0, requests=TRIAL, prompt=PROMPT, output=ANSWER)),
+    "closed": Closed(users=1, requests=TRIAL, prompt=PROMPT, output=ANSWER),
+}
+
+
+@pytest.mark.parametrize("kind", WORKLOADS)
+def test_a_searched_plan_takes_at_least_what_other_plans_take(scenario, kind):
+    """The plan of lowest latency is among them, and takes less."""
+    asked = scenario(plan=CAPACITY).model_copy(update={"workload": WORKLOADS[kind]})
+    found = search_plans(asked, requests=TRIAL)
+    most, own, copies = (
+        capacity(changed(found, plan), requests=TRIAL).systems["four"].best.load
+        for plan in (found.plain("four").plan, Plan(tensor=4), Plan(replicas=4))
+    )
+    assert most >= own / design.BETTER
+    assert most >= copies / design.BETTER
+    assert most > 1.2 * own, "else there is nothing to search for"
+
+
+@pytest.mark.parametrize("plan", [Plan(tensor=4), Plan(tensor=2, replicas=2), Plan(replicas=4), Plan(pipeline=4)])
+@pytest.mark.parametrize("think", [0.0, 0.02])
+def test_a_bound_of_users_is_near_what_is_found(scenario, plan, think):
+    asked = changed(scenario(), plan).model_copy(update={"workload": WORKLOADS["closed"].model_copy(update={"think": think})})
+    most = bound(asked.deploy("four"), 40, 20, asked.slo, think)
+    found = capacity(asked, 0.9, requests=500).systems["four"].best.load
+    assert 0.5 * most < found < 1.5 * most
+
+
+def test_a_run_is_the_one_with_the_degrees_written_in(scenario, short_trials):
+    searched = sim.run(scenario(plan=CAPACITY))
+    plan = searched.scenario.plain("four").plan
+    written = {key: getattr(plan, key) for key in DEGREES}
+    assert plan.search is None
+    given = sim.run(scenario(plan=Plan(**written)))
+    one, other = (result.as_json()["systems"]["four"] for result in (searched, given))
+    assert one.pop("search")["by"] == "capacity"
+    assert json.dumps(one) == json.dumps(other)
+    assert searched.requests.equals(given.requests)
+
+
+def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
+    """By a run, and by what is done with its scenario again; a fleet's member is searched for itself."""
+    searched = []
+
+    def counted(scenario: Scenario, name: str, *rest: object) -> design.BestPlan:
+        searched.append(name)
+        return best_plan(scenario, name, *rest)
+
+    best_plan = design.best_plan
+    monkeypatch.setattr(design, "best_plan", counted)
+    asked = scenario(plan=CAPACITY)
+    asked = asked.model_copy(update={"systems": asked.systems | {"both": Fleet(fleet={"four": 2})}})
+    result = sim.run(asked)
+    assert searched == ["four"]
+    assert result.as_json()["systems"]["both"]["members"]["four"]["search"]["considered"] > 1
+    sim.check(result.scenario)
+    sim.planned(result.scenario)
+    sim.run(result.scenario)
+    assert best_plans(result.scenario, 0.9) == {}
+    assert searched == ["four"]
+
+
+def test_what_is_not_searched_yet_is_not_laid_out(scenario):
+    with pytest.raises(PlanError, match=r"systems\.four: plan\.search: got capacity; expected degrees here; try sim\.search_plans"):
+        sim.check(scenario(plan=CAPACITY))
+
+
+@pytest.mark.parametrize("order", [("fp32", "fp8"), ("fp8", "fp32")])
+def test_the_precision_of_the_cache_that_takes_more_is_found(scenario, make_chip, order):
+    """On chips with room for few sequences beside the weights."""
+    asked = scenario(chip=make_chip(2.5e5), plan=Plan(search="capacity", kv=order))
+    found = search_plans(asked, requests=TRIAL).plain("four").plan
+    most = {}
+    for kv in order:
+        other = changed(asked, found.model_copy(update={"kv": kv}))
+        most[kv] = capacity(other, requests=TRIAL).systems["four"].best.load
+    assert most["fp8"] > 1.2 * most["fp32"], "else there is nothing to choose"
+    assert found.kv == "fp8"
+
+
+def test_a_plan_that_meets_no_slo_is_an_error(scenario):
+    asked = scenario(plan=CAPACITY).model_copy(update={"slo": SLO(ttft=1e-9)})
+    with pytest.raises(
+        PlanError, match=r"plan\.search: got capacity, and the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo"
+    ):
+        search_plans(asked)
+
+
+def test_the_seed_and_the_attainment_are_those_of_the_search(scenario, monkeypatch):
+    """Of a run the seed that it is given."""
+    asked = []
+
+    def noted(scenario: Scenario, attainment: float, *rest: object) -> object:
+        asked.append((scenario.seed, attainment))
+        return capacity(scenario, attainment, TRIAL, *rest[1:])
+
+    monkeypatch.setattr(design, "capacity", noted)
+    sim.run(scenario(plan=CAPACITY), seed=3)
+    search_plans(scenario(plan=CAPACITY), attainment=0.5)
+    assert set(asked) == {(3, 0.9), (0, 0.5)}
+
+
+FILE = """\
+model: {model_type: llama, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 4, num_attention_heads: 4,
+  num_key_value_heads: 2, vocab_size: 256, max_position_embeddings: 4096, torch_dtype: float16}
+workload: {kind: poisson, rate: 1 request/s, requests: 100, prompt: 40 token, output: 20 token}
+slo: {ttft: 50 ms, tpot: 10 ms}
+systems:
+  two:
+    chip: {memory: {sram: {capacity: 1 MB, bandwidth: 1 GB/s}}, compute: {kind: roofline, fp16: 1 TFLOP/s},
+      topology: {kind: fully-connected, link: {latency: 1 us, bandwidth: 1 GB/s}}}
+    chips: 2
+    engine: {like: ideal, layer_overhead: 30 us, sequence_overhead: 20 us}
+    token_budget: 64 token
+    plan: {search: capacity, kv: [fp16, fp8]}
+sweep: {workload.prompt: [40 token, 20 token]}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch, short_trials):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(FILE)
+
+
+def test_every_command_finds_the_plan(sramsim, mine):
+    plan = json.loads(sramsim("run", "mine.yaml", "--json")[1])["systems"]["two"]["plan"]
+    for words in (("plan", "--json"), ("capacity", "--plans", "--json")):
+        status, out, progress = sramsim(words[0], "mine.yaml", *words[1:])
+        system = json.loads(out)["systems"]["two"]
+        assert (status, system["plan"]) == (0, plan)
+        assert "best" not in system, "it was searched already"
+        assert "two: at load" in progress
+    assert sramsim("trace", "mine.yaml", "--program")[0] == 0
+    _, out, _ = sramsim("run", "mine.yaml")
+    assert f"{plan['tensor']} x {plan['pipeline']} x {plan['replicas']}" in out
+    assert "found by search" in out
+    assert "simulated" in out
+
+
+def test_each_point_of_a_sweep_searches(mine):
+    table = sweep("mine.yaml", Path("swept"), jobs=1).table
+    assert list(table["error"]) == ["", ""]
+    assert list(table["search.by"]) == ["capacity", "capacity"]
+    assert table["search.max_goodput_rate"][0] != table["search.max_goodput_rate"][1]
+
+
+def test_check_simulates_nothing(sramsim, mine, no_trials):
+    status, out, notes = sramsim("check", "mine.yaml")
+    assert (status, out) == (0, "mine.yaml: ok (two on 2 chips)\n")
+    assert "mine.yaml: systems.two: search: capacity: 6 plans fit" in notes
+
+
+def test_what_is_saved_is_not_searched_again(sramsim, mine, monkeypatch):
+    for folder in ("a", "b"):
+        assert sramsim("run", "mine.yaml", "--out", folder)[0] == 0
+    monkeypatch.setattr(design, "search_plans", None)
+    monkeypatch.setattr(design, "ranked", None)
+    assert sramsim("report", "a", "-o", "a.html")[0] == 0
+    assert "capacity: " in Path("a.html").read_text()
+    assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {"two": {}}
+
+
+PLACE = "12: systems.two.plan"
+WRONG = [
+    (
+        "kv: [fp16, fp8]",
+        "tensor: 2",
+        f"{PLACE}.tensor: got 2; expected no degrees with search: capacity, which finds them; try leaving ",
+    ),
+    ("search: capacity, ", "", f"{PLACE}.kv: got [fp16, fp8]; expected one precision; try kv: fp16, or search: capacity"),
+    ("fp8]", "fp9]", f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, int4; try ["),
+    ("[fp16, fp8]", "[]", f"{PLACE}.kv: got []; expected precisions of "),
+    ("[fp16, fp8]", "fp9", f"{PLACE}.kv: 'fp9': it must be 'fp32', "),
+    ("ttft: 50 ms, tpot: 10 ms", "", f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{"),
+    ("{ttft: 50 ms, tpot: 10 ms}", "null", f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{"),
+    (
+        "kind: poisson, rate: 1 request/s, requests: 100,",
+        "kind: sessions, sessions: 9, rate: 1 request/s, turns: 2, think: 1 s,",
+        f"{PLACE}.search: got capacity with workload sessions; expected poisson, gamma, trace or closed, whose load varies; try ",
+    ),
+    (
+        "token_budget: 64 token",
+        "outages: [{replica: 0, at: 1 s, lasts: 1 s}]",
+        f"{PLACE}.search: got capacity with outages; expected a system that works; try search: speed",
+    ),
+    (
+        "capacity: 1 MB",
+        "capacity: 60 kB",
+        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try 15 chips",
+    ),
+    (
+        "capacity: 1 MB",
+        "capacity: 1 kB",
+        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try another",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_what_is_wrong_is_told_in_one_line(sramsim, mine, command, old, new, message):
+    Path("mine.yaml").write_text(FILE.replace(old, new))
+    status, out, error = sramsim(command, "mine.yaml")
+    assert (status, out) == (2, "")
+    assert error.startswith(f"mine.yaml:{message}")
+    assert error.count("\n") == 1
