@@ -95,7 +95,7 @@ def run(
     try:
         scenario = searched(scenario)
         with progress() as tell:
-            result = simulate(scenario, progress=tell)
+            result = simulate(scenario, scenario.seed, tell)
     except PlanError:
         if scenario.economics and "estimate" in (told := priced(scenario)) and not as_json:
             show_table(envelope(told))  # what systems cost does not hang on what they serve
