@@ -219,7 +219,8 @@ def bound(deployment: Deployment, prompt: float, output: float, slo: SLO, think:
     """Return about how many requests a second all replicas can take: a step without gaps at the slowest stage.
 
     With a pause `think`, the users of a closed loop instead.  By Little's law they are that rate times what passes between two
-    requests of a user: as long a wait for the first token as the SLO allows, the answer, and the pause.
+    requests of a user: the first token, the answer, and the pause.  Where all room is taken, the first token comes as late as
+    the SLO allows; else no request waits, and more users slow the steps down.
 
     With k sequences and their part of prompts, c = k prompt / (output - 1) tokens, in each of M micro-batches, a step takes the
     slowest stage t and k / (output - 1) requests end with it: k / (output - 1) / t, for the best k that the KV cache, the
@@ -245,7 +246,8 @@ def bound(deployment: Deployment, prompt: float, output: float, slo: SLO, think:
             if think is not None:
                 answer = steps * tpot
                 waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
-                wait = min((limit for limit in waits if limit is not None), default=_first_token(deployment, prompt))
+                wait = min((limit for limit in waits if limit is not None), default=0.0) if k == most else 0.0
+                wait = max(wait, _first_token(deployment, prompt))
                 rate *= wait + answer + think
             best = max(best, rate)
     return replicas * best
