@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sim import parity
 from sim.units import show
+from sim.verdict import KEEPS_UP
 
 PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")  # of a system, which may change them
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red", "REFUSED": "red", "TOO SHORT": "yellow"}
@@ -453,10 +454,9 @@ def judgement(name: str, system: Mapping[str, Any]) -> list[str]:
         case "REFUSED":
             lines.append(f"* {name} did not finish half of the requests or more; its latencies are those of the others.")
         case "TOO SHORT":
-            lines.append(
-                f"{name}: the run is too short to tell whether it keeps up: it serves {served} of what it is offered while "
-                "requests come; ask for more requests."
-            )
+            lacks = f"it serves {served} of what it is offered while requests come"
+            why = lacks if share is None or share < KEEPS_UP else "more requests arrive than leave, up to the last arrival"
+            lines.append(f"{name}: the run is too short to tell whether it keeps up: {why}; ask for more requests.")
         case "BACKLOGGED":
             lines.append(f"{name} is backlogged: more than a tenth of its requests waited longer than they were served.")
     lines += [f"{name}: {each['requests']:,} requests unanswered: {each['reason']}." for each in system.get("unfinished", ())]

@@ -37,6 +37,7 @@ class Flow(NamedTuple):
     last: served over offered in the last quarter alone.
     drained: the least backlog in the last quarter, over that at the end; both counted from the middle.
     waiting: requests that wait for their first token become more, by 3 % of what arrives and three standard deviations of it.
+    present: requests that the system holds, waiting or served, become more: see `grows`.
     """
 
     offered: float
@@ -47,6 +48,7 @@ class Flow(NamedTuple):
     last: float
     drained: float
     waiting: bool
+    present: bool
 
     @property
     def share(self) -> float:
@@ -65,9 +67,13 @@ def verdict(rows: Rows) -> Verdict:
     Served is less than 97 % of offered, by more than three standard deviations of what is offered by chance.
     A longer run would wait longer.  A closed loop is never overloaded: its users wait for answers before they ask again.
 
-    TOO SHORT: less is served than offered, and the run cannot say why.  Either the lack is more than a tenth but may be chance;
+    OVERLOADED, too: less is served than offered, and more and more requests wait for their first token.  This is found before
+    tokens lack: a system that holds more and more sequences serves more tokens, until it is full.
+
+    TOO SHORT: the run cannot say.  Either less is served than offered, and the lack is more than a tenth but may be chance;
     or the system still fills up (it serves faster and faster, and no more requests wait for their first token); or the run ends
-    in a burst that has not drained.  A run whose requests come all at one instant has no rate.
+    in a burst that has not drained; or more requests arrive than leave, so that latencies still grow (Little's law).  A run
+    whose requests come all at one instant has no rate.
 
     BACKLOGGED: the system keeps up, but more than a tenth of the requests waited for admission longer than they were then served.
 
@@ -82,6 +88,8 @@ def verdict(rows: Rows) -> Verdict:
             return "OVERLOADED" if grows and flow.drained > DRAINED else "TOO SHORT"
         if flow.share < TOLD and lack > flow.chance and flow.last < KEEPS_UP:
             return "TOO SHORT"
+        if flow.present:
+            return "OVERLOADED" if flow.waiting and lack > 0 else "TOO SHORT"
     done = rows.finished
     waited = rows.admitted[done] - rows.arrival[done]
     return "BACKLOGGED" if (waited > rows.last_token[done] - rows.admitted[done]).mean() > 0.1 else "STABLE"
@@ -117,7 +125,34 @@ def measure_flow(rows: Rows) -> Flow | None:
         last=(served[end] - served[quarter]) / since if since else 0.0,
         drained=min(map(grown, later.tolist())) / growth if growth > 0 else 0.0,
         waiting=more > (1 - KEEPS_UP) * came and more > CERTAIN * math.sqrt(came),
+        present=grows(arrival, np.fmax(rows.last_token, rows.ended)[order]),
     )
+
+
+def grows(arrival: NDArray[np.float64], left: NDArray[np.float64]) -> bool:
+    """Return whether the requests in a system become more in the second half of the arrivals.
+
+    They arrive at `arrival`, in order, and leave at `left`, nan where they never do.  More of them arrive than leave, by 3 % of
+    what arrives and three standard deviations of the difference.  Both are counts whose variance is their mean, as of a Poisson
+    process, or as many times that as arrivals vary.  A burst that drained for a moment of the last quarter does not count.
+    Where nothing grows, the difference is at most this random: departures are earlier arrivals.
+    """
+    middle, quarter, end = ((len(arrival) - 1) * part // 4 for part in (2, 3, 4))
+    present = np.searchsorted(arrival, arrival, side="right") - np.searchsorted(np.sort(left), arrival, side="right")
+    came, more = end - middle, int(present[end] - present[middle])
+    chance = math.sqrt(max(1.0, unevenness(arrival)) * (2 * came - more))
+    drained = int(present[quarter:].min() - present[middle]) <= DRAINED * more
+    return more > (1 - KEEPS_UP) * came and more > CERTAIN * chance and not drained
+
+
+def unevenness(arrival: NDArray[np.float64]) -> float:
+    """Return how many times as much arrivals, in order, vary as those of a Poisson process.
+
+    That is the greater of two: counts of twenty slices of the time (index of dispersion), and the gaps between arrivals
+    (squared coefficient of variation).
+    """
+    counts, gaps = np.histogram(arrival, SLICES)[0], np.diff(arrival)
+    return max(float(counts.var() / counts.mean()), float(gaps.var() / gaps.mean() ** 2) if gaps.any() else 0.0)
 
 
 def asked(rows: Rows) -> NDArray[np.bool_]:
@@ -162,19 +197,16 @@ def hints(rows: Rows, told: Verdict, counted: NDArray[np.bool_]) -> Iterator[Hin
 def queued_in_bursts(rows: Rows) -> int:
     """Return how many requests wait for their first token at the peak of a burst; 0 where none queue, or none come in bursts.
 
-    Bursts are arrivals that vary 2.5 times as much as a Poisson process: in counts of twenty slices of the time (index of
-    dispersion), or in the gaps between them (squared coefficient of variation).
+    Bursts are arrivals that vary 2.5 times as much as those of a Poisson process: see `unevenness`.
     """
     if rows.requests.users is not None or rows.finished.sum() < 2 * SLICES:
         return 0
     arrival = np.sort(rows.arrival[rows.finished])
-    counts, gaps = np.histogram(arrival, SLICES)[0], np.diff(arrival)
-    uneven = max(float(counts.var() / counts.mean()), float(gaps.var() / gaps.mean() ** 2) if gaps.any() else 0.0)
     first = np.sort(rows.first_token[rows.finished])
     waiting = np.arange(1, len(arrival) + 1) - np.searchsorted(first, arrival, side="right")
     peak, lasts = int(waiting.max()), float(max(arrival[-1], first[-1]) - arrival[0])
     mean = float((rows.first_token - rows.arrival)[rows.finished].sum()) / lasts if lasts else math.inf  # Little's law
-    return peak if uneven > UNEVEN and peak >= max(QUEUE, PEAK * mean) else 0
+    return peak if unevenness(arrival) > UNEVEN and peak >= max(QUEUE, PEAK * mean) else 0
 
 
 def starting_share(rows: Rows, counted: NDArray[np.bool_]) -> float:

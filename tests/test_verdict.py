@@ -7,9 +7,9 @@ from sim.files import ScenarioError
 from sim.metrics import Measure, summary
 from sim.policy import Policies
 from sim.records import Rows
-from sim.scenario import read
+from sim.scenario import check, read
 from sim.tables import findings, judged
-from sim.verdict import hints, measure_flow, verdict
+from sim.verdict import UNSTEADY, grows, hints, measure_flow, verdict
 from sim.workload import Requests
 
 
@@ -54,6 +54,49 @@ def test_below_what_it_serves_the_same_is_stable():
     rows = shared(rate=3.0, requests=600, output=2000, capacity=3.0 * 2000 * 1.2)
     assert verdict(rows) == "STABLE"
     assert measure_flow(rows).share == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_system_that_fills_up_until_it_is_full_is_not_stable():
+    """Eight H100 take 41 request/s.  A minute at 50 fills their 2,048 sequences: more are served by the second until then."""
+    scenario = read("latency-vs-load")
+    deployed = check(scenario)["h100x8"]
+
+    def told(rate: float, requests: int) -> str:
+        workload = scenario.workload.model_copy(update={"rate": rate, "requests": requests})
+        return verdict(scenario.serve("h100x8", deployed, workload.draw(0)))
+
+    assert told(50.0, 3000) == "OVERLOADED"
+    assert told(46.0, 3000) == "TOO SHORT"
+    assert told(46.0, 12000) == "OVERLOADED"
+    assert [told(rate, 3000) for rate in (20.0, 34.0, 38.0)] == ["STABLE"] * 3
+
+
+def queue(load, seed, requests=2000):
+    """Rows of a single server, M/M/1: one token each, waits by Lindley's recurrence."""
+    random = np.random.default_rng(seed)
+    arrival, service = np.cumsum(random.exponential(1.0, requests)), random.exponential(load, requests)
+    before = np.cumsum(np.concatenate([[0.0], service[:-1] - np.diff(arrival)]))
+    begun = arrival + before - np.minimum.accumulate(before)
+    return made(arrival, begun, begun + service, begun + service, np.ones(requests, int))
+
+
+@pytest.mark.parametrize(("load", "requests", "most"), [(0.5, 2000, 0), (0.8, 600, 0), (0.95, 2000, 0), (0.95, 600, 4)])
+def test_a_busy_server_is_rarely_said_not_to_keep_up(load, requests, most):
+    """Its queue varies slowly near saturation: at 0.95 it is about 20 long, and forgets its length in 1,500 requests."""
+    assert sum(verdict(queue(load, seed, requests)) in UNSTEADY for seed in range(40)) <= most
+
+
+def test_a_server_that_gets_too_much_is_overloaded():
+    assert all(verdict(queue(1.3, seed)) == "OVERLOADED" for seed in range(40))
+
+
+@pytest.mark.parametrize(("seconds", "steady"), [(1.0, True), (100.0, True), (2000.0, False)])
+def test_a_run_has_to_last_longer_than_its_requests(seconds, steady):
+    """Requests of which each takes the same time, whatever the load: their number grows only in the first so many seconds."""
+    arrival = np.cumsum(np.random.default_rng(0).exponential(1.0, 2000))
+    rows = made(arrival, arrival, arrival + 0.01, arrival + seconds, np.full(2000, 100))
+    assert grows(rows.arrival, rows.last_token) is not steady
+    assert verdict(rows) == ("STABLE" if steady else "TOO SHORT")
 
 
 def test_a_run_of_requests_at_one_instant_has_no_rate():
