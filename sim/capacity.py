@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from sim.accounts import costs, reliability
 from sim.files import UserError
 from sim.identity import identity
-from sim.metrics import LIMITS, SLO, came_out, latencies, meets, within
+from sim.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.records import Rows
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
@@ -32,6 +33,7 @@ class Trial:
     """One run: its load (request/s, or users), the share of requests that met the SLO, and the share that missed each limit.
 
     kept: output tokens that come out over those that are offered, in the counted part.
+    counted: from when to when is counted [s].
     """
 
     load: float
@@ -40,6 +42,7 @@ class Trial:
     output_throughput: float
     kept: float
     missed: dict[str, float]
+    counted: tuple[Seconds, Seconds]
     closed: bool = False
 
     @property
@@ -72,7 +75,8 @@ class Guess:
 class SystemCapacity:
     """What one system can take: the highest load that is met, and the lowest found that is not.
 
-    `best` is None where no load is met, `above` where none is too much; `reason` then says why.
+    `best` is None where no load is met, `above` where none is too much; `reason` then says why.  `costs` are the joules and
+    dollars of the best trial, and the share of its time for which chips are busy.
     """
 
     members: dict[str, Member]
@@ -82,6 +86,7 @@ class SystemCapacity:
     requests: int  # of a trial; the most of them, where users decide
     reason: str = ""
     time_scale: float | None = None  # of a trace, for the best load
+    costs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +121,11 @@ class Capacity:
             "verdict": best.verdict if best else None,
             "output_throughput": best.output_throughput if best else None,
             "binds": above.binds(self.attainment) if above else None,
-            "above": vars(above) if above else None,
+            "above": {key: value for key, value in vars(above).items() if key != "counted"} if above else None,
             "trials": system.trials,
             "requests": system.requests,
             "reason": system.reason,
+            **system.costs,
         }
 
 
@@ -141,6 +147,8 @@ def capacity(
 
     A trial has `requests`; where that is not given, the most of the scenario's, 2,000, ten times what the system can hold at
     once, and what comes in 50 times the limit of TTFT (or of E2EL, if that is less); of a trace all that it has.
+
+    J and $ are of the best trial, of the part that is counted: see `sim.accounts.costs`.
 
     Left out: `measure` of the scenario.
 
@@ -215,7 +223,18 @@ class _System:
         scale = None
         if best and isinstance(workload, Trace):
             scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.goodput
-        return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale)
+        paid = self.costs(best) if best else {}
+        return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale, paid)
+
+    def costs(self, trial: Trial) -> dict[str, Any]:
+        """Return the joules and dollars of a trial as `run` tells them, of the part that is counted: it is served once more."""
+        begin, end = trial.counted
+        if end <= begin:
+            return {}
+        scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
+        rows = scenario.serve(self.name, self.members, self.asked(trial.load))
+        available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
+        return costs(scenario, self.members, rows, available)
 
     def lone_rate(self) -> float:
         """Return the rate at which each replica serves mean requests one after another."""
@@ -264,7 +283,7 @@ class _System:
         missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in within(rows, self.slo).items()}
         share = float(meets(rows, self.slo)[counted].mean())
         closed = rows.requests.users is not None
-        result = Trial(load, share, verdict(rows), throughput, tokens / float(offered or 1), missed, closed)
+        result = Trial(load, share, verdict(rows), throughput, tokens / float(offered or 1), missed, (start, end), closed)
         self.progress(self.name, result)
         return result
 

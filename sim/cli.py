@@ -105,7 +105,7 @@ def run(
     if as_json:
         print_json(result.as_json())
     else:
-        show_table(comparison(result.as_json()))
+        show_table(comparison(result.as_json(), file))
 
 
 @app.command(epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")

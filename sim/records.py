@@ -149,11 +149,12 @@ class Traffic:
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """A part of a run: from when to when [s], and what the stages of each replica did in it."""
+    """A part of a run: from when to when [s], what the stages of each replica did in it, and for how long each was busy [s]."""
 
     start: Seconds
     end: Seconds
     tallies: list[Tally]
+    busy: list[NDArray[np.float64]]
 
 
 @dataclass(eq=False)

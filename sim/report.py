@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sim.files import UserError
 from sim.program import Talk
-from sim.tables import COLOURS, beats, changes, degrees, identity, is_fleet, loading, number, of_plain, titled
+from sim.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
         table.add_row("  time_scale of the trace", *(number(s["time_scale"]) for s in each))
     table.add_row("attainment there", *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each))
     table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
+    for cost, cells in costs(each):
+        table.add_row(cost, *cells)
     table.add_row("what binds", *(s["binds"] or "-" for s in each))
     above = [s["above"] for s in each]
     table.add_row(f"just above, {label}", *(number(a["load"]) if a else "-" for a in above))

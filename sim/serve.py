@@ -51,11 +51,13 @@ def between(start: Mark, end: Mark) -> Span:
 
     A stage is busy for all that time at most: of steps that are under way at a mark only a part belongs to it.
     """
-    length, tallies = end.at - start.at, []
+    length, tallies, seconds = end.at - start.at, [], []
     for (before, was_busy), (after, is_busy) in zip(start.works, end.works, strict=True):
-        busy = float((is_busy - was_busy).max())
-        tallies.append(after.since(before).times(min(1.0, length / busy) if busy > 0 else 1.0))
-    return Span(start.at, end.at, tallies)
+        busy = is_busy - was_busy
+        part = min(1.0, length / most) if (most := float(busy.max())) > 0 else 1.0
+        tallies.append(after.since(before).times(part))
+        seconds.append(part * busy)
+    return Span(start.at, end.at, tallies, seconds)
 
 
 def serve(

@@ -1,7 +1,7 @@
 """A result's summary as the table of `run`, and what it comes to in sentences.  Pure functions of the summary; no simulation."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -15,6 +15,8 @@ from sim.verdict import KEEPS_UP
 
 PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")  # of a system, which may change them
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red", "REFUSED": "red", "TOO SHORT": "yellow"}
+VARIABLE = ("poisson", "gamma", "trace", "closed")  # workloads whose load `capacity` varies
+BUSY = 0.2  # of its chips' time a system works at least, for its J and $ to stand without a pointer to those at capacity
 NOT_STEADY = ("OVERLOADED", "REFUSED")  # whose statistics get a star
 
 
@@ -118,10 +120,10 @@ def degrees(plan: Mapping[str, Any]) -> str:
     return " x ".join(str(plan[key]) for key in ("tensor", "pipeline", "replicas"))
 
 
-def comparison(summary: Mapping[str, Any]) -> RenderableType:
-    """What `sramsim run` prints: its tables, and what they come to in sentences."""
+def comparison(summary: Mapping[str, Any], file: str = "") -> RenderableType:
+    """What `sramsim run` prints: its tables, and what they come to in sentences.  `file` is the scenario's name or path."""
     told = [each for table in tables(summary) for each in (table, Text())]
-    return Group(*told, *map(Text, notes(summary)))
+    return Group(*told, *map(Text, notes(summary, file)))
 
 
 def tables(summary: Mapping[str, Any]) -> list[Table]:
@@ -131,7 +133,7 @@ def tables(summary: Mapping[str, Any]) -> list[Table]:
     return [*before, compared(summary), *beside]
 
 
-def notes(summary: Mapping[str, Any]) -> list[str]:
+def notes(summary: Mapping[str, Any], file: str = "") -> list[str]:
     """What stands below the tables: what was left out, what was counted, and the findings."""
     systems = summary["systems"]
     noted = changes(systems) + ([f"Of the trace: {summary['note']}."] if "note" in summary else [])
@@ -144,7 +146,15 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
     if any(point.get("paced") for s in systems.values() for point in s.get("published", ())):
         noted.append("(paced): the service throttled this speed; the hardware is at least as fast.")
-    return noted + findings(systems)
+    return noted + mostly_idle(summary, file) + findings(systems)
+
+
+def mostly_idle(summary: Mapping[str, Any], file: str) -> list[str]:
+    """Return where J and $ of a busier system are found, if a system is mostly idle and `capacity` can load it."""
+    shares = [s["busy_share"] for s in summary["systems"].values() if "energy" in s or "economics" in s]
+    if "slo_s" not in summary or summary["workload"] not in VARIABLE or min(shares, default=1.0) >= BUSY:
+        return []
+    return [f"J and $ at capacity: sramsim capacity {file or summary['scenario']}"]
 
 
 def tokens_cost(summary: Mapping[str, Any]) -> list[str]:
@@ -196,10 +206,8 @@ def compared(summary: Mapping[str, Any]) -> Table:
     if any("request_goodput" in s for s in each):
         table.add_row("good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each))
     table.add_row("fitted share of a token", *of_plain(each, lambda s: f"{s['fitted_share']:.0%}"))
-    for key, rows in PER_TOKEN.items():
-        if any(key in s for s in each):
-            for label, cell in rows.items():
-                table.add_row(label, *(cell(s[key]) if key in s else "-" for s in each))
+    for label, cells in costs(each):
+        table.add_row(label, *cells)
     if any(map(by_chip, each)):
         networks = [s.get("network", {}) for s in each]
         table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
@@ -221,6 +229,16 @@ def compared(summary: Mapping[str, Any]) -> Table:
         for label, cell in REPLAYS.items():
             table.add_row(label, *(cell(s) if "replays" in s else "-" for s in each))
     return table
+
+
+def costs(systems: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield a row for each number that is known of what a token took and cost, and the busy share that it holds for."""
+    for key, rows in PER_TOKEN.items():
+        if any(key in s for s in systems):
+            for label, cell in rows.items():
+                yield label, [cell(s[key]) if key in s else "-" for s in systems]
+    if any(key in s for s in systems for key in PER_TOKEN):
+        yield "chips busy, % of their time", [number(100 * s["busy_share"]) if "busy_share" in s else "-" for s in systems]
 
 
 # What a token of the run took and cost, where that is known.

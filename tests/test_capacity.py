@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from sim.capacity import WIDTH, capacity
+from sim.chip import Memory, Power
 from sim.cost import Work
 from sim.files import UserError
 from sim.metrics import SLO
 from sim.plan import Plan
+from sim.result import run
 from sim.scenario import Scenario, System
+from sim.units import YEAR
 from sim.workload import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
 
 SEEDS = range(20)
@@ -97,8 +100,6 @@ def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, se
 @pytest.mark.parametrize("factor", [1.0, 1.1])
 def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
     """`request_goodput` over the rate is the attainment, but for the tenth that the search does not count."""
-    from sim.result import run
-
     slo = SLO(ttft=3.5 * service)
     found = capacity(make_scenario(slo)).systems["one"]
     workload = poisson(found.requests).model_copy(update={"rate": factor * found.best.load})
@@ -223,6 +224,33 @@ def test_bursts_take_less(make_scenario, service):
     slo = SLO(ttft=3.5 * service)
     bursts, even = (capacity(make_scenario(slo, each), requests=1000).systems["one"].best.load for each in (gamma, poisson()))
     assert bursts < 0.8 * even
+
+
+def test_joules_and_dollars_are_those_of_the_load_that_is_found(make_scenario, make_chip, service):
+    """A chip of 2 W idle and $8,760, written off in four years: by the token the less, the more tokens come out in the time."""
+    memory = {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)}
+    chip = make_chip(memory=memory, power=Power(maximum=20.0, idle=2.0, flop=3e-12, link=5e-9), price=8760.0)
+    scenario = make_scenario(SLO(ttft=3.5 * service), chip=chip)
+    found = capacity(scenario)
+    told, rate = found.as_json()["systems"]["one"], found.systems["one"].best.load
+    assert told["output_throughput"] == pytest.approx(rate, rel=0.02)  # one token each
+    assert told["busy_share"] == pytest.approx(rate * service, rel=0.02)
+    assert told["energy"]["joules_per_token_by_cause"]["idle"] == pytest.approx(2.0 / told["output_throughput"], rel=1e-6)
+    assert told["energy"]["mean_power_w"] < 20.0 * told["energy"]["pue"]
+    assert told["economics"]["usd_per_mtok_by_cause"]["chips"] == pytest.approx(1e6 * 2190 / YEAR / told["output_throughput"])
+    alone = make_scenario(SLO(ttft=3.5 * service), poisson().model_copy(update={"rate": 0.01 / service}), chip=chip)
+    at_rest = run(alone).as_json()["systems"]["one"]
+    assert set(at_rest["energy"]) == set(told["energy"])
+    assert set(at_rest["economics"]) == set(told["economics"])
+    assert at_rest["energy"]["joules_per_token"] > 20 * told["energy"]["joules_per_token"]
+    assert at_rest["busy_share"] == pytest.approx(0.01, rel=0.3)
+
+
+def test_a_closed_loop_of_many_users_keeps_a_chip_busy(make_scenario, service):
+    closed = Closed(users=1, requests=100, prompt=PROMPT, output=ANSWER)
+    told = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()["systems"]["one"]
+    assert told["busy_share"] == pytest.approx(1.0, abs=0.02)
+    assert "energy" not in told  # this chip's power is not known
 
 
 def test_the_same_seed_finds_the_same(make_scenario, service):

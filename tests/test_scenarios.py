@@ -12,6 +12,7 @@ from sim import PlanError, planned, read, run
 from sim.cli import main
 from sim.cost import Work
 from sim.files import names
+from sim.tables import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
@@ -71,6 +72,23 @@ def test_the_flagship_gives_the_published_order_of_speeds(flagship):
     assert 6 <= speed["lpu"] / speed["h100"] <= 12
     assert 0.4 <= flagship.systems["lpu"].metrics["fitted_share"] <= 0.6
     assert 25 <= flagship.systems["lpu"].metrics["median_ttft_ms"] <= 45
+
+
+def test_the_flagship_says_where_its_joules_of_a_busy_system_are(monkeypatch, capsys, flagship):
+    """576 LPUs work for a four-hundredth of the time at 0.1 request/s; one H100 for three tenths at the same rate."""
+    shares = {name: system["busy_share"] for name, system in flagship.as_json()["systems"].items()}
+    assert shares["lpu"] < 0.005 < 0.05 < shares["h100x8"] < 0.1 < shares["h100"] < 0.4
+    pointer = f"J and $ at capacity: sramsim capacity {FLAGSHIP}"
+    summary = flagship.as_json()
+    assert pointer in notes(summary, FLAGSHIP)
+    busy = {name: system | {"busy_share": 0.5} for name, system in summary["systems"].items()}
+    fixed = {key: value for key, value in summary.items() if key != "slo_s"}
+    for other in (summary | {"systems": busy}, fixed, summary | {"workload": "listed"}):
+        assert not any(line.startswith("J and $") for line in notes(other, FLAGSHIP))
+    words = ("workload.requests=2", "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}")
+    out = command(monkeypatch, capsys, "run", FLAGSHIP, *(word for each in words for word in ("--set", each)))
+    assert pointer in out
+    assert "chips busy, % of their time" in out
 
 
 def test_run_json_keeps_its_contract(flagship):
