@@ -44,8 +44,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ScenarioError": "files",
-    "UserError": "files",
+    "ScenarioError": "inputs.files",
+    "UserError": "inputs.files",
     "PlanError": "plan",
     "Result": "result",
     "Scenario": "scenario",

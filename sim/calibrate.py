@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from sim.engine import Engine
-from sim.files import EXPONENT, Document, UserError, load_text
+from sim.inputs.files import EXPONENT, Document, UserError, load_text
 from sim.measurements import csv_table
 from sim.points import Point
 from sim.replies import decode_floors, is_replies

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sim.accounts import costs, reliability
-from sim.files import UserError
 from sim.identity import identity
+from sim.inputs.files import UserError
 from sim.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.records import Rows
 from sim.scenario import Member, Scenario, check

@@ -10,11 +10,11 @@ from pydantic_core import PydanticCustomError
 from sim.chip import Chip, Cluster
 from sim.engine import Engine
 from sim.faults import Faults
-from sim.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
+from sim.inputs.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
+from sim.inputs.key_paths import PARTS
+from sim.inputs.overrides import ABOUT, named, overridden
 from sim.measurements import Network, Rules, Speeds
 from sim.model import SPELLINGS, Model
-from sim.overrides import ABOUT, named, overridden
-from sim.paths import PARTS
 from sim.replay import LinkErrors
 from sim.units import brief, show
 

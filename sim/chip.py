@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from sim.fields import FromCatalogue, OfKind
-from sim.files import Sourced, Value
+from sim.inputs.fields import FromCatalogue, OfKind
+from sim.inputs.files import Sourced, Value
 from sim.topology import TopologyField
 from sim.units import (
     Bytes,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from sim import __version__
-from sim.files import UserError, whole
+from sim.inputs.files import UserError, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -350,7 +350,7 @@ def catalog(
     from rich.text import Text
 
     from sim.catalogue import KINDS, titles
-    from sim.files import nearest
+    from sim.inputs.files import nearest
     from sim.report import entries
 
     if kind is not None and kind not in KINDS:
@@ -460,7 +460,7 @@ def calibrate(
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
     from sim import calibrate as calibration
-    from sim.files import find
+    from sim.inputs.files import find
     from sim.report import calibrated
 
     path = find(engine, "engines")
@@ -481,7 +481,7 @@ def measure(
     """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
     from sim import measure as measuring
     from sim.chip import Chip
-    from sim.files import find, read
+    from sim.inputs.files import find, read
     from sim.model import Model
 
     measuring.torch_with_cuda()

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from sim.chip import Chip
 from sim.energy import around
-from sim.fields import Shorthand
-from sim.files import Value, nearest
+from sim.inputs.fields import Shorthand
+from sim.inputs.files import Value, nearest
 from sim.units import (
     YEAR,
     Count,

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.chip import WIDTH, Chip
-from sim.fields import FromCatalogue
-from sim.files import Sourced, Value
+from sim.inputs.fields import FromCatalogue
+from sim.inputs.files import Sourced, Value
 from sim.topology import AllReduce
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 

@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 from pydantic import Field
 
-from sim.files import Sourced, Value
+from sim.inputs.files import Sourced, Value
 from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, show
 
 Waiting = Generator[simpy.Event, Any, None]

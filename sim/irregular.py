@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from sim.chip import Chip, ChipField
 from sim.cost import Costs
-from sim.files import Value
+from sim.inputs.files import Value
 from sim.machine import ChipException, Irregular
 from sim.network import LinkException
 from sim.plan import Layout, PlanError, fit

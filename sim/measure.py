@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sim.chip import Chip
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.model import Model
 from sim.units import show
 

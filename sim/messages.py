@@ -5,7 +5,7 @@ from math import log
 from statistics import mean, median
 from typing import Any, Literal
 
-from sim.files import ScenarioError, names, read
+from sim.inputs.files import ScenarioError, names, read
 from sim.measurements import Message, Network
 
 FAR = 0.15  # beyond, a deviation is told with its reason

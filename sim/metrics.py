@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.fields import Shorthand
-from sim.files import ScenarioError, Value, nearest
+from sim.inputs.fields import Shorthand
+from sim.inputs.files import ScenarioError, Value, nearest
 from sim.records import Rows
 from sim.units import Seconds
 from sim.verdict import UNSTEADY, hints, measure_flow, verdict

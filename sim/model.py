@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.fields import FromCatalogue
-from sim.files import Entry
+from sim.inputs.fields import FromCatalogue
+from sim.inputs.files import Entry
 from sim.units import Count
 
 

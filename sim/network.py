@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.topology import Copies, Hop, Leg, Message, Operation, Topology, Way
 from sim.units import Seconds
 

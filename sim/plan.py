@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from sim.chip import WIDTH, Chip, Memory
 from sim.engine import Engine
-from sim.fields import Shorthand
-from sim.files import UserError, Value, rejected
+from sim.inputs.fields import Shorthand
+from sim.inputs.files import UserError, Value, rejected
 from sim.model import Attention, Block, Model
 from sim.topology import Topology
 from sim.units import Bytes, Count, brief

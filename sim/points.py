@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sim.chip import Chip
 from sim.engine import Engine
-from sim.files import ScenarioError, UserError, Value, aliases, names, read, shorten
+from sim.inputs.files import ScenarioError, UserError, Value, aliases, names, read, shorten
 from sim.measurements import Rule, Rules, csv_table, told_at
 from sim.model import Model
 from sim.plan import Plan

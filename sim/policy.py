@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from sim.fields import Named
+from sim.inputs.fields import Named
 from sim.traces import BLOCK
 from sim.units import Seconds
 

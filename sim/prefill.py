@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.plan import PlanError
 from sim.points import Point
 from sim.scenario import fitting

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.energy import Tally
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.units import Seconds
 from sim.workload import Requests
 

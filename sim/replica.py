@@ -24,7 +24,7 @@ from simpy.events import URGENT, Timeout
 
 from sim.cost import Costs, Work
 from sim.energy import Tally
-from sim.files import UserError, Value
+from sim.inputs.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous

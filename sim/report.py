@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.program import Talk
 from sim.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show

@@ -25,7 +25,7 @@ from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.engine import EngineField, NetworkMode, Sigma
 from sim.faults import Faults, require_sound, standing_by
-from sim.files import Change, Document, Entry, Value, find, nearest, rejected
+from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.metrics import LIMITS, Measure, SLOField

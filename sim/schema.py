@@ -4,7 +4,7 @@ from typing import Any
 
 from sim.chip import Chip, Cluster
 from sim.engine import Engine
-from sim.files import Value
+from sim.inputs.files import Value
 from sim.model import Model
 from sim.scenario import Scenario
 

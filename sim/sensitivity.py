@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from sim.economics import Ownership, beside, token_price
 from sim.energy import Part, Tally, energy
-from sim.files import ScenarioError, Sourced, Value
+from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.plan import PlanError
 from sim.planner import Deployment
 from sim.scenario import Scenario, System

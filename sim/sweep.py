@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from sim import __version__
 from sim.chip import WIDTH
 from sim.design import search_plans
-from sim.files import Document, ScenarioError, UserError, whole
+from sim.inputs.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
 from sim.provenance import package_digest, users_digest
 from sim.records import write_parquet

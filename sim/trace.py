@@ -10,7 +10,7 @@ import numpy as np
 import simpy
 
 from sim.cost import Work
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.machine import Machine, Slice
 from sim.network import Use
 from sim.planner import Deployment

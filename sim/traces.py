@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.files import ScenarioError, load_text, shorten
+from sim.inputs.files import ScenarioError, load_text, shorten
 from sim.units import MAX_COUNT, MAX_SIZE, brief
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.engine import Engine
-from sim.files import UserError, names
+from sim.inputs.files import UserError, names
 from sim.measurements import csv_table
 from sim.metrics import came_out, latencies
 from sim.plan import PlanError

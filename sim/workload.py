@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from sim import traces
-from sim.fields import OfKind, Shorthand
-from sim.files import ScenarioError, Text, Value, existing, shorten
+from sim.inputs.fields import OfKind, Shorthand
+from sim.inputs.files import ScenarioError, Text, Value, existing, shorten
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens
 
 STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")  # append only: a stream's place is its seed

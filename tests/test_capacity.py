@@ -10,7 +10,7 @@ import pytest
 from sim.capacity import WIDTH, capacity
 from sim.chip import Memory, Power
 from sim.cost import Work
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.metrics import SLO
 from sim.plan import Plan
 from sim.result import run

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim import chip, files, topology
+from sim import chip, topology
 from sim.chip import Chip, Cluster, Memory, Power
 from sim.engine import Engine
-from sim.files import Sourced, catalogue, find, names, read
+from sim.inputs import files
+from sim.inputs.files import Sourced, catalogue, find, names, read
 from sim.measurements import Network, Speed, Speeds
 from sim.model import NOT_COVERED, SPELLINGS, Model
 from sim.points import Rules

@@ -4,7 +4,7 @@ import pytest
 
 from sim import read, run
 from sim.changes import against, changes
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.records import save
 
 

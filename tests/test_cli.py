@@ -15,7 +15,7 @@ import pytest
 
 import sim
 from sim import result
-from sim.files import catalogue
+from sim.inputs.files import catalogue
 
 MINE = """\
 # Does a small model run on one card?

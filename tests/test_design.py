@@ -9,7 +9,7 @@ import sim
 from sim import design
 from sim.capacity import capacity
 from sim.design import best_plans, bound, plans, search_plans
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.metrics import SLO
 from sim.plan import DEGREES, Plan, PlanError
 from sim.scenario import Fleet, Scenario, System

@@ -22,7 +22,7 @@ from sim.economics import (
     token_price,
     usd_per_mtok,
 )
-from sim.files import ScenarioError
+from sim.inputs.files import ScenarioError
 from sim.result import priced
 from sim.units import YEAR, parse
 

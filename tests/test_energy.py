@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.chip import WIDTH, Chip, Memory, Power, Server
 from sim.cost import Costs, Work
 from sim.energy import Part, Tally, Usage, energy, link_bytes, spent, summed, usage
-from sim.files import names, read
+from sim.inputs.files import names, read
 from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.policy import Policies

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from sim.chip import WIDTH, Chip
 from sim.engine import Engine
-from sim.files import ScenarioError, find, names, read
+from sim.inputs.files import ScenarioError, find, names, read
 from sim.policy import continuous, prefill_first, static
 from sim.scenario import System
 

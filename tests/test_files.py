@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import model_validator
 
-from sim import files
-from sim.fields import FromCatalogue, OfKind
-from sim.files import Document, ScenarioError, Sourced, UserError, Value, find, nearest, read, whole
+from sim.inputs import files
+from sim.inputs.fields import FromCatalogue, OfKind
+from sim.inputs.files import Document, ScenarioError, Sourced, UserError, Value, find, nearest, read, whole
 from sim.units import Count, Fraction, Seconds, Watts
 
 
@@ -384,7 +384,7 @@ def test_the_nearest_names_are_at_most_three():
 SILK = """
 from __future__ import annotations
 from dataclasses import dataclass
-from sim.files import Value
+from sim.inputs.files import Value
 from sim.units import Count
 from lamps import Shade
 

@@ -8,7 +8,7 @@ import pytest
 from sim.chip import Chip
 from sim.cli import main
 from sim.engine import Engine
-from sim.files import find, read
+from sim.inputs.files import find, read
 from sim.measure import SMALL_KERNELS, Measured, Reached, engine_file
 from sim.model import Model
 

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from pydantic import BaseModel
 
-from sim.files import ScenarioError, catalogue, names, read
+from sim.inputs.files import ScenarioError, catalogue, names, read
 from sim.measurements import Network
 from sim.messages import FAR, medians, network, rows, simulated
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.cost import Work
-from sim.files import ScenarioError
+from sim.inputs.files import ScenarioError
 from sim.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
 from sim.records import BINS_PER_DECADE, Gaps, Rows
 from sim.workload import Requests

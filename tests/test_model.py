@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.files import ScenarioError, find, names, read
+from sim.inputs.files import ScenarioError, find, names, read
 from sim.model import Attention, Experts, Model
 
 TINY = {

@@ -8,7 +8,7 @@ import polars
 import pytest
 
 from sim import read, run
-from sim.files import catalogue
+from sim.inputs.files import catalogue
 from sim.records import COLUMNS
 from sim.tables import notes
 

@@ -14,7 +14,7 @@ import pytest
 from plots import breakdown, draw_all, style
 from sim import page, read, run
 from sim.catalogue import sources
-from sim.files import Document, UserError
+from sim.inputs.files import Document, UserError
 from sim.records import load, save
 from sim.tables import notes
 

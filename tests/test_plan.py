@@ -8,7 +8,7 @@ import pytest
 from sim.chip import Memory
 from sim.cost import COLLECTIVES, HOPS, WEIGHTS, Work
 from sim.engine import Engine
-from sim.files import names, read
+from sim.inputs.files import names, read
 from sim.plan import Plan, fit, sequences
 from sim.planner import deploy
 from sim.topology import FullyConnected, Link

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.chip import Memory
 from sim.cost import Costs, Work
-from sim.files import ScenarioError
+from sim.inputs.files import ScenarioError
 from sim.plan import Plan, PlanError
 from sim.planner import deploy, lone_request, minimum_chips, require_fit
 from sim.scenario import read

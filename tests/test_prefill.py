@@ -3,7 +3,7 @@
 import pytest
 
 from plots import prefill as drawing
-from sim.files import UserError
+from sim.inputs.files import UserError
 from sim.prefill import Prefill, chip_counts, prefills
 from sim.validate import of_file
 

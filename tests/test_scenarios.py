@@ -11,7 +11,7 @@ import pytest
 from sim import PlanError, planned, read, run
 from sim.cli import main
 from sim.cost import Work
-from sim.files import names
+from sim.inputs.files import names
 from sim.tables import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from sim.files import catalogue, names
+from sim.inputs.files import catalogue, names
 from sim.schema import KINDS, json_schema, reference
 
 

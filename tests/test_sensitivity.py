@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.files import ScenarioError, find
+from sim.inputs.files import ScenarioError, find
 from sim.plan import PlanError
 from sim.scenario import read
 from sim.sensitivity import Sensitivity, Swing, lone, moved, sensitivity

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.files import ScenarioError
+from sim.inputs.files import ScenarioError
 from sim.traces import read
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.files import Value
+from sim.inputs.files import Value
 from sim.units import (
     MAX_SIZE,
     MIN_SIZE,

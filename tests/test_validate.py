@@ -12,7 +12,7 @@ import sim
 from sim import points as points_module
 from sim import validate as module
 from sim.engine import Engine
-from sim.files import UserError, names, read
+from sim.inputs.files import UserError, names, read
 from sim.measurements import Rule
 from sim.metrics import latencies
 from sim.plan import Plan, PlanError

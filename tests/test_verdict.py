@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.files import ScenarioError
+from sim.inputs.files import ScenarioError
 from sim.metrics import Measure, summary
 from sim.policy import Policies
 from sim.records import Rows

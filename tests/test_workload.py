@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sim.files import ScenarioError, Value
-from sim.files import read as read_file
+from sim.inputs.files import ScenarioError, Value
+from sim.inputs.files import read as read_file
 from sim.scenario import read
 from sim.workload import (
     Asked,

@@ -6,8 +6,8 @@ from collections.abc import Collection, Hashable, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
-from sim.fields import OfKind
-from sim.files import Value
+from sim.inputs.fields import OfKind
+from sim.inputs.files import Value
 from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.chip import Compute, TensorStreaming
 from sim.cost import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
 from sim.engine import Engine
-from sim.files import find, read
+from sim.inputs.files import find, read
 from sim.plan import Plan
 from sim.planner import lone_request
 from sim.topology import Hierarchical, Link, Switch

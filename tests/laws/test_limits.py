@@ -3,7 +3,7 @@
 import pytest
 
 from sim.engine import Engine
-from sim.files import names, read
+from sim.inputs.files import names, read
 from sim.plan import Plan
 
 MOE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}

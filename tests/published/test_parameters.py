@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sim.files import names, read
+from sim.inputs.files import names, read
 from sim.model import Model
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from sim.chip import Chip
-from sim.files import names, read
+from sim.inputs.files import names, read
 from sim.plan import sequences as fitting
 from sim.result import Planned, planned
 from sim.scenario import read as read_scenario

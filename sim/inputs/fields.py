@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sim.files import Entry, ScenarioError, Text, Value, find, nearest, read
-from sim.overrides import overridden
+from sim.inputs.files import Entry, ScenarioError, Text, Value, find, nearest, read
+from sim.inputs.overrides import overridden
 from sim.units import brief
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
 
-from sim.files import Change, Document, Entry, Sourced, find, names, source_of, written
-from sim.paths import Path, PathError, dots, leaves, replaced, value_at
+from sim.inputs.files import Change, Document, Entry, Sourced, find, names, source_of, written
+from sim.inputs.key_paths import Path, PathError, dots, leaves, replaced, value_at
 from sim.units import brief
 
 ABOUT = ("id", "name", "vendor", "aliases", "note", "source", "range", "fit")  # keys that describe an entry; no result uses them

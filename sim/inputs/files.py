@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from sim.paths import MAX_DEPTH, PathError, dots, replaced, value_at
+from sim.inputs.key_paths import MAX_DEPTH, PathError, dots, replaced, value_at
 from sim.units import brief
 
 MAX_FILE = 10_000_000  # bytes; a scenario is a few kB
@@ -431,7 +431,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 def catalogue() -> Path:
     """The catalogue's folder: the package's own copy (in a wheel), else the checkout's."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     return package / "scenarios" if (package / "scenarios").is_dir() else package.parent / "scenarios"
 
 

@@ -1,0 +1,9 @@
+"""The door: YAML files become values, and a wrong file becomes one line of error.
+
+    >>> from sim.inputs.files import Document, find_entry
+    >>> Document(find_entry("groq-lpu-v1", "chips")).data["memory"]["sram"]["capacity"]
+    '230.7 MB'
+
+Read `document` first (YAML with the line of every key), then `fields` (short forms, kinds, and a
+user's own classes).
+"""
