@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from sim.engine import Engine
+from sim.hardware.engine import Engine
 from sim.inputs.files import EXPONENT, Document, UserError, load_text
 from sim.measurements import csv_table
 from sim.points import Point

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from sim.chip import Chip, Cluster
-from sim.engine import Engine
 from sim.faults import Faults
+from sim.hardware.chip import Chip, Cluster
+from sim.hardware.engine import Engine
 from sim.inputs.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden

@@ -480,7 +480,7 @@ def measure(
 ) -> None:
     """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
     from sim import measure as measuring
-    from sim.chip import Chip
+    from sim.hardware.chip import Chip
     from sim.inputs.files import find, read
     from sim.model import Model
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
-from sim.chip import Chip
+from sim.hardware.chip import Chip
 from sim.inputs.files import UserError
 from sim.model import Model
 from sim.units import show

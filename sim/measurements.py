@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sim.chip import WIDTH, ChipField
+from sim.hardware.chip import WIDTH, ChipField
+from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import ScenarioError, Sourced, Text, Value, load_text, names, read, shorten
-from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sim.hardware.topology import Copies, Hop, Leg, Message, Operation, Topology, Way
 from sim.inputs.files import UserError
-from sim.topology import Copies, Hop, Leg, Message, Operation, Topology, Way
 from sim.units import Seconds
 
 TOLERANCE = 1e-9  # s; how far a time computed beforehand and the clock may differ

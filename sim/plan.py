@@ -8,12 +8,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.chip import WIDTH, Chip, Memory
-from sim.engine import Engine
+from sim.hardware.chip import WIDTH, Chip, Memory
+from sim.hardware.engine import Engine
+from sim.hardware.topology import Topology
 from sim.inputs.fields import Shorthand
 from sim.inputs.files import UserError, Value, rejected
 from sim.model import Attention, Block, Model
-from sim.topology import Topology
 from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated

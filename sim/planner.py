@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.chip import Chip
 from sim.cost import FITTED, HOPS, TERMS, TIME, Costs, Work
-from sim.engine import Engine
+from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
+from sim.hardware.topology import Topology
 from sim.model import Model
 from sim.plan import MOST_REPLICAS, Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
 from sim.policy import Limits
 from sim.serve import serve
 from sim.stages import Cutter
-from sim.topology import Topology
 from sim.units import Seconds, show
 from sim.workload import Requests
 

@@ -15,10 +15,10 @@ from sim.units import show
 
 if TYPE_CHECKING:
     from sim.calibrate import Calibrated
+    from sim.hardware.topology import Topology
     from sim.messages import Row
     from sim.planner import Deployment
     from sim.program import Instruction, Program
-    from sim.topology import Topology
     from sim.validate import Compared
     from sim.validate import Table as Validation
 

@@ -21,10 +21,11 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue import sources
-from sim.chip import Chip, ChipField, ClusterField
 from sim.economics import Economics, Owned, Ownership, owned
-from sim.engine import EngineField, NetworkMode, Sigma
 from sim.faults import Faults, require_sound, standing_by
+from sim.hardware.chip import Chip, ChipField, ClusterField
+from sim.hardware.engine import EngineField, NetworkMode, Sigma
+from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
@@ -37,7 +38,6 @@ from sim.records import Rows
 from sim.replay import LinkErrors, Spoils
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
-from sim.topology import Topology, TopologyField
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload import VARIED, Closed, Requests, WorkloadField
 

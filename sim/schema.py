@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sim.chip import Chip, Cluster
-from sim.engine import Engine
+from sim.hardware.chip import Chip, Cluster
+from sim.hardware.engine import Engine
 from sim.inputs.files import Value
 from sim.model import Model
 from sim.scenario import Scenario

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from sim import __version__
-from sim.chip import WIDTH
 from sim.design import search_plans
+from sim.hardware.chip import WIDTH
 from sim.inputs.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
 from sim.provenance import package_digest, users_digest

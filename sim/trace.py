@@ -10,6 +10,7 @@ import numpy as np
 import simpy
 
 from sim.cost import Work
+from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
 from sim.machine import Machine, Slice
 from sim.network import Use
@@ -17,7 +18,6 @@ from sim.planner import Deployment
 from sim.program import Program, Talk, labels, program
 from sim.scenario import Scenario, fitting
 from sim.serve import serve
-from sim.topology import Hop
 from sim.units import Seconds
 from sim.workload import Requests
 

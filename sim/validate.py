@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sim.engine import Engine
+from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
 from sim.measurements import csv_table
 from sim.metrics import came_out, latencies

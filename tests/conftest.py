@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from sim.chip import Chip, Memory, Roofline
 from sim.cli import main
-from sim.engine import Engine, Launch
+from sim.hardware.chip import Chip, Memory, Roofline
+from sim.hardware.engine import Engine, Launch
+from sim.hardware.topology import FullyConnected, Link
 from sim.model import Model
 from sim.plan import Plan
 from sim.planner import Deployment, deploy
 from sim.records import Rows
 from sim.serve import serve
-from sim.topology import FullyConnected, Link
 from sim.workload import Requests
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)

@@ -11,7 +11,7 @@ from sim import calibrate as module
 from sim import points as points_module
 from sim.calibrate import calibrate, emitted, rewritten
 from sim.cli import main
-from sim.engine import Engine
+from sim.hardware.engine import Engine
 from sim.inputs.files import Document, UserError, read
 from sim.measurements import Rule
 from sim.points import points

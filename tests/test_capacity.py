@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sim.capacity import WIDTH, capacity
-from sim.chip import Memory, Power
 from sim.cost import Work
+from sim.hardware.chip import Memory, Power
 from sim.inputs.files import UserError
 from sim.metrics import SLO
 from sim.plan import Plan

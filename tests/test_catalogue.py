@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim import chip, topology
-from sim.chip import Chip, Cluster, Memory, Power
-from sim.engine import Engine
+from sim.hardware import chip, topology
+from sim.hardware.chip import Chip, Cluster, Memory, Power
+from sim.hardware.engine import Engine
+from sim.hardware.topology import Link
 from sim.inputs import files
 from sim.inputs.files import Sourced, catalogue, find, names, read
 from sim.measurements import Network, Speed, Speeds
@@ -20,7 +21,6 @@ from sim.model import NOT_COVERED, SPELLINGS, Model
 from sim.points import Rules
 from sim.scenario import Scenario
 from sim.scenario import read as read_scenario
-from sim.topology import Link
 from sim.units import Unit, UnitError, parse
 from sim.validate import SETS
 

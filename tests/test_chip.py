@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.chip import CARRIERS, WIDTH, Chip, Memory, Op, Roofline, TensorStreaming
-from sim.topology import FullyConnected, Link
+from sim.hardware.chip import CARRIERS, WIDTH, Chip, Memory, Op, Roofline, TensorStreaming
+from sim.hardware.topology import FullyConnected, Link
 
 MEMORY = Memory(capacity=1e9, bandwidth=1e9)
 SRAM = Memory(capacity=230.7e6, bandwidth=50.7e12)

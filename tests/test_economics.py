@@ -5,7 +5,6 @@ import json
 import pytest
 
 import sim
-from sim.chip import Power, Server
 from sim.economics import (
     ELECTRICITY,
     HOSTING,
@@ -22,6 +21,7 @@ from sim.economics import (
     token_price,
     usd_per_mtok,
 )
+from sim.hardware.chip import Power, Server
 from sim.inputs.files import ScenarioError
 from sim.result import priced
 from sim.units import YEAR, parse

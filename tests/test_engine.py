@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from sim.chip import WIDTH, Chip
-from sim.engine import Engine
+from sim.hardware.chip import WIDTH, Chip
+from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, find, names, read
 from sim.policy import continuous, prefill_first, static
 from sim.scenario import System

@@ -5,9 +5,9 @@ import types
 
 import pytest
 
-from sim.chip import Chip
 from sim.cli import main
-from sim.engine import Engine
+from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
 from sim.inputs.files import find, read
 from sim.measure import SMALL_KERNELS, Measured, Reached, engine_file
 from sim.model import Model

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chip import Memory
 from sim.cost import Costs, Work
+from sim.hardware.chip import Memory
+from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
 from sim.plan import Plan, PlanError
 from sim.planner import deploy, lone_request, minimum_chips, require_fit
 from sim.scenario import read
 from sim.stages import BALANCE_CONTEXT
-from sim.topology import FullyConnected, Hierarchical, Link, Switch
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 

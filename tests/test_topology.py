@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.topology import KINDS, Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
+from sim.hardware.topology import KINDS, Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us

@@ -11,7 +11,7 @@ import pytest
 import sim
 from sim import points as points_module
 from sim import validate as module
-from sim.engine import Engine
+from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names, read
 from sim.measurements import Rule
 from sim.metrics import latencies

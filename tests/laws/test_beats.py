@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.chip import Compute
 from sim.cost import Work
+from sim.hardware.chip import Compute
 from sim.plan import Plan
 from sim.planner import deploy, lone_request
 from sim.scenario import fitting

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.chip import Compute, TensorStreaming
 from sim.cost import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
-from sim.engine import Engine
+from sim.hardware.chip import Compute, TensorStreaming
+from sim.hardware.engine import Engine
+from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.files import find, read
 from sim.plan import Plan
 from sim.planner import lone_request
-from sim.topology import Hierarchical, Link, Switch
 
 
 class Crossing(Compute):

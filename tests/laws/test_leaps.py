@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chip import Compute
 from sim.cost import FOREVER, Step, Work
 from sim.energy import usage
+from sim.hardware.chip import Compute
 from sim.plan import Plan
 from sim.policy import Limits
 from sim.records import BINS_PER_DECADE, Gaps

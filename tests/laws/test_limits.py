@@ -2,7 +2,7 @@
 
 import pytest
 
-from sim.engine import Engine
+from sim.hardware.engine import Engine
 from sim.inputs.files import names, read
 from sim.plan import Plan
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chip import Memory, Power, Server
 from sim.cost import Work
 from sim.economics import Economics
 from sim.energy import Tally
+from sim.hardware.chip import Memory, Power, Server
 from sim.metrics import Measure
 from sim.plan import Plan
 from sim.policy import Policies

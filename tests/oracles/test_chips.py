@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost import Work
-from sim.engine import Launch
+from sim.hardware.engine import Launch
+from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
 from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.program import Talk, Wait, program
-from sim.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
 
 pytestmark = pytest.mark.slow
 

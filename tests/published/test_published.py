@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sim.chip import Chip
+from sim.hardware.chip import Chip
 from sim.inputs.files import names, read
 from sim.plan import sequences as fitting
 from sim.result import Planned, planned

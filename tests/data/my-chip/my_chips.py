@@ -1,4 +1,4 @@
-from sim.chip import Compute, Memory, Op
+from sim.hardware.chip import Compute, Memory, Op
 from sim.units import Seconds
 
 

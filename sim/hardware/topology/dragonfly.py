@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
-from sim.topology.base import (
+from sim.hardware.topology.base import (
     Copies,
     Hop,
     Lane,

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.chip import WIDTH, Chip
+from sim.hardware.chip import WIDTH, Chip
+from sim.hardware.topology import AllReduce
 from sim.inputs.fields import FromCatalogue
 from sim.inputs.files import Sourced, Value
-from sim.topology import AllReduce
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
 SPEED_OF_LIGHT = "speed of light, no engine known"  # no number of the engine was fitted to anything

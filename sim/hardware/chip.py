@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
+from sim.hardware.topology import TopologyField
 from sim.inputs.fields import FromCatalogue, OfKind
 from sim.inputs.files import Sourced, Value
-from sim.topology import TopologyField
 from sim.units import (
     Bytes,
     BytesPerSecond,

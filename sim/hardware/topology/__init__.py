@@ -13,7 +13,7 @@ A wafer is one chip here: wafers are joined by a line, a ring or fully; whoever 
 chips of a mesh.
 """
 
-from sim.topology.base import (
+from sim.hardware.topology.base import (
     KINDS,
     AllReduce,
     Copies,
@@ -33,9 +33,9 @@ from sim.topology.base import (
     one_shot_all_reduce,
     two_shot_all_reduce,
 )
-from sim.topology.dragonfly import Dragonfly
-from sim.topology.flat import Bus, FullyConnected, Line, Ring, Switch
-from sim.topology.nested import Hierarchical, Mesh, Nested, Torus
+from sim.hardware.topology.dragonfly import Dragonfly
+from sim.hardware.topology.flat import Bus, FullyConnected, Line, Ring, Switch
+from sim.hardware.topology.nested import Hierarchical, Mesh, Nested, Torus
 
 KINDS |= {
     "fully-connected": FullyConnected,

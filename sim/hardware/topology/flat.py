@@ -4,7 +4,7 @@ from collections.abc import Hashable
 from itertools import pairwise
 from typing import ClassVar
 
-from sim.topology.base import (
+from sim.hardware.topology.base import (
     Copies,
     Hop,
     Lane,

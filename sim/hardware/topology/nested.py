@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from sim.topology.base import (
+from sim.hardware.topology.base import (
     Copies,
     Hop,
     Lane,
@@ -27,7 +27,7 @@ from sim.topology.base import (
     mirrored,
     side_by_side,
 )
-from sim.topology.flat import Line, Ring
+from sim.hardware.topology.flat import Line, Ring
 from sim.units import Bytes, Count, Seconds
 
 # Of a whole group: a level's topology, the places that are taken in it, how far apart the chips of neighbouring places are.
