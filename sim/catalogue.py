@@ -14,7 +14,7 @@ from sim.inputs.files import Document, Entry, Sourced, UserError, Value, find, l
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden
 from sim.measurements import Network, Rules, Speeds
-from sim.model import SPELLINGS, Model
+from sim.model.config import SPELLINGS, Model
 from sim.replay import LinkErrors
 from sim.units import brief, show
 

@@ -482,7 +482,7 @@ def measure(
     from sim import measure as measuring
     from sim.hardware.chip import Chip
     from sim.inputs.files import find, read
-    from sim.model import Model
+    from sim.model.config import Model
 
     measuring.torch_with_cuda()
     card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)

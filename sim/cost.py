@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sim.hardware.chip import WIDTH, Op
 from sim.hardware.topology import Copies, Operation, Way
-from sim.model import Attention, Block, Experts
+from sim.model.config import Attention, Block, Experts
 from sim.plan import Layout
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")

@@ -13,7 +13,7 @@ from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.inputs.fields import Shorthand
 from sim.inputs.files import UserError, Value, rejected
-from sim.model import Attention, Block, Model
+from sim.model.config import Attention, Block, Model
 from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated

@@ -18,7 +18,7 @@ from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, UserError, Value, aliases, names, read, shorten
 from sim.measurements import Rule, Rules, csv_table, told_at
-from sim.model import Model
+from sim.model.config import Model
 from sim.plan import Plan
 from sim.scenario import System
 

@@ -7,7 +7,7 @@ it; `sramsim trace --program` prints it.
 from typing import NamedTuple
 
 from sim.cost import TOKEN_BYTES, Costs, Exchange, Work
-from sim.model import Block, Model
+from sim.model.config import Block, Model
 
 
 class Compute(NamedTuple):

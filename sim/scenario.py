@@ -30,7 +30,7 @@ from sim.inputs.files import Change, Document, Entry, Value, find, nearest, reje
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.metrics import LIMITS, Measure, SLOField
-from sim.model import ModelField
+from sim.model.config import ModelField
 from sim.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField

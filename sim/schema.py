@@ -5,7 +5,7 @@ from typing import Any
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.files import Value
-from sim.model import Model
+from sim.model.config import Model
 from sim.scenario import Scenario
 
 KINDS: dict[str, type[Value]] = {"scenario": Scenario, "chip": Chip, "cluster": Cluster, "engine": Engine, "model": Model}

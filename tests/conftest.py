@@ -14,7 +14,7 @@ from sim.cli import main
 from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
-from sim.model import Model
+from sim.model.config import Model
 from sim.plan import Plan
 from sim.planner import Deployment, deploy
 from sim.records import Rows

@@ -17,7 +17,7 @@ from sim.hardware.topology import Link
 from sim.inputs import files
 from sim.inputs.files import Sourced, catalogue, find, names, read
 from sim.measurements import Network, Speed, Speeds
-from sim.model import NOT_COVERED, SPELLINGS, Model
+from sim.model.config import NOT_COVERED, SPELLINGS, Model
 from sim.points import Rules
 from sim.scenario import Scenario
 from sim.scenario import read as read_scenario

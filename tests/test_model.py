@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sim.inputs.files import ScenarioError, find, names, read
-from sim.model import Attention, Experts, Model
+from sim.model.config import Attention, Experts, Model
 
 TINY = {
     "model_type": "llama",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from sim.inputs.files import names, read
-from sim.model import Model
+from sim.model.config import Model
 
 
 class Count(NamedTuple):

@@ -1,0 +1,9 @@
+"""A transformer as its Hugging Face `config.json` describes it.
+
+    >>> from sim.inputs.files import find_entry, read_value
+    >>> from sim.model.config import Model
+    >>> read_value(find_entry("llama-2-70b", "models"), Model).num_hidden_layers
+    80
+
+Read `config` first (the keys of a config), then `blocks` (matrices, parameters, KV cache).
+"""
