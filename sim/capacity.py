@@ -15,7 +15,7 @@ from sim.records import Rows
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
 from sim.verdict import KEEPS_UP, Verdict, asked, verdict
-from sim.workload import VARIED, Closed, Gamma, Poisson, Requests, Trace
+from sim.workload.arrivals import VARIED, Closed, Gamma, Poisson, Requests, Trace
 
 WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met
 LEAST = 2000  # requests of a trial: an attainment of 0.9 is then known to 0.7 % if requests are independent

@@ -21,7 +21,7 @@ from sim.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.planner import Deployment, minimum_chips, shapes
 from sim.scenario import Scenario, System
 from sim.units import Seconds
-from sim.workload import Closed
+from sim.workload.arrivals import Closed
 
 SIMULATED = 5  # plans with the highest bounds
 NEAR = 0.75  # of the highest bound: plans below are not simulated, for bounds are no farther off than that

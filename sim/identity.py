@@ -6,7 +6,7 @@ from typing import Any
 from sim.measurements import published
 from sim.planner import Deployment
 from sim.scenario import Member, Scenario, System
-from sim.workload import Closed
+from sim.workload.arrivals import Closed
 
 
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:

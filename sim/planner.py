@@ -18,7 +18,7 @@ from sim.policy import Limits
 from sim.serve import serve
 from sim.stages import Cutter
 from sim.units import Seconds, show
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 MAX_SEQUENCES = 256  # of a micro-batch, or of all where they need not fit one.  Source: the default of vLLM's max_num_seqs
 MOST_SLOTS = 100_000  # of a replica

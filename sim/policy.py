@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.fields import Named
-from sim.traces import BLOCK
 from sim.units import Seconds
+from sim.workload.traces import BLOCK
 
 
 @dataclass(eq=False, slots=True)

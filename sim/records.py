@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sim.energy import Tally
 from sim.inputs.files import UserError
 from sim.units import Seconds
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 if TYPE_CHECKING:
     import polars

@@ -30,8 +30,8 @@ from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
 from sim.records import Rows
 from sim.replay import Spoils
-from sim.traces import BLOCK
 from sim.units import Seconds
+from sim.workload.traces import BLOCK
 
 
 class Due(simpy.Event):

@@ -16,7 +16,7 @@ from sim.plan import weights_only_chips
 from sim.planner import Deployment, Lone, minimum_chips
 from sim.records import Rows, Saved, answered
 from sim.scenario import Member, Scenario, check, read
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 if TYPE_CHECKING:
     import polars

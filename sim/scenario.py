@@ -39,7 +39,7 @@ from sim.replay import LinkErrors, Spoils
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload import VARIED, Closed, Requests, WorkloadField
+from sim.workload.arrivals import VARIED, Closed, Requests, WorkloadField
 
 
 class System(Value):

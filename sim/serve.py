@@ -19,7 +19,7 @@ from sim.policy import DEFAULT, Job, Limits, Policies, Router
 from sim.records import Rows, Span, Traffic
 from sim.replica import Due, Outage, Replica, Setup
 from sim.units import Seconds
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 Waiting = Generator[simpy.Event, Any, Any]
 

@@ -19,7 +19,7 @@ from sim.program import Program, Talk, labels, program
 from sim.scenario import Scenario, fitting
 from sim.serve import serve
 from sim.units import Seconds
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 MOST_EVENTS = 1_000_000  # that Perfetto shows with ease
 

@@ -21,7 +21,7 @@ from sim.replies import fitted_numbers, floors, is_replies
 from sim.result import run
 from sim.scenario import Member, Scenario, System, fitting
 from sim.scenario import read as read_scenario
-from sim.workload import Closed, Length, LengthField
+from sim.workload.arrivals import Closed, Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.

@@ -19,7 +19,7 @@ from sim.plan import Plan
 from sim.planner import Deployment, deploy
 from sim.records import Rows
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sramsim")

@@ -16,7 +16,7 @@ from sim.plan import Plan
 from sim.result import run
 from sim.scenario import Scenario, System
 from sim.units import YEAR
-from sim.workload import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
+from sim.workload.arrivals import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
 
 SEEDS = range(20)
 PROMPT, ANSWER = Length(fixed=16), Length(fixed=1)  # a prompt fills a step of 16 tokens: one server, one time

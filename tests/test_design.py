@@ -14,7 +14,7 @@ from sim.metrics import SLO
 from sim.plan import DEGREES, Plan, PlanError
 from sim.scenario import Fleet, Scenario, System
 from sim.sweep import sweep
-from sim.workload import Closed, Length, Listed, Poisson, Trace
+from sim.workload.arrivals import Closed, Length, Listed, Poisson, Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
 

@@ -16,7 +16,7 @@ from sim.machine import Irregular, machines
 from sim.plan import Plan
 from sim.policy import Policies
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 POWERED = {
     "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},

@@ -9,7 +9,7 @@ from sim.cost import Work
 from sim.inputs.files import ScenarioError
 from sim.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
 from sim.records import BINS_PER_DECADE, Gaps, Rows
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 SEEDS = range(20)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.files import ScenarioError
-from sim.traces import read
+from sim.workload.traces import read
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

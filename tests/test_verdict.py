@@ -10,7 +10,7 @@ from sim.records import Rows
 from sim.scenario import check, read
 from sim.tables import findings, judged
 from sim.verdict import UNSTEADY, grows, hints, measure_flow, verdict
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 
 def made(arrival, admitted, first, last, output, users=None):

@@ -10,7 +10,7 @@ import simpy
 import sim
 from sim.machine import Irregular, machines
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 TOKENS = 50
 

@@ -15,7 +15,7 @@ from sim.plan import Plan
 from sim.planner import deploy, lone_request
 from sim.scenario import fitting
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 PLANS = {
     "four stages": (4, Plan(pipeline=4)),

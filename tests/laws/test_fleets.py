@@ -15,7 +15,7 @@ from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round
 from sim.replica import Setup
 from sim.scenario import Fleet, Scenario, System
 from sim.serve import serve, serve_fleet
-from sim.workload import Asked, Closed, Length, Listed, Poisson, Requests
+from sim.workload.arrivals import Asked, Closed, Length, Listed, Poisson, Requests
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(

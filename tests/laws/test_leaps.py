@@ -16,7 +16,7 @@ from sim.plan import Plan
 from sim.policy import Limits
 from sim.records import BINS_PER_DECADE, Gaps
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 WINDOW = 24
 LAYOUTS = {

@@ -16,7 +16,7 @@ from sim.plan import Plan
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 WINDOW = 24
 KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3)), "windowed": (3, Plan(pipeline=3))}

@@ -12,7 +12,7 @@ from sim.cost import Work
 from sim.plan import Plan
 from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 policies = st.builds(
     Policies,

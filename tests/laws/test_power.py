@@ -16,7 +16,7 @@ from sim.replica import Outage
 from sim.result import run
 from sim.scenario import Scenario, System
 from sim.serve import Mark, between, serve
-from sim.workload import Asked, Listed, Requests
+from sim.workload.arrivals import Asked, Listed, Requests
 
 BUDGET, PUE = 16, 1.2
 # At full load: 2 W idle, 3 W of computing, 1 W of reading, 5 W for each of the links to the other chips of a stage and onwards.

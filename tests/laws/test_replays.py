@@ -14,7 +14,7 @@ from sim.policy import Policies
 from sim.replay import LinkErrors, Spoils, expected_replays
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 KINDS = {"tensor": (2, Plan(tensor=2)), "piped": (3, Plan(pipeline=3)), "both": (6, Plan(tensor=2, pipeline=3))}
 

@@ -13,7 +13,7 @@ from sim.cost import Work
 from sim.plan import Plan
 from sim.policy import Limits
 from sim.scenario import Scenario, System
-from sim.workload import Closed, Length, Poisson
+from sim.workload.arrivals import Closed, Length, Poisson
 
 LAYOUTS = {
     "one chip": (1, Plan()),

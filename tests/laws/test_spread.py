@@ -9,7 +9,7 @@ from sim.plan import Plan
 from sim.policy import Policies, prefill_first, static
 from sim.replica import Replica
 from sim.serve import serve
-from sim.workload import Requests
+from sim.workload.arrivals import Requests
 
 STAGES = 4
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from sim import traces
 from sim.inputs.fields import OfKind, Shorthand
 from sim.inputs.files import ScenarioError, Text, Value, existing, shorten
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens
+from sim.workload import traces
 
 STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")  # append only: a stream's place is its seed
 
