@@ -46,7 +46,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ScenarioError": "inputs.files",
     "UserError": "inputs.files",
-    "PlanError": "plan",
+    "PlanError": "cost.plan",
     "Result": "result",
     "Scenario": "scenario",
     "check": "scenario",

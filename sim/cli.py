@@ -82,7 +82,7 @@ def run(
     assignments: SetOption = None,
 ) -> None:
     """Simulate a scenario: every system under the same requests."""
-    from sim.plan import PlanError
+    from sim.cost.plan import PlanError
     from sim.result import priced
     from sim.result import run as simulate
     from sim.tables import comparison, envelope

@@ -15,9 +15,9 @@ from typing import Any
 
 from sim.capacity import WIDTH as BETTER
 from sim.capacity import Guess, SystemCapacity, Trial, capacity
-from sim.cost import Work
+from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
+from sim.cost.step import Work
 from sim.metrics import SLO
-from sim.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.planner import Deployment, minimum_chips, shapes
 from sim.scenario import Scenario, System
 from sim.units import Seconds

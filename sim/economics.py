@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.energy import around
+from sim.cost.energy import around
 from sim.hardware.chip import Chip
 from sim.inputs.fields import Shorthand
 from sim.inputs.files import Value, nearest

@@ -19,8 +19,8 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
-from sim.cost import Costs, Work
-from sim.energy import Tally, summed
+from sim.cost.energy import Tally, summed
+from sim.cost.step import Costs, Work
 from sim.machine import Machine, Waiting
 from sim.machine import Passage as StepOfChips
 from sim.policy import Job

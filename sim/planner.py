@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost import FITTED, HOPS, TERMS, TIME, Costs, Work
+from sim.cost.plan import MOST_REPLICAS, Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
+from sim.cost.step import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.model.config import Model
-from sim.plan import MOST_REPLICAS, Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
 from sim.policy import Limits
 from sim.serve import serve
 from sim.stages import Cutter

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
-from sim.plan import PlanError
 from sim.points import Point
 from sim.scenario import fitting
 from sim.validate import Table, asked, points_of, prompt_time, served, shipped

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.energy import Tally
+from sim.cost.energy import Tally
 from sim.inputs.files import UserError
 from sim.units import Seconds
 from sim.workload.arrivals import Requests

@@ -6,8 +6,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from sim.cost import Costs
-from sim.energy import Tally, step_link_bytes
+from sim.cost.energy import Tally, step_link_bytes
+from sim.cost.step import Costs
 from sim.inputs.files import Sourced
 from sim.units import Seconds
 

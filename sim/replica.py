@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from simpy.events import URGENT, Timeout
 
-from sim.cost import Costs, Work
-from sim.energy import Tally
+from sim.cost.energy import Tally
+from sim.cost.step import Costs, Work
 from sim.inputs.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Passage, Passing, seen

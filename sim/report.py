@@ -8,17 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.cost.program import Talk
 from sim.inputs.files import UserError
-from sim.program import Talk
 from sim.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, number, of_plain, titled
 from sim.units import show
 
 if TYPE_CHECKING:
     from sim.calibrate import Calibrated
+    from sim.cost.program import Instruction, Program
     from sim.hardware.topology import Topology
     from sim.messages import Row
     from sim.planner import Deployment
-    from sim.program import Instruction, Program
     from sim.validate import Compared
     from sim.validate import Table as Validation
 

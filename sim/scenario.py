@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue import sources
+from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.economics import Economics, Owned, Ownership, owned
 from sim.faults import Faults, require_sound, standing_by
 from sim.hardware.chip import Chip, ChipField, ClusterField
@@ -31,7 +32,6 @@ from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
 from sim.metrics import LIMITS, Measure, SLOField
 from sim.model.config import ModelField
-from sim.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.records import Rows

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
+from sim.cost.energy import Part, Tally, energy
+from sim.cost.plan import PlanError
 from sim.economics import Ownership, beside, token_price
-from sim.energy import Part, Tally, energy
 from sim.inputs.files import ScenarioError, Sourced, Value
-from sim.plan import PlanError
 from sim.planner import Deployment
 from sim.scenario import Scenario, System
 from sim.units import Seconds

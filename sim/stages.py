@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 
-from sim.cost import Costs, Work
-from sim.plan import Layout
+from sim.cost.plan import Layout
+from sim.cost.step import Costs, Work
 
 BALANCE_CONTEXT = 1024.0  # positions at which stages are balanced; assumed: a usual conversation
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
-from sim.cost import Work
+from sim.cost.program import Program, Talk, labels, program
+from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
 from sim.machine import Machine, Slice
 from sim.network import Use
 from sim.planner import Deployment
-from sim.program import Program, Talk, labels, program
 from sim.scenario import Scenario, fitting
 from sim.serve import serve
 from sim.units import Seconds

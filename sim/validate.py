@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
 from sim.measurements import csv_table
 from sim.metrics import came_out, latencies
-from sim.plan import PlanError
 from sim.planner import Deployment, lone_request
 from sim.points import Pattern, Point, halves, points
 from sim.replies import fitted_numbers, floors, is_replies

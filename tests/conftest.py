@@ -11,11 +11,11 @@ import pytest
 from hypothesis import settings
 
 from sim.cli import main
+from sim.cost.plan import Plan
 from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
 from sim.model.config import Model
-from sim.plan import Plan
 from sim.planner import Deployment, deploy
 from sim.records import Rows
 from sim.serve import serve

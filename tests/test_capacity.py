@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sim.capacity import WIDTH, capacity
-from sim.cost import Work
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.hardware.chip import Memory, Power
 from sim.inputs.files import UserError
 from sim.metrics import SLO
-from sim.plan import Plan
 from sim.result import run
 from sim.scenario import Scenario, System
 from sim.units import YEAR

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sim.cost import Work
+from sim.cost.step import Work
 from sim.inputs.files import ScenarioError
 from sim.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
 from sim.records import BINS_PER_DECADE, Gaps, Rows

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.cost import COLLECTIVES, HOPS, WEIGHTS, Work
+from sim.cost.plan import Plan, fit, sequences
+from sim.cost.step import COLLECTIVES, HOPS, WEIGHTS, Work
 from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.files import names, read
-from sim.plan import Plan, fit, sequences
 from sim.planner import deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost import Costs, Work
+from sim.cost.plan import Plan, PlanError
+from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
-from sim.plan import Plan, PlanError
 from sim.planner import deploy, lone_request, minimum_chips, require_fit
 from sim.scenario import read
 from sim.stages import BALANCE_CONTEXT

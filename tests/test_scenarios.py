@@ -10,7 +10,7 @@ import pytest
 
 from sim import PlanError, planned, read, run
 from sim.cli import main
-from sim.cost import Work
+from sim.cost.step import Work
 from sim.inputs.files import names
 from sim.tables import notes
 

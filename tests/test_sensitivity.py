@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.cost.plan import PlanError
 from sim.inputs.files import ScenarioError, find
-from sim.plan import PlanError
 from sim.scenario import read
 from sim.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.cost import Work
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.hardware.chip import Compute
-from sim.plan import Plan
 from sim.planner import deploy, lone_request
 from sim.scenario import fitting
 from sim.serve import serve

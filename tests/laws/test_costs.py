@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
+from sim.cost.plan import Plan
+from sim.cost.step import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.files import find, read
-from sim.plan import Plan
 from sim.planner import lone_request
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import sim
 from sim.capacity import capacity
+from sim.cost.plan import Plan, PlanError
 from sim.metrics import SLO
-from sim.plan import Plan, PlanError
 from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.replica import Setup
 from sim.scenario import Fleet, Scenario, System

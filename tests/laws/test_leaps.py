@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost import FOREVER, Step, Work
-from sim.energy import usage
+from sim.cost.energy import usage
+from sim.cost.plan import Plan
+from sim.cost.step import FOREVER, Step, Work
 from sim.hardware.chip import Compute
-from sim.plan import Plan
 from sim.policy import Limits
 from sim.records import BINS_PER_DECADE, Gaps
 from sim.serve import serve

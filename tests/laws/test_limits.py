@@ -2,9 +2,9 @@
 
 import pytest
 
+from sim.cost.plan import Plan
 from sim.hardware.engine import Engine
 from sim.inputs.files import names, read
-from sim.plan import Plan
 
 MOE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost import Work
-from sim.energy import Tally, usage
+from sim.cost.energy import Tally, usage
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.machine import Irregular, machines
 from sim.metrics import summary
-from sim.plan import Plan
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet

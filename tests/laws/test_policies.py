@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost import Work
-from sim.plan import Plan
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
 from sim.serve import serve
 from sim.workload.arrivals import Requests

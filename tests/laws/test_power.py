@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cost import Work
+from sim.cost.energy import Tally
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.economics import Economics
-from sim.energy import Tally
 from sim.hardware.chip import Memory, Power, Server
 from sim.metrics import Measure
-from sim.plan import Plan
 from sim.policy import Policies
 from sim.replica import Outage
 from sim.result import run

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.plan import Plan
+from sim.cost.plan import Plan
 from sim.policy import Policies, prefill_first, static
 from sim.replica import Replica
 from sim.serve import serve

@@ -6,12 +6,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.cost import Work
+from sim.cost.plan import Plan
+from sim.cost.program import Talk, Wait, program
+from sim.cost.step import Work
 from sim.hardware.engine import Launch
 from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
 from sim.machine import Irregular, machines
-from sim.plan import Plan
-from sim.program import Talk, Wait, program
 
 pytestmark = pytest.mark.slow
 

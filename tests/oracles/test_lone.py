@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.cost import Work
-from sim.plan import Plan
+from sim.cost.plan import Plan
+from sim.cost.step import Work
 from sim.planner import lone_request
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 import sim
-from sim.cost import Work
+from sim.cost.step import Work
 
 TOKENS = 8192  # a chip sends
 ROW = """

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from sim.cost.plan import sequences as fitting
 from sim.hardware.chip import Chip
 from sim.inputs.files import names, read
-from sim.plan import sequences as fitting
 from sim.result import Planned, planned
 from sim.scenario import read as read_scenario
 

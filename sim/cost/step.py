@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cost.plan import Layout
 from sim.hardware.chip import WIDTH, Op
 from sim.hardware.topology import Copies, Operation, Way
 from sim.model.config import Attention, Block, Experts
-from sim.plan import Layout
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))

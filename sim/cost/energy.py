@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sim.cost import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
+from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
 from sim.hardware.chip import WIDTH, Chip
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 

@@ -6,7 +6,7 @@ it; `sramsim trace --program` prints it.
 
 from typing import NamedTuple
 
-from sim.cost import TOKEN_BYTES, Costs, Exchange, Work
+from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work
 from sim.model.config import Block, Model
 
 
