@@ -5,7 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
-from sim.parity import cards
+from sim.economics.break_even import cards
 from sim.records import Saved
 from sim.sweep import Swept
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from plots import style
-from sim.parity import LOADED, at, cards, comparable, crossing, crossings, loads
+from sim.economics.break_even import LOADED, at, cards, comparable, crossing, crossings, loads
 from sim.records import Saved
 
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
-from sim.parity import break_even
+from sim.economics.break_even import break_even
 from sim.sweep import Swept
 
 USD, CARDS, CARD = "economics.usd_per_mtok", "economics.usd_per_mtok_by_cause.chips", "economics.card_usd"

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Part, energy, summed
-from sim.economics import Owned, Ownership, beside, joules_per_token, token_price
+from sim.economics.owner_costs import Owned, Ownership, beside, joules_per_token, token_price
 from sim.faults import Availability, availability
 from sim.metrics import came_out
 from sim.records import Rows

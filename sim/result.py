@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim.accounts import costs, reliability, replays, total_owned
 from sim.cost.plan import weights_only_chips
 from sim.design import search_plans
-from sim.economics import over_years
+from sim.economics.owner_costs import over_years
 from sim.identity import describe, identity, together
 from sim.metrics import by_member, summary
 from sim.planner import Deployment, Lone, minimum_chips

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from sim import __version__
 from sim.catalogue import sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
-from sim.economics import Economics, Owned, Ownership, owned
+from sim.economics.owner_costs import Economics, Owned, Ownership, owned
 from sim.faults import Faults, require_sound, standing_by
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from sim.cost.energy import Part, Tally, energy
 from sim.cost.plan import PlanError
-from sim.economics import Ownership, beside, token_price
+from sim.economics.owner_costs import Ownership, beside, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.planner import Deployment
 from sim.scenario import Scenario, System

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from sim import parity
+from sim.economics import break_even as parity
 from sim.units import show
 from sim.verdict import KEEPS_UP
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import sim
-from sim.economics import (
+from sim.economics.owner_costs import (
     ELECTRICITY,
     HOSTING,
     Economics,

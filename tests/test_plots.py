@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
-from sim.parity import crossing
+from sim.economics.break_even import crossing
 from sim.sensitivity import sensitivity
 from sim.validate import table
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sim.cost.energy import Tally
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.economics import Economics
+from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
 from sim.metrics import Measure
 from sim.policy import Policies

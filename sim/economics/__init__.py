@@ -1,0 +1,8 @@
+"""What systems cost their owners, and at which card price two of them cost the same.
+
+    >>> from sim.economics.owner_costs import capital_recovery
+    >>> round(capital_recovery(years=3, interest=0.05), 4)  # of the price, each year
+    0.3672
+
+Read `owner_costs` first (capital, power, $ per token), then `break_even`.
+"""
