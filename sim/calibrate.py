@@ -18,9 +18,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from sim.catalogue.measurements import csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.files import EXPONENT, Document, UserError, load_text
-from sim.measurements import csv_table
 from sim.points import Point
 from sim.replies import decode_floors, is_replies
 from sim.validate import SETS, fitted_ids, hosted, points_of, served, shipped

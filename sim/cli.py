@@ -349,7 +349,7 @@ def catalog(
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue import KINDS, titles
+    from sim.catalogue.entries import KINDS, titles
     from sim.inputs.files import nearest
     from sim.report import entries
 
@@ -368,7 +368,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A catalogue name, or a file.")],
 ) -> None:
     """Show one entry: every number with its source."""
-    from sim.catalogue import facts
+    from sim.catalogue.entries import facts
     from sim.report import sourced
 
     show_table(sourced(*facts(kind, name)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sim.measurements import published
+from sim.catalogue.measurements import published
 from sim.planner import Deployment
 from sim.scenario import Member, Scenario, System
 from sim.workload.arrivals import Closed

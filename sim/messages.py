@@ -5,8 +5,8 @@ from math import log
 from statistics import mean, median
 from typing import Any, Literal
 
+from sim.catalogue.measurements import Message, Network
 from sim.inputs.files import ScenarioError, names, read
-from sim.measurements import Message, Network
 
 FAR = 0.15  # beyond, a deviation is told with its reason
 # A collective's bandwidth counts what crosses a chip's cables: (n-1)/n times this, for each byte of the operation.

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from sim.catalogue.measurements import Rule, Rules, csv_table, told_at
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, UserError, Value, aliases, names, read, shorten
-from sim.measurements import Rule, Rules, csv_table, told_at
 from sim.model.config import Model
 from sim.scenario import System
 

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from sim.measurements import csv_table, told_at
+from sim.catalogue.measurements import csv_table, told_at
 from sim.points import REPLIES, InexpressibleError, Known, Point, rules, run_by
 
 QUANTILE = 0.1

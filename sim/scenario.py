@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from sim import __version__
-from sim.catalogue import sources
+from sim.catalogue.entries import sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.economics.owner_costs import Economics, Owned, Ownership, owned
 from sim.faults import Faults, require_sound, standing_by

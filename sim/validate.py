@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
-from sim.measurements import csv_table
 from sim.metrics import came_out, latencies
 from sim.planner import Deployment, lone_request
 from sim.points import Pattern, Point, halves, points

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sim import calibrate as module
 from sim import points as points_module
 from sim.calibrate import calibrate, emitted, rewritten
+from sim.catalogue.measurements import Rule
 from sim.cli import main
 from sim.hardware.engine import Engine
 from sim.inputs.files import Document, UserError, read
-from sim.measurements import Rule
 from sim.points import points
 from sim.validate import simulate
 

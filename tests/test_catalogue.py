@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from sim.catalogue.measurements import Network, Speed, Speeds
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory, Power
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Link
 from sim.inputs import files
 from sim.inputs.files import Sourced, catalogue, find, names, read
-from sim.measurements import Network, Speed, Speeds
 from sim.model.config import NOT_COVERED, SPELLINGS, Model
 from sim.points import Rules
 from sim.scenario import Scenario

@@ -9,8 +9,8 @@ from statistics import median
 import pytest
 from pydantic import BaseModel
 
+from sim.catalogue.measurements import Network
 from sim.inputs.files import ScenarioError, catalogue, names, read
-from sim.measurements import Network
 from sim.messages import FAR, medians, network, rows, simulated
 
 FOLDER = catalogue() / "measurements"

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from sim import points as module
+from sim.catalogue.measurements import Speeds
 from sim.inputs.files import ScenarioError, names, read
-from sim.measurements import Speeds
 from sim.points import METRICS, Rule, dealt, halves, points
 from sim.validate import SETS, shipped
 

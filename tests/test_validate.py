@@ -11,10 +11,10 @@ import pytest
 import sim
 from sim import points as points_module
 from sim import validate as module
+from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names, read
-from sim.measurements import Rule
 from sim.metrics import latencies
 from sim.points import Point
 from sim.scenario import Member, System, fitting
