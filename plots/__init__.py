@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
 from sim.economics.break_even import cards
-from sim.records import Saved
+from sim.results.rows import Saved
 from sim.sweep import Swept
 
 FIGURES: dict[str, Callable[[Saved], Figure]] = {

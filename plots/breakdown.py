@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
-from sim.records import Saved
+from sim.results.rows import Saved
 
 # Term: label and colour.  Tol's muted palette, so that no term has the colour of a system.  Source: https://sronpersonalpages.nl/~pault/
 TERMS = {

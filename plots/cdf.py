@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from plots import style
-from sim.records import Saved
+from sim.results.rows import Saved
 
 PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"), ("e2el", "end-to-end latency, ms"))
 

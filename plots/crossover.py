@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from plots import style
 from sim.economics.break_even import LOADED, at, cards, comparable, crossing, crossings, loads
-from sim.records import Saved
+from sim.results.rows import Saved
 
 
 def draw(saved: Saved) -> Figure:

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
-from sim.metrics import SLO, met
-from sim.records import Saved
+from sim.results.metrics import SLO, met
+from sim.results.rows import Saved
 
 SPANS = 60  # of a run, for each of which there is a point
 

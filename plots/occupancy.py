@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
-from sim.records import Saved
+from sim.results.rows import Saved
 
 MOMENTS = 600  # at which it is looked, and where few requests come also whenever something changes: more are not seen
 

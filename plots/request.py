@@ -5,7 +5,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from plots import style
-from sim.records import Saved
+from sim.results.rows import Saved
 
 FIRST = 8  # tokens of the left panel
 

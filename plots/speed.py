@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from plots import style
 from plots.cdf import latencies
-from sim.records import Saved
+from sim.results.rows import Saved
 from sim.tables import published_speed, speed_label
 
 

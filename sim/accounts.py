@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sim.cost.energy import Part, energy, summed
 from sim.economics.owner_costs import Owned, Ownership, beside, joules_per_token, token_price
 from sim.faults import Availability, availability
-from sim.metrics import came_out
-from sim.records import Rows
 from sim.replay import expected_replays
+from sim.results.metrics import came_out
+from sim.results.rows import Rows
 from sim.scenario import Member, Scenario
 from sim.units import DAY, Seconds
 

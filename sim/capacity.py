@@ -10,11 +10,11 @@ import numpy as np
 from sim.accounts import costs, reliability
 from sim.identity import identity
 from sim.inputs.files import UserError
-from sim.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
-from sim.records import Rows
+from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
+from sim.results.rows import Rows
+from sim.results.verdict import KEEPS_UP, Verdict, asked, verdict
 from sim.scenario import Member, Scenario, check
 from sim.units import Seconds
-from sim.verdict import KEEPS_UP, Verdict, asked, verdict
 from sim.workload.arrivals import VARIED, Closed, Gamma, Poisson, Requests, Trace
 
 WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met

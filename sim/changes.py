@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.records import load
+from sim.results.rows import load
 
 
 def changes(folders: Sequence[Path]) -> dict[str, Any]:

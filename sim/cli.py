@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from sim.capacity import Trial
-    from sim.records import Saved
+    from sim.results.rows import Saved
     from sim.scenario import Scenario
 
 app = typer.Typer(
@@ -259,7 +259,7 @@ def plot(
                 )
             save_figures(drawn, out or folder)
         else:
-            from sim.records import load
+            from sim.results.rows import load
 
             figures(load(folder), out or folder)
     else:
@@ -524,7 +524,7 @@ def new(name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is 
 
 def write(saved: "Saved", folder: Path, plots: bool) -> None:
     """result.json, requests.parquet and the figures: whole or not at all."""
-    from sim.records import save
+    from sim.results.rows import save
 
     with whole(folder) as scratch:
         save(saved, scratch)

@@ -17,8 +17,8 @@ from sim.capacity import WIDTH as BETTER
 from sim.capacity import Guess, SystemCapacity, Trial, capacity
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.step import Work
-from sim.metrics import SLO
 from sim.planner import Deployment, minimum_chips, shapes
+from sim.results.metrics import SLO
 from sim.scenario import Scenario, System
 from sim.units import Seconds
 from sim.workload.arrivals import Closed

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.compiled import compiled
-from sim.records import BINS_PER_DECADE
+from sim.results.rows import BINS_PER_DECADE
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

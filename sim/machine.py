@@ -25,7 +25,7 @@ from sim.cost.program import Compute, Program, Talk, Wait, program
 from sim.cost.step import Costs, Exchange, Work
 from sim.hardware.topology import Message, adding_phases
 from sim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
-from sim.records import Traffic
+from sim.results.rows import Traffic
 from sim.units import Seconds
 
 Waiting = Generator[simpy.Event, Any, Any]

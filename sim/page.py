@@ -19,7 +19,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sim.records import load
+from sim.results.rows import load
 from sim.tables import as_html, notes, tables, titled, verdict
 
 if TYPE_CHECKING:

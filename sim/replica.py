@@ -28,8 +28,8 @@ from sim.inputs.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
-from sim.records import Rows
 from sim.replay import Spoils
+from sim.results.rows import Rows
 from sim.units import Seconds
 from sim.workload.traces import BLOCK
 

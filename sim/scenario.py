@@ -30,13 +30,13 @@ from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.irregular import Exceptional, irregular
 from sim.machine import Machines, machines
-from sim.metrics import LIMITS, Measure, SLOField
 from sim.model.config import ModelField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
-from sim.records import Rows
 from sim.replay import LinkErrors, Spoils
 from sim.replica import Outage, Setup
+from sim.results.metrics import LIMITS, Measure, SLOField
+from sim.results.rows import Rows
 from sim.serve import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload.arrivals import VARIED, Closed, Requests, WorkloadField

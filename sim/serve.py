@@ -16,8 +16,8 @@ from sim.cost.step import Costs
 from sim.machine import Machines
 from sim.passing import Chips, Leap, Passing, Pipelined, Replayed, Steps
 from sim.policy import DEFAULT, Job, Limits, Policies, Router
-from sim.records import Rows, Span, Traffic
 from sim.replica import Due, Outage, Replica, Setup
+from sim.results.rows import Rows, Span, Traffic
 from sim.units import Seconds
 from sim.workload.arrivals import Requests
 

@@ -27,8 +27,8 @@ from sim.hardware.chip import WIDTH
 from sim.inputs.files import Document, ScenarioError, UserError, whole
 from sim.planner import Deployment
 from sim.provenance import package_digest, users_digest
-from sim.records import write_parquet
 from sim.result import Result, served
+from sim.results.rows import write_parquet
 from sim.scenario import Member, Scenario, laid_out, of
 from sim.scenario import document as opened
 from sim.units import Seconds

@@ -10,8 +10,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sim.economics import break_even as parity
+from sim.results.verdict import KEEPS_UP
 from sim.units import show
-from sim.verdict import KEEPS_UP
 
 PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")  # of a system, which may change them
 COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red", "REFUSED": "red", "TOO SHORT": "yellow"}

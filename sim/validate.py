@@ -14,11 +14,11 @@ from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
-from sim.metrics import came_out, latencies
 from sim.planner import Deployment, lone_request
 from sim.points import Pattern, Point, halves, points
 from sim.replies import fitted_numbers, floors, is_replies
 from sim.result import run
+from sim.results.metrics import came_out, latencies
 from sim.scenario import Member, Scenario, System, fitting
 from sim.scenario import read as read_scenario
 from sim.workload.arrivals import Closed, Length, LengthField

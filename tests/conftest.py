@@ -17,7 +17,7 @@ from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
 from sim.model.config import Model
 from sim.planner import Deployment, deploy
-from sim.records import Rows
+from sim.results.rows import Rows
 from sim.serve import serve
 from sim.workload.arrivals import Requests
 

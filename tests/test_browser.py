@@ -16,7 +16,7 @@ import pytest
 from matplotlib.image import imread
 
 from sim import page, read, run
-from sim.records import save
+from sim.results.rows import save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [

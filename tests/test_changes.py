@@ -5,7 +5,7 @@ import pytest
 from sim import read, run
 from sim.changes import against, changes
 from sim.inputs.files import UserError
-from sim.records import save
+from sim.results.rows import save
 
 
 def summary(**parts: object) -> dict:

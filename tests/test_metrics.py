@@ -7,8 +7,8 @@ import pytest
 
 from sim.cost.step import Work
 from sim.inputs.files import ScenarioError
-from sim.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
-from sim.records import BINS_PER_DECADE, Gaps, Rows
+from sim.results.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
+from sim.results.rows import BINS_PER_DECADE, Gaps, Rows
 from sim.workload.arrivals import Requests
 
 SEEDS = range(20)

@@ -9,7 +9,7 @@ import pytest
 
 from sim import read, run
 from sim.inputs.files import catalogue
-from sim.records import COLUMNS
+from sim.results.rows import COLUMNS
 from sim.tables import notes
 
 NOTEBOOK = catalogue() / "notebook.ipynb"

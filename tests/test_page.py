@@ -15,7 +15,7 @@ from plots import breakdown, draw_all, style
 from sim import page, read, run
 from sim.catalogue.entries import sources
 from sim.inputs.files import Document, UserError
-from sim.records import load, save
+from sim.results.rows import load, save
 from sim.tables import notes
 
 HOSTILE = """\

@@ -476,7 +476,7 @@ def test_out_holds_the_run(monkeypatch, capsys, tmp_path):
     summary = json.loads((tmp_path / "a" / "result.json").read_text())
     assert summary["seed"] == 5
     assert {"version", "inputs"} <= set(summary)
-    from sim.records import COLUMNS
+    from sim.results.rows import COLUMNS
 
     rows = polars.read_parquet(tmp_path / "a" / "requests.parquet")
     assert rows.columns == list(COLUMNS)

@@ -15,8 +15,8 @@ from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names, read
-from sim.metrics import latencies
 from sim.points import Point
+from sim.results.metrics import latencies
 from sim.scenario import Member, System, fitting
 from sim.validate import SETS, Compared, Table, asked, beside, of_file, points_of, shipped, simulate, statistics, table, unfitted
 

@@ -11,7 +11,7 @@ import pytest
 import simpy
 
 import sim
-from sim.metrics import summary
+from sim.results.metrics import summary
 from sim.serve import serve
 
 TIMEOUTS = 200_000

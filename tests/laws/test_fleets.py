@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import sim
 from sim.capacity import capacity
 from sim.cost.plan import Plan, PlanError
-from sim.metrics import SLO
 from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.replica import Setup
+from sim.results.metrics import SLO
 from sim.scenario import Fleet, Scenario, System
 from sim.serve import serve, serve_fleet
 from sim.workload.arrivals import Asked, Closed, Length, Listed, Poisson, Requests

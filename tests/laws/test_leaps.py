@@ -14,7 +14,7 @@ from sim.cost.plan import Plan
 from sim.cost.step import FOREVER, Step, Work
 from sim.hardware.chip import Compute
 from sim.policy import Limits
-from sim.records import BINS_PER_DECADE, Gaps
+from sim.results.rows import BINS_PER_DECADE, Gaps
 from sim.serve import serve
 from sim.workload.arrivals import Requests
 

@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from sim.inputs.fields import Shorthand
 from sim.inputs.files import ScenarioError, Value, nearest
-from sim.records import Rows
+from sim.results.rows import Rows
+from sim.results.verdict import UNSTEADY, hints, measure_flow, verdict
 from sim.units import Seconds
-from sim.verdict import UNSTEADY, hints, measure_flow, verdict
 
 Column = NDArray[np.float64]
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.records import Rows
+from sim.results.rows import Rows
 from sim.units import Seconds
 
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "REFUSED", "TOO SHORT"]

@@ -1,0 +1,9 @@
+"""What leaves a run: one row for each request, metrics made from the rows, and a verdict.
+
+    >>> import sim
+    >>> result = sim.run("llama3-8b-lpu-vs-h100")  # doctest: +SKIP
+    >>> result.systems["lpu"].rows.finished.all()  # doctest: +SKIP
+    True
+
+Read `rows` first, then `metrics` (TTFT, TPOT, goodput).
+"""
