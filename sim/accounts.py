@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Part, energy, summed
 from sim.economics.owner_costs import Owned, Ownership, beside, joules_per_token, token_price
-from sim.faults import Availability, availability
-from sim.replay import expected_replays
+from sim.reliability.failures import Availability, availability
+from sim.reliability.link_errors import expected_replays
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
 from sim.scenario import Member, Scenario

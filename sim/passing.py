@@ -24,7 +24,7 @@ from sim.cost.step import Costs, Work
 from sim.machine import Machine, Waiting
 from sim.machine import Passage as StepOfChips
 from sim.policy import Job
-from sim.replay import Spoils
+from sim.reliability.link_errors import Spoils
 from sim.results.rows import Gaps, Traffic
 from sim.units import Seconds
 

@@ -28,7 +28,7 @@ from sim.inputs.files import UserError, Value
 from sim.machine import Machines
 from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
-from sim.replay import Spoils
+from sim.reliability.link_errors import Spoils
 from sim.results.rows import Rows
 from sim.units import Seconds
 from sim.workload.traces import BLOCK

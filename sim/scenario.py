@@ -23,7 +23,6 @@ from sim import __version__
 from sim.catalogue.entries import sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.economics.owner_costs import Economics, Owned, Ownership, owned
-from sim.faults import Faults, require_sound, standing_by
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
@@ -33,7 +32,8 @@ from sim.machine import Machines, machines
 from sim.model.config import ModelField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
-from sim.replay import LinkErrors, Spoils
+from sim.reliability.failures import Faults, require_sound, standing_by
+from sim.reliability.link_errors import LinkErrors, Spoils
 from sim.replica import Outage, Setup
 from sim.results.metrics import LIMITS, Measure, SLOField
 from sim.results.rows import Rows

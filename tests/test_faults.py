@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from sim.faults import (
+from sim.reliability.failures import (
     Failures,
     Faults,
     Group,

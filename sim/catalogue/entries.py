@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from sim.catalogue.measurements import Network, Rules, Speeds
-from sim.faults import Faults
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden
 from sim.model.config import SPELLINGS, Model
-from sim.replay import LinkErrors
+from sim.reliability.failures import Faults
+from sim.reliability.link_errors import LinkErrors
 from sim.units import brief, show
 
 KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")

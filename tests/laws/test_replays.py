@@ -11,7 +11,7 @@ from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
 from sim.machine import Irregular, machines
 from sim.policy import Policies
-from sim.replay import LinkErrors, Spoils, expected_replays
+from sim.reliability.link_errors import LinkErrors, Spoils, expected_replays
 from sim.replica import Outage, Setup
 from sim.serve import serve_fleet
 from sim.workload.arrivals import Requests
