@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
-from sim.machine import Slice
+from sim.chipsim.machine import Slice
 from sim.trace import Timeline
 
 # The colours of computing and collectives in the figure of a token's time.

@@ -19,10 +19,10 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
+from sim.chipsim.machine import Machine, Waiting
+from sim.chipsim.machine import Passage as StepOfChips
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs, Work
-from sim.machine import Machine, Waiting
-from sim.machine import Passage as StepOfChips
 from sim.policy import Job
 from sim.reliability.link_errors import Spoils
 from sim.results.rows import Gaps, Traffic

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from simpy.events import URGENT, Timeout
 
+from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Work
 from sim.inputs.files import UserError, Value
-from sim.machine import Machines
 from sim.passing import Passage, Passing, seen
 from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
 from sim.reliability.link_errors import Spoils

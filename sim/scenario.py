@@ -21,14 +21,14 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue.entries import sources
+from sim.chipsim.exceptions import Exceptional, irregular
+from sim.chipsim.machine import Machines, machines
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.economics.owner_costs import Economics, Owned, Ownership, owned
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
-from sim.irregular import Exceptional, irregular
-from sim.machine import Machines, machines
 from sim.model.config import ModelField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
 from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField

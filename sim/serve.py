@@ -11,9 +11,9 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
+from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
-from sim.machine import Machines
 from sim.passing import Chips, Leap, Passing, Pipelined, Replayed, Steps
 from sim.policy import DEFAULT, Job, Limits, Policies, Router
 from sim.replica import Due, Outage, Replica, Setup

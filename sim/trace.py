@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
+from sim.chipsim.machine import Machine, Slice
+from sim.chipsim.network import Use
 from sim.cost.program import Program, Talk, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
-from sim.machine import Machine, Slice
-from sim.network import Use
 from sim.planner import Deployment
 from sim.scenario import Scenario, fitting
 from sim.serve import serve

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.chipsim.machine import Irregular, machines
 from sim.cost.energy import Part, Tally, Usage, energy, link_bytes, spent, summed, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Costs, Work
 from sim.hardware.chip import WIDTH, Chip, Memory, Power, Server
 from sim.hardware.topology import Link, Switch
 from sim.inputs.files import names, read
-from sim.machine import Irregular, machines
 from sim.policy import Policies
 from sim.serve import serve
 from sim.workload.arrivals import Requests

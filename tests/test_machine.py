@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import simpy
 
+from sim.chipsim.exceptions import Exceptional, irregular
+from sim.chipsim.machine import ChipException, Irregular, Machine, machines
+from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
 from sim.cost.plan import Plan, PlanError
 from sim.cost.program import Compute, Talk, program
 from sim.cost.step import Work
 from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Message, Ring, Switch
-from sim.irregular import Exceptional, irregular
-from sim.machine import ChipException, Irregular, Machine, machines
-from sim.network import Cable, LinkException, Network, ScheduleError
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us

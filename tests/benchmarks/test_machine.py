@@ -8,7 +8,7 @@ import pytest
 import simpy
 
 import sim
-from sim.machine import Irregular, machines
+from sim.chipsim.machine import Irregular, machines
 from sim.serve import serve
 from sim.workload.arrivals import Requests
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.chipsim.machine import Irregular, machines
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.machine import Irregular, machines
 from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.replica import Outage, Setup
 from sim.results.metrics import summary

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sim import PlanError, read, run
+from sim.chipsim.machine import Irregular, machines
 from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
-from sim.machine import Irregular, machines
 from sim.policy import Policies
 from sim.reliability.link_errors import LinkErrors, Spoils, expected_replays
 from sim.replica import Outage, Setup

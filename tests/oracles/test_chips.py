@@ -6,12 +6,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.chipsim.machine import Irregular, machines
 from sim.cost.plan import Plan
 from sim.cost.program import Talk, Wait, program
 from sim.cost.step import Work
 from sim.hardware.engine import Launch
 from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
-from sim.machine import Irregular, machines
 
 pytestmark = pytest.mark.slow
 

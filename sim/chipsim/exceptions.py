@@ -9,13 +9,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from sim.chipsim.machine import ChipException, Irregular
+from sim.chipsim.network import LinkException
 from sim.cost.plan import Layout, PlanError, fit
 from sim.cost.step import Costs
 from sim.hardware.chip import Chip, ChipField
 from sim.hardware.topology import Hop
 from sim.inputs.files import Value
-from sim.machine import ChipException, Irregular
-from sim.network import LinkException
 from sim.units import Count
 
 Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -21,10 +21,10 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
+from sim.chipsim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
 from sim.cost.program import Compute, Program, Talk, Wait, program
 from sim.cost.step import Costs, Exchange, Work
 from sim.hardware.topology import Message, adding_phases
-from sim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
