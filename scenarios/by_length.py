@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sim.policy import Job, Served, load
+from sim.serving.policy import Job, Served, load
 
 SHORT = 1024  # tokens of a prompt and its answer
 FEW = 0.2  # of the requests that the KV cache of the LPUs could hold

@@ -31,13 +31,13 @@ from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.model.config import ModelField
 from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
-from sim.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.reliability.failures import Faults, require_sound, standing_by
 from sim.reliability.link_errors import LinkErrors, Spoils
-from sim.replica import Outage, Setup
 from sim.results.metrics import LIMITS, Measure, SLOField
 from sim.results.rows import Rows
-from sim.serve import serve_fleet
+from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
+from sim.serving.replica import Outage, Setup
+from sim.serving.service import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
 from sim.workload.arrivals import VARIED, Closed, Requests, WorkloadField
 

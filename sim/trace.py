@@ -17,7 +17,7 @@ from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
 from sim.planner import Deployment
 from sim.scenario import Scenario, fitting
-from sim.serve import serve
+from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.arrivals import Requests
 

@@ -18,7 +18,7 @@ from sim.hardware.topology import FullyConnected, Link
 from sim.model.config import Model
 from sim.planner import Deployment, deploy
 from sim.results.rows import Rows
-from sim.serve import serve
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim import compiled as module
-from sim.compiled import OptionalCache, compiled
+from sim.serving import numba_cache as module
+from sim.serving.numba_cache import OptionalCache, compiled
 
 
 class Broken:

@@ -14,8 +14,8 @@ from sim.cost.step import Costs, Work
 from sim.hardware.chip import WIDTH, Chip, Memory, Power, Server
 from sim.hardware.topology import Link, Switch
 from sim.inputs.files import names, read
-from sim.policy import Policies
-from sim.serve import serve
+from sim.serving.policy import Policies
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 POWERED = {

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from sim.hardware.chip import WIDTH, Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, find, names, read
-from sim.policy import continuous, prefill_first, static
 from sim.scenario import System
+from sim.serving.policy import continuous, prefill_first, static
 
 EFFICIENCIES = ("attention_memory_efficiency", "attention_compute_efficiency", "collective_efficiency")
 OVERHEADS = ("layer_overhead", "step_overhead", "sequence_overhead", "collective_latency", "collective_latency_per_chip")

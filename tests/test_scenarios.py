@@ -401,7 +401,7 @@ def test_a_fleet_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, fleet
 
 
 POLICIES = """\
-from sim.policy import Choice, Load
+from sim.serving.policy import Choice, Load
 
 
 def half(load: Load) -> Choice:

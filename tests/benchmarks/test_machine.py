@@ -9,7 +9,7 @@ import simpy
 
 import sim
 from sim.chipsim.machine import Irregular, machines
-from sim.serve import serve
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 TOKENS = 50

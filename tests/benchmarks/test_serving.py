@@ -12,7 +12,7 @@ import simpy
 
 import sim
 from sim.results.metrics import summary
-from sim.serve import serve
+from sim.serving.service import serve
 
 TIMEOUTS = 200_000
 

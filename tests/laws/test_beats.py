@@ -14,7 +14,7 @@ from sim.cost.step import Work
 from sim.hardware.chip import Compute
 from sim.planner import deploy, lone_request
 from sim.scenario import fitting
-from sim.serve import serve
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 PLANS = {

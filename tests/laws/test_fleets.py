@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import sim
 from sim.capacity import capacity
 from sim.cost.plan import Plan, PlanError
-from sim.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
-from sim.replica import Setup
 from sim.results.metrics import SLO
 from sim.scenario import Fleet, Scenario, System
-from sim.serve import serve, serve_fleet
+from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
+from sim.serving.replica import Setup
+from sim.serving.service import serve, serve_fleet
 from sim.workload.arrivals import Asked, Closed, Length, Listed, Poisson, Requests
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}

@@ -13,9 +13,9 @@ from sim.cost.energy import usage
 from sim.cost.plan import Plan
 from sim.cost.step import FOREVER, Step, Work
 from sim.hardware.chip import Compute
-from sim.policy import Limits
 from sim.results.rows import BINS_PER_DECADE, Gaps
-from sim.serve import serve
+from sim.serving.policy import Limits
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 WINDOW = 24

@@ -12,10 +12,10 @@ from sim.chipsim.machine import Irregular, machines
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
-from sim.replica import Outage, Setup
 from sim.results.metrics import summary
-from sim.serve import serve_fleet
+from sim.serving.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
+from sim.serving.replica import Outage, Setup
+from sim.serving.service import serve_fleet
 from sim.workload.arrivals import Requests
 
 WINDOW = 24

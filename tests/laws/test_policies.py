@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
-from sim.serve import serve
+from sim.serving.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 policies = st.builds(

@@ -10,10 +10,10 @@ from sim import PlanError, read, run
 from sim.chipsim.machine import Irregular, machines
 from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
-from sim.policy import Policies
 from sim.reliability.link_errors import LinkErrors, Spoils, expected_replays
-from sim.replica import Outage, Setup
-from sim.serve import serve_fleet
+from sim.serving.policy import Policies
+from sim.serving.replica import Outage, Setup
+from sim.serving.service import serve_fleet
 from sim.workload.arrivals import Requests
 
 KINDS = {"tensor": (2, Plan(tensor=2)), "piped": (3, Plan(pipeline=3)), "both": (6, Plan(tensor=2, pipeline=3))}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.policy import Limits
 from sim.scenario import Scenario, System
+from sim.serving.policy import Limits
 from sim.workload.arrivals import Closed, Length, Poisson
 
 LAYOUTS = {

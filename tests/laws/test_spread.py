@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
-from sim.policy import Policies, prefill_first, static
-from sim.replica import Replica
-from sim.serve import serve
+from sim.serving.policy import Policies, prefill_first, static
+from sim.serving.replica import Replica
+from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
 STAGES = 4

@@ -14,10 +14,10 @@ from simpy.events import Timeout
 from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
-from sim.passing import Chips, Leap, Passing, Pipelined, Replayed, Steps
-from sim.policy import DEFAULT, Job, Limits, Policies, Router
-from sim.replica import Due, Outage, Replica, Setup
 from sim.results.rows import Rows, Span, Traffic
+from sim.serving.executors import Chips, Leap, Passing, Pipelined, Replayed, Steps
+from sim.serving.policy import DEFAULT, Job, Limits, Policies, Router
+from sim.serving.replica import Due, Outage, Replica, Setup
 from sim.units import Seconds
 from sim.workload.arrivals import Requests
 

@@ -23,9 +23,9 @@ from sim.chipsim.machine import Machine, Waiting
 from sim.chipsim.machine import Passage as StepOfChips
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs, Work
-from sim.policy import Job
 from sim.reliability.link_errors import Spoils
 from sim.results.rows import Gaps, Traffic
+from sim.serving.policy import Job
 from sim.units import Seconds
 
 
@@ -304,7 +304,7 @@ class Pipelined(Passing):
     def __init__(
         self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int, interruptible: bool = False
     ) -> None:
-        from sim import kernel  # Numba takes its time
+        from sim.serving import kernel  # Numba takes its time
 
         super().__init__()
         self.env, self.costs, self.gaps, self.kernel, self.budget = env, costs, gaps, kernel, token_budget

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.compiled import compiled
 from sim.results.rows import BINS_PER_DECADE
+from sim.serving.numba_cache import compiled
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -26,10 +26,10 @@ from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Work
 from sim.inputs.files import UserError, Value
-from sim.passing import Passage, Passing, seen
-from sim.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
 from sim.reliability.link_errors import Spoils
 from sim.results.rows import Rows
+from sim.serving.executors import Passage, Passing, seen
+from sim.serving.policy import DEFAULT, Job, Limits, Load, Policies, Prefixes, Room, continuous
 from sim.units import Seconds
 from sim.workload.traces import BLOCK
 
