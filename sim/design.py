@@ -17,7 +17,7 @@ from sim.capacity import WIDTH as BETTER
 from sim.capacity import Guess, SystemCapacity, Trial, capacity
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.step import Work
-from sim.planner import Deployment, minimum_chips, shapes
+from sim.planning.deployment import Deployment, minimum_chips, shapes
 from sim.results.metrics import SLO
 from sim.scenario import Scenario, System
 from sim.units import Seconds

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sim.catalogue.measurements import published
-from sim.planner import Deployment
+from sim.planning.deployment import Deployment
 from sim.scenario import Member, Scenario, System
 from sim.workload.arrivals import Closed
 

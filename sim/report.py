@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sim.cost.program import Instruction, Program
     from sim.hardware.topology import Topology
     from sim.messages import Row
-    from sim.planner import Deployment
+    from sim.planning.deployment import Deployment
     from sim.validate import Compared
     from sim.validate import Table as Validation
 

@@ -12,7 +12,7 @@ from sim.cost.plan import weights_only_chips
 from sim.design import search_plans
 from sim.economics.owner_costs import over_years
 from sim.identity import describe, identity, together
-from sim.planner import Deployment, Lone, minimum_chips
+from sim.planning.deployment import Deployment, Lone, minimum_chips
 from sim.results.metrics import by_member, summary
 from sim.results.rows import Rows, Saved, answered
 from sim.scenario import Member, Scenario, check, read

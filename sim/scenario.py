@@ -30,7 +30,7 @@ from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
 from sim.model.config import ModelField
-from sim.planner import Deployment, Lone, deploy, lone_request, require_fit
+from sim.planning.deployment import Deployment, Lone, deploy, lone_request, require_fit
 from sim.reliability.failures import Faults, require_sound, standing_by
 from sim.reliability.link_errors import LinkErrors, Spoils
 from sim.results.metrics import LIMITS, Measure, SLOField

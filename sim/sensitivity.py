@@ -15,7 +15,7 @@ from sim.cost.energy import Part, Tally, energy
 from sim.cost.plan import PlanError
 from sim.economics.owner_costs import Ownership, beside, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
-from sim.planner import Deployment
+from sim.planning.deployment import Deployment
 from sim.scenario import Scenario, System
 from sim.units import Seconds
 

@@ -25,7 +25,7 @@ from sim import __version__
 from sim.design import search_plans
 from sim.hardware.chip import WIDTH
 from sim.inputs.files import Document, ScenarioError, UserError, whole
-from sim.planner import Deployment
+from sim.planning.deployment import Deployment
 from sim.provenance import package_digest, users_digest
 from sim.result import Result, served
 from sim.results.rows import write_parquet

@@ -15,7 +15,7 @@ from sim.cost.program import Program, Talk, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
-from sim.planner import Deployment
+from sim.planning.deployment import Deployment
 from sim.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds

@@ -14,7 +14,7 @@ from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
-from sim.planner import Deployment, lone_request
+from sim.planning.deployment import Deployment, lone_request
 from sim.points import Pattern, Point, halves, points
 from sim.replies import fitted_numbers, floors, is_replies
 from sim.result import run

@@ -11,7 +11,7 @@ from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.files import names, read
-from sim.planner import deploy
+from sim.planning.deployment import deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.
 ATTENTION = 64 * 64 + 2 * 64 * 32 + 64 * 64

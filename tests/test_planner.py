@@ -13,9 +13,9 @@ from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
-from sim.planner import deploy, lone_request, minimum_chips, require_fit
+from sim.planning.deployment import deploy, lone_request, minimum_chips, require_fit
+from sim.planning.partition import BALANCE_CONTEXT
 from sim.scenario import read
-from sim.stages import BALANCE_CONTEXT
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 

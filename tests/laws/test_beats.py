@@ -12,7 +12,7 @@ import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Compute
-from sim.planner import deploy, lone_request
+from sim.planning.deployment import deploy, lone_request
 from sim.scenario import fitting
 from sim.serving.service import serve
 from sim.workload.arrivals import Requests

@@ -14,7 +14,7 @@ from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.files import find, read
-from sim.planner import lone_request
+from sim.planning.deployment import lone_request
 
 
 class Crossing(Compute):

@@ -14,9 +14,9 @@ from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.model.config import Model
+from sim.planning.partition import Cutter
 from sim.serving.policy import Limits
 from sim.serving.service import serve
-from sim.stages import Cutter
 from sim.units import Seconds, show
 from sim.workload.arrivals import Requests
 
