@@ -48,10 +48,10 @@ _HOMES = {
     "UserError": "inputs.files",
     "PlanError": "cost.plan",
     "Result": "result",
-    "Scenario": "scenario",
-    "check": "scenario",
+    "Scenario": "scenario.scenario",
+    "check": "scenario.scenario",
     "planned": "result",
-    "read": "scenario",
+    "read": "scenario.scenario",
     "run": "result",
     "search_plans": "design",
 }

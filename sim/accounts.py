@@ -13,7 +13,7 @@ from sim.reliability.failures import Availability, availability
 from sim.reliability.link_errors import expected_replays
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
-from sim.scenario import Member, Scenario
+from sim.scenario.scenario import Member, Scenario
 from sim.units import DAY, Seconds
 
 

@@ -13,7 +13,7 @@ from sim.inputs.files import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, asked, verdict
-from sim.scenario import Member, Scenario, check
+from sim.scenario.scenario import Member, Scenario, check
 from sim.units import Seconds
 from sim.workload.arrivals import VARIED, Closed, Gamma, Poisson, Requests, Trace
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sim.capacity import Trial
     from sim.results.rows import Saved
-    from sim.scenario import Scenario
+    from sim.scenario.scenario import Scenario
 
 app = typer.Typer(
     name="sramsim",
@@ -115,8 +115,8 @@ def check(
 ) -> None:
     """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
     from sim.design import bound_plans
-    from sim.scenario import check as lay_out
-    from sim.scenario import read
+    from sim.scenario.scenario import check as lay_out
+    from sim.scenario.scenario import read
 
     for file in files:
         scenario = bound_plans(read(file, assignments))
@@ -189,7 +189,7 @@ def capacity(
 
 def opened(file: str, assignments: list[str] | None, seed: int | None = None) -> "Scenario":
     """Return a file's scenario, with another seed where one is given."""
-    from sim.scenario import read
+    from sim.scenario.scenario import read
 
     scenario = read(file, assignments)
     return scenario if seed is None else scenario.model_copy(update={"seed": seed})

@@ -19,7 +19,7 @@ from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.step import Work
 from sim.planning.deployment import Deployment, minimum_chips, shapes
 from sim.results.metrics import SLO
-from sim.scenario import Scenario, System
+from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds
 from sim.workload.arrivals import Closed
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sim.catalogue.measurements import published
 from sim.planning.deployment import Deployment
-from sim.scenario import Member, Scenario, System
+from sim.scenario.scenario import Member, Scenario, System
 from sim.workload.arrivals import Closed
 
 

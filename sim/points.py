@@ -20,7 +20,7 @@ from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, UserError, Value, aliases, names, read, shorten
 from sim.model.config import Model
-from sim.scenario import System
+from sim.scenario.scenario import System
 
 PUBLISHED = (
     *("point_id", "accelerator_chip_id", "n_accelerators", "model", "weight_precision", "parallelism", "engine"),

@@ -9,7 +9,7 @@ import numpy as np
 from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
 from sim.points import Point
-from sim.scenario import fitting
+from sim.scenario.scenario import fitting
 from sim.validate import Table, asked, points_of, prompt_time, served, shipped
 
 SHOWN = 6  # deployments, those with the most replies

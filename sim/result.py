@@ -15,7 +15,7 @@ from sim.identity import describe, identity, together
 from sim.planning.deployment import Deployment, Lone, minimum_chips
 from sim.results.metrics import by_member, summary
 from sim.results.rows import Rows, Saved, answered
-from sim.scenario import Member, Scenario, check, read
+from sim.scenario.scenario import Member, Scenario, check, read
 from sim.workload.arrivals import Requests
 
 if TYPE_CHECKING:

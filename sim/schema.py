@@ -6,7 +6,7 @@ from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.files import Value
 from sim.model.config import Model
-from sim.scenario import Scenario
+from sim.scenario.scenario import Scenario
 
 KINDS: dict[str, type[Value]] = {"scenario": Scenario, "chip": Chip, "cluster": Cluster, "engine": Engine, "model": Model}
 

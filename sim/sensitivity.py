@@ -16,7 +16,7 @@ from sim.cost.plan import PlanError
 from sim.economics.owner_costs import Ownership, beside, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.planning.deployment import Deployment
-from sim.scenario import Scenario, System
+from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}

@@ -29,8 +29,8 @@ from sim.planning.deployment import Deployment
 from sim.provenance import package_digest, users_digest
 from sim.result import Result, served
 from sim.results.rows import write_parquet
-from sim.scenario import Member, Scenario, laid_out, of
-from sim.scenario import document as opened
+from sim.scenario.scenario import Member, Scenario, laid_out, of
+from sim.scenario.scenario import document as opened
 from sim.units import Seconds
 
 if TYPE_CHECKING:

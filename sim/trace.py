@@ -16,7 +16,7 @@ from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
 from sim.planning.deployment import Deployment
-from sim.scenario import Scenario, fitting
+from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.arrivals import Requests

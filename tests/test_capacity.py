@@ -14,7 +14,7 @@ from sim.hardware.chip import Memory, Power
 from sim.inputs.files import UserError
 from sim.result import run
 from sim.results.metrics import SLO
-from sim.scenario import Scenario, System
+from sim.scenario.scenario import Scenario, System
 from sim.units import YEAR
 from sim.workload.arrivals import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
 

@@ -19,8 +19,8 @@ from sim.inputs import files
 from sim.inputs.files import Sourced, catalogue, find, names, read
 from sim.model.config import NOT_COVERED, SPELLINGS, Model
 from sim.points import Rules
-from sim.scenario import Scenario
-from sim.scenario import read as read_scenario
+from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse
 from sim.validate import SETS
 

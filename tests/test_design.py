@@ -12,7 +12,7 @@ from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.design import best_plans, bound, plans, search_plans
 from sim.inputs.files import UserError
 from sim.results.metrics import SLO
-from sim.scenario import Fleet, Scenario, System
+from sim.scenario.scenario import Fleet, Scenario, System
 from sim.sweep import sweep
 from sim.workload.arrivals import Closed, Length, Listed, Poisson, Trace
 

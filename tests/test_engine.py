@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sim.hardware.chip import WIDTH, Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, find, names, read
-from sim.scenario import System
+from sim.scenario.scenario import System
 from sim.serving.policy import continuous, prefill_first, static
 
 EFFICIENCIES = ("attention_memory_efficiency", "attention_compute_efficiency", "collective_efficiency")

@@ -9,7 +9,7 @@ import pytest
 import sim
 from sim import ScenarioError, read, run
 from sim.inputs.files import find
-from sim.scenario import Scenario, System, document, of
+from sim.scenario.scenario import Scenario, System, document, of
 from sim.sensitivity import sensitivity
 from sim.sweep import points, sweep
 

@@ -15,7 +15,7 @@ from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
 from sim.planning.deployment import deploy, lone_request, minimum_chips, require_fit
 from sim.planning.partition import BALANCE_CONTEXT
-from sim.scenario import read
+from sim.scenario.scenario import read
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 

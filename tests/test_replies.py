@@ -9,7 +9,7 @@ import pytest
 
 from sim.points import Point, rules
 from sim.replies import fitted_numbers, floors
-from sim.scenario import System
+from sim.scenario.scenario import System
 from sim.validate import Compared, Table, beside, of_file, points_of, shipped, simulate
 
 TEN = [{}] * 10

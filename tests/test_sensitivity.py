@@ -8,7 +8,7 @@ import pytest
 
 from sim.cost.plan import PlanError
 from sim.inputs.files import ScenarioError, find
-from sim.scenario import read
+from sim.scenario.scenario import read
 from sim.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
 
 CHIP = """\

@@ -16,7 +16,7 @@ import sim
 from sim import UserError, provenance, read, run
 from sim import sweep as module
 from sim.cli import main
-from sim.scenario import document, of
+from sim.scenario.scenario import document, of
 from sim.sweep import load, points, sweep
 
 BASE = """\

@@ -17,7 +17,7 @@ from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names, read
 from sim.points import Point
 from sim.results.metrics import latencies
-from sim.scenario import Member, System, fitting
+from sim.scenario.scenario import Member, System, fitting
 from sim.validate import SETS, Compared, Table, asked, beside, of_file, points_of, shipped, simulate, statistics, table, unfitted
 
 

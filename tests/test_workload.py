@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sim.inputs.files import ScenarioError, Value
 from sim.inputs.files import read as read_file
-from sim.scenario import read
+from sim.scenario.scenario import read
 from sim.workload.arrivals import (
     Asked,
     Closed,

@@ -13,7 +13,7 @@ from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Compute
 from sim.planning.deployment import deploy, lone_request
-from sim.scenario import fitting
+from sim.scenario.scenario import fitting
 from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 

@@ -11,7 +11,7 @@ import sim
 from sim.capacity import capacity
 from sim.cost.plan import Plan, PlanError
 from sim.results.metrics import SLO
-from sim.scenario import Fleet, Scenario, System
+from sim.scenario.scenario import Fleet, Scenario, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.serving.replica import Setup
 from sim.serving.service import serve, serve_fleet

@@ -12,7 +12,7 @@ from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
 from sim.result import run
 from sim.results.metrics import Measure
-from sim.scenario import Scenario, System
+from sim.scenario.scenario import Scenario, System
 from sim.serving.policy import Policies
 from sim.serving.replica import Outage
 from sim.serving.service import Mark, between, serve

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.scenario import Scenario, System
+from sim.scenario.scenario import Scenario, System
 from sim.serving.policy import Limits
 from sim.workload.arrivals import Closed, Length, Poisson
 

@@ -1,0 +1,8 @@
+"""A scenario: one question, and the systems that it compares.
+
+    >>> import sim
+    >>> list(sim.read("llama2-70b-lpu-vs-h100").systems)
+    ['lpu', 'h100', 'h100x8']
+
+Read `scenario` (the grammar of a file, and `check`, which lays its systems out).
+"""
