@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
 from sim.economics.break_even import cards
 from sim.results.rows import Saved
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 FIGURES: dict[str, Callable[[Saved], Figure]] = {
     "token-latency": request.draw,

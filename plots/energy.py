@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from plots import series, style
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 if TYPE_CHECKING:
     import polars

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from plots import style
 from sim.chipsim.machine import Slice
-from sim.trace import Timeline
+from sim.studies.timeline import Timeline
 
 # The colours of computing and collectives in the figure of a token's time.
 KINDS = {"compute": ("computing", "#117733"), "exchange": ("collectives, waiting for others included", "#CC6677")}

@@ -5,7 +5,7 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
 STATISTICS: dict[str, dict[str, float]] = {"median": {}, "p99": {"lw": 1.0}}

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.series import Series
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 PRICE = "economics.usd_per_mtok"
 

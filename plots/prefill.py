@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
-from sim.prefill import Prefill
+from sim.studies.prefill import Prefill
 
 COLUMNS = 3
 

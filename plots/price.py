@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from plots import series, style
 from plots.series import Series
 from sim.economics.break_even import break_even
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 USD, CARDS, CARD = "economics.usd_per_mtok", "economics.usd_per_mtok_by_cause.chips", "economics.card_usd"
 

@@ -5,7 +5,7 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 
 def draw(swept: Swept) -> Figure:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from plots import style
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 if TYPE_CHECKING:
     import polars

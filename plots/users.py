@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.series import Series
-from sim.sweep import Swept
+from sim.studies.sweep import Swept
 
 FLAT = 0.9  # of the speed of the fewest users: so long it counts as flat
 

@@ -47,13 +47,13 @@ _HOMES = {
     "ScenarioError": "inputs.files",
     "UserError": "inputs.files",
     "PlanError": "cost.plan",
-    "Result": "result",
+    "Result": "studies.run",
     "Scenario": "scenario.scenario",
     "check": "scenario.scenario",
-    "planned": "result",
+    "planned": "studies.run",
     "read": "scenario.scenario",
-    "run": "result",
-    "search_plans": "design",
+    "run": "studies.run",
+    "search_plans": "studies.design",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from sim.capacity import Trial
     from sim.results.rows import Saved
     from sim.scenario.scenario import Scenario
+    from sim.studies.capacity import Trial
 
 app = typer.Typer(
     name="sramsim",
@@ -83,8 +83,8 @@ def run(
 ) -> None:
     """Simulate a scenario: every system under the same requests."""
     from sim.cost.plan import PlanError
-    from sim.result import priced
-    from sim.result import run as simulate
+    from sim.studies.run import priced
+    from sim.studies.run import run as simulate
     from sim.tables import comparison, envelope
 
     scenario = opened(file, assignments, seed)
@@ -114,9 +114,9 @@ def check(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
-    from sim.design import bound_plans
     from sim.scenario.scenario import check as lay_out
     from sim.scenario.scenario import read
+    from sim.studies.design import bound_plans
 
     for file in files:
         scenario = bound_plans(read(file, assignments))
@@ -145,7 +145,7 @@ def plan(
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
     from sim.report import planning
-    from sim.result import planned
+    from sim.studies.run import planned
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
     result = planned(searched(opened(file, assignments))).as_json(lengths)
@@ -171,8 +171,8 @@ def capacity(
     assignments: SetOption = None,
 ) -> None:
     """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
-    from sim.capacity import capacity as find
-    from sim.design import best_plans
+    from sim.studies.capacity import capacity as find
+    from sim.studies.design import best_plans
 
     scenario = searched(opened(file, assignments), attainment, requests)
     own = find(scenario, attainment, requests, tell_trial)
@@ -197,7 +197,7 @@ def opened(file: str, assignments: list[str] | None, seed: int | None = None) ->
 
 def searched(scenario: "Scenario", attainment: float = 0.9, requests: int | None = None) -> "Scenario":
     """Return the scenario with the plans that `search: capacity` leaves open; trials are printed as they end."""
-    from sim.design import search_plans
+    from sim.studies.design import search_plans
 
     return search_plans(scenario, attainment, requests, tell_trial)
 
@@ -215,7 +215,7 @@ def sweep(
     assignments: SetOption = None,
 ) -> None:
     """Simulate a scenario at every point of its sweep; interrupted, the same command goes on where it stopped."""
-    from sim.sweep import sweep as compute
+    from sim.studies.sweep import sweep as compute
 
     last = [0, 0]
     try:
@@ -250,7 +250,7 @@ def plot(
         folder = Path(source)
         if (folder / "sweep.json").exists():
             from plots import draw_swept
-            from sim.sweep import load as load_sweep
+            from sim.studies.sweep import load as load_sweep
 
             drawn = draw_swept(load_sweep(folder))
             if not drawn:
@@ -287,7 +287,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between runs, in inputs and in metrics."""
-    from sim.changes import changes
+    from sim.studies.compare import changes
 
     if len(folders) < 2:
         raise UserError(f"compare {folders[0]}: two folders or more are compared, and the first is the base")
@@ -313,7 +313,7 @@ def trace(
     assignments: SetOption = None,
 ) -> None:
     """Follow every chip and every link while a lone request gets its tokens."""
-    from sim import trace as tracing
+    from sim.studies import timeline as tracing
 
     scenario = opened(file, assignments)
     name = system or next(iter(scenario.systems))
@@ -418,7 +418,7 @@ def validate(
             show_table(validated("messages between chips", wires, messages.medians(wires)))
     if figure and [table.of_replies for table in tables] == [True]:
         from plots import prefill as drawing_of_replies
-        from sim.prefill import prefills
+        from sim.studies.prefill import prefills
 
         save_figure(drawing_of_replies.draw(prefills(tables[0])), figure)
     elif figure:
@@ -435,7 +435,7 @@ def sensitivity(
     as_json: JsonOption = False,
 ) -> None:
     """Show how much each uncertain number moves the latency of a lone request."""
-    from sim.sensitivity import sensitivity as find
+    from sim.studies.sensitivity import sensitivity as find
 
     check_figure(figure)
     scenario = searched(opened(file, assignments))

@@ -81,7 +81,7 @@ def _of_run(folder: Path) -> dict[str, Any]:
 def _of_sweep(folder: Path) -> dict[str, Any]:
     """What the page says of a sweep: its table, and what `plots` draws of one."""
     from plots import draw_swept
-    from sim.sweep import load as read_swept
+    from sim.studies.sweep import load as read_swept
 
     swept = read_swept(folder)
     summary, rows = swept.summary, swept.table

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.capacity import WIDTH, capacity
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Memory, Power
 from sim.inputs.files import UserError
-from sim.result import run
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
+from sim.studies.capacity import WIDTH, capacity
+from sim.studies.run import run
 from sim.units import YEAR
 from sim.workload.arrivals import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
 

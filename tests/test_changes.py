@@ -3,9 +3,9 @@
 import pytest
 
 from sim import read, run
-from sim.changes import against, changes
 from sim.inputs.files import UserError
 from sim.results.rows import save
+from sim.studies.compare import against, changes
 
 
 def summary(**parts: object) -> dict:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import sim
-from sim import result
 from sim.inputs.files import catalogue
+from sim.studies import run as result
 
 MINE = """\
 # Does a small model run on one card?

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim import design
-from sim.capacity import capacity
 from sim.cost.plan import DEGREES, Plan, PlanError
-from sim.design import best_plans, bound, plans, search_plans
 from sim.inputs.files import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Fleet, Scenario, System
-from sim.sweep import sweep
+from sim.studies import design
+from sim.studies.capacity import capacity
+from sim.studies.design import best_plans, bound, plans, search_plans
+from sim.studies.sweep import sweep
 from sim.workload.arrivals import Closed, Length, Listed, Poisson, Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
@@ -117,8 +117,8 @@ TRIAL = 300  # requests
 @pytest.fixture
 def short_trials(monkeypatch):
     """Runs search with trials as short as those of `capacity --requests`."""
-    monkeypatch.setattr("sim.capacity.LEAST", TRIAL)
-    monkeypatch.setattr("sim.capacity.WAITS", 1)
+    monkeypatch.setattr("sim.studies.capacity.LEAST", TRIAL)
+    monkeypatch.setattr("sim.studies.capacity.WAITS", 1)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def no_trials(monkeypatch):
     def trial(self: object, load: float) -> None:
         raise AssertionError("a capacity is searched again")
 
-    monkeypatch.setattr("sim.capacity._System.trial", trial)
+    monkeypatch.setattr("sim.studies.capacity._System.trial", trial)
 
 
 WORKLOADS = {

@@ -23,7 +23,7 @@ from sim.economics.owner_costs import (
 )
 from sim.hardware.chip import Power, Server
 from sim.inputs.files import ScenarioError
-from sim.result import priced
+from sim.studies.run import priced
 from sim.units import YEAR, parse
 
 

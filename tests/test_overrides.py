@@ -10,8 +10,8 @@ import sim
 from sim import ScenarioError, read, run
 from sim.inputs.files import find
 from sim.scenario.scenario import Scenario, System, document, of
-from sim.sensitivity import sensitivity
-from sim.sweep import points, sweep
+from sim.studies.sensitivity import sensitivity
+from sim.studies.sweep import points, sweep
 
 MINE = """\
 # Does a small model run on some LPUs?

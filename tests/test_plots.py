@@ -12,7 +12,7 @@ from plots import FIGURES, agreement, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
 from sim.economics.break_even import crossing
-from sim.sensitivity import sensitivity
+from sim.studies.sensitivity import sensitivity
 from sim.validate import table
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from plots import prefill as drawing
 from sim.inputs.files import UserError
-from sim.prefill import Prefill, chip_counts, prefills
+from sim.studies.prefill import Prefill, chip_counts, prefills
 from sim.validate import of_file
 
 

@@ -9,7 +9,7 @@ import pytest
 from sim.cost.plan import PlanError
 from sim.inputs.files import ScenarioError, find
 from sim.scenario.scenario import read
-from sim.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
+from sim.studies.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
 
 CHIP = """\
 memory:

@@ -13,11 +13,12 @@ import polars
 import pytest
 
 import sim
-from sim import UserError, provenance, read, run
-from sim import sweep as module
+from sim import UserError, read, run
 from sim.cli import main
 from sim.scenario.scenario import document, of
-from sim.sweep import load, points, sweep
+from sim.studies import provenance
+from sim.studies import sweep as module
+from sim.studies.sweep import load, points, sweep
 
 BASE = """\
 # How does a small model run on a card, and on two?

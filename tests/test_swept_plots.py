@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 
 from plots import SWEPT, draw_swept, load, memory, occupancy, pareto, price, request, scaling, series, style, users
 from sim import planned, read, run
-from sim.sweep import Swept, sweep
+from sim.studies.sweep import Swept, sweep
 
 BASE = """\
 # How does a small model scale?

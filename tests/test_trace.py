@@ -10,7 +10,7 @@ import pytest
 import sim
 from plots import gantt
 from sim.inputs.files import UserError
-from sim.trace import chrome_events, chrome_json, step_program, trace
+from sim.studies.timeline import chrome_events, chrome_json, step_program, trace
 
 PHASES = {"M", "X", "C", "i"}
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.capacity import capacity
 from sim.cost.plan import Plan, PlanError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Fleet, Scenario, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.serving.replica import Setup
 from sim.serving.service import serve, serve_fleet
+from sim.studies.capacity import capacity
 from sim.workload.arrivals import Asked, Closed, Length, Listed, Poisson, Requests
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}

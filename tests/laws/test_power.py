@@ -10,12 +10,12 @@ from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
-from sim.result import run
 from sim.results.metrics import Measure
 from sim.scenario.scenario import Scenario, System
 from sim.serving.policy import Policies
 from sim.serving.replica import Outage
 from sim.serving.service import Mark, between, serve
+from sim.studies.run import run
 from sim.workload.arrivals import Asked, Listed, Requests
 
 BUDGET, PUE = 16, 1.2

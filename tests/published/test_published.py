@@ -12,8 +12,8 @@ import pytest
 from sim.cost.plan import sequences as fitting
 from sim.hardware.chip import Chip
 from sim.inputs.files import names, read
-from sim.result import Planned, planned
 from sim.scenario.scenario import read as read_scenario
+from sim.studies.run import Planned, planned
 
 FLAGSHIP, SMALL = "llama2-70b-lpu-vs-h100", "llama3-8b-lpu-vs-h100"
 BF16_ON_A100 = ("chip=a100-80gb", "engine=ideal", "plan={tensor: 8, weights: bf16, activations: bf16, kv: bf16, head: bf16}")

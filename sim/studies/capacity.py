@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from sim.accounts import costs, reliability
-from sim.identity import identity
 from sim.inputs.files import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, asked, verdict
 from sim.scenario.scenario import Member, Scenario, check
+from sim.studies.accounts import costs, reliability
+from sim.studies.identity import identity
 from sim.units import Seconds
 from sim.workload.arrivals import VARIED, Closed, Gamma, Poisson, Requests, Trace
 
@@ -148,7 +148,7 @@ def capacity(
     A trial has `requests`; where that is not given, the most of the scenario's, 2,000, ten times what the system can hold at
     once, and what comes in 50 times the limit of TTFT (or of E2EL, if that is less); of a trace all that it has.
 
-    J and $ are of the best trial, of the part that is counted: see `sim.accounts.costs`.
+    J and $ are of the best trial, of the part that is counted: see `sim.studies.accounts.costs`.
 
     Left out: `measure` of the scenario.
 

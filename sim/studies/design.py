@@ -1,6 +1,6 @@
 """The plan with the highest goodput: every way to lay a model on a system's chips, bounded first, the best few simulated.
 
-    from sim.design import search_plans
+    from sim.studies.design import search_plans
     search_plans(sim.read("mine.yaml")).systems["h100x8"].plan  # where the file says plan: {search: capacity}
 
 A bound takes a fraction of a second and a capacity many seconds, so bounds decide which plans are simulated.  A bound is an
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sim.capacity import WIDTH as BETTER
-from sim.capacity import Guess, SystemCapacity, Trial, capacity
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.step import Work
 from sim.planning.deployment import Deployment, minimum_chips, shapes
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
+from sim.studies.capacity import WIDTH as BETTER
+from sim.studies.capacity import Guess, SystemCapacity, Trial, capacity
 from sim.units import Seconds
 from sim.workload.arrivals import Closed
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from sim import __version__
-from sim.design import search_plans
 from sim.hardware.chip import WIDTH
 from sim.inputs.files import Document, ScenarioError, UserError, whole
 from sim.planning.deployment import Deployment
-from sim.provenance import package_digest, users_digest
-from sim.result import Result, served
 from sim.results.rows import write_parquet
 from sim.scenario.scenario import Member, Scenario, laid_out, of
 from sim.scenario.scenario import document as opened
+from sim.studies.design import search_plans
+from sim.studies.provenance import package_digest, users_digest
+from sim.studies.run import Result, served
 from sim.units import Seconds
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.accounts import costs, reliability, replays, total_owned
 from sim.cost.plan import weights_only_chips
-from sim.design import search_plans
 from sim.economics.owner_costs import over_years
-from sim.identity import describe, identity, together
 from sim.planning.deployment import Deployment, Lone, minimum_chips
 from sim.results.metrics import by_member, summary
 from sim.results.rows import Rows, Saved, answered
 from sim.scenario.scenario import Member, Scenario, check, read
+from sim.studies.accounts import costs, reliability, replays, total_owned
+from sim.studies.design import search_plans
+from sim.studies.identity import describe, identity, together
 from sim.workload.arrivals import Requests
 
 if TYPE_CHECKING:
