@@ -390,7 +390,7 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Show measured figures beside simulated ones, and how far off each is."""
-    from sim import messages, validate
+    from sim.validation import messages, validate
 
     if (points is not None) + (name is not None) + network > 1:
         raise UserError("validate: name one set, or --points, or --network")
@@ -459,9 +459,9 @@ def calibrate(
     write: Annotated[Path | None, typer.Option("--output", "-o", help="Write the engine's file with what was found.")] = None,
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
-    from sim import calibrate as calibration
     from sim.inputs.files import find
     from sim.report import calibrated
+    from sim.validation import calibrate as calibration
 
     path = find(engine, "engines")
     found = calibration.calibrate(path, note)
@@ -479,10 +479,10 @@ def measure(
     model: Annotated[str, typer.Option(help="Whose layer shapes to multiply.")] = "llama-3.1-8b",
 ) -> None:
     """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
-    from sim import measure as measuring
     from sim.hardware.chip import Chip
     from sim.inputs.files import find, read
     from sim.model.config import Model
+    from sim.validation import measure as measuring
 
     measuring.torch_with_cuda()
     card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)

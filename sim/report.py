@@ -14,13 +14,13 @@ from sim.tables import COLOURS, beats, changes, costs, degrees, identity, is_fle
 from sim.units import show
 
 if TYPE_CHECKING:
-    from sim.calibrate import Calibrated
     from sim.cost.program import Instruction, Program
     from sim.hardware.topology import Topology
-    from sim.messages import Row
     from sim.planning.deployment import Deployment
-    from sim.validate import Compared
-    from sim.validate import Table as Validation
+    from sim.validation.calibrate import Calibrated
+    from sim.validation.messages import Row
+    from sim.validation.validate import Compared
+    from sim.validation.validate import Table as Validation
 
 
 def capacities(summary: Mapping[str, Any]) -> RenderableType:
@@ -262,7 +262,7 @@ def not_scored(rows: Sequence["Compared"]) -> list[str]:
 
 
 def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
-    from sim.validate import statistics
+    from sim.validation.validate import statistics
 
     found = statistics(rows)
     return str(found["n"]), f"{found['median_ape']:.1f}", f"{found['mape']:.1f}", f"{found['bias']:+.1f}"
@@ -316,7 +316,7 @@ def calibrated(fit: "Calibrated") -> RenderableType:
         between = f"{each.written(each.low)} and {each.written(each.high)}"
         found = ("not identifiable", "-") if kept else (each.written(each.value), each.written(each.error))
         table.add_row(", ".join(each.keys), each.written(each.start), *found, between)
-    from sim.calibrate import TTFT_WEIGHT
+    from sim.validation.calibrate import TTFT_WEIGHT
 
     line = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
     return Group(table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it)."))

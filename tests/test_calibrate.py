@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import calibrate as module
-from sim import points as points_module
-from sim.calibrate import calibrate, emitted, rewritten
 from sim.catalogue.measurements import Rule
 from sim.cli import main
 from sim.hardware.engine import Engine
 from sim.inputs.files import Document, UserError, read
-from sim.points import points
-from sim.validate import simulate
+from sim.validation import calibrate as module
+from sim.validation import points as points_module
+from sim.validation.calibrate import calibrate, emitted, rewritten
+from sim.validation.points import points
+from sim.validation.validate import simulate
 
 START = """\
 # An engine of these tests.

@@ -18,11 +18,11 @@ from sim.hardware.topology import Link
 from sim.inputs import files
 from sim.inputs.files import Sourced, catalogue, find, names, read
 from sim.model.config import NOT_COVERED, SPELLINGS, Model
-from sim.points import Rules
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse
-from sim.validate import SETS
+from sim.validation.points import Rules
+from sim.validation.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
 CLASSES = {"chips": Chip, "engines": Engine, "models": Model, "clusters": Cluster, "measurements": Speeds}

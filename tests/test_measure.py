@@ -9,8 +9,8 @@ from sim.cli import main
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import find, read
-from sim.measure import SMALL_KERNELS, Measured, Reached, engine_file
 from sim.model.config import Model
+from sim.validation.measure import SMALL_KERNELS, Measured, Reached, engine_file
 
 # 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long multiply, which reads slowly.
 MULTIPLIES = [

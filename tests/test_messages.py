@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from sim.catalogue.measurements import Network
 from sim.inputs.files import ScenarioError, catalogue, names, read
-from sim.messages import FAR, medians, network, rows, simulated
+from sim.validation.messages import FAR, medians, network, rows, simulated
 
 FOLDER = catalogue() / "measurements"
 with (FOLDER / "network.csv").open(encoding="utf-8", newline="") as table:

@@ -13,7 +13,7 @@ from plots.cdf import latencies
 from sim import read, run
 from sim.economics.break_even import crossing
 from sim.studies.sensitivity import sensitivity
-from sim.validate import table
+from sim.validation.validate import table
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from sim import points as module
 from sim.catalogue.measurements import Speeds
 from sim.inputs.files import ScenarioError, names, read
-from sim.points import METRICS, Rule, dealt, halves, points
-from sim.validate import SETS, shipped
+from sim.validation import points as module
+from sim.validation.points import METRICS, Rule, dealt, halves, points
+from sim.validation.validate import SETS, shipped
 
 
 @pytest.fixture

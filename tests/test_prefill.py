@@ -5,7 +5,7 @@ import pytest
 from plots import prefill as drawing
 from sim.inputs.files import UserError
 from sim.studies.prefill import Prefill, chip_counts, prefills
-from sim.validate import of_file
+from sim.validation.validate import of_file
 
 
 def test_the_figure_has_a_panel_for_each_scored_beat(sramsim, make_table, tmp_path):

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from sim.points import Point, rules
-from sim.replies import fitted_numbers, floors
 from sim.scenario.scenario import System
-from sim.validate import Compared, Table, beside, of_file, points_of, shipped, simulate
+from sim.validation.points import Point, rules
+from sim.validation.replies import fitted_numbers, floors
+from sim.validation.validate import Compared, Table, beside, of_file, points_of, shipped, simulate
 
 TEN = [{}] * 10
 

@@ -9,16 +9,29 @@ import numpy as np
 import pytest
 
 import sim
-from sim import points as points_module
-from sim import validate as module
 from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names, read
-from sim.points import Point
 from sim.results.metrics import latencies
 from sim.scenario.scenario import Member, System, fitting
-from sim.validate import SETS, Compared, Table, asked, beside, of_file, points_of, shipped, simulate, statistics, table, unfitted
+from sim.validation import points as points_module
+from sim.validation import validate as module
+from sim.validation.points import Point
+from sim.validation.validate import (
+    SETS,
+    Compared,
+    Table,
+    asked,
+    beside,
+    of_file,
+    points_of,
+    shipped,
+    simulate,
+    statistics,
+    table,
+    unfitted,
+)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 
 from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
-from sim.points import Point
 from sim.scenario.scenario import fitting
-from sim.validate import Table, asked, points_of, prompt_time, served, shipped
+from sim.validation.points import Point
+from sim.validation.validate import Table, asked, points_of, prompt_time, served, shipped
 
 SHOWN = 6  # deployments, those with the most replies
 LENGTHS = 6  # prompts that are simulated for a line

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sim.catalogue.measurements import csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.files import EXPONENT, Document, UserError, load_text
-from sim.points import Point
-from sim.replies import decode_floors, is_replies
-from sim.validate import SETS, fitted_ids, hosted, points_of, served, shipped
+from sim.validation.points import Point
+from sim.validation.replies import decode_floors, is_replies
+from sim.validation.validate import SETS, fitted_ids, hosted, points_of, served, shipped
 
 TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
 SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another kind does not bend the rest

@@ -2,7 +2,7 @@
 
 Three kinds of table are known by their header: published figures (a row is one metric of one configuration), serving
 measurements (a row is the mean TTFT and TPOT of a closed loop) and steps (a row is the time of a batch's prompts and of a token).
-A fourth, replies of services, becomes points in `sim.replies`: one for many rows.
+A fourth, replies of services, becomes points in `sim.validation.replies`: one for many rows.
 What the tables leave unsaid stands in rules, with reasons.
 """
 

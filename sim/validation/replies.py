@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from sim.catalogue.measurements import csv_table, told_at
-from sim.points import REPLIES, InexpressibleError, Known, Point, rules, run_by
+from sim.validation.points import REPLIES, InexpressibleError, Known, Point, rules, run_by
 
 QUANTILE = 0.1
 LEAST_REPLIES = 10  # of a floor: a quantile of fewer is their minimum

@@ -15,12 +15,12 @@ from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, names
 from sim.planning.deployment import Deployment, lone_request
-from sim.points import Pattern, Point, halves, points
-from sim.replies import fitted_numbers, floors, is_replies
 from sim.results.metrics import came_out, latencies
 from sim.scenario.scenario import Member, Scenario, System, fitting
 from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import run
+from sim.validation.points import Pattern, Point, halves, points
+from sim.validation.replies import fitted_numbers, floors, is_replies
 from sim.workload.arrivals import Closed, Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
