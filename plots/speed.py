@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from plots import style
 from plots.cdf import latencies
+from sim.report.tables import published_speed, speed_label
 from sim.results.rows import Saved
-from sim.tables import published_speed, speed_label
 
 
 def draw(saved: Saved) -> Figure:

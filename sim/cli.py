@@ -83,9 +83,9 @@ def run(
 ) -> None:
     """Simulate a scenario: every system under the same requests."""
     from sim.cost.plan import PlanError
+    from sim.report.tables import comparison, envelope
     from sim.studies.run import priced
     from sim.studies.run import run as simulate
-    from sim.tables import comparison, envelope
 
     scenario = opened(file, assignments, seed)
     folder = out or Path("out")
@@ -144,7 +144,7 @@ def plan(
 ) -> None:
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
-    from sim.report import planning
+    from sim.report.listings import planning
     from sim.studies.run import planned
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
@@ -182,7 +182,7 @@ def capacity(
     if as_json:
         print_json(found)
     else:
-        from sim.report import capacities
+        from sim.report.listings import capacities
 
         show_table(capacities(found))
 
@@ -274,7 +274,7 @@ def report(
     """Write one page, which needs no network: the question, the verdict, tables, figures, the scenario, every number's source."""
     if out.suffix not in (".html", ".htm"):
         raise UserError(f"--output {out}: a page ends with .html")
-    from sim import page
+    from sim.report import page
 
     with whole(out.parent) as scratch:
         (scratch / out.name).write_text(page.report(folder), encoding="utf-8")
@@ -295,7 +295,7 @@ def compare(
     if as_json:
         print_json(found)
     else:
-        from sim.report import changed
+        from sim.report.listings import changed
 
         show_table(changed(found))
 
@@ -322,7 +322,7 @@ def trace(
     if as_program:
         if out or figure:
             raise UserError("--program: prints, and writes no trace and no figure; leave -o and --figure out")
-        from sim.report import listing
+        from sim.report.listings import listing
 
         show_table(listing(name, *tracing.step_program(searched(scenario), name), chip))
         return
@@ -351,7 +351,7 @@ def catalog(
 
     from sim.catalogue.entries import KINDS, titles
     from sim.inputs.files import nearest
-    from sim.report import entries
+    from sim.report.listings import entries
 
     if kind is not None and kind not in KINDS:
         hint = f"did you mean {near}?" if (near := nearest(kind, KINDS)) else f"choose of {', '.join(KINDS)}"
@@ -369,7 +369,7 @@ def show(
 ) -> None:
     """Show one entry: every number with its source."""
     from sim.catalogue.entries import facts
-    from sim.report import sourced
+    from sim.report.listings import sourced
 
     show_table(sourced(*facts(kind, name)))
 
@@ -410,7 +410,7 @@ def validate(
         as_printed = {"rows": [row.as_json() for row in wires], "medians": messages.medians(wires)} if network else {}
         print_json({"sets": sets, **as_printed})
     else:
-        from sim.report import agreement, validated
+        from sim.report.listings import agreement, validated
 
         for table in tables:
             show_table(agreement(table))
@@ -444,7 +444,7 @@ def sensitivity(
     if as_json:
         print_json({"scenario": scenario.id, "systems": systems})
     else:
-        from sim.report import swings
+        from sim.report.listings import swings
 
         show_table(swings(scenario.id, systems))
     if figure:
@@ -460,7 +460,7 @@ def calibrate(
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
     from sim.inputs.files import find
-    from sim.report import calibrated
+    from sim.report.listings import calibrated
     from sim.validation import calibrate as calibration
 
     path = find(engine, "engines")
@@ -498,7 +498,7 @@ def schema(
     reference: Annotated[bool, typer.Option("--reference", help="Print the page of all keys instead, in Markdown.")] = False,
 ) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
-    from sim import schema as schemas
+    from sim.report import reference as schemas
 
     if kind not in schemas.KINDS:
         raise UserError(f"schema {kind}: there is no such kind; choose of {', '.join(schemas.KINDS)}")

@@ -15,7 +15,8 @@ import polars
 import pytest
 from matplotlib.image import imread
 
-from sim import page, read, run
+from sim import read, run
+from sim.report import page
 from sim.results.rows import save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

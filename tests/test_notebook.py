@@ -9,8 +9,8 @@ import pytest
 
 from sim import read, run
 from sim.inputs.files import catalogue
+from sim.report.tables import notes
 from sim.results.rows import COLUMNS
-from sim.tables import notes
 
 NOTEBOOK = catalogue() / "notebook.ipynb"
 

@@ -12,11 +12,12 @@ import polars
 import pytest
 
 from plots import breakdown, draw_all, style
-from sim import page, read, run
+from sim import read, run
 from sim.catalogue.entries import sources
 from sim.inputs.files import Document, UserError
+from sim.report import page
+from sim.report.tables import notes
 from sim.results.rows import load, save
-from sim.tables import notes
 
 HOSTILE = """\
 # Is <b>this</b> a "question"
@@ -169,7 +170,7 @@ def test_ids_are_of_one_element_each_and_every_reference_has_one(told):
 
 @pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes(folder):
-    command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.page import report; "
+    command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import report; "
                "sys.stdout.buffer.write(report(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
     pages = [
         subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}).stdout

@@ -12,7 +12,7 @@ from sim import PlanError, planned, read, run
 from sim.cli import main
 from sim.cost.step import Work
 from sim.inputs.files import names
-from sim.tables import notes
+from sim.report.tables import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {

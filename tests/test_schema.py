@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sim.inputs.files import catalogue, names
-from sim.schema import KINDS, json_schema, reference
+from sim.report.reference import KINDS, json_schema, reference
 
 
 def test_the_page_of_all_keys_is_current():

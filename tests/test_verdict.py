@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from sim.inputs.files import ScenarioError
+from sim.report.tables import findings, judged
 from sim.results.metrics import Measure, summary
 from sim.results.rows import Rows
 from sim.results.verdict import UNSTEADY, grows, hints, measure_flow, verdict
 from sim.scenario.scenario import check, read
 from sim.serving.policy import Policies
-from sim.tables import findings, judged
 from sim.workload.arrivals import Requests
 
 

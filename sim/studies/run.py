@@ -106,7 +106,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The comparison, for a notebook."""
-        from sim import tables
+        from sim.report import tables
 
         summary = self.as_json()
         told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summary))

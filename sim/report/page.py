@@ -19,8 +19,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sim.report.tables import as_html, notes, tables, titled, verdict
 from sim.results.rows import load
-from sim.tables import as_html, notes, tables, titled, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

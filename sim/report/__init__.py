@@ -1,0 +1,8 @@
+"""Results for people: tables in the terminal, one HTML page, notebooks, and the reference.
+
+    >>> from sim.report.tables import format_number
+    >>> format_number(0.123456)
+    '0.123'
+
+Read `tables` first, then `page`.
+"""
