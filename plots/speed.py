@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from plots import style
 from plots.cdf import latencies
-from sim.report.tables import published_speed, speed_label
+from sim.results.labels import published_speed, speed_label
 from sim.results.rows import Saved
 
 

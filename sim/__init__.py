@@ -4,39 +4,22 @@
     result = sim.run("llama2-70b-lpu-vs-h100")       # a file, or a scenario of the catalogue
     result.systems["lpu"].metrics["median_tpot_ms"]  # or result.metrics and result.requests, as Polars frames
 
-What can be waited for is a process or a resource; what can only be computed is a function.  From the door to the ground:
+What can be waited for is a process or a resource; what can only be computed is a function.
 
-    cli                                         the command line
-    page                                        the HTML page of a result
-    report : changes : schema                   results for people; what changed between two; what files may hold
-    (plots)                                     figures, a package of its own
-    trace : sweep                               what every chip and link does while a request gets its tokens; a scenario at many
-                                                points
-    validate                                    published figures beside simulated ones
-    result                                      Result, run, planned: what systems did, took and cost
-    design                                      plans searched by the highest goodput
-    capacity                                    the highest rate, or the most users, that meets an SLO
-    identity                                    what a result names beside its numbers
-    scenario                                    Scenario, check: a question, and its systems laid out
-    planner : catalogue : tables                lays models on chips, searches plans, times a lone request; what the catalogue
-                                                holds, with sources; a result as a table
-    irregular                                   stragglers, other chips, slow and dead links
-    stages : serve : replica : passing : kernel : machine : faults    cuts models into stages; SimPy: arrivals and the router,
-                                                replicas, micro-batches and their way through the stages (step by step, in leaps,
-                                                compiled), chips and links; failures and repairs over months
-    metrics                                     from rows to TTFT, TPOT, goodput
-    verdict                                     whether a system keeps up, and how to read its numbers
-    program : network                           what each chip executes in a step; cables that messages take
-    records : policy : replay                   rows that leave a run; decisions of a scheduler; steps that links spoil
-    energy : economics : parity                 joules by cause; what systems cost, and tokens; what a card may cost
-    cost                                        Work -> time by term: where model, chip and engine meet
-    plan                                        degrees, bytes, fit
-    chip : topology : model : engine : workload : measurements     values made from files
-    traces : fields                             requests as they were recorded, in six formats; what a key may be given as
-    overrides                                   entries that are like another, with changes
-    files                                       YAML to values; errors with file and line; the catalogue
-    paths                                       plain data by paths of keys
-    units                                       '80 TB/s' to floats in SI units
+Packages, from the door to the ground.  Each imports only those below it.
+
+    cli                               the command line
+    report                            tables in the terminal, the HTML page, the reference
+    (plots)                           figures, a package of its own
+    studies, validation               run, sweep, capacity, best plans; measured points and fits
+    scenario                          one question, and the systems that it compares
+    planning, catalogue               how a model is laid on chips; entries and their sources
+    serving, chipsim, reliability     SimPy: scheduler and executors; chips and links; failures
+    results                           rows of a run, metrics, verdict
+    cost, economics                   the time, bytes and joules of a step; what systems cost
+    model, hardware, workload         values made from files
+    inputs                            YAML to values, and errors with file and line
+    units                             '80 TB/s' to floats in SI units
 """
 
 from typing import Any

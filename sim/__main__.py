@@ -1,5 +1,5 @@
 """python -m sim"""
 
-from sim.cli.main import main
+from sim.cli.app import main
 
 main()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.catalogue.measurements import Rule
-from sim.cli.main import main
+from sim.cli.app import main
 from sim.hardware.engine import Engine
 from sim.inputs.files import Document, UserError, read
 from sim.validation import calibrate as module

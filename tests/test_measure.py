@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from sim.cli.main import main
+from sim.cli.app import main
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import find, read

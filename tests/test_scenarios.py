@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim import PlanError, planned, read, run
-from sim.cli.main import main
+from sim.cli.app import main
 from sim.cost.step import Work
 from sim.inputs.files import names
 from sim.report.tables import notes

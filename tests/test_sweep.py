@@ -14,7 +14,7 @@ import pytest
 
 import sim
 from sim import UserError, read, run
-from sim.cli.main import main
+from sim.cli.app import main
 from sim.scenario.scenario import document, of
 from sim.studies import provenance
 from sim.studies import sweep as module

@@ -441,3 +441,13 @@ def machines(costs: Costs, replicas: Sequence[Irregular], seed: Sequence[int], r
         return Machine(env, costs, replicas[replica], np.random.default_rng([*seed, replica]), recording)
 
     return make
+
+
+def kept(machines: Machines, made: list[Machine]) -> Machines:
+    """Return what makes the same machines, and appends each to `made`."""
+
+    def make(env: simpy.Environment, replica: int) -> Machine:
+        made.append(machines(env, replica))
+        return made[-1]
+
+    return make

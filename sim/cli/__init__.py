@@ -1,4 +1,8 @@
 """The command line: `sramsim run llama2-70b-lpu-vs-h100`.
 
-Read `main` first.
+Read `app` first.
 """
+
+from sim.cli.app import main
+
+__all__ = ["main"]

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from sim.cost.program import Talk
 from sim.inputs.files import UserError
-from sim.report.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, number, of_plain, titled
+from sim.report.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, of_plain, titled
+from sim.results.labels import number
 from sim.units import show
 
 if TYPE_CHECKING:

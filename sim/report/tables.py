@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sim.economics import break_even as parity
+from sim.results.labels import labelled, number, published_speed, speed_label
 from sim.results.verdict import KEEPS_UP
 from sim.units import show
 
@@ -18,17 +19,6 @@ COLOURS = {"STABLE": "green", "BACKLOGGED": "yellow", "OVERLOADED": "red", "REFU
 VARIABLE = ("poisson", "gamma", "trace", "closed")  # workloads whose load `capacity` varies
 BUSY = 0.2  # of its chips' time a system works at least, for its J and $ to stand without a pointer to those at capacity
 NOT_STEADY = ("OVERLOADED", "REFUSED")  # whose statistics get a star
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number as a person writes it, '-' for none."""
-    if value is None:
-        return "-"
-    if abs(value) >= 1e12:
-        return f"{value:.{digits}g}"
-    if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10**digits else f"{value:.{digits}g}"
-    return f"{value:#.{digits}g}" if value else "0"
 
 
 def titled(title: str, columns: list[str]) -> Table:
@@ -67,18 +57,6 @@ def found_by_search(system: Mapping[str, Any]) -> str:
     """Return how the plan was found: 'capacity: 5 of 13 simulated', or '-' where the scenario gives it."""
     search = system.get("search")
     return f"{search['by']}: {search['simulated']} of {search['considered']} simulated" if search else "-"
-
-
-def speed_label(system: Mapping[str, Any]) -> str:
-    """Return what a system's speeds are where no engine was measured on its chip; of a fleet what its members' are."""
-    labels = (member.get("speed_label") for member in system.get("members", {"": system}).values())
-    return ", ".join(dict.fromkeys(filter(None, labels)))
-
-
-def labelled(name: str, system: Mapping[str, Any]) -> str:
-    """Return a system's name as it stands beside a speed: 'card (extrapolated)'."""
-    label = speed_label(system)
-    return f"{name} ({label})" if label else name
 
 
 def is_fleet(system: Mapping[str, Any]) -> bool:
@@ -392,11 +370,6 @@ def over_closed_form(system: Mapping[str, Any]) -> str:
 def speeds_of(points: Sequence[Mapping[str, Any]]) -> str:
     """What was published for the same model on as many of the same chips, with the same engine and as wide weights."""
     return ", ".join(map(published_speed, sorted(points, key=lambda point: float(point["tokens_per_second"])))) or "-"
-
-
-def published_speed(point: Mapping[str, Any]) -> str:
-    """Return '241', or '250 (paced)' where the service throttled its speed; results of earlier versions lack the mark."""
-    return number(point["tokens_per_second"]) + (" (paced)" if point.get("paced") else "")
 
 
 # How fast weights can be read, as it may be counted.  A token passes the stages one after the other, so one stage at a time

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import simpy
 
-from sim.chipsim.machine import Machine, Slice
+from sim.chipsim.machine import Machine, Slice, kept
 from sim.chipsim.network import Use
 from sim.cost.program import Program, Talk, labels, program
 from sim.cost.step import Work
@@ -81,12 +80,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
             f"trace: about {expected:,} events in {passages} passages, and {MOST_EVENTS:,} can be shown; ask for fewer tokens"
         )
     made: list[Machine] = []
-    machines = scenario.machines(name, deployment, recording=True)
-
-    def machine(env: simpy.Environment, replica: int) -> Machine:
-        made.append(machines(env, replica))
-        return made[-1]
-
+    machine = kept(scenario.machines(name, deployment, recording=True), made)
     alone = Requests(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
     if not prefill:  # what is not shown passes in one piece: token by token it would take minutes
