@@ -4,7 +4,22 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import breakdown, cdf, crossover, day, energy, load, occupancy, pareto, price, request, scaling, series, speed, users
+from plots import (
+    breakdown,
+    cdf,
+    crossover,
+    day,
+    energy,
+    load,
+    occupancy,
+    pareto,
+    price,
+    request,
+    scaling,
+    series,
+    speed,
+    users,
+)
 from sim.economics.break_even import cards
 from sim.results.rows import Saved
 from sim.studies.sweep import Swept
@@ -40,7 +55,11 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
 
 def draw_swept(swept: Swept) -> dict[str, Figure]:
     """Every figure that a sweep has the points for; without prices there is none of cards'."""
-    named = {name: draw for name, (over, draw) in SWEPT.items() if any(series.varies(swept, x) for x in over)}
+    named = {
+        name: draw
+        for name, (over, draw) in SWEPT.items()
+        if any(series.varies(swept, x) for x in over)
+    }
     if not price.against(swept):
         named = {name: draw for name, draw in named.items() if name != "card-price"}
     return {name: draw(swept) for name, draw in named.items()}

@@ -19,11 +19,15 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
     scored = [status for statuses in kinds.values() for status in statuses]
-    all_points = (point for each in sets.values() for point in each["points"] if point["status"] in scored)
+    all_points = (
+        point for each in sets.values() for point in each["points"] if point["status"] in scored
+    )
     points = [point for point in all_points if point.get("bound") != "kept"]
     chips = sorted({point["chip"] for point in points})
     colours = style.colours(chips)
-    panels = {label: of for label, of in kinds.items() if any(point["status"] in of for point in points)} or {"fitted to": ()}
+    panels = {
+        label: of for label, of in kinds.items() if any(point["status"] in of for point in points)
+    } or {"fitted to": ()}
     figure = style.figure(1.5 + 4.0 * len(panels), 5.4)
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     times = [point[key] for point in points for key in ("measured", "simulated")]
@@ -31,7 +35,9 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
     for axis, (label, statuses) in zip(axes, panels.items(), strict=True):
         shown = [point for point in points if point["status"] in statuses]
         axis.plot([low, high], [low, high], color="#555555", lw=0.8)
-        axis.fill_between([low, high], [0.8 * low, 0.8 * high], [1.25 * low, 1.25 * high], color="#eeeeee", lw=0)
+        axis.fill_between(
+            [low, high], [0.8 * low, 0.8 * high], [1.25 * low, 1.25 * high], color="#eeeeee", lw=0
+        )
         for place, chip in enumerate(chips):
             of_chip = [point for point in shown if point["chip"] == chip]
             axis.plot(
@@ -46,21 +52,29 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
             )
         errors = [abs(point["error_pct"]) for point in shown]
         middle = f"median error {median(errors):.1f} %" if errors else "none"
-        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured, ms")
-        axis.set_title(f"{len(shown)} times that engines were {label}: {middle}", fontsize=9, loc="left")
+        axis.set(
+            xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="measured, ms"
+        )
+        axis.set_title(
+            f"{len(shown)} times that engines were {label}: {middle}", fontsize=9, loc="left"
+        )
         for each in (axis.xaxis, axis.yaxis):
             each.set_major_locator(LogLocator(numticks=6))
             each.set_minor_locator(NullLocator())
             each.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
     axes[0].set_ylabel("simulated, ms")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
+    )
     style.title(figure, finding(points))
     return figure
 
 
 def finding(points: list[dict[str, Any]]) -> str:
     """How far off what was not fitted is, of the engines that have points."""
-    errors = [abs(point["error_pct"]) for point in points if point["status"] in ("tested", "broken")]
+    errors = [
+        abs(point["error_pct"]) for point in points if point["status"] in ("tested", "broken")
+    ]
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = sum(error <= 22.3 for error in errors) / len(errors)  # 100 ln 1.25

@@ -38,8 +38,19 @@ def draw(saved: Saved) -> Figure:
                 left += time
                 continue
             used.append(term)
-            axis.barh(row, time - fitted, left=left, color=colour, edgecolor="white", lw=0.6, height=0.62)
-            axis.barh(row, fitted, left=left + time - fitted, color=colour, edgecolor="white", lw=0.6, height=0.62, hatch="////")
+            axis.barh(
+                row, time - fitted, left=left, color=colour, edgecolor="white", lw=0.6, height=0.62
+            )
+            axis.barh(
+                row,
+                fitted,
+                left=left + time - fitted,
+                color=colour,
+                edgecolor="white",
+                lw=0.6,
+                height=0.62,
+                hatch="////",
+            )
             left += time
         axis.text(
             left + 0.01 * total,
@@ -48,12 +59,29 @@ def draw(saved: Saved) -> Figure:
             va="center",
             fontsize=9,
         )
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="time per output token of a lone request, ms")
+    axis.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel="time per output token of a lone request, ms",
+    )
     axis.set_xlim(0, 1.24 * total)
-    axis.set_ylim(len(names) - 0.5, -0.5)  # the first on top, and room for a bar too thin to be seen
+    axis.set_ylim(
+        len(names) - 0.5, -0.5
+    )  # the first on top, and room for a bar too thin to be seen
     axis.grid(axis="y", visible=False)
-    handles = [Patch(facecolor=colour, label=label) for term, (label, colour) in TERMS.items() if term in used]
-    handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="////", label="fitted, not from data sheets"))
+    handles = [
+        Patch(facecolor=colour, label=label)
+        for term, (label, colour) in TERMS.items()
+        if term in used
+    ]
+    handles.append(
+        Patch(
+            facecolor="white",
+            edgecolor="#555555",
+            hatch="////",
+            label="fitted, not from data sheets",
+        )
+    )
     style.legend(axis, handles, columns=4)
     style.title(figure, finding(systems), key_rows=1 + (len(handles) > 4))
     style.footnote(figure, saved.summary)

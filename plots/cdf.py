@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from plots import style
 from sim.results.rows import Saved
 
-PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"), ("e2el", "end-to-end latency, ms"))
+PANELS = (
+    ("ttft", "time to first token, ms"),
+    ("tpot", "time per output token, ms"),
+    ("e2el", "end-to-end latency, ms"),
+)
 
 
 def draw(saved: Saved) -> Figure:
@@ -41,7 +45,9 @@ def draw(saved: Saved) -> Figure:
     for axis in axes:
         low, high = axis.get_xlim()
         if high / low < 40:  # few decades: label some steps between too
-            axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else ""))
+            axis.xaxis.set_minor_formatter(
+                FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else "")
+            )
     axes[0].set_ylabel("share of requests")
     style.legend(axes[0])
     style.title(figure, finding(systems), key_rows=1 + (len(systems) > 5))
@@ -53,7 +59,9 @@ def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
     """Milliseconds of each finished request."""
     rows = saved.requests
     rows = rows.filter((rows["system"] == system) & (rows["outcome"] == "finished"))
-    arrival, first, last = (rows[column].to_numpy() for column in ("arrival", "first_token", "last_token"))
+    arrival, first, last = (
+        rows[column].to_numpy() for column in ("arrival", "first_token", "last_token")
+    )
     output = rows["output_tokens"].to_numpy()
     several = output > 1
     tpot = (last - first)[several] / (output[several] - 1)
@@ -62,11 +70,21 @@ def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
 
 def finding(systems: Mapping[str, Any]) -> str:
     """Who begins first and who ends first, at the median."""
-    begin = {name: s["median_ttft_ms"] for name, s in systems.items() if s["median_ttft_ms"] is not None}
+    begin = {
+        name: s["median_ttft_ms"] for name, s in systems.items() if s["median_ttft_ms"] is not None
+    }
     end = {name: systems[name]["median_e2el_ms"] for name in begin}
     if not begin:
         return "No request was served"
-    first, last, slowest = min(begin, key=begin.__getitem__), min(end, key=end.__getitem__), max(end, key=end.__getitem__)
+    first, last, slowest = (
+        min(begin, key=begin.__getitem__),
+        min(end, key=end.__getitem__),
+        max(end, key=end.__getitem__),
+    )
     begins, ends = style.number(begin[first]), style.number(end[last])
     text = f"Median first token: {first} after {begins} ms.  Median whole answer: {last} after {ends} ms"
-    return text + (f", {style.times(end[slowest] / end[last])} faster than {slowest}" if slowest != last else "")
+    return text + (
+        f", {style.times(end[slowest] / end[last])} faster than {slowest}"
+        if slowest != last
+        else ""
+    )

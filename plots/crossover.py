@@ -29,12 +29,30 @@ def draw(saved: Saved) -> Figure:
                 axis.plot(system["economics"]["card_usd"], usd, "D", color=colours[name], ms=5)
                 continue
             for other in priced:
-                for price in (crossing(systems[other], theirs, usd) for theirs, _ in loads(systems[other]).values()):
+                for price in (
+                    crossing(systems[other], theirs, usd)
+                    for theirs, _ in loads(systems[other]).values()
+                ):
                     if prices[0] <= price <= prices[-1]:
                         axis.plot(price, usd, "o", mfc="white", mec="black", ms=6)
-                        axis.annotate(usd_of(price), (price, usd), (4, -11), textcoords="offset points", fontsize=8)
-    axis.set(xscale="log", yscale="log", xlabel=f"price of a card ({', '.join(priced)}), $", ylabel="$ per million output tokens")
-    ticks = [tick for tick in (10, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 1e6, 3e6) if prices[0] <= tick <= prices[-1]]
+                        axis.annotate(
+                            usd_of(price),
+                            (price, usd),
+                            (4, -11),
+                            textcoords="offset points",
+                            fontsize=8,
+                        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"price of a card ({', '.join(priced)}), $",
+        ylabel="$ per million output tokens",
+    )
+    ticks = [
+        tick
+        for tick in (10, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 1e6, 3e6)
+        if prices[0] <= tick <= prices[-1]
+    ]
     axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     style.plain_log(axis.yaxis)
     axis.minorticks_off()
@@ -52,7 +70,11 @@ def finding(summary: Mapping[str, Any]) -> str:
         return f"{best}: {usd_of(system['economics']['usd_per_mtok'])} a million tokens"
     parts = []
     for each in found:
-        told = f"at {usd_of(each.price)} a card" if each.price > 0 else "not even with cards for nothing"
+        told = (
+            f"at {usd_of(each.price)} a card"
+            if each.price > 0
+            else "not even with cards for nothing"
+        )
         parts.append(f"{each.other} with {each.load} ({style.number(each.speed)}) {told}")
     speed = style.number(1000 / system["median_tpot_ms"])
     return f"A token of {best} ({speed} token/s for a user) costs as much as one of {', of '.join(parts)}"

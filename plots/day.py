@@ -40,14 +40,18 @@ def draw(saved: Saved) -> Figure:
     good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
     style.title(figure, finding(saved), style.keyed(figure, keys))
     style.footnote(
-        figure, saved.summary, "grey: a replica is down; thin: p99; a request counts when it came (TTFT), or ended (good)"
+        figure,
+        saved.summary,
+        "grey: a replica is down; thin: p99; a request counts when it came (TTFT), or ended (good)",
     )
     return figure
 
 
 def shade(axis: Axes, systems: dict[str, Any]) -> None:
     """When a replica of any system is down; what several have in common is shaded once."""
-    for start, end in {(start, end) for system in systems.values() for start, end in system.get("outages", [])}:
+    for start, end in {
+        (start, end) for system in systems.values() for start, end in system.get("outages", [])
+    }:
         axis.axvspan(start, end, color="#888888", alpha=0.2, lw=0)
 
 
@@ -61,11 +65,22 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     rows = saved.requests.filter(saved.requests["system"] == system)
     edges = np.linspace(0, end_of(saved), SPANS + 1)
     rows = rows.filter(rows["outcome"] == "finished")
-    arrival, first, last = (rows[key].to_numpy() for key in ("arrival", "first_token", "last_token"))
+    arrival, first, last = (
+        rows[key].to_numpy() for key in ("arrival", "first_token", "last_token")
+    )
     span = np.clip(np.searchsorted(edges, arrival, side="right") - 1, 0, SPANS - 1)
     samples = [(first - arrival)[span == number] for number in range(SPANS)]
-    median, p99 = (np.array([np.percentile(each, q) if len(each) else np.nan for each in samples]) for q in (50, 99))
-    limits = met(SLO(**saved.summary.get("slo_s", {})), arrival, first, last, rows["output_tokens"].to_numpy())
+    median, p99 = (
+        np.array([np.percentile(each, q) if len(each) else np.nan for each in samples])
+        for q in (50, 99)
+    )
+    limits = met(
+        SLO(**saved.summary.get("slo_s", {})),
+        arrival,
+        first,
+        last,
+        rows["output_tokens"].to_numpy(),
+    )
     good = np.all([np.ones(len(rows), bool), *limits.values()], axis=0)
     counts = np.histogram(last[good], edges)[0]
     return (edges[1:] + edges[:-1]) / 2, median, p99, counts / np.diff(edges)
@@ -81,6 +96,14 @@ def finding(saved: Saved) -> str:
             told.append(
                 f"{name} {style.number((own['first_token'] - own['arrival']).to_numpy().max())} s ({system['retried']} began anew)"
             )
-    starts = [start for system in saved.summary["systems"].values() for start, _ in system.get("outages", [])]
-    fails = "A replica fails" if min(starts) < end_of(saved) else "A replica fails after the last request came"
+    starts = [
+        start
+        for system in saved.summary["systems"].values()
+        for start, _ in system.get("outages", [])
+    ]
+    fails = (
+        "A replica fails"
+        if min(starts) < end_of(saved)
+        else "A replica fails after the last request came"
+    )
     return f"{fails}; the longest wait for a first token: {', '.join(told) or 'nobody was served'}"

@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
 
 
-def draw(points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "requests per second") -> Figure:
+def draw(
+    points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "requests per second"
+) -> Figure:
     """Left the sum of all causes, right each cause's share of it, a panel for each system.
 
     `points` have `system`, `load`, and a column for each cause, as in `joules_per_token_by_cause` of a run's JSON.
     """
-    rows: list[dict[str, Any]] = [dict(row) for row in (points.iter_rows(named=True) if hasattr(points, "iter_rows") else points)]
+    rows: list[dict[str, Any]] = [
+        dict(row)
+        for row in (points.iter_rows(named=True) if hasattr(points, "iter_rows") else points)
+    ]
     systems = list(dict.fromkeys(row["system"] for row in rows))
     colours = style.colours(systems)
     figure = style.figure(4.2 + 2.4 * len(systems), 5.0)
-    axes = figure.subplots(1, 1 + len(systems), squeeze=False, gridspec_kw={"width_ratios": [1.7] + [1] * len(systems)})[0]
+    axes = figure.subplots(
+        1, 1 + len(systems), squeeze=False, gridspec_kw={"width_ratios": [1.7] + [1] * len(systems)}
+    )[0]
     labelled: list[tuple[float, float]] = []
     for panel, name in zip(axes[1:], systems, strict=True):
         own = sorted((row for row in rows if row["system"] == name), key=lambda row: row["load"])
@@ -36,13 +43,24 @@ def draw(points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "
         axes[0].plot(loads, totals, "o-", color=colours[name], ms=4, label=name)
         for place in (0, -1):
             where = (loads[place], totals[place])
-            crowded = any(load == where[0] and 0.75 < joules / where[1] < 1.33 for load, joules in labelled)
+            crowded = any(
+                load == where[0] and 0.75 < joules / where[1] < 1.33 for load, joules in labelled
+            )
             offset = (4, -11) if crowded else (4, 4)
-            axes[0].annotate(f"{style.number(totals[place])} J", where, offset, textcoords="offset points", fontsize=8)
+            axes[0].annotate(
+                f"{style.number(totals[place])} J",
+                where,
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+            )
             labelled.append(where)
         below = [0.0] * len(own)
         for cause, colour in zip(CAUSES, style.PALETTE, strict=False):
-            above = [low + 100 * row[cause] / total for low, row, total in zip(below, own, totals, strict=True)]
+            above = [
+                low + 100 * row[cause] / total
+                for low, row, total in zip(below, own, totals, strict=True)
+            ]
             panel.fill_between(loads, below, above, color=colour, lw=0, label=cause)
             below = above
         panel.set(xscale="log", xlabel=load, ylim=(0, 100), xlim=(loads[0], loads[-1]))
@@ -54,10 +72,17 @@ def draw(points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "
     if systems:
         style.plain_log(axes[0].xaxis)
         style.plain_log(axes[0].yaxis)
-    handles: list[Artist] = [Line2D([], [], color=colours[name], marker="o", ms=4, label=name) for name in systems]
-    handles += [Patch(color=colour, label=cause) for cause, colour in zip(CAUSES, style.PALETTE, strict=False)]
+    handles: list[Artist] = [
+        Line2D([], [], color=colours[name], marker="o", ms=4, label=name) for name in systems
+    ]
+    handles += [
+        Patch(color=colour, label=cause)
+        for cause, colour in zip(CAUSES, style.PALETTE, strict=False)
+    ]
     keyed = style.keyed(figure, handles)
-    style.title(figure, finding(rows, systems), keyed + keyed // 5)  # rows of a key are higher than lines of a title
+    style.title(
+        figure, finding(rows, systems), keyed + keyed // 5
+    )  # rows of a key are higher than lines of a title
     return figure
 
 
@@ -69,7 +94,9 @@ def draw_swept(swept: Swept) -> Figure:
     if not set(known) <= set(table.columns):
         return draw([])
     rows = table.drop_nulls([load, *known]).select("system", load, *known)
-    rows = rows.rename({load: "load", **dict(zip(known, CAUSES, strict=True))}).unique(["system", "load"], maintain_order=True)
+    rows = rows.rename({load: "load", **dict(zip(known, CAUSES, strict=True))}).unique(
+        ["system", "load"], maintain_order=True
+    )
     figure = draw(rows, "users" if load == "users" else "requests per second")
     style.footnote(figure, series.footnote(swept))
     return figure

@@ -25,7 +25,10 @@ def draw(swept: Swept) -> Figure:
                 series.plot(axis, each, rates[:end], y, hollow[:end], **looks)
         axis.set(xlabel="requests per second", ylabel=label, yscale="log", xlim=(0, None))
         style.plain_log(axis.yaxis)
-    handles = [*series.key(lines), Line2D([], [], color="#555555", lw=1.0, label="thin: 99th percentile")]
+    handles = [
+        *series.key(lines),
+        Line2D([], [], color="#555555", lw=1.0, label="thin: 99th percentile"),
+    ]
     if any(True in each.overloaded for each in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
@@ -40,11 +43,21 @@ def finding(lines: list[Series]) -> str:
     told = []
     for each in lines:
         rates, hollow = each.values("rate"), each.overloaded
-        full = f"is full from {style.number(rates[hollow.index(True)])} request/s" if True in hollow else ""
+        full = (
+            f"is full from {style.number(rates[hollow.index(True)])} request/s"
+            if True in hollow
+            else ""
+        )
         told.append(f"{each.label} {full or f'keeps up with {style.number(rates[-1])} request/s'}")
     text = "; ".join(told)
     kept = [
-        {x: y for x, y, full in zip(e.values("rate"), e.values("p99_ttft_ms"), e.overloaded, strict=True) if not full}
+        {
+            x: y
+            for x, y, full in zip(
+                e.values("rate"), e.values("p99_ttft_ms"), e.overloaded, strict=True
+            )
+            if not full
+        }
         for e in lines
     ]
     common = set.intersection(*map(set, kept)) if len(kept) > 1 else set()

@@ -22,7 +22,9 @@ ACROSS = 3  # panels in a row
 
 def draw(planned: Mapping[str, Any]) -> Figure:
     """A panel for each system of `plan --json`, a bar for each stage, the usable memory of its fullest chip as a line."""
-    systems = {name: system for name, system in planned["systems"].items() if "members" not in system}
+    systems = {
+        name: system for name, system in planned["systems"].items() if "members" not in system
+    }
     columns = min(ACROSS, len(systems))
     rows = -(-len(systems) // columns)
     figure = style.figure(max(5.0, 1.0 + 3.0 * columns), 1.9 + 2.4 * rows)
@@ -32,13 +34,26 @@ def draw(planned: Mapping[str, Any]) -> Figure:
         unit, letters = (1e9, "GB") if system["bytes_per_chip"]["capacity"] > 1e9 else (1e6, "MB")
         stages, base = np.arange(len(system["stages"])), np.zeros(len(system["stages"]))
         for part, (_, colour) in PARTS.items():
-            axis.bar(stages, held[part] / unit, bottom=base / unit, width=1.0 if len(stages) > 12 else 0.8, color=colour, lw=0)
+            axis.bar(
+                stages,
+                held[part] / unit,
+                bottom=base / unit,
+                width=1.0 if len(stages) > 12 else 0.8,
+                color=colour,
+                lw=0,
+            )
             base += held[part]
         axis.axhline(system["bytes_per_chip"]["capacity"] / unit, color="black", lw=1)
         axis.set(xlabel="stage", ylabel=f"on each chip, {letters}", ylim=(0, None))
         axis.set_xlim(-0.8, max(len(stages) - 0.2, 0.8))
-        axis.set_title(f"{style.short(name, 20)}: {style.short(style.hardware(system), 36)}", fontsize=8, loc="left")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6) if len(stages) > 12 else FixedLocator(list(stages)))
+        axis.set_title(
+            f"{style.short(name, 20)}: {style.short(style.hardware(system), 36)}",
+            fontsize=8,
+            loc="left",
+        )
+        axis.xaxis.set_major_locator(
+            MaxNLocator(integer=True, nbins=6) if len(stages) > 12 else FixedLocator(list(stages))
+        )
         axis.grid(axis="x", visible=False)
     for axis in list(axes):
         axis.remove()
@@ -64,7 +79,14 @@ def finding(systems: Mapping[str, Any]) -> str:
     told = []
     for name, system in systems.items():
         held, capacity = parts(system), system["bytes_per_chip"]["capacity"]
-        weights, left = float(held["weights"].max()) / capacity, float(held["room"].min()) / capacity
+        weights, left = (
+            float(held["weights"].max()) / capacity,
+            float(held["room"].min()) / capacity,
+        )
         room = f"{style.percent(left)} left for KV cache" if system["fits"] else "does not fit"
         told.append(f"{name} {style.percent(weights)} weights, {room}")
-    return f"The fullest chip's memory: {'; '.join(told)}" if told else "No system has chips of its own"
+    return (
+        f"The fullest chip's memory: {'; '.join(told)}"
+        if told
+        else "No system has chips of its own"
+    )

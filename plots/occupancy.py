@@ -29,7 +29,10 @@ def draw(saved: Saved) -> Figure:
     queue.set(ylabel="requests waiting", xlabel="time since the first request, s", ylim=(0, None))
     queue.set_ylim(0, max(1.0, queue.get_ylim()[1]))
     keys = [Line2D([], [], color=colours[name], ls=dashes[name], label=name) for name in seen]
-    peaks = {name: (float(max(held)) / room(systems[name]), int(max(waiting))) for name, (_, held, waiting) in seen.items()}
+    peaks = {
+        name: (float(max(held)) / room(systems[name]), int(max(waiting)))
+        for name, (_, held, waiting) in seen.items()
+    }
     style.title(figure, finding(peaks), style.keyed(figure, keys))
     style.footnote(figure, saved.summary)
     return figure
@@ -38,10 +41,18 @@ def draw(saved: Saved) -> Figure:
 def room(system: dict[str, Any]) -> int:
     """Tokens that the KV caches of all replicas have room for."""
     members = system.get("members", {"": {"copies": 1} | system})
-    return sum(each["copies"] * each["plan"]["replicas"] * each["kv_tokens"] for each in members.values()) or 1
+    return (
+        sum(
+            each["copies"] * each["plan"]["replicas"] * each["kv_tokens"]
+            for each in members.values()
+        )
+        or 1
+    )
 
 
-def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+def over_time(
+    saved: Saved, system: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Moments, tokens in the KV cache, and requests that wait to be admitted, of those that finish.
 
     A prompt is counted from admission, an answer's tokens as evenly spread from the first to the last.  Left out: requests that
@@ -49,7 +60,9 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], NDArray[n
     """
     rows = saved.requests
     rows = rows.filter((rows["system"] == system) & (rows["outcome"] == "finished"))
-    arrival, admitted, first, last = (rows[key].to_numpy() for key in ("arrival", "admitted", "first_token", "last_token"))
+    arrival, admitted, first, last = (
+        rows[key].to_numpy() for key in ("arrival", "admitted", "first_token", "last_token")
+    )
     if not len(rows):
         return np.empty(0), np.empty(0), np.empty(0, np.int64)
     prompt = rows["prompt_tokens"].to_numpy()
@@ -67,7 +80,11 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], NDArray[n
         return sums[np.searchsorted(when[order], times, side="right")]
 
     grown = times * until(first, speed) - until(first, speed * first)
-    gone = times * until(last, speed) - until(last, speed * last) + until(last, (prompt + answer).astype(float))
+    gone = (
+        times * until(last, speed)
+        - until(last, speed * last)
+        + until(last, (prompt + answer).astype(float))
+    )
     held = until(admitted, prompt.astype(float)) + grown - gone
     ones = np.ones(len(rows))
     waiting = np.rint(until(arrival, ones) - until(admitted, ones)).astype(np.int64)

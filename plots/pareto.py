@@ -38,14 +38,20 @@ def draw(swept: Swept) -> Figure:
     unknown = [each.label for each in lines if None in each.values(power)]
     told = f"; not known of {', '.join(unknown)}" if unknown else ""
     style.footnote(
-        figure, series.footnote(swept), f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{told}"
+        figure,
+        series.footnote(swept),
+        f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{told}",
     )
     return figure
 
 
 def watts(lines: Sequence[Series]) -> str:
     """The column of power that compares like with like: the typical one where all chips have it, else the maximum."""
-    return "maximum_watts" if any(None in each.values("typical_watts") for each in lines) else "typical_watts"
+    return (
+        "maximum_watts"
+        if any(None in each.values("typical_watts") for each in lines)
+        else "typical_watts"
+    )
 
 
 def throughput(each: Series, divisor: str) -> list[float]:
@@ -53,7 +59,10 @@ def throughput(each: Series, divisor: str) -> list[float]:
     if divisor == PRICE:
         return [1e6 / price for price in each.values(PRICE)]
     unit = 1 if divisor == "chips" else 1000
-    return [unit * total / by for total, by in zip(each.values("output_throughput"), each.values(divisor), strict=True)]
+    return [
+        unit * total / by
+        for total, by in zip(each.values("output_throughput"), each.values(divisor), strict=True)
+    ]
 
 
 def most(each: Series, divisor: str, speed: float) -> float:
@@ -78,7 +87,10 @@ def finding(lines: Sequence[Series]) -> str:
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower one's knee: the speed at which half of its best throughput is left.
-    ours = sorted((v for v, full in zip(rival.speeds, rival.overloaded, strict=True) if not full), reverse=True)
+    ours = sorted(
+        (v for v, full in zip(rival.speeds, rival.overloaded, strict=True) if not full),
+        reverse=True,
+    )
     knee = next((v for v in ours if most(rival, divisor, v) >= most(rival, divisor, 0.0) / 2), None)
     if knee is None:
         return text

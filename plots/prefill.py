@@ -22,7 +22,9 @@ def draw(prefills: Sequence[Prefill]) -> Figure:
     for axis, each in zip(axes, prefills, strict=False):
         tokens, seconds = zip(*each.measured, strict=True)
         colour = colours[each.label]
-        axis.plot(tokens, [1000 * s for s in seconds], ls="", marker="o", ms=4, mfc="none", mec=colour)
+        axis.plot(
+            tokens, [1000 * s for s in seconds], ls="", marker="o", ms=4, mfc="none", mec=colour
+        )
         tokens, seconds = zip(*each.simulated, strict=True)
         axis.plot(tokens, [1000 * s for s in seconds], color="black", lw=1.4)
         model, _, chips = each.label.partition(": ")
@@ -37,7 +39,16 @@ def draw(prefills: Sequence[Prefill]) -> Figure:
             axis.set_xlabel("new tokens of the prompt")
             axis.tick_params(labelbottom=True)
     figure.supylabel("prompt time, ms", fontsize=10)
-    dots = Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec="#555555", label="one reply, measured by the server")
+    dots = Line2D(
+        [],
+        [],
+        ls="",
+        marker="o",
+        ms=4,
+        mfc="none",
+        mec="#555555",
+        label="one reply, measured by the server",
+    )
     line = Line2D([], [], color="black", lw=1.4, label="simulated, unloaded")
     figure.legend(handles=[dots, line], loc="outside lower center", ncols=2, fontsize=9)
     style.title(figure, finding(prefills))

@@ -13,7 +13,11 @@ from plots.series import Series
 from sim.economics.break_even import break_even
 from sim.studies.sweep import Swept
 
-USD, CARDS, CARD = "economics.usd_per_mtok", "economics.usd_per_mtok_by_cause.chips", "economics.card_usd"
+USD, CARDS, CARD = (
+    "economics.usd_per_mtok",
+    "economics.usd_per_mtok_by_cause.chips",
+    "economics.card_usd",
+)
 
 
 class Against(NamedTuple):
@@ -47,7 +51,9 @@ class Against(NamedTuple):
         for speed in (0.0, *sorted({*speeds(self.mine), *speeds(self.other)})):
             ours, theirs = enough(self.mine, speed), enough(self.other, speed)
             if ours and theirs:
-                found[speed] = max(self.price(at, min(self.other.values(USD)[i] for i in theirs)) for at in ours)
+                found[speed] = max(
+                    self.price(at, min(self.other.values(USD)[i] for i in theirs)) for at in ours
+                )
         return found
 
 
@@ -60,17 +66,35 @@ def draw(swept: Swept) -> Figure:
     for pair in pairs:
         looks = {"color": pair.mine.colour, "ls": pair.dashes}
         points = {load: told for load, told in pair.loaded(x).items() if told[0] > 0}
-        prices, hollow = [price for price, _ in points.values()], [waiting for _, waiting in points.values()]
+        prices, hollow = (
+            [price for price, _ in points.values()],
+            [waiting for _, waiting in points.values()],
+        )
         series.plot(left, pair.mine, list(points), prices, hollow, **looks)
         never = [load for load in pair.loaded(x) if load not in points]
-        left.plot(never, [0.03] * len(never), ls="", marker="x", color=pair.mine.colour, transform=left.get_xaxis_transform())
+        left.plot(
+            never,
+            [0.03] * len(never),
+            ls="",
+            marker="x",
+            color=pair.mine.colour,
+            transform=left.get_xaxis_transform(),
+        )
         steps = pair.fast()
-        right.step(list(steps), [price if price > 0 else float("nan") for price in steps.values()], where="pre", lw=1.8, **looks)
+        right.step(
+            list(steps),
+            [price if price > 0 else float("nan") for price in steps.values()],
+            where="pre",
+            lw=1.8,
+            **looks,
+        )
     for axis in (left, right):
         axis.set(yscale="log")
         cards_cost(axis, pairs)
     left.set(xscale="log", ylabel=f"price of a card of {named(pairs)}, $")
-    left.set_xlabel("users, each with one request at a time" if x == "users" else "requests per second")
+    left.set_xlabel(
+        "users, each with one request at a time" if x == "users" else "requests per second"
+    )
     right.set_xlabel("output tokens per second that a user must get")
     if pairs:
         style.plain_log(left.xaxis)
@@ -78,13 +102,26 @@ def draw(swept: Swept) -> Figure:
         fills(left, pairs, x)
         shade(right, pairs)
     handles: list[Artist] = [
-        Line2D([], [], color=pair.mine.colour, ls=pair.dashes, lw=1.8, marker="o", ms=4.5, label=pair.label) for pair in pairs
+        Line2D(
+            [],
+            [],
+            color=pair.mine.colour,
+            ls=pair.dashes,
+            lw=1.8,
+            marker="o",
+            ms=4.5,
+            label=pair.label,
+        )
+        for pair in pairs
     ]
     marks: dict[str, dict[str, Any]] = {
         "users wait for room": {"marker": "o", "mfc": "white"},
         "not even for nothing": {"marker": "x"},
     }
-    handles += [Line2D([], [], color="#555555", ls="", ms=4.5, label=label, **mark) for label, mark in marks.items()]
+    handles += [
+        Line2D([], [], color="#555555", ls="", ms=4.5, label=label, **mark)
+        for label, mark in marks.items()
+    ]
     style.title(figure, finding(pairs, x), style.keyed(figure, handles))
     style.footnote(figure, series.footnote(swept), "speed of a user: 1/TPOT of the median request")
     return figure
@@ -92,11 +129,19 @@ def draw(swept: Swept) -> Figure:
 
 def against(swept: Swept) -> list[Against]:
     """The systems of the first kind of card that is paid for, each against each system of other chips."""
-    lines = [each for each in series.series(swept, series.load(swept)) if each.knows(USD) and each.knows(CARD)]
+    lines = [
+        each
+        for each in series.series(swept, series.load(swept))
+        if each.knows(USD) and each.knows(CARD)
+    ]
     chips = [str(each.table["chip"][0]) for each in lines if each.values(CARD)[0]]
     mine = [each for each in lines if each.values(CARD)[0] and each.table["chip"][0] == chips[0]]
     others = [each for each in lines if chips and each.table["chip"][0] != chips[0]]
-    return [Against(a, b, style.LINES[place % len(style.LINES)]) for a in mine for place, b in enumerate(others)]
+    return [
+        Against(a, b, style.LINES[place % len(style.LINES)])
+        for a in mine
+        for place, b in enumerate(others)
+    ]
 
 
 def waits(each: Series) -> list[bool]:
@@ -111,7 +156,11 @@ def speeds(each: Series) -> list[float]:
 
 def enough(each: Series, speed: float) -> list[int]:
     """Its points at which a user is so fast and does not wait."""
-    return [i for i, (own, waiting) in enumerate(zip(each.speeds, waits(each), strict=True)) if own >= speed and not waiting]
+    return [
+        i
+        for i, (own, waiting) in enumerate(zip(each.speeds, waits(each), strict=True))
+        if own >= speed and not waiting
+    ]
 
 
 def named(pairs: Sequence[Against]) -> str:
@@ -123,7 +172,12 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
     for price in {pair.mine.values(CARD)[0]: None for pair in pairs}:
         axis.axhline(price, color="#555555", lw=1.0)
         axis.annotate(
-            f"${price:,.0f}", (0, price), (3, 2), xycoords=axis.get_yaxis_transform(), textcoords="offset points", fontsize=8
+            f"${price:,.0f}",
+            (0, price),
+            (3, 2),
+            xycoords=axis.get_yaxis_transform(),
+            textcoords="offset points",
+            fontsize=8,
         )
 
 
@@ -139,7 +193,9 @@ def fills(axis: Axes, pairs: Sequence[Against], x: str) -> None:
                 "fontsize": 8,
                 "color": mine.colour,
             }
-            axis.annotate(f"{fill:.0f} fill it", (fill, 0), (3, 4), rotation=90, va="bottom", **place)
+            axis.annotate(
+                f"{fill:.0f} fill it", (fill, 0), (3, 4), rotation=90, va="bottom", **place
+            )
 
 
 def shade(axis: Axes, pairs: Sequence[Against]) -> None:
@@ -149,7 +205,13 @@ def shade(axis: Axes, pairs: Sequence[Against]) -> None:
     if ours > others > 0:
         axis.axvspan(others, ours, color="#eeeeee", zorder=0)
         text = "only " + named(pairs) if len(named(pairs)) < 20 else "only these"
-        axis.annotate(text, ((others + ours) / 2, 0.02), xycoords=axis.get_xaxis_transform(), ha="center", fontsize=8)
+        axis.annotate(
+            text,
+            ((others + ours) / 2, 0.02),
+            xycoords=axis.get_xaxis_transform(),
+            ha="center",
+            fontsize=8,
+        )
     axis.set_xlim(0, 1.02 * max(ours, others) or 1)
 
 
@@ -175,7 +237,10 @@ def finding(pairs: Sequence[Against], x: str) -> str:
 
 def most(pair: Against, x: str) -> tuple[float, float] | None:
     """The highest price under one load, and that load, of those under which nobody waits."""
-    return max(((price, load) for load, (price, waiting) in pair.loaded(x).items() if not waiting), default=None)
+    return max(
+        ((price, load) for load, (price, waiting) in pair.loaded(x).items() if not waiting),
+        default=None,
+    )
 
 
 def worth(pair: Against) -> float:

@@ -22,10 +22,19 @@ def draw(saved: Saved) -> Figure:
             looks = {"color": colours[name], "ls": dashes[name], "lw": 1.8}
             axis.plot([1, end], [first, first + (end - 1) * tpot], **looks)
             axis.plot(1, first, marker="o", ms=5, color=colours[name])
-        axis.set(xlabel=f"token (the first {most})" if most else "token (all)", xlim=(0.5 if most else 0, None), ylim=(0, None))
+        axis.set(
+            xlabel=f"token (the first {most})" if most else "token (all)",
+            xlim=(0.5 if most else 0, None),
+            ylim=(0, None),
+        )
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     figure.axes[0].set_ylabel("time since the request came, ms")
-    keys = [Line2D([], [], color=colours[name], ls=dashes[name], lw=1.8, label=_label(name, *tokens[name])) for name in tokens]
+    keys = [
+        Line2D(
+            [], [], color=colours[name], ls=dashes[name], lw=1.8, label=_label(name, *tokens[name])
+        )
+        for name in tokens
+    ]
     style.title(figure, finding(tokens), style.keyed(figure, keys))
     style.footnote(figure, saved.summary)
     return figure
@@ -42,13 +51,27 @@ def median_request(saved: Saved) -> dict[str, tuple[float, float, int]]:
     """
     import polars
 
-    wait, stream = polars.col("first_token") - polars.col("arrival"), polars.col("last_token") - polars.col("first_token")
-    rows = saved.requests.filter((polars.col("outcome") == "finished") & (polars.col("output_tokens") > 1))
-    rows = rows.with_columns(ttft=1000 * wait, tpot=1000 * stream / (polars.col("output_tokens") - 1))
-    ttft, tpot = ((polars.col(key) - polars.col(key).median()).abs() / polars.col(key).median() for key in ("ttft", "tpot"))
+    wait, stream = (
+        polars.col("first_token") - polars.col("arrival"),
+        polars.col("last_token") - polars.col("first_token"),
+    )
+    rows = saved.requests.filter(
+        (polars.col("outcome") == "finished") & (polars.col("output_tokens") > 1)
+    )
+    rows = rows.with_columns(
+        ttft=1000 * wait, tpot=1000 * stream / (polars.col("output_tokens") - 1)
+    )
+    ttft, tpot = (
+        (polars.col(key) - polars.col(key).median()).abs() / polars.col(key).median()
+        for key in ("ttft", "tpot")
+    )
     rows = rows.with_columns(off=(ttft + tpot).over("system"))
     systems = rows["system"].unique()
-    common = rows.group_by("id").agg(polars.len(), polars.col("off").sum()).filter(polars.col("len") == len(systems))
+    common = (
+        rows.group_by("id")
+        .agg(polars.len(), polars.col("off").sum())
+        .filter(polars.col("len") == len(systems))
+    )
     if len(common):
         rows = rows.filter(polars.col("id") == common.sort("off", "id")["id"][0])
     found = {}
@@ -65,6 +88,10 @@ def finding(tokens: dict[str, tuple[float, float, int]]) -> str:
         return "No request was answered with two tokens"
     best = min(tokens, key=lambda name: tokens[name][1])
     first, tpot, _ = tokens[best]
-    others = ", ".join(f"{style.times(each[1] / tpot)} faster than {name}" for name, each in tokens.items() if name != best)
+    others = ", ".join(
+        f"{style.times(each[1] / tpot)} faster than {name}"
+        for name, each in tokens.items()
+        if name != best
+    )
     text = f"{best}: the first token after {style.number(first)} ms, then one every {style.number(tpot)} ms"
     return text + (f", {others}" if others else "")

@@ -63,15 +63,35 @@ def series(swept: Swept, x: str) -> list[Series]:
         return []
     colours = style.colours(swept.summary["systems"])
     for name in swept.summary["systems"]:
-        own = table.filter((polars.col("system") == name) & polars.col(x).is_not_null() & polars.col("completed").gt(0))
-        own_keys = {"workload", f"workload.{x}", f"systems.{name}", f"systems.{name}.{x}", f"systems.{name}.cluster"}
+        own = table.filter(
+            (polars.col("system") == name)
+            & polars.col(x).is_not_null()
+            & polars.col("completed").gt(0)
+        )
+        own_keys = {
+            "workload",
+            f"workload.{x}",
+            f"systems.{name}",
+            f"systems.{name}.{x}",
+            f"systems.{name}.cluster",
+        }
         keys = swept.summary["keys"] if swept.summary["grid"] else []
         others = [key for key in keys if key not in own_keys and _matters(key, name)]
         groups = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
         for place, group in enumerate(each for each in groups if len(each)):
-            told = [f"{key.rpartition('.')[2]} {group[key][0]}" for key in others if len(groups) > 1]
+            told = [
+                f"{key.rpartition('.')[2]} {group[key][0]}" for key in others if len(groups) > 1
+            ]
             line = group.unique(x, keep="first", maintain_order=True).sort(x)
-            found.append(Series(name, ", ".join([name, *told]), line, colours[name], style.LINES[place % len(style.LINES)]))
+            found.append(
+                Series(
+                    name,
+                    ", ".join([name, *told]),
+                    line,
+                    colours[name],
+                    style.LINES[place % len(style.LINES)],
+                )
+            )
     return found
 
 
@@ -81,24 +101,47 @@ def _matters(key: str, system: str) -> bool:
     return parts[0] != "systems" or parts[1] == system
 
 
-def plot(axis: Axes, each: Series, x: Sequence[float], y: Sequence[float], hollow: Sequence[bool], **looks: Any) -> None:
+def plot(
+    axis: Axes,
+    each: Series,
+    x: Sequence[float],
+    y: Sequence[float],
+    hollow: Sequence[bool],
+    **looks: Any,
+) -> None:
     """A line with a mark at each point, hollow where the system is overloaded."""
     whole: dict[str, Any] = {"lw": 1.8, "ls": each.dashes, "color": each.colour} | looks
     axis.plot(x, y, **whole)
     for filled in (True, False):
         at = [i for i, empty in enumerate(hollow) if empty is not filled]
         face = each.colour if filled else "white"
-        axis.plot([x[i] for i in at], [y[i] for i in at], ls="", marker="o", ms=4.5, mfc=face, mec=each.colour, zorder=3)
+        axis.plot(
+            [x[i] for i in at],
+            [y[i] for i in at],
+            ls="",
+            marker="o",
+            ms=4.5,
+            mfc=face,
+            mec=each.colour,
+            zorder=3,
+        )
 
 
 def key(lines: Sequence[Series]) -> list[Line2D]:
     """For the legend."""
-    return [Line2D([], [], color=each.colour, ls=each.dashes, lw=1.8, marker="o", ms=4.5, label=each.label) for each in lines]
+    return [
+        Line2D(
+            [], [], color=each.colour, ls=each.dashes, lw=1.8, marker="o", ms=4.5, label=each.label
+        )
+        for each in lines
+    ]
 
 
 def hollow() -> Line2D:
     """For the legend: what a hollow mark means."""
-    return Line2D([], [], color="#555555", ls="", marker="o", ms=4.5, mfc="white", label="overloaded")
+    return Line2D(
+        [], [], color="#555555", ls="", marker="o", ms=4.5, mfc="white", label="overloaded"
+    )
 
 
 def footnote(swept: Swept) -> dict[str, Any]:
@@ -110,11 +153,22 @@ def footnote(swept: Swept) -> dict[str, Any]:
             continue
         first = own.row(0, named=True)
         least, most = own["chips"].min(), own["chips"].max()
-        told: dict[str, Any] = {"model": first["model"], "chips": least if least == most else f"{least!s} to {most!s}"}
+        told: dict[str, Any] = {
+            "model": first["model"],
+            "chips": least if least == most else f"{least!s} to {most!s}",
+        }
         fleet = swept.summary["inputs"]["systems"][name].get("fleet")
         if fleet:
             told["members"] = {member: {"copies": copies} for member, copies in fleet.items()}
         else:
-            told |= {"chip": first["chip"], "engine": first["engine"], "precision": {"weights": first["precision.weights"]}}
+            told |= {
+                "chip": first["chip"],
+                "engine": first["engine"],
+                "precision": {"weights": first["precision.weights"]},
+            }
         systems[name] = told
-    return {"scenario": swept.summary["scenario"], "seed": swept.summary["seed"], "systems": systems}
+    return {
+        "scenario": swept.summary["scenario"],
+        "seed": swept.summary["seed"],
+        "systems": systems,
+    }

@@ -26,7 +26,9 @@ def draw(saved: Saved) -> Figure:
             continue
         low, middle, high = np.percentile(1000 / tpot, [10, 50, 90])
         axis.bar(place, middle, width=0.55, color=colours[name])
-        axis.errorbar(place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1)
+        axis.errorbar(
+            place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1
+        )
         axis.annotate(
             style.number(middle),
             (place - 0.27, middle),
@@ -37,11 +39,31 @@ def draw(saved: Saved) -> Figure:
         top = max(top, high)
         for point in sorted(system.get("published", []), key=lambda p: p["tokens_per_second"]):
             speed = point["tokens_per_second"]
-            axis.plot(place + 0.34, speed, marker="D", ms=6, mfc="white", mec="black", ls="", label=None if marked else "published")
+            axis.plot(
+                place + 0.34,
+                speed,
+                marker="D",
+                ms=6,
+                mfc="white",
+                mec="black",
+                ls="",
+                label=None if marked else "published",
+            )
             text = f"{published_speed(point)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
-            axis.annotate(text, (place + 0.34, speed), (7, 0), textcoords="offset points", fontsize=7, va="center")
+            axis.annotate(
+                text,
+                (place + 0.34, speed),
+                (7, 0),
+                textcoords="offset points",
+                fontsize=7,
+                va="center",
+            )
             marked, top = True, max(top, speed)
-    axis.set(xticks=range(len(systems)), ylabel="output tokens per second of one user", ylim=(0, 1.12 * top if top else 1))
+    axis.set(
+        xticks=range(len(systems)),
+        ylabel="output tokens per second of one user",
+        ylim=(0, 1.12 * top if top else 1),
+    )
     labels = [(name, style.hardware(s, below=True), speed_label(s)) for name, s in systems.items()]
     axis.set_xticklabels(["\n".join(filter(None, each)) for each in labels])
     axis.set_xlim(-0.5, len(systems) - 0.1)
@@ -55,9 +77,15 @@ def draw(saved: Saved) -> Figure:
 
 def finding(systems: Mapping[str, Any]) -> str:
     """The fastest system for a user, against the others."""
-    speeds = {name: 1000 / s["median_tpot_ms"] for name, s in systems.items() if s["median_tpot_ms"]}
+    speeds = {
+        name: 1000 / s["median_tpot_ms"] for name, s in systems.items() if s["median_tpot_ms"]
+    }
     if not speeds:
         return "No request had two tokens"
     best = max(speeds, key=lambda name: speeds[name])
-    others = ", ".join(f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best)
-    return f"{best}: {style.number(speeds[best])} tokens per second for a user" + (f", {others}" if others else "")
+    others = ", ".join(
+        f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best
+    )
+    return f"{best}: {style.number(speeds[best])} tokens per second for a user" + (
+        f", {others}" if others else ""
+    )

@@ -81,7 +81,13 @@ def number(value: float) -> str:
 
 def times(ratio: float) -> str:
     """'6.9 times', '1.04 times'."""
-    return f"{ratio:.2f} times" if ratio < 1.15 else f"{ratio:.1f} times" if ratio < 100 else f"{ratio:.0f} times"
+    return (
+        f"{ratio:.2f} times"
+        if ratio < 1.15
+        else f"{ratio:.1f} times"
+        if ratio < 100
+        else f"{ratio:.0f} times"
+    )
 
 
 def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
@@ -137,7 +143,9 @@ def plain_log(axis: Axis) -> None:
 def hardware(system: Mapping[str, Any], below: bool = False) -> str:
     """'576 x groq-lpu-v1, groq-compiler', of a fleet '1 lpu, 4 h100x8': side by side or one below the other."""
     copies = [f"{member['copies']} {name}" for name, member in system.get("members", {}).items()]
-    return ("\n" if below else ", ").join(copies or [f"{system['chips']} x {system['chip']}", system["engine"]])
+    return ("\n" if below else ", ").join(
+        copies or [f"{system['chips']} x {system['chip']}", system["engine"]]
+    )
 
 
 def footnote(figure: Figure, summary: Mapping[str, Any], *more: str) -> None:

@@ -22,10 +22,21 @@ def draw(swept: Swept) -> Figure:
         series.plot(first, each, users, each.values("median_ttft_ms"), [False] * len(users))
         fill = each.values("fill")[0]
         if fill and 1 < fill <= max(users):
-            place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "va": "top", "color": each.colour}
+            place: dict[str, Any] = {
+                "textcoords": "offset points",
+                "fontsize": 8,
+                "va": "top",
+                "color": each.colour,
+            }
             for axis in (speed, first):
                 axis.axvline(fill, color=each.colour, ls=":", lw=1.2)
-            speed.annotate(f"{fill:.0f} fill it", (fill, 1), (3, 0), xycoords=speed.get_xaxis_transform(), **place)
+            speed.annotate(
+                f"{fill:.0f} fill it",
+                (fill, 1),
+                (3, 0),
+                xycoords=speed.get_xaxis_transform(),
+                **place,
+            )
     speed.set(ylabel="output tokens per second of one user", ylim=(0, None))
     first.set(ylabel="time to first token, ms", yscale="log")
     style.plain_log(first.yaxis)
@@ -51,9 +62,19 @@ def finding(lines: list[Series]) -> str:
     best = max(lines, key=lambda each: each.speeds[0])
     fewest = best.values("users")[0]
     who = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
-    others = "".join(f", {style.times(best.speeds[0] / e.speeds[0])} that of {e.label}" for e in lines if e is not best)
-    held = ", ".join(f"{flat_until(e):,.0f} users on {e.label}" for e in [best, *(e for e in lines if e is not best)])
+    others = "".join(
+        f", {style.times(best.speeds[0] / e.speeds[0])} that of {e.label}"
+        for e in lines
+        if e is not best
+    )
+    held = ", ".join(
+        f"{flat_until(e):,.0f} users on {e.label}"
+        for e in [best, *(e for e in lines if e is not best)]
+    )
     ordered = [best, *(each for each in lines if each is not best)]
-    waits = ", ".join(f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s on {each.label}" for each in ordered)
+    waits = ", ".join(
+        f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s on {each.label}"
+        for each in ordered
+    )
     wait = f"; a first token then takes {waits} with {best.values('users')[-1]:,.0f} users"
     return f"{best.label}: {who} gets {style.number(best.speeds[0])} token/s{others}; within 10% of that until {held}{wait}"

@@ -16,9 +16,14 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 if TYPE_CHECKING:
     import pint
 
-QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)")
+QUANTITY = re.compile(
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
+)
 MAX_TEXT = 60  # characters; what is longer is no quantity, and would keep the pattern and Pint busy
-MIN_SIZE, MAX_SIZE = 1e-30, 1e30  # in SI units; beyond, sums and products leave what floats can hold
+MIN_SIZE, MAX_SIZE = (
+    1e-30,
+    1e30,
+)  # in SI units; beyond, sums and products leave what floats can hold
 MAX_COUNT = 1_000_000_000  # chips, tokens, requests; beyond, numpy's integers overflow
 
 # Decimal prefixes and binary ones, for every unit; bytes, bits and the countable things have no fractions.
@@ -106,7 +111,9 @@ def parse(text: str, unit: str) -> float:
         raise UnitError(f"{text!r} is not a quantity in {unit}") from error
     zero = not re.search("[1-9]", re.split("[eE]", match[1])[0])
     if not zero and not MIN_SIZE <= abs(value) <= MAX_SIZE:
-        raise UnitError(f"{text!r} is too {'small' if abs(value) < 1 else 'large'} a quantity in {unit}")
+        raise UnitError(
+            f"{text!r} is too {'small' if abs(value) < 1 else 'large'} a quantity in {unit}"
+        )
     return value
 
 
@@ -120,9 +127,15 @@ def show(value: float, unit: str) -> str:
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.4g} {prefix}{unit}"
-    if value == 0 or abs(value) >= 1 or unit.partition("/")[0] in ("B", "FLOP", "token", "request", "failure"):
+    if (
+        value == 0
+        or abs(value) >= 1
+        or unit.partition("/")[0] in ("B", "FLOP", "token", "request", "failure")
+    ):
         return f"{value:.4g} {unit}"
-    prefix, size = next((p for p in (("m", 1e-3), ("u", 1e-6), ("n", 1e-9)) if abs(value) >= p[1]), ("p", 1e-12))
+    prefix, size = next(
+        (p for p in (("m", 1e-3), ("u", 1e-6), ("n", 1e-9)) if abs(value) >= p[1]), ("p", 1e-12)
+    )
     return f"{value / size:.4g} {prefix}{unit}"
 
 
@@ -132,11 +145,19 @@ class Unit:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.with_info_before_validator_function(self.read, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{QUANTITY.pattern}$", "description": f"a quantity in {self.name}"}
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "type": "string",
+            "pattern": f"^{QUANTITY.pattern}$",
+            "description": f"a quantity in {self.name}",
+        }
 
     def read(self, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str):

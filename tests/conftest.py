@@ -56,7 +56,9 @@ def make_model() -> Callable[..., Model]:
 def make_chip() -> Callable[..., Chip]:
     """1 MB at 1 GB/s, 1 TFLOP/s, links of 1 us and 1 GB/s; `compute` and `topology` replace theirs whole."""
 
-    def make(capacity: float = 1e6, bandwidth: float = 1e9, fp16: float = 1e12, **changes: object) -> Chip:
+    def make(
+        capacity: float = 1e6, bandwidth: float = 1e9, fp16: float = 1e12, **changes: object
+    ) -> Chip:
         parts = {
             "memory": {"sram": Memory(capacity=capacity, bandwidth=bandwidth)},
             "compute": Roofline(fp16=fp16),
@@ -126,10 +128,18 @@ def eager(lossy) -> Engine:
 def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deployment]:
     """The small model on `chips` chips, in steps of 16 tokens; model, chip and engine are built where none is given."""
 
-    def make(chips: int = 1, request_tokens: float = 64, plan: Plan | None = None, **options: object) -> Deployment:
+    def make(
+        chips: int = 1, request_tokens: float = 64, plan: Plan | None = None, **options: object
+    ) -> Deployment:
         parts = {"model": make_model, "chip": make_chip, "engine": make_engine}
         built = {name: options.pop(name, None) or build() for name, build in parts.items()}
-        return deploy(**built, chips=chips, plan=plan or Plan(), request_tokens=request_tokens, **({"token_budget": 16} | options))
+        return deploy(
+            **built,
+            chips=chips,
+            plan=plan or Plan(),
+            request_tokens=request_tokens,
+            **({"token_budget": 16} | options),
+        )
 
     return make
 
@@ -138,9 +148,16 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
 def serve_on() -> Callable[..., Rows]:
     """Serves (arrival, prompt, output) on a deployment; `users` ask the same in a closed loop instead, whatever the arrivals."""
 
-    def run(deployment: Deployment, requests: list[tuple[float, int, int]], users: int | None = None, **options: object) -> Rows:
+    def run(
+        deployment: Deployment,
+        requests: list[tuple[float, int, int]],
+        users: int | None = None,
+        **options: object,
+    ) -> Rows:
         arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
-        asked = Requests(np.full(len(arrival), np.nan) if users else arrival.astype(float), prompt, output, users)
+        asked = Requests(
+            np.full(len(arrival), np.nan) if users else arrival.astype(float), prompt, output, users
+        )
         return serve(asked, deployment.costs, options.pop("limits", deployment.limits), **options)
 
     return run
@@ -211,7 +228,12 @@ REPLY_ROW = {
     "speculative": "0",
     "flags": "",
 }
-ROWS = {"published": PUBLISHED_ROW, "serving": SERVING_ROW, "steps": STEPS_ROW, "replies": REPLY_ROW}
+ROWS = {
+    "published": PUBLISHED_ROW,
+    "serving": SERVING_ROW,
+    "steps": STEPS_ROW,
+    "replies": REPLY_ROW,
+}
 
 
 @pytest.fixture

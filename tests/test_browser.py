@@ -19,7 +19,10 @@ from sim import read, run
 from sim.report import page
 from sim.results.rows import save
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -37,14 +40,19 @@ class Browser:
         words = f"{CHROMIUM} --headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={profile} --remote-debugging-pipe"
         joined = f"exec {words} about:blank 3<&{theirs_in} 4>&{theirs_out}"
         self.process = subprocess.Popen(
-            ["bash", "-c", joined], pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["bash", "-c", joined],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(theirs_in)
         os.close(theirs_out)
         self.sent, self.unread, self.events = 0, b"", list[dict[str, Any]]()
         self.session = ""
         target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.tell("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.tell(f"{domain}.enable")
 
@@ -52,7 +60,11 @@ class Browser:
         """One command and its answer; events that come before it are kept."""
         self.sent += 1
         session = {"sessionId": self.session} if self.session else {}
-        os.write(self.write, json.dumps({"id": self.sent, "method": method, "params": given, **session}).encode() + b"\0")
+        os.write(
+            self.write,
+            json.dumps({"id": self.sent, "method": method, "params": given, **session}).encode()
+            + b"\0",
+        )
         while (message := self.hear()).get("id") != self.sent:
             self.events.append(message)
         assert "error" not in message, message
@@ -61,7 +73,9 @@ class Browser:
     def hear(self) -> dict[str, Any]:
         end = time.monotonic() + PATIENCE
         while b"\0" not in self.unread:
-            assert select.select([self.read], [], [], max(0, end - time.monotonic()))[0], "Chromium does not answer"
+            assert select.select([self.read], [], [], max(0, end - time.monotonic()))[0], (
+                "Chromium does not answer"
+            )
             heard = os.read(self.read, 1 << 20)
             assert heard, "Chromium has ended"
             self.unread += heard
@@ -71,8 +85,17 @@ class Browser:
     def open(self, file: Path, width: int = 1200, scheme: str = "light") -> None:
         """A file in a window of this width, whole, with all that its script does at once."""
         self.events.clear()
-        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
-        self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.tell(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        self.tell(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         self.tell("Page.navigate", url=file.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.hear())
@@ -84,14 +107,27 @@ class Browser:
 
     def said(self) -> list[dict[str, Any]]:
         """Whatever the console shows: messages, errors, what the page's policy refused."""
-        return [e for e in self.events if e["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")]
+        return [
+            e
+            for e in self.events
+            if e["method"]
+            in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        ]
 
     def asked_for(self) -> list[str]:
-        return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
 
     def picture(self, to: Path) -> None:
         """A screenshot of the whole page."""
-        to.write_bytes(base64.b64decode(self.tell("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        to.write_bytes(
+            base64.b64decode(
+                self.tell("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+            )
+        )
 
     def close(self) -> None:
         self.process.terminate()
@@ -111,16 +147,29 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of a run, of one whose names are hostile, and of a sweep."""
     folder = tmp_path_factory.mktemp("pages")
-    given = {"run": ["workload.requests=20"], "hostile": ["workload.requests=2", 'id="</script><script>alert(1)</script>"']}
+    given = {
+        "run": ["workload.requests=20"],
+        "hostile": ["workload.requests=2", 'id="</script><script>alert(1)</script>"'],
+    }
     for name, assignments in given.items():
         scenario = read("llama3-8b-lpu-vs-h100", assignments)
         if name == "hostile":
-            systems = {f"<img src=http://127.0.0.1/{each} onerror=alert(1)>": system for each, system in scenario.systems.items()}
+            systems = {
+                f"<img src=http://127.0.0.1/{each} onerror=alert(1)>": system
+                for each, system in scenario.systems.items()
+            }
             scenario = scenario.model_copy(update={"systems": systems})
         save(run(scenario).saved(), folder)
         (folder / f"{name}.html").write_text(page.report(folder), encoding="utf-8")
-    (folder / "sweep.json").write_text(json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []}))
-    speeds = {"rate": [1, 2, 10, 3], "system": ["b", "a", "c", "d"], "speed": [30.0, 4.0, None, 1e-3], "error": [None] * 4}
+    (folder / "sweep.json").write_text(
+        json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []})
+    )
+    speeds = {
+        "rate": [1, 2, 10, 3],
+        "system": ["b", "a", "c", "d"],
+        "speed": [30.0, 4.0, None, 1e-3],
+        "error": [None] * 4,
+    }
     polars.DataFrame(speeds).write_parquet(folder / "table.parquet")
     (folder / "sweep.html").write_text(page.report(folder), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in (*given, "sweep")}
@@ -130,7 +179,9 @@ OPEN_ALL = "document.querySelectorAll('details').forEach((each) => (each.open = 
 
 
 @pytest.mark.parametrize("name", ["run", "hostile", "sweep"])
-def test_it_is_silent_and_asks_for_nothing_but_itself(browser: Browser, files: dict[str, Path], name: str) -> None:
+def test_it_is_silent_and_asks_for_nothing_but_itself(
+    browser: Browser, files: dict[str, Path], name: str
+) -> None:
     browser.open(files[name])
     browser.value(OPEN_ALL)
     assert browser.said() == []
@@ -138,7 +189,9 @@ def test_it_is_silent_and_asks_for_nothing_but_itself(browser: Browser, files: d
 
 
 @pytest.mark.parametrize("name", ["run", "hostile", "sweep"])
-def test_on_a_phone_it_does_not_scroll_sideways(browser: Browser, files: dict[str, Path], name: str) -> None:
+def test_on_a_phone_it_does_not_scroll_sideways(
+    browser: Browser, files: dict[str, Path], name: str
+) -> None:
     browser.open(files[name], width=360)
     browser.value(OPEN_ALL)
     assert browser.value("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
@@ -155,7 +208,9 @@ LETTERS = """
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_letter_stands_out_from_the_page(browser: Browser, files: dict[str, Path], scheme: str, tmp_path: Path) -> None:
+def test_every_letter_stands_out_from_the_page(
+    browser: Browser, files: dict[str, Path], scheme: str, tmp_path: Path
+) -> None:
     """At the 4.5:1 that WCAG asks of text; and the whole is as light, or as dark, as the reader asked."""
     browser.open(files["run"], scheme=scheme)
     pairs = {tuple(pair) for pair in browser.value(LETTERS)}
@@ -171,7 +226,9 @@ def test_every_letter_stands_out_from_the_page(browser: Browser, files: dict[str
 def luminance(colour: str) -> float:
     """Of 'rgb(1, 2, 3)'.  Source: WCAG 2.2, relative luminance."""
     parts = (int(part) / 255 for part in colour.strip("rgba()").split(",")[:3])
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -187,7 +244,9 @@ def test_what_a_figure_refers_to_is_drawn(browser: Browser, files: dict[str, Pat
     assert browser.value(missing) == []
 
 
-def test_a_head_sorts_its_table_and_none_comes_last(browser: Browser, files: dict[str, Path]) -> None:
+def test_a_head_sorts_its_table_and_none_comes_last(
+    browser: Browser, files: dict[str, Path]
+) -> None:
     browser.open(files["sweep"])
     press = "document.querySelectorAll('.sortable th button')[{}].click()"
     column = "[...document.querySelectorAll('.sortable tbody tr')].map((row) => row.cells[{}].textContent)"

@@ -43,7 +43,14 @@ fit:
     collective_latency: [0 us, 30 us]
 """
 TRUTH = {"memory_efficiency.16": 0.72, "layer_overhead": 61.0, "collective_latency": 4.2}
-CHIPS = [("Llama-3.2-1B", 1), ("Llama-3.2-1B", 2), ("Llama-3.2-1B", 4), ("Llama-3.2-1B", 8), ("Llama-2-7B", 4), ("Llama-2-7B", 8)]
+CHIPS = [
+    ("Llama-3.2-1B", 1),
+    ("Llama-3.2-1B", 2),
+    ("Llama-3.2-1B", 4),
+    ("Llama-3.2-1B", 8),
+    ("Llama-2-7B", 4),
+    ("Llama-2-7B", 8),
+]
 
 
 @pytest.fixture
@@ -65,7 +72,11 @@ def measured(make_table, monkeypatch, file):
     """Makes the shipped tables one of what an engine of the numbers given measured on A100: a rate or a TTFT for each `CHIPS`."""
 
     def make(
-        truth: dict[str, float] = TRUTH, chips=CHIPS, scatter: float = 0.0, metric: str = "decode_tok_s_user", **cells: object
+        truth: dict[str, float] = TRUTH,
+        chips=CHIPS,
+        scatter: float = 0.0,
+        metric: str = "decode_tok_s_user",
+        **cells: object,
     ):
         document = Document(file())
         for key, value in truth.items():
@@ -73,7 +84,14 @@ def measured(make_table, monkeypatch, file):
             document.set(f"{key}={value}{unit}")
         engine = document.value(Engine)
         rows = [
-            {"point_id": f"P{n}", "model": model, "n_accelerators": n, "parallelism": f"TP{n}", "metric": metric, **cells}
+            {
+                "point_id": f"P{n}",
+                "model": model,
+                "n_accelerators": n,
+                "parallelism": f"TP{n}",
+                "metric": metric,
+                **cells,
+            }
             | {"point_id": f"P{model}{n}", "accelerator_chip_id": "nv_a100_80g_sxm"}
             for model, n in chips
         ]
@@ -81,11 +99,15 @@ def measured(make_table, monkeypatch, file):
             system = point.system.model_copy(update={"engine": engine})
             times = simulate(replace(point, system=system))
             off = 1 + scatter * (-1) ** number
-            rows[number]["value"] = off / times["tpot"] if metric == "decode_tok_s_user" else off * 1000 * times["ttft"]
+            rows[number]["value"] = (
+                off / times["tpot"] if metric == "decode_tok_s_user" else off * 1000 * times["ttft"]
+            )
         path = make_table("published", *rows)
         monkeypatch.setattr(module, "SETS", ("mine",))
         monkeypatch.setattr(module, "shipped", lambda name: path)
-        monkeypatch.setattr(module, "fitted_ids", lambda: frozenset(row["point_id"] for row in rows))
+        monkeypatch.setattr(
+            module, "fitted_ids", lambda: frozenset(row["point_id"] for row in rows)
+        )
 
     return make
 
@@ -102,7 +124,12 @@ def test_the_numbers_that_were_simulated_are_found_again(measured, file):
     lines = []
     found = calibrate(file(), lines.append)
     assert values(found) == pytest.approx(TRUTH, rel=0.01)
-    assert (found.engine, found.degrees, len(found.points), found.tables) == ("gpt-fast", 3, 6, ("mine",))
+    assert (found.engine, found.degrees, len(found.points), found.tables) == (
+        "gpt-fast",
+        3,
+        6,
+        ("mine",),
+    )
     assert found.unidentifiable == ()
     assert found.error < 0.002
     assert len(lines) > 3
@@ -112,15 +139,21 @@ def test_a_number_that_two_keys_share_is_found_once(measured, file):
     measured({"memory_efficiency.16": 0.72, "memory_efficiency.8": 0.72})
     bounds = "memory_efficiency.16: [0.3, 1]\n    layer_overhead: [0 us, 200 us]\n    collective_latency: [0 us, 30 us]"
     found = calibrate(file(bounds, '"memory_efficiency.16, memory_efficiency.8": [0.3, 1]'))
-    assert values(found) == pytest.approx({"memory_efficiency.16": 0.72, "memory_efficiency.8": 0.72}, rel=0.01)
+    assert values(found) == pytest.approx(
+        {"memory_efficiency.16": 0.72, "memory_efficiency.8": 0.72}, rel=0.01
+    )
     assert found.degrees == 1
 
 
 def test_a_point_that_may_not_be_fitted_to_changes_nothing(measured, file, monkeypatch):
     measured()
     before = calibrate(file())
-    monkeypatch.setattr(module, "fitted_ids", lambda: frozenset({point.id for point in before.points[:4]}))
-    assert [point.id for point in calibrate(file()).points] == [point.id for point in before.points[:4]]
+    monkeypatch.setattr(
+        module, "fitted_ids", lambda: frozenset({point.id for point in before.points[:4]})
+    )
+    assert [point.id for point in calibrate(file()).points] == [
+        point.id for point in before.points[:4]
+    ]
 
 
 @pytest.mark.slow
@@ -128,11 +161,17 @@ def test_what_does_not_matter_is_not_identifiable_and_stays(measured, file):
     """Eight-bit weights, which no point has."""
     measured()
     lines = []
-    found = calibrate(file("    layer_overhead:", "    memory_efficiency.8: [0.3, 1]\n    layer_overhead:"), lines.append)
+    found = calibrate(
+        file("    layer_overhead:", "    memory_efficiency.8: [0.3, 1]\n    layer_overhead:"),
+        lines.append,
+    )
     assert values(found) == pytest.approx(TRUTH, rel=0.01)
     (left,) = found.unidentifiable
     assert (left.keys, left.start) == (("memory_efficiency.8",), 0.5)
-    assert any(line.startswith("memory_efficiency.8: not identifiable") and line.endswith("0.5") for line in lines)
+    assert any(
+        line.startswith("memory_efficiency.8: not identifiable") and line.endswith("0.5")
+        for line in lines
+    )
 
 
 def test_a_number_that_wants_beyond_its_bound_stays(measured, file):
@@ -142,7 +181,9 @@ def test_a_number_that_wants_beyond_its_bound_stays(measured, file):
     assert [each.keys for each in found.unidentifiable] == [("collective_latency",)]
     assert set(values(found)) == {"memory_efficiency.16", "layer_overhead"}
     without = calibrate(file("    collective_latency: [0 us, 30 us]\n", ""))
-    assert values(found) == pytest.approx(values(without), rel=1e-3), "the others are fitted as if it could not move"
+    assert values(found) == pytest.approx(values(without), rel=1e-3), (
+        "the others are fitted as if it could not move"
+    )
 
 
 @pytest.mark.slow
@@ -153,7 +194,10 @@ def test_more_scatter_is_more_uncertainty(measured, file):
         fits.append(calibrate(file()))
         assert scatter / 2 < fits[-1].error < 1.5 * scatter
         assert fits[-1].left_out > fits[-1].error  # a point left out is farther off
-    assert all(more.error > 2 * less.error > 0 for less, more in zip(fits[0].moved, fits[1].moved, strict=True))
+    assert all(
+        more.error > 2 * less.error > 0
+        for less, more in zip(fits[0].moved, fits[1].moved, strict=True)
+    )
 
 
 def test_a_number_that_is_smaller_than_its_error_is_not_identifiable(measured, file):
@@ -174,12 +218,17 @@ def pace(monkeypatch):
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
-            row["value"] = str(float(row["value"]) * (factor if row["model"] == "Llama-2-7B" else 1))
+            row["value"] = str(
+                float(row["value"]) * (factor if row["model"] == "Llama-2-7B" else 1)
+            )
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        rules = (*points_module.rules(), Rule(when={"model": ("Llama-2-7B",)}, bound="throttled", source="here"))
+        rules = (
+            *points_module.rules(),
+            Rule(when={"model": ("Llama-2-7B",)}, bound="throttled", source="here"),
+        )
         monkeypatch.setattr(points_module, "rules", lambda: rules)
 
     return make
@@ -195,7 +244,9 @@ def test_a_bound_that_holds_moves_nothing_and_does_not_flatter(measured, file, p
     pace(0.5)
     path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n")
     found = calibrate(path)
-    monkeypatch.setattr(module, "fitted_ids", lambda: frozenset(f"PLlama-3.2-1B{n}" for n in (1, 2, 4, 8)))
+    monkeypatch.setattr(
+        module, "fitted_ids", lambda: frozenset(f"PLlama-3.2-1B{n}" for n in (1, 2, 4, 8))
+    )
     others = calibrate(path)
     assert (found.data, others.data) == ("4 points and 2 bounds of mine", "4 points of mine")
     assert values(found) == pytest.approx(values(others), rel=1e-6)
@@ -230,12 +281,36 @@ def test_bounds_alone_fit_nothing(measured, file, pace):
     ("old", "new", "reason"),
     [
         (START[START.index("fit:") :], "", "says nothing of a fit; give it fit: "),
-        ("    layer_overhead: [", "    layer_overheat: [", "fit.bounds: the file has no layer_overheat"),
-        ("[0 us, 200 us]", "[0, 200]", "fit.bounds: layer_overhead is in us, and its bounds in none"),
-        ("[0 us, 200 us]", "[0 us, 2 ms]", "fit.bounds: layer_overhead is in us, and its bounds in us and ms"),
-        ("[0 us, 200 us]", "[200 us, 200 us]", "fit.bounds: layer_overhead from 200 us to 200 us leaves nothing to move"),
-        ("[0 us, 200 us]", "[none, much]", "fit.bounds: layer_overhead and its bounds are to be numbers"),
-        ("memory_efficiency.16: [0.3, 1]", "memory_efficiency: [0.3, 1]", "memory_efficiency and its bounds are to be numbers"),
+        (
+            "    layer_overhead: [",
+            "    layer_overheat: [",
+            "fit.bounds: the file has no layer_overheat",
+        ),
+        (
+            "[0 us, 200 us]",
+            "[0, 200]",
+            "fit.bounds: layer_overhead is in us, and its bounds in none",
+        ),
+        (
+            "[0 us, 200 us]",
+            "[0 us, 2 ms]",
+            "fit.bounds: layer_overhead is in us, and its bounds in us and ms",
+        ),
+        (
+            "[0 us, 200 us]",
+            "[200 us, 200 us]",
+            "fit.bounds: layer_overhead from 200 us to 200 us leaves nothing to move",
+        ),
+        (
+            "[0 us, 200 us]",
+            "[none, much]",
+            "fit.bounds: layer_overhead and its bounds are to be numbers",
+        ),
+        (
+            "memory_efficiency.16: [0.3, 1]",
+            "memory_efficiency: [0.3, 1]",
+            "memory_efficiency and its bounds are to be numbers",
+        ),
     ],
 )
 def test_bounds_that_say_nothing_are_refused(measured, file, old, new, reason):
@@ -248,7 +323,9 @@ def test_bounds_that_say_nothing_are_refused(measured, file, old, new, reason):
 
 def test_fewer_points_than_numbers_are_refused(measured, file):
     measured(chips=CHIPS[:3])
-    with pytest.raises(UserError, match=r"^gpt-fast.yaml: 3 numbers cannot be fitted to 3 measured ones$"):
+    with pytest.raises(
+        UserError, match=r"^gpt-fast.yaml: 3 numbers cannot be fitted to 3 measured ones$"
+    ):
         calibrate(file())
 
 
@@ -256,7 +333,10 @@ def test_an_engine_without_points_is_refused(measured, file):
     measured(chips=CHIPS[:1])
     path = file()
     other = path.rename(path.with_name("other.yaml"))
-    with pytest.raises(UserError, match=r"other.yaml: no point that may be fitted to was measured with engine other"):
+    with pytest.raises(
+        UserError,
+        match=r"other.yaml: no point that may be fitted to was measured with engine other",
+    ):
         calibrate(other)
 
 
@@ -282,10 +362,21 @@ def test_the_file_reads_back_with_what_was_found_and_says_so(measured, file):
     engine = read_back(path, found)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# An engine of these tests.\n# Its second line.\nname: ")
-    told = {"memory_efficiency.16": engine.memory_efficiency["16"], "layer_overhead": 1e6 * engine.layer_overhead}
+    told = {
+        "memory_efficiency.16": engine.memory_efficiency["16"],
+        "layer_overhead": 1e6 * engine.layer_overhead,
+    }
     told["collective_latency"] = 1e6 * engine.collective_latency
     assert told == pytest.approx(values(found), rel=0.005)  # three digits
-    moved = {"memory_efficiency", "layer_overhead", "collective_latency", "source", "range", "fit", "points"}
+    moved = {
+        "memory_efficiency",
+        "layer_overhead",
+        "collective_latency",
+        "source",
+        "range",
+        "fit",
+        "points",
+    }
     assert (before.points, engine.points) == ((), ("a100-80gb",))
     assert engine.model_dump(exclude=moved) == before.model_dump(exclude=moved)
     assert engine.memory_efficiency["8"] == 0.5
@@ -302,20 +393,45 @@ def test_the_file_reads_back_with_what_was_found_and_says_so(measured, file):
         assert high == pytest.approx(min(each.high, each.value + 2 * each.error), rel=0.005)
 
 
-TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc", "Cf")), max_size=20)
-TEXTS |= st.sampled_from(["no", "null", "1e5", "12", "0.5", "- a", "2024-01-01", "a: b", "a #b", "~", "", " x ", "47 us", '"', "'"])
+TEXTS = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc", "Cf")),
+    max_size=20,
+)
+TEXTS |= st.sampled_from(
+    [
+        "no",
+        "null",
+        "1e5",
+        "12",
+        "0.5",
+        "- a",
+        "2024-01-01",
+        "a: b",
+        "a #b",
+        "~",
+        "",
+        " x ",
+        "47 us",
+        '"',
+        "'",
+    ]
+)
 
 
 @settings(max_examples=40)
 @given(
     st.dictionaries(
-        st.from_regex(r"[a-z]{1,5}", fullmatch=True), TEXTS | st.floats(0, 1) | st.lists(TEXTS) | st.booleans(), max_size=5
+        st.from_regex(r"[a-z]{1,5}", fullmatch=True),
+        TEXTS | st.floats(0, 1) | st.lists(TEXTS) | st.booleans(),
+        max_size=5,
     )
 )
 def test_what_is_written_reads_back(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("written") / "x.yaml"
     path.write_text("".join(emitted(data | {"source": data | {"a": "b"}})), encoding="utf-8")
-    expected = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    expected = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
     assert Document(path).data == expected | {"source": expected | {"a": "b"}}
 
 
@@ -336,4 +452,6 @@ def test_the_command_tells_and_writes_what_was_found(measured, file, monkeypatch
     assert told.err.endswith("found.yaml: written\n")
     engine = read(path.with_name("found.yaml"), Engine)
     assert engine.layer_overhead == pytest.approx(61e-6, rel=0.01)
-    assert read(path, Engine).layer_overhead == pytest.approx(20e-6), "the file that was read stays as it was"
+    assert read(path, Engine).layer_overhead == pytest.approx(20e-6), (
+        "the file that was read stays as it was"
+    )

@@ -16,10 +16,24 @@ from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import WIDTH, capacity
 from sim.studies.run import run
 from sim.units import YEAR
-from sim.workload.arrivals import Asked, Closed, Gamma, Length, Listed, Poisson, Sessions, Think, Trace, Turns
+from sim.workload.arrivals import (
+    Asked,
+    Closed,
+    Gamma,
+    Length,
+    Listed,
+    Poisson,
+    Sessions,
+    Think,
+    Trace,
+    Turns,
+)
 
 SEEDS = range(20)
-PROMPT, ANSWER = Length(fixed=16), Length(fixed=1)  # a prompt fills a step of 16 tokens: one server, one time
+PROMPT, ANSWER = (
+    Length(fixed=16),
+    Length(fixed=1),
+)  # a prompt fills a step of 16 tokens: one server, one time
 
 
 def poisson(requests: int = 100) -> Poisson:
@@ -37,7 +51,13 @@ def service(make_deployment) -> float:
 def make_scenario(make_model, make_chip, make_engine):
     """One system of small chips that takes a prompt a step."""
 
-    def make(slo: SLO | None, workload: object = None, seed: int = 0, replicas: int = 1, **options: object) -> Scenario:
+    def make(
+        slo: SLO | None,
+        workload: object = None,
+        seed: int = 0,
+        replicas: int = 1,
+        **options: object,
+    ) -> Scenario:
         parts = {
             "chip": make_chip(),
             "chips": replicas,
@@ -46,14 +66,23 @@ def make_scenario(make_model, make_chip, make_engine):
             "token_budget": 16,
         }
         workload = workload or poisson()
-        return Scenario(model=make_model(), seed=seed, workload=workload, slo=slo, systems={"one": System(**(parts | options))})
+        return Scenario(
+            model=make_model(),
+            seed=seed,
+            workload=workload,
+            slo=slo,
+            systems={"one": System(**(parts | options))},
+        )
 
     return make
 
 
 def waits_at_most(load: float, services: float) -> float:
     """The share of requests that wait at most so many service times in M/D/1 (Erlang 1909), Poisson arrivals at that load."""
-    terms = ((load * (k - services)) ** k / math.factorial(k) * math.exp(-load * (k - services)) for k in range(int(services) + 1))
+    terms = (
+        (load * (k - services)) ** k / math.factorial(k) * math.exp(-load * (k - services))
+        for k in range(int(services) + 1)
+    )
     return (1 - load) * sum(terms)
 
 
@@ -71,21 +100,33 @@ def test_a_single_server_takes_what_queueing_theory_says(make_scenario, service)
     """Service and a wait of 2.5 times that, for nine of ten: M/D/1 bears a load of 0.74."""
     found = []
     for seed in SEEDS:
-        system = capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=1000).systems["one"]
+        system = capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=1000).systems[
+            "one"
+        ]
         found.append(math.sqrt(system.best.load * system.above.load) * service)
         assert system.above.binds(0.9) == "ttft"
-    assert abs(np.mean(found) - load_at(2.5, 0.9)) < 3 * np.std(found, ddof=1) / math.sqrt(len(found))
+    assert abs(np.mean(found) - load_at(2.5, 0.9)) < 3 * np.std(found, ddof=1) / math.sqrt(
+        len(found)
+    )
 
 
 def test_each_limit_can_bind(make_scenario, service):
     """A request of one token has its last with its first; of more, the last is later."""
-    ttft, e2el = (capacity(make_scenario(SLO(**{limit: 3.5 * service})), requests=300).systems["one"] for limit in ("ttft", "e2el"))
+    ttft, e2el = (
+        capacity(make_scenario(SLO(**{limit: 3.5 * service})), requests=300).systems["one"]
+        for limit in ("ttft", "e2el")
+    )
     assert (ttft.best.load, ttft.above.binds(0.9)) == (e2el.best.load, "ttft")
     assert e2el.above.binds(0.9) == "e2el"
     talk = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=Length(fixed=8))
     alone = make_scenario(SLO(tpot=1.0), talk)
     tpot = alone.lone(alone.deploy("one")).tpot
-    assert capacity(make_scenario(SLO(tpot=1.02 * tpot, ttft=1.0), talk), requests=300).systems["one"].above.binds(0.9) == "tpot"
+    assert (
+        capacity(make_scenario(SLO(tpot=1.02 * tpot, ttft=1.0), talk), requests=300)
+        .systems["one"]
+        .above.binds(0.9)
+        == "tpot"
+    )
 
 
 def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, service):
@@ -110,17 +151,25 @@ def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
 
 def test_twice_the_replicas_take_twice_as_much_and_a_little_more(make_scenario, service):
     """Two servers with one queue each, the shorter chosen: more than twice, and less than twice all they could do."""
-    one, two = (capacity(make_scenario(SLO(ttft=3.5 * service), replicas=n)).as_json()["systems"]["one"] for n in (1, 2))
+    one, two = (
+        capacity(make_scenario(SLO(ttft=3.5 * service), replicas=n)).as_json()["systems"]["one"]
+        for n in (1, 2)
+    )
     assert 2 * one["max_goodput_rate"] / WIDTH < two["max_goodput_rate"] < 2 / service
     assert two["max_goodput_rate_per_chip"] == two["max_goodput_rate"] / 2
 
 
 def test_a_tighter_limit_never_takes_more(make_scenario, service):
-    found = [capacity(make_scenario(SLO(ttft=x * service)), requests=500).systems["one"].best.load for x in (8, 4, 2, 1.2)]
+    found = [
+        capacity(make_scenario(SLO(ttft=x * service)), requests=500).systems["one"].best.load
+        for x in (8, 4, 2, 1.2)
+    ]
     assert all(tighter <= looser * WIDTH for looser, tighter in pairwise(found))
     assert found[-1] < found[0] / 2
     shares = [
-        capacity(make_scenario(SLO(ttft=4 * service)), attainment=x, requests=500).systems["one"].best.load
+        capacity(make_scenario(SLO(ttft=4 * service)), attainment=x, requests=500)
+        .systems["one"]
+        .best.load
         for x in (0.5, 0.9, 0.99)
     ]
     assert shares[0] > shares[1] > shares[2]
@@ -137,7 +186,11 @@ def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenari
 @pytest.mark.parametrize(
     ("slo", "answer", "options"),
     [
-        (SLO(tpot=1.0), Length(fixed=200), {"max_sequences": 8}),  # the others wait for ever, and no limit is missed for that
+        (
+            SLO(tpot=1.0),
+            Length(fixed=200),
+            {"max_sequences": 8},
+        ),  # the others wait for ever, and no limit is missed for that
         (SLO(tpot=1.0), Length(uniform=(1, 100)), {}),
         (SLO(ttft=0.2, tpot=1.0), ANSWER, {}),  # one token has no TPOT
     ],
@@ -149,15 +202,21 @@ def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options)
     told = found.as_json()["systems"]["one"]
     assert found.systems["one"].best.kept >= 0.97
     served = told["output_throughput"] / answer.mean
-    assert 0.9 * served < told["max_goodput_rate"] < 1.001 * served * (1.02 if answer.uniform else 1)  # lengths are drawn
+    assert (
+        0.9 * served < told["max_goodput_rate"] < 1.001 * served * (1.02 if answer.uniform else 1)
+    )  # lengths are drawn
     assert told["binds"] == "overload" or told["above"]["kept"] < 1
 
 
 def test_a_limit_that_a_lone_request_misses_is_told_with_by_how_much(make_scenario, service):
-    found = capacity(make_scenario(SLO(ttft=service / 2, e2el=10 * service))).as_json()["systems"]["one"]
+    found = capacity(make_scenario(SLO(ttft=service / 2, e2el=10 * service))).as_json()["systems"][
+        "one"
+    ]
     assert (found["max_goodput_rate"], found["trials"], found["binds"]) == (0, 1, None)
     allowed = f"{1000 * (service / 2):g} ms allowed"
-    assert found["reason"].startswith("even alone, 0% of the requests meet the SLO, and 90% are due: ttft is ")
+    assert found["reason"].startswith(
+        "even alone, 0% of the requests meet the SLO, and 90% are due: ttft is "
+    )
     assert found["reason"].endswith(f", 2 times the {allowed}")
 
 
@@ -168,27 +227,36 @@ def test_refused_requests_meet_nothing(make_scenario):
     assert found.best is None
     assert "refused, " in found.reason
     assert "exceed the KV room of 36" in found.reason
-    most = capacity(make_scenario(SLO(ttft=1e3), workload, kv_tokens=36), attainment=0.25, requests=200).systems["one"]
+    most = capacity(
+        make_scenario(SLO(ttft=1e3), workload, kv_tokens=36), attainment=0.25, requests=200
+    ).systems["one"]
     assert most.best.missed["refused"] == pytest.approx(0.66, abs=0.1)
 
 
 def test_users_of_a_closed_loop_are_counted(make_scenario, service):
     """Everyone waits for all others: with n users an answer takes n service times, so seven fit into 7.5."""
     closed = Closed(users=1, requests=200, prompt=PROMPT, output=ANSWER)
-    found = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()["systems"]["one"]
+    found = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()[
+        "systems"
+    ]["one"]
     assert (found["max_goodput_users"], found["above"]["load"], found["binds"]) == (7, 8, "e2el")
     assert found["output_throughput"] == pytest.approx(1 / service, rel=0.01)
 
 
 def test_users_who_only_wait_where_no_limit_counts_that_are_told_so(make_scenario):
     closed = Closed(users=1, requests=100, prompt=PROMPT, output=Length(fixed=2))
-    found = capacity(make_scenario(SLO(tpot=1e3), closed, max_sequences=4), requests=100).systems["one"]
+    found = capacity(make_scenario(SLO(tpot=1e3), closed, max_sequences=4), requests=100).systems[
+        "one"
+    ]
     assert (found.best.load, found.above) == (1024, None)
     assert "1,024 users are met too" in found.reason
 
 
 def trace_of(folder: Path, arrivals: np.ndarray) -> Path:
-    lines = ["arrived_at,num_prefill_tokens,num_decode_tokens", *(f"{at!r},16,1" for at in arrivals.tolist())]
+    lines = [
+        "arrived_at,num_prefill_tokens,num_decode_tokens",
+        *(f"{at!r},16,1" for at in arrivals.tolist()),
+    ]
     (folder / "trace.csv").write_text("\n".join(lines) + "\n")
     return folder / "trace.csv"
 
@@ -202,10 +270,14 @@ def test_a_trace_is_stretched(make_scenario, service, tmp_path):
     for given in (1.0, 0.25):
         found = capacity(make_scenario(slo, Trace(path=path, time_scale=given))).systems["one"]
         assert found.requests == 600
-        assert found.best.load == pytest.approx(asked.best.load, rel=0.05)  # the rate drawn is not quite the rate measured
+        assert found.best.load == pytest.approx(
+            asked.best.load, rel=0.05
+        )  # the rate drawn is not quite the rate measured
         span = (drawn.arrival[-1] - drawn.arrival[0]) * found.time_scale
         assert 599 / span == pytest.approx(found.best.goodput)
-    assert capacity(make_scenario(slo, Trace(path=path)), requests=300).systems["one"].requests == 300
+    assert (
+        capacity(make_scenario(slo, Trace(path=path)), requests=300).systems["one"].requests == 300
+    )
     synthetic = capacity(make_scenario(slo, Trace(synthetic=poisson(600)))).systems["one"]
     assert synthetic.best.load == pytest.approx(asked.best.load, rel=0.05)
 
@@ -214,7 +286,9 @@ def test_a_trace_is_stretched(make_scenario, service, tmp_path):
 def test_the_first_tenth_is_not_counted(make_scenario, service, tmp_path, together, met):
     """Of a hundred, so many come at once and miss it whatever the rate; all that are counted must meet it."""
     path = trace_of(tmp_path, np.concatenate([np.zeros(together), 1.0 + np.arange(100 - together)]))
-    found = capacity(make_scenario(SLO(ttft=2.5 * service), Trace(path=path)), attainment=1.0).systems["one"]
+    found = capacity(
+        make_scenario(SLO(ttft=2.5 * service), Trace(path=path)), attainment=1.0
+    ).systems["one"]
     assert (found.best is not None) == met
     assert ("they come in bursts" in found.reason) != met
 
@@ -222,23 +296,34 @@ def test_the_first_tenth_is_not_counted(make_scenario, service, tmp_path, togeth
 def test_bursts_take_less(make_scenario, service):
     gamma = Gamma(rate=1.0, requests=100, prompt=PROMPT, output=ANSWER, burstiness=0.25)
     slo = SLO(ttft=3.5 * service)
-    bursts, even = (capacity(make_scenario(slo, each), requests=1000).systems["one"].best.load for each in (gamma, poisson()))
+    bursts, even = (
+        capacity(make_scenario(slo, each), requests=1000).systems["one"].best.load
+        for each in (gamma, poisson())
+    )
     assert bursts < 0.8 * even
 
 
 def test_joules_and_dollars_are_those_of_the_load_that_is_found(make_scenario, make_chip, service):
     """A chip of 2 W idle and $8,760, written off in four years: by the token the less, the more tokens come out in the time."""
     memory = {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)}
-    chip = make_chip(memory=memory, power=Power(maximum=20.0, idle=2.0, flop=3e-12, link=5e-9), price=8760.0)
+    chip = make_chip(
+        memory=memory, power=Power(maximum=20.0, idle=2.0, flop=3e-12, link=5e-9), price=8760.0
+    )
     scenario = make_scenario(SLO(ttft=3.5 * service), chip=chip)
     found = capacity(scenario)
     told, rate = found.as_json()["systems"]["one"], found.systems["one"].best.load
     assert told["output_throughput"] == pytest.approx(rate, rel=0.02)  # one token each
     assert told["busy_share"] == pytest.approx(rate * service, rel=0.02)
-    assert told["energy"]["joules_per_token_by_cause"]["idle"] == pytest.approx(2.0 / told["output_throughput"], rel=1e-6)
+    assert told["energy"]["joules_per_token_by_cause"]["idle"] == pytest.approx(
+        2.0 / told["output_throughput"], rel=1e-6
+    )
     assert told["energy"]["mean_power_w"] < 20.0 * told["energy"]["pue"]
-    assert told["economics"]["usd_per_mtok_by_cause"]["chips"] == pytest.approx(1e6 * 2190 / YEAR / told["output_throughput"])
-    alone = make_scenario(SLO(ttft=3.5 * service), poisson().model_copy(update={"rate": 0.01 / service}), chip=chip)
+    assert told["economics"]["usd_per_mtok_by_cause"]["chips"] == pytest.approx(
+        1e6 * 2190 / YEAR / told["output_throughput"]
+    )
+    alone = make_scenario(
+        SLO(ttft=3.5 * service), poisson().model_copy(update={"rate": 0.01 / service}), chip=chip
+    )
     at_rest = run(alone).as_json()["systems"]["one"]
     assert set(at_rest["energy"]) == set(told["energy"])
     assert set(at_rest["economics"]) == set(told["economics"])
@@ -248,29 +333,40 @@ def test_joules_and_dollars_are_those_of_the_load_that_is_found(make_scenario, m
 
 def test_a_closed_loop_of_many_users_keeps_a_chip_busy(make_scenario, service):
     closed = Closed(users=1, requests=100, prompt=PROMPT, output=ANSWER)
-    told = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()["systems"]["one"]
+    told = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()[
+        "systems"
+    ]["one"]
     assert told["busy_share"] == pytest.approx(1.0, abs=0.02)
     assert "energy" not in told  # this chip's power is not known
 
 
 def test_the_same_seed_finds_the_same(make_scenario, service):
-    found = [capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=500).as_json() for seed in (0, 0, 1)]
+    found = [
+        capacity(make_scenario(SLO(ttft=3.5 * service), seed=seed), requests=500).as_json()
+        for seed in (0, 0, 1)
+    ]
     assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.slow
-def test_a_trial_is_long_enough_for_waits_and_for_what_the_system_holds(make_scenario, make_chip, service):
+def test_a_trial_is_long_enough_for_waits_and_for_what_the_system_holds(
+    make_scenario, make_chip, service
+):
     deadlines = SLO(ttft=3.5 * service)
     assert capacity(make_scenario(deadlines)).systems["one"].requests == 2000
     assert capacity(make_scenario(deadlines, poisson(2500))).systems["one"].requests == 2500
     long = capacity(make_scenario(SLO(ttft=60 * service))).systems["one"]
     assert long.requests >= 50 * 60 * service * long.best.load
-    holds_many = make_scenario(deadlines, token_budget=256, kv_tokens=255 * 17, chip=make_chip(capacity=1e8))
+    holds_many = make_scenario(
+        deadlines, token_budget=256, kv_tokens=255 * 17, chip=make_chip(capacity=1e8)
+    )
     assert capacity(holds_many).systems["one"].requests == 2550
 
 
 ONE_BY_ONE = Listed(requests=(Asked(arrival=0.0, prompt=16, output=1),))
-TALKS = Sessions(sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1.0), prompt=PROMPT, output=ANSWER)
+TALKS = Sessions(
+    sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1.0), prompt=PROMPT, output=ANSWER
+)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +374,18 @@ TALKS = Sessions(sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1
     [
         (None, None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
         (SLO(), None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
-        (SLO(ttft=1.0), ONE_BY_ONE, 0.9, "workload listed has no rate of requests to vary: its requests are given one by one"),
-        (SLO(ttft=1.0), TALKS, 0.9, "workload sessions has no rate of requests to vary: its rate is one of sessions"),
+        (
+            SLO(ttft=1.0),
+            ONE_BY_ONE,
+            0.9,
+            "workload listed has no rate of requests to vary: its requests are given one by one",
+        ),
+        (
+            SLO(ttft=1.0),
+            TALKS,
+            0.9,
+            "workload sessions has no rate of requests to vary: its rate is one of sessions",
+        ),
         (SLO(ttft=1.0), None, 0.0, "--attainment 0: is no share of requests"),
         (SLO(ttft=1.0), None, 1.5, "--attainment 1.5: is no share of requests"),
         (SLO(ttft=1.0), None, math.nan, "--attainment nan: is no share of requests"),

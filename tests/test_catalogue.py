@@ -25,7 +25,13 @@ from sim.validation.points import Rules
 from sim.validation.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
-CLASSES = {"chips": Chip, "engines": Engine, "models": Model, "clusters": Cluster, "measurements": Speeds}
+CLASSES = {
+    "chips": Chip,
+    "engines": Engine,
+    "models": Model,
+    "clusters": Cluster,
+    "measurements": Speeds,
+}
 OTHERS = {"network": Network, "rules": Rules}
 FILES = [(kind, name) for kind in CLASSES for name in names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
@@ -41,11 +47,26 @@ def entry(kind: str, name: str):
 def test_every_file_of_the_catalogue_is_found_by_name():
     folder = catalogue()
     pages = {Path("README.md"), Path("REFERENCE.md"), Path("notebook.ipynb")}
-    tables = ("network", "replay-vllm-rtx4090", *SETS)  # of network.yaml, the scenario of that name, and `sramsim validate`
-    named_by_others = {Path("by_length.py"), *(Path("measurements", f"{name}.csv") for name in tables)}  # the first by fleet.yaml
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    tables = (
+        "network",
+        "replay-vllm-rtx4090",
+        *SETS,
+    )  # of network.yaml, the scenario of that name, and `sramsim validate`
+    named_by_others = {
+        Path("by_length.py"),
+        *(Path("measurements", f"{name}.csv") for name in tables),
+    }  # the first by fleet.yaml
+    files = (
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    )
     shipped = set(files) - pages - named_by_others
-    found = {path.relative_to(folder) for kind in ("scenarios", *CLASSES) for path in names(kind).values()}
+    found = {
+        path.relative_to(folder)
+        for kind in ("scenarios", *CLASSES)
+        for path in names(kind).values()
+    }
     assert shipped == found
 
 
@@ -65,9 +86,15 @@ def test_every_scenario_of_the_catalogue_reads(name):
 def numbers(value: object, path: str = "") -> Iterator[str]:
     """The paths of all numbers of a value: quantities, fractions and counts.  A cluster's chip answers for its own."""
     if isinstance(value, BaseModel):
-        given = {field: getattr(value, field) for field in type(value).model_fields if field not in ("source", "range", "fit")}
+        given = {
+            field: getattr(value, field)
+            for field in type(value).model_fields
+            if field not in ("source", "range", "fit")
+        }
         value = {
-            field: part for field, part in given.items() if part != 0.0 or field in value.model_fields_set
+            field: part
+            for field, part in given.items()
+            if part != 0.0 or field in value.model_fields_set
         }  # a nought by default
     if isinstance(value, dict):
         for key, part in value.items():
@@ -94,7 +121,11 @@ def test_every_number_has_a_source(kind, name):
 @pytest.mark.parametrize(("kind", "name"), SOURCED)
 def test_every_source_serves_a_number(kind, name):
     value = entry(kind, name)
-    idle = [key for key in value.source if not any(path == key or path.startswith(key + ".") for path in numbers(value))]
+    idle = [
+        key
+        for key in value.source
+        if not any(path == key or path.startswith(key + ".") for path in numbers(value))
+    ]
     assert idle == [], "misspelt, or of a number that is gone"
 
 
@@ -121,13 +152,18 @@ source:
 )
 def test_a_number_without_a_source_is_found(tmp_path, without, left):
     file = tmp_path / "mine.yaml"
-    file.write_text("\n".join(line for line in CHIP.splitlines() if not line.startswith(without)), encoding="utf-8")
+    file.write_text(
+        "\n".join(line for line in CHIP.splitlines() if not line.startswith(without)),
+        encoding="utf-8",
+    )
     assert unsourced(read(file, Chip)) == left
 
 
 def test_a_fraction_by_bits_without_a_source_is_found():
     engine = entry("engines", "ideal")
-    less = engine.model_copy(update={"source": {k: v for k, v in engine.source.items() if k != "memory_efficiency"}})
+    less = engine.model_copy(
+        update={"source": {k: v for k, v in engine.source.items() if k != "memory_efficiency"}}
+    )
     assert unsourced(less) == [f"memory_efficiency.{bits}" for bits in engine.memory_efficiency]
 
 
@@ -155,7 +191,10 @@ def test_a_source_can_be_followed_or_owns_up(kind, name):
     assert [text for text in value.source.values() if not followable(text)] == []
 
 
-@pytest.mark.parametrize("source", ["", "unsourced", "unknown: no idea", "assumed", "assumed: ", "fitted", "5 or so", "http:"])
+@pytest.mark.parametrize(
+    "source",
+    ["", "unsourced", "unknown: no idea", "assumed", "assumed: ", "fitted", "5 or so", "http:"],
+)
 def test_a_source_that_leads_nowhere_is_told(source):
     assert not followable(source)
 
@@ -181,7 +220,9 @@ def strays(value: Sourced) -> list[str]:
     for path, ends in value.range.items():
         try:
             given, marks = at(value, path)
-            if all(isinstance(end, float) for end in ends) and any(getattr(mark, "le", None) == 1 for mark in marks):
+            if all(isinstance(end, float) for end in ends) and any(
+                getattr(mark, "le", None) == 1 for mark in marks
+            ):
                 low, high = ends  # of a fraction
             else:
                 unit = next(mark.name for mark in marks if isinstance(mark, Unit))
@@ -200,7 +241,9 @@ def test_a_range_contains_its_value_in_its_unit(kind, name):
 
 
 def test_ranges_are_given_where_sources_disagree():
-    assert {"compute.weight_load", "topology.link.latency", "power.typical"} <= entry("chips", "groq-lpu-v1").range.keys()
+    assert {"compute.weight_load", "topology.link.latency", "power.typical"} <= entry(
+        "chips", "groq-lpu-v1"
+    ).range.keys()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +271,10 @@ def test_a_range_that_does_not_fit_is_found(tmp_path, given):
 
 def ambiguous(kind: str) -> list[str]:
     """Names that mean two entries: aliases given twice, or equal to a file's name."""
-    uses = [*names(kind), *(alias for name in names(kind) for alias in getattr(entry(kind, name), "aliases", ()))]
+    uses = [
+        *names(kind),
+        *(alias for name in names(kind) for alias in getattr(entry(kind, name), "aliases", ())),
+    ]
     return [name for name, times in Counter(uses).items() if times > 1]
 
 
@@ -262,7 +308,9 @@ Llama-4-Maverick Mixtral-8x7B Qwen3-32B Qwen3-235B-A22B DeepSeek-V3 DeepSeek-R1 
 llama-3-8b llama-3-70b llama-3.1-8b llama-3.1-70b llama-3.1-405b llama-3.3-70b r1-distill-llama-70b llama-4-maverick llama-4-scout
 mixtral-8x7b qwen3-32b qwen2.5-32b qwq-32b deepseek-v3 gemma2-9b gpt-oss-20b kimi-k2
 """
-NAMES_OF_TABLES = [("chips", name) for name in CHIPS_OF_TABLES.split()] + [("models", name) for name in MODELS_OF_TABLES.split()]
+NAMES_OF_TABLES = [("chips", name) for name in CHIPS_OF_TABLES.split()] + [
+    ("models", name) for name in MODELS_OF_TABLES.split()
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMES_OF_TABLES)
@@ -303,7 +351,11 @@ def test_a_clusters_chips_are_joined(name):
 
 # What a model's file keeps: the keys that are read, and no others.
 
-READ = {*Model.model_fields, *NOT_COVERED, *(spelling for spellings in SPELLINGS.values() for spelling in spellings)}
+READ = {
+    *Model.model_fields,
+    *NOT_COVERED,
+    *(spelling for spellings in SPELLINGS.values() for spelling in spellings),
+}
 
 
 @pytest.mark.parametrize("name", names("models"))
@@ -316,7 +368,9 @@ def test_a_models_file_keeps_the_keys_that_are_read(name):
 # Measurements.
 
 
-@pytest.mark.parametrize("point", entry("measurements", "single-user").points, ids=lambda point: point.id)
+@pytest.mark.parametrize(
+    "point", entry("measurements", "single-user").points, ids=lambda point: point.id
+)
 def test_every_measurement_can_be_followed_and_is_of_what_the_catalogue_has(point):
     assert followable(point.source)
     assert point.model in names("models")
@@ -332,12 +386,25 @@ def test_measurements_have_names_of_their_own():
 
 # Quantities are marked as such, so that files cannot give them without a unit.
 
-QUANTITIES = [Memory, Power, Chip, Engine, Link, Speed, *chip.KINDS.values(), *topology.KINDS.values()]
+QUANTITIES = [
+    Memory,
+    Power,
+    Chip,
+    Engine,
+    Link,
+    Speed,
+    *chip.KINDS.values(),
+    *topology.KINDS.values(),
+]
 
 
 def markers(annotation: object) -> list[object]:
     """What an annotation says beside its type, inside unions and mappings too."""
-    own = [part for mark in getattr(annotation, "__metadata__", ()) for part in (mark, *getattr(mark, "metadata", ()))]
+    own = [
+        part
+        for mark in getattr(annotation, "__metadata__", ())
+        for part in (mark, *getattr(mark, "metadata", ()))
+    ]
     return own + [mark for part in typing.get_args(annotation) for mark in markers(part)]
 
 
@@ -349,6 +416,10 @@ def says_float(annotation: object) -> bool:
 def test_a_float_of_a_file_has_a_unit_or_is_a_fraction(cls):
     hints = typing.get_type_hints(cls, include_extras=True)
     for name in cls.model_fields:
-        if says_float(hints[name]) and name != "range":  # whose ends are as those of what they are of
+        if (
+            says_float(hints[name]) and name != "range"
+        ):  # whose ends are as those of what they are of
             marks = markers(hints[name])
-            assert any(isinstance(mark, Unit) or getattr(mark, "le", None) == 1 for mark in marks), f"{cls.__name__}.{name}"
+            assert any(
+                isinstance(mark, Unit) or getattr(mark, "le", None) == 1 for mark in marks
+            ), f"{cls.__name__}.{name}"

@@ -11,12 +11,31 @@ from sim.studies.compare import against, changes
 def summary(**parts: object) -> dict:
     """A run of two systems, as far as a comparison reads it."""
     systems = {
-        "a": {"verdict": "STABLE", "completed": 4, "median_tpot_ms": 2.0, "refused": 0, "lone_request": {"tpot_ms": 1.0}},
+        "a": {
+            "verdict": "STABLE",
+            "completed": 4,
+            "median_tpot_ms": 2.0,
+            "refused": 0,
+            "lone_request": {"tpot_ms": 1.0},
+        },
         "b": {"verdict": "STABLE", "completed": 4, "median_tpot_ms": None},
     }
-    facts = {"chip x": {"title": "x", "facts": [["memory.capacity", "1 GB", "a guess"]], "note": ""}}
-    inputs = {"model": "m", "seed": 0, "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}, {"chip": 2}]}}}
-    return {"scenario": "s", "version": "1", "seed": 0, "inputs": inputs, "sources": facts, "systems": systems} | parts
+    facts = {
+        "chip x": {"title": "x", "facts": [["memory.capacity", "1 GB", "a guess"]], "note": ""}
+    }
+    inputs = {
+        "model": "m",
+        "seed": 0,
+        "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}, {"chip": 2}]}},
+    }
+    return {
+        "scenario": "s",
+        "version": "1",
+        "seed": 0,
+        "inputs": inputs,
+        "sources": facts,
+        "systems": systems,
+    } | parts
 
 
 def test_a_run_against_itself_has_no_changes():
@@ -29,7 +48,12 @@ def test_a_run_against_itself_has_no_changes():
 
 
 def test_inputs_are_told_by_dotted_key_with_version_and_the_seed_that_was_used():
-    inputs = {"model": "m", "seed": 0, "slo": {"ttft": "1 s"}, "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}]}}}
+    inputs = {
+        "model": "m",
+        "seed": 0,
+        "slo": {"ttft": "1 s"},
+        "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}]}},
+    }
     assert against(summary(), summary(inputs=inputs, version="2", seed=3))["inputs"] == {
         "version": ["1", "2"],
         "seed": [0, 3],
@@ -46,31 +70,53 @@ def test_a_number_of_a_chip_of_both_that_changed_is_an_input_that_changed():
 
 def test_metrics_change_by_so_much_and_by_so_many_percent():
     was = summary()
-    slower = was["systems"]["a"] | {"median_tpot_ms": 1.5, "refused": 2, "verdict": "OVERLOADED", "lone_request": {"tpot_ms": 4.0}}
-    found = against(was, summary(systems={"a": slower, "b": was["systems"]["b"] | {"median_tpot_ms": 3.0}}))["systems"]
+    slower = was["systems"]["a"] | {
+        "median_tpot_ms": 1.5,
+        "refused": 2,
+        "verdict": "OVERLOADED",
+        "lone_request": {"tpot_ms": 4.0},
+    }
+    found = against(
+        was, summary(systems={"a": slower, "b": was["systems"]["b"] | {"median_tpot_ms": 3.0}})
+    )["systems"]
     assert found["a"] == {
         "verdict": {"base": "STABLE", "is": "OVERLOADED", "change": None, "change_pct": None},
         "median_tpot_ms": {"base": 2.0, "is": 1.5, "change": -0.5, "change_pct": -25.0},
         "refused": {"base": 0, "is": 2, "change": 2, "change_pct": None},
         "lone_request.tpot_ms": {"base": 1.0, "is": 4.0, "change": 3.0, "change_pct": 300.0},
     }
-    assert found["b"] == {"median_tpot_ms": {"base": None, "is": 3.0, "change": None, "change_pct": None}}
+    assert found["b"] == {
+        "median_tpot_ms": {"base": None, "is": 3.0, "change": None, "change_pct": None}
+    }
 
 
 def test_a_system_of_one_run_only_is_named():
     a, b = summary()["systems"].values()
     found = against(summary(), summary(systems={"a": a, "c": b}))
-    assert (found["only_in_base"], found["only_here"], list(found["systems"])) == (["b"], ["c"], ["a"])
+    assert (found["only_in_base"], found["only_here"], list(found["systems"])) == (
+        ["b"],
+        ["c"],
+        ["a"],
+    )
 
 
 def test_folders_are_compared_with_the_first(tmp_path):
     for name, requests in (("base", 3), ("more", 4), ("most", 5)):
         (tmp_path / name).mkdir()
-        save(run(read("llama3-8b-lpu-vs-h100", [f"workload.requests={requests}"])).saved(), tmp_path / name)
+        save(
+            run(read("llama3-8b-lpu-vs-h100", [f"workload.requests={requests}"])).saved(),
+            tmp_path / name,
+        )
     found = changes([tmp_path / name for name in ("base", "more", "most")])
     assert found["base"] == str(tmp_path / "base")
-    assert [each["folder"] for each in found["runs"]] == [str(tmp_path / "more"), str(tmp_path / "most")]
-    assert [each["inputs"] for each in found["runs"]] == [{"workload.requests": [3, 4]}, {"workload.requests": [3, 5]}]
+    assert [each["folder"] for each in found["runs"]] == [
+        str(tmp_path / "more"),
+        str(tmp_path / "most"),
+    ]
+    assert [each["inputs"] for each in found["runs"]] == [
+        {"workload.requests": [3, 4]},
+        {"workload.requests": [3, 5]},
+    ]
     assert found["runs"][1]["systems"]["lpu"]["completed"] == {
         "base": 3,
         "is": 5,

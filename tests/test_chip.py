@@ -15,7 +15,15 @@ MEMORY = Memory(capacity=1e9, bandwidth=1e9)
 SRAM = Memory(capacity=230.7e6, bandwidth=50.7e12)
 
 
-def op(tokens=1, flops=0.0, weights=0.0, kv=0.0, activations=0.0, precisions=("fp16", "fp16"), matrices=()) -> Op:
+def op(
+    tokens=1,
+    flops=0.0,
+    weights=0.0,
+    kv=0.0,
+    activations=0.0,
+    precisions=("fp16", "fp16"),
+    matrices=(),
+) -> Op:
     return Op(tokens, flops, weights, kv, activations, precisions, matrices)
 
 
@@ -27,7 +35,14 @@ def tile(tokens: int, weights: str, activations: str, shape=(320, 320), count=1)
 def groq(**changes) -> TensorStreaming:
     """Groq v1 as published: 4 planes of 320 x 320 at 0.9 GHz, 10,240 bytes of weights a cycle, FP16 at a quarter of INT8."""
     int8 = 4 * 320 * 320 * 2 * 0.9e9
-    numbers = {"clock": 0.9e9, "planes": 4, "tile": 320, "weight_load": 10_240 * 0.9e9, "int8": int8, "fp16": int8 / 4}
+    numbers = {
+        "clock": 0.9e9,
+        "planes": 4,
+        "tile": 320,
+        "weight_load": 10_240 * 0.9e9,
+        "int8": int8,
+        "fp16": int8 / 4,
+    }
     return TensorStreaming(**(numbers | changes))
 
 
@@ -62,7 +77,9 @@ def test_without_a_unit_for_eight_bits_they_are_multiplied_at_sixteen():
 
 
 def test_a_precision_that_nothing_carries_is_refused_with_what_there_is():
-    with pytest.raises(ValueError, match="does not multiply fp32 by fp16; it computes in fp16, fp8, int8"):
+    with pytest.raises(
+        ValueError, match="does not multiply fp32 by fp16; it computes in fp16, fp8, int8"
+    ):
         MIXED.peak("fp32", "fp16")
     with pytest.raises(ValueError, match="it computes in no precision"):
         Roofline().peak("fp16", "fp16")
@@ -70,12 +87,18 @@ def test_a_precision_that_nothing_carries_is_refused_with_what_there_is():
 
 def test_a_precision_with_a_rate_of_its_own_runs_at_that():
     slow = Roofline(fp16=200.0, bf16=100.0)
-    assert (slow.peak("bf16", "bf16"), slow.peak("int8", "bf16"), slow.peak("fp16", "fp16")) == (100, 100, 200)
+    assert (slow.peak("bf16", "bf16"), slow.peak("int8", "bf16"), slow.peak("fp16", "fp16")) == (
+        100,
+        100,
+        200,
+    )
 
 
 @given(st.sets(st.sampled_from(sorted(WIDTH))), *[st.sampled_from(sorted(WIDTH))] * 2)
 def test_a_mixed_multiply_is_no_faster_than_either_operand_alone(precisions, one, other):
-    chip = Roofline(**{name: 1 / WIDTH[name] for name in {"fp32", *precisions}})  # half the width, twice the rate
+    chip = Roofline(
+        **{name: 1 / WIDTH[name] for name in {"fp32", *precisions}}
+    )  # half the width, twice the rate
     assert chip.peak(one, other) <= min(chip.peak(one, one), chip.peak(other, other))
 
 
@@ -109,10 +132,17 @@ def test_four_loaded_planes_compute_a_token_each_cycle():
     assert compute == pytest.approx(7 / 0.9e9)
 
 
-@pytest.mark.parametrize(("weights", "activations", "tokens"), [("int8", "int8", 40), ("fp16", "fp16", 20), ("int8", "fp16", 10)])
-def test_a_step_turns_from_load_bound_to_compute_bound_at_the_published_tokens(weights, activations, tokens):
+@pytest.mark.parametrize(
+    ("weights", "activations", "tokens"),
+    [("int8", "int8", 40), ("fp16", "fp16", 20), ("int8", "fp16", 10)],
+)
+def test_a_step_turns_from_load_bound_to_compute_bound_at_the_published_tokens(
+    weights, activations, tokens
+):
     chip = groq()
-    below, at, above = (chip.times(tile(tokens + more, weights, activations), SRAM) for more in (-1, 0, 1))
+    below, at, above = (
+        chip.times(tile(tokens + more, weights, activations), SRAM) for more in (-1, 0, 1)
+    )
     assert below[0] < below[1]
     assert at[0] == pytest.approx(at[1])
     assert above[0] > above[1]
@@ -123,7 +153,10 @@ def test_weights_are_loaded_once_a_step_however_many_tokens_it_has():
     assert len(loads) == 1
 
 
-@pytest.mark.parametrize(("shape", "tiles"), [((1, 1), 1), ((320, 320), 1), ((321, 320), 2), ((320, 321), 2), ((641, 321), 6)])
+@pytest.mark.parametrize(
+    ("shape", "tiles"),
+    [((1, 1), 1), ((320, 320), 1), ((321, 320), 2), ((320, 321), 2), ((641, 321), 6)],
+)
 def test_matrices_are_padded_to_whole_tiles(shape, tiles):
     padded, whole = tile(5, "int8", "int8", shape), tile(5, "int8", "int8", count=tiles)
     assert groq().times(padded, SRAM) == pytest.approx(groq().times(whole, SRAM))
@@ -153,7 +186,10 @@ def test_weights_arrive_no_faster_than_the_memory_gives_them():
 def test_times_grow_linearly_in_flops_and_kv(pair, matrices, flops, kv, more):
     chip, memory = pair
     start = op(tokens=3, flops=flops, weights=1e6, kv=kv, activations=1e3, matrices=matrices)
-    steps = [chip.times(replace(start, flops=flops + n * more, kv=kv + n * more), memory) for n in range(3)]
+    steps = [
+        chip.times(replace(start, flops=flops + n * more, kv=kv + n * more), memory)
+        for n in range(3)
+    ]
     for first, second, third in zip(*steps, strict=True):
         assert third - second == pytest.approx(second - first, rel=1e-3, abs=1e-6 * third)
 
@@ -162,7 +198,11 @@ def test_times_grow_linearly_in_flops_and_kv(pair, matrices, flops, kv, more):
 
 
 def chip(**memories: Memory) -> Chip:
-    return Chip(memory=memories, compute=MIXED, topology=FullyConnected(link=Link(latency=0.0, bandwidth=1.0)))
+    return Chip(
+        memory=memories,
+        compute=MIXED,
+        topology=FullyConnected(link=Link(latency=0.0, bandwidth=1.0)),
+    )
 
 
 def test_a_chip_has_a_memory_for_weights_and_cache():
@@ -184,20 +224,38 @@ def test_a_chip_has_a_memory_for_weights_and_cache():
     st.integers(1, 60),
     st.sampled_from(["int8", "fp16"]),
 )
-def test_a_streamed_multiply_takes_the_cycles_of_loading_or_computing(planes, tile, rows, columns, tokens, precision):
+def test_a_streamed_multiply_takes_the_cycles_of_loading_or_computing(
+    planes, tile, rows, columns, tokens, precision
+):
     """Planes of tiles are loaded while the ones before compute; INT8 takes a token each cycle, FP16 one each four cycles."""
     width, pace = (1, 1) if precision == "int8" else (2, 4)
     load_rate = 2 * tile  # bytes a cycle
     unit = TensorStreaming(
-        clock=1.0, planes=planes, tile=tile, weight_load=load_rate, int8=2.0 * planes * tile**2, fp16=2.0 * planes * tile**2 / 4
+        clock=1.0,
+        planes=planes,
+        tile=tile,
+        weight_load=load_rate,
+        int8=2.0 * planes * tile**2,
+        fp16=2.0 * planes * tile**2 / 4,
     )
     tiles = math.ceil(rows / tile) * math.ceil(columns / tile)
     loaded = computed = 0.0  # cycles at which the last set of planes was loaded, and had computed
     for first in range(0, tiles, planes):
         filled = min(planes, tiles - first)
-        loaded = max(loaded + filled * tile**2 * width / load_rate, computed - tokens * pace if first else 0.0)
+        loaded = max(
+            loaded + filled * tile**2 * width / load_rate,
+            computed - tokens * pace if first else 0.0,
+        )
         computed = max(computed, loaded) + tokens * pace
-    op = Op(tokens, 2.0 * rows * columns * tokens, 0.0, 0.0, 0.0, (precision, precision), ((rows, columns),))
+    op = Op(
+        tokens,
+        2.0 * rows * columns * tokens,
+        0.0,
+        0.0,
+        0.0,
+        (precision, precision),
+        ((rows, columns),),
+    )
     closed = max(unit.times(op, Memory(capacity=1e9, bandwidth=1e9)))
     one_set = planes * tile**2 * width / load_rate + tokens * pace
     assert closed - 1e-9 <= computed + one_set
@@ -215,5 +273,7 @@ def test_keys_and_values_may_stream_past_the_load_path():
 def test_rates_that_the_planes_cannot_have_are_refused():
     unit = {"planes": 4, "tile": 320, "weight_load": 9.2e12, "int8": 737e12}
     assert TensorStreaming(clock=0.9e9, **unit)
-    with pytest.raises(ValidationError, match=r"4 planes of 320 x 320 at 1\.25 GHz make 1\.024 PFLOP/s"):
+    with pytest.raises(
+        ValidationError, match=r"4 planes of 320 x 320 at 1\.25 GHz make 1\.024 PFLOP/s"
+    ):
         TensorStreaming(clock=1.25e9, **unit)

@@ -73,9 +73,18 @@ def mine(old: str, new: str) -> None:
     ("words", "message"),
     [
         ("catalog chip", "catalog chip: there is no such kind; did you mean 'chips'?"),
-        ("catalog x", "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios"),
-        ("show chips h100-sxm", "show chips: there is no such kind; choose of chip, engine, model, cluster, measurement"),
-        ("show chip h100-smx", "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?"),
+        (
+            "catalog x",
+            "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios",
+        ),
+        (
+            "show chips h100-sxm",
+            "show chips: there is no such kind; choose of chip, engine, model, cluster, measurement",
+        ),
+        (
+            "show chip h100-smx",
+            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?",
+        ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         ("show chip ./", "./: is a folder, and a file is due"),
         (
@@ -85,9 +94,15 @@ def mine(old: str, new: str) -> None:
         ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
         ("report . -o page.pdf", "--output page.pdf: a page ends with .html"),
         ("report . -o .html", "--output .html: a page ends with .html"),
-        ("report nope", "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'nope/result.json'"),
+        (
+            "report nope",
+            "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'nope/result.json'",
+        ),
         ("compare .", "compare .: two folders or more are compared, and the first is the base"),
-        ("compare . nope", ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'result.json'"),
+        (
+            "compare . nope",
+            ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'result.json'",
+        ),
         ("new mine", "mine.yaml: exists already; choose another name"),
         ("new mine.yaml", "mine.yaml: exists already; choose another name"),
         ("new mine.yaml/x", "mine.yaml: cannot be written: File exists"),
@@ -151,7 +166,10 @@ def test_an_empty_name_or_a_name_of_two_lines_is_none(refusal):
         ("below/nope", "below/nope: no such file"),
         ("./", "./: is a folder, and a file is due"),
         ("a\nb.yaml", "a b.yaml: no such file"),
-        ("does-not-fi", "'does-not-fi' is not among the catalogue's scenarios; did you mean 'does-not-fit'?"),
+        (
+            "does-not-fi",
+            "'does-not-fi' is not among the catalogue's scenarios; did you mean 'does-not-fit'?",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check", "plan"])
@@ -168,24 +186,76 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
     [
         ("workload:", "worklaod:", "3: scenario has no 'worklaod'; did you mean 'workload'?"),
         ("tensor: 1", "tensr: 1", "9: plan has no 'tensr'; did you mean 'tensor'?"),
-        ("rate: 1 request/s", "rate: 1", "3: 1 has no unit; write it in request/s, as in '1 request/s'"),
-        ("kind: poisson", "kind: poison", "3: 'poison' is not a kind of workload; did you mean 'poisson'?"),
-        ("requests: 3", "requests: 1e12", "3: workload.requests: 1000000000000.0: it must be a whole number"),
-        ("prompt: 64 token", "prompt: 0 token", "3: workload.prompt: '0 token': it must be at least 1"),
-        ("prompt: 64 token", "prompt: {uniform: [1 token]}", "3: number 2 of a list is missing in workload.prompt.uniform"),
+        (
+            "rate: 1 request/s",
+            "rate: 1",
+            "3: 1 has no unit; write it in request/s, as in '1 request/s'",
+        ),
+        (
+            "kind: poisson",
+            "kind: poison",
+            "3: 'poison' is not a kind of workload; did you mean 'poisson'?",
+        ),
+        (
+            "requests: 3",
+            "requests: 1e12",
+            "3: workload.requests: 1000000000000.0: it must be a whole number",
+        ),
+        (
+            "prompt: 64 token",
+            "prompt: 0 token",
+            "3: workload.prompt: '0 token': it must be at least 1",
+        ),
+        (
+            "prompt: 64 token",
+            "prompt: {uniform: [1 token]}",
+            "3: number 2 of a list is missing in workload.prompt.uniform",
+        ),
         (
             "output: 8 token",
             "output: {lognormal: {mean: 8 token, sigma: 99}}",
             "3: workload.output.lognormal.sigma: 99: it must be at most 10",
         ),
-        ("model: llama-2-7b", "model: lama-2-7b", "2: 'lama-2-7b' is not among the catalogue's models; did you mean 'llama-2-7b'"),
-        ("    chip: h100-sxm\n", "", "5: systems.card: name a chip and how many chips, or a cluster"),
-        ("h100-sxm", "h100-smx", "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', "),
-        ("engine: ideal", "engine: ideal\n    slots: 3", "9: system has no 'slots'; it has chip, chips, cluster, engine"),
-        ("tensor: 1", "weights: int3", "9: systems.card.plan.weights: 'int3': it must be 'fp32', 'bf16', 'fp16'"),
-        ("tensor: 1", "tensor: 2", "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1"),
-        ("chips: 1", "chips: 9", "5: systems.card: the switch joins 8 chips at most, and 9 are asked for"),
-        ("h100-sxm", "rtx-3090\n    memory_fraction: 0.1", "5: systems.card: llama-2-7b on 1 rtx-3090 does not fit: "),
+        (
+            "model: llama-2-7b",
+            "model: lama-2-7b",
+            "2: 'lama-2-7b' is not among the catalogue's models; did you mean 'llama-2-7b'",
+        ),
+        (
+            "    chip: h100-sxm\n",
+            "",
+            "5: systems.card: name a chip and how many chips, or a cluster",
+        ),
+        (
+            "h100-sxm",
+            "h100-smx",
+            "6: 'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', ",
+        ),
+        (
+            "engine: ideal",
+            "engine: ideal\n    slots: 3",
+            "9: system has no 'slots'; it has chip, chips, cluster, engine",
+        ),
+        (
+            "tensor: 1",
+            "weights: int3",
+            "9: systems.card.plan.weights: 'int3': it must be 'fp32', 'bf16', 'fp16'",
+        ),
+        (
+            "tensor: 1",
+            "tensor: 2",
+            "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1",
+        ),
+        (
+            "chips: 1",
+            "chips: 9",
+            "5: systems.card: the switch joins 8 chips at most, and 9 are asked for",
+        ),
+        (
+            "h100-sxm",
+            "rtx-3090\n    memory_fraction: 0.1",
+            "5: systems.card: llama-2-7b on 1 rtx-3090 does not fit: ",
+        ),
         (
             "engine: ideal",
             "engine: ideal\n    kv_tokens: 9e7 token",
@@ -204,9 +274,21 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tensor: 1", "replicas: 1000000000", "systems.card: plan.replicas: got 1,000,000,000 replicas; expected at most 10,000, "),
-        ("chips: 1", "chips: 1000000000", "systems.card: chips: got 1,000,000,000; expected at most 1,000,000, "),
-        ("tensor: 1", "slots: 1000000000", "systems.card: plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, "),
+        (
+            "tensor: 1",
+            "replicas: 1000000000",
+            "systems.card: plan.replicas: got 1,000,000,000 replicas; expected at most 10,000, ",
+        ),
+        (
+            "chips: 1",
+            "chips: 1000000000",
+            "systems.card: chips: got 1,000,000,000; expected at most 1,000,000, ",
+        ),
+        (
+            "tensor: 1",
+            "slots: 1000000000",
+            "systems.card: plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, ",
+        ),
         (
             "    plan: {tensor: 1}",
             "  all: {fleet: {card: 1000000000}}",
@@ -219,7 +301,9 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         ),
     ],
 )
-def test_numbers_beyond_what_can_be_are_refused_by_every_command(refusal, command, old, new, message):
+def test_numbers_beyond_what_can_be_are_refused_by_every_command(
+    refusal, command, old, new, message
+):
     """In little time and memory: nothing is listed before it is counted."""
     mine(old, new)
     assert message in refusal(command, "mine.yaml")
@@ -228,8 +312,14 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(refusal, comman
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("systems.card.plan.tensor=x", "--set systems.card.plan.tensor: 'x': it must be a whole number"),
-        ("systems.card.plan.tensr=2", "--set systems.card.plan.tensr: plan has no 'tensr'; did you mean 'tensor'?"),
+        (
+            "systems.card.plan.tensor=x",
+            "--set systems.card.plan.tensor: 'x': it must be a whole number",
+        ),
+        (
+            "systems.card.plan.tensr=2",
+            "--set systems.card.plan.tensr: plan has no 'tensr'; did you mean 'tensor'?",
+        ),
         ("systems.card.plan.tensor", "--set systems.card.plan.tensor: write it as a.b.c=value"),
         (
             "systems.card.plan.tensor=2",
@@ -237,11 +327,20 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(refusal, comman
         ),
         ("systems.card.chip=nope.yaml", "--set systems.card.chip: nope.yaml: no such file"),
         ("measure={}", "--set measure: measure takes a warmup, '10 s', or a window"),
-        ("measure={warmup: 1 s, window: [1 s, 2 s]}", "--set measure: measure takes a warmup, '10 s', or a window"),
-        ("measure.window=[2 s, 1 s]", "--set measure.window: measure: window from 2 s to 1 s is no time"),
+        (
+            "measure={warmup: 1 s, window: [1 s, 2 s]}",
+            "--set measure: measure takes a warmup, '10 s', or a window",
+        ),
+        (
+            "measure.window=[2 s, 1 s]",
+            "--set measure.window: measure: window from 2 s to 1 s is no time",
+        ),
         ("measure.warmup=10", "--set measure.warmup: 10 has no unit; write it in s"),
         ("measure.warmup=1e9 s", "measure: no request comes from 1e+09 s; the last one comes at "),
-        ("workload.rate=2", "--set workload.rate: 2 has no unit; write it in request/s, as in '2 request/s'"),
+        (
+            "workload.rate=2",
+            "--set workload.rate: 2 has no unit; write it in request/s, as in '2 request/s'",
+        ),
         ("model=gpt", "--set model: 'gpt' is not among the catalogue's models; there are "),
     ],
 )
@@ -263,16 +362,38 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
     ("old", "new", "message"),
     [
         ("3.35 TB/s", "3.35 TB", "chips/card.yaml:5: '3.35 TB' is not a quantity in B/s"),
-        ("bandwidth: 3.35", "bandwith: 3.35", "chips/card.yaml:5: memory has no 'bandwith'; did you mean 'bandwidth'?"),
-        ("80 GiB", "-80 GiB", "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0"),
-        ("kind: roofline", "kind: roof", "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?"),
-        ("kind: roofline", "kind: cards:Card", "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two"),
-        ("kind: switch", "kind: hexagon", "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose of "),
+        (
+            "bandwidth: 3.35",
+            "bandwith: 3.35",
+            "chips/card.yaml:5: memory has no 'bandwith'; did you mean 'bandwidth'?",
+        ),
+        (
+            "80 GiB",
+            "-80 GiB",
+            "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0",
+        ),
+        (
+            "kind: roofline",
+            "kind: roof",
+            "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?",
+        ),
+        (
+            "kind: roofline",
+            "kind: cards:Card",
+            "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two",
+        ),
+        (
+            "kind: switch",
+            "kind: hexagon",
+            "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose of ",
+        ),
         ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
     ],
 )
 @pytest.mark.parametrize("command", [("run", "mine.yaml"), ("show", "chip", "chips/card.yaml")])
-def test_an_error_in_a_chip_names_the_chips_file_and_line(refusal, folder, command, old, new, message):
+def test_an_error_in_a_chip_names_the_chips_file_and_line(
+    refusal, folder, command, old, new, message
+):
     mine("h100-sxm", "chips/card.yaml")
     text = (catalogue() / "chips" / "h100-sxm.yaml").read_text(encoding="utf-8")
     assert old in text
@@ -287,11 +408,31 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(refusal, folder, comma
     [
         ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are arcee, "),
         ('  "hidden_size": 4096,\n', "", "1: 'hidden_size' is missing"),
-        ('"hidden_size": 4096', '"hidden_size": "4096"', "6: hidden_size: '4096': it must be a whole number"),
-        ('"hidden_size": 4096', '"hidden_size": 4096, "hidden_size": 1', "6: 'hidden_size' is given twice"),
-        ('"num_hidden_layers": 32', '"num_hidden_layers": 1000000000', "8: num_hidden_layers: 1000000000: it must be at most 1000"),
-        ('"num_hidden_layers": 32', '"num_hidden_layers": 32, "layer_types": 3', "8: layer_types: 3: it must be a list"),
-        ('"hidden_size": 4096', '"state_size": 8', "6: 'state_size': state-space layers is not covered"),
+        (
+            '"hidden_size": 4096',
+            '"hidden_size": "4096"',
+            "6: hidden_size: '4096': it must be a whole number",
+        ),
+        (
+            '"hidden_size": 4096',
+            '"hidden_size": 4096, "hidden_size": 1',
+            "6: 'hidden_size' is given twice",
+        ),
+        (
+            '"num_hidden_layers": 32',
+            '"num_hidden_layers": 1000000000',
+            "8: num_hidden_layers: 1000000000: it must be at most 1000",
+        ),
+        (
+            '"num_hidden_layers": 32',
+            '"num_hidden_layers": 32, "layer_types": 3',
+            "8: layer_types: 3: it must be a list",
+        ),
+        (
+            '"hidden_size": 4096',
+            '"state_size": 8',
+            "6: 'state_size': state-space layers is not covered",
+        ),
         ('"float16"\n}', '"float16"', "16: YAML: "),
     ],
 )
@@ -353,9 +494,14 @@ def test_a_report_is_written_whole_or_not_at_all(sramsim, refusal, folder):
     assert sramsim("run", "mine.yaml", "--out", "out")[0] == 0
     assert sramsim("report", "out", "-o", "deep/page.html") == (0, "", "deep/page.html: written\n")
     assert (folder / "deep" / "page.html").read_text(encoding="utf-8").endswith("</html>\n")
-    assert refusal("report", "out", "-o", "mine.yaml/page.html") == "mine.yaml: cannot be written: File exists"
+    assert (
+        refusal("report", "out", "-o", "mine.yaml/page.html")
+        == "mine.yaml: cannot be written: File exists"
+    )
     (folder / "out" / "result.json").write_text("{}")
-    assert refusal("report", "out", "-o", "page.html").startswith("out: holds no result of `sramsim run --out`: ")
+    assert refusal("report", "out", "-o", "page.html").startswith(
+        "out: holds no result of `sramsim run --out`: "
+    )
 
 
 def test_runs_are_compared_as_a_table_and_as_json(sramsim):
@@ -364,17 +510,28 @@ def test_runs_are_compared_as_a_table_and_as_json(sramsim):
     status, out, err = sramsim("compare", "base", "busy")
     assert (status, err) == (0, "")
     assert re.search(r"workload.rate +│ 1 request/s +│ 2 request/s", out)
-    assert re.search(r"card: output_throughput +│ +[\d.]+ +│ +[\d.]+ +│ +\+[\d.]+ +│ +\+[\d.]+\n", out)
+    assert re.search(
+        r"card: output_throughput +│ +[\d.]+ +│ +[\d.]+ +│ +\+[\d.]+ +│ +\+[\d.]+\n", out
+    )
     assert "median_tpot_ms" not in out  # nobody waits: a token takes as long
     (run,) = json.loads(sramsim("compare", "base", "busy", "--json")[1])["runs"]
     assert run["inputs"] == {"workload.rate": ["1 request/s", "2 request/s"]}
     assert run["systems"]["card"]["output_throughput"]["change"] > 0
     status, out, _ = sramsim("compare", "base", "base")
-    assert out.splitlines() == ["base against base: the same inputs.", "", "base against base: the same metrics."]
+    assert out.splitlines() == [
+        "base against base: the same inputs.",
+        "",
+        "base against base: the same metrics.",
+    ]
 
 
 def test_names_are_no_markup_of_the_terminal(sramsim):
-    status, out, _ = sramsim("run", "mine.yaml", "--set", "systems={'[/b]one': {chip: h100-sxm, chips: 1, engine: ideal}}")
+    status, out, _ = sramsim(
+        "run",
+        "mine.yaml",
+        "--set",
+        "systems={'[/b]one': {chip: h100-sxm, chips: 1, engine: ideal}}",
+    )
     assert status == 0
     assert "[/b]one" in out
 
@@ -401,10 +558,20 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "capacity mine: the scenario has no slo to meet; add one, such as slo: {ttft: 2 s, tpot: 100 ms}"),
-        (("--attainment", "0", *WITH_SLO), "--attainment 0: is no share of requests; it is more than 0, and 1 at most"),
         (
-            ("--set", "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}", *WITH_SLO),
+            (),
+            "capacity mine: the scenario has no slo to meet; add one, such as slo: {ttft: 2 s, tpot: 100 ms}",
+        ),
+        (
+            ("--attainment", "0", *WITH_SLO),
+            "--attainment 0: is no share of requests; it is more than 0, and 1 at most",
+        ),
+        (
+            (
+                "--set",
+                "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}",
+                *WITH_SLO,
+            ),
             "capacity mine: workload listed has no rate of requests to vary: its requests are given one by one; "
             "choose of poisson, gamma, trace or closed",
         ),
@@ -418,7 +585,9 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
     """A star at each number of the overloaded one and none at the other's, and a line that says what it means."""
     load = "workload={kind: poisson, rate: 700 request/s, requests: 400, prompt: 64 token, output: 8 token}"
     two = "systems.two={chip: h100-sxm, chips: 8, engine: ideal, plan: {replicas: 8}}"
-    status, out, _ = sramsim("run", "mine.yaml", "--set", load, "--set", two, "--set", "systems.card.engine=vllm")
+    status, out, _ = sramsim(
+        "run", "mine.yaml", "--set", load, "--set", two, "--set", "systems.card.engine=vllm"
+    )
     assert status == 0
     lines = [line for line in out.splitlines() if "median / p99" in line or "95 % interval" in line]
     assert len(lines) == 7
@@ -431,21 +600,44 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
 
 
 def test_a_new_scenario_is_written_where_it_is_asked_for_and_reads(sramsim, folder):
-    assert sramsim("new", "below/first") == (0, "below/first.yaml: written; try `sramsim run below/first.yaml`\n", "")
-    assert sramsim("check", "below/first.yaml") == (0, "below/first.yaml: ok (lpu on 64 chips, h100 on 1 chips)\n", "")
+    assert sramsim("new", "below/first") == (
+        0,
+        "below/first.yaml: written; try `sramsim run below/first.yaml`\n",
+        "",
+    )
+    assert sramsim("check", "below/first.yaml") == (
+        0,
+        "below/first.yaml: ok (lpu on 64 chips, h100 on 1 chips)\n",
+        "",
+    )
 
 
-@pytest.mark.parametrize("kind", ["", "chips", "engines", "models", "clusters", "measurements", "scenarios"])
+@pytest.mark.parametrize(
+    "kind", ["", "chips", "engines", "models", "clusters", "measurements", "scenarios"]
+)
 def test_the_catalogue_is_listed(sramsim, kind):
     status, out, err = sramsim("catalog", *kind.split())
     assert (status, err) == (0, "")
-    shown = {"": "h100-sxm", "chips": "h100-sxm", "engines": "ideal", "models": "llama-2-7b", "measurements": "single-user"}
+    shown = {
+        "": "h100-sxm",
+        "chips": "h100-sxm",
+        "engines": "ideal",
+        "models": "llama-2-7b",
+        "measurements": "single-user",
+    }
     shown["clusters"] = "dgx-h100"
     assert shown.get(kind, "does-not-fit") in out
 
 
 @pytest.mark.parametrize(
-    "words", ["chip h100-sxm", "engine vllm", "model llama-2-7b", "cluster dgx-h100-x4", "measurement single-user"]
+    "words",
+    [
+        "chip h100-sxm",
+        "engine vllm",
+        "model llama-2-7b",
+        "cluster dgx-h100-x4",
+        "measurement single-user",
+    ],
 )
 def test_an_entry_is_shown_with_sources(sramsim, words):
     status, out, err = sramsim("show", *words.split())
@@ -488,18 +680,30 @@ def test_a_program_is_printed(sramsim):
     ("words", "reason"),
     [
         ([], "trace: say where to: -o trace.json"),
-        (["--system", "tpu", "-o", "t.json"], "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100"),
+        (
+            ["--system", "tpu", "-o", "t.json"],
+            "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100",
+        ),
         (["--figure", "gantt.doc"], "--figure gantt.doc: a figure ends with .png, .svg or .pdf"),
-        (["--program", "-o", "t.json"], "--program: prints, and writes no trace and no figure; leave -o and --figure out"),
+        (
+            ["--program", "-o", "t.json"],
+            "--program: prints, and writes no trace and no figure; leave -o and --figure out",
+        ),
         (["--chip", "3", "-o", "t.json"], "--chip 3: goes with --program"),
-        (["--system", "h100", "-o", "t.json", "--tokens", "131070"], "trace: 131091 tokens exceed the model's context of 131072"),
+        (
+            ["--system", "h100", "-o", "t.json", "--tokens", "131070"],
+            "trace: 131091 tokens exceed the model's context of 131072",
+        ),
         (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
         (["-o", "t.json", "--tokens", "100000"], "trace: about "),
         (
             ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],
             "systems.lpu: exceptions needs fidelity: chip",
         ),
-        (["-o", "t.json", "--set", "systems.lpu.chips=8"], "systems.lpu: llama-3.1-8b on 8 groq-lpu-v1 does not fit"),
+        (
+            ["-o", "t.json", "--set", "systems.lpu.chips=8"],
+            "systems.lpu: llama-3.1-8b on 8 groq-lpu-v1 does not fit",
+        ),
     ],
 )
 def test_a_trace_that_cannot_be_is_one_line(sramsim, words, reason):
@@ -547,12 +751,20 @@ def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def test_an_error_of_a_process_is_one_line_and_status_2():
     ended = process("check", "mine.yaml", "--set", "model=nope.json")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "--set model: nope.json: no such file\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        2,
+        "",
+        "--set model: nope.json: no such file\n",
+    )
 
 
 def test_a_process_ends_with_status_0():
     ended = process("check", "mine.yaml")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "mine.yaml: ok (card on 1 chips)\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        0,
+        "mine.yaml: ok (card on 1 chips)\n",
+        "",
+    )
 
 
 def limited(size: int) -> Callable[[], None]:
@@ -569,18 +781,34 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder,
     ended = process(*words.split(), preexec_fn=limited(size))
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert re.fullmatch(r"out(/points)?: cannot be written: File too large\n", ended.stderr)
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.name != "mine.yaml" and path.parent.name != "points"]
+    assert not [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "mine.yaml" and path.parent.name != "points"
+    ]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize(
     "words",
-    ["run mine.yaml", "run mine.yaml --json", "schema", "catalog engines", "check mine.yaml", "--version", "check mine.yaml nope"],
+    [
+        "run mine.yaml",
+        "run mine.yaml --json",
+        "schema",
+        "catalog engines",
+        "check mine.yaml",
+        "--version",
+        "check mine.yaml nope",
+    ],
 )
 def test_a_stdout_that_is_full_is_one_line_and_status_2(words):
     with open("/dev/full", "w") as full:
         ended = process(*words.split(), capture_output=False, stdout=full, stderr=subprocess.PIPE)
-    reason = "'nope' is not among the catalogue's scenarios; " if "nope" in words else "stdout: No space left on device\n"
+    reason = (
+        "'nope' is not among the catalogue's scenarios; "
+        if "nope" in words
+        else "stdout: No space left on device\n"
+    )
     assert ended.returncode == 2
     assert ended.stderr.startswith(reason)
     assert ended.stderr.count("\n") == 1
@@ -592,18 +820,29 @@ def test_what_cannot_be_said_on_stderr_is_no_reason_to_fail(words):
     """Closed or full; and nothing that belongs there goes to stdout."""
     with open("/dev/full", "w") as full:
         lost = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, stderr=full)
-    closed = process(*words.split(), capture_output=False, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+    closed = process(
+        *words.split(), capture_output=False, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2)
+    )
     assert lost.returncode == closed.returncode == (2 if "nope" in words else 0)
     assert lost.stdout == closed.stdout
-    assert (not lost.stdout) if "nope" in words else list(json.loads(lost.stdout)["systems"]) == ["card"]
+    assert (
+        (not lost.stdout)
+        if "nope" in words
+        else list(json.loads(lost.stdout)["systems"]) == ["card"]
+    )
 
 
-ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+ASCII = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
 
 
 @pytest.mark.parametrize("settings", ASCII)
 @pytest.mark.parametrize("command", ["run", "plan", "check"])
-def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(folder, command, settings):
+def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(
+    folder, command, settings
+):
     Path("frühling.yaml").write_text(MINE.replace("  card:", "  kärtchen 卡:"), encoding="utf-8")
     ended = process(command, "frühling.yaml", env=os.environ | settings)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -623,7 +862,9 @@ def test_files_in_a_folder_with_such_a_name_are_written_and_read(folder):
     ):
         ended = process(*words, env=os.environ | ASCII[1])
         assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
-    assert json.loads(Path("größe/result.json").read_text(encoding="utf-8"))["scenario"] == "frühling"
+    assert (
+        json.loads(Path("größe/result.json").read_text(encoding="utf-8"))["scenario"] == "frühling"
+    )
 
 
 REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
@@ -636,13 +877,25 @@ REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
 def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsim, folder):
     """Times to the first token of 100, 300 and 200 ms; to the last 500, 700 and 400 ms."""
     (folder / "replay.csv").write_text(REPLAY)
-    mine("{kind: poisson, rate: 1 request/s, requests: 3, prompt: 64 token, output: 8 token}", "{kind: trace, path: replay.csv}")
+    mine(
+        "{kind: poisson, rate: 1 request/s, requests: 3, prompt: 64 token, output: 8 token}",
+        "{kind: trace, path: replay.csv}",
+    )
     status, out, _ = sramsim("run", "mine.yaml", "--json")
     told = json.loads(out)
     assert status == 0
-    measured = {"mean_ttft_ms": 200, "median_ttft_ms": 200, "mean_tpot_ms": 100, "mean_e2el_ms": 1600 / 3}
+    measured = {
+        "mean_ttft_ms": 200,
+        "median_ttft_ms": 200,
+        "mean_tpot_ms": 100,
+        "mean_e2el_ms": 1600 / 3,
+    }
     assert {key: told["measured"][key] for key in measured} == pytest.approx(measured)
-    assert {key.rpartition("_")[0].rpartition("_")[2] for key in told["measured"]} == {"ttft", "tpot", "e2el"}
+    assert {key.rpartition("_")[0].rpartition("_")[2] for key in told["measured"]} == {
+        "ttft",
+        "tpot",
+        "e2el",
+    }
     status, out, _ = sramsim("run", "mine.yaml")
     (row,) = [line.split() for line in out.splitlines() if line.startswith("TTFT mean")]
     assert row[4] == "200"
@@ -656,9 +909,15 @@ def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsi
 
 
 def test_the_estimate_is_told_before_the_tokens(sramsim):
-    status, out, _ = sramsim("run", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4")
+    status, out, _ = sramsim(
+        "run", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4"
+    )
     assert status == 0
-    assert [line.split("│")[4].strip() for line in out.splitlines() if re.match("(cap|op)ex|total", line)] == [
+    assert [
+        line.split("│")[4].strip()
+        for line in out.splitlines()
+        if re.match("(cap|op)ex|total", line)
+    ] == [
         "38.13",
         "10.58",
         "32.80",
@@ -679,8 +938,13 @@ def test_what_cannot_serve_has_its_estimate_all_the_same(sramsim):
 def test_power_and_prices_are_moved_too(sramsim):
     _, out, _ = sramsim("sensitivity", "llama2-70b-lpu-vs-h100", "--json")
     swings = {swing["key"]: swing for swing in json.loads(out)["systems"]["lpu"]["swings"]}
-    assert swings["chip.price"]["low"]["usd_per_mtok"] < swings["chip.price"]["high"]["usd_per_mtok"]
-    assert swings["chip.power.idle"]["low"]["joules_per_token"] < swings["chip.power.idle"]["high"]["joules_per_token"]
+    assert (
+        swings["chip.price"]["low"]["usd_per_mtok"] < swings["chip.price"]["high"]["usd_per_mtok"]
+    )
+    assert (
+        swings["chip.power.idle"]["low"]["joules_per_token"]
+        < swings["chip.power.idle"]["high"]["joules_per_token"]
+    )
     assert swings["chip.price"]["low"]["tpot_ms"] == swings["chip.price"]["high"]["tpot_ms"]
 
 
@@ -702,11 +966,17 @@ def test_speeds_say_what_they_are_wherever_they_stand(sramsim, tmp_path):
     for command in ("run", "plan"):
         systems = json.loads(sramsim(command, file, "--json")[1])["systems"]
         labels = {name: system["speed_label"] for name, system in systems.items()}
-        assert labels == {"known": None, "carried": "extrapolated", "light": "speed of light, no engine known"}
+        assert labels == {
+            "known": None,
+            "carried": "extrapolated",
+            "light": "speed of light, no engine known",
+        }
         out = " ".join(sramsim(command, file)[1].split())
         assert "its speeds are" in out
         assert "extrapolated" in out
-    assert "light (speed of light, no engine known) gives a user" in " ".join(sramsim("run", file)[1].split())
+    assert "light (speed of light, no engine known) gives a user" in " ".join(
+        sramsim("run", file)[1].split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -718,10 +988,16 @@ def test_speeds_say_what_they_are_wherever_they_stand(sramsim, tmp_path):
         ("ideal", "bf16", []),
     ],
 )
-def test_a_published_speed_stands_beside_its_own_engine_and_precision(sramsim, engine, weights, shown):
+def test_a_published_speed_stands_beside_its_own_engine_and_precision(
+    sramsim, engine, weights, shown
+):
     plan = f"plan={{tensor: 8, weights: {weights}, activations: bf16, kv: bf16}}"
-    changes = [f"--set=systems.h100x8.{change}" for change in ("chip=a100-80gb", f"engine={engine}", plan)]
-    told = json.loads(sramsim("plan", "llama2-70b-lpu-vs-h100", "--json", *changes)[1])["systems"]["h100x8"]
+    changes = [
+        f"--set=systems.h100x8.{change}" for change in ("chip=a100-80gb", f"engine={engine}", plan)
+    ]
+    told = json.loads(sramsim("plan", "llama2-70b-lpu-vs-h100", "--json", *changes)[1])["systems"][
+        "h100x8"
+    ]
     assert [point["tokens_per_second"] for point in told["published"]] == shown
 
 
@@ -740,14 +1016,22 @@ systems:
 """
 
 
-def test_a_grid_whose_rows_do_not_divide_the_group_agrees_or_says_that_it_does_not(sramsim, tmp_path):
+def test_a_grid_whose_rows_do_not_divide_the_group_agrees_or_says_that_it_does_not(
+    sramsim, tmp_path
+):
     """Groups of four on rows of three: the first is a chain of neighbours, the second goes from a row's end to the next one."""
     file = tmp_path / "grid.yaml"
     file.write_text(GRID.replace("CHIPS", "4"), encoding="utf-8")
     systems = json.loads(sramsim("run", str(file), "--json")[1])["systems"]
-    assert systems["chip"]["lone_request"]["tpot_ms"] == pytest.approx(systems["stage"]["lone_request"]["tpot_ms"])
-    assert systems["chip"]["median_tpot_ms"] == pytest.approx(systems["stage"]["median_tpot_ms"], rel=1e-9)
-    assert systems["chip"]["median_ttft_ms"] == pytest.approx(systems["stage"]["median_ttft_ms"], rel=1e-9)
+    assert systems["chip"]["lone_request"]["tpot_ms"] == pytest.approx(
+        systems["stage"]["lone_request"]["tpot_ms"]
+    )
+    assert systems["chip"]["median_tpot_ms"] == pytest.approx(
+        systems["stage"]["median_tpot_ms"], rel=1e-9
+    )
+    assert systems["chip"]["median_ttft_ms"] == pytest.approx(
+        systems["stage"]["median_ttft_ms"], rel=1e-9
+    )
     assert systems["stage"]["contended"] is None
     file.write_text(GRID.replace("CHIPS", "8"), encoding="utf-8")
     said = "the messages of all-gather and all-reduce meet on the cables of a group: times by stage are estimates"

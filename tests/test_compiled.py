@@ -59,7 +59,10 @@ systems: {pair: {chip: h100-sxm, chips: 2, engine: ideal, plan: {pipeline: 2}}}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root, and no setpriv to be another user")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"),
+    reason="root, and no setpriv to be another user",
+)
 def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
     """As another user where this one is root, whom no mode stops."""
     with tempfile.TemporaryDirectory() as folder:
@@ -67,14 +70,26 @@ def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
         package = Path(sim.__file__).parent
         for name in ("sim", "plots", "scenarios"):
             source = package if name == "sim" else package.parent / name
-            shutil.copytree(source, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                source, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         (Path(folder) / "mine.yaml").write_text(SCENARIO)
         subprocess.run(["chmod", "-R", "a-w,a+rX", folder], check=True)
         words = [sys.executable, "-B", "-m", "sim", "run", "mine.yaml", "--json"]
         if os.geteuid() == 0:
             words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
-        settings = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA", "PYTHON", "XDG"))}
-        ended = subprocess.run(words, cwd=folder, env=settings | {"HOME": "/nonexistent"}, capture_output=True, text=True)
+        settings = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("NUMBA", "PYTHON", "XDG"))
+        }
+        ended = subprocess.run(
+            words,
+            cwd=folder,
+            env=settings | {"HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+        )
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
     if ended.returncode in (126, 127):
         pytest.skip("that user may not start this Python")

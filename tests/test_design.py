@@ -24,15 +24,28 @@ def scenario(make_model, make_chip, lossy):
     """Four small chips in one tensor group, which is the plan of lowest latency."""
 
     def make(**options: object) -> Scenario:
-        system = {"chip": make_chip(), "chips": 4, "engine": lossy, "plan": Plan(tensor=4), "token_budget": 64} | options
+        system = {
+            "chip": make_chip(),
+            "chips": 4,
+            "engine": lossy,
+            "plan": Plan(tensor=4),
+            "token_budget": 64,
+        } | options
         workload = Poisson(rate=1.0, requests=300, prompt=PROMPT, output=ANSWER)
-        return Scenario(model=make_model(), workload=workload, slo=SLO(ttft=0.05, tpot=0.01), systems={"four": System(**system)})
+        return Scenario(
+            model=make_model(),
+            workload=workload,
+            slo=SLO(ttft=0.05, tpot=0.01),
+            systems={"four": System(**system)},
+        )
 
     return make
 
 
 def changed(scenario, plan):
-    return scenario.model_copy(update={"systems": {"four": scenario.plain("four").model_copy(update={"plan": plan})}})
+    return scenario.model_copy(
+        update={"systems": {"four": scenario.plain("four").model_copy(update={"plan": plan})}}
+    )
 
 
 @pytest.mark.slow
@@ -46,7 +59,9 @@ def test_no_plan_takes_more_than_the_best_one(scenario):
         found = capacity(other, 0.9, requests=300).systems["four"]
         loads[tuple(getattr(plan, key) for key in DEGREES)] = found.best.load if found.best else 0.0
     assert best.capacity.best.load >= 0.97 * max(loads.values())
-    assert best.capacity.best.load > 1.2 * loads[4, 1, None, None, 1], "else there is nothing to search for"
+    assert best.capacity.best.load > 1.2 * loads[4, 1, None, None, 1], (
+        "else there is nothing to search for"
+    )
 
 
 def test_the_own_plan_comes_first_and_all_deal_out_all_chips(scenario):
@@ -56,7 +71,9 @@ def test_the_own_plan_comes_first_and_all_deal_out_all_chips(scenario):
     assert {plan.replicas for plan in others} == {1, 2, 4}
 
 
-@pytest.mark.parametrize("plan", [Plan(tensor=4), Plan(tensor=2, replicas=2), Plan(replicas=4), Plan(pipeline=4)])
+@pytest.mark.parametrize(
+    "plan", [Plan(tensor=4), Plan(tensor=2, replicas=2), Plan(replicas=4), Plan(pipeline=4)]
+)
 def test_a_bound_is_near_what_is_found(scenario, plan):
     asked = changed(scenario(), plan)
     most = bound(asked.deploy("four"), 40, 20, asked.slo)
@@ -91,7 +108,9 @@ def test_the_command_prints_both_plans(sramsim, tmp_path):
 
 
 def test_what_has_no_load_to_vary_is_refused(scenario):
-    listed = scenario().model_copy(update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))})
+    listed = scenario().model_copy(
+        update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))}
+    )
     with pytest.raises(UserError, match="workload listed has no rate of requests to vary"):
         best_plans(listed, 0.9)
 
@@ -99,11 +118,17 @@ def test_what_has_no_load_to_vary_is_refused(scenario):
 def test_where_no_plan_fits_it_says_how_many_chips_would_do(scenario, make_chip):
     asked = scenario(chip=make_chip(6e4))
     with pytest.raises(
-        PlanError, match=r"systems\.four\.plan: got no plan of 4 chips that holds in-place; expected one; try \d+ chips"
+        PlanError,
+        match=r"systems\.four\.plan: got no plan of 4 chips that holds in-place; expected one; try \d+ chips",
     ) as e:
         best_plans(asked, 0.9)
     more = int(str(e.value).split()[-2])
-    assert best_plans(scenario(chip=make_chip(6e4), chips=more, plan=Plan()), 0.9, 300)["four"].search.considered > 0
+    assert (
+        best_plans(scenario(chip=make_chip(6e4), chips=more, plan=Plan()), 0.9, 300)[
+            "four"
+        ].search.considered
+        > 0
+    )
     with pytest.raises(PlanError, match="try another chip"):
         best_plans(scenario(chip=make_chip(1e3)), 0.9)
 
@@ -153,10 +178,18 @@ def test_a_searched_plan_takes_at_least_what_other_plans_take(scenario, kind):
 
 
 @pytest.mark.parametrize(
-    ("plan", "think"), [(Plan(tensor=4), 0.0), (Plan(tensor=4), 0.02), (Plan(replicas=4), 0.0), (Plan(pipeline=4), 0.02)]
+    ("plan", "think"),
+    [
+        (Plan(tensor=4), 0.0),
+        (Plan(tensor=4), 0.02),
+        (Plan(replicas=4), 0.0),
+        (Plan(pipeline=4), 0.02),
+    ],
 )
 def test_a_bound_of_users_is_near_what_is_found(scenario, plan, think):
-    asked = changed(scenario(), plan).model_copy(update={"workload": WORKLOADS["closed"].model_copy(update={"think": think})})
+    asked = changed(scenario(), plan).model_copy(
+        update={"workload": WORKLOADS["closed"].model_copy(update={"think": think})}
+    )
     most = bound(asked.deploy("four"), 40, 20, asked.slo, think)
     found = capacity(asked, 0.9, requests=TRIAL).systems["four"].best.load
     assert 0.5 * most < found < 1.5 * most
@@ -197,7 +230,10 @@ def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
 
 
 def test_what_is_not_searched_yet_is_not_laid_out(scenario):
-    with pytest.raises(PlanError, match=r"systems\.four: plan\.search: got capacity; expected degrees here; try sim\.search_plans"):
+    with pytest.raises(
+        PlanError,
+        match=r"systems\.four: plan\.search: got capacity; expected degrees here; try sim\.search_plans",
+    ):
         sim.check(scenario(plan=CAPACITY))
 
 
@@ -217,7 +253,8 @@ def test_the_precision_of_the_cache_that_takes_more_is_found(scenario, make_chip
 def test_a_plan_that_meets_no_slo_is_an_error(scenario):
     asked = scenario(plan=CAPACITY).model_copy(update={"slo": SLO(ttft=1e-9)})
     with pytest.raises(
-        PlanError, match=r"plan\.search: got capacity, and the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo"
+        PlanError,
+        match=r"plan\.search: got capacity, and the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo",
     ):
         search_plans(asked)
 
@@ -294,7 +331,9 @@ def test_what_is_saved_is_not_searched_again(sramsim, mine, monkeypatch):
     monkeypatch.setattr(design, "ranked", None)
     assert sramsim("report", "a", "-o", "a.html")[0] == 0
     assert "capacity: " in Path("a.html").read_text()
-    assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {"two": {}}
+    assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {
+        "two": {}
+    }
 
 
 PLACE = "12: systems.two.plan"
@@ -304,12 +343,28 @@ WRONG = [
         "tensor: 2",
         f"{PLACE}.tensor: got 2; expected no degrees with search: capacity, which finds them; try leaving ",
     ),
-    ("search: capacity, ", "", f"{PLACE}.kv: got [fp16, fp8]; expected one precision; try kv: fp16, or search: capacity"),
-    ("fp8]", "fp9]", f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, int4; try ["),
+    (
+        "search: capacity, ",
+        "",
+        f"{PLACE}.kv: got [fp16, fp8]; expected one precision; try kv: fp16, or search: capacity",
+    ),
+    (
+        "fp8]",
+        "fp9]",
+        f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, int4; try [",
+    ),
     ("[fp16, fp8]", "[]", f"{PLACE}.kv: got []; expected precisions of "),
     ("[fp16, fp8]", "fp9", f"{PLACE}.kv: 'fp9': it must be 'fp32', "),
-    ("ttft: 50 ms, tpot: 10 ms", "", f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{"),
-    ("{ttft: 50 ms, tpot: 10 ms}", "null", f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{"),
+    (
+        "ttft: 50 ms, tpot: 10 ms",
+        "",
+        f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{",
+    ),
+    (
+        "{ttft: 50 ms, tpot: 10 ms}",
+        "null",
+        f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{",
+    ),
     (
         "kind: poisson, rate: 1 request/s, requests: 100,",
         "kind: sessions, sessions: 9, rate: 1 request/s, turns: 2, think: 1 s,",

@@ -54,7 +54,8 @@ def test_what_is_left_over_costs_interest_only():
 
 
 @pytest.mark.parametrize(
-    ("throughput", "dear", "cheap"), [(900, 144, 15.8), (5000, 26, 2.84), (20_000, 6.5, 0.71), (60_000, 2.2, 0.24)]
+    ("throughput", "dear", "cheap"),
+    [(900, 144, 15.8), (5000, 26, 2.84), (20_000, 6.5, 0.71), (60_000, 2.2, 0.24)],
 )
 def test_576_cards_by_throughput(throughput, dear, cheap):
     """185 W a card, $200 a kW and month, three years: $20,000 a card, then $1,000."""
@@ -64,10 +65,14 @@ def test_576_cards_by_throughput(throughput, dear, cheap):
         assert usd_per_mtok(sum(paid.values()), throughput) == pytest.approx(told, rel=0.02)
 
 
-@pytest.mark.parametrize(("throughput", "joules"), [(900, 118), (5000, 21), (20_000, 5.3), (60_000, 1.8)])
+@pytest.mark.parametrize(
+    ("throughput", "joules"), [(900, 118), (5000, 21), (20_000, 5.3), (60_000, 1.8)]
+)
 def test_576_cards_in_joules(throughput, joules):
     assert joules_per_token(576 * 185, throughput) == pytest.approx(joules, rel=0.02)
-    assert joules_per_token(576 * 185, throughput, 0.5, 1.2) == pytest.approx(2.4 * joules, rel=0.02)
+    assert joules_per_token(576 * 185, throughput, 0.5, 1.2) == pytest.approx(
+        2.4 * joules, rel=0.02
+    )
 
 
 def test_a_rented_gpu():
@@ -92,8 +97,12 @@ def test_an_interest_that_is_next_to_nothing_is_nothing(interest):
 
 def test_hosting_is_of_what_may_be_drawn_and_electricity_of_what_was():
     has = Owned(1, 0, 0, 1000)
-    assert annual(Economics(hosting=rate("100 USD/kW/month")), has, 500)["power"] == pytest.approx(1200)
-    assert annual(Economics(electricity=rate("0.1 USD/kWh"), pue=1.5), has, 500)["power"] == pytest.approx(0.5 * 1.5 * 8760 * 0.1)
+    assert annual(Economics(hosting=rate("100 USD/kW/month")), has, 500)["power"] == pytest.approx(
+        1200
+    )
+    assert annual(Economics(electricity=rate("0.1 USD/kWh"), pue=1.5), has, 500)[
+        "power"
+    ] == pytest.approx(0.5 * 1.5 * 8760 * 0.1)
     assert annual(Economics(electricity=rate("0.1 USD/kWh")), has, None) is None
 
 
@@ -116,13 +125,19 @@ def test_a_price_is_the_files_or_the_owners(make_chip):
     server = Server(chips=4, power=400.0, price=8000.0)
     chip = make_chip(power=Power(maximum=300.0), price=1000.0, server=server)
     assert owned(chip, 8, Ownership()) == Owned(8, 8000, 16_000, 3200)
-    assert owned(chip, 8, Ownership(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)) == Owned(
-        10, 5000, 0, 1000
+    assert owned(
+        chip, 8, Ownership(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)
+    ) == Owned(10, 5000, 0, 1000)
+    provided = make_chip(
+        power=Power(maximum=300.0),
+        price=1000.0,
+        server=server.model_copy(update={"maximum": 600.0}),
     )
-    provided = make_chip(power=Power(maximum=300.0), price=1000.0, server=server.model_copy(update={"maximum": 600.0}))
     assert owned(provided, 8, Ownership()).power == 3600
     assert beside(provided, Ownership()) == beside(chip, Ownership()) == 100
-    assert owned(chip, 8, Ownership(capital=300_000.0, power=10_000.0)) == Owned(8, 0, 300_000, 10_000)
+    assert owned(chip, 8, Ownership(capital=300_000.0, power=10_000.0)) == Owned(
+        8, 0, 300_000, 10_000
+    )
     assert owned(chip, 8, Ownership(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
 
 
@@ -140,7 +155,9 @@ def test_the_causes_of_a_tokens_price_add_up():
     assert price["card_usd"] == 5e4
 
 
-@pytest.mark.parametrize(("given", "of_faults", "counts"), [(None, 0.8, 0.8), (0.5, 0.8, 0.5), (None, 1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("given", "of_faults", "counts"), [(None, 0.8, 0.8), (0.5, 0.8, 0.5), (None, 1.0, 1.0)]
+)
 def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, counts):
     """By what the scenario says, else what the system's faults come to."""
     has = Owned(2, 1e5, 5e4, 2000)
@@ -152,11 +169,18 @@ def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, cou
 @pytest.mark.parametrize(("utilisation", "availability"), [(1.0, 0.0), (1e-310, 1e-310)])
 def test_what_never_works_has_no_price(utilisation, availability):
     economics = Economics(utilisation=utilisation)
-    assert token_price(economics, Owned(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability) is None
+    assert (
+        token_price(economics, Owned(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability)
+        is None
+    )
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
-    assert over_years(Economics(years=2), Owned(1, 0, 0, 0, 1.0)) == {"capex_usd": 0, "opex_usd": 2 * YEAR, "total_usd": 2 * YEAR}
+    assert over_years(Economics(years=2), Owned(1, 0, 0, 0, 1.0)) == {
+        "capex_usd": 0,
+        "opex_usd": 2 * YEAR,
+        "total_usd": 2 * YEAR,
+    }
 
 
 # Scenarios.
@@ -164,7 +188,10 @@ def test_years_of_a_rented_system_are_all_running_cost():
 
 def ratios(*changes):
     told = priced(sim.read("jia-2024", list(changes)))["estimate"]
-    return [round(told["lpu"][key] / told["h100x8"][key], 2) for key in ("capex_usd", "opex_usd", "total_usd")]
+    return [
+        round(told["lpu"][key] / told["h100x8"][key], 2)
+        for key in ("capex_usd", "opex_usd", "total_usd")
+    ]
 
 
 def test_the_estimate_of_february_2024():
@@ -208,13 +235,25 @@ def test_a_fleet_costs_what_its_members_cost():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("economics.systems.lpux={card: 1 USD}", "'lpux' is no system with chips; did you mean 'lpu'?"),
-        ("economics.hosting=us-colo", "'us-colo' is not a known hosting; did you mean 'us-colocation'?"),
+        (
+            "economics.systems.lpux={card: 1 USD}",
+            "'lpux' is no system with chips; did you mean 'lpu'?",
+        ),
+        (
+            "economics.hosting=us-colo",
+            "'us-colo' is not a known hosting; did you mean 'us-colocation'?",
+        ),
         ("economics.hosting=200 USD/kW", "'200 USD/kW' is not a quantity in USD/J"),
         ("economics.electricity=us-industrial", "give one of hosting and electricity"),
         ("economics.systems.lpu.rent=1 USD/h", "rent: is instead of buying; leave card"),
-        ("economics.systems.lpu.capital=1 USD", "capital: is of the whole system; leave card, server out"),
-        ("economics.systems.h100x8.card_power=1 W", "power: is of the whole system; leave card_power out"),
+        (
+            "economics.systems.lpu.capital=1 USD",
+            "capital: is of the whole system; leave card, server out",
+        ),
+        (
+            "economics.systems.h100x8.card_power=1 W",
+            "power: is of the whole system; leave card_power out",
+        ),
         ("economics.systems.lpu.chips=571", "571 are bought, and 572 serve"),
     ],
 )

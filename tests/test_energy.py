@@ -64,13 +64,23 @@ def test_weights_are_read_once_a_step_and_computed_with_for_each_token(make_depl
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_an_engine_that_reads_for_each_query_head_moves_the_cache_as_often(make_deployment, make_model, make_engine, heads):
+def test_an_engine_that_reads_for_each_query_head_moves_the_cache_as_often(
+    make_deployment, make_model, make_engine, heads
+):
     """And only in decoding: bytes, not FLOPs."""
     model = make_model(num_key_value_heads=heads)
-    shared, each = (make_deployment(model=model, engine=make_engine(kv_reads=kind)).costs for kind in ("kv-heads", "query-heads"))
-    decode, prompt = counted(Work(decodes=1, context=10, logits=1)), counted(Work(prompt_tokens=4, chunks=1, attended=10, cached=4))
+    shared, each = (
+        make_deployment(model=model, engine=make_engine(kv_reads=kind)).costs
+        for kind in ("kv-heads", "query-heads")
+    )
+    decode, prompt = (
+        counted(Work(decodes=1, context=10, logits=1)),
+        counted(Work(prompt_tokens=4, chunks=1, attended=10, cached=4)),
+    )
     more = usage(each, decode).nbytes["sram"] - usage(shared, decode).nbytes["sram"]
-    assert more == (4 // heads - 1) * 4 * 10 * 2 * heads * 16 * 2  # layers, positions, K and V, numbers, bytes
+    assert (
+        more == (4 // heads - 1) * 4 * 10 * 2 * heads * 16 * 2
+    )  # layers, positions, K and V, numbers, bytes
     assert usage(each, decode).flops == usage(shared, decode).flops
     assert usage(each, prompt) == usage(shared, prompt)
 
@@ -81,7 +91,9 @@ def test_flops_are_additive_over_requests(make_deployment, serve_on):
     requests = [(0.0, 20, 7), (0.0, 33, 12), (1e-4, 5, 30)]
     together = usage(deployment.costs, serve_on(deployment, requests).tallies[0])
     alone = [usage(deployment.costs, serve_on(deployment, [each]).tallies[0]) for each in requests]
-    assert together.flops[("fp16", "fp16")] == pytest.approx(sum(each.flops[("fp16", "fp16")] for each in alone))
+    assert together.flops[("fp16", "fp16")] == pytest.approx(
+        sum(each.flops[("fp16", "fp16")] for each in alone)
+    )
     assert together.nbytes["sram"] < sum(each.nbytes["sram"] for each in alone)
 
 
@@ -96,7 +108,11 @@ def test_more_bandwidth_moves_no_more_bytes(make_deployment, make_chip, serve_on
 def test_tensor_parallel_chips_share_the_work_and_talk(make_deployment):
     """Two chips: as many FLOPs, and two all-reduces a layer and one of the embedding, of 64 numbers: each of both sends all."""
     one, two = (
-        usage(make_deployment(n, plan=Plan(tensor=n)).costs, counted(Work(decodes=1, context=10, logits=1))) for n in (1, 2)
+        usage(
+            make_deployment(n, plan=Plan(tensor=n)).costs,
+            counted(Work(decodes=1, context=10, logits=1)),
+        )
+        for n in (1, 2)
     )
     assert two.flops == one.flops
     assert two.link_bytes == (4 * 2 + 1) * 2 * 128
@@ -135,21 +151,36 @@ def test_of_experts_those_that_are_reached_are_read(make_deployment, make_model)
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)),
+        min_size=1,
+        max_size=12,
+    ),
     st.sampled_from([(1, Plan()), (3, Plan(pipeline=3))]),
-    st.sampled_from([{}, {"reserve": False}, {"deadline": 0.01}, {"reserve": False, "deadline": 0.02}]),
+    st.sampled_from(
+        [{}, {"reserve": False}, {"deadline": 0.01}, {"reserve": False, "deadline": 0.02}]
+    ),
     st.booleans(),
     st.booleans(),
 )
-def test_the_tally_is_the_sum_of_all_steps(make_deployment, make_model, drawn, plan, policies, windowed, leap):
+def test_the_tally_is_the_sum_of_all_steps(
+    make_deployment, make_model, drawn, plan, policies, windowed, leap
+):
     """Preempted, cancelled, with windows and without: what ends and passages tell is what each step's Work says."""
-    window = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2} if windowed else {}
+    window = (
+        {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
+        if windowed
+        else {}
+    )
     deployment = make_deployment(plan[0], plan=plan[1], model=make_model(**window), kv_tokens=90)
     arrival, prompt, output = (np.array(column) for column in zip(*sorted(drawn), strict=True))
     requests = Requests(arrival, prompt, output)
     options = {"policies": Policies(**policies)}
     tally = serve(requests, deployment.costs, deployment.limits, leap=leap, **options).tallies[0]
-    works, costs = [], make_deployment(plan[0], plan=plan[1], model=make_model(**window), kv_tokens=90).costs
+    works, costs = (
+        [],
+        make_deployment(plan[0], plan=plan[1], model=make_model(**window), kv_tokens=90).costs,
+    )
     step = costs.step
     costs.step = lambda work: works.append(replace(work)) or step(work)
     serve(requests, costs, deployment.limits, leap=False, **options)
@@ -163,7 +194,10 @@ def test_chips_as_processes_do_the_same_work(make_deployment, serve_on):
     deployment = make_deployment(6, plan=Plan(tensor=2, pipeline=3))
     requests = [(0.0, 40, 5), (1e-4, 7, 9)]
     made = machines(deployment.costs, [Irregular()], [0])
-    used = [usage(deployment.costs, serve_on(deployment, requests, machine=machine).tallies[0]) for machine in (None, made)]
+    used = [
+        usage(deployment.costs, serve_on(deployment, requests, machine=machine).tallies[0])
+        for machine in (None, made)
+    ]
     assert used[0] == used[1]
 
 
@@ -174,7 +208,10 @@ def test_joules_by_cause(make_deployment, make_chip):
     """Two chips for ten seconds: idle 2 W each, their half of a server of four with 8 W, a tenth more for cooling."""
     deployment = make_deployment(2, plan=Plan(tensor=2), chip=make_chip(**POWERED))
     tally = counted(Work(decodes=1, context=10, logits=1), 1000)
-    used, told = usage(deployment.costs, tally), energy([Part(deployment.costs, 2, tally, 2.0)], 10.0, 1.1)
+    used, told = (
+        usage(deployment.costs, tally),
+        energy([Part(deployment.costs, 2, tally, 2.0)], 10.0, 1.1),
+    )
     assert told["idle"] == 40
     assert told["server"] == 40
     assert told["compute"] == pytest.approx(used.flops[("fp16", "fp16")] * 3e-12)
@@ -185,18 +222,30 @@ def test_joules_by_cause(make_deployment, make_chip):
 
 def test_a_slower_precision_takes_more_for_a_flop():
     chip = CHIPS["groq-lpu-v1"]
-    fast, slow = (spent(chip, Usage({(name, name): 1e12}, {}, 0.0))["compute"] for name in ("int8", "fp16"))
+    fast, slow = (
+        spent(chip, Usage({(name, name): 1e12}, {}, 0.0))["compute"] for name in ("int8", "fp16")
+    )
     assert slow / fast == pytest.approx(737 / 184)
 
 
 def test_nothing_is_told_where_a_number_is_not_known(make_deployment, make_chip):
     tally = counted(Work(decodes=1, context=10, logits=1))
-    for lacking in ({"memory": {"sram": Memory(capacity=1e6, bandwidth=1e9)}}, {"power": Power(maximum=20.0)}, {"power": None}):
+    for lacking in (
+        {"memory": {"sram": Memory(capacity=1e6, bandwidth=1e9)}},
+        {"power": Power(maximum=20.0)},
+        {"power": None},
+    ):
         costs = make_deployment(chip=make_chip(**(POWERED | lacking))).costs
         assert energy([Part(costs, 1, tally, 0.0)], 1.0, 1.0) is None
 
 
-@given(st.lists(st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 0.01), st.integers(1, 40), st.integers(1, 40)),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_energy_is_at_least_idle_power_times_time(make_deployment, make_chip, drawn):
     deployment = make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(**POWERED))
     arrival, prompt, output = (np.array(column) for column in zip(*sorted(drawn), strict=True))
@@ -204,7 +253,9 @@ def test_energy_is_at_least_idle_power_times_time(make_deployment, make_chip, dr
     elapsed = float(rows.last_token.max() - rows.arrival.min())
     told = energy([Part(deployment.costs, 3, rows.tallies[0], 0.0)], elapsed, 1.0)
     assert sum(told.values()) > 3 * 2.0 * elapsed
-    again = serve(Requests(arrival, prompt, output), Costs(deployment.layout), deployment.limits, leap=False)
+    again = serve(
+        Requests(arrival, prompt, output), Costs(deployment.layout), deployment.limits, leap=False
+    )
     assert energy([Part(deployment.costs, 3, again.tallies[0], 0.0)], elapsed, 1.0) == told
 
 
@@ -215,7 +266,9 @@ def full_load(chip, memory):
     return chip.power.idle + chip.power.flop * chip.compute.fastest + read
 
 
-@pytest.mark.parametrize("name", [name for name, chip in CHIPS.items() if chip.power and chip.power.idle])
+@pytest.mark.parametrize(
+    "name", [name for name, chip in CHIPS.items() if chip.power and chip.power.idle]
+)
 def test_at_full_load_a_chip_draws_between_its_typical_and_its_maximum_power(name):
     chip = CHIPS[name]
     memory = next(memory for memory in chip.memory.values() if memory.holds)
@@ -226,7 +279,9 @@ def test_at_full_load_a_server_of_eight_h100_draws_what_was_measured():
     """Newkirk et al. (arXiv 2506.14551): hard-working servers draw 76 % of their name plate's 10.2 kW; within 10 %, for how hard
     is not said."""
     chip = CHIPS["h100-sxm"]
-    assert 8 * full_load(chip, chip.memory["hbm"]) + chip.server.power == pytest.approx(0.76 * 10.2e3, rel=0.1)
+    assert 8 * full_load(chip, chip.memory["hbm"]) + chip.server.power == pytest.approx(
+        0.76 * 10.2e3, rel=0.1
+    )
 
 
 def test_every_chip_whose_power_is_known_has_what_energy_needs():

@@ -9,8 +9,18 @@ from sim.inputs.files import ScenarioError, find, names, read
 from sim.scenario.scenario import System
 from sim.serving.policy import continuous, prefill_first, static
 
-EFFICIENCIES = ("attention_memory_efficiency", "attention_compute_efficiency", "collective_efficiency")
-OVERHEADS = ("layer_overhead", "step_overhead", "sequence_overhead", "collective_latency", "collective_latency_per_chip")
+EFFICIENCIES = (
+    "attention_memory_efficiency",
+    "attention_compute_efficiency",
+    "collective_efficiency",
+)
+OVERHEADS = (
+    "layer_overhead",
+    "step_overhead",
+    "sequence_overhead",
+    "collective_latency",
+    "collective_latency_per_chip",
+)
 LOSSLESS = {
     "memory_efficiency": {"16": 1.0, "8": 1.0},
     "compute_efficiency": {"16": 1.0, "8": 1.0},
@@ -27,7 +37,15 @@ def engine(**changes) -> Engine:
 
 @pytest.mark.parametrize(
     ("precision", "bits"),
-    [("fp16", "16"), ("bf16", "16"), ("fp8", "8"), ("int8", "8"), ("fp4", "4"), ("int4", "4"), ("fp32", "32")],
+    [
+        ("fp16", "16"),
+        ("bf16", "16"),
+        ("fp8", "8"),
+        ("int8", "8"),
+        ("fp4", "4"),
+        ("int4", "4"),
+        ("fp32", "32"),
+    ],
 )
 def test_efficiencies_go_by_the_bits_of_the_weights(precision, bits):
     lossy = engine(compute_efficiency={bits: 0.25}, memory_efficiency={bits: 0.5})
@@ -36,7 +54,10 @@ def test_efficiencies_go_by_the_bits_of_the_weights(precision, bits):
 
 def test_bits_that_an_engine_was_not_fitted_for_are_refused_with_those_it_was():
     half = engine(id="half", memory_efficiency={"16": 1.0, "8": 1.0, "4": 1.0})
-    with pytest.raises(ValueError, match=r"engine half has no efficiencies for 4-bit weights \(int4\); it has 16, 8"):
+    with pytest.raises(
+        ValueError,
+        match=r"engine half has no efficiencies for 4-bit weights \(int4\); it has 16, 8",
+    ):
         half.efficiencies("int4")
 
 
@@ -118,11 +139,17 @@ def test_a_launch_names_both_kinds_of_step():
         ("tensorrt-llm-1.0", "b200-sxm", "extrapolated"),
         ("ideal", "h100-sxm", "speed of light, no engine known"),
         ("ideal", "dmatrix-corsair", "speed of light, no engine known"),
-        ("sambaflow", "sambanova-sn40l", "speed of light, no engine known"),  # all its numbers are assumed
+        (
+            "sambaflow",
+            "sambanova-sn40l",
+            "speed of light, no engine known",
+        ),  # all its numbers are assumed
     ],
 )
 def test_a_speed_says_what_it_is_where_its_engine_was_not_measured(engine, chip, label):
-    assert read(find(engine, "engines"), Engine).speed_label(read(find(chip, "chips"), Chip)) == label
+    assert (
+        read(find(engine, "engines"), Engine).speed_label(read(find(chip, "chips"), Chip)) == label
+    )
 
 
 def test_an_engine_of_ones_own_is_extrapolated(make_engine, make_chip):

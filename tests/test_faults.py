@@ -26,7 +26,14 @@ CHIP = Failures(rate=1.2621e-5 / HOUR)  # Llama 3 (arXiv 2407.21783): category G
 NODE = (CHIP,) * 8
 OFTEN = Failures(rate=1e-3 / HOUR)
 # Ten nodes of one chip with two spares, whose chips fail every 1,000 hours.
-SMALL = {"chip": OFTEN, "spares": 2, "repair": 24 * HOUR, "detection": HOUR / 6, "horizon": YEAR, "samples": 60}
+SMALL = {
+    "chip": OFTEN,
+    "spares": 2,
+    "repair": 24 * HOUR,
+    "detection": HOUR / 6,
+    "horizon": YEAR,
+    "samples": 60,
+}
 
 
 @pytest.mark.parametrize(
@@ -39,12 +46,16 @@ def test_chips_that_are_all_needed_fail_so_often(chips, hours):
 
 @pytest.mark.parametrize(("hours", "share"), [(1 / 6, 0.9988), (1, 0.9928), (24, 0.852)])
 def test_572_chips_without_a_spare(hours, share):
-    assert series(mtbf([Group(572, 0, (CHIP,))]), hours * HOUR) == pytest.approx(share, abs=5e-4 if share < 0.9 else 5e-5)
+    assert series(mtbf([Group(572, 0, (CHIP,))]), hours * HOUR) == pytest.approx(
+        share, abs=5e-4 if share < 0.9 else 5e-5
+    )
 
 
 @pytest.mark.parametrize(("spares", "share"), [(0, 0.840), (1, 0.9863), (2, 0.99919), (3, 0.99996)])
 def test_72_nodes_with_pooled_spares(spares, share):
-    assert enough([Group(72, spares, NODE)], 24 * HOUR, None) == pytest.approx(share, abs=10.0 ** -len(f"{share}"[2:]))
+    assert enough([Group(72, spares, NODE)], 24 * HOUR, None) == pytest.approx(
+        share, abs=10.0 ** -len(f"{share}"[2:])
+    )
 
 
 def test_three_pooled_spares_beat_one_in_each_of_nine_racks():
@@ -71,7 +82,11 @@ def test_groups_that_share_crews_are_as_the_markov_chain_of_all_parts_says(crews
             rates[i, other] = mend * min(crews, sum(state)) / sum(state) if out else rate
     balance = np.vstack([(rates - np.diag(rates.sum(axis=1))).T, np.ones(64)])
     long_run = np.linalg.lstsq(balance, np.array([0.0] * 64 + [1.0]), rcond=None)[0]
-    good = sum(p for p, state in zip(long_run, states, strict=True) if max(sum(state[:3]), sum(state[3:])) <= 1)
+    good = sum(
+        p
+        for p, state in zip(long_run, states, strict=True)
+        if max(sum(state[:3]), sum(state[3:])) <= 1
+    )
     assert enough([Group(2, 1, (Failures(rate=rate),))] * 2, 1 / mend, crews) == pytest.approx(good)
 
 
@@ -80,10 +95,19 @@ LAWS = {
     "no spare": {"spares": 0, "detection": HOUR},
     "one per rack": {"spares": 1, "spares_per": "rack", "nodes_per_rack": 5},
     "nodes of two kinds of cause": {"chips_per_node": 2, "node": Failures(rate=2e-4 / HOUR)},
-    "racks and links": {"nodes_per_rack": 5, "rack": Failures(rate=1e-4 / HOUR), "link": Failures(rate=1e-5 / HOUR), "links": 20},
+    "racks and links": {
+        "nodes_per_rack": 5,
+        "rack": Failures(rate=1e-4 / HOUR),
+        "link": Failures(rate=1e-5 / HOUR),
+        "links": 20,
+    },
     "one crew": {"crews": 1, "repair": 12 * HOUR, "samples": 120},
     "another model each day": {"model_swap_every": 24 * HOUR, "samples": 120},
-    "the young die first, and no swaps": {"chip": Failures(rate=OFTEN.rate, shape=0.7), "detection": 0.0, "samples": 180},
+    "the young die first, and no swaps": {
+        "chip": Failures(rate=OFTEN.rate, shape=0.7),
+        "detection": 0.0,
+        "samples": 180,
+    },
 }
 
 
@@ -96,7 +120,9 @@ def test_simulated_availability_is_that_of_the_closed_form(changes):
     """
     faults = Faults.model_validate(SMALL | changes)
     for seed in range(20):
-        found = availability(faults, 10 * faults.chips_per_node, 600.0 if faults.model_swap_every else 0.0, [seed])
+        found = availability(
+            faults, 10 * faults.chips_per_node, 600.0 if faults.model_swap_every else 0.0, [seed]
+        )
         assert found.closed is not None
         assert found.standard_error < 0.1 * (1 - found.closed.availability)
         assert abs(found.mean - found.closed.availability) < 3 * found.standard_error
@@ -106,7 +132,9 @@ def test_parts_that_are_settled_fail_as_often_in_their_first_year_as_later():
     """Whatever the shape, though a life is 114 years; new ones of shape 0.7 fail more often, and of shape 2 hardly ever."""
     for shape, compares in ((0.7, "more"), (2.0, "less")):
         rare = Failures(rate=1e-6 / HOUR, shape=shape)
-        faults = Faults.model_validate(SMALL | {"chip": rare, "chips_per_node": 100, "samples": 150})
+        faults = Faults.model_validate(
+            SMALL | {"chip": rare, "chips_per_node": 100, "samples": 150}
+        )
         settled = availability(faults, 1000, 0.0, [0])
         new = availability(faults.model_copy(update={"age": "new"}), 1000, 0.0, [0])
         assert settled.outages_per_second * YEAR == pytest.approx(1000 * 1e-6 * 8760, rel=0.1)
@@ -122,7 +150,9 @@ def test_what_is_left_of_a_life_is_on_average_half_of_its_second_moment_over_its
 
 
 def test_a_system_that_is_never_whole_has_no_availability_at_all():
-    faults = Faults.model_validate(SMALL | {"chip": Failures(rate=1 / HOUR), "spares": 0, "repair": 1e6 * HOUR, "samples": 2})
+    faults = Faults.model_validate(
+        SMALL | {"chip": Failures(rate=1 / HOUR), "spares": 0, "repair": 1e6 * HOUR, "samples": 2}
+    )
     assert availability(faults, 10, 0.0, [0]).samples == (0, 0)
 
 
@@ -144,12 +174,18 @@ def test_an_outage_lasts_until_no_place_is_empty_and_the_last_swap_is_over():
 
 def test_fewer_crews_wait_longer():
     faults = Faults.model_validate(SMALL)
-    shares = [availability(faults.model_copy(update={"crews": crews}), 10, 0.0, [0]).mean for crews in (1, None)]
+    shares = [
+        availability(faults.model_copy(update={"crews": crews}), 10, 0.0, [0]).mean
+        for crews in (1, None)
+    ]
     assert shares[0] < shares[1] - 0.001
 
 
 def test_the_same_seed_gives_the_same_samples():
-    first, second, other = (availability(Faults.model_validate(SMALL | {"samples": 3}), 10, 0.0, [seed]) for seed in (0, 0, 1))
+    first, second, other = (
+        availability(Faults.model_validate(SMALL | {"samples": 3}), 10, 0.0, [seed])
+        for seed in (0, 0, 1)
+    )
     assert first.samples == second.samples != other.samples
 
 
@@ -167,7 +203,9 @@ def test_a_swap_costs_what_all_parts_at_work_fail_in_it():
 
 def test_the_parts_of_a_system():
     rack = Failures(rate=1e-9)
-    faults = Faults.model_validate(SMALL | {"chip": CHIP, "chips_per_node": 8, "nodes_per_rack": 8, "rack": rack})
+    faults = Faults.model_validate(
+        SMALL | {"chip": CHIP, "chips_per_node": 8, "nodes_per_rack": 8, "rack": rack}
+    )
     assert groups(faults, 80) == [Group(10, 2, NODE), Group(2, 0, (rack,))]
     per_rack = faults.model_copy(update={"spares_per": "rack"})
     assert groups(per_rack, 80) == [Group(8, 2, NODE), Group(2, 2, NODE), Group(2, 0, (rack,))]
@@ -179,9 +217,15 @@ def test_the_parts_of_a_system():
         ({"chips_per_node": 3}, "faults: 10 chips are no whole nodes of 3"),
         ({"chip": None}, "faults: nothing fails; give chip, node, rack or link a rate"),
         ({"spares_per": "rack"}, "faults: racks are counted by nodes_per_rack, and it is missing"),
-        ({"chip": None, "link": OFTEN, "links": 3}, "faults: spares are nodes; give chip or node a rate"),
+        (
+            {"chip": None, "link": OFTEN, "links": 3},
+            "faults: spares are nodes; give chip or node a rate",
+        ),
         ({"rack": OFTEN}, "faults: racks are counted by nodes_per_rack, and it is missing"),
-        ({"link": OFTEN}, "faults: link and links go together: how often one fails, and how many there are"),
+        (
+            {"link": OFTEN},
+            "faults: link and links go together: how often one fails, and how many there are",
+        ),
     ],
 )
 def test_parts_that_cannot_be_counted(changes, reason):
@@ -198,14 +242,22 @@ def test_a_model_is_swapped_only_where_it_can_be_loaded_in_time():
         require_sound(faults, 10, None)
 
 
-@pytest.mark.parametrize("changes", [{"horizon": 1e9 * HOUR}, {"link": OFTEN, "links": 20_000_000}, {"samples": 100_000}])
+@pytest.mark.parametrize(
+    "changes", [{"horizon": 1e9 * HOUR}, {"link": OFTEN, "links": 20_000_000}, {"samples": 100_000}]
+)
 def test_what_would_take_hours_is_refused(changes):
-    with pytest.raises(ValueError, match=r"lives of parts to simulate, and 10,000,000 are the most"):
-        require_sound(Faults.model_validate(SMALL | {"chip": Failures(rate=0.1 / HOUR)} | changes), 10, None)
+    with pytest.raises(
+        ValueError, match=r"lives of parts to simulate, and 10,000,000 are the most"
+    ):
+        require_sound(
+            Faults.model_validate(SMALL | {"chip": Failures(rate=0.1 / HOUR)} | changes), 10, None
+        )
 
 
 def test_swaps_of_the_model_take_their_share_and_are_no_outages():
-    plain = Faults.model_validate(SMALL | {"samples": 2, "chip": Failures(rate=1e-12), "horizon": 100 * HOUR})
+    plain = Faults.model_validate(
+        SMALL | {"samples": 2, "chip": Failures(rate=1e-12), "horizon": 100 * HOUR}
+    )
     swapped = availability(plain.model_copy(update={"model_swap_every": 100.0}), 10, 2.0, [0])
     assert swapped.mean == pytest.approx(0.98, abs=1e-6)
     assert swapped.outages_per_second == 0

@@ -13,7 +13,17 @@ from pydantic import model_validator
 
 from sim.inputs import files
 from sim.inputs.fields import FromCatalogue, OfKind
-from sim.inputs.files import Document, ScenarioError, Sourced, UserError, Value, find, nearest, read, whole
+from sim.inputs.files import (
+    Document,
+    ScenarioError,
+    Sourced,
+    UserError,
+    Value,
+    find,
+    nearest,
+    read,
+    whole,
+)
 from sim.units import Count, Fraction, Seconds, Watts
 
 
@@ -90,7 +100,10 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
             "xyz: 2",
             "lamp has no 'xyz'; it has power, bulbs, share, lit, name, colour, ends, parts, bulb, spares, shade",
         ),
-        ("1: 2", "lamp has no '1'; it has power, bulbs, share, lit, name, colour, ends, parts, bulb, spares, shade"),
+        (
+            "1: 2",
+            "lamp has no '1'; it has power, bulbs, share, lit, name, colour, ends, parts, bulb, spares, shade",
+        ),
         ("power: 6 W", "'power' is given twice"),
         ('"power": 6 W', "'power' is given twice"),
         ("[a]: 2", "a key must be a plain word"),
@@ -133,9 +146,15 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
         ("parts: {a: {power: null}}", "parts.a.power: null: it must be a quantity in W"),
         ("parts: {a: {power: .inf}}", "'.inf' is not a quantity in W"),
         ("parts: {a: {pwoer: 5 W}}", "bulb has no 'pwoer'; did you mean 'power'?"),
-        ("parts: {<<: {power: 5 W}}", "'<<' is not read here; write the keys out, or alias the whole mapping"),
+        (
+            "parts: {<<: {power: 5 W}}",
+            "'<<' is not read here; write the keys out, or alias the whole mapping",
+        ),
         ("bulb: 3", "bulb: 3: it must be a mapping"),
-        ("bulb: warm-whit", "'warm-whit' is not among the catalogue's bulbs; did you mean 'warm-white'?"),
+        (
+            "bulb: warm-whit",
+            "'warm-whit' is not among the catalogue's bulbs; did you mean 'warm-white'?",
+        ),
         ("bulb: xyz", "'xyz' is not among the catalogue's bulbs; there are cold-white, warm-white"),
         ("spares: [warm-white, 3]", "spares.1: 3: it must be a mapping"),
         ("spares: [warm-white, {}]", "'power' is missing in spares.1"),
@@ -152,7 +171,10 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
         ("shade: {kind: paper, layers: 0}", "shade.layers: 0: it must be at least 1"),
         ("shade: {kind: paper, layer: 1}", "paper-shade has no 'layer'; did you mean 'layers'?"),
         ("bulbs: !!int 3", "YAML: the tag tag:yaml.org,2002:int is not read here"),
-        ("bulbs: !!python/name:os.system 3", "YAML: the tag tag:yaml.org,2002:python/name:os.system is not read here"),
+        (
+            "bulbs: !!python/name:os.system 3",
+            "YAML: the tag tag:yaml.org,2002:python/name:os.system is not read here",
+        ),
         ("parts: !x {}", "YAML: the tag !x is not read here"),
         ("bulbs: *x", "YAML: found undefined alias 'x'"),
         ("\tbulbs: 1", "YAML: found character '\\t' that cannot start any token"),
@@ -165,7 +187,8 @@ def test_an_error_names_the_line_of_the_key_what_was_read_and_what_would_be_righ
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcde", "bcdef", strict=True)
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in zip("abcde", "bcdef", strict=True)
 )
 FOLLOWED = "more than 100000 values, or nested too deep: aliases that multiply?"
 
@@ -184,7 +207,10 @@ FOLLOWED = "more than 100000 values, or nested too deep: aliases that multiply?"
         ("power: [\n", "2: YAML: expected the node content, but found '<stream end>'"),
         ("power: {\n  a: 1\nbulbs: 2\n", "3: YAML: expected ',' or '}', but got ':'"),
         ("power: 'a\n", "2: YAML: found unexpected end of stream"),
-        ("%YAML 3.0\n--- {}\n", "1: YAML: found incompatible YAML document (version 1.* is required)"),
+        (
+            "%YAML 3.0\n--- {}\n",
+            "1: YAML: found incompatible YAML document (version 1.* is required)",
+        ),
         ("power: 5 W\n\0", "2: YAML: the character #x0000 is not allowed"),
         (b"power: 5 W\nname: caf\xe9\n", "2: not a UTF-8 text"),
         ("power: 5 W\n".encode("utf-16"), "1: not a UTF-8 text"),
@@ -206,7 +232,10 @@ def test_a_file_of_too_many_values_is_refused_while_it_is_read(monkeypatch):
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(folder):
-    for name, message in [("nope.yaml", "nope.yaml: no such file"), ("catalogue", "catalogue: Is a directory")]:
+    for name, message in [
+        ("nope.yaml", "nope.yaml: no such file"),
+        ("catalogue", "catalogue: Is a directory"),
+    ]:
         with pytest.raises(ScenarioError) as refused:
             read(name, Lamp)
         assert str(refused.value) == message
@@ -228,10 +257,16 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(folder):
         ("power: 5 W\nlit: yes\n", {"lit": True}),
         ("power: 5 W\nends: [1, 2]\n", {"ends": (1, 2)}),
         ("power: 5 W\nbulb: warm-white\n", {"bulb": Bulb(id="warm-white", power=5)}),
-        ("power: 5 W\nbulb: catalogue/bulbs/warm-white.yaml\n", {"bulb": Bulb(id="warm-white", power=5)}),
+        (
+            "power: 5 W\nbulb: catalogue/bulbs/warm-white.yaml\n",
+            {"bulb": Bulb(id="warm-white", power=5)},
+        ),
         ("power: 5 W\nbulb: {power: 5 W}\n", {"bulb": Bulb(power=5)}),
         ("power: 5 W\nshade: {kind: paper, layers: 2}\n", {"shade": PaperShade(layers=2)}),
-        ("power: &p 5 W\nparts: {a: &a {power: *p}, b: *a}\n", {"parts": {"a": Bulb(power=5), "b": Bulb(power=5)}}),
+        (
+            "power: &p 5 W\nparts: {a: &a {power: *p}, b: *a}\n",
+            {"parts": {"a": Bulb(power=5), "b": Bulb(power=5)}},
+        ),
     ],
 )
 def test_what_is_right_is_read(content, fields):
@@ -241,17 +276,27 @@ def test_what_is_right_is_read(content, fields):
 
 
 def test_an_error_in_a_list_names_the_line_of_its_part():
-    assert refusal("power: 5 W\nspares:\n- warm-white\n- 3\n") == "lamp.yaml:4: spares.1: 3: it must be a mapping"
+    assert (
+        refusal("power: 5 W\nspares:\n- warm-white\n- 3\n")
+        == "lamp.yaml:4: spares.1: 3: it must be a mapping"
+    )
 
 
 def test_json_may_be_indented_by_tabs():
     assert lamp('{\n\t"power": "5 W",\n\t"bulbs": 2\n}\n', name="lamp.json").bulbs == 2
-    assert refusal('{\n\t"power": "5 W",\n\t"bulbs": 0\n}\n', name="lamp.json") == "lamp.json:3: bulbs: 0: it must be at least 1"
+    assert (
+        refusal('{\n\t"power": "5 W",\n\t"bulbs": 0\n}\n', name="lamp.json")
+        == "lamp.json:3: bulbs: 0: it must be at least 1"
+    )
 
 
 PLAIN = st.text(st.characters(min_codepoint=32, max_codepoint=126)) | st.text("äßé€")
 DATA = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | PLAIN,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | PLAIN,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PLAIN, inner, max_size=4),
     max_leaves=20,
 )
@@ -326,7 +371,10 @@ def test_an_assignment_puts_a_value_in(assignment, field, value):
         ("blubs=2", "--set blubs: lamp has no 'blubs'; did you mean 'bulbs', 'bulb'?"),
         ("prats.a.power=2 W", "--set prats.a.power: lamp has no 'prats'; did you mean 'parts'?"),
         ("name.a=2", "--set name.a: 'name' is not a mapping"),
-        ("bulb=warmwhite", "--set bulb: 'warmwhite' is not among the catalogue's bulbs; did you mean 'warm-white'?"),
+        (
+            "bulb=warmwhite",
+            "--set bulb: 'warmwhite' is not among the catalogue's bulbs; did you mean 'warm-white'?",
+        ),
         ("bulb=nope.yaml", "--set bulb: nope.yaml: no such file"),
         ("shade={kind: silk}", "--set shade: 'silk' is not a kind of shade; choose of paper"),
     ],
@@ -336,7 +384,10 @@ def test_an_error_in_an_assignment_names_the_assignment(assignment, message):
 
 
 def test_what_is_wrong_in_the_file_still_names_its_line_after_an_assignment():
-    assert refusal("power: 5 W\nbulbs: 0\n", "power=6 W") == "lamp.yaml:2: bulbs: 0: it must be at least 1"
+    assert (
+        refusal("power: 5 W\nbulbs: 0\n", "power=6 W")
+        == "lamp.yaml:2: bulbs: 0: it must be at least 1"
+    )
 
 
 def test_where_names_the_line_of_a_key_and_first_an_assignment_below_it(folder):
@@ -352,9 +403,15 @@ def test_where_names_the_line_of_a_key_and_first_an_assignment_below_it(folder):
 # One file refers to another.
 
 
-def test_paths_are_relative_to_the_file_they_stand_in_and_assigned_ones_to_the_working_folder(folder):
+def test_paths_are_relative_to_the_file_they_stand_in_and_assigned_ones_to_the_working_folder(
+    folder,
+):
     (folder / "deep" / "er").mkdir(parents=True)
-    for place, power in [("bulb.yaml", "1 W"), ("deep/bulb.yaml", "2 W"), ("deep/er/bulb.yaml", "3 W")]:
+    for place, power in [
+        ("bulb.yaml", "1 W"),
+        ("deep/bulb.yaml", "2 W"),
+        ("deep/er/bulb.yaml", "3 W"),
+    ]:
         (folder / place).write_text(f"power: {power}\n")
     text = "power: 5 W\nbulb: er/bulb.yaml\n"
     assert lamp(text, name="deep/lamp.yaml").bulb.power == 3
@@ -365,7 +422,8 @@ def test_paths_are_relative_to_the_file_they_stand_in_and_assigned_ones_to_the_w
 
 def test_an_error_in_a_file_that_another_names_is_that_files():
     assert (
-        refusal("power: 5 W\nbulb: cold-white\n") == "catalogue/bulbs/cold-white.yaml:2: bulb has no 'lfie'; did you mean 'life'?"
+        refusal("power: 5 W\nbulb: cold-white\n")
+        == "catalogue/bulbs/cold-white.yaml:2: bulb has no 'lfie'; did you mean 'life'?"
     )
 
 
@@ -419,7 +477,12 @@ def test_a_users_class_is_found_beside_the_file(shades):
 def test_a_users_class_is_found_on_the_path(shades, folder, monkeypatch):
     (folder / "elsewhere").mkdir()
     monkeypatch.syspath_prepend(folder)
-    assert lamp("power: 5 W\nshade: {kind: silks:Silk, layers: 2}\n", name="elsewhere/lamp.yaml").shade.layers == 2
+    assert (
+        lamp(
+            "power: 5 W\nshade: {kind: silks:Silk, layers: 2}\n", name="elsewhere/lamp.yaml"
+        ).shade.layers
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,10 +492,19 @@ def test_a_users_class_is_found_on_the_path(shades, folder, monkeypatch):
         ("silks:Slik", "'silks:Slik': silks has no class Slik that is a Shade"),
         ("silks:Fold", "'silks:Fold': silks has no class Fold that is a Shade"),
         ("silks:Half", "'silks:Half': Half does not define dims"),
-        ("nosilks:Silk", "'nosilks:Silk': nosilks cannot be imported: ModuleNotFoundError: No module named 'nosilks'"),
-        ("breaks:Silk", "'breaks:Silk': breaks cannot be imported: ZeroDivisionError: division by zero"),
+        (
+            "nosilks:Silk",
+            "'nosilks:Silk': nosilks cannot be imported: ModuleNotFoundError: No module named 'nosilks'",
+        ),
+        (
+            "breaks:Silk",
+            "'breaks:Silk': breaks cannot be imported: ZeroDivisionError: division by zero",
+        ),
         ("leaves:Silk", "'leaves:Silk': leaves cannot be imported: SystemExit: 3"),
-        ("typo:Silk", "'typo:Silk': typo cannot be imported: SyntaxError: invalid syntax (typo.py, line 1)"),
+        (
+            "typo:Silk",
+            "'typo:Silk': typo cannot be imported: SyntaxError: invalid syntax (typo.py, line 1)",
+        ),
         ("os:path", "'os:path': os has no class path that is a Shade"),
         ("':Silk'", "':Silk' is not a kind of shade; choose of paper"),
         ("'silks:'", "'silks:' is not a kind of shade; choose of paper"),

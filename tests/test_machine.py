@@ -12,7 +12,17 @@ from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
 from sim.cost.plan import Plan, PlanError
 from sim.cost.program import Compute, Talk, program
 from sim.cost.step import Work
-from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Message, Ring, Switch
+from sim.hardware.topology import (
+    Bus,
+    Dragonfly,
+    FullyConnected,
+    Hierarchical,
+    Line,
+    Link,
+    Message,
+    Ring,
+    Switch,
+)
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
@@ -24,7 +34,9 @@ def lay(make_chip, make_deployment):
 
     def build(topology=None, tensor=2, pipeline=1, **options):
         chip = make_chip(capacity=1e9, topology=topology or FullyConnected(link=LINK))
-        return make_deployment(tensor * pipeline, chip=chip, plan=Plan(tensor=tensor, pipeline=pipeline), **options)
+        return make_deployment(
+            tensor * pipeline, chip=chip, plan=Plan(tensor=tensor, pipeline=pipeline), **options
+        )
 
     return build
 
@@ -32,7 +44,9 @@ def lay(make_chip, make_deployment):
 def step(deployment, irregular=None, work=None, seed=0) -> tuple[float, Machine]:
     """How long one decode step takes, and the machine that took it."""
     env = simpy.Environment()
-    machine = Machine(env, deployment.costs, irregular or Irregular(), np.random.default_rng(seed), recording=True)
+    machine = Machine(
+        env, deployment.costs, irregular or Irregular(), np.random.default_rng(seed), recording=True
+    )
     env.process(machine.passage(work or Work(decodes=1, context=9, logits=1)))
     env.run()
     return machine.left[0], machine
@@ -60,7 +74,8 @@ def test_a_scheduled_cable_has_no_queue():
     cable.take(0.0, 2e-6, "a", "gather")
     assert cable.take(1e-6, 2e-6, "a", "gather") == 2e-6
     with pytest.raises(
-        ScheduleError, match=r"reduce clashes on the link 0 -> 1: it is due at 1\.000 us, and the link is taken until 4"
+        ScheduleError,
+        match=r"reduce clashes on the link 0 -> 1: it is due at 1\.000 us, and the link is taken until 4",
     ):
         cable.take(1e-6, 2e-6, "b", "reduce")
 
@@ -70,13 +85,19 @@ def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
     network = Network(Line(link=LINK).sized(4), exceptions=[LinkException((1, 2), 0.5)])
     way = network.way(0, 3)
     assert [leg.hop for leg, _ in way] == [(0, 1), (1, 2), (2, 3)]
-    assert [1000 / (leg.bandwidth * speed) for leg, speed in way] == pytest.approx([1 * US, 2 * US, 1 * US])
-    assert [1000 * per_byte for *_, per_byte in network.per_byte(Message(0, 3, 1.0))] == pytest.approx([1 * US, 2 * US, 2 * US])
+    assert [1000 / (leg.bandwidth * speed) for leg, speed in way] == pytest.approx(
+        [1 * US, 2 * US, 1 * US]
+    )
+    assert [
+        1000 * per_byte for *_, per_byte in network.per_byte(Message(0, 3, 1.0))
+    ] == pytest.approx([1 * US, 2 * US, 2 * US])
 
 
 def test_a_bus_carries_one_message_at_a_time(lay):
     """Four chips say 12 messages of 128 bytes to each other in one shot: the bus is taken for all of them."""
-    deployment = lay(Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4)  # one shot, for latency decides
+    deployment = lay(
+        Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4
+    )  # one shot, for latency decides
     talk = next(each.exchange for each in instructions(deployment) if isinstance(each, Talk))
     assert talk.ways == (("one-shot",),)
     assert talk.time == pytest.approx(100 * US + 12 * 128e-9)
@@ -98,12 +119,18 @@ def test_a_straggler_holds_up_its_stage_and_no_other(lay, speed):
     deployment = lay(tensor=2, pipeline=2)
     whole, _ = step(deployment)
     slow, machine = step(deployment, Irregular(chips=(ChipException(3, speed),)))
-    computing = sum(each.seconds for each in instructions(deployment, 1) if isinstance(each, Compute))
+    computing = sum(
+        each.seconds for each in instructions(deployment, 1) if isinstance(each, Compute)
+    )
     assert slow == pytest.approx(whole + computing * max(0.0, 1 / speed - 1))
-    assert machine.busy[0] == pytest.approx(float(deployment.costs.step(Work(decodes=1, context=9, logits=1)).time[0]))
+    assert machine.busy[0] == pytest.approx(
+        float(deployment.costs.step(Work(decodes=1, context=9, logits=1)).time[0])
+    )
 
 
-def test_a_chip_of_another_kind_computes_as_its_own_data_sheet_says(lay, make_chip, make_deployment):
+def test_a_chip_of_another_kind_computes_as_its_own_data_sheet_says(
+    lay, make_chip, make_deployment
+):
     """A chip with a quarter of the bandwidth, in a group of two: as slow as a group made of such chips."""
     deployment = lay()
     slow = make_chip(capacity=1e9, bandwidth=0.25e9, topology=FullyConnected(link=LINK))
@@ -118,8 +145,12 @@ def test_jitter_makes_a_group_wait_for_the_slowest(lay):
     sigma = 0.2
     for tensor in (1, 4):
         deployment = lay(tensor=tensor)
-        draws = np.random.default_rng(1).lognormal(-(sigma**2) / 2, sigma, (20000, tensor)).max(axis=1)
-        talk = sum(each.exchange.time for each in instructions(deployment) if isinstance(each, Talk))
+        draws = (
+            np.random.default_rng(1).lognormal(-(sigma**2) / 2, sigma, (20000, tensor)).max(axis=1)
+        )
+        talk = sum(
+            each.exchange.time for each in instructions(deployment) if isinstance(each, Talk)
+        )
         parts = [each.seconds for each in instructions(deployment) if isinstance(each, Compute)]
         times = [step(deployment, Irregular(jitter=sigma), seed=seed)[0] for seed in range(20)]
         error = draws.std() * np.sqrt(np.square(parts).sum()) / np.sqrt(20)
@@ -129,7 +160,12 @@ def test_jitter_makes_a_group_wait_for_the_slowest(lay):
 def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
     deployment = lay(tensor=4, pipeline=2)
     requests = [(0.0, 40, 9), (0.001, 9, 5)]
-    rows = [serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular(jitter=0.1)], [s])) for s in (1, 1, 2)]
+    rows = [
+        serve_on(
+            deployment, requests, machine=machines(deployment.costs, [Irregular(jitter=0.1)], [s])
+        )
+        for s in (1, 1, 2)
+    ]
     assert (rows[0].last_token == rows[1].last_token).all()
     assert (rows[0].last_token != rows[2].last_token).all()
 
@@ -160,10 +196,20 @@ def test_a_ring_goes_the_other_way_round(chips):
 
 def test_a_slow_cable_between_nodes_slows_what_crosses_it(lay):
     """Two nodes of four: an all-reduce over both is the slower, the slower one of its cables is."""
-    numbers = {"node": 4, "rack": 3, "direct": 20, "limit": 48, "direct_bandwidth": 1e9, "global_bandwidth": 1e9}
+    numbers = {
+        "node": 4,
+        "rack": 3,
+        "direct": 20,
+        "limit": 48,
+        "direct_bandwidth": 1e9,
+        "global_bandwidth": 1e9,
+    }
     deployment = lay(Dragonfly(link=LINK, global_link=LINK, **numbers), tensor=8)
     hop = next(hop for hop in deployment.layout.topology.route(0, 4) if hop[0] // 4 != hop[1] // 4)
-    times = [step(deployment, Irregular(links=(LinkException(hop, speed),)))[0] for speed in (1.0, 0.5, 0.1)]
+    times = [
+        step(deployment, Irregular(links=(LinkException(hop, speed),)))[0]
+        for speed in (1.0, 0.5, 0.1)
+    ]
     assert times[0] < times[1] < times[2]
     assert times[0] == pytest.approx(step(deployment)[0])
 
@@ -171,13 +217,20 @@ def test_a_slow_cable_between_nodes_slows_what_crosses_it(lay):
 def test_a_bus_in_a_node_is_one_bus(lay):
     """Nested in a hierarchy it serves one message at a time as ever, at one latency."""
     nodes = Hierarchical(levels=(Bus(link=LINK, chips=2), Switch(link=LINK))).sized(4)
-    assert [leg.hop for leg in nodes.way(0, 1)] == [("0.0.bus", "0.0.bus")] == [leg.hop for leg in nodes.way(1, 0)]
+    assert (
+        [leg.hop for leg in nodes.way(0, 1)]
+        == [("0.0.bus", "0.0.bus")]
+        == [leg.hop for leg in nodes.way(1, 0)]
+    )
     assert nodes.send(0, 1, 1000) == pytest.approx(2 * US)
     assert nodes.way(2, 3)[0].hop == ("0.2.bus", "0.2.bus")
 
 
 def test_there_is_no_way_round_a_switch(lay):
-    with pytest.raises(Exception, match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip leads round it"):
+    with pytest.raises(
+        Exception,
+        match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip leads round it",
+    ):
         step(lay(Switch(link=LINK)), Irregular(links=(LinkException((0, "switch"), 0.0),)))
 
 
@@ -194,24 +247,34 @@ def test_a_slow_link_slows_what_crosses_it(lay):
 
 def test_a_schedule_that_can_be_kept_takes_the_same_time(lay):
     deployment = lay(tensor=4, pipeline=2)
-    assert step(deployment, Irregular(scheduled=True))[0] == pytest.approx(step(deployment)[0], rel=1e-12)
+    assert step(deployment, Irregular(scheduled=True))[0] == pytest.approx(
+        step(deployment)[0], rel=1e-12
+    )
 
 
 def test_a_schedule_knows_no_stragglers(lay):
-    with pytest.raises(ScheduleError, match=r"schedule: chip 1 is .* us late for embedding: all_reduce, due at"):
+    with pytest.raises(
+        ScheduleError, match=r"schedule: chip 1 is .* us late for embedding: all_reduce, due at"
+    ):
         step(lay(), Irregular(chips=(ChipException(1, 0.5),), scheduled=True))
 
 
 def test_a_fast_chip_waits_for_its_time(lay):
     deployment = lay()
-    assert step(deployment, Irregular(chips=(ChipException(1, 3.0),), scheduled=True))[0] == pytest.approx(step(deployment)[0])
+    assert step(deployment, Irregular(chips=(ChipException(1, 3.0),), scheduled=True))[
+        0
+    ] == pytest.approx(step(deployment)[0])
 
 
 def test_two_groups_on_one_bus_clash_in_a_schedule(lay, serve_on):
     deployment = lay(Bus(link=LINK), pipeline=2)
     requests = [(0.0, 64, 4), (0.0, 64, 4)]
     with pytest.raises(ScheduleError, match="clashes on the link bus"):
-        serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular(scheduled=True)], [0]))
+        serve_on(
+            deployment,
+            requests,
+            machine=machines(deployment.costs, [Irregular(scheduled=True)], [0]),
+        )
     rows = serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular()], [0]))
     assert rows.traffic[0].most_waited()[0][0] == "bus"
 
@@ -239,14 +302,32 @@ def test_chips_and_links_do_one_thing_at_a_time(lay, serve_on):
 def test_traffic_is_what_the_program_says(lay, serve_on):
     """Messages and seconds on links, counted by hand from the program of each passage."""
     deployment = lay(tensor=4, pipeline=2)
-    rows = serve_on(deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregular()], [0]))
-    talks = [each.exchange for stage in (0, 1) for each in instructions(deployment, stage) if isinstance(each, Talk)]
+    rows = serve_on(
+        deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregular()], [0])
+    )
+    talks = [
+        each.exchange
+        for stage in (0, 1)
+        for each in instructions(deployment, stage)
+        if isinstance(each, Talk)
+    ]
     topology = deployment.layout.topology
-    messages = sum(len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0]))
-    assert rows.traffic[0].messages == 6 * (messages + 4 + 1)  # and a slice for each chip, and the token's way back
-    nbytes = sum(m.share * t.nbytes for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0]) for m in p)
+    messages = sum(
+        len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0])
+    )
+    assert rows.traffic[0].messages == 6 * (
+        messages + 4 + 1
+    )  # and a slice for each chip, and the token's way back
+    nbytes = sum(
+        m.share * t.nbytes
+        for t in talks
+        for p in topology.messages(t.operation, t.groups[0], t.ways[0])
+        for m in p
+    )
     busy = sum(seconds for _, seconds, _ in rows.traffic[0].links.values())
-    assert busy == pytest.approx(6 * (nbytes + 64 * 2 + 4) / 1e9)  # hidden states of 64 numbers in four slices
+    assert busy == pytest.approx(
+        6 * (nbytes + 64 * 2 + 4) / 1e9
+    )  # hidden states of 64 numbers in four slices
 
 
 # What a system's file may say of chips of another kind.
@@ -255,11 +336,16 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
 def test_two_chips_of_other_kinds_are_two_kinds(lay, make_chip):
     """Written in place they have the same name; each is as slow as it says, whatever the order."""
     deployment = lay(tensor=4)
-    slow, slower = (make_chip(capacity=1e9, bandwidth=b, topology=FullyConnected(link=LINK)) for b in (0.5e9, 0.1e9))
+    slow, slower = (
+        make_chip(capacity=1e9, bandwidth=b, topology=FullyConnected(link=LINK))
+        for b in (0.5e9, 0.1e9)
+    )
     times = []
     for first, second in ((slow, slower), (slower, slow)):
         exceptions = [Exceptional(chip=0, like=first), Exceptional(chip=1, like=second)]
-        times.append(step(deployment, irregular(deployment.layout, exceptions, 0, False, 0.0, 64, 100))[0])
+        times.append(
+            step(deployment, irregular(deployment.layout, exceptions, 0, False, 0.0, 64, 100))[0]
+        )
     assert times[0] == pytest.approx(times[1])
     assert times[0] > 5 * step(deployment)[0]
 
@@ -267,5 +353,16 @@ def test_two_chips_of_other_kinds_are_two_kinds(lay, make_chip):
 def test_a_chip_with_less_room_than_the_system_counts_on_is_refused(lay, make_chip):
     deployment = lay()
     small = make_chip(capacity=0.3e6, topology=FullyConnected(link=LINK))
-    with pytest.raises(PlanError, match=r"has room for \d+ tokens of KV cache, and the system counts on \d+; give kv_tokens"):
-        irregular(deployment.layout, [Exceptional(chip=1, like=small)], 0, False, 0.0, 64, deployment.limits.kv_tokens)
+    with pytest.raises(
+        PlanError,
+        match=r"has room for \d+ tokens of KV cache, and the system counts on \d+; give kv_tokens",
+    ):
+        irregular(
+            deployment.layout,
+            [Exceptional(chip=1, like=small)],
+            0,
+            False,
+            0.0,
+            64,
+            deployment.limits.kv_tokens,
+        )

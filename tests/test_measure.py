@@ -20,7 +20,12 @@ MULTIPLIES = [
 ]
 EIGHT = [Reached(8, 1, 1e-3, 3.35e12 / 4, 1e12), Reached(8, 2048, 1e-3, 1e12, 1978.9e12 * 2)]
 CARD = Measured(
-    "NVIDIA H100 80GB HBM3", "PyTorch 2.5.1, CUDA 12.4", MULTIPLIES + EIGHT, 2.01e12, 2e-6, {16384: 9e-6, 1 << 26: 9e-4}
+    "NVIDIA H100 80GB HBM3",
+    "PyTorch 2.5.1, CUDA 12.4",
+    MULTIPLIES + EIGHT,
+    2.01e12,
+    2e-6,
+    {16384: 9e-6, 1 << 26: 9e-4},
 )
 
 
@@ -29,7 +34,10 @@ def made(tmp_path):
     """The engine that a file for the card describes."""
 
     def write(found: Measured = CARD) -> Engine:
-        chip, model = read(find("h100-sxm", "chips"), Chip), read(find("llama-3.1-8b", "models"), Model)
+        chip, model = (
+            read(find("h100-sxm", "chips"), Chip),
+            read(find("llama-3.1-8b", "models"), Model),
+        )
         (tmp_path / "card.yaml").write_text(engine_file(found, chip, model), encoding="utf-8")
         return read(tmp_path / "card.yaml", Engine)
 
@@ -39,7 +47,9 @@ def made(tmp_path):
 def test_what_is_reached_is_told_against_the_chips_numbers(made):
     engine = made()
     assert engine.memory_efficiency == pytest.approx({"16": 0.5, "8": 0.25}, abs=1e-3)
-    assert engine.compute_efficiency == pytest.approx({"16": 0.25, "8": 1.0}, abs=1e-3)  # never more than all
+    assert engine.compute_efficiency == pytest.approx(
+        {"16": 0.25, "8": 1.0}, abs=1e-3
+    )  # never more than all
     assert engine.attention_memory_efficiency == pytest.approx(0.6, abs=1e-3)
     assert engine.layer_overhead == pytest.approx(SMALL_KERNELS * 2e-6)
     assert engine.collective_latency == pytest.approx(9e-6)
@@ -51,7 +61,9 @@ def test_every_number_of_the_file_has_a_source(made):
         value = getattr(engine, key)
         for path in [f"{key}.{bits}" for bits in value] if isinstance(value, dict) else [key]:
             assert engine.source_of(path), path
-    assert engine.source_of("memory_efficiency.8").startswith("measured: NVIDIA H100 80GB HBM3, PyTorch 2.5.1, CUDA 12.4, ")
+    assert engine.source_of("memory_efficiency.8").startswith(
+        "measured: NVIDIA H100 80GB HBM3, PyTorch 2.5.1, CUDA 12.4, "
+    )
     assert "sramsim measure, layer shapes of llama-3.1-8b" in engine.source_of("layer_overhead")
     assert engine.source_of("step_overhead").startswith("assumed: ")
 
@@ -73,7 +85,9 @@ def test_a_single_card_without_eight_bits_says_nothing_of_either(made):
 def test_without_torch_or_a_gpu_it_is_one_line(monkeypatch, capsys, tmp_path, torch, message):
     present = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: torch))
     monkeypatch.setitem(sys.modules, "torch", None if torch is None else present)
-    monkeypatch.setattr("sys.argv", ["sramsim", "measure", "--chip", "h100-sxm", "-o", str(tmp_path / "card.yaml")])
+    monkeypatch.setattr(
+        "sys.argv", ["sramsim", "measure", "--chip", "h100-sxm", "-o", str(tmp_path / "card.yaml")]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     printed = capsys.readouterr()

@@ -31,7 +31,9 @@ def copied(tmp_path):
         for name in ("network.csv", "network.yaml"):
             text = (FOLDER / name).read_text(encoding="utf-8")
             assert old in text or name != file
-            (tmp_path / name).write_text(text.replace(old, new, 1) if name == file else text, encoding="utf-8")
+            (tmp_path / name).write_text(
+                text.replace(old, new, 1) if name == file else text, encoding="utf-8"
+            )
         return read(tmp_path / "network.yaml", Network)
 
     return change
@@ -48,8 +50,14 @@ def test_every_published_row_appears_once(compared):
 def test_a_row_tells_what_was_published(compared):
     for row, published in zip(compared, PUBLISHED, strict=True):
         latency, bandwidth = published["latency_us"], published["bandwidth_GBps"]
-        assert (row.measured, row.unit) == ((float(latency), "us") if latency else (float(bandwidth), "GB/s"))
-        assert (row.devices, row.bytes, row.system) == (published["n_devices"], published["message_bytes"], published["system"])
+        assert (row.measured, row.unit) == (
+            (float(latency), "us") if latency else (float(bandwidth), "GB/s")
+        )
+        assert (row.devices, row.bytes, row.system) == (
+            published["n_devices"],
+            published["message_bytes"],
+            published["system"],
+        )
 
 
 def test_a_group_and_its_bytes_are_those_that_were_printed():
@@ -70,7 +78,11 @@ def test_the_median_is_within_fifteen_percent_with_and_without_the_rows_that_wer
 
 
 def test_what_was_given_is_not_counted(compared):
-    errors = [abs(row.simulated / row.measured - 1) for row in compared if row.status in ("free", "fitted")]
+    errors = [
+        abs(row.simulated / row.measured - 1)
+        for row in compared
+        if row.status in ("free", "fitted")
+    ]
     assert medians(compared)["tested"] == (pytest.approx(median(errors)), len(errors))
 
 
@@ -87,19 +99,36 @@ def test_a_row_that_software_was_fitted_to_is_marked_so(compared):
         if name not in ("none", "nccl-eager"):  # nccl-eager takes what chips do from nccl-graph
             on = [row for row in compared if row.software == name]
             said = software.source["latency"]
-            first, last = (int(number) for number in re.findall(r"N(\d{3})", said)[:: len(re.findall(r"N\d{3}", said)) - 1])
+            first, last = (
+                int(number)
+                for number in re.findall(r"N(\d{3})", said)[:: len(re.findall(r"N\d{3}", said)) - 1]
+            )
             fitted = [int(row.id[1:]) for row in on if row.status == "fitted"]
             assert said.startswith("fitted: ")
             assert (min(fitted), max(fitted)) == (first, last)
-            assert any(row.status == "free" for row in on), f"{name} was fitted to all that there is of it"
+            assert any(row.status == "free" for row in on), (
+                f"{name} was fitted to all that there is of it"
+            )
 
 
 def test_every_number_of_the_file_has_a_source():
     table = read(names("measurements")["network"], Network)
     for part in (*table.systems.values(), *table.software.values()):
-        for key in type(part).model_fields.keys() - {"id", "name", "aliases", "note", "source", "range", "chip"}:
+        for key in type(part).model_fields.keys() - {
+            "id",
+            "name",
+            "aliases",
+            "note",
+            "source",
+            "range",
+            "chip",
+        }:
             value = getattr(part, key)
-            levels = [f"{key}.levels.{i}" for i in range(len(getattr(value, "levels", ())))] if isinstance(value, BaseModel) else []
+            levels = (
+                [f"{key}.levels.{i}" for i in range(len(getattr(value, "levels", ())))]
+                if isinstance(value, BaseModel)
+                else []
+            )
             assert value is None or all(part.source_of(each) for each in levels or [key]), key
 
 
@@ -110,7 +139,12 @@ def test_an_all_reduce_by_hand(copied):
     """N030, 1 MiB on eight H100 behind NVSwitch: two phases, of an eighth of the bytes to each of seven peers over one cable."""
     table = copied()
     software = table.software["trt-llm-eager"]
-    phase = 2 * 0.5e-6 + software.latency + 8 * software.latency_per_chip + 7 * 2**20 / 8 / (450e9 * software.efficiency)
+    phase = (
+        2 * 0.5e-6
+        + software.latency
+        + 8 * software.latency_per_chip
+        + 7 * 2**20 / 8 / (450e9 * software.efficiency)
+    )
     (point,) = [point for point in table.points if point.id == "N030"]
     assert simulated(table, point) == pytest.approx(2 * phase * 1e6)
 
@@ -128,7 +162,9 @@ def test_a_bus_bandwidth_counts_what_crosses_the_cables(copied):
     (point,) = [point for point in table.points if point.id == "N048"]
     bare = point.model_copy(update={"software": "none"})
     assert simulated(table, bare) == pytest.approx(450, rel=1e-3)  # all of the cable
-    assert simulated(table, point) == pytest.approx(450 * table.software["nccl-graph"].efficiency, rel=1e-3)
+    assert simulated(table, point) == pytest.approx(
+        450 * table.software["nccl-graph"].efficiency, rel=1e-3
+    )
 
 
 def test_results_follow_the_chip_and_the_software(copied):
@@ -172,7 +208,11 @@ def test_a_broken_row_is_an_error(copied, old, new, reason):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("vllm-eager,8,2,", "vllm-eager,9,2,", "N001: the switch joins 8 chips at most, and 9 are asked for"),
+        (
+            "vllm-eager,8,2,",
+            "vllm-eager,9,2,",
+            "N001: the switch joins 8 chips at most, and 9 are asked for",
+        ),
         ("vllm-eager,8,2,", "vllm-eager,2,4,", "N001: a group of 4 does not fit on 2 chips"),
     ],
 )
@@ -193,7 +233,9 @@ def test_the_command_prints_every_row_and_ends_with_the_median(sramsim, compared
     status, out, err = sramsim("validate", "--network")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines if re.match(r"N\d{3} ", line)] == [row["id"] for row in PUBLISHED]
+    assert [line.split()[0] for line in lines if re.match(r"N\d{3} ", line)] == [
+        row["id"] for row in PUBLISHED
+    ]
     middle, count = medians(compared)["tested"]
     assert f"median absolute error {100 * middle:.1f} % of {count} rows" in out
     assert "median absolute error" in "".join(lines[-2:])
@@ -207,7 +249,10 @@ def test_the_command_prints_json(sramsim, compared):
     told = json.loads(out)
     assert status == 0
     assert [row["id"] for row in told["rows"]] == [row.id for row in compared]
-    assert all(row["error"] is None or math.isclose(row["error"], row["simulated"] / row["measured"] - 1) for row in told["rows"])
+    assert all(
+        row["error"] is None or math.isclose(row["error"], row["simulated"] / row["measured"] - 1)
+        for row in told["rows"]
+    )
 
 
 def test_the_command_takes_one_set(sramsim):
@@ -220,6 +265,9 @@ def test_the_command_takes_one_set(sramsim):
 
 def test_the_network_is_a_set_as_others_are(sramsim):
     told = json.loads(sramsim("validate", "network", "--json")[1])["sets"]["network"]
-    assert (told["expressed"], told["total"]) == (sum(p["error_pct"] is not None for p in told["points"]), len(PUBLISHED))
+    assert (told["expressed"], told["total"]) == (
+        sum(p["error_pct"] is not None for p in told["points"]),
+        len(PUBLISHED),
+    )
     errors = [abs(p["error_pct"]) for p in told["points"] if p["status"] in ("tested", "fitted")]
     assert told["median_ape"] == pytest.approx(median(errors))

@@ -7,7 +7,17 @@ import pytest
 
 from sim.cost.step import Work
 from sim.inputs.files import ScenarioError
-from sim.results.metrics import PRESETS, SLO, Measure, came_out, good, half_width, latencies, summary, verdict
+from sim.results.metrics import (
+    PRESETS,
+    SLO,
+    Measure,
+    came_out,
+    good,
+    half_width,
+    latencies,
+    summary,
+    verdict,
+)
 from sim.results.rows import BINS_PER_DECADE, Gaps, Rows
 from sim.workload.arrivals import Requests
 
@@ -17,7 +27,9 @@ SEEDS = range(20)
 @pytest.fixture
 def rows():
     """Four requests: three tokens, one token, five tokens, and one refused."""
-    made = Rows(Requests(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10, 20, 30, 40]), np.array([3, 1, 5, 9])))
+    made = Rows(
+        Requests(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10, 20, 30, 40]), np.array([3, 1, 5, 9]))
+    )
     made.admitted[:] = [1.0, 2.0, 3.5, np.nan]
     made.first_token[:] = [1.5, 4.0, 5.0, np.nan]
     made.last_token[:] = [2.5, 4.0, 11.0, np.nan]
@@ -81,17 +93,36 @@ def test_a_good_request_meets_all_limits(rows, slo, count):
 def test_nothing_finished_is_nothing_measured():
     rows = Rows(Requests(np.array([1.0]), np.array([10]), np.array([3])))
     metrics = summary(rows, SLO(ttft=1.0))
-    assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (0, 1, 0.0, "REFUSED")
-    assert metrics["request_throughput"] is metrics["request_goodput"] is metrics["mean_ttft_ms"] is metrics["p99_itl_ms"] is None
+    assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (
+        0,
+        1,
+        0.0,
+        "REFUSED",
+    )
+    assert (
+        metrics["request_throughput"]
+        is metrics["request_goodput"]
+        is metrics["mean_ttft_ms"]
+        is metrics["p99_itl_ms"]
+        is None
+    )
 
 
 def test_a_window_counts_the_requests_that_arrive_in_it(rows):
     """From 2 s to 8 s: the second and third request, and the refused one."""
-    whole, part = (summary(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0))))
+    whole, part = (
+        summary(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0)))
+    )
     assert (part["completed"], part["refused"], part["duration"]) == (2, 1, 6.0)
-    assert (part["total_input_tokens"], part["total_output_tokens"], part["mean_ttft_ms"]) == (50, 6, 2000.0)
+    assert (part["total_input_tokens"], part["total_output_tokens"], part["mean_ttft_ms"]) == (
+        50,
+        6,
+        2000.0,
+    )
     assert part["measured"] == {"from": 2.0, "to": 8.0}
-    assert {key: part[key] for key in whole if "itl" in key} == {key: whole[key] for key in whole if "itl" in key}
+    assert {key: part[key] for key in whole if "itl" in key} == {
+        key: whole[key] for key in whole if "itl" in key
+    }
     assert part.keys() - whole.keys() == {"measured"}
 
 
@@ -108,13 +139,22 @@ def test_throughput_of_a_window_is_what_came_out_in_it(rows):
 
 def test_a_warm_up_counts_until_the_last_arrival(rows):
     metrics = summary(rows, None, Measure(warmup=2.5))
-    assert (metrics["completed"], metrics["refused"], metrics["measured"]) == (1, 1, {"from": 2.5, "to": 4.0})
+    assert (metrics["completed"], metrics["refused"], metrics["measured"]) == (
+        1,
+        1,
+        {"from": 2.5, "to": 4.0},
+    )
 
 
 def test_a_window_without_a_request_is_an_error(rows):
-    with pytest.raises(ScenarioError, match="measure: no request comes from 20 s to 30 s; the last one comes at 4 s"):
+    with pytest.raises(
+        ScenarioError,
+        match="measure: no request comes from 20 s to 30 s; the last one comes at 4 s",
+    ):
         summary(rows, None, Measure(window=(20.0, 30.0)))
-    with pytest.raises(ScenarioError, match="measure: no request comes from 20 s; the last one comes at 4 s"):
+    with pytest.raises(
+        ScenarioError, match="measure: no request comes from 20 s; the last one comes at 4 s"
+    ):
         summary(rows, None, Measure(warmup=20.0))
 
 
@@ -183,7 +223,11 @@ def test_intervals_are_of_the_means_given_and_only_where_runs_are_long_and_stead
     ],
 )
 def test_presets_are_mlperfs_in_ms(name, ttft, tpot):
-    assert (PRESETS[name].ttft, PRESETS[name].tpot, PRESETS[name].e2el) == (ttft / 1000, tpot / 1000, None)
+    assert (PRESETS[name].ttft, PRESETS[name].tpot, PRESETS[name].e2el) == (
+        ttft / 1000,
+        tpot / 1000,
+        None,
+    )
 
 
 @pytest.mark.parametrize("q", [1, 50, 90, 95, 99, 100])
@@ -231,12 +275,16 @@ def test_at_half_load_it_is_never_overloaded_and_beyond_what_it_serves_always(lo
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
-    ("requests", "load", "overloaded"), [(200_000, 1.05, True), (20_000, 1.1, True), (20_000, 0.95, False), (4000, 0.9, False)]
+    ("requests", "load", "overloaded"),
+    [(200_000, 1.05, True), (20_000, 1.1, True), (20_000, 0.95, False), (4000, 0.9, False)],
 )
 def test_in_long_runs_a_twentieth_too_much_is_told(seed, requests, load, overloaded):
     """M/M/1, its waits by Lindley's recurrence."""
     stream = np.random.default_rng(seed)
-    arrival, service = np.cumsum(stream.exponential(1 / load, requests)), stream.exponential(1.0, requests)
+    arrival, service = (
+        np.cumsum(stream.exponential(1 / load, requests)),
+        stream.exponential(1.0, requests),
+    )
     steps = np.concatenate([[0.0], service[:-1] - np.diff(arrival)])
     before = np.cumsum(steps)
     rows = Rows(Requests(arrival, np.ones(requests, int), np.ones(requests, int)))
@@ -248,7 +296,8 @@ def test_in_long_runs_a_twentieth_too_much_is_told(seed, requests, load, overloa
 def test_a_run_shorter_than_its_requests_is_too_short_to_tell(make_deployment, make_chip, serve_on):
     """All are served at once, and none ends before the last comes: the number in the system grows, and nobody waits."""
     rows = serve_on(
-        make_deployment(chip=make_chip(capacity=1e8), token_budget=64), [(0.001 * number, 1, 400) for number in range(40)]
+        make_deployment(chip=make_chip(capacity=1e8), token_budget=64),
+        [(0.001 * number, 1, 400) for number in range(40)],
     )
     assert rows.last_token.min() > rows.arrival.max()
     assert verdict(rows) == "TOO SHORT"

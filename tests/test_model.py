@@ -58,7 +58,9 @@ def test_without_key_value_heads_every_head_has_its_own():
 
 
 def test_a_head_size_that_is_given_is_honoured():
-    assert tiny(head_dim=4).parameters == WHOLE + 3 * (64 + 2 * 32 + 64)  # twice the two that 8 / 4 would be
+    assert tiny(head_dim=4).parameters == WHOLE + 3 * (
+        64 + 2 * 32 + 64
+    )  # twice the two that 8 / 4 would be
     assert shape(tiny(head_dim=4)).kv_width() == 2 * 2 * 4
 
 
@@ -83,7 +85,8 @@ def test_biases_and_norms_are_counted_in_each_layer(changes, more):
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("llama-2-7b", 6.74), ("llama-2-70b", 68.98), ("llama-3.1-8b", 8.03), ("llama-3.1-70b", 70.6)]
+    ("name", "billions"),
+    [("llama-2-7b", 6.74), ("llama-2-70b", 68.98), ("llama-3.1-8b", 8.03), ("llama-3.1-70b", 70.6)],
 )
 def test_shipped_models_have_their_published_parameters(name, billions):
     assert read(names("models")[name], Model).parameters == pytest.approx(billions * 1e9, rel=0.01)
@@ -93,7 +96,9 @@ def test_shipped_models_have_their_published_parameters(name, billions):
 
 
 def test_a_token_takes_two_flops_for_each_parameter_it_is_multiplied_by():
-    assert tiny().flops_per_token() == 2 * (WHOLE - 80 - 3 * 2 * 8 - 8)  # neither the table that is looked up in, nor norms
+    assert tiny().flops_per_token() == 2 * (
+        WHOLE - 80 - 3 * 2 * 8 - 8
+    )  # neither the table that is looked up in, nor norms
 
 
 def test_attention_multiplies_each_position_twice_for_each_head():
@@ -101,7 +106,8 @@ def test_attention_multiplies_each_position_twice_for_each_head():
 
 
 @pytest.mark.parametrize(
-    ("name", "kib"), [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3.1-8b", 128), ("llama-3.1-70b", 320)]
+    ("name", "kib"),
+    [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3.1-8b", 128), ("llama-3.1-70b", 320)],
 )
 def test_a_token_leaves_keys_and_values_of_its_key_value_heads_in_each_layer(name, kib):
     model = read(names("models")[name], Model)
@@ -120,7 +126,9 @@ def test_a_degree_that_divides_deals_everything_out_evenly():
 
 def test_heads_are_dealt_out_whole():
     attention = tiny().blocks[1]
-    assert attention.parameters(3) == 2 * (8 * 2) * 2 + 2 * (8 * 2) + 8  # two query heads and one key-value head
+    assert (
+        attention.parameters(3) == 2 * (8 * 2) * 2 + 2 * (8 * 2) + 8
+    )  # two query heads and one key-value head
     assert shape(tiny()).flops(3) == shape(tiny()).flops(2)
 
 
@@ -128,10 +136,20 @@ def test_fewer_key_value_heads_than_chips_are_held_more_than_once():
     assert shape(tiny()).kv_width(4) == shape(tiny()).kv_width(2) == 2 * 1 * 2
 
 
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 50), st.integers(1, 50), st.integers(1, 40))
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 50), st.integers(1, 50), st.integers(1, 40)
+)
 @settings(deadline=None)
-def test_the_fullest_chip_holds_an_even_share_at_least_and_the_whole_at_most(kv, group, inner, vocabulary, tensor):
-    model = tiny(num_key_value_heads=kv, num_attention_heads=kv * group, head_dim=2, intermediate_size=inner, vocab_size=vocabulary)
+def test_the_fullest_chip_holds_an_even_share_at_least_and_the_whole_at_most(
+    kv, group, inner, vocabulary, tensor
+):
+    model = tiny(
+        num_key_value_heads=kv,
+        num_attention_heads=kv * group,
+        head_dim=2,
+        intermediate_size=inner,
+        vocab_size=vocabulary,
+    )
     for block in model.blocks:
         assert block.parameters() / tensor <= block.parameters(tensor) <= block.parameters()
     attention = shape(model)
@@ -142,7 +160,10 @@ def test_the_fullest_chip_holds_an_even_share_at_least_and_the_whole_at_most(kv,
 def test_blocks_are_what_a_plan_cuts_between():
     kinds = [block.kind for block in tiny().blocks]
     assert kinds == ["embedding", *["attention", "mlp"] * 3, "head"]
-    assert sum(math.prod(matrix.share(1)) for block in tiny().blocks for matrix in block.matrices) == WHOLE - 3 * 2 * 8 - 8
+    assert (
+        sum(math.prod(matrix.share(1)) for block in tiny().blocks for matrix in block.matrices)
+        == WHOLE - 3 * 2 * 8 - 8
+    )
 
 
 # What is not covered is refused by name, on its line.
@@ -151,7 +172,11 @@ def test_blocks_are_what_a_plan_cuts_between():
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("layer_types", ["full_attention", "linear_attention", "full_attention"], "'linear_attention' is not covered"),
+        (
+            "layer_types",
+            ["full_attention", "linear_attention", "full_attention"],
+            "'linear_attention' is not covered",
+        ),
         ("state_size", 16, "state-space layers"),
         ("mamba_d_state", 16, "state-space layers"),
         ("linear_num_value_heads", 4, "linear attention"),
@@ -165,7 +190,11 @@ def test_blocks_are_what_a_plan_cuts_between():
 def test_what_is_not_covered_is_refused_by_naming_the_key(tmp_path, key, value, what):
     with pytest.raises(ScenarioError) as caught:
         from_file(tmp_path, **{key: value})
-    line = next(n for n, text in enumerate((tmp_path / "config.json").read_text().splitlines(), 1) if f'"{key}"' in text)
+    line = next(
+        n
+        for n, text in enumerate((tmp_path / "config.json").read_text().splitlines(), 1)
+        if f'"{key}"' in text
+    )
     assert f"config.json:{line}: " in str(caught.value)
     assert key in str(caught.value).partition(": ")[2]
     assert what in str(caught.value)
@@ -179,7 +208,11 @@ def test_what_is_not_covered_is_refused_by_naming_the_key(tmp_path, key, value, 
         {"layer_types": ["full_attention"] * 3},
         {"num_experts": 0},
         {"rope_theta": 500000.0, "rms_norm_eps": 1e-05},
-        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256},
+        {
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "query_pre_attn_scalar": 256,
+        },
     ],
 )
 def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
@@ -189,8 +222,14 @@ def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"num_attention_heads": 3, "num_key_value_heads": 3}, "hidden_size 8 is no multiple of num_attention_heads 3"),
-        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        (
+            {"num_attention_heads": 3, "num_key_value_heads": 3},
+            "hidden_size 8 is no multiple of num_attention_heads 3",
+        ),
+        (
+            {"num_key_value_heads": 3},
+            "num_attention_heads 4 is no multiple of num_key_value_heads 3",
+        ),
     ],
 )
 def test_heads_that_do_not_divide_are_refused(tmp_path, changes, reason):
@@ -208,14 +247,24 @@ def test_a_key_without_which_nothing_can_be_computed_is_missed(tmp_path, key):
 
 @pytest.mark.parametrize(
     ("config", "precision"),
-    [({"torch_dtype": "bfloat16"}, "bf16"), ({"dtype": "float16"}, "fp16"), ({"torch_dtype": "float32"}, "fp32"), ({}, "bf16")],
+    [
+        ({"torch_dtype": "bfloat16"}, "bf16"),
+        ({"dtype": "float16"}, "fp16"),
+        ({"torch_dtype": "float32"}, "fp32"),
+        ({}, "bf16"),
+    ],
 )
 def test_the_precision_is_the_configs(config, precision):
     assert tiny(**config).precision == precision
 
 
 def test_what_stands_in_text_config_is_the_model(tmp_path):
-    nested = {"model_type": "llama", "text_config": TINY, "vision_config": {"hidden_size": 99}, "tie_word_embeddings": True}
+    nested = {
+        "model_type": "llama",
+        "text_config": TINY,
+        "vision_config": {"hidden_size": 99},
+        "tie_word_embeddings": True,
+    }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(nested), encoding="utf-8")
     assert read(path, Model).parameters == WHOLE - 80
@@ -239,7 +288,10 @@ def test_experts_are_counted_all_and_those_that_a_token_meets():
         ({"model_type": "deepseek_v3", "n_routed_experts": 4, "first_k_dense_replace": 1}, [1, 2]),
         ({"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2}, [1]),
         ({"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": (0,)}, [1, 2]),
-        ({"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2}, [1]),
+        (
+            {"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2},
+            [1],
+        ),
         (MOE, [0, 1, 2]),
         ({}, []),
     ],
@@ -249,14 +301,31 @@ def test_which_layers_have_experts(changes, layers):
 
 
 def test_a_shared_expert_is_met_by_every_token():
-    plain = {"model_type": "deepseek_v3", "n_routed_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 5}
-    assert tiny(**plain, n_shared_experts=2).active_parameters - tiny(**plain).active_parameters == 3 * 2 * 3 * 8 * 5
+    plain = {
+        "model_type": "deepseek_v3",
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 5,
+    }
+    assert (
+        tiny(**plain, n_shared_experts=2).active_parameters - tiny(**plain).active_parameters
+        == 3 * 2 * 3 * 8 * 5
+    )
 
 
 def test_latent_attention_keeps_its_rank_and_a_rotary_key():
-    model = tiny(model_type="deepseek_v3", q_lora_rank=6, kv_lora_rank=5, qk_rope_head_dim=2, qk_nope_head_dim=3, v_head_dim=4)
+    model = tiny(
+        model_type="deepseek_v3",
+        q_lora_rank=6,
+        kv_lora_rank=5,
+        qk_rope_head_dim=2,
+        qk_nope_head_dim=3,
+        v_head_dim=4,
+    )
     attention = shape(model)
-    assert attention.kv_width() == attention.kv_width(4) == 5 + 2  # every chip of a group keeps it whole
+    assert (
+        attention.kv_width() == attention.kv_width(4) == 5 + 2
+    )  # every chip of a group keeps it whole
     assert attention.flops(decode=True) == 2 * 4 * (2 * 5 + 2)
     assert attention.flops(decode=False) == 2 * 4 * (3 + 2 + 4)
     matrices = 8 * 6 + 6 * 4 * 5 + 8 * 7 + 5 * 4 * 7 + 4 * 4 * 8
@@ -267,11 +336,31 @@ def test_latent_attention_keeps_its_rank_and_a_rotary_key():
     ("changes", "windows"),
     [
         ({"sliding_window": 7}, [7, 7, 7]),
-        ({"sliding_window": 7, "layer_types": ("full_attention", "sliding_attention", "full_attention")}, [None, 7, None]),
+        (
+            {
+                "sliding_window": 7,
+                "layer_types": ("full_attention", "sliding_attention", "full_attention"),
+            },
+            [None, 7, None],
+        ),
         ({"sliding_window": 7, "model_type": "gemma2"}, [7, None, 7]),
-        ({"sliding_window": 7, "model_type": "gemma3_text", "sliding_window_pattern": 3}, [7, 7, None]),
-        ({"sliding_window": 7, "model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2}, [None, None, 7]),
-        ({"sliding_window": 7, "model_type": "qwen3", "use_sliding_window": False}, [None, None, None]),
+        (
+            {"sliding_window": 7, "model_type": "gemma3_text", "sliding_window_pattern": 3},
+            [7, 7, None],
+        ),
+        (
+            {
+                "sliding_window": 7,
+                "model_type": "qwen3",
+                "use_sliding_window": True,
+                "max_window_layers": 2,
+            },
+            [None, None, 7],
+        ),
+        (
+            {"sliding_window": 7, "model_type": "qwen3", "use_sliding_window": False},
+            [None, None, None],
+        ),
         ({"attention_chunk_size": 9, "model_type": "llama4_text"}, [9, 9, 9]),
     ],
 )
@@ -312,11 +401,17 @@ def test_global_layers_may_have_heads_of_their_own():
     ("config", "weights"),
     [
         ({"quant_method": "fp8"}, ("fp8", False)),
-        ({"quant_method": "mxfp4", "modules_to_not_convert": ("model.layers.*.self_attn",)}, ("fp4", True)),
+        (
+            {"quant_method": "mxfp4", "modules_to_not_convert": ("model.layers.*.self_attn",)},
+            ("fp4", True),
+        ),
         ({"quant_method": "gptq", "bits": 8}, ("int8", False)),
         ({"quant_method": "awq", "bits": 4}, ("int4", False)),
         (
-            {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"type": "float", "num_bits": 8}}}},
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"g": {"weights": {"type": "float", "num_bits": 8}}},
+            },
             ("fp8", False),
         ),
         (None, ("bf16", False)),
@@ -349,7 +444,12 @@ def test_drawn_experts_are_taken_as_often_as_their_chances_say():
     chances = experts.chances(0.0)
     means = [experts.draw(8, chances, np.random.default_rng(seed), 50).mean() for seed in range(20)]
     assert np.mean(means) == pytest.approx(8 * 4 / 16)
-    reached = np.array([(experts.draw(8, chances, np.random.default_rng(seed), 50) > 0).sum(axis=1).mean() for seed in range(20)])
+    reached = np.array(
+        [
+            (experts.draw(8, chances, np.random.default_rng(seed), 50) > 0).sum(axis=1).mean()
+            for seed in range(20)
+        ]
+    )
     assert abs(reached.mean() - 16 * (1 - (1 - 4 / 16) ** 8)) < 3 * reached.std() / 20**0.5
 
 
@@ -378,7 +478,11 @@ def test_a_token_reaches_as_many_blocks_as_drawings_say(blocks, groups):
 
 def test_node_limited_routing_bounds_the_nodes():
     """DeepSeek-V3: groups of 32 experts, at most four of eight; with a group on each node at most four nodes."""
-    v3 = next(block.experts for block in read(find("deepseek-v3", "models"), Model).blocks if block.experts)
+    v3 = next(
+        block.experts
+        for block in read(find("deepseek-v3", "models"), Model).blocks
+        if block.experts
+    )
     assert (v3.groups, v3.groups_per_token) == (8, 4)
     assert 3.5 < v3.reached(8) < 4
     assert replace(v3, groups=1, groups_per_token=1).reached(8) > 5
@@ -388,7 +492,10 @@ def test_node_limited_routing_bounds_the_nodes():
 
 @pytest.mark.parametrize(
     ("groups", "reason"),
-    [({"n_group": 3}, "n_group 3 does not divide the 8 experts"), ({"n_group": 8, "topk_group": 1}, "topk_group 1 of n_group 8")],
+    [
+        ({"n_group": 3}, "n_group 3 does not divide the 8 experts"),
+        ({"n_group": 8, "topk_group": 1}, "topk_group 1 of n_group 8"),
+    ],
 )
 def test_groups_that_cannot_be_are_refused(make_model, groups, reason):
     with pytest.raises(ValidationError, match=reason):

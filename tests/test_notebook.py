@@ -32,7 +32,9 @@ def test_a_result_shows_itself_as_its_comparison(result):
 def test_names_are_escaped(result):
     name = "<script>alert(1)</script>"
     lpu, h100 = result.scenario.systems.values()
-    html = run(result.scenario.model_copy(update={"systems": {name: lpu, "h100": h100}}))._repr_html_()
+    html = run(
+        result.scenario.model_copy(update={"systems": {name: lpu, "h100": h100}})
+    )._repr_html_()
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") > 1  # as the column's head, and in what it comes to
 
@@ -40,7 +42,10 @@ def test_names_are_escaped(result):
 def test_rows_are_a_frame_with_the_columns_of_the_file(result):
     assert isinstance(result.requests, polars.DataFrame)
     assert result.requests.columns == list(COLUMNS)
-    assert result.requests.group_by("system", maintain_order=True).len().rows() == [("lpu", 5), ("h100", 5)]
+    assert result.requests.group_by("system", maintain_order=True).len().rows() == [
+        ("lpu", 5),
+        ("h100", 5),
+    ]
 
 
 def test_metrics_are_a_frame_with_a_row_for_each_system(result):
@@ -54,13 +59,20 @@ def test_metrics_are_a_frame_with_a_row_for_each_system(result):
 def test_systems_that_lack_a_metric_have_none_of_it():
     """A fleet has no fitted share, and stands before a system that has one."""
     scenario = read("fleet", ["workload.requests=5"])
-    first = {name: scenario.systems[name] for name in sorted(scenario.systems, key=lambda name: name in ("lpus", "gpus"))}
+    first = {
+        name: scenario.systems[name]
+        for name in sorted(scenario.systems, key=lambda name: name in ("lpus", "gpus"))
+    }
     metrics = run(scenario.model_copy(update={"systems": first})).metrics
     assert metrics["fitted_share"].is_null().to_list() == [True, True, False, False]
 
 
 def cells() -> list[str]:
-    return ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(NOTEBOOK.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 def test_the_example_notebook_runs_and_shows_what_it_says(monkeypatch, tmp_path):
@@ -71,7 +83,10 @@ def test_the_example_notebook_runs_and_shows_what_it_says(monkeypatch, tmp_path)
     for cell in cells():
         *statements, last = ast.parse(cell).body
         ends = isinstance(last, ast.Expr)
-        exec(compile(ast.Module(statements if ends else [*statements, last], []), "cell", "exec"), names)
+        exec(
+            compile(ast.Module(statements if ends else [*statements, last], []), "cell", "exec"),
+            names,
+        )
         if ends:
             shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
     assert [type(each).__name__ for each in shown] == ["Result", "DataFrame", "DataFrame", "Figure"]

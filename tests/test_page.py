@@ -59,7 +59,10 @@ class Elements(HTMLParser):
 def folder(tmp_path_factory):
     """A run with an assignment and a seed of its own."""
     folder = tmp_path_factory.mktemp("run")
-    scenario = read("llama3-8b-lpu-vs-h100", ["workload.requests=20", "measure={warmup: 1 s}", "systems.lpu.token_budget=64 token"])
+    scenario = read(
+        "llama3-8b-lpu-vs-h100",
+        ["workload.requests=20", "measure={warmup: 1 s}", "systems.lpu.token_budget=64 token"],
+    )
     save(run(scenario, seed=7).saved(), folder)
     return folder
 
@@ -80,7 +83,9 @@ def hostile(tmp_path_factory):
 def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
     summary = load(folder).summary
     assert "A small model: what do 64 LPUs gain over the one H100" in told.text
-    assert re.search(r"\w+ gives a user [\d,]+ token/s: .* times that of \w+; under this load ", told.text)
+    assert re.search(
+        r"\w+ gives a user [\d,]+ token/s: .* times that of \w+; under this load ", told.text
+    )
     for label in (
         "TPOT median / p99, ms",
         "published token/s of a user",
@@ -101,7 +106,13 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
 
 def test_it_names_the_source_of_every_number_of_every_part(told, folder):
     kept = load(folder).summary["sources"]
-    parts = ["model llama-3.1-8b", "chip groq-lpu-v1", "engine groq-compiler", "chip h100-sxm", "engine vllm"]
+    parts = [
+        "model llama-3.1-8b",
+        "chip groq-lpu-v1",
+        "engine groq-compiler",
+        "chip h100-sxm",
+        "engine vllm",
+    ]
     assert list(kept) == parts
     rows = "".join(told.text.split())
     for entry in kept.values():
@@ -111,7 +122,9 @@ def test_it_names_the_source_of_every_number_of_every_part(told, folder):
 
 
 def test_a_cluster_and_what_is_written_in_place_have_sources_too(tmp_path):
-    text = HOSTILE.replace("plain: {chip: h100-sxm, chips: 1,", "plain: {cluster: dgx-a100, chips: 1,")
+    text = HOSTILE.replace(
+        "plain: {chip: h100-sxm, chips: 1,", "plain: {cluster: dgx-a100, chips: 1,"
+    )
     text = text.replace("systems:", "systems:\n  own: {chip: {memory: {hbm: {capacity: 80 GB, bandwidth: 3 TB/s}}, compute: "
                         "{kind: roofline, fp16: 1 PFLOP/s}, topology: {kind: ring, link: {latency: 1 us, bandwidth: 1 GB/s}}, "
                         "source: {memory: a guess}}, chips: 1, engine: ideal}")  # fmt: skip
@@ -122,7 +135,10 @@ def test_a_cluster_and_what_is_written_in_place_have_sources_too(tmp_path):
 
 
 def test_what_a_sweep_varies_has_sources_too():
-    given = {"model": "llama-2-7b", "sweep": {"systems.lpu.engine": ("ideal", "groq-compiler"), "systems.lpu.chips": (8, 16)}}
+    given = {
+        "model": "llama-2-7b",
+        "sweep": {"systems.lpu.engine": ("ideal", "groq-compiler"), "systems.lpu.chips": (8, 16)},
+    }
     assert list(sources(given)) == ["model llama-2-7b", "engine ideal", "engine groq-compiler"]
 
 
@@ -146,7 +162,11 @@ def test_it_fetches_nothing(told, hostile):
             for value in attrs.values():
                 assert set(re.findall(r"url\((.)", value or "")) <= {"#"}
         assert page_.named("link") == []
-        policy = next(attrs["content"] for attrs in page_.named("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
+        policy = next(
+            attrs["content"]
+            for attrs in page_.named("meta")
+            if attrs.get("http-equiv") == "Content-Security-Policy"
+        )
         assert policy.startswith("default-src 'none';")
 
 
@@ -155,7 +175,9 @@ def test_names_of_a_scenario_are_text_and_nothing_else(hostile):
     assert hostile.named("img") == hostile.named("b") == []
     assert not any(key.startswith("on") for _, attrs in hostile.elements for key in attrs)
     assert '<b>this</b> a "question" & no {{ 7 * 7 }}?' in hostile.text
-    assert hostile.text.count("<img src=x onerror=alert(1)> $x_{$ [/b]") >= 5  # tables, verdict, figures
+    assert (
+        hostile.text.count("<img src=x onerror=alert(1)> $x_{$ [/b]") >= 5
+    )  # tables, verdict, figures
     assert "sramsim run '</title><script>alert(1)</script>.yaml' --out out" in hostile.text
 
 
@@ -163,7 +185,13 @@ def test_ids_are_of_one_element_each_and_every_reference_has_one(told):
     ids = [attrs["id"] for _, attrs in told.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     values = [value or "" for _, attrs in told.elements for value in attrs.values()]
-    referred = {name for value in values for name in re.findall(r"url\(#([^)]+)\)|^#([\w-]+)$", value) for name in name if name}
+    referred = {
+        name
+        for value in values
+        for name in re.findall(r"url\(#([^)]+)\)|^#([\w-]+)$", value)
+        for name in name
+        if name
+    }
     assert referred
     assert referred <= set(ids)
 
@@ -173,7 +201,9 @@ def test_the_same_folder_gives_the_same_bytes(folder):
     command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import report; "
                "sys.stdout.buffer.write(report(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
     pages = [
-        subprocess.run(command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}).stdout
+        subprocess.run(
+            command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}
+        ).stdout
         for seed in ("1", "2")
     ]
     assert pages[0] == pages[1] == page.report(folder).encode()
@@ -182,7 +212,9 @@ def test_the_same_folder_gives_the_same_bytes(folder):
 def luminance(colour: str) -> float:
     """Source: WCAG 2.2, relative luminance."""
     parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -209,10 +241,23 @@ def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_pa
 def swept(tmp_path):
     (tmp_path / "sweep.json").write_text(
         json.dumps(
-            {"scenario": "mine", "question": "How many?", "version": "1", "sources": {}, "keys": [], "points": [], "systems": []}
+            {
+                "scenario": "mine",
+                "question": "How many?",
+                "version": "1",
+                "sources": {},
+                "keys": [],
+                "points": [],
+                "systems": [],
+            }
         )
     )
-    table = {"workload.rate": [1, 10], "system": ["a<b", "a<b"], "median_tpot_ms": [2.5, None], "error": ["", "does not fit"]}
+    table = {
+        "workload.rate": [1, 10],
+        "system": ["a<b", "a<b"],
+        "median_tpot_ms": [2.5, None],
+        "error": ["", "does not fit"],
+    }
     polars.DataFrame(table).write_parquet(tmp_path / "table.parquet")
     return tmp_path
 

@@ -28,8 +28,12 @@ def held(deployment):
 def test_one_chip_holds_every_parameter_in_its_width(make_deployment):
     blocks = 4 * (ATTENTION + MLP + 2 * NORM)
     assert held(make_deployment()) == [2 * (blocks + 2 * TABLE + NORM)]
-    assert held(make_deployment(plan=Plan(weights="int8", head="fp16"))) == [blocks + 2 * (2 * TABLE + NORM)]
-    assert held(make_deployment(plan=Plan(weights="int4", head="int8"))) == [blocks / 2 + 2 * TABLE + NORM]
+    assert held(make_deployment(plan=Plan(weights="int8", head="fp16"))) == [
+        blocks + 2 * (2 * TABLE + NORM)
+    ]
+    assert held(make_deployment(plan=Plan(weights="int4", head="int8"))) == [
+        blocks / 2 + 2 * TABLE + NORM
+    ]
 
 
 def test_tensor_parallelism_splits_matrices_and_repeats_norms(make_deployment):
@@ -42,8 +46,13 @@ def test_fewer_kv_heads_than_chips_are_held_more_than_once(make_deployment):
     deployment = make_deployment(4, plan=Plan(tensor=4))
     attention = 64 * 16 + 2 * 64 * 16 + 16 * 64
     assert held(deployment) == [2 * (4 * (attention + MLP // 4 + 2 * NORM) + 2 * TABLE // 4 + NORM)]
-    assert deployment.layout.stages[0].kv_per_token == 4 * 2 * 16 * 2  # layers, K and V, one head, 2 bytes
-    assert 4 * deployment.layout.stages[0].kv_per_token == 2 * make_deployment().layout.stages[0].kv_per_token
+    assert (
+        deployment.layout.stages[0].kv_per_token == 4 * 2 * 16 * 2
+    )  # layers, K and V, one head, 2 bytes
+    assert (
+        4 * deployment.layout.stages[0].kv_per_token
+        == 2 * make_deployment().layout.stages[0].kv_per_token
+    )
 
 
 def test_heads_that_do_not_divide_make_the_fullest_chip_decide(make_deployment):
@@ -59,7 +68,11 @@ def test_every_stage_holds_its_own_blocks(make_deployment):
     deployment = make_deployment(10)
     blocks = [TABLE, *[ATTENTION + NORM, MLP + NORM] * 4, TABLE + NORM]
     assert held(deployment) == [2 * block for block in blocks]
-    assert [stage.kv_per_token for stage in deployment.layout.stages] == [0, *[2 * 2 * 16 * 2, 0] * 4, 0]
+    assert [stage.kv_per_token for stage in deployment.layout.stages] == [
+        0,
+        *[2 * 2 * 16 * 2, 0] * 4,
+        0,
+    ]
 
 
 def test_a_shared_table_is_held_once_where_one_stage_has_both_ends(make_deployment, make_model):
@@ -73,7 +86,10 @@ def test_it_fits_to_the_byte(make_deployment, make_chip, make_engine):
     engine = make_engine(reserve=1000.0, memory_fraction=0.5)
     weights = held(make_deployment())[0]
     needed = weights + 16 * (64 + 256) * 2 + 1000 + 64 * 512
-    exact, short = (make_deployment(engine=engine, chip=make_chip(2 * room)).fit for room in (needed, needed - 1))
+    exact, short = (
+        make_deployment(engine=engine, chip=make_chip(2 * room)).fit
+        for room in (needed, needed - 1)
+    )
     assert exact.needed == exact.capacity == needed
     assert exact.fits
     assert exact.kv_tokens == 64
@@ -94,7 +110,11 @@ def test_room_is_that_of_the_fullest_stage(make_deployment, make_chip):
 @pytest.mark.parametrize(
     ("chips", "plan", "message"),
     [
-        (8, Plan(tensor=2, pipeline=3), "is 6 chips, and the system has 8; leave pipeline out for 4"),
+        (
+            8,
+            Plan(tensor=2, pipeline=3),
+            "is 6 chips, and the system has 8; leave pipeline out for 4",
+        ),
         (8, Plan(tensor=3), "tensor 3 x pipeline 2 is 6 chips"),
         (8, Plan(tensor=2, replicas=3), "x replicas 3 is 6 chips"),
         (11, Plan(), "pipeline 11: in-place has only 10 blocks"),
@@ -108,7 +128,12 @@ def test_degrees_that_do_not_make_the_chips_are_refused(make_model, chips, plan,
 def test_a_plans_defaults_are_all_the_chips_and_the_configs_precision(make_model):
     plan = Plan(tensor=2, replicas=2, weights="int8").resolved(12, make_model())
     assert plan.pipeline == 3
-    assert [plan.given(what) for what in ("weights", "activations", "kv", "head")] == ["int8", "fp16", "fp16", "fp16"]
+    assert [plan.given(what) for what in ("weights", "activations", "kv", "head")] == [
+        "int8",
+        "fp16",
+        "fp16",
+        "fp16",
+    ]
 
 
 # Experts, ranks, windows, memories.
@@ -132,14 +157,21 @@ def test_each_rank_of_attention_data_parallelism_holds_attention_whole(make_mode
     alone = make_deployment(1, model=model, plan=Plan()).layout
     assert ranks.plan.expert == 4  # an expert is on one chip only
     assert ranks.weights(model.blocks[1]) == alone.weights(model.blocks[1])
-    assert fit(ranks, 10).kv_tokens > 4 * fit(alone, 10).kv_tokens  # four caches, and experts leave more room
+    assert (
+        fit(ranks, 10).kv_tokens > 4 * fit(alone, 10).kv_tokens
+    )  # four caches, and experts leave more room
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
-    [(Plan(tensor=4, expert=3), "expert 3 does not divide the 4 chips of a stage"), (Plan(tensor=4, expert=8), "does not divide")],
+    [
+        (Plan(tensor=4, expert=3), "expert 3 does not divide the 4 chips of a stage"),
+        (Plan(tensor=4, expert=8), "does not divide"),
+    ],
 )
-def test_expert_degrees_that_do_not_divide_a_stage_are_refused(make_model, make_deployment, plan, message):
+def test_expert_degrees_that_do_not_divide_a_stage_are_refused(
+    make_model, make_deployment, plan, message
+):
     with pytest.raises(ValueError, match=message):
         make_deployment(4, model=make_model(**MOE), plan=plan)
 
@@ -186,7 +218,9 @@ def test_weights_stream_at_the_pace_of_their_memory(make_chip, make_deployment):
 
 def test_a_sequence_may_be_split_where_heads_would_be_held_twice(make_deployment):
     """4 chips, 2 KV heads: two chips hold a head, or each the half of its sequence, for one more all-reduce a layer."""
-    twice, split = (make_deployment(4, plan=Plan(tensor=4, kv_split=kind)) for kind in ("heads", "sequence"))
+    twice, split = (
+        make_deployment(4, plan=Plan(tensor=4, kv_split=kind)) for kind in ("heads", "sequence")
+    )
     assert split.layout.stages[0].kv_per_token == twice.layout.stages[0].kv_per_token / 2
     work = Work(decodes=1, context=1000, logits=1)
     more = [d.costs.terms(work)[0, 0, COLLECTIVES] for d in (split, twice)]
@@ -198,13 +232,22 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
 
     def times(seed):
         sampled = None if seed is None else np.random.default_rng(seed)
-        parts = {"chip": make_chip(1e9), "engine": read(names("engines")["ideal"], Engine), "plan": Plan(), "token_budget": 16}
+        parts = {
+            "chip": make_chip(1e9),
+            "engine": read(names("engines")["ideal"], Engine),
+            "plan": Plan(),
+            "token_budget": 16,
+        }
         costs = deploy(model, chips=1, request_tokens=64, sampled=sampled, **parts).costs
-        return [float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)]
+        return [
+            float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)
+        ]
 
     assert times(1) == times(1) != times(2)
     means = [np.mean(times(seed)) for seed in range(20)]
-    assert abs(np.mean(means) - times(None)[0]) < 3 * np.std(means) / 20**0.5 + 0.01 * times(None)[0]
+    assert (
+        abs(np.mean(means) - times(None)[0]) < 3 * np.std(means) / 20**0.5 + 0.01 * times(None)[0]
+    )
 
 
 # What chips send each other.
@@ -216,7 +259,10 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
         ({}, "fp16"),
         ({"activations": "fp32"}, "fp32"),
         ({"activations": "bf16"}, "bf16"),
-        ({"activations": "int8"}, "fp16"),  # the config's: INT8, FP8 and FP4 are formats of a multiply's operands
+        (
+            {"activations": "int8"},
+            "fp16",
+        ),  # the config's: INT8, FP8 and FP4 are formats of a multiply's operands
         ({"activations": "fp8"}, "fp16"),
         ({"activations": "fp4"}, "fp16"),
         ({"activations": "fp8", "hidden": "fp8"}, "fp8"),

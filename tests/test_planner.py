@@ -29,7 +29,10 @@ def all_cuts(layout):
 def room(layout):
     """Tokens of KV cache that the fullest stage has room for; less than nothing where weights alone do not fit."""
     return min(
-        layout.room(s) / s.kv_per_token if s.kv_per_token else math.copysign(math.inf, layout.room(s)) for s in layout.stages
+        layout.room(s) / s.kv_per_token
+        if s.kv_per_token
+        else math.copysign(math.inf, layout.room(s))
+        for s in layout.stages
     )
 
 
@@ -65,9 +68,15 @@ def draw_deployment(make_model, make_chip, make_engine, make_deployment):
         tokens = draw(st.sampled_from([8, 500.5]))
         share = 2 * model.parameters / (pipeline * tensor)
         chip = make_chip(capacity=draw(st.sampled_from([0.9, 1.3, 1.6, 2, 3, 20])) * share + 2e4)
-        engine = make_engine(step_overhead=draw(st.sampled_from([0.0, 2e-4, 1e-3])), memory_fraction=0.9, reserve=1000.0)
+        engine = make_engine(
+            step_overhead=draw(st.sampled_from([0.0, 2e-4, 1e-3])),
+            memory_fraction=0.9,
+            reserve=1000.0,
+        )
         plan = Plan(tensor=tensor, pipeline=pipeline, balance=balance)
-        return make_deployment(tensor * pipeline, tokens, plan, model=model, chip=chip, engine=engine), tokens
+        return make_deployment(
+            tensor * pipeline, tokens, plan, model=model, chip=chip, engine=engine
+        ), tokens
 
     return make
 
@@ -83,16 +92,22 @@ def test_stages_are_contiguous_and_hold_every_block_once(draw_deployment, data, 
 
 
 @given(st.data())
-def test_balanced_for_time_the_slowest_stage_comes_first_then_room_then_evenness(draw_deployment, data):
+def test_balanced_for_time_the_slowest_stage_comes_first_then_room_then_evenness(
+    draw_deployment, data
+):
     deployment, tokens = draw_deployment(data.draw, "time")
     fitting = [cut for cut in all_cuts(deployment.layout) if room(cut) >= tokens]
     assert deployment.fit.fits == bool(fitting)
     if fitting:
-        assert deployment.layout.bounds in least(fitting, slowest, lambda cut: -room(cut), unevenness)
+        assert deployment.layout.bounds in least(
+            fitting, slowest, lambda cut: -room(cut), unevenness
+        )
 
 
 @given(st.data())
-def test_balanced_for_memory_room_comes_first_then_the_slowest_stage_then_evenness(draw_deployment, data):
+def test_balanced_for_memory_room_comes_first_then_the_slowest_stage_then_evenness(
+    draw_deployment, data
+):
     deployment, tokens = draw_deployment(data.draw, "memory")
     cuts = all_cuts(deployment.layout)
     assert deployment.fit.fits == (max(map(room, cuts)) >= tokens)
@@ -113,13 +128,18 @@ def test_a_stages_time_is_that_of_its_blocks_and_of_the_gather_before_them(make_
     latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
     gather = layout.topology.all_gather(range(2), 64 * 2, latency, lossy.collective_efficiency)
     for stage, time in zip(layout.stages, costs.step(WORK).time, strict=True):
-        blocks = sum(costs.block_time(block, WORK) for block in layout.model.blocks[stage.first : stage.last + 1])
+        blocks = sum(
+            costs.block_time(block, WORK)
+            for block in layout.model.blocks[stage.first : stage.last + 1]
+        )
         assert blocks + (gather if stage.first else 0) == pytest.approx(time)
 
 
 @settings(max_examples=40)
 @given(st.data())
-def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(draw_deployment, make_deployment, data):
+def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(
+    draw_deployment, make_deployment, data
+):
     deployment, tokens = draw_deployment(data.draw, "time", pipeline=1)
     layout = deployment.layout
 
@@ -128,18 +148,27 @@ def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(draw_deplo
         return make_deployment(tensor * pipeline, tokens, Plan(tensor=tensor), **parts).fit.fits
 
     fewest = minimum_chips(deployment, tokens)
-    plans = [(t * p, t, p) for t in (1, 2, 3, 4) for p in range(1, len(layout.model.blocks) + 1) if fits(t, p)]
+    plans = [
+        (t * p, t, p)
+        for t in (1, 2, 3, 4)
+        for p in range(1, len(layout.model.blocks) + 1)
+        if fits(t, p)
+    ]
     assert (fewest in plans and fewest[0] == min(plans)[0]) if plans else fewest is None
 
 
 def test_seventy_billion_parameters_take_324_chips_whoever_asks():
     """Tensor 12 x pipeline 27: fewer than the 328 of powers of two."""
     parts = ["systems.lpu.plan={tensor: 8, weights: int8, activations: int8, kv: fp16, head: int8}"]
-    parts += ["workload={kind: closed, users: 1, requests: 1, prompt: 500 token, output: 100 token}"]
+    parts += [
+        "workload={kind: closed, users: 1, requests: 1, prompt: 500 token, output: 100 token}"
+    ]
     scenario = read("llama2-70b-lpu-vs-h100", parts)
     hint = minimum_chips(scenario.deploy("lpu"), scenario.request_tokens)
     assert hint == (324, 12, 27)
-    searched = read("llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]).deploy("lpu")
+    searched = read(
+        "llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]
+    ).deploy("lpu")
     assert searched.fit.fits
     assert (searched.chips, searched.layout.plan.group, searched.layout.plan.depth) == hint
     assert minimum_chips(searched, scenario.request_tokens) == hint
@@ -154,7 +183,9 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
     host=st.booleans(),
     routed=st.booleans(),
 )
-def test_the_search_for_the_fewest_chips_and_the_hint_agree(make_model, make_chip, make_deployment, **drawn):
+def test_the_search_for_the_fewest_chips_and_the_hint_agree(
+    make_model, make_chip, make_deployment, **drawn
+):
     """Whatever plan the hint is asked with; where the search finds nothing, more chips are needed than the system has."""
     link = Link(latency=1e-6, bandwidth=1e9)
     topology = Switch(link=link, **({"limit": drawn["limit"]} if drawn["limit"] else {}))
@@ -162,7 +193,11 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(make_model, make_chi
     if drawn["host"]:
         slow = Memory(capacity=4 * drawn["capacity"], bandwidth=1e6)
         chip = chip.model_copy(update={"memory": chip.memory | {"host": slow}})
-    routed = {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2} if drawn["routed"] else {}
+    routed = (
+        {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2}
+        if drawn["routed"]
+        else {}
+    )
     parts = {"model": make_model(**routed), "chip": chip}
     hint = minimum_chips(make_deployment(1, **parts), 64)
     try:
@@ -180,7 +215,8 @@ def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, mak
     """Five chips hold table and attention, MLP and attention three times, MLP and head; tensor 2 would need six, tensor 4 eight."""
     link = Link(latency=1e-6, bandwidth=1e9)
     free, joined = (
-        make_deployment(chip=make_chip(capacity=1e5, topology=Switch(link=link, **limit))) for limit in ({}, {"limit": 4})
+        make_deployment(chip=make_chip(capacity=1e5, topology=Switch(link=link, **limit)))
+        for limit in ({}, {"limit": 4})
     )
     assert minimum_chips(free, 64) == (5, 1, 5)
     assert minimum_chips(joined, 64) is None
@@ -190,7 +226,8 @@ def test_what_does_not_fit_is_refused_with_what_would_do(make_deployment, make_c
     deployment = make_deployment(chip=make_chip(capacity=2e5))
     chips, tensor, pipeline = minimum_chips(deployment, 64)
     with pytest.raises(
-        PlanError, match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do \(tensor {tensor}, pipeline {pipeline}\)"
+        PlanError,
+        match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do \(tensor {tensor}, pipeline {pipeline}\)",
     ):
         require_fit(deployment, 64)
     require_fit(make_deployment(chips, plan=Plan(tensor=tensor), chip=make_chip(capacity=2e5)), 64)
@@ -204,14 +241,21 @@ def test_where_nothing_would_do_it_says_so(make_deployment, make_chip):
 def test_limits_default_to_what_fits_and_what_the_slots_carry(make_deployment):
     deployment = make_deployment(4, plan=Plan(slots=2), token_budget=16)
     limits = deployment.limits
-    assert (limits.slots, limits.token_budget, limits.sequences, limits.context) == (2, 16, 32, 4096)
+    assert (limits.slots, limits.token_budget, limits.sequences, limits.context) == (
+        2,
+        16,
+        32,
+        4096,
+    )
     assert limits.kv_tokens == deployment.fit.kv_tokens
     given_outright = make_deployment(kv_tokens=99, max_sequences=3).limits
     assert (given_outright.kv_tokens, given_outright.sequences) == (99, 3)
 
 
 def test_more_sequences_than_the_slots_carry_would_starve_prompts(make_deployment):
-    with pytest.raises(ValueError, match="max_sequences 17: 1 micro-batches of 16 tokens carry 16 at most"):
+    with pytest.raises(
+        ValueError, match="max_sequences 17: 1 micro-batches of 16 tokens carry 16 at most"
+    ):
         make_deployment(max_sequences=17)
 
 
@@ -224,12 +268,20 @@ def test_more_kv_room_than_the_memory_holds_is_refused(make_deployment, make_eng
     assert free.limits.kv_tokens < brim
     full = make_deployment(engine=engine, kv_tokens=brim)
     assert full.limits.kv_tokens == brim
-    assert f"kv_tokens {brim}: the engine's memory_fraction and reserve leave {free.limits.kv_tokens}" in full.warnings
-    with pytest.raises(ValueError, match=rf"kv_tokens: got {brim + 1} token; expected at most {brim} token, .*; try leaving"):
+    assert (
+        f"kv_tokens {brim}: the engine's memory_fraction and reserve leave {free.limits.kv_tokens}"
+        in full.warnings
+    )
+    with pytest.raises(
+        ValueError,
+        match=rf"kv_tokens: got {brim + 1} token; expected at most {brim} token, .*; try leaving",
+    ):
         make_deployment(engine=engine, kv_tokens=brim + 1)
 
 
-def test_of_a_model_that_does_not_fit_that_is_said_whatever_kv_room_is_given(make_deployment, make_chip):
+def test_of_a_model_that_does_not_fit_that_is_said_whatever_kv_room_is_given(
+    make_deployment, make_chip
+):
     with pytest.raises(PlanError, match="does not fit"):
         require_fit(make_deployment(chip=make_chip(capacity=2e5), kv_tokens=10**9), 64)
 
@@ -237,7 +289,11 @@ def test_of_a_model_that_does_not_fit_that_is_said_whatever_kv_room_is_given(mak
 @pytest.mark.parametrize("kv_tokens", [1000, 130, 99])
 def test_a_plan_counts_the_sequences_that_the_given_kv_room_holds(make_deployment, kv_tokens):
     deployment = make_deployment(kv_tokens=kv_tokens)
-    assert deployment.sequences(100)[0] == kv_tokens // 100 == deployment.limits.kv_tokens // deployment.limits.claim(100)
+    assert (
+        deployment.sequences(100)[0]
+        == kv_tokens // 100
+        == deployment.limits.kv_tokens // deployment.limits.claim(100)
+    )
     assert deployment.sequences(100)[1] == make_deployment().sequences(100)[1]
 
 
@@ -256,10 +312,16 @@ def test_the_fastest_plan_is_no_slower_than_any_other_that_was_tried(make_deploy
     assert all(best.tpot <= other.tpot for other in others)
     assert {trial.tensor * trial.pipeline * trial.replicas for trial in found.tried} == {8}
     plan = found.layout.plan
-    assert (plan.tensor, plan.pipeline, plan.replicas) == (best.tensor, best.pipeline, best.replicas)
+    assert (plan.tensor, plan.pipeline, plan.replicas) == (
+        best.tensor,
+        best.pipeline,
+        best.replicas,
+    )
     for tensor in (1, 2, 4):
         other = make_deployment(8, plan=Plan(tensor=tensor))
-        assert lone_request(found, 16, 8).tpot <= lone_request(other, 16, 8).tpot * 1.02  # trials are estimated, by even cuts
+        assert (
+            lone_request(found, 16, 8).tpot <= lone_request(other, 16, 8).tpot * 1.02
+        )  # trials are estimated, by even cuts
 
 
 def test_the_fewest_chips_of_those_there_are(make_deployment, make_chip):
@@ -288,7 +350,10 @@ def test_a_search_says_what_stops_it(make_deployment):
 
 
 def test_weights_that_overflow_a_memory_of_their_own_are_named_with_it(make_deployment, make_chip):
-    memories = {"hbm": Memory(capacity=1e9, bandwidth=1e9), "host": Memory(capacity=1e4, bandwidth=1e6, holds=())}
+    memories = {
+        "hbm": Memory(capacity=1e9, bandwidth=1e9),
+        "host": Memory(capacity=1e4, bandwidth=1e6, holds=()),
+    }
     chip = make_chip().model_copy(update={"memory": memories})
     with pytest.raises(PlanError, match=r"needs 361\.6 kB for weights in its host and has 10 kB"):
         require_fit(make_deployment(chip=chip, plan=Plan(weights_in="host")), 64)
@@ -308,14 +373,24 @@ def test_ranks_that_lie_differently_each_go_their_own_way(make_model, make_chip,
     inside, outside = Link(latency=1e-6, bandwidth=1e9), Link(latency=1e-5, bandwidth=1e9)
     nodes = Hierarchical(levels=(FullyConnected(link=inside, chips=4), Switch(link=outside)))
     plan = Plan(tensor=3, attention_data=2)
-    deployment = deploy(model, make_chip(capacity=1e9, topology=nodes), 6, make_engine(), plan, 64, token_budget=16)
-    (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(deployment.layout.model.blocks[1], 1, 0)
+    deployment = deploy(
+        model, make_chip(capacity=1e9, topology=nodes), 6, make_engine(), plan, 64, token_budget=16
+    )
+    (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(
+        deployment.layout.model.blocks[1], 1, 0
+    )
     assert [way[0] for way in exchange.ways] == ["one-shot", "hierarchical"]
-    assert exchange.time == deployment.layout.topology.all_reduce(exchange.groups[1], exchange.nbytes)
+    assert exchange.time == deployment.layout.topology.all_reduce(
+        exchange.groups[1], exchange.nbytes
+    )
 
 
 def test_weights_come_over_the_host_link(make_deployment, make_chip):
     """All chips load at once, so the fullest decides."""
     loaded = make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(host_link=1e6))
-    assert loaded.load == loaded.fit.weights / 1e6 == max(stage.weights for stage in loaded.layout.stages) / 1e6
+    assert (
+        loaded.load
+        == loaded.fit.weights / 1e6
+        == max(stage.weights for stage in loaded.layout.stages) / 1e6
+    )
     assert make_deployment().load is None

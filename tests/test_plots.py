@@ -33,7 +33,10 @@ def test_titles_say_the_finding_and_axes_their_units(saved, name):
     assert any(system in figure.get_suptitle() for system in saved.summary["systems"])
     for axis in figure.axes:
         label = axis.get_xlabel() + axis.get_ylabel()
-        assert any(unit in label for unit in (", ms", ", s", ", %", "per second", "token (", "waiting", "$ per million"))
+        assert any(
+            unit in label
+            for unit in (", ms", ", s", ", %", "per second", "token (", "waiting", "$ per million")
+        )
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -50,7 +53,9 @@ def test_text_stays_inside_and_titles_do_not_overlap_the_axes(saved, name):
         assert box.y0 >= -1
         assert box.x1 <= width + 1, text.get_text()
         assert box.y1 <= height + 1
-    assert figure._suptitle.get_window_extent().y0 >= max(axis.get_window_extent().y1 for axis in figure.axes)
+    assert figure._suptitle.get_window_extent().y0 >= max(
+        axis.get_window_extent().y1 for axis in figure.axes
+    )
 
 
 def test_latencies_of_the_figure_are_those_of_the_table(result, saved):
@@ -62,7 +67,11 @@ def test_latencies_of_the_figure_are_those_of_the_table(result, saved):
 def test_a_bar_is_as_long_as_the_token_takes(saved):
     figure = FIGURES["token-time"](saved)
     for row, system in enumerate(saved.summary["systems"].values()):
-        bars = [patch for patch in figure.axes[0].patches if round(patch.get_y() + patch.get_height() / 2) == row]
+        bars = [
+            patch
+            for patch in figure.axes[0].patches
+            if round(patch.get_y() + patch.get_height() / 2) == row
+        ]
         end = max(patch.get_x() + patch.get_width() for patch in bars)
         assert end == pytest.approx(system["lone_request"]["tpot_ms"], rel=0.01)
 
@@ -83,7 +92,10 @@ def test_a_system_keeps_its_colour_in_every_figure(saved):
     from matplotlib.colors import to_hex
 
     colours = style.colours(saved.summary["systems"])
-    lines = {line.get_label(): to_hex(line.get_color()) for line in FIGURES["latency-cdf"](saved).axes[0].lines}
+    lines = {
+        line.get_label(): to_hex(line.get_color())
+        for line in FIGURES["latency-cdf"](saved).axes[0].lines
+    }
     bars = [to_hex(patch.get_facecolor()) for patch in FIGURES["speed"](saved).axes[0].patches]
     assert {name: colour.lower() for name, colour in colours.items()} == lines
     assert bars == [colour.lower() for colour in colours.values()]
@@ -94,7 +106,9 @@ def test_a_fleet_is_drawn_beside_its_members():
     saved = run(read("fleet", ["workload.requests=20"])).saved()
     labels = [label.get_text() for label in FIGURES["speed"](saved).axes[0].get_xticklabels()]
     assert labels[2:] == ["by-room\n1 lpus\n1 gpus", "short-to-lpus\n1 lpus\n1 gpus"]
-    assert [label.get_text() for label in FIGURES["token-time"](saved).axes[0].get_yticklabels()] == ["lpus", "gpus"]
+    assert [
+        label.get_text() for label in FIGURES["token-time"](saved).axes[0].get_yticklabels()
+    ] == ["lpus", "gpus"]
     assert len(FIGURES["latency-cdf"](saved).axes[0].lines) == 4
 
 
@@ -120,12 +134,31 @@ def test_files_are_the_same_bytes_each_time(saved, tmp_path):
 
 
 def compared(error: float, status: str, chip: str = "h100") -> dict[str, object]:
-    return {"measured": 10.0, "simulated": 10.0 * math.exp(error / 100), "error_pct": error, "status": status, "chip": chip}
+    return {
+        "measured": 10.0,
+        "simulated": 10.0 * math.exp(error / 100),
+        "error_pct": error,
+        "status": status,
+        "chip": chip,
+    }
 
 
-NOT_EXPRESSED = {"measured": None, "simulated": None, "error_pct": None, "status": "not expressed", "chip": "z80"}
+NOT_EXPRESSED = {
+    "measured": None,
+    "simulated": None,
+    "error_pct": None,
+    "status": "not expressed",
+    "chip": "z80",
+}
 SETS = {
-    "one": {"points": [compared(10, "tested"), compared(-30, "tested", "a100"), compared(2, "fitted"), NOT_EXPRESSED]},
+    "one": {
+        "points": [
+            compared(10, "tested"),
+            compared(-30, "tested", "a100"),
+            compared(2, "fitted"),
+            NOT_EXPRESSED,
+        ]
+    },
     "two": {"points": [compared(4, "tested", "lpu"), compared(90, "assumed")]},
 }
 
@@ -157,22 +190,35 @@ def test_agreement_says_how_far_off_what_was_not_fitted_is():
     )
     drawn_inside(figure)
     free, fitted = figure.axes
-    assert free.get_title(loc="left").startswith("4 times that engines were not fitted to: median error 20.0 %")
-    assert fitted.get_title(loc="left").startswith("1 times that engines were fitted to: median error 2.0 %")
+    assert free.get_title(loc="left").startswith(
+        "4 times that engines were not fitted to: median error 20.0 %"
+    )
+    assert fitted.get_title(loc="left").startswith(
+        "1 times that engines were fitted to: median error 2.0 %"
+    )
     points = [pair for line in free.lines[1:] for pair in zip(*line.get_data(), strict=True)]
-    assert sorted(points) == sorted((10.0, 10 * math.exp(error / 100)) for error in (10, -30, 4, 90))
+    assert sorted(points) == sorted(
+        (10.0, 10 * math.exp(error / 100)) for error in (10, -30, 4, 90)
+    )
 
 
 def test_agreement_of_nothing_or_of_what_was_fitted_says_so():
     for points in ([NOT_EXPRESSED], [compared(2, "fitted")]):
         figure = agreement.draw({"mine": {"points": points}})
-        assert figure.get_suptitle().replace("\n", " ") == "Nothing here tests the simulator: engines were fitted to all of it"
+        assert (
+            figure.get_suptitle().replace("\n", " ")
+            == "Nothing here tests the simulator: engines were fitted to all of it"
+        )
         drawn_inside(figure)
 
 
 def swing(key: str, low: float | None, high: float | None) -> dict[str, object]:
     ends = {"low": low, "high": high}
-    return {"key": key, "range": ("1", "2"), **{end: at and {"tpot_ms": at} for end, at in ends.items()}}
+    return {
+        "key": key,
+        "range": ("1", "2"),
+        **{end: at and {"tpot_ms": at} for end, at in ends.items()},
+    }
 
 
 def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
@@ -188,14 +234,30 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
     figure = tornado.draw("mine", systems)
     assert figure.get_suptitle() == "card's TPOT hangs most on layer overhead (60%)"
     (axis,) = figure.axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["chip.memory.hbm.bandwidth", "engine.layer_overhead"]
-    ends = [bar.get_x() + bar.get_width() for bar in axis.patches if bar.get_width() and bar.get_height() == pytest.approx(0.6)]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "chip.memory.hbm.bandwidth",
+        "engine.layer_overhead",
+    ]
+    ends = [
+        bar.get_x() + bar.get_width()
+        for bar in axis.patches
+        if bar.get_width() and bar.get_height() == pytest.approx(0.6)
+    ]
     assert sorted(ends) == pytest.approx([4.0, 5.5, 7.0])
     drawn_inside(figure)
 
 
 def test_a_tornado_of_nothing_that_moves_says_so():
-    figure = tornado.draw("mine", {"still": {"tpot_ms": 1.0, "tpot_band_ms": [1.0, 1.0], "swings": [swing("idle", 1.0, 1.0)]}})
+    figure = tornado.draw(
+        "mine",
+        {
+            "still": {
+                "tpot_ms": 1.0,
+                "tpot_band_ms": [1.0, 1.0],
+                "swings": [swing("idle", 1.0, 1.0)],
+            }
+        },
+    )
     assert figure.get_suptitle() == "mine: no uncertain number moves TPOT"
 
 
@@ -203,9 +265,21 @@ def test_agreement_leaves_out_bounds_that_hold():
     """Their error of 0 would halve the median."""
     rows = [("measured", 20.0, None), ("kept", 0.0, "kept")]
     told = {"chip": "h100-sxm", "measured": 1.0, "simulated": 1.2, "status": "tested"}
-    figure = agreement.draw({"mine": {"points": [told | {"point_id": n, "error_pct": e, "bound": b} for n, e, b in rows]}})
-    assert " ".join(figure.get_suptitle().split()).startswith("Half of 1 times that no engine was fitted to are within 20.0 %")
-    assert figure.axes[0].get_title(loc="left").startswith("1 times that engines were not fitted to: median error 20.0 %")
+    figure = agreement.draw(
+        {
+            "mine": {
+                "points": [told | {"point_id": n, "error_pct": e, "bound": b} for n, e, b in rows]
+            }
+        }
+    )
+    assert " ".join(figure.get_suptitle().split()).startswith(
+        "Half of 1 times that no engine was fitted to are within 20.0 %"
+    )
+    assert (
+        figure.axes[0]
+        .get_title(loc="left")
+        .startswith("1 times that engines were not fitted to: median error 20.0 %")
+    )
 
 
 def test_agreement_and_tornado_draw_real_results():
@@ -223,7 +297,11 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     systems = saved.summary["systems"]
     other = systems["h100x8"]["economics"]["usd_per_mtok"]
     price = crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
-    changed = [f"economics.systems.nodes.card={price} USD", "workload.requests=8", "workload.users=2"]
+    changed = [
+        f"economics.systems.nodes.card={price} USD",
+        "workload.requests=8",
+        "workload.users=2",
+    ]
     again = run(read("jia-2024", changed)).as_json()["systems"]
     assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)
     assert len(figure.axes[0].lines) >= 2 * len(systems)
@@ -231,8 +309,13 @@ def test_the_crossover_is_where_a_token_costs_as_much():
 
 def test_without_prices_there_is_no_crossover(saved):
     assert "crossover" in draw_all(saved)
-    unpriced = {name: {k: v for k, v in s.items() if k != "economics"} for name, s in saved.summary["systems"].items()}
-    assert "crossover" not in draw_all(replace(saved, summary=saved.summary | {"systems": unpriced}))
+    unpriced = {
+        name: {k: v for k, v in s.items() if k != "economics"}
+        for name, s in saved.summary["systems"].items()
+    }
+    assert "crossover" not in draw_all(
+        replace(saved, summary=saved.summary | {"systems": unpriced})
+    )
 
 
 def test_joules_against_load_add_up():
@@ -253,4 +336,6 @@ def test_joules_against_load_add_up():
     for given in (points, polars.DataFrame(points)):
         figure = energy.draw(given)
         assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
-        assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")
+        assert (
+            figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")
+        )

@@ -47,7 +47,9 @@ def serving():
 # Every row of the shipped tables.
 
 
-@pytest.mark.parametrize("name", [name for name in SETS if name != "sram-replies"])  # whose points stand for many rows
+@pytest.mark.parametrize(
+    "name", [name for name in SETS if name != "sram-replies"]
+)  # whose points stand for many rows
 def test_every_row_is_one_point_or_says_why_not(name, serving):
     with shipped(name).open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
@@ -76,11 +78,25 @@ def test_every_row_is_one_point_or_says_why_not(name, serving):
         ("TPOT_ms", {}, {"tpot": 0.05}, "alone", 16),
         ("ITL_ms", {"batch_or_concurrency": 4}, {"itl": 0.05}, "users", 16),
         ("e2e_latency_s", {}, {"e2el": 50}, "batch", 16),
-        ("throughput_tok_s_total", {"n_accelerators": 2, "parallelism": "TP2"}, {"throughput": 1 / 50}, "full", 16),
-        ("throughput_tok_s_per_gpu", {"n_accelerators": 2, "parallelism": "TP2"}, {"throughput": 1 / 100}, "full", 16),
+        (
+            "throughput_tok_s_total",
+            {"n_accelerators": 2, "parallelism": "TP2"},
+            {"throughput": 1 / 50},
+            "full",
+            16,
+        ),
+        (
+            "throughput_tok_s_per_gpu",
+            {"n_accelerators": 2, "parallelism": "TP2"},
+            {"throughput": 1 / 100},
+            "full",
+            16,
+        ),
     ],
 )
-def test_a_published_metric_is_a_time_and_the_requests_that_have_it(point, metric, cells, measured, pattern, output):
+def test_a_published_metric_is_a_time_and_the_requests_that_have_it(
+    point, metric, cells, measured, pattern, output
+):
     found = point("published", metric=metric, value=50, **cells)
     assert found.measured == pytest.approx(measured)
     assert (found.pattern, found.output, found.prompt) == (pattern, output, 64)
@@ -89,12 +105,17 @@ def test_a_published_metric_is_a_time_and_the_requests_that_have_it(point, metri
 
 
 def test_what_a_published_row_leaves_out_is_a_chat(point):
-    found = point("published", batch_or_concurrency="API", input_tokens="~100..1000", output_tokens="")
+    found = point(
+        "published", batch_or_concurrency="API", input_tokens="~100..1000", output_tokens=""
+    )
     assert (found.users, found.prompt, found.output, found.pattern) == (1, *module.API, "alone")
 
 
 def test_as_many_users_as_fit_where_a_throughput_says_none(point):
-    assert point("published", metric="throughput_tok_s_total", batch_or_concurrency="max load").users == 0
+    assert (
+        point("published", metric="throughput_tok_s_total", batch_or_concurrency="max load").users
+        == 0
+    )
 
 
 def test_a_metric_that_nothing_simulates_is_told_so(point):
@@ -104,12 +125,24 @@ def test_a_metric_that_nothing_simulates_is_told_so(point):
 
 
 def test_a_serving_row_is_a_closed_loop(point):
-    found = point("serving", attention_dp=2, chips=8, tp=2, model="Llama-3.1-70B", lengths="80-100 % uniform")
+    found = point(
+        "serving", attention_dp=2, chips=8, tp=2, model="Llama-3.1-70B", lengths="80-100 % uniform"
+    )
     assert found.measured == {"ttft": 0.03, "tpot": 0.008}
-    assert (found.pattern, found.users, found.prompt, found.output, found.spread) == ("users", 4, 64, 16, True)
+    assert (found.pattern, found.users, found.prompt, found.output, found.spread) == (
+        "users",
+        4,
+        64,
+        16,
+        True,
+    )
     plan = found.system.plan
     assert (plan.tensor, plan.attention_data, plan.pipeline, plan.replicas) == (2, 2, 1, 2)
-    assert (found.system.chips, found.system.chip.id, found.system.engine.id) == (8, "h100-sxm", "vllm")
+    assert (found.system.chips, found.system.chip.id, found.system.engine.id) == (
+        8,
+        "h100-sxm",
+        "vllm",
+    )
 
 
 def test_a_row_of_steps_is_a_batch(point):
@@ -149,7 +182,11 @@ def test_degrees_are_read(text, degrees):
         ("published", {"parallelism": "by hand"}, "parallelism 'by hand' is not known"),
         ("published", {"speculative_decoding": "1"}, "speculative decoding is not simulated"),
         ("published", {"engine": "Hazy"}, "a kernel of its own for one model"),
-        ("serving", {"backend": "abacus"}, "engine 'abacus 0.11': the catalogue has no file for it"),
+        (
+            "serving",
+            {"backend": "abacus"},
+            "engine 'abacus 0.11': the catalogue has no file for it",
+        ),
         ("serving", {"system": "z80"}, "'z80' is not among the catalogue's chips"),
         ("serving", {"use": "context", "reason": "nobody knows"}, "nobody knows"),
         ("serving", {"use": "context"}, "its use is 'context', not 'score'"),
@@ -190,18 +227,26 @@ def test_a_malformed_cell_is_named_with_its_line(refused, kind, cells, reason):
 
 def test_a_header_that_is_not_known_is_refused(tmp_path):
     (tmp_path / "mine.csv").write_text("when,what\n1,2\n")
-    with pytest.raises(ScenarioError, match=r"mine.csv:1: is not a table that is known: published figures \(point_id, ") as error:
+    with pytest.raises(
+        ScenarioError,
+        match=r"mine.csv:1: is not a table that is known: published figures \(point_id, ",
+    ) as error:
         points(tmp_path / "mine.csv")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["published", "serving", "steps"])
-@pytest.mark.parametrize("change", [lambda row: row.rpartition(",")[0], lambda row: row + ",9"], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "change", [lambda row: row.rpartition(",")[0], lambda row: row + ",9"], ids=["short", "long"]
+)
 def test_a_row_of_another_length_is_refused(make_table, kind, change):
     path = make_table(kind, {}, {})
     *lines, last = path.read_text().splitlines()
     path.write_text("\n".join([*lines, change(last)]))
-    with pytest.raises(ScenarioError, match=r"mine.csv:3: the row has more or fewer cells than the head of the table$"):
+    with pytest.raises(
+        ScenarioError,
+        match=r"mine.csv:3: the row has more or fewer cells than the head of the table$",
+    ):
         points(path)
 
 
@@ -224,11 +269,16 @@ def test_rules_apply_in_order_and_later_ones_say_more(point, monkeypatch):
     ours, others = {"model": ("LLAMA-2", "falcon")}, {"model": ("llama-3",)}
     assert told({"when": ours, "system": {"token_budget": 7}}).system.token_budget == 7
     assert told({"when": others, "system": {"token_budget": 7}}).system.token_budget is None
-    both = {"when": ours, "system": {"token_budget": 7, "max_sequences": 3}}, {"when": ours, "system": {"token_budget": 9}}
+    both = (
+        {"when": ours, "system": {"token_budget": 7, "max_sequences": 3}},
+        {"when": ours, "system": {"token_budget": 9}},
+    )
     assert told(*both).system.token_budget == 9
     assert told(*reversed(both)).system.token_budget == 7
     assert told(*both).system.max_sequences == 3
-    assert told({"when": ours | {"engine": ("vllm",)}, "exclude": "no"}).system  # all of a rule's columns must hold
+    assert told(
+        {"when": ours | {"engine": ("vllm",)}, "exclude": "no"}
+    ).system  # all of a rule's columns must hold
     assert told({"when": ours, "exclude": "never ran"}).reason == "never ran"
     assert told({"when": ours, "remark": "odd"}).remark == "odd"
     assert not told({"when": ours, "prefill": False}).prefill
@@ -240,7 +290,11 @@ def test_a_server_may_have_a_place_less_than_users(point, monkeypatch):
     rule = Rule(when={}, one_less=True, source="here")
     rules = (*module.rules(), rule)
     monkeypatch.setattr(module, "rules", lambda: rules)
-    assert [point("serving", concurrency=users).system.max_sequences for users in (1, 2, 9)] == [1, 1, 8]
+    assert [point("serving", concurrency=users).system.max_sequences for users in (1, 2, 9)] == [
+        1,
+        1,
+        8,
+    ]
 
 
 # Bounds: speeds of paced services.
@@ -274,12 +328,25 @@ def test_bounds_of_the_catalogue_are_speeds_of_groqs_service_and_demonstration()
     tables = ("calibration", "validation", "serving", "steps-2023")
     found = [point for name in tables for point in points(shipped(name)) if point.bound]
     assert {point.about["engine"] for point in found} == {"Groq compiler"}
-    assert [point.id for point in found] == ["P139", "P140", "P147", "P154", "P155", "P156", "P158", "P157"]
+    assert [point.id for point in found] == [
+        "P139",
+        "P140",
+        "P147",
+        "P154",
+        "P155",
+        "P156",
+        "P158",
+        "P157",
+    ]
 
 
 def test_speeds_and_points_agree_on_what_is_paced():
     speeds = read(names("measurements")["single-user"], Speeds).points
-    paced = {each.id: bool(each.bound) for name in ("calibration", "validation") for each in points(shipped(name))}
+    paced = {
+        each.id: bool(each.bound)
+        for name in ("calibration", "validation")
+        for each in points(shipped(name))
+    }
     marked = [speed.id for speed in speeds if speed.paced]
     assert len(marked) == 4
     assert all(paced[name] for name in marked)
@@ -289,7 +356,11 @@ def test_speculative_speeds_of_sambanova_are_no_measurements(point):
     (found,) = (each for each in points(shipped("validation")) if each.id == "P134")
     assert found.system is None
     assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
-    unlabelled = {"engine": "SambaFlow", "accelerator_chip_id": "sambanova_sn40l", "model": "Llama-3.3-70B"}
+    unlabelled = {
+        "engine": "SambaFlow",
+        "accelerator_chip_id": "sambanova_sn40l",
+        "model": "Llama-3.3-70B",
+    }
     assert point("published", **unlabelled).reason.startswith("speculative decoding: ")
 
 

@@ -10,10 +10,15 @@ from sim.validation.validate import of_file
 
 def test_the_figure_has_a_panel_for_each_scored_beat(sramsim, make_table, tmp_path):
     path = make_table(
-        "replies", *([{}] * 10), *({"date": "2025-03", "prompt_tokens": 100 + 30 * n} for n in range(10)), {"date": "2024-01"}
+        "replies",
+        *([{}] * 10),
+        *({"date": "2025-03", "prompt_tokens": 100 + 30 * n} for n in range(10)),
+        {"date": "2024-01"},
     )
     found = prefills(of_file(path))
-    assert [each.label for each in found] == [f"llama-3.1-8b {half}: 136 x groq-lpu-v1" for half in ("2025-H1", "2026-H1")]
+    assert [each.label for each in found] == [
+        f"llama-3.1-8b {half}: 136 x groq-lpu-v1" for half in ("2025-H1", "2026-H1")
+    ]
     figure = drawing.draw(found)
     assert [axis.get_title(loc="left").partition("\n")[0] for axis in figure.axes] == [
         "llama-3.1-8b 2025-H1",
@@ -23,14 +28,20 @@ def test_the_figure_has_a_panel_for_each_scored_beat(sramsim, make_table, tmp_pa
     assert list(dots.get_xdata()) == [100 + 30 * n for n in range(10)]
     assert list(dots.get_ydata()) == pytest.approx([12.0] * 10)  # ms
     assert (line.get_xdata()[0], line.get_xdata()[-1]) == (100, 370)
-    assert list(line.get_ydata()) == pytest.approx([1000 * seconds for _, seconds in found[0].simulated])
-    status, _, err = sramsim("validate", "--points", str(path), "--figure", str(tmp_path / "prefill.svg"))
+    assert list(line.get_ydata()) == pytest.approx(
+        [1000 * seconds for _, seconds in found[0].simulated]
+    )
+    status, _, err = sramsim(
+        "validate", "--points", str(path), "--figure", str(tmp_path / "prefill.svg")
+    )
     assert (status, err) == (0, f"{tmp_path / 'prefill.svg'}: written\n")
     assert "prompt time, ms" in (tmp_path / "prefill.svg").read_text()
 
 
 def test_the_title_says_what_a_token_takes():
-    line = Prefill("a 2024-H1: 8 x lpu", "Here", ((100, 5e-3), (200, 2e-2)), ((100, 6e-3), (200, 11e-3)))
+    line = Prefill(
+        "a 2024-H1: 8 x lpu", "Here", ((100, 5e-3), (200, 2e-2)), ((100, 6e-3), (200, 11e-3))
+    )
     assert drawing.finding([line]) == (
         "Prompt time grows with the prompt's tokens: the fastest replies of Here take 50 us a token, simulated chips 50"
     )
@@ -54,7 +65,10 @@ def test_chip_counts_are_the_plans_that_fit_with_their_beats():
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("Here llama", "sram-replies has no such deployment"), ("GroqCloud compound 2025-H1", "'compound' is not among")],
+    [
+        ("Here llama", "sram-replies has no such deployment"),
+        ("GroqCloud compound 2025-H1", "'compound' is not among"),
+    ],
 )
 def test_chip_counts_of_what_is_not_there_says_so(name, reason):
     with pytest.raises(UserError, match=f"{name}: {reason}"):

@@ -20,11 +20,15 @@ BLOCKS = re.findall(r"```(?:yaml|python)\n(.*?)```", README, re.DOTALL)
     ],
 )
 def test_examples_are_files_that_tests_run(file):
-    assert (ROOT / file).read_text(encoding="utf-8").rstrip() in [block.rstrip() for block in BLOCKS]
+    assert (ROOT / file).read_text(encoding="utf-8").rstrip() in [
+        block.rstrip() for block in BLOCKS
+    ]
 
 
 def test_files_it_names_are_there():
-    named = re.findall(r"`((?:sim|plots|tests|scenarios)/[\w./-]+)`", README) + re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    named = re.findall(r"`((?:sim|plots|tests|scenarios)/[\w./-]+)`", README) + re.findall(
+        r"\]\(((?!http)[^)]+)\)", README
+    )
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
 

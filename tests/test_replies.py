@@ -46,7 +46,12 @@ def ours() -> dict[str, Point]:
 
 def test_a_floor_is_the_second_fastest_of_eleven(one):
     """The 10 % quantile of 11 sorted values is the second: 200 tokens in 10, 11, ... 20 ms; 100 tokens in 100, 110, ... ms."""
-    point = one(*({"prompt_time_s": 0.020 - n / 1000, "completion_time_s": 0.1 + n / 100} for n in range(11)))
+    point = one(
+        *(
+            {"prompt_time_s": 0.020 - n / 1000, "completion_time_s": 0.1 + n / 100}
+            for n in range(11)
+        )
+    )
     assert point.measured == pytest.approx({"beat": 0.011 / 200, "tpot": 0.11 / 100})
 
 
@@ -93,7 +98,13 @@ def test_a_reply_counts_for_the_metrics_that_its_flags_do_not_concern(one, chang
 
 
 def test_half_years_and_providers_are_apart(deployments):
-    found = deployments({"date": "2025-06"}, {"date": "2025-07"}, {"date": "2025-12"}, {"date": "2025"}, {"date": ""})
+    found = deployments(
+        {"date": "2025-06"},
+        {"date": "2025-07"},
+        {"date": "2025-12"},
+        {"date": "2025"},
+        {"date": ""},
+    )
     assert {name: len(point.prompts) for name, point in found.items()} == {
         "GroqCloud llama-3.1-8b 2025-H1": 1,
         "GroqCloud llama-3.1-8b 2025-H2": 2,
@@ -103,7 +114,13 @@ def test_half_years_and_providers_are_apart(deployments):
 
 
 def test_a_service_without_prompt_times_has_a_ttft(one):
-    rows = {"provider": "SambaNova", "prompt_time_s": "", "completion_time_s": "", "ttft_s": 0.03, "tokens_per_s_reported": 400}
+    rows = {
+        "provider": "SambaNova",
+        "prompt_time_s": "",
+        "completion_time_s": "",
+        "ttft_s": 0.03,
+        "tokens_per_s_reported": 400,
+    }
     point = one(*([rows] * 10))
     assert point.measured == pytest.approx({"ttft": 0.03, "tpot": 1 / 400})
 
@@ -114,7 +131,9 @@ def test_a_service_without_prompt_times_has_a_ttft(one):
 def test_fewer_than_ten_usable_replies_are_listed(one):
     point = one(*TEN[:9], {"flags": "image"})
     assert "tpot" not in point.known
-    assert point.known == {"beat": ("listed", "9 usable replies, fewer than 10; not usable: 1 image")}
+    assert point.known == {
+        "beat": ("listed", "9 usable replies, fewer than 10; not usable: 1 image")
+    }
     assert point.measured["beat"] == pytest.approx(0.012 / 200)
     assert one(*TEN).known["beat"][0] == "fitted"
 
@@ -122,18 +141,28 @@ def test_fewer_than_ten_usable_replies_are_listed(one):
 @pytest.mark.parametrize(("date", "shown"), [("2026", "2026"), ("", "none")])
 def test_a_date_without_a_month_is_listed(one, date, shown):
     reason = f"its date ({shown}) has no half-year"
-    assert one(*({"date": date} for _ in range(10))).known == {"beat": ("listed", reason), "tpot": ("listed", reason)}
+    assert one(*({"date": date} for _ in range(10))).known == {
+        "beat": ("listed", reason),
+        "tpot": ("listed", reason),
+    }
 
 
 def test_speculation_that_is_not_known_is_listed_for_decode_alone(one):
     point = one(*({"model": "llama-3.3-70b"} for _ in range(10)))
-    assert point.known == {"tpot": ("listed", "whether it decoded speculatively is not known since 2025-09")}
-    assert "tpot" not in one(*({"model": "llama-3.3-70b", "date": "2025-03"} for _ in range(10))).known
+    assert point.known == {
+        "tpot": ("listed", "whether it decoded speculatively is not known since 2025-09")
+    }
+    assert (
+        "tpot" not in one(*({"model": "llama-3.3-70b", "date": "2025-03"} for _ in range(10))).known
+    )
 
 
 def test_a_model_that_the_catalogue_lacks_says_so(one):
     point = one(*({"model": "llama-9-9b"} for _ in range(10)))
-    assert (point.system, point.reason) == (None, "'llama-9-9b' is not among the catalogue's models")
+    assert (point.system, point.reason) == (
+        None,
+        "'llama-9-9b' is not among the catalogue's models",
+    )
     assert one({"model": ""}).id == "GroqCloud unknown 2026-H1"
 
 
@@ -157,10 +186,23 @@ PACED = {"date": "2025-03", "completion_time_s": 100 / 750, "flags": "paced-750"
     ("rows", "bound"),
     [
         ([PACED] * 6 + [{"date": "2025-03"}] * 4, True),
-        ([PACED] + [{"date": "2025-03", "completion_time_s": 0.29}] * 9, True),  # the fastest tenth is at the pace
-        ([PACED] * 6 + [{"date": "2025-03", "completion_time_s": 0.1 + n / 10} for n in range(4)], True),  # most are, one is faster
-        ([PACED] * 5 + [{"date": "2025-03", "completion_time_s": 0.1}] * 5, False),  # faster ones are not throttled
-        ([{"date": "2025-03", "completion_time_s": 100 / 750}] * 10, False),  # no pace of this model is known
+        (
+            [PACED] + [{"date": "2025-03", "completion_time_s": 0.29}] * 9,
+            True,
+        ),  # the fastest tenth is at the pace
+        (
+            [PACED] * 6
+            + [{"date": "2025-03", "completion_time_s": 0.1 + n / 10} for n in range(4)],
+            True,
+        ),  # most are, one is faster
+        (
+            [PACED] * 5 + [{"date": "2025-03", "completion_time_s": 0.1}] * 5,
+            False,
+        ),  # faster ones are not throttled
+        (
+            [{"date": "2025-03", "completion_time_s": 100 / 750}] * 10,
+            False,
+        ),  # no pace of this model is known
         ([PACED] + [{"date": "2025-03", "completion_time_s": 1.029 * 100 / 750}] * 10, True),
         ([PACED] + [{"date": "2025-03", "completion_time_s": 0.9 * 100 / 750}] * 10, False),
         ([PACED] + [{"date": "2025-05", "completion_time_s": 0.969 * 100 / 750}] * 10, False),
@@ -174,7 +216,9 @@ def test_a_floor_at_a_known_pace_is_a_bound(one, rows, bound):
 
 def test_a_throttle_that_ended_paces_no_later_reply(deployments):
     near = {"completion_time_s": 1.01 * 100 / 750}
-    found = deployments(PACED, *([near | {"date": "2025-09"}] * 10), *([near | {"date": "2026-02"}] * 10))
+    found = deployments(
+        PACED, *([near | {"date": "2025-09"}] * 10), *([near | {"date": "2026-02"}] * 10)
+    )
     assert found["GroqCloud llama-3.1-8b 2025-H2"].is_bound("tpot")
     assert not found["GroqCloud llama-3.1-8b 2026-H1"].is_bound("tpot")
 
@@ -188,13 +232,21 @@ def test_a_bound_is_one_sided(one):
     """Faster than the throttle is no error, and slower is one: only that counts."""
     point = one(*([PACED] * 10))
     pace = 1 / 750
-    rows = {simulated: beside(point, "tpot", pace, {"tpot": simulated}) for simulated in (0.5 * pace, pace, 1.1 * pace)}
+    rows = {
+        simulated: beside(point, "tpot", pace, {"tpot": simulated})
+        for simulated in (0.5 * pace, pace, 1.1 * pace)
+    }
     assert [row.bound for row in rows.values()] == ["kept", "kept", "broken"]
     for simulated, row in rows.items():
         told = Table("mine", (row,)).as_json()
         if simulated > pace:
             assert told["metrics"]["tpot"] == pytest.approx(
-                {"median_ape": 100 * math.log(1.1), "mape": 100 * math.log(1.1), "bias": 100 * math.log(1.1), "n": 1}
+                {
+                    "median_ape": 100 * math.log(1.1),
+                    "mape": 100 * math.log(1.1),
+                    "bias": 100 * math.log(1.1),
+                    "n": 1,
+                }
             )
             assert told["bounds"] == {"kept": 0, "broken": 1}
         else:
@@ -205,16 +257,39 @@ def test_a_bound_is_one_sided(one):
 # What is simulated.
 
 
-def test_a_beat_is_the_time_of_a_step_where_a_step_takes_one_token(make_model, make_chip, make_engine):
+def test_a_beat_is_the_time_of_a_step_where_a_step_takes_one_token(
+    make_model, make_chip, make_engine
+):
     """One stage that takes one token a step prefills as fast as it decodes."""
-    parts = {"chip": make_chip(1e7), "chips": 1, "engine": make_engine(), "model": make_model(), "token_budget": 1}
+    parts = {
+        "chip": make_chip(1e7),
+        "chips": 1,
+        "engine": make_engine(),
+        "model": make_model(),
+        "token_budget": 1,
+    }
     about = {"model": "small", "chip": "round", "engine": "mine"}
-    point = Point("P", about, {"beat": 1.0, "tpot": 1.0}, "reply", prompt=64, output=64, system=System(**parts))
+    point = Point(
+        "P",
+        about,
+        {"beat": 1.0, "tpot": 1.0},
+        "reply",
+        prompt=64,
+        output=64,
+        system=System(**parts),
+    )
     told = simulate(point)
-    assert told["beat"] == pytest.approx(told["tpot"], rel=0.2)  # whose steps have logits, and more context
+    assert told["beat"] == pytest.approx(
+        told["tpot"], rel=0.2
+    )  # whose steps have logits, and more context
     assert "ttft" not in told
-    assert simulate(replace(point, measured={"ttft": 1.0}))["ttft"] == pytest.approx(64 * told["beat"], rel=0.05)
-    assert told["beat"] > 3 * simulate(replace(point, system=System(**parts | {"token_budget": 64})))["beat"]
+    assert simulate(replace(point, measured={"ttft": 1.0}))["ttft"] == pytest.approx(
+        64 * told["beat"], rel=0.05
+    )
+    assert (
+        told["beat"]
+        > 3 * simulate(replace(point, system=System(**parts | {"token_budget": 64})))["beat"]
+    )
 
 
 def test_the_numbers_of_chips_are_data(ours):
@@ -245,8 +320,14 @@ def test_a_number_of_chips_is_fitted_to_one_beat_and_others_test_it(ours):
 
 def test_fitted_numbers_are_named(ours, make_engine):
     point = ours["GroqCloud llama-3.3-70b 2026-H2"]
-    assert fitted_numbers([point, point]) == ["chips of GroqCloud llama-3-70b 2024-H1", "groq-compiler.layer_overhead"]
-    source = {"layer_overhead": "fitted: 29 us, to points of sram-replies", "step_overhead": "assumed: as sram-replies"}
+    assert fitted_numbers([point, point]) == [
+        "chips of GroqCloud llama-3-70b 2024-H1",
+        "groq-compiler.layer_overhead",
+    ]
+    source = {
+        "layer_overhead": "fitted: 29 us, to points of sram-replies",
+        "step_overhead": "assumed: as sram-replies",
+    }
     system = point.system.model_copy(update={"engine": make_engine(source=source)})
     assert fitted_numbers([replace(point, system=system)])[1:] == ["in-place.layer_overhead"]
     assert fitted_numbers([]) == []
@@ -267,7 +348,9 @@ def test_floors_of_the_shipped_set(ours):
     for name, (beat, tpot) in floors_of.items():
         assert 1e6 * ours[name].measured["beat"] == pytest.approx(beat, rel=2e-3)
         assert 1e3 * ours[name].measured["tpot"] == pytest.approx(tpot, rel=1e-3)
-    bounds = [name for name, point in ours.items() if point.is_bound("tpot") and "tpot" not in point.known]
+    bounds = [
+        name for name, point in ours.items() if point.is_bound("tpot") and "tpot" not in point.known
+    ]
     assert bounds == ["GroqCloud llama-3-70b 2024-H1", "GroqCloud r1-distill-llama-70b 2025-H1"]
 
 
@@ -280,7 +363,11 @@ def test_the_shipped_set_has_every_reply_and_names_no_file(ours):
     assert {tuple(name.rsplit(" ", 1)[0].split(" ", 1)) for name in ours} == deployments
     for point in ours.values():
         for metric in point.measured:
-            assert point.system is None or metric not in point.known or len(point.known[metric][1]) > 15
+            assert (
+                point.system is None
+                or metric not in point.known
+                or len(point.known[metric][1]) > 15
+            )
 
 
 # The command.
@@ -295,23 +382,33 @@ def test_json_has_the_keys_of_other_sets_and_what_was_fitted(sramsim, make_table
     for metric in ("beat", "tpot"):
         assert {"median_ape", "mape", "n"} <= told["metrics"][metric].keys()
     assert told["metrics"]["beat"]["n"] == 2  # of which one was fitted to
-    assert told["fitted_numbers"] == ["chips of GroqCloud llama-3.1-8b 2026-H1", "groq-compiler.layer_overhead"]
+    assert told["fitted_numbers"] == [
+        "chips of GroqCloud llama-3.1-8b 2026-H1",
+        "groq-compiler.layer_overhead",
+    ]
     assert told["bounds"]["kept"] + told["bounds"]["broken"] == 1
     statuses = {(point["point_id"], point["metric"]): point["status"] for point in told["points"]}
     assert statuses["GroqCloud llama-3.1-8b 2026-H1", "beat"] == "fitted"
     assert statuses["GroqCloud llama-3.1-8b 2025-H1", "beat"] == "tested"
     first = told["points"][0]
-    assert first["error_pct"] == pytest.approx(100 * math.log(first["simulated"] / first["measured"]))
+    assert first["error_pct"] == pytest.approx(
+        100 * math.log(first["simulated"] / first["measured"])
+    )
 
 
 def test_the_table_says_what_was_fitted_and_which_bounds_hold(sramsim, make_table):
     slow = [PACED | {"date": "2024-03", "flags": "paced-100", "completion_time_s": 1}] * 10
-    status, out, _ = sramsim("validate", "--points", str(make_table("replies", *TEN, *slow, {"date": "2023-03"})))
+    status, out, _ = sramsim(
+        "validate", "--points", str(make_table("replies", *TEN, *slow, {"date": "2023-03"}))
+    )
     text = " ".join(out.split())
     assert status == 0
     fitted = "chips of GroqCloud llama-3.1-8b 2026-H1, groq-compiler.layer_overhead"
     assert f"3 floors are scored; 2 numbers were fitted to them: {fitted}." in text
-    assert "bounds: 1 kept, 0 broken; a broken bound counts as an error above, a kept one does not count" in text
+    assert (
+        "bounds: 1 kept, 0 broken; a broken bound counts as an error above, a kept one does not count"
+        in text
+    )
     assert "1 usable replies, fewer than 10" in text
 
 
@@ -323,19 +420,37 @@ def test_another_column_does_not_matter(make_table):
     ("cells", "message"),
     [
         ({"prompt_tokens": "many"}, "prompt_tokens: got 'many'; expected a whole number of tokens"),
-        ({"completion_tokens": "1.5"}, "completion_tokens: got '1.5'; expected a whole number of tokens"),
+        (
+            {"completion_tokens": "1.5"},
+            "completion_tokens: got '1.5'; expected a whole number of tokens",
+        ),
         ({"cached_tokens": "-1"}, "cached_tokens: got '-1'; expected a whole number of tokens"),
         ({"cached_tokens": "201"}, "cached_tokens: got 201; expected at most prompt_tokens, 200"),
-        ({"prompt_time_s": "fast"}, "prompt_time_s: got 'fast'; expected a number above 0, or nothing"),
+        (
+            {"prompt_time_s": "fast"},
+            "prompt_time_s: got 'fast'; expected a number above 0, or nothing",
+        ),
         ({"prompt_time_s": "0"}, "prompt_time_s: got '0'; expected a number above 0, or nothing"),
-        ({"completion_time_s": "nan"}, "completion_time_s: got 'nan'; expected a number above 0, or nothing"),
+        (
+            {"completion_time_s": "nan"},
+            "completion_time_s: got 'nan'; expected a number above 0, or nothing",
+        ),
         ({"ttft_s": "inf"}, "ttft_s: got 'inf'; expected a number above 0, or nothing"),
-        ({"tokens_per_s_reported": "-3"}, "tokens_per_s_reported: got '-3'; expected a number above 0, or nothing"),
-        ({"acceptance_rate": "x"}, "acceptance_rate: got 'x'; expected a number above 0, or nothing"),
+        (
+            {"tokens_per_s_reported": "-3"},
+            "tokens_per_s_reported: got '-3'; expected a number above 0, or nothing",
+        ),
+        (
+            {"acceptance_rate": "x"},
+            "acceptance_rate: got 'x'; expected a number above 0, or nothing",
+        ),
         ({"date": "March 2026"}, "date: got 'March 2026'; expected YYYY-MM, or YYYY, or nothing"),
         ({"date": "2026-13"}, "date: got '2026-13'; expected YYYY-MM, or YYYY, or nothing"),
         ({"speculative": "maybe"}, "speculative: got 'maybe'; expected 0, yes or unknown"),
-        ({"flags": "paced-"}, "flags: got 'paced-'; expected paced-N, 1ms, decode-loaded, fixture, image, not-fitted, "),
+        (
+            {"flags": "paced-"},
+            "flags: got 'paced-'; expected paced-N, 1ms, decode-loaded, fixture, image, not-fitted, ",
+        ),
         ({"flags": "short-output;imagined"}, "flags: got 'imagined'; expected paced-N, 1ms, "),
     ],
 )

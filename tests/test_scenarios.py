@@ -18,14 +18,33 @@ REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
     ("jia-2024", "lpu"): "BACKLOGGED",  # 256 users are more than its SRAM holds
     ("jia-2024", "nodes"): "BACKLOGGED",
-    ("mooncake-conversation", "lpu"): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
+    (
+        "mooncake-conversation",
+        "lpu",
+    ): "BACKLOGGED",  # room for four mean prompts, and they come in bursts
     ("day-in-the-life", "one-of-lpus"): "BACKLOGGED",  # by those who came while it was down
     ("fleet", "lpus"): "OVERLOADED",  # alone; that is the scenario's question
-    ("replay-vllm-rtx4090", "rtx4090"): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token
+    (
+        "replay-vllm-rtx4090",
+        "rtx4090",
+    ): "OVERLOADED",  # as the server was whose requests these are: a minute to the first token
 }
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
-STATISTICS = [f"{s}_{m}_ms" for m in ("ttft", "tpot", "itl", "e2el") for s in ("mean", "median", "std", "p90", "p95", "p99")]
-METRICS = ["chips", "verdict", "completed", "refused", "duration", "output_throughput", "request_throughput", "fitted_share"]
+STATISTICS = [
+    f"{s}_{m}_ms"
+    for m in ("ttft", "tpot", "itl", "e2el")
+    for s in ("mean", "median", "std", "p90", "p95", "p99")
+]
+METRICS = [
+    "chips",
+    "verdict",
+    "completed",
+    "refused",
+    "duration",
+    "output_throughput",
+    "request_throughput",
+    "fitted_share",
+]
 
 
 ran = functools.cache(run)  # a scenario as it stands is run once
@@ -85,8 +104,13 @@ def test_the_flagship_says_where_its_joules_of_a_busy_system_are(monkeypatch, ca
     fixed = {key: value for key, value in summary.items() if key != "slo_s"}
     for other in (summary | {"systems": busy}, fixed, summary | {"workload": "listed"}):
         assert not any(line.startswith("J and $") for line in notes(other, FLAGSHIP))
-    words = ("workload.requests=2", "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}")
-    out = command(monkeypatch, capsys, "run", FLAGSHIP, *(word for each in words for word in ("--set", each)))
+    words = (
+        "workload.requests=2",
+        "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}",
+    )
+    out = command(
+        monkeypatch, capsys, "run", FLAGSHIP, *(word for each in words for word in ("--set", each))
+    )
     assert pointer in out
     assert "chips busy, % of their time" in out
 
@@ -100,13 +124,19 @@ def test_run_json_keeps_its_contract(flagship):
 
 
 def test_the_same_seed_prints_the_same_bytes_and_another_does_not(monkeypatch, capsys):
-    first, second, other = (command(monkeypatch, capsys, "run", FLAGSHIP, "--json", "--seed", seed) for seed in "003")
+    first, second, other = (
+        command(monkeypatch, capsys, "run", FLAGSHIP, "--json", "--seed", seed) for seed in "003"
+    )
     assert first == second != other
     assert json.loads(other)["seed"] == 3
 
 
 def test_plan_json_keeps_its_contract(monkeypatch, capsys):
-    summary = json.loads(command(monkeypatch, capsys, "plan", FLAGSHIP, "--json", "--tokens", "4096", "--tokens", "512"))
+    summary = json.loads(
+        command(
+            monkeypatch, capsys, "plan", FLAGSHIP, "--json", "--tokens", "4096", "--tokens", "512"
+        )
+    )
     lpu = summary["systems"]["lpu"]
     assert lpu["fits"] is True
     assert lpu["chips"] == 576 >= lpu["minimum_chips"]
@@ -114,12 +144,19 @@ def test_plan_json_keeps_its_contract(monkeypatch, capsys):
     assert held["weights"] + held["kv"] + held["activations"] + held["reserve"] <= held["capacity"]
     assert len(lpu["stages"]) == 72
     assert lpu["stages"][0][0] == 0
-    assert all(before[1] + 1 == after[0] for before, after in zip(lpu["stages"], lpu["stages"][1:], strict=False))
+    assert all(
+        before[1] + 1 == after[0]
+        for before, after in zip(lpu["stages"], lpu["stages"][1:], strict=False)
+    )
     assert set(lpu["max_sequences"]) == {"4096", "512"}
-    assert lpu["max_sequences"]["4096"]["fullest_stage"] < lpu["max_sequences"]["4096"]["all_memory"]
+    assert (
+        lpu["max_sequences"]["4096"]["fullest_stage"] < lpu["max_sequences"]["4096"]["all_memory"]
+    )
     lone = lpu["lone_request"]
     assert sum(lone["terms_ms"].values()) == pytest.approx(lone["tpot_ms"], rel=1e-9)
-    assert lone["fitted_share"] == pytest.approx(sum(lone["fitted_terms_ms"].values()) / lone["tpot_ms"])
+    assert lone["fitted_share"] == pytest.approx(
+        sum(lone["fitted_terms_ms"].values()) / lone["tpot_ms"]
+    )
 
 
 def test_plan_answers_where_run_refuses(monkeypatch, capsys):
@@ -137,7 +174,9 @@ def tpot(result, name) -> float:
 @pytest.mark.parametrize("system", ["lpu", "h100x8"])
 def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
     short = ["workload.requests=1", "workload.output=12 token", "workload.prompt=64 token"]
-    stage, chip = (run(read(FLAGSHIP, [*short, f"fidelity={fidelity}"])) for fidelity in ("stage", "chip"))
+    stage, chip = (
+        run(read(FLAGSHIP, [*short, f"fidelity={fidelity}"])) for fidelity in ("stage", "chip")
+    )
     assert tpot(chip, system) == pytest.approx(tpot(stage, system), rel=1e-9)
     assert chip.as_json()["systems"][system]["network"]["waited_ms"] == 0
 
@@ -147,23 +186,35 @@ def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
     layout = (costs := result.systems["lpu"].members["lpu"].deployment.costs).layout
     stage = layout.stages[36]
     blocks = layout.model.blocks[stage.first : stage.last + 1]
-    computing = sum(costs.computing(block, Work(1, 20, logits=1)) for block in blocks)  # messages are as fast as before
-    assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(computing, rel=1e-3)
+    computing = sum(
+        costs.computing(block, Work(1, 20, logits=1)) for block in blocks
+    )  # messages are as fast as before
+    assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(
+        computing, rel=1e-3
+    )
     assert 1.7 < tpot(result, "h100x8-straggler") / tpot(result, "h100x8") < 2
 
 
 def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeypatch, capsys):
     result = ran("contention")
     for metric in ("median_tpot_ms", "median_ttft_ms"):
-        by_chip, closed = (result.systems[name].metrics[metric] for name in ("by-chip", "closed-form"))
+        by_chip, closed = (
+            result.systems[name].metrics[metric] for name in ("by-chip", "closed-form")
+        )
         assert 1.01 < by_chip / closed < 1.5
     assert result.systems["by-chip"].network["network"]["links_waited_for"][0]["link"] == "bus"
-    assert "by-chip: messages waited most for the link bus" in " ".join(command(monkeypatch, capsys, "run", "contention").split())
+    assert "by-chip: messages waited most for the link bus" in " ".join(
+        command(monkeypatch, capsys, "run", "contention").split()
+    )
 
 
 def test_jitter_costs_more_the_more_there_is_and_a_dead_link_more_than_nothing():
     result = ran("jitter")
-    assert tpot(result, "h100x8-jitter-0.3") > 1.1 * tpot(result, "h100x8-jitter-0.1") > 1.15 * tpot(result, "h100x8")
+    assert (
+        tpot(result, "h100x8-jitter-0.3")
+        > 1.1 * tpot(result, "h100x8-jitter-0.1")
+        > 1.15 * tpot(result, "h100x8")
+    )
     result = ran("dead-link")
     assert 1 < tpot(result, "lpu-dead-cable") / tpot(result, "lpu") < 1.01
 
@@ -206,10 +257,20 @@ def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
     result = ran("spares")
     found = {name: system.metrics for name, system in result.systems.items()}
     for each in found.values():
-        assert abs(each["availability"] - each["closed_form_availability"]) < 3 * each["ci95_availability"] / 1.96
+        assert (
+            abs(each["availability"] - each["closed_form_availability"])
+            < 3 * each["ci95_availability"] / 1.96
+        )
         assert each["ci95_availability"] / 1.96 < 0.1 * (1 - each["availability"])
-    assert found["no-spare"]["availability"] < 0.9 < found["one-per-rack"]["availability"] < found["pooled"]["availability"]
-    assert 1 - found["pooled"]["closed_form_availability_without_swaps"] < 0.05 * (1 - found["pooled"]["availability"])
+    assert (
+        found["no-spare"]["availability"]
+        < 0.9
+        < found["one-per-rack"]["availability"]
+        < found["pooled"]["availability"]
+    )
+    assert 1 - found["pooled"]["closed_form_availability_without_swaps"] < 0.05 * (
+        1 - found["pooled"]["availability"]
+    )
     assert 600 < found["pooled"]["swap_s"] < 600.1
     assert SOURCE in str(result.scenario.origin["sources"])
     told = " ".join(command(monkeypatch, capsys, "run", "spares").split())
@@ -226,7 +287,9 @@ def test_spares_idle_and_cost_and_who_is_down_earns_nothing():
         for cause in ("idle", "server"):
             joules = [each["energy"]["joules_per_token_by_cause"][cause] for each in (own, alone)]
             assert joules[0] == pytest.approx(more * joules[1])
-        assert own["economics"]["capital_usd"] == pytest.approx(more * alone["economics"]["capital_usd"])
+        assert own["economics"]["capital_usd"] == pytest.approx(
+            more * alone["economics"]["capital_usd"]
+        )
         earned = [each["economics"]["usd_per_mtok"] * each["availability"] for each in (own, alone)]
         assert earned[0] == pytest.approx(more * earned[1])
 
@@ -236,10 +299,15 @@ def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys)
     few = ["--set", "workload.requests=8", "--set", "workload.users=2"]
     told = " ".join(command(monkeypatch, capsys, "run", "jia-2024", *few).split())
     assert all(ratio in told for ratio in ("38.13", "10.58", "32.80"))
-    price = re.search(r"costs as much as one of h100x8 with this load \([\d.]+ token/s for a user\) at \$([\d,.]+) a card", told)
+    price = re.search(
+        r"costs as much as one of h100x8 with this load \([\d.]+ token/s for a user\) at \$([\d,.]+) a card",
+        told,
+    )
     assert price
     card = f"economics.systems.nodes.card={price[1].replace(',', '')} USD"
-    systems = json.loads(command(monkeypatch, capsys, "run", "jia-2024", "--json", *few, "--set", card))["systems"]
+    systems = json.loads(
+        command(monkeypatch, capsys, "run", "jia-2024", "--json", *few, "--set", card)
+    )["systems"]
     usd = {name: system["economics"]["usd_per_mtok"] for name, system in systems.items()}
     assert usd["nodes"] == pytest.approx(usd["h100x8"], rel=1e-3)
 
@@ -252,7 +320,11 @@ def test_replicas_fail_each_for_itself_and_a_fleet_as_its_members_do():
     told = []
     for n in (1, 4):
         replicas = [f"systems.gpus.chips={8 * n}", f"systems.gpus.plan.replicas={n}"]
-        told.append(run(read("fleet", ["workload.requests=40", f"systems.gpus.faults={FAILING}", *replicas])).as_json()["systems"])
+        told.append(
+            run(
+                read("fleet", ["workload.requests=40", f"systems.gpus.faults={FAILING}", *replicas])
+            ).as_json()["systems"]
+        )
     one, four = (systems["gpus"]["closed_form_availability"] for systems in told)
     assert one == four == pytest.approx(0.83, abs=0.02)
     for systems in told:
@@ -262,27 +334,42 @@ def test_replicas_fail_each_for_itself_and_a_fleet_as_its_members_do():
 
 
 def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
-    sets = ["systems.pooled.faults.crews=1", "systems.pooled.faults.rack={rate: 1e-7 failure/h}", "systems.pooled.faults.samples=2"]
+    sets = [
+        "systems.pooled.faults.crews=1",
+        "systems.pooled.faults.rack={rate: 1e-7 failure/h}",
+        "systems.pooled.faults.samples=2",
+    ]
     words = [word for each in sets for word in ("--set", each)]
     drop = ["--set", "systems.no-spare.faults=null", "--set", "systems.one-per-rack.faults=null"]
-    told = json.loads(command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop))["systems"]
+    told = json.loads(command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop))[
+        "systems"
+    ]
     assert told["pooled"]["closed_form_availability"] is None
     assert "availability" not in told["no-spare"]
     assert "in closed form" in command(monkeypatch, capsys, "run", "spares", *words, *drop)
 
 
-DAY = ["workload.requests=400", "workload.rate=20 request/s", "workload.prompt={uniform: [100 token, 500 token]}"]
+DAY = [
+    "workload.requests=400",
+    "workload.rate=20 request/s",
+    "workload.prompt={uniform: [100 token, 500 token]}",
+]
 
 
 @pytest.fixture(scope="module")
 def day():
     """Twenty seconds, of which the replicas are down for four."""
-    spans = [f"systems.{name}.outages=[{{at: 8 s, lasts: 4 s}}]" for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")]
+    spans = [
+        f"systems.{name}.outages=[{{at: 8 s, lasts: 4 s}}]"
+        for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")
+    ]
     return run(read("day-in-the-life", [*DAY, *spans]))
 
 
 def test_who_has_replicas_moves_its_requests_and_who_has_one_lets_them_wait(day):
-    alone, two, four = (day.systems[name].metrics for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8"))
+    alone, two, four = (
+        day.systems[name].metrics for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")
+    )
     assert alone["completed"] == two["completed"] == four["completed"] == 400
     assert (alone["moved"], alone["failed"]) == (0, 0)
     assert min(alone["retried"], two["moved"], four["moved"]) > 0
@@ -319,13 +406,21 @@ def test_requests_fail_where_they_are_not_to_be_retried():
 @pytest.mark.parametrize(
     ("assignment", "reason"),
     [
-        ("outages=[{at: 1 s, lasts: 2 s, replica: 2}]", "systems.two-of-lpus: outages: replica 2: there are 2, from 0"),
-        ("outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]", "outages: replica 0 is down already at 2 s"),
+        (
+            "outages=[{at: 1 s, lasts: 2 s, replica: 2}]",
+            "systems.two-of-lpus: outages: replica 2: there are 2, from 0",
+        ),
+        (
+            "outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]",
+            "outages: replica 0 is down already at 2 s",
+        ),
         ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
     ],
 )
 def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
-    status, out, err = sramsim("check", "day-in-the-life", "--set", f"systems.two-of-lpus.{assignment}")
+    status, out, err = sramsim(
+        "check", "day-in-the-life", "--set", f"systems.two-of-lpus.{assignment}"
+    )
     assert (status, out) == (2, "")
     assert reason in err
     assert err.count("\n") == 1
@@ -370,7 +465,10 @@ FLEET = "mine.yaml:9"
         ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: 0: it must be at least 1"),
         ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
         ("{lpu: 1}, chips: 4", f"{FLEET}: fleet has no 'chips'; it has fleet, router"),
-        ("{lpu: 1}, router: nearest", f"{FLEET}: 'nearest' is not a router; choose of least-loaded, prefix-aware, round-robin"),
+        (
+            "{lpu: 1}, router: nearest",
+            f"{FLEET}: 'nearest' is not a router; choose of least-loaded, prefix-aware, round-robin",
+        ),
         (
             "{lpu: 1, other: 2}",
             "mine.yaml:8: systems.both: lpu serves llama-3.1-8b, and other llama-2-7b; the members of a fleet serve one model",
@@ -423,9 +521,17 @@ def test_a_users_policies(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "my_policies.py").write_text(POLICIES)
     command(monkeypatch, capsys, "new", "mine")
-    keys = ["policy=my_policies:half", "order=my_policies:longest_first", "router=my_policies:last", "chips=2", "plan.replicas=2"]
+    keys = [
+        "policy=my_policies:half",
+        "order=my_policies:longest_first",
+        "router=my_policies:last",
+        "chips=2",
+        "plan.replicas=2",
+    ]
     sets = [word for key in keys for word in ("--set", f"systems.h100.{key}")]
-    told = json.loads(command(monkeypatch, capsys, "run", "mine.yaml", "--json", "--out", "out", *sets))
+    told = json.loads(
+        command(monkeypatch, capsys, "run", "mine.yaml", "--json", "--out", "out", *sets)
+    )
     assert told["systems"]["h100"]["completed"] == 200
     import polars
 
@@ -438,8 +544,14 @@ def test_a_users_policies(monkeypatch, capsys, tmp_path):
     [
         ("policy=prefill", "'prefill' is not a batching policy; did you mean 'prefill-first'?"),
         ("policy=my_policies:none", "'my_policies:none': my_policies has no function none"),
-        ("order=no_such_module:f", "'no_such_module:f': no_such_module cannot be imported: ModuleNotFoundError"),
-        ("router=3", "it must name a router: least-loaded, prefix-aware, round-robin, or a function as module:function"),
+        (
+            "order=no_such_module:f",
+            "'no_such_module:f': no_such_module cannot be imported: ModuleNotFoundError",
+        ),
+        (
+            "router=3",
+            "it must name a router: least-loaded, prefix-aware, round-robin, or a function as module:function",
+        ),
     ],
 )
 def test_a_policy_that_is_none_is_one_line(monkeypatch, capsys, tmp_path, key, reason):
@@ -471,8 +583,20 @@ def test_all_systems_meet_the_same_requests(flagship):
 def test_out_holds_the_run(monkeypatch, capsys, tmp_path):
     import polars
 
-    command(monkeypatch, capsys, "run", "llama3-8b-lpu-vs-h100", "--seed", "5", "--out", str(tmp_path / "a"))
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["requests.parquet", "result.json"]
+    command(
+        monkeypatch,
+        capsys,
+        "run",
+        "llama3-8b-lpu-vs-h100",
+        "--seed",
+        "5",
+        "--out",
+        str(tmp_path / "a"),
+    )
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "requests.parquet",
+        "result.json",
+    ]
     summary = json.loads((tmp_path / "a" / "result.json").read_text())
     assert summary["seed"] == 5
     assert {"version", "inputs"} <= set(summary)
@@ -485,8 +609,17 @@ def test_out_holds_the_run(monkeypatch, capsys, tmp_path):
 
 def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("trace.csv").write_text("Timestamp,Request tokens,Response tokens\n1,90,5\n2,10,0\n3,10,5\n")
-    words = ["run", "azure-conversation", "--set", "workload.path=trace.csv", "--set", "workload.max_prompt=20 token"]
+    Path("trace.csv").write_text(
+        "Timestamp,Request tokens,Response tokens\n1,90,5\n2,10,0\n3,10,5\n"
+    )
+    words = [
+        "run",
+        "azure-conversation",
+        "--set",
+        "workload.path=trace.csv",
+        "--set",
+        "workload.max_prompt=20 token",
+    ]
     told = "failed requests left out: 1; prompts cut to 20 token: 1"
     assert f"Of the trace: {told}." in command(monkeypatch, capsys, *words)
     assert json.loads(command(monkeypatch, capsys, *words, "--json"))["note"] == told
@@ -506,4 +639,6 @@ def test_a_strangers_chip_and_its_own_kind(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     assert "32 x my-chip" in command(monkeypatch, capsys, "run", "mine.yaml")
-    assert "an analog array's read-out" in command(monkeypatch, capsys, "show", "chip", "my-chip.yaml")
+    assert "an analog array's read-out" in command(
+        monkeypatch, capsys, "show", "chip", "my-chip.yaml"
+    )

@@ -11,7 +11,9 @@ from sim.report.reference import KINDS, json_schema, reference
 
 
 def test_the_page_of_all_keys_is_current():
-    assert (catalogue() / "REFERENCE.md").read_text(encoding="utf-8") == reference(), "make reference"
+    assert (catalogue() / "REFERENCE.md").read_text(encoding="utf-8") == reference(), (
+        "make reference"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,7 +30,10 @@ def test_what_the_catalogue_holds_is_what_the_schema_says(kind):
 
     validator = Draft202012Validator(json_schema(kind))
     for name, path in names(f"{kind}s").items():
-        errors = [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))]
+        errors = [
+            error.message
+            for error in validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))
+        ]
         assert errors == [], name
 
 
@@ -38,21 +43,40 @@ def test_a_part_may_be_like_another():
 
     system = {"chips": 8, "engine": {"like": "ideal", "layer_overhead": "2 us"}}
     like = {"chip": {"like": "h100-sxm", "memory.hbm.capacity": "1 GB"}}
-    asked = {"workload": {"kind": "poisson", "rate": "1 request/s", "requests": 3, "prompt": "64 token", "output": "8 token"}}
+    asked = {
+        "workload": {
+            "kind": "poisson",
+            "rate": "1 request/s",
+            "requests": 3,
+            "prompt": "64 token",
+            "output": "8 token",
+        }
+    }
     validator = Draft202012Validator(json_schema("scenario"))
 
     def errors(system: dict[str, object]) -> int:
-        scenario = {"model": {"like": "llama-2-7b", "num_hidden_layers": 4}, **asked, "systems": {"one": system}}
+        scenario = {
+            "model": {"like": "llama-2-7b", "num_hidden_layers": 4},
+            **asked,
+            "systems": {"one": system},
+        }
         return len(list(validator.iter_errors(scenario)))
 
-    assert errors(system | like) == errors(system | {"cluster": {"like": "dgx-h100", "chips": 4}}) == 0
-    assert errors(system | {"chip": {"like": 3}}) == errors(system | {"chip": {"lik": "h100-sxm"}}) == 1
+    assert (
+        errors(system | like) == errors(system | {"cluster": {"like": "dgx-h100", "chips": 4}}) == 0
+    )
+    assert (
+        errors(system | {"chip": {"like": 3}})
+        == errors(system | {"chip": {"lik": "h100-sxm"}})
+        == 1
+    )
 
 
 def test_kinds_are_told_apart_and_a_users_own_is_let_in():
     schema = json_schema("chip")
     options = [
-        schema["$defs"][o["$ref"].rpartition("/")[2]] if "$ref" in o else o for o in schema["properties"]["compute"]["anyOf"]
+        schema["$defs"][o["$ref"].rpartition("/")[2]] if "$ref" in o else o
+        for o in schema["properties"]["compute"]["anyOf"]
     ]
     kinds = {option["properties"]["kind"].get("const") for option in options}
     assert {"roofline", "tensor-streaming"} <= kinds
@@ -61,6 +85,16 @@ def test_kinds_are_told_apart_and_a_users_own_is_let_in():
 
 def test_every_kind_has_its_table_on_the_page():
     page = reference()
-    for title in ("Roofline", "TensorStreaming", "Dragonfly", "Hierarchical", "Poisson", "Closed", "Plan", "System", "Memory"):
+    for title in (
+        "Roofline",
+        "TensorStreaming",
+        "Dragonfly",
+        "Hierarchical",
+        "Poisson",
+        "Closed",
+        "Plan",
+        "System",
+        "Memory",
+    ):
         assert f"\n## {title}\n" in page
     assert all(line.count("|") >= 4 for line in page.splitlines() if line.startswith("|"))

@@ -59,7 +59,9 @@ def mine(tmp_path, monkeypatch):
 
     def write(old: str = "", new: str = "", **assignments: str) -> Path:
         for name, text in (("chip", CHIP), ("engine", ENGINE), ("mine", SCENARIO)):
-            (tmp_path / f"{name}.yaml").write_text(text.replace(old, new, 1) if old else text, encoding="utf-8")
+            (tmp_path / f"{name}.yaml").write_text(
+                text.replace(old, new, 1) if old else text, encoding="utf-8"
+            )
         return tmp_path / "mine.yaml"
 
     return write
@@ -77,15 +79,31 @@ def by_key(found: Sensitivity) -> dict[str, Swing]:
 def test_every_range_is_a_swing_and_the_fleets_are_of_its_members(mine):
     assert list(sensitivity(read(str(mine())))) == ["cards"]
     swings = by_key(sensitivity(read(str(mine())))["cards"])
-    engine = {"engine.memory_efficiency.16", "engine.compute_efficiency.16", "engine.layer_overhead"}
-    chip = {"chip.memory.hbm.bandwidth", "chip.memory.hbm.capacity", "chip.topology.link.latency", "chip.power.maximum"}
+    engine = {
+        "engine.memory_efficiency.16",
+        "engine.compute_efficiency.16",
+        "engine.layer_overhead",
+    }
+    chip = {
+        "chip.memory.hbm.bandwidth",
+        "chip.memory.hbm.capacity",
+        "chip.topology.link.latency",
+        "chip.power.maximum",
+    }
     assert set(swings) == engine | chip
     layer = swings["engine.layer_overhead"]
-    assert (layer.ends, layer.value, layer.source) == (("10 us", "40 us"), "2e-05", "assumed: for tests")
+    assert (layer.ends, layer.value, layer.source) == (
+        ("10 us", "40 us"),
+        "2e-05",
+        "assumed: for tests",
+    )
 
 
 def test_a_number_at_the_end_of_its_range_is_as_if_its_file_said_so(mine, found):
-    for key, place in (("layer_overhead: 20 us", "layer_overhead: 40 us"), ("bandwidth: 2 TB/s", "bandwidth: 2.2 TB/s")):
+    for key, place in (
+        ("layer_overhead: 20 us", "layer_overhead: 40 us"),
+        ("bandwidth: 2 TB/s", "bandwidth: 2.2 TB/s"),
+    ):
         scenario = read(str(mine(key, place)))
         swing = next(swing for swing in found.swings if swing.key.endswith(key.partition(":")[0]))
         assert swing.high == pytest.approx(lone(scenario, "cards", scenario.plain("cards")))
@@ -111,7 +129,9 @@ def test_what_has_no_effect_is_told_so(found):
     swings = by_key(found)
     for end in (swings["chip.power.maximum"].low, swings["chip.power.maximum"].high):
         assert end == found.base
-    assert swings["engine.compute_efficiency.16"].width("tpot", found.base) < 1e-15  # one token waits for memory
+    assert (
+        swings["engine.compute_efficiency.16"].width("tpot", found.base) < 1e-15
+    )  # one token waits for memory
     assert [swing.width("tpot", found.base) for swing in found.swings] == sorted(
         (swing.width("tpot", found.base) for swing in found.swings), reverse=True
     )
@@ -128,10 +148,14 @@ def test_a_band_adds_deviations_in_squares_each_way_apart():
     """By hand: 3 and 4 down make 5; 6 and 8 up make 10; an end that does not fit says nothing."""
 
     def swing(low: float | None, high: float | None) -> Swing:
-        ends = ({"tpot": 100 + end, "ttft": 1.0} if end is not None else None for end in (low, high))
+        ends = (
+            {"tpot": 100 + end, "ttft": 1.0} if end is not None else None for end in (low, high)
+        )
         return Swing("x", "1", ("0", "2"), *ends, "")
 
-    told = Sensitivity({"tpot": 100, "ttft": 1.0}, (swing(-3, 6), swing(8, -4), swing(None, 0), swing(None, None)))
+    told = Sensitivity(
+        {"tpot": 100, "ttft": 1.0}, (swing(-3, 6), swing(8, -4), swing(None, 0), swing(None, None))
+    )
     assert told.band("tpot") == pytest.approx((95, 110))
     assert told.band("ttft") == (1.0, 1.0)
     both_up = Sensitivity({"tpot": 100, "ttft": 1.0}, (swing(3, 4),))
@@ -145,7 +169,10 @@ def test_a_band_is_at_least_each_swing(found, metric):
     for swing in found.swings:
         for end in (swing.low, swing.high):
             assert end is None or low <= end[metric] + 1e-15 <= high + 2e-15
-    moves = [min(0.0, *(end[metric] - found.base[metric] for end in (s.low, s.high) if end)) for s in found.swings]
+    moves = [
+        min(0.0, *(end[metric] - found.base[metric] for end in (s.low, s.high) if end))
+        for s in found.swings
+    ]
     assert low == pytest.approx(found.base[metric] - math.sqrt(sum(move**2 for move in moves)))
 
 
@@ -163,17 +190,25 @@ def test_numbers_without_ranges_are_refused(mine):
     for name in ("chip", "engine"):
         text = path.with_name(f"{name}.yaml").read_text()
         path.with_name(f"{name}.yaml").write_text(text[: text.index("range:")])
-    with pytest.raises(ScenarioError, match=r"^mine: no file of its chips and engines gives a range for a number$"):
+    with pytest.raises(
+        ScenarioError, match=r"^mine: no file of its chips and engines gives a range for a number$"
+    ):
         sensitivity(read(str(path)))
 
 
 def test_what_does_not_fit_as_it_is_is_refused(mine):
-    with pytest.raises(PlanError, match=r"systems.cards: llama-3.1-405b does not fit; sramsim check says what would do"):
+    with pytest.raises(
+        PlanError,
+        match=r"systems.cards: llama-3.1-405b does not fit; sramsim check says what would do",
+    ):
         sensitivity(read(str(mine("llama-2-7b", "llama-3.1-405b"))))
 
 
 def test_cables_that_a_system_replaces_are_not_moved(mine):
-    path = mine("plan: {tensor: 2}", "plan: {tensor: 2}, topology: {kind: switch, link: {latency: 1 us, bandwidth: 100 GB/s}}")
+    path = mine(
+        "plan: {tensor: 2}",
+        "plan: {tensor: 2}, topology: {kind: switch, link: {latency: 1 us, bandwidth: 100 GB/s}}",
+    )
     assert "chip.topology.link.latency" not in by_key(sensitivity(read(str(path)))["cards"])
 
 
@@ -192,7 +227,10 @@ def test_the_command_tells_as_json_as_a_table_and_as_a_figure(sramsim, mine, fou
     status, out, err = sramsim("sensitivity", "mine.yaml", "--json", "--figure", "tornado.svg")
     assert (status, err) == (0, "tornado.svg: written\n")
     told = json.loads(out)
-    assert told == {"scenario": "mine", "systems": {"cards": json.loads(json.dumps(found.as_json()))}}
+    assert told == {
+        "scenario": "mine",
+        "systems": {"cards": json.loads(json.dumps(found.as_json()))},
+    }
     cards = told["systems"]["cards"]
     assert cards["tpot_ms"] == pytest.approx(1000 * found.base["tpot"])
     assert cards["tpot_band_ms"] == pytest.approx([1000 * end for end in found.band("tpot")])

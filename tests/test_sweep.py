@@ -51,7 +51,9 @@ def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[module.
 
 
 def tables(folder: str) -> list[bytes]:
-    return [(Path(folder) / name).read_bytes() for name in ("table.parquet", "table.csv", "sweep.json")]
+    return [
+        (Path(folder) / name).read_bytes() for name in ("table.parquet", "table.csv", "sweep.json")
+    ]
 
 
 # What the points are.
@@ -65,7 +67,11 @@ def test_a_grid_is_all_combinations_and_its_last_key_varies_first():
 
 
 def test_a_list_is_the_points_themselves():
-    table = sweep(write("sweep: [{workload.rate: 2 request/s}, {seed: 7, systems.card.engine: vllm}]\n"), Path("out"), jobs=1).table
+    table = sweep(
+        write("sweep: [{workload.rate: 2 request/s}, {seed: 7, systems.card.engine: vllm}]\n"),
+        Path("out"),
+        jobs=1,
+    ).table
     assert list(table["workload.rate"]) == ["2 request/s"] * 2 + [None] * 2
     assert list(table["seed"]) == [None] * 2 + [7] * 2
     assert list(table["engine"]) == ["ideal", "ideal", "vllm", "ideal"]
@@ -80,8 +86,12 @@ def test_a_row_says_what_a_run_of_that_point_says():
     table = sweep("mine.yaml", Path("out"), jobs=1).table
     assert list(table["system"]) == ["card", "two"] * 6
     assert list(table["point"]) == [number for number in range(6) for _ in range(2)]
-    result = run(read("mine.yaml", ["workload.rate=4 request/s", "workload.prompt=64 token"])).as_json()
-    for name, row in zip(("card", "two"), table.filter(polars.col("point") == 4).iter_rows(named=True), strict=True):
+    result = run(
+        read("mine.yaml", ["workload.rate=4 request/s", "workload.prompt=64 token"])
+    ).as_json()
+    for name, row in zip(
+        ("card", "two"), table.filter(polars.col("point") == 4).iter_rows(named=True), strict=True
+    ):
         told = result["systems"][name]
         for key in ("chips", "verdict", "median_ttft_ms", "p99_tpot_ms", "output_throughput"):
             assert row[key] == told[key]
@@ -120,7 +130,9 @@ def test_the_bound_is_the_weights_over_the_bandwidth_of_the_chips_of_a_stage():
     ],
 )
 def test_the_name_of_a_point_changes_with_any_input(assignment):
-    assert not {each.digest for each in asked(BASE + GRID)} & {each.digest for each in asked(BASE + GRID, "mine.yaml", assignment)}
+    assert not {each.digest for each in asked(BASE + GRID)} & {
+        each.digest for each in asked(BASE + GRID, "mine.yaml", assignment)
+    }
 
 
 def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_are_read(monkeypatch):
@@ -129,13 +141,20 @@ def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_ar
     Path("mine.py").write_text("def last(replicas, job):\n    return len(replicas) - 1\n")
     Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
     text = BASE.replace("    chip: h100-sxm\n", "    chip: chip.yaml\n    router: mine:last\n")
-    text = re.sub("workload: .*", "workload: {kind: trace, path: trace.csv}", text) + "sweep: {seed: [0, 1]}\n"
+    text = (
+        re.sub("workload: .*", "workload: {kind: trace, path: trace.csv}", text)
+        + "sweep: {seed: [0, 1]}\n"
+    )
 
     def name() -> str:
         return asked(text)[0].digest
 
     names = [name(), name()]
-    for file, old, new in (("chip.yaml", "700 W", "701 W"), ("mine.py", "- 1", "- 2"), ("trace.csv", "0,9,9", "0,9,8")):
+    for file, old, new in (
+        ("chip.yaml", "700 W", "701 W"),
+        ("mine.py", "- 1", "- 2"),
+        ("trace.csv", "0,9,9", "0,9,8"),
+    ):
         Path(file).write_text(Path(file).read_text().replace(old, new))
         names.append(name())
     monkeypatch.setattr(module, "__version__", "9.9")
@@ -188,7 +207,9 @@ def last(replicas, job):
 """
 
 
-def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports(monkeypatch, folder):
+def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports(
+    monkeypatch, folder
+):
     """Directly, by a module of theirs, from a package, relatively, and in a function that was not called."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(folder))
@@ -206,10 +227,13 @@ def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports
     for name, text in files.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
-    text = BASE.replace("    engine: ideal\n", "    engine: ideal\n    router: mine:last\n", 1) + "sweep: {seed: [0, 1]}\n"
-    assert {path.relative_to(folder).as_posix() for path in provenance.users_files(folder / "mine.py")} == files.keys() - {
-        "unused.py"
-    }
+    text = (
+        BASE.replace("    engine: ideal\n", "    engine: ideal\n    router: mine:last\n", 1)
+        + "sweep: {seed: [0, 1]}\n"
+    )
+    assert {
+        path.relative_to(folder).as_posix() for path in provenance.users_files(folder / "mine.py")
+    } == files.keys() - {"unused.py"}
     before = asked(text)[0].digest
     for name in files:
         Path(name).write_text(f"{files[name]}# changed\n")
@@ -233,7 +257,10 @@ def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
 def test_a_worker_that_runs_other_code_is_told(monkeypatch):
     before = module.computed
     monkeypatch.setattr(module, "computed", lambda document: before(document) | {"code": "other"})
-    with pytest.raises(UserError, match=rf"a worker runs sramsim {sim.__version__} with other code, .*; install the same on all"):
+    with pytest.raises(
+        UserError,
+        match=rf"a worker runs sramsim {sim.__version__} with other code, .*; install the same on all",
+    ):
         sweep("mine.yaml", Path("out"), jobs=1)
     assert not list(Path("out").glob("points/*"))
 
@@ -252,7 +279,10 @@ sweep: {workload.prompt: [64 token, 128 token], workload.rate: [1 request/s, 2 r
 
 def test_the_order_of_a_fleets_members_is_an_input():
     """Its router deals requests out in that order."""
-    names = [asked(f"{BASE}  both: {{fleet: {fleet}}}\n{GRID}")[0].digest for fleet in ("{card: 1, two: 1}", "{two: 1, card: 1}")]
+    names = [
+        asked(f"{BASE}  both: {{fleet: {fleet}}}\n{GRID}")[0].digest
+        for fleet in ("{card: 1, two: 1}", "{two: 1, card: 1}")
+    ]
     assert names[0] != names[1]
 
 
@@ -297,7 +327,9 @@ def test_processes_give_the_same_bytes_as_one():
     sweep("mine.yaml", Path("one"), jobs=1)
     sweep("mine.yaml", Path("several"), jobs=2)
     assert tables("one") == tables("several")
-    assert sorted(p.name for p in Path("one/points").iterdir()) == sorted(p.name for p in Path("several/points").iterdir())
+    assert sorted(p.name for p in Path("one/points").iterdir()) == sorted(
+        p.name for p in Path("several/points").iterdir()
+    )
 
 
 LONG = "sweep: {seed: [0, 1, 2, 3, 4, 5, 6, 7]}\n"
@@ -311,7 +343,12 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(sent):
     words = [sys.executable, "-m", "sim", "sweep", "mine.yaml", "--jobs", "2", "--out", "out"]
     stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(Path("out/points").glob("*.json")))
-    workers = [int(line) for line in subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(stopped.pid)], text=True).split()]
+    workers = [
+        int(line)
+        for line in subprocess.check_output(
+            ["ps", "-o", "pid=", "--ppid", str(stopped.pid)], text=True
+        ).split()
+    ]
     stopped.send_signal(sent)
     told = stopped.communicate(timeout=60)[1]  # processes that outlive it would hold the pipe
     done = {path: path.stat().st_mtime_ns for path in Path("out/points").glob("*.json")}
@@ -319,7 +356,10 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(sent):
     assert not Path("out/table.csv").exists()
     if sent == signal.SIGINT:
         assert stopped.returncode == 130
-        assert told == f"interrupted; out has {len(done)} of 8 points, and the same command computes the rest\n"
+        assert (
+            told
+            == f"interrupted; out has {len(done)} of 8 points, and the same command computes the rest\n"
+        )
     assert workers
     wait_for(lambda: not any(alive(worker) for worker in workers))
     again = subprocess.run(words, capture_output=True, text=True)
@@ -353,14 +393,19 @@ def test_a_system_that_does_not_fit_is_a_row_and_the_rest_goes_on():
     table = sweep(write(rows), Path("out"), jobs=1).table
     wrong = table.filter(polars.col("error") != "")
     assert list(zip(wrong["point"], wrong["system"], strict=True)) == [(2, "card"), (3, "card")]
-    assert all("llama-2-7b on 1 h100-sxm does not fit" in error and "\n" not in error for error in wrong["error"])
+    assert all(
+        "llama-2-7b on 1 h100-sxm does not fit" in error and "\n" not in error
+        for error in wrong["error"]
+    )
     assert wrong["median_tpot_ms"].is_null().all()
     assert table.filter(polars.col("error") == "")["median_tpot_ms"].is_not_null().all()
     assert sweep("mine.yaml", Path("out"), jobs=1).table.equals(table)
 
 
 def test_a_point_that_cannot_be_read_is_a_row_with_its_line():
-    table = sweep(write("sweep:\n  workload.rate:\n    - 1 request/s\n    - 2 request\n"), Path("out"), jobs=1).table
+    table = sweep(
+        write("sweep:\n  workload.rate:\n    - 1 request/s\n    - 2 request\n"), Path("out"), jobs=1
+    ).table
     assert list(table["error"][:2]) == ["", ""]
     assert set(table["error"][2:]) == {"mine.yaml:15: '2 request' is not a quantity in request/s"}
 
@@ -383,8 +428,14 @@ def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatc
 
 
 WRONG = [
-    ("", "mine.yaml: has no sweep; add one, such as sweep: {workload.rate: [1 request/s, 2 request/s]}"),
-    ("sweep: {systems.card.plan.tensr: [1, 2]}", "mine.yaml:12: plan has no 'tensr'; did you mean 'tensor'?"),
+    (
+        "",
+        "mine.yaml: has no sweep; add one, such as sweep: {workload.rate: [1 request/s, 2 request/s]}",
+    ),
+    (
+        "sweep: {systems.card.plan.tensr: [1, 2]}",
+        "mine.yaml:12: plan has no 'tensr'; did you mean 'tensor'?",
+    ),
     (
         "sweep: {workload.rate: 2 request/s}",
         "mine.yaml:12: sweep: workload.rate: '2 request/s' is not a list of values, such as [1, 2]",
@@ -435,13 +486,18 @@ def refusal(monkeypatch, capsys, *words: str) -> str:
 
 def test_a_sweep_tells_how_many_rows_have_an_error(monkeypatch, capsys):
     write("sweep: {workload.rate: [1 request/s, 2 request]}\n")
-    monkeypatch.setattr(sys, "argv", ["sramsim", "sweep", "mine.yaml", "--out", "out", "--jobs", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["sramsim", "sweep", "mine.yaml", "--out", "out", "--jobs", "1"]
+    )
     with pytest.raises(SystemExit) as ended:
         main()
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (0, "")
     assert "out: 2 points, 4 rows: sweep.json, table.csv, table.parquet" in printed.err
-    assert "out: 2 rows have an error; the first: mine.yaml:12: '2 request' is not a quantity in request/s" in printed.err
+    assert (
+        "out: 2 rows have an error; the first: mine.yaml:12: '2 request' is not a quantity in request/s"
+        in printed.err
+    )
 
 
 def test_what_is_loaded_is_what_was_written():
@@ -467,7 +523,9 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed():
     write(LONG, BASE.replace("requests: 20,", "requests: 5000,"))
     sweep("mine.yaml", Path("here"), jobs=1)
     killed = []
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
         nannies = list(cluster.workers.values())
 
         def progress(done: int, total: int) -> None:

@@ -9,7 +9,20 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from plots import SWEPT, draw_swept, load, memory, occupancy, pareto, price, request, scaling, series, style, users
+from plots import (
+    SWEPT,
+    draw_swept,
+    load,
+    memory,
+    occupancy,
+    pareto,
+    price,
+    request,
+    scaling,
+    series,
+    style,
+    users,
+)
 from sim import planned, read, run
 from sim.studies.sweep import Swept, sweep
 
@@ -51,11 +64,16 @@ def swept(tmp_path_factory) -> dict[str, Swept]:
 
 def only(swept: Swept, system: str) -> Swept:
     """The sweep as if it had one system."""
-    return Swept(swept.summary | {"systems": [system]}, swept.table.filter(polars.col("system") == system))
+    return Swept(
+        swept.summary | {"systems": [system]}, swept.table.filter(polars.col("system") == system)
+    )
 
 
 def changed(swept: Swept, **columns: object) -> Swept:
-    return Swept(swept.summary, swept.table.with_columns(**{key: polars.lit(value) for key, value in columns.items()}))
+    return Swept(
+        swept.summary,
+        swept.table.with_columns(**{key: polars.lit(value) for key, value in columns.items()}),
+    )
 
 
 @pytest.mark.parametrize("name", SWEPT)
@@ -67,8 +85,15 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
     width, height = figure.get_size_inches() * figure.dpi
     texts = [figure._suptitle, figure._supxlabel]
     for axis in figure.axes:
-        texts += [axis.xaxis.label, axis.yaxis.label, *axis.texts, *(axis.get_legend().get_texts() if axis.get_legend() else ())]
-        assert "second" in axis.get_xlabel() + axis.get_ylabel() or axis.get_ylabel().endswith((", ms", ", $"))
+        texts += [
+            axis.xaxis.label,
+            axis.yaxis.label,
+            *axis.texts,
+            *(axis.get_legend().get_texts() if axis.get_legend() else ()),
+        ]
+        assert "second" in axis.get_xlabel() + axis.get_ylabel() or axis.get_ylabel().endswith(
+            (", ms", ", $")
+        )
     for text in (text for text in texts if text.get_text()):
         box = text.get_window_extent()
         assert min(box.x0, box.y0) >= -1, text.get_text()
@@ -76,7 +101,10 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
         assert box.y1 <= height + 1, text.get_text()
     lines = len(figure.get_suptitle().rstrip("\n").split("\n"))
     key = figure.axes[0].get_legend().get_window_extent()
-    bottom = figure._suptitle.get_window_extent().y1 - lines * 1.2 * figure._suptitle.get_fontsize() * figure.dpi / 72
+    bottom = (
+        figure._suptitle.get_window_extent().y1
+        - lines * 1.2 * figure._suptitle.get_fontsize() * figure.dpi / 72
+    )
     assert key.y1 <= bottom + 6
 
 
@@ -97,7 +125,11 @@ def test_a_system_keeps_its_colour(swept):
 
 def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     table = swept["rate"].table
-    full = table.filter(polars.col("verdict") == "OVERLOADED").group_by("system").agg(polars.col("rate").min())
+    full = (
+        table.filter(polars.col("verdict") == "OVERLOADED")
+        .group_by("system")
+        .agg(polars.col("rate").min())
+    )
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
     title = " ".join(load.draw(swept["rate"]).get_suptitle().split())
@@ -107,8 +139,14 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     assert f"at {style.number(rate)} request/s the p99 TTFT of" in title
     assert style.times(worst / best) in title
     for axis in load.draw(swept["rate"]).axes:
-        hollow = [line for line in axis.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
-        assert sorted(float(line.get_xdata()[0]) for line in hollow) == sorted([*firsts.values(), *firsts.values()])
+        hollow = [
+            line
+            for line in axis.lines
+            if line.get_markerfacecolor() == "white" and len(line.get_xdata())
+        ]
+        assert sorted(float(line.get_xdata()[0]) for line in hollow) == sorted(
+            [*firsts.values(), *firsts.values()]
+        )
 
 
 def test_users_title_says_until_when_the_speed_holds(swept):
@@ -120,7 +158,10 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     title = users.finding([line])
     wait = table["median_ttft_ms"][-1] / 1000
     told = f"lpu: a single user gets {style.number(speeds[0])} token/s; within 10% of that until {max(held)} users on lpu"
-    assert title == f"{told}; a first token then takes {style.number(wait)} s on lpu with {int(table['users'][-1])} users"
+    assert (
+        title
+        == f"{told}; a first token then takes {style.number(wait)} s on lpu with {int(table['users'][-1])} users"
+    )
 
 
 def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
@@ -130,11 +171,20 @@ def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
         x, y = axis.lines[0].get_data()
         assert np.allclose(x, 1000 / own["median_tpot_ms"].to_numpy())
         assert np.allclose(y, own["output_throughput"].to_numpy() / divisor)
-    priced = swept["users"].table.filter(polars.col("economics.usd_per_mtok").is_not_null() & (polars.col("system") == "lpu"))
-    assert np.allclose(per_dollar.lines[0].get_data()[1], 1e6 / priced.sort("users")["economics.usd_per_mtok"].to_numpy())
+    priced = swept["users"].table.filter(
+        polars.col("economics.usd_per_mtok").is_not_null() & (polars.col("system") == "lpu")
+    )
+    assert np.allclose(
+        per_dollar.lines[0].get_data()[1],
+        1e6 / priced.sort("users")["economics.usd_per_mtok"].to_numpy(),
+    )
     title = " ".join(pareto.draw(swept["users"]).get_suptitle().split())
-    fastest = 1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
-    assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace("- ", "-")
+    fastest = (
+        1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
+    )
+    assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace(
+        "- ", "-"
+    )
 
 
 def test_without_prices_there_is_no_panel_of_dollars(swept):
@@ -152,10 +202,15 @@ def test_the_joules_of_a_token_are_those_of_the_table_over_its_load(swept):
 
 def test_power_compares_like_with_like(swept):
     """Typical only where all chips have it; where one has none at all, the figure says so."""
-    assert "power: typical of the chips" in " ".join(pareto.draw(swept["users"]).get_supxlabel().split())
+    assert "power: typical of the chips" in " ".join(
+        pareto.draw(swept["users"]).get_supxlabel().split()
+    )
     table = swept["users"].table
     lpu = polars.when(polars.col("system") == "lpu").then(None)
-    without = Swept(swept["users"].summary, table.with_columns(typical_watts=lpu.otherwise(polars.col("typical_watts"))))
+    without = Swept(
+        swept["users"].summary,
+        table.with_columns(typical_watts=lpu.otherwise(polars.col("typical_watts"))),
+    )
     assert "power: maximum of the chips" in " ".join(pareto.draw(without).get_supxlabel().split())
     columns = {key: lpu.otherwise(polars.col(key)) for key in ("typical_watts", "maximum_watts")}
     unknown = pareto.draw(Swept(swept["users"].summary, table.with_columns(**columns)))
@@ -165,7 +220,9 @@ def test_power_compares_like_with_like(swept):
 def test_scaling_says_what_more_chips_gain_and_leaves_out_what_does_not_fit(swept):
     assert (
         "does not fit"
-        in swept["chips"].table.row(by_predicate=(polars.col("point") == 2) & (polars.col("system") == "lpu"), named=True)["error"]
+        in swept["chips"].table.row(
+            by_predicate=(polars.col("point") == 2) & (polars.col("system") == "lpu"), named=True
+        )["error"]
     )
     figure = scaling.draw(swept["chips"])
     chips, times = figure.axes[0].lines[0].get_data()
@@ -173,11 +230,19 @@ def test_scaling_says_what_more_chips_gain_and_leaves_out_what_does_not_fit(swep
     best = int(np.argmin(times))
     bound = figure.axes[0].lines[3].get_ydata()
     title = " ".join(figure.get_suptitle().split())
-    assert f"lpu: {style.times(times[0] / times[best])} faster on {chips[best]} chips than on 64" in title
+    assert (
+        f"lpu: {style.times(times[0] / times[best])} faster on {chips[best]} chips than on 64"
+        in title
+    )
     assert f"{style.times(times[best] / bound[best])} the bound" in title
     assert LONG not in title.replace(" ", "")  # one card is no scaling
-    slower = swept["chips"].table.with_columns(polars.col("chips").cast(float).alias("lone_request.tpot_ms"))
-    assert "lpu: no faster on 128 chips than on 64" in scaling.draw(Swept(swept["chips"].summary, slower)).get_suptitle()
+    slower = swept["chips"].table.with_columns(
+        polars.col("chips").cast(float).alias("lone_request.tpot_ms")
+    )
+    assert (
+        "lpu: no faster on 128 chips than on 64"
+        in scaling.draw(Swept(swept["chips"].summary, slower)).get_suptitle()
+    )
 
 
 def test_in_a_grid_other_keys_make_lines_of_their_own(tmp_path):
@@ -208,7 +273,9 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
         ttft = 1000 * (rows["first_token"] - rows["arrival"])
         at = int((ttft - first).abs().arg_min())
         assert ttft[at] == pytest.approx(first)
-        assert 1000 * (rows["last_token"] - rows["first_token"])[at] / (count - 1) == pytest.approx(tpot)
+        assert 1000 * (rows["last_token"] - rows["first_token"])[at] / (count - 1) == pytest.approx(
+            tpot
+        )
     title = " ".join(request.draw(saved).get_suptitle().split())
     best = min(shown, key=lambda name: shown[name][1])
     assert title.startswith(f"{best}: the first token after {style.number(shown[best][0])} ms")
@@ -242,7 +309,9 @@ def test_bars_of_memory_are_what_the_plan_says():
     told = planned(read("llama3-8b-lpu-vs-h100")).as_json([4096])
     figure = memory.draw(told)
     lpu, held = told["systems"]["lpu"], told["systems"]["lpu"]["bytes_per_chip"]
-    heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(4, len(lpu["stages"]))
+    heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(
+        4, len(lpu["stages"])
+    )
     assert np.allclose(heights[0], [stage[2] / 1e6 for stage in lpu["stages"]])
     assert np.allclose(heights.sum(axis=0), held["capacity"] / 1e6)
     weights = max(stage[2] for stage in lpu["stages"]) / held["capacity"]
@@ -273,15 +342,23 @@ def test_at_the_price_of_a_card_tokens_cost_as_much(swept):
     """Under one load; and of those that are as fast, the cheapest of each."""
     (pair,) = price.against(swept["users"])
     rows = swept["users"].table.to_dicts()
-    ours, theirs = ([row for row in rows if row["system"] == name] for name in (pair.mine.system, pair.other.system))
+    ours, theirs = (
+        [row for row in rows if row["system"] == name]
+        for name in (pair.mine.system, pair.other.system)
+    )
     loaded, fast = pair.loaded("users"), pair.fast()
     assert sorted(loaded) == [1, 4, 16]
     for users_, (card, _) in loaded.items():
-        mine, other = (next(row for row in each if row["users"] == users_) for each in (ours, theirs))
+        mine, other = (
+            next(row for row in each if row["users"] == users_) for each in (ours, theirs)
+        )
         assert usd(mine, card) == pytest.approx(other["economics.usd_per_mtok"])
     assert len(fast) >= 3
     for speed, card in fast.items():
-        quick = [[row for row in each if 1000 / row["median_tpot_ms"] >= speed * (1 - 1e-12)] for each in (ours, theirs)]
+        quick = [
+            [row for row in each if 1000 / row["median_tpot_ms"] >= speed * (1 - 1e-12)]
+            for each in (ours, theirs)
+        ]
         best = min(usd(row, row["economics.card_usd"]) for row in quick[1])
         assert min(usd(row, card) for row in quick[0]) == pytest.approx(best)
 
@@ -299,7 +376,9 @@ def test_the_title_of_cards_prices_says_from_which_speed_they_pay(swept):
     title = " ".join(price.draw(swept["users"]).get_suptitle().split())
     card, fast = pair.mine.values(price.CARD)[0], pair.fast()
     dearer = max(speed for speed, value in fast.items() if value < card)
-    assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (dearer < max(price.speeds(pair.mine)))
+    assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (
+        dearer < max(price.speeds(pair.mine))
+    )
 
 
 def test_without_prices_no_card_is_priced(swept):

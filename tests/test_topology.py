@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.hardware.topology import KINDS, Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Nested, Ring, Switch, Torus
+from sim.hardware.topology import (
+    KINDS,
+    Bus,
+    Dragonfly,
+    FullyConnected,
+    Hierarchical,
+    Line,
+    Link,
+    Mesh,
+    Nested,
+    Ring,
+    Switch,
+    Torus,
+)
 
 US = 1e-6
 LINK = Link(latency=1 * US, bandwidth=1e9)  # 1,000 bytes take 1 us
@@ -17,7 +30,14 @@ GLOBAL = Link(latency=2 * US, bandwidth=0.5e9)  # 1,000 bytes take 2 us
 
 def dragonfly(chips: int, **changes) -> Dragonfly:
     """Small and round: nodes of 4, racks of 3 nodes, direct up to 20 chips."""
-    numbers = {"node": 4, "rack": 3, "direct": 20, "limit": 48, "direct_bandwidth": 1e9, "global_bandwidth": 1e9}
+    numbers = {
+        "node": 4,
+        "rack": 3,
+        "direct": 20,
+        "limit": 48,
+        "direct_bandwidth": 1e9,
+        "global_bandwidth": 1e9,
+    }
     return Dragonfly(link=LINK, global_link=GLOBAL, **(numbers | changes)).sized(chips)
 
 
@@ -36,7 +56,9 @@ def torus(*dims: int) -> Torus:
 
 def nodes(n: int, size: int = 4) -> Hierarchical:
     """Nodes fully connected inside, joined by a slower switch."""
-    return Hierarchical(levels=(FullyConnected(link=LINK, chips=size), Switch(link=GLOBAL))).sized(n * size)
+    return Hierarchical(levels=(FullyConnected(link=LINK, chips=size), Switch(link=GLOBAL))).sized(
+        n * size
+    )
 
 
 def cluster(racks: int) -> Hierarchical:
@@ -51,9 +73,13 @@ def us(seconds: float) -> float:
 
 # Any topology, any two chips of it.  A dragonfly beyond its direct size is wired by whole racks.
 sizes = st.integers(2, 24)
-shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda dims: math.prod(dims) > 1)
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(
+    lambda dims: math.prod(dims) > 1
+)
 grids = st.one_of(shapes.map(lambda dims: mesh(*dims)), shapes.map(lambda dims: torus(*dims)))
-hierarchies = st.one_of(st.builds(nodes, st.integers(1, 6), st.integers(2, 5)), st.builds(cluster, st.integers(1, 5)))
+hierarchies = st.one_of(
+    st.builds(nodes, st.integers(1, 6), st.integers(2, 5)), st.builds(cluster, st.integers(1, 5))
+)
 topologies = st.one_of(
     grids,
     hierarchies,
@@ -79,7 +105,9 @@ def groups(draw, smallest=1):
     """A topology, and the chips of one of its stages."""
     topology = draw(topologies)
     first = draw(st.integers(0, topology.chips - smallest))
-    return topology, range(first, draw(st.integers(first + smallest, min(topology.chips, first + 40))))
+    return topology, range(
+        first, draw(st.integers(first + smallest, min(topology.chips, first + 40)))
+    )
 
 
 @given(journeys())
@@ -134,13 +162,17 @@ def test_a_grid_corrects_one_dimension_after_the_other_the_last_first(dims, wrap
     a, b = data.draw(st.integers(0, grid.chips - 1)), data.draw(st.integers(0, grid.chips - 1))
     changed = []
     for i, j in grid.route(a, b):
-        (dimension,) = [d for d in range(len(dims)) if place(i)[d] != place(j)[d]]  # one dimension a hop, to a neighbour there
+        (dimension,) = [
+            d for d in range(len(dims)) if place(i)[d] != place(j)[d]
+        ]  # one dimension a hop, to a neighbour there
         step = abs(place(i)[dimension] - place(j)[dimension])
         assert step == 1 or (wraps and step == dims[dimension] - 1)
         changed.append(dimension)
     assert changed == sorted(changed, reverse=True)
     away = [abs(i - j) for i, j in zip(place(a), place(b), strict=True)]
-    assert len(changed) == sum(min(d, n - d) if wraps else d for d, n in zip(away, dims, strict=True))
+    assert len(changed) == sum(
+        min(d, n - d) if wraps else d for d, n in zip(away, dims, strict=True)
+    )
 
 
 @given(journeys())
@@ -159,7 +191,10 @@ def test_each_level_of_a_hierarchy_has_cables_of_its_own(journey):
 
 def test_each_node_has_a_switch_of_its_own():
     racks = Hierarchical(levels=(Switch(link=LINK, chips=4), Switch(link=GLOBAL))).sized(8)
-    inside = [{end for hop in racks.route(a, a + 1) for end in hop if isinstance(end, str)} for a in (0, 2, 4)]
+    inside = [
+        {end for hop in racks.route(a, a + 1) for end in hop if isinstance(end, str)}
+        for a in (0, 2, 4)
+    ]
     assert inside[0] == inside[1] != inside[2]
     assert all(len(names) == 1 for names in inside)
     assert us(racks.send(0, 5, 1000)) == 2 * 1 + 2 * 2 + 2
@@ -168,7 +203,10 @@ def test_each_node_has_a_switch_of_its_own():
 # Groq's fabric.  Published (Abts et al., ISCA 2022): 3 hops up to 264 chips, 5 up to 10,440; 4 cables to other nodes on a chip.
 
 
-@given(st.one_of(st.integers(1, 33).map(lambda n: 8 * n), st.integers(4, 145).map(lambda n: 72 * n)), st.data())
+@given(
+    st.one_of(st.integers(1, 33).map(lambda n: 8 * n), st.integers(4, 145).map(lambda n: 72 * n)),
+    st.data(),
+)
 @settings(deadline=None)
 def test_a_dragonfly_keeps_within_the_published_hops(chips, data):
     a, b = data.draw(st.integers(0, chips - 1)), data.draw(st.integers(0, chips - 1))
@@ -195,7 +233,9 @@ def test_a_dragonfly_changes_cable_where_it_leaves_a_node(journey):
 def test_a_chip_sends_no_more_to_other_nodes_than_was_published(chips, rate):
     link = Link(latency=1 * US, bandwidth=15e9)
     sizes = {"node": 8, "rack": 9, "direct": 264, "limit": 10440}
-    fabric = Dragonfly(link=link, global_link=link, **sizes, direct_bandwidth=50e9, global_bandwidth=14e9).sized(chips)
+    fabric = Dragonfly(
+        link=link, global_link=link, **sizes, direct_bandwidth=50e9, global_bandwidth=14e9
+    ).sized(chips)
     nbytes = 1e12
     assert nbytes * (1 - 8 / chips) / fabric.all_to_all(range(chips), nbytes) == pytest.approx(rate)
 
@@ -208,7 +248,9 @@ def cables(fabric: Dragonfly, nodes: int) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("chips", "nodes"), [(264, 33), (576, 9)])
-def test_every_two_nodes_that_are_joined_share_one_cable_and_no_chip_holds_more_than_four(chips, nodes):
+def test_every_two_nodes_that_are_joined_share_one_cable_and_no_chip_holds_more_than_four(
+    chips, nodes
+):
     used = cables(groq(chips), nodes)
     assert len(used) == nodes * (nodes - 1)
     assert len({(a // 8, b // 8) for a, b in used}) == nodes * (nodes - 1)
@@ -217,7 +259,9 @@ def test_every_two_nodes_that_are_joined_share_one_cable_and_no_chip_holds_more_
 
 
 def test_the_cables_of_a_node_are_spread_over_its_chips_though_the_last_node_be_not_full():
-    fabric = dragonfly(18, direct=18)  # four nodes of 4 and one of 2: four cables on the first node's four chips
+    fabric = dragonfly(
+        18, direct=18
+    )  # four nodes of 4 and one of 2: four cables on the first node's four chips
     assert {a for a, _ in cables(fabric, 5) if a < 4} == {0, 1, 2, 3}
 
 
@@ -239,15 +283,30 @@ def test_a_message_changes_rack_at_most_once_though_the_last_rack_be_not_full():
         (Ring(link=LINK).sized(8), 0, 3, 3 * 1 + 1),
         (Ring(link=LINK).sized(8), 0, 6, 2 * 1 + 1),
         (dragonfly(20), 0, 3, 1 + 1),
-        (dragonfly(20), 1, 6, 1 + 2 + 1 + 2),  # cable, cable between nodes, cable; the bytes once, at the narrowest
+        (
+            dragonfly(20),
+            1,
+            6,
+            1 + 2 + 1 + 2,
+        ),  # cable, cable between nodes, cable; the bytes once, at the narrowest
         (Line(link=LINK).sized(8), 0, 6, 6 * 1 + 1),
         (mesh(3, 4), 0, 11, (2 + 3) * 1 + 1),
         (torus(3, 4), 0, 11, (1 + 1) * 1 + 1),
         (mesh(2, 3, 4), 0, 23, (1 + 2 + 3) * 1 + 1),
         (nodes(3), 0, 4, 2 * 2 + 2),  # a node further at the same place: by the switch alone
         (nodes(3), 1, 6, 1 + 2 * 2 + 2),  # to the right place inside, then by the switch
-        (cluster(4), 0, 6 * 3 + 4, 1 + 2 + 3 * 2 + 2),  # a ring's neighbour, the other ring, three racks on
-        (dragonfly(48), 11, 21, 1 + 2 + 2 + 2 + 1 + 2),  # to the rack's gateway, between racks, from the gateway
+        (
+            cluster(4),
+            0,
+            6 * 3 + 4,
+            1 + 2 + 3 * 2 + 2,
+        ),  # a ring's neighbour, the other ring, three racks on
+        (
+            dragonfly(48),
+            11,
+            21,
+            1 + 2 + 2 + 2 + 1 + 2,
+        ),  # to the rack's gateway, between racks, from the gateway
     ],
 )
 def test_a_message_pays_the_latency_of_each_hop_and_its_bytes_once(topology, a, b, time):
@@ -270,30 +329,85 @@ def test_a_chip_reaches_itself_at_once(topology):
         (FullyConnected(link=LINK), 4, 8000, 2 * (1 + 2)),  # two-shot: two phases of a fourth each
         (Switch(link=LINK), 4, 1000, 2 + 3),  # one cable for the messages to three peers
         (Switch(link=LINK), 4, 8000, 2 * (2 + 3 * 2)),
-        (Ring(link=LINK).sized(4), 4, 4000, 2 * ((1 + 1) + (1 + 0.5))),  # both ways; the opposite chip gets a half from each side
-        (Ring(link=LINK).sized(9), 4, 4000, 2 * 3 * (1 + 1)),  # a part is a chain: the last chip hears of the first in three phases
+        (
+            Ring(link=LINK).sized(4),
+            4,
+            4000,
+            2 * ((1 + 1) + (1 + 0.5)),
+        ),  # both ways; the opposite chip gets a half from each side
+        (
+            Ring(link=LINK).sized(9),
+            4,
+            4000,
+            2 * 3 * (1 + 1),
+        ),  # a part is a chain: the last chip hears of the first in three phases
         (Ring(link=LINK).sized(5), 5, 5000, 2 * 2 * (1 + 1)),
         (Ring(link=LINK).sized(6), 5, 5000, 2 * 4 * (1 + 1)),
         (Ring(link=LINK).sized(8), 2, 2000, 2 * (1 + 1)),
         (Line(link=LINK).sized(4), 4, 4000, 2 * 3 * (1 + 1)),
         (mesh(3, 4), 4, 4000, 2 * 3 * (1 + 1)),  # one row
         (torus(3, 4), 4, 4000, 2 * ((1 + 1) + (1 + 0.5))),
-        (torus(4, 4), 16, 16000, 2 * ((1 + 0.5) + (1 + 0.25) + (1 + 2) + (1 + 1))),  # two halves, rows first and columns first
-        (torus(3, 4), 12, 12000, 2 * ((1 + 0.5) + (1 + 1.5 + 0.25) + (1 + 2))),  # in the middle both halves are in the rows
+        (
+            torus(4, 4),
+            16,
+            16000,
+            2 * ((1 + 0.5) + (1 + 0.25) + (1 + 2) + (1 + 1)),
+        ),  # two halves, rows first and columns first
+        (
+            torus(3, 4),
+            12,
+            12000,
+            2 * ((1 + 0.5) + (1 + 1.5 + 0.25) + (1 + 2)),
+        ),  # in the middle both halves are in the rows
         (mesh(3, 4), 8, 8000, 2 * ((1 + 0.5) + 2 * (1 + 1 + 0.5) + (1 + 2))),  # two whole rows
-        (mesh(3, 4), 6, 6000, 2 * 5 * (1 + 1)),  # four and two: a chain from the end of the row to its beginning, then down
+        (
+            mesh(3, 4),
+            6,
+            6000,
+            2 * 5 * (1 + 1),
+        ),  # four and two: a chain from the end of the row to its beginning, then down
         (nodes(3), 4, 8000, 2 * (1 + 2)),
         (nodes(3), 8, 4000, 2 * (1 + 1) + 2 * 2 + 2),  # inside, between two nodes, inside
-        (nodes(3), 12, 120000, 2 * (1 + 30) + 2 * (4 + 2 * 20)),  # a chip's two peers share its cable to the switch
-        (nodes(3), 6, 4000, 2 * (1 + 2) + (1 + 4) + 4),  # four and two: a half each, by a way of one inside
+        (
+            nodes(3),
+            12,
+            120000,
+            2 * (1 + 30) + 2 * (4 + 2 * 20),
+        ),  # a chip's two peers share its cable to the switch
+        (
+            nodes(3),
+            6,
+            4000,
+            2 * (1 + 2) + (1 + 4) + 4,
+        ),  # four and two: a half each, by a way of one inside
         (cluster(2), 12, 12000, 2 * (1 + 4) + 2 * (2 + 2) + 2 * (2 + 2)),  # three levels
         (dragonfly(20), 4, 8000, 2 * (1 + 2)),
-        (dragonfly(20), 8, 4000, 2 * (1 + 1) + (1 + 2 + 1) + 2),  # inside, between two nodes by three hops, inside
+        (
+            dragonfly(20),
+            8,
+            4000,
+            2 * (1 + 1) + (1 + 2 + 1) + 2,
+        ),  # inside, between two nodes by three hops, inside
         (dragonfly(20), 12, 120000, 2 * (1 + 30) + 2 * (4 + 20)),  # two-shot between three nodes
-        (dragonfly(20, direct_bandwidth=0.25e9), 8, 4000, 2 * (1 + 1) + 4 + 4),  # what a chip may send beyond its node
+        (
+            dragonfly(20, direct_bandwidth=0.25e9),
+            8,
+            4000,
+            2 * (1 + 1) + 4 + 4,
+        ),  # what a chip may send beyond its node
         (dragonfly(48, global_bandwidth=0.25e9), 8, 4000, 2 * (1 + 1) + 4 + 4),
-        (dragonfly(20, direct_bandwidth=0.5e9), 12, 4000, 2 * (1 + 1) + 4 + 4),  # shared by two other nodes
-        (dragonfly(20), 6, 4000, 2 * (1 + 2) + 4 + 4),  # four and two chips: the two exchange a half each
+        (
+            dragonfly(20, direct_bandwidth=0.5e9),
+            12,
+            4000,
+            2 * (1 + 1) + 4 + 4,
+        ),  # shared by two other nodes
+        (
+            dragonfly(20),
+            6,
+            4000,
+            2 * (1 + 2) + 4 + 4,
+        ),  # four and two chips: the two exchange a half each
     ],
 )
 def test_all_reduce_takes_as_long_as_by_hand(topology, chips, nbytes, time):
@@ -312,8 +426,18 @@ def test_all_reduce_takes_as_long_as_by_hand(topology, chips, nbytes, time):
         (nodes(3), 8, 8000, (1 + 2) + (4 + 2)),
         (nodes(3), 6, 6000, (1 + 3) + (1 + 4 + 2 * 1.5)),
         (dragonfly(20), 4, 8000, 1 + 2),
-        (dragonfly(20), 8, 4000, (4 + 1) + (1 + 1)),  # an eighth to the other node, then a fourth to each inside
-        (dragonfly(20), 6, 6000, (4 + 4) + (1 + 3)),  # four and two chips: the two take in a third each
+        (
+            dragonfly(20),
+            8,
+            4000,
+            (4 + 1) + (1 + 1),
+        ),  # an eighth to the other node, then a fourth to each inside
+        (
+            dragonfly(20),
+            6,
+            6000,
+            (4 + 4) + (1 + 3),
+        ),  # four and two chips: the two take in a third each
     ],
 )
 def test_all_gather_takes_as_long_as_by_hand(topology, chips, nbytes, time):
@@ -326,13 +450,28 @@ def test_all_gather_takes_as_long_as_by_hand(topology, chips, nbytes, time):
         (FullyConnected(link=LINK), 4, 8000, 1 + 2),
         (Switch(link=LINK), 4, 8000, 2 + 3 * 2),
         (Ring(link=LINK).sized(2), 2, 2000, 1 + 1),
-        (Ring(link=LINK).sized(5), 5, 5000, 2 + (1 + 2)),  # messages to the next and the one after share a link
+        (
+            Ring(link=LINK).sized(5),
+            5,
+            5000,
+            2 + (1 + 2),
+        ),  # messages to the next and the one after share a link
         (Ring(link=LINK).sized(4), 4, 4000, 2 + (1 + 2)),  # the way to the opposite chip is onwards
         (Line(link=LINK).sized(4), 4, 4000, 3 + 4),  # two by two across the middle
         (Ring(link=LINK).sized(9), 4, 4000, 3 + 4),
-        (torus(3, 4), 12, 12000, 2 * (2 + 3 * 1.5)),  # a half in the rows while the other is in the columns: the rows take longer
+        (
+            torus(3, 4),
+            12,
+            12000,
+            2 * (2 + 3 * 1.5),
+        ),  # a half in the rows while the other is in the columns: the rows take longer
         (mesh(3, 4), 8, 8000, 2 * (3 + 4 * 1)),
-        (nodes(3), 8, 8000, (4 + 8) + 1),  # between the nodes and inside at once; then the last piece is handed on inside
+        (
+            nodes(3),
+            8,
+            8000,
+            (4 + 8) + 1,
+        ),  # between the nodes and inside at once; then the last piece is handed on inside
         (nodes(3), 8, 80, (4 + 0.08) + 1),
         (dragonfly(20), 4, 8000, 1 + 2),
     ],
@@ -345,29 +484,47 @@ def test_what_goes_to_several_chips_of_a_node_goes_there_once():
     """Each chip sends 8,000 bytes inside; between two nodes a half as much, or a tenth, and then inside takes longer."""
     assert us(nodes(3).all_to_all(range(8), 8000, copies=(1.0, 0.5))) == (4 + 4) + 1
     assert us(nodes(3).all_to_all(range(8), 80000, copies=(1.0, 0.1))) == (1 + 20) + 1
-    assert nodes(3).all_to_all(range(8), 8000, copies=(1.0, 1.0)) == nodes(3).all_to_all(range(8), 8000)
+    assert nodes(3).all_to_all(range(8), 8000, copies=(1.0, 1.0)) == nodes(3).all_to_all(
+        range(8), 8000
+    )
     between = nodes(3).messages("all_to_all", range(8), (1.0, 0.5))[0]
-    assert sum(m.share for m in between if m.source // 4 != m.target // 4) == pytest.approx(8 * 0.5 * 0.5)
-    assert sum(m.share for m in between if m.source // 4 == m.target // 4) == pytest.approx(8 * 1.0 * 0.75)
+    assert sum(m.share for m in between if m.source // 4 != m.target // 4) == pytest.approx(
+        8 * 0.5 * 0.5
+    )
+    assert sum(m.share for m in between if m.source // 4 == m.target // 4) == pytest.approx(
+        8 * 1.0 * 0.75
+    )
 
 
 def test_blocks_of_a_group_are_its_chips_nodes_and_racks():
     assert nodes(3).blocks(range(12)) == (12, 3)
     assert nodes(3).blocks(range(4)) == (4,)  # one node
     assert nodes(3).blocks(range(2, 6)) == (4, 2)
-    racks = Hierarchical(levels=(Switch(link=LINK, chips=2), Switch(link=LINK, chips=3), Switch(link=GLOBAL))).sized(24)
+    racks = Hierarchical(
+        levels=(Switch(link=LINK, chips=2), Switch(link=LINK, chips=3), Switch(link=GLOBAL))
+    ).sized(24)
     assert racks.blocks(range(24)) == (24, 12, 4)
-    assert Hierarchical(levels=(Switch(link=LINK, chips=1), Switch(link=GLOBAL))).sized(4).blocks(range(4)) == (4,)
+    assert Hierarchical(levels=(Switch(link=LINK, chips=1), Switch(link=GLOBAL))).sized(4).blocks(
+        range(4)
+    ) == (4,)
     assert torus(3, 4).blocks(range(12)) == Switch(link=LINK).sized(12).blocks(range(12)) == (12,)
 
 
-@given(st.one_of(topologies.filter(lambda topology: not isinstance(topology, Dragonfly)), st.builds(mesh, sizes)))
+@given(
+    st.one_of(
+        topologies.filter(lambda topology: not isinstance(topology, Dragonfly)),
+        st.builds(mesh, sizes),
+    )
+)
 @settings(deadline=None, max_examples=40)
 def test_an_all_to_all_is_no_faster_than_its_busiest_link(topology):
     """A dragonfly is left out: its cables between nodes are charged by the published rate of a chip."""
     chips = range(topology.chips)
     loads = Counter(hop for pair in permutations(chips, 2) for hop in topology.route(*pair))
-    busiest = max((load / len(chips) / topology.link_of(hop).bandwidth for hop, load in loads.items()), default=0.0)
+    busiest = max(
+        (load / len(chips) / topology.link_of(hop).bandwidth for hop, load in loads.items()),
+        default=0.0,
+    )
     assert topology.all_to_all(chips, 1e6) >= 1e6 * busiest
 
 
@@ -399,8 +556,13 @@ def test_no_collective_of_a_grid_is_faster_than_its_chips_links(dims, wraps, nby
 def test_a_part_of_a_grid_says_whether_its_messages_meet():
     """Case: stage and chip fidelity differed by a quarter where rows of three did not divide groups of four."""
     grid = mesh(4, 3)
-    assert grid.uncontended(range(4)) == {"all_reduce", "all_gather"}  # 2, 1, 0 and below it 3: a chain of neighbours
-    assert grid.uncontended(range(4, 8)) == frozenset()  # from the end of the row to the beginning of the next
+    assert grid.uncontended(range(4)) == {
+        "all_reduce",
+        "all_gather",
+    }  # 2, 1, 0 and below it 3: a chain of neighbours
+    assert (
+        grid.uncontended(range(4, 8)) == frozenset()
+    )  # from the end of the row to the beginning of the next
     assert grid.uncontended(range(6)) == {"all_reduce", "all_gather"}
     assert mesh(4, 2, 2).uncontended(range(12)) == frozenset()  # three unequal dimensions
 
@@ -408,17 +570,23 @@ def test_a_part_of_a_grid_says_whether_its_messages_meet():
 def test_one_level_of_a_hierarchy_does_what_its_topology_does():
     switch, whole = Switch(link=GLOBAL), nodes(5)
     for nbytes in (1e3, 1e6):
-        assert whole.all_reduce(range(4, 8), nbytes) == FullyConnected(link=LINK).all_reduce(range(4), nbytes)
+        assert whole.all_reduce(range(4, 8), nbytes) == FullyConnected(link=LINK).all_reduce(
+            range(4), nbytes
+        )
         line = Hierarchical(levels=(FullyConnected(link=LINK, chips=1), switch)).sized(8)
         assert line.all_reduce(range(8), nbytes) == switch.all_reduce(range(8), nbytes)
-        assert torus(1, 6).all_reduce(range(6), nbytes) == Ring(link=LINK).sized(6).all_reduce(range(6), nbytes)
+        assert torus(1, 6).all_reduce(range(6), nbytes) == Ring(link=LINK).sized(6).all_reduce(
+            range(6), nbytes
+        )
 
 
 def test_a_group_of_a_mesh_may_begin_anywhere():
     grid = mesh(4, 4)
     assert us(grid.all_reduce(range(5, 7), 2000)) == 2 * (1 + 1)  # within a row
     assert us(grid.all_reduce(range(4, 12), 8000)) == us(grid.all_reduce(range(8), 8000)).expected
-    assert us(grid.all_reduce(range(3, 5), 2000)) == 2 * (4 + 1)  # the end of a row and the beginning of the next
+    assert us(grid.all_reduce(range(3, 5), 2000)) == 2 * (
+        4 + 1
+    )  # the end of a row and the beginning of the next
 
 
 def test_an_engine_may_have_only_some_of_the_ways():
@@ -426,11 +594,18 @@ def test_an_engine_may_have_only_some_of_the_ways():
     assert us(wires.all_reduce(range(4), 1000)) == 1 + 1
     assert us(wires.all_reduce(range(4), 1000, allowed=["two-shot"])) == 2 * (1 + 0.25)
     assert us(wires.all_reduce(range(4), 8000, allowed=["one-shot"])) == 1 + 8
-    assert wires.all_reduce(range(4), 8000, allowed=["one-shot", "two-shot", "ring"]) == wires.all_reduce(range(4), 8000)
-    with pytest.raises(ValueError, match="the ring has no one-shot or two-shot all-reduce for this group; it has ring"):
+    assert wires.all_reduce(
+        range(4), 8000, allowed=["one-shot", "two-shot", "ring"]
+    ) == wires.all_reduce(range(4), 8000)
+    with pytest.raises(
+        ValueError,
+        match="the ring has no one-shot or two-shot all-reduce for this group; it has ring",
+    ):
         Ring(link=LINK).sized(4).all_reduce(range(4), 8000, allowed=["one-shot", "two-shot"])
     for several in (nodes(2), dragonfly(8)):
-        assert several.all_reduce(range(8), 8000, allowed=["hierarchical"]) == several.all_reduce(range(8), 8000)
+        assert several.all_reduce(range(8), 8000, allowed=["hierarchical"]) == several.all_reduce(
+            range(8), 8000
+        )
         with pytest.raises(ValueError, match="has no one-shot all-reduce"):
             several.all_reduce(range(8), 8000, allowed=["one-shot"])
 
@@ -439,14 +614,18 @@ def test_a_group_at_another_place_of_the_dragonfly_meets_its_own_cables():
     fabric = dragonfly(48)
     assert us(fabric.all_reduce(range(4, 8), 8000)) == 2 * (1 + 2)  # the second node
     assert us(fabric.all_reduce(range(2, 6), 2000)) == 2 * (1 + 1) + 4 + 2  # astride two nodes
-    assert us(fabric.all_reduce(range(8, 16), 4000)) == 2 * (1 + 1) + (1 + 2 + 2 + 1) + 2  # astride two racks
+    assert (
+        us(fabric.all_reduce(range(8, 16), 4000)) == 2 * (1 + 1) + (1 + 2 + 2 + 1) + 2
+    )  # astride two racks
 
 
 def test_software_adds_latency_to_each_phase_and_reaches_a_part_of_the_bandwidth():
     slow = {"latency": 1 * US, "efficiency": 0.5}
     assert us(FullyConnected(link=LINK).all_reduce(range(4), 1000, **slow)) == (1 + 1) + 2
     assert us(FullyConnected(link=LINK).all_gather(range(4), 8000, **slow)) == (1 + 1) + 4
-    assert us(Ring(link=LINK).sized(4).all_reduce(range(4), 4000, **slow)) == 2 * ((1 + 1 + 2) + (1 + 1 + 1))
+    assert us(Ring(link=LINK).sized(4).all_reduce(range(4), 4000, **slow)) == 2 * (
+        (1 + 1 + 2) + (1 + 1 + 1)
+    )
     assert us(dragonfly(20).all_reduce(range(8), 4000, **slow)) == 2 * ((1 + 1) + 2) + (4 + 1) + 4
 
 
@@ -470,7 +649,9 @@ def test_more_bytes_never_take_less_time(group, one, other):
 
 @given(groups(smallest=2), st.floats(0, 1e9))
 @settings(deadline=None)
-def test_an_all_reduce_is_no_faster_than_an_all_gather_or_the_latency_between_its_ends(group, nbytes):
+def test_an_all_reduce_is_no_faster_than_an_all_gather_or_the_latency_between_its_ends(
+    group, nbytes
+):
     topology, chips = group
     reduce, gather = topology.all_reduce(chips, nbytes), topology.all_gather(chips, nbytes)
     farthest = max(topology.lane(chips[0], chip).latency for chip in chips)
@@ -483,7 +664,9 @@ def test_an_all_reduce_is_no_faster_than_an_all_gather_or_the_latency_between_it
 def test_software_never_makes_a_collective_faster(group, nbytes, latency, efficiency):
     topology, chips = group
     for operation in (topology.all_reduce, topology.all_gather, topology.all_to_all):
-        assert operation(chips, nbytes, latency, efficiency) >= operation(chips, nbytes) + latency * (1 - 1e-9)
+        assert operation(chips, nbytes, latency, efficiency) >= operation(
+            chips, nbytes
+        ) + latency * (1 - 1e-9)
 
 
 # How many chips.
@@ -501,15 +684,31 @@ def test_a_topology_joins_the_chips_of_a_replica_unless_its_file_says_how_many()
         (dragonfly(4), 49, "the dragonfly joins 4 chips, and a replica has 49"),
         (Ring(link=LINK, chips=4), 8, "the ring joins 4 chips, and a replica has 8"),
         (Mesh(link=LINK, dims=(3, 4)), 13, "the mesh joins 12 chips, and a replica has 13"),
-        (Torus(link=LINK, dims=(3, 4), chips=8), 8, "the torus has dims of 12 chips, and is said to join 8"),
-        (nodes(2).model_copy(update={"chips": 8}), 9, "the hierarchical joins 8 chips, and a replica has 9"),
+        (
+            Torus(link=LINK, dims=(3, 4), chips=8),
+            8,
+            "the torus has dims of 12 chips, and is said to join 8",
+        ),
+        (
+            nodes(2).model_copy(update={"chips": 8}),
+            9,
+            "the hierarchical joins 8 chips, and a replica has 9",
+        ),
         (
             Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, limit=8))),
             33,
             "the hierarchical joins 32 chips at most",
         ),
-        (Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=2))), 9, "the hierarchical joins 8 chips at most"),
-        (Switch(link=LINK, chips=16, limit=8), 4, "the switch joins 8 chips at most, and 16 are asked for"),
+        (
+            Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=2))),
+            9,
+            "the hierarchical joins 8 chips at most",
+        ),
+        (
+            Switch(link=LINK, chips=16, limit=8),
+            4,
+            "the switch joins 8 chips at most, and 16 are asked for",
+        ),
     ],
 )
 def test_more_chips_than_a_topology_joins_are_refused(topology, chips, reason):
@@ -518,7 +717,9 @@ def test_more_chips_than_a_topology_joins_are_refused(topology, chips, reason):
 
 
 def test_a_dragonfly_joins_no_more_than_its_limit():
-    with pytest.raises(ValueError, match="the dragonfly joins 48 chips at most, and 49 are asked for"):
+    with pytest.raises(
+        ValueError, match="the dragonfly joins 48 chips at most, and 49 are asked for"
+    ):
         dragonfly(49)
 
 
@@ -526,8 +727,14 @@ def test_grids_and_hierarchies_join_whole_blocks():
     assert mesh(3, 4).sized(5).chips == 12
     assert nodes(1).sized(4).chips == 4
     assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK))).sized(9).chips == 12
-    assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=8))).sized(9).chips == 32
-    assert Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK)), chips=16).sized(9).chips == 16
+    assert (
+        Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=8))).sized(9).chips
+        == 32
+    )
+    assert (
+        Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK)), chips=16).sized(9).chips
+        == 16
+    )
 
 
 def test_the_fewest_chips_may_be_looked_for_after_sizing():
@@ -536,7 +743,10 @@ def test_the_fewest_chips_may_be_looked_for_after_sizing():
 
 
 def test_an_inner_level_says_its_size():
-    with pytest.raises(ValueError, match="level 0, a ring, must say its chips; only the outermost may leave them open"):
+    with pytest.raises(
+        ValueError,
+        match="level 0, a ring, must say its chips; only the outermost may leave them open",
+    ):
         Hierarchical(levels=(Ring(link=LINK), Switch(link=LINK)))
     with pytest.raises(ValueError, match="the switch joins 8 chips at most, and 16 are asked for"):
         Hierarchical(levels=(Switch(link=LINK, chips=16, limit=8), Switch(link=LINK)))
@@ -572,7 +782,11 @@ def test_the_bytes_of_a_collective_are_no_fewer_than_anyone_could_do_with(group)
     """To end with what the others held a chip is sent at least their share of it; twice that for a sum, over all chips."""
     topology, chips = group
     n = len(chips)
-    for operation, least in (("all_gather", n - 1), ("all_reduce", 2 * (n - 1)), ("all_to_all", n - 1)):
+    for operation, least in (
+        ("all_gather", n - 1),
+        ("all_reduce", 2 * (n - 1)),
+        ("all_to_all", n - 1),
+    ):
         ways = topology.all_reduces(chips, 1000, 0.0, 1.0) if operation == "all_reduce" else [()]
         for way in ways:
             sent = sum(m.share for phase in topology.messages(operation, chips, way) for m in phase)

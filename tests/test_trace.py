@@ -32,7 +32,11 @@ def test_every_event_keeps_to_the_format(timeline):
     assert set(document) == {"displayTimeUnit", "traceEvents"}
     events = document["traceEvents"]
     assert {event["ph"] for event in events} == PHASES
-    named = {(e["pid"], e.get("tid")) for e in events if e["ph"] == "M" and e["name"] in ("process_name", "thread_name")}
+    named = {
+        (e["pid"], e.get("tid"))
+        for e in events
+        if e["ph"] == "M" and e["name"] in ("process_name", "thread_name")
+    }
     needed = {
         "X": {"pid", "tid", "ts", "dur", "name", "cat"},
         "C": {"pid", "ts", "name", "args"},
@@ -64,7 +68,9 @@ def test_nothing_overlaps_on_a_track(timeline):
 def test_there_is_a_track_for_each_chip_and_each_link_that_was_used(scenario, timeline):
     chips = scenario.deploy("lpu").chips
     assert {each.chip for each in timeline.chips} == set(range(chips))
-    names = [event["args"]["name"] for event in chrome_events(timeline) if event["name"] == "thread_name"]
+    names = [
+        event["args"]["name"] for event in chrome_events(timeline) if event["name"] == "thread_name"
+    ]
     assert sum(name.startswith("chip ") for name in names) == chips
     assert sum(" -> " in name for name in names) == len(timeline.links)
 
@@ -82,7 +88,9 @@ def test_the_tokens_are_those_of_a_run(scenario, timeline):
     gaps = [b - a for a, b in pairwise(timeline.tokens)]
     lone = scenario.lone(scenario.deploy("lpu")).tpot
     assert len(gaps) == 2
-    assert gaps == pytest.approx([lone, lone], rel=0.02)  # at the beginning of the answer, when the KV cache is shorter
+    assert gaps == pytest.approx(
+        [lone, lone], rel=0.02
+    )  # at the beginning of the answer, when the KV cache is shorter
 
 
 def test_the_counters_come_back_to_nothing(timeline):
@@ -115,5 +123,7 @@ def test_the_figure_says_where_the_time_went(scenario, system):
 def test_what_cannot_be_traced_is_said(scenario):
     with pytest.raises(UserError, match=r"system tpu: .* has none of this name; it has lpu, h100"):
         trace(scenario, "tpu", 1)
-    with pytest.raises(UserError, match=r"trace: about [0-9,]+ events in 9999 passages, and 1,000,000 can be shown"):
+    with pytest.raises(
+        UserError, match=r"trace: about [0-9,]+ events in 9999 passages, and 1,000,000 can be shown"
+    ):
         trace(scenario, "lpu", 9999)

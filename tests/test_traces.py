@@ -30,7 +30,12 @@ VIDUR = """arrived_at,num_prefill_tokens,num_decode_tokens
 MOONCAKE = """{"timestamp": 27000, "input_length": 1025, "output_length": 52, "hash_ids": [0, 1, 2]}
 {"timestamp": 30500, "input_length": 512, "output_length": 1, "hash_ids": [0]}
 """
-DETAILED = {"start_times": [10.0, 10.5, 12.0], "input_lens": [7, 8, 9], "output_lens": [1, 0, 3], "errors": ["", "no", ""]}
+DETAILED = {
+    "start_times": [10.0, 10.5, 12.0],
+    "input_lens": [7, 8, 9],
+    "output_lens": [1, 0, 3],
+    "errors": ["", "no", ""],
+}
 VLLM = json.dumps({"duration": 9.0, "completed": 2, **DETAILED, "ttfts": [0.1, 0.0, 0.2]})
 REPLAY = """request_id,arrived_at_s,input_tokens,output_tokens,queued_s,first_token_s,last_token_s
 b,7.5,8,1,7.6,9.0,9.0
@@ -46,7 +51,13 @@ FORMATS = {
     "mooncake": (MOONCAKE, [0, 3.5], [1025, 512], [52, 1], 0),
     "vllm": (VLLM, [0, 2], [7, 9], [1, 3], 1),
     "replay": (REPLAY, [0, 2.5], [100, 8], [20, 1], 0),
-    "replay without answers": ("arrived_at_s,input_tokens,output_tokens\n5,100,20\n7.5,8,1\n", [0, 2.5], [100, 8], [20, 1], 0),
+    "replay without answers": (
+        "arrived_at_s,input_tokens,output_tokens\n5,100,20\n7.5,8,1\n",
+        [0, 2.5],
+        [100, 8],
+        [20, 1],
+        0,
+    ),
 }
 
 
@@ -156,7 +167,9 @@ ROW, NEXT = MOONCAKE.splitlines()
 
 
 def vllm(**changes: object) -> str:
-    return json.dumps({key: value for key, value in (DETAILED | changes).items() if value is not None}, indent=2)
+    return json.dumps(
+        {key: value for key, value in (DETAILED | changes).items() if value is not None}, indent=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,59 +178,149 @@ def vllm(**changes: object) -> str:
         ("", "recorded:1: the file is empty"),
         (" \n\n", "recorded:1: the file is empty"),
         (HEADER, "recorded:1: holds no request"),
-        ("when,what\n1,2\n", "recorded:1: 'when,what' is not a trace that is known; those are CSV of Azure (TIMESTAMP,"),
-        ("TIMESTAMP,ContextTokens\n1,2\n", "recorded:1: 'TIMESTAMP,ContextTokens' is not a trace that is known"),
+        (
+            "when,what\n1,2\n",
+            "recorded:1: 'when,what' is not a trace that is known; those are CSV of Azure (TIMESTAMP,",
+        ),
+        (
+            "TIMESTAMP,ContextTokens\n1,2\n",
+            "recorded:1: 'TIMESTAMP,ContextTokens' is not a trace that is known",
+        ),
         ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
         ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
         ("\x00\x01\x02", "recorded:1: "),
-        (f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n", "recorded:3: 2 values, and the header names 3"),
+        (
+            f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n",
+            "recorded:3: 2 values, and the header names 3",
+        ),
         (f"{HEADER}\n{FIRST}\n{SECOND},9\n", "recorded:3: 4 values, and the header names 3"),
-        (f"{HEADER}\n\n{FIRST}\n{SECOND[:-3]}\n", "recorded:4: GeneratedTokens: '': it must be a whole number of tokens"),
-        (f"{HEADER}\n{FIRST.replace('374', 'many')}\n", "recorded:2: ContextTokens: 'many': it must be a whole number of tokens"),
-        (f"{HEADER}\n{FIRST.replace('374', '-374')}\n", "recorded:2: ContextTokens: '-374': it must be"),
+        (
+            f"{HEADER}\n\n{FIRST}\n{SECOND[:-3]}\n",
+            "recorded:4: GeneratedTokens: '': it must be a whole number of tokens",
+        ),
+        (
+            f"{HEADER}\n{FIRST.replace('374', 'many')}\n",
+            "recorded:2: ContextTokens: 'many': it must be a whole number of tokens",
+        ),
+        (
+            f"{HEADER}\n{FIRST.replace('374', '-374')}\n",
+            "recorded:2: ContextTokens: '-374': it must be",
+        ),
         (f"{HEADER}\n{FIRST.replace('374', '0')}\n", "recorded:2: ContextTokens: '0': it must be"),
-        (f"{HEADER}\n{FIRST.replace('374', '3.5')}\n", "recorded:2: ContextTokens: '3.5': it must be"),
-        (f"{HEADER}\n{FIRST.replace('374', 'nan')}\n", "recorded:2: ContextTokens: 'nan': it must be"),
-        (f"{HEADER}\n{FIRST.replace('374', '1e30')}\n", "recorded:2: ContextTokens: '1e30': it must be"),
-        (f"{HEADER}\n{FIRST}\n{SECOND.replace('109', '0')}\n", "recorded:3: GeneratedTokens: '0': it must be"),
-        (f"{HEADER}\n{FIRST}\nyesterday,1,2\n", "recorded:3: TIMESTAMP: 'yesterday': it must be a time"),
-        (f"{HEADER}\n{FIRST}\n2023-11-16 18:15:46+02:00,1,2\n", "recorded:3: TIMESTAMP: '2023-11-16 18:15:46+02:00': it must be"),
-        (f"{HEADER}\n{FIRST}\n9999-11-16 18:15:46.68,1,2\n", "recorded:3: TIMESTAMP: '9999-11-16 18:15:46.68': it must be a time"),
+        (
+            f"{HEADER}\n{FIRST.replace('374', '3.5')}\n",
+            "recorded:2: ContextTokens: '3.5': it must be",
+        ),
+        (
+            f"{HEADER}\n{FIRST.replace('374', 'nan')}\n",
+            "recorded:2: ContextTokens: 'nan': it must be",
+        ),
+        (
+            f"{HEADER}\n{FIRST.replace('374', '1e30')}\n",
+            "recorded:2: ContextTokens: '1e30': it must be",
+        ),
+        (
+            f"{HEADER}\n{FIRST}\n{SECOND.replace('109', '0')}\n",
+            "recorded:3: GeneratedTokens: '0': it must be",
+        ),
+        (
+            f"{HEADER}\n{FIRST}\nyesterday,1,2\n",
+            "recorded:3: TIMESTAMP: 'yesterday': it must be a time",
+        ),
+        (
+            f"{HEADER}\n{FIRST}\n2023-11-16 18:15:46+02:00,1,2\n",
+            "recorded:3: TIMESTAMP: '2023-11-16 18:15:46+02:00': it must be",
+        ),
+        (
+            f"{HEADER}\n{FIRST}\n9999-11-16 18:15:46.68,1,2\n",
+            "recorded:3: TIMESTAMP: '9999-11-16 18:15:46.68': it must be a time",
+        ),
         (VIDUR + "nan,5,5\n", "recorded:4: arrived_at: 'nan': it must be a number of seconds"),
-        (VIDUR + "-1,5,5\n", "recorded:4: arrived_at: '-1': it must be a number of seconds, at least 0"),
+        (
+            VIDUR + "-1,5,5\n",
+            "recorded:4: arrived_at: '-1': it must be a number of seconds, at least 0",
+        ),
         (VIDUR + "inf,5,5\n", "recorded:4: arrived_at: 'inf': it must be a number of seconds"),
         (BURSTGPT + "200,GPT-4,417,,417,API log\n", "recorded:5: Response tokens: '': it must be"),
-        (BURSTGPT + "200,GPT-4,417,-1,417,API log\n", "recorded:5: Response tokens: '-1': it must be"),
+        (
+            BURSTGPT + "200,GPT-4,417,-1,417,API log\n",
+            "recorded:5: Response tokens: '-1': it must be",
+        ),
         (f"{ROW}\n{NEXT[:-5]}\n", "recorded:2: JSON: "),
         (f"{ROW}\n[1, 2]\n", "recorded:2: '[1, 2]': a mapping with timestamp"),
-        (f"{ROW}\n{NEXT.replace('output_length', 'output')}\n", "recorded:2: 'output_length' is missing"),
-        (f"{ROW}\n{NEXT.replace('512', '-512')}\n", "recorded:2: input_length: -512: it must be a whole number of tokens"),
+        (
+            f"{ROW}\n{NEXT.replace('output_length', 'output')}\n",
+            "recorded:2: 'output_length' is missing",
+        ),
+        (
+            f"{ROW}\n{NEXT.replace('512', '-512')}\n",
+            "recorded:2: input_length: -512: it must be a whole number of tokens",
+        ),
         (f"{ROW}\n{NEXT.replace('512', 'true')}\n", "recorded:2: input_length: true: it must be"),
         (f"{ROW}\n{NEXT.replace(': 1,', ': 0,')}\n", "recorded:2: output_length: 0: it must be"),
-        (f"{ROW}\n{NEXT.replace('30500', 'NaN')}\n", "recorded:2: timestamp: NaN: it must be a number of milliseconds"),
+        (
+            f"{ROW}\n{NEXT.replace('30500', 'NaN')}\n",
+            "recorded:2: timestamp: NaN: it must be a number of milliseconds",
+        ),
         (f"{ROW}\n{NEXT.replace('30500', '9' * 400)}\n", "recorded:2: timestamp: 9999"),
-        (f"{ROW}\n{NEXT.replace('30500', '-1')}\n", "recorded:2: timestamp: -1: it must be a number of milliseconds"),
-        (f"{ROW}\n{NEXT.replace('[0]', '[0, 5]')}\n", "recorded:2: hash_ids: 2 ids, and 512 tokens need 1: one for each 512 begun"),
-        (f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n", "recorded:2: hash_ids: it must be a list of whole numbers"),
-        (f"{ROW}\n{NEXT.replace('[0]', 'null')}\n", "recorded:2: 'hash_ids' is missing here and given elsewhere"),
+        (
+            f"{ROW}\n{NEXT.replace('30500', '-1')}\n",
+            "recorded:2: timestamp: -1: it must be a number of milliseconds",
+        ),
+        (
+            f"{ROW}\n{NEXT.replace('[0]', '[0, 5]')}\n",
+            "recorded:2: hash_ids: 2 ids, and 512 tokens need 1: one for each 512 begun",
+        ),
+        (
+            f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n",
+            "recorded:2: hash_ids: it must be a list of whole numbers",
+        ),
+        (
+            f"{ROW}\n{NEXT.replace('[0]', 'null')}\n",
+            "recorded:2: 'hash_ids' is missing here and given elsewhere",
+        ),
         ('{"a":' * 100_000, "recorded:1: JSON: "),
         (vllm(start_times=None), "recorded:1: 'start_times' is missing: older vLLM saves none"),
-        (vllm(input_lens=None), "recorded:1: 'input_lens' is missing: save the benchmark's result with --save-detailed"),
-        (vllm(input_lens=[7, 8]), "recorded:1: start_times, input_lens, output_lens have 3, 2, 3 entries"),
-        (vllm(input_lens=[7, 8, "nine"]), 'recorded:2: request 3: input_lens: "nine": it must be a whole number'),
+        (
+            vllm(input_lens=None),
+            "recorded:1: 'input_lens' is missing: save the benchmark's result with --save-detailed",
+        ),
+        (
+            vllm(input_lens=[7, 8]),
+            "recorded:1: start_times, input_lens, output_lens have 3, 2, 3 entries",
+        ),
+        (
+            vllm(input_lens=[7, 8, "nine"]),
+            'recorded:2: request 3: input_lens: "nine": it must be a whole number',
+        ),
         (vllm(output_lens=[1, -1, 3]), "recorded:2: request 2: output_lens: -1: it must be"),
-        (vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]), "recorded:2: request 2: start_times: null: it must be"),
+        (
+            vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]),
+            "recorded:2: request 2: start_times: null: it must be",
+        ),
         (vllm(output_lens=[0, 0, 0]), "recorded:1: holds no request that was answered"),
-        (vllm(**ANSWERS | {"ttfts": [0.1]}), "recorded:2: ttfts and itls: a number and a list of numbers for each request are due"),
+        (
+            vllm(**ANSWERS | {"ttfts": [0.1]}),
+            "recorded:2: ttfts and itls: a number and a list of numbers for each request are due",
+        ),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, None]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, "soon"]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, -1]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, float("nan")]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"itls": [[], [], [0.5, -0.1]]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"itls": [[], [], 0.5]}), "recorded:2: ttfts and itls: "),
-        (REPLAY.replace("6.5", "4.5"), "recorded:3: its first token must come after the request, and its last not before that"),
-        (REPLAY.replace("8.0", "6.4"), "recorded:3: its first token must come after the request, and its last not before that"),
-        (REPLAY.replace("6.5", "soon"), "recorded:3: first_token_s: 'soon': it must be a number of seconds"),
+        (
+            REPLAY.replace("6.5", "4.5"),
+            "recorded:3: its first token must come after the request, and its last not before that",
+        ),
+        (
+            REPLAY.replace("8.0", "6.4"),
+            "recorded:3: its first token must come after the request, and its last not before that",
+        ),
+        (
+            REPLAY.replace("6.5", "soon"),
+            "recorded:3: first_token_s: 'soon': it must be a number of seconds",
+        ),
         (AZURE.encode() + b"\xff\n", "recorded:5: not a UTF-8 text"),
     ],
 )

@@ -30,7 +30,22 @@ BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SMALL = {"m": 1e-3, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "n": 1e-9, "p": 1e-12}
 WHOLE = ["B", "bit", "FLOP", "OP", "token", "request"]  # nobody has a thousandth of these
 DIVISIBLE = ["s", "Hz", "J", "W", "Wh", "USD"]
-UNITS = ["s", "Hz", "B", "B/s", "FLOP", "FLOP/s", "W", "J/B", "J/FLOP", "USD", "token", "request/s", "failure/s", "token/s"]
+UNITS = [
+    "s",
+    "Hz",
+    "B",
+    "B/s",
+    "FLOP",
+    "FLOP/s",
+    "W",
+    "J/B",
+    "J/FLOP",
+    "USD",
+    "token",
+    "request/s",
+    "failure/s",
+    "token/s",
+]
 
 
 class Sample(Value):
@@ -83,7 +98,9 @@ def test_a_quantity_is_worth_its_number_times_its_unit(text, unit, value):
 
 @given(
     st.floats(1e-3, 1e3),
-    st.sampled_from([(p, size, u) for p, size in (DECIMAL | BINARY).items() for u in WHOLE + DIVISIBLE])
+    st.sampled_from(
+        [(p, size, u) for p, size in (DECIMAL | BINARY).items() for u in WHOLE + DIVISIBLE]
+    )
     | st.sampled_from([(p, size, u) for p, size in SMALL.items() for u in DIVISIBLE]),
 )
 def test_prefixes_are_decimal_and_with_an_i_binary_for_every_unit(number, prefixed):
@@ -140,7 +157,11 @@ def test_every_other_text_is_refused(text, unit, message):
     assert str(refused.value) == message
 
 
-@given(st.text() | st.text("0123456789.eE+-*/ kMGiTmunpBbsWhJFLOPtokenrequestUSDdaymonth", max_size=80), st.sampled_from(UNITS))
+@given(
+    st.text()
+    | st.text("0123456789.eE+-*/ kMGiTmunpBbsWhJFLOPtokenrequestUSDdaymonth", max_size=80),
+    st.sampled_from(UNITS),
+)
 @example("9" * 20_000, "s")
 @example("9" * 20_000 + " s", "s")
 @example("1 " + "s/" * 10_000 + "s", "s")
@@ -174,7 +195,12 @@ def test_what_is_neither_text_nor_number_is_no_quantity(field, value):
 
 @pytest.mark.parametrize(
     ("field", "zero", "negative"),
-    [("time", "0 s", "-1 s"), ("size", "0 B", "-1 B"), ("power", "0 W", "-1 W"), ("energy", "0 J/B", "-1 J/B")],
+    [
+        ("time", "0 s", "-1 s"),
+        ("size", "0 B", "-1 B"),
+        ("power", "0 W", "-1 W"),
+        ("energy", "0 J/B", "-1 J/B"),
+    ],
 )
 def test_amounts_may_be_zero_and_not_negative(field, zero, negative):
     assert getattr(from_file(**{field: zero}), field) == 0

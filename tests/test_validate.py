@@ -39,9 +39,19 @@ def make_point(make_model, make_chip, make_engine):
     """16 tokens after 32, on one small chip; what a test changes of the point, its engine or its system."""
 
     def make(engine=None, model=None, system=None, **changes) -> Point:
-        parts = {"chip": make_chip(1e7), "chips": 1, "engine": make_engine(**engine or {}), "model": make_model(**model or {})}
+        parts = {
+            "chip": make_chip(1e7),
+            "chips": 1,
+            "engine": make_engine(**engine or {}),
+            "model": make_model(**model or {}),
+        }
         about = {"model": "small", "chip": "round", "engine": "mine"}
-        given = {"measured": {"tpot": 1e-3}, "prompt": 32, "output": 16, "system": System(**parts | (system or {}))}
+        given = {
+            "measured": {"tpot": 1e-3},
+            "prompt": 32,
+            "output": 16,
+            "system": System(**parts | (system or {})),
+        }
         return Point("P", about, **given | changes)
 
     return make
@@ -61,7 +71,9 @@ def fitted(monkeypatch):
 def served(point: Point, users: int, rounds: int | None = None):
     """The rows of a point's requests, served outside of `validate`."""
     scenario = asked(point, users, rounds)
-    return scenario.serve("measured", {"measured": Member(fitting(scenario, "measured"))}, scenario.workload.draw(0))
+    return scenario.serve(
+        "measured", {"measured": Member(fitting(scenario, "measured"))}, scenario.workload.draw(0)
+    )
 
 
 # What is simulated.
@@ -69,15 +81,24 @@ def served(point: Point, users: int, rounds: int | None = None):
 
 def test_alone_is_a_lone_request_and_what_client_and_host_added(make_point):
     point = make_point()
-    told, late = simulate(point), simulate(make_point(engine={"request_overhead": {"here": 0.5}}, host="here"))
+    told, late = (
+        simulate(point),
+        simulate(make_point(engine={"request_overhead": {"here": 0.5}}, host="here")),
+    )
     rows = served(point, 1)
     assert told["ttft"] == pytest.approx(rows.first_token[0])
-    assert told["tpot"] == told["itl"] == pytest.approx((rows.last_token[0] - rows.first_token[0]) / 15)
+    assert (
+        told["tpot"]
+        == told["itl"]
+        == pytest.approx((rows.last_token[0] - rows.first_token[0]) / 15)
+    )
     assert late == pytest.approx(told | {"ttft": told["ttft"] + 0.5})
 
 
 def test_users_are_a_closed_loop_of_ten_rounds_and_means_count(make_point):
-    point = make_point(pattern="users", users=3, engine={"request_overhead": {"here": 0.5}}, host="here")
+    point = make_point(
+        pattern="users", users=3, engine={"request_overhead": {"here": 0.5}}, host="here"
+    )
     rows = served(replace(point, measured={}), 3)
     assert len(rows.arrival) == 30
     times = latencies(rows)
@@ -87,13 +108,17 @@ def test_users_are_a_closed_loop_of_ten_rounds_and_means_count(make_point):
 
 
 def test_lengths_may_be_spread_over_the_upper_fifth(make_point):
-    requests = asked(make_point(pattern="users", spread=True, prompt=100, output=51), 50).workload.draw(0)
+    requests = asked(
+        make_point(pattern="users", spread=True, prompt=100, output=51), 50
+    ).workload.draw(0)
     assert (requests.prompt.min(), requests.prompt.max()) == (80, 100)
     assert (requests.output.min(), requests.output.max()) == (41, 51)
 
 
 def test_the_last_of_a_batch_counts(make_point):
-    point = make_point(pattern="batch", users=4, engine={"request_overhead": {"here": 0.5}}, host="here")
+    point = make_point(
+        pattern="batch", users=4, engine={"request_overhead": {"here": 0.5}}, host="here"
+    )
     rows, told = served(point, 4), simulate(point)
     assert len(rows.arrival) == 4
     assert told["ttft"] == pytest.approx(rows.first_token.max() + 0.5)
@@ -124,7 +149,9 @@ def test_a_server_is_full_when_no_other_sequence_has_room(make_point):
 
 
 def test_more_at_once_give_more_tokens_a_second(make_point):
-    times = [simulate(make_point(pattern="full", users=users))["throughput"] for users in (1, 4, 16)]
+    times = [
+        simulate(make_point(pattern="full", users=users))["throughput"] for users in (1, 4, 16)
+    ]
     assert times == sorted(times, reverse=True)
 
 
@@ -146,15 +173,26 @@ def test_whoever_measured_beyond_the_trained_context_did_run_it(make_point):
 # Errors.
 
 
-@pytest.mark.parametrize(("simulated", "error"), [(2.0, math.log(2)), (0.5, -math.log(2)), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("simulated", "error"), [(2.0, math.log(2)), (0.5, -math.log(2)), (1.0, 0.0)]
+)
 def test_an_error_is_the_logarithm_of_the_time(make_point, fitted, simulated, error):
     assert beside(make_point(), "tpot", 1.0, {"tpot": simulated}).error == pytest.approx(error)
 
 
 def test_a_rate_and_a_time_of_the_same_have_the_same_error(make_table, fitted):
     """50 tokens a second are 20 ms a token; 640 tokens of prompt a second are 100 ms for 64."""
-    rows = [("decode_tok_s_user", 50), ("TPOT_ms", 20), ("ITL_ms", 20), ("prefill_tok_s", 640), ("TTFT_ms", 100)]
-    path = make_table("published", *({"point_id": metric, "metric": metric, "value": value} for metric, value in rows))
+    rows = [
+        ("decode_tok_s_user", 50),
+        ("TPOT_ms", 20),
+        ("ITL_ms", 20),
+        ("prefill_tok_s", 640),
+        ("TTFT_ms", 100),
+    ]
+    path = make_table(
+        "published",
+        *({"point_id": metric, "metric": metric, "value": value} for metric, value in rows),
+    )
     rate, tpot, itl, prefill, ttft = (row.error for row in of_file(path).rows)
     assert rate == pytest.approx(tpot) == pytest.approx(itl)
     assert prefill == pytest.approx(ttft)
@@ -169,7 +207,14 @@ def test_twice_the_rate_is_log_2_more_error(make_table, fitted):
 
 def test_statistics_by_hand(make_point):
     def row(percent: float | None) -> Compared:
-        return Compared(make_point(), "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", "")
+        return Compared(
+            make_point(),
+            "tpot",
+            1.0,
+            None if percent is None else math.exp(percent / 100),
+            "tested",
+            "",
+        )
 
     told = statistics([row(10), row(-30), row(None), row(2), row(-4)])
     assert told == pytest.approx({"median_ape": 7, "mape": 46 / 4, "bias": -22 / 4, "n": 4})
@@ -180,7 +225,10 @@ def test_statistics_by_hand(make_point):
 
 
 def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitted):
-    told = {"memory_efficiency.16": "fitted: to points", "compute_efficiency.16": "assumed: a neighbour's"}
+    told = {
+        "memory_efficiency.16": "fitted: to points",
+        "compute_efficiency.16": "assumed: a neighbour's",
+    }
     point = make_point(engine={"source": told})
 
     def status(metric: str, point: Point = point) -> tuple[str, str]:
@@ -190,7 +238,10 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
     assert status("tpot") == ("tested", "")
     assert status("ttft") == ("assumed", "in-place: no points for compute_efficiency.16")
     assert status("throughput") == ("assumed", "in-place: no points for compute_efficiency.16")
-    assert status("tpot", replace(point, reason="a neighbour's engine")) == ("assumed", "a neighbour's engine")
+    assert status("tpot", replace(point, reason="a neighbour's engine")) == (
+        "assumed",
+        "a neighbour's engine",
+    )
     assert status("tpot", replace(point, remark="known to be odd")) == ("tested", "known to be odd")
     fitted("P")
     assert status("ttft") == status("tpot") == ("fitted", "")
@@ -199,7 +250,8 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
 
 
 @pytest.mark.parametrize(
-    ("weights", "bits"), [("fp8", "8"), ("int8", "8"), ("int4", "4"), ("fp4", "4"), ("bf16", "16"), (None, "16")]
+    ("weights", "bits"),
+    [("fp8", "8"), ("int8", "8"), ("int4", "4"), ("fp4", "4"), ("bf16", "16"), (None, "16")],
 )
 def test_what_was_fitted_is_told_by_the_bits_of_the_weights(make_point, weights, bits):
     source = {f"memory_efficiency.{bits}": "fitted: to points"}
@@ -207,15 +259,25 @@ def test_what_was_fitted_is_told_by_the_bits_of_the_weights(make_point, weights,
     assert unfitted(system, "tpot") == ""
     for other in {"4", "8", "16"} - {bits}:
         source = {f"memory_efficiency.{other}": "fitted: to points"}
-        system = make_point(engine={"source": source}, system={"plan": Plan(weights=weights)}).system
+        system = make_point(
+            engine={"source": source}, system={"plan": Plan(weights=weights)}
+        ).system
         assert unfitted(system, "tpot") == f"in-place: no points for memory_efficiency.{bits}"
 
 
 def test_experts_have_a_number_of_their_own(make_point):
     moe = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
     source = {"memory_efficiency": "fitted: to points"}
-    assert unfitted(make_point(engine={"source": source}, model=moe).system, "tpot") == "in-place: no points for moe_layer_overhead"
-    assert not unfitted(make_point(engine={"source": source | {"moe_layer_overhead": "fitted: to them"}}, model=moe).system, "tpot")
+    assert (
+        unfitted(make_point(engine={"source": source}, model=moe).system, "tpot")
+        == "in-place: no points for moe_layer_overhead"
+    )
+    assert not unfitted(
+        make_point(
+            engine={"source": source | {"moe_layer_overhead": "fitted: to them"}}, model=moe
+        ).system,
+        "tpot",
+    )
 
 
 def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
@@ -223,7 +285,9 @@ def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
     dense, experts = make_point(), make_point(model=moe)
     far = dict(zip(("fitted", "tested", "assumed"), (0.1, 0.2, 0.4), strict=True))
     rows = [
-        Compared(point, "tpot", 1.0, math.exp(error), status, "") for status, error in far.items() for point in (dense, experts)
+        Compared(point, "tpot", 1.0, math.exp(error), status, "")
+        for status, error in far.items()
+        for point in (dense, experts)
     ]
     missing = Compared(dense, "tpot", 1.0, None, "not expressed", "too large")
     every = Table("mine", (*rows, missing))
@@ -231,7 +295,11 @@ def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
     only_fitted = Table("mine", tuple(row for row in rows if row.status != "tested"))
     assert [row.error for row in only_fitted.headline] == [pytest.approx(0.1)]
     assert Table("mine", (missing,)).headline == []
-    kinds = [f"{status}, {kind}" for status in ("tested", "fitted", "assumed") for kind in ("dense", "mixture of experts")]
+    kinds = [
+        f"{status}, {kind}"
+        for status in ("tested", "fitted", "assumed")
+        for kind in ("dense", "mixture of experts")
+    ]
     assert list(every.groups) == kinds
     assert all(len(group) == 1 for group in every.groups.values())
     told = every.as_json()
@@ -240,8 +308,13 @@ def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
 
 
 def test_the_ten_farthest_come_first(make_point):
-    rows = [Compared(make_point(), "tpot", 1.0, math.exp((-1) ** n * n / 100), "tested", str(n)) for n in range(14)]
-    assert [row.reason for row in Table("mine", tuple(rows)).worst] == [str(n) for n in range(13, 3, -1)]
+    rows = [
+        Compared(make_point(), "tpot", 1.0, math.exp((-1) ** n * n / 100), "tested", str(n))
+        for n in range(14)
+    ]
+    assert [row.reason for row in Table("mine", tuple(rows)).worst] == [
+        str(n) for n in range(13, 3, -1)
+    ]
 
 
 # Bounds.
@@ -252,7 +325,9 @@ def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_count
     plain, paced = make_point(), make_point(bound="throttled")
     points = [(plain, 10), (paced, 30), (paced, -50), (paced, 0), (plain, None)]
     rows = tuple(
-        Compared(point, "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", "")
+        Compared(
+            point, "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", ""
+        )
         for point, percent in points
     )
     told = Table("mine", rows)
@@ -272,10 +347,15 @@ def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch
     """One of twice the speed that comes out, one of a thousandth of it."""
     rules = (*points_module.rules(), Rule(when={}, bound="throttled", source="here"))
     monkeypatch.setattr(points_module, "rules", lambda: rules)
-    path = make_table("published", {"point_id": "slow", "value": 0.1}, {"point_id": "fast", "value": 1e5})
+    path = make_table(
+        "published", {"point_id": "slow", "value": 0.1}, {"point_id": "fast", "value": 1e5}
+    )
     status, out, err = sramsim("validate", "--points", str(path))
     assert (status, err) == (0, "")
-    assert "bounds: 1 kept, 1 broken; a broken bound counts as an error above, a kept one does not count" in out
+    assert (
+        "bounds: 1 kept, 1 broken; a broken bound counts as an error above, a kept one does not count"
+        in out
+    )
     assert "1 kept: throttled (slow)" in out
     assert "1 broken: throttled (fast)" in out
 
@@ -288,13 +368,19 @@ def mixed(make_table):
     """Four rows, of which two cannot be simulated: a metric that is none of ours, and a model that is too large."""
     large = {"point_id": "large", "model": "Llama-3.1-70B"}
     return make_table(
-        "published", {"point_id": "one"}, {"point_id": "odd", "metric": "watts"}, large, {"point_id": "two", "value": 50}
+        "published",
+        {"point_id": "one"},
+        {"point_id": "odd", "metric": "watts"},
+        large,
+        {"point_id": "two", "value": 50},
     )
 
 
 def test_every_row_of_a_users_file_is_counted(mixed, fitted):
     told = of_file(mixed).as_json()
-    assert [(point["point_id"], point["status"] != "not expressed") for point in told["points"]] == [
+    assert [
+        (point["point_id"], point["status"] != "not expressed") for point in told["points"]
+    ] == [
         ("one", True),
         ("odd", False),
         ("large", False),
@@ -305,7 +391,11 @@ def test_every_row_of_a_users_file_is_counted(mixed, fitted):
     assert reasons[0].startswith("metric watts: nothing simulates it")
     assert "does not fit" in reasons[1]
     for point in told["points"]:
-        assert (point["error_pct"] is None) == (point["simulated"] is None) == (point["status"] == "not expressed")
+        assert (
+            (point["error_pct"] is None)
+            == (point["simulated"] is None)
+            == (point["status"] == "not expressed")
+        )
 
 
 def test_json_has_the_keys_that_were_promised(mixed, fitted):
@@ -313,7 +403,15 @@ def test_json_has_the_keys_that_were_promised(mixed, fitted):
     told = json.loads(json.dumps(of_file(path).as_json(), allow_nan=False))
     assert {"points", "metrics", "median_ape", "mape", "expressed", "total"} <= told.keys()
     for point in told["points"]:
-        assert {"point_id", "metric", "measured", "simulated", "error_pct", "status", "reason"} <= point.keys()
+        assert {
+            "point_id",
+            "metric",
+            "measured",
+            "simulated",
+            "error_pct",
+            "status",
+            "reason",
+        } <= point.keys()
     fitted("one", "two")
     told = of_file(path).as_json()
     assert {"median_ape", "mape", "n"} <= told["metrics"]["tpot"].keys()
@@ -334,7 +432,11 @@ def test_a_serving_row_is_one_point_of_two_metrics(make_table, fitted):
 
 def test_rows_of_one_name_are_simulated_each_for_itself(make_table, fitted):
     """One point_id for several metrics or systems of it."""
-    rows = [{"metric": "TTFT_ms"}, {"metric": "e2e_latency_s"}, {"accelerator_chip_id": "nv_a100_80g_sxm", "metric": "TTFT_ms"}]
+    rows = [
+        {"metric": "TTFT_ms"},
+        {"metric": "e2e_latency_s"},
+        {"accelerator_chip_id": "nv_a100_80g_sxm", "metric": "TTFT_ms"},
+    ]
     ttft, whole, other = (row.simulated for row in of_file(make_table("published", *rows)).rows)
     assert ttft < whole
     assert ttft < other
@@ -369,19 +471,26 @@ def test_engines_may_be_fitted_to_calibration_steps_and_a_half_of_serving():
     ids = module.fitted_ids()
     assert {"P001", "steps-2023:2"} <= ids
     assert not any(point.id in ids for point in module.points(module.shipped("validation")))
-    serving = [point.id in ids for point in module.points(module.shipped("serving")) if point.system]
+    serving = [
+        point.id in ids for point in module.points(module.shipped("serving")) if point.system
+    ]
     assert 0.4 < np.mean(serving) < 0.5
 
 
 def test_a_set_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="validate steps: there is no such set; choose of calibration, validation, serving"):
+    with pytest.raises(
+        UserError,
+        match="validate steps: there is no such set; choose of calibration, validation, serving",
+    ):
         table("steps")
 
 
 def test_the_replay_compares_each_statistic_of_what_was_measured():
     told = table("replay").as_json()
     assert [(point["point_id"], point["metric"]) for point in told["points"]] == [
-        (f"{statistic} of 300 requests", metric) for statistic in ("mean", "median", "p90") for metric in ("ttft", "tpot")
+        (f"{statistic} of 300 requests", metric)
+        for statistic in ("mean", "median", "p90")
+        for metric in ("ttft", "tpot")
     ]
     assert {point["status"] for point in told["points"]} == {"tested"}
     assert (told["expressed"], told["total"]) == (3, 3)
@@ -402,7 +511,9 @@ def test_the_command_prints_a_users_file_as_json_and_as_tables(sramsim, mixed, f
 
 
 def test_the_command_draws_a_users_file(sramsim, mixed, fitted, tmp_path):
-    status, _, err = sramsim("validate", "--points", str(mixed), "--figure", str(tmp_path / "agreement.svg"))
+    status, _, err = sramsim(
+        "validate", "--points", str(mixed), "--figure", str(tmp_path / "agreement.svg")
+    )
     assert (status, err) == (0, f"{tmp_path / 'agreement.svg'}: written\n")
     assert "simulated, ms" in (tmp_path / "agreement.svg").read_text()
 
@@ -445,4 +556,6 @@ def test_an_engine_names_the_chips_that_tables_have_it_on():
     replayed = sim.read("replay-vllm-rtx4090").whole("rtx4090")
     on[replayed.engine.id].add(replayed.chip.id)
     for name, path in names("engines").items():
-        assert set(read(path, Engine).points) == on[name], f"{name}: points: [{', '.join(sorted(on[name]))}]"
+        assert set(read(path, Engine).points) == on[name], (
+            f"{name}: points: [{', '.join(sorted(on[name]))}]"
+        )

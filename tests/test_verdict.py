@@ -15,7 +15,9 @@ from sim.workload.arrivals import Requests
 
 def made(arrival, admitted, first, last, output, users=None):
     """Rows of finished requests."""
-    rows = Rows(Requests(np.array(arrival, float), np.ones(len(arrival), int), np.array(output), users))
+    rows = Rows(
+        Requests(np.array(arrival, float), np.ones(len(arrival), int), np.array(output), users)
+    )
     rows.admitted[:], rows.first_token[:], rows.last_token[:] = admitted, first, last
     rows.ended[:] = last
     return rows
@@ -74,13 +76,18 @@ def test_a_system_that_fills_up_until_it_is_full_is_not_stable():
 def queue(load, seed, requests=2000):
     """Rows of a single server, M/M/1: one token each, waits by Lindley's recurrence."""
     random = np.random.default_rng(seed)
-    arrival, service = np.cumsum(random.exponential(1.0, requests)), random.exponential(load, requests)
+    arrival, service = (
+        np.cumsum(random.exponential(1.0, requests)),
+        random.exponential(load, requests),
+    )
     before = np.cumsum(np.concatenate([[0.0], service[:-1] - np.diff(arrival)]))
     begun = arrival + before - np.minimum.accumulate(before)
     return made(arrival, begun, begun + service, begun + service, np.ones(requests, int))
 
 
-@pytest.mark.parametrize(("load", "requests", "most"), [(0.5, 2000, 0), (0.8, 600, 0), (0.95, 2000, 0), (0.95, 600, 4)])
+@pytest.mark.parametrize(
+    ("load", "requests", "most"), [(0.5, 2000, 0), (0.8, 600, 0), (0.95, 2000, 0), (0.95, 600, 4)]
+)
 def test_a_busy_server_is_rarely_said_not_to_keep_up(load, requests, most):
     """Its queue varies slowly near saturation: at 0.95 it is about 20 long, and forgets its length in 1,500 requests."""
     assert sum(verdict(queue(load, seed, requests)) in UNSTEADY for seed in range(40)) <= most
@@ -115,7 +122,11 @@ def test_requests_that_are_turned_away_are_offered_and_not_served(make_deploymen
     """A queue of four: at 1.4 times what it serves three requests in ten are turned away, and the verdict is not STABLE."""
     deployment = make_deployment(kv_tokens=100)
     alone = serve_on(deployment, [(0.0, 10, 40)]).last_token[0]
-    rows = serve_on(deployment, [(alone / 2.8 * n, 10, 40) for n in range(400)], policies=Policies(max_waiting=4))
+    rows = serve_on(
+        deployment,
+        [(alone / 2.8 * n, 10, 40) for n in range(400)],
+        policies=Policies(max_waiting=4),
+    )
     assert 0.1 < rows.turned_away.mean() < 0.5
     assert verdict(rows) == "OVERLOADED"
     assert rows.unfinished == {"the queue of 4 is full": rows.turned_away.sum()}
@@ -123,9 +134,14 @@ def test_requests_that_are_turned_away_are_offered_and_not_served(make_deploymen
 
 @pytest.mark.parametrize(
     ("policies", "reason"),
-    [(Policies(max_waiting=0), "the queue of 0 is full"), (Policies(deadline=1e-6), "not finished 1e-06 s after it was sent")],
+    [
+        (Policies(max_waiting=0), "the queue of 0 is full"),
+        (Policies(deadline=1e-6), "not finished 1e-06 s after it was sent"),
+    ],
 )
-def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(make_deployment, serve_on, policies, reason):
+def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(
+    make_deployment, serve_on, policies, reason
+):
     deployment = make_deployment(kv_tokens=60)
     rows = serve_on(deployment, [(1e-5 * n, 10, 40) for n in range(200)], policies=policies)
     told = summary(rows)
@@ -138,7 +154,9 @@ def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(make
     assert not any("never fit" in line for line in lines)
 
 
-def test_requests_that_never_fit_are_counted_by_one_reason_whatever_their_length(make_deployment, serve_on):
+def test_requests_that_never_fit_are_counted_by_one_reason_whatever_their_length(
+    make_deployment, serve_on
+):
     rows = serve_on(make_deployment(kv_tokens=60), [(0.1 * n, 10 + 10 * n, 10) for n in range(10)])
     assert rows.unfinished == {"more tokens than the KV room of 60": 5}
     assert verdict(rows) == "REFUSED"
@@ -172,13 +190,18 @@ def test_poisson_arrivals_are_no_bursts():
     assert not summary(rows)["hints"]
 
 
-def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(make_deployment, make_chip, serve_on):
+def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(
+    make_deployment, make_chip, serve_on
+):
     """Fifty prompts at one instant wait for each other; in ten rounds they are a tenth, and a warm-up leaves them out."""
     deployment = make_deployment(chip=make_chip(capacity=1e8), token_budget=128)
     two, many = (serve_on(deployment, [(0.0, 64, 40)] * n, users=50) for n in (100, 600))
     (hint,) = summary(two)["hints"]
     assert hint["kind"] == "starting burst"
-    assert hint["text"] == "the starting burst is 50 % of what is counted; use measure: {warmup: ...} or more requests"
+    assert (
+        hint["text"]
+        == "the starting burst is 50 % of what is counted; use measure: {warmup: ...} or more requests"
+    )
     assert not summary(many)["hints"]
     assert not summary(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2))["hints"]
     assert not summary(serve_on(deployment, [(0.0, 64, 40)], users=1))["hints"]

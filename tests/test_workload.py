@@ -67,7 +67,9 @@ def test_poisson_requests_come_in_order_and_after_the_start():
 def test_lognormal_lengths_have_the_mean_that_is_given(mean, sigma):
     sample = lengths(Length(lognormal=Spread(mean=mean, sigma=sigma)))
     error = mean * math.sqrt(math.expm1(sigma**2) / DRAWS)
-    assert sample.mean() == pytest.approx(mean + 0.5, abs=3 * error)  # whole tokens, rounded up: half a token more
+    assert sample.mean() == pytest.approx(
+        mean + 0.5, abs=3 * error
+    )  # whole tokens, rounded up: half a token more
     assert sample.min() >= 1
 
 
@@ -77,7 +79,10 @@ def test_lognormal_lengths_have_the_sigma_that_is_given():
 
 
 def test_a_lognormal_without_spread_is_its_mean():
-    assert set(lengths(Length(lognormal=Spread(mean=512, sigma=0.0)))) <= {512, 513}  # up to a rounding of the logarithm
+    assert set(lengths(Length(lognormal=Spread(mean=512, sigma=0.0)))) <= {
+        512,
+        513,
+    }  # up to a rounding of the logarithm
 
 
 def test_however_short_the_mean_and_wide_the_spread_a_length_is_a_token_at_least():
@@ -104,7 +109,10 @@ def test_a_length_knows_its_mean(length, mean):
 
 # Seeds and streams.
 
-VARIED = {"prompt": Length(uniform=(1, 1000)), "output": Length(lognormal=Spread(mean=100, sigma=1.0))}
+VARIED = {
+    "prompt": Length(uniform=(1, 1000)),
+    "output": Length(lognormal=Spread(mean=100, sigma=1.0)),
+}
 
 
 def columns(workload: Workload, seed: int = 0) -> dict[str, bytes]:
@@ -144,7 +152,10 @@ def test_twice_the_rate_halves_every_gap():
 def test_lengths_of_prompt_and_output_and_gaps_are_uncorrelated():
     wide = Length(uniform=(1, 1000))
     draws = [poisson(prompt=wide, output=wide).draw(seed) for seed in SEEDS]
-    series = [np.diff([d.arrival for d in draws], prepend=0.0).ravel(), np.ravel([d.prompt for d in draws])]
+    series = [
+        np.diff([d.arrival for d in draws], prepend=0.0).ravel(),
+        np.ravel([d.prompt for d in draws]),
+    ]
     table = np.corrcoef([*series, np.ravel([d.output for d in draws])])
     assert np.abs(table - np.eye(3)).max() < 3 / math.sqrt(DRAWS)
 
@@ -181,7 +192,9 @@ def test_lengths_that_cannot_be_drawn_are_refused(shapes, reason):
         Length(**shapes)
 
 
-@pytest.mark.parametrize("changes", [{"rate": 0.0}, {"rate": -1.0}, {"rate": float("inf")}, {"requests": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"rate": 0.0}, {"rate": -1.0}, {"rate": float("inf")}, {"requests": 0}]
+)
 def test_a_workload_without_requests_or_pace_is_refused(changes):
     with pytest.raises(ValidationError):
         poisson(**changes)
@@ -191,7 +204,18 @@ def test_a_workload_without_requests_or_pace_is_refused(changes):
 
 
 def gamma(burstiness: float, rate: float = 5.0, **changes: object) -> Gamma:
-    return Gamma(**({"requests": N, "rate": rate, "burstiness": burstiness, "prompt": FIXED, "output": FIXED} | changes))
+    return Gamma(
+        **(
+            {
+                "requests": N,
+                "rate": rate,
+                "burstiness": burstiness,
+                "prompt": FIXED,
+                "output": FIXED,
+            }
+            | changes
+        )
+    )
 
 
 @pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
@@ -200,14 +224,18 @@ def test_gamma_gaps_have_the_mean_of_the_rate_and_the_variance_of_the_burstiness
     variance = 1 / burstiness
     fourth = 3 * variance**2 + 6 * variance**3  # the fourth central moment of a gamma of mean 1
     assert sample.mean() == pytest.approx(1, abs=3 * math.sqrt(variance / DRAWS))
-    assert sample.var() == pytest.approx(variance, abs=3 * math.sqrt((fourth - variance**2) / DRAWS))
+    assert sample.var() == pytest.approx(
+        variance, abs=3 * math.sqrt((fourth - variance**2) / DRAWS)
+    )
 
 
 def test_gamma_of_burstiness_one_is_poisson():
     sample = gaps(gamma(1.0))
     for gap in (0.01, 0.1, 0.2, 0.5, 1.0):
         share = math.exp(-5 * gap)
-        assert (sample > gap).mean() == pytest.approx(share, abs=3 * math.sqrt(share * (1 - share) / DRAWS))
+        assert (sample > gap).mean() == pytest.approx(
+            share, abs=3 * math.sqrt(share * (1 - share) / DRAWS)
+        )
 
 
 def test_bursts_ask_the_same_lengths_as_a_poisson_stream():
@@ -225,7 +253,10 @@ def test_a_burstiness_that_no_gamma_has_is_refused(burstiness):
 
 
 def test_listed_requests_are_numbered_by_arrival_ties_as_they_stand():
-    late, early, same = (Asked(arrival=a, prompt=p, output=p + 1, priority=p) for a, p in ((2.0, 10), (1.0, 20), (2.0, 30)))
+    late, early, same = (
+        Asked(arrival=a, prompt=p, output=p + 1, priority=p)
+        for a, p in ((2.0, 10), (1.0, 20), (2.0, 30))
+    )
     requests = Listed(requests=(late, early, same)).draw(0)
     assert requests.arrival.tolist() == [1.0, 2.0, 2.0]
     assert requests.prompt.tolist() == [20, 10, 30]
@@ -241,7 +272,13 @@ def test_a_list_without_priorities_has_none():
 
 
 def sessions(turns=None, think=None, **changes: object) -> Sessions:
-    parts = {"sessions": N // 10, "rate": 5.0, "turns": turns or Turns(fixed=3), "think": think or Think(fixed=7.0), **VARIED}
+    parts = {
+        "sessions": N // 10,
+        "rate": 5.0,
+        "turns": turns or Turns(fixed=3),
+        "think": think or Think(fixed=7.0),
+        **VARIED,
+    }
     return Sessions(**(parts | changes))
 
 
@@ -294,7 +331,9 @@ def test_lognormal_pauses_have_the_mean_that_is_given():
     workload = sessions(think=Think(lognormal=Pauses(mean=30.0, sigma=0.8)))
     draws = [workload.draw(seed) for seed in SEEDS]
     sample = np.concatenate([draw.think[draw.after >= 0] for draw in draws])
-    assert sample.mean() == pytest.approx(30, abs=3 * 30 * math.sqrt(math.expm1(0.8**2) / len(sample)))
+    assert sample.mean() == pytest.approx(
+        30, abs=3 * 30 * math.sqrt(math.expm1(0.8**2) / len(sample))
+    )
 
 
 @pytest.mark.parametrize(
@@ -389,7 +428,10 @@ def test_requests_that_failed_where_they_were_recorded_are_counted(tmp_path):
 
 
 def test_a_window_in_which_nothing_comes_is_refused(recorded):
-    with pytest.raises(ScenarioError, match=r"recorded: no request comes from start to end; the last one comes after 4 s"):
+    with pytest.raises(
+        ScenarioError,
+        match=r"recorded: no request comes from start to end; the last one comes after 4 s",
+    ):
         recorded(start=5.0).draw(0)
 
 
@@ -398,7 +440,9 @@ def test_without_a_path_the_synthetic_workload_stands_for_the_trace():
     trace = Trace(synthetic=synthetic)
     assert columns(trace, 3) == columns(synthetic, 3)
     assert (trace.mean_prompt, trace.mean_output) == (synthetic.mean_prompt, synthetic.mean_output)
-    assert Trace(synthetic=synthetic, time_scale=0.5).draw(0).arrival == pytest.approx(synthetic.draw(0).arrival / 2)
+    assert Trace(synthetic=synthetic, time_scale=0.5).draw(0).arrival == pytest.approx(
+        synthetic.draw(0).arrival / 2
+    )
     assert Trace(synthetic=synthetic, max_prompt=9).draw(0).prompt.max() == 9
 
 
@@ -406,7 +450,10 @@ def test_without_a_path_the_synthetic_workload_stands_for_the_trace():
     ("fields", "reason"),
     [
         ({}, "a trace has a path, or a synthetic workload"),
-        ({"synthetic": gamma(1.0), "start": 5.0, "end": 5.0}, "from start 5 s to end 5 s is no time"),
+        (
+            {"synthetic": gamma(1.0), "start": 5.0, "end": 5.0},
+            "from start 5 s to end 5 s is no time",
+        ),
         ({"synthetic": gamma(1.0), "time_scale": 0.0}, "greater than 0"),
     ],
 )
@@ -415,7 +462,9 @@ def test_traces_that_cannot_be_cut_are_refused(fields, reason):
         Trace(**fields)
 
 
-@pytest.mark.parametrize("kind", [poisson(**VARIED), gamma(0.5, **VARIED), sessions(), sessions(Turns(geometric=3.0))])
+@pytest.mark.parametrize(
+    "kind", [poisson(**VARIED), gamma(0.5, **VARIED), sessions(), sessions(Turns(geometric=3.0))]
+)
 def test_every_kind_draws_the_same_bytes_for_the_same_seed(kind):
     first, again, other = (columns(kind, seed) for seed in (3, 3, 4))
     assert first == again
@@ -473,9 +522,18 @@ def test_kinds_are_read_from_files(tmp_path, text, workload):
     ("text", "says"),
     [
         ("  kind: gama\n", "file.yaml:2: 'gama' is not a kind of workload; did you mean 'gamma'?"),
-        ("  kind: listed\n  requests: []\n", "file.yaml:3: workload.requests: list at least one request"),
-        ("  kind: listed\n  requests:\n  - {arrival: 1 s, prompt: 1 token}\n", "file.yaml:4: 'output' is missing"),
-        ("  kind: trace\n  time_scale: 2\n", "file.yaml:1: workload: a trace has a path, or a synthetic workload"),
+        (
+            "  kind: listed\n  requests: []\n",
+            "file.yaml:3: workload.requests: list at least one request",
+        ),
+        (
+            "  kind: listed\n  requests:\n  - {arrival: 1 s, prompt: 1 token}\n",
+            "file.yaml:4: 'output' is missing",
+        ),
+        (
+            "  kind: trace\n  time_scale: 2\n",
+            "file.yaml:1: workload: a trace has a path, or a synthetic workload",
+        ),
         ("  kind: trace\n  path: gone.csv\n", "file.yaml:3: gone.csv: no such file"),
         ("  kind: trace\n  path: .\n", "file.yaml:3: .: is a folder, and a file is due"),
         ("  kind: trace\n  path: 5\n", "file.yaml:3: workload.path: 5: "),
@@ -495,7 +553,9 @@ def test_what_is_wrong_in_a_file_is_named_by_its_line(tmp_path, monkeypatch, tex
 def test_a_path_is_relative_to_the_file_and_with_set_to_the_working_folder(tmp_path, monkeypatch):
     for folder, prompt in (("there", 100), ("here", 200)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "trace.csv").write_text(f"arrived_at,num_prefill_tokens,num_decode_tokens\n0,{prompt},1\n")
+        (tmp_path / folder / "trace.csv").write_text(
+            f"arrived_at,num_prefill_tokens,num_decode_tokens\n0,{prompt},1\n"
+        )
     scenario = tmp_path / "there" / "mine.yaml"
     scenario.write_text(
         "model: llama-3.1-8b\nworkload: {kind: trace, path: trace.csv}\n"
@@ -510,9 +570,14 @@ def test_a_path_is_relative_to_the_file_and_with_set_to_the_working_folder(tmp_p
 
 def test_a_malformed_row_stops_a_scenario_by_the_line_of_the_trace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,1\n1,many,1\n")
+    (tmp_path / "trace.csv").write_text(
+        "arrived_at,num_prefill_tokens,num_decode_tokens\n0,5,1\n1,many,1\n"
+    )
     scenario = read("azure-conversation", ["workload.path=trace.csv"])
-    with pytest.raises(ScenarioError, match=r"^trace.csv:3: num_prefill_tokens: 'many': it must be a whole number of tokens"):
+    with pytest.raises(
+        ScenarioError,
+        match=r"^trace.csv:3: num_prefill_tokens: 'many': it must be a whole number of tokens",
+    ):
         _ = scenario.request_tokens
 
 

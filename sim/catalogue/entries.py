@@ -10,7 +10,17 @@ from pydantic_core import PydanticCustomError
 from sim.catalogue.measurements import Network, Rules, Speeds
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
-from sim.inputs.files import Document, Entry, Sourced, UserError, Value, find, load_text, names, read
+from sim.inputs.files import (
+    Document,
+    Entry,
+    Sourced,
+    UserError,
+    Value,
+    find,
+    load_text,
+    names,
+    read,
+)
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden
 from sim.model.config import SPELLINGS, Model
@@ -26,7 +36,10 @@ SHOWN: dict[str, tuple[str, type[Value]]] = {
     "cluster": ("clusters", Cluster),
     "measurement": ("measurements", Speeds),
 }
-IN_PLACE: dict[str, type[Value]] = {"faults": Faults, "link_errors": LinkErrors}  # what scenarios write, with sources
+IN_PLACE: dict[str, type[Value]] = {
+    "faults": Faults,
+    "link_errors": LinkErrors,
+}  # what scenarios write, with sources
 Fact = tuple[str, str, str]  # key, value as written, source
 
 
@@ -84,9 +97,17 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         )
         for key, text in flat
     ]
-    found = f"Fitted: {value.fit.found}." if isinstance(value, Engine) and value.fit and value.fit.found else ""
+    found = (
+        f"Fitted: {value.fit.found}."
+        if isinstance(value, Engine) and value.fit and value.fit.found
+        else ""
+    )
     found += f" Changed since: {', '.join(value.changed)}." if found and value.changed else ""
-    return f"{name}: {value.name or value.noun()}", rows, " ".join(filter(None, (value.note.strip(), found)))
+    return (
+        f"{name}: {value.name or value.noun()}",
+        rows,
+        " ".join(filter(None, (value.note.strip(), found))),
+    )
 
 
 def sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
@@ -106,28 +127,51 @@ def sourced(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, d
     folder, cls = SHOWN[kind] if kind in SHOWN else ("", IN_PLACE[kind])
     if isinstance(part, str):
         document = Document(find(part, folder))
-        key, name, data, value = f"{kind} {part}", document.path.stem, document.data, document.value(cls)
+        key, name, data, value = (
+            f"{kind} {part}",
+            document.path.stem,
+            document.data,
+            document.value(cls),
+        )
     elif "like" in part and issubclass(cls, Entry):
         data, like = overridden(part, folder, cls, cls.model_validate)
-        key, name, value = f"{kind} {where}", f"{like.id}, changed" if like.changed else like.id, like
+        key, name, value = (
+            f"{kind} {where}",
+            f"{like.id}, changed" if like.changed else like.id,
+            like,
+        )
     else:
         key, name, data, value = f"{kind} {where}", where, dict(part), cls.model_validate(part)
     title, facts, note = told(name, data, value)
-    inner = sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}  # its chip is another file
+    inner = (
+        sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}
+    )  # its chip is another file
     return inner | {key: {"title": title, "facts": facts, "note": note}}
 
 
 def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
     """Where a scenario or its sweep names a part or writes it in place, of which kind it is, and what stands there."""
-    pairs = given.items() if isinstance(given, Mapping) else enumerate(given) if isinstance(given, tuple) else ()
+    pairs = (
+        given.items()
+        if isinstance(given, Mapping)
+        else enumerate(given)
+        if isinstance(given, tuple)
+        else ()
+    )
     for key, value in pairs:
         path = f"{where}.{key}" if where else str(key)
         *above, last = path.split(".")  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
-        kind = last if last != "like" else above[-1] if above and above[-1] in SHOWN else "chip"  # {chip: 12, like: my-chip.yaml}
+        kind = (
+            last if last != "like" else above[-1] if above and above[-1] in SHOWN else "chip"
+        )  # {chip: 12, like: my-chip.yaml}
         if kind not in (*PARTS, *IN_PLACE) or where == "systems":
             yield from parts(value, path)
             continue
-        several = [(f"{path}.{place}", part) for place, part in enumerate(value)] if isinstance(value, tuple) else [(path, value)]
+        several = (
+            [(f"{path}.{place}", part) for place, part in enumerate(value)]
+            if isinstance(value, tuple)
+            else [(path, value)]
+        )
         yield from ((at, kind, part) for at, part in several if isinstance(part, str | Mapping))
 
 
@@ -141,7 +185,11 @@ def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(data, tuple) and any(isinstance(part, dict) for part in data):
         data = dict(enumerate(data))
     if isinstance(data, dict):
-        return [pair for key, value in data.items() for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            pair
+            for key, value in data.items()
+            for pair in flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
     return [(prefix, ", ".join(map(str, data)) if isinstance(data, tuple) else str(data))]
 
 
@@ -151,7 +199,9 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
     for rule in rules.rules:
         said = [f"{key} {value}" for key, value in rule.system.items()]
         said += [f"not simulated: {rule.exclude}"] if rule.exclude else []
-        said += [text for text in (rule.assumed, rule.remark) if text] + ([f"host {rule.host}"] if rule.host else [])
+        said += [text for text in (rule.assumed, rule.remark) if text] + (
+            [f"host {rule.host}"] if rule.host else []
+        )
         said += [f"a bound: {rule.bound}"] if rule.bound else []
         said += ["a place less than users"] if rule.one_less else []
         said += [] if rule.prefill else ["without the prefill"]
@@ -170,8 +220,16 @@ def network_facts(network: Network) -> tuple[str, list[Fact], str]:
         )
         for point in network.points
     ]
-    parts = {f"{kind}.{name}": part for kind in ("systems", "software") for name, part in getattr(network, kind).items()}
-    sources = [(f"{name}.{key}", "", text) for name, part in parts.items() for key, text in part.source.items()]
+    parts = {
+        f"{kind}.{name}": part
+        for kind in ("systems", "software")
+        for name, part in getattr(network, kind).items()
+    }
+    sources = [
+        (f"{name}.{key}", "", text)
+        for name, part in parts.items()
+        for key, text in part.source.items()
+    ]
     return network.id, figures + sources, network.note.strip()
 
 
@@ -194,12 +252,29 @@ def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str
         ("KV per token, fp16", show(2 * kv, "B"), "2 x layers x KV heads x head size x 2 B"),
         (
             "weights, int8 with 16-bit tables",
-            show(sum(b.parameters() * (2 if b.kind in ("embedding", "head") else 1) for b in model.blocks), "B"),
+            show(
+                sum(
+                    b.parameters() * (2 if b.kind in ("embedding", "head") else 1)
+                    for b in model.blocks
+                ),
+                "B",
+            ),
             "parameters x width",
         ),
     ]
     flat = {**config, **config.get("text_config", {})}
-    known = [spelt for field in Model.model_fields if field != "aliases" for spelt in (field, *SPELLINGS.get(field, ()))]
-    was = {key: f"changed: set by the scenario (config.json: {change[0] or 'none'})" for key, change in model.changed.items()}
-    keys = [(key, brief(text), was.get(key, "config.json")) for key, text in flatten({k: flat[k] for k in known if k in flat})]
+    known = [
+        spelt
+        for field in Model.model_fields
+        if field != "aliases"
+        for spelt in (field, *SPELLINGS.get(field, ()))
+    ]
+    was = {
+        key: f"changed: set by the scenario (config.json: {change[0] or 'none'})"
+        for key, change in model.changed.items()
+    }
+    keys = [
+        (key, brief(text), was.get(key, "config.json"))
+        for key, text in flatten({k: flat[k] for k in known if k in flat})
+    ]
     return f"{name}: {model.model_type}", computed + keys, ""

@@ -54,7 +54,11 @@ def published(model: str, chip: str, chips: int, engine: str, weights: str) -> l
     """
     points = read(names("measurements")["single-user"], Speeds).points
     alike = (model, chip, engine, 8 * WIDTH[weights])
-    return [p for p in points if (p.model, p.chip, p.run_by, p.bits) == alike and p.chips in (chips, None)]
+    return [
+        p
+        for p in points
+        if (p.model, p.chip, p.run_by, p.bits) == alike and p.chips in (chips, None)
+    ]
 
 
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -95,12 +99,17 @@ class Message(Value):
     def _whole(self) -> Self:
         if self.latency_us is None and self.bandwidth_GBps is None:
             raise ValueError(f"{self.id} has neither latency_us nor bandwidth_GBps")
-        named = {key: getattr(self, key) for key in ("simulates", "on", "software", "chips", "group", "bytes", "status")}
+        named = {
+            key: getattr(self, key)
+            for key in ("simulates", "on", "software", "chips", "group", "bytes", "status")
+        }
         lacking = [key for key, value in named.items() if value is None]
         if lacking and len(lacking) < len(named):
             raise ValueError(f"{self.id} does not say its {', '.join(lacking)}")
         if lacking and not self.reason:
-            raise ValueError(f"{self.id} says neither what simulates it nor the reason why nothing does")
+            raise ValueError(
+                f"{self.id} says neither what simulates it nor the reason why nothing does"
+            )
         return self
 
 
@@ -143,7 +152,9 @@ def csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     for row in reader:
         where = f"{shown}:{reader.line_num}"
         if None in row or None in row.values():
-            raise ScenarioError(f"{where}: the row has more or fewer cells than the head of the table")
+            raise ScenarioError(
+                f"{where}: the row has more or fewer cells than the head of the table"
+            )
         rows.append((where, row))
     return list(reader.fieldnames or ()), rows
 
@@ -155,7 +166,10 @@ def told_at(where: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        column, reason = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        column, reason = (
+            ".".join(map(str, problem["loc"])),
+            problem["msg"].removeprefix("Value error, "),
+        )
         raise ScenarioError(f"{where}: {column + ': ' if column else ''}{reason}") from None
     except ValueError as error:
         raise ScenarioError(f"{where}: {error}") from None
@@ -188,9 +202,13 @@ class Network(Value):
     def _named(self) -> Self:
         for point in self.points:
             if point.on is not None and point.on not in self.systems:
-                raise ValueError(f"{point.id} is on {point.on!r}, and the systems are {', '.join(self.systems)}")
+                raise ValueError(
+                    f"{point.id} is on {point.on!r}, and the systems are {', '.join(self.systems)}"
+                )
             if point.software is not None and point.software not in self.software:
-                raise ValueError(f"{point.id} is with {point.software!r}, and the software is {', '.join(self.software)}")
+                raise ValueError(
+                    f"{point.id} is with {point.software!r}, and the software is {', '.join(self.software)}"
+                )
         return self
 
 
@@ -198,7 +216,9 @@ class Rule(Value):
     """What rows that begin so leave unsaid."""
 
     when: dict[str, tuple[str, ...]]
-    system: Mapping[str, str | int | float] = {}  # options by dotted key; also chip and chips, where the table has none
+    system: Mapping[
+        str, str | int | float
+    ] = {}  # options by dotted key; also chip and chips, where the table has none
     exclude: str = ""
     assumed: str = ""
     remark: str = ""  # why such rows are known to be far off
@@ -211,7 +231,10 @@ class Rule(Value):
     source: str
 
     def holds(self, row: Mapping[str, str]) -> bool:
-        return all(row.get(key, "").lower().startswith(tuple(map(str.lower, texts))) for key, texts in self.when.items())
+        return all(
+            row.get(key, "").lower().startswith(tuple(map(str.lower, texts)))
+            for key, texts in self.when.items()
+        )
 
 
 class Rules(Value):

@@ -45,7 +45,9 @@ class Exceptional(Value):
         if self.speed and not 1e-6 <= self.speed <= 1e6:
             raise ValueError(f"speed {self.speed:g} is neither 0 nor between 1e-6 and 1e6")
         if self.chip is not None and self.speed == 0:
-            raise ValueError(f"speed 0: a dead chip {self.chip} leaves its stage without an answer; only links may be dead")
+            raise ValueError(
+                f"speed 0: a dead chip {self.chip} leaves its stage without an answer; only links may be dead"
+            )
         return self
 
 
@@ -74,7 +76,9 @@ def irregular(
         if each.chip is not None:
             where, number = divmod(each.chip, size)
             if where >= layout.plan.replicas:
-                raise ValueError(f"exceptions: there is no chip {each.chip}; the last one is {size * layout.plan.replicas - 1}")
+                raise ValueError(
+                    f"exceptions: there is no chip {each.chip}; the last one is {size * layout.plan.replicas - 1}"
+                )
             costs = next((costs for chip, costs in kinds if chip == each.like), None)
             if each.like and costs is None:
                 costs = Costs(_made_of(layout, each.like, request_tokens, kv_tokens))
@@ -92,14 +96,18 @@ def _made_of(layout: Layout, chip: Chip, request_tokens: float, kv_tokens: int) 
     """The layout as if all its chips were of another kind.  Raises: PlanError where they do not hold their part."""
     for name in (layout.plan.weights_in, layout.plan.kv_in):
         if name not in chip.memory:
-            raise ValueError(f"exceptions: {chip.id} has no memory '{name}', where the plan keeps its part")
+            raise ValueError(
+                f"exceptions: {chip.id} has no memory '{name}', where the plan keeps its part"
+            )
     other = replace(layout, chip=chip)
     fitted = fit(other, request_tokens)
     if not fitted.fits:
         raise PlanError(f"exceptions: {chip.id} does not hold its part of {layout.model.id}")
     if fitted.kv_tokens < kv_tokens:
         room = f"{fitted.kv_tokens} tokens of KV cache, and the system counts on {kv_tokens}"
-        raise PlanError(f"exceptions: {chip.id} has room for {room}; give kv_tokens: {fitted.kv_tokens} token")
+        raise PlanError(
+            f"exceptions: {chip.id} has room for {room}; give kv_tokens: {fitted.kv_tokens} token"
+        )
     return other
 
 
@@ -107,17 +115,30 @@ def _hop(layout: Layout, link: tuple[int | str, int | str], size: Count) -> tupl
     """The replica that has the link, and its ends as a replica numbers them."""
     chips = [end for end in link if isinstance(end, int)]
     if not chips:
-        raise ValueError(f"exceptions: a link has a chip at one end at least, and [{link[0]}, {link[1]}] has none")
+        raise ValueError(
+            f"exceptions: a link has a chip at one end at least, and [{link[0]}, {link[1]}] has none"
+        )
     if max(chips) >= size * layout.plan.replicas:
-        raise ValueError(f"exceptions: there is no chip {max(chips)}; the last one is {size * layout.plan.replicas - 1}")
+        raise ValueError(
+            f"exceptions: there is no chip {max(chips)}; the last one is {size * layout.plan.replicas - 1}"
+        )
     replica = {chip // size for chip in chips}
     if len(replica) > 1:
-        raise ValueError(f"exceptions: chips {chips[0]} and {chips[1]} are of two replicas, which no link joins")
+        raise ValueError(
+            f"exceptions: chips {chips[0]} and {chips[1]} are of two replicas, which no link joins"
+        )
     ends = tuple(end % size if isinstance(end, int) else end for end in link)
     hop: Hop = (ends[0], ends[1])
     joined = layout.topology.chips or size
     starts = [chip % size for chip in chips]
-    ways = (layout.topology.route(a, b) for a in starts for b in (ends if len(chips) == 2 else range(joined)) if isinstance(b, int))
+    ways = (
+        layout.topology.route(a, b)
+        for a in starts
+        for b in (ends if len(chips) == 2 else range(joined))
+        if isinstance(b, int)
+    )
     if not any(hop in way or hop[::-1] in way for way in ways):
-        raise ValueError(f"exceptions: the {layout.topology.noun()} has no link from {link[0]} to {link[1]}")
+        raise ValueError(
+            f"exceptions: the {layout.topology.noun()} has no link from {link[0]} to {link[1]}"
+        )
     return min(replica), hop

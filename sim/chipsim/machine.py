@@ -21,7 +21,16 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
-from sim.chipsim.network import TOLERANCE, Bundle, Cable, LinkException, Network, Onward, Outboxes, ScheduleError
+from sim.chipsim.network import (
+    TOLERANCE,
+    Bundle,
+    Cable,
+    LinkException,
+    Network,
+    Onward,
+    Outboxes,
+    ScheduleError,
+)
 from sim.cost.program import Compute, Program, Talk, Wait, program
 from sim.cost.step import Costs, Exchange, Work
 from sim.hardware.topology import Message, adding_phases
@@ -142,7 +151,14 @@ class Transit:
         label: str,
         arrived: Callable[[object], None],
     ) -> None:
-        self.env, self.legs, self.nbytes, self.owner, self.label, self.arrived = env, legs, nbytes, owner, label, arrived
+        self.env, self.legs, self.nbytes, self.owner, self.label, self.arrived = (
+            env,
+            legs,
+            nbytes,
+            owner,
+            label,
+            arrived,
+        )
 
     def __call__(self, _: object) -> None:
         (cable, latency, per_byte), *rest = self.legs
@@ -220,10 +236,14 @@ class Machine:
         self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
         self.jitters: list[float] = []
         own = {each.number: each for each in irregular.chips}
-        self.kinds: list[Costs] = list(dict.fromkeys([costs, *(each.costs for each in own.values() if each.costs)]))
+        self.kinds: list[Costs] = list(
+            dict.fromkeys([costs, *(each.costs for each in own.values() if each.costs)])
+        )
         for number in range(self.group * costs.stages):
             exception = own.get(number, ChipException(number))
-            env.process(self.chip(number, self.kinds.index(exception.costs or costs), 1 / exception.speed))
+            env.process(
+                self.chip(number, self.kinds.index(exception.costs or costs), 1 / exception.speed)
+            )
 
     def passage(self, work: Work) -> Waiting:
         """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
@@ -234,7 +254,13 @@ class Machine:
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
         missing = [self.group] * len(self.stages)
-        passage = Passage([self.script(each) for each in programs], first.slice_bytes, first.token_bytes, Event(self.env), missing)
+        passage = Passage(
+            [self.script(each) for each in programs],
+            first.slice_bytes,
+            first.token_bytes,
+            Event(self.env),
+            missing,
+        )
         self.enter(passage, self.stages[0])
         return passage
 
@@ -247,7 +273,10 @@ class Machine:
     def script(self, program: Program) -> Script:
         """The program with its conversations looked up."""
         return [
-            [self.talking(each.label, each.exchange) if isinstance(each, Talk) else each for each in instructions]
+            [
+                self.talking(each.label, each.exchange) if isinstance(each, Talk) else each
+                for each in instructions
+            ]
             for instructions in program.stages
         ]
 
@@ -255,10 +284,15 @@ class Machine:
         key = (exchange.operation, exchange.groups, exchange.ways)
         if key not in self.conversations:
             ranks = zip(exchange.groups, exchange.ways, strict=True)
-            made = [Conversation(self.network.outboxes(exchange.operation, group, way)) for group, way in ranks]
+            made = [
+                Conversation(self.network.outboxes(exchange.operation, group, way))
+                for group, way in ranks
+            ]
             self.conversations[key] = made
         nbytes = exchange.nbytes / exchange.efficiency
-        reduction = self.costs.layout.topology.reduction if exchange.operation == "all_reduce" else 0.0
+        reduction = (
+            self.costs.layout.topology.reduction if exchange.operation == "all_reduce" else 0.0
+        )
         return Talking(label, self.conversations[key], nbytes, exchange.latency, reduction)
 
     # A stage's turn.
@@ -291,7 +325,14 @@ class Machine:
             self.left.append(self.env.now)
             now = self.env.now
             if stage.number:
-                self.send(self.costs.last, 0, passage.token_bytes, passage, "token", lambda _: passage.is_back(now))
+                self.send(
+                    self.costs.last,
+                    0,
+                    passage.token_bytes,
+                    passage,
+                    "token",
+                    lambda _: passage.is_back(now),
+                )
             else:
                 passage.is_back(now)
         if stage.waiting:
@@ -307,10 +348,20 @@ class Machine:
         if not passage.missing[number]:
             self.enter(passage, self.stages[number])
 
-    def send(self, a: int, b: int, nbytes: float, owner: Passage, label: str, arrived: Callable[[object], None]) -> None:
+    def send(
+        self,
+        a: int,
+        b: int,
+        nbytes: float,
+        owner: Passage,
+        label: str,
+        arrived: Callable[[object], None],
+    ) -> None:
         """A single message from chip to chip."""
         if (a, b) not in self.ways:
-            self.ways[a, b] = tuple(Onward(*leg) for leg in self.network.per_byte(Message(a, b, 1.0)))
+            self.ways[a, b] = tuple(
+                Onward(*leg) for leg in self.network.per_byte(Message(a, b, 1.0))
+            )
             self.sent[a, b] = (0, 0.0)
         messages, total = self.sent[a, b]
         self.sent[a, b] = messages + 1, total + nbytes
@@ -331,7 +382,10 @@ class Machine:
                 start = env.now
                 if isinstance(step, Compute):
                     due += step.seconds
-                    yield Timeout(env, step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0))
+                    yield Timeout(
+                        env,
+                        step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0),
+                    )
                 elif isinstance(step, Wait):
                     launched = passage.began + step.seconds
                     due = max(due, launched)
@@ -363,7 +417,9 @@ class Machine:
                 yield Timeout(env, delay)
             now = env.now
             for bundle in bundles:
-                start = now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, meeting)
+                start = (
+                    now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, meeting)
+                )
                 if bundle.onward or self.recording or start is None:
                     self.one_by_one(bundle, meeting, number, nbytes, label)
                     continue
@@ -371,7 +427,9 @@ class Machine:
                 for cable in bundle.cables:
                     cable.free, cable.owner = until, meeting
                 # What is sent at once and arrives at once is one event.
-                Timeout(env, until - now + bundle.latency).callbacks.append(meeting.delivery(number, bundle.targets))
+                Timeout(env, until - now + bundle.latency).callbacks.append(
+                    meeting.delivery(number, bundle.targets)
+                )
             if number < len(phases) - 1:
                 yield meeting.inbox(number, chip).full
         over = meeting.over
@@ -382,9 +440,15 @@ class Machine:
     def behind(bundle: Bundle, meeting: Meeting) -> Seconds | None:
         """When a bundle can start that goes behind messages of its own collective; None where its cables differ."""
         free = bundle.cables[0].free
-        return free if all(cable.free == free and cable.owner is meeting for cable in bundle.cables) else None
+        return (
+            free
+            if all(cable.free == free and cable.owner is meeting for cable in bundle.cables)
+            else None
+        )
 
-    def one_by_one(self, bundle: Bundle, meeting: Meeting, phase: int, nbytes: float, label: str) -> None:
+    def one_by_one(
+        self, bundle: Bundle, meeting: Meeting, phase: int, nbytes: float, label: str
+    ) -> None:
         """The messages of a bundle, each cable's in its turn."""
         hold, now, length = nbytes * bundle.per_byte * bundle.length, self.env.now, bundle.length
         for number, cable in enumerate(bundle.cables):
@@ -392,7 +456,9 @@ class Machine:
             there: Callable[[object], None] = meeting.delivery(phase, targets)
             delay = cable.take(now, hold, meeting, label) - now + bundle.latency
             if bundle.onward:
-                Timeout(self.env, delay).callbacks.append(Transit(self.env, bundle.onward, nbytes, meeting, label, there))
+                Timeout(self.env, delay).callbacks.append(
+                    Transit(self.env, bundle.onward, nbytes, meeting, label, there)
+                )
             else:
                 Timeout(self.env, delay + hold).callbacks.append(there)
 
@@ -400,7 +466,9 @@ class Machine:
         """Waits for a time computed beforehand.  Raises: ScheduleError where it has passed."""
         early = due - self.env.now
         if early < -TOLERANCE:
-            raise ScheduleError(f"schedule: chip {chip} is {-1e6 * early:.3f} us late for {label}, due at {1e6 * due:.3f} us")
+            raise ScheduleError(
+                f"schedule: chip {chip} is {-1e6 * early:.3f} us late for {label}, due at {1e6 * due:.3f} us"
+            )
         if early > 0:
             yield Timeout(self.env, early)
 
@@ -409,7 +477,9 @@ class Machine:
         if not self.jitters:
             sigma = self.irregular.jitter
             assert self.stream is not None
-            self.jitters = self.stream.lognormal(-(sigma**2) / 2, sigma, DRAWN_AT_ONCE)[::-1].tolist()
+            self.jitters = self.stream.lognormal(-(sigma**2) / 2, sigma, DRAWN_AT_ONCE)[
+                ::-1
+            ].tolist()
         return self.jitters.pop()
 
     @property
@@ -426,19 +496,30 @@ class Machine:
                 carried(leg.cable, messages, nbytes * leg.per_byte)
         for conversation in (each for ranks in self.conversations.values() for each in ranks):
             runs, nbytes = conversation.runs, conversation.nbytes
-            for bundle in (b for phases in conversation.outboxes.bundles.values() for phase in phases for b in phase):
+            for bundle in (
+                b
+                for phases in conversation.outboxes.bundles.values()
+                for phase in phases
+                for b in phase
+            ):
                 for cable in bundle.cables:
                     carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
                 for leg in bundle.onward:
                     carried(leg.cable, runs, nbytes * leg.per_byte)
-        return Traffic({cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()})
+        return Traffic(
+            {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
+        )
 
 
-def machines(costs: Costs, replicas: Sequence[Irregular], seed: Sequence[int], recording: bool = False) -> Machines:
+def machines(
+    costs: Costs, replicas: Sequence[Irregular], seed: Sequence[int], recording: bool = False
+) -> Machines:
     """A machine for each replica, each with a stream of its own for what is drawn."""
 
     def make(env: simpy.Environment, replica: int) -> Machine:
-        return Machine(env, costs, replicas[replica], np.random.default_rng([*seed, replica]), recording)
+        return Machine(
+            env, costs, replicas[replica], np.random.default_rng([*seed, replica]), recording
+        )
 
     return make
 

@@ -114,7 +114,9 @@ class Network:
 
     def cable(self, hop: Hop) -> Cable:
         if hop not in self.cables:
-            self.cables[hop] = Cable(link_name(hop), self.scheduled, uses=[] if self.recording else None)
+            self.cables[hop] = Cable(
+                link_name(hop), self.scheduled, uses=[] if self.recording else None
+            )
         return self.cables[hop]
 
     def way(self, a: int, b: int) -> list[tuple[Leg, float]]:
@@ -130,7 +132,10 @@ class Network:
             for i, j in self._round(a, b):
                 route = self.topology.route(i, j)
                 slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
-                legs += [(leg, speeds.get(leg.hop, 1.0) if leg.hop in route else slowest) for leg in self.topology.way(i, j)]
+                legs += [
+                    (leg, speeds.get(leg.hop, 1.0) if leg.hop in route else slowest)
+                    for leg in self.topology.way(i, j)
+                ]
             self._ways[a, b] = legs
         return self._ways[a, b]
 
@@ -157,9 +162,15 @@ class Network:
                 return pieces
             for other in chips:
                 if other not in reached and alive(chip, other):
-                    heapq.heappush(heap, (latency + self.topology.lane(chip, other).latency, other, chip))
-        dead = ", ".join(link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0)
-        raise UserError(f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it")
+                    heapq.heappush(
+                        heap, (latency + self.topology.lane(chip, other).latency, other, chip)
+                    )
+        dead = ", ".join(
+            link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0
+        )
+        raise UserError(
+            f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it"
+        )
 
     def outboxes(self, operation: Operation, group: range, way: Way | Copies) -> Outboxes:
         """A collective's messages with the cables they take."""
@@ -169,8 +180,14 @@ class Network:
             for message in phase:
                 sent[message.source][number].append(message)
         last = len(phases) - 1
-        bundles = {chip: [self._bundles(each, n == last) for n, each in enumerate(some)] for chip, some in sent.items()}
-        expected = [dict.fromkeys(group, 0) | Counter(message.target for message in phase) for phase in phases]
+        bundles = {
+            chip: [self._bundles(each, n == last) for n, each in enumerate(some)]
+            for chip, some in sent.items()
+        }
+        expected = [
+            dict.fromkeys(group, 0) | Counter(message.target for message in phase)
+            for phase in phases
+        ]
         return Outboxes(bundles, expected, sum(map(len, phases)))
 
     def _bundles(self, messages: Iterable[Message], last: bool) -> list[Bundle]:
@@ -188,7 +205,9 @@ class Network:
                 single.append(Bundle((cable,), latency, per_byte, 1, legs, (message.target,)))
             else:
                 trains[cable, latency, per_byte, 0 if last else number].append(message.target)
-        alike: defaultdict[tuple[Seconds, float, int, int], list[tuple[Cable, list[int]]]] = defaultdict(list)
+        alike: defaultdict[tuple[Seconds, float, int, int], list[tuple[Cable, list[int]]]] = (
+            defaultdict(list)
+        )
         before: Counter[Cable] = Counter()  # trains on the same cable
         for (cable, latency, per_byte, _), targets in trains.items():
             alike[latency, per_byte, len(targets), before[cable]].append((cable, targets))
@@ -196,7 +215,16 @@ class Network:
         together = []
         for (latency, per_byte, length, _), sends in alike.items():
             cables = tuple(cable for cable, _ in sends)
-            together.append(Bundle(cables, latency, per_byte, length, (), tuple(t for _, targets in sends for t in targets)))
+            together.append(
+                Bundle(
+                    cables,
+                    latency,
+                    per_byte,
+                    length,
+                    (),
+                    tuple(t for _, targets in sends for t in targets),
+                )
+            )
         return together + single
 
     def per_byte(self, message: Message) -> list[tuple[Cable, Seconds, float]]:

@@ -30,12 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A scenario file, or the name of one in the catalogue.")]
+FileArgument = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="A scenario file, or the name of one in the catalogue."),
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B.C=VALUE", help="Put a value into the scenario; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="A.B.C=VALUE", help="Put a value into the scenario; may be repeated."
+    ),
 ]
 # Typer's error about a wrong command line: newer ones bring their own copy of click, older ones import it.
-CommandLineError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+CommandLineError: Any = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -66,18 +74,26 @@ systems:                        # every system meets the same requests
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(f"sramsim {__version__}")
         raise typer.Exit
 
 
-@app.command(epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --set workload.rate='2 request/s' --out out/busy --plots")
+@app.command(
+    epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --set workload.rate='2 request/s' --out out/busy --plots"
+)
 def run(
     file: FileArgument,
     as_json: JsonOption = False,
-    out: Annotated[Path | None, typer.Option(help="Write result.json and requests.parquet into this folder.")] = None,
-    plots: Annotated[bool, typer.Option("--plots", help="Draw the figures too, into --out (by default: out).")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write result.json and requests.parquet into this folder.")
+    ] = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Draw the figures too, into --out (by default: out).")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the scenario's seed.")] = None,
     assignments: SetOption = None,
 ) -> None:
@@ -110,7 +126,9 @@ def run(
 
 @app.command(epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
 def check(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Scenario files or catalogue names.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Scenario files or catalogue names.")
+    ],
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
@@ -121,7 +139,10 @@ def check(
     for file in files:
         scenario = bound_plans(read(file, assignments))
         systems = lay_out(scenario)
-        chips = {name: sum(member.chips for member in members.values()) for name, members in systems.items()}
+        chips = {
+            name: sum(member.chips for member in members.values())
+            for name, members in systems.items()
+        }
         print(f"{file}: ok ({', '.join(f'{name} on {n} chips' for name, n in chips.items())})")
         for name, search in scenario.searches.items():
             fit = f"{search.considered} plans fit; laid out is the one with the highest bound, and run simulates the best few"
@@ -131,14 +152,19 @@ def check(
                 note(f"{file}: systems.{name}: warning: {warning}")
 
 
-@app.command(epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 --set systems.lpu.chips=640")
+@app.command(
+    epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 --set systems.lpu.chips=640"
+)
 def plan(
     file: FileArgument,
     more: Annotated[list[int] | None, typer.Argument(hidden=True, min=1)] = None,
     tokens: Annotated[
-        list[int] | None, typer.Option(min=1, help="Count the sequences of this length that fit; may be repeated.")
+        list[int] | None,
+        typer.Option(min=1, help="Count the sequences of this length that fit; may be repeated."),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw what the chips of each stage hold (png, svg, pdf).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw what the chips of each stage hold (png, svg, pdf).")
+    ] = None,
     as_json: JsonOption = False,
     assignments: SetOption = None,
 ) -> None:
@@ -163,11 +189,22 @@ def plan(
 def capacity(
     file: FileArgument,
     as_json: JsonOption = False,
-    attainment: Annotated[float, typer.Option(help="The share of requests that must meet the SLO.")] = 0.9,
+    attainment: Annotated[
+        float, typer.Option(help="The share of requests that must meet the SLO.")
+    ] = 0.9,
     requests: Annotated[
-        int | None, typer.Option(min=100, help="Of each trial; by default 2,000, or more where a system holds many at once.")
+        int | None,
+        typer.Option(
+            min=100,
+            help="Of each trial; by default 2,000, or more where a system holds many at once.",
+        ),
     ] = None,
-    plans: Annotated[bool, typer.Option("--plans", help="Also search the plan of each system with the highest goodput.")] = False,
+    plans: Annotated[
+        bool,
+        typer.Option(
+            "--plans", help="Also search the plan of each system with the highest goodput."
+        ),
+    ] = False,
     assignments: SetOption = None,
 ) -> None:
     """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
@@ -177,7 +214,9 @@ def capacity(
     scenario = searched(opened(file, assignments), attainment, requests)
     own = find(scenario, attainment, requests, tell_trial)
     found = own.as_json()
-    for name, each in best_plans(scenario, attainment, requests, tell_trial, own.systems).items() if plans else ():
+    for name, each in (
+        best_plans(scenario, attainment, requests, tell_trial, own.systems).items() if plans else ()
+    ):
         found["systems"][name]["best"] = each.as_json()
     if as_json:
         print_json(found)
@@ -195,7 +234,9 @@ def opened(file: str, assignments: list[str] | None, seed: int | None = None) ->
     return scenario if seed is None else scenario.model_copy(update={"seed": seed})
 
 
-def searched(scenario: "Scenario", attainment: float = 0.9, requests: int | None = None) -> "Scenario":
+def searched(
+    scenario: "Scenario", attainment: float = 0.9, requests: int | None = None
+) -> "Scenario":
     """Return the scenario with the plans that `search: capacity` leaves open; trials are printed as they end."""
     from sim.studies.design import search_plans
 
@@ -203,15 +244,29 @@ def searched(scenario: "Scenario", attainment: float = 0.9, requests: int | None
 
 
 def tell_trial(system: str, trial: "Trial") -> None:
-    note(f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}")
+    note(
+        f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}"
+    )
 
 
-@app.command(epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load && sramsim plot out/load")
+@app.command(
+    epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load && sramsim plot out/load"
+)
 def sweep(
     file: FileArgument,
-    out: Annotated[Path, typer.Option(help="The folder of its points and its table; what is there is not computed again.")],
-    jobs: Annotated[int | None, typer.Option(min=1, help="How many processes; by default one for each core.")] = None,
-    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, to use its workers instead.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of its points and its table; what is there is not computed again."
+        ),
+    ],
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="How many processes; by default one for each core.")
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Dask scheduler, to use its workers instead."),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Simulate a scenario at every point of its sweep; interrupted, the same command goes on where it stopped."""
@@ -227,7 +282,9 @@ def sweep(
 
             table = compute(file, out, assignments, jobs, dask, count).table
     except KeyboardInterrupt:
-        note(f"interrupted; {out} has {last[0]} of {last[1]} points, and the same command computes the rest")
+        note(
+            f"interrupted; {out} has {last[0]} of {last[1]} points, and the same command computes the rest"
+        )
         sys.exit(INTERRUPTED)
     wrong = table.filter(table["error"] != "")
     note(f"{out}: {last[1]} points, {len(table)} rows: sweep.json, table.csv, table.parquet")
@@ -238,15 +295,23 @@ def sweep(
 @app.command(epilog="Example: sramsim plot out")
 def plot(
     source: Annotated[
-        str, typer.Argument(metavar="DIR|FILE", help="A folder of `run --out` or of `sweep --out`, or a scenario to run first.")
+        str,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="A folder of `run --out` or of `sweep --out`, or a scenario to run first.",
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Where to; by default the folder itself, or out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to; by default the folder itself, or out.")
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Draw the figures of a result."""
     if Path(source).is_dir():
         if assignments:
-            raise UserError(f"--set {assignments[0]}: {source} is a result already; run the scenario with it")
+            raise UserError(
+                f"--set {assignments[0]}: {source} is a result already; run the scenario with it"
+            )
         folder = Path(source)
         if (folder / "sweep.json").exists():
             from plots import draw_swept
@@ -266,10 +331,16 @@ def plot(
         run(source, out=out, plots=True, assignments=assignments)
 
 
-@app.command(epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out && sramsim report out -o out/report.html")
+@app.command(
+    epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out && sramsim report out -o out/report.html"
+)
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `run --out` or `sweep --out`.")],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of `run --out` or `sweep --out`.")
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Write one page, which needs no network: the question, the verdict, tables, figures, the scenario, every number's source."""
     if out.suffix not in (".html", ".htm"):
@@ -283,14 +354,19 @@ def report(
 
 @app.command(epilog="Example: sramsim compare out/base out/busy")
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base."),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between runs, in inputs and in metrics."""
     from sim.studies.compare import changes
 
     if len(folders) < 2:
-        raise UserError(f"compare {folders[0]}: two folders or more are compared, and the first is the base")
+        raise UserError(
+            f"compare {folders[0]}: two folders or more are compared, and the first is the base"
+        )
     found = changes(folders)
     if as_json:
         print_json(found)
@@ -300,16 +376,34 @@ def compare(
         show_table(changed(found))
 
 
-@app.command(epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json --figure gantt.png")
+@app.command(
+    epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json --figure gantt.png"
+)
 def trace(
     file: FileArgument,
-    system: Annotated[str | None, typer.Option(help="Which system; by default the scenario's first.")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens to follow after the first.")] = 3,
-    prefill: Annotated[bool, typer.Option("--prefill", help="Follow the prompt's passages too.")] = False,
-    out: Annotated[Path | None, typer.Option("--output", "-o", help="Write Chrome trace events, for ui.perfetto.dev.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the stages and one group as a Gantt chart (png, svg, pdf).")] = None,
-    as_program: Annotated[bool, typer.Option("--program", help="Print what the chips execute in one step instead.")] = False,
-    chip: Annotated[int | None, typer.Option(min=0, help="With --program: this chip's part, with its messages.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Which system; by default the scenario's first.")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="How many tokens to follow after the first.")
+    ] = 3,
+    prefill: Annotated[
+        bool, typer.Option("--prefill", help="Follow the prompt's passages too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write Chrome trace events, for ui.perfetto.dev."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw the stages and one group as a Gantt chart (png, svg, pdf)."),
+    ] = None,
+    as_program: Annotated[
+        bool, typer.Option("--program", help="Print what the chips execute in one step instead.")
+    ] = False,
+    chip: Annotated[
+        int | None, typer.Option(min=0, help="With --program: this chip's part, with its messages.")
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Follow every chip and every link while a lone request gets its tokens."""
@@ -321,13 +415,17 @@ def trace(
         raise UserError(f"--chip {chip}: goes with --program")
     if as_program:
         if out or figure:
-            raise UserError("--program: prints, and writes no trace and no figure; leave -o and --figure out")
+            raise UserError(
+                "--program: prints, and writes no trace and no figure; leave -o and --figure out"
+            )
         from sim.report.listings import listing
 
         show_table(listing(name, *tracing.step_program(searched(scenario), name), chip))
         return
     if not (out or figure):
-        raise UserError("trace: say where to: -o trace.json, --figure gantt.png, or --program to print what the chips execute")
+        raise UserError(
+            "trace: say where to: -o trace.json, --figure gantt.png, or --program to print what the chips execute"
+        )
     check_figure(figure)
     scenario = searched(scenario)
     timeline = tracing.trace(scenario, name, tokens, prefill)
@@ -343,7 +441,10 @@ def trace(
 
 @app.command(epilog="Example: sramsim catalog chips")
 def catalog(
-    kind: Annotated[str | None, typer.Argument(help="chips, engines, models, clusters, measurements or scenarios")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="chips, engines, models, clusters, measurements or scenarios"),
+    ] = None,
 ) -> None:
     """List what the catalogue holds."""
     from rich.console import Group
@@ -354,7 +455,11 @@ def catalog(
     from sim.report.listings import entries
 
     if kind is not None and kind not in KINDS:
-        hint = f"did you mean {near}?" if (near := nearest(kind, KINDS)) else f"choose of {', '.join(KINDS)}"
+        hint = (
+            f"did you mean {near}?"
+            if (near := nearest(kind, KINDS))
+            else f"choose of {', '.join(KINDS)}"
+        )
         raise UserError(f"catalog {kind}: there is no such kind; {hint}")
     tables: list[RenderableType] = []
     for each in [kind] if kind else KINDS:
@@ -382,10 +487,15 @@ def validate(
             help="calibration, validation, serving, steps-2023, sram-replies, replay or network; by default all of them."
         ),
     ] = None,
-    points: Annotated[Path | None, typer.Option(help="A CSV file with the columns of one of them, instead.")] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="A CSV file with the columns of one of them, instead.")
+    ] = None,
     network: Annotated[bool, typer.Option("--network", help="Short for the name network.")] = False,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw simulated over measured; of sram-replies alone, prompt times (png, svg, pdf).")
+        Path | None,
+        typer.Option(
+            help="Draw simulated over measured; of sram-replies alone, prompt times (png, svg, pdf)."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -401,13 +511,19 @@ def validate(
         if points is not None:
             tables.append(validate.of_file(points, tell))
         else:
-            named = [*validate.SETS, "replay"] if name is None else [name] if name != "network" else []
+            named = (
+                [*validate.SETS, "replay"] if name is None else [name] if name != "network" else []
+            )
             tables += [validate.table(each, tell) for each in named]
     wires = messages.network() if points is None and name in (None, "network") else []
     if as_json:
         sets = {table.name: table.as_json() for table in tables}
         sets |= {"network": messages.as_json(wires)} if wires else {}
-        as_printed = {"rows": [row.as_json() for row in wires], "medians": messages.medians(wires)} if network else {}
+        as_printed = (
+            {"rows": [row.as_json() for row in wires], "medians": messages.medians(wires)}
+            if network
+            else {}
+        )
         print_json({"sets": sets, **as_printed})
     else:
         from sim.report.listings import agreement, validated
@@ -455,8 +571,16 @@ def sensitivity(
 
 @app.command(epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")
 def calibrate(
-    engine: Annotated[str, typer.Argument(metavar="ENGINE|FILE", help="A catalogue name, or a file; its fit: says what may move.")],
-    write: Annotated[Path | None, typer.Option("--output", "-o", help="Write the engine's file with what was found.")] = None,
+    engine: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENGINE|FILE", help="A catalogue name, or a file; its fit: says what may move."
+        ),
+    ],
+    write: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the engine's file with what was found."),
+    ] = None,
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
     from sim.inputs.files import find
@@ -474,7 +598,12 @@ def calibrate(
 
 @app.command(epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml")
 def measure(
-    chip: Annotated[str, typer.Option(help="The card's entry in the catalogue, or a file: what is reached is told against it.")],
+    chip: Annotated[
+        str,
+        typer.Option(
+            help="The card's entry in the catalogue, or a file: what is reached is told against it."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="The engine file to write.")],
     model: Annotated[str, typer.Option(help="Whose layer shapes to multiply.")] = "llama-3.1-8b",
 ) -> None:
@@ -488,20 +617,28 @@ def measure(
     card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)
     found = measuring.measure(shapes, note)
     with whole(out.parent) as scratch:
-        (scratch / out.name).write_text(measuring.engine_file(found, card, shapes), encoding="utf-8")
+        (scratch / out.name).write_text(
+            measuring.engine_file(found, card, shapes), encoding="utf-8"
+        )
     note(f"{out}: written")
 
 
 @app.command(epilog="Example: sramsim schema > scenario.schema.json")
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, chip, cluster, engine or model")] = "scenario",
-    reference: Annotated[bool, typer.Option("--reference", help="Print the page of all keys instead, in Markdown.")] = False,
+    kind: Annotated[
+        str, typer.Argument(help="scenario, chip, cluster, engine or model")
+    ] = "scenario",
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Print the page of all keys instead, in Markdown.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
     from sim.report import reference as schemas
 
     if kind not in schemas.KINDS:
-        raise UserError(f"schema {kind}: there is no such kind; choose of {', '.join(schemas.KINDS)}")
+        raise UserError(
+            f"schema {kind}: there is no such kind; choose of {', '.join(schemas.KINDS)}"
+        )
     if reference:
         print(schemas.reference(), end="")
     else:
@@ -509,7 +646,9 @@ def schema(
 
 
 @app.command(epilog="Example: sramsim new mine && sramsim run mine.yaml")
-def new(name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is written.")]) -> None:
+def new(
+    name: Annotated[str, typer.Argument(help="Of the scenario; NAME.yaml is written.")],
+) -> None:
     """Write a commented scenario to start from."""
     path = Path(name)
     if path.name in ("", "..") or not name.isprintable():

@@ -43,8 +43,13 @@ class Tally:
 
     def times(self, share: float) -> "Tally":
         """Return a part of it; numbers of steps need not be whole then."""
-        passages = defaultdict[int, float](float, {tokens: steps * share for tokens, steps in self.passages.items()})
-        return Tally(passages, *(getattr(self, name) * share for name in Tally.__slots__ if name != "passages"))
+        passages = defaultdict[int, float](
+            float, {tokens: steps * share for tokens, steps in self.passages.items()}
+        )
+        return Tally(
+            passages,
+            *(getattr(self, name) * share for name in Tally.__slots__ if name != "passages"),
+        )
 
     def since(self, before: "Tally") -> "Tally":
         """Return what was added after `before`, an earlier state of it."""
@@ -104,21 +109,34 @@ def usage(costs: Costs, tally: Tally) -> Usage:
             weights += blocks * tokens * layout.model.hidden_size * width
             continue
         precisions = plan.precision(block), plan.given("activations")
-        read, entered = (passages - tally.blind, tally.logits) if block.kind == "head" else (passages, tokens)
+        read, entered = (
+            (passages - tally.blind, tally.logits) if block.kind == "head" else (passages, tokens)
+        )
         parts = [(block.matrices, plan.tensor, float(plan.attention_data * read), float(entered))]
         if experts := block.experts:
             skew = layout.engine.moe_skew or 0.0
-            reached = sum(steps * expected_shard(experts, skew, n, 1)[0] for n, steps in tally.passages.items())
-            parts.append((experts.matrices, plan.expert_tensor, reached, float(entered * experts.per_token)))
+            reached = sum(
+                steps * expected_shard(experts, skew, n, 1)[0]
+                for n, steps in tally.passages.items()
+            )
+            parts.append(
+                (experts.matrices, plan.expert_tensor, reached, float(entered * experts.per_token))
+            )
         for matrices, shares, times, through in parts:
             for rows, columns in (matrix.share(shares) for matrix in matrices):
                 flops[precisions] += blocks * 2.0 * rows * columns * shares * through
                 weights += blocks * times * rows * columns * shares * width
-                activations += blocks * through * (rows + columns) * shares * plan.width("activations")
+                activations += (
+                    blocks * through * (rows + columns) * shares * plan.width("activations")
+                )
         if shape := block.attention:
             attended, cached, context = tally.attended, tally.cached, tally.context
             if shape.window is not None:
-                attended, cached, context = tally.windowed_attended, tally.windowed_cached, tally.windowed_context
+                attended, cached, context = (
+                    tally.windowed_attended,
+                    tally.windowed_cached,
+                    tally.windowed_context,
+                )
             for looks, reads, decode in ((attended, cached, False), (context, context, True)):
                 each, nbytes = costs.position(shape, decode)
                 flops["fp16", "fp16"] += blocks * looks * each * plan.tensor
@@ -149,7 +167,10 @@ def step_link_bytes(costs: Costs, tokens: int) -> Bytes:
                 key = exchange.operation, group, way
                 if key not in cables:
                     messages = (message for phase in topology.messages(*key) for message in phase)
-                    cables[key] = sum(message.share * topology.hops(message.source, message.target) for message in messages)
+                    cables[key] = sum(
+                        message.share * topology.hops(message.source, message.target)
+                        for message in messages
+                    )
                 total += exchange.nbytes * cables[key]
         return total
 
@@ -159,7 +180,10 @@ def step_link_bytes(costs: Costs, tokens: int) -> Bytes:
     step = onward * costs.slice_bytes(tokens) + back + sum(gathered[stage] for stage in costs.like)
     for block, by_stage in costs.counts.items():
         of_block = {stage: carried(costs.exchanges(block, tokens, stage)) for stage in gathered}
-        step += sum(count * of_block[stage] for count, stage in zip(by_stage.tolist(), costs.like, strict=True))
+        step += sum(
+            count * of_block[stage]
+            for count, stage in zip(by_stage.tolist(), costs.like, strict=True)
+        )
     costs.link_bytes[tokens] = step
     return step
 
@@ -173,7 +197,12 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
     """
     power = chip.power
     read = {name: chip.memory[name].energy for name, nbytes in used.nbytes.items() if nbytes}
-    if power is None or power.flop is None or (used.link_bytes and power.link is None) or None in read.values():
+    if (
+        power is None
+        or power.flop is None
+        or (used.link_bytes and power.link is None)
+        or None in read.values()
+    ):
         return None
     compute, fastest = 0.0, chip.compute.fastest
     for operands, flops in used.flops.items():

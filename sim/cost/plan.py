@@ -78,7 +78,9 @@ class Plan(Value):
     def _known_precisions(cls, kv: object) -> object:
         """A list is read here, since an error of the union would speak of a single precision."""
         if isinstance(kv, tuple) and not (kv and all(each in get_args(Precision) for each in kv)):
-            raise ValueError(f"got {_listed(kv)}; expected precisions of {', '.join(get_args(Precision))}; try [fp16, fp8]")
+            raise ValueError(
+                f"got {_listed(kv)}; expected precisions of {', '.join(get_args(Precision))}; try [fp16, fp8]"
+            )
         return tuple(map(str, kv)) if isinstance(kv, tuple) else kv
 
     @model_validator(mode="after")
@@ -86,13 +88,23 @@ class Plan(Value):
         if self.search != "capacity":
             if isinstance(self.kv, tuple):
                 hint = f"try kv: {self.kv[0]}, or search: capacity, which tries each"
-                raise rejected(("kv",), self.kv, f"got {_listed(self.kv)}; expected one precision; {hint}")
+                raise rejected(
+                    ("kv",), self.kv, f"got {_listed(self.kv)}; expected one precision; {hint}"
+                )
             return self
         degrees = (*DEGREES, "slots")
-        given = [key for key in degrees if key in self.model_fields_set and getattr(self, key) is not None]
+        given = [
+            key
+            for key in degrees
+            if key in self.model_fields_set and getattr(self, key) is not None
+        ]
         if given:
             reason = f"got {getattr(self, given[0])}; expected no degrees with search: capacity, which finds them"
-            raise rejected((given[0],), getattr(self, given[0]), f"{reason}; try leaving {', '.join(given)} out")
+            raise rejected(
+                (given[0],),
+                getattr(self, given[0]),
+                f"{reason}; try leaving {', '.join(given)} out",
+            )
         return self
 
     def resolved(self, chips: int, model: Model) -> "Plan":
@@ -104,12 +116,24 @@ class Plan(Value):
         pipeline = self.pipeline or max(1, chips // each)
         product = each * pipeline
         if product != chips:
-            others = (("attention_data", self.attention_data), ("pipeline", pipeline), ("replicas", self.replicas))
-            degrees = f"tensor {self.tensor}" + "".join(f" x {name} {n}" for name, n in others if n > 1 or name == "pipeline")
-            hint = f"; leave pipeline out for {chips // each}" if self.pipeline and chips % each == 0 else ""
+            others = (
+                ("attention_data", self.attention_data),
+                ("pipeline", pipeline),
+                ("replicas", self.replicas),
+            )
+            degrees = f"tensor {self.tensor}" + "".join(
+                f" x {name} {n}" for name, n in others if n > 1 or name == "pipeline"
+            )
+            hint = (
+                f"; leave pipeline out for {chips // each}"
+                if self.pipeline and chips % each == 0
+                else ""
+            )
             raise ValueError(f"{degrees} is {product} chips, and the system has {chips}{hint}")
         if pipeline > len(model.blocks):
-            raise ValueError(f"pipeline {pipeline}: {model.id} has only {len(model.blocks)} blocks to cut between")
+            raise ValueError(
+                f"pipeline {pipeline}: {model.id} has only {len(model.blocks)} blocks to cut between"
+            )
         routed = any(block.experts for block in model.blocks)
         expert = self.expert or (self.group if routed and self.attention_data > 1 else 1)
         if expert > 1 and not routed:
@@ -126,7 +150,8 @@ class Plan(Value):
                 "pipeline": pipeline,
                 "expert": expert,
                 "weights": weights,
-                "attention": self.attention or (model.precision if keeps_attention and not self.weights else weights),
+                "attention": self.attention
+                or (model.precision if keeps_attention and not self.weights else weights),
                 "activations": activations,
                 "hidden": hidden,
                 "dispatch": self.dispatch or hidden,
@@ -234,12 +259,17 @@ class Layout:
     def weights(self, block: Block) -> Bytes:
         """Bytes of a block on the fullest chip of its stage."""
         plan = self.plan
-        return block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor) * WIDTH[plan.precision(block)]
+        return (
+            block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor)
+            * WIDTH[plan.precision(block)]
+        )
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         ends = (*self.bounds[1:], len(self.model.blocks))
-        return tuple(self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True))
+        return tuple(
+            self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True)
+        )
 
     @property
     def weights_memory(self) -> Memory:
@@ -267,14 +297,25 @@ class Layout:
     def activations(self) -> Bytes:
         """Activations of the largest step: a rank's share of `token_budget` through the widest matrix multiply, in and out."""
         plan = self.plan
-        widest = max(sum(matrix.share(plan.tensor)) for block in dict.fromkeys(self.model.blocks) for matrix in block.matrices)
-        return math.ceil(self.token_budget / plan.attention_data) * widest * plan.width("activations")
+        widest = max(
+            sum(matrix.share(plan.tensor))
+            for block in dict.fromkeys(self.model.blocks)
+            for matrix in block.matrices
+        )
+        return (
+            math.ceil(self.token_budget / plan.attention_data) * widest * plan.width("activations")
+        )
 
     def room(self, stage: Stage) -> Bytes:
         """Bytes that a chip of the stage has left for KV cache; negative where its weights do not fit."""
         if self.apart and stage.weights > self.weights_memory.capacity:
             return self.weights_memory.capacity - stage.weights
-        return self.usable - self.engine.reserve - self.activations - (0.0 if self.apart else stage.weights)
+        return (
+            self.usable
+            - self.engine.reserve
+            - self.activations
+            - (0.0 if self.apart else stage.weights)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +328,9 @@ class Fit:
     activations: Bytes
     reserve: Bytes
     capacity: Bytes
-    kv_tokens: int  # that the fullest stage has room for, over all sequences, before any window is full
+    kv_tokens: (
+        int  # that the fullest stage has room for, over all sequences, before any window is full
+    )
 
     apart: bool = False  # weights live in another memory than the one whose capacity this is
 
@@ -318,8 +361,13 @@ def most_kv_tokens(layout: Layout) -> int:
     More is impossible.  A server may have more than `fit` has: `memory_fraction` and `reserve` are estimates.
     """
     full = layout.kv_memory.capacity
-    rooms = [(full - (0.0 if layout.apart else stage.weights), stage.kv(1, None)) for stage in layout.stages]
-    return layout.plan.attention_data * max(0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0))
+    rooms = [
+        (full - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
+        for stage in layout.stages
+    ]
+    return layout.plan.attention_data * max(
+        0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
+    )
 
 
 def fit(layout: Layout, request_tokens: float) -> Fit:
@@ -346,7 +394,9 @@ def _listed(values: tuple[object, ...]) -> str:
 
 def _auto(given: object) -> object:
     if isinstance(given, str) and given != "auto":
-        raise PydanticCustomError("quantity", "{reason}", {"reason": f"'{given}' is not a plan; write auto, or a mapping"})
+        raise PydanticCustomError(
+            "quantity", "{reason}", {"reason": f"'{given}' is not a plan; write auto, or a mapping"}
+        )
     return {"search": "speed"} if given == "auto" else given
 
 

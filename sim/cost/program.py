@@ -51,16 +51,23 @@ def program(costs: Costs, work: Work) -> Program:
     names = labels(costs.layout.model)
     stages = []
     for number, stage in enumerate(costs.layout.stages):
-        instructions: list[Instruction] = [Talk("gather the input", each) for each in costs.gathered(work.tokens, number)]
+        instructions: list[Instruction] = [
+            Talk("gather the input", each) for each in costs.gathered(work.tokens, number)
+        ]
         for place in range(stage.first, stage.last + 1):
             block, label = costs.layout.model.blocks[place], names[place]
             exchanges = costs.exchanges(block, work.tokens, number)
             alone = seconds[block] - costs.hidden(exchanges, work.tokens, seconds[block])
-            if exchanges and exchanges[0].operation == "all_to_all":  # tokens to their experts first
+            if (
+                exchanges and exchanges[0].operation == "all_to_all"
+            ):  # tokens to their experts first
                 instructions.append(Talk(f"{label}: dispatch", exchanges[0]))
                 exchanges = exchanges[1:]
             instructions.append(Compute(label, alone))
-            instructions += [Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e) for e in exchanges]
+            instructions += [
+                Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e)
+                for e in exchanges
+            ]
         if costs.launch:
             instructions.append(Wait("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
@@ -72,5 +79,7 @@ def labels(model: Model) -> list[str]:
     names, layer = [], -1
     for block in model.blocks:
         layer += block.kind == "attention"
-        names.append(f"layer {layer} {block.kind}" if block.kind in ("attention", "mlp") else block.kind)
+        names.append(
+            f"layer {layer} {block.kind}" if block.kind in ("attention", "mlp") else block.kind
+        )
     return names

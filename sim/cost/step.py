@@ -19,17 +19,24 @@ from sim.model.config import Attention, Block, Experts
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
-TIME, FITTED = 0, 1  # rows of a table of terms: seconds, and those of them that engine `ideal` would not need
+TIME, FITTED = (
+    0,
+    1,
+)  # rows of a table of terms: seconds, and those of them that engine `ideal` would not need
 FOREVER = 1 << 62
 DRAWINGS = 64  # of tokens to experts, where the expectation of a maximum has no closed form
 POSITIONS = 2.0**20  # at which a chip's linear answers are probed
 TOKEN_BYTES = 4.0  # a sampled token's number, on its way back to the first stage
 
 Array = NDArray[np.float64]
-Plane = tuple[float, float, float]  # fixed seconds, seconds for each position attended, for each read from the cache
+Plane = tuple[
+    float, float, float
+]  # fixed seconds, seconds for each position attended, for each read from the cache
 
 
-@dataclass(slots=True)  # frozen, it would take three times as long to make, and one is made for each passage
+@dataclass(
+    slots=True
+)  # frozen, it would take three times as long to make, and one is made for each passage
 class Work:
     """What one step advances: `decodes` sequences by a token each, and chunks of prompts.
 
@@ -81,7 +88,9 @@ class Exchange(NamedTuple):
     operation: Operation
     groups: tuple[range, ...]
     nbytes: float
-    ways: tuple[Way | Copies, ...]  # of each group's all-reduce; of an all-to-all the copies at each level
+    ways: tuple[
+        Way | Copies, ...
+    ]  # of each group's all-reduce; of an all-to-all the copies at each level
     latency: float  # s, software's, before each phase
     efficiency: float  # of the bandwidth
     time: float  # s, of the slowest rank, in closed form
@@ -130,8 +139,14 @@ class Core(NamedTuple):
     def at(self, attended: float, cached: float) -> AttentionTime:
         compute = self.compute[0] + self.compute[1] * attended + self.compute[2] * cached
         memory = self.memory[0] + self.memory[1] * attended + self.memory[2] * cached
-        (c, c_attended, c_cached), (m, m_attended, m_cached) = self.slowed_compute, self.slowed_memory
-        slowed = c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached
+        (c, c_attended, c_cached), (m, m_attended, m_cached) = (
+            self.slowed_compute,
+            self.slowed_memory,
+        )
+        slowed = (
+            c + c_attended * attended + c_cached * cached,
+            m + m_attended * attended + m_cached * cached,
+        )
         return AttentionTime(compute, memory, *slowed)
 
 
@@ -148,7 +163,9 @@ class DecodeLine:
 
     def at(self, work: Work) -> tuple[float, float, int]:
         """Seconds now, growth a step, and the steps until the other side of the roofline binds."""
-        context, more = (work.windowed_context, work.growing) if self.windowed else (work.context, work.decodes)
+        context, more = (
+            (work.windowed_context, work.growing) if self.windowed else (work.context, work.decodes)
+        )
         compute = self.compute + self.compute_slope * context
         memory = self.memory + self.memory_slope * context
         lead, gain = memory - compute, more * (self.memory_slope - self.compute_slope)
@@ -168,9 +185,16 @@ class PromptPlanes:
     memory: tuple[float, float, float]
 
     def at(self, work: Work) -> float:
-        attended, cached = (work.windowed_attended, work.windowed_cached) if self.windowed else (work.attended, work.cached)
+        attended, cached = (
+            (work.windowed_attended, work.windowed_cached)
+            if self.windowed
+            else (work.attended, work.cached)
+        )
         (c, c_attended, c_cached), (m, m_attended, m_cached) = self.compute, self.memory
-        return max(c + c_attended * attended + c_cached * cached, m + m_attended * attended + m_cached * cached)
+        return max(
+            c + c_attended * attended + c_cached * cached,
+            m + m_attended * attended + m_cached * cached,
+        )
 
 
 def slowed(line: Plane, efficiency: float) -> Plane:
@@ -195,7 +219,9 @@ def slowest_shard(
     """The same as the mean of so many drawings."""
     dealt = np.zeros((times, -(-experts.count // shards) * shards))
     dealt[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, times)
-    by_shard = dealt.reshape(times, -1, shards)  # expert i lies on shard i modulo shards: popular ones are spread
+    by_shard = dealt.reshape(
+        times, -1, shards
+    )  # expert i lies on shard i modulo shards: popular ones are spread
     reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
     return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
 
@@ -217,9 +243,14 @@ class Costs:
         self.stages = len(layout.stages)
         blocks = list(dict.fromkeys(layout.model.blocks))
         members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
-        self.counts = {block: np.array([float(m.count(block)) for m in members]) for block in blocks}
+        self.counts = {
+            block: np.array([float(m.count(block)) for m in members]) for block in blocks
+        }
         self.shapes = list(dict.fromkeys(block.attention for block in blocks if block.attention))
-        self.layers = [np.sum([n for block, n in self.counts.items() if block.attention == shape], axis=0) for shape in self.shapes]
+        self.layers = [
+            np.sum([n for block, n in self.counts.items() if block.attention == shape], axis=0)
+            for shape in self.shapes
+        ]
         self._kinds = range(len(self.shapes))
         self.launch = layout.engine.layer_launch  # where there is one, `parts` leaves it out
         self._windowed = [shape.window is not None for shape in self.shapes]
@@ -236,7 +267,9 @@ class Costs:
         self._positions: dict[tuple[Attention, bool], tuple[float, float]] = {}
         self._lines = {0: [DecodeLine(False, 0.0, 0.0, 0.0, 0.0)] * len(self.shapes)}
         self._planes: dict[int, list[PromptPlanes]] = {}
-        self._fixed: dict[tuple[int, int, int], float] = {}  # of a step on a single stage, but for attention's core
+        self._fixed: dict[
+            tuple[int, int, int], float
+        ] = {}  # of a step on a single stage, but for attention's core
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self.link_bytes: dict[int, float] = {}  # of a step, times the cables that they cross
@@ -257,7 +290,9 @@ class Costs:
             time += layers * now
             growth += layers * more
         if self.launch:
-            return Step(np.maximum(time, self.launching(work)), 0.0, 1)  # when which stage crosses is not worked out
+            return Step(
+                np.maximum(time, self.launching(work)), 0.0, 1
+            )  # when which stage crosses is not worked out
         return Step(time, growth, parts.holds)
 
     def line(self, work: Work) -> tuple[float, float, int]:
@@ -280,7 +315,9 @@ class Costs:
             growth, holds = 0.0, 1
         return self._launched(work, time, growth, holds) if self.launch else (time, growth, holds)
 
-    def _launched(self, work: Work, time: float, growth: float, holds: int) -> tuple[float, float, int]:
+    def _launched(
+        self, work: Work, time: float, growth: float, holds: int
+    ) -> tuple[float, float, int]:
         """A single stage's step, or its launch where the host takes longer, until what grows takes as long."""
         launch = self.launching(work).item()
         if time >= launch:
@@ -322,8 +359,14 @@ class Costs:
         if decodes not in self._lines:
             lines = self._lines[decodes] = []
             for kind in self._kinds:
-                core, share = self._core(kind, self._ranked(decodes), True), self._ranked(decodes) / decodes
-                (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
+                core, share = (
+                    self._core(kind, self._ranked(decodes), True),
+                    self._ranked(decodes) / decodes,
+                )
+                (c, c_attended, c_cached), (m, m_attended, m_cached) = (
+                    core.slowed_compute,
+                    core.slowed_memory,
+                )
                 sides = c, share * (c_attended + c_cached), m, share * (m_attended + m_cached)
                 lines.append(DecodeLine(self._windowed[kind], *sides))
         return self._lines[decodes]
@@ -333,9 +376,18 @@ class Costs:
         if tokens not in self._planes:
             planes = self._planes[tokens] = []
             for kind in self._kinds:
-                core, share = self._core(kind, self._ranked(tokens), False), self._ranked(tokens) / tokens
-                (c, c_attended, c_cached), (m, m_attended, m_cached) = core.slowed_compute, core.slowed_memory
-                sides = (c, share * c_attended, share * c_cached), (m, share * m_attended, share * m_cached)
+                core, share = (
+                    self._core(kind, self._ranked(tokens), False),
+                    self._ranked(tokens) / tokens,
+                )
+                (c, c_attended, c_cached), (m, m_attended, m_cached) = (
+                    core.slowed_compute,
+                    core.slowed_memory,
+                )
+                sides = (
+                    (c, share * c_attended, share * c_cached),
+                    (m, share * m_attended, share * m_cached),
+                )
                 planes.append(PromptPlanes(self._windowed[kind], *sides))
         return self._planes[tokens]
 
@@ -343,7 +395,9 @@ class Costs:
         """The same as numbers for the kernel; and the window."""
         windows = [shape.window or FOREVER for shape in self.shapes]
         planes = zip(self._prompt_planes(tokens), windows, strict=True)
-        return np.array([[*each.compute, *each.memory, window] for each, window in planes]).reshape(-1, 7)
+        return np.array([[*each.compute, *each.memory, window] for each, window in planes]).reshape(
+            -1, 7
+        )
 
     def _ranked(self, tokens: int) -> int:
         """Tokens, or sequences, of the fullest rank of attention data parallelism."""
@@ -352,13 +406,24 @@ class Costs:
     def hops(self, tokens: int) -> Array:
         """Seconds from each stage's predecessor to it; 0 for the first."""
         if tokens not in self._hops:
-            n, shift, nbytes = self.layout.plan.group, self.layout.topology.shift, self.slice_bytes(tokens)
-            self._hops[tokens] = np.array([0.0, *(shift(range((s - 1) * n, s * n), nbytes) for s in range(1, self.stages))])
+            n, shift, nbytes = (
+                self.layout.plan.group,
+                self.layout.topology.shift,
+                self.slice_bytes(tokens),
+            )
+            self._hops[tokens] = np.array(
+                [0.0, *(shift(range((s - 1) * n, s * n), nbytes) for s in range(1, self.stages))]
+            )
         return self._hops[tokens]
 
     def slice_bytes(self, tokens: int) -> float:
         """What each chip of a stage sends to its place in the next one."""
-        return tokens * self.layout.model.hidden_size * self.layout.plan.width("hidden") / self.layout.plan.group
+        return (
+            tokens
+            * self.layout.model.hidden_size
+            * self.layout.plan.width("hidden")
+            / self.layout.plan.group
+        )
 
     def terms(self, work: Work) -> Array:
         """The same step by cause: seconds by [stage][time, fitted][term].  Hops stand with the stage they lead to."""
@@ -368,7 +433,9 @@ class Costs:
         for kind, layers in enumerate(self.layers):
             table += layers[:, None, None] * sum(side.booked() for side in self._attend(kind, work))
         if self.launch:
-            table[:, :, OVERHEAD] += np.maximum(0.0, self.launching(work) - table[:, TIME].sum(axis=1))[:, None]
+            table[:, :, OVERHEAD] += np.maximum(
+                0.0, self.launching(work) - table[:, TIME].sum(axis=1)
+            )[:, None]
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
@@ -378,7 +445,9 @@ class Costs:
             return self._sampling_time(work) + self.layout.engine.step_overhead
         time = self._block_time(block, work.tokens)
         if block.attention:
-            time += sum(side.time for side in self._attend(self.shapes.index(block.attention), work))
+            time += sum(
+                side.time for side in self._attend(self.shapes.index(block.attention), work)
+            )
         return time
 
     def exchanges(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
@@ -415,7 +484,10 @@ class Costs:
     def hidden(self, exchanges: tuple[Exchange, ...], tokens: int, computing: float) -> float:
         """Return the seconds of dispatch and combine that a second micro-batch hides behind the computing of its block."""
         return self._hidden(
-            self.layout.engine.overlap, [e.time for e in exchanges if e.operation == "all_to_all"], tokens, computing
+            self.layout.engine.overlap,
+            [e.time for e in exchanges if e.operation == "all_to_all"],
+            tokens,
+            computing,
         )
 
     def _hidden(self, overlap: float, times: list[float], tokens: int, computing: float) -> float:
@@ -423,7 +495,9 @@ class Costs:
 
     def gathered(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         """With what a stage begins: each chip was sent a slice of the hidden states, and needs them all."""
-        nbytes = self._ranked(tokens) * self.layout.model.hidden_size * self.layout.plan.width("hidden")
+        nbytes = (
+            self._ranked(tokens) * self.layout.model.hidden_size * self.layout.plan.width("hidden")
+        )
         return self._collective("all_gather", stage, nbytes) if stage else ()
 
     def block_time(self, block: Block, work: Work) -> float:
@@ -445,7 +519,10 @@ class Costs:
                 if block.kind != "head":
                     alone = self._block_time(block, tokens)
                     joined = {stage: self.exchanges(block, tokens, stage) for stage in times}
-                    times = {stage: alone + seconds(e) - self.hidden(e, tokens, alone) for stage, e in joined.items()}
+                    times = {
+                        stage: alone + seconds(e) - self.hidden(e, tokens, alone)
+                        for stage, e in joined.items()
+                    }
                     body += counts * [times[stage] for stage in self.like]
             body[-1] += self.layout.engine.step_overhead
             self._body[tokens] = body
@@ -453,14 +530,22 @@ class Costs:
 
     def _likeness(self, stage: int) -> object:
         """What a stage's collectives depend on; only the first stage does not begin with a gather."""
-        n, tensor, likeness = self.layout.plan.group, self.layout.plan.tensor, self.layout.topology.likeness
-        ranks = (range(start, start + tensor) for start in range(stage * n, (stage + 1) * n, tensor))
+        n, tensor, likeness = (
+            self.layout.plan.group,
+            self.layout.plan.tensor,
+            self.layout.topology.likeness,
+        )
+        ranks = (
+            range(start, start + tensor) for start in range(stage * n, (stage + 1) * n, tensor)
+        )
         return stage == 0, likeness(range(stage * n, (stage + 1) * n)), *map(likeness, ranks)
 
     def _head_time(self, logits: int) -> float:
         if logits not in self._heads:
             (head,), _ = self._of_block(self.layout.model.blocks[-1])
-            self._heads[logits] = max(self._multiplied(head, self._ranked(logits))[1]) if logits else 0.0
+            self._heads[logits] = (
+                max(self._multiplied(head, self._ranked(logits))[1]) if logits else 0.0
+            )
         return self._heads[logits]
 
     def _block_time(self, block: Block, tokens: int) -> float:
@@ -479,7 +564,11 @@ class Costs:
         return time
 
     def _embedding_time(self, block: Block, tokens: int) -> float:
-        nbytes = self._ranked(tokens) * self.layout.model.hidden_size * WIDTH[self.layout.plan.precision(block)]
+        nbytes = (
+            self._ranked(tokens)
+            * self.layout.model.hidden_size
+            * WIDTH[self.layout.plan.precision(block)]
+        )
         return nbytes / self.layout.weights_memory.bandwidth
 
     def _body_terms(self, tokens: int) -> Array:
@@ -492,10 +581,14 @@ class Costs:
             body += counts[:, None, None] * table
             alone, fitted = table.sum(axis=1).tolist()
             for stage in np.flatnonzero(counts).tolist():
-                joined = self._collective_terms(self.exchanges(block, tokens, stage), tokens, alone, alone - fitted)
+                joined = self._collective_terms(
+                    self.exchanges(block, tokens, stage), tokens, alone, alone - fitted
+                )
                 body[stage, :, COLLECTIVES] += counts[stage] * joined
         for stage in range(self.stages):
-            body[stage, :, COLLECTIVES] += self._collective_terms(self.gathered(tokens, stage), tokens, 0.0, 0.0)
+            body[stage, :, COLLECTIVES] += self._collective_terms(
+                self.gathered(tokens, stage), tokens, 0.0, 0.0
+            )
         body[-1, :, OVERHEAD] += self.layout.engine.step_overhead
         return body
 
@@ -542,13 +635,20 @@ class Costs:
         """A block's weight matrices on a chip, and those of an expert."""
         if block not in self._multiplies:
             layout, experts = self.layout, block.experts.matrices if block.experts else ()
-            dense = [self._lain(block, matrix.share(layout.plan.tensor)) for matrix in block.matrices]
+            dense = [
+                self._lain(block, matrix.share(layout.plan.tensor)) for matrix in block.matrices
+            ]
             efficiency = layout.engine.moe_memory_efficiency
-            routed = [self._lain(block, matrix.share(layout.plan.expert_tensor), efficiency) for matrix in experts]
+            routed = [
+                self._lain(block, matrix.share(layout.plan.expert_tensor), efficiency)
+                for matrix in experts
+            ]
             self._multiplies[block] = dense, routed
         return self._multiplies[block]
 
-    def _lain(self, block: Block, shape: tuple[int, int], efficiency: float | None = None) -> Multiply:
+    def _lain(
+        self, block: Block, shape: tuple[int, int], efficiency: float | None = None
+    ) -> Multiply:
         """One weight matrix; `efficiency` is that of reading, where it is not the engine's for the precision."""
         layout, plan = self.layout, self.layout.plan
         precision = plan.precision(block)
@@ -558,10 +658,17 @@ class Costs:
         computing, reading = layout.engine.efficiencies(precision)
         efficiencies = computing, efficiency or reading
         return Multiply(
-            2.0 * shape[0] * shape[1], weights, activations, (precision, plan.given("activations")), (shape,), efficiencies
+            2.0 * shape[0] * shape[1],
+            weights,
+            activations,
+            (precision, plan.given("activations")),
+            (shape,),
+            efficiencies,
         )
 
-    def _multiplied(self, multiply: Multiply, tokens: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    def _multiplied(
+        self, multiply: Multiply, tokens: float
+    ) -> tuple[tuple[float, float], tuple[float, float]]:
         """Seconds of computing and of reading, without and with the engine."""
         flops, weights, activations, precisions, shapes, (computing, reading) = multiply
         op = Op(tokens, flops * tokens, weights, 0.0, activations * tokens, precisions, shapes)
@@ -581,43 +688,69 @@ class Costs:
             table[:, ACTIVATIONS] = (1 - share) * slowed[1], (1 - share) * (slowed[1] - ideal)
         return table
 
-    def _collective(self, operation: Operation, stage: int, nbytes: float, copies: Copies = ()) -> tuple[Exchange, ...]:
+    def _collective(
+        self, operation: Operation, stage: int, nbytes: float, copies: Copies = ()
+    ) -> tuple[Exchange, ...]:
         """One collective of so many bytes, in each rank of a stage; all to all in the whole stage."""
         key = (operation, stage, nbytes, copies)
         if key not in self._exchanges:
             plan, engine, topology = self.layout.plan, self.layout.engine, self.layout.topology
             first, n = stage * plan.group, plan.group if operation == "all_to_all" else plan.tensor
             groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
-            latency, efficiency = engine.collective_latency + n * engine.collective_latency_per_chip, engine.collective_efficiency
+            latency, efficiency = (
+                engine.collective_latency + n * engine.collective_latency_per_chip,
+                engine.collective_efficiency,
+            )
             ways: tuple[Way | Copies, ...] = (copies,) * len(groups)
             if n == 1:
                 return ()
             if operation == "all_reduce":
-                fastest = [topology.fastest(group, nbytes, latency, efficiency, engine.collectives) for group in groups]
+                fastest = [
+                    topology.fastest(group, nbytes, latency, efficiency, engine.collectives)
+                    for group in groups
+                ]
                 times, ways = [time for time, _ in fastest], tuple(way for _, way in fastest)
             elif operation == "all_to_all":
-                times = [topology.all_to_all(group, nbytes, latency, efficiency, copies) for group in groups]
+                times = [
+                    topology.all_to_all(group, nbytes, latency, efficiency, copies)
+                    for group in groups
+                ]
             else:
-                times = [topology.all_gather(group, nbytes, latency, efficiency) for group in groups]
-            self._exchanges[key] = (Exchange(operation, groups, nbytes, ways, latency, efficiency, max(times)),)
+                times = [
+                    topology.all_gather(group, nbytes, latency, efficiency) for group in groups
+                ]
+            self._exchanges[key] = (
+                Exchange(operation, groups, nbytes, ways, latency, efficiency, max(times)),
+            )
         return self._exchanges[key]
 
-    def _collective_terms(self, exchanges: tuple[Exchange, ...], tokens: int, alone: float, ideal_alone: float) -> Array:
+    def _collective_terms(
+        self, exchanges: tuple[Exchange, ...], tokens: int, alone: float, ideal_alone: float
+    ) -> Array:
         """Return the seconds of a block's exchanges that are not hidden, and those of them that engine `ideal` would not need.
 
         The latter may be negative: slower computing hides more.
         """
         ideal = [self._ideal(exchange) for exchange in exchanges]
-        routed = [time for time, exchange in zip(ideal, exchanges, strict=True) if exchange.operation == "all_to_all"]
+        routed = [
+            time
+            for time, exchange in zip(ideal, exchanges, strict=True)
+            if exchange.operation == "all_to_all"
+        ]
         time = seconds(exchanges) - self.hidden(exchanges, tokens, alone)
-        return np.array([time, time - (sum(ideal) - self._hidden(1.0, routed, tokens, ideal_alone))])
+        return np.array(
+            [time, time - (sum(ideal) - self._hidden(1.0, routed, tokens, ideal_alone))]
+        )
 
     def _ideal(self, exchange: Exchange) -> float:
         """Return the seconds that an exchange takes with engine `ideal`."""
         topology, groups, nbytes = self.layout.topology, exchange.groups, exchange.nbytes
         match exchange.operation:
             case "all_reduce":
-                return max(topology.all_reduce(group, nbytes, allowed=self.layout.engine.collectives) for group in groups)
+                return max(
+                    topology.all_reduce(group, nbytes, allowed=self.layout.engine.collectives)
+                    for group in groups
+                )
             case "all_to_all":
                 copies = tuple(float(each) for each in exchange.ways[0])
                 return max(topology.all_to_all(group, nbytes, copies=copies) for group in groups)
@@ -637,7 +770,11 @@ class Costs:
             sides.append(self._core(kind, tokens, True).at(context, context))
         if work.prompt_tokens:
             tokens = self._ranked(work.prompt_tokens)
-            attended, cached = (work.windowed_attended, work.windowed_cached) if windowed else (work.attended, work.cached)
+            attended, cached = (
+                (work.windowed_attended, work.windowed_cached)
+                if windowed
+                else (work.attended, work.cached)
+            )
             share = tokens / work.prompt_tokens
             sides.append(self._core(kind, tokens, False).at(attended * share, cached * share))
         return sides
@@ -648,9 +785,18 @@ class Costs:
         if key not in self._cores:
             engine, shape = self.layout.engine, self.shapes[kind]
             computes, memories = self._sides(shape, tokens, decode)
-            read = self._sides(shape, tokens, decode, times) if (times := self.reads(shape, decode)) > 1 else (computes, memories)
+            read = (
+                self._sides(shape, tokens, decode, times)
+                if (times := self.reads(shape, decode)) > 1
+                else (computes, memories)
+            )
             efficiencies = engine.attention_compute_efficiency, engine.attention_memory_efficiency
-            self._cores[key] = Core(computes, memories, slowed(read[0], efficiencies[0]), slowed(read[1], efficiencies[1]))
+            self._cores[key] = Core(
+                computes,
+                memories,
+                slowed(read[0], efficiencies[0]),
+                slowed(read[1], efficiencies[1]),
+            )
         return self._cores[key]
 
     def reads(self, shape: Attention, decode: bool) -> float:
@@ -660,7 +806,9 @@ class Costs:
         tensor = self.layout.plan.tensor
         return ceil(shape.heads / tensor) / ceil(shape.kv_heads / tensor)
 
-    def _sides(self, shape: Attention, tokens: int, decode: bool, times: float = 1.0) -> tuple[Plane, Plane]:
+    def _sides(
+        self, shape: Attention, tokens: int, decode: bool, times: float = 1.0
+    ) -> tuple[Plane, Plane]:
         """Computing, and reading what is cached so many times."""
         (compute, memory), (compute_f, memory_f), (compute_b, memory_b) = (
             self._attention_times(shape, tokens, decode, attended, times * cached)
@@ -675,10 +823,15 @@ class Costs:
         """Of one layer on the fullest chip: FLOPs of a position that is attended to, bytes of one that is read."""
         layout, plan = self.layout, self.layout.plan
         if (shape, decode) not in self._positions:
-            self._positions[shape, decode] = shape.flops(plan.tensor, decode), layout.kv_width(shape) * plan.width("kv")
+            self._positions[shape, decode] = (
+                shape.flops(plan.tensor, decode),
+                layout.kv_width(shape) * plan.width("kv"),
+            )
         return self._positions[shape, decode]
 
-    def _attention_times(self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float) -> tuple[float, float]:
+    def _attention_times(
+        self, shape: Attention, tokens: int, decode: bool, attended: float, cached: float
+    ) -> tuple[float, float]:
         flops, nbytes = self.position(shape, decode)
         op = Op(tokens, attended * flops, 0.0, cached * nbytes, 0.0, ("fp16", "fp16"))
         return self.layout.chip.compute.times(op, self.layout.kv_memory)

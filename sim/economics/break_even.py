@@ -18,7 +18,11 @@ class Crossing(NamedTuple):
 
 def cards(summary: Mapping[str, Any]) -> list[str]:
     """The systems whose cards are paid for, of the same chip as the first of them."""
-    paid = {name: s["chip"] for name, s in summary["systems"].items() if "chip" in s and s.get("economics", {}).get("card_usd")}
+    paid = {
+        name: s["chip"]
+        for name, s in summary["systems"].items()
+        if "chip" in s and s.get("economics", {}).get("card_usd")
+    }
     return [name for name, chip in paid.items() if chip == next(iter(paid.values()))]
 
 
@@ -56,11 +60,17 @@ def crossings(summary: Mapping[str, Any]) -> tuple[str, list[Crossing]]:
     return best, [
         Crossing(name, load, speed, crossing(systems[best], own[LOADED][0], usd))
         for name, system in systems.items()
-        for load, (usd, speed) in (loads(system).items() if name not in mine and LOADED in own else ())
+        for load, (usd, speed) in (
+            loads(system).items() if name not in mine and LOADED in own else ()
+        )
     ]
 
 
 def comparable(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The systems whose tokens have a price, and are not for nothing."""
     systems = summary["systems"].items()
-    return {name: s for name, s in systems if "lone_request" in s and s.get("economics", {}).get("usd_per_mtok")}
+    return {
+        name: s
+        for name, s in systems
+        if "lone_request" in s and s.get("economics", {}).get("usd_per_mtok")
+    }

@@ -47,7 +47,12 @@ def annual_capital(capital: Dollars, residual: Dollars, interest: float, years: 
     return (capital - residual) * capital_recovery(interest, years) + residual * interest
 
 
-def usd_per_mtok(annual: Dollars, throughput: TokensPerSecond, utilisation: float = 1.0, availability: float = 1.0) -> Dollars:
+def usd_per_mtok(
+    annual: Dollars,
+    throughput: TokensPerSecond,
+    utilisation: float = 1.0,
+    availability: float = 1.0,
+) -> Dollars:
     """A year's cost over the million tokens of a year, of which the system works a part.
 
     Of a year's rent this is InferenceX's usd_per_gpu_hour / (tok_s_per_gpu * 3600 / 1e6).
@@ -55,7 +60,9 @@ def usd_per_mtok(annual: Dollars, throughput: TokensPerSecond, utilisation: floa
     return annual / (throughput * YEAR * utilisation * availability) * 1e6
 
 
-def joules_per_token(power: Watts, throughput: TokensPerSecond, utilisation: float = 1.0, pue: float = 1.0) -> Joules:
+def joules_per_token(
+    power: Watts, throughput: TokensPerSecond, utilisation: float = 1.0, pue: float = 1.0
+) -> Joules:
     """Power over tokens, idle time counted.  InferenceX's figure is that of its all-in power, with neither."""
     return power * pue / (throughput * utilisation)
 
@@ -65,8 +72,14 @@ def _preset(known: Mapping[str, str], what: str) -> Shorthand:
         if not isinstance(given, str) or given[:1] in "0123456789.+-":
             return given
         if given not in known:
-            hint = f"did you mean {near}?" if (near := nearest(given, known)) else f"there are {', '.join(known)}"
-            raise PydanticCustomError("quantity", "{reason}", {"reason": f"'{given}' is not a known {what}; {hint}"})
+            hint = (
+                f"did you mean {near}?"
+                if (near := nearest(given, known))
+                else f"there are {', '.join(known)}"
+            )
+            raise PydanticCustomError(
+                "quantity", "{reason}", {"reason": f"'{given}' is not a known {what}; {hint}"}
+            )
         return known[given]
 
     return Shorthand(read, {"enum": list(known)})
@@ -94,10 +107,17 @@ class Ownership(Value):
 
     @model_validator(mode="after")
     def _one_way(self) -> "Ownership":
-        bought = [key for key in type(self).model_fields if key not in ("rent", "chips") and getattr(self, key) is not None]
+        bought = [
+            key
+            for key in type(self).model_fields
+            if key not in ("rent", "chips") and getattr(self, key) is not None
+        ]
         if self.rent is not None and bought:
             raise ValueError(f"rent: is instead of buying; leave {', '.join(bought)} out")
-        for whole, parts in (("capital", ("card", "server")), ("power", ("card_power", "server_power"))):
+        for whole, parts in (
+            ("capital", ("card", "server")),
+            ("power", ("card_power", "server_power")),
+        ):
             given = [key for key in parts if getattr(self, key) is not None]
             if getattr(self, whole) is not None and given:
                 raise ValueError(f"{whole}: is of the whole system; leave {', '.join(given)} out")
@@ -121,7 +141,9 @@ class Economics(Value):
     residual: Share = 0.0
     maintenance: Share = 0.0
     hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = None
-    electricity: Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")] | None = None
+    electricity: Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")] | None = (
+        None
+    )
     pue: Annotated[float, Field(ge=1, le=10)] = 1.3
     utilisation: Fraction = 1.0
     availability: Fraction | None = None
@@ -130,7 +152,9 @@ class Economics(Value):
     @model_validator(mode="after")
     def _one_price_of_power(self) -> "Economics":
         if self.hosting is not None and self.electricity is not None:
-            raise ValueError("hosting has the electricity in it; give one of hosting and electricity")
+            raise ValueError(
+                "hosting has the electricity in it; give one of hosting and electricity"
+            )
         return self
 
     @property
@@ -145,10 +169,22 @@ class Economics(Value):
         return {
             **{
                 key: getattr(self, key)
-                for key in ("years", "interest", "residual", "maintenance", "pue", "utilisation", "availability")
+                for key in (
+                    "years",
+                    "interest",
+                    "residual",
+                    "maintenance",
+                    "pue",
+                    "utilisation",
+                    "availability",
+                )
             },
-            "hosting_usd_per_kw_month": None if paid else self.rate / factor("USD/kW/month", "USD/J"),
-            "electricity_usd_per_kwh": None if self.electricity is None else self.electricity / factor("USD/kWh", "USD/J"),
+            "hosting_usd_per_kw_month": None
+            if paid
+            else self.rate / factor("USD/kW/month", "USD/J"),
+            "electricity_usd_per_kwh": None
+            if self.electricity is None
+            else self.electricity / factor("USD/kWh", "USD/J"),
         }
 
 
@@ -167,7 +203,13 @@ class Owned(NamedTuple):
 
     def times(self, copies: int) -> "Owned":
         """So many of it."""
-        return Owned(copies * self.cards, copies * self.chips, copies * self.servers, copies * self.power, copies * self.rent)
+        return Owned(
+            copies * self.cards,
+            copies * self.chips,
+            copies * self.servers,
+            copies * self.power,
+            copies * self.rent,
+        )
 
 
 def beside(chip: Chip, own: Ownership) -> Watts:
@@ -183,17 +225,25 @@ def owned(chip: Chip, chips: int, own: Ownership) -> Owned | None:
     chips = own.chips or chips
     if own.rent is not None:
         return Owned(chips, 0.0, 0.0, 0.0, chips * own.rent)
-    card_power = own.card_power if own.card_power is not None else chip.power.maximum if chip.power else None
+    card_power = (
+        own.card_power if own.card_power is not None else chip.power.maximum if chip.power else None
+    )
     most = (chip.server.maximum or chip.server.power) / chip.server.chips if chip.server else 0.0
     server_power = most if own.server_power is None else own.server_power
-    power = own.power if own.power is not None or card_power is None else chips * (card_power + server_power)
+    power = (
+        own.power
+        if own.power is not None or card_power is None
+        else chips * (card_power + server_power)
+    )
     if own.capital is not None:
         return None if power is None else Owned(chips, 0.0, own.capital, power)
     card = own.card if own.card is not None else chip.price
     if card is None or power is None:
         return None
     part = chip.server.price / chip.server.chips if chip.server else 0.0
-    return Owned(chips, chips * card, chips * (own.server if own.server is not None else part), power)
+    return Owned(
+        chips, chips * card, chips * (own.server if own.server is not None else part), power
+    )
 
 
 def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, Dollars] | None:
@@ -212,7 +262,9 @@ def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, D
         power = has.power * YEAR * economics.rate
 
     def capital(value: Dollars) -> Dollars:
-        return annual_capital(value, economics.residual * value, economics.interest, economics.years)
+        return annual_capital(
+            value, economics.residual * value, economics.interest, economics.years
+        )
 
     return {
         "chips": capital(has.chips),

@@ -145,15 +145,25 @@ class Compute(Value, ABC):
 
     def _peak(self, operands: tuple[str, ...]) -> FlopPerSecond:
         own: list[FlopPerSecond] = [
-            rate for name in operands if (rate := getattr(self, name)) and all(name in CARRIERS[other] for other in operands)
+            rate
+            for name in operands
+            if (rate := getattr(self, name)) and all(name in CARRIERS[other] for other in operands)
         ]
         if own:
             return max(own)
-        rates: dict[str, FlopPerSecond] = {name: rate for name in WIDTH if (rate := getattr(self, name))}
-        fitting = {name: rate for name, rate in rates.items() if all(name in CARRIERS[operand] for operand in operands)}
+        rates: dict[str, FlopPerSecond] = {
+            name: rate for name in WIDTH if (rate := getattr(self, name))
+        }
+        fitting = {
+            name: rate
+            for name, rate in rates.items()
+            if all(name in CARRIERS[operand] for operand in operands)
+        }
         if fitting:
             return max(fitting.values())
-        raise ValueError(f"the chip does not multiply {' by '.join(operands)}; it computes in {', '.join(rates) or 'no precision'}")
+        raise ValueError(
+            f"the chip does not multiply {' by '.join(operands)}; it computes in {', '.join(rates) or 'no precision'}"
+        )
 
 
 class Roofline(Compute):
@@ -163,7 +173,9 @@ class Roofline(Compute):
     """
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        return op.flops / self.peak(*op.precisions), (op.weights + op.kv + op.activations) / memory.bandwidth
+        return op.flops / self.peak(*op.precisions), (
+            op.weights + op.kv + op.activations
+        ) / memory.bandwidth
 
 
 class TensorStreaming(Compute):
@@ -196,9 +208,14 @@ class TensorStreaming(Compute):
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
         peak, path = self.peak(*op.precisions), min(self.weight_load, memory.bandwidth)
-        tiles = sum(math.ceil(rows / self.tile) * math.ceil(columns / self.tile) for rows, columns in op.matrices)
+        tiles = sum(
+            math.ceil(rows / self.tile) * math.ceil(columns / self.tile)
+            for rows, columns in op.matrices
+        )
         if not tiles:
-            return op.flops / peak, (op.weights + op.kv) / (path if self.kv_path == "load" else memory.bandwidth)
+            return op.flops / peak, (op.weights + op.kv) / (
+                path if self.kv_path == "load" else memory.bandwidth
+            )
         padded = tiles * self.tile**2
         return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / path
 
@@ -221,7 +238,9 @@ class Chip(Sourced):
     price: Dollars | None = None
     server: Server | None = None
     host_link: BytesPerSecond | None = None  # from its host, one way: by it the weights come
-    claimed_bandwidth: BytesPerSecond | None = None  # what its maker calls its memory bandwidth, where that is another number
+    claimed_bandwidth: BytesPerSecond | None = (
+        None  # what its maker calls its memory bandwidth, where that is another number
+    )
 
     @model_validator(mode="after")
     def _some_memory(self) -> "Chip":
@@ -239,7 +258,9 @@ class Chip(Sourced):
     @property
     def homes(self) -> tuple[str, ...]:
         """The memories that weights and KV cache may share, as the file orders them: the fastest first."""
-        return tuple(name for name, memory in self.memory.items() if {"weights", "kv"} <= set(memory.holds))
+        return tuple(
+            name for name, memory in self.memory.items() if {"weights", "kv"} <= set(memory.holds)
+        )
 
 
 ChipField = Annotated[Chip, FromCatalogue("chips", Chip)]

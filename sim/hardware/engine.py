@@ -109,7 +109,9 @@ class Engine(Sourced):
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return what a speed on this chip is, where it is not one of an engine that was measured there."""
-        if self.source and all(text.startswith(("assumed", "by definition")) for text in self.source.values()):
+        if self.source and all(
+            text.startswith(("assumed", "by definition")) for text in self.source.values()
+        ):
             return SPEED_OF_LIGHT
         return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
 
@@ -118,7 +120,9 @@ class Engine(Sourced):
         bits = f"{8 * WIDTH[precision]:.0f}"
         if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
             has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
-            raise ValueError(f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision}); it has {has}")
+            raise ValueError(
+                f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision}); it has {has}"
+            )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 
 

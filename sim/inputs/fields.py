@@ -9,7 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic import (
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sim.inputs.files import Entry, ScenarioError, Text, Value, find, nearest, read
@@ -26,10 +31,14 @@ class Shorthand:
     def __init__(self, read: Callable[[object], object], says: dict[str, Any]) -> None:
         self.read, self.says = read, says
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return {"anyOf": [self.says, handler(schema)]}
 
 
@@ -42,14 +51,25 @@ class FromCatalogue:
     def __init__(self, kind: str, cls: type[Entry]) -> None:
         self.kind, self.cls = kind, cls
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_wrap_validator_function(self.load, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        text = {"type": "string", "description": f"a name among the catalogue's {self.kind}, or a file's path"}
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        text = {
+            "type": "string",
+            "description": f"a name among the catalogue's {self.kind}, or a file's path",
+        }
         like = {"type": "object", "properties": {"like": text}, "required": ["like"]}
         return {
-            "anyOf": [text, {**like, "description": "a mapping of `like` (such a text) and the keys to change"}, handler(schema)]
+            "anyOf": [
+                text,
+                {**like, "description": "a mapping of `like` (such a text) and the keys to change"},
+                handler(schema),
+            ]
         }
 
     def load(self, given: object, validate: ValidatorFunctionWrapHandler) -> object:
@@ -67,12 +87,20 @@ class OfKind:
         self.kinds, self.base = kinds, base
         self._describing = False
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.with_info_before_validator_function(self.choose, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         if self._describing:  # a kind that holds others of its own: described once
-            inner = {"type": "object", "properties": {"kind": {"type": "string"}}, "required": ["kind"]}
+            inner = {
+                "type": "object",
+                "properties": {"kind": {"type": "string"}},
+                "required": ["kind"],
+            }
             return {**inner, "description": f"a {self.base.noun()} of any kind"}
         options = []
         self._describing = True
@@ -83,8 +111,14 @@ class OfKind:
             fields["required"] = list(dict.fromkeys(["kind", *fields.get("required", [])]))
             options.append(option)
         self._describing = False
-        own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
-        return {"anyOf": [*options, {**own, "description": "a class of your own: kind: module:Class"}]}
+        own = {
+            "type": "object",
+            "properties": {"kind": {"type": "string", "pattern": ":"}},
+            "required": ["kind"],
+        }
+        return {
+            "anyOf": [*options, {**own, "description": "a class of your own: kind: module:Class"}]
+        }
 
     def choose(self, given: object, info: ValidationInfo) -> object:
         if not isinstance(given, Mapping):
@@ -94,7 +128,9 @@ class OfKind:
             problem = f"{self.base.noun()} needs a kind: one of {', '.join(sorted(self.kinds))}"
             raise PydanticCustomError("quantity", "{reason}", {"reason": problem})
         cls = self.kinds.get(kind) or users_class(kind, self.base, self.kinds)
-        return cls.model_validate({k: v for k, v in given.items() if k != "kind"}, context=info.context)
+        return cls.model_validate(
+            {k: v for k, v in given.items() if k != "kind"}, context=info.context
+        )
 
 
 def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
@@ -105,9 +141,13 @@ def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Valu
     where, module_name, module, class_name = users_module(kind, f"a kind of {base.noun()}", kinds)
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ScenarioError(f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}")
+        raise ScenarioError(
+            f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}"
+        )
     if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise ScenarioError(f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}")
+        raise ScenarioError(
+            f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}"
+        )
     return cls
 
 
@@ -130,7 +170,9 @@ def users_module(kind: str, what: str, kinds: Iterable[str]) -> tuple[str, str, 
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[module.__name__] = module  # where dataclasses and pydantic look up what annotations name
+            sys.modules[module.__name__] = (
+                module  # where dataclasses and pydantic look up what annotations name
+            )
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
@@ -146,11 +188,19 @@ class Named:
     def __init__(self, functions: Mapping[str, Callable[..., Any]], what: str) -> None:
         self.functions, self.what = functions, what
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.choose)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        own = {"type": "string", "pattern": ":", "description": "a function of your own, as module:function"}
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        own = {
+            "type": "string",
+            "pattern": ":",
+            "description": "a function of your own, as module:function",
+        }
         return {"anyOf": [{"enum": sorted(self.functions)}, own]}
 
     def choose(self, given: object) -> Callable[..., Any]:

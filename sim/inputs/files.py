@@ -108,7 +108,11 @@ class Value(BaseModel):
         """Return the error for a key that this class does not have."""
         near = nearest(str(key), cls.model_fields)
         hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
-        return PydanticCustomError("key", "{reason}", {"key": (key,), "reason": f"{cls.noun()} has no {brief(str(key))!r}; {hint}"})
+        return PydanticCustomError(
+            "key",
+            "{reason}",
+            {"key": (key,), "reason": f"{cls.noun()} has no {brief(str(key))!r}; {hint}"},
+        )
 
     @classmethod
     def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +127,9 @@ def rejected(at: tuple[int | str, ...], value: object, reason: str) -> Validatio
     return ValidationError.from_exception_data(str(at[-1]), [details])
 
 
-Change = tuple[str | None, str]  # a value of an entry, None where it has none, and the one that replaces it
+Change = tuple[
+    str | None, str
+]  # a value of an entry, None where it has none, and the one that replaces it
 
 
 class Entry(Value):
@@ -145,7 +151,9 @@ class Sourced(Entry):
     aliases: tuple[str, ...] = ()  # other names that tables and people use
     note: str = ""
     source: dict[str, str] = {}
-    range: dict[str, tuple[str | float, str | float]] = {}  # 'compute.weight_load': [low, high], where the source gives one
+    range: dict[
+        str, tuple[str | float, str | float]
+    ] = {}  # 'compute.weight_load': [low, high], where the source gives one
 
     def source_of(self, path: str) -> str | None:
         """The source of 'memory.sram.capacity'."""
@@ -173,7 +181,9 @@ class Document:
         self.comment = opening(text)
         node = compose(text, self.shown)
         if not isinstance(node, yaml.MappingNode):
-            raise ScenarioError(f"{self.shown}:{node.start_mark.line + 1}: a mapping of keys to values is due here")
+            raise ScenarioError(
+                f"{self.shown}:{node.start_mark.line + 1}: a mapping of keys to values is due here"
+            )
         self._nodes = 0
         self.data: dict[str, Any] = self._plain(node, (), self.shown, path.parent)
 
@@ -216,13 +226,19 @@ class Document:
         """Copy the lines of what stands at `source` to `path`."""
         for depth in range(1, len(path) + 1):
             self.lines.setdefault(path[:depth], self._line(source))
-        self.lines |= {(*path, *at[len(source) :]): line for at, line in self.lines.items() if at[: len(source)] == source}
+        self.lines |= {
+            (*path, *at[len(source) :]): line
+            for at, line in self.lines.items()
+            if at[: len(source)] == source
+        }
 
     def value(self, cls: type[V]) -> V:
         """The document as a value of `cls`.  Raises: ScenarioError at the first thing that is wrong."""
         data = self.data
         if "id" in cls.model_fields and "id" not in data:
-            stem = os.fsencode(self.path.stem).decode(errors="replace")  # bytes that are no text cannot be written to files
+            stem = os.fsencode(self.path.stem).decode(
+                errors="replace"
+            )  # bytes that are no text cannot be written to files
             data = {"id": stem, **data}
         try:
             return cls.model_validate(data, context={"file": self.shown})
@@ -231,7 +247,11 @@ class Document:
 
     def where(self, *path: str) -> str:
         """Where a key stands: an assignment that changed something in it, else its line, or that of the nearest key above."""
-        assigned = (line for at, line in self.lines.items() if at[: len(path)] == path and line.startswith("--set "))
+        assigned = (
+            line
+            for at, line in self.lines.items()
+            if at[: len(path)] == path and line.startswith("--set ")
+        )
         return next(assigned, self._line(path))
 
     def _first(self, error: ValidationError) -> str:
@@ -251,9 +271,15 @@ class Document:
             reason = str(context["error"])
         else:
             reason = f"{written(given)}: {due(kind, context) or problem['msg']}"
-        return f"{line}: {reason}" if not at or line == f"--set {dots(at)}" else f"{line}: {dots(at)}: {reason}"
+        return (
+            f"{line}: {reason}"
+            if not at or line == f"--set {dots(at)}"
+            else f"{line}: {dots(at)}: {reason}"
+        )
 
-    def _given(self, at: tuple[str | int, ...], read: object) -> tuple[tuple[str | int, ...], object]:
+    def _given(
+        self, at: tuple[str | int, ...], read: object
+    ) -> tuple[tuple[str | int, ...], object]:
         """The last key of a path that the file has, and its value as the reader wrote it, not as it was converted."""
         data: Any = self.data
         for depth, key in enumerate(at):
@@ -274,7 +300,9 @@ class Document:
         self._nodes += 1
         line = place(where, node.start_mark)
         if self._nodes > MAX_NODES or len(at) > MAX_DEPTH:
-            raise ScenarioError(f"{line}: more than {MAX_NODES} values, or nested too deep: aliases that multiply?")
+            raise ScenarioError(
+                f"{line}: more than {MAX_NODES} values, or nested too deep: aliases that multiply?"
+            )
         self.lines.setdefault(at, line)
         if isinstance(node, yaml.MappingNode):
             mapping: dict[str, Any] = {}
@@ -284,14 +312,18 @@ class Document:
                     raise ScenarioError(f"{key_line}: a key must be a plain word")
                 key = key_node.value
                 if key_node.tag.endswith(":merge"):
-                    raise ScenarioError(f"{key_line}: '<<' is not read here; write the keys out, or alias the whole mapping")
+                    raise ScenarioError(
+                        f"{key_line}: '<<' is not read here; write the keys out, or alias the whole mapping"
+                    )
                 if key in mapping:
                     raise ScenarioError(f"{key_line}: {brief(key)!r} is given twice")
                 self.lines[(*at, key)] = key_line
                 mapping[key] = self._plain(value_node, (*at, key), where, folder)
             return self._nested(mapping, at) if isinstance(mapping.get("like"), str) else mapping
         if isinstance(node, yaml.SequenceNode):
-            return tuple(self._plain(item, (*at, str(i)), where, folder) for i, item in enumerate(node.value))
+            return tuple(
+                self._plain(item, (*at, str(i)), where, folder) for i, item in enumerate(node.value)
+            )
         assert isinstance(node, yaml.ScalarNode)
         return scalar(node, line, folder)
 
@@ -336,7 +368,10 @@ def written(value: object) -> str:
 
 def due(kind: str, context: Mapping[str, Any]) -> str:
     """What would be right, for one of pydantic's errors; '' where its own words must do."""
-    whole = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in context.items()}
+    whole = {
+        name: int(v) if isinstance(v, float) and v.is_integer() else v
+        for name, v in context.items()
+    }
     return f"it must be {DUE[kind].format(**whole)}" if kind in DUE else ""
 
 
@@ -390,12 +425,18 @@ def compose(text: str, where: str) -> yaml.Node:
     try:
         node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
-        raise ScenarioError(f"{place(where, error.problem_mark)}: YAML: {error.problem or error.context}") from None
+        raise ScenarioError(
+            f"{place(where, error.problem_mark)}: YAML: {error.problem or error.context}"
+        ) from None
     except yaml.reader.ReaderError as error:
         line = place(where, yaml.Mark("", 0, text.count("\n", 0, error.position), 0, None, 0))
-        raise ScenarioError(f"{line}: YAML: the character #x{int(error.character):04x} is not allowed") from None
+        raise ScenarioError(
+            f"{line}: YAML: the character #x{int(error.character):04x} is not allowed"
+        ) from None
     if node is None:
-        raise ScenarioError(f"{where}: is empty" if where.startswith("--set ") else f"{where}:1: the file is empty")
+        raise ScenarioError(
+            f"{where}: is empty" if where.startswith("--set ") else f"{where}:1: the file is empty"
+        )
     return node
 
 
@@ -413,7 +454,9 @@ def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
     except UnicodeDecodeError as error:
         line = read.count(b"\n", 0, error.start) + 1
         raise ScenarioError(f"{shown}:{line}: not a UTF-8 text") from None
-    return text.replace("\t", " ") if path.suffix == ".json" else text  # JSON may indent by tabs, YAML may not
+    return (
+        text.replace("\t", " ") if path.suffix == ".json" else text
+    )  # JSON may indent by tabs, YAML may not
 
 
 def shorten(path: Path) -> str:
@@ -432,14 +475,20 @@ def nearest(word: str, names: Iterable[str]) -> str:
 def catalogue() -> Path:
     """The catalogue's folder: the package's own copy (in a wheel), else the checkout's."""
     package = Path(__file__).parents[1]
-    return package / "scenarios" if (package / "scenarios").is_dir() else package.parent / "scenarios"
+    return (
+        package / "scenarios" if (package / "scenarios").is_dir() else package.parent / "scenarios"
+    )
 
 
 def names(kind: str) -> dict[str, Path]:
     """The entries of one folder of the catalogue by name; kind 'scenarios' is the catalogue's own folder."""
     if kind == "scenarios":
         files = sorted([*catalogue().glob("*"), *catalogue().glob("claims/*")])
-        return {p.relative_to(catalogue()).with_suffix("").as_posix(): p for p in files if p.suffix in SUFFIXES}
+        return {
+            p.relative_to(catalogue()).with_suffix("").as_posix(): p
+            for p in files
+            if p.suffix in SUFFIXES
+        }
     return {p.stem: p for p in sorted((catalogue() / kind).glob("*")) if p.suffix in SUFFIXES}
 
 
@@ -469,14 +518,20 @@ def aliases(kind: str) -> dict[str, Path]:
     """The other names of the entries of one folder."""
     if kind == "scenarios":
         return {}
-    return {alias: path for path in names(kind).values() for alias in Document(path).data.get("aliases", ())}
+    return {
+        alias: path
+        for path in names(kind).values()
+        for alias in Document(path).data.get("aliases", ())
+    }
 
 
 def existing(path: Path, shown: str) -> Path:
     """The path, if a file is there.  Raises: ScenarioError."""
     if os.path.isdir(path):
         raise ScenarioError(f"{shown}: is a folder, and a file is due")
-    if not os.path.isfile(path):  # unlike Path.is_file, not stopped by a name too long or a folder that may not be entered
+    if not os.path.isfile(
+        path
+    ):  # unlike Path.is_file, not stopped by a name too long or a folder that may not be entered
         raise ScenarioError(f"{shown}: no such file")
     return path
 

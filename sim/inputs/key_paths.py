@@ -4,7 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_DEPTH = 100  # of mappings and lists in each other
-PARTS = ("chip", "engine", "model", "cluster", "like")  # keys whose text names an entry of the catalogue, or a file
+PARTS = (
+    "chip",
+    "engine",
+    "model",
+    "cluster",
+    "like",
+)  # keys whose text names an entry of the catalogue, or a file
 Path = tuple[str, ...]
 
 
@@ -47,7 +53,9 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
         place = int(key)
         return (*data[:place], replaced(data[place], path, value, depth + 1), *data[place + 1 :])
     if isinstance(data, tuple):
-        raise PathError(f"'{dots(path[:depth])}' is a list of {len(data)}, and has no {key!r}; the first is 0")
+        raise PathError(
+            f"'{dots(path[:depth])}' is a list of {len(data)}, and has no {key!r}; the first is 0"
+        )
     if not isinstance(data, Mapping):
         raise PathError(f"'{dots(path[:depth])}' is not a mapping")
     if depth > MAX_DEPTH:
@@ -55,14 +63,21 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
     return {**data, key: replaced(data.get(key, {}), path, value, depth + 1)}
 
 
-def leaves(changes: Mapping[str, Any], base: object, above: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(
+    changes: Mapping[str, Any], base: object, above: Path = ()
+) -> Iterator[tuple[Path, Any]]:
     """Yield the path and the value of each change of `base`.
 
     A mapping changes only the keys that it has.  A mapping of another `kind`, or one with `like`, replaces what stands there.
     """
     for key, value in changes.items():
         path, was = (*above, key), child(base, key)
-        if isinstance(value, Mapping) and value and "like" not in value and value.get("kind") in (None, child(was, "kind")):
+        if (
+            isinstance(value, Mapping)
+            and value
+            and "like" not in value
+            and value.get("kind") in (None, child(was, "kind"))
+        ):
             yield from leaves(value, was, path)
         else:
             yield path, value

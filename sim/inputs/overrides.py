@@ -12,7 +12,16 @@ from sim.inputs.files import Change, Document, Entry, Sourced, find, names, sour
 from sim.inputs.key_paths import Path, PathError, dots, leaves, replaced, value_at
 from sim.units import brief
 
-ABOUT = ("id", "name", "vendor", "aliases", "note", "source", "range", "fit")  # keys that describe an entry; no result uses them
+ABOUT = (
+    "id",
+    "name",
+    "vendor",
+    "aliases",
+    "note",
+    "source",
+    "range",
+    "fit",
+)  # keys that describe an entry; no result uses them
 
 E = TypeVar("E", bound=Entry)
 
@@ -26,7 +35,10 @@ def overridden(
     """
     name = given["like"]
     if not isinstance(name, str):
-        raise misplaced(("like",), f"like: {written(name)}: it must be a name among the catalogue's {kind}, or a file's path")
+        raise misplaced(
+            ("like",),
+            f"like: {written(name)}: it must be a name among the catalogue's {kind}, or a file's path",
+        )
     document = Document(find(name, kind))
     document.value(cls)  # so that its own errors name its own lines
     changes = {key: value for key, value in given.items() if key != "like"}
@@ -44,25 +56,36 @@ def overridden(
             data = replaced(data, path, value)
         except PathError as error:
             raise misplaced(path, str(error)) from None
-        of_a_part = any(isinstance(value_at(base, path[:depth]), str) for depth in range(1, len(path)))
+        of_a_part = any(
+            isinstance(value_at(base, path[:depth]), str) for depth in range(1, len(path))
+        )
         if path[0] in ABOUT or of_a_part or named(value) == named(was):
             continue  # a part, such as the chip of a cluster, records its own changes
         changed[dots(path)] = (None if was is None else shown(was), shown(named(value)))
-        for depth in range(len(path)):  # a cluster may hold its chip in place, with sources of its own
-            if (depth == 0 and issubclass(cls, Sourced)) or value_at(base, (*path[:depth], "source")):
+        for depth in range(
+            len(path)
+        ):  # a cluster may hold its chip in place, with sources of its own
+            if (depth == 0 and issubclass(cls, Sourced)) or value_at(
+                base, (*path[:depth], "source")
+            ):
                 data = restated(data, base, path, depth, label, changes)
     value = validate(data)
     value._changed = changed
     return data, value
 
 
-def restated(data: dict[str, Any], base: object, path: Path, depth: int, label: str, changes: object) -> dict[str, Any]:
+def restated(
+    data: dict[str, Any], base: object, path: Path, depth: int, label: str, changes: object
+) -> dict[str, Any]:
     """Return the data in which the value at a path has a source that calls it changed, and no range.
 
     `depth` is that of the entry in the data that has the source.  A source or a range that comes with the change is kept.
     """
     above, key = path[:depth], dots(path[depth:])
-    before, own = value_at(base, (*above, "source")) or {}, value_at(changes, (*above, "source", key))
+    before, own = (
+        value_at(base, (*above, "source")) or {},
+        value_at(changes, (*above, "source", key)),
+    )
     was = ", ".join(filter(None, (shown(value_at(base, path)), source_of(before, key))))
     new = {
         "source": f"changed: {own or 'set by the scenario'} ({label}: {was})",
@@ -71,7 +94,11 @@ def restated(data: dict[str, Any], base: object, path: Path, depth: int, label: 
     for name, value in new.items():
         known = value_at(data, (*above, name)) or {}
         if isinstance(known, Mapping):  # else the class refuses it
-            others = {each: known[each] for each in known if each != key and not each.startswith(f"{key}.")}
+            others = {
+                each: known[each]
+                for each in known
+                if each != key and not each.startswith(f"{key}.")
+            }
             data = replaced(data, (*above, name), others | ({key: value} if value else {}))
     return data
 
@@ -90,7 +117,9 @@ def shown(value: object) -> str:
     """Return a value as a result names it: as the file writes it, lists and mappings on one line."""
     match value:
         case Mapping():
-            return brief("{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}")
+            return brief(
+                "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
+            )
         case tuple():
             return brief("[" + ", ".join(map(shown, value)) + "]")
         case None:

@@ -197,17 +197,26 @@ class Experts:
         expected = 0.0
         for block in range(blocks):
             first, end = (-(-self.count * each // blocks) for each in (block, block + 1))
-            parts = [min(end, (g + 1) * size) - max(first, g * size) for g in range(first // size, -(-end // size))]
-            ways = {(0, 0): 1}  # of choosing among the groups that the block has a part of: groups and experts there
+            parts = [
+                min(end, (g + 1) * size) - max(first, g * size)
+                for g in range(first // size, -(-end // size))
+            ]
+            ways = {
+                (0, 0): 1
+            }  # of choosing among the groups that the block has a part of: groups and experts there
             for part in parts:
                 taken = {(n + 1, held + part): count for (n, held), count in ways.items()}
                 ways = {key: ways.get(key, 0) + taken.get(key, 0) for key in ways | taken}
             missed = sum(
-                count * math.comb(self.groups - len(parts), self.groups_per_token - n) * math.comb(open_to - held, self.per_token)
+                count
+                * math.comb(self.groups - len(parts), self.groups_per_token - n)
+                * math.comb(open_to - held, self.per_token)
                 for (n, held), count in ways.items()
                 if n <= self.groups_per_token
             )
-            expected += 1 - missed / (math.comb(self.groups, self.groups_per_token) * math.comb(open_to, self.per_token))
+            expected += 1 - missed / (
+                math.comb(self.groups, self.groups_per_token) * math.comb(open_to, self.per_token)
+            )
         return expected
 
     def chances(self, skew: float = 0.0) -> NDArray[np.float64]:
@@ -222,7 +231,9 @@ class Experts:
             chance[rest] = np.minimum(1.0, chance[rest] * (1 + missing / chance[rest].sum()))
         return chance
 
-    def draw(self, tokens: int, chance: NDArray[np.float64], stream: np.random.Generator, times: int) -> NDArray[np.int64]:
+    def draw(
+        self, tokens: int, chance: NDArray[np.float64], stream: np.random.Generator, times: int
+    ) -> NDArray[np.int64]:
         """How many of `tokens` tokens take each expert, drawn `times` times: shape (times, count).
 
         Few tokens take exactly per_token experts each; of many, each expert's count is binomial.
@@ -230,7 +241,9 @@ class Experts:
         if tokens > 64:
             return stream.binomial(tokens, chance, (times, self.count))
         with np.errstate(divide="ignore"):
-            keys = np.log(stream.random((times, tokens, self.count))) / chance  # Efraimidis and Spirakis
+            keys = (
+                np.log(stream.random((times, tokens, self.count))) / chance
+            )  # Efraimidis and Spirakis
         taken = np.argpartition(-keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
         drawn = np.zeros((times, self.count), np.int64)
         for place in range(times):
@@ -254,7 +267,11 @@ class Block:
     def parameters(self, tensor: int = 1, expert: int = 1, expert_tensor: int = 1) -> int:
         """On the fullest chip of `tensor`; routed experts are dealt to `expert` shards, each split `expert_tensor` ways."""
         dense = sum(math.prod(matrix.share(tensor)) for matrix in self.matrices) + self.vectors
-        return dense + (math.ceil(self.experts.count / expert) * self.experts.parameters(expert_tensor) if self.experts else 0)
+        return dense + (
+            math.ceil(self.experts.count / expert) * self.experts.parameters(expert_tensor)
+            if self.experts
+            else 0
+        )
 
     @property
     def active(self) -> int:
@@ -276,7 +293,9 @@ class Model(Entry):
     model_type: str
     hidden_size: Count
     intermediate_size: Count | None = None
-    num_hidden_layers: Annotated[Count, Field(le=1000)]  # a bound, for a slip of the keyboard would take all memory
+    num_hidden_layers: Annotated[
+        Count, Field(le=1000)
+    ]  # a bound, for a slip of the keyboard would take all memory
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
     head_dim: Count | None = None
@@ -332,29 +351,44 @@ class Model(Entry):
         flat = unnested(data)
         for key in ("torch_dtype", "dtype"):
             if (dtype := flat.get(key)) is not None and dtype not in tuple(DTYPES):
-                raise refused(key, f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}")
+                raise refused(
+                    key, f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}"
+                )
         flat = cls.spelled(flat)
         for key, what in NOT_COVERED.items():
             if flat.get(key):
                 raise refused(key, f"'{key}': {what} is not covered")
         family = flat.get("model_type")
         if isinstance(family, str) and family not in FAMILIES:
-            raise refused("model_type", f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}")
+            raise refused(
+                "model_type",
+                f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
+            )
         if family == "falcon":
-            flat.setdefault("max_position_embeddings", 2048)  # what it was trained on; its configs do not say
+            flat.setdefault(
+                "max_position_embeddings", 2048
+            )  # what it was trained on; its configs do not say
         return flat
 
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
         field = next((field for field, spellings in SPELLINGS.items() if key in spellings), None)
-        return refused(str(key), f"a change of {key!r} is written as '{field}'") if field else super().unknown(key)
+        return (
+            refused(str(key), f"a change of {key!r} is written as '{field}'")
+            if field
+            else super().unknown(key)
+        )
 
     @classmethod
     def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config without text_config in it, and with each number under the name of its field."""
         flat = unnested(data)
         for key, spellings in SPELLINGS.items():
-            given = [flat.pop(spelling) for spelling in (key, *spellings) if flat.get(spelling) is not None]
+            given = [
+                flat.pop(spelling)
+                for spelling in (key, *spellings)
+                if flat.get(spelling) is not None
+            ]
             if given:
                 flat[key] = given[0]
         return flat
@@ -363,13 +397,23 @@ class Model(Entry):
     def _consistent(self) -> "Model":
         hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
         if self.head_dim is None and hidden % heads and not self.kv_lora_rank:
-            raise ValueError(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}, and there is no head_dim")
+            raise ValueError(
+                f"hidden_size {hidden} is no multiple of num_attention_heads {heads}, and there is no head_dim"
+            )
         if heads % kv:
-            raise ValueError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}")
+            raise ValueError(
+                f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
+            )
         if self.layer_types and len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is {self.num_hidden_layers}")
+            raise ValueError(
+                f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is {self.num_hidden_layers}"
+            )
         if self.num_local_experts and self.n_group:
-            groups, chosen, experts = self.n_group, self.topk_group or self.n_group, self.num_local_experts
+            groups, chosen, experts = (
+                self.n_group,
+                self.topk_group or self.n_group,
+                self.num_local_experts,
+            )
             if experts % groups:
                 raise refused("n_group", f"n_group {groups} does not divide the {experts} experts")
             if not chosen <= groups or experts // groups * chosen < self.num_experts_per_tok:
@@ -377,10 +421,17 @@ class Model(Entry):
                 raise refused("topk_group", reason)
         known = {"full_attention", "sliding_attention", "chunked_attention"}
         if odd := set(self.layer_types or ()) - known:
-            raise refused("layer_types", f"layer_types: '{min(odd)}' is not covered; covered are {', '.join(sorted(known))}")
-        if self.kv_lora_rank and not (self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim):
+            raise refused(
+                "layer_types",
+                f"layer_types: '{min(odd)}' is not covered; covered are {', '.join(sorted(known))}",
+            )
+        if self.kv_lora_rank and not (
+            self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
+        ):
             raise ValueError("kv_lora_rank needs qk_rope_head_dim, qk_nope_head_dim and v_head_dim")
-        if not (self.intermediate_size or self.moe_intermediate_size or self.model_type == "falcon"):
+        if not (
+            self.intermediate_size or self.moe_intermediate_size or self.model_type == "falcon"
+        ):
             raise ValueError("'intermediate_size' is missing")
         _ = self.quantization
         return self
@@ -416,12 +467,20 @@ class Model(Entry):
             groups = config.get("config_groups") or {}
             first: dict[str, Any] = next(iter(groups.values()), {})
             weights = first.get("weights") or {}
-            bits = {("float", 8): "fp8", ("int", 8): "int8", ("int", 4): "int4", ("float", 4): "fp4"}
+            bits = {
+                ("float", 8): "fp8",
+                ("int", 8): "int8",
+                ("int", 4): "int4",
+                ("float", 4): "fp4",
+            }
             precision = bits.get((str(weights.get("type")), int(weights.get("num_bits") or 0)))
         elif method in ("gptq", "awq") and config.get("bits", 4) == 8:
             precision = "int8"
         if precision is None:
-            raise refused("quantization_config", f"quantization_config: quant_method '{method}' is not covered")
+            raise refused(
+                "quantization_config",
+                f"quantization_config: quant_method '{method}' is not covered",
+            )
         kept = config.get("modules_to_not_convert") or config.get("ignore") or ()
         return precision, any("self_attn" in str(name) for name in kept)
 
@@ -432,9 +491,11 @@ class Model(Entry):
         """
         window = self.sliding_window if self.use_sliding_window is not False else None
         if self.layer_types:
-            return {"full_attention": None, "sliding_attention": window, "chunked_attention": self.attention_chunk_size}[
-                self.layer_types[layer]
-            ]
+            return {
+                "full_attention": None,
+                "sliding_attention": window,
+                "chunked_attention": self.attention_chunk_size,
+            }[self.layer_types[layer]]
         if self.attention_chunk_size:  # Llama 4: each fourth layer sees all
             return self.attention_chunk_size if (layer + 1) % 4 else None
         if self.model_type == "gemma2":
@@ -449,7 +510,11 @@ class Model(Entry):
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer's MLP is a mixture of experts."""
-        if not self.num_local_experts or layer in self.mlp_only_layers or layer < self.first_k_dense_replace:
+        if (
+            not self.num_local_experts
+            or layer in self.mlp_only_layers
+            or layer < self.first_k_dense_replace
+        ):
             return False
         return (
             layer % self.moe_layer_freq == 0
@@ -464,11 +529,16 @@ class Model(Entry):
             assert self.qk_rope_head_dim
             assert self.qk_nope_head_dim
             assert self.v_head_dim
-            latent = Latent(self.kv_lora_rank, self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim)
+            latent = Latent(
+                self.kv_lora_rank, self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim
+            )
             query = Dim(heads, latent.nope + latent.rope, split=True)
             matrices = [Matrix((hidden,), (query,))]
             if self.q_lora_rank:
-                matrices = [Matrix((hidden,), (Dim(self.q_lora_rank),)), Matrix((Dim(self.q_lora_rank),), (query,))]
+                matrices = [
+                    Matrix((hidden,), (Dim(self.q_lora_rank),)),
+                    Matrix((Dim(self.q_lora_rank),), (query,)),
+                ]
             unpacked = Dim(heads, latent.nope + latent.value, split=True)
             matrices += [
                 Matrix((hidden,), (Dim(latent.rank + latent.rope),)),
@@ -476,7 +546,9 @@ class Model(Entry):
                 Matrix((Dim(heads, latent.value, split=True),), (hidden,)),
             ]
             norms = self.family.norms // 2 * d + (self.q_lora_rank or 0) + latent.rank
-            return Block("attention", tuple(matrices), norms, Attention(heads, heads, 0, latent=latent))
+            return Block(
+                "attention", tuple(matrices), norms, Attention(heads, heads, 0, latent=latent)
+            )
         window = self.windowed(layer)
         whole = window is None
         size = (self.global_head_dim if whole else None) or self.head_dim or d // heads
@@ -484,21 +556,38 @@ class Model(Entry):
         shared = self.attention_k_eq_v and whole
         query, key = Dim(heads, size, split=True), Dim(kv, size, split=True)
         bias = (heads + 2 * kv) * size if self.attention_bias or self.family.qkv_bias else 0
-        vectors = self.family.norms // 2 * d + bias + (d if self.attention_bias else 0) + (2 * size if self.family.qk_norm else 0)
-        matrices = [Matrix((hidden,), (query, key) if shared else (query, key, key)), Matrix((query,), (hidden,))]
-        return Block("attention", tuple(matrices), vectors, Attention(heads, kv, size, window, shared))
+        vectors = (
+            self.family.norms // 2 * d
+            + bias
+            + (d if self.attention_bias else 0)
+            + (2 * size if self.family.qk_norm else 0)
+        )
+        matrices = [
+            Matrix((hidden,), (query, key) if shared else (query, key, key)),
+            Matrix((query,), (hidden,)),
+        ]
+        return Block(
+            "attention", tuple(matrices), vectors, Attention(heads, kv, size, window, shared)
+        )
 
     def _mlp(self, size: int) -> tuple[Matrix, ...]:
         """Gate and up beside each other, then down; without a gate, up and down."""
         hidden, inner = Dim(self.hidden_size), Dim(size, split=True)
-        return (Matrix((hidden,), (inner, inner) if self.family.gated else (inner,)), Matrix((inner,), (hidden,)))
+        return (
+            Matrix((hidden,), (inner, inner) if self.family.gated else (inner,)),
+            Matrix((inner,), (hidden,)),
+        )
 
     def _feed_forward(self, layer: int) -> Block:
         d, norms = self.hidden_size, (self.family.norms + 1) // 2 * self.hidden_size
         dense = self.intermediate_size or 4 * d
         if not self.has_experts(layer):
             dense = self.intermediate_size_mlp or dense
-            return Block("mlp", self._mlp(dense), norms + ((1 + self.family.gated) * dense + d if self.mlp_bias else 0))
+            return Block(
+                "mlp",
+                self._mlp(dense),
+                norms + ((1 + self.family.gated) * dense + d if self.mlp_bias else 0),
+            )
         count, size = self.num_local_experts or 0, self.moe_intermediate_size or dense
         beside = size * (self.n_shared_experts or 0) + (self.shared_expert_intermediate_size or 0)
         beside += size if self.family.shared_expert else 0
@@ -514,7 +603,11 @@ class Model(Entry):
     def blocks(self) -> tuple[Block, ...]:
         """Embedding, then attention and MLP of each layer, then the head with the last norm.  Equal layers share their blocks."""
         vocabulary, hidden = Dim(self.vocab_size, split=True), Dim(self.hidden_size)
-        layers = [block for i in range(self.num_hidden_layers) for block in (self._attention(i), self._feed_forward(i))]
+        layers = [
+            block
+            for i in range(self.num_hidden_layers)
+            for block in (self._attention(i), self._feed_forward(i))
+        ]
         known: dict[Block, Block] = {}
         layers = [known.setdefault(block, block) for block in layers]
         head = Block("head", (Matrix((hidden,), (vocabulary,)),), self.hidden_size)
@@ -534,9 +627,15 @@ class Model(Entry):
     @cached_property
     def window(self) -> int | None:
         """The one window that some layers have.  Raises: ValueError where there are several."""
-        windows = {block.attention.window for block in self.blocks if block.attention and block.attention.window}
+        windows = {
+            block.attention.window
+            for block in self.blocks
+            if block.attention and block.attention.window
+        }
         if len(windows) > 1:
-            raise ValueError(f"{self.id} has windows of {sorted(windows)} positions; one is covered")
+            raise ValueError(
+                f"{self.id} has windows of {sorted(windows)} positions; one is covered"
+            )
         return next(iter(windows), None)
 
     def kv_per_token(self) -> int:
@@ -551,8 +650,19 @@ class Model(Entry):
 def unnested(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of the text model alone, where others stand beside it."""
     inner = config.get("text_config")
-    outside = ("id", "aliases", "torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
-    return {**{key: config[key] for key in outside if key in config}, **inner} if isinstance(inner, Mapping) else dict(config)
+    outside = (
+        "id",
+        "aliases",
+        "torch_dtype",
+        "dtype",
+        "tie_word_embeddings",
+        "quantization_config",
+    )
+    return (
+        {**{key: config[key] for key in outside if key in config}, **inner}
+        if isinstance(inner, Mapping)
+        else dict(config)
+    )
 
 
 def refused(key: str, reason: str) -> PydanticCustomError:

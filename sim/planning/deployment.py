@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost.plan import MOST_REPLICAS, Fit, Layout, Plan, PlanError, fit, most_kv_tokens, sequences
+from sim.cost.plan import (
+    MOST_REPLICAS,
+    Fit,
+    Layout,
+    Plan,
+    PlanError,
+    fit,
+    most_kv_tokens,
+    sequences,
+)
 from sim.cost.step import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
@@ -63,8 +72,12 @@ class Deployment:
     limits: Limits
     costs: Costs
     bare: Layout  # the same as it was asked for: memories that the plan does not name are open, and the least token budget
-    beat: Seconds | None = None  # of the slowest stage, for what enters at once, where the engine has tokens_per_beat
-    tried: tuple[Trial, ...] = ()  # where the plan was searched for: what else was looked at, the best first
+    beat: Seconds | None = (
+        None  # of the slowest stage, for what enters at once, where the engine has tokens_per_beat
+    )
+    tried: tuple[
+        Trial, ...
+    ] = ()  # where the plan was searched for: what else was looked at, the best first
 
     @property
     def chips(self) -> int:
@@ -75,7 +88,9 @@ class Deployment:
         """How many sequences of `tokens` fit: by the fullest stage or the KV room that is given, and if all memory were one."""
         fullest, together = sequences(self.layout, tokens)
         given = self.limits.kv_tokens != self.fit.kv_tokens
-        return (self.limits.kv_tokens // max(1, self.limits.claim(tokens)) if given else fullest), together
+        return (
+            self.limits.kv_tokens // max(1, self.limits.claim(tokens)) if given else fullest
+        ), together
 
     @property
     def load(self) -> Seconds | None:
@@ -95,7 +110,12 @@ class Deployment:
             exchanges = [*costs.gathered(1, stage)]
             for block, counts in costs.counts.items():
                 exchanges += costs.exchanges(block, 1, stage) if counts[stage] else ()
-            found |= {e.operation for e in exchanges for group in e.groups if e.operation not in topology.uncontended(group)}
+            found |= {
+                e.operation
+                for e in exchanges
+                for group in e.groups
+                if e.operation not in topology.uncontended(group)
+            }
         if not found:
             return ""
         *others, last = sorted(operation.replace("_", "-") for operation in found)
@@ -118,12 +138,20 @@ class Deployment:
         ):
             loss = math.ceil(parts / tensor) * tensor / parts - 1 if parts else 0.0
             if loss > 0:
-                held = f"each is held {tensor / parts:g} times" if tensor > parts else "the fullest chip decides"
-                lines.append(f"tensor {tensor} does not divide {parts} {what}: {held}, {loss:.1%} more than an even share")
+                held = (
+                    f"each is held {tensor / parts:g} times"
+                    if tensor > parts
+                    else "the fullest chip decides"
+                )
+                lines.append(
+                    f"tensor {tensor} does not divide {parts} {what}: {held}, {loss:.1%} more than an even share"
+                )
         if self.contended:
             lines.append(self.contended)
         if self.limits.kv_tokens > self.fit.kv_tokens:
-            lines.append(f"kv_tokens {self.limits.kv_tokens}: the engine's memory_fraction and reserve leave {self.fit.kv_tokens}")
+            lines.append(
+                f"kv_tokens {self.limits.kv_tokens}: the engine's memory_fraction and reserve leave {self.fit.kv_tokens}"
+            )
         return lines
 
 
@@ -151,20 +179,28 @@ def deploy(
     """
 
     def budget_of(plan: Plan) -> int | None:
-        advised = None if beat else chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
+        advised = (
+            None
+            if beat
+            else chip.compute.token_budget((plan.given("weights"), plan.given("activations")))
+        )
         a_step = token_budget or engine.token_budget or advised
         return min((n for n in (a_step and a_step * ranks(engine, plan), beat) if n), default=None)
 
     def lay(plan: Plan) -> Layout:
         fabric = (topology or chip.topology).sized(plan.group * plan.depth)
         budget = budget_of(plan) or PIECES[0]
-        return Layout(model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction)
+        return Layout(
+            model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction
+        )
 
     beat = engine.tokens_per_beat
 
     tried: tuple[Trial, ...] = ()
     if plan.search == "capacity":
-        raise ValueError("plan.search: got capacity; expected degrees here; try sim.search_plans(scenario), which finds them")
+        raise ValueError(
+            "plan.search: got capacity; expected degrees here; try sim.search_plans(scenario), which finds them"
+        )
     if plan.search:
         plan, tried = search(plan, chips, model, request_tokens, lay)
     else:
@@ -172,7 +208,10 @@ def deploy(
     bare = lay(plan)
     layout = cut(housed(bare, request_tokens), request_tokens)
     if not budget_of(plan):
-        layout = cut(replace(layout, token_budget=best_piece(layout, request_tokens, prompt_tokens)), request_tokens)
+        layout = cut(
+            replace(layout, token_budget=best_piece(layout, request_tokens, prompt_tokens)),
+            request_tokens,
+        )
     budget = layout.token_budget
     fitted = fit(layout, request_tokens)
     if kv_tokens and fitted.fits and kv_tokens > (held := most_kv_tokens(layout)):
@@ -204,7 +243,9 @@ def deploy(
             f"max_sequences {max_sequences}: {slots} micro-batches of {budget} tokens carry {slots * budget} at most, "
             "and prompts would starve"
         )
-    shares = [stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)]
+    shares = [
+        stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)
+    ]
     context = model.max_position_embeddings
     limits = Limits(slots, budget, most, room, context, model.window, min(shares), fill)
     return Deployment(layout, fitted, limits, Costs(layout, sampled), bare, seconds, tried)
@@ -231,9 +272,22 @@ def best_piece(layout: Layout, request_tokens: float, prompt_tokens: float | Non
     def first_token(tokens: int) -> Seconds:
         cached, window = prompt / 2, layout.model.window or prompt
         windowed = min(cached, window)
-        work = Work(0, 0.0, tokens, 1, tokens * cached, cached, windowed_attended=tokens * windowed, windowed_cached=windowed)
+        work = Work(
+            0,
+            0.0,
+            tokens,
+            1,
+            tokens * cached,
+            cached,
+            windowed_attended=tokens * windowed,
+            windowed_cached=windowed,
+        )
         stages = costs.step(work).time
-        return float((math.ceil(prompt / tokens) - 1) * stages.max() + stages.sum() + costs.hops(tokens).sum())
+        return float(
+            (math.ceil(prompt / tokens) - 1) * stages.max()
+            + stages.sum()
+            + costs.hops(tokens).sum()
+        )
 
     fitting = [n for n in PIECES if fit(replace(layout, token_budget=n), request_tokens).fits]
     return min(fitting or PIECES[:1], key=first_token)
@@ -249,7 +303,15 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
         decode = Work(tokens, tokens * context, logits=tokens, windowed_context=tokens * windowed)
-        piece = replace(decode, decodes=0, logits=0, prompt_tokens=tokens, chunks=1, attended=tokens * context, cached=context)
+        piece = replace(
+            decode,
+            decodes=0,
+            logits=0,
+            prompt_tokens=tokens,
+            chunks=1,
+            attended=tokens * context,
+            cached=context,
+        )
         piece.windowed_attended, piece.windowed_cached = tokens * windowed, windowed
         for work in (decode, piece):
             stages = costs.step(work).time
@@ -281,7 +343,12 @@ def houses(layout: Layout) -> list[Layout]:
         if name and name not in chip.memory:
             raise ValueError(f"{chip.id} has no memory '{name}'; it has {', '.join(chip.memory)}")
     return [
-        replace(layout, plan=plan.model_copy(update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}))
+        replace(
+            layout,
+            plan=plan.model_copy(
+                update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}
+            ),
+        )
         for home in chip.homes
     ]
 
@@ -295,7 +362,9 @@ def shapes(model: Model, chips: int | None) -> Iterator[tuple[int, int, int]]:
     heads = model.num_attention_heads
     experts = max((block.experts.count for block in model.blocks if block.experts), default=0)
     most = min(chips or math.inf, max(heads, experts))
-    degrees = [n for n in range(1, int(most) + 1) if n & (n - 1) == 0 or (chips or experts or n) % n == 0]
+    degrees = [
+        n for n in range(1, int(most) + 1) if n & (n - 1) == 0 or (chips or experts or n) % n == 0
+    ]
     for tensor in degrees if chips else range(1, heads + 1):
         if tensor > heads:
             return
@@ -319,7 +388,9 @@ def search(
     """
     given = plan.model_fields_set & {"tensor", "attention_data", "expert", "pipeline", "replicas"}
     if given:
-        raise ValueError(f"search: {plan.search} finds the degrees; leave {', '.join(sorted(given))} out")
+        raise ValueError(
+            f"search: {plan.search} finds the degrees; leave {', '.join(sorted(given))} out"
+        )
     trials: dict[Trial, Layout] = {}
     refusal = ValueError(f"no plan deals {model.id} out to {chips} chips")
     by_speed = plan.search == "speed"
@@ -332,29 +403,47 @@ def search(
             if by_speed and (rest or depth > len(model.blocks)):
                 continue
             depth = min(depth, len(model.blocks))
-            degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "replicas": replicas, "search": None}
+            degrees = {
+                "tensor": tensor,
+                "attention_data": data,
+                "expert": expert,
+                "replicas": replicas,
+                "search": None,
+            }
             candidate = plan.model_copy(update=degrees)
             try:
-                single = lay(candidate.model_copy(update={"pipeline": 1}).resolved(group * replicas, model))
+                single = lay(
+                    candidate.model_copy(update={"pipeline": 1}).resolved(group * replicas, model)
+                )
                 least = fewest_stages(single, request_tokens)
                 fits = least <= depth
                 depth = least if fits and not by_speed else depth
                 layout = lay(single.plan.model_copy(update={"pipeline": depth}))
-            except ValueError as error:  # mostly: the topology joins fewer chips than a replica would have
+            except (
+                ValueError
+            ) as error:  # mostly: the topology joins fewer chips than a replica would have
                 refusal = error
                 continue
-            trials[Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, None)] = layout
+            trials[
+                Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, None)
+            ] = layout
     if not trials:
         raise refusal
     fewest = min((t.chips for t in trials if t.fits), default=0)
     timed = {
         t._replace(tpot=_estimate(housed(layout, request_tokens), request_tokens))
-        if t.fits and (by_speed or t.chips == fewest)  # an estimate on hundreds of chips takes a second
+        if t.fits
+        and (by_speed or t.chips == fewest)  # an estimate on hundreds of chips takes a second
         else t: layout.plan
         for t, layout in trials.items()
     }
-    copies_of = {t: -t.replicas if t.fits else t.replicas for t in timed}  # what misses least is told of
-    order = sorted(timed, key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]))
+    copies_of = {
+        t: -t.replicas if t.fits else t.replicas for t in timed
+    }  # what misses least is told of
+    order = sorted(
+        timed,
+        key=lambda t: (not t.fits, 0 if by_speed else t.chips, t.tpot or math.inf, copies_of[t]),
+    )
     return timed[order[0]], tuple(order)
 
 
@@ -364,7 +453,14 @@ def _estimate(layout: Layout, request_tokens: float) -> Seconds:
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     context = max(1.0, request_tokens)
     window = layout.model.window or context
-    return float(costs.terms(Work(1, context, logits=1, windowed_context=min(context, window)))[:, TIME].sum()) + costs.back
+    return (
+        float(
+            costs.terms(Work(1, context, logits=1, windowed_context=min(context, window)))[
+                :, TIME
+            ].sum()
+        )
+        + costs.back
+    )
 
 
 def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, int, int] | None:
@@ -381,7 +477,11 @@ def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, i
         if pipeline <= len(bare.model.blocks):
             with suppress(ValueError):  # more chips than the topology joins: not a plan
                 sized = fabric.sized(plan.group * pipeline)
-                found.append(replace(bare, plan=plan.model_copy(update={"pipeline": pipeline}), topology=sized))
+                found.append(
+                    replace(
+                        bare, plan=plan.model_copy(update={"pipeline": pipeline}), topology=sized
+                    )
+                )
     fewest = min((layout.plan.group * layout.plan.depth for layout in found), default=0)
     found = [layout for layout in found if layout.plan.group * layout.plan.depth == fewest]
     if not found:
@@ -394,7 +494,9 @@ def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, i
 
 def fewest_stages(layout: Layout, request_tokens: float) -> int:
     """Return the fewest stages that hold the model, whatever the memory; more than there are blocks where none do."""
-    return min(Cutter(house, request_tokens).stages(math.inf, request_tokens) for house in houses(layout))
+    return min(
+        Cutter(house, request_tokens).stages(math.inf, request_tokens) for house in houses(layout)
+    )
 
 
 def require_fit(deployment: Deployment, request_tokens: float) -> None:
@@ -411,18 +513,29 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
     if layout.apart and fit.weights > layout.weights_memory.capacity:
         home, has = layout.plan.weights_in, show(layout.weights_memory.capacity, "B")
         needs = f"needs {show(fit.weights, 'B')} for weights in its {home} and has {has}"
-    raise PlanError(f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: the fullest chip {needs}; {hint}")
+    raise PlanError(
+        f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: the fullest chip {needs}; {hint}"
+    )
 
 
 def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
     """TTFT and TPOT of a request that meets nobody, served as any other; its mean decode step split by cause."""
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
-    rows = serve(Requests(np.zeros(1), np.array([prompt]), np.array([output])), costs, limits, leap=costs.stages == 1)
+    rows = serve(
+        Requests(np.zeros(1), np.array([prompt]), np.array([output])),
+        costs,
+        limits,
+        leap=costs.stages == 1,
+    )
     contexts = range(prompt + 1, prompt + output)
     window = deployment.limits.window
-    mean, windowed = (sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf))
-    table = costs.terms(Work(decodes=1, context=mean, logits=1, windowed_context=windowed)).sum(axis=0)
+    mean, windowed = (
+        sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
+    )
+    table = costs.terms(Work(decodes=1, context=mean, logits=1, windowed_context=windowed)).sum(
+        axis=0
+    )
     table[TIME, HOPS] += costs.back
     return Lone(
         ttft=float(rows.first_token[0]),

@@ -23,15 +23,27 @@ class Cutter:
 
     def __init__(self, layout: Layout, request_tokens: float) -> None:
         blocks, window = layout.model.blocks, layout.model.window
-        of_kind = {block: layout.stage(i, i) for block, i in {block: i for i, block in enumerate(blocks)}.items()}
+        of_kind = {
+            block: layout.stage(i, i)
+            for block, i in {block: i for i, block in enumerate(blocks)}.items()
+        }
         alone = [of_kind[block] for block in blocks]
         self.layout = layout
         self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
         # Of a table that serves both ends of one stage.
-        self.shared = self.weights[-1] - layout.stage(0, len(blocks) - 1).weights if layout.model.tied else 0.0
-        self.kv = [0.0, *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone)]
+        self.shared = (
+            self.weights[-1] - layout.stage(0, len(blocks) - 1).weights
+            if layout.model.tied
+            else 0.0
+        )
+        self.kv = [
+            0.0,
+            *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone),
+        ]
         self.room = layout.usable - layout.engine.reserve - layout.activations
-        self.beside = layout.weights_memory.capacity if layout.apart else math.inf  # room for weights in a memory of their own
+        self.beside = (
+            layout.weights_memory.capacity if layout.apart else math.inf
+        )  # room for weights in a memory of their own
         self.request_tokens = request_tokens
 
     @cached_property
@@ -62,7 +74,10 @@ class Cutter:
 
         if self.stages(math.inf, need) > pipeline:  # it will not fit: show the evenest bytes
             weights = sorted({self._weights(i, j) for i, j in pairs})
-            evenest = _least(weights, lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline)
+            evenest = _least(
+                weights,
+                lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline,
+            )
             self.room = self.beside = evenest
             return self._even(pipeline, math.inf, 0.0)
         if self.layout.plan.balance == "time":
@@ -79,15 +94,25 @@ class Cutter:
 
     def _weights(self, i: int, j: int) -> float:
         """Bytes of the weights of blocks i..j-1 on one stage."""
-        return self.weights[j] - self.weights[i] - (self.shared if j - i == len(self.weights) - 1 else 0.0)
+        return (
+            self.weights[j]
+            - self.weights[i]
+            - (self.shared if j - i == len(self.weights) - 1 else 0.0)
+        )
 
     def _tokens(self, i: int, j: int) -> float:
         """Tokens of KV cache that blocks i..j-1 have room for on their stage."""
-        return (self.room - (0.0 if self.layout.apart else self._weights(i, j))) / (self.kv[j] - self.kv[i])
+        return (self.room - (0.0 if self.layout.apart else self._weights(i, j))) / (
+            self.kv[j] - self.kv[i]
+        )
 
     def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
         weights, kv = self._weights(i, j), tokens * (self.kv[j] - self.kv[i])
-        fits = weights <= self.beside and kv <= self.room if self.layout.apart else weights + kv <= self.room * (1 + 1e-12)
+        fits = (
+            weights <= self.beside and kv <= self.room
+            if self.layout.apart
+            else weights + kv <= self.room * (1 + 1e-12)
+        )
         return fits and (time == math.inf or self.times[j] - self.times[i] <= time * (1 + 1e-12))
 
     def _fewest(self, within: Callable[[int, int], bool]) -> int:

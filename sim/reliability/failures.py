@@ -170,12 +170,19 @@ def groups(faults: Faults, chips: int) -> list[Group]:
     if faults.nodes_per_rack is None and (faults.rack or faults.spares_per == "rack"):
         raise ValueError("faults: racks are counted by nodes_per_rack, and it is missing")
     if bool(faults.link) != bool(faults.links):
-        raise ValueError("faults: link and links go together: how often one fails, and how many there are")
+        raise ValueError(
+            "faults: link and links go together: how often one fails, and how many there are"
+        )
     nodes = chips // faults.chips_per_node
     full, rest = divmod(nodes, faults.nodes_per_rack or nodes)
     racks = [faults.nodes_per_rack or nodes] * full + [rest] * (rest > 0)
-    causes = ((faults.node,) if faults.node else ()) + ((faults.chip,) * faults.chips_per_node if faults.chip else ())
-    found = [Group(needed, faults.spares, causes) for needed in (racks if faults.spares_per == "rack" else [nodes])]
+    causes = ((faults.node,) if faults.node else ()) + (
+        (faults.chip,) * faults.chips_per_node if faults.chip else ()
+    )
+    found = [
+        Group(needed, faults.spares, causes)
+        for needed in (racks if faults.spares_per == "rack" else [nodes])
+    ]
     found += [Group(len(racks), 0, (faults.rack,))] if faults.rack else []
     found += [Group(faults.links, 0, (faults.link,))] if faults.link and faults.links else []
     if faults.spares and not causes:
@@ -201,9 +208,13 @@ def require_sound(faults: Faults, chips: int, load: Seconds | None) -> None:
         )
     if every := faults.model_swap_every:
         if load is None:
-            raise ValueError("faults: model_swap_every: the chip's file has no host_link, by which weights are loaded")
+            raise ValueError(
+                "faults: model_swap_every: the chip's file has no host_link, by which weights are loaded"
+            )
         if load >= every:
-            raise ValueError(f"faults: model_swap_every: a model takes {show(load, 's')} to load, longer than it stays")
+            raise ValueError(
+                f"faults: model_swap_every: a model takes {show(load, 's')} to load, longer than it stays"
+            )
 
 
 # Closed forms.
@@ -243,12 +254,15 @@ def enough(alike: Sequence[Group], repair: Seconds, crews: int | None) -> float:
     for group in alike:
         one = [math.comb(group.parts, j) for j in range(group.spares + 1)]
         ways = [
-            sum(ways[i] * one[j - i] for i in range(len(ways)) if 0 <= j - i < len(one)) for j in range(len(ways) + len(one) - 1)
+            sum(ways[i] * one[j - i] for i in range(len(ways)) if 0 <= j - i < len(one))
+            for j in range(len(ways) + len(one) - 1)
         ]
     return float(sum(out[j] * (ways[j] / math.comb(n, j)) for j in range(len(ways))))
 
 
-def closed_form(parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None, model_swaps: float) -> Closed | None:
+def closed_form(
+    parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None, model_swaps: float
+) -> Closed | None:
     """P(enough parts) x exp(-(sum of needed x rate) x swap) x (1 - the share of time that model swaps take); None where kinds of
     parts wait for the same few crews.
 
@@ -319,7 +333,9 @@ class Part:
     What has failed in it is new after the repair; the rest of it has aged as long as the part was on.
     """
 
-    def __init__(self, causes: Sequence[Failures], left: Sequence[Seconds], shelf: Shelf, at_work: bool) -> None:
+    def __init__(
+        self, causes: Sequence[Failures], left: Sequence[Seconds], shelf: Shelf, at_work: bool
+    ) -> None:
         self.causes, self.left = causes, np.array(left)  # of the life of each
         self.shelf, self.at_work = shelf, at_work
         if not at_work:
@@ -369,7 +385,9 @@ class Part:
             shelf.idle.append(self)
 
 
-def load_models(env: simpy.Environment, outages: Outages, every: Seconds, load: Seconds, first: Seconds) -> Waiting:
+def load_models(
+    env: simpy.Environment, outages: Outages, every: Seconds, load: Seconds, first: Seconds
+) -> Waiting:
     """Swaps the model again and again."""
     yield env.timeout(first)
     while True:
@@ -377,9 +395,16 @@ def load_models(env: simpy.Environment, outages: Outages, every: Seconds, load: 
         yield env.timeout(every)
 
 
-def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random.Generator) -> tuple[float, int]:
+def sample(
+    faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random.Generator
+) -> tuple[float, int]:
     """One life of a system: its availability over the horizon, where parts are settled after the warm-up, and its outages."""
-    env, outages, repair, horizon = simpy.Environment(), Outages(faults.detection + load), faults.repair, faults.horizon
+    env, outages, repair, horizon = (
+        simpy.Environment(),
+        Outages(faults.detection + load),
+        faults.repair,
+        faults.horizon,
+    )
     crews = faults.crews or sum(group.parts for group in parts)
     turns, settled = simpy.Resource(env, capacity=crews), faults.age == "settled"
     if every := faults.model_swap_every:
@@ -388,7 +413,11 @@ def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random
         shelf = Shelf()
         for number in range(group.parts):
             left = [cause.rest(rng) if settled else cause.life(rng) for cause in group.causes]
-            env.process(Part(group.causes, left, shelf, number < group.needed).life(env, outages, turns, repair, rng))
+            env.process(
+                Part(group.causes, left, shelf, number < group.needed).life(
+                    env, outages, turns, repair, rng
+                )
+            )
     start = warm_up(faults, parts, outages.swap)
     env.run(until=start + horizon)
     down, count = outages.between(start, start + horizon)
@@ -399,7 +428,11 @@ def sample(faults: Faults, parts: Sequence[Group], load: Seconds, rng: np.random
 def warm_up(faults: Faults, parts: Sequence[Group], swap: Seconds) -> Seconds:
     """Until as many parts are in repair, and as many swaps on, as usual; nothing where the horizon begins with new parts."""
     crews = faults.crews or sum(group.parts for group in parts)
-    return WARM_UP * max(relaxation(parts, faults.repair, crews), swap) if faults.age == "settled" else 0.0
+    return (
+        WARM_UP * max(relaxation(parts, faults.repair, crews), swap)
+        if faults.age == "settled"
+        else 0.0
+    )
 
 
 def relaxation(parts: Sequence[Group], repair: Seconds, crews: int) -> Seconds:
@@ -423,5 +456,11 @@ def availability(faults: Faults, chips: int, load: Seconds, seed: Sequence[int])
     runs = [sample(faults, parts, load, rng) for _ in range(faults.samples)]
     shares, counts = zip(*runs, strict=True)
     often = sum(counts) / len(runs) / faults.horizon
-    closed = closed_form(parts, faults.repair, swap, faults.crews, model_swaps) if faults.age == "settled" else None
-    return Availability(shares, often, swap, mtbf(parts), series(mtbf(parts), faults.repair), model_swaps, closed)
+    closed = (
+        closed_form(parts, faults.repair, swap, faults.crews, model_swaps)
+        if faults.age == "settled"
+        else None
+    )
+    return Availability(
+        shares, often, swap, mtbf(parts), series(mtbf(parts), faults.repair), model_swaps, closed
+    )

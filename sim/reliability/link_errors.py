@@ -35,7 +35,9 @@ class LinkErrors(Sourced):
         tokens = costs.layout.token_budget
         if (chance := self.chance(costs, tokens)) > MOST_SPOILT:
             often = f"{100 * chance:.4g} % of the steps of {tokens} tokens"
-            raise ValueError(f"link_errors: at a bit error rate of {self.bit_error_rate:g} links spoil {often}")
+            raise ValueError(
+                f"link_errors: at a bit error rate of {self.bit_error_rate:g} links spoil {often}"
+            )
 
 
 class Spoils:

@@ -10,7 +10,18 @@ from rich.text import Text
 
 from sim.cost.program import Talk
 from sim.inputs.files import UserError
-from sim.report.tables import COLOURS, beats, changes, costs, degrees, identity, is_fleet, loading, of_plain, titled
+from sim.report.tables import (
+    COLOURS,
+    beats,
+    changes,
+    costs,
+    degrees,
+    identity,
+    is_fleet,
+    loading,
+    of_plain,
+    titled,
+)
 from sim.results.labels import number
 from sim.units import show
 
@@ -27,8 +38,13 @@ if TYPE_CHECKING:
 def capacities(summary: Mapping[str, Any]) -> RenderableType:
     """The table of `sramsim capacity`."""
     systems = summary["systems"]
-    limits = ", ".join(f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items())
-    table = titled(f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes", list(systems))
+    limits = ", ".join(
+        f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
+    )
+    table = titled(
+        f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
+        list(systems),
+    )
     identity(table, systems)
     table.add_section()
     each = list(systems.values())
@@ -37,7 +53,10 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("  for each chip", *(number(s[f"max_goodput_{what}_per_chip"]) for s in each))
     if any("time_scale" in s for s in each):
         table.add_row("  time_scale of the trace", *(number(s["time_scale"]) for s in each))
-    table.add_row("attainment there", *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each))
+    table.add_row(
+        "attainment there",
+        *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each),
+    )
     table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
     for cost, cells in costs(each):
         table.add_row(cost, *cells)
@@ -45,19 +64,37 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     above = [s["above"] for s in each]
     table.add_row(f"just above, {label}", *(number(a["load"]) if a else "-" for a in above))
     table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
-    table.add_row("  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above))
+    table.add_row(
+        "  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above)
+    )
     table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
     if any("best" in s for s in each):
         table.add_section()
         best = [s.get("best") for s in each]
-        table.add_row("best plan, tensor x pipeline x replicas", *(degrees(b["plan"]) if b else "-" for b in best))
+        table.add_row(
+            "best plan, tensor x pipeline x replicas",
+            *(degrees(b["plan"]) if b else "-" for b in best),
+        )
         if any(b and b["plan"]["attention_data"] > 1 for b in best):
             table.add_row(
-                "  attention data / expert", *(f"{b['plan']['attention_data']} / {b['plan']['expert']}" if b else "-" for b in best)
+                "  attention data / expert",
+                *(
+                    f"{b['plan']['attention_data']} / {b['plan']['expert']}" if b else "-"
+                    for b in best
+                ),
             )
-        table.add_row(f"  highest goodput, {label}", *(number(b[f"max_goodput_{what}"]) if b else "-" for b in best))
-        table.add_row("  plans that fit / simulated", *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best))
-    lines = [*changes(systems), f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests."]
+        table.add_row(
+            f"  highest goodput, {label}",
+            *(number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
+        )
+        table.add_row(
+            "  plans that fit / simulated",
+            *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best),
+        )
+    lines = [
+        *changes(systems),
+        f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
+    ]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
     return Group(table, Text(), *map(Text, lines))
 
@@ -70,14 +107,24 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     table.add_section()
     each = list(systems.values())
     table.add_row("fits", *(Text("yes", "green") if s["fits"] else Text("no", "red") for s in each))
-    table.add_row("fewest chips that would do", *of_plain(each, lambda s: number(s["minimum_chips"])))
-    table.add_row("chips that the weights alone fill", *of_plain(each, lambda s: number(s["weights_only_chips"])))
+    table.add_row(
+        "fewest chips that would do", *of_plain(each, lambda s: number(s["minimum_chips"]))
+    )
+    table.add_row(
+        "chips that the weights alone fill",
+        *of_plain(each, lambda s: number(s["weights_only_chips"])),
+    )
     for part in ("weights", "kv", "activations", "reserve", "capacity"):
         label = {"kv": "KV of one request", "capacity": "usable capacity"}.get(part, part)
-        table.add_row(f"fullest chip: {label}", *("-" if is_fleet(s) else show(s["bytes_per_chip"][part], "B") for s in each))
+        table.add_row(
+            f"fullest chip: {label}",
+            *("-" if is_fleet(s) else show(s["bytes_per_chip"][part], "B") for s in each),
+        )
     for length in next(s["max_sequences"] for s in each if not is_fleet(s)):
         counts = [s["max_sequences"][length] if not is_fleet(s) else None for s in each]
-        cells = (f"{c['fullest_stage']} (all memory: {c['all_memory']})" if c else "-" for c in counts)
+        cells = (
+            f"{c['fullest_stage']} (all memory: {c['all_memory']})" if c else "-" for c in counts
+        )
         table.add_row(f"sequences of {length} tokens", *cells)
     beats(table, each)
     loading(table, each)
@@ -88,7 +135,9 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("lone request: TPOT, ms", *(number(r["tpot_ms"]) if r else "-" for r in lone))
     for term in next((r["terms_ms"] for r in lone if r), {}):
         table.add_row(f"  {term}", *(number(r["terms_ms"][term]) if r else "-" for r in lone))
-    table.add_row("fitted share of a token", *(f"{r['fitted_share']:.0%}" if r else "-" for r in lone))
+    table.add_row(
+        "fitted share of a token", *(f"{r['fitted_share']:.0%}" if r else "-" for r in lone)
+    )
     for name, system in systems.items():
         if tried := system.get("tried"):
             fit = [t for t in tried if t["fits"]]
@@ -97,7 +146,11 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
                 + (f"({number(1000 * t['tpot'])} ms)" if t["tpot"] else f"({t['chips']} chips)")
                 for t in fit[:5]
             )
-            told = f"; the best, as tensor x attention data x pipeline x replicas: {', '.join(best)}" if fit else ""
+            told = (
+                f"; the best, as tensor x attention data x pipeline x replicas: {', '.join(best)}"
+                if fit
+                else ""
+            )
             lines.append(Text(f"{name}: {len(tried)} plans tried, {len(fit)} fit{told}"))
     note = (
         "Admission is decided by the fullest stage; 'all memory' is what the chips could hold together. "
@@ -106,13 +159,17 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     return Group(table, Text(), *lines, Text(note, style="dim"))
 
 
-def listing(system: str, deployment: "Deployment", steps: "Program", chip: int | None) -> RenderableType:
+def listing(
+    system: str, deployment: "Deployment", steps: "Program", chip: int | None
+) -> RenderableType:
     """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
     plan, topology = deployment.layout.plan, deployment.layout.topology
     if chip is not None and chip >= plan.group * plan.depth:
         raise UserError(f"--chip {chip}: a replica has {plan.group * plan.depth} chips, from 0")
     title = f"{system}: one decode step on {plan.depth} stages of {plan.group} chips"
-    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
     for column, right in (
         ("stages", False),
         ("each chip", False),
@@ -125,7 +182,9 @@ def listing(system: str, deployment: "Deployment", steps: "Program", chip: int |
     shown: dict[tuple[object, ...], list[int]] = {}
     for stage, instructions in enumerate(steps.stages):
         if chip is None or chip // plan.group == stage:
-            alike = tuple(line[1:] for line in (_instruction(each, topology) for each in instructions))
+            alike = tuple(
+                line[1:] for line in (_instruction(each, topology) for each in instructions)
+            )
             shown.setdefault(alike, []).append(stage)
     for stages in shown.values():
         table.add_section()
@@ -135,13 +194,30 @@ def listing(system: str, deployment: "Deployment", steps: "Program", chip: int |
             where = ""
         if stages[0] < plan.depth - 1:
             time = deployment.costs.hops(1)[stages[0] + 1]
-            table.add_row("", "send a slice to the next stage", number(1e6 * time), number(steps.slice_bytes), "1", "own place")
+            table.add_row(
+                "",
+                "send a slice to the next stage",
+                number(1e6 * time),
+                number(steps.slice_bytes),
+                "1",
+                "own place",
+            )
         elif plan.depth > 1:
             back = number(1e6 * deployment.costs.back)
-            table.add_row("", "send the sampled token back", back, number(steps.token_bytes), "1", "from the first chip")
+            table.add_row(
+                "",
+                "send the sampled token back",
+                back,
+                number(steps.token_bytes),
+                "1",
+                "from the first chip",
+            )
     parts: list[RenderableType] = [table]
     if chip is not None:
-        parts += [Text(), *(Text(line) for line in _sent(chip, steps.stages[chip // plan.group], topology))]
+        parts += [
+            Text(),
+            *(Text(line) for line in _sent(chip, steps.stages[chip // plan.group], topology)),
+        ]
     note = "Times are those of the closed forms; layers are named as in the first of stages that are alike."
     return Group(*parts, Text(), Text(note, style="dim"))
 
@@ -157,7 +233,13 @@ def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, s
     if exchange.operation not in topology.uncontended(group):
         how += ", in its own way"
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
-    return each.label, number(1e6 * exchange.time), number(exchange.nbytes), f"{several}{messages:,}", how
+    return (
+        each.label,
+        number(1e6 * exchange.time),
+        number(exchange.nbytes),
+        f"{several}{messages:,}",
+        how,
+    )
 
 
 def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology") -> list[str]:
@@ -167,10 +249,15 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
         if not isinstance(each, Talk):
             continue
         exchange = each.exchange
-        group, way = next(each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0])
+        group, way = next(
+            each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0]
+        )
         for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
             sent = [message for message in messages if message.source == chip]
-            told = ", ".join(f"{m.target} ({number(m.share * exchange.nbytes)} B)" for m in sent[:8]) or "nothing"
+            told = (
+                ", ".join(f"{m.target} ({number(m.share * exchange.nbytes)} B)" for m in sent[:8])
+                or "nothing"
+            )
             more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""
             lines.append(f"{each.label}, phase {phase}: chip {chip} sends to {told}{more}")
     return lines
@@ -200,28 +287,59 @@ def agreement(table: "Validation") -> RenderableType:
             for kind in ("chip", "engine"):
                 names = sorted({row.as_json()[kind] for row in of_metric})
                 for name in names if len(names) > 1 else ():
-                    errors.add_row("", "", name, *told([row for row in of_metric if row.as_json()[kind] == name]))
+                    errors.add_row(
+                        "",
+                        "",
+                        name,
+                        *told([row for row in of_metric if row.as_json()[kind] == name]),
+                    )
     parts += [errors, Text()]
     if table.of_replies:
         parts += [Text(fitted_to_replies(table)), Text()]
     if table.worst:
-        worst = Table(title="the ten farthest of those that count", title_justify="left", title_style="bold", show_edge=False)
-        for column in ("point", "model", "chip", "engine", "metric", "measured, ms", "simulated, ms", "error, %"):
+        worst = Table(
+            title="the ten farthest of those that count",
+            title_justify="left",
+            title_style="bold",
+            show_edge=False,
+        )
+        for column in (
+            "point",
+            "model",
+            "chip",
+            "engine",
+            "metric",
+            "measured, ms",
+            "simulated, ms",
+            "error, %",
+        ):
             worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
         reasons = []
         for each in (row.as_json() for row in table.worst):
             cells = (each[key] for key in ("point_id", "model", "chip", "engine", "metric"))
-            worst.add_row(*cells, number(each["measured"]), number(each["simulated"]), f"{each['error_pct']:+.0f}")
+            worst.add_row(
+                *cells,
+                number(each["measured"]),
+                number(each["simulated"]),
+                f"{each['error_pct']:+.0f}",
+            )
             reasons.append(f"{each['point_id']}: {each['reason'] or 'no reason is known'}")
         parts += [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons)), Text()]
     bounds = table.bounds
     if any(bounds.values()):
         counts = f"bounds: {len(bounds['kept'])} kept, {len(bounds['broken'])} broken"
-        parts.append(Text(f"{counts}; a broken bound counts as an error above, a kept one does not count", "bold"))
+        parts.append(
+            Text(
+                f"{counts}; a broken bound counts as an error above, a kept one does not count",
+                "bold",
+            )
+        )
         for kind, rows in bounds.items():
             parts += by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
         parts.append(Text())
-    missing = by_reason((row.reason, row.point.id) for row in table.rows if row.status == "not expressed")
+    missing = by_reason(
+        (row.reason, row.point.id) for row in table.rows if row.status == "not expressed"
+    )
     if missing:
         parts += [Text("not expressed:", "bold"), *missing, Text()]
     if listed := [row for row in table.rows if row.status == "listed"]:
@@ -236,7 +354,9 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
         points.setdefault(reason, {})[name] = None
     lines = []
     for reason, names in points.items():
-        shown = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = ", ".join(list(names)[:5]) + (
+            f" and {len(names) - 5} more" if len(names) > 5 else ""
+        )
         lines.append(Text(f"  {len(names)}{kind}: {reason} ({shown})"))
     return lines
 
@@ -244,7 +364,11 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
 def fitted_to_replies(table: "Validation") -> str:
     """How many numbers were fitted to the replies that are scored."""
     names = table.fitted_numbers
-    fitted = f"{len(names)} numbers were fitted to them: {', '.join(names)}" if names else "no number was fitted to them"
+    fitted = (
+        f"{len(names)} numbers were fitted to them: {', '.join(names)}"
+        if names
+        else "no number was fitted to them"
+    )
     return f"{len(table.headline)} floors are scored; {fitted}."
 
 
@@ -257,7 +381,9 @@ def not_scored(rows: Sequence["Compared"]) -> list[str]:
         if each["measured"] is None:
             without.setdefault(row.reason, []).append(f"{row.point.id} {row.metric}")
         else:
-            times = f"measured {number(each['measured'])} ms, simulated {number(each['simulated'])} ms"
+            times = (
+                f"measured {number(each['measured'])} ms, simulated {number(each['simulated'])} ms"
+            )
             lines.append(f"  {row.point.id} {row.metric}: {times}: {row.reason}")
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
@@ -266,7 +392,12 @@ def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
     from sim.validation.validate import statistics
 
     found = statistics(rows)
-    return str(found["n"]), f"{found['median_ape']:.1f}", f"{found['mape']:.1f}", f"{found['bias']:+.1f}"
+    return (
+        str(found["n"]),
+        f"{found['median_ape']:.1f}",
+        f"{found['mape']:.1f}",
+        f"{found['bias']:+.1f}",
+    )
 
 
 # What `sramsim sensitivity` shows: keys of a system and of its swings, and the key of the band of all numbers together.
@@ -284,48 +415,78 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
     parts: list[RenderableType] = []
     for name, system in systems.items():
         keys = [key for key in MOVED if key in system]
-        table = titled(f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)])
+        table = titled(
+            f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)]
+        )
         table.add_column("source", overflow="fold", min_width=32)
         table.add_row("as the files say", "", *(number(system[key]) for key in keys), "")
         table.add_section()
         still = []
         for swing in system["swings"]:
             ends = [swing[end] for end in ("low", "high")]
-            if all(end and all(math.isclose(end[key], system[key], rel_tol=NOTHING) for key in keys) for end in ends):
+            if all(
+                end and all(math.isclose(end[key], system[key], rel_tol=NOTHING) for key in keys)
+                for end in ends
+            ):
                 still.append(swing["key"])
                 continue
             for text, end in zip(swing["range"], ends, strict=True):
                 cells = [number(end[key]) if end else "does not fit" for key in keys]
                 first = text == swing["range"][0]
-                table.add_row(swing["key"] if first else "", str(text), *cells, swing["source"] if first else "")
+                table.add_row(
+                    swing["key"] if first else "",
+                    str(text),
+                    *cells,
+                    swing["source"] if first else "",
+                )
         table.add_section()
         bands = (" to ".join(number(each) for each in system[MOVED[key][1]]) for key in keys)
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
-            parts += [Text(f"Without effect on a lone request, to {NOTHING:.1%}: {', '.join(still)}.", style="dim"), Text()]
+            parts += [
+                Text(
+                    f"Without effect on a lone request, to {NOTHING:.1%}: {', '.join(still)}.",
+                    style="dim",
+                ),
+                Text(),
+            ]
     return Group(*parts)
 
 
 def calibrated(fit: "Calibrated") -> RenderableType:
     """The table of `sramsim calibrate`."""
-    table = titled(f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", [])
+    table = titled(
+        f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", []
+    )
     for column in ("was", "is", "standard error", "between"):
         table.add_column(column, justify="right")
     for each in (*fit.moved, *fit.unidentifiable):
         kept = each in fit.unidentifiable
         between = f"{each.written(each.low)} and {each.written(each.high)}"
-        found = ("not identifiable", "-") if kept else (each.written(each.value), each.written(each.error))
+        found = (
+            ("not identifiable", "-")
+            if kept
+            else (each.written(each.value), each.written(each.error))
+        )
         table.add_row(", ".join(each.keys), each.written(each.start), *found, between)
     from sim.validation.calibrate import TTFT_WEIGHT
 
-    line = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    return Group(table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it)."))
+    line = (
+        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    )
+    return Group(
+        table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it).")
+    )
 
 
-def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]) -> RenderableType:
+def validated(
+    title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]
+) -> RenderableType:
     """The table of `sramsim validate`: every row, then why some are far off, why some are not simulated, and the sum of it all."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
     table.add_column("id", no_wrap=True)
     for column, width in (("system", 15), ("operation", 24), ("devices", 7), ("bytes", 10)):
         table.add_column(column, no_wrap=True, max_width=width, overflow="ellipsis")
@@ -333,12 +494,28 @@ def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[flo
         table.add_column(column, no_wrap=True, justify="right")
     table.add_column("status", no_wrap=True)
     for row in rows:
-        error = Text("-") if row.error is None else Text(f"{100 * row.error:+.0f}", "yellow" if row.far else "")
+        error = (
+            Text("-")
+            if row.error is None
+            else Text(f"{100 * row.error:+.0f}", "yellow" if row.far else "")
+        )
         unit = f" {row.unit}"
         simulated = "-" if row.simulated is None else number(row.simulated) + unit
-        cells = (row.id, row.system, row.operation, row.devices, row.bytes, number(row.measured) + unit, simulated)
+        cells = (
+            row.id,
+            row.system,
+            row.operation,
+            row.devices,
+            row.bytes,
+            number(row.measured) + unit,
+            simulated,
+        )
         table.add_row(*cells, error, row.status or "-")
-    lines = [f"{row.id}: {100 * row.error:+.0f} %: {row.reason or 'no reason is known'}" for row in rows if row.error and row.far]
+    lines = [
+        f"{row.id}: {100 * row.error:+.0f} %: {row.reason or 'no reason is known'}"
+        for row in rows
+        if row.error and row.far
+    ]
     missing = [f"{row.id}: {row.reason}" for row in rows if row.simulated is None]
     parts: list[RenderableType] = [table, Text()]
     for head, told in (("far off", lines), ("not simulated", missing)):
@@ -346,11 +523,18 @@ def validated(title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[flo
             parts += [Text(f"{head}:", "bold"), *(Text(f"  {line}") for line in told), Text()]
     middle, count = medians["tested"]
     shares = ", ".join(
-        f"{100 * medians[kind][0]:.1f} % of {medians[kind][1]} {kind}" for kind in ("free", "fitted") if kind in medians
+        f"{100 * medians[kind][0]:.1f} % of {medians[kind][1]} {kind}"
+        for kind in ("free", "fitted")
+        if kind in medians
     )
     echoed = medians.get("given", (0.0, 0))[1]
     left = f"not counted: {echoed} that were given, {len(missing)} not simulated"
-    return Group(*parts, Text(f"median absolute error {100 * middle:.1f} % of {count} rows ({shares}); {left}", "bold"))
+    return Group(
+        *parts,
+        Text(
+            f"median absolute error {100 * middle:.1f} % of {count} rows ({shares}); {left}", "bold"
+        ),
+    )
 
 
 # What `compare` shows of what came out; --json has the rest.
@@ -379,13 +563,19 @@ def changed(found: Mapping[str, Any]) -> RenderableType:
             came.add_section()
         parts += [given if run["inputs"] else Text(f"{title}: the same inputs."), Text()]
         parts += [came if came.rows else Text(f"{title}: the same metrics."), Text()]
-        for label, names in ((found["base"], run["only_in_base"]), (run["folder"], run["only_here"])):
+        for label, names in (
+            (found["base"], run["only_in_base"]),
+            (run["folder"], run["only_here"]),
+        ):
             parts += [Text(f"Only in {label}: {', '.join(names)}."), Text()] if names else []
     return Group(*parts[:-1])
 
 
 def _change(metric: Mapping[str, Any]) -> tuple[str, ...]:
-    was, now = (value if isinstance(value, str) else number(value) for value in (metric["base"], metric["is"]))
+    was, now = (
+        value if isinstance(value, str) else number(value)
+        for value in (metric["base"], metric["is"])
+    )
     by, part = metric["change"], metric["change_pct"]
     sign = "+" if by and by > 0 else ""
     return was, now, "" if by is None else sign + number(by), "" if part is None else f"{part:+.1f}"
@@ -393,7 +583,15 @@ def _change(metric: Mapping[str, Any]) -> tuple[str, ...]:
 
 def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:
     """One folder of the catalogue: names and what they are."""
-    table = Table("name", "what", title=kind, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(
+        "name",
+        "what",
+        title=kind,
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
     for name, title in titles.items():
         table.add_row(name, title)
     return table if titles else Text(f"{kind}: none yet")
@@ -405,5 +603,12 @@ def sourced(title: str, facts: list[tuple[str, str, str]], note: str = "") -> Re
     table.add_column("value", no_wrap=True)
     table.add_column("source", overflow="fold")
     for key, value, source in facts:
-        table.add_row(key, value, Text(source, style="yellow" if source.startswith(("assumed", "fitted", "no source")) else ""))
+        table.add_row(
+            key,
+            value,
+            Text(
+                source,
+                style="yellow" if source.startswith(("assumed", "fitted", "no source")) else "",
+            ),
+        )
     return Group(table, Text(), Text(note)) if note else table

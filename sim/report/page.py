@@ -71,7 +71,9 @@ def _of_run(folder: Path) -> dict[str, Any]:
         "summary": summary,
         "verdict": sentence,
         "tables": [_table(table) for table in tables(summary)],
-        "notes": [note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))],  # it says one of them
+        "notes": [
+            note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))
+        ],  # it says one of them
         "figures": drawn(draw_all(saved)),
         "every": ("Every metric", _table(every)),
         "command": "run",
@@ -90,7 +92,9 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
     for row in rows.iter_rows():
         table.add_row(*map(exact, row))
     failed = (rows["error"].fill_null("") != "").sum()
-    told = f"{len(rows)} rows, each a system under one set of values" + (f"; {failed} of them failed." if failed else ".")
+    told = f"{len(rows)} rows, each a system under one set of values" + (
+        f"; {failed} of them failed." if failed else "."
+    )
     figures = drawn(draw_swept(swept))
     return {
         "summary": summary,
@@ -127,7 +131,14 @@ def drawn(figures: Mapping[str, "Figure"]) -> list[Drawn]:
         figure.supxlabel("")
         seen = {each.caption for each in told}
         finding = " ".join(title.split())
-        told.append(Drawn(name, finding, "" if caption in seen else caption, inline(figure, f"{name}-", finding)))
+        told.append(
+            Drawn(
+                name,
+                finding,
+                "" if caption in seen else caption,
+                inline(figure, f"{name}-", finding),
+            )
+        )
     return told
 
 
@@ -143,10 +154,15 @@ def inline(figure: "Figure", prefix: str, label: str) -> Markup:
     root = ElementTree.fromstring(written.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):  # its rules would hold for the whole page
+            if child.tag in (
+                f"{{{SVG}}}metadata",
+                f"{{{SVG}}}style",
+            ):  # its rules would hold for the whole page
                 parent.remove(child)
     for each in root.iter():
-        painted = [f"{key}: {each.attrib.pop(key)}" for key in ("fill", "stroke") if each.get(key)]  # as a style that may vary
+        painted = [
+            f"{key}: {each.attrib.pop(key)}" for key in ("fill", "stroke") if each.get(key)
+        ]  # as a style that may vary
         if painted:
             each.set("style", "; ".join([*painted, each.get("style", "")]))
         for key, value in each.attrib.items():
@@ -176,7 +192,9 @@ def scenario_yaml(summary: Mapping[str, Any]) -> str:
         return ""
     question = f"# {summary['question']}\n" if summary.get("question") else ""
     seed = {"seed": summary["seed"]} if "seed" in summary else {}
-    return question + yaml.safe_dump({**inputs, **seed}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return question + yaml.safe_dump(
+        {**inputs, **seed}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True
+    )
 
 
 def _table(table: "Table") -> Markup:

@@ -8,7 +8,13 @@ from sim.inputs.files import Value
 from sim.model.config import Model
 from sim.scenario.scenario import Scenario
 
-KINDS: dict[str, type[Value]] = {"scenario": Scenario, "chip": Chip, "cluster": Cluster, "engine": Engine, "model": Model}
+KINDS: dict[str, type[Value]] = {
+    "scenario": Scenario,
+    "chip": Chip,
+    "cluster": Cluster,
+    "engine": Engine,
+    "model": Model,
+}
 
 
 def json_schema(kind: str) -> dict[str, Any]:
@@ -62,7 +68,9 @@ def _section(title: str, schema: dict[str, Any]) -> list[str]:
     required = schema.get("required", [])
     for key, value in schema.get("properties", {}).items():
         default = "" if key in required else _shown(value.get("default"))
-        lines.append(f"| `{key}` | {_meaning(value)} | {'required' if key in required else default} |")
+        lines.append(
+            f"| `{key}` | {_meaning(value)} | {'required' if key in required else default} |"
+        )
     return lines
 
 
@@ -89,11 +97,17 @@ def _meaning(value: dict[str, Any]) -> str:
         return str(value["description"])
     match value.get("type"):
         case "array":
-            items: list[dict[str, Any]] = [value["items"]] if "items" in value else value.get("prefixItems", [])
+            items: list[dict[str, Any]] = (
+                [value["items"]] if "items" in value else value.get("prefixItems", [])
+            )
             return "a list of " + " and ".join(dict.fromkeys(map(_meaning, items)))
         case "object":
             inner = value.get("additionalProperties")
-            return f"a mapping of names to {_meaning(inner)}" if isinstance(inner, dict) else "a mapping"
+            return (
+                f"a mapping of names to {_meaning(inner)}"
+                if isinstance(inner, dict)
+                else "a mapping"
+            )
         case "integer":
             return "a whole number"
         case "number":

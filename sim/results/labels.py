@@ -11,7 +11,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if abs(value) >= 1e12:
         return f"{value:.{digits}g}"
     if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10**digits else f"{value:.{digits}g}"
+        return (
+            f"{value:,.0f}"
+            if isinstance(value, int) or abs(value) >= 10**digits
+            else f"{value:.{digits}g}"
+        )
     return f"{value:#.{digits}g}" if value else "0"
 
 

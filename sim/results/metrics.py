@@ -47,8 +47,14 @@ PRESETS = {
 def _preset(given: object) -> object:
     if isinstance(given, str):
         if given not in PRESETS:
-            hint = f"did you mean {near}?" if (near := nearest(given, PRESETS)) else f"there are {', '.join(PRESETS)}"
-            raise PydanticCustomError("quantity", "{reason}", {"reason": f"'{given}' is not an SLO preset; {hint}"})
+            hint = (
+                f"did you mean {near}?"
+                if (near := nearest(given, PRESETS))
+                else f"there are {', '.join(PRESETS)}"
+            )
+            raise PydanticCustomError(
+                "quantity", "{reason}", {"reason": f"'{given}' is not an SLO preset; {hint}"}
+            )
         return PRESETS[given]
     return given
 
@@ -87,11 +93,15 @@ class Measure(Value):
         start, end = self.window or (self.asked[0], last)
         if not ((rows.arrival >= start) & (rows.arrival <= end)).any():
             until = f" to {end:g} s" if self.window else ""
-            raise ScenarioError(f"measure: no request comes from {start:g} s{until}; the last one comes at {last:g} s")
+            raise ScenarioError(
+                f"measure: no request comes from {start:g} s{until}; the last one comes at {last:g} s"
+            )
         return start, end
 
 
-def latencies(rows: Rows, counted: NDArray[np.bool_] | None = None) -> dict[str, NDArray[np.float64]]:
+def latencies(
+    rows: Rows, counted: NDArray[np.bool_] | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Seconds of each finished request, in order of arrival: ttft, e2el, and tpot where it has two tokens or more."""
     done = np.flatnonzero(rows.finished if counted is None else rows.finished & counted)
     done = done[np.argsort(rows.arrival[done], kind="stable")]
@@ -126,7 +136,9 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     result: dict[str, Any] = {
         "verdict": told,
         "served_share": flow.share if flow else None,
-        "unfinished": [{"reason": reason, "requests": count} for reason, count in rows.unfinished.items()],
+        "unfinished": [
+            {"reason": reason, "requests": count} for reason, count in rows.unfinished.items()
+        ],
         "hints": [hint._asdict() for hint in hints(rows, told, counted)],
         "completed": int(done.sum()),
         "refused": int((counted & ~done & ~rows.cancelled & ~rows.failed).sum()),
@@ -150,7 +162,9 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     times = latencies(rows, counted)
     for name in ("ttft", "tpot", "itl", "e2el"):
         for statistic in STATISTICS:
-            number = of_gaps(rows, statistic) if name == "itl" else of_sample(times[name], statistic)
+            number = (
+                of_gaps(rows, statistic) if name == "itl" else of_sample(times[name], statistic)
+            )
             result[f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
     for name, sample in times.items():
         half = None if told in UNSTEADY else half_width(sample)
@@ -158,7 +172,9 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     return result | ({"measured": {"from": span[0], "to": span[1]}} if span else {})
 
 
-def measured(rows: Rows, measure: Measure | None) -> tuple[tuple[Seconds, Seconds] | None, NDArray[np.bool_]]:
+def measured(
+    rows: Rows, measure: Measure | None
+) -> tuple[tuple[Seconds, Seconds] | None, NDArray[np.bool_]]:
     """From when to when is counted, where not all is, and which requests arrive then."""
     if measure is None:
         return None, np.ones(len(rows.arrival), dtype=bool)
@@ -184,11 +200,15 @@ def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, dict[str,
         for name, sample in latencies(rows, own).items():
             for statistic in ("median", "p99"):
                 number = of_sample(sample, statistic)
-                members[system][f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
+                members[system][f"{statistic}_{name}_ms"] = (
+                    None if math.isnan(number) else 1000 * number
+                )
     return members
 
 
-def came_out(rows: Rows, start: Seconds, end: Seconds, slo: SLO | None) -> tuple[int, int, float, int]:
+def came_out(
+    rows: Rows, start: Seconds, end: Seconds, slo: SLO | None
+) -> tuple[int, int, float, int]:
     """What came out from start to end: requests by their last token, prompts by their first, tokens of answers, good requests.
 
     The tokens after the first are taken as evenly spread up to the last: rows do not know each one's time.
@@ -199,7 +219,12 @@ def came_out(rows: Rows, start: Seconds, end: Seconds, slo: SLO | None) -> tuple
     several = rows.finished & (last > first)
     rest = (inside[several] / (last - first)[several]) @ (rows.requests.output[several] - 1)
     prompt = int(rows.requests.prompt[begun].sum())
-    return int(ended.sum()), prompt, float(begun.sum() + rest), int((ended & meets(rows, slo)).sum()) if slo else 0
+    return (
+        int(ended.sum()),
+        prompt,
+        float(begun.sum() + rest),
+        int((ended & meets(rows, slo)).sum()) if slo else 0,
+    )
 
 
 def half_width(sample: NDArray[np.float64]) -> float | None:
@@ -260,9 +285,14 @@ def within(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
     return met(slo, rows.arrival, rows.first_token, rows.last_token, rows.requests.output)
 
 
-def met(slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+def met(
+    slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[np.int64]
+) -> dict[str, NDArray[np.bool_]]:
     """The same of columns."""
     ttft, e2el = first - arrival, last - arrival
     tpot = (e2el - ttft) / np.maximum(output - 1, 1)
-    given = ((name, value, getattr(slo, name)) for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True))
+    given = (
+        (name, value, getattr(slo, name))
+        for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True)
+    )
     return {name: value <= limit for name, value, limit in given if limit is not None}

@@ -75,7 +75,10 @@ class Gaps:
             return
         done, place, last = 0, bin_of(gap), bin_of(gap + (steps - 1) * growth)
         while place != last:
-            end = max(done + 1, min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)))
+            end = max(
+                done + 1,
+                min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)),
+            )
             while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
                 end += 1
             while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
@@ -86,7 +89,9 @@ class Gaps:
         pairs = steps * (steps - 1)
         self.count += times * steps
         self.total += times * (steps * gap + growth * pairs / 2)
-        self.squares += times * (steps * gap * gap + gap * growth * pairs + growth * growth * pairs * (2 * steps - 1) / 6)
+        self.squares += times * (
+            steps * gap * gap + gap * growth * pairs + growth * growth * pairs * (2 * steps - 1) / 6
+        )
 
     def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
         """Counts what was counted elsewhere."""
@@ -102,7 +107,11 @@ class Gaps:
 
     @property
     def std(self) -> Seconds:
-        return math.sqrt(max(0.0, self.squares / self.count - self.mean**2)) if self.count else math.nan
+        return (
+            math.sqrt(max(0.0, self.squares / self.count - self.mean**2))
+            if self.count
+            else math.nan
+        )
 
     def percentile(self, q: float) -> Seconds:
         """The gap that q percent stay below, to the width of a bin: the bin's geometric middle."""
@@ -169,7 +178,9 @@ class Rows:
     kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: what it has room for
     tallies: list[Tally] = field(default_factory=list)  # by replica: what passed through its stages
     replays: list[int] = field(default_factory=list)  # by replica: steps that were made again
-    traffic: dict[int, Traffic] = field(default_factory=dict)  # of the replicas at chip fidelity, by number
+    traffic: dict[int, Traffic] = field(
+        default_factory=dict
+    )  # of the replicas at chip fidelity, by number
     worked_until: Seconds = -math.inf  # when the last step was over
     span: Span | None = None  # the part of the run that `measure` counts
 
@@ -179,7 +190,9 @@ class Rows:
         self.admitted = np.full(n, np.nan)
         self.first_token = np.full(n, np.nan)
         self.last_token: NDArray[np.float64] = np.full(n, np.nan)
-        self.ended: NDArray[np.float64] = np.full(n, np.nan)  # finished, refused, cancelled or failed
+        self.ended: NDArray[np.float64] = np.full(
+            n, np.nan
+        )  # finished, refused, cancelled or failed
         self.replica = np.full(n, -1)
         self.turned_away = np.zeros(n, bool)  # refused because the queue was full
         self.cancelled = np.zeros(n, bool)
@@ -197,7 +210,12 @@ class Rows:
     @property
     def end(self) -> Seconds:
         """When the last request ended, however it ended, and the last step was over; -inf where none did."""
-        return float(max(self.worked_until, np.fmax(self.last_token, self.ended).max(initial=-math.inf, where=self.has_ended)))
+        return float(
+            max(
+                self.worked_until,
+                np.fmax(self.last_token, self.ended).max(initial=-math.inf, where=self.has_ended),
+            )
+        )
 
     @property
     def has_ended(self) -> NDArray[np.bool_]:
@@ -265,7 +283,9 @@ class Saved:
 
 def save(saved: Saved, folder: Path) -> None:
     """result.json and requests.parquet."""
-    (folder / "result.json").write_text(json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "result.json").write_text(
+        json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
     write_parquet(saved.requests, folder / "requests.parquet")
 
 
@@ -286,4 +306,6 @@ def load(folder: Path) -> Saved:
             raise ValueError("result.json is of another kind")
         return Saved(summary, polars.read_parquet((folder / "requests.parquet").read_bytes()))
     except (OSError, ValueError, polars.exceptions.PolarsError) as error:
-        raise UserError(f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}"
+        ) from None

@@ -11,7 +11,11 @@ from sim.results.rows import Rows
 from sim.units import Seconds
 
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "REFUSED", "TOO SHORT"]
-UNSTEADY: tuple[Verdict, ...] = ("OVERLOADED", "REFUSED", "TOO SHORT")  # no steady state whose mean could be given
+UNSTEADY: tuple[Verdict, ...] = (
+    "OVERLOADED",
+    "REFUSED",
+    "TOO SHORT",
+)  # no steady state whose mean could be given
 
 KEEPS_UP = 0.97  # of the tokens that are offered are served
 TOLD = 0.9  # less than that is too little, however short the run is
@@ -21,9 +25,15 @@ CERTAIN = 3.0  # standard deviations of what is offered by chance
 # tokens are spread evenly over an answer that slows down.
 RISING = 1.33
 DRAINED = 0.25  # of its growth: a backlog that has been down there since is a burst
-SLICES, UNEVEN = 20, 2.5  # arrivals in so many slices of the time vary so many times as much as Poisson's
+SLICES, UNEVEN = (
+    20,
+    2.5,
+)  # arrivals in so many slices of the time vary so many times as much as Poisson's
 QUEUE, PEAK = 10, 3  # a burst queues where so many wait at its peak, and so many times the mean
-STARTING, SLOWER = 0.1, 1.5  # users who begin together: their share of what is counted, and their mean TTFT over the others'
+STARTING, SLOWER = (
+    0.1,
+    1.5,
+)  # users who begin together: their share of what is counted, and their mean TTFT over the others'
 
 
 class Flow(NamedTuple):
@@ -92,7 +102,11 @@ def verdict(rows: Rows) -> Verdict:
             return "OVERLOADED" if flow.waiting and lack > 0 else "TOO SHORT"
     done = rows.finished
     waited = rows.admitted[done] - rows.arrival[done]
-    return "BACKLOGGED" if (waited > rows.last_token[done] - rows.admitted[done]).mean() > 0.1 else "STABLE"
+    return (
+        "BACKLOGGED"
+        if (waited > rows.last_token[done] - rows.admitted[done]).mean() > 0.1
+        else "STABLE"
+    )
 
 
 def measure_flow(rows: Rows) -> Flow | None:
@@ -108,12 +122,18 @@ def measure_flow(rows: Rows) -> Flow | None:
 
     def grown(at: int) -> float:
         """The backlog that has grown since the middle."""
-        return float(offered[at] - offered[middle]) - (tokens_served(rows, float(arrival[at])) - served[middle])
+        return float(offered[at] - offered[middle]) - (
+            tokens_served(rows, float(arrival[at])) - served[middle]
+        )
 
     first = np.sort(rows.first_token[order])  # nan, of those without one, at the end
     came, begun = end - middle, np.searchsorted(first, arrival[[middle, end]], side="right")
     more = came - int(begun[1] - begun[0])
-    later = np.unique(np.linspace(quarter + 1, end, 50).astype(int)) if quarter < end else np.array([end])
+    later = (
+        np.unique(np.linspace(quarter + 1, end, 50).astype(int))
+        if quarter < end
+        else np.array([end])
+    )
     growth = grown(end)
     since = float(offered[end] - offered[quarter])
     return Flow(
@@ -121,7 +141,9 @@ def measure_flow(rows: Rows) -> Flow | None:
         served=served[end] - served[middle],
         chance=math.sqrt(float((output[middle + 1 :] ** 2).sum())),
         seconds=float(arrival[end] - arrival[middle]),
-        rising=speed_up(arrival[[middle, quarter, end]], [served[middle], served[quarter], served[end]]),
+        rising=speed_up(
+            arrival[[middle, quarter, end]], [served[middle], served[quarter], served[end]]
+        ),
         last=(served[end] - served[quarter]) / since if since else 0.0,
         drained=min(map(grown, later.tolist())) / growth if growth > 0 else 0.0,
         waiting=more > (1 - KEEPS_UP) * came and more > CERTAIN * math.sqrt(came),
@@ -138,7 +160,9 @@ def grows(arrival: NDArray[np.float64], left: NDArray[np.float64]) -> bool:
     Where nothing grows, the difference is at most this random: departures are earlier arrivals.
     """
     middle, quarter, end = ((len(arrival) - 1) * part // 4 for part in (2, 3, 4))
-    present = np.searchsorted(arrival, arrival, side="right") - np.searchsorted(np.sort(left), arrival, side="right")
+    present = np.searchsorted(arrival, arrival, side="right") - np.searchsorted(
+        np.sort(left), arrival, side="right"
+    )
     came, more = end - middle, int(present[end] - present[middle])
     chance = math.sqrt(max(1.0, unevenness(arrival)) * (2 * came - more))
     drained = int(present[quarter:].min() - present[middle]) <= DRAINED * more
@@ -152,7 +176,10 @@ def unevenness(arrival: NDArray[np.float64]) -> float:
     (squared coefficient of variation).
     """
     counts, gaps = np.histogram(arrival, SLICES)[0], np.diff(arrival)
-    return max(float(counts.var() / counts.mean()), float(gaps.var() / gaps.mean() ** 2) if gaps.any() else 0.0)
+    return max(
+        float(counts.var() / counts.mean()),
+        float(gaps.var() / gaps.mean() ** 2) if gaps.any() else 0.0,
+    )
 
 
 def asked(rows: Rows) -> NDArray[np.bool_]:
@@ -188,10 +215,16 @@ class Hint(NamedTuple):
 def hints(rows: Rows, told: Verdict, counted: NDArray[np.bool_]) -> Iterator[Hint]:
     """Give hints on a run with that verdict, of which these requests are counted."""
     if told == "STABLE" and (peak := queued_in_bursts(rows)):
-        yield Hint("bursts", f"requests come in bursts: up to {peak:,} wait for their first token, and the queue drains again")
+        yield Hint(
+            "bursts",
+            f"requests come in bursts: up to {peak:,} wait for their first token, and the queue drains again",
+        )
     if share := starting_share(rows, counted):
         advice = "use measure: {warmup: ...} or more requests"
-        yield Hint("starting burst", f"the starting burst is {100 * share:.0f} % of what is counted; {advice}")
+        yield Hint(
+            "starting burst",
+            f"the starting burst is {100 * share:.0f} % of what is counted; {advice}",
+        )
 
 
 def queued_in_bursts(rows: Rows) -> int:
@@ -205,7 +238,9 @@ def queued_in_bursts(rows: Rows) -> int:
     first = np.sort(rows.first_token[rows.finished])
     waiting = np.arange(1, len(arrival) + 1) - np.searchsorted(first, arrival, side="right")
     peak, lasts = int(waiting.max()), float(max(arrival[-1], first[-1]) - arrival[0])
-    mean = float((rows.first_token - rows.arrival)[rows.finished].sum()) / lasts if lasts else math.inf  # Little's law
+    mean = (
+        float((rows.first_token - rows.arrival)[rows.finished].sum()) / lasts if lasts else math.inf
+    )  # Little's law
     return peak if unevenness(arrival) > UNEVEN and peak >= max(QUEUE, PEAK * mean) else 0
 
 

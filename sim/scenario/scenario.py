@@ -72,7 +72,9 @@ class System(Value):
     kv_tokens: Tokens | None = None
     memory_fraction: Fraction | None = None
     request_overhead: Seconds = 0.0
-    routing: Literal["expected", "sampled"] = "expected"  # to experts: by chances, or drawn step by step
+    routing: Literal["expected", "sampled"] = (
+        "expected"  # to experts: by chances, or drawn step by step
+    )
     policy: BatchingField | None = None
     micro_batch: Count | None = None
     order: OrderField = Field(default="first-come-first-served", validate_default=True)
@@ -94,22 +96,40 @@ class System(Value):
         if self.cluster is None and (self.chip is None or self.chips is None):
             raise ValueError("name a chip and how many chips, or a cluster")
         if self.cluster and self.chip:
-            raise ValueError(f"cluster {self.cluster.id} has its chip, {self.cluster.chip.id}; leave chip out")
+            raise ValueError(
+                f"cluster {self.cluster.id} has its chip, {self.cluster.chip.id}; leave chip out"
+            )
         if self.cluster and self.chips and self.chips > self.cluster.chips:
-            raise ValueError(f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for")
+            raise ValueError(
+                f"cluster {self.cluster.id} has {self.cluster.chips} chips, and {self.chips} are asked for"
+            )
         if self.plan.replicas > MOST_REPLICAS:
             raise ValueError(f"plan.replicas: {too_many(self.plan.replicas)}")
         if (chips := self.hardware[1]) > MOST_CHIPS:
-            raise ValueError(f"chips: got {chips:,}; expected at most {MOST_CHIPS:,}, since each is listed; try a part of them")
+            raise ValueError(
+                f"chips: got {chips:,}; expected at most {MOST_CHIPS:,}, since each is listed; try a part of them"
+            )
         return self
 
     @property
     def changed(self) -> dict[str, Change]:
         """What the system changes of the entries that its parts are like, by dotted key: 'chip.memory.sram.capacity'."""
-        parts: dict[str, Entry | None] = {"model": self.model, "chip": self.chip, "cluster": self.cluster, "engine": self.engine}
+        parts: dict[str, Entry | None] = {
+            "model": self.model,
+            "chip": self.chip,
+            "cluster": self.cluster,
+            "engine": self.engine,
+        }
         parts |= {"cluster.chip": self.cluster.chip} if self.cluster else {}
-        parts |= {f"exceptions.{number}.like": each.like for number, each in enumerate(self.exceptions)}
-        return {f"{name}.{key}": change for name, part in parts.items() if part for key, change in part.changed.items()}
+        parts |= {
+            f"exceptions.{number}.like": each.like for number, each in enumerate(self.exceptions)
+        }
+        return {
+            f"{name}.{key}": change
+            for name, part in parts.items()
+            if part
+            for key, change in part.changed.items()
+        }
 
     @property
     def policies(self) -> Policies:
@@ -128,7 +148,11 @@ class System(Value):
     def hardware(self) -> tuple[Chip, int, Topology | None]:
         """The chip, how many of them, and their topology where it is not the chip's own."""
         if self.cluster:
-            return self.cluster.chip, self.chips or self.cluster.chips, self.topology or self.cluster.topology
+            return (
+                self.cluster.chip,
+                self.chips or self.cluster.chips,
+                self.topology or self.cluster.topology,
+            )
         assert self.chip
         assert self.chips
         return self.chip, self.chips, self.topology
@@ -193,7 +217,10 @@ def _swept(given: object) -> object:
         reason = "a sweep is a mapping of keys to lists, {workload.rate: [1 request/s, 2 request/s]}, or a list of mappings"
     for key in () if reason else dict.fromkeys(key for point in points for key in point):
         if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
-            reason = reason or f"sweep: {brief(key)!r} is no key to vary; write it as --set does, such as workload.rate"
+            reason = (
+                reason
+                or f"sweep: {brief(key)!r} is no key to vary; write it as --set does, such as workload.rate"
+            )
     if isinstance(given, Mapping) and not reason:
         lists = [key for key, values in given.items() if not (isinstance(values, tuple) and values)]
         if lists:
@@ -211,7 +238,11 @@ _SWEEP = {
     "anyOf": [_GRID, {"type": "array", "minItems": 1, "items": _POINT}, {"type": "null"}],
     "description": "a mapping of dotted keys to lists of values (all combinations), or a list of mappings of dotted keys to values",
 }
-Sweep = Annotated[dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None, BeforeValidator(_swept), WithJsonSchema(_SWEEP)]
+Sweep = Annotated[
+    dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None,
+    BeforeValidator(_swept),
+    WithJsonSchema(_SWEEP),
+]
 
 
 class Scenario(Value):
@@ -243,9 +274,13 @@ class Scenario(Value):
                 if member in plain:
                     continue
                 near = nearest(member, plain)
-                hint = f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
+                hint = (
+                    f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
+                )
                 what = "a fleet itself" if member in systems else "no system"
-                reason = f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
+                reason = (
+                    f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
+                )
                 raise rejected((name, "fleet", member), member, reason)
         return systems
 
@@ -254,11 +289,19 @@ class Scenario(Value):
         plain = [name for name, system in self.systems.items() if isinstance(system, System)]
         for name, own in self.money.systems.items():
             if name not in plain:
-                hint = f"did you mean {near}?" if (near := nearest(name, plain)) else f"there are {', '.join(plain) or 'none'}"
-                raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
+                hint = (
+                    f"did you mean {near}?"
+                    if (near := nearest(name, plain))
+                    else f"there are {', '.join(plain) or 'none'}"
+                )
+                raise ValueError(
+                    f"economics.systems: {brief(name)!r} is no system with chips; {hint}"
+                )
             serve = self.plain(name).hardware[1]
             if own.chips and own.chips < serve:
-                raise ValueError(f"economics.systems.{name}.chips: {own.chips} are bought, and {serve} serve")
+                raise ValueError(
+                    f"economics.systems.{name}.chips: {own.chips} are bought, and {serve} serve"
+                )
         return self
 
     @model_validator(mode="after")
@@ -266,7 +309,11 @@ class Scenario(Value):
         for name, system in self.systems.items():
             if isinstance(system, Fleet):
                 continue
-            given = [key for key in ("network", "jitter", "exceptions") if getattr(system, key) not in (None, ())]
+            given = [
+                key
+                for key in ("network", "jitter", "exceptions")
+                if getattr(system, key) not in (None, ())
+            ]
             if given and not self.by_chip(name):
                 raise ValueError(f"systems.{name}: {given[0]} needs fidelity: chip")
         return self
@@ -307,7 +354,9 @@ class Scenario(Value):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
-    _where: dict[str, str] = PrivateAttr(default_factory=dict)  # system -> 'file:line: ', for errors
+    _where: dict[str, str] = PrivateAttr(
+        default_factory=dict
+    )  # system -> 'file:line: ', for errors
     _searches: dict[str, PlanSearch] = PrivateAttr(default_factory=dict)
 
     @property
@@ -322,7 +371,11 @@ class Scenario(Value):
 
     def with_plan(self, name: str, plan: Plan, search: PlanSearch) -> "Scenario":
         """Return the scenario with the plan that a search found for a plain system."""
-        changed = self.model_copy(update={"systems": self.systems | {name: self.plain(name).model_copy(update={"plan": plan})}})
+        changed = self.model_copy(
+            update={
+                "systems": self.systems | {name: self.plain(name).model_copy(update={"plan": plan})}
+            }
+        )
         changed._searches = self.searches | {name: search}
         return changed
 
@@ -375,24 +428,34 @@ class Scenario(Value):
         for member, model in models.items():
             if model != models[first]:
                 served = f"{first} serves {models[first].id}, and {member} {model.id}"
-                raise PlanError(f"{self.where(name)}: {served}; the members of a fleet serve one model")
+                raise PlanError(
+                    f"{self.where(name)}: {served}; the members of a fleet serve one model"
+                )
         return system.fleet
 
     def require_few(self, name: str, deployments: Mapping[str, Deployment]) -> None:
         """Raises: PlanError where all copies of a system's members are too many replicas to simulate."""
-        replicas = sum(n * deployments[member].layout.plan.replicas for member, n in self.members(name).items())
+        replicas = sum(
+            n * deployments[member].layout.plan.replicas for member, n in self.members(name).items()
+        )
         if replicas > MOST_REPLICAS:
             raise PlanError(f"{self.where(name)}: {too_many(replicas)}")
 
     def outages(self, name: str) -> list[tuple[float, float]]:
         """From when to when a replica of a system is down, s."""
-        return [(each.at, each.at + each.lasts) for member in self.members(name) for each in self.plain(member).outages]
+        return [
+            (each.at, each.at + each.lasts)
+            for member in self.members(name)
+            for each in self.plain(member).outages
+        ]
 
     def by_chip(self, name: str) -> bool:
         """Whether every chip of a plain system is a process."""
         return (self.plain(name).fidelity or self.fidelity) == "chip"
 
-    def machines(self, name: str, deployment: Deployment, recording: bool = False, copies: int = 1) -> Machines:
+    def machines(
+        self, name: str, deployment: Deployment, recording: bool = False, copies: int = 1
+    ) -> Machines:
         """What makes the chips of a plain system's replicas, of all copies; what is irregular in it is so in each copy.
 
         Raises: PlanError where its exceptions name what it does not have.
@@ -402,7 +465,15 @@ class Scenario(Value):
         jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
         try:
             parts = [
-                irregular(layout, system.exceptions, replica, scheduled, jitter, self.request_tokens, deployment.limits.kv_tokens)
+                irregular(
+                    layout,
+                    system.exceptions,
+                    replica,
+                    scheduled,
+                    jitter,
+                    self.request_tokens,
+                    deployment.limits.kv_tokens,
+                )
                 for replica in range(layout.plan.replicas)
             ]
         except (ValueError, PlanError) as error:
@@ -432,7 +503,9 @@ class Scenario(Value):
                 max_sequences=system.max_sequences,
                 kv_tokens=system.kv_tokens,
                 memory_fraction=system.memory_fraction,
-                sampled=np.random.default_rng([self.seed, *name.encode()]) if system.routing == "sampled" else None,
+                sampled=np.random.default_rng([self.seed, *name.encode()])
+                if system.routing == "sampled"
+                else None,
             )
         except ValueError as error:
             raise PlanError(f"{self.where(name)}: {error}") from error
@@ -448,20 +521,38 @@ class Scenario(Value):
         setups = [setup for member, of in members.items() for setup in self.setups(member, of)]
         think = self.workload.think if isinstance(self.workload, Closed) else 0.0
         counted = self.measure.asked if self.measure else None
-        return serve_fleet(requests, setups, self.systems[name].router, think, progress=progress, counted=counted)
+        return serve_fleet(
+            requests, setups, self.systems[name].router, think, progress=progress, counted=counted
+        )
 
     def setups(self, name: str, member: Member) -> list[Setup]:
         """What each replica of the copies of a plain system is."""
         system, deployment = self.plain(name), member.deployment
-        machine = self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
-        shared = (deployment.costs, deployment.limits, system.policies, system.request_overhead, machine, name)
+        machine = (
+            self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
+        )
+        shared = (
+            deployment.costs,
+            deployment.limits,
+            system.policies,
+            system.request_overhead,
+            machine,
+            name,
+        )
         of_each = member.deployment.layout.plan.replicas  # of each copy the same ones fail
-        outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
+        outages = [
+            tuple(o for o in system.outages if o.replica == number) for number in range(of_each)
+        ]
         spoils: list[Spoils | None] = [None] * member.replicas
         if errors := system.link_errors:
-            streams = np.random.default_rng([self.seed, *f"link errors of {name}".encode()]).spawn(member.replicas)
+            streams = np.random.default_rng([self.seed, *f"link errors of {name}".encode()]).spawn(
+                member.replicas
+            )
             spoils = [Spoils(errors, deployment.costs, stream) for stream in streams]
-        return [Setup(*shared, number, outages[number % of_each], spoils[number]) for number in range(member.replicas)]
+        return [
+            Setup(*shared, number, outages[number % of_each], spoils[number])
+            for number in range(member.replicas)
+        ]
 
     def whole(self, name: str) -> System:
         """A system with the model that it serves."""
@@ -470,7 +561,9 @@ class Scenario(Value):
 
     def lone(self, deployment: Deployment) -> Lone:
         """A mean request that has the system for itself."""
-        return lone_request(deployment, round(self.workload.mean_prompt), round(self.workload.mean_output))
+        return lone_request(
+            deployment, round(self.workload.mean_prompt), round(self.workload.mean_output)
+        )
 
 
 def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
@@ -509,7 +602,9 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         scenario.machines(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
-            require_sound(faults, deployment.chips // deployment.layout.plan.replicas, deployment.load)
+            require_sound(
+                faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
+            )
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
         if errors := scenario.plain(name).link_errors:
             errors.require_bearable(deployment.costs)
@@ -526,7 +621,9 @@ def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
         if outage.replica not in free:
             raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")
         if outage.at < free[outage.replica] * (1 - 1e-12):  # ends are sums, which round
-            raise ValueError(f"outages: replica {outage.replica} is down already at {outage.at:g} s")
+            raise ValueError(
+                f"outages: replica {outage.replica} is down already at {outage.at:g} s"
+            )
         free[outage.replica] = outage.at + outage.lasts
 
 
@@ -546,4 +643,6 @@ def laid_out(scenario: Scenario, name: str) -> dict[str, Member]:
     copies = scenario.members(name)
     deployments = {member: fitting(scenario, member) for member in copies}
     scenario.require_few(name, deployments)
-    return {member: Member(deployment, copies[member]) for member, deployment in deployments.items()}
+    return {
+        member: Member(deployment, copies[member]) for member, deployment in deployments.items()
+    }

@@ -33,14 +33,22 @@ from sim.units import Seconds
 class Passage:
     """What one micro-batch takes through the stages: a token for each of its sequences, and pieces of prompts."""
 
-    over: Callable[[Any, Seconds], None]  # called when its last step is back, with the time at which that left the last stage
+    over: Callable[
+        [Any, Seconds], None
+    ]  # called when its last step is back, with the time at which that left the last stage
     work: Work = field(default_factory=Work)
-    steps: int = 1  # for how many it may go on so, as nothing changes; when it is over, how many it made
+    steps: int = (
+        1  # for how many it may go on so, as nothing changes; when it is over, how many it made
+    )
     prefilled: list[Job] = field(default_factory=list)  # whose prompts end with it
     last: Seconds = 0.0  # when its micro-batch last left the last stage
-    counted: bool = True  # the gaps before its tokens are from passage to passage; else who sent it counts them
+    counted: bool = (
+        True  # the gaps before its tokens are from passage to passage; else who sent it counts them
+    )
     silent: bool = False  # its micro-batch has nothing to do when it is back, but for prompts that may have come
-    lost: Seconds = 0.0  # the exact time is so much later than the clock: when it enters, and when it is back
+    lost: Seconds = (
+        0.0  # the exact time is so much later than the clock: when it enters, and when it is back
+    )
 
 
 class Passing:
@@ -52,7 +60,9 @@ class Passing:
 
     def __init__(self) -> None:
         self.tally = Tally()
-        self.interrupted: dict[Passage, float] = {}  # steps of the passages that an outage interrupted
+        self.interrupted: dict[
+            Passage, float
+        ] = {}  # steps of the passages that an outage interrupted
 
     gaps: Gaps
     replays = 0  # steps that were made again
@@ -118,7 +128,9 @@ class Passing:
         self.gaps, self.tally = Gaps(), Tally()
 
 
-def not_worked(leave: NDArray[np.float64], times: NDArray[np.float64], now: Seconds) -> NDArray[np.float64]:
+def not_worked(
+    leave: NDArray[np.float64], times: NDArray[np.float64], now: Seconds
+) -> NDArray[np.float64]:
     """Return how long each stage works on a step after `now`; the step leaves each stage at `leave` and takes `times` there."""
     return np.minimum(np.maximum(leave - now, 0.0), times)
 
@@ -137,7 +149,13 @@ class Pipeline:
         self.free: NDArray[np.float64] = np.zeros(stages)  # counted from the clock
         self.busy: NDArray[np.float64] = np.zeros(stages)
 
-    def enter(self, now: Seconds, hops: NDArray[np.float64], times: NDArray[np.float64], lost: Seconds = 0.0) -> Seconds:
+    def enter(
+        self,
+        now: Seconds,
+        hops: NDArray[np.float64],
+        times: NDArray[np.float64],
+        lost: Seconds = 0.0,
+    ) -> Seconds:
         """Seconds until a passage that joins the first stage's queue at now + lost leaves the last one.
 
         start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + times[s], solved by one scan: with T the
@@ -259,7 +277,11 @@ class Leap(Passing):
         self.cut()
         if (passage := self.passage) is None:
             return
-        self.passage, work, whole = None, passage.work, passage.steps - 1  # the step under way is the last one
+        self.passage, work, whole = (
+            None,
+            passage.work,
+            passage.steps - 1,
+        )  # the step under way is the last one
         before, seconds = self.until(whole), self.time + whole * self.growth
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
         self.worked += before - self.lost + worked
@@ -282,7 +304,11 @@ class Leap(Passing):
         return np.array([self.worked + (self.env.now - self.start if self.passage else 0.0)])
 
     def steps_so_far(self, passage: Passage) -> int:
-        return round(self.share * passage.steps) if passage is self.passage and passage.work.decodes else 0
+        return (
+            round(self.share * passage.steps)
+            if passage is self.passage and passage.work.decodes
+            else 0
+        )
 
     @property
     def share(self) -> float:
@@ -302,41 +328,82 @@ class Pipelined(Passing):
     """
 
     def __init__(
-        self, env: simpy.Environment, costs: Costs, gaps: Gaps, slots: int, token_budget: int, interruptible: bool = False
+        self,
+        env: simpy.Environment,
+        costs: Costs,
+        gaps: Gaps,
+        slots: int,
+        token_budget: int,
+        interruptible: bool = False,
     ) -> None:
         from sim.serving import kernel  # Numba takes its time
 
         super().__init__()
-        self.env, self.costs, self.gaps, self.kernel, self.budget = env, costs, gaps, kernel, token_budget
+        self.env, self.costs, self.gaps, self.kernel, self.budget = (
+            env,
+            costs,
+            gaps,
+            kernel,
+            token_budget,
+        )
         stages, kinds = costs.stages, len(costs.layers)
         self.stages = np.zeros((kernel.LAYERS + kinds, stages))
         self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
-        self.rows = np.zeros((1 + slots, 2, stages))  # grows with the numbers of tokens that come up
+        self.rows = np.zeros(
+            (1 + slots, 2, stages)
+        )  # grows with the numbers of tokens that come up
         self.made = np.zeros(1 + slots, np.int64)  # how many steps of each
         self.row_of: dict[int, int] = {}
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
         self.read = np.zeros((kinds, 2))
-        self.batches, self.counts = np.zeros((slots, kernel.SECONDS + 2 * kinds)), np.zeros((slots, 7), np.int64)
+        self.batches, self.counts = (
+            np.zeros((slots, kernel.SECONDS + 2 * kinds)),
+            np.zeros((slots, 7), np.int64),
+        )
         self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
-        self.ring[kernel.BUDGET], self.ring[kernel.RANKS] = token_budget, costs.layout.plan.attention_data
+        self.ring[kernel.BUDGET], self.ring[kernel.RANKS] = (
+            token_budget,
+            costs.layout.plan.attention_data,
+        )
         self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
         self.tracks = np.zeros((slots if interruptible else 0, kernel.PLACE + 1 + 2 * stages))
-        self.state = (self.lines, self.read, self.batches, self.counts, self.ring, self.sums, self.tracks)
+        self.state = (
+            self.lines,
+            self.read,
+            self.batches,
+            self.counts,
+            self.ring,
+            self.sums,
+            self.tracks,
+        )
         self.passages: list[Passage | None] = [None] * slots
         self.unused = list(range(slots))
-        self.lent: list[Any] = []  # idle micro-batches that take pieces of prompts, and where they belong
+        self.lent: list[
+            Any
+        ] = []  # idle micro-batches that take pieces of prompts, and where they belong
         self.idle: deque[Any] = deque()
         self.turn: Callable[[Any], object] = self.idle.append
         self.job: Job | None = None  # whose prompt waits
         self.left = 0  # of it; -1 where the replica is to be asked whatever is left
-        self.head: tuple[float, int, int, bool, float, float, int, int] = (0.0, 0, 0, False, 0.0, 0.0, 0, 0)
+        self.head: tuple[float, int, int, bool, float, float, int, int] = (
+            0.0,
+            0,
+            0,
+            False,
+            0.0,
+            0.0,
+            0,
+            0,
+        )
         self.asleep = True
 
     def row(self, tokens: int) -> int:
         """Where the kernel finds what so many tokens take."""
         if tokens not in self.row_of:
-            row = self.row_of[tokens] = self.kernel.FULL if tokens == self.budget else 1 + len(self.row_of)
+            row = self.row_of[tokens] = (
+                self.kernel.FULL if tokens == self.budget else 1 + len(self.row_of)
+            )
             if row >= len(self.rows):
                 self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
                 self.made = np.concatenate((self.made, np.zeros_like(self.made)))
@@ -365,7 +432,17 @@ class Pipelined(Passing):
         self.passages[slot] = passage
         numbers = min(passage.steps, holds), decodes * passage.counted, int(passage.silent), row
         of_kinds = sampling, tuple(attention), tuple(growth)
-        self.kernel.join(slot, self.env.now, passage.lost, numbers, *of_kinds, self.stages, self.rows, self.made, *self.state)
+        self.kernel.join(
+            slot,
+            self.env.now,
+            passage.lost,
+            numbers,
+            *of_kinds,
+            self.stages,
+            self.rows,
+            self.made,
+            *self.state,
+        )
         if self.asleep:
             self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
@@ -381,7 +458,9 @@ class Pipelined(Passing):
         self.row(self.budget)
         self.line(self.budget)
         self.ask(job)
-        self.kernel.deal(self.env.now, np.array(slots), self.stages, self.rows, self.made, *self.state)
+        self.kernel.deal(
+            self.env.now, np.array(slots), self.stages, self.rows, self.made, *self.state
+        )
         job.prefilled += pieces * self.budget
         self.ask(None)
         if self.asleep:
@@ -460,9 +539,15 @@ class Pipelined(Passing):
         return tally
 
     def steps_so_far(self, passage: Passage) -> int:
-        slots = (i for i, each in enumerate(self.passages) if each is passage and i not in self.unused)
+        slots = (
+            i for i, each in enumerate(self.passages) if each is passage and i not in self.unused
+        )
         slot = next(slots, None)
-        return int(self.counts[slot, self.kernel.DONE]) if slot is not None and passage.work.decodes else 0
+        return (
+            int(self.counts[slot, self.kernel.DONE])
+            if slot is not None and passage.work.decodes
+            else 0
+        )
 
     @property
     def free_at(self) -> Seconds:
@@ -482,7 +567,10 @@ class Pipelined(Passing):
         """Add what the compiled code counted."""
         for tokens, row in self.row_of.items():
             tally.passages[tokens] += int(self.made[row])
-        read = {shape.window is not None: sums for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)}
+        read = {
+            shape.window is not None: sums
+            for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)
+        }
         for windowed, (attended, cached) in read.items():
             if windowed:
                 tally.windowed_attended += attended
@@ -494,7 +582,9 @@ class Pipelined(Passing):
 
     def interrupt(self) -> None:
         kernel, ring, tally, stages = self.kernel, self.ring, self.tally, self.costs.stages
-        for slot in np.roll(self.counts[:, kernel.ORDER], -ring[kernel.HEAD])[: ring[kernel.LENGTH]].tolist():
+        for slot in np.roll(self.counts[:, kernel.ORDER], -ring[kernel.HEAD])[
+            : ring[kernel.LENGTH]
+        ].tolist():
             track, passage = self.tracks[slot], self.passages[slot]
             leave, times = track[kernel.PLACE + 1 :].reshape(2, stages)
             unmade = not_worked(leave, times, self.env.now)
@@ -504,12 +594,18 @@ class Pipelined(Passing):
             if passage and not piece:
                 tally.take_back(passage.work, part)
             else:
-                tally.take_back(self.piece(piece, old, passage.work.decodes if passage else 0), part)
+                tally.take_back(
+                    self.piece(piece, old, passage.work.decodes if passage else 0), part
+                )
             decodes = int(self.counts[slot, kernel.DECODES])
             if decodes:  # its tokens do not come
                 gap = float(track[kernel.GAP])
                 ring[kernel.FIRST_BIN + int(track[kernel.PLACE])] -= decodes
-                self.sums[[kernel.COUNT, kernel.TOTAL, kernel.SQUARES]] -= decodes, decodes * gap, decodes * gap * gap
+                self.sums[[kernel.COUNT, kernel.TOTAL, kernel.SQUARES]] -= (
+                    decodes,
+                    decodes * gap,
+                    decodes * gap * gap,
+                )
             if passage:
                 self.interrupted[passage] = int(self.counts[slot, kernel.DONE]) - part
         self.close()
@@ -517,9 +613,18 @@ class Pipelined(Passing):
     def piece(self, tokens: int, old: int, decodes: int) -> Work:
         """A step with a piece of a prompt, of which `old` tokens were done before; its decodes are counted elsewhere."""
         window = self.costs.layout.model.window or 0
-        work = Work(decodes, prompt_tokens=tokens, attended=seen(old, tokens, None), cached=old + tokens, logits=decodes)
+        work = Work(
+            decodes,
+            prompt_tokens=tokens,
+            attended=seen(old, tokens, None),
+            cached=old + tokens,
+            logits=decodes,
+        )
         if window:
-            work.windowed_attended, work.windowed_cached = seen(old, tokens, window), min(old, window) + tokens
+            work.windowed_attended, work.windowed_cached = (
+                seen(old, tokens, window),
+                min(old, window) + tokens,
+            )
         return work
 
     @property
@@ -573,8 +678,16 @@ class Chips(Passing):
 class Replayed(Passing):
     """A step that a link has spoilt is made again when it is over, from the first stage on."""
 
-    def __init__(self, env: simpy.Environment, through: Passing, spoils: Spoils, gaps: Gaps) -> None:
-        self.env, self.through, self.spoils, self.gaps, self.tally = env, through, spoils, gaps, through.tally
+    def __init__(
+        self, env: simpy.Environment, through: Passing, spoils: Spoils, gaps: Gaps
+    ) -> None:
+        self.env, self.through, self.spoils, self.gaps, self.tally = (
+            env,
+            through,
+            spoils,
+            gaps,
+            through.tally,
+        )
         self.inner: dict[Passage, Passage] = {}
         self.spoilt: set[Passage] = set()  # those under way that were made once at least
 
@@ -588,7 +701,9 @@ class Replayed(Passing):
         if self.spoils(passage.work.tokens):
             self.replays += 1
             self.spoilt.add(passage)
-            Timeout(self.env, self.spoils.errors.restart).callbacks.append(lambda _: self.through.send(passed))
+            Timeout(self.env, self.spoils.errors.restart).callbacks.append(
+                lambda _: self.through.send(passed)
+            )
             return
         del self.inner[passage]
         self.spoilt.discard(passage)

@@ -48,11 +48,16 @@ def piece_seconds(line, read, old, piece):
     cached = min(float(old + piece), window + piece)
     read[ATTENDED] += attended
     read[CACHED] += cached
-    return max(line[0] + line[1] * attended + line[2] * cached, line[3] + line[4] * attended + line[5] * cached)
+    return max(
+        line[0] + line[1] * attended + line[2] * cached,
+        line[3] + line[4] * attended + line[5] * cached,
+    )
 
 
 @compiled
-def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
+def enter(
+    slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks
+):
     """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
 
     start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]: leave is the sum of all ways and works up to
@@ -79,7 +84,9 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
     if kept:
         tracks[slot, TAKEN], tracks[slot, BEFORE] = piece, ring[OLD]
     if piece:
-        if decodes % ring[RANKS] == 0:  # else a rank with fewer decodes takes the piece, in the others' time
+        if (
+            decodes % ring[RANKS] == 0
+        ):  # else a rank with fewer decodes takes the piece, in the others' time
             work[n - 1] += sums[PIECE]
         ring[OLD] += piece
         ring[LEFT] -= piece
@@ -95,7 +102,11 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
     leave = total + late
     wait = lost + leave + sums[RETURN]
     back = now + wait
-    batches[slot, BACK], batches[slot, LEAVE], batches[slot, LOST] = back, now + (lost + leave), wait - (back - now)
+    batches[slot, BACK], batches[slot, LEAVE], batches[slot, LOST] = (
+        back,
+        now + (lost + leave),
+        wait - (back - now),
+    )
     if decodes:
         gap = leave + sums[RETURN]
         place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LEAST
@@ -115,13 +126,34 @@ def enter(slot, now, lost, piece, stages, rows, made, lines, read, batches, coun
 
 
 @compiled
-def join(slot, now, lost, numbers, sampling, seconds, growth, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
+def join(
+    slot,
+    now,
+    lost,
+    numbers,
+    sampling,
+    seconds,
+    growth,
+    stages,
+    rows,
+    made,
+    lines,
+    read,
+    batches,
+    counts,
+    ring,
+    sums,
+    tracks,
+):
     """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
     and what further steps add to them."""
     kinds = len(seconds)
     batches[slot, SAMPLING] = sampling
     for kind in range(kinds):
-        batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = seconds[kind], growth[kind]
+        batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = (
+            seconds[kind],
+            growth[kind],
+        )
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
     enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
@@ -135,7 +167,22 @@ def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sum
             batches[slot, column] = 0.0
         counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
         counts[slot, SILENT] = 1
-        enter(slot, now, 0.0, ring[BUDGET], stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
+        enter(
+            slot,
+            now,
+            0.0,
+            ring[BUDGET],
+            stages,
+            rows,
+            made,
+            lines,
+            read,
+            batches,
+            counts,
+            ring,
+            sums,
+            tracks,
+        )
 
 
 @compiled
@@ -144,7 +191,16 @@ def head(batches, counts, ring):
     how much of the prompt is done."""
     slot = counts[ring[HEAD], ORDER]
     done, each = counts[slot, DONE], batches[slot]
-    return each[BACK], slot, done, done == counts[slot, DUE], each[LEAVE], each[LOST], ring[OLD], ring[LENGTH]
+    return (
+        each[BACK],
+        slot,
+        done,
+        done == counts[slot, DUE],
+        each[LEAVE],
+        each[LOST],
+        ring[OLD],
+        ring[LENGTH],
+    )
 
 
 @compiled
@@ -169,5 +225,20 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, 
             for column in range(SAMPLING, batches.shape[1]):
                 batches[slot, column] = 0.0
             counts[slot, DONE] = counts[slot, DUE] = 0
-        enter(slot, back, batches[slot, LOST], piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
+        enter(
+            slot,
+            back,
+            batches[slot, LOST],
+            piece,
+            stages,
+            rows,
+            made,
+            lines,
+            read,
+            batches,
+            counts,
+            ring,
+            sums,
+            tracks,
+        )
     return head(batches, counts, ring)

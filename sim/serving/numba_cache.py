@@ -33,5 +33,7 @@ def compiled(function: Callable[..., Any]) -> Any:
         dispatcher: Any = njit(cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return njit(function)
-    dispatcher._cache = OptionalCache(dispatcher._cache)  # Numba has no public way to outlive a full disk
+    dispatcher._cache = OptionalCache(
+        dispatcher._cache
+    )  # Numba has no public way to outlive a full disk
     return dispatcher

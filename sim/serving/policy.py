@@ -86,7 +86,9 @@ def static(load: Load) -> Choice:
 
 # Who is next.
 
-Order = Callable[[Job], float]  # a key, taken once for each arrival: the smallest is next, of equals the first that came
+Order = Callable[
+    [Job], float
+]  # a key, taken once for each arrival: the smallest is next, of equals the first that came
 
 
 def first_come_first_served(job: Job) -> float:
@@ -244,16 +246,27 @@ def prefix_aware(replicas: Sequence[Served], job: Job) -> int:
     def cached(replica: Served) -> int:
         return replica.prefixes.cached(job.hash_ids) if replica.prefixes else 0
 
-    return min(range(len(replicas)), key=lambda number: (-cached(replicas[number]), load(replicas[number], job)))
+    return min(
+        range(len(replicas)),
+        key=lambda number: (-cached(replicas[number]), load(replicas[number], job)),
+    )
 
 
-BATCHINGS: dict[str, Callable[..., Any]] = {"continuous": continuous, "prefill-first": prefill_first, "static": static}
+BATCHINGS: dict[str, Callable[..., Any]] = {
+    "continuous": continuous,
+    "prefill-first": prefill_first,
+    "static": static,
+}
 ORDERS: dict[str, Callable[..., Any]] = {
     "first-come-first-served": first_come_first_served,
     "shortest-first": shortest_first,
     "priority": by_priority,
 }
-ROUTERS: dict[str, Callable[..., Any]] = {"least-loaded": least_loaded, "round-robin": round_robin, "prefix-aware": prefix_aware}
+ROUTERS: dict[str, Callable[..., Any]] = {
+    "least-loaded": least_loaded,
+    "round-robin": round_robin,
+    "prefix-aware": prefix_aware,
+}
 BatchingField = Annotated[Batching, Named(BATCHINGS, "a batching policy")]
 OrderField = Annotated[Order, Named(ORDERS, "an order")]
 RouterField = Annotated[Router, Named(ROUTERS, "a router")]

@@ -55,7 +55,9 @@ class MicroBatch(Passage):
     growing: int = 0  # sequences that no window cuts yet
     fills: list[int] = field(default_factory=list)  # the steps at which windows begin to cut
     begun: bool = False  # it has decoded since it was last empty
-    stalled: list[tuple[int, Seconds]] = field(default_factory=list)  # sequences that were left out, and their last tokens' time
+    stalled: list[tuple[int, Seconds]] = field(
+        default_factory=list
+    )  # sequences that were left out, and their last tokens' time
     planned: int = 1  # the steps that its passage may go on for, of which it may make fewer
 
 
@@ -103,13 +105,21 @@ class Replica:
         rows: Rows,
         finished: Callable[[Job, Seconds], None],
     ) -> None:
-        self.env, self.number, self.passing, self.rows, self.finished = env, number, passing, rows, finished
+        self.env, self.number, self.passing, self.rows, self.finished = (
+            env,
+            number,
+            passing,
+            rows,
+            finished,
+        )
         self.system, self.overhead = setup.system, setup.overhead
         self.limits, self.policies = limits, policies = setup.limits, setup.policies
         self.room = Room(limits.kv_tokens, limits.sequences)
         self.prefixes = Prefixes() if policies.prefix_caching else None
         # The oldest prompt fills whoever is back, so that what passes may deal it out by itself.
-        self.plain = policies.batching is continuous and policies.reserve and policies.deadline is None
+        self.plain = (
+            policies.batching is continuous and policies.reserve and policies.deadline is None
+        )
         self.size = policies.size or max(1, limits.sequences // limits.slots)
         self.waiting: list[tuple[float, int, Job]] = []  # a heap, by the order's key
         self.queued = 0  # of these, those that are not cancelled
@@ -135,9 +145,13 @@ class Replica:
             return
         job.kv = self.limits.claim(tokens)
         if tokens > self.limits.context:
-            self.rows.reason[job.id] = f"{tokens} tokens exceed the model's context of {self.limits.context}"
+            self.rows.reason[job.id] = (
+                f"{tokens} tokens exceed the model's context of {self.limits.context}"
+            )
         elif job.kv > self.limits.kv_tokens:
-            self.rows.reason[job.id] = f"{job.kv} tokens exceed the KV room of {self.limits.kv_tokens}"
+            self.rows.reason[job.id] = (
+                f"{job.kv} tokens exceed the KV room of {self.limits.kv_tokens}"
+            )
         else:
             if not policies.reserve:
                 job.kv = self.limits.claim(job.prompt)
@@ -156,7 +170,9 @@ class Replica:
                 return
             self.rows.turned_away[job.id] = True
             self.rows.reason[job.id] = f"the queue of {most} is full"
-        self.finished(job, max(job.arrival, self.env.now - self.overhead))  # later where its replica failed
+        self.finished(
+            job, max(job.arrival, self.env.now - self.overhead)
+        )  # later where its replica failed
 
     def look(self) -> None:
         """Somebody has come: who is admitted, and who works on the prompts?"""
@@ -299,7 +315,9 @@ class Replica:
         passing.settle()  # a micro-batch that is back without an event would count as in flight
         while self.prefilling and self.idle and self.in_flight < self.allowed:
             if self.plain:
-                passing.deal(self.prefilling[0], self.idle, self.allowed - self.in_flight, self.turn)
+                passing.deal(
+                    self.prefilling[0], self.idle, self.allowed - self.in_flight, self.turn
+                )
             if self.idle and self.in_flight < self.allowed:
                 batch = self.idle.popleft()
                 batch.lost = 0.0
@@ -348,7 +366,9 @@ class Replica:
             self.admit()
         if ended and self.env.peek() <= self.env.now:
             again = Due(self.env, 0.0)
-            again.callbacks.append(partial(self.turn_at, batch))  # who was answered may ask at once, and comes first
+            again.callbacks.append(
+                partial(self.turn_at, batch)
+            )  # who was answered may ask at once, and comes first
         else:
             self.turn(batch)
 
@@ -377,13 +397,21 @@ class Replica:
         batch.work = work = Work()
         if decodes and running:
             work.decodes = work.logits = running
-            work.context, work.windowed_context, work.growing = batch.context, batch.windowed, batch.growing
+            work.context, work.windowed_context, work.growing = (
+                batch.context,
+                batch.windowed,
+                batch.growing,
+            )
         batch.prefilled = self.prefill(work, room, min(joining, places)) if self.prefilling else []
         if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.slots - 1:
-                raise UserError(f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever")
+                raise UserError(
+                    f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever"
+                )
             return False
-        one = work.prompt_tokens or batch.stalled or preempted  # whoever waits may have room after that one
+        one = (
+            work.prompt_tokens or batch.stalled or preempted
+        )  # whoever waits may have room after that one
         batch.planned = batch.steps = 1 if one else self.steps(batch)
         if work.decodes:
             batch.begun = True
@@ -400,9 +428,14 @@ class Replica:
         into one micro-batch, and the stages wait for it in turn.
         """
         share, more = divmod(self.room.sequences_used, self.limits.slots)
-        if more and (not share or sum(each.running > share for each in self.batches if each is not batch) < more):
+        if more and (
+            not share
+            or sum(each.running > share for each in self.batches if each is not batch) < more
+        ):
             share += 1
-        return (share if self.policies.size is None else min(share, self.policies.size)) - batch.running
+        return (
+            share if self.policies.size is None else min(share, self.policies.size)
+        ) - batch.running
 
     def prefill(self, work: Work, room: int, joining: int) -> list[Job]:
         """Add pieces of the oldest prompts, as many tokens as there is room for, and return whose prompts end.
@@ -432,7 +465,9 @@ class Replica:
 
     def steps(self, batch: MicroBatch) -> int:
         """For how many steps nothing changes."""
-        if self.limits.slots > 1 and (self.policies.deadline is not None or not self.policies.reserve):
+        if self.limits.slots > 1 and (
+            self.policies.deadline is not None or not self.policies.reserve
+        ):
             return 1  # only the first to be back can be stopped, and room taken for later steps would be missed elsewhere
         steps = batch.ends[0][0] - batch.step
         if batch.fills:
@@ -511,7 +546,11 @@ class Replica:
                 continue
             self.free(job)
             self.rows.preemptions[job.id] += 1
-            job.prompt, job.output, job.prefilled = job.prompt + generated, job.output - generated, 0
+            job.prompt, job.output, job.prefilled = (
+                job.prompt + generated,
+                job.output - generated,
+                0,
+            )
             job.kv = self.limits.claim(job.prompt)
             self.queue(job, -math.inf)
         if not batch.running:
@@ -528,7 +567,9 @@ class Replica:
         self.resize(batch, batch.running - 1)
         batch.context -= job.prompt + 1 + decoded
         if self.limits.window:
-            self.leave_window(batch, self.limits.window, job.prompt + 1 + decoded, job, last - job.output + 1)
+            self.leave_window(
+                batch, self.limits.window, job.prompt + 1 + decoded, job, last - job.output + 1
+            )
         if not self.policies.reserve:
             job.kv += decoded
         job.answered = batch.last
@@ -565,10 +606,16 @@ class Replica:
                 heapq.heappush(batch.fills, batch.step + window - job.prompt - 1)
 
     @staticmethod
-    def leave_window(batch: MicroBatch, window: int, context: int, job: Job, joined: int | None = None) -> None:
+    def leave_window(
+        batch: MicroBatch, window: int, context: int, job: Job, joined: int | None = None
+    ) -> None:
         """It leaves with so much context; before its end, `joined` says at which step it came."""
         batch.windowed -= min(context, window)
-        if job.prompt + 1 < window and context <= window and not (context == window and job.tokens > window):
+        if (
+            job.prompt + 1 < window
+            and context <= window
+            and not (context == window and job.tokens > window)
+        ):
             batch.growing -= 1
             if joined is not None and job.tokens > window:
                 batch.fills.remove(joined + window - job.prompt - 1)

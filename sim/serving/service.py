@@ -36,7 +36,13 @@ class Done(NamedTuple):
     @classmethod
     def by(cls, replica: Replica) -> "Done":
         passing = replica.passing
-        return cls(passing.tally, passing.busy.copy(), passing.replays, replica.room.kv_peak, passing.traffic)
+        return cls(
+            passing.tally,
+            passing.busy.copy(),
+            passing.replays,
+            replica.room.kv_peak,
+            passing.traffic,
+        )
 
 
 class Mark(NamedTuple):
@@ -72,7 +78,10 @@ def serve(
     leap: bool = True,
 ) -> Rows:
     """Serves all requests on replicas that are alike, as `serve_fleet` does on any."""
-    setups = [Setup(costs, limits, policies, overhead, machine, number=number) for number in range(replicas)]
+    setups = [
+        Setup(costs, limits, policies, overhead, machine, number=number)
+        for number in range(replicas)
+    ]
     return serve_fleet(requests, setups, policies.router, think, leap)
 
 
@@ -115,7 +124,9 @@ class Service:
         self.think, self.leap, self.progress = think, leap, progress
         self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
         # Those whose arrival is nan come when an answer decides.
-        self.arrivals = ((number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at)
+        self.arrivals = (
+            (number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at
+        )
         self.coming = next(self.arrivals, None)
         self.left = deque(range(len(self.prompts)))  # that no user has asked yet
         self.next_turns: dict[int, list[int]] = {}
@@ -125,7 +136,9 @@ class Service:
         self.ended = 0
         self.overhead = min(setup.overhead for setup in setups)
         deadlines = {setup.policies.deadline for setup in setups}
-        self.patience = None if None in deadlines else max(each for each in deadlines if each)  # the longest of any replica
+        self.patience = (
+            None if None in deadlines else max(each for each in deadlines if each)
+        )  # the longest of any replica
         self.fleet = [self.build(number) for number in range(len(setups))]
         self.failing = any(setup.outages for setup in setups)
         self.failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
@@ -144,7 +157,14 @@ class Service:
         elif leap and slots == costs.stages == 1:
             passing = Leap(env, costs, gaps)
         elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
-            passing = Pipelined(env, costs, gaps, slots, setup.limits.token_budget, interruptible=bool(setup.outages))
+            passing = Pipelined(
+                env,
+                costs,
+                gaps,
+                slots,
+                setup.limits.token_budget,
+                interruptible=bool(setup.outages),
+            )
         else:
             passing = Steps(env, costs, gaps)
         if setup.spoils:
@@ -154,7 +174,9 @@ class Service:
     def run(self) -> Rows:
         env, requests = self.env, self.requests
         for number, setup in enumerate(self.setups):
-            for outage in sorted(setup.outages, key=lambda each: each.at):  # who is up again as it fails again is up first
+            for outage in sorted(
+                setup.outages, key=lambda each: each.at
+            ):  # who is up again as it fails again is up first
                 Due(env, outage.at).callbacks.append(partial(self.down, number, outage))
                 Due(env, outage.at + outage.lasts).callbacks.append(partial(self.up_again, number))
         if requests.users is None:
@@ -172,7 +194,10 @@ class Service:
         rows = self.rows
         for replica in self.fleet:
             replica.passing.close()
-        done = [[*before, Done.by(replica)] for before, replica in zip(self.failed, self.fleet, strict=True)]
+        done = [
+            [*before, Done.by(replica)]
+            for before, replica in zip(self.failed, self.fleet, strict=True)
+        ]
         rows.systems = [replica.system for replica in self.fleet]
         rows.kv_tokens = [replica.limits.kv_tokens for replica in self.fleet]
         rows.tallies = [summed(each.tally for each in lives) for lives in done]
@@ -180,7 +205,9 @@ class Service:
         rows.replays = [sum(each.replays for each in lives) for lives in done]
         rows.kv_peak = [max(each.kv_peak for each in lives) for lives in done]
         carried = [[each.traffic for each in lives if each.traffic] for lives in done]
-        rows.traffic = {number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives}
+        rows.traffic = {
+            number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives
+        }
         rows.worked_until = max(replica.passing.free_at for replica in self.fleet)
         if len(self.marks) == 2:
             rows.span = between(*sorted(self.marks, key=lambda mark: mark.at))
@@ -205,7 +232,9 @@ class Service:
         """Keep what each replica did up to now, in all its lives."""
         works = []
         for before, replica in zip(self.failed, self.fleet, strict=True):
-            lives = [(each.tally, each.busy) for each in before] + ([replica.so_far()] if replica.up else [])
+            lives = [(each.tally, each.busy) for each in before] + (
+                [replica.so_far()] if replica.up else []
+            )
             tallies, busy = zip(*lives, strict=True)
             works.append((summed(tallies), np.sum(busy, axis=0)))
         self.marks.append(Mark(self.env.now, works))
@@ -215,7 +244,9 @@ class Service:
     def expect(self) -> None:
         """Waits for the next arrival of an open loop."""
         if self.coming is not None:
-            Due(self.env, max(0.0, self.coming[1] + self.overhead - self.env.now)).callbacks.append(self.arrive)
+            Due(self.env, max(0.0, self.coming[1] + self.overhead - self.env.now)).callbacks.append(
+                self.arrive
+            )
 
     def arrive(self, _: simpy.Event) -> None:
         """It is there, and the one after it is waited for first: who looks sees if that is."""
@@ -255,14 +286,18 @@ class Service:
         if not up:
             self.held.append(job)
             if (patience := self.patience) is not None:
-                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(lambda _: self.give_up(job, patience))
+                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(
+                    lambda _: self.give_up(job, patience)
+                )
             return
         replica = up[self.router(up, job) if len(up) > 1 else 0]
         if replica.overhead == self.overhead:
             replica.submit(job)
         else:
             replica.unfinished += 1  # on its way there
-            Due(env, replica.overhead - self.overhead).callbacks.append(partial(self.hand_over, replica, job))
+            Due(env, replica.overhead - self.overhead).callbacks.append(
+                partial(self.hand_over, replica, job)
+            )
 
     def hand_over(self, replica: Replica, job: Job, _: simpy.Event) -> None:
         replica.unfinished -= 1
@@ -281,7 +316,10 @@ class Service:
             self.env.process(self.ask(None, at + self.think))
         for number in self.next_turns.get(job.id, ()):
             if rows.reason[job.id]:
-                rows.arrival[number], rows.reason[number] = at, "the turn before it was not answered"
+                rows.arrival[number], rows.reason[number] = (
+                    at,
+                    "the turn before it was not answered",
+                )
                 self.see_arrival()
                 self.finished(Job(number, at, 0, 0, 0), at)
             else:

@@ -17,7 +17,9 @@ from sim.scenario.scenario import Member, Scenario
 from sim.units import DAY, Seconds
 
 
-def reliability(scenario: Scenario, name: str, members: Mapping[str, Member], rows: Rows) -> dict[str, Any]:
+def reliability(
+    scenario: Scenario, name: str, members: Mapping[str, Member], rows: Rows
+) -> dict[str, Any]:
     """The availability of a system whose parts fail; of a fleet the mean of its members', by the tokens that each gave."""
     found: dict[str, Availability] = {}
     for member, of in members.items():
@@ -29,7 +31,9 @@ def reliability(scenario: Scenario, name: str, members: Mapping[str, Member], ro
         return found[name].metrics()
     done = rows.finished
     given = dict.fromkeys(members, 0)
-    for replica, tokens in zip(rows.replica[done].tolist(), rows.requests.output[done].tolist(), strict=True):
+    for replica, tokens in zip(
+        rows.replica[done].tolist(), rows.requests.output[done].tolist(), strict=True
+    ):
         given[rows.systems[replica]] += tokens
     if not found or not any(given.values()):
         return {}
@@ -39,7 +43,9 @@ def reliability(scenario: Scenario, name: str, members: Mapping[str, Member], ro
     return {"availability": 1 - lost, "ci95_availability": math.hypot(*widths)}
 
 
-def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float) -> dict[str, Any]:
+def costs(
+    scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float
+) -> dict[str, Any]:
     """Return the joules and dollars of a system and of each of its output tokens, by cause, over the time that is counted.
 
     That is the whole run, or what `measure` says.  A number that is not known is left out, and so are all where no token came.
@@ -50,7 +56,9 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
         start, end = scenario.measure.span(rows)
         finished, _, tokens, _ = came_out(rows, start, end, None)
         elapsed, span = end - start, rows.span
-        tallies, busy, worked = (span.tallies, span.busy, span.end - span.start) if span else ([], [], 0.0)
+        tallies, busy, worked = (
+            (span.tallies, span.busy, span.end - span.start) if span else ([], [], 0.0)
+        )
     else:
         done = rows.finished
         finished, elapsed = int(done.sum()), rows.elapsed
@@ -68,7 +76,10 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
         parts[name] = Part(of.deployment.costs, chips, tally, around)
     used = energy(parts.values(), worked, money.pue)
     if used:
-        by_cause = {cause: joules_per_token(joules / worked, tokens / elapsed) for cause, joules in used.items()}
+        by_cause = {
+            cause: joules_per_token(joules / worked, tokens / elapsed)
+            for cause, joules in used.items()
+        }
         power = sum(used.values()) / worked
         told["energy"] = {
             "joules_per_token": sum(by_cause.values()),
@@ -77,7 +88,11 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
             "pue": money.pue,
         }
     if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
-        bought = [part for name, part in parts.items() if name not in money.systems or money.systems[name].rent is None]
+        bought = [
+            part
+            for name, part in parts.items()
+            if name not in money.systems or money.systems[name].rent is None
+        ]
         paid = energy(bought, worked, 1.0) if money.electricity is not None else None
         drawn = sum(paid.values()) / worked if paid else None
         if price := token_price(money, has, drawn, tokens, finished, elapsed, availability):
@@ -85,13 +100,20 @@ def costs(scenario: Scenario, members: Mapping[str, Member], rows: Rows, availab
     return told
 
 
-def busy_share(members: Mapping[str, Member], systems: list[str], busy: list[NDArray[np.float64]], elapsed: Seconds) -> float:
+def busy_share(
+    members: Mapping[str, Member],
+    systems: list[str],
+    busy: list[NDArray[np.float64]],
+    elapsed: Seconds,
+) -> float:
     """Return the share of the time for which a chip of the replicas works, the mean over chips.
 
     A chip works while its stage does; `systems` and `busy` (s, by stage) are by replica.
     """
     chips = [members[name].chips / members[name].replicas for name in systems]
-    return sum(n * float(seconds.mean()) for n, seconds in zip(chips, busy, strict=True)) / (sum(chips) * elapsed)
+    return sum(n * float(seconds.mean()) for n, seconds in zip(chips, busy, strict=True)) / (
+        sum(chips) * elapsed
+    )
 
 
 def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, float]:
@@ -107,7 +129,9 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
     return {
         "replays": sum(rows.replays),
         "expected_replays": expected,
-        "replayed_share": expected / steps if steps else 0.0,  # a member of a fleet may serve nothing
+        "replayed_share": expected / steps
+        if steps
+        else 0.0,  # a member of a fleet may serve nothing
         "replays_per_day": expected / rows.elapsed * DAY,
     }
 

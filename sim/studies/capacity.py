@@ -60,7 +60,11 @@ class Trial:
 
     def binds(self, share: float) -> str:
         """What keeps it from being met: the limit that most requests miss, refused, or (the SLO bears long waits) overload."""
-        return "overload" if self.attainment >= share else max(self.missed, key=lambda limit: self.missed[limit])
+        return (
+            "overload"
+            if self.attainment >= share
+            else max(self.missed, key=lambda limit: self.missed[limit])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,22 @@ class Capacity:
     def as_json(self) -> dict[str, Any]:
         """The contract of `capacity --json`: as `run --json`, with what was found instead of the metrics."""
         slo = self.scenario.slo
-        limits = {f"{name}_ms": 1000 * getattr(slo, name) for name in LIMITS if getattr(slo, name) is not None}
-        systems = {name: identity(self.scenario, name, each.members) | self._found(each) for name, each in self.systems.items()}
+        limits = {
+            f"{name}_ms": 1000 * getattr(slo, name)
+            for name in LIMITS
+            if getattr(slo, name) is not None
+        }
+        systems = {
+            name: identity(self.scenario, name, each.members) | self._found(each)
+            for name, each in self.systems.items()
+        }
         asked = {"slo": limits, "attainment": self.attainment}
-        return {"scenario": self.scenario.id, "seed": self.scenario.seed, **asked, "systems": systems}
+        return {
+            "scenario": self.scenario.id,
+            "seed": self.scenario.seed,
+            **asked,
+            "systems": systems,
+        }
 
     def _found(self, system: SystemCapacity) -> dict[str, Any]:
         workload, best, above = self.scenario.workload, system.best, system.above
@@ -121,7 +137,9 @@ class Capacity:
             "verdict": best.verdict if best else None,
             "output_throughput": best.output_throughput if best else None,
             "binds": above.binds(self.attainment) if above else None,
-            "above": {key: value for key, value in vars(above).items() if key != "counted"} if above else None,
+            "above": {key: value for key, value in vars(above).items() if key != "counted"}
+            if above
+            else None,
             "trials": system.trials,
             "requests": system.requests,
             "reason": system.reason,
@@ -160,23 +178,33 @@ def capacity(
             f"capacity {scenario.id}: the scenario has no slo to meet; add one, such as slo: {{ttft: 2 s, tpot: 100 ms}}"
         )
     if not 0 < attainment <= 1:
-        raise UserError(f"--attainment {attainment:g}: is no share of requests; it is more than 0, and 1 at most")
+        raise UserError(
+            f"--attainment {attainment:g}: is no share of requests; it is more than 0, and 1 at most"
+        )
     if not isinstance(workload, VARIED):
         why = {
             "listed": "its requests are given one by one",
             "sessions": "its rate is one of sessions, whose turns wait for answers",
         }.get(workload.noun(), "it has none that is known")
         hint = "choose of poisson, gamma, trace or closed"
-        raise UserError(f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}")
+        raise UserError(
+            f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}"
+        )
     for name in scenario.systems:
         if scenario.outages(name):
             drop = " ".join(
-                f"--set systems.{member}.outages=[]" for member in scenario.members(name) if scenario.plain(member).outages
+                f"--set systems.{member}.outages=[]"
+                for member in scenario.members(name)
+                if scenario.plain(member).outages
             )
-            raise UserError(f"capacity {scenario.id}: {name} has outages, and a capacity is of a system that works: {drop}")
+            raise UserError(
+                f"capacity {scenario.id}: {name} has outages, and a capacity is of a system that works: {drop}"
+            )
     systems = {}
     for name, members in check(scenario).items():
-        systems[name] = _System(scenario, slo, name, members, attainment, requests, progress, guess).search()
+        systems[name] = _System(
+            scenario, slo, name, members, attainment, requests, progress, guess
+        ).search()
     return Capacity(scenario, attainment, systems)
 
 
@@ -191,7 +219,9 @@ class _System:
     share: float
     most: int | None
     progress: Callable[[str, Trial], None]
-    guess: Guess | None = None  # None: begin with one user, or with the rate that single requests in turn make
+    guess: Guess | None = (
+        None  # None: begin with one user, or with the rate that single requests in turn make
+    )
     trials: int = 0
     requests: int = 0
 
@@ -205,26 +235,38 @@ class _System:
         else:
             start = guess.start if guess else self.lone_rate()
             least, most = start / 2**DOUBLINGS, start * 2**DOUBLINGS
-        known = guess is not None and guess.least > 0  # what another plan takes: a single trial shows that this one takes less
+        known = (
+            guess is not None and guess.least > 0
+        )  # what another plan takes: a single trial shows that this one takes less
         least = max(least, guess.least if guess else 0.0)
         best = above = None
         if known or not (reason := self.alone(self.asked(start))):
             reason = ""
-            best, above = bracket(self.trial, self.share, start, (least, most), STEP if guess else 2.0, whole=closed)
+            best, above = bracket(
+                self.trial, self.share, start, (least, most), STEP if guess else 2.0, whole=closed
+            )
             if best and above:
                 best, above = bisect(self.trial, self.share, best, above, whole=closed)
             elif best:
                 reason = f"{best.load:,.0f} {'users' if closed else 'request/s'} are met too, and no more were tried"
-                reason += "; they would only wait, and no limit is missed for that" if closed else ""
+                reason += (
+                    "; they would only wait, and no limit is missed for that" if closed else ""
+                )
             elif known:
                 reason = f"it does not take {least:.4g}"
             else:
                 reason = "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
         scale = None
         if best and isinstance(workload, Trace):
-            scale = workload.time_scale * measured_rate(first(workload.draw(self.scenario.seed), self.most)) / best.goodput
+            scale = (
+                workload.time_scale
+                * measured_rate(first(workload.draw(self.scenario.seed), self.most))
+                / best.goodput
+            )
         paid = self.costs(best) if best else {}
-        return SystemCapacity(self.members, best, above, self.trials, self.requests, reason, scale, paid)
+        return SystemCapacity(
+            self.members, best, above, self.trials, self.requests, reason, scale, paid
+        )
 
     def costs(self, trial: Trial) -> dict[str, Any]:
         """Return the joules and dollars of a trial as `run` tells them, of the part that is counted: it is served once more."""
@@ -248,7 +290,10 @@ class _System:
     def held(self) -> int:
         """Mean requests that the system can hold at once."""
         tokens = math.ceil(self.scenario.request_tokens)
-        return sum(max(1, member.deployment.limits.held(tokens)) * member.replicas for member in self.members.values())
+        return sum(
+            max(1, member.deployment.limits.held(tokens)) * member.replicas
+            for member in self.members.values()
+        )
 
     def asked(self, load: float) -> Requests:
         """The requests of a trial: the first of always the same ones, at another rate or by so many users."""
@@ -259,9 +304,15 @@ class _System:
         assert isinstance(workload, Poisson | Gamma | Closed)
         n = self.most or max(workload.requests, LEAST, FILLS * self.held)
         if isinstance(workload, Closed):
-            return workload.model_copy(update={"users": round(load), "requests": max(n, FILLS * round(load))}).draw(seed)
-        waits = min((limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0)
-        top = 2.0 ** math.ceil(math.log2(load))  # the same number of requests for all loads of a bisection, or one of two
+            return workload.model_copy(
+                update={"users": round(load), "requests": max(n, FILLS * round(load))}
+            ).draw(seed)
+        waits = min(
+            (limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0
+        )
+        top = 2.0 ** math.ceil(
+            math.log2(load)
+        )  # the same number of requests for all loads of a bisection, or one of two
         n = self.most or max(n, min(MOST, math.ceil(WAITS * waits * top)))
         drawn = workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
         return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn, n // WARM_UP) / load))
@@ -280,10 +331,22 @@ class _System:
         offered = rows.requests.output[1:][(asked(rows) & counted)[1:] & counted[:-1]].sum()
         throughput = tokens / (end - start) if end > start else 0.0
         missed = {"refused": float((~done)[counted].mean())}
-        missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in within(rows, self.slo).items()}
+        missed |= {
+            limit: float((done & ~ok)[counted].mean())
+            for limit, ok in within(rows, self.slo).items()
+        }
         share = float(meets(rows, self.slo)[counted].mean())
         closed = rows.requests.users is not None
-        result = Trial(load, share, verdict(rows), throughput, tokens / float(offered or 1), missed, (start, end), closed)
+        result = Trial(
+            load,
+            share,
+            verdict(rows),
+            throughput,
+            tokens / float(offered or 1),
+            missed,
+            (start, end),
+            closed,
+        )
         self.progress(self.name, result)
         return result
 
@@ -293,17 +356,28 @@ class _System:
         In a fleet, each goes where the router sends it while nobody else is there.
         """
         times = np.ones(len(requests.prompt), np.int64)
-        if requests.hash_ids is None:  # requests as long as one another take the same, so one of them does
-            pairs, times = np.unique(np.stack([requests.prompt, requests.output]), axis=1, return_counts=True)
+        if (
+            requests.hash_ids is None
+        ):  # requests as long as one another take the same, so one of them does
+            pairs, times = np.unique(
+                np.stack([requests.prompt, requests.output]), axis=1, return_counts=True
+            )
             requests = Requests(np.zeros(len(times)), pairs[0], pairs[1])
         n = len(times)
-        rows = self.serve(replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None))
+        rows = self.serve(
+            replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None)
+        )
         share = float(np.average(meets(rows, self.slo), weights=times))
         if share >= self.share:
             return ""
-        missed = {limit: float(np.average(rows.finished & ~ok, weights=times)) for limit, ok in within(rows, self.slo).items()}
+        missed = {
+            limit: float(np.average(rows.finished & ~ok, weights=times))
+            for limit, ok in within(rows, self.slo).items()
+        }
         worst = max(missed, key=lambda limit: missed[limit])
-        told = f"even alone, {share:.0%} of the requests meet the SLO, and {self.share:.0%} are due: "
+        told = (
+            f"even alone, {share:.0%} of the requests meet the SLO, and {self.share:.0%} are due: "
+        )
         refused = ~rows.finished
         if np.average(refused, weights=times) > missed[worst]:
             return f"{told}refused, {rows.reason[int(np.flatnonzero(refused)[0])]}"
@@ -315,7 +389,12 @@ class _System:
 
 
 def bracket(
-    trial: Callable[[float], Trial], share: float, start: float, span: tuple[float, float], step: float, whole: bool
+    trial: Callable[[float], Trial],
+    share: float,
+    start: float,
+    span: tuple[float, float],
+    step: float,
+    whole: bool,
 ) -> tuple[Trial | None, Trial | None]:
     """Return a load that is met, and one `step` times as high that is not; each further step is the last one squared, or 2.
 
@@ -334,7 +413,9 @@ def bracket(
     return best, above
 
 
-def bisect(trial: Callable[[float], Trial], share: float, best: Trial, above: Trial, whole: bool) -> tuple[Trial, Trial]:
+def bisect(
+    trial: Callable[[float], Trial], share: float, best: Trial, above: Trial, whole: bool
+) -> tuple[Trial, Trial]:
     """The two drawn together in equal ratios, to 2 %; or, of whole numbers, to neighbours."""
     while above.load > WIDTH * best.load and not (whole and above.load - best.load <= 1):
         load = math.sqrt(best.load * above.load)
@@ -348,9 +429,17 @@ def bisect(trial: Callable[[float], Trial], share: float, best: Trial, above: Tr
 def first(requests: Requests, n: int | None) -> Requests:
     """The first n requests of a trace, or all.  Raises: UserError where they have no rate."""
     ids = requests.hash_ids[:n] if requests.hash_ids else None
-    part = replace(requests, arrival=requests.arrival[:n], prompt=requests.prompt[:n], output=requests.output[:n], hash_ids=ids)
+    part = replace(
+        requests,
+        arrival=requests.arrival[:n],
+        prompt=requests.prompt[:n],
+        output=requests.output[:n],
+        hash_ids=ids,
+    )
     if part.arrival[-1] <= part.arrival[0]:
-        raise UserError("capacity: all requests of the trace come at once, and have no rate to vary")
+        raise UserError(
+            "capacity: all requests of the trace come at once, and have no rate to vary"
+        )
     return part
 
 

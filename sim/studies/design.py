@@ -67,7 +67,9 @@ def bound_plans(scenario: Scenario) -> Scenario:
     """
     for name in open_plans(scenario, None):
         (most, first), *others = ranked(alone(scenario, name), name)
-        scenario = scenario.with_plan(name, first.plain(name).plan, PlanSearch(1 + len(others), 0, most))
+        scenario = scenario.with_plan(
+            name, first.plain(name).plan, PlanSearch(1 + len(others), 0, most)
+        )
     return scenario
 
 
@@ -85,7 +87,9 @@ def alone(scenario: Scenario, name: str) -> Scenario:
 
 def finder(name: str, attainment: float, requests: int | None, progress: Progress) -> Find:
     """Return what searches the capacity of a scenario's only system, from a guess on."""
-    return lambda scenario, guess: capacity(scenario, attainment, requests, progress, guess).systems[name]
+    return lambda scenario, guess: capacity(
+        scenario, attainment, requests, progress, guess
+    ).systems[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +104,18 @@ class BestPlan:
     def as_json(self) -> dict[str, Any]:
         """What `capacity --plans --json` tells of it."""
         best = self.capacity.best
-        most = {"max_goodput_users": round(self.search.load)} if self.closed else {"max_goodput_rate": self.search.load}
+        most = (
+            {"max_goodput_users": round(self.search.load)}
+            if self.closed
+            else {"max_goodput_rate": self.search.load}
+        )
         found = {**most, "attainment": best.attainment if best else None}
-        return {"plan": self.degrees, **found, "considered": self.search.considered, "simulated": self.search.simulated}
+        return {
+            "plan": self.degrees,
+            **found,
+            "considered": self.search.considered,
+            "simulated": self.search.simulated,
+        }
 
     @property
     def degrees(self) -> dict[str, int | str | None]:
@@ -137,10 +150,14 @@ def best_plans(
     return found
 
 
-def best_plan(scenario: Scenario, name: str, find: Find, own: SystemCapacity | None = None) -> BestPlan:
+def best_plan(
+    scenario: Scenario, name: str, find: Find, own: SystemCapacity | None = None
+) -> BestPlan:
     """Return the best plan of the only system of a scenario.  Raises: PlanError if none fits."""
     ordered = ranked(scenario, name)
-    near = [(most, changed) for most, changed in ordered[:SIMULATED] if most >= NEAR * ordered[0][0]]
+    near = [
+        (most, changed) for most, changed in ordered[:SIMULATED] if most >= NEAR * ordered[0][0]
+    ]
     plan, best, refusal = scenario.plain(name).plan, own, PlanError("")
     for most, changed in near:
         other = changed.plain(name).plan
@@ -174,7 +191,9 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
     think = workload.think if isinstance(workload, Closed) else None
-    bounds: dict[tuple[object, ...], tuple[float, Scenario]] = {}  # by degrees: the system's own plan is among the others again
+    bounds: dict[
+        tuple[object, ...], tuple[float, Scenario]
+    ] = {}  # by degrees: the system's own plan is among the others again
     first, refusal = None, None
     for plan in plans(scenario, name):
         system = scenario.plain(name).model_copy(update={"plan": plan})
@@ -187,14 +206,26 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
         first = first or deployment
         degrees = tuple(getattr(deployment.layout.plan, key) for key in (*DEGREES, "kv"))
         if deployment.fit.fits and degrees not in bounds:
-            bounds[degrees] = bound(deployment, workload.mean_prompt, workload.mean_output, slo, think), changed
+            bounds[degrees] = (
+                bound(deployment, workload.mean_prompt, workload.mean_output, slo, think),
+                changed,
+            )
     if refusal and not first:
         raise refusal
     if not bounds:
-        chips, model = scenario.plain(name).hardware[1], (scenario.plain(name).model or scenario.model).id
+        chips, model = (
+            scenario.plain(name).hardware[1],
+            (scenario.plain(name).model or scenario.model).id,
+        )
         fewest = minimum_chips(first, scenario.request_tokens) if first else None
-        hint = f"try {fewest[0]} chips" if fewest else "try another chip, as no number of these would do"
-        raise PlanError(f"{scenario.where(name)}.plan: got no plan of {chips} chips that holds {model}; expected one; {hint}")
+        hint = (
+            f"try {fewest[0]} chips"
+            if fewest
+            else "try another chip, as no number of these would do"
+        )
+        raise PlanError(
+            f"{scenario.where(name)}.plan: got no plan of {chips} chips that holds {model}; expected one; {hint}"
+        )
     return sorted(bounds.values(), key=lambda each: -each[0])
 
 
@@ -206,7 +237,9 @@ def plans(scenario: Scenario, name: str) -> Iterator[Plan]:
         yield own
     for tensor, data, expert in shapes(model, chips):
         group = tensor * data
-        for replicas in (n for n in range(1, min(chips // group, MOST_REPLICAS) + 1) if chips % (group * n) == 0):
+        for replicas in (
+            n for n in range(1, min(chips // group, MOST_REPLICAS) + 1) if chips % (group * n) == 0
+        ):
             pipeline = chips // (group * replicas)
             if pipeline > len(model.blocks):
                 continue
@@ -215,7 +248,9 @@ def plans(scenario: Scenario, name: str) -> Iterator[Plan]:
                 yield own.model_copy(update=degrees | {"kv": kv, "search": None, "slots": None})
 
 
-def bound(deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None) -> float:
+def bound(
+    deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
+) -> float:
     """Return about how many requests a second all replicas can take: a step without gaps at the slowest stage.
 
     With a pause `think`, the users of a closed loop instead.  By Little's law they are that rate times what passes between two
@@ -246,7 +281,11 @@ def bound(deployment: Deployment, prompt: float, output: float, slo: SLO, think:
             if think is not None:
                 answer = steps * tpot
                 waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
-                wait = min((limit for limit in waits if limit is not None), default=0.0) if k == most else 0.0
+                wait = (
+                    min((limit for limit in waits if limit is not None), default=0.0)
+                    if k == most
+                    else 0.0
+                )
                 wait = max(wait, _first_token(deployment, prompt))
                 rate *= wait + answer + think
             best = max(best, rate)
@@ -260,12 +299,20 @@ def _first_token(deployment: Deployment, prompt: float) -> Seconds:
     return (math.ceil(prompt / piece) - 1) * time + unloaded
 
 
-def _times(deployment: Deployment, decodes: int, context: float, piece: int, prompt: float) -> tuple[Seconds, Seconds]:
+def _times(
+    deployment: Deployment, decodes: int, context: float, piece: int, prompt: float
+) -> tuple[Seconds, Seconds]:
     """Return the time of a step on the slowest stage, and through all stages."""
     costs, window = deployment.costs, deployment.limits.window or math.inf
-    work = Work(decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window))
+    work = Work(
+        decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window)
+    )
     if piece:
-        work.prompt_tokens, work.chunks, work.cached = piece, max(1, round(piece / prompt)), piece + prompt / 2
+        work.prompt_tokens, work.chunks, work.cached = (
+            piece,
+            max(1, round(piece / prompt)),
+            piece + prompt / 2,
+        )
         work.attended, work.windowed_attended = piece * prompt / 2, piece * min(prompt / 2, window)
         work.windowed_cached = min(work.cached, piece + window)
     stages = costs.step(work).time

@@ -13,13 +13,22 @@ def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> di
     """What a result names beside a system's numbers; where it is a fleet, for each member."""
     if isinstance(scenario.systems[name], System):
         return describe(scenario, name, members[name].deployment)
-    return together({member: {"copies": of.copies} | describe(scenario, member, of.deployment) for member, of in members.items()})
+    return together(
+        {
+            member: {"copies": of.copies} | describe(scenario, member, of.deployment)
+            for member, of in members.items()
+        }
+    )
 
 
 def together(members: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What a fleet is, from what its members are."""
     model = next(iter(members.values()))["model"]
-    return {"model": model, "chips": sum(told["copies"] * told["chips"] for told in members.values()), "members": members}
+    return {
+        "model": model,
+        "chips": sum(told["copies"] * told["chips"] for told in members.values()),
+        "members": members,
+    }
 
 
 def beat_of(deployment: Deployment) -> dict[str, Any] | None:
@@ -28,7 +37,12 @@ def beat_of(deployment: Deployment) -> dict[str, Any] | None:
         return None
     tokens = deployment.limits.token_budget
     most = tokens / deployment.beat
-    return {"us": 1e6 * deployment.beat, "tokens": tokens, "max_token_throughput": most, "fill": deployment.limits.fill}
+    return {
+        "us": 1e6 * deployment.beat,
+        "tokens": tokens,
+        "max_token_throughput": most,
+        "fill": deployment.limits.fill,
+    }
 
 
 def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str, Any]:
@@ -43,7 +57,10 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
     layout = deployment.layout
     plan = layout.plan
     changed = scenario.whole(name).changed
-    same, chips = not (layout.chip.changed or layout.model.changed), deployment.chips // plan.replicas
+    same, chips = (
+        not (layout.chip.changed or layout.model.changed),
+        deployment.chips // plan.replicas,
+    )
     return {
         "model": layout.model.id,
         "chip": layout.chip.id,
@@ -52,12 +69,16 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
         "speed_label": layout.engine.speed_label(layout.chip),
         "contended": deployment.contended or None,
         "plan": {
-            **{key: getattr(plan, key) for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")},
+            **{
+                key: getattr(plan, key)
+                for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")
+            },
             "slots": deployment.limits.slots,
         },
         **({"search": searched(scenario, name)} if name in scenario.searches else {}),
         "precision": {
-            key: getattr(plan, key) for key in ("weights", "attention", "activations", "hidden", "dispatch", "kv", "head")
+            key: getattr(plan, key)
+            for key in ("weights", "attention", "activations", "hidden", "dispatch", "kv", "head")
         },
         "memory": {"weights": plan.weights_in, "kv": plan.kv_in},
         "memories": list(layout.chip.memory),
@@ -72,14 +93,33 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
         "published": [
             {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}
             | {"tokens_per_second": p.speed}
-            for p in (published(layout.model.id, layout.chip.id, chips, layout.engine.id, plan.given("weights")) if same else ())
+            for p in (
+                published(
+                    layout.model.id, layout.chip.id, chips, layout.engine.id, plan.given("weights")
+                )
+                if same
+                else ()
+            )
         ],
-        **({"changed": {key: {"from": was, "to": value} for key, (was, value) in changed.items()}} if changed else {}),
+        **(
+            {"changed": {key: {"from": was, "to": value} for key, (was, value) in changed.items()}}
+            if changed
+            else {}
+        ),
     }
 
 
 def searched(scenario: Scenario, name: str) -> dict[str, Any]:
     """How the plan of a system was found, where `search: capacity` left it open."""
     search = scenario.searches[name]
-    load = {"max_goodput_users": round(search.load)} if isinstance(scenario.workload, Closed) else {"max_goodput_rate": search.load}
-    return {"by": "capacity", "considered": search.considered, "simulated": search.simulated, **load}
+    load = (
+        {"max_goodput_users": round(search.load)}
+        if isinstance(scenario.workload, Closed)
+        else {"max_goodput_rate": search.load}
+    )
+    return {
+        "by": "capacity",
+        "considered": search.considered,
+        "simulated": search.simulated,
+        **load,
+    }

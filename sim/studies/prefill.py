@@ -39,7 +39,9 @@ def prefill(point: Point) -> Prefill:
     assert point.system is not None
     lengths = [tokens for tokens, _ in point.prompts]
     deployment = fitting(asked(point, 1), "measured")
-    chosen = np.unique(np.geomspace(min(lengths), max(lengths), LENGTHS).round().astype(int)).tolist()
+    chosen = np.unique(
+        np.geomspace(min(lengths), max(lengths), LENGTHS).round().astype(int)
+    ).tolist()
     simulated = tuple((tokens, prompt_time(deployment, tokens)) for tokens in chosen)
     chip = point.system.chip.id if point.system.chip else ""
     label = f"{point.about['model']} {point.about['half_year']}: {point.system.chips} x {chip}"
@@ -55,7 +57,9 @@ def chip_counts(deployment: str) -> Iterator[tuple[int, float, float]]:
 
     Raises: UserError where sram-replies has no such deployment, or the catalogue not its model.
     """
-    point = next((point for point in points_of(shipped("sram-replies")) if point.id == deployment), None)
+    point = next(
+        (point for point in points_of(shipped("sram-replies")) if point.id == deployment), None
+    )
     if point is None:
         raise UserError(f"{deployment}: sram-replies has no such deployment")
     if point.system is None or point.system.model is None:

@@ -9,7 +9,13 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-LIBRARIES = [PACKAGE, *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))]
+LIBRARIES = [
+    PACKAGE,
+    *(
+        Path(sysconfig.get_path(name)).resolve()
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
+]
 
 
 @cache
@@ -39,7 +45,11 @@ def users_files(path: Path) -> set[Path]:
         found.add(file)
         status = file.stat()
         for name in _imports(file, status.st_mtime_ns, status.st_size):
-            left += [each for each in _located(name, top) if each.is_relative_to(package) or not _library(each)]
+            left += [
+                each
+                for each in _located(name, top)
+                if each.is_relative_to(package) or not _library(each)
+            ]
     return found
 
 
@@ -75,7 +85,10 @@ def _imports(file: Path, changed: int, size: int) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*above, *([node.module] if node.module else [])])
-            names += [base, *(f"{base}.{alias.name}" if base else alias.name for alias in node.names)]
+            names += [
+                base,
+                *(f"{base}.{alias.name}" if base else alias.name for alias in node.names),
+            ]
     return tuple(dict.fromkeys(name for name in names if name))
 
 
@@ -84,7 +97,11 @@ def _located(name: str, top: Path) -> Iterator[Path]:
     first, *rest = name.split(".")
     for folder in dict.fromkeys([top, *_origin(first)]):
         for part in (first, *rest):
-            yield from (file.resolve() for file in (folder / part / "__init__.py", folder / f"{part}.py") if file.is_file())
+            yield from (
+                file.resolve()
+                for file in (folder / part / "__init__.py", folder / f"{part}.py")
+                if file.is_file()
+            )
             folder = folder / part
 
 

@@ -40,7 +40,12 @@ class SystemResult:
             return {"fidelity": "stage"}
         several = len(self.rows.systems) > 1
         waited: list[dict[str, Any]] = [
-            {"link": f"replica {i}: {link}" if several else link, "messages": n, "busy_ms": 1000 * busy, "waited_ms": 1000 * waited}
+            {
+                "link": f"replica {i}: {link}" if several else link,
+                "messages": n,
+                "busy_ms": 1000 * busy,
+                "waited_ms": 1000 * waited,
+            }
             for i, traffic in self.rows.traffic.items()
             for link, n, busy, waited in traffic.most_waited()
         ]
@@ -61,25 +66,37 @@ class Result:
     scenario: Scenario
     seed: int
     systems: dict[str, SystemResult]
-    measured: dict[str, Any] | None = None  # the same metrics of a trace that says when its requests were answered
+    measured: dict[str, Any] | None = (
+        None  # the same metrics of a trace that says when its requests were answered
+    )
 
     def as_json(self) -> dict[str, Any]:
         """The contract of `run --json`: no wall time, no path, no commit in it."""
         systems = {}
         for name, s in self.systems.items():
-            systems[name] = system = identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
+            systems[name] = system = (
+                identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
+            )
             if spans := self.scenario.outages(name):
                 system["outages"] = spans
             for member, told in system.get("members", {}).items():
-                told |= {"fidelity": "chip" if self.scenario.by_chip(member) else "stage"} | s.served[member]
+                told |= {
+                    "fidelity": "chip" if self.scenario.by_chip(member) else "stage"
+                } | s.served[member]
             for member, told in system.get("members", {name: system}).items():
                 told["lone_request"] = lone_json(s.lone[member])
         note = next(iter(self.systems.values())).rows.requests.note
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
         measured = {"measured": self.measured} if self.measured else {}
         paid = priced(self.scenario) if self.scenario.economics else {}
-        slo = {"slo_s": self.scenario.slo.model_dump(exclude_none=True)} if self.scenario.slo else {}
-        head = {"scenario": self.scenario.id, "seed": self.seed, "workload": self.scenario.workload.noun()}
+        slo = (
+            {"slo_s": self.scenario.slo.model_dump(exclude_none=True)} if self.scenario.slo else {}
+        )
+        head = {
+            "scenario": self.scenario.id,
+            "seed": self.seed,
+            "workload": self.scenario.workload.noun(),
+        }
         return {**head, **noted, **measured, **slo, **paid, "systems": systems}
 
     def saved(self) -> Saved:
@@ -99,7 +116,8 @@ class Result:
         import polars
 
         rows = [
-            {"system": name} | {key: value for key, value in s.metrics.items() if not isinstance(value, dict | list)}
+            {"system": name}
+            | {key: value for key, value in s.metrics.items() if not isinstance(value, dict | list)}
             for name, s in self.systems.items()
         ]
         return polars.DataFrame(rows)
@@ -136,14 +154,25 @@ class Planned:
                 "minimum_chips": minimum[0] if minimum else None,
                 "bytes_per_chip": {part: getattr(fit, part) for part in parts},
                 "stages": [[s.first, s.last, s.weights] for s in deployment.layout.stages],
-                "max_sequences": {n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()},
+                "max_sequences": {
+                    n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()
+                },
                 "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
-                **({"tried": [trial._asdict() for trial in deployment.tried]} if deployment.tried else {}),
+                **(
+                    {"tried": [trial._asdict() for trial in deployment.tried]}
+                    if deployment.tried
+                    else {}
+                ),
             }
         systems = {}
         for name in self.scenario.systems:
-            members = {member: {"copies": n} | plain[member] for member, n in self.scenario.members(name).items()}
-            systems[name] = plain.get(name) or together(members) | {"fits": all(told["fits"] for told in members.values())}
+            members = {
+                member: {"copies": n} | plain[member]
+                for member, n in self.scenario.members(name).items()
+            }
+            systems[name] = plain.get(name) or together(members) | {
+                "fits": all(told["fits"] for told in members.values())
+            }
         return {"scenario": self.scenario.id, "systems": systems}
 
 
@@ -176,7 +205,10 @@ def run(
     scenario = search_plans(scenario.model_copy(update={"seed": seed}))
     systems = check(scenario)
     requests = scenario.workload.draw(seed)
-    results = {name: served(scenario, name, members, requests, partial(progress, name)) for name, members in systems.items()}
+    results = {
+        name: served(scenario, name, members, requests, partial(progress, name))
+        for name, members in systems.items()
+    }
     measured = answered_metrics(requests, scenario) if requests.answered else None
     return Result(scenario, seed, results, measured)
 
@@ -203,13 +235,20 @@ def priced(scenario: Scenario) -> dict[str, Any]:
     """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
     owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
     told = {name: over_years(scenario.money, has) for name, has in owned.items() if has}
-    return {"scenario": scenario.id, "economics": scenario.money.as_json()} | ({"estimate": told} if told else {})
+    return {"scenario": scenario.id, "economics": scenario.money.as_json()} | (
+        {"estimate": told} if told else {}
+    )
 
 
 def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:
     """TTFT, TPOT and E2E latency as the trace's own server had them."""
-    metrics, told = summary(answered(requests), None, scenario.measure), ("_ttft_ms", "_tpot_ms", "_e2el_ms")
-    return {key: value for key, value in metrics.items() if key.endswith(told) and value is not None}
+    metrics, told = (
+        summary(answered(requests), None, scenario.measure),
+        ("_ttft_ms", "_tpot_ms", "_e2el_ms"),
+    )
+    return {
+        key: value for key, value in metrics.items() if key.endswith(told) and value is not None
+    }
 
 
 def lone_json(lone: Lone) -> dict[str, Any]:

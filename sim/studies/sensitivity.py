@@ -20,7 +20,10 @@ from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}
-METRICS = TIMES | {"joules": "joules_per_token", "usd": "usd_per_mtok"}  # the last two where they are known
+METRICS = TIMES | {
+    "joules": "joules_per_token",
+    "usd": "usd_per_mtok",
+}  # the last two where they are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,10 @@ class Sensitivity:
         """The least and the most of a metric, if the numbers are uncertain independently of each other: deviations are added
         in squares, those that lower it and those that raise it apart."""
         base = self.base[metric]
-        moves = [[0.0, *(each[metric] - base for each in (swing.low, swing.high) if each)] for swing in self.swings]
+        moves = [
+            [0.0, *(each[metric] - base for each in (swing.low, swing.high) if each)]
+            for swing in self.swings
+        ]
         down = math.sqrt(sum(min(each) ** 2 for each in moves))
         up = math.sqrt(sum(max(each) ** 2 for each in moves))
         return base - down, base + up
@@ -62,12 +68,27 @@ class Sensitivity:
         def told(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
             if metrics is None:
                 return None
-            return {key: metrics[name] * (1000 if name in TIMES else 1) for name, key in METRICS.items() if name in metrics}
+            return {
+                key: metrics[name] * (1000 if name in TIMES else 1)
+                for name, key in METRICS.items()
+                if name in metrics
+            }
 
         bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in TIMES}
-        bands |= {f"{METRICS[name]}_band": list(self.band(name)) for name in self.base if name not in TIMES}
+        bands |= {
+            f"{METRICS[name]}_band": list(self.band(name))
+            for name in self.base
+            if name not in TIMES
+        }
         swings = [
-            {"key": s.key, "value": s.value, "range": s.ends, "low": told(s.low), "high": told(s.high), "source": s.source}
+            {
+                "key": s.key,
+                "value": s.value,
+                "range": s.ends,
+                "low": told(s.low),
+                "high": told(s.high),
+                "source": s.source,
+            }
             for s in self.swings
         ]
         return {**(told(self.base) or {}), **bands, "swings": swings}
@@ -96,7 +117,9 @@ def sensitivity(
         swings.sort(key=lambda swing: -swing.width("tpot", base))
         found[name] = Sensitivity(base, tuple(swings))
     if not any(each.swings for each in found.values()):
-        raise ScenarioError(f"{scenario.id}: no file of its chips and engines gives a range for a number")
+        raise ScenarioError(
+            f"{scenario.id}: no file of its chips and engines gives a range for a number"
+        )
     return found
 
 
@@ -107,19 +130,28 @@ def lone(scenario: Scenario, name: str, system: System) -> dict[str, float] | No
     deployment = changed.deploy(name)
     if not deployment.fit.fits:
         if system == scenario.systems[name]:
-            raise PlanError(f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do")
+            raise PlanError(
+                f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do"
+            )
         return None
     found = changed.lone(deployment)
-    return {"tpot": found.tpot, "ttft": found.ttft} | per_token(changed, name, deployment, found.tpot)
+    return {"tpot": found.tpot, "ttft": found.ttft} | per_token(
+        changed, name, deployment, found.tpot
+    )
 
 
-def per_token(scenario: Scenario, name: str, deployment: Deployment, tpot: Seconds) -> dict[str, float]:
+def per_token(
+    scenario: Scenario, name: str, deployment: Deployment, tpot: Seconds
+) -> dict[str, float]:
     """Joules of a lone user's decoded token, PUE included, and dollars for a million of them, where they are known."""
     workload, window, money = scenario.workload, deployment.limits.window, scenario.money
     context = workload.mean_prompt + workload.mean_output / 2
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
     tally.passages[1] = 1
-    replicas, server = deployment.layout.plan.replicas, beside(deployment.layout.chip, money.systems.get(name, Ownership()))
+    replicas, server = (
+        deployment.layout.plan.replicas,
+        beside(deployment.layout.chip, money.systems.get(name, Ownership())),
+    )
     chips = deployment.chips + scenario.standing_by(name)
     used = energy([Part(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
@@ -130,7 +162,9 @@ def per_token(scenario: Scenario, name: str, deployment: Deployment, tpot: Secon
     return told
 
 
-def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], Callable[[str], System]]]:
+def uncertain(
+    system: System,
+) -> Iterator[tuple[str, str, str, tuple[str, str], Callable[[str], System]]]:
     """Key, source, value as written, the ends of its range, and what gives the system with the number at one of them."""
     parts: dict[str, Sourced] = {"engine": system.engine}
     if system.cluster:
@@ -143,7 +177,13 @@ def uncertain(system: System) -> Iterator[tuple[str, str, str, tuple[str, str], 
             if unused(system, key):
                 continue
             texts = str(ends[0]), str(ends[1])
-            yield f"{part}.{key}", entry.source_of(key) or "", written(entry, key), texts, mover(system, f"{part}.{key}")
+            yield (
+                f"{part}.{key}",
+                entry.source_of(key) or "",
+                written(entry, key),
+                texts,
+                mover(system, f"{part}.{key}"),
+            )
 
 
 def unused(system: System, key: str) -> bool:
@@ -168,7 +208,9 @@ def moved(value: Any, path: list[str], text: str) -> Any:
         inner = getattr(value, head)
         if rest:
             return value.model_copy(update={head: moved(inner, rest, text)})
-        kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        kind: Any = (
+            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        )
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         read = float(text) if isinstance(inner, float) and " " not in text else text
         return value.model_copy(update={head: adapter.validate_python(read)})
@@ -182,5 +224,11 @@ def written(entry: Sourced, key: str) -> str:
     """The number itself, in SI units, as it stands in the value."""
     value: Any = entry
     for part in key.split("."):
-        value = getattr(value, part) if isinstance(value, Value) else value[int(part)] if isinstance(value, tuple) else value[part]
+        value = (
+            getattr(value, part)
+            if isinstance(value, Value)
+            else value[int(part)]
+            if isinstance(value, tuple)
+            else value[part]
+        )
     return f"{value:.4g}"

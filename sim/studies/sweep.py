@@ -85,7 +85,9 @@ def sweep(
     for digest, record in computing(missing, jobs or os.cpu_count() or 1, cluster):
         if (record["version"], record["code"]) != (__version__, package_digest()):
             code = " with other code" if record["version"] == __version__ else ""
-            raise UserError(f"a worker runs sramsim {record['version']}{code}, and this is {__version__}; install the same on all")
+            raise UserError(
+                f"a worker runs sramsim {record['version']}{code}, and this is {__version__}; install the same on all"
+            )
         if not record.pop("again"):
             with whole(folder / "points") as scratch:
                 (scratch / f"{digest}.json").write_text(text_of(record), encoding="utf-8")
@@ -115,14 +117,19 @@ def load(folder: Path) -> Swept:
 
     try:
         summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-        if not (isinstance(summary, dict) and {"scenario", "keys", "points", "systems"} <= summary.keys()):
+        if not (
+            isinstance(summary, dict)
+            and {"scenario", "keys", "points", "systems"} <= summary.keys()
+        ):
             raise ValueError("sweep.json is of another kind")
         table = polars.read_parquet((folder / "table.parquet").read_bytes())
         if not {"system", "error"} <= set(table.columns):
             raise ValueError("table.parquet is of another kind")
         return Swept(summary, table)
     except (OSError, ValueError, polars.exceptions.PolarsError) as error:
-        raise UserError(f"{folder}: holds no finished sweep: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{folder}: holds no finished sweep: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def points(document: Document, scenario: Scenario) -> list[Point]:
@@ -132,11 +139,17 @@ def points(document: Document, scenario: Scenario) -> list[Point]:
     """
     asked = scenario.sweep
     if asked is None:
-        raise UserError(f"{document.shown}: has no sweep; add one, such as sweep: {{workload.rate: [1 request/s, 2 request/s]}}")
-    places: list[dict[str, tuple[str | int, ...]]]  # by point: where the value of each key stands in the file
+        raise UserError(
+            f"{document.shown}: has no sweep; add one, such as sweep: {{workload.rate: [1 request/s, 2 request/s]}}"
+        )
+    places: list[
+        dict[str, tuple[str | int, ...]]
+    ]  # by point: where the value of each key stands in the file
     if isinstance(asked, Mapping):
         ways = itertools.product(*(range(len(values)) for values in asked.values()))
-        places = [{key: ("sweep", key, i) for key, i in zip(asked, way, strict=True)} for way in ways]
+        places = [
+            {key: ("sweep", key, i) for key, i in zip(asked, way, strict=True)} for way in ways
+        ]
     else:
         places = [{key: ("sweep", i, key) for key in values} for i, values in enumerate(asked)]
     found = [point(document, sources) for sources in places]
@@ -163,7 +176,10 @@ def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> P
         inputs = canonical(of(changed)) if not error else None
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
-    whole_input = json.dumps([__version__, package_digest(), [changed.data, values] if inputs is None else inputs], sort_keys=True)
+    whole_input = json.dumps(
+        [__version__, package_digest(), [changed.data, values] if inputs is None else inputs],
+        sort_keys=True,
+    )
     return Point(values, changed, hashlib.sha256(whole_input.encode()).hexdigest()[:32], error)
 
 
@@ -204,22 +220,34 @@ def kept(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"version", "error", "systems"} <= record.keys() else None
+    return (
+        record
+        if isinstance(record, dict) and {"version", "error", "systems"} <= record.keys()
+        else None
+    )
 
 
 def text_of(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
-def computing(missing: Mapping[str, Document], jobs: int, cluster: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def computing(
+    missing: Mapping[str, Document], jobs: int, cluster: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The record of each point, as they are finished."""
     jobs = min(jobs, len(missing))
     if cluster:
         return on_cluster(missing, cluster)
-    return on_processes(missing, jobs) if jobs > 1 else ((digest, computed(each)) for digest, each in missing.items())
+    return (
+        on_processes(missing, jobs)
+        if jobs > 1
+        else ((digest, computed(each)) for digest, each in missing.items())
+    )
 
 
-def on_processes(missing: Mapping[str, Document], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def on_processes(
+    missing: Mapping[str, Document], jobs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """On processes of this machine.  They end with this one, however it ends.
 
     Raises: UserError where one of them is killed.
@@ -231,7 +259,9 @@ def on_processes(missing: Mapping[str, Document], jobs: int) -> Iterator[tuple[s
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
-        raise UserError("a process was killed (out of memory?); the same command computes the rest, with fewer --jobs") from None
+        raise UserError(
+            "a process was killed (out of memory?); the same command computes the rest, with fewer --jobs"
+        ) from None
     except BaseException:
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
@@ -253,7 +283,9 @@ def _attend() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def on_cluster(missing: Mapping[str, Document], address: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def on_cluster(
+    missing: Mapping[str, Document], address: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """On the workers of a Dask scheduler, which gives the points of a worker that is lost to others.
 
     The workers need the same sramsim, and see files that the scenario names by path where they stand here.
@@ -263,13 +295,18 @@ def on_cluster(missing: Mapping[str, Document], address: str) -> Iterator[tuple[
     try:
         import distributed
     except ImportError:
-        raise UserError("--dask: needs dask.distributed; install it with: pip install 'sramsim[dask]'") from None
+        raise UserError(
+            "--dask: needs dask.distributed; install it with: pip install 'sramsim[dask]'"
+        ) from None
     try:
         client = distributed.Client(address, timeout=10)
     except (OSError, ValueError) as error:
         raise UserError(f"--dask {address}: no scheduler answers: {error}") from None
     with client:
-        futures = {client.submit(computed, document, pure=False): digest for digest, document in missing.items()}
+        futures = {
+            client.submit(computed, document, pure=False): digest
+            for digest, document in missing.items()
+        }
         for future in distributed.as_completed(futures):
             yield futures[future], future.result()
 
@@ -297,8 +334,13 @@ def computed(document: Document) -> dict[str, Any]:
         try:
             scenario = search_plans(scenario, systems=scenario.members(name))
             members = laid_out(scenario, name)
-            result = Result(scenario, scenario.seed, {name: served(scenario, name, members, requests)})
-            record["systems"][name] = {"error": "", **flat(offered(scenario, members) | result.as_json()["systems"][name])}
+            result = Result(
+                scenario, scenario.seed, {name: served(scenario, name, members, requests)}
+            )
+            record["systems"][name] = {
+                "error": "",
+                **flat(offered(scenario, members) | result.as_json()["systems"][name]),
+            }
         except Exception as error:
             record["systems"][name] = {"error": told(error)}
             record["again"] = record["again"] or not isinstance(error, UserError)
@@ -327,7 +369,11 @@ def offered(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Any]
     powers = [(each.chips, each.deployment.layout.chip.power) for each in members.values()]
     watts = {}
     for kind in ("typical", "maximum"):
-        drawn = [chips * getattr(power, kind) for chips, power in powers if getattr(power, kind, None) is not None]
+        drawn = [
+            chips * getattr(power, kind)
+            for chips, power in powers
+            if getattr(power, kind, None) is not None
+        ]
         watts[f"{kind}_watts"] = sum(drawn) if len(drawn) == len(powers) else None
     lone = next(iter(members.values())).deployment if len(members) == 1 else None
     return {
@@ -347,7 +393,9 @@ def single_stream(deployment: Deployment) -> Seconds:
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
     nbytes = sum(block.active * WIDTH[plan.precision(block)] for block in layout.model.blocks[1:])
-    return nbytes / (chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.group)
+    return nbytes / (
+        chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.group
+    )
 
 
 def tabled(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> "polars.DataFrame":
@@ -357,7 +405,9 @@ def tabled(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     rows = []
     for number, (asked, record) in enumerate(zip(summary["points"], records, strict=True)):
         for name in summary["systems"]:
-            told = record["systems"].get(name) or {"error": record["error"] or f"this point has no system {name}"}
+            told = record["systems"].get(name) or {
+                "error": record["error"] or f"this point has no system {name}"
+            }
             values = {key: asked["values"].get(key) for key in summary["keys"]}
             rows.append({"point": number, **values, "system": name, **told})
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -369,8 +419,16 @@ def column(name: str, values: Sequence[Any]) -> "polars.Series":
     import polars
 
     kinds = {type(value) for value in values if value is not None}
-    for dtype, allowed in ((polars.Boolean, {bool}), (polars.Int64, {int}), (polars.Float64, {int, float})):
+    for dtype, allowed in (
+        (polars.Boolean, {bool}),
+        (polars.Int64, {int}),
+        (polars.Float64, {int, float}),
+    ):
         if kinds and kinds <= allowed:
             return polars.Series(name, values, dtype=dtype, strict=False)
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return polars.Series(name, [None if text is None else str(text) for text in texts], dtype=polars.String)
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
+    ]
+    return polars.Series(
+        name, [None if text is None else str(text) for text in texts], dtype=polars.String
+    )

@@ -52,15 +52,21 @@ def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
     deployment = deployed(scenario, name)
     context = round(scenario.workload.mean_prompt + scenario.workload.mean_output / 2)
     window = deployment.layout.model.window or context
-    return deployment, program(deployment.costs, Work(1, context, logits=1, windowed_context=min(context, window)))
+    return deployment, program(
+        deployment.costs, Work(1, context, logits=1, windowed_context=min(context, window))
+    )
 
 
 def deployed(scenario: Scenario, name: str) -> Deployment:
     """Raises: UserError where there is no such system, PlanError where it does not fit."""
     if name not in scenario.systems:
-        raise UserError(f"system {name}: {scenario.id} has none of this name; it has {', '.join(scenario.systems)}")
+        raise UserError(
+            f"system {name}: {scenario.id} has none of this name; it has {', '.join(scenario.systems)}"
+        )
     if name not in (members := scenario.members(name)):
-        raise UserError(f"system {name}: is a fleet; follow one of its members: --system {', --system '.join(members)}")
+        raise UserError(
+            f"system {name}: is a fleet; follow one of its members: --system {', --system '.join(members)}"
+        )
     return fitting(scenario, name)
 
 
@@ -72,7 +78,9 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     deployment = deployed(scenario, name)
     prompt, layout = round(scenario.workload.mean_prompt), deployment.layout
     if prompt + tokens + 1 > deployment.limits.context:
-        raise UserError(f"trace: {prompt + tokens + 1} tokens exceed the model's context of {deployment.limits.context}")
+        raise UserError(
+            f"trace: {prompt + tokens + 1} tokens exceed the model's context of {deployment.limits.context}"
+        )
     passages = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
     expected = passages * events_of_a_step(deployment, step_program(scenario, name)[1])
     if expected > MOST_EVENTS:
@@ -106,7 +114,9 @@ def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
     def origin(hop: Hop) -> int:
         return hop[0] if isinstance(hop[0], int) else -1
 
-    for hop, cable in sorted(machine.network.cables.items(), key=lambda item: (origin(item[0]), item[1].name)):
+    for hop, cable in sorted(
+        machine.network.cables.items(), key=lambda item: (origin(item[0]), item[1].name)
+    ):
         uses = [use for use in cable.uses or [] if use.start >= start]
         if uses:
             yield LinkUses(cable.name, origin(hop) // group if origin(hop) >= 0 else None, uses)
@@ -153,7 +163,17 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
     def complete(pid: int, tid: int, name: str, kind: str, start: Seconds, end: Seconds) -> None:
         begun = tick(start)
         dur = (tick(end) - begun) / 1e6
-        events.append({"ph": "X", "pid": pid, "tid": tid, "ts": begun / 1e6, "dur": dur, "name": name, "cat": kind})
+        events.append(
+            {
+                "ph": "X",
+                "pid": pid,
+                "tid": tid,
+                "ts": begun / 1e6,
+                "dur": dur,
+                "name": name,
+                "cat": kind,
+            }
+        )
 
     for pid, chip, each in chips:
         named.setdefault(pid, f"stage {pid - 1}: {timeline.stages[pid - 1]}")
@@ -166,20 +186,54 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
         for use in uses:
             complete(pid, number, use.label, "message", use.start, use.end)
     for label, intervals in (
-        ("chips computing", [(each.start, each.end) for each in timeline.chips if each.kind == "compute"]),
-        ("messages on links", [(use.start, use.end) for link in timeline.links for use in link.uses]),
+        (
+            "chips computing",
+            [(each.start, each.end) for each in timeline.chips if each.kind == "compute"],
+        ),
+        (
+            "messages on links",
+            [(use.start, use.end) for link in timeline.links for use in link.uses],
+        ),
     ):
         for at, count in _counted((tick(start), tick(end)) for start, end in intervals):
-            events.append({"ph": "C", "pid": 0, "ts": at / 1e6, "name": label, "args": {"count": count}})
+            events.append(
+                {"ph": "C", "pid": 0, "ts": at / 1e6, "name": label, "args": {"count": count}}
+            )
     for number, left in enumerate(timeline.tokens):
         ts = tick(left) / 1e6
-        events.append({"ph": "i", "pid": 0, "tid": 0, "ts": ts, "s": "g", "name": f"token {number + 1} sampled"})
-        events.append({"ph": "C", "pid": 0, "ts": ts, "name": "KV cache, tokens", "args": {"count": timeline.prompt + number}})
+        events.append(
+            {
+                "ph": "i",
+                "pid": 0,
+                "tid": 0,
+                "ts": ts,
+                "s": "g",
+                "name": f"token {number + 1} sampled",
+            }
+        )
+        events.append(
+            {
+                "ph": "C",
+                "pid": 0,
+                "ts": ts,
+                "name": "KV cache, tokens",
+                "args": {"count": timeline.prompt + number},
+            }
+        )
     events.sort(key=lambda event: event["ts"])
     names = [
-        *({"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}} for pid, name in sorted(named.items())),
-        *({"ph": "M", "pid": pid, "name": "process_sort_index", "args": {"sort_index": pid}} for pid in sorted(named)),
-        *({"ph": "M", "pid": p, "tid": t, "name": "thread_name", "args": {"name": n}} for (p, t), n in sorted(tracks.items())),
+        *(
+            {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}}
+            for pid, name in sorted(named.items())
+        ),
+        *(
+            {"ph": "M", "pid": pid, "name": "process_sort_index", "args": {"sort_index": pid}}
+            for pid in sorted(named)
+        ),
+        *(
+            {"ph": "M", "pid": p, "tid": t, "name": "thread_name", "args": {"name": n}}
+            for (p, t), n in sorted(tracks.items())
+        ),
     ]
     return [*names, *events]
 

@@ -30,7 +30,10 @@ SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another k
 STEP = 0.02  # of a number's range: simulated requests meet or miss each other, and a smaller step would measure that
 CLOSE = 0.002  # of the range: what is so near a bound is at it
 VAGUE = 0.5  # of the range: a number whose standard error is more is not identifiable either
-NEAR, ROUNDS = 1e-3, 12  # where least squares ends: what a round still gains, or how many there were
+NEAR, ROUNDS = (
+    1e-3,
+    12,
+)  # where least squares ends: what a round still gains, or how many there were
 UNMOVED = 1e-6  # a number that moves no residual by more, from one end of its range to the other, has no effect
 
 
@@ -89,23 +92,34 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     document = Document(path)
     engine = document.value(Engine)
     if engine.fit is None:
-        raise UserError(f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}")
+        raise UserError(
+            f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}"
+        )
     every = [(name, point) for name in SETS for point in fitted_to(shipped(name))]
-    mine = [(name, point) for name, point in every if point.system and point.system.engine.id == engine.id]
+    mine = [
+        (name, point)
+        for name, point in every
+        if point.system and point.system.engine.id == engine.id
+    ]
     if not mine:
-        raise UserError(f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}")
+        raise UserError(
+            f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}"
+        )
     free = [opened(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
     used = [point for _, point in mine]
     fixed: list[Moved] = []
     while True:
         metrics = sum(not point.is_bound(metric) for point in used for metric in point.measured)
         if len(free) >= metrics:
-            raise UserError(f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones")
+            raise UserError(
+                f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones"
+            )
         found, residuals, jacobian = least_squares(document, free, used, progress)
         stuck = [
             each
             for each, moves in zip(found, np.abs(jacobian).max(axis=0), strict=True)
-            if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low) or moves < UNMOVED
+            if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low)
+            or moves < UNMOVED
         ]
         vaguest = max(found, key=Moved.vagueness)
         if not stuck and vaguest.vagueness() > VAGUE:
@@ -115,18 +129,30 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         if not stuck:
             break
         for each in stuck:
-            progress(f"{' and '.join(each.keys)}: not identifiable; stays {each.written(each.start)}")
+            progress(
+                f"{' and '.join(each.keys)}: not identifiable; stays {each.written(each.start)}"
+            )
             put(document, each, each.start)
         fixed += stuck
         free = [each for each in free if each.keys not in {s.keys for s in stuck}]
         if not free:
-            raise UserError(f"{document.shown}: no number is identifiable from its {metrics} measured ones")
+            raise UserError(
+                f"{document.shown}: no number is identifiable from its {metrics} measured ones"
+            )
     spread = jacobian @ np.linalg.pinv(jacobian)
     left_out = (residuals / np.maximum(1 - np.diag(spread), 1e-3))[counted(used, residuals)]
     residuals = residuals[counted(used, residuals)]
     names = tuple(dict.fromkeys(name for name, _ in mine))
     rms = float(np.sqrt(np.mean(residuals**2)))
-    return Calibrated(engine.id, tuple(found), tuple(fixed), tuple(used), names, rms, float(np.sqrt(np.mean(left_out**2))))
+    return Calibrated(
+        engine.id,
+        tuple(found),
+        tuple(fixed),
+        tuple(used),
+        names,
+        rms,
+        float(np.sqrt(np.mean(left_out**2))),
+    )
 
 
 def fitted_to(path: Path) -> list[Point]:
@@ -145,14 +171,24 @@ def opened(document: Document, keys: str, bounds: tuple[str | float, str | float
             raise UserError(f"{document.shown}: fit.bounds: the file has no {parts[0]}")
         value = value[key]
     try:
-        (low, unit), (high, other), (start, given) = split(bounds[0]), split(bounds[1]), split(value)
+        (low, unit), (high, other), (start, given) = (
+            split(bounds[0]),
+            split(bounds[1]),
+            split(value),
+        )
     except ValueError:
-        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} and its bounds are to be numbers") from None
+        raise UserError(
+            f"{document.shown}: fit.bounds: {parts[0]} and its bounds are to be numbers"
+        ) from None
     if not given == unit == other:
         units = " and ".join(dict.fromkeys(each or "none" for each in (unit, other)))
-        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {units}")
+        raise UserError(
+            f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {units}"
+        )
     if not low < high:
-        raise UserError(f"{document.shown}: fit.bounds: {parts[0]} from {bounds[0]} to {bounds[1]} leaves nothing to move")
+        raise UserError(
+            f"{document.shown}: fit.bounds: {parts[0]} from {bounds[0]} to {bounds[1]} leaves nothing to move"
+        )
     return Moved(parts, low, high, unit, start, start, math.nan)
 
 
@@ -175,7 +211,9 @@ def least_squares(
 
     low, high = np.array([each.low for each in free]), np.array([each.high for each in free])
     hosts = np.array([each.keys[0].startswith("request_overhead") for each in free])
-    known: dict[bytes, dict[str, dict[str, float]]] = {}  # what was served does not hang on what hosts take
+    known: dict[
+        bytes, dict[str, dict[str, float]]
+    ] = {}  # what was served does not hang on what hosts take
     runs = 0
 
     def residuals(place: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,24 +227,39 @@ def least_squares(
 
     start = np.clip((np.array([each.start for each in free]) - low) / (high - low), 0.01, 0.99)
     fit = optimize.least_squares(
-        residuals, start, bounds=(0, 1), diff_step=STEP, loss="soft_l1", f_scale=SOFT, xtol=NEAR, ftol=NEAR, max_nfev=ROUNDS
+        residuals,
+        start,
+        bounds=(0, 1),
+        diff_step=STEP,
+        loss="soft_l1",
+        f_scale=SOFT,
+        xtol=NEAR,
+        ftol=NEAR,
+        max_nfev=ROUNDS,
     )
     rest = residuals(fit.x)
     spare = max(1, int(counted(used, rest).sum()) - len(free))
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
     errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * (high - low)
     values = low + fit.x * (high - low)
-    moved = [replace(each, value=float(v), error=float(e)) for each, v, e in zip(free, values, errors, strict=True)]
+    moved = [
+        replace(each, value=float(v), error=float(e))
+        for each, v, e in zip(free, values, errors, strict=True)
+    ]
     return moved, rest, fit.jac
 
 
-def misses(engine: Engine, used: list[Point], known: dict[str, dict[str, float]]) -> NDArray[np.float64]:
+def misses(
+    engine: Engine, used: list[Point], known: dict[str, dict[str, float]]
+) -> NDArray[np.float64]:
     """Return the error of every metric of the points (see `Point.error`), a TTFT weighted; `known` keeps what was served."""
     found = []
     for point in used:
         if point.key not in known:
             assert point.system is not None
-            known[point.key] = served(replace(point, system=point.system.model_copy(update={"engine": engine})))
+            known[point.key] = served(
+                replace(point, system=point.system.model_copy(update={"engine": engine}))
+            )
         own = known[point.key]
         times = own | {"ttft": own.get("ttft", 0.0) + hosted(engine, point.host)}
         for metric, measured in point.measured.items():
@@ -233,16 +286,25 @@ def rewritten(path: Path, fit: Calibrated) -> str:
             document.set(f"{key}={each.written(each.value)}")
             value = f"{each.written(each.value)} +- {each.written(each.error)}"
             source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
-            low, high = max(each.low, each.value - 2 * each.error), min(each.high, each.value + 2 * each.error)
+            low, high = (
+                max(each.low, each.value - 2 * each.error),
+                min(each.high, each.value + 2 * each.error),
+            )
             ranges[key] = (each.written(low), each.written(high))
     for key in (key for each in fit.unidentifiable for key in each.keys):
         if source.get(key, "").startswith("fitted"):
             source[key] = f"assumed: {fit.data} do not identify it; sramsim calibrate {fit.engine}"
-    errors = f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    errors = (
+        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    )
     found = f"{fit.degrees} number{'s' * (fit.degrees > 1)}, {fit.data}: {errors}"
-    data = {key: value for key, value in document.data.items() if key not in ("source", "range", "fit")}
+    data = {
+        key: value for key, value in document.data.items() if key not in ("source", "range", "fit")
+    }
     data["fit"] = {**document.data["fit"], "found": found}
-    measured_on = {point.system.chip.id for point in fit.points if point.system and point.system.chip}
+    measured_on = {
+        point.system.chip.id for point in fit.points if point.system and point.system.chip
+    }
     data["points"] = sorted({*data.get("points", ()), *measured_on})
     data["range"], data["source"] = ranges, source
     text = load_text(path, document.shown)
@@ -270,7 +332,11 @@ def emitted(data: Mapping[str, Any]) -> list[str]:
 def flow(value: Any) -> str:
     """A value on one line of YAML."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quoted(str(key))}: {flow(each)}" for key, each in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{quoted(str(key))}: {flow(each)}" for key, each in value.items())
+            + "}"
+        )
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):

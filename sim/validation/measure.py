@@ -48,7 +48,9 @@ def torch_with_cuda() -> Any:
     try:
         import torch
     except ImportError:
-        raise UserError("measure: needs PyTorch; install it with: pip install 'sramsim[measure]'") from None
+        raise UserError(
+            "measure: needs PyTorch; install it with: pip install 'sramsim[measure]'"
+        ) from None
     if not torch.cuda.is_available():
         raise UserError("measure: PyTorch sees no CUDA GPU on this machine")
     return torch
@@ -57,14 +59,28 @@ def torch_with_cuda() -> Any:
 def measure(model: Model, progress: Callable[[str], None] = lambda line: None) -> Measured:
     """Times the card that PyTorch calls cuda:0, and all-reduces where there are several."""
     torch = torch_with_cuda()
-    shapes = [shape for block in dict.fromkeys(model.blocks[1:-1]) for shape in (matrix.share(1) for matrix in block.matrices)]
+    shapes = [
+        shape
+        for block in dict.fromkeys(model.blocks[1:-1])
+        for shape in (matrix.share(1) for matrix in block.matrices)
+    ]
     found = []
     for bits in (16, 8) if torch.cuda.get_device_capability() >= (8, 9) else (16,):
         for tokens in (*TOKENS, PREFILL):
             seconds = sum(multiply(torch, rows, columns, tokens, bits) for rows, columns in shapes)
             nbytes = sum(rows * columns for rows, columns in shapes) * bits / 8
-            found.append(Reached(bits, tokens, seconds, nbytes / seconds, 2 * tokens * nbytes / (bits / 8) / seconds))
-            progress(f"{bits} bits, {tokens} tokens: {show(found[-1].bandwidth, 'B/s')}, {show(found[-1].rate, 'FLOP/s')}")
+            found.append(
+                Reached(
+                    bits,
+                    tokens,
+                    seconds,
+                    nbytes / seconds,
+                    2 * tokens * nbytes / (bits / 8) / seconds,
+                )
+            )
+            progress(
+                f"{bits} bits, {tokens} tokens: {show(found[-1].bandwidth, 'B/s')}, {show(found[-1].rate, 'FLOP/s')}"
+            )
     attention = attend(torch, model)
     kernel = small_kernel(torch)
     reduced = all_reduces(torch) if torch.cuda.device_count() > 1 else {}
@@ -98,22 +114,34 @@ def multiply(torch: Any, rows: int, columns: int, tokens: int, bits: int) -> flo
     """Seconds of tokens x rows times rows x columns, with another copy of the weights each time."""
     copies = max(2, min(64, POOL // (rows * columns * bits // 8)))
     if bits == 16:
-        weights = [torch.randn(rows, columns, dtype=torch.bfloat16, device="cuda") for _ in range(copies)]
+        weights = [
+            torch.randn(rows, columns, dtype=torch.bfloat16, device="cuda") for _ in range(copies)
+        ]
         inputs = torch.randn(tokens, rows, dtype=torch.bfloat16, device="cuda")
         return timed(torch, lambda n: inputs @ weights[n], copies)
     one = torch.ones((), device="cuda")
     eight = torch.float8_e4m3fn
     weights = [torch.randn(columns, rows, device="cuda").to(eight).t() for _ in range(copies)]
-    inputs = torch.randn(max(16, tokens), rows, device="cuda").to(eight)  # the kernel takes 16 rows or more
-    return timed(torch, lambda n: torch._scaled_mm(inputs, weights[n], one, one, out_dtype=torch.bfloat16), copies)
+    inputs = torch.randn(max(16, tokens), rows, device="cuda").to(
+        eight
+    )  # the kernel takes 16 rows or more
+    return timed(
+        torch,
+        lambda n: torch._scaled_mm(inputs, weights[n], one, one, out_dtype=torch.bfloat16),
+        copies,
+    )
 
 
 def attend(torch: Any, model: Model) -> float:
     """B/s at which decode attention reads K and V."""
     shape = next(block.attention for block in model.blocks if block.attention)
     size = (SEQUENCES, shape.kv_heads, CONTEXT, shape.head_size)
-    pool = [[torch.randn(size, dtype=torch.bfloat16, device="cuda") for _ in range(2)] for _ in range(4)]
-    query = torch.randn(SEQUENCES, shape.heads, 1, shape.head_size, dtype=torch.bfloat16, device="cuda")
+    pool = [
+        [torch.randn(size, dtype=torch.bfloat16, device="cuda") for _ in range(2)] for _ in range(4)
+    ]
+    query = torch.randn(
+        SEQUENCES, shape.heads, 1, shape.head_size, dtype=torch.bfloat16, device="cuda"
+    )
     attention = torch.nn.functional.scaled_dot_product_attention
     seconds = timed(torch, lambda n: attention(query, *pool[n], enable_gqa=True), len(pool))
     nbytes: int = 2 * pool[0][0].numel() * 2
@@ -131,7 +159,9 @@ def all_reduces(torch: Any) -> dict[int, float]:
     cards = list(range(torch.cuda.device_count()))
     found = {}
     for nbytes in (16 << 10, 256 << 10, 4 << 20, 64 << 20):
-        tensors = [torch.zeros(nbytes // 2, dtype=torch.bfloat16, device=f"cuda:{card}") for card in cards]
+        tensors = [
+            torch.zeros(nbytes // 2, dtype=torch.bfloat16, device=f"cuda:{card}") for card in cards
+        ]
         torch.cuda.nccl.all_reduce(tensors)
         for card in cards:
             torch.cuda.synchronize(card)
@@ -154,10 +184,15 @@ def engine_file(found: Measured, chip: Chip, model: Model) -> str:
     for bits, precision in ((16, "bf16"), (8, "fp8")):
         of_bits = [each for each in found.multiplies if each.bits == bits]
         if of_bits:
-            reading[bits] = min(1.0, max(e.bandwidth for e in of_bits if e.tokens in TOKENS) / memory.bandwidth)
+            reading[bits] = min(
+                1.0, max(e.bandwidth for e in of_bits if e.tokens in TOKENS) / memory.bandwidth
+            )
             computing[bits] = min(1.0, of_bits[-1].rate / chip.compute.peak(precision, precision))
     rates = {bits: [e for e in found.multiplies if e.bits == bits] for bits in reading}
-    told = {bits: ", ".join(f"{e.tokens}: {show(e.bandwidth, 'B/s')}" for e in each) for bits, each in rates.items()}
+    told = {
+        bits: ", ".join(f"{e.tokens}: {show(e.bandwidth, 'B/s')}" for e in each)
+        for bits, each in rates.items()
+    }
     lines = [
         f"# What kernels reach on one {found.card}, measured on {day}; the overheads of a serving engine are not in it.",
         f"name: {found.card}, {found.software}",
@@ -174,7 +209,10 @@ def engine_file(found: Measured, chip: Chip, model: Model) -> str:
         "memory_fraction: 0.9",
         "reserve: 2 GB",
         "source:",
-        *(f'  memory_efficiency.{bits}: "{where}; B/s of weights by tokens: {text}"' for bits, text in told.items()),
+        *(
+            f'  memory_efficiency.{bits}: "{where}; B/s of weights by tokens: {text}"'
+            for bits, text in told.items()
+        ),
         *(f'  compute_efficiency.{bits}: "{where}; {PREFILL} tokens"' for bits in computing),
         f'  attention_memory_efficiency: "{where}; {SEQUENCES} sequences of {CONTEXT} tokens"',
         '  attention_compute_efficiency: "assumed: as other engines"',

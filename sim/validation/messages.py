@@ -46,7 +46,10 @@ class Row:
         def shown(value: float) -> float:
             return value / 1000 if self.unit == "us" else 1000 / value
 
-        measured, simulated = shown(self.measured), None if self.simulated is None else shown(self.simulated)
+        measured, simulated = (
+            shown(self.measured),
+            None if self.simulated is None else shown(self.simulated),
+        )
         return {
             "point_id": self.id,
             "metric": "latency" if self.unit == "us" else "bandwidth",
@@ -90,7 +93,10 @@ def rows(table: Network) -> list[Row]:
 
 def simulated(table: Network, point: Message) -> float | None:
     """What the simulator says to one row: microseconds, or GB/s where no latency was published."""
-    if not (point.simulates and point.on and point.software and point.chips and point.group) or point.bytes is None:
+    if (
+        not (point.simulates and point.on and point.software and point.chips and point.group)
+        or point.bytes is None
+    ):
         return None
     software, group, nbytes = table.software[point.software], range(point.group), point.bytes
     latency = software.latency + len(group) * software.latency_per_chip
@@ -99,38 +105,77 @@ def simulated(table: Network, point: Message) -> float | None:
     except ValueError as error:
         raise ScenarioError(f"{point.id}: {error}") from None
     if group[-1] >= point.chips:
-        raise ScenarioError(f"{point.id}: a group of {len(group)} does not fit on {point.chips} chips")
+        raise ScenarioError(
+            f"{point.id}: a group of {len(group)} does not fit on {point.chips} chips"
+        )
     match point.simulates:
         case "send":
-            time = topology.lane(group[0], group[-1]).under(latency, software.efficiency).time(nbytes)
+            time = (
+                topology.lane(group[0], group[-1]).under(latency, software.efficiency).time(nbytes)
+            )
         case "farthest":
             middle = group[len(group) // 2]
-            time = max(topology.lane(middle, chip).under(latency, software.efficiency).time(nbytes) for chip in group)
+            time = max(
+                topology.lane(middle, chip).under(latency, software.efficiency).time(nbytes)
+                for chip in group
+            )
         case collective:
             time = getattr(topology, collective)(group, nbytes, latency, software.efficiency)
     time = max(time, software.launch)
     if point.latency_us:
         return time * 1e6
-    crossing = CROSSING[point.simulates] * (len(group) - 1) / len(group) if point.simulates in CROSSING else 1.0
+    crossing = (
+        CROSSING[point.simulates] * (len(group) - 1) / len(group)
+        if point.simulates in CROSSING
+        else 1.0
+    )
     return crossing * nbytes / time / 1e9
 
 
 def medians(compared: list[Row]) -> dict[str, tuple[float, int]]:
     """Median absolute error and number of rows: of all that test something, and by status."""
-    kinds = {"tested": ("free", "fitted"), "free": ("free",), "fitted": ("fitted",), "given": ("given",)}
-    errors = {kind: [abs(r.error) for r in compared if r.error is not None and r.status in of] for kind, of in kinds.items()}
+    kinds = {
+        "tested": ("free", "fitted"),
+        "free": ("free",),
+        "fitted": ("fitted",),
+        "given": ("given",),
+    }
+    errors = {
+        kind: [abs(r.error) for r in compared if r.error is not None and r.status in of]
+        for kind, of in kinds.items()
+    }
     return {kind: (median(each), len(each)) for kind, each in errors.items() if each}
 
 
 def as_json(compared: list[Row]) -> dict[str, Any]:
     """As the other sets of `validate --json`; what was given is not counted."""
     told = [row.point for row in compared]
-    counted = [abs(each["error_pct"]) for each in told if each["error_pct"] is not None and each["status"] in ("tested", "fitted")]
-    overall = {"median_ape": median(counted), "mape": mean(counted)} if counted else {"median_ape": None, "mape": None}
+    counted = [
+        abs(each["error_pct"])
+        for each in told
+        if each["error_pct"] is not None and each["status"] in ("tested", "fitted")
+    ]
+    overall = (
+        {"median_ape": median(counted), "mape": mean(counted)}
+        if counted
+        else {"median_ape": None, "mape": None}
+    )
     by_metric = {
         name: {"median_ape": median(errors), "mape": mean(errors), "n": len(errors)}
         for name in ("latency", "bandwidth")
-        if (errors := [abs(e["error_pct"]) for e in told if e["metric"] == name and e["status"] in ("tested", "fitted")])
+        if (
+            errors := [
+                abs(e["error_pct"])
+                for e in told
+                if e["metric"] == name and e["status"] in ("tested", "fitted")
+            ]
+        )
     }
     expressed = sum(each["error_pct"] is not None for each in told)
-    return {"points": told, "metrics": by_metric, **overall, "expressed": expressed, "total": len(told)}
+    return {
+        "points": told,
+        "metrics": by_metric,
+        **overall,
+        "expressed": expressed,
+        "total": len(told),
+    }

@@ -23,17 +23,78 @@ from sim.model.config import Model
 from sim.scenario.scenario import System
 
 PUBLISHED = (
-    *("point_id", "accelerator_chip_id", "n_accelerators", "model", "weight_precision", "parallelism", "engine"),
-    *("speculative_decoding", "batch_or_concurrency", "input_tokens", "output_tokens", "metric", "value"),
+    *(
+        "point_id",
+        "accelerator_chip_id",
+        "n_accelerators",
+        "model",
+        "weight_precision",
+        "parallelism",
+        "engine",
+    ),
+    *(
+        "speculative_decoding",
+        "batch_or_concurrency",
+        "input_tokens",
+        "output_tokens",
+        "metric",
+        "value",
+    ),
 )
 SERVING = (
-    *("point_id", "model", "system", "backend", "backend_version", "precision", "isl", "osl", "lengths", "concurrency"),
-    *("chips", "tp", "pp", "attention_dp", "moe_tp", "moe_ep", "mean_ttft_ms", "mean_tpot_ms", "use", "reason"),
+    *(
+        "point_id",
+        "model",
+        "system",
+        "backend",
+        "backend_version",
+        "precision",
+        "isl",
+        "osl",
+        "lengths",
+        "concurrency",
+    ),
+    *(
+        "chips",
+        "tp",
+        "pp",
+        "attention_dp",
+        "moe_tp",
+        "moe_ep",
+        "mean_ttft_ms",
+        "mean_tpot_ms",
+        "use",
+        "reason",
+    ),
 )
-STEPS = ("model", "hardware", "prompt_size", "batch_size", "token_size", "prompt_time", "token_time", "tensor_parallel")
+STEPS = (
+    "model",
+    "hardware",
+    "prompt_size",
+    "batch_size",
+    "token_size",
+    "prompt_time",
+    "token_time",
+    "tensor_parallel",
+)
 REPLIES = (
-    *("provider", "model", "date", "prompt_tokens", "completion_tokens", "cached_tokens", "prompt_time_s"),
-    *("completion_time_s", "ttft_s", "tokens_per_s_reported", "acceptance_rate", "speculative", "flags"),
+    *(
+        "provider",
+        "model",
+        "date",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "prompt_time_s",
+    ),
+    *(
+        "completion_time_s",
+        "ttft_s",
+        "tokens_per_s_reported",
+        "acceptance_rate",
+        "speculative",
+        "flags",
+    ),
 )
 # What of a table's metric is measured, and how its unit becomes seconds a token or seconds: per thousand, or its inverse.
 METRICS = {
@@ -46,7 +107,10 @@ METRICS = {
     "throughput_tok_s_total": "throughput",
     "throughput_tok_s_per_gpu": "throughput",
 }
-API = (500, 200)  # tokens of a prompt and an answer where a table does not say, of a chat with a public service.  Assumed.
+API = (
+    500,
+    200,
+)  # tokens of a prompt and an answer where a table does not say, of a chat with a public service.  Assumed.
 Pattern = Literal["alone", "batch", "users", "full", "reply"]
 # How a metric counts, and why: fitted to, or listed without being scored.
 Known = tuple[Literal["fitted", "listed"], str]
@@ -78,8 +142,12 @@ class Point:
     bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
     host: str = ""  # whose client, HTTP and tokenizer its TTFT counts; an engine's file knows what they take
     group: str = ""  # configurations that differ in the number of users alone
-    known: Mapping[str, Known] = field(default_factory=dict)  # by metric, where it is not scored as others are
-    prompts: tuple[tuple[int, float], ...] = ()  # of single replies: new prompt tokens and prompt time [s]
+    known: Mapping[str, Known] = field(
+        default_factory=dict
+    )  # by metric, where it is not scored as others are
+    prompts: tuple[
+        tuple[int, float], ...
+    ] = ()  # of single replies: new prompt tokens and prompt time [s]
 
     @property
     def key(self) -> str:
@@ -158,12 +226,21 @@ def leading(text: str) -> int | None:
 def published(row: Mapping[str, str]) -> Point:
     """A published figure of one configuration."""
     about = {key: row.get(key, "") for key in ("model", "engine", "date")}
-    about |= {"table": "published", "chip": row["accelerator_chip_id"], "precision": row["weight_precision"]}
+    about |= {
+        "table": "published",
+        "chip": row["accelerator_chip_id"],
+        "precision": row["weight_precision"],
+    }
     about |= {"source": row.get("source_url", ""), "prompt": row["input_tokens"]}
     name, metric = row["point_id"], row["metric"]
     value = number(row, "value")
     if metric not in METRICS:
-        return Point(name, about, {}, reason=f"metric {metric}: nothing simulates it; there are {', '.join(METRICS)}")
+        return Point(
+            name,
+            about,
+            {},
+            reason=f"metric {metric}: nothing simulates it; there are {', '.join(METRICS)}",
+        )
     prompt, output = leading(row["input_tokens"]), leading(row["output_tokens"])
     users, chips = leading(row["batch_or_concurrency"]), leading(row["n_accelerators"])
     prompt = API[0] if prompt is None else max(1, prompt)
@@ -176,7 +253,10 @@ def published(row: Mapping[str, str]) -> Point:
         case "prefill_tok_s":
             seconds, pattern, output = prompt / value, "alone", 1
         case "TTFT_ms":
-            seconds, pattern = value / 1000, ("batch" if output == 1 else "users") if several else "alone"
+            seconds, pattern = (
+                value / 1000,
+                ("batch" if output == 1 else "users") if several else "alone",
+            )
         case "ITL_ms" | "TPOT_ms":
             seconds, pattern = value / 1000, "users" if several else "alone"
         case "e2e_latency_s":
@@ -192,22 +272,47 @@ def published(row: Mapping[str, str]) -> Point:
     if row["speculative_decoding"] not in ("0", "", "False"):
         return Point(name, about, measured, reason="speculative decoding is not simulated")
     users = users or (0 if pattern == "full" else 1)
-    group = " ".join([*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"])
-    return Point(name, about, measured, pattern, users, prompt, output, system=system, **said, group=group)
+    group = " ".join(
+        [*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"]
+    )
+    return Point(
+        name, about, measured, pattern, users, prompt, output, system=system, **said, group=group
+    )
 
 
 def serving(row: Mapping[str, str]) -> Point:
     """A closed loop's mean TTFT and TPOT."""
     engine = f"{row['backend']} {row['backend_version']}".strip()
-    about = {"table": "serving", "model": row["model"], "chip": row["system"], "engine": engine, "precision": row["precision"]}
+    about = {
+        "table": "serving",
+        "model": row["model"],
+        "chip": row["system"],
+        "engine": engine,
+        "precision": row["precision"],
+    }
     about |= {"source": row.get("source", ""), "date": "", "prompt": row["isl"]}
     keys = ("tp", "pp", "attention_dp", "moe_tp", "moe_ep", "chips", "concurrency", "isl", "osl")
     tp, pp, dp, _, ep, chips, users, isl, osl = (number(row, key, int) for key in keys)
-    measured = {"ttft": number(row, "mean_ttft_ms") / 1000, "tpot": number(row, "mean_tpot_ms") / 1000}
+    measured = {
+        "ttft": number(row, "mean_ttft_ms") / 1000,
+        "tpot": number(row, "mean_tpot_ms") / 1000,
+    }
     replicas = chips // (tp * pp * dp)
-    degrees = {"plan.tensor": tp, "plan.pipeline": pp, "plan.attention_data": dp, "plan.expert": ep, "plan.replicas": replicas}
+    degrees = {
+        "plan.tensor": tp,
+        "plan.pipeline": pp,
+        "plan.attention_data": dp,
+        "plan.expert": ep,
+        "plan.replicas": replicas,
+    }
     group = " ".join(
-        [*about.values(), *(row[key] for key in ("isl", "osl", "tp", "attention_dp", "moe_ep", "pp", "chips", "lengths"))]
+        [
+            *about.values(),
+            *(
+                row[key]
+                for key in ("isl", "osl", "tp", "attention_dp", "moe_ep", "pp", "chips", "lengths")
+            ),
+        ]
     )
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"
@@ -217,12 +322,28 @@ def serving(row: Mapping[str, str]) -> Point:
     except InexpressibleError as error:
         return Point(row["point_id"], about, measured, reason=str(error), group=group)
     lengths = {"prompt": isl, "output": osl, "spread": not row["lengths"].startswith("fixed")}
-    return Point(row["point_id"], about, measured, "users", users * dp, **lengths, system=system, **said, group=group)
+    return Point(
+        row["point_id"],
+        about,
+        measured,
+        "users",
+        users * dp,
+        **lengths,
+        system=system,
+        **said,
+        group=group,
+    )
 
 
 def steps(row: Mapping[str, str]) -> Point:
     """The times of a batch's prompts, and of a token of it."""
-    about = {"table": "steps", "model": row["model"], "chip": row["hardware"], "engine": "2023", "precision": "fp16"}
+    about = {
+        "table": "steps",
+        "model": row["model"],
+        "chip": row["hardware"],
+        "engine": "2023",
+        "precision": "fp16",
+    }
     about |= {"source": "", "date": "2023"}
     keys = ("prompt_size", "batch_size", "token_size", "tensor_parallel")
     prompt, users, output, tensor = (number(row, key, int) for key in keys)
@@ -233,11 +354,26 @@ def steps(row: Mapping[str, str]) -> Point:
         system, said = run_by(about, tensor, f"TP{tensor}")
     except InexpressibleError as error:
         return Point(row["line"], about, measured, reason=str(error), group=group)
-    return Point(row["line"], about, measured, "batch", users, prompt, output, system=system, **said, group=group)
+    return Point(
+        row["line"],
+        about,
+        measured,
+        "batch",
+        users,
+        prompt,
+        output,
+        system=system,
+        **said,
+        group=group,
+    )
 
 
 def run_by(
-    about: Mapping[str, str], chips: int | None, parallelism: str, degrees: Mapping[str, Any] | None = None, users: int = 0
+    about: Mapping[str, str],
+    chips: int | None,
+    parallelism: str,
+    degrees: Mapping[str, Any] | None = None,
+    users: int = 0,
 ) -> tuple[System, dict[str, Any]]:
     """The system that ran a row, and what else the rules say.  Raises: InexpressibleError where it cannot be expressed."""
     options: dict[str, Any] = {}
@@ -263,7 +399,10 @@ def run_by(
         raise InexpressibleError(f"engine {about['engine']!r}: the catalogue has no file for it")
     if "plan.weights" not in options:
         raise InexpressibleError(f"precision {about['precision']!r} is not known")
-    model, chip = entry(about["model"], "models"), entry(options.pop("chip", about["chip"]), "chips")
+    model, chip = (
+        entry(about["model"], "models"),
+        entry(options.pop("chip", about["chip"]), "chips"),
+    )
     chips = options.pop("chips", chips)
     if chips is None:
         chips = unpublished(model)
@@ -272,10 +411,16 @@ def run_by(
     options |= degrees if degrees is not None else dealt(parallelism, node)
     if not any(block.experts for block in model.blocks):
         options.pop("plan.expert", None)
-    plan = {key.removeprefix("plan."): value for key, value in options.items() if key.startswith("plan.")}
+    plan = {
+        key.removeprefix("plan."): value
+        for key, value in options.items()
+        if key.startswith("plan.")
+    }
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
     engine = entry(rest.pop("engine"), "engines")
-    return System(chip=chip, chips=chips, engine=engine, model=model, plan=Plan.model_validate(plan), **rest), said
+    return System(
+        chip=chip, chips=chips, engine=engine, model=model, plan=Plan.model_validate(plan), **rest
+    ), said
 
 
 def unpublished(model: Model) -> int:
@@ -309,4 +454,9 @@ def halves(all_points: Iterable[Point]) -> set[str]:
             about = point.about
             where = about["model"], about["chip"], about["engine"].split()[0]
             by_group.setdefault(where, {}).setdefault(point.group, []).append(point.id)
-    return {each for groups in by_group.values() for group in sorted(groups)[1::2] for each in groups[group]}
+    return {
+        each
+        for groups in by_group.values()
+        for group in sorted(groups)[1::2]
+        for each in groups[group]
+    }

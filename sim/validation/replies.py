@@ -21,7 +21,9 @@ QUANTILE = 0.1
 LEAST_REPLIES = 10  # of a floor: a quantile of fewer is their minimum
 LEAST_PROMPT, LEAST_OUTPUT = 100, 50  # tokens, below which fixed times count
 NEAR_PACE = 0.03
-LAST_PACED = "2025-09"  # the services throttled until then; a later reply is paced only where it is flagged
+LAST_PACED = (
+    "2025-09"  # the services throttled until then; a later reply is paced only where it is flagged
+)
 # Flags that exclude a reply from a metric.  Length is judged by the tokens, not by short-*.
 EXCLUDED = {
     "beat": {"1ms", "fixture", "not-fitted", "image", "prefill-waits"},
@@ -56,7 +58,9 @@ class Reply:
     @property
     def paces(self) -> set[int]:
         """The throttles that flags of the reply name [token/s]."""
-        return {int(flag.removeprefix("paced-")) for flag in self.flags if flag.startswith("paced-")}
+        return {
+            int(flag.removeprefix("paced-")) for flag in self.flags if flag.startswith("paced-")
+        }
 
     def exclusion(self, metric: str) -> str:
         """Return why the reply cannot count for a metric; nothing where it can.
@@ -70,7 +74,15 @@ class Reply:
         if metric == "tpot":
             short = self.output_tokens < LEAST_OUTPUT
             missing = self.completion_time is None
-            return "speculative" if self.speculative else "short-output" if short else "no time" if missing else ""
+            return (
+                "speculative"
+                if self.speculative
+                else "short-output"
+                if short
+                else "no time"
+                if missing
+                else ""
+            )
         short = self.new_tokens < LEAST_PROMPT
         missing = (self.ttft if metric == "ttft" else self.prompt_time) is None
         return "short-prompt" if short else "no time" if missing else ""
@@ -129,14 +141,20 @@ def decode_floors(path: Path) -> list[Point]:
         used = [
             reply
             for reply in replies
-            if not reply.exclusion("tpot") and not reply.is_paced(paces) and not not_scored("tpot", about_of(reply))
+            if not reply.exclusion("tpot")
+            and not reply.is_paced(paces)
+            and not not_scored("tpot", about_of(reply))
         ]
         if len(used) >= LEAST_REPLIES:
             about = about_of(used[0])
             measured = {"tpot": floor(reply.seconds("tpot") for reply in used)}
             output = max(2, round(median(reply.output_tokens for reply in used)))
             name = f"{about['provider']} {about['model']}"
-            found.append(served_by(Point(name, about, measured, "reply", prompt=output, output=output, group=name)))
+            found.append(
+                served_by(
+                    Point(name, about, measured, "reply", prompt=output, output=output, group=name)
+                )
+            )
     return found
 
 
@@ -148,7 +166,10 @@ def by_model(path: Path) -> list[tuple[list[Reply], set[int]]]:
         with told_at(where):
             reply = read_reply(row)
         groups.setdefault((reply.provider, reply.model), []).append(reply)
-    return [(replies, set().union(*(reply.paces for reply in replies))) for _, replies in sorted(groups.items())]
+    return [
+        (replies, set().union(*(reply.paces for reply in replies)))
+        for _, replies in sorted(groups.items())
+    ]
 
 
 def read_reply(row: Mapping[str, str]) -> Reply:
@@ -161,7 +182,9 @@ def read_reply(row: Mapping[str, str]) -> Reply:
     for flag in sorted(flags - FLAGS):
         if not re.fullmatch("paced-[1-9][0-9]*", flag):
             raise ValueError(f"flags: got {flag!r}; expected paced-N, {', '.join(sorted(FLAGS))}")
-    prompt, output, cached = (whole(row, f"{key}_tokens") for key in ("prompt", "completion", "cached"))
+    prompt, output, cached = (
+        whole(row, f"{key}_tokens") for key in ("prompt", "completion", "cached")
+    )
     if cached > prompt:
         raise ValueError(f"cached_tokens: got {cached}; expected at most prompt_tokens, {prompt}")
     rate, acceptance = positive(row, "tokens_per_s_reported"), positive(row, "acceptance_rate")
@@ -213,20 +236,31 @@ def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
     for metric in (prefill, "tpot"):
         used = [reply for reply in replies if not reply.exclusion(metric)]
         measured[metric] = floor(reply.seconds(metric) for reply in used)
-        lengths = [each.output_tokens if metric == "tpot" else each.new_tokens for each in used or replies]
+        lengths = [
+            each.output_tokens if metric == "tpot" else each.new_tokens for each in used or replies
+        ]
         typical[metric] = max(2, round(median(lengths)))
         if verdict := known_of(metric, about, replies):
             known[metric] = verdict
-    dots = tuple((r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat"))
+    dots = tuple(
+        (r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat")
+    )
     bound = "throttled: the hardware is at least so fast" if is_bound(replies, paces) else ""
-    point = Point(name, about, measured, "reply", bound=bound, group=name, known=known, prompts=dots)
+    point = Point(
+        name, about, measured, "reply", bound=bound, group=name, known=known, prompts=dots
+    )
     return served_by(replace(point, prompt=typical[prefill], output=typical["tpot"]))
 
 
 def about_of(reply: Reply) -> dict[str, str]:
     """Return what rules go by: the deployment that gave the reply."""
     name = f"{reply.provider} {reply.model} {reply.half_year or 'undated'}"
-    about = {"table": "sram-replies", "provider": reply.provider, "model": reply.model, "half_year": reply.half_year}
+    about = {
+        "table": "sram-replies",
+        "provider": reply.provider,
+        "model": reply.model,
+        "half_year": reply.half_year,
+    }
     return about | {"deployment": name, "chip": "", "engine": reply.provider, "precision": ""}
 
 
@@ -256,14 +290,23 @@ def known_of(metric: str, about: Mapping[str, str], replies: list[Reply]) -> Kno
         others = ", ".join(f"{n} {cause}" for cause, n in why.most_common())
         unusable = f"; not usable: {others}" if others else ""
         return "listed", f"{usable} usable replies, fewer than {LEAST_REPLIES}{unusable}"
-    if metric == "beat" and about["deployment"] in {rule.chips_fitted_to for rule in rules() if rule.holds(about)}:
+    if metric == "beat" and about["deployment"] in {
+        rule.chips_fitted_to for rule in rules() if rule.holds(about)
+    }:
         return "fitted", "its number of chips was chosen to match it"
     return None
 
 
 def not_scored(metric: str, about: Mapping[str, str]) -> str:
     """Return why a rule lists a metric of a deployment without scoring it; nothing where none does."""
-    return next((rule.not_scored[metric] for rule in rules() if rule.holds(about) and metric in rule.not_scored), "")
+    return next(
+        (
+            rule.not_scored[metric]
+            for rule in rules()
+            if rule.holds(about) and metric in rule.not_scored
+        ),
+        "",
+    )
 
 
 def is_bound(replies: Iterable[Reply], paces: Iterable[int]) -> bool:
@@ -271,9 +314,16 @@ def is_bound(replies: Iterable[Reply], paces: Iterable[int]) -> bool:
 
     The service throttled most of the usable replies, or most of the fastest tenth.
     """
-    used = sorted((reply for reply in replies if not reply.exclusion("tpot")), key=lambda reply: reply.seconds("tpot"))
+    used = sorted(
+        (reply for reply in replies if not reply.exclusion("tpot")),
+        key=lambda reply: reply.seconds("tpot"),
+    )
     fastest = used[: max(1, round(QUANTILE * len(used)))]
-    return any(2 * sum(reply.is_paced(paces) for reply in some) > len(some) for some in (used, fastest) if some)
+    return any(
+        2 * sum(reply.is_paced(paces) for reply in some) > len(some)
+        for some in (used, fastest)
+        if some
+    )
 
 
 def fitted_numbers(points: Iterable[Point]) -> list[str]:
@@ -285,7 +335,17 @@ def fitted_numbers(points: Iterable[Point]) -> list[str]:
     for point in points:
         assert point.system is not None
         engine = point.system.engine
-        fitted = [key for key, text in engine.source.items() if text.startswith("fitted") and "sram-replies" in text]
-        chips = [rule.chips_fitted_to for rule in rules() if rule.chips_fitted_to and rule.holds(point.about)]
-        names |= dict.fromkeys([f"chips of {name}" for name in chips] + [f"{engine.id}.{key}" for key in fitted])
+        fitted = [
+            key
+            for key, text in engine.source.items()
+            if text.startswith("fitted") and "sram-replies" in text
+        ]
+        chips = [
+            rule.chips_fitted_to
+            for rule in rules()
+            if rule.chips_fitted_to and rule.holds(point.about)
+        ]
+        names |= dict.fromkeys(
+            [f"chips of {name}" for name in chips] + [f"{engine.id}.{key}" for key in fitted]
+        )
     return list(names)

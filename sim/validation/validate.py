@@ -35,7 +35,10 @@ COUNTS = {"ttft": PREFILL, "tpot": DECODE, "itl": DECODE, "e2el": DECODE}
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
 ROUNDS = 10  # requests of a closed loop for each user, as the serving measurements had
 FULL_ROUNDS = 5  # of one that is measured from its second round on
-REPLY_PROMPT, REPLY_OUTPUT = 512, 64  # tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more
+REPLY_PROMPT, REPLY_OUTPUT = (
+    512,
+    64,
+)  # tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,11 @@ class Compared:
     def error(self) -> float | None:
         """ln(simulated / measured) of the time, at least 0 for a bound; None where nothing was simulated or measured."""
         times = self.simulated and self.measured > 0
-        return self.point.error(self.metric, self.simulated, self.measured) if times and self.simulated else None
+        return (
+            self.point.error(self.metric, self.simulated, self.measured)
+            if times and self.simulated
+            else None
+        )
 
     @property
     def bound(self) -> Bound | None:
@@ -82,7 +89,9 @@ class Compared:
             "reason": self.reason,
             "model": self.point.about["model"],
             "chip": chip.id if chip else self.point.about["chip"],
-            "engine": self.point.system.engine.id if self.point.system else self.point.about["engine"],
+            "engine": self.point.system.engine.id
+            if self.point.system
+            else self.point.about["engine"],
         }
 
 
@@ -101,7 +110,11 @@ def simulate(point: Point) -> dict[str, float]:
     """
     assert point.system is not None
     times = served(point)
-    return times | {"ttft": times["ttft"] + hosted(point.system.engine, point.host)} if "ttft" in times else times
+    return (
+        times | {"ttft": times["ttft"] + hosted(point.system.engine, point.host)}
+        if "ttft" in times
+        else times
+    )
 
 
 def served(point: Point) -> dict[str, float]:
@@ -147,7 +160,9 @@ def hosted(engine: Engine, host: str) -> float:
 def full(point: Point, deployment: Deployment) -> dict[str, float]:
     """A token's time where as many as have room ask again and again."""
     limits = deployment.limits
-    users = point.users or min(limits.kv_tokens // limits.claim(point.prompt + point.output), limits.sequences)
+    users = point.users or min(
+        limits.kv_tokens // limits.claim(point.prompt + point.output), limits.sequences
+    )
     scenario = asked(point, users, FULL_ROUNDS)
     rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
     begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
@@ -163,7 +178,9 @@ def reply_times(point: Point, deployment: Deployment) -> dict[str, float]:
     prompt, output = min(point.prompt, REPLY_PROMPT), min(point.output, REPLY_OUTPUT)
     unloaded = lone_request(deployment, prompt, output)
     times = {"tpot": unloaded.tpot, "beat": prompt_time(deployment, prompt) / (prompt - 1)}
-    return times | ({"ttft": lone_request(deployment, point.prompt, 2).ttft} if "ttft" in point.measured else {})
+    return times | (
+        {"ttft": lone_request(deployment, point.prompt, 2).ttft} if "ttft" in point.measured else {}
+    )
 
 
 def prompt_time(deployment: Deployment, prompt: int) -> float:
@@ -178,7 +195,9 @@ def asked(point: Point, users: int, rounds: int | None = None) -> Scenario:
     rounds = rounds or (ROUNDS if point.pattern == "users" else 1)
     prompt, output = length(point.prompt, point.spread), length(point.output, point.spread)
     workload = Closed(users=users, requests=users * rounds, prompt=prompt, output=output)
-    return Scenario(id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system})
+    return Scenario(
+        id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system}
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -225,7 +244,9 @@ class Table:
         if self.of_replies:
             return [row for row in self.counted if row.status in ("tested", "fitted")]
         dense = [row for row in self.counted if not row.moe]
-        return [row for row in dense if row.status == "tested"] or [row for row in dense if row.status == "fitted"]
+        return [row for row in dense if row.status == "tested"] or [
+            row for row in dense if row.status == "fitted"
+        ]
 
     @property
     def groups(self) -> dict[str, list[Compared]]:
@@ -265,33 +286,50 @@ class Table:
 
 def by_metric(rows: Iterable[Compared]) -> dict[str, dict[str, float | int]]:
     rows = list(rows)
-    return {name: statistics(row for row in rows if row.metric == name) for name in sorted({row.metric for row in rows})}
+    return {
+        name: statistics(row for row in rows if row.metric == name)
+        for name in sorted({row.metric for row in rows})
+    }
 
 
 def statistics(rows: Iterable[Compared]) -> dict[str, float | int]:
     """Median and mean of the absolute errors, and their mean, in %."""
     errors = [100 * row.error for row in rows if row.error is not None]
     sizes = [abs(error) for error in errors]
-    return {"median_ape": median(sizes), "mape": mean(sizes), "bias": mean(errors), "n": len(errors)} if errors else {"n": 0}
+    return (
+        {"median_ape": median(sizes), "mape": mean(sizes), "bias": mean(errors), "n": len(errors)}
+        if errors
+        else {"n": 0}
+    )
 
 
-def table(name: str, progress: Callable[[str, int, int], None] = lambda name, done, total: None) -> Table:
+def table(
+    name: str, progress: Callable[[str, int, int], None] = lambda name, done, total: None
+) -> Table:
     """One of the catalogue's sets.  Raises: UserError where there is none of that name."""
     if name == "replay":
         return replay()
     if name not in SETS:
-        raise UserError(f"validate {name}: there is no such set; choose of {', '.join([*SETS, 'replay', 'network'])}")
+        raise UserError(
+            f"validate {name}: there is no such set; choose of {', '.join([*SETS, 'replay', 'network'])}"
+        )
     return of_file(shipped(name), progress)
 
 
-def of_file(path: Path, progress: Callable[[str, int, int], None] = lambda name, done, total: None) -> Table:
+def of_file(
+    path: Path, progress: Callable[[str, int, int], None] = lambda name, done, total: None
+) -> Table:
     """A CSV file with the columns of one of them."""
     rows = points_of(path)
     known: dict[str, dict[str, float] | str] = {}
     found: list[Compared] = []
     for done, point in enumerate(rows):
         progress(path.stem, done, len(rows))
-        if point.system is not None and point.key not in known and not all(map(math.isnan, point.measured.values())):
+        if (
+            point.system is not None
+            and point.key not in known
+            and not all(map(math.isnan, point.measured.values()))
+        ):
             try:
                 known[point.key] = simulate(point)
             except PlanError as error:
@@ -318,28 +356,46 @@ def fitted_ids() -> frozenset[str]:
     return frozenset({*whole, *halves(points(shipped("serving")))})
 
 
-def beside(point: Point, metric: str, measured: float, simulated: dict[str, float] | str) -> Compared:
+def beside(
+    point: Point, metric: str, measured: float, simulated: dict[str, float] | str
+) -> Compared:
     if math.isnan(measured) and point.system is not None:  # no reply of the deployment is usable
         return Compared(point, metric, measured, None, "listed", point.known[metric][1])
     if isinstance(simulated, str):
         return Compared(point, metric, measured, None, "not expressed", simulated)
     if metric not in simulated:
         return Compared(
-            point, metric, measured, None, "not expressed", f"an answer of {point.output} token has no {metric.upper()}"
+            point,
+            metric,
+            measured,
+            None,
+            "not expressed",
+            f"an answer of {point.output} token has no {metric.upper()}",
         )
     if metric in point.known:
         return Compared(point, metric, measured, simulated[metric], *point.known[metric])
     assert point.system is not None
     lacking = point.reason or unfitted(point.system, metric, point.pattern)
     status: Status = "fitted" if is_fitted(point, metric) else "assumed" if lacking else "tested"
-    return Compared(point, metric, measured, simulated[metric], status, point.remark or (lacking if status == "assumed" else ""))
+    return Compared(
+        point,
+        metric,
+        measured,
+        simulated[metric],
+        status,
+        point.remark or (lacking if status == "assumed" else ""),
+    )
 
 
 def is_fitted(point: Point, metric: str) -> bool:
     """Whether an engine may have been fitted to a metric of a point."""
-    if point.pattern == "reply":  # engines are fitted to the floors of whole models, which hold those of their half-years
+    if (
+        point.pattern == "reply"
+    ):  # engines are fitted to the floors of whole models, which hold those of their half-years
         assert point.system is not None
-        return metric == "tpot" and "sram-replies" in (point.system.engine.source_of("layer_overhead") or "")
+        return metric == "tpot" and "sram-replies" in (
+            point.system.engine.source_of("layer_overhead") or ""
+        )
     return point.id in fitted_ids()
 
 
@@ -349,14 +405,25 @@ def replay() -> Table:
     result = run(scenario)
     ((name, _),) = scenario.systems.items()
     system = scenario.plain(name)
-    about = {"model": scenario.model.id, "chip": system.chip.id if system.chip else "", "engine": system.engine.id}
+    about = {
+        "model": scenario.model.id,
+        "chip": system.chip.id if system.chip else "",
+        "engine": system.engine.id,
+    }
     measured, simulated = result.measured or {}, result.systems[name].metrics
     rows = []
     for statistic in ("mean", "median", "p90"):
-        point = Point(f"{statistic} of {len(result.systems[name].rows.arrival)} requests", about, {}, system=scenario.whole(name))
+        point = Point(
+            f"{statistic} of {len(result.systems[name].rows.arrival)} requests",
+            about,
+            {},
+            system=scenario.whole(name),
+        )
         for metric in ("ttft", "tpot"):
             key = f"{statistic}_{metric}_ms"
-            rows.append(Compared(point, metric, measured[key] / 1000, simulated[key] / 1000, "tested", ""))
+            rows.append(
+                Compared(point, metric, measured[key] / 1000, simulated[key] / 1000, "tested", "")
+            )
     return Table("replay", tuple(rows))
 
 

@@ -16,7 +16,13 @@ from sim.inputs.files import ScenarioError, Text, Value, existing, shorten
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens
 from sim.workload import traces
 
-STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")  # append only: a stream's place is its seed
+STREAMS = (
+    "arrivals",
+    "prompts",
+    "outputs",
+    "turns",
+    "thinks",
+)  # append only: a stream's place is its seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,11 @@ class Length(Value):
 
     @model_validator(mode="after")
     def _one(self) -> "Length":
-        one_of(self, Length.model_fields, "a length is one of '512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}")
+        one_of(
+            self,
+            Length.model_fields,
+            "a length is one of '512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}",
+        )
         if self.uniform and self.uniform[0] > self.uniform[1]:
             raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} token is empty")
         return self
@@ -83,7 +93,9 @@ class Length(Value):
             return stream.integers(self.uniform[0], self.uniform[1], n, endpoint=True)
         if self.lognormal:
             sigma = self.lognormal.sigma
-            return np.ceil(stream.lognormal(np.log(self.lognormal.mean) - sigma**2 / 2, sigma, n)).astype(np.int64)
+            return np.ceil(
+                stream.lognormal(np.log(self.lognormal.mean) - sigma**2 / 2, sigma, n)
+            ).astype(np.int64)
         return np.full(n, self.fixed, np.int64)
 
 
@@ -150,14 +162,20 @@ def _fixed(given: object) -> object:
     return given if isinstance(given, dict | Value) else {"fixed": given}
 
 
-LengthField = Annotated[Length, Shorthand(_fixed, {"type": "string", "description": "tokens, as in '512 token'"})]
+LengthField = Annotated[
+    Length, Shorthand(_fixed, {"type": "string", "description": "tokens, as in '512 token'"})
+]
 TurnsField = Annotated[Turns, Shorthand(_fixed, {"type": "integer"})]
-ThinkField = Annotated[Think, Shorthand(_fixed, {"type": "string", "description": "a quantity in s"})]
+ThinkField = Annotated[
+    Think, Shorthand(_fixed, {"type": "string", "description": "a quantity in s"})
+]
 
 
 def streams(seed: int) -> list[np.random.Generator]:
     """A stream of random numbers for each name in STREAMS: what is drawn from one leaves the others."""
-    return [np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(len(STREAMS))]
+    return [
+        np.random.default_rng(each) for each in np.random.SeedSequence(seed).spawn(len(STREAMS))
+    ]
 
 
 class Workload(Value, ABC):
@@ -201,7 +219,12 @@ class Drawn(Workload):
         arrivals, prompts, outputs, *_ = streams(seed)
         users = getattr(self, "users", None)
         n = self.requests
-        return Requests(self.arrivals(arrivals), self.prompt.draw(prompts, n), self.output.draw(outputs, n), users)
+        return Requests(
+            self.arrivals(arrivals),
+            self.prompt.draw(prompts, n),
+            self.output.draw(outputs, n),
+            users,
+        )
 
 
 class Poisson(Drawn):
@@ -224,7 +247,9 @@ class Gamma(Drawn):
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Gaps of mean 1/rate and of variance 1/(burstiness rate^2)."""
-        return np.cumsum(stream.gamma(self.burstiness, 1 / (self.rate * self.burstiness), self.requests))
+        return np.cumsum(
+            stream.gamma(self.burstiness, 1 / (self.rate * self.burstiness), self.requests)
+        )
 
 
 class Closed(Drawn):
@@ -269,7 +294,10 @@ class Listed(Workload):
     def draw(self, seed: int) -> Requests:
         """The same for every seed."""
         ordered = sorted(self.requests, key=lambda each: each.arrival)
-        lengths = (np.array([getattr(each, key) for each in ordered], np.int64) for key in ("prompt", "output", "priority"))
+        lengths = (
+            np.array([getattr(each, key) for each in ordered], np.int64)
+            for key in ("prompt", "output", "priority")
+        )
         prompt, output, priority = lengths
         arrival = np.array([each.arrival for each in ordered], float)
         return Requests(arrival, prompt, output, priority=priority if priority.any() else None)
@@ -306,7 +334,9 @@ class Sessions(Workload):
         n = int(counts.sum())
         first = np.cumsum(counts) - counts  # the number of each session's first turn
         added, output = self.prompt.draw(prompts, n), self.output.draw(outputs, n)
-        before = np.cumsum(added + output) - (added + output)  # said before each turn, in all sessions
+        before = np.cumsum(added + output) - (
+            added + output
+        )  # said before each turn, in all sessions
         arrival, think = np.full(n, np.nan), self.think.draw(thinks, n)
         arrival[first] = np.cumsum(arrivals.exponential(1 / self.rate, self.sessions))
         after = np.arange(n) - 1
@@ -334,7 +364,9 @@ def _beside(given: object) -> object:
 
 
 PathField = Annotated[
-    Path, BeforeValidator(_beside), WithJsonSchema({"type": "string", "description": "a file's path, relative to this file"})
+    Path,
+    BeforeValidator(_beside),
+    WithJsonSchema({"type": "string", "description": "a file's path, relative to this file"}),
 ]
 SYNTHETIC: dict[str, type[Workload]] = {"gamma": Gamma, "poisson": Poisson}
 
@@ -371,8 +403,16 @@ class Trace(Workload):
         if self.path is None:
             return None
         columns = traces.read(self.path)
-        whole = Requests(columns.arrival, columns.prompt, columns.output, hash_ids=columns.hash_ids, answered=columns.answered)
-        return self._cut(whole, [f"failed requests left out: {columns.failed}"] if columns.failed else [])
+        whole = Requests(
+            columns.arrival,
+            columns.prompt,
+            columns.output,
+            hash_ids=columns.hash_ids,
+            answered=columns.answered,
+        )
+        return self._cut(
+            whole, [f"failed requests left out: {columns.failed}"] if columns.failed else []
+        )
 
     @property
     def mean_prompt(self) -> float:
@@ -398,25 +438,45 @@ class Trace(Workload):
 
     def _cut(self, whole: Requests, notes: list[str]) -> Requests:
         """The window, time scale and caps.  Raises: ScenarioError where nothing is left."""
-        from_, to = np.searchsorted(whole.arrival, [self.start, np.inf if self.end is None else self.end])
+        from_, to = np.searchsorted(
+            whole.arrival, [self.start, np.inf if self.end is None else self.end]
+        )
         part = slice(from_, min(to, from_ + (self.requests or len(whole.arrival))))
-        arrival, prompt, output = (column[part] for column in (whole.arrival, whole.prompt, whole.output))
+        arrival, prompt, output = (
+            column[part] for column in (whole.arrival, whole.prompt, whole.output)
+        )
         ids = whole.hash_ids[part] if whole.hash_ids else None
         if not len(arrival):
             of = shorten(self.path) if self.path else "workload"
-            raise ScenarioError(f"{of}: no request comes from start to end; the last one comes after {whole.arrival[-1]:g} s")
-        for name, column, most in (("prompts", prompt, self.max_prompt), ("outputs", output, self.max_output)):
+            raise ScenarioError(
+                f"{of}: no request comes from start to end; the last one comes after {whole.arrival[-1]:g} s"
+            )
+        for name, column, most in (
+            ("prompts", prompt, self.max_prompt),
+            ("outputs", output, self.max_output),
+        ):
             if most and (longer := int((column > most).sum())):
                 notes = [*notes, f"{name} cut to {most} token: {longer}"]
         if self.max_prompt:
-            prompt, blocks = np.minimum(prompt, self.max_prompt), -(-self.max_prompt // traces.BLOCK)
+            prompt, blocks = (
+                np.minimum(prompt, self.max_prompt),
+                -(-self.max_prompt // traces.BLOCK),
+            )
             ids = [each[:blocks] for each in ids] if ids else None
         output = np.minimum(output, self.max_output) if self.max_output else output
         times = (arrival - self.start) * self.time_scale
         answered = None  # of other requests than these, where anything but their number was changed
         if whole.answered and self.time_scale == 1 and not self.max_prompt and not self.max_output:
             answered = whole.answered[0][part] - self.start, whole.answered[1][part] - self.start
-        return replace(whole, arrival=times, prompt=prompt, output=output, hash_ids=ids, answered=answered, note="; ".join(notes))
+        return replace(
+            whole,
+            arrival=times,
+            prompt=prompt,
+            output=output,
+            hash_ids=ids,
+            answered=answered,
+            note="; ".join(notes),
+        )
 
 
 KINDS: dict[str, type[Workload]] = {

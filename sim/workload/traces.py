@@ -67,8 +67,14 @@ def read(path: Path) -> Columns:
     arrival, ids = columns.arrival[order], columns.hash_ids
     ids = [ids[i] for i in order.tolist()] if ids else None
     begin = arrival[0]
-    answered = (columns.answered[0][order] - begin, columns.answered[1][order] - begin) if columns.answered else None
-    return Columns(arrival - begin, columns.prompt[order], columns.output[order], ids, columns.failed, answered)
+    answered = (
+        (columns.answered[0][order] - begin, columns.answered[1][order] - begin)
+        if columns.answered
+        else None
+    )
+    return Columns(
+        arrival - begin, columns.prompt[order], columns.output[order], ids, columns.failed, answered
+    )
 
 
 def _csv(text: str, shown: str) -> Columns:
@@ -77,18 +83,30 @@ def _csv(text: str, shown: str) -> Columns:
 
     header, *lines = text.split("\n")
     names = [name.strip(' \r"') for name in header.split(",")]
-    keys = next((each for each in (AZURE, BURSTGPT, VIDUR, REPLAY) if set(each) <= set(names)), None)
-    if keys is None:
-        raise ScenarioError(f"{shown}:1: {brief(header.strip())!r} is not a trace that is known; those are {KNOWN}")
-    table = pl.DataFrame({"line": np.arange(2, len(lines) + 2), "text": pl.Series(lines, dtype=pl.String)}).filter(
-        pl.col("text").str.contains(r"\S")
+    keys = next(
+        (each for each in (AZURE, BURSTGPT, VIDUR, REPLAY) if set(each) <= set(names)), None
     )
+    if keys is None:
+        raise ScenarioError(
+            f"{shown}:1: {brief(header.strip())!r} is not a trace that is known; those are {KNOWN}"
+        )
+    table = pl.DataFrame(
+        {"line": np.arange(2, len(lines) + 2), "text": pl.Series(lines, dtype=pl.String)}
+    ).filter(pl.col("text").str.contains(r"\S"))
     values = table["text"].str.count_matches(",", literal=True) + 1
-    _refuse(table, values != len(names), shown, lambda i: f"{values[i]} values, and the header names {len(names)}")
+    _refuse(
+        table,
+        values != len(names),
+        shown,
+        lambda i: f"{values[i]} values, and the header names {len(names)}",
+    )
     timed = keys is REPLAY and set(ANSWERED) <= set(names)
     columns = (*keys, *ANSWERED) if timed else keys
     fields = table["text"].str.split_exact(",", len(names) - 1).struct
-    table = table.select("line", *(fields[names.index(name)].str.strip_chars(' \r\t"').alias(name) for name in columns))
+    table = table.select(
+        "line",
+        *(fields[names.index(name)].str.strip_chars(' \r\t"').alias(name) for name in columns),
+    )
     time, prompt, output = keys
     failed = 0
     if keys is BURSTGPT:
@@ -101,11 +119,18 @@ def _csv(text: str, shown: str) -> Columns:
         return Columns(*columns_read, failed=failed)
     first, last = (_seconds(table, name, shown) for name in ANSWERED)
     wrong = pl.Series((first < times) | (last < first))
-    _refuse(table, wrong, shown, lambda i: "its first token must come after the request, and its last not before that")
+    _refuse(
+        table,
+        wrong,
+        shown,
+        lambda i: "its first token must come after the request, and its last not before that",
+    )
     return Columns(*columns_read, failed=failed, answered=(first, last))
 
 
-def _refuse(table: "polars.DataFrame", bad: "polars.Series", shown: str, reason: Callable[[int], str]) -> None:
+def _refuse(
+    table: "polars.DataFrame", bad: "polars.Series", shown: str, reason: Callable[[int], str]
+) -> None:
     """Raises: ScenarioError for the first row that is bad."""
     bad = bad.fill_null(True)
     if bad.any():
@@ -118,12 +143,16 @@ def _moments(table: "polars.DataFrame", name: str, shown: str) -> NDArray[np.flo
     import polars as pl
 
     plain = table[name].str.replace(r"(\+00:00|Z)$", "")
-    ticks = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False).cast(pl.Int64)
+    ticks = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False).cast(
+        pl.Int64
+    )
     due = "it must be a time, as in 2023-11-16 18:15:46.6805900"
     bad = ticks.is_null() | ~plain.str.starts_with("20")  # nanoseconds of far years overflow
     _refuse(table, bad, shown, lambda i: f"{name}: {brief(table[name][i])!r}: {due}")
     whole: NDArray[np.int64] = ticks.to_numpy()
-    seconds: NDArray[np.float64] = (whole - whole[:1].sum()) / 1e9  # less the first, before floats would lose digits
+    seconds: NDArray[np.float64] = (
+        whole - whole[:1].sum()
+    ) / 1e9  # less the first, before floats would lose digits
     return seconds
 
 
@@ -132,7 +161,12 @@ def _seconds(table: "polars.DataFrame", name: str, shown: str) -> NDArray[np.flo
 
     numbers = table[name].cast(pl.Float64, strict=False)
     bad = ~numbers.is_between(0, MAX_SIZE)
-    _refuse(table, bad, shown, lambda i: f"{name}: {brief(table[name][i])!r}: it must be a number of seconds, at least 0")
+    _refuse(
+        table,
+        bad,
+        shown,
+        lambda i: f"{name}: {brief(table[name][i])!r}: it must be a number of seconds, at least 0",
+    )
     return numbers.to_numpy()
 
 
@@ -152,13 +186,18 @@ def _json(text: str, shown: str) -> Columns:
     """Mooncake's lines, or one result of vLLM's benchmark: a single JSON document, on one line or several."""
     try:
         document = json.loads(text)
-    except (ValueError, RecursionError):  # several documents, or a broken one: their lines say which
+    except (
+        ValueError,
+        RecursionError,
+    ):  # several documents, or a broken one: their lines say which
         return _mooncake(text, shown)
     if set(VLLM) & document.keys():
         return _vllm(document, text, shown)
     if set(MOONCAKE) & document.keys():
         return _mooncake(text, shown)
-    raise ScenarioError(f"{shown}:1: {brief(text.strip())!r} is not a trace that is known; those are {KNOWN}")
+    raise ScenarioError(
+        f"{shown}:1: {brief(text.strip())!r} is not a trace that is known; those are {KNOWN}"
+    )
 
 
 def _mooncake(text: str, shown: str) -> Columns:
@@ -173,30 +212,47 @@ def _mooncake(text: str, shown: str) -> Columns:
         except (ValueError, RecursionError) as error:
             raise ScenarioError(f"{where}: JSON: {error}") from None
         if not isinstance(row, dict):
-            raise ScenarioError(f"{where}: {brief(line)!r}: a mapping with {', '.join(MOONCAKE)} is due")
+            raise ScenarioError(
+                f"{where}: {brief(line)!r}: a mapping with {', '.join(MOONCAKE)} is due"
+            )
         if not rows and not set(MOONCAKE) & row.keys():
-            raise ScenarioError(f"{where}: {brief(line.strip())!r} is not a trace that is known; those are {KNOWN}")
+            raise ScenarioError(
+                f"{where}: {brief(line.strip())!r} is not a trace that is known; those are {KNOWN}"
+            )
         if missing := [key for key in MOONCAKE if key not in row]:
             raise ScenarioError(f"{where}: '{missing[0]}' is missing")
         time, prompt, output = (row[key] for key in MOONCAKE)
-        rows.append((_time(time, f"{where}: timestamp", "milliseconds") / 1e3, *_lengths(where, MOONCAKE, prompt, output)))
+        rows.append(
+            (
+                _time(time, f"{where}: timestamp", "milliseconds") / 1e3,
+                *_lengths(where, MOONCAKE, prompt, output),
+            )
+        )
         ids.append(_blocks(row.get("hash_ids"), prompt, where))
         if (ids[-1] is None) != (ids[0] is None):
-            raise ScenarioError(f"{where}: 'hash_ids' is missing here and given elsewhere: all requests have them or none")
+            raise ScenarioError(
+                f"{where}: 'hash_ids' is missing here and given elsewhere: all requests have them or none"
+            )
     arrival, prompts, outputs = zip(*rows, strict=True)
     blocks = [each for each in ids if each is not None] or None
-    return Columns(np.array(arrival, float), np.array(prompts, np.int64), np.array(outputs, np.int64), blocks)
+    return Columns(
+        np.array(arrival, float), np.array(prompts, np.int64), np.array(outputs, np.int64), blocks
+    )
 
 
 def _blocks(given: Any, prompt: int, where: str) -> tuple[int, ...] | None:
     """Mooncake's ids, one for each 512 tokens begun.  (Traces with smaller blocks also count time otherwise: refused.)"""
     if given is None:
         return None
-    if not isinstance(given, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in given):
+    if not isinstance(given, list) or not all(
+        isinstance(each, int) and not isinstance(each, bool) for each in given
+    ):
         raise ScenarioError(f"{where}: hash_ids: it must be a list of whole numbers")
     due = -(-prompt // BLOCK)
     if len(given) != due:
-        raise ScenarioError(f"{where}: hash_ids: {len(given)} ids, and {prompt} tokens need {due}: one for each {BLOCK} begun")
+        raise ScenarioError(
+            f"{where}: hash_ids: {len(given)} ids, and {prompt} tokens need {due}: one for each {BLOCK} begun"
+        )
     return tuple(given)
 
 
@@ -208,25 +264,41 @@ def _vllm(document: dict[str, Any], text: str, shown: str) -> Columns:
     lists: list[list[Any]] = []
     for key in VLLM:
         if not isinstance(document.get(key), list):
-            hint = "older vLLM saves none" if key == VLLM[0] else "save the benchmark's result with --save-detailed"
+            hint = (
+                "older vLLM saves none"
+                if key == VLLM[0]
+                else "save the benchmark's result with --save-detailed"
+            )
             raise ScenarioError(f"{shown}:1: '{key}' is missing: {hint}")
         lists.append(document[key])
     if len({len(each) for each in lists}) > 1:
-        raise ScenarioError(f"{shown}:1: {', '.join(VLLM)} have {', '.join(str(len(each)) for each in lists)} entries")
-    line = text.count("\n", 0, min(text.find(f'"{key}"') for key in VLLM)) + 1  # of the first of the lists
+        raise ScenarioError(
+            f"{shown}:1: {', '.join(VLLM)} have {', '.join(str(len(each)) for each in lists)} entries"
+        )
+    line = (
+        text.count("\n", 0, min(text.find(f'"{key}"') for key in VLLM)) + 1
+    )  # of the first of the lists
     rows: list[tuple[float, int, int]] = []
     kept: list[int] = []
     for number, (time, prompt, output) in enumerate(zip(*lists, strict=True), 1):
         if output == 0 and isinstance(output, int):
             continue
         where = f"{shown}:{line}: request {number}"
-        rows.append((_time(time, f"{where}: {VLLM[0]}", "seconds"), *_lengths(where, VLLM, prompt, output)))
+        rows.append(
+            (_time(time, f"{where}: {VLLM[0]}", "seconds"), *_lengths(where, VLLM, prompt, output))
+        )
         kept.append(number - 1)
     arrival, prompts, outputs = zip(*rows, strict=True) if rows else ((), (), ())
     failed = len(lists[0]) - len(rows)
     times = np.array(arrival, float)
     answered = _answered(document, times, kept, f"{shown}:{line}")
-    return Columns(times, np.array(prompts, np.int64), np.array(outputs, np.int64), failed=failed, answered=answered)
+    return Columns(
+        times,
+        np.array(prompts, np.int64),
+        np.array(outputs, np.int64),
+        failed=failed,
+        answered=answered,
+    )
 
 
 def _answered(
@@ -237,18 +309,24 @@ def _answered(
     if not (isinstance(ttfts, list) and isinstance(itls, list)):
         return None
     try:
-        waited = np.array([(ttfts[i], sum(itls[i]), min(itls[i], default=0.0)) for i in kept], float).reshape(-1, 3)
+        waited = np.array(
+            [(ttfts[i], sum(itls[i]), min(itls[i], default=0.0)) for i in kept], float
+        ).reshape(-1, 3)
         if not (np.isfinite(waited) & (waited >= 0)).all():
             raise ValueError
         first = sent + waited[:, 0]
         return first, first + waited[:, 1]
     except (IndexError, TypeError, ValueError):
-        raise ScenarioError(f"{where}: ttfts and itls: a number and a list of numbers for each request are due") from None
+        raise ScenarioError(
+            f"{where}: ttfts and itls: a number and a list of numbers for each request are due"
+        ) from None
 
 
 def _time(given: Any, where: str, unit: str) -> float:
     if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given <= MAX_SIZE:
-        raise ScenarioError(f"{where}: {brief(json.dumps(given))}: it must be a number of {unit}, at least 0")
+        raise ScenarioError(
+            f"{where}: {brief(json.dumps(given))}: it must be a number of {unit}, at least 0"
+        )
     return float(given)
 
 

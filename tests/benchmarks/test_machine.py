@@ -41,7 +41,12 @@ def test_tokens_of_a_lone_user(benchmark, system):
     requests = Requests(np.zeros(1), np.array([1]), np.array([TOKENS]))
 
     def run():
-        return serve(requests, deployment.costs, deployment.limits, machine=machines(deployment.costs, [Irregular()], [0]))
+        return serve(
+            requests,
+            deployment.costs,
+            deployment.limits,
+            machine=machines(deployment.costs, [Irregular()], [0]),
+        )
 
     rows = benchmark.pedantic(run, rounds=3)
     fastest = benchmark.stats.stats.min

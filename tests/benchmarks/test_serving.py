@@ -51,7 +51,11 @@ def test_serving(benchmark, system, rate, requests):
     """Drawing the requests, serving them, and the summary, on costs that remember nothing yet."""
     overrides = [f"workload.rate={rate} request/s", f"workload.requests={requests}"]
     scenario = sim.read("llama2-70b-lpu-vs-h100", overrides)
-    serve(scenario.workload.model_copy(update={"requests": 2}).draw(0), (warm := scenario.deploy(system)).costs, warm.limits)
+    serve(
+        scenario.workload.model_copy(update={"requests": 2}).draw(0),
+        (warm := scenario.deploy(system)).costs,
+        warm.limits,
+    )
 
     def deploy():
         return (scenario.deploy(system),), {}
@@ -65,4 +69,6 @@ def test_serving(benchmark, system, rate, requests):
     tokens = int(rows.requests.output[np.isfinite(rows.last_token)].sum())
     benchmark.extra_info["output_tokens_per_second"] = tokens / benchmark.stats.stats.median
     benchmark.extra_info["bare_timeouts_per_second"] = bare()
-    benchmark.extra_info["peak_memory_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    benchmark.extra_info["peak_memory_MB"] = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    )

@@ -49,13 +49,17 @@ def compiled(make_deployment, make_chip, lossy):
 def prompt_pass(deployment, tokens, logits):
     """Seconds of a piece of a prompt: on the slowest stage, and through all stages unloaded."""
     costs = deployment.costs
-    stages = costs.step(Work(prompt_tokens=tokens, chunks=1, attended=tokens, cached=tokens, logits=logits)).time
+    stages = costs.step(
+        Work(prompt_tokens=tokens, chunks=1, attended=tokens, cached=tokens, logits=logits)
+    ).time
     return stages.max(), stages.sum() + costs.hops(tokens).sum()
 
 
 @settings(max_examples=60)
 @given(plans, beats, st.integers(1, 60))
-def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(compiled, serve_on, plan, b, pieces):
+def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(
+    compiled, serve_on, plan, b, pieces
+):
     """TTFT of n tokens = (n/b - 1) beats + one pass.  Left out here: attention, which makes later pieces longer."""
     deployment = compiled(plan, b)
     (beat, _), (_, unloaded) = prompt_pass(deployment, b, 0), prompt_pass(deployment, b, 1)
@@ -64,7 +68,15 @@ def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(compiled, se
 
 
 @settings(max_examples=40)
-@given(plans, beats, st.lists(st.tuples(st.floats(0, 0.01), st.integers(1, 80), st.integers(1, 40)), min_size=1, max_size=30))
+@given(
+    plans,
+    beats,
+    st.lists(
+        st.tuples(st.floats(0, 0.01), st.integers(1, 80), st.integers(1, 40)),
+        min_size=1,
+        max_size=30,
+    ),
+)
 def test_no_more_tokens_a_second_than_a_beat_allows(compiled, serve_on, plan, b, drawn):
     """Prompts and decodes share the beats: the slowest stage is busy for one beat for each b of their tokens, at least."""
     deployment = compiled(plan, b)
@@ -123,7 +135,11 @@ def faster():
     def make(times, b, prompt):
         system = scenario.plain("lpu")
         compute = system.chip.compute
-        changes = {"planes": times * compute.planes, "int8": times * compute.int8, "fp16": times * compute.fp16}
+        changes = {
+            "planes": times * compute.planes,
+            "int8": times * compute.int8,
+            "fp16": times * compute.fp16,
+        }
         chip = system.chip.model_copy(update={"compute": compute.model_copy(update=changes)})
         engine = system.engine.model_copy(update={"tokens_per_beat": b})
         plan = system.plan
@@ -133,7 +149,11 @@ def faster():
 
 
 @settings(max_examples=20)
-@given(st.sampled_from([None, 1, 8, 40]), st.sampled_from([(1, 2), (1, 16), (2, 4)]), st.integers(1, 900))
+@given(
+    st.sampled_from([None, 1, 8, 40]),
+    st.sampled_from([(1, 2), (1, 16), (2, 4)]),
+    st.integers(1, 900),
+)
 def test_more_compute_never_makes_a_system_slower(faster, b, times, prompt):
     """Also where the engine has no beat: then pieces of a prompt are as long as suits the pipeline, not as the ridge allows."""
     less, more = (lone_request(faster(n, b, prompt), prompt, 8) for n in times)
@@ -155,7 +175,9 @@ def lone(name, b):
     scenario = sim.read(name)
     system = scenario.plain("lpu")
     engine = system.engine.model_copy(update={"tokens_per_beat": b})
-    changed = scenario.model_copy(update={"systems": {"lpu": system.model_copy(update={"engine": engine})}})
+    changed = scenario.model_copy(
+        update={"systems": {"lpu": system.model_copy(update={"engine": engine})}}
+    )
     return changed.lone(fitting(changed, "lpu"))
 
 

@@ -25,19 +25,32 @@ class Crossing(Compute):
     flops_per_second: float
 
     def times(self, op, memory):
-        return self.compute_offset + op.flops / self.flops_per_second, self.memory_offset + op.kv / memory.bandwidth
+        return (
+            self.compute_offset + op.flops / self.flops_per_second,
+            self.memory_offset + op.kv / memory.bandwidth,
+        )
 
 
 COMPUTES = {
     "roofline": {},
     "few flops": {"fp16": 2e9},
     "tensor streaming": {
-        "compute": TensorStreaming(clock=1e9, planes=4, tile=32, weight_load=1e9, fp16=2.0 * 4 * 32**2 * 1e9),
+        "compute": TensorStreaming(
+            clock=1e9, planes=4, tile=32, weight_load=1e9, fp16=2.0 * 4 * 32**2 * 1e9
+        ),
     },
-    "memory binds later": {"compute": Crossing(compute_offset=1e-5, memory_offset=0.0, flops_per_second=1e13)},
-    "compute binds later": {"compute": Crossing(compute_offset=0.0, memory_offset=1e-5, flops_per_second=1e9)},
+    "memory binds later": {
+        "compute": Crossing(compute_offset=1e-5, memory_offset=0.0, flops_per_second=1e13)
+    },
+    "compute binds later": {
+        "compute": Crossing(compute_offset=0.0, memory_offset=1e-5, flops_per_second=1e9)
+    },
 }
-PLANS = {"one chip": (1, Plan()), "tensor 2, two stages": (4, Plan(tensor=2)), "five stages": (5, Plan())}
+PLANS = {
+    "one chip": (1, Plan()),
+    "tensor 2, two stages": (4, Plan(tensor=2)),
+    "five stages": (5, Plan()),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +58,33 @@ def deployments(make_deployment, make_chip, make_engine, lossy, eager):
     """(compute, plan, engine) -> deployment."""
     engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager}
     return {
-        (compute, plan, name): make_deployment(chips, plan=laid, chip=make_chip(**kind), engine=engine)
+        (compute, plan, name): make_deployment(
+            chips, plan=laid, chip=make_chip(**kind), engine=engine
+        )
         for compute, kind in COMPUTES.items()
         for plan, (chips, laid) in PLANS.items()
         for name, engine in engines.items()
     }
 
 
-KEYS = st.tuples(st.sampled_from(sorted(COMPUTES)), st.sampled_from(sorted(PLANS)), st.sampled_from(["ideal", "lossy", "eager"]))
+KEYS = st.tuples(
+    st.sampled_from(sorted(COMPUTES)),
+    st.sampled_from(sorted(PLANS)),
+    st.sampled_from(["ideal", "lossy", "eager"]),
+)
 
 
 @st.composite
 def works(draw, prompts=True):
     """Decodes of some contexts, and chunks (new tokens after old ones) with them."""
     contexts = draw(st.lists(st.integers(1, 500), min_size=0 if prompts else 1, max_size=8))
-    chunks = draw(st.lists(st.tuples(st.integers(1, 16), st.integers(0, 200)), max_size=3, min_size=0 if contexts else 1))
+    chunks = draw(
+        st.lists(
+            st.tuples(st.integers(1, 16), st.integers(0, 200)),
+            max_size=3,
+            min_size=0 if contexts else 1,
+        )
+    )
     chunks = chunks if prompts else []
     return Work(
         decodes=len(contexts),
@@ -76,12 +101,16 @@ def works(draw, prompts=True):
 def test_the_terms_of_a_step_are_its_time(deployments, key, work):
     costs = deployments[key].costs
     terms = costs.terms(work)
-    assert terms[:, TIME].sum(axis=1) - costs.hops(work.tokens) == pytest.approx(costs.step(work).time)
+    assert terms[:, TIME].sum(axis=1) - costs.hops(work.tokens) == pytest.approx(
+        costs.step(work).time
+    )
     assert terms[:, TIME, HOPS] == pytest.approx(costs.hops(work.tokens))
 
 
 @given(KEYS, works())
-def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(deployments, key, work):
+def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engine(
+    deployments, key, work
+):
     terms = deployments[key].costs.terms(work)
     assert (terms[:, FITTED] >= -1e-15).all()
     assert (terms[:, FITTED] <= terms[:, TIME] + 1e-15).all()
@@ -92,9 +121,13 @@ def test_the_fitted_part_lies_within_each_term_and_is_nothing_for_an_ideal_engin
 def test_a_step_without_the_fitted_part_is_the_ideal_engines(deployments, key, work):
     compute, plan, _ = key
     lossy = deployments[key]
-    lossless = Costs(replace(lossy.layout, engine=deployments[compute, plan, "ideal"].layout.engine))
+    lossless = Costs(
+        replace(lossy.layout, engine=deployments[compute, plan, "ideal"].layout.engine)
+    )
     terms = lossy.costs.terms(work)
-    assert (terms[:, TIME] - terms[:, FITTED]).sum(axis=1) == pytest.approx(lossless.terms(work)[:, TIME].sum(axis=1))
+    assert (terms[:, TIME] - terms[:, FITTED]).sum(axis=1) == pytest.approx(
+        lossless.terms(work)[:, TIME].sum(axis=1)
+    )
     assert (lossless.step(work).time <= lossy.costs.step(work).time).all()
 
 
@@ -110,7 +143,12 @@ def test_further_steps_grow_as_the_contract_says(deployments, key, work, data):
         assert time + later * np.asarray(growth) == pytest.approx(asked, rel=1e-9, abs=0)
 
 
-@given(st.sampled_from(sorted(COMPUTES)), st.sampled_from(["ideal", "lossy", "eager"]), works(prompts=False), st.data())
+@given(
+    st.sampled_from(sorted(COMPUTES)),
+    st.sampled_from(["ideal", "lossy", "eager"]),
+    works(prompts=False),
+    st.data(),
+)
 def test_a_single_stages_line_holds_as_long_as_it_says(deployments, compute, engine, work, data):
     costs = deployments[compute, "one chip", engine].costs
     time, growth, holds = costs.line(work)
@@ -127,7 +165,9 @@ def test_a_host_is_waited_for_until_the_contexts_take_longer(deployments):
     time, growth, holds = costs.line(work)
     assert (time, growth) == (pytest.approx(launch), 0.0)
     assert 10 < holds < 1000
-    at_the_end, beyond = (costs.line(replace(work, context=work.context + 2 * steps)) for steps in (holds - 1, holds))
+    at_the_end, beyond = (
+        costs.line(replace(work, context=work.context + 2 * steps)) for steps in (holds - 1, holds)
+    )
     assert at_the_end[:2] == (pytest.approx(launch), 0.0)
     assert beyond[0] > launch
     assert beyond[1] > 0
@@ -138,12 +178,19 @@ def test_each_stage_takes_as_long_as_its_chips_or_its_host(deployments, key, wor
     """The slower of the two: chips as without a launch, and the host its seconds for each layer of the stage."""
     deployment = deployments[key]
     layout = deployment.layout
-    unlaunched = Costs(replace(layout, engine=layout.engine.model_copy(update={"layer_launch": None})))
+    unlaunched = Costs(
+        replace(layout, engine=layout.engine.model_copy(update={"layer_launch": None}))
+    )
     each = 3e-4 if work.prompt_tokens else 2.5e-4
-    attentions = [sum(b.kind == "attention" for b in layout.model.blocks[s.first : s.last + 1]) for s in layout.stages]
+    attentions = [
+        sum(b.kind == "attention" for b in layout.model.blocks[s.first : s.last + 1])
+        for s in layout.stages
+    ]
     assert sum(attentions) == layout.model.num_hidden_layers
     host = each * np.array(attentions)
-    assert deployment.costs.step(work).time == pytest.approx(np.maximum(unlaunched.step(work).time, host))
+    assert deployment.costs.step(work).time == pytest.approx(
+        np.maximum(unlaunched.step(work).time, host)
+    )
 
 
 @pytest.mark.parametrize(("tensor", "times"), [(1, 2), (2, 2), (4, 1)])
@@ -151,10 +198,13 @@ def test_the_cache_is_read_once_for_each_query_head(make_deployment, make_engine
     """Four query heads share two KV heads: decodes read twice the bytes, until each chip has one of both; prompts do not, and the
     cache is no larger."""
     shared, apart = (
-        make_deployment(tensor, plan=Plan(tensor=tensor), engine=make_engine(kv_reads=kind)) for kind in ("kv-heads", "query-heads")
+        make_deployment(tensor, plan=Plan(tensor=tensor), engine=make_engine(kv_reads=kind))
+        for kind in ("kv-heads", "query-heads")
     )
     decode = Work(decodes=3, context=300, logits=3)
-    of_one, of_each = (deployment.costs.terms(decode)[0, TIME, KV] for deployment in (shared, apart))
+    of_one, of_each = (
+        deployment.costs.terms(decode)[0, TIME, KV] for deployment in (shared, apart)
+    )
     assert of_one == pytest.approx(300 * shared.layout.stages[0].kv_per_token / 1e9)
     assert of_each == pytest.approx(times * of_one)
     prompt = Work(prompt_tokens=9, chunks=1, attended=45, cached=9)
@@ -173,7 +223,12 @@ def test_the_contract_ends_where_the_other_side_binds(deployments, compute):
 
 
 def test_a_prompts_step_is_like_no_other(deployments):
-    assert deployments["roofline", "one chip", "lossy"].costs.step(Work(prompt_tokens=3, chunks=1, attended=6, cached=3)).holds == 1
+    assert (
+        deployments["roofline", "one chip", "lossy"]
+        .costs.step(Work(prompt_tokens=3, chunks=1, attended=6, cached=3))
+        .holds
+        == 1
+    )
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
@@ -181,7 +236,10 @@ def test_a_prompts_step_is_like_no_other(deployments):
 def test_the_ideal_engine_of_the_catalogue_is_never_slower(deployments, compute, plan):
     lossy = deployments[compute, plan, "lossy"]
     layout = replace(lossy.layout, engine=read(find("ideal", "engines"), Engine))
-    ideal, slowed = (lone_request(deployment, 40, 20) for deployment in (replace(lossy, layout=layout, costs=Costs(layout)), lossy))
+    ideal, slowed = (
+        lone_request(deployment, 40, 20)
+        for deployment in (replace(lossy, layout=layout, costs=Costs(layout)), lossy)
+    )
     assert ideal.ttft < slowed.ttft
     assert ideal.tpot < slowed.tpot
     assert ideal.fitted_share == 0 < slowed.fitted_share < 1
@@ -195,24 +253,36 @@ def test_the_ideal_engine_of_the_catalogue_is_never_slower(deployments, compute,
     st.floats(1, 10),
     st.integers(1, 60),
 )
-def test_a_faster_chip_never_makes_a_lone_request_slower(deployments, make_chip, plan, bandwidth, fp16, wider, faster, prompt):
+def test_a_faster_chip_never_makes_a_lone_request_slower(
+    deployments, make_chip, plan, bandwidth, fp16, wider, faster, prompt
+):
     """Under the same plan, its stages and its token budget included."""
     times = []
-    for chip in (make_chip(bandwidth=bandwidth, fp16=fp16), make_chip(bandwidth=bandwidth * wider, fp16=fp16 * faster)):
+    for chip in (
+        make_chip(bandwidth=bandwidth, fp16=fp16),
+        make_chip(bandwidth=bandwidth * wider, fp16=fp16 * faster),
+    ):
         deployment = deployments["roofline", plan, "lossy"]
         layout = replace(deployment.layout, chip=chip)
-        times.append(lone_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5))
+        times.append(
+            lone_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5)
+        )
     slow, fast = times
     assert fast.ttft <= slow.ttft * (1 + 1e-12)
     assert fast.tpot <= slow.tpot * (1 + 1e-12)
 
 
 @given(st.integers(1, 4), st.sampled_from([1, 2]), works())
-def test_ranks_handle_their_sequences_at_the_same_time(make_deployment, lossy, data, pipeline, work):
+def test_ranks_handle_their_sequences_at_the_same_time(
+    make_deployment, lossy, data, pipeline, work
+):
     """`sequence_overhead` is paid for the sequences of the fullest rank, in every spelling of a step's time."""
     plan = Plan(attention_data=data, pipeline=pipeline)
     layout = make_deployment(data * pipeline, plan=plan, engine=lossy).layout
-    none, some = (Costs(replace(layout, engine=lossy.model_copy(update={"sequence_overhead": each}))) for each in (0.0, 2e-5))
+    none, some = (
+        Costs(replace(layout, engine=lossy.model_copy(update={"sequence_overhead": each})))
+        for each in (0.0, 2e-5)
+    )
     expected = 2e-5 * math.ceil((work.decodes + work.chunks) / data)
     head = layout.model.blocks[-1]
     for more in (
@@ -225,9 +295,18 @@ def test_ranks_handle_their_sequences_at_the_same_time(make_deployment, lossy, d
         assert more == pytest.approx(expected, rel=1e-6)
 
 
-WIDE = {"model_type": "deepseek_v3", "num_local_experts": 16, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2}
+WIDE = {
+    "model_type": "deepseek_v3",
+    "num_local_experts": 16,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+}
 NODES = Hierarchical(
-    levels=(Switch(link=Link(latency=1e-6, bandwidth=4e9), chips=2), Switch(link=Link(latency=2e-6, bandwidth=1e9)))
+    levels=(
+        Switch(link=Link(latency=1e-6, bandwidth=4e9), chips=2),
+        Switch(link=Link(latency=2e-6, bandwidth=1e9)),
+    )
 )
 
 
@@ -240,7 +319,9 @@ def wide(make_deployment, make_model, make_chip, lossy):
         if (overlap, dispatch, expert) not in found:
             plan = Plan(attention_data=8, expert=expert, dispatch=dispatch)
             engine = lossy.model_copy(update={"overlap": overlap})
-            layout = make_deployment(8, model=make_model(**WIDE), chip=chip, plan=plan, engine=engine).layout
+            layout = make_deployment(
+                8, model=make_model(**WIDE), chip=chip, plan=plan, engine=engine
+            ).layout
             ideal = read(find("ideal", "engines"), Engine)
             found[overlap, dispatch, expert] = Costs(layout), Costs(replace(layout, engine=ideal))
         return found[overlap, dispatch, expert]
@@ -248,7 +329,12 @@ def wide(make_deployment, make_model, make_chip, lossy):
     return build
 
 
-@given(st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([None, "fp8"]), st.sampled_from([1, 4, 8]), works())
+@given(
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([None, "fp8"]),
+    st.sampled_from([1, 4, 8]),
+    works(),
+)
 def test_experts_over_nodes_keep_the_laws(wide, overlap, dispatch, expert, work):
     """The terms are the step, they less their fitted part the step of engine `ideal`, and hiding never makes a step slower."""
     costs, ideal = wide(overlap, dispatch, expert)
@@ -257,4 +343,6 @@ def test_experts_over_nodes_keep_the_laws(wide, overlap, dispatch, expert, work)
     assert costs.line(work)[0] == pytest.approx(costs.step(work).time.sum())
     assert (terms[:, TIME] - terms[:, FITTED]).sum() == pytest.approx(ideal.step(work).time.sum())
     assert terms[:, TIME, COLLECTIVES].min() >= 0
-    assert costs.step(work).time.sum() <= wide(0.0, None, expert)[0].step(work).time.sum() * (1 + 1e-12)
+    assert costs.step(work).time.sum() <= wide(0.0, None, expert)[0].step(work).time.sum() * (
+        1 + 1e-12
+    )

@@ -40,7 +40,11 @@ def deployments(make_deployment, make_chip, lossy):
 def fleets(draw):
     """For each replica: its kind, its KV room and sequences, its policies, its overhead."""
     replica = st.tuples(
-        st.sampled_from(sorted(KINDS)), st.integers(20, 300), st.integers(1, 8), policies, st.sampled_from([0.0, 0.0, 1e-3, 2e-3])
+        st.sampled_from(sorted(KINDS)),
+        st.integers(20, 300),
+        st.integers(1, 8),
+        policies,
+        st.sampled_from([0.0, 0.0, 1e-3, 2e-3]),
     )
     return draw(st.lists(replica, min_size=1, max_size=4))
 
@@ -48,7 +52,9 @@ def fleets(draw):
 @st.composite
 def requests(draw):
     n = draw(st.integers(1, 25))
-    prompts, outputs = (np.array(draw(st.lists(st.integers(1, most), min_size=n, max_size=n))) for most in (60, 30))
+    prompts, outputs = (
+        np.array(draw(st.lists(st.integers(1, most), min_size=n, max_size=n))) for most in (60, 30)
+    )
     if users := draw(st.none() | st.integers(1, 5)):
         return Requests(np.full(n, np.nan), prompts, outputs, users)
     gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
@@ -82,7 +88,9 @@ def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, a
     assert (rows.replica == steps.replica).all()
     assert (rows.reason, rows.kv_peak) == (steps.reason, steps.kv_peak)
     for column in ("arrival", "admitted", "first_token", "last_token"):
-        assert getattr(rows, column) == pytest.approx(getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True)
+        assert getattr(rows, column) == pytest.approx(
+            getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True
+        )
     assert rows.gaps.bins == steps.gaps.bins
     for one, other in zip(rows.busy, steps.busy, strict=True):
         assert one == pytest.approx(other, rel=1e-11)
@@ -100,7 +108,9 @@ def make_scenario(make_model, make_chip, make_engine):
         }
         lengths = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(2, 12))}
         workload = workload or Poisson(rate=2000.0, requests=60, **lengths)
-        return Scenario(model=make_model(), workload=workload, systems=plain | (systems or {}), **options)
+        return Scenario(
+            model=make_model(), workload=workload, systems=plain | (systems or {}), **options
+        )
 
     return make
 
@@ -111,14 +121,23 @@ def test_copies_of_a_system_are_its_replicas(make_scenario, make_chip, make_engi
     """Bit for bit, at chip fidelity with what is drawn for each."""
 
     def one(replicas):
-        parts = {"chips": 2 * replicas, "plan": Plan(tensor=2, replicas=replicas), "token_budget": 16, "kv_tokens": 200}
+        parts = {
+            "chips": 2 * replicas,
+            "plan": Plan(tensor=2, replicas=replicas),
+            "token_budget": 16,
+            "kv_tokens": 200,
+        }
         return System(chip=make_chip(), engine=make_engine(), router=router, **parts, **chips)
 
-    together = sim.run(make_scenario({"one": one(1), "three": Fleet(fleet={"one": 3}, router=router)})).systems["three"]
+    together = sim.run(
+        make_scenario({"one": one(1), "three": Fleet(fleet={"one": 3}, router=router)})
+    ).systems["three"]
     apart = sim.run(make_scenario({"one": one(3)})).systems["one"]
     assert together.rows.table("x").equals(apart.rows.table("x"))
     assert all((a == b).all() for a, b in zip(together.rows.busy, apart.rows.busy, strict=True))
-    assert together.metrics == {name: value for name, value in apart.metrics.items() if name != "fitted_share"}
+    assert together.metrics == {
+        name: value for name, value in apart.metrics.items() if name != "fitted_share"
+    }
 
 
 def test_each_copy_draws_for_itself(make_scenario, make_chip, make_engine):
@@ -126,7 +145,11 @@ def test_each_copy_draws_for_itself(make_scenario, make_chip, make_engine):
     parts = {"fidelity": "chip", "jitter": 0.3, "token_budget": 16}
     one = System(chip=make_chip(), chips=1, engine=make_engine(), **parts)
     alike = Closed(users=3, requests=3, prompt=Length(fixed=9), output=Length(fixed=3))
-    rows = sim.run(make_scenario({"one": one, "three": Fleet(fleet={"one": 3})}, alike)).systems["three"].rows
+    rows = (
+        sim.run(make_scenario({"one": one, "three": Fleet(fleet={"one": 3})}, alike))
+        .systems["three"]
+        .rows
+    )
     assert rows.replica.tolist() == [0, 1, 2]
     assert len(set(rows.first_token)) == 3
 
@@ -134,17 +157,24 @@ def test_each_copy_draws_for_itself(make_scenario, make_chip, make_engine):
 def test_of_many_at_once_each_replica_gets_what_it_holds(deployments):
     """Room for 7 sequences and for 2: of 9 requests that come at once, the first gets 7; of 18, 14."""
     one = deployments["quick"]
-    made = [Setup(one.costs, replace(one.limits, kv_tokens=52 * held + 1, sequences=8)) for held in (7, 2)]
+    made = [
+        Setup(one.costs, replace(one.limits, kv_tokens=52 * held + 1, sequences=8))
+        for held in (7, 2)
+    ]
     assert [each.limits.held(52) for each in made] == [7, 2]
     for times in (1, 2):
         n = 9 * times
-        rows = serve_fleet(Requests(np.zeros(n), np.full(n, 40), np.full(n, 12)), made, least_loaded)
+        rows = serve_fleet(
+            Requests(np.zeros(n), np.full(n, 40), np.full(n, 12)), made, least_loaded
+        )
         assert np.bincount(rows.replica).tolist() == [7 * times, 2 * times]
 
 
 def test_a_request_goes_where_it_fits(make_scenario):
     """150 tokens are more than the slow replica ever has; a router that does not look at that has them refused."""
-    workload = Listed(requests=tuple(Asked(arrival=0.001 * i, prompt=140, output=10) for i in range(6)))
+    workload = Listed(
+        requests=tuple(Asked(arrival=0.001 * i, prompt=140, output=10) for i in range(6))
+    )
     fleets = {
         name: Fleet(fleet={"slow": 1, "quick": 1}, router=router)
         for name, router in (("looks", least_loaded), ("turns", round_robin))
@@ -181,7 +211,9 @@ def test_the_result_tells_of_each_member(make_scenario):
     for name, member in told["members"].items():
         rows = table.filter(table["member"] == name)
         assert len(rows) == member["completed"] > 0
-        assert member["median_ttft_ms"] == pytest.approx(1000 * (rows["first_token"] - rows["arrival"]).median())
+        assert member["median_ttft_ms"] == pytest.approx(
+            1000 * (rows["first_token"] - rows["arrival"]).median()
+        )
         assert member["lone_request"] == result.as_json()["systems"][name]["lone_request"]
     assert slow["median_tpot_ms"] > told["median_tpot_ms"] > 0
 
@@ -192,7 +224,11 @@ def test_chips_of_one_member_may_be_processes(make_scenario, make_chip, make_eng
     result = sim.run(make_scenario({"chips": chips, "both": Fleet(fleet={"quick": 1, "chips": 1})}))
     assert list(result.systems["both"].rows.traffic) == [1]
     told = result.as_json()["systems"]["both"]
-    assert [told["fidelity"], *(member["fidelity"] for member in told["members"].values())] == ["chip", "stage", "chip"]
+    assert [told["fidelity"], *(member["fidelity"] for member in told["members"].values())] == [
+        "chip",
+        "stage",
+        "chip",
+    ]
     assert told["network"]["messages"] > 0
 
 
@@ -204,14 +240,21 @@ def test_the_capacity_of_copies_is_that_of_replicas(make_scenario):
     found = capacity(make_scenario(systems, workload, slo=SLO(ttft=0.005)), requests=300)
     assert found.systems["two"].best.load == pytest.approx(found.systems["copies"].best.load)
     told = found.as_json()["systems"]
-    assert told["two"]["max_goodput_rate_per_chip"] == pytest.approx(told["copies"]["max_goodput_rate_per_chip"])
+    assert told["two"]["max_goodput_rate_per_chip"] == pytest.approx(
+        told["copies"]["max_goodput_rate_per_chip"]
+    )
 
 
 def test_the_members_of_a_fleet_serve_one_model(make_scenario, make_model):
-    slow = make_scenario().systems["slow"].model_copy(update={"model": make_model(num_hidden_layers=2)})
+    slow = (
+        make_scenario()
+        .systems["slow"]
+        .model_copy(update={"model": make_model(num_hidden_layers=2)})
+    )
     scenario = make_scenario({"slow": slow, "both": Fleet(fleet={"quick": 1, "slow": 1})})
     for ask in (sim.run, sim.check, sim.planned):
         with pytest.raises(
-            PlanError, match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve"
+            PlanError,
+            match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve",
         ):
             ask(scenario)

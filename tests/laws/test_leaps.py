@@ -26,12 +26,24 @@ LAYOUTS = {
     "three replicas of one chip": (3, Plan(replicas=3), {}),
     "three stages": (3, Plan(pipeline=3), {}),
     "three stages, layers with windows": (3, Plan(pipeline=3), {"windowed": True}),
-    "four stages whose roofline crosses, two slots": (4, Plan(pipeline=4, slots=2), {"crossing": True}),
+    "four stages whose roofline crosses, two slots": (
+        4,
+        Plan(pipeline=4, slots=2),
+        {"crossing": True},
+    ),
     "two stages of two, five slots": (4, Plan(tensor=2, slots=5), {}),
-    "three stages of two ranks, layers with windows": (6, Plan(attention_data=2, pipeline=3), {"windowed": True}),
+    "three stages of two ranks, layers with windows": (
+        6,
+        Plan(attention_data=2, pipeline=3),
+        {"windowed": True},
+    ),
     "two replicas of two stages, one slot": (4, Plan(replicas=2, slots=1), {}),
     "one chip that waits for its host": (1, Plan(), {"launched": True}),
-    "one chip that waits for its host, layers with windows": (1, Plan(), {"launched": True, "windowed": True}),
+    "one chip that waits for its host, layers with windows": (
+        1,
+        Plan(),
+        {"launched": True, "windowed": True},
+    ),
     "three stages that wait for their hosts": (3, Plan(pipeline=3), {"launched": True}),
 }
 
@@ -49,7 +61,9 @@ def deployments(make_deployment, make_model, make_chip, lossy, eager):
         types = ("sliding_attention", "full_attention") * 2
         model = make_model(sliding_window=WINDOW, layer_types=types) if windowed else make_model()
         chip = make_chip(**({"compute": Crossing()} if crossing else {}))
-        return make_deployment(chips, plan=plan, model=model, chip=chip, engine=eager if launched else lossy)
+        return make_deployment(
+            chips, plan=plan, model=model, chip=chip, engine=eager if launched else lossy
+        )
 
     return {name: make(chips, plan, **kind) for name, (chips, plan, kind) in LAYOUTS.items()}
 
@@ -57,12 +71,17 @@ def deployments(make_deployment, make_model, make_chip, lossy, eager):
 @st.composite
 def runs(draw):
     gaps = st.sampled_from([0.0, 1e-3, 0.1]) | st.floats(0, 0.05, allow_subnormal=False)
-    drawn = draw(st.lists(st.tuples(gaps, st.integers(1, 60), st.integers(1, 80)), min_size=1, max_size=20))
+    drawn = draw(
+        st.lists(st.tuples(gaps, st.integers(1, 60), st.integers(1, 80)), min_size=1, max_size=20)
+    )
     arrivals = np.cumsum([gap for gap, _, _ in drawn]) + draw(st.sampled_from([0.0, 1e3]))
     budget = draw(st.integers(1, 24))
     return {
         "layout": draw(st.sampled_from(sorted(LAYOUTS))),
-        "requests": [(arrival, prompt, output) for arrival, (_, prompt, output) in zip(arrivals, drawn, strict=True)],
+        "requests": [
+            (arrival, prompt, output)
+            for arrival, (_, prompt, output) in zip(arrivals, drawn, strict=True)
+        ],
         "users": draw(st.none() | st.integers(1, 5)),
         "sequences": draw(st.integers(1, 4 * budget)),
         "budget": budget,
@@ -70,7 +89,10 @@ def runs(draw):
         "more_slots": draw(st.sampled_from([0, 0, 5])),
         "fill": draw(st.none() | st.integers(1, 6)),
         # No round numbers: an arrival at the instant at which a step ends, but for a rounding, may come before or after it.
-        "options": {"overhead": draw(st.sampled_from([0.0, 1.0371e-3])), "think": draw(st.sampled_from([0.0, 1.0839e-4]))},
+        "options": {
+            "overhead": draw(st.sampled_from([0.0, 1.0371e-3])),
+            "think": draw(st.sampled_from([0.0, 1.0839e-4])),
+        },
     }
 
 
@@ -89,13 +111,18 @@ def test_a_leap_is_its_steps(deployments, serve_on, drawn):
         fill=drawn["fill"],
     )
     options = drawn["options"] | {"limits": limits, "replicas": deployment.layout.plan.replicas}
-    leap, step = (serve_on(deployment, drawn["requests"], drawn["users"], leap=leap, **options) for leap in (True, False))
+    leap, step = (
+        serve_on(deployment, drawn["requests"], drawn["users"], leap=leap, **options)
+        for leap in (True, False)
+    )
     assert (leap.replica == step.replica).all()
     assert leap.reason == step.reason
     assert leap.kv_peak == step.kv_peak
     clock = 4 * np.spacing(np.nanmax(step.last_token, initial=1.0))
     for column in ("arrival", "admitted", "first_token", "last_token"):
-        assert getattr(leap, column) == pytest.approx(getattr(step, column), rel=1e-12, abs=clock, nan_ok=True)
+        assert getattr(leap, column) == pytest.approx(
+            getattr(step, column), rel=1e-12, abs=clock, nan_ok=True
+        )
     assert leap.gaps.bins == step.gaps.bins
     assert leap.gaps.count == step.gaps.count
     assert leap.gaps.total == pytest.approx(step.gaps.total, rel=1e-11)
@@ -112,7 +139,9 @@ def test_a_piece_on_the_rank_with_fewer_decodes_adds_no_sequence(deployments, se
     deployment = deployments["three stages of two ranks, layers with windows"]
     limits = replace(deployment.limits, token_budget=8, kv_tokens=4000, context=400, sequences=20)
     requests = [(0.001 * i, 3, 90) for i in range(users)] + [(0.0203, 95, 5), (0.0204, 61, 5)]
-    leap, step = (serve_on(deployment, requests, limits=limits, leap=leap) for leap in (True, False))
+    leap, step = (
+        serve_on(deployment, requests, limits=limits, leap=leap) for leap in (True, False)
+    )
     assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)
     assert leap.busy[0] == pytest.approx(step.busy[0], rel=1e-11)
 
@@ -126,7 +155,14 @@ def test_the_clock_does_not_drift(deployments, serve_on, layout, leap):
     rows = serve_on(deployment, [(start, 10, output)], limits=limits, leap=leap)
     works = [Work(prompt_tokens=10, chunks=1, attended=55, cached=10, logits=1)]
     works += [Work(decodes=1, context=context, logits=1) for context in range(11, 10 + output)]
-    exact = math.fsum(x for work in works for x in (*costs.step(work).time, *costs.hops(work.tokens), costs.back)) - costs.back
+    exact = (
+        math.fsum(
+            x
+            for work in works
+            for x in (*costs.step(work).time, *costs.hops(work.tokens), costs.back)
+        )
+        - costs.back
+    )
     assert rows.last_token[0] - start == pytest.approx(exact, rel=0, abs=2 * np.spacing(start))
 
 
@@ -147,7 +183,14 @@ def test_the_clock_does_not_drift_over_many_decisions(deployments, serve_on, lay
     requests, limits = [(start, 1, 7 * i) for i in range(1, 301)], Limits(1, 300, 300, 10**6, 5000)
     serve_on(replace(deployments[layout], costs=Recorded()), requests, limits=limits, leap=False)
     rows = serve_on(deployments[layout], requests, limits=limits, leap=leap)
-    exact = math.fsum(x for work in works for x in (*costs.step(work).time, *costs.hops(work.tokens), costs.back)) - costs.back
+    exact = (
+        math.fsum(
+            x
+            for work in works
+            for x in (*costs.step(work).time, *costs.hops(work.tokens), costs.back)
+        )
+        - costs.back
+    )
     assert rows.last_token.max() - start == pytest.approx(exact, rel=0, abs=2 * np.spacing(start))
 
 
@@ -163,7 +206,10 @@ def test_a_micro_batch_that_came_back_with_nothing_to_tell_is_idle(deployments, 
 
 def test_an_answer_is_replied_to_at_once_however_the_clock_rounds(deployments, serve_on):
     """Two users without a pause: the times of the answers, with what the clock lost, are not a rounding later than the clock."""
-    requests, limits = [(0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 8), (0.0, 52, 1), (0.0, 1, 1)], Limits(1, 11, 2, 62, 130)
+    requests, limits = (
+        [(0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 8), (0.0, 52, 1), (0.0, 1, 1)],
+        Limits(1, 11, 2, 62, 130),
+    )
     one = deployments["one chip whose roofline crosses"]
     leap, step = (serve_on(one, requests, 2, limits=limits, leap=leap) for leap in (True, False))
     assert leap.last_token == pytest.approx(step.last_token, rel=1e-12)
@@ -175,7 +221,11 @@ class Round:
     stages, back = 1, 0.0
 
     def line(self, work):
-        return (1.0, 0.0, 1) if work.prompt_tokens else (0.5 + work.context / 4, work.decodes / 4, FOREVER)
+        return (
+            (1.0, 0.0, 1)
+            if work.prompt_tokens
+            else (0.5 + work.context / 4, work.decodes / 4, FOREVER)
+        )
 
     def step(self, work):
         time, growth, holds = self.line(work)
@@ -189,8 +239,14 @@ class Round:
 def test_ties_are_decided_alike(drawn):
     """Arrivals at the very end of a step, of which there are many in quarters of a second."""
     drawn = sorted(drawn)
-    arrival, output = np.array([quarters / 4 for quarters, _ in drawn]), np.array([output for _, output in drawn])
-    requests, limits = Requests(arrival, np.ones(len(drawn), int), output), Limits(1, 8, 8, 1000, 1000)
+    arrival, output = (
+        np.array([quarters / 4 for quarters, _ in drawn]),
+        np.array([output for _, output in drawn]),
+    )
+    requests, limits = (
+        Requests(arrival, np.ones(len(drawn), int), output),
+        Limits(1, 8, 8, 1000, 1000),
+    )
     leap, step = (serve(requests, Round(), limits, leap=leap) for leap in (True, False))
     assert (leap.first_token == step.first_token).all()
     assert (leap.last_token == step.last_token).all()
@@ -214,7 +270,9 @@ def test_gaps_on_an_edge_are_counted_as_one_by_one(growth):
     test_gaps_that_grow_are_counted_as_one_by_one.hypothesis.inner_test(1e-3, growth, 50, 2)
 
 
-def test_a_long_answer_is_a_few_events_and_an_arrival_that_finds_no_room_cuts_none(deployments, serve_on):
+def test_a_long_answer_is_a_few_events_and_an_arrival_that_finds_no_room_cuts_none(
+    deployments, serve_on
+):
     """One leap for the first answer, though requests come that must wait for its end."""
     deployment = deployments["one chip"]
     asked, line = [], deployment.costs.line
@@ -225,7 +283,9 @@ def test_a_long_answer_is_a_few_events_and_an_arrival_that_finds_no_room_cuts_no
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("layout", ["one chip", "one chip, layers with windows", "three replicas of one chip"])
+@pytest.mark.parametrize(
+    "layout", ["one chip", "one chip, layers with windows", "three replicas of one chip"]
+)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=9), st.integers(0, 3), st.integers(0, 20))
 def test_a_step_in_plain_floats_is_the_step(deployments, layout, contexts, chunks, growing):
     costs = deployments[layout].costs
@@ -243,7 +303,11 @@ def test_a_step_in_plain_floats_is_the_step(deployments, layout, contexts, chunk
         growing=min(growing, len(contexts)),
     )
     time, growth, holds = costs.step(work)
-    assert costs.line(work) == (pytest.approx(time[0], rel=1e-14), pytest.approx(np.broadcast_to(growth, 1)[0], rel=1e-14), holds)
+    assert costs.line(work) == (
+        pytest.approx(time[0], rel=1e-14),
+        pytest.approx(np.broadcast_to(growth, 1)[0], rel=1e-14),
+        holds,
+    )
 
 
 def test_a_prompt_that_the_answered_took_is_not_dealt_again(deployments, serve_on):
@@ -251,7 +315,9 @@ def test_a_prompt_that_the_answered_took_is_not_dealt_again(deployments, serve_o
     deployment = deployments["four stages whose roofline crosses, two slots"]
     limits = Limits(2, 6, 4, 68, 130)
     requests = [(0.0, 15, 5), (0.0, 4, 6), (0.0, 31, 3), (0.0, 1, 3), (0.0, 4, 1)]
-    leap, step = (serve_on(deployment, requests, 4, limits=limits, leap=leap) for leap in (True, False))
+    leap, step = (
+        serve_on(deployment, requests, 4, limits=limits, leap=leap) for leap in (True, False)
+    )
     for column in ("admitted", "first_token", "last_token"):
         assert getattr(leap, column) == pytest.approx(getattr(step, column), rel=1e-12)
 

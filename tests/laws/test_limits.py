@@ -16,7 +16,11 @@ def deployed(make_deployment, make_engine, make_model):
     def make(engine, **system):
         plan = Plan(attention_data=2)
         return make_deployment(
-            2, engine=make_engine(**engine), plan=plan, model=make_model(**MOE), **({"token_budget": None} | system)
+            2,
+            engine=make_engine(**engine),
+            plan=plan,
+            model=make_model(**MOE),
+            **({"token_budget": None} | system),
         ).limits
 
     return make
@@ -45,7 +49,12 @@ def test_without_an_engines_limits_those_of_before_hold(deployed):
 
 @pytest.mark.parametrize(
     ("engine", "sequences", "tokens"),
-    [("tensorrt-llm", 2048, 8192), ("vllm", 1024, 8192), ("vllm-geforce", 256, 2048), ("sglang", 2048, 8192)],
+    [
+        ("tensorrt-llm", 2048, 8192),
+        ("vllm", 1024, 8192),
+        ("vllm-geforce", 256, 2048),
+        ("sglang", 2048, 8192),
+    ],
 )
 def test_engines_of_the_catalogue_have_their_own_defaults(engine, sequences, tokens):
     found = read(names("engines")[engine], Engine)

@@ -21,8 +21,12 @@ from sim.workload.arrivals import Requests
 WINDOW = 24
 KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3)), "windowed": (3, Plan(pipeline=3))}
 OUTCOMES = {"finished", "refused", "cancelled", "failed"}
-moments = st.one_of(st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100))  # some at the same instant
-requests = st.lists(st.tuples(moments, st.integers(1, 120), st.integers(1, 30)), min_size=1, max_size=25)
+moments = st.one_of(
+    st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100)
+)  # some at the same instant
+requests = st.lists(
+    st.tuples(moments, st.integers(1, 120), st.integers(1, 30)), min_size=1, max_size=25
+)
 policies = st.builds(
     Policies,
     batching=st.sampled_from(list(BATCHINGS.values())),
@@ -31,7 +35,12 @@ policies = st.builds(
     max_waiting=st.sampled_from([None, None, 3]),
     deadline=st.sampled_from([None, None, 0.02]),
 )
-outage = st.builds(Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st.sampled_from(["retry", "retry", "fail"]))
+outage = st.builds(
+    Outage,
+    at=moments,
+    lasts=st.floats(0.001, 0.05),
+    requests=st.sampled_from(["retry", "retry", "fail"]),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +48,22 @@ def replicas(make_deployment, make_model):
     """So many replicas of a kind, of which some fail once."""
     windows = {"sliding_window": WINDOW, "layer_types": ("sliding_attention", "full_attention") * 2}
     models = {kind: make_model(**(windows if kind == "windowed" else {})) for kind in KINDS}
-    deployments = {kind: make_deployment(chips, plan=plan, model=models[kind]) for kind, (chips, plan) in KINDS.items()}
+    deployments = {
+        kind: make_deployment(chips, plan=plan, model=models[kind])
+        for kind, (chips, plan) in KINDS.items()
+    }
 
     def build(kind, failures, policy=None, **limits):
         deployment = deployments[kind]
         limited = replace(deployment.limits, **limits)
         return [
-            Setup(deployment.costs, limited, policy or Policies(), number=number, outages=(each,) if each else ())
+            Setup(
+                deployment.costs,
+                limited,
+                policy or Policies(),
+                number=number,
+                outages=(each,) if each else (),
+            )
             for number, each in enumerate(failures)
         ]
 
@@ -66,7 +84,9 @@ def asked(rows, users=None):
     st.sampled_from(list(KINDS)),
     st.sampled_from([least_loaded, round_robin]),
 )
-def test_every_request_ends_once_and_not_while_its_replica_is_down(replicas, sent, failures, policy, users, kind, router):
+def test_every_request_ends_once_and_not_while_its_replica_is_down(
+    replicas, sent, failures, policy, users, kind, router
+):
     rows = serve_fleet(asked(sent, users), replicas(kind, failures, policy, kv_tokens=300), router)
     table = rows.table("any")
     assert len(table) == len(sent)
@@ -88,15 +108,27 @@ def test_every_request_ends_once_and_not_while_its_replica_is_down(replicas, sen
 
 
 @settings(max_examples=100)
-@given(requests, st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3), policies, st.sampled_from(list(KINDS)))
+@given(
+    requests,
+    st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3),
+    policies,
+    st.sampled_from(list(KINDS)),
+)
 def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, policy, kind):
-    leapt, stepped = (serve_fleet(asked(sent), replicas(kind, failures, policy), least_loaded, leap=leap) for leap in (True, False))
+    leapt, stepped = (
+        serve_fleet(asked(sent), replicas(kind, failures, policy), least_loaded, leap=leap)
+        for leap in (True, False)
+    )
     for column in ("admitted", "first_token", "last_token"):
-        np.testing.assert_allclose(getattr(leapt, column), getattr(stepped, column), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            getattr(leapt, column), getattr(stepped, column), rtol=1e-9, atol=1e-9
+        )
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(leapt, column) == getattr(stepped, column)).all()
     for one, other in zip(leapt.tallies, stepped.tallies, strict=True):
-        assert counts(one) == pytest.approx(counts(other), rel=1e-9, abs=1e-6)  # a clock rounds where a step is interrupted
+        assert counts(one) == pytest.approx(
+            counts(other), rel=1e-9, abs=1e-6
+        )  # a clock rounds where a step is interrupted
     for one, other in zip(leapt.busy, stepped.busy, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
     assert leapt.gaps.count == stepped.gaps.count
@@ -105,7 +137,11 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
 def counts(tally):
     """What a tally holds, by name; steps by their tokens."""
     sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "passages"}
-    return sums | {f"steps of {tokens} tokens": steps for tokens, steps in tally.passages.items() if abs(steps) > 1e-6}
+    return sums | {
+        f"steps of {tokens} tokens": steps
+        for tokens, steps in tally.passages.items()
+        if abs(steps) > 1e-6
+    }
 
 
 @settings(max_examples=150)
@@ -116,7 +152,9 @@ def counts(tally):
     st.sampled_from([*KINDS, "chips"]),
     st.booleans(),
 )
-def test_no_stage_is_busy_for_longer_than_its_replica_is_up(replicas, sent, failures, policy, kind, leap):
+def test_no_stage_is_busy_for_longer_than_its_replica_is_up(
+    replicas, sent, failures, policy, kind, leap
+):
     """Every request is tried again until it is served, so that no work follows the last token."""
     failures = [each.model_copy(update={"requests": "retry"}) for each in failures]
     setups = replicas("piped" if kind == "chips" else kind, failures, policy)
@@ -133,16 +171,28 @@ def test_no_stage_is_busy_for_longer_than_its_replica_is_up(replicas, sent, fail
 
 
 @settings(max_examples=25)
-@given(requests, st.lists(st.one_of(st.none(), outage), min_size=1, max_size=2), policies, st.sampled_from(list(KINDS)))
+@given(
+    requests,
+    st.lists(st.one_of(st.none(), outage), min_size=1, max_size=2),
+    policies,
+    st.sampled_from(list(KINDS)),
+)
 def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, kind):
     """Where nothing contends, and no step ends as somebody comes (clocks round differently); links carried what all lives sent."""
     setups = replicas(kind, failures, policy)
-    requests = asked([(at + 1e-6 * math.pi * (1 + i), prompt, output) for i, (at, prompt, output) in enumerate(sent)])
+    requests = asked(
+        [
+            (at + 1e-6 * math.pi * (1 + i), prompt, output)
+            for i, (at, prompt, output) in enumerate(sent)
+        ]
+    )
     stages = serve_fleet(requests, setups, least_loaded, leap=False)
     made = machines(setups[0].costs, [Irregular()] * len(setups), [0])
     chips = serve_fleet(requests, [replace(setup, machine=made) for setup in setups], least_loaded)
     for column in ("admitted", "first_token", "last_token"):
-        np.testing.assert_allclose(getattr(chips, column), getattr(stages, column), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            getattr(chips, column), getattr(stages, column), rtol=1e-9, atol=1e-9
+        )
     for column in ("replica", "retries", "moved", "failed", "cancelled"):
         assert (getattr(chips, column) == getattr(stages, column)).all()
     for one, other in zip(chips.tallies, stages.tallies, strict=True):
@@ -151,7 +201,9 @@ def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, 
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
     if kind != "single":
         for number, tally in enumerate(stages.tallies):
-            assert chips.traffic[number].messages <= 3 * sum(map(math.ceil, tally.passages.values()))
+            assert chips.traffic[number].messages <= 3 * sum(
+                map(math.ceil, tally.passages.values())
+            )
         if stages.finished.any():
             assert sum(traffic.messages for traffic in chips.traffic.values()) > 0
 
@@ -166,16 +218,25 @@ def test_an_interrupted_step_counts_as_far_as_it_came(replicas, kind, way):
     times = costs.step(work).time
     failure = Outage(at=times[0] / 4, lasts=1e-6)
     made = machines(costs, [Irregular()], [0]) if way == "chips" else None
-    rows = serve_fleet(asked([(0.0, 8, 1)]), [replace(setup, outages=(failure,), machine=made)], least_loaded, leap=way != "steps")
+    rows = serve_fleet(
+        asked([(0.0, 8, 1)]),
+        [replace(setup, outages=(failure,), machine=made)],
+        least_loaded,
+        leap=way != "steps",
+    )
     part = times[0] / 4 / times.sum()
     assert rows.busy[0] == pytest.approx([1.25 * times[0], *times[1:]])
     assert rows.tallies[0].passages == pytest.approx({8: 1 + part})
-    assert (rows.tallies[0].logits, rows.tallies[0].attended) == pytest.approx((1 + part, 36 * (1 + part)))
+    assert (rows.tallies[0].logits, rows.tallies[0].attended) == pytest.approx(
+        (1 + part, 36 * (1 + part))
+    )
     assert rows.elapsed >= rows.busy[0].sum()
     whole = Tally()
     whole.add(work, 1)
     used, once = usage(costs, rows.tallies[0]), usage(costs, whole)
-    assert used.nbytes == pytest.approx({memory: (1 + part) * nbytes for memory, nbytes in once.nbytes.items()})
+    assert used.nbytes == pytest.approx(
+        {memory: (1 + part) * nbytes for memory, nbytes in once.nbytes.items()}
+    )
 
 
 @pytest.mark.parametrize("way", ["leap", "steps", "chips"])
@@ -186,12 +247,19 @@ def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
     costs = setup.costs
     works = [Work(prompt_tokens=8, chunks=1, attended=36, cached=8, logits=1)]
     works += [Work(decodes=1, context=context, logits=1) for context in (9, 10, 11)]
-    whole = [costs.step(work).time.sum() + costs.hops(work.tokens).sum() + costs.back for work in works]
+    whole = [
+        costs.step(work).time.sum() + costs.hops(work.tokens).sum() + costs.back for work in works
+    ]
     times, hops = costs.step(works[3]).time, costs.hops(1)
     into = hops[0] + times[0] / 2
     failure = Outage(at=sum(whole[:3]) + into, lasts=1e-6, requests="fail")
     made = machines(costs, [Irregular()], [0]) if way == "chips" else None
-    rows = serve_fleet(asked([(0.0, 8, 20)]), [replace(setup, outages=(failure,), machine=made)], least_loaded, leap=way != "steps")
+    rows = serve_fleet(
+        asked([(0.0, 8, 20)]),
+        [replace(setup, outages=(failure,), machine=made)],
+        least_loaded,
+        leap=way != "steps",
+    )
     part = times[0] / 2 / times.sum()
     tally = rows.tallies[0]
     assert rows.gaps.count == 2
@@ -199,7 +267,9 @@ def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
     assert rows.gaps.total == pytest.approx(sum(whole[1:3]))
     assert tally.passages == pytest.approx({8: 1, 1: 2 + part})
     assert (tally.logits, tally.context) == pytest.approx((3 + part, 9 + 10 + 11 * part))
-    assert rows.busy[0].sum() == pytest.approx(sum(costs.step(work).time.sum() for work in works[:3]) + times[0] / 2)
+    assert rows.busy[0].sum() == pytest.approx(
+        sum(costs.step(work).time.sum() for work in works[:3]) + times[0] / 2
+    )
 
 
 def test_who_is_moved_begins_anew_at_once_and_who_cannot_be_waits(replicas):
@@ -212,7 +282,11 @@ def test_who_is_moved_begins_anew_at_once_and_who_cannot_be_waits(replicas):
     retried = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [failure]), least_loaded)
     assert (retried.retries[0], retried.moved[0], retried.replica[0]) == (1, False, 0)
     assert retried.last_token[0] == pytest.approx(half + 1 + whole)
-    failed = serve_fleet(asked([(0.0, 8, 20)]), replicas("single", [failure.model_copy(update={"requests": "fail"})]), least_loaded)
+    failed = serve_fleet(
+        asked([(0.0, 8, 20)]),
+        replicas("single", [failure.model_copy(update={"requests": "fail"})]),
+        least_loaded,
+    )
     assert failed.table("any")["outcome"].to_list() == ["failed"]
     assert np.isnan(failed.first_token[0])
 
@@ -221,7 +295,10 @@ def test_who_fails_as_it_comes_back_may_be_listed_first(replicas):
     pair = [Outage(at=0.002, lasts=0.002), Outage(at=0.004, lasts=0.002)]
     sent = asked([(0.0, 8, 40), (0.001, 8, 40)])
     (setup,) = replicas("single", [None])
-    rows = [serve_fleet(sent, [replace(setup, outages=tuple(each))], least_loaded) for each in (pair, pair[::-1])]
+    rows = [
+        serve_fleet(sent, [replace(setup, outages=tuple(each))], least_loaded)
+        for each in (pair, pair[::-1])
+    ]
     assert (rows[0].last_token == rows[1].last_token).all()
     assert (rows[0].retries == 1).all()
     assert (rows[0].admitted >= 0.006).all()
@@ -240,7 +317,11 @@ def test_who_is_refused_when_it_begins_anew_is_refused_then(replicas):
 @pytest.mark.parametrize("lasts", [0.05, 10.0])
 def test_a_deadline_passes_while_nobody_is_up(replicas, lasts):
     failure = Outage(at=0.001, lasts=lasts)
-    rows = serve_fleet(asked([(0.0, 8, 400)] * 2, users=1), replicas("single", [failure], Policies(deadline=0.02)), least_loaded)
+    rows = serve_fleet(
+        asked([(0.0, 8, 400)] * 2, users=1),
+        replicas("single", [failure], Policies(deadline=0.02)),
+        least_loaded,
+    )
     assert rows.cancelled.all()
     assert rows.arrival[1] == pytest.approx(0.02)
     assert np.isnan(rows.admitted).all()

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.serving.policy import BATCHINGS, BLOCK, ORDERS, ROUTERS, Choice, Policies, Prefixes, continuous, prefill_first
+from sim.serving.policy import (
+    BATCHINGS,
+    BLOCK,
+    ORDERS,
+    ROUTERS,
+    Choice,
+    Policies,
+    Prefixes,
+    continuous,
+    prefill_first,
+)
 from sim.serving.service import serve
 from sim.workload.arrivals import Requests
 
@@ -38,7 +48,9 @@ def drawn(draw):
     gaps = draw(st.lists(st.floats(0, 0.003), min_size=n, max_size=n))
     ids = [tuple(draw(st.integers(0, 2)) for _ in range(-(-prompt // BLOCK))) for prompt in prompts]
     priority = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
-    return Requests(np.cumsum(gaps), np.array(prompts), np.array(outputs), priority=priority, hash_ids=ids)
+    return Requests(
+        np.cumsum(gaps), np.array(prompts), np.array(outputs), priority=priority, hash_ids=ids
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,15 @@ def deployments(make_deployment, make_model, make_chip, lossy):
         if key not in made:
             chips = (plan.pipeline or 1) * plan.replicas
             model = make_model(**(windowed if windows else {}))
-            made[key] = make_deployment(chips, plan=plan, model=model, chip=chip, engine=lossy, kv_tokens=1300, max_sequences=12)
+            made[key] = make_deployment(
+                chips,
+                plan=plan,
+                model=model,
+                chip=chip,
+                engine=lossy,
+                kv_tokens=1300,
+                max_sequences=12,
+            )
         return made[key]
 
     return get
@@ -58,13 +78,20 @@ def deployments(make_deployment, make_model, make_chip, lossy):
 
 def run(deployment, requests, policies, **options):
     return serve(
-        requests, deployment.costs, deployment.limits, replicas=deployment.layout.plan.replicas, policies=policies, **options
+        requests,
+        deployment.costs,
+        deployment.limits,
+        replicas=deployment.layout.plan.replicas,
+        policies=policies,
+        **options,
     )
 
 
 @given(drawn(), policies, plans, st.booleans())
 @settings(max_examples=100)
-def test_every_request_ends_once_and_leaps_are_their_steps(deployments, requests, policies, plan, windows):
+def test_every_request_ends_once_and_leaps_are_their_steps(
+    deployments, requests, policies, plan, windows
+):
     """Finished, refused or cancelled; the rows and the histogram are those of one step at a time."""
     deployment = deployments(plan, windows)
     rows = run(deployment, requests, policies)
@@ -76,13 +103,17 @@ def test_every_request_ends_once_and_leaps_are_their_steps(deployments, requests
     done = rows.finished
     if policies.deadline is None:
         assert rows.gaps.count == (requests.output[done] - 1).sum()
-        assert rows.gaps.total == pytest.approx((rows.last_token - rows.first_token)[done].sum(), rel=1e-9, abs=1e-12)
+        assert rows.gaps.total == pytest.approx(
+            (rows.last_token - rows.first_token)[done].sum(), rel=1e-9, abs=1e-12
+        )
     assert max(rows.kv_peak) <= deployment.limits.kv_tokens
     assert (rows.cached <= (requests.prompt + requests.output) * (1 + rows.preemptions)).all()
     steps = run(deployment, requests, policies, leap=False)
     assert steps.reason == rows.reason
     for name in ("admitted", "first_token", "last_token"):
-        np.testing.assert_allclose(getattr(rows, name)[done], getattr(steps, name)[done], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(
+            getattr(rows, name)[done], getattr(steps, name)[done], rtol=1e-9, atol=1e-12
+        )
     assert rows.gaps.bins == steps.gaps.bins
     assert (rows.preemptions == steps.preemptions).all()
 
@@ -96,7 +127,10 @@ def test_prompts_go_first_where_they_are_to(deployments):
     """Between a prompt's arrival and its first token nobody decodes: the running request's gap holds the whole prefill."""
     requests = listed([(0.0, 10, 30), (0.004, 60, 2)])
     deployment = deployments(Plan())
-    rows = {name: run(deployment, requests, Policies(batching=batching)) for name, batching in BATCHINGS.items()}
+    rows = {
+        name: run(deployment, requests, Policies(batching=batching))
+        for name, batching in BATCHINGS.items()
+    }
     longest = {name: max(each.gaps.bins) for name, each in rows.items()}
     assert longest["prefill-first"] > longest["continuous"]
     assert rows["prefill-first"].first_token[1] <= rows["continuous"].first_token[1]
@@ -112,12 +146,20 @@ def test_a_static_micro_batch_takes_nobody_before_all_have_ended(deployments):
 
 
 @pytest.mark.parametrize(
-    ("order", "served"), [("first-come-first-served", [1, 2, 3]), ("shortest-first", [3, 1, 2]), ("priority", [2, 1, 3])]
+    ("order", "served"),
+    [
+        ("first-come-first-served", [1, 2, 3]),
+        ("shortest-first", [3, 1, 2]),
+        ("priority", [2, 1, 3]),
+    ],
 )
 def test_the_order_decides_who_is_next(deployments, order, served):
     """One at a time: the first occupies the system, the others wait."""
     deployment = deployments(Plan())
-    requests = listed([(0.0, 5, 30), (0.001, 20, 9), (0.002, 30, 9), (0.003, 5, 9)], priority=np.array([0, 1, -1, 2]))
+    requests = listed(
+        [(0.0, 5, 30), (0.001, 20, 9), (0.002, 30, 9), (0.003, 5, 9)],
+        priority=np.array([0, 1, -1, 2]),
+    )
     limits = replace(deployment.limits, sequences=1)
     rows = serve(requests, deployment.costs, limits, policies=Policies(order=ORDERS[order]))
     assert sorted((1, 2, 3), key=lambda i: rows.admitted[i]) == served
@@ -135,13 +177,19 @@ def test_without_reservation_the_youngest_gives_its_room_back(deployments):
     reserved = serve(requests, deployment.costs, limits)
     assert rows.first_token[1] < reserved.first_token[1]
     roomy = replace(limits, kv_tokens=1000)
-    one, other = (serve(requests, deployment.costs, roomy, policies=Policies(reserve=each)) for each in (True, False))
+    one, other = (
+        serve(requests, deployment.costs, roomy, policies=Policies(reserve=each))
+        for each in (True, False)
+    )
     assert (one.last_token == other.last_token).all()
 
 
 def test_a_prompt_that_is_known_need_not_be_computed(deployments):
     """The second of two equal prompts finds all blocks but its last token, and is as quick as a prompt of one token there."""
-    requests = listed([(0.0, 2 * BLOCK, 3), (10.0, 2 * BLOCK, 3), (20.0, 2 * BLOCK, 3)], hash_ids=[(1, 2), (1, 2), (1, 3)])
+    requests = listed(
+        [(0.0, 2 * BLOCK, 3), (10.0, 2 * BLOCK, 3), (20.0, 2 * BLOCK, 3)],
+        hash_ids=[(1, 2), (1, 2), (1, 3)],
+    )
     rows = run(deployments(Plan()), requests, Policies(prefix_caching=True))
     assert rows.cached.tolist() == [0, 2 * BLOCK - 1, BLOCK]
     first, second, third = rows.first_token - rows.arrival
@@ -160,7 +208,10 @@ def test_blocks_are_kept_as_long_as_there_is_room():
     assert prefixes.cached((1, 2)) == 1
     prefixes.release((1, 3))
     prefixes.shrink(BLOCK)
-    assert (prefixes.cached((1, 3)), list(prefixes.kept)) == (1, [1])  # the beginning is kept longest
+    assert (prefixes.cached((1, 3)), list(prefixes.kept)) == (
+        1,
+        [1],
+    )  # the beginning is kept longest
 
 
 def test_a_full_queue_refuses(deployments):
@@ -180,11 +231,17 @@ def test_who_waits_too_long_is_cancelled_and_makes_room(deployments, plan):
     limits = replace(deployment.limits, sequences=1)
     requests = listed([(0.0, 9, 300), (0.001, 9, 300), (0.001, 9, 1)])
     rows = serve(requests, deployment.costs, limits, policies=Policies(deadline=0.03))
-    assert rows.cancelled.all()  # the second has 1 ms from the first one's deadline to its own, and the third waits behind it
+    assert (
+        rows.cancelled.all()
+    )  # the second has 1 ms from the first one's deadline to its own, and the third waits behind it
     assert rows.reason[0] == "not finished 0.03 s after it was sent"
     step = deployment.costs.step(Work(1, 300, logits=1)).time.sum()
-    assert 0.03 <= rows.admitted[1] < 0.03 + 1.01 * step  # the first made room when the step under way was over
-    short = serve(requests, deployment.costs, replace(limits, sequences=3), policies=Policies(deadline=0.03))
+    assert (
+        0.03 <= rows.admitted[1] < 0.03 + 1.01 * step
+    )  # the first made room when the step under way was over
+    short = serve(
+        requests, deployment.costs, replace(limits, sequences=3), policies=Policies(deadline=0.03)
+    )
     assert short.cancelled.tolist() == [True, True, False]
     assert short.last_token[2] < 0.031
 
@@ -201,7 +258,11 @@ def test_turns_follow_the_answers_before_them(deployments):
 
 
 def test_after_an_answer_that_never_came_there_is_no_turn(deployments):
-    requests = listed([(0.0, 5, 9), (np.nan, 2000, 9), (np.nan, 2100, 9)], after=np.array([-1, 0, 1]), think=np.full(3, 0.1))
+    requests = listed(
+        [(0.0, 5, 9), (np.nan, 2000, 9), (np.nan, 2100, 9)],
+        after=np.array([-1, 0, 1]),
+        think=np.full(3, 0.1),
+    )
     rows = run(deployments(Plan()), requests, Policies())
     assert rows.finished.tolist() == [True, False, False]
     assert rows.reason[1].endswith("exceed the KV room of 1300")
@@ -219,8 +280,14 @@ def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
     deployment = deployments(Plan())
     limits = replace(deployment.limits, kv_tokens=73, sequences=4)
     prompts, outputs = np.array([1] * 9 + [42]), np.array([5, 8, 10, 1, 17, 17, 14, 2, 8, 4])
-    asked, policies = Requests(np.full(10, np.nan), prompts, outputs, users=4), Policies(batching=prefill_first, reserve=False)
-    leap, step = (serve(asked, deployment.costs, limits, policies=policies, leap=leap) for leap in (True, False))
+    asked, policies = (
+        Requests(np.full(10, np.nan), prompts, outputs, users=4),
+        Policies(batching=prefill_first, reserve=False),
+    )
+    leap, step = (
+        serve(asked, deployment.costs, limits, policies=policies, leap=leap)
+        for leap in (True, False)
+    )
     assert leap.preemptions[-2:].tolist() == [1, 1]
     assert leap.admitted == pytest.approx(step.admitted)
     assert leap.last_token == pytest.approx(step.last_token)
@@ -229,8 +296,13 @@ def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
 
 def test_routers(deployments):
     deployment = deployments(Plan(replicas=2))
-    requests = listed([(0.5 * i, BLOCK, 20) for i in range(6)], hash_ids=[(i % 3 // 2,) for i in range(6)])
-    rows = {name: run(deployment, requests, Policies(router=router, prefix_caching=True)) for name, router in ROUTERS.items()}
+    requests = listed(
+        [(0.5 * i, BLOCK, 20) for i in range(6)], hash_ids=[(i % 3 // 2,) for i in range(6)]
+    )
+    rows = {
+        name: run(deployment, requests, Policies(router=router, prefix_caching=True))
+        for name, router in ROUTERS.items()
+    }
     assert rows["round-robin"].replica.tolist() == [0, 1, 0, 1, 0, 1]
     same = rows["prefix-aware"].replica
     assert len({same[i] for i in (0, 1, 3, 4)}) == 1
@@ -239,7 +311,11 @@ def test_routers(deployments):
 
 def test_a_policy_that_starves_a_batch_is_told(deployments):
     with pytest.raises(Exception, match="it chose neither to decode nor any of the prompts"):
-        run(deployments(Plan()), listed([(0.0, 5, 9)]), Policies(batching=lambda load: Choice(False, 8, 8)))
+        run(
+            deployments(Plan()),
+            listed([(0.0, 5, 9)]),
+            Policies(batching=lambda load: Choice(False, 8, 8)),
+        )
 
 
 def test_a_policy_is_asked_at_decisions_only(deployments):
@@ -258,7 +334,16 @@ def test_a_policy_is_asked_at_decisions_only(deployments):
 def test_a_prompt_given_up_makes_room_at_once(deployments):
     """Its deadline passes while another decodes: who waits for its room has it with the next step, in leaps as step by step."""
     short = [(0.0, 1, 1)] * 9
-    requests = listed([*short, (0.0, 1024, 1), (0.00195, 1024, 1), (0.0039, 1, 1), (0.0039, 1, 5), (0.0039, 1024, 1)])
+    requests = listed(
+        [
+            *short,
+            (0.0, 1024, 1),
+            (0.00195, 1024, 1),
+            (0.0039, 1, 1),
+            (0.0039, 1, 5),
+            (0.0039, 1024, 1),
+        ]
+    )
     waiting = Policies(order=ORDERS["shortest-first"], reserve=False, deadline=0.004)
     rows, steps = (run(deployments(Plan()), requests, waiting, leap=leap) for leap in (True, False))
     assert rows.reason == steps.reason

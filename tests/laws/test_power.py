@@ -27,12 +27,18 @@ POWERED = {
 }
 MOST = POWERED["power"].maximum + POWERED["server"].power / POWERED["server"].chips
 
-moments = st.one_of(st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100))  # some at the same instant
+moments = st.one_of(
+    st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100)
+)  # some at the same instant
 asked = st.builds(Asked, arrival=moments, prompt=st.integers(1, 60), output=st.integers(1, 30))
-outage = st.builds(Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st.sampled_from(["retry", "fail"]))
+outage = st.builds(
+    Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st.sampled_from(["retry", "fail"])
+)
 options = st.fixed_dictionaries(
     {
-        "plan": st.sampled_from([Plan(), Plan(pipeline=3), Plan(tensor=2, pipeline=2), Plan(replicas=2)]),
+        "plan": st.sampled_from(
+            [Plan(), Plan(pipeline=3), Plan(tensor=2, pipeline=2), Plan(replicas=2)]
+        ),
         "admission": st.sampled_from(["reserve", "prompt"]),
         "kv_tokens": st.sampled_from([90, 300]),
         "deadline": st.sampled_from([None, 0.005, 0.02]),
@@ -49,7 +55,12 @@ def served(make_model, make_chip, make_engine):
         plan = options["plan"]
         chips = plan.tensor * (plan.pipeline or 1) * plan.replicas
         system = System(
-            chip=make_chip(**POWERED), chips=chips, engine=make_engine(), token_budget=BUDGET, outages=outages, **options
+            chip=make_chip(**POWERED),
+            chips=chips,
+            engine=make_engine(),
+            token_budget=BUDGET,
+            outages=outages,
+            **options,
         )
         scenario = Scenario(
             model=make_model(),
@@ -70,11 +81,21 @@ def longest_step(result):
 
 
 @settings(max_examples=150)
-@given(st.lists(asked, min_size=1, max_size=20), options, st.lists(outage, max_size=1), st.booleans(), st.floats(1e-4, 0.05))
-def test_no_more_power_than_the_chips_may_draw_and_no_stage_busier_than_the_time(served, sent, options, outages, part, length):
+@given(
+    st.lists(asked, min_size=1, max_size=20),
+    options,
+    st.lists(outage, max_size=1),
+    st.booleans(),
+    st.floats(1e-4, 0.05),
+)
+def test_no_more_power_than_the_chips_may_draw_and_no_stage_busier_than_the_time(
+    served, sent, options, outages, part, length
+):
     """Cancelled, refused, failed, in a window or not.  A step that an outage cuts short may count whole, and no more than that."""
     start = sent[0].arrival
-    result = served(sent, options, tuple(outages), Measure(window=(start, start + length)) if part else None)
+    result = served(
+        sent, options, tuple(outages), Measure(window=(start, start + length)) if part else None
+    )
     (member,) = result.members.values()
     rows, chips = result.rows, member.chips
     cut = len(outages) * longest_step(result)
@@ -85,7 +106,9 @@ def test_no_more_power_than_the_chips_may_draw_and_no_stage_busier_than_the_time
         assert told["mean_power_w"] <= chips * MOST * PUE * (1 + 1e-9)
         assert told["mean_power_w"] >= chips * (2.0 + 2.0) * PUE * (1 - 1e-9)
     if not part:
-        assert result.metrics["duration"] == rows.elapsed >= np.nanmax(rows.ended) - rows.arrival.min()
+        assert (
+            result.metrics["duration"] == rows.elapsed >= np.nanmax(rows.ended) - rows.arrival.min()
+        )
 
 
 @given(st.lists(asked, min_size=1, max_size=12), options)
@@ -93,7 +116,9 @@ def test_measuring_changes_nothing_of_the_run(served, sent, options):
     whole = served(sent, options)
     part = served(sent, options, measure=Measure(window=(sent[0].arrival, sent[0].arrival + 0.01)))
     for column in ("admitted", "first_token", "last_token", "ended"):
-        assert np.array_equal(getattr(whole.rows, column), getattr(part.rows, column), equal_nan=True)
+        assert np.array_equal(
+            getattr(whole.rows, column), getattr(part.rows, column), equal_nan=True
+        )
     assert whole.rows.tallies[0].passages == part.rows.tallies[0].passages
 
 
@@ -101,18 +126,31 @@ def test_a_stage_is_busy_for_all_of_a_window_at_most():
     """Of steps under way at its ends, which count whole where they enter, only a part belongs to it."""
     before, after = Tally(logits=2), Tally(logits=12)
     after.passages[4] = 6
-    span = between(Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([5.0, 4.0]))]))
+    span = between(
+        Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([5.0, 4.0]))])
+    )
     assert (span.tallies[0].logits, span.tallies[0].passages[4]) == (5, 3)  # busy for 4 s of 2
-    span = between(Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([2.0, 2.0]))]))
+    span = between(
+        Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([2.0, 2.0]))])
+    )
     assert (span.tallies[0].logits, span.tallies[0].passages[4]) == (10, 6)
 
 
-NONE = {"plan": Plan(), "admission": "reserve", "kv_tokens": 300, "deadline": None, "max_waiting": None}
+NONE = {
+    "plan": Plan(),
+    "admission": "reserve",
+    "kv_tokens": 300,
+    "deadline": None,
+    "max_waiting": None,
+}
 
 
 def test_a_run_lasts_until_its_last_request_has_ended_however_it_ends(served):
     """One short answer, then long ones that all miss their deadline: the card works for all of the time, at its full power."""
-    sent = [Asked(arrival=at, prompt=8, output=out) for at, out in ((0.0, 4), (0.1, 280), (0.2, 280), (0.3, 280))]
+    sent = [
+        Asked(arrival=at, prompt=8, output=out)
+        for at, out in ((0.0, 4), (0.1, 280), (0.2, 280), (0.3, 280))
+    ]
     result = served(sent, NONE | {"deadline": 0.05})
     metrics = result.metrics
     assert (metrics["completed"], metrics["cancelled"]) == (1, 3)
@@ -138,9 +176,16 @@ def test_joules_of_a_window_are_of_the_work_in_it(served, plan):
     whole = served(sent, options)
     busy = float(whole.rows.last_token[0])
     first = served(sent, options, measure=Measure(window=(0.0, busy)))
-    late = served(sent, options, measure=Measure(window=(busy / 2, 1.0)))  # half of the first answer, and the pause
-    power = {name: each.costs["energy"]["mean_power_w"] for name, each in (("whole", whole), ("first", first))}
-    assert power["first"] - idle == pytest.approx((power["whole"] - idle) * whole.rows.elapsed / (2 * busy), rel=0.02)
+    late = served(
+        sent, options, measure=Measure(window=(busy / 2, 1.0))
+    )  # half of the first answer, and the pause
+    power = {
+        name: each.costs["energy"]["mean_power_w"]
+        for name, each in (("whole", whole), ("first", first))
+    }
+    assert power["first"] - idle == pytest.approx(
+        (power["whole"] - idle) * whole.rows.elapsed / (2 * busy), rel=0.02
+    )
     joules = first.costs["energy"]["joules_per_token"]
     assert joules == pytest.approx(power["first"] * busy / 250)
     assert late.costs == {} or late.costs["energy"]["mean_power_w"] < power["first"]

@@ -16,7 +16,11 @@ from sim.serving.replica import Outage, Setup
 from sim.serving.service import serve_fleet
 from sim.workload.arrivals import Requests
 
-KINDS = {"tensor": (2, Plan(tensor=2)), "piped": (3, Plan(pipeline=3)), "both": (6, Plan(tensor=2, pipeline=3))}
+KINDS = {
+    "tensor": (2, Plan(tensor=2)),
+    "piped": (3, Plan(pipeline=3)),
+    "both": (6, Plan(tensor=2, pipeline=3)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +33,20 @@ def spoilt(make_deployment):
         rate = -math.expm1(math.log1p(-chance) / (8 * link_bytes(deployment.costs, {1: 1})))
         errors = LinkErrors(bit_error_rate=rate, restart=restart)
         spoils = Spoils(errors, deployment.costs, np.random.default_rng(seed))
-        return replace(Setup(deployment.costs, deployment.limits, Policies(), spoils=spoils), **options), errors
+        return replace(
+            Setup(deployment.costs, deployment.limits, Policies(), spoils=spoils), **options
+        ), errors
 
     return build
 
 
 def asked(n, users=None, prompt=24, output=20, every=1e-4):
-    return Requests(np.full(n, np.nan) if users else every * np.arange(n), np.full(n, prompt), np.full(n, output), users)
+    return Requests(
+        np.full(n, np.nan) if users else every * np.arange(n),
+        np.full(n, prompt),
+        np.full(n, output),
+        users,
+    )
 
 
 def served(setup, requests, **options):
@@ -45,9 +56,14 @@ def served(setup, requests, **options):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_links_without_errors_change_nothing(spoilt, kind):
     setup, _ = spoilt(kind, 0.0)
-    with_links, without = served(setup, asked(30)), served(replace(setup, spoils=None), asked(30), leap=False)
+    with_links, without = (
+        served(setup, asked(30)),
+        served(replace(setup, spoils=None), asked(30), leap=False),
+    )
     for column in ("admitted", "first_token", "last_token"):
-        np.testing.assert_allclose(getattr(with_links, column), getattr(without, column), rtol=1e-12)
+        np.testing.assert_allclose(
+            getattr(with_links, column), getattr(without, column), rtol=1e-12
+        )
     assert with_links.gaps.count == without.gaps.count
     assert with_links.gaps.total == pytest.approx(without.gaps.total, rel=1e-12)
     assert with_links.tallies[0].passages == without.tallies[0].passages
@@ -64,7 +80,9 @@ def test_as_many_steps_are_made_again_as_the_closed_form_expects(spoilt, kind, c
         passages, costs = rows.tallies[0].passages, setup.costs
         expected = expected_replays(errors, costs, rows.tallies[0])
         chances = {n: errors.chance(costs, n) for n in passages}
-        deviation = math.sqrt(sum(steps * chances[n] * (1 - chances[n]) for n, steps in passages.items()))
+        deviation = math.sqrt(
+            sum(steps * chances[n] * (1 - chances[n]) for n, steps in passages.items())
+        )
         assert abs(rows.replays[0] - expected) <= 3 * deviation
         assert rows.finished.all()
 
@@ -80,7 +98,9 @@ def test_a_token_takes_as_many_passages_as_it_takes(spoilt):
     tokens = rows.gaps.count
     assert tokens == alone.gaps.count == 19 * n
     deviation = math.sqrt(chance / tokens) / (1 - chance) * (step + restart)
-    assert rows.gaps.mean == pytest.approx((step + chance * restart) / (1 - chance), abs=3 * deviation)
+    assert rows.gaps.mean == pytest.approx(
+        (step + chance * restart) / (1 - chance), abs=3 * deviation
+    )
     assert rows.gaps.total == pytest.approx((rows.last_token - rows.first_token).sum())
 
 
@@ -89,7 +109,9 @@ def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
     stages = served(setup, asked(4, users=1))
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
-    chips = served(replace(setup, machine=machines(setup.costs, [Irregular()], [0])), asked(4, users=1))
+    chips = served(
+        replace(setup, machine=machines(setup.costs, [Irregular()], [0])), asked(4, users=1)
+    )
     assert chips.replays == stages.replays != [0]
     np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
     assert chips.traffic[0].messages > 0
@@ -112,7 +134,10 @@ def test_a_step_that_an_outage_interrupts_is_no_replay(spoilt, kind):
     """It counts in part, as without links; and a replica that fails in the middle of a replay loses its requests all the same."""
     outage = Outage(at=1.234e-3, lasts=1e-3)
     setup, _ = spoilt(kind, 0.0, outages=(outage,))
-    with_links, without = served(setup, asked(30)), served(replace(setup, spoils=None), asked(30), leap=False)
+    with_links, without = (
+        served(setup, asked(30)),
+        served(replace(setup, spoils=None), asked(30), leap=False),
+    )
     assert with_links.tallies[0].passages == pytest.approx(without.tallies[0].passages)
     assert with_links.tallies[0].context == pytest.approx(without.tallies[0].context)
     assert any(steps % 1 for steps in without.tallies[0].passages.values())
@@ -121,7 +146,11 @@ def test_a_step_that_an_outage_interrupts_is_no_replay(spoilt, kind):
     assert often.busy[0].max() <= often.elapsed
 
 
-OPTIONS = ["systems.lpu.link_errors={bit_error_rate: 1e-11, restart: 1 ms}", "workload.requests=4", "workload.output=8 token"]
+OPTIONS = [
+    "systems.lpu.link_errors={bit_error_rate: 1e-11, restart: 1 ms}",
+    "workload.requests=4",
+    "workload.output=8 token",
+]
 
 
 def test_a_run_tells_what_was_made_again_and_how_much_that_is():
@@ -140,7 +169,10 @@ def test_a_result_keeps_who_says_how_often_links_err():
 
 
 def test_links_through_which_nothing_comes_are_refused():
-    with pytest.raises(PlanError, match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %"):
+    with pytest.raises(
+        PlanError,
+        match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %",
+    ):
         run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-7")]))
 
 
@@ -157,5 +189,10 @@ systems:
 """)
     result = run(tmp_path / "fleet.yaml")
     both, alone = (result.systems[name].metrics for name in ("both", "sound"))
-    assert (both["replays"], both["expected_replays"], both["replayed_share"], both["replays_per_day"]) == (0, 0, 0, 0)
+    assert (
+        both["replays"],
+        both["expected_replays"],
+        both["replayed_share"],
+        both["replays_per_day"],
+    ) == (0, 0, 0, 0)
     assert both["output_throughput"] == alone["output_throughput"]

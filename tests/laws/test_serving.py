@@ -32,12 +32,17 @@ def deployments(make_deployment):
 def runs(draw):
     """A layout's name, its requests, its users (None: arrivals are given), its limits and its delays."""
     gaps = st.sampled_from([0.0, 1e-4, 1e-3, 0.1]) | st.floats(0, 0.01, allow_subnormal=False)
-    drawn = draw(st.lists(st.tuples(gaps, st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=15))
+    drawn = draw(
+        st.lists(st.tuples(gaps, st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=15)
+    )
     arrivals = np.cumsum([gap for gap, _, _ in drawn]).tolist()
     budget = draw(st.integers(1, 24))
     return {
         "layout": draw(st.sampled_from(sorted(LAYOUTS))),
-        "requests": [(arrival, prompt, output) for arrival, (_, prompt, output) in zip(arrivals, drawn, strict=True)],
+        "requests": [
+            (arrival, prompt, output)
+            for arrival, (_, prompt, output) in zip(arrivals, drawn, strict=True)
+        ],
         "users": draw(st.none() | st.integers(1, 4)),
         "budget": budget,
         "sequences": draw(st.integers(1, budget)),
@@ -54,9 +59,22 @@ def serve_drawn(deployments, serve_on):
     def run(drawn, costs=lambda costs: costs, leap=True):
         deployment = deployments[drawn["layout"]]
         deployment = replace(deployment, costs=costs(deployment.costs))
-        limits = Limits(deployment.limits.slots, drawn["budget"], drawn["sequences"], drawn["kv_tokens"], context=48)
-        options = {key: drawn[key] for key in ("overhead", "think")} | {"replicas": deployment.layout.plan.replicas, "leap": leap}
-        return deployment, limits, serve_on(deployment, drawn["requests"], drawn["users"], limits=limits, **options)
+        limits = Limits(
+            deployment.limits.slots,
+            drawn["budget"],
+            drawn["sequences"],
+            drawn["kv_tokens"],
+            context=48,
+        )
+        options = {key: drawn[key] for key in ("overhead", "think")} | {
+            "replicas": deployment.layout.plan.replicas,
+            "leap": leap,
+        }
+        return (
+            deployment,
+            limits,
+            serve_on(deployment, drawn["requests"], drawn["users"], limits=limits, **options),
+        )
 
     return run
 
@@ -71,7 +89,9 @@ def test_every_request_ends_once_and_in_order(serve_drawn, drawn):
     assert (rows.finished == ~too_long).all()
     assert [bool(reason) for reason in rows.reason] == too_long.tolist()
     assert ((rows.replica >= 0) == rows.finished).all()
-    arrival, admitted, first, last = (x[rows.finished] for x in (rows.arrival, rows.admitted, rows.first_token, rows.last_token))
+    arrival, admitted, first, last = (
+        x[rows.finished] for x in (rows.arrival, rows.admitted, rows.first_token, rows.last_token)
+    )
     assert (arrival + drawn["overhead"] <= admitted).all()
     assert (admitted < first).all()
     assert (first <= last).all()
@@ -125,13 +145,21 @@ class Recorded:
 def test_steps_carry_every_token_once_at_its_context(serve_drawn, drawn):
     """Within the token budget: a prompt's tokens attend to those before them, an answer's to the prompt and its own beginning."""
     deployment, limits, rows = serve_drawn(drawn, Recorded, leap=False)
-    done = [(prompt, output) for (_, prompt, output), end in zip(drawn["requests"], rows.finished, strict=True) if end]
+    done = [
+        (prompt, output)
+        for (_, prompt, output), end in zip(drawn["requests"], rows.finished, strict=True)
+        if end
+    ]
     works = deployment.costs.works
     assert all(0 < work.tokens <= limits.token_budget for work in works)
     assert sum(work.prompt_tokens for work in works) == sum(prompt for prompt, _ in done)
-    assert sum(work.attended for work in works) == sum(prompt * (prompt + 1) // 2 for prompt, _ in done)
+    assert sum(work.attended for work in works) == sum(
+        prompt * (prompt + 1) // 2 for prompt, _ in done
+    )
     assert sum(work.decodes for work in works) == sum(output - 1 for _, output in done)
-    assert sum(work.context for work in works) == sum(sum(range(prompt + 1, prompt + output)) for prompt, output in done)
+    assert sum(work.context for work in works) == sum(
+        sum(range(prompt + 1, prompt + output)) for prompt, output in done
+    )
     assert sum(work.logits for work in works) == sum(output for _, output in done)
 
 
@@ -141,7 +169,9 @@ def test_the_gaps_are_those_between_the_tokens(serve_drawn, drawn):
     _, _, rows = serve_drawn(drawn)
     done = rows.finished
     assert rows.gaps.count == sum(rows.gaps.bins.values()) == (rows.requests.output[done] - 1).sum()
-    assert rows.gaps.total == pytest.approx((rows.last_token - rows.first_token)[done].sum(), abs=1e-9)
+    assert rows.gaps.total == pytest.approx(
+        (rows.last_token - rows.first_token)[done].sum(), abs=1e-9
+    )
 
 
 @settings(max_examples=50)
@@ -161,13 +191,23 @@ def scenario(make_model, make_chip, make_engine, **workload):
     kind = Closed if "users" in workload else Poisson
     systems = {
         "quick": System(chip=make_chip(), chips=2, engine=make_engine(), token_budget=16),
-        "slow": System(chip=make_chip(bandwidth=1e8), chips=1, engine=make_engine(), token_budget=16, kv_tokens=40),
+        "slow": System(
+            chip=make_chip(bandwidth=1e8),
+            chips=1,
+            engine=make_engine(),
+            token_budget=16,
+            kv_tokens=40,
+        ),
     }
-    return Scenario(model=make_model(), workload=kind(requests=12, **lengths, **workload), systems=systems)
+    return Scenario(
+        model=make_model(), workload=kind(requests=12, **lengths, **workload), systems=systems
+    )
 
 
 @pytest.mark.parametrize("workload", [{"rate": 500.0}, {"users": 3}])
-def test_the_same_seed_gives_the_same_rows_and_all_systems_the_same_requests(make_model, make_chip, make_engine, workload):
+def test_the_same_seed_gives_the_same_rows_and_all_systems_the_same_requests(
+    make_model, make_chip, make_engine, workload
+):
     one = scenario(make_model, make_chip, make_engine, **workload)
     first, again, other = (sim.run(one, seed=seed) for seed in (1, 1, 2))
     for name, system in first.systems.items():
@@ -190,7 +230,9 @@ def test_an_arrival_comes_before_a_passage_that_returns_at_the_same_instant(depl
     """It rides with the very next passage, as one does that came earlier; a moment later it would wait for that to return."""
     one = deployments["one chip"]
     returns = serve_on(one, [(0.0, 5, 9)]).first_token[0]
-    mixed = step(one, decodes=1, context=6, prompt_tokens=8, chunks=2, attended=1 + 28, cached=8, logits=3)
+    mixed = step(
+        one, decodes=1, context=6, prompt_tokens=8, chunks=2, attended=1 + 28, cached=8, logits=3
+    )
     rows = serve_on(one, [(0.0, 5, 9), (returns / 2, 1, 3), (returns, 7, 3)])
     assert rows.first_token[2] - returns == pytest.approx(mixed)
     late = serve_on(one, [(0.0, 5, 9), (returns / 2, 1, 3), (math.nextafter(returns, 1.0), 7, 3)])
@@ -201,7 +243,9 @@ def test_a_users_next_request_comes_before_the_passage_that_answered_returns(dep
     """Two users at once: who has a short answer asks again, and rides with the other's next token."""
     one = deployments["one chip"]
     rows = serve_on(one, [(0.0, 5, 2), (0.0, 5, 9), (0.0, 7, 2)], users=2)
-    mixed = step(one, decodes=1, context=7, prompt_tokens=7, chunks=1, attended=28, cached=7, logits=2)
+    mixed = step(
+        one, decodes=1, context=7, prompt_tokens=7, chunks=1, attended=28, cached=7, logits=2
+    )
     assert rows.arrival[2] == rows.last_token[0]
     assert rows.first_token[2] - rows.arrival[2] == pytest.approx(mixed)
 
@@ -227,6 +271,10 @@ def test_no_request_is_seen_before_it_was_sent(deployments, serve_on):
 def test_a_request_goes_to_the_replica_with_the_fewest_unfinished_ones(deployments, serve_on):
     """Of equals to the first; a replica that has answered is as free as one that was never asked."""
     two = deployments["two replicas of two stages, one slot"]
-    rows = serve_on(two, [(0.0, 5, 2), (0.0, 5, 200), (0.0, 5, 2), (1e-4, 5, 2), (0.05, 5, 2), (0.05, 5, 2)], replicas=2)
+    rows = serve_on(
+        two,
+        [(0.0, 5, 2), (0.0, 5, 200), (0.0, 5, 2), (1e-4, 5, 2), (0.05, 5, 2), (0.05, 5, 2)],
+        replicas=2,
+    )
     assert rows.last_token[[0, 2, 3]].max() < 0.05 < rows.last_token[1]
     assert rows.replica.tolist() == [0, 1, 0, 1, 0, 0]

@@ -16,7 +16,9 @@ STAGES = 4
 
 @pytest.fixture(scope="module")
 def pipeline(make_deployment, make_chip, lossy):
-    return make_deployment(STAGES, chip=make_chip(1e9), engine=lossy, plan=Plan(pipeline=STAGES), token_budget=64)
+    return make_deployment(
+        STAGES, chip=make_chip(1e9), engine=lossy, plan=Plan(pipeline=STAGES), token_budget=64
+    )
 
 
 def throughput(deployment, arrival, prompt, output, **options):
@@ -39,7 +41,11 @@ def test_requests_at_one_instant_are_served_as_those_a_little_apart(pipeline, us
 @pytest.mark.parametrize("leap", [True, False])
 @settings(max_examples=30)
 @given(
-    st.lists(st.tuples(st.floats(0, 0.02), st.integers(1, 150), st.integers(1, 30)), min_size=1, max_size=24),
+    st.lists(
+        st.tuples(st.floats(0, 0.02), st.integers(1, 150), st.integers(1, 30)),
+        min_size=1,
+        max_size=24,
+    ),
     st.none() | st.integers(1, 3),
 )
 def test_no_micro_batch_takes_more_than_its_share(pipeline, serve_on, leap, drawn, size):
@@ -74,4 +80,6 @@ def test_the_order_of_equal_arrivals_changes_no_throughput(pipeline, order):
     requests = Requests(np.zeros(12), np.full(12, 5), output)
     rows = serve(requests, pipeline.costs, pipeline.limits)
     halves = Requests(np.zeros(12), np.full(12, 5), np.repeat([200, 400], 6))
-    assert rows.last_token.max() == pytest.approx(serve(halves, pipeline.costs, pipeline.limits).last_token.max(), rel=0.1)
+    assert rows.last_token.max() == pytest.approx(
+        serve(halves, pipeline.costs, pipeline.limits).last_token.max(), rel=0.1
+    )

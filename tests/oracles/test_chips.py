@@ -11,26 +11,48 @@ from sim.cost.plan import Plan
 from sim.cost.program import Talk, Wait, program
 from sim.cost.step import Work
 from sim.hardware.engine import Launch
-from sim.hardware.topology import Bus, Dragonfly, FullyConnected, Hierarchical, Line, Link, Mesh, Ring, Switch, Torus
+from sim.hardware.topology import (
+    Bus,
+    Dragonfly,
+    FullyConnected,
+    Hierarchical,
+    Line,
+    Link,
+    Mesh,
+    Ring,
+    Switch,
+    Torus,
+)
 
 pytestmark = pytest.mark.slow
 
 LINK = Link(latency=1e-6, bandwidth=1e9)
 FAR = Link(latency=3e-6, bandwidth=0.4e9)
-DRAGONFLY = {"node": 4, "rack": 3, "direct": 20, "limit": 480, "direct_bandwidth": 2e9, "global_bandwidth": 1e9}
+DRAGONFLY = {
+    "node": 4,
+    "rack": 3,
+    "direct": 20,
+    "limit": 480,
+    "direct_bandwidth": 2e9,
+    "global_bandwidth": 1e9,
+}
 
 # On these the messages of one stage never meet those of another, so that many passages may be under way at once.
 APART = {
     "fully-connected": FullyConnected(link=LINK),
     "additions take time": FullyConnected(link=LINK, reduction=5e-7),
-    "nodes": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), FullyConnected(link=FAR)), reduction=5e-7),
+    "nodes": Hierarchical(
+        levels=(FullyConnected(link=LINK, chips=4), FullyConnected(link=FAR)), reduction=5e-7
+    ),
     "dragonfly": Dragonfly(link=LINK, global_link=FAR, reduction=5e-7, **DRAGONFLY),
 }
 # On these one passage alone does not contend with itself.
 SHARED = {
     "switch": Switch(link=LINK),
     "switched nodes": Hierarchical(levels=(Switch(link=LINK, chips=2), FullyConnected(link=FAR))),
-    "nodes on a switch": Hierarchical(levels=(FullyConnected(link=LINK, chips=4), Switch(link=FAR))),
+    "nodes on a switch": Hierarchical(
+        levels=(FullyConnected(link=LINK, chips=4), Switch(link=FAR))
+    ),
     "bus": Bus(link=LINK),
     "ring": Ring(link=LINK, reduction=5e-7),
     "line": Line(link=LINK),
@@ -44,7 +66,10 @@ MODELS = {
     "windows": {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2},
     "experts": {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2},
 }
-PLANS = [Plan(tensor=t, pipeline=p) for t, p in ((1, 4), (2, 1), (2, 3), (4, 1), (4, 2), (8, 1), (8, 2), (16, 1))]
+PLANS = [
+    Plan(tensor=t, pipeline=p)
+    for t, p in ((1, 4), (2, 1), (2, 3), (4, 1), (4, 2), (8, 1), (8, 2), (16, 1))
+]
 EXPERT_PLANS = [
     Plan(tensor=2, attention_data=2, pipeline=2),
     Plan(tensor=1, attention_data=4, pipeline=3),
@@ -58,7 +83,9 @@ EXPERT_PLANS = [
 def both(deployment, serve_on, requests, irregular=None, **options):
     """The rows of the same requests at both fidelities."""
     parts = [irregular or Irregular()] * deployment.layout.plan.replicas
-    by_chip = serve_on(deployment, requests, machine=machines(deployment.costs, parts, [0]), **options)
+    by_chip = serve_on(
+        deployment, requests, machine=machines(deployment.costs, parts, [0]), **options
+    )
     return serve_on(deployment, requests, **options), by_chip
 
 
@@ -73,7 +100,9 @@ def uncontended(deployment) -> bool:
     """Whether the topology runs all that the program says without contending with itself."""
     costs, topology = deployment.costs, deployment.layout.topology
     stages = program(costs, Work(decodes=1, context=9, logits=1, windowed_context=9)).stages
-    talks = [each.exchange for instructions in stages for each in instructions if isinstance(each, Talk)]
+    talks = [
+        each.exchange for instructions in stages for each in instructions if isinstance(each, Talk)
+    ]
     return all(e.operation in topology.uncontended(group) for e in talks for group in e.groups)
 
 
@@ -88,23 +117,46 @@ def alone_on_its_cables(deployment) -> bool:
 def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
     compiled = lossy.model_copy(update={"tokens_per_beat": 2})
     hiding = lossy.model_copy(update={"overlap": 0.7})
-    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "compiled": compiled, "hiding": hiding}
+    engines = {
+        "ideal": make_engine(),
+        "lossy": lossy,
+        "eager": eager,
+        "compiled": compiled,
+        "hiding": hiding,
+    }
 
     def build(topology, plan, model="dense", engine="lossy", **options):
         chips = plan.group * (plan.pipeline or 1) * plan.replicas
         chip = make_chip(topology=topology)
         # Every chip could hold all the model: not what is asked here.
-        chip = chip.model_copy(update={"memory": {"sram": chip.memory["sram"].model_copy(update={"capacity": 1e9})}})
-        return make_deployment(chips, model=make_model(**MODELS[model]), chip=chip, engine=engines[engine], plan=plan, **options)
+        chip = chip.model_copy(
+            update={"memory": {"sram": chip.memory["sram"].model_copy(update={"capacity": 1e9})}}
+        )
+        return make_deployment(
+            chips,
+            model=make_model(**MODELS[model]),
+            chip=chip,
+            engine=engines[engine],
+            plan=plan,
+            **options,
+        )
 
     return build
 
 
 engines = st.sampled_from(["ideal", "lossy", "eager", "compiled"])
-requests = st.lists(st.tuples(st.floats(0, 0.02), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=6)
+requests = st.lists(
+    st.tuples(st.floats(0, 0.02), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=6
+)
 
 
-@given(requests, st.sampled_from(list(APART)), st.sampled_from(PLANS), st.sampled_from(["dense", "windows"]), engines)
+@given(
+    requests,
+    st.sampled_from(list(APART)),
+    st.sampled_from(PLANS),
+    st.sampled_from(["dense", "windows"]),
+    engines,
+)
 @settings(max_examples=60)
 def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, model, engine):
     deployment = lay(APART[topology], plan, model, engine)
@@ -123,7 +175,12 @@ def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topo
         same(stage, chip)
 
 
-@given(requests, st.sampled_from(list(APART)), st.sampled_from(EXPERT_PLANS), st.sampled_from(["ideal", "lossy", "hiding"]))
+@given(
+    requests,
+    st.sampled_from(list(APART)),
+    st.sampled_from(EXPERT_PLANS),
+    st.sampled_from(["ideal", "lossy", "hiding"]),
+)
 @settings(max_examples=40)
 def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine):
     deployment = lay(APART[topology], plan, "experts", engine)
@@ -136,7 +193,13 @@ def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine
         assert (chip.last_token <= stage.last_token * (1 + 1e-9)).all()
 
 
-@given(st.sampled_from(list(SHARED | APART)), st.sampled_from(PLANS), st.integers(1, 16), st.integers(2, 9), engines)
+@given(
+    st.sampled_from(list(SHARED | APART)),
+    st.sampled_from(PLANS),
+    st.integers(1, 16),
+    st.integers(2, 9),
+    engines,
+)
 @settings(max_examples=60)
 def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, prompt, output, engine):
     """Of a prompt that is one chunk."""
@@ -146,33 +209,58 @@ def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, promp
     same(*both(deployment, serve_on, [(0.0, prompt, output)]))
 
 
-@pytest.mark.parametrize("mode", [Irregular(), Irregular(scheduled=True)], ids=["dynamic", "scheduled"])
-@pytest.mark.parametrize("plan", [Plan(tensor=4, pipeline=2, replicas=2), Plan(tensor=2, pipeline=3, slots=2)])
+@pytest.mark.parametrize(
+    "mode", [Irregular(), Irregular(scheduled=True)], ids=["dynamic", "scheduled"]
+)
+@pytest.mark.parametrize(
+    "plan", [Plan(tensor=4, pipeline=2, replicas=2), Plan(tensor=2, pipeline=3, slots=2)]
+)
 def test_replicas_and_slots(lay, serve_on, plan, mode):
     drawn = [(0.001 * i, 7 * i % 50 + 1, 3 * i % 11 + 1) for i in range(20)]
     same(*both(lay(APART["dragonfly"], plan), serve_on, drawn, mode))
 
 
-def test_latent_attention_and_sequences_split_over_chips(lay, serve_on, make_deployment, make_model, lossy):
-    latent = {"q_lora_rank": 8, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+def test_latent_attention_and_sequences_split_over_chips(
+    lay, serve_on, make_deployment, make_model, lossy
+):
+    latent = {
+        "q_lora_rank": 8,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
     for changes, plan in (
         ({"model_type": "deepseek_v3", **latent}, Plan(tensor=2, pipeline=2)),
         ({}, Plan(tensor=4, kv_split="sequence")),
     ):
-        deployment = make_deployment(plan.tensor * (plan.pipeline or 1), model=make_model(**changes), engine=lossy, plan=plan)
+        deployment = make_deployment(
+            plan.tensor * (plan.pipeline or 1), model=make_model(**changes), engine=lossy, plan=plan
+        )
         same(*both(deployment, serve_on, [(0.0, 40, 9), (0.001, 5, 3)]))
 
 
 def test_users_in_a_closed_loop(lay, serve_on):
     deployment = lay(APART["nodes"], Plan(tensor=2, pipeline=2))
-    same(*both(deployment, serve_on, [(0.0, 20 + i, 5 + i % 3) for i in range(9)], users=2, think=0.0003, overhead=0.0001))
+    same(
+        *both(
+            deployment,
+            serve_on,
+            [(0.0, 20 + i, 5 + i % 3) for i in range(9)],
+            users=2,
+            think=0.0003,
+            overhead=0.0001,
+        )
+    )
 
 
 def test_sampled_experts_are_drawn_alike(lay, serve_on):
     """The same stream gives the same drawings: the two fidelities ask for them in the same order."""
     rows = []
     for by_chip in (False, True):
-        deployment = lay(APART["nodes"], EXPERT_PLANS[0], "experts", sampled=np.random.default_rng(7))
+        deployment = lay(
+            APART["nodes"], EXPERT_PLANS[0], "experts", sampled=np.random.default_rng(7)
+        )
         chips = machines(deployment.costs, [Irregular()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)
@@ -198,12 +286,16 @@ def test_a_dragonfly_of_racks_with_groups_over_nodes(lay, serve_on):
 def test_a_group_that_contends_with_itself_is_not_called_uncontended(lay):
     """A ring has no all-to-all of its own: all its messages meet on the links between."""
     assert not uncontended(lay(SHARED["ring"], EXPERT_PLANS[0], "experts"))
-    assert not uncontended(lay(APART["nodes"], Plan(tensor=3, pipeline=2)))  # its second group lies across two nodes
+    assert not uncontended(
+        lay(APART["nodes"], Plan(tensor=3, pipeline=2))
+    )  # its second group lies across two nodes
 
 
 @pytest.mark.parametrize("grid", [Mesh, Torus])
 @pytest.mark.parametrize("dims", [(4, 3), (3, 4), (4, 4), (2, 2, 2), (2, 4)])
-def test_any_group_of_a_grid_that_is_called_uncontended_takes_the_same_time(lay, serve_on, grid, dims):
+def test_any_group_of_a_grid_that_is_called_uncontended_takes_the_same_time(
+    lay, serve_on, grid, dims
+):
     """Every tensor degree, also those that rows do not divide: a group at the grid's beginning."""
     chips = int(np.prod(dims))
     agreeing = 0
@@ -225,7 +317,9 @@ def test_contention_only_makes_slower(lay, serve_on):
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_a_launch_that_nothing_waits_for_changes_nothing(lay, make_deployment, eager, serve_on, scheduled):
+def test_a_launch_that_nothing_waits_for_changes_nothing(
+    lay, make_deployment, eager, serve_on, scheduled
+):
     """Chips that jitter, fast ones among them, and a host that takes no time."""
     idle = eager.model_copy(update={"layer_launch": Launch(decode=0.0, prefill=0.0)})
     none = eager.model_copy(update={"layer_launch": None})
@@ -247,12 +341,16 @@ def test_the_program_is_the_closed_form(lay, engine):
         (APART["nodes"], Plan(tensor=4, pipeline=3)),
     ):
         deployment = lay(*laid, engine=engine)
-        work = Work(decodes=3, context=50, prompt_tokens=9, chunks=1, attended=45, cached=9, logits=4)
+        work = Work(
+            decodes=3, context=50, prompt_tokens=9, chunks=1, attended=45, cached=9, logits=4
+        )
         times = []
         for instructions in program(deployment.costs, work).stages:
             waits = [each.seconds for each in instructions if isinstance(each, Wait)]
             assert len(waits) == (engine == "eager")
             rest = [each for each in instructions if not isinstance(each, Wait)]
-            chips = sum(each.exchange.time if isinstance(each, Talk) else each.seconds for each in rest)
+            chips = sum(
+                each.exchange.time if isinstance(each, Talk) else each.seconds for each in rest
+            )
             times.append(max(chips, *waits, 0.0))
         np.testing.assert_allclose(times, deployment.costs.step(work).time, rtol=1e-12)

@@ -48,7 +48,9 @@ def by_hand(deployment, prompt, output):
     return first, leave
 
 
-@pytest.fixture(scope="module", params=["one chip", "four stages, two slots", "tensor 8 GPU", "flagship LPU"])
+@pytest.fixture(
+    scope="module", params=["one chip", "four stages, two slots", "tensor 8 GPU", "flagship LPU"]
+)
 def deployment(request, make_deployment, lossy):
     """One stage; a pipeline whose chunks are more than its slots; the flagship's systems: 8 GPUs in lock step, 72 stages of 8."""
     match request.param:
@@ -92,17 +94,26 @@ def test_a_user_alone_in_a_closed_loop_is_lone_each_time(deployment, serve_on, t
 def test_one_chip_from_its_data_sheet(make_deployment, serve_on):
     """With nothing lost and compute to spare, a step reads its weights, activations and K and V once: 2-byte numbers at 1 GB/s."""
     layer = [(64, 128), (64, 64), (64, 256), (128, 64)]  # q k v; output; gate and up; down
-    matrices = [*layer * 4, (64, 256)]  # four layers and the head, which sees the sampled position alone
+    matrices = [
+        *layer * 4,
+        (64, 256),
+    ]  # four layers and the head, which sees the sampled position alone
 
     def step(tokens, cached):
         weights = sum(rows * columns for rows, columns in matrices)
-        through = tokens * 4 * sum(map(sum, layer)) + (64 + 256) + tokens * 64  # in and out of each matrix; the rows of the table
-        return 2 * (weights + through + 4 * cached * 2 * 2 * 16) / 1e9  # K and V of 2 heads of 16 in 4 layers
+        through = (
+            tokens * 4 * sum(map(sum, layer)) + (64 + 256) + tokens * 64
+        )  # in and out of each matrix; the rows of the table
+        return (
+            2 * (weights + through + 4 * cached * 2 * 2 * 16) / 1e9
+        )  # K and V of 2 heads of 16 in 4 layers
 
     rows = serve_on(make_deployment(token_budget=16), [(0.0, 10, 4)])
     first = step(10, 10)
     assert rows.first_token[0] == pytest.approx(first, abs=1e-12)
-    assert rows.last_token[0] == pytest.approx(first + step(1, 11) + step(1, 12) + step(1, 13), abs=1e-12)
+    assert rows.last_token[0] == pytest.approx(
+        first + step(1, 11) + step(1, 12) + step(1, 13), abs=1e-12
+    )
 
 
 def test_a_request_for_one_token_has_lone_times_too(make_deployment):
@@ -116,7 +127,11 @@ WINDOW = 40
 def test_a_lone_request_sees_no_farther_than_its_windows(make_model, make_deployment, serve_on):
     """Steps one by one, with the positions that windowed and other layers see written out for each token."""
     types = ("sliding_attention", "full_attention") * 2
-    deployment = make_deployment(model=make_model(sliding_window=WINDOW, layer_types=types), token_budget=16, request_tokens=64)
+    deployment = make_deployment(
+        model=make_model(sliding_window=WINDOW, layer_types=types),
+        token_budget=16,
+        request_tokens=64,
+    )
     prompt, output = 50, 30
     rows = serve_on(deployment, [(0.0, prompt, output)])
     costs, clock = deployment.costs, 0.0
@@ -135,24 +150,35 @@ def test_a_lone_request_sees_no_farther_than_its_windows(make_model, make_deploy
         clock += float(costs.step(work).time.sum())
     assert rows.first_token[0] == pytest.approx(clock, rel=1e-9)
     for context in range(prompt + 1, prompt + output):
-        clock += float(costs.step(Work(1, context, logits=1, windowed_context=min(context, WINDOW))).time.sum())
+        clock += float(
+            costs.step(Work(1, context, logits=1, windowed_context=min(context, WINDOW))).time.sum()
+        )
     assert rows.last_token[0] == pytest.approx(clock, rel=1e-9)
 
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), min_size=1, max_size=12))
 @settings(max_examples=40)
-def test_sequences_together_see_what_each_of_them_sees(make_model, make_chip, make_deployment, serve_on, requests):
+def test_sequences_together_see_what_each_of_them_sees(
+    make_model, make_chip, make_deployment, serve_on, requests
+):
     """The counters of a micro-batch against a sum over its sequences, at every step."""
     types = ("sliding_attention", "full_attention") * 2
     deployment = make_deployment(
-        model=make_model(sliding_window=WINDOW, layer_types=types), chip=make_chip(capacity=4e6), request_tokens=64, kv_tokens=4000
+        model=make_model(sliding_window=WINDOW, layer_types=types),
+        chip=make_chip(capacity=4e6),
+        request_tokens=64,
+        kv_tokens=4000,
     )
     works, step = [], deployment.costs.step
     deployment.costs.step = lambda work: (works.append(work), step(work))[1]
     rows = serve_on(deployment, [(0.0, prompt, output) for prompt, output in requests], leap=False)
     deployment.costs.step = step
     assert np.isfinite(rows.last_token).all()
-    total = sum(min(c, WINDOW) for prompt, output in requests for c in range(prompt + 1, prompt + output))
+    total = sum(
+        min(c, WINDOW) for prompt, output in requests for c in range(prompt + 1, prompt + output)
+    )
     assert sum(work.windowed_context for work in works) == total
     assert all(work.windowed_context <= min(work.context, WINDOW * work.decodes) for work in works)
-    assert sum(work.windowed_attended for work in works) == sum(min(c, WINDOW) for p, _ in requests for c in range(1, p + 1))
+    assert sum(work.windowed_attended for work in works) == sum(
+        min(c, WINDOW) for p, _ in requests for c in range(1, p + 1)
+    )

@@ -13,7 +13,9 @@ REQUESTS, SEEDS = 1500, range(20)
 def runs(request, make_deployment, serve_on):
     """Load, service time and the rows of 20 seeds."""
     load, deployment = request.param, make_deployment(token_budget=PROMPT)
-    work = Work(prompt_tokens=PROMPT, chunks=1, attended=PROMPT * (PROMPT + 1) / 2, cached=PROMPT, logits=1)
+    work = Work(
+        prompt_tokens=PROMPT, chunks=1, attended=PROMPT * (PROMPT + 1) / 2, cached=PROMPT, logits=1
+    )
     service = float(deployment.costs.step(work).time.sum())
     rows = []
     for seed in SEEDS:
@@ -47,4 +49,7 @@ def test_the_stage_is_busy_as_much_as_is_offered(runs):
 
 def test_littles_law(runs):
     load, service, rows = runs
-    assert agrees([number_in_system(r) - load / service * np.mean(r.last_token - r.arrival) for r in rows], 0.0)
+    assert agrees(
+        [number_in_system(r) - load / service * np.mean(r.last_token - r.arrival) for r in rows],
+        0.0,
+    )

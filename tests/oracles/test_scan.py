@@ -23,7 +23,10 @@ def passages(draw):
 def scan(entries, hops, times):
     """When each passage leaves the last stage, and how long each stage was busy."""
     pipeline = Pipeline(len(times[0]))
-    leaves = [now + pipeline.enter(now, np.array(h), np.array(t)) for now, h, t in zip(entries, hops, times, strict=True)]
+    leaves = [
+        now + pipeline.enter(now, np.array(h), np.array(t))
+        for now, h, t in zip(entries, hops, times, strict=True)
+    ]
     return leaves, pipeline.busy
 
 

@@ -38,7 +38,9 @@ def wide(tmp_path):
 def routed(costs, tokens):
     """The exchanges of a layer's experts."""
     (block,) = (block for block in costs.counts if block.experts)
-    return block, [each for each in costs.exchanges(block, tokens, 0) if each.operation == "all_to_all"]
+    return block, [
+        each for each in costs.exchanges(block, tokens, 0) if each.operation == "all_to_all"
+    ]
 
 
 @pytest.mark.parametrize(("nodes", "out", "back"), [(2, 90e9, 81e9), (4, 61e9, 61e9)])

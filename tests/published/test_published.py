@@ -16,8 +16,16 @@ from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import Planned, planned
 
 FLAGSHIP, SMALL = "llama2-70b-lpu-vs-h100", "llama3-8b-lpu-vs-h100"
-BF16_ON_A100 = ("chip=a100-80gb", "engine=ideal", "plan={tensor: 8, weights: bf16, activations: bf16, kv: bf16, head: bf16}")
-FP16_ON_3090 = ("chip=rtx-3090", "engine=vllm", "plan={weights: fp16, activations: fp16, kv: fp16, head: fp16}")
+BF16_ON_A100 = (
+    "chip=a100-80gb",
+    "engine=ideal",
+    "plan={tensor: 8, weights: bf16, activations: bf16, kv: bf16, head: bf16}",
+)
+FP16_ON_3090 = (
+    "chip=rtx-3090",
+    "engine=vllm",
+    "plan={weights: fp16, activations: fp16, kv: fp16, head: fp16}",
+)
 FP8_ON_TWO = ("chips=2", "plan={tensor: 2, weights: fp8, activations: fp8, kv: fp16}")
 
 ISCA = "Abts et al., A Software-defined Tensor Streaming Multiprocessor, ISCA 2022, doi 10.1145/3470496.3527405"
@@ -27,9 +35,15 @@ CAPACITY = "Abts et al., Think Fast, ISCA 2020: 220 MiB a chip; arithmetic with 
 
 
 @cache
-def plan_of(scenario: str, system: str, changes: tuple[str, ...], workload: tuple[str, ...]) -> Planned:
-    given = read_scenario(scenario, [*(f"systems.{system}.{change}" for change in changes), *workload])
-    return planned(given.model_copy(update={"systems": {system: given.systems[system]}}))  # the others cost time
+def plan_of(
+    scenario: str, system: str, changes: tuple[str, ...], workload: tuple[str, ...]
+) -> Planned:
+    given = read_scenario(
+        scenario, [*(f"systems.{system}.{change}" for change in changes), *workload]
+    )
+    return planned(
+        given.model_copy(update={"systems": {system: given.systems[system]}})
+    )  # the others cost time
 
 
 def speed(scenario: str, system: str, *changes: str, workload: tuple[str, ...] = ()) -> float:
@@ -54,7 +68,9 @@ def all_reduce(nbytes: int) -> float:
     scenario = read_scenario(FLAGSHIP)
     chip, engine = scenario.systems["h100x8"].chip, scenario.systems["h100x8"].engine
     latency = engine.collective_latency + 8 * engine.collective_latency_per_chip
-    return 1e6 * chip.topology.sized(8).all_reduce(range(8), nbytes, latency, engine.collective_efficiency)
+    return 1e6 * chip.topology.sized(8).all_reduce(
+        range(8), nbytes, latency, engine.collective_efficiency
+    )
 
 
 class Row(NamedTuple):
@@ -136,7 +152,11 @@ SPEEDS = [
             FLAGSHIP,
             "h100",
             *FP8_ON_TWO,
-            workload=("model=llama-3.1-70b", "workload.prompt=500 token", "workload.output=2000 token"),
+            workload=(
+                "model=llama-3.1-70b",
+                "workload.prompt=500 token",
+                "workload.output=2000 token",
+            ),
         ),
     ),
     Row(
@@ -164,7 +184,13 @@ SPEEDS = [
         0.85 * 46.51,
         1.15 * 46.51,
         "15 %: vllm stands in for llama.cpp; one card at batch 1 is bound by its memory in both",
-        partial(speed, SMALL, "h100", *FP16_ON_3090, workload=("workload.prompt=16 token", "workload.output=1024 token")),
+        partial(
+            speed,
+            SMALL,
+            "h100",
+            *FP16_ON_3090,
+            workload=("workload.prompt=16 token", "workload.output=1024 token"),
+        ),
     ),
 ]
 
@@ -232,4 +258,6 @@ NETWORK = [
 @pytest.mark.parametrize("row", [*SPEEDS, *ROOM, *NETWORK], ids=lambda row: row.what)
 def test_the_simulator_comes_near_what_was_published(row):
     value = row.simulated()
-    assert row.low <= value <= row.high, f"{value:.4g}; published: {row.published} ({row.source}); tolerance: {row.why}"
+    assert row.low <= value <= row.high, (
+        f"{value:.4g}; published: {row.published} ({row.source}); tolerance: {row.why}"
+    )

@@ -34,8 +34,12 @@ class Lane(NamedTuple):
 
 
 AllReduce = Literal["one-shot", "two-shot", "ring", "hierarchical"]
-Way = tuple[AllReduce, ...]  # of an all-reduce; one that goes by levels says after "hierarchical" what it does at the last
-Copies = tuple[float, ...]  # of an all-to-all: how often each level, from inside to outside, carries its bytes
+Way = tuple[
+    AllReduce, ...
+]  # of an all-reduce; one that goes by levels says after "hierarchical" what it does at the last
+Copies = tuple[
+    float, ...
+]  # of an all-to-all: how often each level, from inside to outside, carries its bytes
 Operation = Literal["all_reduce", "all_gather", "all_to_all"]
 Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
 
@@ -57,23 +61,35 @@ class Message(NamedTuple):
     pace: float | None = None
 
 
-Phase = tuple[Message, ...]  # a chip sends its messages of a phase when all those of the phase before have reached it
+Phase = tuple[
+    Message, ...
+]  # a chip sends its messages of a phase when all those of the phase before have reached it
 
 
 def everyone_to_everyone(members: Sequence[int], share: float, pace: float | None = None) -> Phase:
     """A message from each to each.  In turn k the i-th sends to the i+k-th: nobody is sent two at once."""
     n = len(members)
-    return tuple(Message(members[i], members[(i + turn) % n], share, pace) for turn in range(1, n) for i in range(n))
+    return tuple(
+        Message(members[i], members[(i + turn) % n], share, pace)
+        for turn in range(1, n)
+        for i in range(n)
+    )
 
 
 def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
     """The phases of several parts of a group that work at once."""
-    return tuple(tuple(message for phase in phases for message in phase) for phases in zip(*columns, strict=True))
+    return tuple(
+        tuple(message for phase in phases for message in phase)
+        for phases in zip(*columns, strict=True)
+    )
 
 
 def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
     """Return the reduce-scatter that undoes an all-gather: its messages backwards, the last phase first."""
-    return tuple(tuple(m._replace(source=m.target, target=m.source) for m in phase) for phase in reversed(phases))
+    return tuple(
+        tuple(m._replace(source=m.target, target=m.source) for m in phase)
+        for phase in reversed(phases)
+    )
 
 
 def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
@@ -135,7 +151,9 @@ class Topology(Value, ABC):
         """The topology joining `chips` chips, or as many more as the file says.  Raises: ValueError where it cannot."""
         joined = self.chips or chips
         if joined > (self.limit or joined):
-            raise ValueError(f"the {self.noun()} joins {self.limit} chips at most, and {joined} are asked for")
+            raise ValueError(
+                f"the {self.noun()} joins {self.limit} chips at most, and {joined} are asked for"
+            )
         if chips > joined:
             raise ValueError(f"the {self.noun()} joins {joined} chips, and a replica has {chips}")
         return self.model_copy(update={"chips": joined})
@@ -146,7 +164,9 @@ class Topology(Value, ABC):
     def lane(self, a: int, b: int) -> Lane:
         """What one message finds on the way from a to b, alone."""
         legs = self.way(a, b)
-        return Lane(sum(leg.latency for leg in legs), min((leg.bandwidth for leg in legs), default=math.inf))
+        return Lane(
+            sum(leg.latency for leg in legs), min((leg.bandwidth for leg in legs), default=math.inf)
+        )
 
     def send(self, a: int, b: int, nbytes: Bytes) -> Seconds:
         """Point to point: a latency for each hop, the bytes once."""
@@ -163,7 +183,9 @@ class Topology(Value, ABC):
         Left out, but where a topology says otherwise: cables that several of these messages share.
         """
         if (self.chips, group) not in self._shifts:
-            self._shifts[self.chips, group] = tuple({self.lane(chip, chip + len(group)) for chip in group})
+            self._shifts[self.chips, group] = tuple(
+                {self.lane(chip, chip + len(group)) for chip in group}
+            )
         return max(lane.time(nbytes) for lane in self._shifts[self.chips, group])
 
     @cached_property
@@ -176,7 +198,12 @@ class Topology(Value, ABC):
         return group
 
     def all_reduce(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, allowed: Collection[AllReduce] = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        allowed: Collection[AllReduce] = (),
     ) -> Seconds:
         """Every chip of the group ends with the sum of all: by the fastest way that is allowed; any, where none is named.
 
@@ -185,14 +212,25 @@ class Topology(Value, ABC):
         return self.fastest(group, nbytes, latency, efficiency, allowed)[0]
 
     def fastest(
-        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float, allowed: Collection[AllReduce] = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds,
+        efficiency: float,
+        allowed: Collection[AllReduce] = (),
     ) -> tuple[Seconds, Way]:
         """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
         offered = self.all_reduces(group, nbytes, latency, efficiency)
-        times = [(time + self._additions(group, way), way) for way, time in offered.items() if way[0] in allowed or not allowed]
+        times = [
+            (time + self._additions(group, way), way)
+            for way, time in offered.items()
+            if way[0] in allowed or not allowed
+        ]
         if not times:
             asked, has = " or ".join(allowed), ", ".join(dict.fromkeys(way[0] for way in offered))
-            raise ValueError(f"the {self.noun()} has no {asked} all-reduce for this group; it has {has}")
+            raise ValueError(
+                f"the {self.noun()} has no {asked} all-reduce for this group; it has {has}"
+            )
         return min(times)
 
     def _additions(self, group: range, way: Way) -> Seconds:
@@ -208,7 +246,9 @@ class Topology(Value, ABC):
     def _adding(self) -> dict[tuple[int | None, range, Way], int]:
         return {}
 
-    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+    def all_reduces(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
+    ) -> dict[Way, Seconds]:
         """How long an all-reduce takes in each of the ways that the topology offers to the group."""
         lane = self.pair(group).under(latency, efficiency)
         return {
@@ -216,12 +256,19 @@ class Topology(Value, ABC):
             ("two-shot",): two_shot_all_reduce(len(group), nbytes, lane),
         }
 
-    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_gather(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
         """Every chip of the group ends with all `nbytes`, of which each held its share."""
         return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
 
     def all_to_all(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        copies: Copies = (),
     ) -> Seconds:
         """Every chip of the group sends `nbytes`, an even share of them to each chip: one phase.
 
@@ -233,7 +280,9 @@ class Topology(Value, ABC):
         """How many chips a group has, and in a hierarchy how many nodes, racks and so on, as far as it has several."""
         return (len(group),)
 
-    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+    def messages(
+        self, operation: Operation, group: range, way: Way | Copies = ()
+    ) -> tuple[Phase, ...]:
         """What the closed form of a collective stands for, message by message.
 
         `way` is that of an all-reduce.  Of an all-to-all it has the copies at each level.

@@ -65,8 +65,18 @@ class Dragonfly(Topology):
         elif rack_here == rack_there:
             way = (a, self._holder(here, there, self.rack), self._holder(there, here, self.rack), b)
         else:
-            leave, enter = self._gateway(rack_here, rack_there), self._gateway(rack_there, rack_here)
-            way = (a, *self._to_gateway(a, leave), leave, enter, *reversed(self._to_gateway(b, enter)), b)
+            leave, enter = (
+                self._gateway(rack_here, rack_there),
+                self._gateway(rack_there, rack_here),
+            )
+            way = (
+                a,
+                *self._to_gateway(a, leave),
+                leave,
+                enter,
+                *reversed(self._to_gateway(b, enter)),
+                b,
+            )
         return tuple((i, j) for i, j in pairwise(way) if i != j)
 
     def _gateway(self, here: int, there: int) -> int:
@@ -91,7 +101,13 @@ class Dragonfly(Topology):
             return super().way(a, b)
         leave, enter, latency = self._gates(a // self.node, b // self.node)
         latency += self.link.latency * ((a != leave) + (b != enter))
-        return (Leg((a, f"node {b // self.node}"), latency, min(self.global_link.bandwidth, self._outside())),)
+        return (
+            Leg(
+                (a, f"node {b // self.node}"),
+                latency,
+                min(self.global_link.bandwidth, self._outside()),
+            ),
+        )
 
     @cached_property
     def _known(self) -> dict[tuple[int | None, int, int], tuple[int, int, Seconds]]:
@@ -139,7 +155,9 @@ class Dragonfly(Topology):
         """
         sizes = Counter(chip // self.node for chip in group)
         racks = {node // self.rack for node in sizes}
-        cables = 3 if len(racks) > 1 and (self.chips or 0) > self.direct else 1  # the most global ones of any way
+        cables = (
+            3 if len(racks) > 1 and (self.chips or 0) > self.direct else 1
+        )  # the most global ones of any way
         longest = (2 * self.link.latency + cables * self.global_link.latency) * (1 - 1e-9)
         latency = 0.0
         for (a, b), i in product(combinations(sizes, 2), range(min(3, self.node))):
@@ -149,7 +167,9 @@ class Dragonfly(Topology):
         bandwidth = min(self.global_link.bandwidth, self._outside() / max(1, len(sizes) - 1))
         return list(sizes.values()), Lane(latency, bandwidth)
 
-    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+    def all_reduces(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
+    ) -> dict[Way, Seconds]:
         """Inside a node as everywhere; over several: reduce-scatter inside, all-reduce between, all-gather inside.
 
         The node with the fewest chips of the group decides: each of them has the most to exchange.
@@ -157,24 +177,38 @@ class Dragonfly(Topology):
         sizes, between = self._parts(group)
         if len(sizes) == 1:
             return super().all_reduces(group, nbytes, latency, efficiency)
-        lane, outside, share = self.pair(group).under(latency, efficiency), between.under(latency, efficiency), nbytes / min(sizes)
+        lane, outside, share = (
+            self.pair(group).under(latency, efficiency),
+            between.under(latency, efficiency),
+            nbytes / min(sizes),
+        )
         inside = 2 * max(all_to_all_gather(size, nbytes, lane) for size in sizes)
         return {
             ("hierarchical", "one-shot"): inside + one_shot_all_reduce(len(sizes), share, outside),
             ("hierarchical", "two-shot"): inside + two_shot_all_reduce(len(sizes), share, outside),
         }
 
-    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_gather(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
         """Over several nodes: each chip takes in its share of what the other nodes hold, then all-gather inside."""
         sizes, between = self._parts(group)
         if len(sizes) == 1:
             return super().all_gather(group, nbytes, latency, efficiency)
         taken = nbytes * (1 / min(sizes) - 1 / len(group)) / (len(sizes) - 1)
-        inside = max(all_to_all_gather(size, nbytes, self.pair(group).under(latency, efficiency)) for size in sizes)
+        inside = max(
+            all_to_all_gather(size, nbytes, self.pair(group).under(latency, efficiency))
+            for size in sizes
+        )
         return between.under(latency, efficiency).time(taken) + inside
 
     def all_to_all(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        copies: Copies = (),
     ) -> Seconds:
         """Over several nodes: what leaves the node passes what a chip may send outside; the rest goes beside it.
 
@@ -187,7 +221,9 @@ class Dragonfly(Topology):
         outside = Lane(between.latency, self._outside()).under(latency, efficiency)
         return max(inside, outside.time(nbytes * (1 - min(sizes) / len(group))))
 
-    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+    def messages(
+        self, operation: Operation, group: range, way: Way | Copies = ()
+    ) -> tuple[Phase, ...]:
         """Inside the nodes and between them, as the closed forms go.
 
         Between nodes a chip speaks to those whose part of the data overlaps its own: where the nodes have equally many chips of
@@ -210,15 +246,22 @@ class Dragonfly(Topology):
         return (*inside, *self._between(nodes, parts, pace) * (1 if parts == 1 else 2), *inside)
 
     @staticmethod
-    def _between(nodes: list[list[int]], share: float, pace: float, gather: bool = False) -> tuple[Phase, ...]:
+    def _between(
+        nodes: list[list[int]], share: float, pace: float, gather: bool = False
+    ) -> tuple[Phase, ...]:
         """To every other node: the part of what a chip holds that the other one cares for; in a gather, all that it holds."""
         phase = []
         for here, there in permutations(nodes, 2):
             if gather:
-                phase += [Message(chip, there[place % len(there)], share, pace) for place, chip in enumerate(here)]
+                phase += [
+                    Message(chip, there[place % len(there)], share, pace)
+                    for place, chip in enumerate(here)
+                ]
                 continue
             for (i, a), (j, b) in product(enumerate(here), enumerate(there)):
-                common = min((i + 1) / len(here), (j + 1) / len(there)) - max(i / len(here), j / len(there))
+                common = min((i + 1) / len(here), (j + 1) / len(there)) - max(
+                    i / len(here), j / len(there)
+                )
                 if common > 1e-12:
                     phase.append(Message(a, b, common * share, pace))
         return (tuple(phase),)
@@ -226,7 +269,11 @@ class Dragonfly(Topology):
     def _everyone(self, nodes: list[list[int]], share: float, pace: float) -> Phase:
         """From everyone to everyone, node after node."""
         inside = [message for node in nodes for message in everyone_to_everyone(node, share)]
-        outside = [Message(a, b, share, pace) for here, there in permutations(nodes, 2) for a, b in product(here, there)]
+        outside = [
+            Message(a, b, share, pace)
+            for here, there in permutations(nodes, 2)
+            for a, b in product(here, there)
+        ]
         return (*inside, *outside)
 
     def uncontended(self, group: range) -> frozenset[Operation]:

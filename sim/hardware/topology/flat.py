@@ -120,17 +120,26 @@ class Ring(Topology):
             return (1 / n,) * (n - 1)
         return (1 / n,) * ((n - 1) // 2) + (0.5 / n,) * (1 - n % 2)
 
-    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+    def all_reduces(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
+    ) -> dict[Way, Seconds]:
         """Reduce-scatter, then all-gather, both directions at once: 2(n-1)/n of the bytes over the two links of a chip."""
         return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
-    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_gather(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
         """Each chip passes on, both ways, what it has last received."""
         lane = self.pair(group).under(latency, efficiency)
         return sum(lane.time(nbytes * share) for share in self.steps(group))
 
     def all_to_all(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        copies: Copies = (),
     ) -> Seconds:
         """Each of n chips sends an n-th to each other, all at once: the busiest link decides.
 
@@ -140,15 +149,26 @@ class Ring(Topology):
         if n == 1:
             return 0.0
         far = min(n - 1, (self.chips or 2 * n) // 2) if self.wraps else n - 1
-        messages = far * (far + 1) / 2 if self.wraps and n == self.chips else (n // 2) * (n - n // 2)
-        return Lane(far * self.link.latency, self.link.bandwidth).under(latency, efficiency).time(nbytes * messages / n)
+        messages = (
+            far * (far + 1) / 2 if self.wraps and n == self.chips else (n // 2) * (n - n // 2)
+        )
+        return (
+            Lane(far * self.link.latency, self.link.bandwidth)
+            .under(latency, efficiency)
+            .time(nbytes * messages / n)
+        )
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """All slices go the same way, one behind the other: the last chip's link carries them all, each as soon as it is there."""
-        lane, n = Lane(self.link.latency, self.link.bandwidth), self.hops(group[0], group[0] + len(group))
+        lane, n = (
+            Lane(self.link.latency, self.link.bandwidth),
+            self.hops(group[0], group[0] + len(group)),
+        )
         return lane.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
 
-    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+    def messages(
+        self, operation: Operation, group: range, way: Way | Copies = ()
+    ) -> tuple[Phase, ...]:
         """To both neighbours, phase by phase; an all-reduce gathers backwards first, adding."""
         n = len(group)
         if operation == "all_to_all":
@@ -156,7 +176,11 @@ class Ring(Topology):
         gather = chain_gather(group)
         if self._closed(group):
             gather = tuple(
-                tuple(Message(group[i], group[(i + onward) % n], share) for onward in (1, -1) for i in range(n))
+                tuple(
+                    Message(group[i], group[(i + onward) % n], share)
+                    for onward in (1, -1)
+                    for i in range(n)
+                )
                 for share in self.steps(group)
             )
         return gather if operation == "all_gather" else (*mirrored(gather), *gather)

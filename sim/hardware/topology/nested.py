@@ -52,7 +52,10 @@ class Nested(Topology, ABC):
             here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
             first = a - here * stride  # the chip at place 0 of this level
             for hop in part.route(here, there):
-                i, j = (first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}" for end in hop)
+                i, j = (
+                    first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}"
+                    for end in hop
+                )
                 way.append((i, j))
             a = first + there * stride
             stride *= part.chips or 1
@@ -66,7 +69,10 @@ class Nested(Topology, ABC):
             here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
             first = a - here * stride
             for leg in part.way(here, there):
-                i, j = (first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}" for end in leg.hop)
+                i, j = (
+                    first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}"
+                    for end in leg.hop
+                )
                 legs.append(leg._replace(hop=(i, j)))
             a = first + there * stride
             stride *= part.chips or 1
@@ -77,7 +83,10 @@ class Nested(Topology, ABC):
         stride = 1
         for level, part in enumerate(self.parts()):
             names = [end.split(".", 2) for end in hop if isinstance(end, str)]
-            i, j = (end // stride % (part.chips or 1) if isinstance(end, int) else end.split(".", 2)[2] for end in hop)
+            i, j = (
+                end // stride % (part.chips or 1) if isinstance(end, int) else end.split(".", 2)[2]
+                for end in hop
+            )
             if names[0][0] == str(level) if names else i != j:
                 return part.link_of((i, j))
             stride *= part.chips or 1
@@ -88,8 +97,16 @@ class Nested(Topology, ABC):
 
     def pair(self, group: range) -> Lane:
         """Over all levels, one after the other."""
-        lanes = [part.pair(places) for part, blocks, _ in self._levels(group) for places in blocks if len(places) > 1]
-        return Lane(sum(lane.latency for lane in lanes), min((lane.bandwidth for lane in lanes), default=float("inf")))
+        lanes = [
+            part.pair(places)
+            for part, blocks, _ in self._levels(group)
+            for places in blocks
+            if len(places) > 1
+        ]
+        return Lane(
+            sum(lane.latency for lane in lanes),
+            min((lane.bandwidth for lane in lanes), default=float("inf")),
+        )
 
     def _levels(self, group: range) -> Iterator[tuple[Topology, list[range], Seconds]]:
         """Level by level: its topology, the places that the group's blocks take in it, and what is added to its latency.
@@ -102,13 +119,17 @@ class Nested(Topology, ABC):
             n = part.chips or 1
             blocks = range(group[0] // n, group[-1] // n + 1)
             ends = dict.fromkeys([blocks[0], *blocks[1:2], blocks[-1]])  # all between are full
-            places = [range(max(group[0] - b * n, 0), min(group[-1] - b * n, n - 1) + 1) for b in ends]
+            places = [
+                range(max(group[0] - b * n, 0), min(group[-1] - b * n, n - 1) + 1) for b in ends
+            ]
             yield part, places, detour
             if any(each != places[0] for each in places):
                 detour += max(part.lane(0, i).latency for i in range(n))
             group = blocks
 
-    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+    def all_reduces(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
+    ) -> dict[Way, Seconds]:
         """Reduce-scatter from inside outwards, all-reduce at the outermost level of the group, all-gather back inwards.
 
         A block with fewer chips than others decides: each of them has the most to exchange.
@@ -116,7 +137,9 @@ class Nested(Topology, ABC):
         *inner, (outer, blocks, detour) = self._spanned(group)
         time = 0.0
         for part, places, more in inner:
-            time += 2 * max(part.all_gather(each, nbytes, latency + more, efficiency) for each in places)
+            time += 2 * max(
+                part.all_gather(each, nbytes, latency + more, efficiency) for each in places
+            )
             nbytes /= min(map(len, places))
         if not inner and not detour:
             return outer.all_reduces(max(blocks, key=len), nbytes, latency, efficiency)
@@ -129,16 +152,25 @@ class Nested(Topology, ABC):
         levels = list(self._levels(group))
         return [level for level in levels if any(len(each) > 1 for each in level[1])] or levels[:1]
 
-    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_gather(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
         """Each chip's share at the outermost level first, what has come together at the innermost last."""
         time = 0.0
         for part, places, more in self._spanned(group):
-            time += max(part.all_gather(each, nbytes, latency + more, efficiency) for each in places)
+            time += max(
+                part.all_gather(each, nbytes, latency + more, efficiency) for each in places
+            )
             nbytes /= min(map(len, places))
         return time
 
     def all_to_all(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        copies: Copies = (),
     ) -> Seconds:
         """To the right block, from there to the right place inside: all levels at once, then what came last is handed on."""
         levels = self._spanned(group)
@@ -159,7 +191,9 @@ class Nested(Topology, ABC):
             return super().shift(group, nbytes)
         return part.shift(range(group[0] - block * n, group[-1] - block * n + 1), nbytes)
 
-    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+    def messages(
+        self, operation: Operation, group: range, way: Way | Copies = ()
+    ) -> tuple[Phase, ...]:
         """Level by level, as the closed forms go, all blocks side by side.
 
         A group whose blocks take different places has no sisters to go by.  Its chips make one chain.
@@ -169,7 +203,10 @@ class Nested(Topology, ABC):
         levels = self._strides(group)
         if operation == "all_to_all":
             times = [float(each) for each in way] or [1.0] * len(levels)
-            stream = [self._at_level(group, operation, level, share) for level, share in zip(levels, times, strict=True)]
+            stream = [
+                self._at_level(group, operation, level, share)
+                for level, share in zip(levels, times, strict=True)
+            ]
             at_once = tuple(tuple(chain(*phases)) for phases in zip_longest(*stream, fillvalue=()))
             handed_on = [self._at_level(group, operation, level, 0.0) for level in levels[-2::-1]]
             return (*at_once, *chain(*handed_on))
@@ -181,7 +218,9 @@ class Nested(Topology, ABC):
         last = self._at_level(group, operation, outer, share, ring if not inner else ring[1:])
         return (*mirrored(gathers), *last, *gathers)
 
-    def _gathers(self, group: range, levels: Sequence[Level], share: float = 1.0) -> tuple[tuple[Phase, ...], float]:
+    def _gathers(
+        self, group: range, levels: Sequence[Level], share: float = 1.0
+    ) -> tuple[tuple[Phase, ...], float]:
         """Return the all-gathers of some levels, the last of them first, and the share of the bytes that remains outside."""
         phases: tuple[Phase, ...] = ()
         for level in levels:
@@ -189,13 +228,21 @@ class Nested(Topology, ABC):
             share /= len(level[1])
         return phases, share
 
-    def _at_level(self, group: range, operation: Operation, level: Level, share: float, way: Way = ()) -> tuple[Phase, ...]:
+    def _at_level(
+        self, group: range, operation: Operation, level: Level, share: float, way: Way = ()
+    ) -> tuple[Phase, ...]:
         """Return what one level's places send, sent by all chips of the group that stand in those places."""
         part, places, stride = level
-        starts = [chip - places[0] * stride for chip in group if chip // stride % (part.chips or 1) == places[0]]
+        starts = [
+            chip - places[0] * stride
+            for chip in group
+            if chip // stride % (part.chips or 1) == places[0]
+        ]
         return tuple(
             tuple(
-                Message(start + m.source * stride, start + m.target * stride, m.share * share, m.pace)
+                Message(
+                    start + m.source * stride, start + m.target * stride, m.share * share, m.pace
+                )
                 for m in phase
                 for start in starts
             )
@@ -255,32 +302,54 @@ class Mesh(Nested):
         """As many chips as `dims` says."""
         joined = math.prod(self.dims)
         if (self.chips or joined) != joined:
-            raise ValueError(f"the {self.noun()} has dims of {joined} chips, and is said to join {self.chips}")
+            raise ValueError(
+                f"the {self.noun()} has dims of {joined} chips, and is said to join {self.chips}"
+            )
         return super(Nested, self.model_copy(update={"chips": joined})).sized(chips)
 
-    def all_reduces(self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float) -> dict[Way, Seconds]:
+    def all_reduces(
+        self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
+    ) -> dict[Way, Seconds]:
         return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
-    def all_gather(self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0) -> Seconds:
+    def all_gather(
+        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
+    ) -> Seconds:
         """Return the time of the schedule's phases, each as long as its busiest link."""
         lane, steps = self._schedule(group)[1:]
         lane = lane.under(latency, efficiency)
         return sum(lane.time(nbytes * share) for share in steps)
 
     def all_to_all(
-        self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0, copies: Copies = ()
+        self,
+        group: range,
+        nbytes: Bytes,
+        latency: Seconds = 0.0,
+        efficiency: float = 1.0,
+        copies: Copies = (),
     ) -> Seconds:
         """Each part of the bytes takes the dimensions in an order of its own: what is longest at a time counts."""
         if not self._whole(group):
             spanned = self._spanned(group)
-            return sum(max(part.all_to_all(each, nbytes, latency, efficiency) for each in places) for part, places, _ in spanned)
+            return sum(
+                max(part.all_to_all(each, nbytes, latency, efficiency) for each in places)
+                for part, places, _ in spanned
+            )
         levels = self._strides(group)
-        return len(levels) * max(part.all_to_all(places, nbytes / len(levels), latency, efficiency) for part, places, _ in levels)
+        return len(levels) * max(
+            part.all_to_all(places, nbytes / len(levels), latency, efficiency)
+            for part, places, _ in levels
+        )
 
-    def messages(self, operation: Operation, group: range, way: Way | Copies = ()) -> tuple[Phase, ...]:
+    def messages(
+        self, operation: Operation, group: range, way: Way | Copies = ()
+    ) -> tuple[Phase, ...]:
         if operation == "all_to_all" and self._whole(group):
             orders = rotations(self._strides(group))
-            parts = [[self._at_level(group, operation, level, 1 / len(orders)) for level in order] for order in orders]
+            parts = [
+                [self._at_level(group, operation, level, 1 / len(orders)) for level in order]
+                for order in orders
+            ]
             return side_by_side([[phase for phases in part for phase in phases] for part in parts])
         if operation == "all_to_all":
             return self._astride(operation, group)
@@ -288,7 +357,9 @@ class Mesh(Nested):
         return gather if operation == "all_gather" else (*mirrored(gather), *gather)
 
     @cached_property
-    def _schedules(self) -> dict[tuple[int | None, range], tuple[tuple[Phase, ...], Lane, tuple[float, ...]]]:
+    def _schedules(
+        self,
+    ) -> dict[tuple[int | None, range], tuple[tuple[Phase, ...], Lane, tuple[float, ...]]]:
         return {}
 
     def _schedule(self, group: range) -> tuple[tuple[Phase, ...], Lane, tuple[float, ...]]:
@@ -298,14 +369,19 @@ class Mesh(Nested):
             if self._whole(group):
                 orders = rotations(self._strides(group))
                 parts = [self._gathers(group, order, 1 / len(orders))[0] for order in orders]
-                choices = [side_by_side(parts), *(self._gathers(group, order)[0] for order in orders)]
+                choices = [
+                    side_by_side(parts),
+                    *(self._gathers(group, order)[0] for order in orders),
+                ]
                 gather = min(choices, key=lambda phases: sum(busiest(phases)))
                 lane = Lane(self.link.latency, self.link.bandwidth)
             else:
                 chips = self._chain(group)
                 gather = chain_gather(chips)
                 lanes = [self.lane(a, b) for a, b in pairwise(chips)]
-                lane = Lane(max(each.latency for each in lanes), min(each.bandwidth for each in lanes))
+                lane = Lane(
+                    max(each.latency for each in lanes), min(each.bandwidth for each in lanes)
+                )
             self._schedules[key] = gather, lane, tuple(busiest(gather))
         return self._schedules[key]
 
@@ -314,7 +390,9 @@ class Mesh(Nested):
         rows = [list(chips) for _, chips in groupby(group, key=lambda chip: chip // self.dims[-1])]
         full = len(rows[-1]) == self.dims[-1]
         return [
-            chip for i, row in enumerate(rows) for chip in (row if (i if full else len(rows) - 1 - i) % 2 == 0 else reversed(row))
+            chip
+            for i, row in enumerate(rows)
+            for chip in (row if (i if full else len(rows) - 1 - i) % 2 == 0 else reversed(row))
         ]
 
     def uncontended(self, group: range) -> frozenset[Operation]:
@@ -326,7 +404,9 @@ class Mesh(Nested):
             levels = self._strides(group)
             lengths = {len(places) for _, places, _ in levels}
             closed = {self.wraps and len(places) == part.chips for part, places, _ in levels}
-            exact = len(lengths) == 1 or closed == {True} or (closed == {False} and len(levels) == 2)
+            exact = (
+                len(lengths) == 1 or closed == {True} or (closed == {False} and len(levels) == 2)
+            )
         else:
             exact = all(self.hops(a, b) == 1 for a, b in pairwise(self._chain(group)))
         return frozenset(("all_reduce", "all_gather")) if exact else frozenset()
@@ -365,7 +445,10 @@ class Hierarchical(Nested):
     levels: Annotated[tuple[TopologyField, ...], Field(min_length=1)]
 
     def blocks(self, group: range) -> tuple[int, ...]:
-        strides = [math.prod(part.chips or 1 for part in self.parts()[:level]) for level in range(len(self.levels))]
+        strides = [
+            math.prod(part.chips or 1 for part in self.parts()[:level])
+            for level in range(len(self.levels))
+        ]
         counts = [group[-1] // stride - group[0] // stride + 1 for stride in strides]
         spanned = [n for n, outside in zip(counts, (*counts[1:], 1), strict=True) if n > outside]
         return tuple(spanned) or (1,)
@@ -374,7 +457,9 @@ class Hierarchical(Nested):
     def _inner_levels_have_sizes(self) -> Self:
         for i, level in enumerate(self.levels[:-1]):
             if level.chips is None:
-                raise ValueError(f"level {i}, a {level.noun()}, must say its chips; only the outermost may leave them open")
+                raise ValueError(
+                    f"level {i}, a {level.noun()}, must say its chips; only the outermost may leave them open"
+                )
             level.sized(level.chips)
         return self
 
@@ -384,13 +469,18 @@ class Hierarchical(Nested):
         return math.prod(level.chips or 1 for level in self.levels[:-1])
 
     def parts(self) -> tuple[Topology, ...]:
-        return (*self.levels[:-1], self.levels[-1].sized(math.ceil((self.chips or 1) / self._inside)))
+        return (
+            *self.levels[:-1],
+            self.levels[-1].sized(math.ceil((self.chips or 1) / self._inside)),
+        )
 
     def sized(self, chips: int) -> Self:
         """Whole blocks of the outermost level, as many as are needed or as it says."""
         outer, asked = self.levels[-1], self.chips or chips
         blocks = outer.chips or outer.limit
         if blocks and asked > blocks * self._inside:
-            raise ValueError(f"the {self.noun()} joins {blocks * self._inside} chips at most, and {asked} are asked for")
+            raise ValueError(
+                f"the {self.noun()} joins {blocks * self._inside} chips at most, and {asked} are asked for"
+            )
         joined = self._inside * (outer.sized(math.ceil(asked / self._inside)).chips or 1)
         return super(Nested, self.model_copy(update={"chips": joined})).sized(chips)
