@@ -122,7 +122,7 @@ def brief(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 
-def show(value: float, unit: str) -> str:
+def format_quantity(value: float, unit: str) -> str:
     """A value for people, with a decimal prefix: show(9.2e12, 'B/s') is '9.2 TB/s'."""
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:

@@ -19,7 +19,7 @@ from sim.model.config import Model
 from sim.planning.deployment import Deployment, deploy
 from sim.results.rows import Rows
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sramsim")
@@ -155,7 +155,7 @@ def serve_on() -> Callable[..., Rows]:
         **options: object,
     ) -> Rows:
         arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
-        asked = Requests(
+        asked = RequestBatch(
             np.full(len(arrival), np.nan) if users else arrival.astype(float), prompt, output, users
         )
         return serve(asked, deployment.costs, options.pop("limits", deployment.limits), **options)

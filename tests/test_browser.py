@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 from sim import read, run
 from sim.report import page
-from sim.results.rows import save
+from sim.results.rows import save_result
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
@@ -159,7 +159,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 for each, system in scenario.systems.items()
             }
             scenario = scenario.model_copy(update={"systems": systems})
-        save(run(scenario).saved(), folder)
+        save_result(run(scenario).saved(), folder)
         (folder / f"{name}.html").write_text(page.report(folder), encoding="utf-8")
     (folder / "sweep.json").write_text(
         json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []})

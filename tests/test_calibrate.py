@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sim.catalogue.measurements import Rule
 from sim.cli.app import main
 from sim.hardware.engine import Engine
-from sim.inputs.files import Document, UserError, read
+from sim.inputs.files import Document, UserError, read_value
 from sim.validation import calibrate as module
 from sim.validation import points as points_module
 from sim.validation.calibrate import calibrate, emitted, rewritten
-from sim.validation.points import points
+from sim.validation.points import measured_points
 from sim.validation.validate import simulate
 
 START = """\
@@ -95,7 +95,7 @@ def measured(make_table, monkeypatch, file):
             | {"point_id": f"P{model}{n}", "accelerator_chip_id": "nv_a100_80g_sxm"}
             for model, n in chips
         ]
-        for number, point in enumerate(points(make_table("published", *rows))):
+        for number, point in enumerate(measured_points(make_table("published", *rows))):
             system = point.system.model_copy(update={"engine": engine})
             times = simulate(replace(point, system=system))
             off = 1 + scatter * (-1) ** number
@@ -352,13 +352,13 @@ def test_nothing_identifiable_is_refused(measured, file):
 
 def read_back(path, found) -> Engine:
     path.write_text(rewritten(path, found), encoding="utf-8")
-    return read(path, Engine)
+    return read_value(path, Engine)
 
 
 def test_the_file_reads_back_with_what_was_found_and_says_so(measured, file):
     measured(scatter=0.03)
     path = file()
-    before, found = read(path, Engine), calibrate(path)
+    before, found = read_value(path, Engine), calibrate(path)
     engine = read_back(path, found)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# An engine of these tests.\n# Its second line.\nname: ")
@@ -450,8 +450,8 @@ def test_the_command_tells_and_writes_what_was_found(measured, file, monkeypatch
     assert "gpt-fast: 3 numbers fitted to 6 points of mine" in told.out
     assert "not identifiable" in told.out
     assert told.err.endswith("found.yaml: written\n")
-    engine = read(path.with_name("found.yaml"), Engine)
+    engine = read_value(path.with_name("found.yaml"), Engine)
     assert engine.layer_overhead == pytest.approx(61e-6, rel=0.01)
-    assert read(path, Engine).layer_overhead == pytest.approx(20e-6), (
+    assert read_value(path, Engine).layer_overhead == pytest.approx(20e-6), (
         "the file that was read stays as it was"
     )

@@ -13,15 +13,15 @@ from sim.hardware.chip import Memory, Power
 from sim.inputs.files import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
-from sim.studies.capacity import WIDTH, capacity
+from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
 from sim.units import YEAR
 from sim.workload.arrivals import (
-    Asked,
-    Closed,
+    ClosedLoop,
     Gamma,
     Length,
     Listed,
+    ListedRequest,
     Poisson,
     Sessions,
     Think,
@@ -120,7 +120,7 @@ def test_each_limit_can_bind(make_scenario, service):
     assert e2el.above.binds(0.9) == "e2el"
     talk = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=Length(fixed=8))
     alone = make_scenario(SLO(tpot=1.0), talk)
-    tpot = alone.lone(alone.deploy("one")).tpot
+    tpot = alone.unloaded(alone.deploy("one")).tpot
     assert (
         capacity(make_scenario(SLO(tpot=1.02 * tpot, ttft=1.0), talk), requests=300)
         .systems["one"]
@@ -133,7 +133,7 @@ def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, se
     scenario = make_scenario(SLO(ttft=3.5 * service))
     found = capacity(scenario).systems["one"]
     assert found.best.attainment >= 0.9 > found.above.attainment
-    assert found.best.load < found.above.load <= WIDTH * found.best.load
+    assert found.best.load < found.above.load <= BRACKET_RATIO * found.best.load
     again = capacity(scenario, attainment=found.best.attainment).systems["one"]
     assert again.best.load == found.best.load
 
@@ -155,7 +155,7 @@ def test_twice_the_replicas_take_twice_as_much_and_a_little_more(make_scenario, 
         capacity(make_scenario(SLO(ttft=3.5 * service), replicas=n)).as_json()["systems"]["one"]
         for n in (1, 2)
     )
-    assert 2 * one["max_goodput_rate"] / WIDTH < two["max_goodput_rate"] < 2 / service
+    assert 2 * one["max_goodput_rate"] / BRACKET_RATIO < two["max_goodput_rate"] < 2 / service
     assert two["max_goodput_rate_per_chip"] == two["max_goodput_rate"] / 2
 
 
@@ -164,7 +164,7 @@ def test_a_tighter_limit_never_takes_more(make_scenario, service):
         capacity(make_scenario(SLO(ttft=x * service)), requests=500).systems["one"].best.load
         for x in (8, 4, 2, 1.2)
     ]
-    assert all(tighter <= looser * WIDTH for looser, tighter in pairwise(found))
+    assert all(tighter <= looser * BRACKET_RATIO for looser, tighter in pairwise(found))
     assert found[-1] < found[0] / 2
     shares = [
         capacity(make_scenario(SLO(ttft=4 * service)), attainment=x, requests=500)
@@ -235,7 +235,7 @@ def test_refused_requests_meet_nothing(make_scenario):
 
 def test_users_of_a_closed_loop_are_counted(make_scenario, service):
     """Everyone waits for all others: with n users an answer takes n service times, so seven fit into 7.5."""
-    closed = Closed(users=1, requests=200, prompt=PROMPT, output=ANSWER)
+    closed = ClosedLoop(users=1, requests=200, prompt=PROMPT, output=ANSWER)
     found = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()[
         "systems"
     ]["one"]
@@ -244,7 +244,7 @@ def test_users_of_a_closed_loop_are_counted(make_scenario, service):
 
 
 def test_users_who_only_wait_where_no_limit_counts_that_are_told_so(make_scenario):
-    closed = Closed(users=1, requests=100, prompt=PROMPT, output=Length(fixed=2))
+    closed = ClosedLoop(users=1, requests=100, prompt=PROMPT, output=Length(fixed=2))
     found = capacity(make_scenario(SLO(tpot=1e3), closed, max_sequences=4), requests=100).systems[
         "one"
     ]
@@ -332,7 +332,7 @@ def test_joules_and_dollars_are_those_of_the_load_that_is_found(make_scenario, m
 
 
 def test_a_closed_loop_of_many_users_keeps_a_chip_busy(make_scenario, service):
-    closed = Closed(users=1, requests=100, prompt=PROMPT, output=ANSWER)
+    closed = ClosedLoop(users=1, requests=100, prompt=PROMPT, output=ANSWER)
     told = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()[
         "systems"
     ]["one"]
@@ -363,7 +363,7 @@ def test_a_trial_is_long_enough_for_waits_and_for_what_the_system_holds(
     assert capacity(holds_many).systems["one"].requests == 2550
 
 
-ONE_BY_ONE = Listed(requests=(Asked(arrival=0.0, prompt=16, output=1),))
+ONE_BY_ONE = Listed(requests=(ListedRequest(arrival=0.0, prompt=16, output=1),))
 TALKS = Sessions(
     sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1.0), prompt=PROMPT, output=ANSWER
 )

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim.catalogue.measurements import Network, Speed, Speeds
+from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory, Power
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Link
 from sim.inputs import files
-from sim.inputs.files import Sourced, catalogue, find, names, read
+from sim.inputs.files import Sourced, catalogue, catalogue_names, find_entry, read_value
 from sim.model.config import NOT_COVERED, SPELLINGS, Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
@@ -30,15 +30,15 @@ CLASSES = {
     "engines": Engine,
     "models": Model,
     "clusters": Cluster,
-    "measurements": Speeds,
+    "measurements": PublishedSpeeds,
 }
-OTHERS = {"network": Network, "rules": Rules}
-FILES = [(kind, name) for kind in CLASSES for name in names(kind)]
+OTHERS = {"network": NetworkMeasurements, "rules": Rules}
+FILES = [(kind, name) for kind in CLASSES for name in catalogue_names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
 
 
 def entry(kind: str, name: str):
-    return read(names(kind)[name], OTHERS.get(name, CLASSES[kind]))
+    return read_value(catalogue_names(kind)[name], OTHERS.get(name, CLASSES[kind]))
 
 
 # Files.
@@ -65,7 +65,7 @@ def test_every_file_of_the_catalogue_is_found_by_name():
     found = {
         path.relative_to(folder)
         for kind in ("scenarios", *CLASSES)
-        for path in names(kind).values()
+        for path in catalogue_names(kind).values()
     }
     assert shipped == found
 
@@ -75,7 +75,7 @@ def test_every_entry_of_the_catalogue_reads_and_is_known_by_its_name(kind, name)
     assert entry(kind, name).id == name
 
 
-@pytest.mark.parametrize("name", names("scenarios"))
+@pytest.mark.parametrize("name", catalogue_names("scenarios"))
 def test_every_scenario_of_the_catalogue_reads(name):
     assert isinstance(read_scenario(name), Scenario)
 
@@ -156,7 +156,7 @@ def test_a_number_without_a_source_is_found(tmp_path, without, left):
         "\n".join(line for line in CHIP.splitlines() if not line.startswith(without)),
         encoding="utf-8",
     )
-    assert unsourced(read(file, Chip)) == left
+    assert unsourced(read_value(file, Chip)) == left
 
 
 def test_a_fraction_by_bits_without_a_source_is_found():
@@ -263,7 +263,7 @@ def test_ranges_are_given_where_sources_disagree():
 def test_a_range_that_does_not_fit_is_found(tmp_path, given):
     file = tmp_path / "mine.yaml"
     file.write_text(f"{CHIP}range: {given}\n", encoding="utf-8")
-    assert len(strays(read(file, Chip))) == 1
+    assert len(strays(read_value(file, Chip))) == 1
 
 
 # Names.
@@ -272,8 +272,12 @@ def test_a_range_that_does_not_fit_is_found(tmp_path, given):
 def ambiguous(kind: str) -> list[str]:
     """Names that mean two entries: aliases given twice, or equal to a file's name."""
     uses = [
-        *names(kind),
-        *(alias for name in names(kind) for alias in getattr(entry(kind, name), "aliases", ())),
+        *catalogue_names(kind),
+        *(
+            alias
+            for name in catalogue_names(kind)
+            for alias in getattr(entry(kind, name), "aliases", ())
+        ),
     ]
     return [name for name, times in Counter(uses).items() if times > 1]
 
@@ -315,25 +319,25 @@ NAMES_OF_TABLES = [("chips", name) for name in CHIPS_OF_TABLES.split()] + [
 
 @pytest.mark.parametrize(("kind", "name"), NAMES_OF_TABLES)
 def test_the_names_of_measurement_tables_are_known(kind, name):
-    assert find(name, kind) in names(kind).values()
+    assert find_entry(name, kind) in catalogue_names(kind).values()
 
 
 # What a chip must be.
 
 
-@pytest.mark.parametrize("name", names("chips"))
+@pytest.mark.parametrize("name", catalogue_names("chips"))
 def test_a_chip_at_work_draws_no_more_than_its_limit(name):
     power = entry("chips", name).power
     assert power is None or (power.typical or 0) <= power.maximum
 
 
-@pytest.mark.parametrize("name", names("chips"))
+@pytest.mark.parametrize("name", catalogue_names("chips"))
 def test_a_chips_memories_stand_fastest_first(name):
     bandwidths = [memory.bandwidth for memory in entry("chips", name).memory.values()]
     assert bandwidths == sorted(bandwidths, reverse=True)
 
 
-@pytest.mark.parametrize("name", names("chips"))
+@pytest.mark.parametrize("name", catalogue_names("chips"))
 def test_a_chip_multiplies_at_16_bits_and_no_slower_below(name):
     compute = entry("chips", name).compute
     wide, eight, four = compute.peak("fp16"), compute.peak("fp8"), compute.peak("fp4")
@@ -341,7 +345,7 @@ def test_a_chip_multiplies_at_16_bits_and_no_slower_below(name):
     assert wide <= compute.peak("int8") <= compute.peak("int4")
 
 
-@pytest.mark.parametrize("name", names("clusters"))
+@pytest.mark.parametrize("name", catalogue_names("clusters"))
 def test_a_clusters_chips_are_joined(name):
     cluster = entry("clusters", name)
     topology = (cluster.topology or cluster.chip.topology).sized(cluster.chips)
@@ -358,9 +362,9 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("name", names("models"))
+@pytest.mark.parametrize("name", catalogue_names("models"))
 def test_a_models_file_keeps_the_keys_that_are_read(name):
-    config = json.loads(names("models")[name].read_text(encoding="utf-8"))
+    config = json.loads(catalogue_names("models")[name].read_text(encoding="utf-8"))
     inner = config.pop("text_config", {})
     assert {*config, *inner} - READ == set()
 
@@ -373,13 +377,13 @@ def test_a_models_file_keeps_the_keys_that_are_read(name):
 )
 def test_every_measurement_can_be_followed_and_is_of_what_the_catalogue_has(point):
     assert followable(point.source)
-    assert point.model in names("models")
-    assert point.chip in names("chips")
+    assert point.model in catalogue_names("models")
+    assert point.chip in catalogue_names("chips")
     assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", point.date)
 
 
 def test_measurements_have_names_of_their_own():
-    for name in names("measurements").keys() - {"rules"}:
+    for name in catalogue_names("measurements").keys() - {"rules"}:
         ids = [point.id for point in entry("measurements", name).points]
         assert len(set(ids)) == len(ids)
 
@@ -392,9 +396,9 @@ QUANTITIES = [
     Chip,
     Engine,
     Link,
-    Speed,
-    *chip.KINDS.values(),
-    *topology.KINDS.values(),
+    PublishedSpeed,
+    *chip.COMPUTE_KINDS.values(),
+    *topology.TOPOLOGY_KINDS.values(),
 ]
 
 

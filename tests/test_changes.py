@@ -4,7 +4,7 @@ import pytest
 
 from sim import read, run
 from sim.inputs.files import UserError
-from sim.results.rows import save
+from sim.results.rows import save_result
 from sim.studies.compare import against, changes
 
 
@@ -103,7 +103,7 @@ def test_a_system_of_one_run_only_is_named():
 def test_folders_are_compared_with_the_first(tmp_path):
     for name, requests in (("base", 3), ("more", 4), ("most", 5)):
         (tmp_path / name).mkdir()
-        save(
+        save_result(
             run(read("llama3-8b-lpu-vs-h100", [f"workload.requests={requests}"])).saved(),
             tmp_path / name,
         )

@@ -14,7 +14,7 @@ from sim.studies import design
 from sim.studies.capacity import capacity
 from sim.studies.design import best_plans, bound, plans, search_plans
 from sim.studies.sweep import sweep
-from sim.workload.arrivals import Closed, Length, Listed, Poisson, Trace
+from sim.workload.arrivals import ClosedLoop, Length, Listed, Poisson, Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
 
@@ -159,7 +159,7 @@ def no_trials(monkeypatch):
 WORKLOADS = {
     "poisson": Poisson(rate=1.0, requests=TRIAL, prompt=PROMPT, output=ANSWER),
     "trace": Trace(synthetic=Poisson(rate=1.0, requests=TRIAL, prompt=PROMPT, output=ANSWER)),
-    "closed": Closed(users=1, requests=TRIAL, prompt=PROMPT, output=ANSWER),
+    "closed": ClosedLoop(users=1, requests=TRIAL, prompt=PROMPT, output=ANSWER),
 }
 
 

@@ -8,9 +8,9 @@ import sim
 from sim.economics.owner_costs import (
     ELECTRICITY,
     HOSTING,
+    Capex,
     Economics,
-    Owned,
-    Ownership,
+    OwnerCosts,
     annual,
     annual_capital,
     beside,
@@ -61,7 +61,7 @@ def test_576_cards_by_throughput(throughput, dear, cheap):
     """185 W a card, $200 a kW and month, three years: $20,000 a card, then $1,000."""
     for card, told in ((20_000, dear), (1000, cheap)):
         economics = Economics(years=3, hosting=rate("200 USD/kW/month"))
-        paid = annual(economics, Owned(576, 576 * card, 0, 576 * 185), None)
+        paid = annual(economics, Capex(576, 576 * card, 0, 576 * 185), None)
         assert usd_per_mtok(sum(paid.values()), throughput) == pytest.approx(told, rel=0.02)
 
 
@@ -96,7 +96,7 @@ def test_an_interest_that_is_next_to_nothing_is_nothing(interest):
 
 
 def test_hosting_is_of_what_may_be_drawn_and_electricity_of_what_was():
-    has = Owned(1, 0, 0, 1000)
+    has = Capex(1, 0, 0, 1000)
     assert annual(Economics(hosting=rate("100 USD/kW/month")), has, 500)["power"] == pytest.approx(
         1200
     )
@@ -108,8 +108,8 @@ def test_hosting_is_of_what_may_be_drawn_and_electricity_of_what_was():
 
 def test_what_is_rented_and_what_is_bought_add_up():
     """As in a fleet of both; the power that is paid for is that of what was bought."""
-    rented, bought = Owned(1, 0, 0, 0, rent=2.0), Owned(1, 100, 50, 1000)
-    both = Owned(*map(sum, zip(rented, bought, strict=True)))
+    rented, bought = Capex(1, 0, 0, 0, rent=2.0), Capex(1, 100, 50, 1000)
+    both = Capex(*map(sum, zip(rented, bought, strict=True)))
     economics = Economics(maintenance=0.1)
     parts = [sum(annual(economics, each, None).values()) for each in (rented, bought)]
     assert sum(annual(economics, both, None).values()) == pytest.approx(sum(parts))
@@ -124,31 +124,31 @@ def test_presets_are_quantities():
 def test_a_price_is_the_files_or_the_owners(make_chip):
     server = Server(chips=4, power=400.0, price=8000.0)
     chip = make_chip(power=Power(maximum=300.0), price=1000.0, server=server)
-    assert owned(chip, 8, Ownership()) == Owned(8, 8000, 16_000, 3200)
+    assert owned(chip, 8, OwnerCosts()) == Capex(8, 8000, 16_000, 3200)
     assert owned(
-        chip, 8, Ownership(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)
-    ) == Owned(10, 5000, 0, 1000)
+        chip, 8, OwnerCosts(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)
+    ) == Capex(10, 5000, 0, 1000)
     provided = make_chip(
         power=Power(maximum=300.0),
         price=1000.0,
         server=server.model_copy(update={"maximum": 600.0}),
     )
-    assert owned(provided, 8, Ownership()).power == 3600
-    assert beside(provided, Ownership()) == beside(chip, Ownership()) == 100
-    assert owned(chip, 8, Ownership(capital=300_000.0, power=10_000.0)) == Owned(
+    assert owned(provided, 8, OwnerCosts()).power == 3600
+    assert beside(provided, OwnerCosts()) == beside(chip, OwnerCosts()) == 100
+    assert owned(chip, 8, OwnerCosts(capital=300_000.0, power=10_000.0)) == Capex(
         8, 0, 300_000, 10_000
     )
-    assert owned(chip, 8, Ownership(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
+    assert owned(chip, 8, OwnerCosts(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
 
 
 def test_what_is_not_known_is_not_priced(make_chip):
-    assert owned(make_chip(power=Power(maximum=300.0)), 8, Ownership()) is None
-    assert owned(make_chip(price=1000.0), 8, Ownership()) is None
+    assert owned(make_chip(power=Power(maximum=300.0)), 8, OwnerCosts()) is None
+    assert owned(make_chip(price=1000.0), 8, OwnerCosts()) is None
 
 
 def test_the_causes_of_a_tokens_price_add_up():
     economics = Economics(years=5, interest=0.07, residual=0.1, maintenance=0.03, utilisation=0.5)
-    price = token_price(economics, Owned(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0)
+    price = token_price(economics, Capex(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0)
     assert sum(price["usd_per_mtok_by_cause"].values()) == pytest.approx(price["usd_per_mtok"])
     assert price["usd_per_mtok"] == pytest.approx(price["usd_per_year"] / (1e4 * YEAR * 0.5) * 1e6)
     assert price["usd_per_request"] == pytest.approx(price["usd_per_mtok"] * 2000 / 1e6)
@@ -160,7 +160,7 @@ def test_the_causes_of_a_tokens_price_add_up():
 )
 def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, counts):
     """By what the scenario says, else what the system's faults come to."""
-    has = Owned(2, 1e5, 5e4, 2000)
+    has = Capex(2, 1e5, 5e4, 2000)
     price = token_price(Economics(availability=given), has, None, 1_000_000, 500, 100.0, of_faults)
     always = token_price(Economics(), has, None, 1_000_000, 500, 100.0)
     assert price["usd_per_mtok"] * counts == pytest.approx(always["usd_per_mtok"])
@@ -170,13 +170,13 @@ def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, cou
 def test_what_never_works_has_no_price(utilisation, availability):
     economics = Economics(utilisation=utilisation)
     assert (
-        token_price(economics, Owned(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability)
+        token_price(economics, Capex(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability)
         is None
     )
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
-    assert over_years(Economics(years=2), Owned(1, 0, 0, 0, 1.0)) == {
+    assert over_years(Economics(years=2), Capex(1, 0, 0, 0, 1.0)) == {
         "capex_usd": 0,
         "opex_usd": 2 * YEAR,
         "total_usd": 2 * YEAR,

@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chipsim.machine import Irregular, machines
-from sim.cost.energy import Part, Tally, Usage, energy, link_bytes, spent, summed, usage
+from sim.chipsim.machine import Irregularities, machines
+from sim.cost.energy import EnergyPart, Tally, Usage, energy, link_bytes, spent, summed, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Costs, Work
-from sim.hardware.chip import WIDTH, Chip, Memory, Power, Server
+from sim.hardware.chip import BYTES_OF, Chip, Memory, Power, Server
 from sim.hardware.topology import Link, Switch
-from sim.inputs.files import names, read
+from sim.inputs.files import catalogue_names, read_value
 from sim.serving.policy import Policies
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 POWERED = {
     "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},
     "power": Power(maximum=20.0, idle=2.0, flop=3e-12, link=5e-9),
     "server": Server(chips=4, power=8.0, price=0.0),
 }
-CHIPS = {name: read(path, Chip) for name, path in names("chips").items()}
+CHIPS = {name: read_value(path, Chip) for name, path in catalogue_names("chips").items()}
 
 
 def counted(work, times=1):
@@ -36,9 +36,9 @@ def counted(work, times=1):
         windowed_context=times * work.windowed_context,
         windowed_attended=times * work.windowed_attended,
         windowed_cached=times * work.windowed_cached,
-        blind=0 if work.logits else times,
+        steps_without_sampling=0 if work.logits else times,
     )
-    tally.passages[work.tokens] += times
+    tally.batch_steps[work.tokens] += times
     return tally
 
 
@@ -174,7 +174,7 @@ def test_the_tally_is_the_sum_of_all_steps(
     )
     deployment = make_deployment(plan[0], plan=plan[1], model=make_model(**window), kv_tokens=90)
     arrival, prompt, output = (np.array(column) for column in zip(*sorted(drawn), strict=True))
-    requests = Requests(arrival, prompt, output)
+    requests = RequestBatch(arrival, prompt, output)
     options = {"policies": Policies(**policies)}
     tally = serve(requests, deployment.costs, deployment.limits, leap=leap, **options).tallies[0]
     works, costs = (
@@ -193,7 +193,7 @@ def test_the_tally_is_the_sum_of_all_steps(
 def test_chips_as_processes_do_the_same_work(make_deployment, serve_on):
     deployment = make_deployment(6, plan=Plan(tensor=2, pipeline=3))
     requests = [(0.0, 40, 5), (1e-4, 7, 9)]
-    made = machines(deployment.costs, [Irregular()], [0])
+    made = machines(deployment.costs, [Irregularities()], [0])
     used = [
         usage(deployment.costs, serve_on(deployment, requests, machine=machine).tallies[0])
         for machine in (None, made)
@@ -210,7 +210,7 @@ def test_joules_by_cause(make_deployment, make_chip):
     tally = counted(Work(decodes=1, context=10, logits=1), 1000)
     used, told = (
         usage(deployment.costs, tally),
-        energy([Part(deployment.costs, 2, tally, 2.0)], 10.0, 1.1),
+        energy([EnergyPart(deployment.costs, 2, tally, 2.0)], 10.0, 1.1),
     )
     assert told["idle"] == 40
     assert told["server"] == 40
@@ -236,7 +236,7 @@ def test_nothing_is_told_where_a_number_is_not_known(make_deployment, make_chip)
         {"power": None},
     ):
         costs = make_deployment(chip=make_chip(**(POWERED | lacking))).costs
-        assert energy([Part(costs, 1, tally, 0.0)], 1.0, 1.0) is None
+        assert energy([EnergyPart(costs, 1, tally, 0.0)], 1.0, 1.0) is None
 
 
 @given(
@@ -249,21 +249,24 @@ def test_nothing_is_told_where_a_number_is_not_known(make_deployment, make_chip)
 def test_energy_is_at_least_idle_power_times_time(make_deployment, make_chip, drawn):
     deployment = make_deployment(3, plan=Plan(pipeline=3), chip=make_chip(**POWERED))
     arrival, prompt, output = (np.array(column) for column in zip(*sorted(drawn), strict=True))
-    rows = serve(Requests(arrival, prompt, output), deployment.costs, deployment.limits)
+    rows = serve(RequestBatch(arrival, prompt, output), deployment.costs, deployment.limits)
     elapsed = float(rows.last_token.max() - rows.arrival.min())
-    told = energy([Part(deployment.costs, 3, rows.tallies[0], 0.0)], elapsed, 1.0)
+    told = energy([EnergyPart(deployment.costs, 3, rows.tallies[0], 0.0)], elapsed, 1.0)
     assert sum(told.values()) > 3 * 2.0 * elapsed
     again = serve(
-        Requests(arrival, prompt, output), Costs(deployment.layout), deployment.limits, leap=False
+        RequestBatch(arrival, prompt, output),
+        Costs(deployment.layout),
+        deployment.limits,
+        leap=False,
     )
-    assert energy([Part(deployment.costs, 3, again.tallies[0], 0.0)], elapsed, 1.0) == told
+    assert energy([EnergyPart(deployment.costs, 3, again.tallies[0], 0.0)], elapsed, 1.0) == told
 
 
 def full_load(chip, memory):
     """Multiplying at the fastest rate, and reading a memory as fast as a multiply can."""
-    precision = max(WIDTH, key=lambda name: getattr(chip.compute, name) or 0.0)
-    read = chip.weight_bandwidth(memory, precision) * memory.energy
-    return chip.power.idle + chip.power.flop * chip.compute.fastest + read
+    precision = max(BYTES_OF, key=lambda name: getattr(chip.compute, name) or 0.0)
+    read_value = chip.weight_bandwidth(memory, precision) * memory.energy
+    return chip.power.idle + chip.power.flop * chip.compute.fastest + read_value
 
 
 @pytest.mark.parametrize(

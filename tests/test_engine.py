@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from sim.hardware.chip import WIDTH, Chip
+from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import ScenarioError, find, names, read
+from sim.inputs.files import ScenarioError, catalogue_names, find_entry, read_value
 from sim.scenario.scenario import System
 from sim.serving.policy import continuous, prefill_first, static
 
@@ -96,18 +96,18 @@ def test_an_engine_may_name_the_ways_of_an_all_reduce_that_it_has():
 
 
 def test_the_ideal_engine_loses_nothing_at_any_width():
-    ideal = read(names("engines")["ideal"], Engine)
-    assert all(ideal.efficiencies(precision) == (1, 1) for precision in WIDTH)
+    ideal = read_value(catalogue_names("engines")["ideal"], Engine)
+    assert all(ideal.efficiencies(precision) == (1, 1) for precision in BYTES_OF)
     assert all(getattr(ideal, key) == 1 for key in (*EFFICIENCIES, "memory_fraction"))
     assert all(getattr(ideal, key) == 0 for key in (*OVERHEADS, "reserve"))
 
 
 def test_a_file_says_the_unit_of_each_overhead(tmp_path):
-    text = names("engines")["ideal"].read_text(encoding="utf-8")
+    text = catalogue_names("engines")["ideal"].read_text(encoding="utf-8")
     file = tmp_path / "mine.yaml"
     file.write_text(text.replace("layer_overhead: 0 us", "layer_overhead: 5"), encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"mine.yaml:\d+: 5 has no unit"):
-        read(file, Engine)
+        read_value(file, Engine)
 
 
 # What an engine does where a system does not say.
@@ -148,7 +148,10 @@ def test_a_launch_names_both_kinds_of_step():
 )
 def test_a_speed_says_what_it_is_where_its_engine_was_not_measured(engine, chip, label):
     assert (
-        read(find(engine, "engines"), Engine).speed_label(read(find(chip, "chips"), Chip)) == label
+        read_value(find_entry(engine, "engines"), Engine).speed_label(
+            read_value(find_entry(chip, "chips"), Chip)
+        )
+        == label
     )
 
 

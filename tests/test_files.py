@@ -19,10 +19,10 @@ from sim.inputs.files import (
     Sourced,
     UserError,
     Value,
-    find,
-    nearest,
-    read,
-    whole,
+    find_entry,
+    nearest_name,
+    read_value,
+    write_whole,
 )
 from sim.units import Count, Fraction, Seconds, Watts
 
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_there_or_a_folder_is_refused(folder):
         ("catalogue", "catalogue: Is a directory"),
     ]:
         with pytest.raises(ScenarioError) as refused:
-            read(name, Lamp)
+            read_value(name, Lamp)
         assert str(refused.value) == message
 
 
@@ -429,12 +429,12 @@ def test_an_error_in_a_file_that_another_names_is_that_files():
 
 def test_a_name_without_slash_or_suffix_is_the_catalogues_even_beside_a_file(folder):
     (folder / "warm-white").write_text("power: 9 W\n")
-    assert find("warm-white", "bulbs").parent.name == "bulbs"
+    assert find_entry("warm-white", "bulbs").parent.name == "bulbs"
 
 
 def test_the_nearest_names_are_at_most_three():
-    assert nearest("lamb", ["lamp", "lamps", "limb", "lamppost", "bulb"]).count("'") <= 6
-    assert nearest("lamb", ["bulb", "switch"]) == ""
+    assert nearest_name("lamb", ["lamp", "lamps", "limb", "lamppost", "bulb"]).count("'") <= 6
+    assert nearest_name("lamb", ["bulb", "switch"]) == ""
 
 
 # Kinds of the user's own.
@@ -524,7 +524,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_files_come_all_of_them(tmp_path):
-    with whole(tmp_path / "new" / "out") as scratch:
+    with write_whole(tmp_path / "new" / "out") as scratch:
         (scratch / "a").write_text("1")
         (scratch / "b").write_text("2")
         assert contents(tmp_path / "new" / "out") == {}
@@ -533,7 +533,7 @@ def test_files_come_all_of_them(tmp_path):
 
 
 def write_then(folder: Path, error: BaseException | None = None) -> None:
-    with whole(folder) as scratch:
+    with write_whole(folder) as scratch:
         (scratch / "a").write_text("new")
         (scratch / "b").write_text("new")
         if error:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import simpy
 
-from sim.chipsim.exceptions import Exceptional, irregular
-from sim.chipsim.machine import ChipException, Irregular, Machine, machines
+from sim.chipsim.exceptions import ExceptionField, irregular
+from sim.chipsim.machine import ChipException, Irregularities, Machine, machines
 from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
 from sim.cost.plan import Plan, PlanError
-from sim.cost.program import Compute, Talk, program
+from sim.cost.program import CollectiveOp, ComputeOp, program
 from sim.cost.step import Work
 from sim.hardware.topology import (
     Bus,
@@ -45,9 +45,13 @@ def step(deployment, irregular=None, work=None, seed=0) -> tuple[float, Machine]
     """How long one decode step takes, and the machine that took it."""
     env = simpy.Environment()
     machine = Machine(
-        env, deployment.costs, irregular or Irregular(), np.random.default_rng(seed), recording=True
+        env,
+        deployment.costs,
+        irregular or Irregularities(),
+        np.random.default_rng(seed),
+        recording=True,
     )
-    env.process(machine.passage(work or Work(decodes=1, context=9, logits=1)))
+    env.process(machine.run_step(work or Work(decodes=1, context=9, logits=1)))
     env.run()
     return machine.left[0], machine
 
@@ -98,13 +102,15 @@ def test_a_bus_carries_one_message_at_a_time(lay):
     deployment = lay(
         Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4
     )  # one shot, for latency decides
-    talk = next(each.exchange for each in instructions(deployment) if isinstance(each, Talk))
+    talk = next(
+        each.exchange for each in instructions(deployment) if isinstance(each, CollectiveOp)
+    )
     assert talk.ways == (("one-shot",),)
     assert talk.time == pytest.approx(100 * US + 12 * 128e-9)
     _, machine = step(deployment)
     assert list(machine.traffic.links) == ["bus"]
     messages, busy, waited = machine.traffic.links["bus"]
-    talks = sum(isinstance(each, Talk) for each in instructions(deployment))
+    talks = sum(isinstance(each, CollectiveOp) for each in instructions(deployment))
     assert messages == 12 * talks
     assert busy == pytest.approx(messages * 128e-9)
     assert waited == 0
@@ -118,9 +124,9 @@ def test_a_straggler_holds_up_its_stage_and_no_other(lay, speed):
     """Every computing of its stage takes the longer of its own time and the others'."""
     deployment = lay(tensor=2, pipeline=2)
     whole, _ = step(deployment)
-    slow, machine = step(deployment, Irregular(chips=(ChipException(3, speed),)))
+    slow, machine = step(deployment, Irregularities(chips=(ChipException(3, speed),)))
     computing = sum(
-        each.seconds for each in instructions(deployment, 1) if isinstance(each, Compute)
+        each.seconds for each in instructions(deployment, 1) if isinstance(each, ComputeOp)
     )
     assert slow == pytest.approx(whole + computing * max(0.0, 1 / speed - 1))
     assert machine.busy[0] == pytest.approx(
@@ -135,7 +141,7 @@ def test_a_chip_of_another_kind_computes_as_its_own_data_sheet_says(
     deployment = lay()
     slow = make_chip(capacity=1e9, bandwidth=0.25e9, topology=FullyConnected(link=LINK))
     other = make_deployment(2, chip=slow, plan=Plan(tensor=2))
-    mixed, _ = step(deployment, Irregular(chips=(ChipException(1, costs=other.costs),)))
+    mixed, _ = step(deployment, Irregularities(chips=(ChipException(1, costs=other.costs),)))
     assert mixed == pytest.approx(step(other)[0])
     assert mixed > 2 * step(deployment)[0]
 
@@ -149,10 +155,12 @@ def test_jitter_makes_a_group_wait_for_the_slowest(lay):
             np.random.default_rng(1).lognormal(-(sigma**2) / 2, sigma, (20000, tensor)).max(axis=1)
         )
         talk = sum(
-            each.exchange.time for each in instructions(deployment) if isinstance(each, Talk)
+            each.exchange.time
+            for each in instructions(deployment)
+            if isinstance(each, CollectiveOp)
         )
-        parts = [each.seconds for each in instructions(deployment) if isinstance(each, Compute)]
-        times = [step(deployment, Irregular(jitter=sigma), seed=seed)[0] for seed in range(20)]
+        parts = [each.seconds for each in instructions(deployment) if isinstance(each, ComputeOp)]
+        times = [step(deployment, Irregularities(jitter=sigma), seed=seed)[0] for seed in range(20)]
         error = draws.std() * np.sqrt(np.square(parts).sum()) / np.sqrt(20)
         assert np.mean(times) == pytest.approx(talk + draws.mean() * sum(parts), abs=3 * error)
 
@@ -162,7 +170,9 @@ def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
     requests = [(0.0, 40, 9), (0.001, 9, 5)]
     rows = [
         serve_on(
-            deployment, requests, machine=machines(deployment.costs, [Irregular(jitter=0.1)], [s])
+            deployment,
+            requests,
+            machine=machines(deployment.costs, [Irregularities(jitter=0.1)], [s]),
         )
         for s in (1, 1, 2)
     ]
@@ -180,9 +190,9 @@ def test_messages_go_round_a_dead_link(lay):
     """
     deployment = lay(tensor=3)
     whole, _ = step(deployment)
-    around, machine = step(deployment, Irregular(links=(LinkException((0, 1), 0.0),)))
+    around, machine = step(deployment, Irregularities(links=(LinkException((0, 1), 0.0),)))
     assert {"0 -> 1", "1 -> 0"}.isdisjoint(machine.traffic.links)
-    talks = [each.exchange for each in instructions(deployment) if isinstance(each, Talk)]
+    talks = [each.exchange for each in instructions(deployment) if isinstance(each, CollectiveOp)]
     hold = sum(t.nbytes / 1e9 * (1 if t.ways[0] == ("one-shot",) else 2 / 3) for t in talks)
     phases = sum(1 if t.ways[0] == ("one-shot",) else 2 for t in talks)
     assert whole + phases * US <= around <= whole + phases * US + 2 * hold + 1e-12
@@ -207,7 +217,7 @@ def test_a_slow_cable_between_nodes_slows_what_crosses_it(lay):
     deployment = lay(Dragonfly(link=LINK, global_link=LINK, **numbers), tensor=8)
     hop = next(hop for hop in deployment.layout.topology.route(0, 4) if hop[0] // 4 != hop[1] // 4)
     times = [
-        step(deployment, Irregular(links=(LinkException(hop, speed),)))[0]
+        step(deployment, Irregularities(links=(LinkException(hop, speed),)))[0]
         for speed in (1.0, 0.5, 0.1)
     ]
     assert times[0] < times[1] < times[2]
@@ -231,14 +241,16 @@ def test_there_is_no_way_round_a_switch(lay):
         Exception,
         match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip leads round it",
     ):
-        step(lay(Switch(link=LINK)), Irregular(links=(LinkException((0, "switch"), 0.0),)))
+        step(lay(Switch(link=LINK)), Irregularities(links=(LinkException((0, "switch"), 0.0),)))
 
 
 def test_a_slow_link_slows_what_crosses_it(lay):
     deployment = lay()
-    talk = sum(each.exchange.nbytes for each in instructions(deployment) if isinstance(each, Talk))
+    talk = sum(
+        each.exchange.nbytes for each in instructions(deployment) if isinstance(each, CollectiveOp)
+    )
     whole, _ = step(deployment)
-    slow, _ = step(deployment, Irregular(links=(LinkException((0, 1), 0.25),)))
+    slow, _ = step(deployment, Irregularities(links=(LinkException((0, 1), 0.25),)))
     assert slow == pytest.approx(whole + 3 * talk / 1e9)  # one-shot of two: each sends all of it
 
 
@@ -247,7 +259,7 @@ def test_a_slow_link_slows_what_crosses_it(lay):
 
 def test_a_schedule_that_can_be_kept_takes_the_same_time(lay):
     deployment = lay(tensor=4, pipeline=2)
-    assert step(deployment, Irregular(scheduled=True))[0] == pytest.approx(
+    assert step(deployment, Irregularities(scheduled=True))[0] == pytest.approx(
         step(deployment)[0], rel=1e-12
     )
 
@@ -256,12 +268,12 @@ def test_a_schedule_knows_no_stragglers(lay):
     with pytest.raises(
         ScheduleError, match=r"schedule: chip 1 is .* us late for embedding: all_reduce, due at"
     ):
-        step(lay(), Irregular(chips=(ChipException(1, 0.5),), scheduled=True))
+        step(lay(), Irregularities(chips=(ChipException(1, 0.5),), scheduled=True))
 
 
 def test_a_fast_chip_waits_for_its_time(lay):
     deployment = lay()
-    assert step(deployment, Irregular(chips=(ChipException(1, 3.0),), scheduled=True))[
+    assert step(deployment, Irregularities(chips=(ChipException(1, 3.0),), scheduled=True))[
         0
     ] == pytest.approx(step(deployment)[0])
 
@@ -273,9 +285,11 @@ def test_two_groups_on_one_bus_clash_in_a_schedule(lay, serve_on):
         serve_on(
             deployment,
             requests,
-            machine=machines(deployment.costs, [Irregular(scheduled=True)], [0]),
+            machine=machines(deployment.costs, [Irregularities(scheduled=True)], [0]),
         )
-    rows = serve_on(deployment, requests, machine=machines(deployment.costs, [Irregular()], [0]))
+    rows = serve_on(
+        deployment, requests, machine=machines(deployment.costs, [Irregularities()], [0])
+    )
     assert rows.traffic[0].most_waited()[0][0] == "bus"
 
 
@@ -287,7 +301,7 @@ def test_chips_and_links_do_one_thing_at_a_time(lay, serve_on):
     made = []
 
     def machine(env, replica):
-        made.append(Machine(env, deployment.costs, Irregular(), recording=True))
+        made.append(Machine(env, deployment.costs, Irregularities(), recording=True))
         return made[-1]
 
     serve_on(deployment, [(0.0, 40, 9), (0.001, 30, 9)], machine=machine)
@@ -303,13 +317,13 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     """Messages and seconds on links, counted by hand from the program of each passage."""
     deployment = lay(tensor=4, pipeline=2)
     rows = serve_on(
-        deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregular()], [0])
+        deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregularities()], [0])
     )
     talks = [
         each.exchange
         for stage in (0, 1)
         for each in instructions(deployment, stage)
-        if isinstance(each, Talk)
+        if isinstance(each, CollectiveOp)
     ]
     topology = deployment.layout.topology
     messages = sum(
@@ -342,7 +356,7 @@ def test_two_chips_of_other_kinds_are_two_kinds(lay, make_chip):
     )
     times = []
     for first, second in ((slow, slower), (slower, slow)):
-        exceptions = [Exceptional(chip=0, like=first), Exceptional(chip=1, like=second)]
+        exceptions = [ExceptionField(chip=0, like=first), ExceptionField(chip=1, like=second)]
         times.append(
             step(deployment, irregular(deployment.layout, exceptions, 0, False, 0.0, 64, 100))[0]
         )
@@ -359,7 +373,7 @@ def test_a_chip_with_less_room_than_the_system_counts_on_is_refused(lay, make_ch
     ):
         irregular(
             deployment.layout,
-            [Exceptional(chip=1, like=small)],
+            [ExceptionField(chip=1, like=small)],
             0,
             False,
             0.0,

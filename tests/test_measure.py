@@ -8,7 +8,7 @@ import pytest
 from sim.cli.app import main
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import find, read
+from sim.inputs.files import find_entry, read_value
 from sim.model.config import Model
 from sim.validation.measure import SMALL_KERNELS, Measured, Reached, engine_file
 
@@ -35,11 +35,11 @@ def made(tmp_path):
 
     def write(found: Measured = CARD) -> Engine:
         chip, model = (
-            read(find("h100-sxm", "chips"), Chip),
-            read(find("llama-3.1-8b", "models"), Model),
+            read_value(find_entry("h100-sxm", "chips"), Chip),
+            read_value(find_entry("llama-3.1-8b", "models"), Model),
         )
         (tmp_path / "card.yaml").write_text(engine_file(found, chip, model), encoding="utf-8")
-        return read(tmp_path / "card.yaml", Engine)
+        return read_value(tmp_path / "card.yaml", Engine)
 
     return write
 

@@ -9,8 +9,8 @@ from statistics import median
 import pytest
 from pydantic import BaseModel
 
-from sim.catalogue.measurements import Network
-from sim.inputs.files import ScenarioError, catalogue, names, read
+from sim.catalogue.measurements import NetworkMeasurements
+from sim.inputs.files import ScenarioError, catalogue, catalogue_names, read_value
 from sim.validation.messages import FAR, medians, network, rows, simulated
 
 FOLDER = catalogue() / "measurements"
@@ -27,14 +27,14 @@ def compared():
 def copied(tmp_path):
     """The shipped files in a folder of their own: copied('N001,', 'N001x,') is the table with the one in place of the other."""
 
-    def change(old: str = "", new: str = "", file: str = "network.csv") -> Network:
+    def change(old: str = "", new: str = "", file: str = "network.csv") -> NetworkMeasurements:
         for name in ("network.csv", "network.yaml"):
             text = (FOLDER / name).read_text(encoding="utf-8")
             assert old in text or name != file
             (tmp_path / name).write_text(
                 text.replace(old, new, 1) if name == file else text, encoding="utf-8"
             )
-        return read(tmp_path / "network.yaml", Network)
+        return read_value(tmp_path / "network.yaml", NetworkMeasurements)
 
     return change
 
@@ -94,7 +94,7 @@ def test_what_is_far_off_or_not_simulated_says_why(compared):
 
 
 def test_a_row_that_software_was_fitted_to_is_marked_so(compared):
-    table = read(names("measurements")["network"], Network)
+    table = read_value(catalogue_names("measurements")["network"], NetworkMeasurements)
     for name, software in table.software.items():
         if name not in ("none", "nccl-eager"):  # nccl-eager takes what chips do from nccl-graph
             on = [row for row in compared if row.software == name]
@@ -112,7 +112,7 @@ def test_a_row_that_software_was_fitted_to_is_marked_so(compared):
 
 
 def test_every_number_of_the_file_has_a_source():
-    table = read(names("measurements")["network"], Network)
+    table = read_value(catalogue_names("measurements")["network"], NetworkMeasurements)
     for part in (*table.systems.values(), *table.software.values()):
         for key in type(part).model_fields.keys() - {
             "id",

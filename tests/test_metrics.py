@@ -15,11 +15,11 @@ from sim.results.metrics import (
     good,
     half_width,
     latencies,
-    summary,
-    verdict,
+    summarize,
 )
 from sim.results.rows import BINS_PER_DECADE, Gaps, Rows
-from sim.workload.arrivals import Requests
+from sim.results.verdict import judge
+from sim.workload.arrivals import RequestBatch
 
 SEEDS = range(20)
 
@@ -28,7 +28,9 @@ SEEDS = range(20)
 def rows():
     """Four requests: three tokens, one token, five tokens, and one refused."""
     made = Rows(
-        Requests(np.array([1.0, 2.0, 3.0, 4.0]), np.array([10, 20, 30, 40]), np.array([3, 1, 5, 9]))
+        RequestBatch(
+            np.array([1.0, 2.0, 3.0, 4.0]), np.array([10, 20, 30, 40]), np.array([3, 1, 5, 9])
+        )
     )
     made.admitted[:] = [1.0, 2.0, 3.5, np.nan]
     made.first_token[:] = [1.5, 4.0, 5.0, np.nan]
@@ -48,7 +50,7 @@ def test_latencies_are_vllms(rows):
 
 def test_the_summary_counts_what_finished(rows):
     """From the first arrival at 1 s to the last token at 11 s: 3 requests, 60 tokens in, 9 out."""
-    metrics = summary(rows, SLO(ttft=1.0))
+    metrics = summarize(rows, SLO(ttft=1.0))
     expected = {
         "completed": 3,
         "refused": 1,
@@ -71,7 +73,7 @@ def test_the_summary_counts_what_finished(rows):
 
 
 def test_goodput_is_named_only_where_limits_are_given(rows):
-    assert "request_goodput" not in summary(rows)
+    assert "request_goodput" not in summarize(rows)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,8 @@ def test_a_good_request_meets_all_limits(rows, slo, count):
 
 
 def test_nothing_finished_is_nothing_measured():
-    rows = Rows(Requests(np.array([1.0]), np.array([10]), np.array([3])))
-    metrics = summary(rows, SLO(ttft=1.0))
+    rows = Rows(RequestBatch(np.array([1.0]), np.array([10]), np.array([3])))
+    metrics = summarize(rows, SLO(ttft=1.0))
     assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (
         0,
         1,
@@ -111,7 +113,7 @@ def test_nothing_finished_is_nothing_measured():
 def test_a_window_counts_the_requests_that_arrive_in_it(rows):
     """From 2 s to 8 s: the second and third request, and the refused one."""
     whole, part = (
-        summary(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0)))
+        summarize(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0)))
     )
     assert (part["completed"], part["refused"], part["duration"]) == (2, 1, 6.0)
     assert (part["total_input_tokens"], part["total_output_tokens"], part["mean_ttft_ms"]) == (
@@ -128,7 +130,7 @@ def test_a_window_counts_the_requests_that_arrive_in_it(rows):
 
 def test_throughput_of_a_window_is_what_came_out_in_it(rows):
     """The first request's last half second of gaps holds one of two tokens; the third's first three seconds of six two of four."""
-    metrics = summary(rows, SLO(ttft=1.0), Measure(window=(2.0, 8.0)))
+    metrics = summarize(rows, SLO(ttft=1.0), Measure(window=(2.0, 8.0)))
     assert came_out(rows, 2.0, 8.0, SLO(ttft=1.0)) == pytest.approx((2, 20 + 30, 1 + 1 + 1 + 2, 1))
     assert metrics["request_throughput"] == pytest.approx(2 / 6)
     assert metrics["output_throughput"] == pytest.approx(5 / 6)
@@ -138,7 +140,7 @@ def test_throughput_of_a_window_is_what_came_out_in_it(rows):
 
 
 def test_a_warm_up_counts_until_the_last_arrival(rows):
-    metrics = summary(rows, None, Measure(warmup=2.5))
+    metrics = summarize(rows, None, Measure(warmup=2.5))
     assert (metrics["completed"], metrics["refused"], metrics["measured"]) == (
         1,
         1,
@@ -151,11 +153,11 @@ def test_a_window_without_a_request_is_an_error(rows):
         ScenarioError,
         match="measure: no request comes from 20 s to 30 s; the last one comes at 4 s",
     ):
-        summary(rows, None, Measure(window=(20.0, 30.0)))
+        summarize(rows, None, Measure(window=(20.0, 30.0)))
     with pytest.raises(
         ScenarioError, match="measure: no request comes from 20 s; the last one comes at 4 s"
     ):
-        summary(rows, None, Measure(warmup=20.0))
+        summarize(rows, None, Measure(warmup=20.0))
 
 
 def test_a_steady_window_has_the_throughput_that_is_offered(loaded):
@@ -165,7 +167,7 @@ def test_a_steady_window_has_the_throughput_that_is_offered(loaded):
         rows = loaded(seed, 0.7, 600)
         service = (rows.last_token - rows.arrival).min()
         window = Measure(window=(100 / 0.7 * service, 500 / 0.7 * service))
-        ratios.append(summary(rows, None, window)["request_throughput"] * service / 0.7)
+        ratios.append(summarize(rows, None, window)["request_throughput"] * service / 0.7)
     assert abs(np.mean(ratios) - 1) < 3 * np.std(ratios, ddof=1) / math.sqrt(len(ratios))
 
 
@@ -197,12 +199,12 @@ def test_the_interval_of_a_queue_holds_its_mean_wait_about_as_often():
 
 
 def test_intervals_are_of_the_means_given_and_only_where_runs_are_long_and_steady(loaded):
-    metrics = summary(loaded(0, 0.5, 600))
+    metrics = summarize(loaded(0, 0.5, 600))
     for name in ("ttft", "e2el"):
         assert 0 < metrics[f"ci95_mean_{name}_ms"] < metrics[f"mean_{name}_ms"]
     assert metrics["ci95_mean_tpot_ms"] is None  # answers of one token have none
-    assert summary(loaded(0, 0.5, 199))["ci95_mean_ttft_ms"] is None
-    overloaded = summary(loaded(0, 1.5, 600))
+    assert summarize(loaded(0, 0.5, 199))["ci95_mean_ttft_ms"] is None
+    overloaded = summarize(loaded(0, 1.5, 600))
     assert (overloaded["verdict"], overloaded["ci95_mean_ttft_ms"]) == ("OVERLOADED", None)
     assert half_width(np.ones(199)) is None
     assert half_width(np.ones(200)) == 0
@@ -269,8 +271,8 @@ def loaded(make_deployment, serve_on):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_at_half_load_it_is_never_overloaded_and_beyond_what_it_serves_always(loaded, seed):
-    assert verdict(loaded(seed, 0.5, 600)) == "STABLE"
-    assert verdict(loaded(seed, 1.5, 600)) == "OVERLOADED"
+    assert judge(loaded(seed, 0.5, 600)) == "STABLE"
+    assert judge(loaded(seed, 1.5, 600)) == "OVERLOADED"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -287,10 +289,10 @@ def test_in_long_runs_a_twentieth_too_much_is_told(seed, requests, load, overloa
     )
     steps = np.concatenate([[0.0], service[:-1] - np.diff(arrival)])
     before = np.cumsum(steps)
-    rows = Rows(Requests(arrival, np.ones(requests, int), np.ones(requests, int)))
+    rows = Rows(RequestBatch(arrival, np.ones(requests, int), np.ones(requests, int)))
     rows.admitted[:] = arrival + before - np.minimum.accumulate(before)
     rows.first_token[:] = rows.last_token[:] = rows.admitted + service
-    assert (verdict(rows) == "OVERLOADED") == overloaded
+    assert (judge(rows) == "OVERLOADED") == overloaded
 
 
 def test_a_run_shorter_than_its_requests_is_too_short_to_tell(make_deployment, make_chip, serve_on):
@@ -300,7 +302,7 @@ def test_a_run_shorter_than_its_requests_is_too_short_to_tell(make_deployment, m
         [(0.001 * number, 1, 400) for number in range(40)],
     )
     assert rows.last_token.min() > rows.arrival.max()
-    assert verdict(rows) == "TOO SHORT"
+    assert judge(rows) == "TOO SHORT"
 
 
 def test_it_is_overloaded_when_the_room_is_full_and_more_come(make_deployment, serve_on):
@@ -308,25 +310,25 @@ def test_it_is_overloaded_when_the_room_is_full_and_more_come(make_deployment, s
     deployment = make_deployment(kv_tokens=200)
     alone = serve_on(deployment, [(0.0, 10, 40)]).last_token[0]
     rows = serve_on(deployment, [(alone / 8 * number, 10, 40) for number in range(200)])
-    assert verdict(rows) == "OVERLOADED"
+    assert judge(rows) == "OVERLOADED"
 
 
 def test_users_in_a_closed_loop_that_wait_for_room_are_a_backlog(make_deployment, serve_on):
     """Sixteen users, room for four of them: it serves all it is asked, but three quarters of a request's time is waiting."""
     requests = [(0.0, 10, 40)] * 100
-    assert verdict(serve_on(make_deployment(kv_tokens=200), requests, users=16)) == "BACKLOGGED"
-    assert verdict(serve_on(make_deployment(kv_tokens=200), requests, users=4)) == "STABLE"
+    assert judge(serve_on(make_deployment(kv_tokens=200), requests, users=16)) == "BACKLOGGED"
+    assert judge(serve_on(make_deployment(kv_tokens=200), requests, users=4)) == "STABLE"
 
 
 def test_a_backlog_needs_more_than_a_tenth_of_the_requests():
     """Those that waited for admission longer than they were then served: one in ten is borne, two are not."""
 
     def waited(number):
-        rows = Rows(Requests(np.arange(10.0), np.ones(10, int), np.ones(10, int)))
+        rows = Rows(RequestBatch(np.arange(10.0), np.ones(10, int), np.ones(10, int)))
         rows.admitted[:] = rows.arrival
         rows.admitted[:number] += 0.6
         rows.first_token[:] = rows.last_token[:] = rows.admitted + 0.5
         return rows
 
-    assert verdict(waited(1)) == "STABLE"
-    assert verdict(waited(2)) == "BACKLOGGED"
+    assert judge(waited(1)) == "STABLE"
+    assert judge(waited(2)) == "BACKLOGGED"

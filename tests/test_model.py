@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.inputs.files import ScenarioError, find, names, read
+from sim.inputs.files import ScenarioError, catalogue_names, find_entry, read_value
 from sim.model.config import Attention, Experts, Model
 
 TINY = {
@@ -43,7 +43,7 @@ def from_file(tmp_path, **changes) -> Model:
     """Read as users do it, so that an error names file and line."""
     path = tmp_path / "config.json"
     path.write_text(json.dumps(TINY | changes, indent=1), encoding="utf-8")
-    return read(path, Model)
+    return read_value(path, Model)
 
 
 # Parameters.
@@ -89,7 +89,9 @@ def test_biases_and_norms_are_counted_in_each_layer(changes, more):
     [("llama-2-7b", 6.74), ("llama-2-70b", 68.98), ("llama-3.1-8b", 8.03), ("llama-3.1-70b", 70.6)],
 )
 def test_shipped_models_have_their_published_parameters(name, billions):
-    assert read(names("models")[name], Model).parameters == pytest.approx(billions * 1e9, rel=0.01)
+    assert read_value(catalogue_names("models")[name], Model).parameters == pytest.approx(
+        billions * 1e9, rel=0.01
+    )
 
 
 # FLOPs and KV cache.
@@ -110,7 +112,7 @@ def test_attention_multiplies_each_position_twice_for_each_head():
     [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3.1-8b", 128), ("llama-3.1-70b", 320)],
 )
 def test_a_token_leaves_keys_and_values_of_its_key_value_heads_in_each_layer(name, kib):
-    model = read(names("models")[name], Model)
+    model = read_value(catalogue_names("models")[name], Model)
     assert 2 * model.kv_per_token() == kib * 1024  # at 16 bits
 
 
@@ -242,7 +244,7 @@ def test_a_key_without_which_nothing_can_be_computed_is_missed(tmp_path, key):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({k: v for k, v in TINY.items() if k != key}), encoding="utf-8")
     with pytest.raises(ScenarioError, match=f"'{key}' is missing"):
-        read(path, Model)
+        read_value(path, Model)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_what_stands_in_text_config_is_the_model(tmp_path):
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(nested), encoding="utf-8")
-    assert read(path, Model).parameters == WHOLE - 80
+    assert read_value(path, Model).parameters == WHOLE - 80
 
 
 # Mixture of experts, latent attention, windows: small ones by hand.
@@ -380,7 +382,7 @@ def test_which_layers_see_how_far(changes, windows):
     ],
 )
 def test_windows_of_shipped_models_alternate_as_published(name, windows):
-    model = read(names("models")[name], Model)
+    model = read_value(catalogue_names("models")[name], Model)
     assert [shape(model, i).window for i in range(model.num_hidden_layers)] == windows
 
 
@@ -480,7 +482,7 @@ def test_node_limited_routing_bounds_the_nodes():
     """DeepSeek-V3: groups of 32 experts, at most four of eight; with a group on each node at most four nodes."""
     v3 = next(
         block.experts
-        for block in read(find("deepseek-v3", "models"), Model).blocks
+        for block in read_value(find_entry("deepseek-v3", "models"), Model).blocks
         if block.experts
     )
     assert (v3.groups, v3.groups_per_token) == (8, 4)

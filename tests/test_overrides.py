@@ -8,10 +8,10 @@ import pytest
 
 import sim
 from sim import ScenarioError, read, run
-from sim.inputs.files import find
+from sim.inputs.files import find_entry
 from sim.scenario.scenario import Scenario, System, document, of
 from sim.studies.sensitivity import sensitivity
-from sim.studies.sweep import points, sweep
+from sim.studies.sweep import sweep, sweep_points
 
 MINE = """\
 # Does a small model run on some LPUs?
@@ -208,7 +208,7 @@ def test_a_number_of_a_list_that_stands_in_place_is_assigned():
 
 def test_a_path_is_relative_to_the_file_and_its_own_texts_to_its_own_folder(folder):
     (folder / "deep").mkdir()
-    (folder / "deep" / "chip.yaml").write_text(find("groq-lpu-v1", "chips").read_text())
+    (folder / "deep" / "chip.yaml").write_text(find_entry("groq-lpu-v1", "chips").read_text())
     (folder / "deep" / "cluster.yaml").write_text("chip: ./chip.yaml\nchips: 64\n")
     old = "chip: groq-lpu-v1\n    chips: 64"
     scenario = mine((old, "cluster: {like: deep/cluster.yaml, chip.price: 5 USD}"))
@@ -233,7 +233,7 @@ def test_a_config_is_changed_by_the_names_of_the_fields_whatever_it_calls_them(f
 
 
 def test_a_chip_that_a_cluster_holds_in_place_has_changed_sources_too(folder):
-    chip = find("groq-lpu-v1", "chips").read_text().replace("\n", "\n  ")
+    chip = find_entry("groq-lpu-v1", "chips").read_text().replace("\n", "\n  ")
     (folder / "own.yaml").write_text(f"chips: 64\nchip:\n  {chip}\n")
     cluster = (
         mine(("chip: groq-lpu-v1\n    chips: 64", "cluster: {like: own.yaml, chip.price: 5 USD}"))
@@ -364,7 +364,7 @@ def test_a_change_that_is_wrong_is_refused_at_its_line(like, message):
 
 def test_an_entry_that_is_wrong_itself_is_refused_at_its_own_line(folder):
     (folder / "chip.yaml").write_text(
-        find("groq-lpu-v1", "chips").read_text().replace("price: 20000 USD", "price: 20000 s")
+        find_entry("groq-lpu-v1", "chips").read_text().replace("price: 20000 USD", "price: 20000 s")
     )
     line = 1 + (folder / "chip.yaml").read_text().split("\n").index("price: 20000 s")
     with pytest.raises(
@@ -598,12 +598,12 @@ def digests(*sweeps: str) -> list[str]:
     for each in sweeps:
         Path("mine.yaml").write_text(MINE + each)
         opened = document("mine.yaml")
-        names += [point.digest for point in points(opened, of(opened))]
+        names += [point.digest for point in sweep_points(opened, of(opened))]
     return names
 
 
 def test_the_name_of_a_point_changes_with_a_changed_number_and_with_the_file_behind_like(folder):
-    (folder / "chip.yaml").write_text(find("groq-lpu-v1", "chips").read_text())
+    (folder / "chip.yaml").write_text(find_entry("groq-lpu-v1", "chips").read_text())
     as_grid = digests("sweep: {seed: [0]}\n", SWEEP)
     assert len(set(as_grid)) == 3
     as_list = f"sweep: [{{{CAPACITY}: 512 MB, systems.lpu.engine.layer_overhead: 20 us}}]\n"

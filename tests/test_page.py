@@ -17,7 +17,7 @@ from sim.catalogue.entries import sources
 from sim.inputs.files import Document, UserError
 from sim.report import page
 from sim.report.tables import notes
-from sim.results.rows import load, save
+from sim.results.rows import load_result, save_result
 
 HOSTILE = """\
 # Is <b>this</b> a "question"
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
         "llama3-8b-lpu-vs-h100",
         ["workload.requests=20", "measure={warmup: 1 s}", "systems.lpu.token_budget=64 token"],
     )
-    save(run(scenario, seed=7).saved(), folder)
+    save_result(run(scenario, seed=7).saved(), folder)
     return folder
 
 
@@ -76,12 +76,12 @@ def told(folder):
 def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile.yaml").write_text(HOSTILE)
-    save(run(read(folder / "hostile.yaml")).saved(), folder)
+    save_result(run(read(folder / "hostile.yaml")).saved(), folder)
     return Elements(page.report(folder))
 
 
 def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
-    summary = load(folder).summary
+    summary = load_result(folder).summary
     assert "A small model: what do 64 LPUs gain over the one H100" in told.text
     assert re.search(
         r"\w+ gives a user [\d,]+ token/s: .* times that of \w+; under this load ", told.text
@@ -97,15 +97,15 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
         assert label in told.text
     for note in notes(summary):
         assert told.text.count(note.removesuffix(".")) == 1
-    for figure in draw_all(load(folder)).values():
+    for figure in draw_all(load_result(folder)).values():
         assert " ".join(figure.get_suptitle().split()) in told.text
-    assert len(told.named("svg")) == len(draw_all(load(folder)))
+    assert len(told.named("svg")) == len(draw_all(load_result(folder)))
     assert f"sramsim {summary['version']}, seed 7." in told.text
     assert "sramsim run llama3-8b-lpu-vs-h100.yaml --out out" in told.text
 
 
 def test_it_names_the_source_of_every_number_of_every_part(told, folder):
-    kept = load(folder).summary["sources"]
+    kept = load_result(folder).summary["sources"]
     parts = [
         "model llama-3.1-8b",
         "chip groq-lpu-v1",
@@ -148,7 +148,7 @@ def test_the_scenario_that_it_offers_is_the_one_that_was_run(told, folder, tmp_p
     file.write_bytes(base64.b64decode(link["href"].removeprefix("data:text/yaml;base64,")))
     assert file.read_text(encoding="utf-8") in told.text
     again = run(read(file)).saved().summary
-    was = load(folder).summary
+    was = load_result(folder).summary
     assert Document(file).data["seed"] == 7
     assert json.loads(json.dumps(again["systems"])) == was["systems"]
     assert again["question"] == was["question"]
@@ -228,10 +228,10 @@ def test_colours_of_figures_are_seen_on_the_dark_page():
 
 
 def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_path):
-    saved = load(folder)
+    saved = load_result(folder)
     for key in ("question", "inputs", "sources", "version"):
         del saved.summary[key]
-    save(saved, tmp_path)
+    save_result(saved, tmp_path)
     text = Elements(page.report(tmp_path)).text
     assert "made in code" in text
     assert "They were not kept" in text

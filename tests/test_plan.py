@@ -10,7 +10,7 @@ from sim.cost.step import COLLECTIVES, HOPS, WEIGHTS, Work
 from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
-from sim.inputs.files import names, read
+from sim.inputs.files import catalogue_names, read_value
 from sim.planning.deployment import deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.
@@ -234,7 +234,7 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
         sampled = None if seed is None else np.random.default_rng(seed)
         parts = {
             "chip": make_chip(1e9),
-            "engine": read(names("engines")["ideal"], Engine),
+            "engine": read_value(catalogue_names("engines")["ideal"], Engine),
             "plan": Plan(),
             "token_budget": 16,
         }

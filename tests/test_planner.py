@@ -13,7 +13,7 @@ from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
-from sim.planning.deployment import deploy, lone_request, minimum_chips, require_fit
+from sim.planning.deployment import deploy, minimum_chips, require_fit, time_single_request
 from sim.planning.partition import BALANCE_CONTEXT
 from sim.scenario.scenario import read
 
@@ -22,7 +22,7 @@ WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 
 def all_cuts(layout):
     """The layout under every cut into as many stages."""
-    n, pipeline = len(layout.model.blocks), layout.plan.depth
+    n, pipeline = len(layout.model.blocks), layout.plan.pipeline_depth
     return [replace(layout, bounds=(0, *cuts)) for cuts in combinations(range(1, n), pipeline - 1)]
 
 
@@ -86,7 +86,7 @@ def test_stages_are_contiguous_and_hold_every_block_once(draw_deployment, data, 
     deployment, _ = draw_deployment(data.draw, balance)
     stages = deployment.layout.stages
     held = [block for stage in stages for block in range(stage.first, stage.last + 1)]
-    assert len(stages) == deployment.layout.plan.depth
+    assert len(stages) == deployment.layout.plan.pipeline_depth
     assert held == list(range(len(deployment.layout.model.blocks)))
     assert all(stage.first <= stage.last for stage in stages)
 
@@ -170,7 +170,11 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
         "llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]
     ).deploy("lpu")
     assert searched.fit.fits
-    assert (searched.chips, searched.layout.plan.group, searched.layout.plan.depth) == hint
+    assert (
+        searched.chips,
+        searched.layout.plan.stage_size,
+        searched.layout.plan.pipeline_depth,
+    ) == hint
     assert minimum_chips(searched, scenario.request_tokens) == hint
 
 
@@ -206,7 +210,7 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(
         assert hint is None or hint[0] > min(drawn["chips"], drawn["limit"] or math.inf)
         return
     if found.fit.fits:
-        assert hint == (found.chips, found.layout.plan.group, found.layout.plan.depth)
+        assert hint == (found.chips, found.layout.plan.stage_size, found.layout.plan.pipeline_depth)
     else:
         assert hint is None or hint[0] > drawn["chips"]
 
@@ -241,7 +245,7 @@ def test_where_nothing_would_do_it_says_so(make_deployment, make_chip):
 def test_limits_default_to_what_fits_and_what_the_slots_carry(make_deployment):
     deployment = make_deployment(4, plan=Plan(slots=2), token_budget=16)
     limits = deployment.limits
-    assert (limits.slots, limits.token_budget, limits.sequences, limits.context) == (
+    assert (limits.micro_batches, limits.token_budget, limits.sequences, limits.context) == (
         2,
         16,
         32,
@@ -292,7 +296,7 @@ def test_a_plan_counts_the_sequences_that_the_given_kv_room_holds(make_deploymen
     assert (
         deployment.sequences(100)[0]
         == kv_tokens // 100
-        == deployment.limits.kv_tokens // deployment.limits.claim(100)
+        == deployment.limits.kv_tokens // deployment.limits.kv_tokens_needed(100)
     )
     assert deployment.sequences(100)[1] == make_deployment().sequences(100)[1]
 
@@ -300,7 +304,7 @@ def test_a_plan_counts_the_sequences_that_the_given_kv_room_holds(make_deploymen
 def test_lone_times_do_not_ask_for_room_or_context(make_deployment):
     """What one request of any length would take, whatever the limits on many."""
     tight = make_deployment(kv_tokens=10)
-    assert lone_request(tight, 5000, 20) == lone_request(make_deployment(), 5000, 20)
+    assert time_single_request(tight, 5000, 20) == time_single_request(make_deployment(), 5000, 20)
 
 
 # Searching for a plan.
@@ -320,7 +324,7 @@ def test_the_fastest_plan_is_no_slower_than_any_other_that_was_tried(make_deploy
     for tensor in (1, 2, 4):
         other = make_deployment(8, plan=Plan(tensor=tensor))
         assert (
-            lone_request(found, 16, 8).tpot <= lone_request(other, 16, 8).tpot * 1.02
+            time_single_request(found, 16, 8).tpot <= time_single_request(other, 16, 8).tpot * 1.02
         )  # trials are estimated, by even cuts
 
 

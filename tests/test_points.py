@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from sim.catalogue.measurements import Speeds
-from sim.inputs.files import ScenarioError, names, read
+from sim.catalogue.measurements import PublishedSpeeds
+from sim.inputs.files import ScenarioError, catalogue_names, read_value
 from sim.validation import points as module
-from sim.validation.points import METRICS, Rule, dealt, halves, points
+from sim.validation.points import POINT_METRICS, Rule, dealt, halves, measured_points
 from sim.validation.validate import SETS, shipped
 
 
@@ -19,7 +19,7 @@ def point(make_table):
     """The one point of a table of one row."""
 
     def make(kind: str, **changes: object):
-        (found,) = points(make_table(kind, changes))
+        (found,) = measured_points(make_table(kind, changes))
         return found
 
     return make
@@ -31,7 +31,7 @@ def refused(make_table):
 
     def call(kind: str, **changes: object) -> str:
         with pytest.raises(ScenarioError) as error:
-            points(make_table(kind, {}, changes))
+            measured_points(make_table(kind, {}, changes))
         assert "\n" not in str(error.value)
         assert "mine.csv:3: " in str(error.value)
         return str(error.value).partition("mine.csv:3: ")[2]
@@ -41,7 +41,7 @@ def refused(make_table):
 
 @pytest.fixture(scope="module")
 def serving():
-    return points(shipped("serving"))
+    return measured_points(shipped("serving"))
 
 
 # Every row of the shipped tables.
@@ -53,7 +53,7 @@ def serving():
 def test_every_row_is_one_point_or_says_why_not(name, serving):
     with shipped(name).open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
-    found = serving if name == "serving" else points(shipped(name))
+    found = serving if name == "serving" else measured_points(shipped(name))
     assert len(found) == len({each.id for each in found}) == len(rows) > 30
     for each, row in zip(found, rows, strict=True):
         assert each.id == row.get("point_id", each.id)
@@ -101,7 +101,7 @@ def test_a_published_metric_is_a_time_and_the_requests_that_have_it(
     assert found.measured == pytest.approx(measured)
     assert (found.pattern, found.output, found.prompt) == (pattern, output, 64)
     assert found.users == int(cells.get("batch_or_concurrency", 1))
-    assert set(found.measured) == {METRICS[metric]}
+    assert set(found.measured) == {POINT_METRICS[metric]}
 
 
 def test_what_a_published_row_leaves_out_is_a_chat(point):
@@ -231,7 +231,7 @@ def test_a_header_that_is_not_known_is_refused(tmp_path):
         ScenarioError,
         match=r"mine.csv:1: is not a table that is known: published figures \(point_id, ",
     ) as error:
-        points(tmp_path / "mine.csv")
+        measured_points(tmp_path / "mine.csv")
     assert "\n" not in str(error.value)
 
 
@@ -247,12 +247,12 @@ def test_a_row_of_another_length_is_refused(make_table, kind, change):
         ScenarioError,
         match=r"mine.csv:3: the row has more or fewer cells than the head of the table$",
     ):
-        points(path)
+        measured_points(path)
 
 
 def test_other_columns_do_not_matter_and_no_output_is_one_token(make_table):
     path = make_table("published", {"output_tokens": 0, "metric": "TTFT_ms", "weather": "fine"})
-    assert points(path)[0].output == 1
+    assert measured_points(path)[0].output == 1
 
 
 # Rules.
@@ -326,7 +326,7 @@ def test_a_paced_time_is_missed_only_by_a_longer_one(point, metric, paced, simul
 
 def test_bounds_of_the_catalogue_are_speeds_of_groqs_service_and_demonstration():
     tables = ("calibration", "validation", "serving", "steps-2023")
-    found = [point for name in tables for point in points(shipped(name)) if point.bound]
+    found = [point for name in tables for point in measured_points(shipped(name)) if point.bound]
     assert {point.about["engine"] for point in found} == {"Groq compiler"}
     assert [point.id for point in found] == [
         "P139",
@@ -341,11 +341,11 @@ def test_bounds_of_the_catalogue_are_speeds_of_groqs_service_and_demonstration()
 
 
 def test_speeds_and_points_agree_on_what_is_paced():
-    speeds = read(names("measurements")["single-user"], Speeds).points
+    speeds = read_value(catalogue_names("measurements")["single-user"], PublishedSpeeds).points
     paced = {
         each.id: bool(each.bound)
         for name in ("calibration", "validation")
-        for each in points(shipped(name))
+        for each in measured_points(shipped(name))
     }
     marked = [speed.id for speed in speeds if speed.paced]
     assert len(marked) == 4
@@ -353,7 +353,7 @@ def test_speeds_and_points_agree_on_what_is_paced():
 
 
 def test_speculative_speeds_of_sambanova_are_no_measurements(point):
-    (found,) = (each for each in points(shipped("validation")) if each.id == "P134")
+    (found,) = (each for each in measured_points(shipped("validation")) if each.id == "P134")
     assert found.system is None
     assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
     unlabelled = {
@@ -404,7 +404,9 @@ def test_configurations_that_differ_are_not_one(make_table):
         {"precision": "fp8"},
         {"backend_version": "1"},
     ]
-    groups = [each.group for each in points(make_table("serving", *changes, {"concurrency": 3}))]
+    groups = [
+        each.group for each in measured_points(make_table("serving", *changes, {"concurrency": 3}))
+    ]
     assert len(set(groups)) == len(changes)
     assert groups[-1] == groups[0]
     several = {"n_accelerators": 2}
@@ -415,4 +417,6 @@ def test_configurations_that_differ_are_not_one(make_table):
         several | {"parallelism": "PP2"},
         {"metric": "e2e_latency_s"},
     ]
-    assert len({each.group for each in points(make_table("published", *changes))}) == len(changes)
+    assert len({each.group for each in measured_points(make_table("published", *changes))}) == len(
+        changes
+    )

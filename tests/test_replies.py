@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sim.scenario.scenario import System
-from sim.validation.points import Point, rules
+from sim.validation.points import MeasuredPoint, rules
 from sim.validation.replies import fitted_numbers, floors
 from sim.validation.validate import Compared, Table, beside, of_file, points_of, shipped, simulate
 
@@ -19,7 +19,7 @@ TEN = [{}] * 10
 def deployments(make_table):
     """The points of a table of replies, by name."""
 
-    def make(*rows: dict[str, object]) -> dict[str, Point]:
+    def make(*rows: dict[str, object]) -> dict[str, MeasuredPoint]:
         return {point.id: point for point in floors(make_table("replies", *rows))}
 
     return make
@@ -29,7 +29,7 @@ def deployments(make_table):
 def one(deployments):
     """The only point of a table of replies."""
 
-    def make(*rows: dict[str, object]) -> Point:
+    def make(*rows: dict[str, object]) -> MeasuredPoint:
         (point,) = deployments(*rows).values()
         return point
 
@@ -37,7 +37,7 @@ def one(deployments):
 
 
 @pytest.fixture(scope="module")
-def ours() -> dict[str, Point]:
+def ours() -> dict[str, MeasuredPoint]:
     return {point.id: point for point in floors(shipped("sram-replies"))}
 
 
@@ -269,7 +269,7 @@ def test_a_beat_is_the_time_of_a_step_where_a_step_takes_one_token(
         "token_budget": 1,
     }
     about = {"model": "small", "chip": "round", "engine": "mine"}
-    point = Point(
+    point = MeasuredPoint(
         "P",
         about,
         {"beat": 1.0, "tpot": 1.0},

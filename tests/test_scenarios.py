@@ -11,7 +11,7 @@ import pytest
 from sim import PlanError, planned, read, run
 from sim.cli.app import main
 from sim.cost.step import Work
-from sim.inputs.files import names
+from sim.inputs.files import catalogue_names
 from sim.report.tables import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}
@@ -63,7 +63,7 @@ def command(monkeypatch, capsys, *words: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", sorted(set(names("scenarios")) - set(REFUSED)))
+@pytest.mark.parametrize("name", sorted(set(catalogue_names("scenarios")) - set(REFUSED)))
 def test_every_scenario_serves_all_its_requests(name):
     result = ran(name)
     for system_name, system in result.systems.items():
@@ -77,9 +77,9 @@ def test_what_does_not_fit_is_refused_with_what_would_do(name):
         run(name)
 
 
-@pytest.mark.parametrize("name", sorted(names("scenarios")))
+@pytest.mark.parametrize("name", sorted(catalogue_names("scenarios")))
 def test_every_scenario_opens_with_its_question(name):
-    first = names("scenarios")[name].read_text(encoding="utf-8").splitlines()[0]
+    first = catalogue_names("scenarios")[name].read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     assert "?" in first
 
@@ -568,9 +568,9 @@ def test_a_policy_that_is_none_is_one_line(monkeypatch, capsys, tmp_path, key, r
 
 def test_engine_ideal_is_physics_alone():
     ideal = planned(read(FLAGSHIP, [f"systems.{name}.engine=ideal" for name in ("lpu", "h100")]))
-    assert ideal.lone["lpu"].fitted_share == ideal.lone["h100"].fitted_share == 0
-    assert 540 <= 1 / ideal.lone["lpu"].tpot <= 680
-    assert 45 <= 1 / ideal.lone["h100"].tpot <= 49
+    assert ideal.unloaded["lpu"].fitted_share == ideal.unloaded["h100"].fitted_share == 0
+    assert 540 <= 1 / ideal.unloaded["lpu"].tpot <= 680
+    assert 45 <= 1 / ideal.unloaded["h100"].tpot <= 49
 
 
 def test_all_systems_meet_the_same_requests(flagship):

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from sim.inputs.files import catalogue, names
-from sim.report.reference import KINDS, json_schema, reference
+from sim.inputs.files import catalogue, catalogue_names
+from sim.report.reference import SCHEMA_KINDS, json_schema, reference
 
 
 def test_the_page_of_all_keys_is_current():
@@ -16,10 +16,10 @@ def test_the_page_of_all_keys_is_current():
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCHEMA_KINDS)
 def test_every_key_of_a_class_is_in_its_schema(kind):
     schema = json_schema(kind)
-    assert set(schema["properties"]) == set(KINDS[kind].model_fields)
+    assert set(schema["properties"]) == set(SCHEMA_KINDS[kind].model_fields)
     json.dumps(schema)
 
 
@@ -29,7 +29,7 @@ def test_what_the_catalogue_holds_is_what_the_schema_says(kind):
     from jsonschema import Draft202012Validator
 
     validator = Draft202012Validator(json_schema(kind))
-    for name, path in names(f"{kind}s").items():
+    for name, path in catalogue_names(f"{kind}s").items():
         errors = [
             error.message
             for error in validator.iter_errors(yaml.safe_load(path.read_text(encoding="utf-8")))

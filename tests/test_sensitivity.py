@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.cost.plan import PlanError
-from sim.inputs.files import ScenarioError, find
+from sim.inputs.files import ScenarioError, find_entry
 from sim.scenario.scenario import read
 from sim.studies.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
 
@@ -214,7 +214,9 @@ def test_cables_that_a_system_replaces_are_not_moved(mine):
 
 def test_every_scenario_of_the_catalogue_that_has_ranges_can_be_asked():
     """A chip of SRAM and one of HBM, with all the kinds of numbers that their files leave open."""
-    for name, told in sensitivity(read(str(find("llama3-8b-lpu-vs-h100", "scenarios")))).items():
+    for name, told in sensitivity(
+        read(str(find_entry("llama3-8b-lpu-vs-h100", "scenarios")))
+    ).items():
         low, high = told.band("tpot")
         assert low <= told.base["tpot"] <= high, name
 

@@ -18,7 +18,7 @@ from sim.cli.app import main
 from sim.scenario.scenario import document, of
 from sim.studies import provenance
 from sim.studies import sweep as module
-from sim.studies.sweep import load, points, sweep
+from sim.studies.sweep import load_sweep, sweep, sweep_points
 
 BASE = """\
 # How does a small model run on a card, and on two?
@@ -43,11 +43,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[module.Point]:
+def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[module.SweepPoint]:
     """The points of a file that holds the text."""
     Path(name).write_text(text)
     opened = document(name, list(assignments))
-    return points(opened, of(opened))
+    return sweep_points(opened, of(opened))
 
 
 def tables(folder: str) -> list[bytes]:
@@ -501,7 +501,7 @@ def test_a_sweep_tells_how_many_rows_have_an_error(monkeypatch, capsys):
 
 
 def test_what_is_loaded_is_what_was_written():
-    made, found = sweep("mine.yaml", Path("out"), jobs=1), load(Path("out"))
+    made, found = sweep("mine.yaml", Path("out"), jobs=1), load_sweep(Path("out"))
     assert found.table.equals(made.table)
     assert found.summary == json.loads(json.dumps(made.summary))
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.hardware.topology import (
-    KINDS,
+    TOPOLOGY_KINDS,
     Bus,
     Dragonfly,
     FullyConnected,
@@ -654,7 +654,7 @@ def test_an_all_reduce_is_no_faster_than_an_all_gather_or_the_latency_between_it
 ):
     topology, chips = group
     reduce, gather = topology.all_reduce(chips, nbytes), topology.all_gather(chips, nbytes)
-    farthest = max(topology.lane(chips[0], chip).latency for chip in chips)
+    farthest = max(topology.channel(chips[0], chip).latency for chip in chips)
     assert reduce >= gather * (1 - 1e-12)
     assert gather >= farthest * (1 - 1e-12)
 
@@ -754,7 +754,7 @@ def test_an_inner_level_says_its_size():
 
 def test_the_laws_are_tried_on_every_kind():
     tried = {FullyConnected, Switch, Bus, Ring, Line, Mesh, Torus, Hierarchical, Dragonfly}
-    assert set(KINDS.values()) == tried
+    assert set(TOPOLOGY_KINDS.values()) == tried
     assert {kind for kind in tried if issubclass(kind, Nested)} == {Mesh, Torus, Hierarchical}
 
 

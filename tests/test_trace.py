@@ -79,14 +79,16 @@ def test_the_slices_are_the_program_once_for_each_token(scenario, timeline):
     deployment, program = step_program(scenario, "lpu")
     per_chip = Counter(each.chip for each in timeline.chips)
     for stage, instructions in enumerate(program.stages):
-        for place in range(deployment.layout.plan.group):
-            assert per_chip[stage * deployment.layout.plan.group + place] == 2 * len(instructions)
+        for place in range(deployment.layout.plan.stage_size):
+            assert per_chip[stage * deployment.layout.plan.stage_size + place] == 2 * len(
+                instructions
+            )
 
 
 def test_the_tokens_are_those_of_a_run(scenario, timeline):
     """The gap between two tokens is the closed form's for a lone request."""
     gaps = [b - a for a, b in pairwise(timeline.tokens)]
-    lone = scenario.lone(scenario.deploy("lpu")).tpot
+    lone = scenario.unloaded(scenario.deploy("lpu")).tpot
     assert len(gaps) == 2
     assert gaps == pytest.approx(
         [lone, lone], rel=0.02

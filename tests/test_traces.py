@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.files import ScenarioError
-from sim.workload.traces import read
+from sim.workload.traces import read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -77,7 +77,7 @@ def file(tmp_path, monkeypatch):
 def refused(path: Path) -> str:
     """The one line that says what is wrong."""
     with pytest.raises(ScenarioError) as error:
-        read(path)
+        read_trace(path)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -85,7 +85,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_is_told_by_its_content(file, name):
     text, arrival, prompt, output, failed = FORMATS[name]
-    columns = read(file(text))
+    columns = read_trace(file(text))
     assert columns.arrival == pytest.approx(arrival, abs=1e-9)
     assert columns.prompt.tolist() == prompt
     assert columns.output.tolist() == output
@@ -104,33 +104,38 @@ def test_each_format_is_told_by_its_content(file, name):
     ids=["byte order mark", "windows line ends", "no last line end", "blank lines at the end"],
 )
 def test_how_a_file_is_saved_does_not_matter(file, name, change):
-    plain, changed = read(file(FORMATS[name][0])), read(file(change(FORMATS[name][0])))
+    plain, changed = read_trace(file(FORMATS[name][0])), read_trace(file(change(FORMATS[name][0])))
     for column in ("arrival", "prompt", "output"):
         assert getattr(plain, column).tolist() == getattr(changed, column).tolist()
     assert (plain.hash_ids, plain.failed) == (changed.hash_ids, changed.failed)
 
 
 def test_columns_are_found_by_name_in_any_order_among_others(file):
-    columns = read(file('"num_decode_tokens","id",arrived_at,num_prefill_tokens\n20,x,1,100\n'))
+    columns = read_trace(
+        file('"num_decode_tokens","id",arrived_at,num_prefill_tokens\n20,x,1,100\n')
+    )
     assert (columns.prompt.tolist(), columns.output.tolist()) == ([100], [20])
 
 
 def test_azures_seventh_digit_is_kept(file):
-    gaps = np.diff(read(file(AZURE)).arrival)
+    gaps = np.diff(read_trace(file(AZURE)).arrival)
     assert gaps[1] == pytest.approx(1e-7, rel=1e-6)
 
 
 def test_rows_in_any_order_are_sorted_and_stay_whole(file):
     lines = MOONCAKE.splitlines()
-    there, back = read(file(MOONCAKE)), read(file("\n".join(reversed(lines))))
+    there, back = read_trace(file(MOONCAKE)), read_trace(file("\n".join(reversed(lines))))
     assert there.hash_ids == back.hash_ids == [(0, 1, 2), (0,)]
     for column in ("arrival", "prompt", "output"):
         assert getattr(there, column).tolist() == getattr(back, column).tolist()
 
 
 def test_block_ids_are_left_out_where_a_trace_has_none(file):
-    assert read(file(AZURE)).hash_ids is None
-    assert read(file('{"timestamp": 0, "input_length": 6, "output_length": 2}\n')).hash_ids is None
+    assert read_trace(file(AZURE)).hash_ids is None
+    assert (
+        read_trace(file('{"timestamp": 0, "input_length": 6, "output_length": 2}\n')).hash_ids
+        is None
+    )
 
 
 ANSWERS = {"ttfts": [0.1, 0.0, 0.2], "itls": [[], [], [0.3, 0.5]]}
@@ -138,26 +143,26 @@ ANSWERS = {"ttfts": [0.1, 0.0, 0.2], "itls": [[], [], [0.3, 0.5]]}
 
 def test_a_replay_says_when_it_was_answered(file):
     """On the clock of the arrivals, sorted with them."""
-    first, last = read(file(REPLAY)).answered
+    first, last = read_trace(file(REPLAY)).answered
     assert first == pytest.approx([1.5, 4.0])
     assert last == pytest.approx([3.0, 4.0])
     plain = FORMATS["replay without answers"][0]
-    assert read(file(plain)).answered is None
+    assert read_trace(file(plain)).answered is None
 
 
 def test_vllm_says_when_it_answered_where_it_saved_the_gaps(file):
     """Those that failed are left out; a first token comes a TTFT after the request, the last one all gaps after that."""
-    first, last = read(file(vllm(**ANSWERS))).answered
+    first, last = read_trace(file(vllm(**ANSWERS))).answered
     assert first == pytest.approx([0.1, 2.2])
     assert last == pytest.approx([0.1, 3.0])
     backwards = {key: value[::-1] for key, value in (DETAILED | ANSWERS).items()}
-    assert read(file(vllm(**backwards))).answered[1] == pytest.approx(last)
+    assert read_trace(file(vllm(**backwards))).answered[1] == pytest.approx(last)
     for without in ({"ttfts": None}, {"itls": None}):
-        assert read(file(vllm(**ANSWERS | without))).answered is None
+        assert read_trace(file(vllm(**ANSWERS | without))).answered is None
 
 
 def test_a_result_of_vllm_may_be_indented(file):
-    assert read(file(json.dumps(DETAILED, indent=2))).prompt.tolist() == [7, 9]
+    assert read_trace(file(json.dumps(DETAILED, indent=2))).prompt.tolist() == [7, 9]
 
 
 # What is malformed, and where.

@@ -21,8 +21,8 @@ from sim.units import (
     Tokens,
     UnitError,
     Watts,
+    format_quantity,
     parse,
-    show,
 )
 
 DECIMAL = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
@@ -119,7 +119,7 @@ def test_what_is_counted_has_no_fractions(prefix, unit):
 @example(0.5, "B/s")
 @example(999.96, "B")
 def test_what_is_shown_can_be_read_back(value, unit):
-    assert parse(show(value, unit), unit) == pytest.approx(value, rel=1e-3)
+    assert parse(format_quantity(value, unit), unit) == pytest.approx(value, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import sim
 from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
-from sim.inputs.files import UserError, names, read
+from sim.inputs.files import UserError, catalogue_names, read_value
 from sim.results.metrics import latencies
 from sim.scenario.scenario import Member, System, fitting
 from sim.validation import points as points_module
 from sim.validation import validate as module
-from sim.validation.points import Point
+from sim.validation.points import MeasuredPoint
 from sim.validation.validate import (
     SETS,
     Compared,
@@ -38,7 +38,7 @@ from sim.validation.validate import (
 def make_point(make_model, make_chip, make_engine):
     """16 tokens after 32, on one small chip; what a test changes of the point, its engine or its system."""
 
-    def make(engine=None, model=None, system=None, **changes) -> Point:
+    def make(engine=None, model=None, system=None, **changes) -> MeasuredPoint:
         parts = {
             "chip": make_chip(1e7),
             "chips": 1,
@@ -52,7 +52,7 @@ def make_point(make_model, make_chip, make_engine):
             "output": 16,
             "system": System(**parts | (system or {})),
         }
-        return Point("P", about, **given | changes)
+        return MeasuredPoint("P", about, **given | changes)
 
     return make
 
@@ -68,7 +68,7 @@ def fitted(monkeypatch):
     return say
 
 
-def served(point: Point, users: int, rounds: int | None = None):
+def served(point: MeasuredPoint, users: int, rounds: int | None = None):
     """The rows of a point's requests, served outside of `validate`."""
     scenario = asked(point, users, rounds)
     return scenario.serve(
@@ -231,7 +231,7 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
     }
     point = make_point(engine={"source": told})
 
-    def status(metric: str, point: Point = point) -> tuple[str, str]:
+    def status(metric: str, point: MeasuredPoint = point) -> tuple[str, str]:
         row = beside(point, metric, 1.0, {metric: 1.0})
         return row.status, row.reason
 
@@ -470,9 +470,13 @@ def test_an_empty_table_is_no_row(make_table, fitted):
 def test_engines_may_be_fitted_to_calibration_steps_and_a_half_of_serving():
     ids = module.fitted_ids()
     assert {"P001", "steps-2023:2"} <= ids
-    assert not any(point.id in ids for point in module.points(module.shipped("validation")))
+    assert not any(
+        point.id in ids for point in module.measured_points(module.shipped("validation"))
+    )
     serving = [
-        point.id in ids for point in module.points(module.shipped("serving")) if point.system
+        point.id in ids
+        for point in module.measured_points(module.shipped("serving"))
+        if point.system
     ]
     assert 0.4 < np.mean(serving) < 0.5
 
@@ -555,7 +559,7 @@ def test_an_engine_names_the_chips_that_tables_have_it_on():
                 on[point.system.engine.id].add(point.system.chip.id)
     replayed = sim.read("replay-vllm-rtx4090").whole("rtx4090")
     on[replayed.engine.id].add(replayed.chip.id)
-    for name, path in names("engines").items():
-        assert set(read(path, Engine).points) == on[name], (
+    for name, path in catalogue_names("engines").items():
+        assert set(read_value(path, Engine).points) == on[name], (
             f"{name}: points: [{', '.join(sorted(on[name]))}]"
         )

@@ -5,18 +5,18 @@ import pytest
 
 from sim.inputs.files import ScenarioError
 from sim.report.tables import findings, judged
-from sim.results.metrics import Measure, summary
+from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
-from sim.results.verdict import UNSTEADY, grows, hints, measure_flow, verdict
+from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow
 from sim.scenario.scenario import check, read
 from sim.serving.policy import Policies
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 
 def made(arrival, admitted, first, last, output, users=None):
     """Rows of finished requests."""
     rows = Rows(
-        Requests(np.array(arrival, float), np.ones(len(arrival), int), np.array(output), users)
+        RequestBatch(np.array(arrival, float), np.ones(len(arrival), int), np.array(output), users)
     )
     rows.admitted[:], rows.first_token[:], rows.last_token[:] = admitted, first, last
     rows.ended[:] = last
@@ -47,14 +47,14 @@ def shared(rate, requests, output, capacity):
 def test_long_answers_that_slow_down_are_an_overload(excess, requests):
     """Nobody waits for a first token; what grows is the number of tokens still to come."""
     rows = shared(rate=3.0, requests=requests, output=2000, capacity=3.0 * 2000 / excess)
-    told = verdict(rows)
+    told = judge(rows)
     assert told == "OVERLOADED" if requests == 600 else told in ("OVERLOADED", "TOO SHORT")
     assert measure_flow(rows).share < 0.85
 
 
 def test_below_what_it_serves_the_same_is_stable():
     rows = shared(rate=3.0, requests=600, output=2000, capacity=3.0 * 2000 * 1.2)
-    assert verdict(rows) == "STABLE"
+    assert judge(rows) == "STABLE"
     assert measure_flow(rows).share == pytest.approx(1.0, abs=0.01)
 
 
@@ -65,7 +65,7 @@ def test_a_system_that_fills_up_until_it_is_full_is_not_stable():
 
     def told(rate: float, requests: int) -> str:
         workload = scenario.workload.model_copy(update={"rate": rate, "requests": requests})
-        return verdict(scenario.serve("h100x8", deployed, workload.draw(0)))
+        return judge(scenario.serve("h100x8", deployed, workload.draw(0)))
 
     assert told(50.0, 3000) == "OVERLOADED"
     assert told(46.0, 3000) == "TOO SHORT"
@@ -90,11 +90,11 @@ def queue(load, seed, requests=2000):
 )
 def test_a_busy_server_is_rarely_said_not_to_keep_up(load, requests, most):
     """Its queue varies slowly near saturation: at 0.95 it is about 20 long, and forgets its length in 1,500 requests."""
-    assert sum(verdict(queue(load, seed, requests)) in UNSTEADY for seed in range(40)) <= most
+    assert sum(judge(queue(load, seed, requests)) in UNSTEADY for seed in range(40)) <= most
 
 
 def test_a_server_that_gets_too_much_is_overloaded():
-    assert all(verdict(queue(1.3, seed)) == "OVERLOADED" for seed in range(40))
+    assert all(judge(queue(1.3, seed)) == "OVERLOADED" for seed in range(40))
 
 
 @pytest.mark.parametrize(("seconds", "steady"), [(1.0, True), (100.0, True), (2000.0, False)])
@@ -103,19 +103,19 @@ def test_a_run_has_to_last_longer_than_its_requests(seconds, steady):
     arrival = np.cumsum(np.random.default_rng(0).exponential(1.0, 2000))
     rows = made(arrival, arrival, arrival + 0.01, arrival + seconds, np.full(2000, 100))
     assert grows(rows.arrival, rows.last_token) is not steady
-    assert verdict(rows) == ("STABLE" if steady else "TOO SHORT")
+    assert judge(rows) == ("STABLE" if steady else "TOO SHORT")
 
 
 def test_a_run_of_requests_at_one_instant_has_no_rate():
     rows = made([0.0] * 64, [0.0] * 64, [1.0] * 64, [2.0] * 64, [100] * 64)
-    assert verdict(rows) == "TOO SHORT"
-    assert verdict(made([0.0], [0.0], [1.0], [2.0], [100])) == "STABLE"
+    assert judge(rows) == "TOO SHORT"
+    assert judge(made([0.0], [0.0], [1.0], [2.0], [100])) == "STABLE"
 
 
 def test_a_closed_loop_is_never_overloaded(make_deployment, serve_on):
     rows = serve_on(make_deployment(kv_tokens=200), [(0.0, 10, 40)] * 64, users=64)
-    assert verdict(rows) == "BACKLOGGED"
-    assert verdict(serve_on(make_deployment(), [(0.0, 10, 40)], users=1)) == "STABLE"
+    assert judge(rows) == "BACKLOGGED"
+    assert judge(serve_on(make_deployment(), [(0.0, 10, 40)], users=1)) == "STABLE"
 
 
 def test_requests_that_are_turned_away_are_offered_and_not_served(make_deployment, serve_on):
@@ -128,7 +128,7 @@ def test_requests_that_are_turned_away_are_offered_and_not_served(make_deploymen
         policies=Policies(max_waiting=4),
     )
     assert 0.1 < rows.turned_away.mean() < 0.5
-    assert verdict(rows) == "OVERLOADED"
+    assert judge(rows) == "OVERLOADED"
     assert rows.unfinished == {"the queue of 4 is full": rows.turned_away.sum()}
 
 
@@ -144,7 +144,7 @@ def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(
 ):
     deployment = make_deployment(kv_tokens=60)
     rows = serve_on(deployment, [(1e-5 * n, 10, 40) for n in range(200)], policies=policies)
-    told = summary(rows)
+    told = summarize(rows)
     assert told["verdict"] == "REFUSED"
     assert told["unfinished"] == [{"reason": reason, "requests": 200 - told["completed"]}]
     assert told["ci95_mean_ttft_ms"] is None
@@ -159,7 +159,7 @@ def test_requests_that_never_fit_are_counted_by_one_reason_whatever_their_length
 ):
     rows = serve_on(make_deployment(kv_tokens=60), [(0.1 * n, 10 + 10 * n, 10) for n in range(10)])
     assert rows.unfinished == {"more tokens than the KV room of 60": 5}
-    assert verdict(rows) == "REFUSED"
+    assert judge(rows) == "REFUSED"
 
 
 def in_bursts(of, length=10.0):
@@ -171,7 +171,7 @@ def in_bursts(of, length=10.0):
 
 def test_bursts_that_queue_and_drain_are_named_beside_stable():
     rows = in_bursts(50)
-    told = summary(rows)
+    told = summarize(rows)
     assert told["verdict"] == "STABLE"
     assert [hint["kind"] for hint in told["hints"]] == ["bursts"]
     assert "up to 50 wait" in told["hints"][0]["text"]
@@ -186,8 +186,8 @@ def test_poisson_arrivals_are_no_bursts():
     first = arrival + before - np.minimum.accumulate(before) + 0.8
     assert (first - arrival).max() > 10 * 0.8
     rows = made(arrival, arrival, first, first, np.ones(2000, int))
-    assert summary(rows)["verdict"] == "STABLE"
-    assert not summary(rows)["hints"]
+    assert summarize(rows)["verdict"] == "STABLE"
+    assert not summarize(rows)["hints"]
 
 
 def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(
@@ -196,15 +196,15 @@ def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(
     """Fifty prompts at one instant wait for each other; in ten rounds they are a tenth, and a warm-up leaves them out."""
     deployment = make_deployment(chip=make_chip(capacity=1e8), token_budget=128)
     two, many = (serve_on(deployment, [(0.0, 64, 40)] * n, users=50) for n in (100, 600))
-    (hint,) = summary(two)["hints"]
+    (hint,) = summarize(two)["hints"]
     assert hint["kind"] == "starting burst"
     assert (
         hint["text"]
         == "the starting burst is 50 % of what is counted; use measure: {warmup: ...} or more requests"
     )
-    assert not summary(many)["hints"]
-    assert not summary(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2))["hints"]
-    assert not summary(serve_on(deployment, [(0.0, 64, 40)], users=1))["hints"]
+    assert not summarize(many)["hints"]
+    assert not summarize(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2))["hints"]
+    assert not summarize(serve_on(deployment, [(0.0, 64, 40)], users=1))["hints"]
 
 
 CLOSED = """model: llama-3.1-8b

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sim.inputs.files import ScenarioError, Value
-from sim.inputs.files import read as read_file
+from sim.inputs.files import ScenarioError, Value, read_value
 from sim.scenario.scenario import read
 from sim.workload.arrivals import (
-    Asked,
-    Closed,
+    ClosedLoop,
     Gamma,
     Length,
     Listed,
+    ListedRequest,
     Pauses,
     Poisson,
     Sessions,
@@ -140,7 +139,7 @@ def test_what_changes_one_stream_leaves_the_others(changes, column):
 
 
 def test_a_closed_loop_asks_the_same_lengths_as_an_open_one():
-    closed = Closed(requests=N, users=4, **VARIED)
+    closed = ClosedLoop(requests=N, users=4, **VARIED)
     for column in ("prompt", "output"):
         assert columns(closed)[column] == columns(poisson(**VARIED))[column]
 
@@ -164,7 +163,7 @@ def test_lengths_of_prompt_and_output_and_gaps_are_uncorrelated():
 
 
 def test_a_closed_loop_leaves_arrivals_to_its_users():
-    requests = Closed(requests=10, users=4, prompt=FIXED, output=FIXED).draw(0)
+    requests = ClosedLoop(requests=10, users=4, prompt=FIXED, output=FIXED).draw(0)
     assert np.isnan(requests.arrival).all()
     assert requests.users == 4
     assert poisson().draw(0).users is None
@@ -254,7 +253,7 @@ def test_a_burstiness_that_no_gamma_has_is_refused(burstiness):
 
 def test_listed_requests_are_numbered_by_arrival_ties_as_they_stand():
     late, early, same = (
-        Asked(arrival=a, prompt=p, output=p + 1, priority=p)
+        ListedRequest(arrival=a, prompt=p, output=p + 1, priority=p)
         for a, p in ((2.0, 10), (1.0, 20), (2.0, 30))
     )
     requests = Listed(requests=(late, early, same)).draw(0)
@@ -265,7 +264,9 @@ def test_listed_requests_are_numbered_by_arrival_ties_as_they_stand():
 
 
 def test_a_list_without_priorities_has_none():
-    assert Listed(requests=(Asked(arrival=0.0, prompt=1, output=1),)).draw(0).priority is None
+    assert (
+        Listed(requests=(ListedRequest(arrival=0.0, prompt=1, output=1),)).draw(0).priority is None
+    )
 
 
 # Sessions.
@@ -483,7 +484,7 @@ class File(Value):
 def workload_of(tmp_path, text: str) -> Workload:
     path = tmp_path / "file.yaml"
     path.write_text(f"workload:\n{text}")
-    return read_file(path, File).workload
+    return read_value(path, File).workload
 
 
 @pytest.mark.parametrize(
@@ -495,7 +496,7 @@ def workload_of(tmp_path, text: str) -> Workload:
         ),
         (
             "  kind: listed\n  requests:\n    - {arrival: 1 s, prompt: 1 token, output: 2 token, priority: -3}\n",
-            Listed(requests=(Asked(arrival=1.0, prompt=1, output=2, priority=-3),)),
+            Listed(requests=(ListedRequest(arrival=1.0, prompt=1, output=2, priority=-3),)),
         ),
         (
             "  {kind: sessions, sessions: 2, rate: 5 request/s, turns: 3, think: 7 s, prompt: 1 token, output: 2 token}",

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from sim.catalogue.measurements import Network, Rules, Speeds
+from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeeds, Rules
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.files import (
@@ -16,25 +16,25 @@ from sim.inputs.files import (
     Sourced,
     UserError,
     Value,
-    find,
+    catalogue_names,
+    find_entry,
     load_text,
-    names,
-    read,
+    read_value,
 )
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden
 from sim.model.config import SPELLINGS, Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
-from sim.units import brief, show
+from sim.units import brief, format_quantity
 
-KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
-SHOWN: dict[str, tuple[str, type[Value]]] = {
+CATALOGUE_KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
+ENTRY_KINDS: dict[str, tuple[str, type[Value]]] = {
     "chip": ("chips", Chip),
     "engine": ("engines", Engine),
     "model": ("models", Model),
     "cluster": ("clusters", Cluster),
-    "measurement": ("measurements", Speeds),
+    "measurement": ("measurements", PublishedSpeeds),
 }
 IN_PLACE: dict[str, type[Value]] = {
     "faults": Faults,
@@ -45,12 +45,12 @@ Fact = tuple[str, str, str]  # key, value as written, source
 
 def titles(kind: str) -> dict[str, str]:
     """Name -> what it is, of one folder: the file's own name, else its first comment."""
-    return {name: title(path) for name, path in names(kind).items()}
+    return {name: title(path) for name, path in catalogue_names(kind).items()}
 
 
 def title(path: Path) -> str:
     if path.suffix == ".json":
-        model = read(path, Model)
+        model = read_value(path, Model)
         return f"{model.parameters / 1e9:.3g} B parameters, {model.num_hidden_layers} layers, {model.model_type}"
     text = load_text(path, path.name)
     named = next((line[5:].strip() for line in text.splitlines() if line.startswith("name:")), "")
@@ -62,13 +62,13 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
 
     Raises: UserError where there is no such kind or entry, ScenarioError where the file is wrong.
     """
-    if kind not in SHOWN:
-        raise UserError(f"show {kind}: there is no such kind; choose of {', '.join(SHOWN)}")
-    folder, cls = SHOWN[kind]
-    document = Document(find(name, folder))
-    if cls is Speeds and "systems" in document.data:
-        return network_facts(document.value(Network))
-    if cls is Speeds and "rules" in document.data:
+    if kind not in ENTRY_KINDS:
+        raise UserError(f"show {kind}: there is no such kind; choose of {', '.join(ENTRY_KINDS)}")
+    folder, cls = ENTRY_KINDS[kind]
+    document = Document(find_entry(name, folder))
+    if cls is PublishedSpeeds and "systems" in document.data:
+        return network_facts(document.value(NetworkMeasurements))
+    if cls is PublishedSpeeds and "rules" in document.data:
         return rules_facts(document.value(Rules))
     return told(document.path.stem, document.data, document.value(cls))
 
@@ -77,7 +77,7 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
     """Title, facts and note of a value, as its file or a scenario wrote it."""
     if isinstance(value, Model):
         return model_facts(name, data, value)
-    if isinstance(value, Speeds):
+    if isinstance(value, PublishedSpeeds):
         rows = [
             (
                 p.id,
@@ -124,9 +124,9 @@ def sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, An
 
 def sourced(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What `show` tells of one part of a scenario, and of the chip of a cluster."""
-    folder, cls = SHOWN[kind] if kind in SHOWN else ("", IN_PLACE[kind])
+    folder, cls = ENTRY_KINDS[kind] if kind in ENTRY_KINDS else ("", IN_PLACE[kind])
     if isinstance(part, str):
-        document = Document(find(part, folder))
+        document = Document(find_entry(part, folder))
         key, name, data, value = (
             f"{kind} {part}",
             document.path.stem,
@@ -162,7 +162,7 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
         path = f"{where}.{key}" if where else str(key)
         *above, last = path.split(".")  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
         kind = (
-            last if last != "like" else above[-1] if above and above[-1] in SHOWN else "chip"
+            last if last != "like" else above[-1] if above and above[-1] in ENTRY_KINDS else "chip"
         )  # {chip: 12, like: my-chip.yaml}
         if kind not in (*PARTS, *IN_PLACE) or where == "systems":
             yield from parts(value, path)
@@ -210,7 +210,7 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
     return rules.id, rows, rules.note.strip()
 
 
-def network_facts(network: Network) -> tuple[str, list[Fact], str]:
+def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
     """The published figures, and what the software in them was fitted to."""
     figures = [
         (
@@ -246,13 +246,17 @@ def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str
         ),
         (
             "FLOPs per token",
-            show(model.flops_per_token(), "FLOP"),
+            format_quantity(model.flops_per_token(), "FLOP"),
             "twice the parameters of the matrix multiplies; attention's core apart",
         ),
-        ("KV per token, fp16", show(2 * kv, "B"), "2 x layers x KV heads x head size x 2 B"),
+        (
+            "KV per token, fp16",
+            format_quantity(2 * kv, "B"),
+            "2 x layers x KV heads x head size x 2 B",
+        ),
         (
             "weights, int8 with 16-bit tables",
-            show(
+            format_quantity(
                 sum(
                     b.parameters() * (2 if b.kind in ("embedding", "head") else 1)
                     for b in model.blocks

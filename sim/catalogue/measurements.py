@@ -8,13 +8,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sim.hardware.chip import WIDTH, ChipField
+from sim.hardware.chip import BYTES_OF, ChipField
 from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.files import ScenarioError, Sourced, Text, Value, load_text, names, read, shorten
+from sim.inputs.files import (
+    ScenarioError,
+    Sourced,
+    Text,
+    Value,
+    catalogue_names,
+    load_text,
+    read_value,
+    shorten,
+)
 from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 
-class Speed(Value):
+class PublishedSpeed(Value):
     """What one user got, without speculative decoding; `chips` is left out where it was not published.
 
     `run_by` is the catalogue's engine of the same generation.  `paced`: the service throttled its speed, so the hardware is at
@@ -39,21 +48,23 @@ class Speed(Value):
         return int("".join(filter(str.isdigit, self.weights)))
 
 
-class Speeds(Value):
+class PublishedSpeeds(Value):
     """A file of published speeds."""
 
     id: str
     note: str = ""
-    points: tuple[Speed, ...]
+    points: tuple[PublishedSpeed, ...]
 
 
-def published(model: str, chip: str, chips: int, engine: str, weights: str) -> list[Speed]:
+def published_speeds(
+    model: str, chip: str, chips: int, engine: str, weights: str
+) -> list[PublishedSpeed]:
     """The published single-user speeds of a model, an engine of one generation and weights as wide on so many chips of a kind.
 
     Where the number of chips was not published, any number is.
     """
-    points = read(names("measurements")["single-user"], Speeds).points
-    alike = (model, chip, engine, 8 * WIDTH[weights])
+    points = read_value(catalogue_names("measurements")["single-user"], PublishedSpeeds).points
+    alike = (model, chip, engine, 8 * BYTES_OF[weights])
     return [
         p
         for p in points
@@ -64,7 +75,7 @@ def published(model: str, chip: str, chips: int, engine: str, weights: str) -> l
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Message(Value):
+class MessagePoint(Value):
     """A row of a table: what was published about messages between chips, as printed, and what simulates it.
 
     The system is one of the file's `systems` with `chips` chips, the software one of its `software`.  A collective is of the
@@ -175,26 +186,26 @@ def told_at(where: str) -> Iterator[None]:
         raise ScenarioError(f"{where}: {error}") from None
 
 
-def table(given: object) -> object:
+def read_table(given: object) -> object:
     """The rows of the CSV file that a text names, beside its own file.  Raises: ScenarioError at the first that is wrong."""
     if not isinstance(given, Text):
         return given
-    points: dict[str, Message] = {}
+    points: dict[str, MessagePoint] = {}
     for where, row in csv_table(given.folder / given)[1]:
         with told_at(where):
-            point = Message.model_validate({key: cell for key, cell in row.items() if cell})
+            point = MessagePoint.model_validate({key: cell for key, cell in row.items() if cell})
         if point.id in points:
             raise ScenarioError(f"{where}: {point.id} is there twice")
         points[point.id] = point
     return tuple(points.values())
 
 
-class Network(Value):
+class NetworkMeasurements(Value):
     """A file of published latencies and bandwidths between chips."""
 
     id: str
     note: str = ""
-    points: Annotated[tuple[Message, ...], BeforeValidator(table)]
+    points: Annotated[tuple[MessagePoint, ...], BeforeValidator(read_table)]
     systems: Mapping[str, Fabric]
     software: Mapping[str, Software]
 

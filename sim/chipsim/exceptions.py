@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sim.chipsim.machine import ChipException, Irregular
+from sim.chipsim.machine import ChipException, Irregularities
 from sim.chipsim.network import LinkException
 from sim.cost.plan import Layout, PlanError, fit
 from sim.cost.step import Costs
@@ -18,11 +18,11 @@ from sim.hardware.topology import Hop
 from sim.inputs.files import Value
 from sim.units import Count
 
-Speed = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SpeedFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ChipNumber = Annotated[int, Field(ge=0)]
 
 
-class Exceptional(Value):
+class ExceptionField(Value):
     """A chip or a link of a system that is not as the others.
 
     In a scheduled network a slow link is known to the schedule; a slow chip is not.  A `chip`, numbered from 0 over all replicas,
@@ -33,11 +33,11 @@ class Exceptional(Value):
 
     chip: ChipNumber | None = None
     link: tuple[ChipNumber | str, ChipNumber | str] | None = None
-    speed: Speed = 1.0
+    speed: SpeedFactor = 1.0
     like: ChipField | None = None
 
     @model_validator(mode="after")
-    def _one_thing(self) -> "Exceptional":
+    def _one_thing(self) -> "ExceptionField":
         if (self.chip is None) == (self.link is None):
             raise ValueError("an exception names a chip or a link")
         if self.link and self.like:
@@ -53,18 +53,18 @@ class Exceptional(Value):
 
 def irregular(
     layout: Layout,
-    exceptions: Sequence[Exceptional],
+    exceptions: Sequence[ExceptionField],
     replica: int,
     scheduled: bool,
     jitter: float,
     request_tokens: float,
     kv_tokens: int,
-) -> Irregular:
+) -> Irregularities:
     """What one replica of a system has that is irregular.
 
     Raises: ValueError where a chip or link does not exist, PlanError where a chip of another kind does not hold its part.
     """
-    size = layout.plan.group * layout.plan.depth
+    size = layout.plan.stage_size * layout.plan.pipeline_depth
     chips: list[ChipException] = []
     links: list[LinkException] = []
     kinds: list[tuple[Chip, Costs]] = []
@@ -89,7 +89,7 @@ def irregular(
             where, hop = _hop(layout, each.link, size)
             if where == replica:
                 links.append(LinkException(hop, each.speed))
-    return Irregular(tuple(chips), tuple(links), scheduled, jitter)
+    return Irregularities(tuple(chips), tuple(links), scheduled, jitter)
 
 
 def _made_of(layout: Layout, chip: Chip, request_tokens: float, kv_tokens: int) -> Layout:

@@ -31,13 +31,13 @@ from sim.chipsim.network import (
     Outboxes,
     ScheduleError,
 )
-from sim.cost.program import Compute, Program, Talk, Wait, program
+from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
 from sim.cost.step import Costs, Exchange, Work
 from sim.hardware.topology import Message, adding_phases
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
-Waiting = Generator[simpy.Event, Any, Any]
+SimProcess = Generator[simpy.Event, Any, Any]
 DRAWN_AT_ONCE = 4096
 FREE = attrgetter("free")
 
@@ -52,7 +52,7 @@ class ChipException:
 
 
 @dataclass(frozen=True)
-class Irregular:
+class Irregularities:
     """What a machine has that no closed form knows."""
 
     chips: tuple[ChipException, ...] = ()
@@ -75,7 +75,7 @@ class Slice(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Inbox:
+class PendingMessages:
     """What a chip has still to be sent before its next phase."""
 
     left: int
@@ -83,55 +83,55 @@ class Inbox:
 
 
 @dataclass(eq=False)
-class Conversation:
+class CollectiveRun:
     """A collective of one group: who sends what, and the meeting that is going on."""
 
     outboxes: Outboxes
-    meeting: "Meeting | None" = None
+    barrier: "Barrier | None" = None
     runs: int = 0
     nbytes: float = 0.0  # over all runs
 
 
-class Meeting:
+class Barrier:
     """One run of a collective.  It is over when every chip has come and every message has arrived."""
 
-    __slots__ = ("conversation", "env", "inboxes", "left", "over")
+    __slots__ = ("collective_run", "env", "left", "over", "pending_messages")
 
-    def __init__(self, env: simpy.Environment, conversation: Conversation) -> None:
-        outboxes = conversation.outboxes
-        self.env, self.conversation = env, conversation
+    def __init__(self, env: simpy.Environment, collective_run: CollectiveRun) -> None:
+        outboxes = collective_run.outboxes
+        self.env, self.collective_run = env, collective_run
         self.left = outboxes.messages + len(outboxes.bundles)
         self.over = Event(env)
-        self.inboxes: dict[tuple[int, int], Inbox] = {}
+        self.pending_messages: dict[tuple[int, int], PendingMessages] = {}
 
     def done(self, many: int = 1) -> None:
         """Chips have come, or messages arrived."""
         self.left -= many
         if not self.left:
-            self.conversation.meeting = None
-            self.conversation.runs += 1
+            self.collective_run.barrier = None
+            self.collective_run.runs += 1
             self.over.succeed()
 
-    def inbox(self, phase: int, chip: int) -> Inbox:
+    def pending(self, phase: int, chip: int) -> PendingMessages:
         key = (phase, chip)
-        if key not in self.inboxes:
-            expected = self.conversation.outboxes.expected[phase][chip]
-            inbox = self.inboxes[key] = Inbox(expected, Event(self.env))
+        if key not in self.pending_messages:
+            expected = self.collective_run.outboxes.expected[phase][chip]
+            pending = self.pending_messages[key] = PendingMessages(expected, Event(self.env))
             if not expected:
-                inbox.full.succeed()
-        return self.inboxes[key]
+                pending.full.succeed()
+        return self.pending_messages[key]
 
     def delivery(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
         """What happens when messages of a phase reach these chips.  After the last phase nobody waits for his own."""
-        if phase == len(self.conversation.outboxes.expected) - 1:
+        if phase == len(self.collective_run.outboxes.expected) - 1:
             return lambda _: self.done(len(targets))
 
         def deliver(_: object) -> None:
             for target in targets:
-                inbox = self.inbox(phase, target)
-                inbox.left -= 1
-                if not inbox.left:
-                    inbox.full.succeed()
+                pending = self.pending(phase, target)
+                pending.left -= 1
+                if not pending.left:
+                    pending.full.succeed()
             self.done(len(targets))
 
         return deliver
@@ -140,20 +140,20 @@ class Meeting:
 class Transit:
     """A message on a way of several cables: takes each when its head arrives there."""
 
-    __slots__ = ("arrived", "env", "label", "legs", "nbytes", "owner")
+    __slots__ = ("arrived", "env", "label", "nbytes", "owner", "segments")
 
     def __init__(
         self,
         env: simpy.Environment,
-        legs: tuple[Onward, ...],
+        segments: tuple[Onward, ...],
         nbytes: float,
         owner: object,
         label: str,
         arrived: Callable[[object], None],
     ) -> None:
-        self.env, self.legs, self.nbytes, self.owner, self.label, self.arrived = (
+        self.env, self.segments, self.nbytes, self.owner, self.label, self.arrived = (
             env,
-            legs,
+            segments,
             nbytes,
             owner,
             label,
@@ -161,31 +161,31 @@ class Transit:
         )
 
     def __call__(self, _: object) -> None:
-        (cable, latency, per_byte), *rest = self.legs
+        (cable, latency, per_byte), *rest = self.segments
         now, hold = self.env.now, self.nbytes * per_byte
         start = cable.take(now, hold, self.owner, self.label)
         if rest:
-            self.legs = tuple(rest)
+            self.segments = tuple(rest)
             Timeout(self.env, start - now + latency).callbacks.append(self)
         else:
             Timeout(self.env, start - now + latency + hold).callbacks.append(self.arrived)
 
 
-class Talking(NamedTuple):
+class BoundCollective(NamedTuple):
     """A collective as a stage's chips execute it: one conversation for each rank."""
 
     label: str
-    conversations: Sequence[Conversation]
+    collective_runs: Sequence[CollectiveRun]
     nbytes: float  # as many as the link would carry at full efficiency in the same time
     latency: Seconds  # before each phase
     reduction: Seconds  # before each phase that adds
 
 
-Script = Sequence[Sequence[Compute | Wait | Talking]]  # by stage
+Script = Sequence[Sequence[ComputeOp | WaitOp | BoundCollective]]  # by stage
 
 
 @dataclass(eq=False, slots=True)
-class Passage:
+class ChipStep:
     """What one micro-batch takes through the stages."""
 
     scripts: Sequence[Script]  # by kind of chip
@@ -207,7 +207,7 @@ class StageOfChips:
 
     number: int
     turn: Event
-    waiting: deque[Passage] = field(default_factory=deque)
+    waiting: deque[ChipStep] = field(default_factory=deque)
     at_work: int = 0
 
 
@@ -218,20 +218,20 @@ class Machine:
         self,
         env: simpy.Environment,
         costs: Costs,
-        irregular: Irregular = Irregular(),
+        irregular: Irregularities = Irregularities(),
         stream: np.random.Generator | None = None,
         recording: bool = False,
     ) -> None:
         layout = costs.layout
         self.env, self.costs, self.irregular, self.stream = env, costs, irregular, stream
-        self.group, self.tensor = layout.plan.group, layout.plan.tensor
+        self.group, self.tensor = layout.plan.stage_size, layout.plan.tensor
         self.network = Network(layout.topology, irregular.scheduled, irregular.links, recording)
         self.busy: NDArray[np.float64] = np.zeros(costs.stages)
         self.stages = [StageOfChips(number, Event(env)) for number in range(costs.stages)]
         self.recording = recording
         self.slices: list[Slice] = []
         self.left: list[Seconds] = []  # when each passage left the last stage
-        self.conversations: dict[tuple[object, ...], list[Conversation]] = {}
+        self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
         self.ways: dict[tuple[int, int], tuple[Onward, ...]] = {}
         self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
         self.jitters: list[float] = []
@@ -245,82 +245,86 @@ class Machine:
                 self.chip(number, self.kinds.index(exception.costs or costs), 1 / exception.speed)
             )
 
-    def passage(self, work: Work) -> Waiting:
+    def run_step(self, work: Work) -> SimProcess:
         """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
         return (yield self.start(work).back)
 
-    def start(self, work: Work) -> Passage:
+    def start(self, work: Work) -> ChipStep:
         """Send a step into the first stage's queue."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
         missing = [self.group] * len(self.stages)
-        passage = Passage(
+        chip_step = ChipStep(
             [self.script(each) for each in programs],
             first.slice_bytes,
             first.token_bytes,
             Event(self.env),
             missing,
         )
-        self.enter(passage, self.stages[0])
-        return passage
+        self.enter(chip_step, self.stages[0])
+        return chip_step
 
-    def interrupt(self, passages: Iterable[Passage]) -> None:
+    def abort(self, chip_steps: Iterable[ChipStep]) -> None:
         """Count what the stages have worked on their passages up to now."""
-        for passage in passages:
-            if passage.stage:
-                self.count_work(passage, passage.stage)
+        for chip_step in chip_steps:
+            if chip_step.stage:
+                self.count_work(chip_step, chip_step.stage)
 
     def script(self, program: Program) -> Script:
         """The program with its conversations looked up."""
         return [
             [
-                self.talking(each.label, each.exchange) if isinstance(each, Talk) else each
+                self.talking(each.label, each.exchange) if isinstance(each, CollectiveOp) else each
                 for each in instructions
             ]
             for instructions in program.stages
         ]
 
-    def talking(self, label: str, exchange: Exchange) -> Talking:
+    def talking(self, label: str, exchange: Exchange) -> BoundCollective:
         key = (exchange.operation, exchange.groups, exchange.ways)
-        if key not in self.conversations:
+        if key not in self.collective_runs:
             ranks = zip(exchange.groups, exchange.ways, strict=True)
             made = [
-                Conversation(self.network.outboxes(exchange.operation, group, way))
+                CollectiveRun(self.network.outboxes(exchange.operation, group, way))
                 for group, way in ranks
             ]
-            self.conversations[key] = made
+            self.collective_runs[key] = made
         nbytes = exchange.nbytes / exchange.efficiency
         reduction = (
             self.costs.layout.topology.reduction if exchange.operation == "all_reduce" else 0.0
         )
-        return Talking(label, self.conversations[key], nbytes, exchange.latency, reduction)
+        return BoundCollective(
+            label, self.collective_runs[key], nbytes, exchange.latency, reduction
+        )
 
     # A stage's turn.
 
-    def enter(self, passage: Passage, stage: StageOfChips) -> None:
+    def enter(self, chip_step: ChipStep, stage: StageOfChips) -> None:
         """The passage joins the stage's queue."""
-        stage.waiting.append(passage)
+        stage.waiting.append(chip_step)
         if not stage.at_work:
             self.begin(stage)
 
     def begin(self, stage: StageOfChips) -> None:
-        passage = stage.waiting.popleft()
-        passage.began, passage.stage = self.env.now, stage
+        chip_step = stage.waiting.popleft()
+        chip_step.began, chip_step.stage = self.env.now, stage
         stage.at_work = self.group
         turn, stage.turn = stage.turn, Event(self.env)
-        turn.succeed(passage)
+        turn.succeed(chip_step)
 
-    def leave(self, chip: int, passage: Passage, stage: StageOfChips) -> None:
+    def leave(self, chip: int, chip_step: ChipStep, stage: StageOfChips) -> None:
         """A chip has done its part: its slice goes on, and the last one makes room for the next passage."""
         last = stage.number == len(self.stages) - 1
         if not last:
-            came = partial(self.slice_came, passage, stage.number + 1)
-            self.send(chip, chip + self.group, passage.slice_bytes, passage, "hidden states", came)
+            came = partial(self.slice_came, chip_step, stage.number + 1)
+            self.send(
+                chip, chip + self.group, chip_step.slice_bytes, chip_step, "hidden states", came
+            )
         stage.at_work -= 1
         if stage.at_work:
             return
-        self.count_work(passage, stage)
-        passage.stage = None
+        self.count_work(chip_step, stage)
+        chip_step.stage = None
         if last:
             self.left.append(self.env.now)
             now = self.env.now
@@ -328,39 +332,39 @@ class Machine:
                 self.send(
                     self.costs.last,
                     0,
-                    passage.token_bytes,
-                    passage,
+                    chip_step.token_bytes,
+                    chip_step,
                     "token",
-                    lambda _: passage.is_back(now),
+                    lambda _: chip_step.is_back(now),
                 )
             else:
-                passage.is_back(now)
+                chip_step.is_back(now)
         if stage.waiting:
             self.begin(stage)
 
-    def count_work(self, passage: Passage, stage: StageOfChips) -> None:
-        seconds = self.env.now - passage.began
+    def count_work(self, chip_step: ChipStep, stage: StageOfChips) -> None:
+        seconds = self.env.now - chip_step.began
         self.busy[stage.number] += seconds
-        passage.worked += seconds
+        chip_step.worked += seconds
 
-    def slice_came(self, passage: Passage, number: int, _: object) -> None:
-        passage.missing[number] -= 1
-        if not passage.missing[number]:
-            self.enter(passage, self.stages[number])
+    def slice_came(self, chip_step: ChipStep, number: int, _: object) -> None:
+        chip_step.missing[number] -= 1
+        if not chip_step.missing[number]:
+            self.enter(chip_step, self.stages[number])
 
     def send(
         self,
         a: int,
         b: int,
         nbytes: float,
-        owner: Passage,
+        owner: ChipStep,
         label: str,
         arrived: Callable[[object], None],
     ) -> None:
         """A single message from chip to chip."""
         if (a, b) not in self.ways:
             self.ways[a, b] = tuple(
-                Onward(*leg) for leg in self.network.per_byte(Message(a, b, 1.0))
+                Onward(*segment) for segment in self.network.per_byte(Message(a, b, 1.0))
             )
             self.sent[a, b] = (0, 0.0)
         messages, total = self.sent[a, b]
@@ -369,100 +373,102 @@ class Machine:
 
     # The chips.
 
-    def chip(self, number: int, kind: int, slowness: float) -> Waiting:
+    def chip(self, number: int, kind: int, slowness: float) -> SimProcess:
         """The life of a chip: it waits for its stage's turn, executes its program, hands on its slice."""
         env, stage, place = self.env, self.stages[number // self.group], number % self.group
         rank = place // self.tensor
         turn = stage.turn
         while True:
-            passage: Passage = yield turn
+            chip_step: ChipStep = yield turn
             turn = stage.turn
-            due = passage.began
-            for step in passage.scripts[kind][stage.number]:
+            due = chip_step.began
+            for step in chip_step.scripts[kind][stage.number]:
                 start = env.now
-                if isinstance(step, Compute):
+                if isinstance(step, ComputeOp):
                     due += step.seconds
                     yield Timeout(
                         env,
                         step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0),
                     )
-                elif isinstance(step, Wait):
-                    launched = passage.began + step.seconds
+                elif isinstance(step, WaitOp):
+                    launched = chip_step.began + step.seconds
                     due = max(due, launched)
                     if launched > env.now:
                         yield Timeout(env, launched - env.now)
                 else:
                     if self.irregular.scheduled:
                         yield from self.keep(due, number, step.label)
-                    conversation = step.conversations[rank if len(step.conversations) > 1 else 0]
-                    yield from self.talk(number, step, conversation)
+                    collective_run = step.collective_runs[
+                        rank if len(step.collective_runs) > 1 else 0
+                    ]
+                    yield from self.talk(number, step, collective_run)
                     due = env.now
                 if self.recording:
-                    kind_of = "exchange" if isinstance(step, Talking) else "compute"
+                    kind_of = "exchange" if isinstance(step, BoundCollective) else "compute"
                     self.slices.append(Slice(number, start, env.now, step.label, kind_of))
             if self.irregular.scheduled:
                 yield from self.keep(due, number, "hidden states")
-            self.leave(number, passage, stage)
+            self.leave(number, chip_step, stage)
 
-    def talk(self, chip: int, step: Talking, conversation: Conversation) -> Waiting:
+    def talk(self, chip: int, step: BoundCollective, collective_run: CollectiveRun) -> SimProcess:
         """A chip's part in a collective: phase by phase it sends its messages and waits for its own; then for all others."""
         env, nbytes, label = self.env, step.nbytes, step.label
-        meeting = conversation.meeting
-        if meeting is None:
-            meeting = conversation.meeting = Meeting(env, conversation)
-            conversation.nbytes += nbytes
-        phases = conversation.outboxes.bundles[chip]
+        barrier = collective_run.barrier
+        if barrier is None:
+            barrier = collective_run.barrier = Barrier(env, collective_run)
+            collective_run.nbytes += nbytes
+        phases = collective_run.outboxes.bundles[chip]
         for number, bundles in enumerate(phases):
             if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
                 yield Timeout(env, delay)
             now = env.now
             for bundle in bundles:
                 start = (
-                    now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, meeting)
+                    now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, barrier)
                 )
                 if bundle.onward or self.recording or start is None:
-                    self.one_by_one(bundle, meeting, number, nbytes, label)
+                    self.one_by_one(bundle, barrier, number, nbytes, label)
                     continue
                 until = start + nbytes * bundle.per_byte * bundle.length
                 for cable in bundle.cables:
-                    cable.free, cable.owner = until, meeting
+                    cable.free, cable.owner = until, barrier
                 # What is sent at once and arrives at once is one event.
                 Timeout(env, until - now + bundle.latency).callbacks.append(
-                    meeting.delivery(number, bundle.targets)
+                    barrier.delivery(number, bundle.targets)
                 )
             if number < len(phases) - 1:
-                yield meeting.inbox(number, chip).full
-        over = meeting.over
-        meeting.done()
+                yield barrier.pending(number, chip).full
+        over = barrier.over
+        barrier.done()
         yield over
 
     @staticmethod
-    def behind(bundle: Bundle, meeting: Meeting) -> Seconds | None:
+    def behind(bundle: Bundle, barrier: Barrier) -> Seconds | None:
         """When a bundle can start that goes behind messages of its own collective; None where its cables differ."""
         free = bundle.cables[0].free
         return (
             free
-            if all(cable.free == free and cable.owner is meeting for cable in bundle.cables)
+            if all(cable.free == free and cable.owner is barrier for cable in bundle.cables)
             else None
         )
 
     def one_by_one(
-        self, bundle: Bundle, meeting: Meeting, phase: int, nbytes: float, label: str
+        self, bundle: Bundle, barrier: Barrier, phase: int, nbytes: float, label: str
     ) -> None:
         """The messages of a bundle, each cable's in its turn."""
         hold, now, length = nbytes * bundle.per_byte * bundle.length, self.env.now, bundle.length
         for number, cable in enumerate(bundle.cables):
             targets = bundle.targets[number * length : (number + 1) * length]
-            there: Callable[[object], None] = meeting.delivery(phase, targets)
-            delay = cable.take(now, hold, meeting, label) - now + bundle.latency
+            there: Callable[[object], None] = barrier.delivery(phase, targets)
+            delay = cable.take(now, hold, barrier, label) - now + bundle.latency
             if bundle.onward:
                 Timeout(self.env, delay).callbacks.append(
-                    Transit(self.env, bundle.onward, nbytes, meeting, label, there)
+                    Transit(self.env, bundle.onward, nbytes, barrier, label, there)
                 )
             else:
                 Timeout(self.env, delay + hold).callbacks.append(there)
 
-    def keep(self, due: Seconds, chip: int, label: str) -> Waiting:
+    def keep(self, due: Seconds, chip: int, label: str) -> SimProcess:
         """Waits for a time computed beforehand.  Raises: ScheduleError where it has passed."""
         early = due - self.env.now
         if early < -TOLERANCE:
@@ -492,27 +498,27 @@ class Machine:
             links[cable][1] += seconds
 
         for way, (messages, nbytes) in self.sent.items():
-            for leg in self.ways[way]:
-                carried(leg.cable, messages, nbytes * leg.per_byte)
-        for conversation in (each for ranks in self.conversations.values() for each in ranks):
-            runs, nbytes = conversation.runs, conversation.nbytes
+            for segment in self.ways[way]:
+                carried(segment.cable, messages, nbytes * segment.per_byte)
+        for collective_run in (each for ranks in self.collective_runs.values() for each in ranks):
+            runs, nbytes = collective_run.runs, collective_run.nbytes
             for bundle in (
                 b
-                for phases in conversation.outboxes.bundles.values()
+                for phases in collective_run.outboxes.bundles.values()
                 for phase in phases
                 for b in phase
             ):
                 for cable in bundle.cables:
                     carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
-                for leg in bundle.onward:
-                    carried(leg.cable, runs, nbytes * leg.per_byte)
+                for segment in bundle.onward:
+                    carried(segment.cable, runs, nbytes * segment.per_byte)
         return Traffic(
             {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
         )
 
 
 def machines(
-    costs: Costs, replicas: Sequence[Irregular], seed: Sequence[int], recording: bool = False
+    costs: Costs, replicas: Sequence[Irregularities], seed: Sequence[int], recording: bool = False
 ) -> Machines:
     """A machine for each replica, each with a stream of its own for what is drawn."""
 

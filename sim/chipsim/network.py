@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sim.hardware.topology import Copies, Hop, Leg, Message, Operation, Topology, Way
+from sim.hardware.topology import Algorithm, Copies, Hop, Message, Operation, Segment, Topology
 from sim.inputs.files import UserError
 from sim.units import Seconds
 
@@ -110,7 +110,7 @@ class Network:
         self.speeds: dict[Hop, float] = {}
         for (a, b), speed in self.exceptions:
             self.speeds |= {(a, b): speed, (b, a): speed}
-        self._ways: dict[tuple[int, int], list[tuple[Leg, float]]] = {}
+        self._ways: dict[tuple[int, int], list[tuple[Segment, float]]] = {}
 
     def cable(self, hop: Hop) -> Cable:
         if hop not in self.cables:
@@ -119,24 +119,24 @@ class Network:
             )
         return self.cables[hop]
 
-    def way(self, a: int, b: int) -> list[tuple[Leg, float]]:
+    def way(self, a: int, b: int) -> list[tuple[Segment, float]]:
         """What a message from a to b takes, and what part of its bandwidth each leg has; round the links that are dead.
 
         Raises: UserError where there is no way round.
         """
         speeds = self.speeds
         if not speeds:
-            return [(leg, 1.0) for leg in self.topology.way(a, b)]
+            return [(segment, 1.0) for segment in self.topology.way(a, b)]
         if (a, b) not in self._ways:
-            legs: list[tuple[Leg, float]] = []
+            segments: list[tuple[Segment, float]] = []
             for i, j in self._round(a, b):
                 route = self.topology.route(i, j)
                 slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
-                legs += [
-                    (leg, speeds.get(leg.hop, 1.0) if leg.hop in route else slowest)
-                    for leg in self.topology.way(i, j)
+                segments += [
+                    (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
+                    for segment in self.topology.way(i, j)
                 ]
-            self._ways[a, b] = legs
+            self._ways[a, b] = segments
         return self._ways[a, b]
 
     def _round(self, a: int, b: int) -> list[tuple[int, int]]:
@@ -163,7 +163,7 @@ class Network:
             for other in chips:
                 if other not in reached and alive(chip, other):
                     heapq.heappush(
-                        heap, (latency + self.topology.lane(chip, other).latency, other, chip)
+                        heap, (latency + self.topology.channel(chip, other).latency, other, chip)
                     )
         dead = ", ".join(
             link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0
@@ -172,7 +172,7 @@ class Network:
             f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it"
         )
 
-    def outboxes(self, operation: Operation, group: range, way: Way | Copies) -> Outboxes:
+    def outboxes(self, operation: Operation, group: range, way: Algorithm | Copies) -> Outboxes:
         """A collective's messages with the cables they take."""
         phases = self.topology.messages(operation, group, way)
         sent: dict[int, list[list[Message]]] = {chip: [[] for _ in phases] for chip in group}
@@ -201,8 +201,8 @@ class Network:
         for number, message in enumerate(messages):
             (cable, latency, per_byte), *onward = self.per_byte(message)
             if onward:
-                legs = tuple(Onward(*leg) for leg in onward)
-                single.append(Bundle((cable,), latency, per_byte, 1, legs, (message.target,)))
+                segments = tuple(Onward(*segment) for segment in onward)
+                single.append(Bundle((cable,), latency, per_byte, 1, segments, (message.target,)))
             else:
                 trains[cable, latency, per_byte, 0 if last else number].append(message.target)
         alike: defaultdict[tuple[Seconds, float, int, int], list[tuple[Cable, list[int]]]] = (
@@ -229,11 +229,11 @@ class Network:
 
     def per_byte(self, message: Message) -> list[tuple[Cable, Seconds, float]]:
         """A message's way: cables, latencies, seconds for each byte of its collective at the narrowest cable so far."""
-        slowest, legs = 0.0, []
-        for leg, speed in self.way(message.source, message.target):
-            slowest = max(slowest, message.share / ((message.pace or leg.bandwidth) * speed))
-            legs.append((self.cable(leg.hop), leg.latency, slowest))
-        return legs
+        slowest, segments = 0.0, []
+        for segment, speed in self.way(message.source, message.target):
+            slowest = max(slowest, message.share / ((message.pace or segment.bandwidth) * speed))
+            segments.append((self.cable(segment.hop), segment.latency, slowest))
+        return segments
 
 
 def link_name(hop: Hop) -> str:

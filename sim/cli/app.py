@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from sim import __version__
-from sim.inputs.files import UserError, whole
+from sim.inputs.files import UserError, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sim.results.rows import Saved
     from sim.scenario.scenario import Scenario
-    from sim.studies.capacity import Trial
+    from sim.studies.capacity import LoadTrial
 
 app = typer.Typer(
     name="sramsim",
@@ -106,7 +106,7 @@ def run(
     scenario = opened(file, assignments, seed)
     folder = out or Path("out")
     if out or plots:
-        with whole(folder):
+        with write_whole(folder):
             pass  # a folder that cannot be written is told before the simulation, not after it
     try:
         scenario = searched(scenario)
@@ -208,11 +208,11 @@ def capacity(
     assignments: SetOption = None,
 ) -> None:
     """Find the highest rate of requests (in a closed loop: the most users) at which each system meets the SLO."""
-    from sim.studies.capacity import capacity as find
+    from sim.studies.capacity import capacity as find_capacity
     from sim.studies.design import best_plans
 
     scenario = searched(opened(file, assignments), attainment, requests)
-    own = find(scenario, attainment, requests, tell_trial)
+    own = find_capacity(scenario, attainment, requests, tell_trial)
     found = own.as_json()
     for name, each in (
         best_plans(scenario, attainment, requests, tell_trial, own.systems).items() if plans else ()
@@ -243,7 +243,7 @@ def searched(
     return search_plans(scenario, attainment, requests, tell_trial)
 
 
-def tell_trial(system: str, trial: "Trial") -> None:
+def tell_trial(system: str, trial: "LoadTrial") -> None:
     note(
         f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}"
     )
@@ -315,7 +315,7 @@ def plot(
         folder = Path(source)
         if (folder / "sweep.json").exists():
             from plots import draw_swept
-            from sim.studies.sweep import load as load_sweep
+            from sim.studies.sweep import load_sweep
 
             drawn = draw_swept(load_sweep(folder))
             if not drawn:
@@ -324,9 +324,9 @@ def plot(
                 )
             save_figures(drawn, out or folder)
         else:
-            from sim.results.rows import load
+            from sim.results.rows import load_result
 
-            figures(load(folder), out or folder)
+            figures(load_result(folder), out or folder)
     else:
         run(source, out=out, plots=True, assignments=assignments)
 
@@ -347,7 +347,7 @@ def report(
         raise UserError(f"--output {out}: a page ends with .html")
     from sim.report import page
 
-    with whole(out.parent) as scratch:
+    with write_whole(out.parent) as scratch:
         (scratch / out.name).write_text(page.report(folder), encoding="utf-8")
     note(f"{out}: written")
 
@@ -430,7 +430,7 @@ def trace(
     scenario = searched(scenario)
     timeline = tracing.trace(scenario, name, tokens, prefill)
     if out:
-        with whole(out.parent) as scratch:
+        with write_whole(out.parent) as scratch:
             (scratch / out.name).write_text(tracing.chrome_json(timeline), encoding="utf-8")
         note(f"{out}: written; open it at https://ui.perfetto.dev")
     if figure:
@@ -450,19 +450,19 @@ def catalog(
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue.entries import KINDS, titles
-    from sim.inputs.files import nearest
+    from sim.catalogue.entries import CATALOGUE_KINDS, titles
+    from sim.inputs.files import nearest_name
     from sim.report.listings import entries
 
-    if kind is not None and kind not in KINDS:
+    if kind is not None and kind not in CATALOGUE_KINDS:
         hint = (
             f"did you mean {near}?"
-            if (near := nearest(kind, KINDS))
-            else f"choose of {', '.join(KINDS)}"
+            if (near := nearest_name(kind, CATALOGUE_KINDS))
+            else f"choose of {', '.join(CATALOGUE_KINDS)}"
         )
         raise UserError(f"catalog {kind}: there is no such kind; {hint}")
     tables: list[RenderableType] = []
-    for each in [kind] if kind else KINDS:
+    for each in [kind] if kind else CATALOGUE_KINDS:
         tables += [entries(each, titles(each)), Text()]
     show_table(Group(*tables[:-1]))
 
@@ -551,12 +551,12 @@ def sensitivity(
     as_json: JsonOption = False,
 ) -> None:
     """Show how much each uncertain number moves the latency of a lone request."""
-    from sim.studies.sensitivity import sensitivity as find
+    from sim.studies.sensitivity import sensitivity as swing_all
 
     check_figure(figure)
     scenario = searched(opened(file, assignments))
     with progress() as tell:
-        systems = {name: each.as_json() for name, each in find(scenario, tell).items()}
+        systems = {name: each.as_json() for name, each in swing_all(scenario, tell).items()}
     if as_json:
         print_json({"scenario": scenario.id, "systems": systems})
     else:
@@ -583,15 +583,15 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
-    from sim.inputs.files import find
+    from sim.inputs.files import find_entry
     from sim.report.listings import calibrated
     from sim.validation import calibrate as calibration
 
-    path = find(engine, "engines")
+    path = find_entry(engine, "engines")
     found = calibration.calibrate(path, note)
     show_table(calibrated(found))
     if write:
-        with whole(write.parent) as scratch:
+        with write_whole(write.parent) as scratch:
             (scratch / write.name).write_text(calibration.rewritten(path, found), encoding="utf-8")
         note(f"{write}: written")
 
@@ -609,14 +609,17 @@ def measure(
 ) -> None:
     """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
     from sim.hardware.chip import Chip
-    from sim.inputs.files import find, read
+    from sim.inputs.files import find_entry, read_value
     from sim.model.config import Model
     from sim.validation import measure as measuring
 
     measuring.torch_with_cuda()
-    card, shapes = read(find(chip, "chips"), Chip), read(find(model, "models"), Model)
+    card, shapes = (
+        read_value(find_entry(chip, "chips"), Chip),
+        read_value(find_entry(model, "models"), Model),
+    )
     found = measuring.measure(shapes, note)
-    with whole(out.parent) as scratch:
+    with write_whole(out.parent) as scratch:
         (scratch / out.name).write_text(
             measuring.engine_file(found, card, shapes), encoding="utf-8"
         )
@@ -635,9 +638,9 @@ def schema(
     """Print the JSON Schema of a kind of file, for editors."""
     from sim.report import reference as schemas
 
-    if kind not in schemas.KINDS:
+    if kind not in schemas.SCHEMA_KINDS:
         raise UserError(
-            f"schema {kind}: there is no such kind; choose of {', '.join(schemas.KINDS)}"
+            f"schema {kind}: there is no such kind; choose of {', '.join(schemas.SCHEMA_KINDS)}"
         )
     if reference:
         print(schemas.reference(), end="")
@@ -656,17 +659,17 @@ def new(
     path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
     if os.path.lexists(path):
         raise UserError(f"{path}: exists already; choose another name")
-    with whole(path.parent) as scratch:
+    with write_whole(path.parent) as scratch:
         (scratch / path.name).write_text(NEW.format(name=path.stem), encoding="utf-8")
     print(f"{path}: written; try `sramsim run {path}`")
 
 
 def write(saved: "Saved", folder: Path, plots: bool) -> None:
     """result.json, requests.parquet and the figures: whole or not at all."""
-    from sim.results.rows import save
+    from sim.results.rows import save_result
 
-    with whole(folder) as scratch:
-        save(saved, scratch)
+    with write_whole(folder) as scratch:
+        save_result(saved, scratch)
         if plots:
             figures(saved, scratch)
     note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
@@ -682,7 +685,7 @@ def figures(saved: "Saved", folder: Path) -> None:
 def save_figures(drawn: "dict[str, Figure]", folder: Path) -> None:
     from plots import style
 
-    with whole(folder) as scratch:
+    with write_whole(folder) as scratch:
         for name, figure in drawn.items():
             for suffix in ("png", "svg", "pdf"):
                 style.save(figure, scratch / f"{name}.{suffix}")
@@ -697,7 +700,7 @@ def check_figure(path: Path | None) -> None:
 def save_figure(drawn: "Figure", path: Path) -> None:
     from plots import style
 
-    with whole(path.parent) as scratch:
+    with write_whole(path.parent) as scratch:
         style.save(drawn, scratch / path.name)
     note(f"{path}: written")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
-from sim.hardware.chip import WIDTH, Chip
+from sim.hardware.chip import BYTES_OF, Chip
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
@@ -25,8 +25,8 @@ class Tally:
     Of a step that an outage interrupts, the part that was made counts, so that steps may be fractions.
     """
 
-    passages: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
-    blind: float = 0
+    batch_steps: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
+    steps_without_sampling: float = 0
     logits: float = 0
     context: float = 0
     attended: float = 0
@@ -37,18 +37,18 @@ class Tally:
 
     def add(self, work: Work, steps: int) -> None:
         """So many steps of a passage; what they decode is told when a request ends."""
-        self.passages[work.tokens] += steps
+        self.batch_steps[work.tokens] += steps
         if work.prompt_tokens:
             self.pieces(work)
 
     def times(self, share: float) -> "Tally":
         """Return a part of it; numbers of steps need not be whole then."""
-        passages = defaultdict[int, float](
-            float, {tokens: steps * share for tokens, steps in self.passages.items()}
+        batch_steps = defaultdict[int, float](
+            float, {tokens: steps * share for tokens, steps in self.batch_steps.items()}
         )
         return Tally(
-            passages,
-            *(getattr(self, name) * share for name in Tally.__slots__ if name != "passages"),
+            batch_steps,
+            *(getattr(self, name) * share for name in Tally.__slots__ if name != "batch_steps"),
         )
 
     def since(self, before: "Tally") -> "Tally":
@@ -63,11 +63,11 @@ class Tally:
         self.windowed_cached += times * work.windowed_cached
         self.logits += times * (work.logits - work.decodes)
         if not work.logits:
-            self.blind += times
+            self.steps_without_sampling += times
 
     def take_back(self, work: Work, part: float) -> None:
         """Subtract the part of a step that an outage kept from being made."""
-        self.passages[work.tokens] -= part
+        self.batch_steps[work.tokens] -= part
         if work.prompt_tokens:
             self.pieces(work, -part)
 
@@ -76,10 +76,10 @@ def summed(tallies: Iterable[Tally]) -> Tally:
     """The sum of replicas that are alike."""
     total = Tally()
     for tally in tallies:
-        for tokens, steps in tally.passages.items():
-            total.passages[tokens] += steps
+        for tokens, steps in tally.batch_steps.items():
+            total.batch_steps[tokens] += steps
         for name in Tally.__slots__:
-            if name != "passages":
+            if name != "batch_steps":
                 setattr(total, name, getattr(total, name) + getattr(tally, name))
     return total
 
@@ -101,23 +101,25 @@ def usage(costs: Costs, tally: Tally) -> Usage:
     layout, plan = costs.layout, costs.layout.plan
     flops: defaultdict[tuple[str, str], Flop] = defaultdict(float)
     weights = activations = kv = 0.0
-    passages = sum(tally.passages.values())
-    tokens = sum(number * steps for number, steps in tally.passages.items())
+    batch_steps = sum(tally.batch_steps.values())
+    tokens = sum(number * steps for number, steps in tally.batch_steps.items())
     for block, by_stage in costs.counts.items():
-        blocks, width = float(by_stage.sum()), WIDTH[plan.precision(block)]
+        blocks, width = float(by_stage.sum()), BYTES_OF[plan.precision(block)]
         if block.kind == "embedding":
             weights += blocks * tokens * layout.model.hidden_size * width
             continue
         precisions = plan.precision(block), plan.given("activations")
         read, entered = (
-            (passages - tally.blind, tally.logits) if block.kind == "head" else (passages, tokens)
+            (batch_steps - tally.steps_without_sampling, tally.logits)
+            if block.kind == "head"
+            else (batch_steps, tokens)
         )
         parts = [(block.matrices, plan.tensor, float(plan.attention_data * read), float(entered))]
         if experts := block.experts:
             skew = layout.engine.moe_skew or 0.0
             reached = sum(
                 steps * expected_shard(experts, skew, n, 1)[0]
-                for n, steps in tally.passages.items()
+                for n, steps in tally.batch_steps.items()
             )
             parts.append(
                 (experts.matrices, plan.expert_tensor, reached, float(entered * experts.per_token))
@@ -146,19 +148,19 @@ def usage(costs: Costs, tally: Tally) -> Usage:
     nbytes_of: defaultdict[str, Bytes] = defaultdict(float)
     nbytes_of[plan.weights_in] += weights
     nbytes_of[plan.kv_in] += kv + activations
-    return Usage(dict(flops), dict(nbytes_of), link_bytes(costs, tally.passages))
+    return Usage(dict(flops), dict(nbytes_of), link_bytes(costs, tally.batch_steps))
 
 
-def link_bytes(costs: Costs, passages: Mapping[int, float]) -> Bytes:
+def link_bytes(costs: Costs, batch_steps: Mapping[int, float]) -> Bytes:
     """Bytes times cables of passages, by their numbers of tokens."""
-    return sum(steps * step_link_bytes(costs, tokens) for tokens, steps in passages.items())
+    return sum(steps * step_link_bytes(costs, tokens) for tokens, steps in batch_steps.items())
 
 
 def step_link_bytes(costs: Costs, tokens: int) -> Bytes:
     """The same of a step: the collectives, what goes from stage to stage, and the sampled token's way back.  Remembered."""
     if tokens in costs.link_bytes:
         return costs.link_bytes[tokens]
-    topology, n, cables = costs.layout.topology, costs.layout.plan.group, costs.cables
+    topology, n, cables = costs.layout.topology, costs.layout.plan.stage_size, costs.cables
 
     def carried(exchanges: tuple[Exchange, ...]) -> Bytes:
         total = 0.0
@@ -211,7 +213,7 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
     return {"compute": compute, "memory": memory, "links": used.link_bytes * (power.link or 0.0)}
 
 
-class Part(NamedTuple):
+class EnergyPart(NamedTuple):
     """Chips of a system that are alike, what their replicas did together, and what stands around each chip."""
 
     costs: Costs
@@ -220,7 +222,7 @@ class Part(NamedTuple):
     server: Watts
 
 
-def energy(parts: Iterable[Part], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
+def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
     """Joules of a system by cause.
 
     idle     = chips * idle power * elapsed

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.hardware.chip import WIDTH, Chip, Memory
+from sim.hardware.chip import BYTES_OF, Chip, Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.inputs.fields import Shorthand
@@ -112,7 +112,7 @@ class Plan(Value):
 
         Raises: ValueError where the degrees do not make `chips`, or deal out what the model does not have.
         """
-        each = self.group * self.replicas
+        each = self.stage_size * self.replicas
         pipeline = self.pipeline or max(1, chips // each)
         product = each * pipeline
         if product != chips:
@@ -135,16 +135,18 @@ class Plan(Value):
                 f"pipeline {pipeline}: {model.id} has only {len(model.blocks)} blocks to cut between"
             )
         routed = any(block.experts for block in model.blocks)
-        expert = self.expert or (self.group if routed and self.attention_data > 1 else 1)
+        expert = self.expert or (self.stage_size if routed and self.attention_data > 1 else 1)
         if expert > 1 and not routed:
             raise ValueError(f"expert {expert}: {model.id} has no experts")
-        if self.group % expert:
-            raise ValueError(f"expert {expert} does not divide the {self.group} chips of a stage")
+        if self.stage_size % expert:
+            raise ValueError(
+                f"expert {expert} does not divide the {self.stage_size} chips of a stage"
+            )
         quantized, keeps_attention = model.quantization
         weights = self.weights or quantized
         activations = self.activations or model.precision
-        sixteen = model.precision if WIDTH[model.precision] == 2 else "bf16"
-        hidden = self.hidden or (activations if WIDTH[activations] >= 2 else sixteen)
+        sixteen = model.precision if BYTES_OF[model.precision] == 2 else "bf16"
+        hidden = self.hidden or (activations if BYTES_OF[activations] >= 2 else sixteen)
         return self.model_copy(
             update={
                 "pipeline": pipeline,
@@ -161,21 +163,21 @@ class Plan(Value):
         )
 
     @property
-    def group(self) -> int:
+    def stage_size(self) -> int:
         """Chips of a stage."""
         return self.tensor * self.attention_data
 
     # What follows is for resolved plans.
 
     @property
-    def depth(self) -> int:
+    def pipeline_depth(self) -> int:
         """Pipeline stages."""
         return self.pipeline or 1
 
     @property
     def expert_tensor(self) -> int:
         """Chips that share one shard of the experts."""
-        return self.group // (self.expert or 1)
+        return self.stage_size // (self.expert or 1)
 
     def given(self, what: What) -> str:
         """The precision of one of them."""
@@ -185,7 +187,7 @@ class Plan(Value):
 
     def width(self, what: What) -> float:
         """Bytes of one number of it."""
-        return WIDTH[self.given(what)]
+        return BYTES_OF[self.given(what)]
 
     def precision(self, block: Block) -> str:
         """The precision of a block's weights."""
@@ -261,7 +263,7 @@ class Layout:
         plan = self.plan
         return (
             block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor)
-            * WIDTH[plan.precision(block)]
+            * BYTES_OF[plan.precision(block)]
         )
 
     @cached_property
@@ -319,7 +321,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class MemoryFit:
     """Whether a layout fits, and what its fullest chip holds, one request of `request_tokens` counted in."""
 
     fits: bool
@@ -351,7 +353,9 @@ def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
 def weights_only_chips(layout: Layout) -> int:
     """How many chips the weights would fill to the brim if they could be dealt out by the byte: no plan needs fewer."""
     plan = layout.plan
-    nbytes = sum(block.parameters() * WIDTH[plan.precision(block)] for block in layout.model.blocks)
+    nbytes = sum(
+        block.parameters() * BYTES_OF[plan.precision(block)] for block in layout.model.blocks
+    )
     return math.ceil(nbytes / layout.weights_memory.capacity)
 
 
@@ -370,13 +374,13 @@ def most_kv_tokens(layout: Layout) -> int:
     )
 
 
-def fit(layout: Layout, request_tokens: float) -> Fit:
+def fit(layout: Layout, request_tokens: float) -> MemoryFit:
     """Whether every chip holds its weights, activations, reserve and the KV cache of one request."""
     stages, window = layout.stages, layout.model.window
     full = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
     rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
     tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
-    return Fit(
+    return MemoryFit(
         fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
         weights=full.weights,
         kv=full.kv(request_tokens, window),

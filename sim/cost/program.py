@@ -10,28 +10,28 @@ from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work
 from sim.model.config import Block, Model
 
 
-class Compute(NamedTuple):
+class ComputeOp(NamedTuple):
     """A block on one chip: its multiplies, its attention, and the engine's overhead."""
 
     label: str
     seconds: float
 
 
-class Talk(NamedTuple):
+class CollectiveOp(NamedTuple):
     """A collective over the chips of each rank."""
 
     label: str
     exchange: Exchange
 
 
-class Wait(NamedTuple):
+class WaitOp(NamedTuple):
     """Until the host has launched the stage's layers, so long after the chips began."""
 
     label: str
     seconds: float
 
 
-Instruction = Compute | Talk | Wait
+Instruction = ComputeOp | CollectiveOp | WaitOp
 
 
 class Program(NamedTuple):
@@ -52,7 +52,7 @@ def program(costs: Costs, work: Work) -> Program:
     stages = []
     for number, stage in enumerate(costs.layout.stages):
         instructions: list[Instruction] = [
-            Talk("gather the input", each) for each in costs.gathered(work.tokens, number)
+            CollectiveOp("gather the input", each) for each in costs.gathered(work.tokens, number)
         ]
         for place in range(stage.first, stage.last + 1):
             block, label = costs.layout.model.blocks[place], names[place]
@@ -61,15 +61,17 @@ def program(costs: Costs, work: Work) -> Program:
             if (
                 exchanges and exchanges[0].operation == "all_to_all"
             ):  # tokens to their experts first
-                instructions.append(Talk(f"{label}: dispatch", exchanges[0]))
+                instructions.append(CollectiveOp(f"{label}: dispatch", exchanges[0]))
                 exchanges = exchanges[1:]
-            instructions.append(Compute(label, alone))
+            instructions.append(ComputeOp(label, alone))
             instructions += [
-                Talk(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e)
+                CollectiveOp(
+                    f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e
+                )
                 for e in exchanges
             ]
         if costs.launch:
-            instructions.append(Wait("launch", float(costs.launching(work)[number])))
+            instructions.append(WaitOp("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
     return Program(tuple(stages), costs.slice_bytes(work.tokens))
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.plan import Layout
-from sim.hardware.chip import WIDTH, Op
-from sim.hardware.topology import Copies, Operation, Way
+from sim.hardware.chip import BYTES_OF, Op
+from sim.hardware.topology import Algorithm, Copies, Operation
 from sim.model.config import Attention, Block, Experts
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
@@ -89,7 +89,7 @@ class Exchange(NamedTuple):
     groups: tuple[range, ...]
     nbytes: float
     ways: tuple[
-        Way | Copies, ...
+        Algorithm | Copies, ...
     ]  # of each group's all-reduce; of an all-to-all the copies at each level
     latency: float  # s, software's, before each phase
     efficiency: float  # of the bandwidth
@@ -274,10 +274,10 @@ class Costs:
         self._reached: dict[tuple[Experts, int], tuple[float, float]] = {}
         self.link_bytes: dict[int, float] = {}  # of a step, times the cables that they cross
         self.cables: dict[
-            tuple[Operation, range, Way | Copies], float
+            tuple[Operation, range, Algorithm | Copies], float
         ] = {}  # that a byte of a collective crosses, over all messages
         self._exchanges: dict[tuple[Operation, int, float, Copies], tuple[Exchange, ...]] = {}
-        self.last = (self.stages - 1) * layout.plan.group  # the chip that samples
+        self.last = (self.stages - 1) * layout.plan.stage_size  # the chip that samples
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
 
     def step(self, work: Work) -> Step:
@@ -407,7 +407,7 @@ class Costs:
         """Seconds from each stage's predecessor to it; 0 for the first."""
         if tokens not in self._hops:
             n, shift, nbytes = (
-                self.layout.plan.group,
+                self.layout.plan.stage_size,
                 self.layout.topology.shift,
                 self.slice_bytes(tokens),
             )
@@ -422,7 +422,7 @@ class Costs:
             tokens
             * self.layout.model.hidden_size
             * self.layout.plan.width("hidden")
-            / self.layout.plan.group
+            / self.layout.plan.stage_size
         )
 
     def terms(self, work: Work) -> Array:
@@ -475,7 +475,9 @@ class Costs:
         """
         plan = self.layout.plan
         shards = plan.expert or 1
-        blocks = self.layout.topology.blocks(range(stage * plan.group, (stage + 1) * plan.group))
+        blocks = self.layout.topology.blocks(
+            range(stage * plan.stage_size, (stage + 1) * plan.stage_size)
+        )
         if (experts, blocks) not in self._copied:
             reached = [experts.reached(min(n, shards)) * max(1.0, n / shards) for n in blocks]
             self._copied[experts, blocks] = reached[0], tuple(each / reached[0] for each in reached)
@@ -530,15 +532,19 @@ class Costs:
 
     def _likeness(self, stage: int) -> object:
         """What a stage's collectives depend on; only the first stage does not begin with a gather."""
-        n, tensor, likeness = (
-            self.layout.plan.group,
+        n, tensor, equivalence_key = (
+            self.layout.plan.stage_size,
             self.layout.plan.tensor,
-            self.layout.topology.likeness,
+            self.layout.topology.equivalence_key,
         )
         ranks = (
             range(start, start + tensor) for start in range(stage * n, (stage + 1) * n, tensor)
         )
-        return stage == 0, likeness(range(stage * n, (stage + 1) * n)), *map(likeness, ranks)
+        return (
+            stage == 0,
+            equivalence_key(range(stage * n, (stage + 1) * n)),
+            *map(equivalence_key, ranks),
+        )
 
     def _head_time(self, logits: int) -> float:
         if logits not in self._heads:
@@ -567,7 +573,7 @@ class Costs:
         nbytes = (
             self._ranked(tokens)
             * self.layout.model.hidden_size
-            * WIDTH[self.layout.plan.precision(block)]
+            * BYTES_OF[self.layout.plan.precision(block)]
         )
         return nbytes / self.layout.weights_memory.bandwidth
 
@@ -652,7 +658,7 @@ class Costs:
         """One weight matrix; `efficiency` is that of reading, where it is not the engine's for the precision."""
         layout, plan = self.layout, self.layout.plan
         precision = plan.precision(block)
-        weights = shape[0] * shape[1] * WIDTH[precision]
+        weights = shape[0] * shape[1] * BYTES_OF[precision]
         # Behind weights that stream from another memory, activations are read in their shadow.
         activations = 0.0 if layout.apart else sum(shape) * plan.width("activations")
         computing, reading = layout.engine.efficiencies(precision)
@@ -695,13 +701,18 @@ class Costs:
         key = (operation, stage, nbytes, copies)
         if key not in self._exchanges:
             plan, engine, topology = self.layout.plan, self.layout.engine, self.layout.topology
-            first, n = stage * plan.group, plan.group if operation == "all_to_all" else plan.tensor
-            groups = tuple(range(start, start + n) for start in range(first, first + plan.group, n))
+            first, n = (
+                stage * plan.stage_size,
+                plan.stage_size if operation == "all_to_all" else plan.tensor,
+            )
+            groups = tuple(
+                range(start, start + n) for start in range(first, first + plan.stage_size, n)
+            )
             latency, efficiency = (
                 engine.collective_latency + n * engine.collective_latency_per_chip,
                 engine.collective_efficiency,
             )
-            ways: tuple[Way | Copies, ...] = (copies,) * len(groups)
+            ways: tuple[Algorithm | Copies, ...] = (copies,) * len(groups)
             if n == 1:
                 return ()
             if operation == "all_reduce":

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import Value, nearest
+from sim.inputs.files import Value, nearest_name
 from sim.units import (
     YEAR,
     Count,
@@ -28,7 +28,7 @@ from sim.units import (
     factor,
 )
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+CostShare = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 # What a kW costs a month where power, cooling and space are rented.
 # Sources: CBRE, North America Data Center Trends H2 2024: $184 on average, $150-250 by place; Jia Yangqing's estimate, 2024.
@@ -74,7 +74,7 @@ def _preset(known: Mapping[str, str], what: str) -> Shorthand:
         if given not in known:
             hint = (
                 f"did you mean {near}?"
-                if (near := nearest(given, known))
+                if (near := nearest_name(given, known))
                 else f"there are {', '.join(known)}"
             )
             raise PydanticCustomError(
@@ -85,7 +85,7 @@ def _preset(known: Mapping[str, str], what: str) -> Shorthand:
     return Shorthand(read, {"enum": list(known)})
 
 
-class Ownership(Value):
+class OwnerCosts(Value):
     """What one system's owner pays, where it is not what the chip's file says.
 
     chip    = `card` for each of the `chips` that are bought (else those that serve, and spares of `faults`), drawing `card_power`
@@ -106,7 +106,7 @@ class Ownership(Value):
     rent: DollarsPerSecond | None = None
 
     @model_validator(mode="after")
-    def _one_way(self) -> "Ownership":
+    def _one_way(self) -> "OwnerCosts":
         bought = [
             key
             for key in type(self).model_fields
@@ -137,9 +137,9 @@ class Economics(Value):
     """
 
     years: Annotated[float, Field(gt=0, le=100)] = 4.0
-    interest: Share = 0.0
-    residual: Share = 0.0
-    maintenance: Share = 0.0
+    interest: CostShare = 0.0
+    residual: CostShare = 0.0
+    maintenance: CostShare = 0.0
     hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = None
     electricity: Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")] | None = (
         None
@@ -147,7 +147,7 @@ class Economics(Value):
     pue: Annotated[float, Field(ge=1, le=10)] = 1.3
     utilisation: Fraction = 1.0
     availability: Fraction | None = None
-    systems: Mapping[str, Ownership] = {}
+    systems: Mapping[str, OwnerCosts] = {}
 
     @model_validator(mode="after")
     def _one_price_of_power(self) -> "Economics":
@@ -188,7 +188,7 @@ class Economics(Value):
         }
 
 
-class Owned(NamedTuple):
+class Capex(NamedTuple):
     """What a system is worth, of how many cards, and the most that it draws; or what it is rented for."""
 
     cards: int
@@ -201,9 +201,9 @@ class Owned(NamedTuple):
     def capital(self) -> Dollars:
         return self.chips + self.servers
 
-    def times(self, copies: int) -> "Owned":
+    def times(self, copies: int) -> "Capex":
         """So many of it."""
-        return Owned(
+        return Capex(
             copies * self.cards,
             copies * self.chips,
             copies * self.servers,
@@ -212,19 +212,19 @@ class Owned(NamedTuple):
         )
 
 
-def beside(chip: Chip, own: Ownership) -> Watts:
+def beside(chip: Chip, own: OwnerCosts) -> Watts:
     """What stands around a chip draws."""
     return around(chip) if own.server_power is None else own.server_power
 
 
-def owned(chip: Chip, chips: int, own: Ownership) -> Owned | None:
+def owned(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:
     """What so many chips and their part of servers cost and draw at most; None where no price or no power is known.
 
     Left out: the server where the chip's file has none.
     """
     chips = own.chips or chips
     if own.rent is not None:
-        return Owned(chips, 0.0, 0.0, 0.0, chips * own.rent)
+        return Capex(chips, 0.0, 0.0, 0.0, chips * own.rent)
     card_power = (
         own.card_power if own.card_power is not None else chip.power.maximum if chip.power else None
     )
@@ -236,17 +236,17 @@ def owned(chip: Chip, chips: int, own: Ownership) -> Owned | None:
         else chips * (card_power + server_power)
     )
     if own.capital is not None:
-        return None if power is None else Owned(chips, 0.0, own.capital, power)
+        return None if power is None else Capex(chips, 0.0, own.capital, power)
     card = own.card if own.card is not None else chip.price
     if card is None or power is None:
         return None
     part = chip.server.price / chip.server.chips if chip.server else 0.0
-    return Owned(
+    return Capex(
         chips, chips * card, chips * (own.server if own.server is not None else part), power
     )
 
 
-def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, Dollars] | None:
+def annual(economics: Economics, has: Capex, drawn: Watts | None) -> dict[str, Dollars] | None:
     """A year's cost by cause; `drawn` is the power that those chips and servers had in the run that are not rented.
 
     None where electricity is paid for and nobody knows how much.
@@ -277,7 +277,7 @@ def annual(economics: Economics, has: Owned, drawn: Watts | None) -> dict[str, D
 
 def token_price(
     economics: Economics,
-    has: Owned,
+    has: Capex,
     drawn: Watts | None,
     tokens: float,
     requests: int,
@@ -307,7 +307,7 @@ def token_price(
     }
 
 
-def over_years(economics: Economics, has: Owned) -> dict[str, Dollars]:
+def over_years(economics: Economics, has: Capex) -> dict[str, Dollars]:
     """What is bought, what the years then cost, and both: the estimate on the back of an envelope, before any token.
 
     Power is the most that may be drawn, with the PUE where electricity is paid for.

@@ -27,12 +27,12 @@ from sim.units import (
     JoulesPerFlop,
     Seconds,
     Watts,
-    show,
+    format_quantity,
 )
 
 # Bytes of one number, and which precisions can carry it in a matrix multiply: those that lose nothing of it; bf16 and fp16
 # stand in for one another, since engines cast the one to the other.
-WIDTH = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+BYTES_OF = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
 CARRIERS = {
     "fp32": ("fp32",),
     "bf16": ("bf16", "fp16", "fp32"),
@@ -126,7 +126,7 @@ class Compute(Value, ABC):
     @property
     def fastest(self) -> FlopPerSecond:
         """The highest of the rates."""
-        return max(getattr(self, name) or 0.0 for name in WIDTH)
+        return max(getattr(self, name) or 0.0 for name in BYTES_OF)
 
     def peak(self, *operands: str) -> FlopPerSecond:
         """The rate of a multiply: that of an operand's own precision if it carries the other one too, the wider of the two.
@@ -152,7 +152,7 @@ class Compute(Value, ABC):
         if own:
             return max(own)
         rates: dict[str, FlopPerSecond] = {
-            name: rate for name in WIDTH if (rate := getattr(self, name))
+            name: rate for name in BYTES_OF if (rate := getattr(self, name))
         }
         fitting = {
             name: rate
@@ -201,8 +201,9 @@ class TensorStreaming(Compute):
         planes = 2 * self.planes * self.tile**2 * self.clock
         if abs(self.fastest - planes) > 0.05 * planes:
             raise ValueError(
-                f"the fastest rate is {show(self.fastest, 'FLOP/s')}, and {self.planes} planes of {self.tile} x {self.tile} at "
-                f"{show(self.clock, 'Hz')} make {show(planes, 'FLOP/s')}"
+                f"the fastest rate is {format_quantity(self.fastest, 'FLOP/s')}, and {self.planes} planes "
+                f"of {self.tile} x {self.tile} at "
+                f"{format_quantity(self.clock, 'Hz')} make {format_quantity(planes, 'FLOP/s')}"
             )
         return self
 
@@ -217,14 +218,17 @@ class TensorStreaming(Compute):
                 path if self.kv_path == "load" else memory.bandwidth
             )
         padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (padded * WIDTH[op.precisions[0]] + op.kv) / path
+        return 2 * padded * op.tokens / peak, (padded * BYTES_OF[op.precisions[0]] + op.kv) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """None: stages serve first come first served, so a large piece of a prompt holds up every micro-batch behind it."""
         return None
 
 
-KINDS: dict[str, type[Compute]] = {"roofline": Roofline, "tensor-streaming": TensorStreaming}
+COMPUTE_KINDS: dict[str, type[Compute]] = {
+    "roofline": Roofline,
+    "tensor-streaming": TensorStreaming,
+}
 
 
 class Chip(Sourced):
@@ -232,7 +236,7 @@ class Chip(Sourced):
 
     vendor: str = ""
     memory: dict[str, Memory]
-    compute: Annotated[Compute, OfKind(KINDS, Compute)]
+    compute: Annotated[Compute, OfKind(COMPUTE_KINDS, Compute)]
     topology: TopologyField
     power: Power | None = None
     price: Dollars | None = None
@@ -251,7 +255,7 @@ class Chip(Sourced):
     def weight_bandwidth(self, memory: Memory, precision: str) -> BytesPerSecond:
         """What a large matrix-vector multiply makes of a memory: the bytes of its weights over the time that it takes."""
         side = 32_000  # whole tiles of any usual size
-        nbytes = side * side * WIDTH[precision]
+        nbytes = side * side * BYTES_OF[precision]
         op = Op(1, 2.0 * side * side, nbytes, 0.0, 0.0, (precision, precision), ((side, side),))
         return nbytes / max(self.compute.times(op, memory))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.hardware.chip import WIDTH, Chip
+from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.topology import AllReduce
 from sim.inputs.fields import FromCatalogue
 from sim.inputs.files import Sourced, Value
@@ -28,7 +28,7 @@ class Launch(Value):
     prefill: Seconds
 
 
-class Fit(Value):
+class EngineFit(Value):
     """What `sramsim calibrate` may move, and within which bounds ('a, b': two that share a number); what it last found.
 
     The points are this engine's among those of the catalogue's measurements that may be fitted to.
@@ -105,7 +105,7 @@ class Engine(Sourced):
     moe_memory_efficiency: Fraction | None = None
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     points: tuple[str, ...] = ()
-    fit: Fit | None = None
+    fit: EngineFit | None = None
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return what a speed on this chip is, where it is not one of an engine that was measured there."""
@@ -117,7 +117,7 @@ class Engine(Sourced):
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""
-        bits = f"{8 * WIDTH[precision]:.0f}"
+        bits = f"{8 * BYTES_OF[precision]:.0f}"
         if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
             has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
             raise ValueError(

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sim.inputs.files import Entry, ScenarioError, Text, Value, find, nearest, read
+from sim.inputs.files import Entry, ScenarioError, Text, Value, find_entry, nearest_name, read_value
 from sim.inputs.overrides import overridden
 from sim.units import brief
 
@@ -28,8 +28,8 @@ class Shorthand:
     `says` is for the JSON Schema: the schema of the short form.
     """
 
-    def __init__(self, read: Callable[[object], object], says: dict[str, Any]) -> None:
-        self.read, self.says = read, says
+    def __init__(self, read_value: Callable[[object], object], says: dict[str, Any]) -> None:
+        self.read, self.says = read_value, says
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
@@ -74,7 +74,7 @@ class FromCatalogue:
 
     def load(self, given: object, validate: ValidatorFunctionWrapHandler) -> object:
         if isinstance(given, str):
-            return read(find(given, self.kind), self.cls)
+            return read_value(find_entry(given, self.kind), self.cls)
         if not (isinstance(given, Mapping) and "like" in given):
             return validate(given)
         return overridden(given, self.kind, self.cls, validate)[1]
@@ -160,7 +160,7 @@ def users_module(kind: str, what: str, kinds: Iterable[str]) -> tuple[str, str, 
     where = f"{kind.where}: " if isinstance(kind, Text) else ""
     module_name, colon, name = kind.partition(":")
     if not (colon and module_name and name):
-        near = nearest(kind, kinds)
+        near = nearest_name(kind, kinds)
         hint = f"did you mean {near}?" if near else f"choose of {', '.join(sorted(kinds))}"
         raise ScenarioError(f"{where}{brief(kind)!r} is not {what}; {hint}")
     beside = (kind.folder if isinstance(kind, Text) else Path.cwd()) / f"{module_name}.py"

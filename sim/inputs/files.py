@@ -106,7 +106,7 @@ class Value(BaseModel):
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
         """Return the error for a key that this class does not have."""
-        near = nearest(str(key), cls.model_fields)
+        near = nearest_name(str(key), cls.model_fields)
         hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
         return PydanticCustomError(
             "key",
@@ -278,7 +278,7 @@ class Document:
         )
 
     def _given(
-        self, at: tuple[str | int, ...], read: object
+        self, at: tuple[str | int, ...], read_value: object
     ) -> tuple[tuple[str | int, ...], object]:
         """The last key of a path that the file has, and its value as the reader wrote it, not as it was converted."""
         data: Any = self.data
@@ -286,7 +286,7 @@ class Document:
             try:
                 data = data[str(key)] if isinstance(data, Mapping) else data[key]
             except (KeyError, TypeError, IndexError):
-                return at[:depth], data if depth else read
+                return at[:depth], data if depth else read_value
         return at, data
 
     def _line(self, at: tuple[str | int, ...]) -> str:
@@ -368,11 +368,11 @@ def written(value: object) -> str:
 
 def due(kind: str, context: Mapping[str, Any]) -> str:
     """What would be right, for one of pydantic's errors; '' where its own words must do."""
-    whole = {
+    write_whole = {
         name: int(v) if isinstance(v, float) and v.is_integer() else v
         for name, v in context.items()
     }
-    return f"it must be {DUE[kind].format(**whole)}" if kind in DUE else ""
+    return f"it must be {DUE[kind].format(**write_whole)}" if kind in DUE else ""
 
 
 def scalar(node: yaml.ScalarNode, line: str, folder: Path) -> object:
@@ -445,14 +445,14 @@ def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
     try:
         if path.stat().st_size > most:
             raise ScenarioError(f"{shown}:1: larger than {most // 1_000_000} MB")
-        read = path.read_bytes()
-        text = read.decode("utf-8")
+        read_value = path.read_bytes()
+        text = read_value.decode("utf-8")
     except FileNotFoundError:
         raise ScenarioError(f"{shown}: no such file") from None
     except OSError as error:
         raise ScenarioError(f"{shown}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        line = read.count(b"\n", 0, error.start) + 1
+        line = read_value.count(b"\n", 0, error.start) + 1
         raise ScenarioError(f"{shown}:{line}: not a UTF-8 text") from None
     return (
         text.replace("\t", " ") if path.suffix == ".json" else text
@@ -467,9 +467,11 @@ def shorten(path: Path) -> str:
         return str(path)
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
+def nearest_name(word: str, catalogue_names: Iterable[str]) -> str:
     """Up to three names that look like `word`, quoted, or ''."""
-    return ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, list(names), 3, 0.6))
+    return ", ".join(
+        f"'{name}'" for name in difflib.get_close_matches(word, list(catalogue_names), 3, 0.6)
+    )
 
 
 def catalogue() -> Path:
@@ -480,7 +482,7 @@ def catalogue() -> Path:
     )
 
 
-def names(kind: str) -> dict[str, Path]:
+def catalogue_names(kind: str) -> dict[str, Path]:
     """The entries of one folder of the catalogue by name; kind 'scenarios' is the catalogue's own folder."""
     if kind == "scenarios":
         files = sorted([*catalogue().glob("*"), *catalogue().glob("claims/*")])
@@ -492,14 +494,14 @@ def names(kind: str) -> dict[str, Path]:
     return {p.stem: p for p in sorted((catalogue() / kind).glob("*")) if p.suffix in SUFFIXES}
 
 
-def find(text: str, kind: str) -> Path:
+def find_entry(text: str, kind: str) -> Path:
     """The file that a text names: a path (it has a '/' or ends in .yaml or .json), else a catalogue name or an alias.
 
     Raises: ScenarioError with the nearest names.
     """
     where = f"{text.where}: " if isinstance(text, Text) else ""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
-    known = names(kind)
+    known = catalogue_names(kind)
     if text in known:
         return known[text]
     path = "/" in text or text.endswith(SUFFIXES)
@@ -509,8 +511,8 @@ def find(text: str, kind: str) -> Path:
         return known[text]
     if path:
         return existing(folder / text, f"{where}{text}")
-    near = nearest(text, known)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(names(kind))}"
+    near = nearest_name(text, known)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(catalogue_names(kind))}"
     raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
 
 
@@ -520,7 +522,7 @@ def aliases(kind: str) -> dict[str, Path]:
         return {}
     return {
         alias: path
-        for path in names(kind).values()
+        for path in catalogue_names(kind).values()
         for alias in Document(path).data.get("aliases", ())
     }
 
@@ -536,13 +538,13 @@ def existing(path: Path, shown: str) -> Path:
     return path
 
 
-def read(path: Path | str, cls: type[V]) -> V:
+def read_value(path: Path | str, cls: type[V]) -> V:
     """The value of class `cls` that a file describes.  Raises: ScenarioError."""
     return Document(Path(path)).value(cls)
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
+def write_whole(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` at the end, all of them or (after an error) none.
 
     Raises: UserError where that cannot be written; folders made on the way are gone again if nothing came into them.

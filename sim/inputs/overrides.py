@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticCustomError
 
-from sim.inputs.files import Change, Document, Entry, Sourced, find, names, source_of, written
+from sim.inputs.files import (
+    Change,
+    Document,
+    Entry,
+    Sourced,
+    catalogue_names,
+    find_entry,
+    source_of,
+    written,
+)
 from sim.inputs.key_paths import Path, PathError, dots, leaves, replaced, value_at
 from sim.units import brief
 
@@ -39,14 +48,14 @@ def overridden(
             ("like",),
             f"like: {written(name)}: it must be a name among the catalogue's {kind}, or a file's path",
         )
-    document = Document(find(name, kind))
+    document = Document(find_entry(name, kind))
     document.value(cls)  # so that its own errors name its own lines
     changes = {key: value for key, value in given.items() if key != "like"}
     for key in changes:
         if key not in cls.model_fields:  # a model's class ignores the keys that it does not know
             raise cls.unknown(key)
     base = cls.spelled({"id": document.path.stem, **document.data})
-    label = "catalogue" if document.path in names(kind).values() else document.shown
+    label = "catalogue" if document.path in catalogue_names(kind).values() else document.shown
     data: dict[str, Any] = base
     changed: dict[str, Change] = {}
     # What describes the entry comes first: `restated` replaces the source of a changed number, which would else replace it.

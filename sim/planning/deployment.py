@@ -10,8 +10,8 @@ import numpy as np
 
 from sim.cost.plan import (
     MOST_REPLICAS,
-    Fit,
     Layout,
+    MemoryFit,
     Plan,
     PlanError,
     fit,
@@ -24,10 +24,10 @@ from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.model.config import Model
 from sim.planning.partition import Cutter
-from sim.serving.policy import Limits
+from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve
-from sim.units import Seconds, show
-from sim.workload.arrivals import Requests
+from sim.units import Seconds, format_quantity
+from sim.workload.arrivals import RequestBatch
 
 MAX_SEQUENCES = 256  # of a micro-batch, or of all where they need not fit one.  Source: the default of vLLM's max_num_seqs
 MOST_SLOTS = 100_000  # of a replica
@@ -36,7 +36,7 @@ PIECES = tuple(dict.fromkeys(round(2 ** (n / 2)) for n in range(25)))
 
 
 @dataclass(frozen=True, slots=True)
-class Lone:
+class SingleRequest:
     """A request that has the system for itself: its times, and a mean token's time by cause (seconds, and the fitted part)."""
 
     ttft: Seconds
@@ -50,7 +50,7 @@ class Lone:
         return sum(self.fitted.values()) / sum(self.terms.values())
 
 
-class Trial(NamedTuple):
+class PlanTrial(NamedTuple):
     """A plan that was looked at: its degrees, and a lone token's time where it fits (of the fewest chips: where none has fewer)."""
 
     chips: int
@@ -68,28 +68,30 @@ class Deployment:
     """A system ready to serve: its layout with stages, whether it fits, and what its scheduler may do."""
 
     layout: Layout
-    fit: Fit
-    limits: Limits
+    fit: MemoryFit
+    limits: SchedulerLimits
     costs: Costs
     bare: Layout  # the same as it was asked for: memories that the plan does not name are open, and the least token budget
     beat: Seconds | None = (
         None  # of the slowest stage, for what enters at once, where the engine has tokens_per_beat
     )
     tried: tuple[
-        Trial, ...
+        PlanTrial, ...
     ] = ()  # where the plan was searched for: what else was looked at, the best first
 
     @property
     def chips(self) -> int:
         plan = self.layout.plan
-        return plan.group * plan.depth * plan.replicas
+        return plan.stage_size * plan.pipeline_depth * plan.replicas
 
     def sequences(self, tokens: int) -> tuple[int, int]:
         """How many sequences of `tokens` fit: by the fullest stage or the KV room that is given, and if all memory were one."""
         fullest, together = sequences(self.layout, tokens)
         given = self.limits.kv_tokens != self.fit.kv_tokens
         return (
-            self.limits.kv_tokens // max(1, self.limits.claim(tokens)) if given else fullest
+            self.limits.kv_tokens // max(1, self.limits.kv_tokens_needed(tokens))
+            if given
+            else fullest
         ), together
 
     @property
@@ -188,7 +190,7 @@ def deploy(
         return min((n for n in (a_step and a_step * ranks(engine, plan), beat) if n), default=None)
 
     def lay(plan: Plan) -> Layout:
-        fabric = (topology or chip.topology).sized(plan.group * plan.depth)
+        fabric = (topology or chip.topology).sized(plan.stage_size * plan.pipeline_depth)
         budget = budget_of(plan) or PIECES[0]
         return Layout(
             model, chip, fabric, engine, plan, budget, memory_fraction or engine.memory_fraction
@@ -196,7 +198,7 @@ def deploy(
 
     beat = engine.tokens_per_beat
 
-    tried: tuple[Trial, ...] = ()
+    tried: tuple[PlanTrial, ...] = ()
     if plan.search == "capacity":
         raise ValueError(
             "plan.search: got capacity; expected degrees here; try sim.search_plans(scenario), which finds them"
@@ -227,7 +229,7 @@ def deploy(
         slots = plan.slots or max(fill, math.ceil(most / budget))
         most = min(most, slots * budget)
     else:
-        fill, slots = None, plan.slots or plan.depth
+        fill, slots = None, plan.slots or plan.pipeline_depth
         most = slots * min(budget, MAX_SEQUENCES)
         if limit := max_sequences or engine.max_sequences:
             most = limit * ranks(engine, plan)
@@ -247,7 +249,7 @@ def deploy(
         stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)
     ]
     context = model.max_position_embeddings
-    limits = Limits(slots, budget, most, room, context, model.window, min(shares), fill)
+    limits = SchedulerLimits(slots, budget, most, room, context, model.window, min(shares), fill)
     return Deployment(layout, fitted, limits, Costs(layout, sampled), bare, seconds, tried)
 
 
@@ -258,7 +260,7 @@ def ranks(engine: Engine, plan: Plan) -> int:
 
 def cut(layout: Layout, request_tokens: float) -> Layout:
     """Return the layout with its blocks cut into stages."""
-    return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.depth))
+    return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.pipeline_depth))
 
 
 def best_piece(layout: Layout, request_tokens: float, prompt_tokens: float | None) -> int:
@@ -328,7 +330,10 @@ def housed(layout: Layout, request_tokens: float) -> Layout:
     """
     *faster, last = houses(layout)
     for house in faster:
-        if Cutter(house, request_tokens).stages(math.inf, request_tokens) <= layout.plan.depth:
+        if (
+            Cutter(house, request_tokens).stages(math.inf, request_tokens)
+            <= layout.plan.pipeline_depth
+        ):
             return house
     return last
 
@@ -377,7 +382,7 @@ def shapes(model: Model, chips: int | None) -> Iterator[tuple[int, int, int]]:
 
 def search(
     plan: Plan, chips: int, model: Model, request_tokens: float, lay: Callable[[Plan], Layout]
-) -> tuple[Plan, tuple[Trial, ...]]:
+) -> tuple[Plan, tuple[PlanTrial, ...]]:
     """The fastest plan for a lone token on all the chips (search: speed), or the one with the fewest chips (search: chips).
 
     Every way to deal the chips out that `shapes` knows is tried; times are those of blocks cut evenly, by number.  Where none
@@ -391,7 +396,7 @@ def search(
         raise ValueError(
             f"search: {plan.search} finds the degrees; leave {', '.join(sorted(given))} out"
         )
-    trials: dict[Trial, Layout] = {}
+    trials: dict[PlanTrial, Layout] = {}
     refusal = ValueError(f"no plan deals {model.id} out to {chips} chips")
     by_speed = plan.search == "speed"
     for tensor, data, expert in shapes(model, chips if by_speed else None):
@@ -425,7 +430,9 @@ def search(
                 refusal = error
                 continue
             trials[
-                Trial(group * depth * replicas, tensor, data, expert, depth, replicas, fits, None)
+                PlanTrial(
+                    group * depth * replicas, tensor, data, expert, depth, replicas, fits, None
+                )
             ] = layout
     if not trials:
         raise refusal
@@ -449,7 +456,7 @@ def search(
 
 def _estimate(layout: Layout, request_tokens: float) -> Seconds:
     """A lone token's time with the blocks dealt to stages by number, in memories that the plan names."""
-    blocks, depth = len(layout.model.blocks), layout.plan.depth
+    blocks, depth = len(layout.model.blocks), layout.plan.pipeline_depth
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     context = max(1.0, request_tokens)
     window = layout.model.window or context
@@ -476,20 +483,24 @@ def minimum_chips(deployment: Deployment, request_tokens: float) -> tuple[int, i
         pipeline = fewest_stages(replace(bare, plan=plan), request_tokens)
         if pipeline <= len(bare.model.blocks):
             with suppress(ValueError):  # more chips than the topology joins: not a plan
-                sized = fabric.sized(plan.group * pipeline)
+                sized = fabric.sized(plan.stage_size * pipeline)
                 found.append(
                     replace(
                         bare, plan=plan.model_copy(update={"pipeline": pipeline}), topology=sized
                     )
                 )
-    fewest = min((layout.plan.group * layout.plan.depth for layout in found), default=0)
-    found = [layout for layout in found if layout.plan.group * layout.plan.depth == fewest]
+    fewest = min(
+        (layout.plan.stage_size * layout.plan.pipeline_depth for layout in found), default=0
+    )
+    found = [
+        layout for layout in found if layout.plan.stage_size * layout.plan.pipeline_depth == fewest
+    ]
     if not found:
         return None
     if len(found) > 1:
         found.sort(key=lambda layout: _estimate(housed(layout, request_tokens), request_tokens))
     plan = found[0].plan
-    return fewest * plan.replicas, plan.group, plan.depth
+    return fewest * plan.replicas, plan.stage_size, plan.pipeline_depth
 
 
 def fewest_stages(layout: Layout, request_tokens: float) -> int:
@@ -509,21 +520,24 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         hint = f"no number of them would do as the {layout.chip.id} is joined"
     else:
         hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
-    needs = f"needs {show(fit.needed, 'B')} ({show(fit.weights, 'B')} weights) and has {show(fit.capacity, 'B')}"
+    needs = (
+        f"needs {format_quantity(fit.needed, 'B')} ({format_quantity(fit.weights, 'B')} weights) "
+        f"and has {format_quantity(fit.capacity, 'B')}"
+    )
     if layout.apart and fit.weights > layout.weights_memory.capacity:
-        home, has = layout.plan.weights_in, show(layout.weights_memory.capacity, "B")
-        needs = f"needs {show(fit.weights, 'B')} for weights in its {home} and has {has}"
+        home, has = layout.plan.weights_in, format_quantity(layout.weights_memory.capacity, "B")
+        needs = f"needs {format_quantity(fit.weights, 'B')} for weights in its {home} and has {has}"
     raise PlanError(
         f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: the fullest chip {needs}; {hint}"
     )
 
 
-def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
+def time_single_request(deployment: Deployment, prompt: int, output: int) -> SingleRequest:
     """TTFT and TPOT of a request that meets nobody, served as any other; its mean decode step split by cause."""
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
     rows = serve(
-        Requests(np.zeros(1), np.array([prompt]), np.array([output])),
+        RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
         costs,
         limits,
         leap=costs.stages == 1,
@@ -537,7 +551,7 @@ def lone_request(deployment: Deployment, prompt: int, output: int) -> Lone:
         axis=0
     )
     table[TIME, HOPS] += costs.back
-    return Lone(
+    return SingleRequest(
         ttft=float(rows.first_token[0]),
         tpot=float(rows.last_token[0] - rows.first_token[0]) / (output - 1),
         terms=dict(zip(TERMS, table[TIME].tolist(), strict=True)),

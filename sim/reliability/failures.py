@@ -14,10 +14,10 @@ import simpy
 from pydantic import Field
 
 from sim.inputs.files import Sourced, Value
-from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, show
+from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, format_quantity
 
-Waiting = Generator[simpy.Event, Any, None]
-WARM_UP = 5  # relaxation times, or swaps
+FailureProcess = Generator[simpy.Event, Any, None]
+WARM_UP_LIVES = 5  # relaxation times, or swaps
 MOST_LIVES = 1e7  # of parts, over all samples: some minutes
 ROUNDED = 1e-9  # what is left of an availability of nothing
 
@@ -102,7 +102,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedForm:
     """The closed form: the probability that enough parts are good, times those of no swap of a part and of no swap of the model."""
 
     parts: Fraction
@@ -124,7 +124,7 @@ class Availability:
     mtbf: Seconds
     without_spares: Fraction
     model_swaps: Fraction  # the share of time that they take
-    closed: Closed | None
+    closed: ClosedForm | None
 
     @property
     def mean(self) -> float:
@@ -213,7 +213,7 @@ def require_sound(faults: Faults, chips: int, load: Seconds | None) -> None:
             )
         if load >= every:
             raise ValueError(
-                f"faults: model_swap_every: a model takes {show(load, 's')} to load, longer than it stays"
+                f"faults: model_swap_every: a model takes {format_quantity(load, 's')} to load, longer than it stays"
             )
 
 
@@ -262,7 +262,7 @@ def enough(alike: Sequence[Group], repair: Seconds, crews: int | None) -> float:
 
 def closed_form(
     parts: Sequence[Group], repair: Seconds, swap: Seconds, crews: int | None, model_swaps: float
-) -> Closed | None:
+) -> ClosedForm | None:
     """P(enough parts) x exp(-(sum of needed x rate) x swap) x (1 - the share of time that model swaps take); None where kinds of
     parts wait for the same few crews.
 
@@ -275,7 +275,7 @@ def closed_form(
     if crews is not None and crews < sum(group.parts for group in parts) and len(kinds) > 1:
         return None
     good = math.prod(enough(alike, repair, crews) for alike in kinds.values())
-    return Closed(good, math.exp(-swap / mtbf(parts)), 1 - model_swaps)
+    return ClosedForm(good, math.exp(-swap / mtbf(parts)), 1 - model_swaps)
 
 
 # The simulation.
@@ -323,11 +323,11 @@ class Shelf:
     """The parts of a group: those that stand by, and how many places are empty."""
 
     def __init__(self) -> None:
-        self.idle: list[Part] = []
+        self.idle: list[FailingPart] = []
         self.empty = 0
 
 
-class Part:
+class FailingPart:
     """Something that is at work or stands by, fails, and is repaired, again and again.
 
     What has failed in it is new after the repair; the rest of it has aged as long as the part was on.
@@ -348,7 +348,7 @@ class Part:
         crews: simpy.Resource,
         repair: Seconds,
         rng: np.random.Generator,
-    ) -> Waiting:
+    ) -> FailureProcess:
         left = self.left
         while True:
             first = int(left.argmin())
@@ -387,7 +387,7 @@ class Part:
 
 def load_models(
     env: simpy.Environment, outages: Outages, every: Seconds, load: Seconds, first: Seconds
-) -> Waiting:
+) -> FailureProcess:
     """Swaps the model again and again."""
     yield env.timeout(first)
     while True:
@@ -414,7 +414,7 @@ def sample(
         for number in range(group.parts):
             left = [cause.rest(rng) if settled else cause.life(rng) for cause in group.causes]
             env.process(
-                Part(group.causes, left, shelf, number < group.needed).life(
+                FailingPart(group.causes, left, shelf, number < group.needed).life(
                     env, outages, turns, repair, rng
                 )
             )
@@ -429,7 +429,7 @@ def warm_up(faults: Faults, parts: Sequence[Group], swap: Seconds) -> Seconds:
     """Until as many parts are in repair, and as many swaps on, as usual; nothing where the horizon begins with new parts."""
     crews = faults.crews or sum(group.parts for group in parts)
     return (
-        WARM_UP * max(relaxation(parts, faults.repair, crews), swap)
+        WARM_UP_LIVES * max(relaxation(parts, faults.repair, crews), swap)
         if faults.age == "settled"
         else 0.0
     )

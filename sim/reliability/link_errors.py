@@ -40,7 +40,7 @@ class LinkErrors(Sourced):
             )
 
 
-class Spoils:
+class LinkErrorSampler:
     """Draws which steps of a replica links spoil."""
 
     def __init__(self, errors: LinkErrors, costs: Costs, rng: np.random.Generator) -> None:
@@ -53,6 +53,6 @@ class Spoils:
         return bool(self.rng.random() < self.chances[tokens])
 
 
-def expected_replays(errors: LinkErrors, costs: Costs, tally: Tally) -> float:
+def expected_retries(errors: LinkErrors, costs: Costs, tally: Tally) -> float:
     """How many of the steps that were made, replays among them, links spoil: the sum of their chances."""
-    return sum(steps * errors.chance(costs, tokens) for tokens, steps in tally.passages.items())
+    return sum(steps * errors.chance(costs, tokens) for tokens, steps in tally.batch_steps.items())

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.cost.program import Talk
+from sim.cost.program import CollectiveOp
 from sim.inputs.files import UserError
 from sim.report.tables import (
     COLOURS,
@@ -16,14 +16,14 @@ from sim.report.tables import (
     changes,
     costs,
     degrees,
-    identity,
+    identity_line,
     is_fleet,
     loading,
     of_plain,
     titled,
 )
-from sim.results.labels import number
-from sim.units import show
+from sim.results.labels import format_number
+from sim.units import format_quantity
 
 if TYPE_CHECKING:
     from sim.cost.program import Instruction, Program
@@ -45,24 +45,30 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
         f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
         list(systems),
     )
-    identity(table, systems)
+    identity_line(table, systems)
     table.add_section()
     each = list(systems.values())
     what, label = ("users", "users") if "max_goodput_users" in each[0] else ("rate", "request/s")
-    table.add_row(f"highest goodput, {label}", *(number(s[f"max_goodput_{what}"]) for s in each))
-    table.add_row("  for each chip", *(number(s[f"max_goodput_{what}_per_chip"]) for s in each))
+    table.add_row(
+        f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in each)
+    )
+    table.add_row(
+        "  for each chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in each)
+    )
     if any("time_scale" in s for s in each):
-        table.add_row("  time_scale of the trace", *(number(s["time_scale"]) for s in each))
+        table.add_row("  time_scale of the trace", *(format_number(s["time_scale"]) for s in each))
     table.add_row(
         "attainment there",
         *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each),
     )
-    table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
+    table.add_row(
+        "output token/s, all users", *(format_number(s["output_throughput"]) for s in each)
+    )
     for cost, cells in costs(each):
         table.add_row(cost, *cells)
     table.add_row("what binds", *(s["binds"] or "-" for s in each))
     above = [s["above"] for s in each]
-    table.add_row(f"just above, {label}", *(number(a["load"]) if a else "-" for a in above))
+    table.add_row(f"just above, {label}", *(format_number(a["load"]) if a else "-" for a in above))
     table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
     table.add_row(
         "  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above)
@@ -85,7 +91,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
             )
         table.add_row(
             f"  highest goodput, {label}",
-            *(number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
+            *(format_number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
         )
         table.add_row(
             "  plans that fit / simulated",
@@ -103,22 +109,25 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     """The table of `sramsim plan`."""
     systems = summary["systems"]
     table = titled(f"{summary['scenario']}: what each system holds", list(systems))
-    identity(table, systems)
+    identity_line(table, systems)
     table.add_section()
     each = list(systems.values())
     table.add_row("fits", *(Text("yes", "green") if s["fits"] else Text("no", "red") for s in each))
     table.add_row(
-        "fewest chips that would do", *of_plain(each, lambda s: number(s["minimum_chips"]))
+        "fewest chips that would do", *of_plain(each, lambda s: format_number(s["minimum_chips"]))
     )
     table.add_row(
         "chips that the weights alone fill",
-        *of_plain(each, lambda s: number(s["weights_only_chips"])),
+        *of_plain(each, lambda s: format_number(s["weights_only_chips"])),
     )
     for part in ("weights", "kv", "activations", "reserve", "capacity"):
         label = {"kv": "KV of one request", "capacity": "usable capacity"}.get(part, part)
         table.add_row(
             f"fullest chip: {label}",
-            *("-" if is_fleet(s) else show(s["bytes_per_chip"][part], "B") for s in each),
+            *(
+                "-" if is_fleet(s) else format_quantity(s["bytes_per_chip"][part], "B")
+                for s in each
+            ),
         )
     for length in next(s["max_sequences"] for s in each if not is_fleet(s)):
         counts = [s["max_sequences"][length] if not is_fleet(s) else None for s in each]
@@ -131,10 +140,16 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
     table.add_section()
     lines: list[Text] = [Text(line) for line in changes(systems)]
     lone = [s.get("lone_request") for s in each]
-    table.add_row("lone request: TTFT, ms", *(number(r["ttft_ms"]) if r else "-" for r in lone))
-    table.add_row("lone request: TPOT, ms", *(number(r["tpot_ms"]) if r else "-" for r in lone))
+    table.add_row(
+        "lone request: TTFT, ms", *(format_number(r["ttft_ms"]) if r else "-" for r in lone)
+    )
+    table.add_row(
+        "lone request: TPOT, ms", *(format_number(r["tpot_ms"]) if r else "-" for r in lone)
+    )
     for term in next((r["terms_ms"] for r in lone if r), {}):
-        table.add_row(f"  {term}", *(number(r["terms_ms"][term]) if r else "-" for r in lone))
+        table.add_row(
+            f"  {term}", *(format_number(r["terms_ms"][term]) if r else "-" for r in lone)
+        )
     table.add_row(
         "fitted share of a token", *(f"{r['fitted_share']:.0%}" if r else "-" for r in lone)
     )
@@ -143,7 +158,11 @@ def planning(summary: Mapping[str, Any]) -> RenderableType:
             fit = [t for t in tried if t["fits"]]
             best = (
                 f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} "
-                + (f"({number(1000 * t['tpot'])} ms)" if t["tpot"] else f"({t['chips']} chips)")
+                + (
+                    f"({format_number(1000 * t['tpot'])} ms)"
+                    if t["tpot"]
+                    else f"({t['chips']} chips)"
+                )
                 for t in fit[:5]
             )
             told = (
@@ -164,9 +183,11 @@ def listing(
 ) -> RenderableType:
     """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
     plan, topology = deployment.layout.plan, deployment.layout.topology
-    if chip is not None and chip >= plan.group * plan.depth:
-        raise UserError(f"--chip {chip}: a replica has {plan.group * plan.depth} chips, from 0")
-    title = f"{system}: one decode step on {plan.depth} stages of {plan.group} chips"
+    if chip is not None and chip >= plan.stage_size * plan.pipeline_depth:
+        raise UserError(
+            f"--chip {chip}: a replica has {plan.stage_size * plan.pipeline_depth} chips, from 0"
+        )
+    title = f"{system}: one decode step on {plan.pipeline_depth} stages of {plan.stage_size} chips"
     table = Table(
         title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
     )
@@ -181,7 +202,7 @@ def listing(
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
     shown: dict[tuple[object, ...], list[int]] = {}
     for stage, instructions in enumerate(steps.stages):
-        if chip is None or chip // plan.group == stage:
+        if chip is None or chip // plan.stage_size == stage:
             alike = tuple(
                 line[1:] for line in (_instruction(each, topology) for each in instructions)
             )
@@ -192,23 +213,23 @@ def listing(
         for each in steps.stages[stages[0]]:
             table.add_row(where, *_instruction(each, topology))
             where = ""
-        if stages[0] < plan.depth - 1:
+        if stages[0] < plan.pipeline_depth - 1:
             time = deployment.costs.hops(1)[stages[0] + 1]
             table.add_row(
                 "",
                 "send a slice to the next stage",
-                number(1e6 * time),
-                number(steps.slice_bytes),
+                format_number(1e6 * time),
+                format_number(steps.slice_bytes),
                 "1",
                 "own place",
             )
-        elif plan.depth > 1:
-            back = number(1e6 * deployment.costs.back)
+        elif plan.pipeline_depth > 1:
+            back = format_number(1e6 * deployment.costs.back)
             table.add_row(
                 "",
                 "send the sampled token back",
                 back,
-                number(steps.token_bytes),
+                format_number(steps.token_bytes),
                 "1",
                 "from the first chip",
             )
@@ -216,7 +237,7 @@ def listing(
     if chip is not None:
         parts += [
             Text(),
-            *(Text(line) for line in _sent(chip, steps.stages[chip // plan.group], topology)),
+            *(Text(line) for line in _sent(chip, steps.stages[chip // plan.stage_size], topology)),
         ]
     note = "Times are those of the closed forms; layers are named as in the first of stages that are alike."
     return Group(*parts, Text(), Text(note, style="dim"))
@@ -224,8 +245,8 @@ def listing(
 
 def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, str, str, str]:
     """What, microseconds, bytes of the whole collective, messages of the group, by which way."""
-    if not isinstance(each, Talk):
-        return each.label, number(1e6 * each.seconds), "", "", ""
+    if not isinstance(each, CollectiveOp):
+        return each.label, format_number(1e6 * each.seconds), "", "", ""
     exchange = each.exchange
     group = exchange.groups[0]
     messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
@@ -235,8 +256,8 @@ def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, s
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
     return (
         each.label,
-        number(1e6 * exchange.time),
-        number(exchange.nbytes),
+        format_number(1e6 * exchange.time),
+        format_number(exchange.nbytes),
         f"{several}{messages:,}",
         how,
     )
@@ -246,7 +267,7 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
     """What one chip sends in each of its collectives, phase by phase."""
     lines = []
     for each in instructions:
-        if not isinstance(each, Talk):
+        if not isinstance(each, CollectiveOp):
             continue
         exchange = each.exchange
         group, way = next(
@@ -255,7 +276,9 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
         for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
             sent = [message for message in messages if message.source == chip]
             told = (
-                ", ".join(f"{m.target} ({number(m.share * exchange.nbytes)} B)" for m in sent[:8])
+                ", ".join(
+                    f"{m.target} ({format_number(m.share * exchange.nbytes)} B)" for m in sent[:8]
+                )
                 or "nothing"
             )
             more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""
@@ -319,8 +342,8 @@ def agreement(table: "Validation") -> RenderableType:
             cells = (each[key] for key in ("point_id", "model", "chip", "engine", "metric"))
             worst.add_row(
                 *cells,
-                number(each["measured"]),
-                number(each["simulated"]),
+                format_number(each["measured"]),
+                format_number(each["simulated"]),
                 f"{each['error_pct']:+.0f}",
             )
             reasons.append(f"{each['point_id']}: {each['reason'] or 'no reason is known'}")
@@ -381,9 +404,7 @@ def not_scored(rows: Sequence["Compared"]) -> list[str]:
         if each["measured"] is None:
             without.setdefault(row.reason, []).append(f"{row.point.id} {row.metric}")
         else:
-            times = (
-                f"measured {number(each['measured'])} ms, simulated {number(each['simulated'])} ms"
-            )
+            times = f"measured {format_number(each['measured'])} ms, simulated {format_number(each['simulated'])} ms"
             lines.append(f"  {row.point.id} {row.metric}: {times}: {row.reason}")
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
@@ -419,7 +440,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
             f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)]
         )
         table.add_column("source", overflow="fold", min_width=32)
-        table.add_row("as the files say", "", *(number(system[key]) for key in keys), "")
+        table.add_row("as the files say", "", *(format_number(system[key]) for key in keys), "")
         table.add_section()
         still = []
         for swing in system["swings"]:
@@ -431,7 +452,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
                 still.append(swing["key"])
                 continue
             for text, end in zip(swing["range"], ends, strict=True):
-                cells = [number(end[key]) if end else "does not fit" for key in keys]
+                cells = [format_number(end[key]) if end else "does not fit" for key in keys]
                 first = text == swing["range"][0]
                 table.add_row(
                     swing["key"] if first else "",
@@ -440,7 +461,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
                     swing["source"] if first else "",
                 )
         table.add_section()
-        bands = (" to ".join(number(each) for each in system[MOVED[key][1]]) for key in keys)
+        bands = (" to ".join(format_number(each) for each in system[MOVED[key][1]]) for key in keys)
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
@@ -500,14 +521,14 @@ def validated(
             else Text(f"{100 * row.error:+.0f}", "yellow" if row.far else "")
         )
         unit = f" {row.unit}"
-        simulated = "-" if row.simulated is None else number(row.simulated) + unit
+        simulated = "-" if row.simulated is None else format_number(row.simulated) + unit
         cells = (
             row.id,
             row.system,
             row.operation,
             row.devices,
             row.bytes,
-            number(row.measured) + unit,
+            format_number(row.measured) + unit,
             simulated,
         )
         table.add_row(*cells, error, row.status or "-")
@@ -573,12 +594,17 @@ def changed(found: Mapping[str, Any]) -> RenderableType:
 
 def _change(metric: Mapping[str, Any]) -> tuple[str, ...]:
     was, now = (
-        value if isinstance(value, str) else number(value)
+        value if isinstance(value, str) else format_number(value)
         for value in (metric["base"], metric["is"])
     )
     by, part = metric["change"], metric["change_pct"]
     sign = "+" if by and by > 0 else ""
-    return was, now, "" if by is None else sign + number(by), "" if part is None else f"{part:+.1f}"
+    return (
+        was,
+        now,
+        "" if by is None else sign + format_number(by),
+        "" if part is None else f"{part:+.1f}",
+    )
 
 
 def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:

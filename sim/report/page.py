@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sim.report.tables import as_html, notes, tables, titled, verdict
-from sim.results.rows import load
+from sim.results.rows import load_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ DARK = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure as the page shows it: the finding and what is drawn as text, the rest as SVG."""
 
     name: str
@@ -60,7 +60,7 @@ def _of_run(folder: Path) -> dict[str, Any]:
     """What the page says of one run."""
     from plots import draw_all
 
-    saved = load(folder)
+    saved = load_result(folder)
     summary, systems = saved.summary, saved.summary["systems"]
     sentence = verdict(systems)
     every = titled("", list(systems))
@@ -83,9 +83,9 @@ def _of_run(folder: Path) -> dict[str, Any]:
 def _of_sweep(folder: Path) -> dict[str, Any]:
     """What the page says of a sweep: its table, and what `plots` draws of one."""
     from plots import draw_swept
-    from sim.studies.sweep import load as read_swept
+    from sim.studies.sweep import load_sweep
 
-    swept = read_swept(folder)
+    swept = load_sweep(folder)
     summary, rows = swept.summary, swept.table
     table = titled("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
@@ -121,9 +121,9 @@ def exact(value: object) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def drawn(figures: Mapping[str, "Figure"]) -> list[Drawn]:
+def drawn(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
     """Figures for the page.  What stands above and below a picture goes into the page, where it can be read on a phone."""
-    told: list[Drawn] = []
+    told: list[DrawnFigure] = []
     for name, figure in figures.items():
         title = figure.get_suptitle()
         caption = "; ".join(part for part in re.split(r"\n|\s{2,}", figure.get_supxlabel()) if part)
@@ -132,7 +132,7 @@ def drawn(figures: Mapping[str, "Figure"]) -> list[Drawn]:
         seen = {each.caption for each in told}
         finding = " ".join(title.split())
         told.append(
-            Drawn(
+            DrawnFigure(
                 name,
                 finding,
                 "" if caption in seen else caption,

@@ -8,7 +8,7 @@ from sim.inputs.files import Value
 from sim.model.config import Model
 from sim.scenario.scenario import Scenario
 
-KINDS: dict[str, type[Value]] = {
+SCHEMA_KINDS: dict[str, type[Value]] = {
     "scenario": Scenario,
     "chip": Chip,
     "cluster": Cluster,
@@ -19,7 +19,7 @@ KINDS: dict[str, type[Value]] = {
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of one kind of file, as YAML editors read it."""
-    schema = KINDS[kind].model_json_schema()
+    schema = SCHEMA_KINDS[kind].model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -32,12 +32,12 @@ def reference() -> str:
         "A class of your own is named as `kind: module:Class`, and brings keys of its own.",
     ]
     parts: dict[str, dict[str, Any]] = {}
-    for kind, cls in KINDS.items():
+    for kind, cls in SCHEMA_KINDS.items():
         schema = json_schema(kind)
         lines += _section(f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} file", schema)
         _collect(schema, parts)
         parts.pop(cls.__name__, None)
-    for name in sorted(parts.keys() - {cls.__name__ for cls in KINDS.values()}):
+    for name in sorted(parts.keys() - {cls.__name__ for cls in SCHEMA_KINDS.values()}):
         lines += _section(name, parts[name])
     return "\n".join(lines) + "\n"
 

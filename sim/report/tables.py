@@ -10,9 +10,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sim.economics import break_even as parity
-from sim.results.labels import labelled, number, published_speed, speed_label
+from sim.results.labels import format_number, labelled, published_speed, speed_label
 from sim.results.verdict import KEEPS_UP
-from sim.units import show
+from sim.units import format_quantity
 
 PARTS = (
     "cluster.chip",
@@ -50,7 +50,7 @@ def titled(title: str, columns: list[str]) -> Table:
     return table
 
 
-def identity(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
+def identity_line(table: Table, systems: Mapping[str, Mapping[str, Any]]) -> None:
     """What a result names: chips, engine, precisions, plan; of a fleet its members, which have columns of their own."""
     each = list(systems.values())
     table.add_row("model", *(marked_changed(s, s["model"], "model") for s in each))
@@ -167,7 +167,7 @@ def notes(summary: Mapping[str, Any], file: str = "") -> list[str]:
     if any("measured" in s for s in systems.values()):
         spans = {name: s["measured"] for name, s in systems.items()}
         told = ", ".join(
-            f"{name} from {number(span['from'])} to {number(span['to'])} s"
+            f"{name} from {format_number(span['from'])} to {format_number(span['to'])} s"
             for name, span in spans.items()
         )
         noted.append(f"Counted: {told}; ITL and verdict of the whole run.")
@@ -211,10 +211,12 @@ def tokens_cost(summary: Mapping[str, Any]) -> list[str]:
                 f"A token of {one} costs {alone} times one of {name} with one user each, {loaded} times under this load."
             )
     best, found = parity.crossings(summary)
-    speed = number(costs[best][parity.LOADED][1])
+    speed = format_number(costs[best][parity.LOADED][1])
     for each in found:
-        at = f"at ${number(each.price)} a card" if each.price > 0 else "at no price of a card"
-        other = f"{each.other} with {each.load} ({number(each.speed)} token/s for a user)"
+        at = (
+            f"at ${format_number(each.price)} a card" if each.price > 0 else "at no price of a card"
+        )
+        other = f"{each.other} with {each.load} ({format_number(each.speed)} token/s for a user)"
         lines.append(
             f"A token of {best} under this load ({speed} token/s for a user) costs as much as one of {other} {at}."
         )
@@ -225,7 +227,7 @@ def compared(summary: Mapping[str, Any]) -> Table:
     """A column for each system: what it is, what its users got, what a lone one would get."""
     systems = summary["systems"]
     table = titled(f"{summary['scenario']}, seed {summary['seed']}", list(systems))
-    identity(table, systems)
+    identity_line(table, systems)
     table.add_section()
     each = list(systems.values())
     table.add_row("verdict", *(Text(judged(s), style=COLOURS[s["verdict"]]) for s in each))
@@ -239,15 +241,18 @@ def compared(summary: Mapping[str, Any]) -> Table:
         ("cached_tokens", "tokens cached"),
     ):
         if any(s.get(key) for s in each):
-            table.add_row(label, *(number(s[key]) for s in each))
-    table.add_row("token/s of a user (median)", *(marked(s, number(speed(s))) for s in each))
+            table.add_row(label, *(format_number(s[key]) for s in each))
+    table.add_row("token/s of a user (median)", *(marked(s, format_number(speed(s))) for s in each))
     for name, label in (
         ("ttft", "TTFT"),
         ("tpot", "TPOT"),
         ("itl", "ITL"),
         ("e2el", "E2E latency"),
     ):
-        pairs = (f"{number(s[f'median_{name}_ms'])} / {number(s[f'p99_{name}_ms'])}" for s in each)
+        pairs = (
+            f"{format_number(s[f'median_{name}_ms'])} / {format_number(s[f'p99_{name}_ms'])}"
+            for s in each
+        )
         table.add_row(
             f"{label} median / p99, ms",
             *(marked(s, pair) for s, pair in zip(each, pairs, strict=True)),
@@ -256,25 +261,30 @@ def compared(summary: Mapping[str, Any]) -> Table:
             table.add_row(
                 "  mean and its 95 % interval", *(marked(s, interval(s, name)) for s in each)
             )
-    table.add_row("output token/s, all users", *(number(s["output_throughput"]) for s in each))
+    table.add_row(
+        "output token/s, all users", *(format_number(s["output_throughput"]) for s in each)
+    )
     if any("request_goodput" in s for s in each):
         table.add_row(
-            "good request/s (within SLO)", *(number(s.get("request_goodput")) for s in each)
+            "good request/s (within SLO)", *(format_number(s.get("request_goodput")) for s in each)
         )
     table.add_row("fitted share of a token", *of_plain(each, lambda s: f"{s['fitted_share']:.0%}"))
     for label, cells in costs(each):
         table.add_row(label, *cells)
     if any(map(by_chip, each)):
         networks = [s.get("network", {}) for s in each]
-        table.add_row("messages between chips", *(number(n.get("messages")) for n in networks))
         table.add_row(
-            "  waited for other messages, ms", *(number(n.get("waited_ms")) for n in networks)
+            "messages between chips", *(format_number(n.get("messages")) for n in networks)
+        )
+        table.add_row(
+            "  waited for other messages, ms",
+            *(format_number(n.get("waited_ms")) for n in networks),
         )
         table.add_row("TPOT over a lone one's in closed form", *of_plain(each, over_closed_form))
     table.add_section()
     table.add_row(
         "token/s of a lone user",
-        *of_plain(each, lambda s: number(1000 / s["lone_request"]["tpot_ms"])),
+        *of_plain(each, lambda s: format_number(1000 / s["lone_request"]["tpot_ms"])),
     )
     if any(s.get("published") for s in each):
         table.add_row(
@@ -282,13 +292,14 @@ def compared(summary: Mapping[str, Any]) -> Table:
         )
     for label, rate in WEIGHT_BANDWIDTHS.items():
         table.add_row(
-            f"weights: {label}", *("-" if is_fleet(s) else show(rate(s), "B/s") for s in each)
+            f"weights: {label}",
+            *("-" if is_fleet(s) else format_quantity(rate(s), "B/s") for s in each),
         )
     beats(table, each)
     loading(table, each)
     if any("availability" in s for s in each):
         table.add_section()
-        reliability(table, each)
+        reliability_notes(table, each)
     if any("replays" in s for s in each):
         table.add_section()
         for label, cell in REPLAYS.items():
@@ -305,31 +316,31 @@ def costs(systems: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]
     if any(key in s for s in systems for key in PER_TOKEN):
         yield (
             "chips busy, % of their time",
-            [number(100 * s["busy_share"]) if "busy_share" in s else "-" for s in systems],
+            [format_number(100 * s["busy_share"]) if "busy_share" in s else "-" for s in systems],
         )
 
 
 # What a token of the run took and cost, where that is known.
 PER_TOKEN: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {
     "energy": {
-        "J for an output token": lambda energy: number(energy["joules_per_token"]),
+        "J for an output token": lambda energy: format_number(energy["joules_per_token"]),
         "  idle / work / server / PUE": lambda energy: " / ".join(
-            map(number, causes(energy["joules_per_token_by_cause"]))
+            map(format_number, causes(energy["joules_per_token_by_cause"]))
         ),
-        "mean power, kW": lambda energy: number(energy["mean_power_w"] / 1000),
+        "mean power, kW": lambda energy: format_number(energy["mean_power_w"] / 1000),
     },
     "economics": {
-        "$ for a million output tokens": lambda economics: number(economics["usd_per_mtok"]),
-        "$ for a request": lambda economics: number(economics["usd_per_request"]),
+        "$ for a million output tokens": lambda economics: format_number(economics["usd_per_mtok"]),
+        "$ for a request": lambda economics: format_number(economics["usd_per_request"]),
     },
 }
 
 # Steps that links spoil.
 REPLAYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "steps made again after a link error": lambda s: number(s["replays"]),
-    "  expected of as many steps": lambda s: number(s["expected_replays"]),
-    "  a day, at this load": lambda s: number(s["replays_per_day"]),
-    "  of all steps, %": lambda s: number(100 * s["replayed_share"]),
+    "steps made again after a link error": lambda s: format_number(s["replays"]),
+    "  expected of as many steps": lambda s: format_number(s["expected_replays"]),
+    "  a day, at this load": lambda s: format_number(s["replays_per_day"]),
+    "  of all steps, %": lambda s: format_number(100 * s["replayed_share"]),
 }
 
 
@@ -348,7 +359,7 @@ def envelope(summary: Mapping[str, Any]) -> Table:
     told, terms = summary["estimate"], summary["economics"]
     hosting, electricity = terms["hosting_usd_per_kw_month"], terms["electricity_usd_per_kwh"]
     power = (
-        f"${number(hosting)} a kW and month"
+        f"${format_number(hosting)} a kW and month"
         if electricity is None
         else f"${electricity:g} a kWh, PUE {terms['pue']:g}"
     )
@@ -377,13 +388,15 @@ def beats(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(
             "beat of the pipeline, us",
             *(
-                f"{number(b['us'])} for {b['tokens']} token" + "s" * (b["tokens"] > 1) if b else "-"
+                f"{format_number(b['us'])} for {b['tokens']} token" + "s" * (b["tokens"] > 1)
+                if b
+                else "-"
                 for b in told
             ),
         )
         table.add_row(
             "  most token/s, prompts counted",
-            *(number(b["max_token_throughput"]) if b else "-" for b in told),
+            *(format_number(b["max_token_throughput"]) if b else "-" for b in told),
         )
 
 
@@ -392,11 +405,12 @@ def loading(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     times = [s.get("load_s") for s in systems]
     if any(times):
         table.add_row(
-            "weights from the hosts", *(show(time, "s") if time else "-" for time in times)
+            "weights from the hosts",
+            *(format_quantity(time, "s") if time else "-" for time in times),
         )
 
 
-def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
+def reliability_notes(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     """The share of time that a system works, and what it gives over all time."""
 
     def row(label: str, cell: Callable[[Mapping[str, Any]], str], needs: str = "mtbf_h") -> None:
@@ -414,14 +428,17 @@ def reliability(table: Table, systems: Sequence[Mapping[str, Any]]) -> None:
     )
     row("  one horizon in twenty is below, %", lambda s: percent(s, "p5_availability"))
     row("  without spares, MTBF/(MTBF+MTTR), %", lambda s: percent(s, "series_availability"))
-    row("MTBF of the parts at work, h", lambda s: number(s["mtbf_h"]))
-    row("swap of a part", lambda s: show(s["swap_s"], "s"))
+    row("MTBF of the parts at work, h", lambda s: format_number(s["mtbf_h"]))
+    row("swap of a part", lambda s: format_quantity(s["swap_s"], "s"))
     if any(s.get("lost_to_model_swaps") for s in systems):
-        row("  lost to swaps of the model, %", lambda s: number(100 * s["lost_to_model_swaps"]))
-    row("outages a year", lambda s: number(s["outages_per_year"]))
+        row(
+            "  lost to swaps of the model, %",
+            lambda s: format_number(100 * s["lost_to_model_swaps"]),
+        )
+    row("outages a year", lambda s: format_number(s["outages_per_year"]))
     row(
         "output token/s, outages counted",
-        lambda s: number(s["availability"] * s["output_throughput"]),
+        lambda s: format_number(s["availability"] * s["output_throughput"]),
         within,
     )
 
@@ -469,10 +486,10 @@ def against(measured: Mapping[str, float], systems: Mapping[str, Mapping[str, An
             if was:
                 times = [s.get(key) for s in systems.values()]
                 cells = (
-                    f"{number(is_)} ({100 * math.log(is_ / was):+.1f} %)" if is_ else "-"
+                    f"{format_number(is_)} ({100 * math.log(is_ / was):+.1f} %)" if is_ else "-"
                     for is_ in times
                 )
-                table.add_row(f"{name.upper()} {statistic}, ms", number(was), *cells)
+                table.add_row(f"{name.upper()} {statistic}, ms", format_number(was), *cells)
     return table
 
 
@@ -493,8 +510,8 @@ def judged(system: Mapping[str, Any]) -> str:
 
 def interval(system: Mapping[str, Any], name: str) -> str:
     """'12.3 ± 0.4', or the mean alone where there is no interval."""
-    half, mean = system[f"ci95_mean_{name}_ms"], number(system[f"mean_{name}_ms"])
-    return mean if half is None else f"{mean} ± {number(half, 2)}"
+    half, mean = system[f"ci95_mean_{name}_ms"], format_number(system[f"mean_{name}_ms"])
+    return mean if half is None else f"{mean} ± {format_number(half, 2)}"
 
 
 def by_chip(system: Mapping[str, Any]) -> bool:
@@ -560,7 +577,7 @@ def _fastest(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if name != best
     )
     return [
-        f"{labelled(best, systems[best])} gives a user {number(speeds[best])} token/s"
+        f"{labelled(best, systems[best])} gives a user {format_number(speeds[best])} token/s"
         + (f": {others}." if others else ".")
     ]
 
@@ -583,9 +600,9 @@ def findings(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
             )
         lines += judgement(name, system)
         for link in system.get("network", {}).get("links_waited_for", [])[:1]:
-            whole = number(system["network"]["waited_ms"])
+            whole = format_number(system["network"]["waited_ms"])
             lines.append(
-                f"{name}: messages waited most for the link {link['link']}: {number(link['waited_ms'])} of {whole} ms, "
+                f"{name}: messages waited most for the link {link['link']}: {format_number(link['waited_ms'])} of {whole} ms, "
                 f"for {link['messages']:,} messages."
             )
     return lines
@@ -632,7 +649,7 @@ def shares(fleet: Mapping[str, Any]) -> str:
     for name, member in fleet["members"].items():
         part = f"{member['completed'] / fleet['completed']:.0%}" if fleet["completed"] else "none"
         times = (
-            f"{label} {number(member[f'median_{key}_ms'])} ms"
+            f"{label} {format_number(member[f'median_{key}_ms'])} ms"
             for key, label in (("ttft", "TTFT"), ("tpot", "TPOT"))
         )
         told.append(

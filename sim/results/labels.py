@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def format_number(value: float | None, digits: int = 3) -> str:
     """A number as a person writes it, '-' for none."""
     if value is None:
         return "-"
@@ -33,4 +33,4 @@ def labelled(name: str, system: Mapping[str, Any]) -> str:
 
 def published_speed(point: Mapping[str, Any]) -> str:
     """Return '241', or '250 (paced)' where the service throttled its speed; results of earlier versions lack the mark."""
-    return number(point["tokens_per_second"]) + (" (paced)" if point.get("paced") else "")
+    return format_number(point["tokens_per_second"]) + (" (paced)" if point.get("paced") else "")

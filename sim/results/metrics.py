@@ -9,9 +9,9 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import ScenarioError, Value, nearest
+from sim.inputs.files import ScenarioError, Value, nearest_name
 from sim.results.rows import Rows
-from sim.results.verdict import UNSTEADY, hints, measure_flow, verdict
+from sim.results.verdict import UNSTEADY, hints, judge, measure_flow
 from sim.units import Seconds
 
 Column = NDArray[np.float64]
@@ -49,7 +49,7 @@ def _preset(given: object) -> object:
         if given not in PRESETS:
             hint = (
                 f"did you mean {near}?"
-                if (near := nearest(given, PRESETS))
+                if (near := nearest_name(given, PRESETS))
                 else f"there are {', '.join(PRESETS)}"
             )
             raise PydanticCustomError(
@@ -112,7 +112,7 @@ def latencies(
     return {"ttft": ttft, "tpot": tpot, "e2el": e2el}
 
 
-def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> dict[str, Any]:
+def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> dict[str, Any]:
     """The metrics of one system under the names of vLLM's benchmark, times in ms; None where nothing was measured.
 
     `duration` runs from the first arrival to the end of the last request, however it ends, or is what `measure` says; throughputs
@@ -131,7 +131,7 @@ def summary(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) 
     else:
         duration = rows.elapsed
         out = (int(done.sum()), prompt, output, good(rows, slo) if slo else 0)
-    told = verdict(rows)
+    told = judge(rows)
     flow = measure_flow(rows) if rows.requests.users is None else None
     result: dict[str, Any] = {
         "verdict": told,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sim.cost.energy import Tally
 from sim.inputs.files import UserError
 from sim.units import Seconds
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 if TYPE_CHECKING:
     import polars
@@ -170,7 +170,7 @@ class Span:
 class Rows:
     """One system's requests, a numpy column for each thing known of them, and what its stages did."""
 
-    requests: Requests
+    requests: RequestBatch
     gaps: Gaps = field(default_factory=Gaps)
     systems: list[str] = field(default_factory=list)  # by replica: the one that it is a copy of
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
@@ -265,7 +265,7 @@ class Rows:
         )
 
 
-def answered(requests: Requests) -> Rows:
+def answered(requests: RequestBatch) -> Rows:
     """The rows of a trace's own answers."""
     assert requests.answered
     rows = Rows(requests)
@@ -281,7 +281,7 @@ class Saved:
     requests: "polars.DataFrame"
 
 
-def save(saved: Saved, folder: Path) -> None:
+def save_result(saved: Saved, folder: Path) -> None:
     """result.json and requests.parquet."""
     (folder / "result.json").write_text(
         json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8"
@@ -296,7 +296,7 @@ def write_parquet(table: "polars.DataFrame", path: Path) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def load(folder: Path) -> Saved:
+def load_result(folder: Path) -> Saved:
     """What `save` wrote.  Raises: UserError where the folder holds no result."""
     import polars
 

@@ -66,7 +66,7 @@ class Flow(NamedTuple):
         return self.served / self.offered
 
 
-def verdict(rows: Rows) -> Verdict:
+def judge(rows: Rows) -> Verdict:
     """Return whether the system keeps up with what it is offered.
 
     REFUSED: half of the requests or more were refused, cancelled at their deadline, or failed with their replica.
@@ -111,7 +111,7 @@ def verdict(rows: Rows) -> Verdict:
 
 def measure_flow(rows: Rows) -> Flow | None:
     """Return what is offered and served in the second half of the arrivals; None of a single request."""
-    order = np.flatnonzero(asked(rows))
+    order = np.flatnonzero(offered_requests(rows))
     order = order[np.argsort(rows.arrival[order], kind="stable")]
     if len(order) < 2:
         return None
@@ -182,7 +182,7 @@ def unevenness(arrival: NDArray[np.float64]) -> float:
     )
 
 
-def asked(rows: Rows) -> NDArray[np.bool_]:
+def offered_requests(rows: Rows) -> NDArray[np.bool_]:
     """Return which requests the system is offered: all but those that could never fit or whose replica failed."""
     return rows.finished | rows.cancelled | rows.turned_away
 

@@ -21,25 +21,31 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue.entries import sources
-from sim.chipsim.exceptions import Exceptional, irregular
+from sim.chipsim.exceptions import ExceptionField, irregular
 from sim.chipsim.machine import Machines, machines
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
-from sim.economics.owner_costs import Economics, Owned, Ownership, owned
+from sim.economics.owner_costs import Capex, Economics, OwnerCosts, owned
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.files import Change, Document, Entry, Value, find, nearest, rejected
+from sim.inputs.files import Change, Document, Entry, Value, find_entry, nearest_name, rejected
 from sim.model.config import ModelField
-from sim.planning.deployment import Deployment, Lone, deploy, lone_request, require_fit
+from sim.planning.deployment import (
+    Deployment,
+    SingleRequest,
+    deploy,
+    require_fit,
+    time_single_request,
+)
 from sim.reliability.failures import Faults, require_sound, standing_by
-from sim.reliability.link_errors import LinkErrors, Spoils
+from sim.reliability.link_errors import LinkErrors, LinkErrorSampler
 from sim.results.metrics import LIMITS, Measure, SLOField
 from sim.results.rows import Rows
 from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
-from sim.serving.replica import Outage, Setup
+from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload.arrivals import VARIED, Closed, Requests, WorkloadField
+from sim.workload.arrivals import VARIED, ClosedLoop, RequestBatch, WorkloadField
 
 
 class System(Value):
@@ -86,7 +92,7 @@ class System(Value):
     fidelity: Literal["stage", "chip"] | None = None
     network: NetworkMode | None = None
     jitter: Sigma | None = None
-    exceptions: tuple[Exceptional, ...] = ()
+    exceptions: tuple[ExceptionField, ...] = ()
     faults: Faults | None = None
     outages: tuple[Outage, ...] = ()
     link_errors: LinkErrors | None = None
@@ -273,7 +279,7 @@ class Scenario(Value):
             for member in system.fleet if isinstance(system, Fleet) else ():
                 if member in plain:
                     continue
-                near = nearest(member, plain)
+                near = nearest_name(member, plain)
                 hint = (
                     f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
                 )
@@ -291,7 +297,7 @@ class Scenario(Value):
             if name not in plain:
                 hint = (
                     f"did you mean {near}?"
-                    if (near := nearest(name, plain))
+                    if (near := nearest_name(name, plain))
                     else f"there are {', '.join(plain) or 'none'}"
                 )
                 raise ValueError(
@@ -322,7 +328,7 @@ class Scenario(Value):
     def _refused_users_pause(self) -> "Scenario":
         """A user whose request is refused would ask again at the same instant, until no request is left."""
         workload = self.workload
-        if not isinstance(workload, Closed) or workload.think:
+        if not isinstance(workload, ClosedLoop) or workload.think:
             return self
         for name, system in self.systems.items():
             most = system.max_waiting if isinstance(system, System) else None
@@ -390,10 +396,12 @@ class Scenario(Value):
         """How systems are paid for: what the scenario says, else what `Economics` assumes."""
         return self.economics or Economics()
 
-    def owned(self, name: str, copies: int = 1) -> Owned | None:
+    def owned(self, name: str, copies: int = 1) -> Capex | None:
         """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
-        one = owned(chip, chips + self.standing_by(name), self.money.systems.get(name, Ownership()))
+        one = owned(
+            chip, chips + self.standing_by(name), self.money.systems.get(name, OwnerCosts())
+        )
         return one.times(copies) if one else None
 
     def standing_by(self, name: str) -> int:
@@ -514,18 +522,18 @@ class Scenario(Value):
         self,
         name: str,
         members: Mapping[str, Member],
-        requests: Requests,
+        requests: RequestBatch,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Rows:
         """Requests through one system."""
         setups = [setup for member, of in members.items() for setup in self.setups(member, of)]
-        think = self.workload.think if isinstance(self.workload, Closed) else 0.0
+        think = self.workload.think if isinstance(self.workload, ClosedLoop) else 0.0
         counted = self.measure.asked if self.measure else None
         return serve_fleet(
             requests, setups, self.systems[name].router, think, progress=progress, counted=counted
         )
 
-    def setups(self, name: str, member: Member) -> list[Setup]:
+    def setups(self, name: str, member: Member) -> list[ReplicaConfig]:
         """What each replica of the copies of a plain system is."""
         system, deployment = self.plain(name), member.deployment
         machine = (
@@ -543,14 +551,16 @@ class Scenario(Value):
         outages = [
             tuple(o for o in system.outages if o.replica == number) for number in range(of_each)
         ]
-        spoils: list[Spoils | None] = [None] * member.replicas
+        error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
         if errors := system.link_errors:
             streams = np.random.default_rng([self.seed, *f"link errors of {name}".encode()]).spawn(
                 member.replicas
             )
-            spoils = [Spoils(errors, deployment.costs, stream) for stream in streams]
+            error_sampler = [
+                LinkErrorSampler(errors, deployment.costs, stream) for stream in streams
+            ]
         return [
-            Setup(*shared, number, outages[number % of_each], spoils[number])
+            ReplicaConfig(*shared, number, outages[number % of_each], error_sampler[number])
             for number in range(member.replicas)
         ]
 
@@ -559,9 +569,9 @@ class Scenario(Value):
         system = self.plain(name)
         return system.model_copy(update={"model": system.model or self.model})
 
-    def lone(self, deployment: Deployment) -> Lone:
+    def unloaded(self, deployment: Deployment) -> SingleRequest:
         """A mean request that has the system for itself."""
-        return lone_request(
+        return time_single_request(
             deployment, round(self.workload.mean_prompt), round(self.workload.mean_output)
         )
 
@@ -576,7 +586,7 @@ def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:
 
 def document(path: Path | str, overrides: list[str] | None = None) -> Document:
     """The file of a scenario, or of a catalogue name, with assignments put in, not yet understood."""
-    found = Document(Path(path) if os.path.isfile(path) else find(str(path), "scenarios"))
+    found = Document(Path(path) if os.path.isfile(path) else find_entry(str(path), "scenarios"))
     for assignment in overrides or []:
         found.set(assignment)
     return found

@@ -19,18 +19,17 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
-from sim.chipsim.machine import Machine, Waiting
-from sim.chipsim.machine import Passage as StepOfChips
+from sim.chipsim.machine import ChipStep, Machine, SimProcess
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs, Work
-from sim.reliability.link_errors import Spoils
+from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Gaps, Traffic
-from sim.serving.policy import Job
+from sim.serving.policy import Request
 from sim.units import Seconds
 
 
 @dataclass(eq=False, slots=True)
-class Passage:
+class BatchStep:
     """What one micro-batch takes through the stages: a token for each of its sequences, and pieces of prompts."""
 
     over: Callable[
@@ -40,18 +39,18 @@ class Passage:
     steps: int = (
         1  # for how many it may go on so, as nothing changes; when it is over, how many it made
     )
-    prefilled: list[Job] = field(default_factory=list)  # whose prompts end with it
+    prefilled: list[Request] = field(default_factory=list)  # whose prompts end with it
     last: Seconds = 0.0  # when its micro-batch last left the last stage
     counted: bool = (
         True  # the gaps before its tokens are from passage to passage; else who sent it counts them
     )
-    silent: bool = False  # its micro-batch has nothing to do when it is back, but for prompts that may have come
-    lost: Seconds = (
+    no_output: bool = False  # its micro-batch has nothing to do when it is back, but for prompts that may have come
+    clock_error: Seconds = (
         0.0  # the exact time is so much later than the clock: when it enters, and when it is back
     )
 
 
-class Passing:
+class Executor:
     """What a replica's passages go through, and are tallied.  One that takes a step at a time has nothing to cut, deal, settle or
     close.
 
@@ -61,7 +60,7 @@ class Passing:
     def __init__(self) -> None:
         self.tally = Tally()
         self.interrupted: dict[
-            Passage, float
+            BatchStep, float
         ] = {}  # steps of the passages that an outage interrupted
 
     gaps: Gaps
@@ -77,34 +76,36 @@ class Passing:
         """Seconds that each stage was at work."""
         raise NotImplementedError
 
-    def send(self, passage: Passage) -> None:
+    def send(self, batch_step: BatchStep) -> None:
         """It joins the first stage's queue now.  `steps` is what it will have made when it is over."""
         raise NotImplementedError
 
-    def cut(self, job: Job | None = None) -> None:
+    def interrupt(self, request: Request | None = None) -> None:
         """Somebody waits for a micro-batch: who is back next is over, however many steps it might have gone on.
 
         Where it is but the prompt of `job` that waits, those that are back may take pieces of it that fill the token budget, all
         but the last piece, and go on.
         """
 
-    def deal(self, job: Job, idle: deque[Any], most: int, turn: Callable[[Any], object]) -> None:
+    def assign_prefill_chunks(
+        self, request: Request, idle: deque[Any], most: int, start_step: Callable[[Any], object]
+    ) -> None:
         """Micro-batches without sequences, at most so many, may take such pieces too.  They are taken from `idle` and put back
         there, or `turn` is called where there is more to do."""
 
-    def settle(self) -> None:
+    def complete_silent(self) -> None:
         """Who is back with nothing to tell, so that no event was made of it, is over."""
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """The run is over: what was counted apart is booked."""
 
-    def interrupt(self) -> None:
+    def abort(self) -> None:
         """Book everything up to now, since the replica fails: of a step under way the part that was made, and no gap."""
         raise NotImplementedError
 
-    def steps_made(self, passage: Passage) -> float:
+    def steps_made(self, batch_step: BatchStep) -> float:
         """Return the steps that an interrupted passage made, its last one in part; 0 where it was not under way."""
-        return self.interrupted.get(passage, 0.0)
+        return self.interrupted.get(batch_step, 0.0)
 
     def tally_so_far(self) -> Tally:
         """Return what was tallied up to now.  A step under way counts whole, but where it can be told how far it is."""
@@ -114,9 +115,9 @@ class Passing:
         """Return the seconds that each stage was at work, as `tally_so_far` counts the steps under way."""
         return self.busy.copy()
 
-    def steps_so_far(self, passage: Passage) -> int:
+    def steps_so_far(self, batch_step: BatchStep) -> int:
         """Return how many decode steps of a passage under way `tally_so_far` counts."""
-        return 1 if passage.work.decodes else 0
+        return 1 if batch_step.work.decodes else 0
 
     @property
     def free_at(self) -> Seconds:
@@ -135,7 +136,7 @@ def not_worked(
     return np.minimum(np.maximum(leave - now, 0.0), times)
 
 
-def seen(old: int, new: int, window: int | None) -> int:
+def attended_positions(old: int, new: int, window: int | None) -> int:
     """Positions that `new` tokens after `old` ones attend to, each to itself and those before it, at most a window of them."""
     free = new if window is None else min(new, max(0, window - old))
     return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
@@ -154,56 +155,56 @@ class Pipeline:
         now: Seconds,
         hops: NDArray[np.float64],
         times: NDArray[np.float64],
-        lost: Seconds = 0.0,
+        clock_error: Seconds = 0.0,
     ) -> Seconds:
         """Seconds until a passage that joins the first stage's queue at now + lost leaves the last one.
 
         start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + times[s], solved by one scan: with T the
         running sum of hops and times, leave - T is the running maximum of free - (T - times), counted from its entry.
         """
-        free = self.free - (now - self.clock + lost)
+        free = self.free - (now - self.clock + clock_error)
         free[0] = max(free[0], 0.0)
         total = np.cumsum(hops + times)
         leave = total + np.maximum.accumulate(free - (total - times))
-        self.clock, self.free = now, leave + lost
+        self.clock, self.free = now, leave + clock_error
         self.busy += times
         return float(leave[-1])
 
 
-class Steps(Passing):
+class StepwiseExecutor(Executor):
     """A replica's stages, each a server by itself: what a passage takes is computed, its return is waited for."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.costs, self.gaps, self.pipeline = env, costs, gaps, Pipeline(costs.stages)
         # Of each passage when it leaves each stage, and its times there [s].
-        self.under_way: dict[Passage, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        self.under_way: dict[BatchStep, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
-    def send(self, passage: Passage) -> None:
-        work, now, lost = passage.work, self.env.now, passage.lost
+    def send(self, batch_step: BatchStep) -> None:
+        work, now, clock_error = batch_step.work, self.env.now, batch_step.clock_error
         self.tally.add(work, 1)
         times = self.costs.step(work).time
-        delay = self.pipeline.enter(now, self.costs.hops(work.tokens), times, lost)
-        self.under_way[passage] = now + self.pipeline.free, times
-        wait = lost + delay + self.costs.back
+        delay = self.pipeline.enter(now, self.costs.hops(work.tokens), times, clock_error)
+        self.under_way[batch_step] = now + self.pipeline.free, times
+        wait = clock_error + delay + self.costs.back
 
         def back(_: simpy.Event) -> None:
-            del self.under_way[passage]
-            if work.decodes and passage.counted:  # it entered when its last tokens were back
+            del self.under_way[batch_step]
+            if work.decodes and batch_step.counted:  # it entered when its last tokens were back
                 self.gaps.add(delay + self.costs.back, work.decodes)
-            passage.steps, passage.lost = 1, wait - (self.env.now - now)
+            batch_step.steps, batch_step.clock_error = 1, wait - (self.env.now - now)
             # With no way back that is exactly the clock, and who was answered may ask at once.
-            passage.over(passage, now + (lost + delay))
+            batch_step.over(batch_step, now + (clock_error + delay))
 
         Timeout(self.env, wait).callbacks.append(back)
 
-    def interrupt(self) -> None:
-        for passage, (leave, times) in self.under_way.items():
+    def abort(self) -> None:
+        for batch_step, (leave, times) in self.under_way.items():
             unmade = not_worked(leave, times, self.env.now)
             self.pipeline.busy -= unmade
             part = float(unmade.sum() / times.sum())
-            self.tally.take_back(passage.work, part)
-            self.interrupted[passage] = 1 - part
+            self.tally.take_back(batch_step.work, part)
+            self.interrupted[batch_step] = 1 - part
 
     @property
     def busy(self) -> NDArray[np.float64]:
@@ -214,99 +215,103 @@ class Steps(Passing):
         return self.pipeline.clock + float(self.pipeline.free.max())
 
 
-class Leap(Passing):
+class FastForwardExecutor(Executor):
     """One stage and one micro-batch: the steps in which nothing changes are an arithmetic series, and one event."""
 
     def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.costs, self.gaps = env, costs, gaps
         self.worked = 0.0
-        self.start = self.lost = self.time = self.growth = 0.0  # of the passage
+        self.start = self.clock_error = self.time = self.growth = 0.0  # of the passage
         self.seconds = 0.0  # from the clock's start until its steps are over
-        self.passage: Passage | None = None
+        self.batch_step: BatchStep | None = None
         self.alarm: simpy.Event | None = None  # one that was set before is stale
 
-    def send(self, passage: Passage) -> None:
-        self.passage, self.start, self.lost = passage, self.env.now, passage.lost
-        self.time, self.growth, holds = self.costs.line(passage.work)
-        if passage.steps > holds:
-            passage.steps = holds
-        self.seconds = self.until(passage.steps)
+    def send(self, batch_step: BatchStep) -> None:
+        self.batch_step, self.start, self.clock_error = (
+            batch_step,
+            self.env.now,
+            batch_step.clock_error,
+        )
+        self.time, self.growth, holds = self.costs.line(batch_step.work)
+        if batch_step.steps > holds:
+            batch_step.steps = holds
+        self.seconds = self.until(batch_step.steps)
         self.alarm = alarm = Timeout(self.env, self.seconds)
         alarm.callbacks.append(self.back)
 
     def until(self, steps: int) -> Seconds:
         """Seconds from the clock's start until so many steps are over."""
-        return self.lost + steps * self.time + steps * (steps - 1) // 2 * self.growth
+        return self.clock_error + steps * self.time + steps * (steps - 1) // 2 * self.growth
 
-    def cut(self, job: Job | None = None) -> None:
+    def interrupt(self, request: Request | None = None) -> None:
         """The step under way is the last: the first one that ends now or later."""
-        passage, now, start = self.passage, self.env.now, self.start
-        if passage is None or passage.steps == 1:
+        batch_step, now, start = self.batch_step, self.env.now, self.start
+        if batch_step is None or batch_step.steps == 1:
             return
         passed = now - start
         slope = self.time - self.growth / 2
         steps = int(2 * passed / (slope + math.sqrt(slope * slope + 2 * self.growth * passed)))
-        steps = min(max(steps, 1), passage.steps)
+        steps = min(max(steps, 1), batch_step.steps)
         while steps > 1 and start + self.until(steps - 1) >= now:  # the formula rounds
             steps -= 1
-        while steps < passage.steps and start + self.until(steps) < now:
+        while steps < batch_step.steps and start + self.until(steps) < now:
             steps += 1
-        if steps < passage.steps:
-            passage.steps, self.seconds = steps, self.until(steps)
+        if steps < batch_step.steps:
+            batch_step.steps, self.seconds = steps, self.until(steps)
             self.alarm = alarm = Timeout(self.env, max(0.0, self.seconds - passed))
             alarm.callbacks.append(self.back)
 
     def back(self, alarm: simpy.Event) -> None:
-        passage = self.passage
-        if alarm is not self.alarm or passage is None:
+        batch_step = self.batch_step
+        if alarm is not self.alarm or batch_step is None:
             return
-        self.book(passage)
+        self.book(batch_step)
         now = self.env.now
-        passage.lost = self.seconds - (now - self.start)
-        passage.over(passage, now)
+        batch_step.clock_error = self.seconds - (now - self.start)
+        batch_step.over(batch_step, now)
 
-    def book(self, passage: Passage) -> None:
-        self.passage = None
-        self.worked += self.seconds - self.lost
-        self.tally.add(passage.work, passage.steps)
-        if passage.work.decodes and passage.counted:
-            self.gaps.add_linear(self.time, self.growth, passage.steps, passage.work.decodes)
+    def book(self, batch_step: BatchStep) -> None:
+        self.batch_step = None
+        self.worked += self.seconds - self.clock_error
+        self.tally.add(batch_step.work, batch_step.steps)
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add_linear(self.time, self.growth, batch_step.steps, batch_step.work.decodes)
 
-    def interrupt(self) -> None:
-        self.cut()
-        if (passage := self.passage) is None:
+    def abort(self) -> None:
+        self.interrupt()
+        if (batch_step := self.batch_step) is None:
             return
-        self.passage, work, whole = (
+        self.batch_step, work, whole = (
             None,
-            passage.work,
-            passage.steps - 1,
+            batch_step.work,
+            batch_step.steps - 1,
         )  # the step under way is the last one
         before, seconds = self.until(whole), self.time + whole * self.growth
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
-        self.worked += before - self.lost + worked
-        self.tally.add(work, passage.steps)
+        self.worked += before - self.clock_error + worked
+        self.tally.add(work, batch_step.steps)
         self.tally.take_back(work, 1 - worked / seconds)
-        if whole and work.decodes and passage.counted:
+        if whole and work.decodes and batch_step.counted:
             self.gaps.add_linear(self.time, self.growth, whole, work.decodes)
-        self.interrupted[passage] = whole + worked / seconds
+        self.interrupted[batch_step] = whole + worked / seconds
 
     def tally_so_far(self) -> Tally:
         tally = summed([self.tally])
-        if self.passage:
+        if self.batch_step:
             share = self.share
             under_way = Tally()
-            under_way.add(self.passage.work, self.passage.steps)
+            under_way.add(self.batch_step.work, self.batch_step.steps)
             tally = summed([tally, under_way.times(share)])
         return tally
 
     def busy_so_far(self) -> NDArray[np.float64]:
-        return np.array([self.worked + (self.env.now - self.start if self.passage else 0.0)])
+        return np.array([self.worked + (self.env.now - self.start if self.batch_step else 0.0)])
 
-    def steps_so_far(self, passage: Passage) -> int:
+    def steps_so_far(self, batch_step: BatchStep) -> int:
         return (
-            round(self.share * passage.steps)
-            if passage is self.passage and passage.work.decodes
+            round(self.share * batch_step.steps)
+            if batch_step is self.batch_step and batch_step.work.decodes
             else 0
         )
 
@@ -320,7 +325,7 @@ class Leap(Passing):
         return np.array([self.worked])
 
 
-class Pipelined(Passing):
+class CompiledPipelineExecutor(Executor):
     """`Steps` compiled, several at once: until the next event of the run nothing can happen but returns, so the micro-batches that
     have steps left are taken through the stages up to there, and one alarm is set for who is back first.
 
@@ -377,14 +382,14 @@ class Pipelined(Passing):
             self.sums,
             self.tracks,
         )
-        self.passages: list[Passage | None] = [None] * slots
+        self.batch_steps: list[BatchStep | None] = [None] * slots
         self.unused = list(range(slots))
         self.lent: list[
             Any
         ] = []  # idle micro-batches that take pieces of prompts, and where they belong
         self.idle: deque[Any] = deque()
-        self.turn: Callable[[Any], object] = self.idle.append
-        self.job: Job | None = None  # whose prompt waits
+        self.start_step: Callable[[Any], object] = self.idle.append
+        self.request: Request | None = None  # whose prompt waits
         self.left = 0  # of it; -1 where the replica is to be asked whatever is left
         self.head: tuple[float, int, int, bool, float, float, int, int] = (
             0.0,
@@ -416,26 +421,31 @@ class Pipelined(Passing):
             self.known[piece] = True
             self.lines[piece] = self.costs.piece_lines(piece)
 
-    def send(self, passage: Passage) -> None:
-        work, slot = passage.work, self.unused.pop()
+    def send(self, batch_step: BatchStep) -> None:
+        work, slot = batch_step.work, self.unused.pop()
         tokens, decodes = work.tokens, work.decodes
         body, sampling, attention, growth, holds = self.costs.parts(work)
         if self.costs.sampled:  # no two steps take the same
             row = 1 + slot
             self.rows[row] = body, self.costs.hops(tokens)
-            self.tally.passages[tokens] += 1
+            self.tally.batch_steps[tokens] += 1
         else:
             row = self.row(tokens)
         if work.prompt_tokens:
             self.tally.pieces(work)
         self.line(self.budget - decodes)
-        self.passages[slot] = passage
-        numbers = min(passage.steps, holds), decodes * passage.counted, int(passage.silent), row
+        self.batch_steps[slot] = batch_step
+        numbers = (
+            min(batch_step.steps, holds),
+            decodes * batch_step.counted,
+            int(batch_step.no_output),
+            row,
+        )
         of_kinds = sampling, tuple(attention), tuple(growth)
         self.kernel.join(
             slot,
             self.env.now,
-            passage.lost,
+            batch_step.clock_error,
             numbers,
             *of_kinds,
             self.stages,
@@ -446,39 +456,41 @@ class Pipelined(Passing):
         if self.asleep:
             self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
-    def deal(self, job: Job, idle: deque[Any], most: int, turn: Callable[[Any], object]) -> None:
-        pieces = min(len(idle), most, (job.prompt - job.prefilled - 1) // self.budget)
+    def assign_prefill_chunks(
+        self, request: Request, idle: deque[Any], most: int, start_step: Callable[[Any], object]
+    ) -> None:
+        pieces = min(len(idle), most, (request.prompt - request.prefilled - 1) // self.budget)
         if pieces <= 0 or self.costs.sampled:
             return
-        self.idle, self.turn = idle, turn
+        self.idle, self.start_step = idle, start_step
         self.lent += [idle.popleft() for _ in range(pieces)]
         slots, self.unused = self.unused[-pieces:], self.unused[:-pieces]
         for slot in slots:
-            self.passages[slot] = None
+            self.batch_steps[slot] = None
         self.row(self.budget)
         self.line(self.budget)
-        self.ask(job)
-        self.kernel.deal(
+        self.ask(request)
+        self.kernel.assign_prefill_chunks(
             self.env.now, np.array(slots), self.stages, self.rows, self.made, *self.state
         )
-        job.prefilled += pieces * self.budget
+        request.prefilled += pieces * self.budget
         self.ask(None)
         if self.asleep:
             self.wait(self.kernel.head(self.batches, self.counts, self.ring))
 
-    def cut(self, job: Job | None = None) -> None:
-        if job is None or self.costs.sampled:
+    def interrupt(self, request: Request | None = None) -> None:
+        if request is None or self.costs.sampled:
             self.left = self.ring[self.kernel.LEFT] = -1
         else:
             self.row(self.budget)
-            self.ask(job)
+            self.ask(request)
 
-    def ask(self, job: Job | None) -> None:
+    def ask(self, request: Request | None) -> None:
         """The prompt that waits, if any."""
         kernel = self.kernel
-        self.job, self.left = job, 0
-        if job:
-            self.left, self.ring[kernel.OLD] = job.prompt - job.prefilled, job.prefilled
+        self.request, self.left = request, 0
+        if request:
+            self.left, self.ring[kernel.OLD] = request.prompt - request.prefilled, request.prefilled
         self.ring[kernel.LEFT] = self.left
 
     def wait(self, head: tuple[float, int, int, bool, float, float, int, int]) -> None:
@@ -488,46 +500,52 @@ class Pipelined(Passing):
     def alarm(self, _: simpy.Event) -> None:
         """The first of the ring is back: it is over, or enters again with all those that are back before the next event."""
         kernel, now, ring = self.kernel, self.env.now, self.ring
-        back, slot, done, last, leave, lost = self.head[:6]
-        passage = self.passages[slot]
-        if self.job:  # the replica may have taken pieces of it since
-            self.ask(self.job)
-        room = self.budget - (passage.work.decodes if passage else 0)
-        if self.left < 0 or 0 < self.left <= room or (last and not (self.left and passage is None)):
-            self.settle()
+        back, slot, done, last, leave, clock_error = self.head[:6]
+        batch_step = self.batch_steps[slot]
+        if self.request:  # the replica may have taken pieces of it since
+            self.ask(self.request)
+        room = self.budget - (batch_step.work.decodes if batch_step else 0)
+        if (
+            self.left < 0
+            or 0 < self.left <= room
+            or (last and not (self.left and batch_step is None))
+        ):
+            self.complete_silent()
             self.ask(None)
-            ring[kernel.HEAD] = (ring[kernel.HEAD] + 1) % len(self.passages)
+            ring[kernel.HEAD] = (ring[kernel.HEAD] + 1) % len(self.batch_steps)
             ring[kernel.LENGTH] -= 1
-            self.over(slot, done, min(leave, now), lost + (back - now))
+            self.over(slot, done, min(leave, now), clock_error + (back - now))
         head = kernel.advance(now, self.env.peek(), self.stages, self.rows, self.made, *self.state)
-        if self.job:
-            self.job.prefilled = head[6]
-            self.left = self.job.prompt - head[6]
+        if self.request:
+            self.request.prefilled = head[6]
+            self.left = self.request.prompt - head[6]
         if head[7]:
             self.wait(head)
         else:
             self.asleep = True
 
-    def over(self, slot: int, done: int, leave: Seconds, lost: Seconds) -> None:
-        passage = self.passages[slot]
+    def over(self, slot: int, done: int, leave: Seconds, clock_error: Seconds) -> None:
+        batch_step = self.batch_steps[slot]
         self.unused.append(slot)
-        if passage:
-            passage.steps, passage.lost = done, lost
-            passage.over(passage, leave)
+        if batch_step:
+            batch_step.steps, batch_step.clock_error = done, clock_error
+            batch_step.over(batch_step, leave)
         else:
             batch = self.lent.pop()
-            batch.last, batch.lost = leave, lost
-            self.turn(batch)
+            batch.last, batch.clock_error = leave, clock_error
+            self.start_step(batch)
 
-    def settle(self) -> None:
+    def complete_silent(self) -> None:
         kernel = self.kernel
         if gone := int(self.ring[kernel.GONES]):
             self.ring[kernel.GONES] = 0
             slots = self.counts[:gone, kernel.GONE].tolist()
             if self.left:
                 self.ask(None)
-            dealt = [slot for slot in slots if self.passages[slot] is None]
-            sent = [slot for slot in slots if self.passages[slot]]  # over() may use the others anew
+            dealt = [slot for slot in slots if self.batch_steps[slot] is None]
+            sent = [
+                slot for slot in slots if self.batch_steps[slot]
+            ]  # over() may use the others anew
             self.unused += dealt
             self.idle += [self.lent.pop() for _ in dealt]
             for slot in sent:
@@ -538,14 +556,16 @@ class Pipelined(Passing):
         self.add_compiled(tally)
         return tally
 
-    def steps_so_far(self, passage: Passage) -> int:
+    def steps_so_far(self, batch_step: BatchStep) -> int:
         slots = (
-            i for i, each in enumerate(self.passages) if each is passage and i not in self.unused
+            i
+            for i, each in enumerate(self.batch_steps)
+            if each is batch_step and i not in self.unused
         )
         slot = next(slots, None)
         return (
             int(self.counts[slot, self.kernel.DONE])
-            if slot is not None and passage.work.decodes
+            if slot is not None and batch_step.work.decodes
             else 0
         )
 
@@ -553,20 +573,20 @@ class Pipelined(Passing):
     def free_at(self) -> Seconds:
         return float(self.sums[self.kernel.CLOCK] + self.stages[self.kernel.FREE].max())
 
-    def close(self) -> None:
+    def flush(self) -> None:
         kernel = self.kernel
         self.add_compiled(self.tally)
         bins = self.ring[kernel.FIRST_BIN :]
         used = np.flatnonzero(bins)
         self.gaps.join(
-            dict(zip((used + kernel.LEAST).tolist(), bins[used].tolist(), strict=True)),
+            dict(zip((used + kernel.LOWEST_BIN).tolist(), bins[used].tolist(), strict=True)),
             *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist(),
         )
 
     def add_compiled(self, tally: Tally) -> None:
         """Add what the compiled code counted."""
         for tokens, row in self.row_of.items():
-            tally.passages[tokens] += int(self.made[row])
+            tally.batch_steps[tokens] += int(self.made[row])
         read = {
             shape.window is not None: sums
             for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)
@@ -578,24 +598,24 @@ class Pipelined(Passing):
             else:
                 tally.attended += attended
                 tally.cached += cached
-        tally.blind += int(self.ring[self.kernel.BLIND])
+        tally.steps_without_sampling += int(self.ring[self.kernel.STEPS_WITHOUT_SAMPLING])
 
-    def interrupt(self) -> None:
+    def abort(self) -> None:
         kernel, ring, tally, stages = self.kernel, self.ring, self.tally, self.costs.stages
         for slot in np.roll(self.counts[:, kernel.ORDER], -ring[kernel.HEAD])[
             : ring[kernel.LENGTH]
         ].tolist():
-            track, passage = self.tracks[slot], self.passages[slot]
+            track, batch_step = self.tracks[slot], self.batch_steps[slot]
             leave, times = track[kernel.PLACE + 1 :].reshape(2, stages)
             unmade = not_worked(leave, times, self.env.now)
             self.stages[kernel.BUSY] -= unmade
             part = float(unmade.sum() / times.sum())
             piece, old = int(track[kernel.TAKEN]), int(track[kernel.BEFORE])
-            if passage and not piece:
-                tally.take_back(passage.work, part)
+            if batch_step and not piece:
+                tally.take_back(batch_step.work, part)
             else:
                 tally.take_back(
-                    self.piece(piece, old, passage.work.decodes if passage else 0), part
+                    self.piece(piece, old, batch_step.work.decodes if batch_step else 0), part
                 )
             decodes = int(self.counts[slot, kernel.DECODES])
             if decodes:  # its tokens do not come
@@ -606,9 +626,9 @@ class Pipelined(Passing):
                     decodes * gap,
                     decodes * gap * gap,
                 )
-            if passage:
-                self.interrupted[passage] = int(self.counts[slot, kernel.DONE]) - part
-        self.close()
+            if batch_step:
+                self.interrupted[batch_step] = int(self.counts[slot, kernel.DONE]) - part
+        self.flush()
 
     def piece(self, tokens: int, old: int, decodes: int) -> Work:
         """A step with a piece of a prompt, of which `old` tokens were done before; its decodes are counted elsewhere."""
@@ -616,13 +636,13 @@ class Pipelined(Passing):
         work = Work(
             decodes,
             prompt_tokens=tokens,
-            attended=seen(old, tokens, None),
+            attended=attended_positions(old, tokens, None),
             cached=old + tokens,
             logits=decodes,
         )
         if window:
             work.windowed_attended, work.windowed_cached = (
-                seen(old, tokens, window),
+                attended_positions(old, tokens, window),
                 min(old, window) + tokens,
             )
         return work
@@ -633,34 +653,36 @@ class Pipelined(Passing):
         return busy
 
 
-class Chips(Passing):
+class ChipExecutor(Executor):
     """A machine of chips takes each passage; what it takes is not known beforehand."""
 
     def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.machine, self.gaps = env, machine, gaps
-        self.under_way: dict[Passage, StepOfChips] = {}
+        self.under_way: dict[BatchStep, ChipStep] = {}
 
-    def send(self, passage: Passage) -> None:
-        self.env.process(self.through(passage))
+    def send(self, batch_step: BatchStep) -> None:
+        self.env.process(self.through(batch_step))
 
-    def through(self, passage: Passage) -> Waiting:
-        self.tally.add(passage.work, 1)
-        step = self.under_way[passage] = self.machine.start(passage.work)
+    def through(self, batch_step: BatchStep) -> SimProcess:
+        self.tally.add(batch_step.work, 1)
+        step = self.under_way[batch_step] = self.machine.start(batch_step.work)
         leave = yield step.back
-        del self.under_way[passage]
-        if passage.work.decodes and passage.counted:
-            self.gaps.add(leave - passage.last, passage.work.decodes)
-        passage.steps = 1
-        passage.over(passage, leave)
+        del self.under_way[batch_step]
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
+        batch_step.steps = 1
+        batch_step.over(batch_step, leave)
 
-    def interrupt(self) -> None:
+    def abort(self) -> None:
         """What the whole step takes is computed as for chips that are alike."""
-        self.machine.interrupt(self.under_way.values())
-        for passage, step in self.under_way.items():
-            part = min(1.0, step.worked / float(self.machine.costs.step(passage.work).time.sum()))
-            self.tally.take_back(passage.work, 1 - part)
-            self.interrupted[passage] = part
+        self.machine.abort(self.under_way.values())
+        for batch_step, step in self.under_way.items():
+            part = min(
+                1.0, step.worked / float(self.machine.costs.step(batch_step.work).time.sum())
+            )
+            self.tally.take_back(batch_step.work, 1 - part)
+            self.interrupted[batch_step] = part
 
     @property
     def free_at(self) -> Seconds:
@@ -675,50 +697,56 @@ class Chips(Passing):
         return self.machine.busy
 
 
-class Replayed(Passing):
+class RetryExecutor(Executor):
     """A step that a link has spoilt is made again when it is over, from the first stage on."""
 
     def __init__(
-        self, env: simpy.Environment, through: Passing, spoils: Spoils, gaps: Gaps
+        self, env: simpy.Environment, through: Executor, error_sampler: LinkErrorSampler, gaps: Gaps
     ) -> None:
-        self.env, self.through, self.spoils, self.gaps, self.tally = (
+        self.env, self.through, self.error_sampler, self.gaps, self.tally = (
             env,
             through,
-            spoils,
+            error_sampler,
             gaps,
             through.tally,
         )
-        self.inner: dict[Passage, Passage] = {}
-        self.spoilt: set[Passage] = set()  # those under way that were made once at least
+        self.inner: dict[BatchStep, BatchStep] = {}
+        self.retried: set[BatchStep] = set()  # those under way that were made once at least
 
-    def send(self, passage: Passage) -> None:
-        once = partial(self.back, passage)
-        inner = Passage(once, passage.work, last=passage.last, counted=False, lost=passage.lost)
-        self.inner[passage] = inner
+    def send(self, batch_step: BatchStep) -> None:
+        once = partial(self.back, batch_step)
+        inner = BatchStep(
+            once,
+            batch_step.work,
+            last=batch_step.last,
+            counted=False,
+            clock_error=batch_step.clock_error,
+        )
+        self.inner[batch_step] = inner
         self.through.send(inner)
 
-    def back(self, passage: Passage, passed: Passage, leave: Seconds) -> None:
-        if self.spoils(passage.work.tokens):
+    def back(self, batch_step: BatchStep, passed: BatchStep, leave: Seconds) -> None:
+        if self.error_sampler(batch_step.work.tokens):
             self.replays += 1
-            self.spoilt.add(passage)
-            Timeout(self.env, self.spoils.errors.restart).callbacks.append(
+            self.retried.add(batch_step)
+            Timeout(self.env, self.error_sampler.errors.restart).callbacks.append(
                 lambda _: self.through.send(passed)
             )
             return
-        del self.inner[passage]
-        self.spoilt.discard(passage)
-        if passage.work.decodes and passage.counted:
-            self.gaps.add(leave - passage.last, passage.work.decodes)
-        passage.steps, passage.lost = 1, passed.lost
-        passage.over(passage, leave)
+        del self.inner[batch_step]
+        self.retried.discard(batch_step)
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
+        batch_step.steps, batch_step.clock_error = 1, passed.clock_error
+        batch_step.over(batch_step, leave)
 
-    def interrupt(self) -> None:
-        self.through.interrupt()
+    def abort(self) -> None:
+        self.through.abort()
 
-    def steps_made(self, passage: Passage) -> float:
-        if passage in self.spoilt:
+    def steps_made(self, batch_step: BatchStep) -> float:
+        if batch_step in self.retried:
             return 1.0
-        inner = self.inner.get(passage)
+        inner = self.inner.get(batch_step)
         return self.through.steps_made(inner) if inner else 0.0
 
     def stop(self) -> None:

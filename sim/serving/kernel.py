@@ -28,13 +28,23 @@ BACK, LEAVE, LOST, SAMPLING, SECONDS = 0, 1, 2, 3, 4
 DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
 # The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done; steps of
 # nothing but a piece of it; ranks of attention data parallelism.
-HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, BLIND, RANKS, FIRST_BIN = 0, 1, 2, 3, 4, 5, 6, 7, 8
+HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, STEPS_WITHOUT_SAMPLING, RANKS, FIRST_BIN = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
 ATTENDED, CACHED = 0, 1  # by the pieces of prompts, for each kind of attention: sums
 CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
 # A micro-batch's step under way, of replicas that may fail: the piece of a prompt in it, the prompt's tokens before that piece, the
 # gap before the step's tokens and its bin; then, for each stage, when the step leaves and how long the stage works on it.
 TAKEN, BEFORE, GAP, PLACE = 0, 1, 2, 3
-LEAST = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
+LOWEST_BIN = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
 BINS = 24 * BINS_PER_DECADE
 
 
@@ -56,7 +66,20 @@ def piece_seconds(line, read, old, piece):
 
 @compiled
 def enter(
-    slot, now, lost, piece, stages, rows, made, lines, read, batches, counts, ring, sums, tracks
+    slot,
+    now,
+    clock_error,
+    piece,
+    stages,
+    rows,
+    made,
+    lines,
+    read,
+    batches,
+    counts,
+    ring,
+    sums,
+    tracks,
 ):
     """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
 
@@ -65,7 +88,7 @@ def enter(
     """
     n, kinds = stages.shape[1], len(stages) - LAYERS
     free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
-    passed = now - sums[CLOCK] + lost
+    passed = now - sums[CLOCK] + clock_error
     sums[CLOCK] = now
     done, decodes = counts[slot, DONE], counts[slot, DECODES]
     row = FULL if piece else counts[slot, ROW]
@@ -96,20 +119,20 @@ def enter(
     for s in range(n):
         late = max(late, free[s] - passed - (total + way[s]))
         total += way[s] + work[s]
-        free[s] = total + late + lost
+        free[s] = total + late + clock_error
         if kept:
             tracks[slot, PLACE + 1 + s], tracks[slot, PLACE + 1 + n + s] = now + free[s], work[s]
     leave = total + late
-    wait = lost + leave + sums[RETURN]
+    wait = clock_error + leave + sums[RETURN]
     back = now + wait
     batches[slot, BACK], batches[slot, LEAVE], batches[slot, LOST] = (
         back,
-        now + (lost + leave),
+        now + (clock_error + leave),
         wait - (back - now),
     )
     if decodes:
         gap = leave + sums[RETURN]
-        place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LEAST
+        place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LOWEST_BIN
         place = min(max(place, 0), BINS - 1)
         ring[FIRST_BIN + place] += decodes
         sums[COUNT] += decodes
@@ -120,7 +143,7 @@ def enter(
     if decodes or not piece:
         counts[slot, DONE] = done + 1
     else:
-        ring[BLIND] += 1
+        ring[STEPS_WITHOUT_SAMPLING] += 1
     counts[(ring[HEAD] + ring[LENGTH]) % len(counts), ORDER] = slot
     ring[LENGTH] += 1
 
@@ -129,7 +152,7 @@ def enter(
 def join(
     slot,
     now,
-    lost,
+    clock_error,
     numbers,
     sampling,
     seconds,
@@ -156,11 +179,28 @@ def join(
         )
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
-    enter(slot, now, lost, 0, stages, rows, made, lines, read, batches, counts, ring, sums, tracks)
+    enter(
+        slot,
+        now,
+        clock_error,
+        0,
+        stages,
+        rows,
+        made,
+        lines,
+        read,
+        batches,
+        counts,
+        ring,
+        sums,
+        tracks,
+    )
 
 
 @compiled
-def deal(now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
+def assign_prefill_chunks(
+    now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks
+):
     """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
     for slot in slots:
         for column in range(SAMPLING, batches.shape[1]):

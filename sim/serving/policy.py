@@ -16,7 +16,7 @@ from sim.workload.traces import BLOCK
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Request:
     """A request being served.  Identity, not content: two requests of equal lengths are two jobs.
 
     A preempted job comes back with what it had generated as a part of its prompt.
@@ -46,7 +46,7 @@ class Job:
 # How a micro-batch goes on.
 
 
-class Load(NamedTuple):
+class BatchState(NamedTuple):
     """What a micro-batch has and what waits for it."""
 
     running: int  # sequences that it decodes
@@ -56,7 +56,7 @@ class Load(NamedTuple):
     size: int  # sequences that it may hold
 
 
-class Choice(NamedTuple):
+class BatchDecision(NamedTuple):
     """What it does next: a token for each of its sequences or none, and at most so many tokens and ends of prompts."""
 
     decodes: bool
@@ -64,51 +64,59 @@ class Choice(NamedTuple):
     sequences: int
 
 
-Batching = Callable[[Load], Choice]
+Batching = Callable[[BatchState], BatchDecision]
 
 
-def continuous(load: Load) -> Choice:
+def continuous(relative_load: BatchState) -> BatchDecision:
     """Continuous batching with chunked prefill: everyone decodes, and prompts fill the budget (Sarathi-Serve, OSDI 2024)."""
-    return Choice(True, load.budget - load.running, load.budget)
+    return BatchDecision(True, relative_load.budget - relative_load.running, relative_load.budget)
 
 
-def prefill_first(load: Load) -> Choice:
+def prefill_first(relative_load: BatchState) -> BatchDecision:
     """Prompts alone while there are any; else everyone decodes (Orca, OSDI 2022, as vLLM began)."""
-    return Choice(False, load.budget, load.budget) if load.prompts else Choice(True, 0, 0)
+    return (
+        BatchDecision(False, relative_load.budget, relative_load.budget)
+        if relative_load.prompts
+        else BatchDecision(True, 0, 0)
+    )
 
 
-def static(load: Load) -> Choice:
+def static(relative_load: BatchState) -> BatchDecision:
     """Static batching, as a program compiled for one size: it fills up, decodes until all have ended, then takes others."""
-    if load.begun or load.running >= load.size or not load.prompts:
-        return Choice(True, 0, 0)
-    return Choice(False, load.budget, load.size - load.running)
+    if (
+        relative_load.begun
+        or relative_load.running >= relative_load.size
+        or not relative_load.prompts
+    ):
+        return BatchDecision(True, 0, 0)
+    return BatchDecision(False, relative_load.budget, relative_load.size - relative_load.running)
 
 
 # Who is next.
 
 Order = Callable[
-    [Job], float
+    [Request], float
 ]  # a key, taken once for each arrival: the smallest is next, of equals the first that came
 
 
-def first_come_first_served(job: Job) -> float:
+def first_come_first_served(request: Request) -> float:
     return 0.0
 
 
-def shortest_first(job: Job) -> float:
+def shortest_first(request: Request) -> float:
     """By all its tokens, as if the output were known."""
-    return float(job.tokens)
+    return float(request.tokens)
 
 
-def by_priority(job: Job) -> float:
-    return float(job.priority)
+def by_priority(request: Request) -> float:
+    return float(request.priority)
 
 
 # Who is admitted.
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SchedulerLimits:
     """What a replica may do: micro-batches in flight, tokens of a step, sequences, KV cache, the model's context.
 
     `fill` is the number of micro-batches that keep every stage busy.  More of them only queue at the first stage, so prompts
@@ -116,7 +124,7 @@ class Limits:
     `windowed_share` is the part of a token's KV cache that lies in layers with a window, on the stage where it is smallest.
     """
 
-    slots: int
+    micro_batches: int
     token_budget: int
     sequences: int
     kv_tokens: int
@@ -125,18 +133,18 @@ class Limits:
     windowed_share: float = 0.0
     fill: int | None = None
 
-    def claim(self, tokens: int) -> int:
+    def kv_tokens_needed(self, tokens: int) -> int:
         """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""
         saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
         return tokens - int(saved)
 
-    def held(self, tokens: int) -> int:
+    def max_concurrent(self, tokens: int) -> int:
         """How many sequences of so many tokens it holds at once."""
-        return min(self.sequences, self.kv_tokens // max(1, self.claim(tokens)))
+        return min(self.sequences, self.kv_tokens // max(1, self.kv_tokens_needed(tokens)))
 
 
 @dataclass(eq=False, slots=True)
-class Room:
+class KVCache:
     """What a replica has to give: KV cache in tokens, and places for sequences."""
 
     kv_tokens: int
@@ -153,21 +161,21 @@ class Room:
         """Whether a sequence of so many tokens fits beside what is there."""
         return self.kv_used + tokens <= self.kv_tokens and self.sequences_used < self.sequences
 
-    def take(self, job: Job) -> None:
+    def take(self, request: Request) -> None:
         self.sequences_used += 1
-        self.grow(job.kv)
+        self.grow(request.kv)
 
     def grow(self, tokens: int) -> None:
         self.kv_used += tokens
         if self.kv_used > self.kv_peak:
             self.kv_peak = self.kv_used
 
-    def give_back(self, job: Job) -> None:
-        self.kv_used -= job.kv
+    def give_back(self, request: Request) -> None:
+        self.kv_used -= request.kv
         self.sequences_used -= 1
 
 
-class Prefixes:
+class PrefixCache:
     """The blocks of prompts whose K and V a replica has kept: those in use, and the others until their room is needed.
 
     Blocks in use are counted with their requests, each whole: what two share is counted twice.
@@ -206,49 +214,49 @@ class Prefixes:
 # Where a request goes.
 
 
-class Served(Protocol):
+class RoutedReplica(Protocol):
     """A replica as a router sees it: all that a function of a user's may read of it."""
 
     system: str  # the one of the scenario that it is a copy of
-    limits: Limits
+    limits: SchedulerLimits
     unfinished: int  # requests dealt to it that have not ended
-    prefixes: Prefixes | None  # where it caches them
+    prefixes: PrefixCache | None  # where it caches them
 
 
-Router = Callable[[Sequence[Served], Job], int]  # the number of a replica
+Router = Callable[[Sequence[RoutedReplica], Request], int]  # the number of a replica
 
 
-def load(replica: Served, job: Job) -> float:
+def relative_load(replica: RoutedReplica, request: Request) -> float:
     """Unfinished requests over those of this one's length that the replica holds at once; infinite where it holds none.
 
     Among replicas that are alike it orders as the unfinished requests do.
     """
-    held = replica.limits.held(job.tokens)
+    held = replica.limits.max_concurrent(request.tokens)
     return replica.unfinished / held if held else math.inf
 
 
-def least_loaded(replicas: Sequence[Served], job: Job) -> int:
+def least_loaded(replicas: Sequence[RoutedReplica], request: Request) -> int:
     """The replica with the fewest unfinished requests for what it can hold (see `load`); of equals, the first.
 
     So a replica with room for few sequences is dealt few, and a request goes where it fits.
     """
-    return min(range(len(replicas)), key=lambda number: load(replicas[number], job))
+    return min(range(len(replicas)), key=lambda number: relative_load(replicas[number], request))
 
 
-def round_robin(replicas: Sequence[Served], job: Job) -> int:
+def round_robin(replicas: Sequence[RoutedReplica], request: Request) -> int:
     """In turn, by the request's number."""
-    return job.id % len(replicas)
+    return request.id % len(replicas)
 
 
-def prefix_aware(replicas: Sequence[Served], job: Job) -> int:
+def prefix_aware(replicas: Sequence[RoutedReplica], request: Request) -> int:
     """The replica that has most of its prompt; of equals, the least loaded."""
 
-    def cached(replica: Served) -> int:
-        return replica.prefixes.cached(job.hash_ids) if replica.prefixes else 0
+    def cached(replica: RoutedReplica) -> int:
+        return replica.prefixes.cached(request.hash_ids) if replica.prefixes else 0
 
     return min(
         range(len(replicas)),
-        key=lambda number: (-cached(replicas[number]), load(replicas[number], job)),
+        key=lambda number: (-cached(replicas[number]), relative_load(replicas[number], request)),
     )
 
 

@@ -15,16 +15,23 @@ from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.executors import Chips, Leap, Passing, Pipelined, Replayed, Steps
-from sim.serving.policy import DEFAULT, Job, Limits, Policies, Router
-from sim.serving.replica import Due, Outage, Replica, Setup
+from sim.serving.executors import (
+    ChipExecutor,
+    CompiledPipelineExecutor,
+    Executor,
+    FastForwardExecutor,
+    RetryExecutor,
+    StepwiseExecutor,
+)
+from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
+from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
 from sim.units import Seconds
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
-Waiting = Generator[simpy.Event, Any, Any]
+ServiceProcess = Generator[simpy.Event, Any, Any]
 
 
-class Done(NamedTuple):
+class ReplicaRecord(NamedTuple):
     """What a replica did until it failed, or the run was over."""
 
     tally: Tally
@@ -34,14 +41,14 @@ class Done(NamedTuple):
     traffic: Traffic | None
 
     @classmethod
-    def by(cls, replica: Replica) -> "Done":
-        passing = replica.passing
+    def by(cls, replica: Replica) -> "ReplicaRecord":
+        executor = replica.executor
         return cls(
-            passing.tally,
-            passing.busy.copy(),
-            passing.replays,
-            replica.room.kv_peak,
-            passing.traffic,
+            executor.tally,
+            executor.busy.copy(),
+            executor.replays,
+            replica.kv_cache.kv_peak,
+            executor.traffic,
         )
 
 
@@ -67,9 +74,9 @@ def between(start: Mark, end: Mark) -> Span:
 
 
 def serve(
-    requests: Requests,
+    requests: RequestBatch,
     costs: Costs,
-    limits: Limits,
+    limits: SchedulerLimits,
     replicas: int = 1,
     overhead: Seconds = 0.0,
     think: Seconds = 0.0,
@@ -79,15 +86,15 @@ def serve(
 ) -> Rows:
     """Serves all requests on replicas that are alike, as `serve_fleet` does on any."""
     setups = [
-        Setup(costs, limits, policies, overhead, machine, number=number)
+        ReplicaConfig(costs, limits, policies, overhead, machine, number=number)
         for number in range(replicas)
     ]
     return serve_fleet(requests, setups, policies.router, think, leap)
 
 
 def serve_fleet(
-    requests: Requests,
-    setups: Sequence[Setup],
+    requests: RequestBatch,
+    setups: Sequence[ReplicaConfig],
     router: Router,
     think: Seconds = 0.0,
     leap: bool = True,
@@ -112,8 +119,8 @@ class Service:
 
     def __init__(
         self,
-        requests: Requests,
-        setups: Sequence[Setup],
+        requests: RequestBatch,
+        setups: Sequence[ReplicaConfig],
         router: Router,
         think: Seconds,
         leap: bool,
@@ -141,8 +148,10 @@ class Service:
         )  # the longest of any replica
         self.fleet = [self.build(number) for number in range(len(setups))]
         self.failing = any(setup.outages for setup in setups)
-        self.failed: list[list[Done]] = [[] for _ in setups]  # by replicas that are no more
-        self.held: deque[Job] = deque()  # while no replica is up
+        self.failed: list[list[ReplicaRecord]] = [
+            [] for _ in setups
+        ]  # by replicas that are no more
+        self.held: deque[Request] = deque()  # while no replica is up
         self.arrived = 0
         self.marks: list[Mark] = []  # where the part that is counted begins and ends
         self.counts_to_the_last = False
@@ -150,14 +159,18 @@ class Service:
     def build(self, number: int) -> Replica:
         """A replica that is empty, with what its passages go through."""
         env, setup, gaps = self.env, self.setups[number], self.rows.gaps
-        costs, slots, leap = setup.costs, setup.limits.slots, self.leap and not setup.spoils
-        passing: Passing
+        costs, slots, leap = (
+            setup.costs,
+            setup.limits.micro_batches,
+            self.leap and not setup.error_sampler,
+        )
+        executor: Executor
         if setup.machine:
-            passing = Chips(env, setup.machine(env, setup.number), gaps)
+            executor = ChipExecutor(env, setup.machine(env, setup.number), gaps)
         elif leap and slots == costs.stages == 1:
-            passing = Leap(env, costs, gaps)
+            executor = FastForwardExecutor(env, costs, gaps)
         elif leap and costs.stages > 1 and not costs.launch:  # the kernel knows no host
-            passing = Pipelined(
+            executor = CompiledPipelineExecutor(
                 env,
                 costs,
                 gaps,
@@ -166,10 +179,10 @@ class Service:
                 interruptible=bool(setup.outages),
             )
         else:
-            passing = Steps(env, costs, gaps)
-        if setup.spoils:
-            passing = Replayed(env, passing, setup.spoils, gaps)
-        return Replica(env, number, setup, passing, self.rows, self.finished)
+            executor = StepwiseExecutor(env, costs, gaps)
+        if setup.error_sampler:
+            executor = RetryExecutor(env, executor, setup.error_sampler, gaps)
+        return Replica(env, number, setup, executor, self.rows, self.finished)
 
     def run(self) -> Rows:
         env, requests = self.env, self.requests
@@ -177,8 +190,10 @@ class Service:
             for outage in sorted(
                 setup.outages, key=lambda each: each.at
             ):  # who is up again as it fails again is up first
-                Due(env, outage.at).callbacks.append(partial(self.down, number, outage))
-                Due(env, outage.at + outage.lasts).callbacks.append(partial(self.up_again, number))
+                UrgentTimeout(env, outage.at).callbacks.append(partial(self.down, number, outage))
+                UrgentTimeout(env, outage.at + outage.lasts).callbacks.append(
+                    partial(self.up_again, number)
+                )
         if requests.users is None:
             self.expect()
         else:
@@ -193,9 +208,9 @@ class Service:
         """What all lives of each replica did together."""
         rows = self.rows
         for replica in self.fleet:
-            replica.passing.close()
+            replica.executor.flush()
         done = [
-            [*before, Done.by(replica)]
+            [*before, ReplicaRecord.by(replica)]
             for before, replica in zip(self.failed, self.fleet, strict=True)
         ]
         rows.systems = [replica.system for replica in self.fleet]
@@ -208,7 +223,7 @@ class Service:
         rows.traffic = {
             number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives
         }
-        rows.worked_until = max(replica.passing.free_at for replica in self.fleet)
+        rows.worked_until = max(replica.executor.free_at for replica in self.fleet)
         if len(self.marks) == 2:
             rows.span = between(*sorted(self.marks, key=lambda mark: mark.at))
 
@@ -216,11 +231,11 @@ class Service:
 
     def count(self, start: Seconds, end: Seconds | None) -> None:
         """Mark the part of the run that is counted: from start to end, or until the last request is sent."""
-        Due(self.env, start).callbacks.append(self.mark)
+        UrgentTimeout(self.env, start).callbacks.append(self.mark)
         if end is None:
             self.counts_to_the_last = True
         else:
-            Due(self.env, end).callbacks.append(self.mark)
+            UrgentTimeout(self.env, end).callbacks.append(self.mark)
 
     def see_arrival(self) -> None:
         """Count an arrival, and end the part that lasts to the last one."""
@@ -244,9 +259,9 @@ class Service:
     def expect(self) -> None:
         """Waits for the next arrival of an open loop."""
         if self.coming is not None:
-            Due(self.env, max(0.0, self.coming[1] + self.overhead - self.env.now)).callbacks.append(
-                self.arrive
-            )
+            UrgentTimeout(
+                self.env, max(0.0, self.coming[1] + self.overhead - self.env.now)
+            ).callbacks.append(self.arrive)
 
     def arrive(self, _: simpy.Event) -> None:
         """It is there, and the one after it is waited for first: who looks sees if that is."""
@@ -258,70 +273,70 @@ class Service:
             self.coming = next(self.arrivals, None)
             self.expect()
             self.see_arrival()
-            self.send(self.job(number, arrival))
+            self.send(self.request(number, arrival))
 
-    def ask(self, number: int | None, after: Seconds) -> Waiting:
+    def ask(self, number: int | None, after: Seconds) -> ServiceProcess:
         """A user's next request, sent at `after`."""
         while after + self.overhead > self.env.now:
-            yield Due(self.env, after + self.overhead - self.env.now)
+            yield UrgentTimeout(self.env, after + self.overhead - self.env.now)
         if number is not None or self.left:
             number = self.left.popleft() if number is None else number
             self.rows.arrival[number] = after
             self.see_arrival()
-            self.send(self.job(number, after))
+            self.send(self.request(number, after))
 
-    def job(self, number: int, arrival: Seconds) -> Job:
+    def request(self, number: int, arrival: Seconds) -> Request:
         ids, priority = self.requests.hash_ids, self.requests.priority
-        job = Job(number, arrival, self.prompts[number], self.outputs[number], 0)
+        request = Request(number, arrival, self.prompts[number], self.outputs[number], 0)
         if ids:
-            job.hash_ids = ids[number]
+            request.hash_ids = ids[number]
         if priority is not None:
-            job.priority = int(priority[number])
-        return job
+            request.priority = int(priority[number])
+        return request
 
-    def send(self, job: Job) -> None:
+    def send(self, request: Request) -> None:
         """Deals it out to a replica; where none is up, it is held."""
         env = self.env
         up = [replica for replica in self.fleet if replica.up] if self.failing else self.fleet
         if not up:
-            self.held.append(job)
+            self.held.append(request)
             if (patience := self.patience) is not None:
-                Timeout(env, max(0.0, job.arrival + patience - env.now)).callbacks.append(
-                    lambda _: self.give_up(job, patience)
+                Timeout(env, max(0.0, request.arrival + patience - env.now)).callbacks.append(
+                    lambda _: self.give_up(request, patience)
                 )
             return
-        replica = up[self.router(up, job) if len(up) > 1 else 0]
+        replica = up[self.router(up, request) if len(up) > 1 else 0]
         if replica.overhead == self.overhead:
-            replica.submit(job)
+            replica.submit(request)
         else:
             replica.unfinished += 1  # on its way there
-            Due(env, replica.overhead - self.overhead).callbacks.append(
-                partial(self.hand_over, replica, job)
+            UrgentTimeout(env, replica.overhead - self.overhead).callbacks.append(
+                partial(self.hand_over, replica, request)
             )
 
-    def hand_over(self, replica: Replica, job: Job, _: simpy.Event) -> None:
+    def hand_over(self, replica: Replica, request: Request, _: simpy.Event) -> None:
         replica.unfinished -= 1
         if replica.up:
-            replica.submit(job)
+            replica.submit(request)
         else:
-            self.send(job)
+            self.send(request)
 
-    def finished(self, job: Job, at: Seconds) -> None:
+    def finished(self, request: Request, at: Seconds) -> None:
         """A request has ended, and may be what the next one waits for."""
         rows, requests = self.rows, self.requests
         self.ended += 1
-        rows.ended[job.id] = at
+        rows.ended[request.id] = at
         self.progress(self.ended, len(self.prompts))
         if requests.users is not None and self.left:
             self.env.process(self.ask(None, at + self.think))
-        for number in self.next_turns.get(job.id, ()):
-            if rows.reason[job.id]:
+        for number in self.next_turns.get(request.id, ()):
+            if rows.reason[request.id]:
                 rows.arrival[number], rows.reason[number] = (
                     at,
                     "the turn before it was not answered",
                 )
                 self.see_arrival()
-                self.finished(Job(number, at, 0, 0, 0), at)
+                self.finished(Request(number, at, 0, 0, 0), at)
             else:
                 assert requests.think is not None
                 self.env.process(self.ask(number, at + float(requests.think[number])))
@@ -331,17 +346,17 @@ class Service:
     def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
         """A replica fails: what it held is lost, and its requests begin anew or fail."""
         replica, rows = self.fleet[number], self.rows
-        lost = replica.fail()
-        self.failed[number].append(Done.by(replica))
-        replica.passing.stop()
-        for job in lost:
-            rows.admitted[job.id] = rows.first_token[job.id] = math.nan
+        unfinished = replica.fail()
+        self.failed[number].append(ReplicaRecord.by(replica))
+        replica.executor.stop()
+        for request in unfinished:
+            rows.admitted[request.id] = rows.first_token[request.id] = math.nan
             if outage.requests == "fail":
-                rows.failed[job.id], rows.reason[job.id] = True, "its replica failed"
-                self.finished(job, self.env.now)
+                rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
+                self.finished(request, self.env.now)
             else:
-                rows.retries[job.id] += 1
-                self.again(self.job(job.id, job.arrival))
+                rows.retries[request.id] += 1
+                self.again(self.request(request.id, request.arrival))
 
     def up_again(self, number: int, _: simpy.Event) -> None:
         """It has a spare in its place and the weights, and is empty."""
@@ -349,13 +364,13 @@ class Service:
         while self.held:
             self.again(self.held.popleft())
 
-    def again(self, job: Job) -> None:
+    def again(self, request: Request) -> None:
         """Sends it at this instant, as one of several arrivals: whoever takes the first one sees that more come."""
-        Due(self.env, 0.0).callbacks.append(lambda _: self.send(job))
+        UrgentTimeout(self.env, 0.0).callbacks.append(lambda _: self.send(request))
 
-    def give_up(self, job: Job, deadline: Seconds) -> None:
+    def give_up(self, request: Request, deadline: Seconds) -> None:
         """Its deadline passes while no replica is up."""
-        if job in self.held:
-            self.held.remove(job)
-            self.rows.expire(job.id, deadline)
-            self.finished(job, self.env.now)
+        if request in self.held:
+            self.held.remove(request)
+            self.rows.expire(request.id, deadline)
+            self.finished(request, self.env.now)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.energy import Part, energy, summed
-from sim.economics.owner_costs import Owned, Ownership, beside, joules_per_token, token_price
+from sim.cost.energy import EnergyPart, energy, summed
+from sim.economics.owner_costs import Capex, OwnerCosts, beside, joules_per_token, token_price
 from sim.reliability.failures import Availability, availability
-from sim.reliability.link_errors import expected_replays
+from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
 from sim.scenario.scenario import Member, Scenario
@@ -70,10 +70,10 @@ def costs(
     money, replicas = scenario.money, list(zip(rows.systems, tallies, strict=True))
     parts = {}
     for name, of in members.items():
-        around = beside(of.deployment.layout.chip, money.systems.get(name, Ownership()))
+        around = beside(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
         chips = of.chips + of.copies * scenario.standing_by(name)
         tally = summed(tally for each, tally in replicas if each == name)
-        parts[name] = Part(of.deployment.costs, chips, tally, around)
+        parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
     used = energy(parts.values(), worked, money.pue)
     if used:
         by_cause = {
@@ -122,8 +122,8 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
     for name, tally in zip(rows.systems, rows.tallies, strict=True):
         if errors := scenario.plain(name).link_errors:
             told = True
-            expected += expected_replays(errors, members[name].deployment.costs, tally)
-            steps += sum(tally.passages.values())
+            expected += expected_retries(errors, members[name].deployment.costs, tally)
+            steps += sum(tally.batch_steps.values())
     if not told or not rows.elapsed:
         return {}
     return {
@@ -136,7 +136,7 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
     }
 
 
-def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Owned | None:
+def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
     """What copies of plain systems cost together; None where one's prices are not known."""
     each = [one for name, n in copies.items() if (one := scenario.owned(name, n))]
-    return Owned(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None
+    return Capex(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None

@@ -10,18 +10,20 @@ import numpy as np
 from sim.inputs.files import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
-from sim.results.verdict import KEEPS_UP, Verdict, asked, verdict
+from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
 from sim.scenario.scenario import Member, Scenario, check
 from sim.studies.accounts import costs, reliability
 from sim.studies.identity import identity
 from sim.units import Seconds
-from sim.workload.arrivals import VARIED, Closed, Gamma, Poisson, Requests, Trace
+from sim.workload.arrivals import VARIED, ClosedLoop, Gamma, Poisson, RequestBatch, Trace
 
-WIDTH = 1.02  # the bisection ends when what is not met is at most this many times what is met
-LEAST = 2000  # requests of a trial: an attainment of 0.9 is then known to 0.7 % if requests are independent
+BRACKET_RATIO = (
+    1.02  # the bisection ends when what is not met is at most this many times what is met
+)
+MIN_REQUESTS = 2000  # requests of a trial: an attainment of 0.9 is then known to 0.7 % if requests are independent
 FILLS = 10  # and so many times what the system can hold at once, for it to fill up in the tenth that is not counted
 WAITS = 50  # and lasts so many times the shorter limit that counts waiting: at 2 % too much, that wait has built up by its end
-MOST = 200_000  # but not longer, for that, than so many requests
+MAX_REQUESTS = 200_000  # but not longer, for that, than so many requests
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
 STEP = 1.25  # from a guess up or down, then its square, and then 2: a bound is seldom farther off
 WARM_UP = 10  # of a trial's requests the first one in so many is not counted
@@ -29,7 +31,7 @@ MOST_FILLS = 4  # users beyond so many times what it can hold at once only wait
 
 
 @dataclass(frozen=True)
-class Trial:
+class LoadTrial:
     """One run: its load (request/s, or users), the share of requests that met the SLO, and the share that missed each limit.
 
     kept: output tokens that come out over those that are offered, in the counted part.
@@ -84,8 +86,8 @@ class SystemCapacity:
     """
 
     members: dict[str, Member]
-    best: Trial | None
-    above: Trial | None
+    best: LoadTrial | None
+    above: LoadTrial | None
     trials: int
     requests: int  # of a trial; the most of them, where users decide
     reason: str = ""
@@ -113,11 +115,11 @@ class Capacity:
             name: identity(self.scenario, name, each.members) | self._found(each)
             for name, each in self.systems.items()
         }
-        asked = {"slo": limits, "attainment": self.attainment}
+        target = {"slo": limits, "attainment": self.attainment}
         return {
             "scenario": self.scenario.id,
             "seed": self.scenario.seed,
-            **asked,
+            **target,
             "systems": systems,
         }
 
@@ -126,7 +128,7 @@ class Capacity:
         load = best.goodput if best else 0.0
         chips = sum(member.chips for member in system.members.values())
         found: dict[str, Any]
-        if isinstance(workload, Closed):
+        if isinstance(workload, ClosedLoop):
             found = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / chips}
         else:
             found = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / chips}
@@ -151,7 +153,7 @@ def capacity(
     scenario: Scenario,
     attainment: float = 0.9,
     requests: int | None = None,
-    progress: Callable[[str, Trial], None] = lambda system, trial: None,
+    progress: Callable[[str, LoadTrial], None] = lambda system, trial: None,
     guess: Guess | None = None,
 ) -> Capacity:
     """The highest load that each system meets, to 2 %: at least a share `attainment` of the requests within all limits.
@@ -218,7 +220,7 @@ class _System:
     members: dict[str, Member]
     share: float
     most: int | None
-    progress: Callable[[str, Trial], None]
+    progress: Callable[[str, LoadTrial], None]
     guess: Guess | None = (
         None  # None: begin with one user, or with the rate that single requests in turn make
     )
@@ -227,7 +229,7 @@ class _System:
 
     def search(self) -> SystemCapacity:
         workload, guess = self.scenario.workload, self.guess
-        closed = isinstance(workload, Closed)
+        closed = isinstance(workload, ClosedLoop)
         if closed:
             most = max(1024.0, MOST_FILLS * self.held)
             start = float(min(max(1, round(guess.start)), most)) if guess else 1.0
@@ -240,7 +242,7 @@ class _System:
         )  # what another plan takes: a single trial shows that this one takes less
         least = max(least, guess.least if guess else 0.0)
         best = above = None
-        if known or not (reason := self.alone(self.asked(start))):
+        if known or not (reason := self.alone(self.requests_at(start))):
             reason = ""
             best, above = bracket(
                 self.trial, self.share, start, (least, most), STEP if guess else 2.0, whole=closed
@@ -268,13 +270,13 @@ class _System:
             self.members, best, above, self.trials, self.requests, reason, scale, paid
         )
 
-    def costs(self, trial: Trial) -> dict[str, Any]:
+    def costs(self, trial: LoadTrial) -> dict[str, Any]:
         """Return the joules and dollars of a trial as `run` tells them, of the part that is counted: it is served once more."""
         begin, end = trial.counted
         if end <= begin:
             return {}
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
-        rows = scenario.serve(self.name, self.members, self.asked(trial.load))
+        rows = scenario.serve(self.name, self.members, self.requests_at(trial.load))
         available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
         return costs(scenario, self.members, rows, available)
 
@@ -282,7 +284,7 @@ class _System:
         """Return the rate at which each replica serves mean requests one after another."""
         output, rate = self.scenario.workload.mean_output, 0.0
         for member in self.members.values():
-            lone = self.scenario.lone(member.deployment)
+            lone = self.scenario.unloaded(member.deployment)
             rate += member.replicas / (lone.ttft + (output - 1) * lone.tpot)
         return rate
 
@@ -291,19 +293,19 @@ class _System:
         """Mean requests that the system can hold at once."""
         tokens = math.ceil(self.scenario.request_tokens)
         return sum(
-            max(1, member.deployment.limits.held(tokens)) * member.replicas
+            max(1, member.deployment.limits.max_concurrent(tokens)) * member.replicas
             for member in self.members.values()
         )
 
-    def asked(self, load: float) -> Requests:
+    def requests_at(self, load: float) -> RequestBatch:
         """The requests of a trial: the first of always the same ones, at another rate or by so many users."""
         workload, seed = self.scenario.workload, self.scenario.seed
         if isinstance(workload, Trace):
             drawn = first(workload.draw(seed), self.most)
             return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn) / load))
-        assert isinstance(workload, Poisson | Gamma | Closed)
-        n = self.most or max(workload.requests, LEAST, FILLS * self.held)
-        if isinstance(workload, Closed):
+        assert isinstance(workload, Poisson | Gamma | ClosedLoop)
+        n = self.most or max(workload.requests, MIN_REQUESTS, FILLS * self.held)
+        if isinstance(workload, ClosedLoop):
             return workload.model_copy(
                 update={"users": round(load), "requests": max(n, FILLS * round(load))}
             ).draw(seed)
@@ -313,22 +315,24 @@ class _System:
         top = 2.0 ** math.ceil(
             math.log2(load)
         )  # the same number of requests for all loads of a bisection, or one of two
-        n = self.most or max(n, min(MOST, math.ceil(WAITS * waits * top)))
+        n = self.most or max(n, min(MAX_REQUESTS, math.ceil(WAITS * waits * top)))
         drawn = workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
         return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn, n // WARM_UP) / load))
 
-    def serve(self, requests: Requests) -> Rows:
+    def serve(self, requests: RequestBatch) -> Rows:
         self.trials += 1
         return self.scenario.serve(self.name, self.members, requests)
 
-    def trial(self, load: float) -> Trial:
-        rows = self.serve(self.asked(load))
+    def trial(self, load: float) -> LoadTrial:
+        rows = self.serve(self.requests_at(load))
         n = len(rows.arrival)
         self.requests = max(self.requests, n)
         counted = np.arange(n) >= n // WARM_UP
         start, end = float(rows.arrival[n // WARM_UP]), float(rows.arrival[-1])
         tokens, done = came_out(rows, start, end, None)[2], rows.finished
-        offered = rows.requests.output[1:][(asked(rows) & counted)[1:] & counted[:-1]].sum()
+        offered = rows.requests.output[1:][
+            (offered_requests(rows) & counted)[1:] & counted[:-1]
+        ].sum()
         throughput = tokens / (end - start) if end > start else 0.0
         missed = {"refused": float((~done)[counted].mean())}
         missed |= {
@@ -337,10 +341,10 @@ class _System:
         }
         share = float(meets(rows, self.slo)[counted].mean())
         closed = rows.requests.users is not None
-        result = Trial(
+        result = LoadTrial(
             load,
             share,
-            verdict(rows),
+            judge(rows),
             throughput,
             tokens / float(offered or 1),
             missed,
@@ -350,7 +354,7 @@ class _System:
         self.progress(self.name, result)
         return result
 
-    def alone(self, requests: Requests) -> str:
+    def alone(self, requests: RequestBatch) -> str:
         """Why too few requests meet the SLO even if each has the system for itself; '' where enough do.
 
         In a fleet, each goes where the router sends it while nobody else is there.
@@ -362,7 +366,7 @@ class _System:
             pairs, times = np.unique(
                 np.stack([requests.prompt, requests.output]), axis=1, return_counts=True
             )
-            requests = Requests(np.zeros(len(times)), pairs[0], pairs[1])
+            requests = RequestBatch(np.zeros(len(times)), pairs[0], pairs[1])
         n = len(times)
         rows = self.serve(
             replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None)
@@ -389,13 +393,13 @@ class _System:
 
 
 def bracket(
-    trial: Callable[[float], Trial],
+    trial: Callable[[float], LoadTrial],
     share: float,
     start: float,
     span: tuple[float, float],
     step: float,
     whole: bool,
-) -> tuple[Trial | None, Trial | None]:
+) -> tuple[LoadTrial | None, LoadTrial | None]:
     """Return a load that is met, and one `step` times as high that is not; each further step is the last one squared, or 2.
 
     None where no load of the span, from its least to its most, is met, or is not.
@@ -414,10 +418,14 @@ def bracket(
 
 
 def bisect(
-    trial: Callable[[float], Trial], share: float, best: Trial, above: Trial, whole: bool
-) -> tuple[Trial, Trial]:
+    trial: Callable[[float], LoadTrial],
+    share: float,
+    best: LoadTrial,
+    above: LoadTrial,
+    whole: bool,
+) -> tuple[LoadTrial, LoadTrial]:
     """The two drawn together in equal ratios, to 2 %; or, of whole numbers, to neighbours."""
-    while above.load > WIDTH * best.load and not (whole and above.load - best.load <= 1):
+    while above.load > BRACKET_RATIO * best.load and not (whole and above.load - best.load <= 1):
         load = math.sqrt(best.load * above.load)
         if whole:
             load = float(min(max(round(load), best.load + 1), above.load - 1))
@@ -426,7 +434,7 @@ def bisect(
     return best, above
 
 
-def first(requests: Requests, n: int | None) -> Requests:
+def first(requests: RequestBatch, n: int | None) -> RequestBatch:
     """The first n requests of a trace, or all.  Raises: UserError where they have no rate."""
     ids = requests.hash_ids[:n] if requests.hash_ids else None
     part = replace(
@@ -443,7 +451,7 @@ def first(requests: Requests, n: int | None) -> Requests:
     return part
 
 
-def measured_rate(requests: Requests, begin: int = 0) -> float:
+def measured_rate(requests: RequestBatch, begin: int = 0) -> float:
     """Return the requests per second from request `begin` on."""
     arrival = requests.arrival
     return (len(arrival) - 1 - begin) / float(arrival[-1] - arrival[begin])

@@ -18,20 +18,20 @@ from sim.cost.step import Work
 from sim.planning.deployment import Deployment, minimum_chips, shapes
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
-from sim.studies.capacity import WIDTH as BETTER
-from sim.studies.capacity import Guess, SystemCapacity, Trial, capacity
+from sim.studies.capacity import BRACKET_RATIO as BETTER
+from sim.studies.capacity import Guess, LoadTrial, SystemCapacity, capacity
 from sim.units import Seconds
-from sim.workload.arrivals import Closed
+from sim.workload.arrivals import ClosedLoop
 
 SIMULATED = 5  # plans with the highest bounds
 NEAR = 0.75  # of the highest bound: plans below are not simulated, for bounds are no farther off than that
 SEARCH_FROM = 0.9  # of a plan's bound: the first load that is tried
 
-Progress = Callable[[str, Trial], None]
+Progress = Callable[[str, LoadTrial], None]
 Find = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system of a scenario
 
 
-def silent(system: str, trial: Trial) -> None:
+def silent(system: str, trial: LoadTrial) -> None:
     """Report no progress."""
 
 
@@ -175,10 +175,10 @@ def best_plan(
     if best is None:
         raise refusal
     search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
-    return BestPlan(plan, best, search, isinstance(scenario.workload, Closed))
+    return BestPlan(plan, best, search, isinstance(scenario.workload, ClosedLoop))
 
 
-def better(trial: Trial) -> float:
+def better(trial: LoadTrial) -> float:
     """Return the load that another plan must take to be better than one that takes a trial's."""
     more = BETTER * trial.load
     return float(max(math.ceil(more), round(trial.load) + 1)) if trial.closed else more
@@ -190,7 +190,7 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     Raises: PlanError where none fits.
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
-    think = workload.think if isinstance(workload, Closed) else None
+    think = workload.think if isinstance(workload, ClosedLoop) else None
     bounds: dict[
         tuple[object, ...], tuple[float, Scenario]
     ] = {}  # by degrees: the system's own plan is among the others again
@@ -264,10 +264,10 @@ def bound(
     """
     limits, replicas = deployment.limits, deployment.layout.plan.replicas
     steps, context = max(1.0, output - 1), prompt + output / 2
-    held = limits.held(math.ceil(prompt + output))
+    held = limits.max_concurrent(math.ceil(prompt + output))
     if not held:
         return 0.0
-    in_flight = limits.fill or limits.slots
+    in_flight = limits.fill or limits.micro_batches
     most = max(1, min(held // in_flight, int(limits.token_budget * steps / (prompt + steps))))
     best = 0.0
     for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sim.catalogue.measurements import published
+from sim.catalogue.measurements import published_speeds
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Member, Scenario, System
-from sim.workload.arrivals import Closed
+from sim.workload.arrivals import ClosedLoop
 
 
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
                 key: getattr(plan, key)
                 for key in ("tensor", "attention_data", "expert", "pipeline", "replicas", "balance")
             },
-            "slots": deployment.limits.slots,
+            "slots": deployment.limits.micro_batches,
         },
         **({"search": searched(scenario, name)} if name in scenario.searches else {}),
         "precision": {
@@ -94,7 +94,7 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> dict[str,
             {key: getattr(p, key) for key in ("id", "engine", "weights", "date", "source", "paced")}
             | {"tokens_per_second": p.speed}
             for p in (
-                published(
+                published_speeds(
                     layout.model.id, layout.chip.id, chips, layout.engine.id, plan.given("weights")
                 )
                 if same
@@ -114,7 +114,7 @@ def searched(scenario: Scenario, name: str) -> dict[str, Any]:
     search = scenario.searches[name]
     load = (
         {"max_goodput_users": round(search.load)}
-        if isinstance(scenario.workload, Closed)
+        if isinstance(scenario.workload, ClosedLoop)
         else {"max_goodput_rate": search.load}
     )
     return {

@@ -9,7 +9,7 @@ import numpy as np
 from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
 from sim.scenario.scenario import fitting
-from sim.validation.points import Point
+from sim.validation.points import MeasuredPoint
 from sim.validation.validate import Table, asked, points_of, prompt_time, served, shipped
 
 SHOWN = 6  # deployments, those with the most replies
@@ -34,7 +34,7 @@ def prefills(table: Table) -> list[Prefill]:
     return [prefill(point) for point in shown]
 
 
-def prefill(point: Point) -> Prefill:
+def prefill(point: MeasuredPoint) -> Prefill:
     """Return the prompt times of one deployment, simulated from its shortest to its longest prompt."""
     assert point.system is not None
     lengths = [tokens for tokens, _ in point.prompts]
@@ -66,7 +66,7 @@ def chip_counts(deployment: str) -> Iterator[tuple[int, float, float]]:
         raise UserError(f"{deployment}: {point.reason}")
     last = math.nan
     for stages in range(1, len(point.system.model.blocks) + 1):
-        chips = stages * point.system.plan.group
+        chips = stages * point.system.plan.stage_size
         try:
             times = served(replace(point, system=point.system.model_copy(update={"chips": chips})))
         except PlanError:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from sim.cost.plan import weights_only_chips
 from sim.economics.owner_costs import over_years
-from sim.planning.deployment import Deployment, Lone, minimum_chips
-from sim.results.metrics import by_member, summary
+from sim.planning.deployment import Deployment, SingleRequest, minimum_chips
+from sim.results.metrics import by_member, summarize
 from sim.results.rows import Rows, Saved, answered
 from sim.scenario.scenario import Member, Scenario, check, read
 from sim.studies.accounts import costs, reliability, replays, total_owned
 from sim.studies.design import search_plans
 from sim.studies.identity import describe, identity, together
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 if TYPE_CHECKING:
     import polars
@@ -27,7 +27,7 @@ class SystemResult:
     """What one system did, and what it is: its members, a lone request on each, and what each served."""
 
     members: dict[str, Member]
-    lone: dict[str, Lone]
+    unloaded: dict[str, SingleRequest]
     served: dict[str, dict[str, Any]]
     rows: Rows
     metrics: dict[str, Any]
@@ -84,7 +84,7 @@ class Result:
                     "fidelity": "chip" if self.scenario.by_chip(member) else "stage"
                 } | s.served[member]
             for member, told in system.get("members", {name: system}).items():
-                told["lone_request"] = lone_json(s.lone[member])
+                told["lone_request"] = lone_json(s.unloaded[member])
         note = next(iter(self.systems.values())).rows.requests.note
         noted = {"note": note} if note else {}  # what of a trace was left out or cut
         measured = {"measured": self.measured} if self.measured else {}
@@ -126,9 +126,9 @@ class Result:
         """The comparison, for a notebook."""
         from sim.report import tables
 
-        summary = self.as_json()
-        told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summary))
-        return "".join(map(tables.as_html, tables.tables(summary))) + told
+        summarize = self.as_json()
+        told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summarize))
+        return "".join(map(tables.as_html, tables.tables(summarize))) + told
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class Planned:
 
     scenario: Scenario
     deployments: dict[str, Deployment]
-    lone: dict[str, Lone]
+    unloaded: dict[str, SingleRequest]
     minimum: dict[str, tuple[int, int, int] | None]
 
     def as_json(self, lengths: list[int]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Planned:
                 "max_sequences": {
                     n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()
                 },
-                "lone_request": lone_json(self.lone[name]) if name in self.lone else None,
+                "lone_request": lone_json(self.unloaded[name]) if name in self.unloaded else None,
                 **(
                     {"tried": [trial._asdict() for trial in deployment.tried]}
                     if deployment.tried
@@ -186,7 +186,7 @@ def planned(scenario: Scenario) -> Planned:
     deployments = {name: scenario.deploy(name) for name in plain}
     for name in scenario.systems:
         scenario.require_few(name, deployments)
-    lone = {name: scenario.lone(d) for name, d in deployments.items() if d.fit.fits}
+    lone = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
     return Planned(scenario, deployments, lone, minimum)
 
@@ -217,13 +217,13 @@ def served(
     scenario: Scenario,
     name: str,
     members: dict[str, Member],
-    requests: Requests,
+    requests: RequestBatch,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SystemResult:
     """What one system does with the requests."""
     rows = scenario.serve(name, members, requests, progress)
-    lone = {member: scenario.lone(each.deployment) for member, each in members.items()}
-    metrics = summary(rows, scenario.slo, scenario.measure)
+    lone = {member: scenario.unloaded(each.deployment) for member, each in members.items()}
+    metrics = summarize(rows, scenario.slo, scenario.measure)
     if name in lone:  # a fleet has no token's time of its own
         metrics["fitted_share"] = lone[name].fitted_share
     metrics |= reliability(scenario, name, members, rows) | replays(scenario, members, rows)
@@ -240,10 +240,10 @@ def priced(scenario: Scenario) -> dict[str, Any]:
     )
 
 
-def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:
+def answered_metrics(requests: RequestBatch, scenario: Scenario) -> dict[str, Any]:
     """TTFT, TPOT and E2E latency as the trace's own server had them."""
     metrics, told = (
-        summary(answered(requests), None, scenario.measure),
+        summarize(answered(requests), None, scenario.measure),
         ("_ttft_ms", "_tpot_ms", "_e2el_ms"),
     )
     return {
@@ -251,7 +251,7 @@ def answered_metrics(requests: Requests, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def lone_json(lone: Lone) -> dict[str, Any]:
+def lone_json(lone: SingleRequest) -> dict[str, Any]:
     """TTFT and TPOT of a lone request, and a token's time by term; `fitted_terms_ms` is the calibrated part of each."""
     return {
         "ttft_ms": 1000 * lone.ttft,

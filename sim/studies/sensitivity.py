@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
-from sim.cost.energy import Part, Tally, energy
+from sim.cost.energy import EnergyPart, Tally, energy
 from sim.cost.plan import PlanError
-from sim.economics.owner_costs import Ownership, beside, token_price
+from sim.economics.owner_costs import OwnerCosts, beside, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}
-METRICS = TIMES | {
+SENSITIVITY_METRICS = TIMES | {
     "joules": "joules_per_token",
     "usd": "usd_per_mtok",
 }  # the last two where they are known
@@ -70,13 +70,13 @@ class Sensitivity:
                 return None
             return {
                 key: metrics[name] * (1000 if name in TIMES else 1)
-                for name, key in METRICS.items()
+                for name, key in SENSITIVITY_METRICS.items()
                 if name in metrics
             }
 
         bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in TIMES}
         bands |= {
-            f"{METRICS[name]}_band": list(self.band(name))
+            f"{SENSITIVITY_METRICS[name]}_band": list(self.band(name))
             for name in self.base
             if name not in TIMES
         }
@@ -134,7 +134,7 @@ def lone(scenario: Scenario, name: str, system: System) -> dict[str, float] | No
                 f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do"
             )
         return None
-    found = changed.lone(deployment)
+    found = changed.unloaded(deployment)
     return {"tpot": found.tpot, "ttft": found.ttft} | per_token(
         changed, name, deployment, found.tpot
     )
@@ -147,13 +147,13 @@ def per_token(
     workload, window, money = scenario.workload, deployment.limits.window, scenario.money
     context = workload.mean_prompt + workload.mean_output / 2
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
-    tally.passages[1] = 1
+    tally.batch_steps[1] = 1
     replicas, server = (
         deployment.layout.plan.replicas,
-        beside(deployment.layout.chip, money.systems.get(name, Ownership())),
+        beside(deployment.layout.chip, money.systems.get(name, OwnerCosts())),
     )
     chips = deployment.chips + scenario.standing_by(name)
-    used = energy([Part(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
+    used = energy([EnergyPart(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
     if has := scenario.owned(name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None

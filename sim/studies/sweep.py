@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from sim import __version__
-from sim.hardware.chip import WIDTH
-from sim.inputs.files import Document, ScenarioError, UserError, whole
+from sim.hardware.chip import BYTES_OF
+from sim.inputs.files import Document, ScenarioError, UserError, write_whole
 from sim.planning.deployment import Deployment
 from sim.results.rows import write_parquet
 from sim.scenario.scenario import Member, Scenario, laid_out, of
@@ -41,7 +41,7 @@ LEFT_OUT = ("members", "published", "network", "tried", "changed")
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
+class SweepPoint:
     """A scenario with values put in: `values` by dotted key, the name of its file, and what is wrong where it cannot be read."""
 
     values: dict[str, Any]
@@ -75,11 +75,11 @@ def sweep(
     """
     document = opened(file, overrides)
     scenario = of(document)
-    asked = points(document, scenario)
+    asked = sweep_points(document, scenario)
     where = {point.digest: folder / "points" / f"{point.digest}.json" for point in asked}
     found = {digest: record for digest, path in where.items() if (record := kept(path)) is not None}
     missing = {point.digest: point.document for point in asked if point.digest not in found}
-    with whole(folder):
+    with write_whole(folder):
         pass  # a folder that cannot be written is told before the simulation, not after it
     progress(len(found), len(where))
     for digest, record in computing(missing, jobs or os.cpu_count() or 1, cluster):
@@ -89,7 +89,7 @@ def sweep(
                 f"a worker runs sramsim {record['version']}{code}, and this is {__version__}; install the same on all"
             )
         if not record.pop("again"):
-            with whole(folder / "points") as scratch:
+            with write_whole(folder / "points") as scratch:
                 (scratch / f"{digest}.json").write_text(text_of(record), encoding="utf-8")
         found[digest] = record
         progress(len(found), len(where))
@@ -104,14 +104,14 @@ def sweep(
         "points": [{"hash": point.digest, "values": point.values} for point in asked],
     }
     table = tabled(summary, [found[point.digest] for point in asked])
-    with whole(folder) as scratch:
+    with write_whole(folder) as scratch:
         (scratch / "sweep.json").write_text(text_of(summary), encoding="utf-8")
         write_parquet(table, scratch / "table.parquet")
         (scratch / "table.csv").write_bytes(table.write_csv().encode())
     return Swept(summary, table)
 
 
-def load(folder: Path) -> Swept:
+def load_sweep(folder: Path) -> Swept:
     """What `sweep` wrote.  Raises: UserError where the folder holds no finished sweep."""
     import polars
 
@@ -132,7 +132,7 @@ def load(folder: Path) -> Swept:
         ) from None
 
 
-def points(document: Document, scenario: Scenario) -> list[Point]:
+def sweep_points(document: Document, scenario: Scenario) -> list[SweepPoint]:
     """The points of a scenario's sweep, in its order: of a grid the last key varies first.
 
     Raises: UserError where it has no sweep, ScenarioError where not one point can be read.
@@ -158,7 +158,7 @@ def points(document: Document, scenario: Scenario) -> list[Point]:
     return found
 
 
-def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> Point:
+def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> SweepPoint:
     """The document with some values put in, that stand elsewhere in it; its digest covers inputs, version and code."""
     changed, values = copy.deepcopy(document), {}
     error = ""
@@ -180,7 +180,7 @@ def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> P
         [__version__, package_digest(), [changed.data, values] if inputs is None else inputs],
         sort_keys=True,
     )
-    return Point(values, changed, hashlib.sha256(whole_input.encode()).hexdigest()[:32], error)
+    return SweepPoint(values, changed, hashlib.sha256(whole_input.encode()).hexdigest()[:32], error)
 
 
 def canonical(value: object) -> Any:
@@ -380,7 +380,7 @@ def offered(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Any]
         "rate": getattr(scenario.workload, "rate", None),
         "users": getattr(scenario.workload, "users", None),
         **watts,
-        "fill": lone and (lone.limits.fill or lone.limits.slots),
+        "fill": lone and (lone.limits.fill or lone.limits.micro_batches),
         "bound_tpot_ms": lone and 1000 * single_stream(lone),
     }
 
@@ -392,9 +392,11 @@ def single_stream(deployment: Deployment) -> Seconds:
     """
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
-    nbytes = sum(block.active * WIDTH[plan.precision(block)] for block in layout.model.blocks[1:])
+    nbytes = sum(
+        block.active * BYTES_OF[plan.precision(block)] for block in layout.model.blocks[1:]
+    )
     return nbytes / (
-        chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.group
+        chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.stage_size
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sim.chipsim.machine import Machine, Slice, kept
 from sim.chipsim.network import Use
-from sim.cost.program import Program, Talk, labels, program
+from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
@@ -18,7 +18,7 @@ from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 MOST_EVENTS = 1_000_000  # that Perfetto shows with ease
 
@@ -89,7 +89,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         )
     made: list[Machine] = []
     machine = kept(scenario.machines(name, deployment, recording=True), made)
-    alone = Requests(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
+    alone = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
     if not prefill:  # what is not shown passes in one piece: token by token it would take minutes
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))
@@ -99,10 +99,10 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     return Timeline(
         system=name,
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
-        group=layout.plan.group,
+        group=layout.plan.stage_size,
         stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),
         chips=[each for each in made[0].slices if each.start >= start],
-        links=list(_links(made[0], layout.plan.group, start)),
+        links=list(_links(made[0], layout.plan.stage_size, start)),
         tokens=[left for left in made[0].left if left >= rows.first_token[0]],
         prompt=prompt,
         start=start,
@@ -124,12 +124,12 @@ def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
 
 def events_of_a_step(deployment: Deployment, steps: Program) -> int:
     """About how many slices one step leaves in a timeline."""
-    topology, group = deployment.layout.topology, deployment.layout.plan.group
+    topology, group = deployment.layout.topology, deployment.layout.plan.stage_size
     known: dict[tuple[object, ...], int] = {}
     count = 0
     for instructions in steps.stages:
         count += group * (len(instructions) + 1)
-        for talk in (each for each in instructions if isinstance(each, Talk)):
+        for talk in (each for each in instructions if isinstance(each, CollectiveOp)):
             operation, groups, _, (way, *_), *_ = talk.exchange
             key = (operation, way, len(groups[0]))
             if key not in known:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sim.catalogue.measurements import csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.files import EXPONENT, Document, UserError, load_text
-from sim.validation.points import Point
+from sim.validation.points import MeasuredPoint
 from sim.validation.replies import decode_floors, is_replies
 from sim.validation.validate import SETS, fitted_ids, hosted, points_of, served, shipped
 
@@ -65,7 +65,7 @@ class Calibrated:
     engine: str
     moved: tuple[Moved, ...]
     unidentifiable: tuple[Moved, ...]
-    points: tuple[Point, ...]
+    points: tuple[MeasuredPoint, ...]
     tables: tuple[str, ...]
     error: float  # root mean square of ln(simulated / measured), a TTFT weighted, without bounds that hold
     left_out: float  # the same of each point as the others foretell it
@@ -155,7 +155,7 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
     )
 
 
-def fitted_to(path: Path) -> list[Point]:
+def fitted_to(path: Path) -> list[MeasuredPoint]:
     """Return what of a table engines may be fitted to: of replies, the floors of decode."""
     if is_replies(csv_table(path)[0]):
         return decode_floors(path)
@@ -204,7 +204,10 @@ def put(document: Document, moved: Moved, value: float) -> None:
 
 
 def least_squares(
-    document: Document, free: list[Moved], used: list[Point], progress: Callable[[str], None]
+    document: Document,
+    free: list[Moved],
+    used: list[MeasuredPoint],
+    progress: Callable[[str], None],
 ) -> tuple[list[Moved], NDArray[np.float64], NDArray[np.float64]]:
     """The numbers at the minimum with their standard errors, the residuals there, and how each moves them."""
     from scipy import optimize
@@ -250,7 +253,7 @@ def least_squares(
 
 
 def misses(
-    engine: Engine, used: list[Point], known: dict[str, dict[str, float]]
+    engine: Engine, used: list[MeasuredPoint], known: dict[str, dict[str, float]]
 ) -> NDArray[np.float64]:
     """Return the error of every metric of the points (see `Point.error`), a TTFT weighted; `known` keeps what was served."""
     found = []
@@ -268,7 +271,7 @@ def misses(
     return np.array(found)
 
 
-def counted(used: list[Point], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
+def counted(used: list[MeasuredPoint], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which residuals measure the fit: bool[residual].  A bound that holds does not: its 0 would flatter."""
     bounds = np.array([point.is_bound(metric) for point in used for metric in point.measured])
     return ~bounds | (residuals > 0)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sim.hardware.chip import Chip
 from sim.inputs.files import UserError
 from sim.model.config import Model
-from sim.units import show
+from sim.units import format_quantity
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
 PREFILL = 2048  # tokens of the multiply that shows what computing reaches
@@ -79,7 +79,8 @@ def measure(model: Model, progress: Callable[[str], None] = lambda line: None) -
                 )
             )
             progress(
-                f"{bits} bits, {tokens} tokens: {show(found[-1].bandwidth, 'B/s')}, {show(found[-1].rate, 'FLOP/s')}"
+                f"{bits} bits, {tokens} tokens: {format_quantity(found[-1].bandwidth, 'B/s')}, "
+                f"{format_quantity(found[-1].rate, 'FLOP/s')}"
             )
     attention = attend(torch, model)
     kernel = small_kernel(torch)
@@ -190,7 +191,7 @@ def engine_file(found: Measured, chip: Chip, model: Model) -> str:
             computing[bits] = min(1.0, of_bits[-1].rate / chip.compute.peak(precision, precision))
     rates = {bits: [e for e in found.multiplies if e.bits == bits] for bits in reading}
     told = {
-        bits: ", ".join(f"{e.tokens}: {show(e.bandwidth, 'B/s')}" for e in each)
+        bits: ", ".join(f"{e.tokens}: {format_quantity(e.bandwidth, 'B/s')}" for e in each)
         for bits, each in rates.items()
     }
     lines = [

@@ -5,8 +5,8 @@ from math import log
 from statistics import mean, median
 from typing import Any, Literal
 
-from sim.catalogue.measurements import Message, Network
-from sim.inputs.files import ScenarioError, names, read
+from sim.catalogue.measurements import MessagePoint, NetworkMeasurements
+from sim.inputs.files import ScenarioError, catalogue_names, read_value
 
 FAR = 0.15  # beyond, a deviation is told with its reason
 # A collective's bandwidth counts what crosses a chip's cables: (n-1)/n times this, for each byte of the operation.
@@ -68,10 +68,10 @@ class Row:
 
 def network() -> list[Row]:
     """Every published figure of the catalogue about messages between chips."""
-    return rows(read(names("measurements")["network"], Network))
+    return rows(read_value(catalogue_names("measurements")["network"], NetworkMeasurements))
 
 
-def rows(table: Network) -> list[Row]:
+def rows(table: NetworkMeasurements) -> list[Row]:
     """Raises: ScenarioError where a row asks for what its system cannot do."""
     return [
         Row(
@@ -91,7 +91,7 @@ def rows(table: Network) -> list[Row]:
     ]
 
 
-def simulated(table: Network, point: Message) -> float | None:
+def simulated(table: NetworkMeasurements, point: MessagePoint) -> float | None:
     """What the simulator says to one row: microseconds, or GB/s where no latency was published."""
     if (
         not (point.simulates and point.on and point.software and point.chips and point.group)
@@ -111,12 +111,16 @@ def simulated(table: Network, point: Message) -> float | None:
     match point.simulates:
         case "send":
             time = (
-                topology.lane(group[0], group[-1]).under(latency, software.efficiency).time(nbytes)
+                topology.channel(group[0], group[-1])
+                .with_software(latency, software.efficiency)
+                .time(nbytes)
             )
         case "farthest":
             middle = group[len(group) // 2]
             time = max(
-                topology.lane(middle, chip).under(latency, software.efficiency).time(nbytes)
+                topology.channel(middle, chip)
+                .with_software(latency, software.efficiency)
+                .time(nbytes)
                 for chip in group
             )
         case collective:

@@ -18,7 +18,15 @@ from sim.catalogue.measurements import Rule, Rules, csv_table, told_at
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import ScenarioError, UserError, Value, aliases, names, read, shorten
+from sim.inputs.files import (
+    ScenarioError,
+    UserError,
+    Value,
+    aliases,
+    catalogue_names,
+    read_value,
+    shorten,
+)
 from sim.model.config import Model
 from sim.scenario.scenario import System
 
@@ -97,7 +105,7 @@ REPLIES = (
     ),
 )
 # What of a table's metric is measured, and how its unit becomes seconds a token or seconds: per thousand, or its inverse.
-METRICS = {
+POINT_METRICS = {
     "decode_tok_s_user": "tpot",
     "TPOT_ms": "tpot",
     "ITL_ms": "itl",
@@ -121,7 +129,7 @@ class InexpressibleError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MeasuredPoint:
     """One measured row: what ran, under which requests, and what was measured (seconds; for a throughput, a token's).
 
     `about` has model, chip, engine, precision, source, date, prompt and table as the table has them: what rules go by.
@@ -175,24 +183,24 @@ def entry(name: str, kind: str) -> Any:
     path = known.get(name) or known.get(name.lower())
     if path is None:
         raise InexpressibleError(f"{name!r} is not among the catalogue's {kind}")
-    return read(path, classes[kind])
+    return read_value(path, classes[kind])
 
 
 @lru_cache(maxsize=8)
 def entries(kind: str) -> dict[str, Path]:
     """Return the catalogue's files of a kind by name and alias.  Cached: aliases are read from every file."""
-    return names(kind) | aliases(kind)
+    return catalogue_names(kind) | aliases(kind)
 
 
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
-    return read(names("measurements")["rules"], Rules).rules
+    return read_value(catalogue_names("measurements")["rules"], Rules).rules
 
 
-def points(path: Path) -> list[Point]:
+def measured_points(path: Path) -> list[MeasuredPoint]:
     """The rows of a table.  Raises: ScenarioError where its header is not known or a cell is malformed."""
     header, rows = csv_table(path)
-    kinds = ((PUBLISHED, published), (SERVING, serving), (STEPS, steps))
+    kinds = ((PUBLISHED, published_points), (SERVING, serving), (STEPS, steps))
     make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
         raise ScenarioError(
@@ -200,7 +208,7 @@ def points(path: Path) -> list[Point]:
             f"({', '.join(SERVING)}), steps ({', '.join(STEPS)}) or replies ({', '.join(REPLIES)})"
         )
     rules()  # a mistake in them is not one of a row
-    found: list[Point] = []
+    found: list[MeasuredPoint] = []
     for where, row in rows:
         with told_at(where):  # also of degrees that make no plan
             found.append(make({"line": f"{path.stem}:{where.rpartition(':')[2]}", **row}))
@@ -223,7 +231,7 @@ def leading(text: str) -> int | None:
     return int(found.group()) if found else None
 
 
-def published(row: Mapping[str, str]) -> Point:
+def published_points(row: Mapping[str, str]) -> MeasuredPoint:
     """A published figure of one configuration."""
     about = {key: row.get(key, "") for key in ("model", "engine", "date")}
     about |= {
@@ -234,12 +242,12 @@ def published(row: Mapping[str, str]) -> Point:
     about |= {"source": row.get("source_url", ""), "prompt": row["input_tokens"]}
     name, metric = row["point_id"], row["metric"]
     value = number(row, "value")
-    if metric not in METRICS:
-        return Point(
+    if metric not in POINT_METRICS:
+        return MeasuredPoint(
             name,
             about,
             {},
-            reason=f"metric {metric}: nothing simulates it; there are {', '.join(METRICS)}",
+            reason=f"metric {metric}: nothing simulates it; there are {', '.join(POINT_METRICS)}",
         )
     prompt, output = leading(row["input_tokens"]), leading(row["output_tokens"])
     users, chips = leading(row["batch_or_concurrency"]), leading(row["n_accelerators"])
@@ -267,20 +275,20 @@ def published(row: Mapping[str, str]) -> Point:
     try:
         system, said = run_by(about, chips, row["parallelism"])
     except InexpressibleError as error:
-        return Point(name, about, {METRICS[metric]: seconds}, reason=str(error))
-    measured = {METRICS[metric]: seconds}
+        return MeasuredPoint(name, about, {POINT_METRICS[metric]: seconds}, reason=str(error))
+    measured = {POINT_METRICS[metric]: seconds}
     if row["speculative_decoding"] not in ("0", "", "False"):
-        return Point(name, about, measured, reason="speculative decoding is not simulated")
+        return MeasuredPoint(name, about, measured, reason="speculative decoding is not simulated")
     users = users or (0 if pattern == "full" else 1)
     group = " ".join(
         [*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"]
     )
-    return Point(
+    return MeasuredPoint(
         name, about, measured, pattern, users, prompt, output, system=system, **said, group=group
     )
 
 
-def serving(row: Mapping[str, str]) -> Point:
+def serving(row: Mapping[str, str]) -> MeasuredPoint:
     """A closed loop's mean TTFT and TPOT."""
     engine = f"{row['backend']} {row['backend_version']}".strip()
     about = {
@@ -316,13 +324,13 @@ def serving(row: Mapping[str, str]) -> Point:
     )
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"
-        return Point(row["point_id"], about, measured, reason=reason, group=group)
+        return MeasuredPoint(row["point_id"], about, measured, reason=reason, group=group)
     try:
         system, said = run_by(about, chips, "", degrees, users * dp)
     except InexpressibleError as error:
-        return Point(row["point_id"], about, measured, reason=str(error), group=group)
+        return MeasuredPoint(row["point_id"], about, measured, reason=str(error), group=group)
     lengths = {"prompt": isl, "output": osl, "spread": not row["lengths"].startswith("fixed")}
-    return Point(
+    return MeasuredPoint(
         row["point_id"],
         about,
         measured,
@@ -335,7 +343,7 @@ def serving(row: Mapping[str, str]) -> Point:
     )
 
 
-def steps(row: Mapping[str, str]) -> Point:
+def steps(row: Mapping[str, str]) -> MeasuredPoint:
     """The times of a batch's prompts, and of a token of it."""
     about = {
         "table": "steps",
@@ -353,8 +361,8 @@ def steps(row: Mapping[str, str]) -> Point:
     try:
         system, said = run_by(about, tensor, f"TP{tensor}")
     except InexpressibleError as error:
-        return Point(row["line"], about, measured, reason=str(error), group=group)
-    return Point(
+        return MeasuredPoint(row["line"], about, measured, reason=str(error), group=group)
+    return MeasuredPoint(
         row["line"],
         about,
         measured,
@@ -445,7 +453,7 @@ def dealt(parallelism: str, tensor: int) -> dict[str, int]:
     raise InexpressibleError(f"parallelism {parallelism!r} is not known")
 
 
-def halves(all_points: Iterable[Point]) -> set[str]:
+def halves(all_points: Iterable[MeasuredPoint]) -> set[str]:
     """The ids of serving measurements that engines may be fitted to: within each model x system x backend, every second
     configuration (precision, version, lengths, degrees), in the order of their names, with all its numbers of users."""
     by_group: dict[tuple[str, ...], dict[str, list[str]]] = {}

@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from sim.catalogue.measurements import csv_table, told_at
-from sim.validation.points import REPLIES, InexpressibleError, Known, Point, rules, run_by
+from sim.validation.points import REPLIES, InexpressibleError, Known, MeasuredPoint, rules, run_by
 
 QUANTILE = 0.1
 LEAST_REPLIES = 10  # of a floor: a quantile of fewer is their minimum
@@ -115,7 +115,7 @@ def is_replies(header: Iterable[str]) -> bool:
     return set(REPLIES) <= set(header)
 
 
-def floors(path: Path) -> list[Point]:
+def floors(path: Path) -> list[MeasuredPoint]:
     """Return the deployments of a table of replies, each with its floors.
 
     Raises: ScenarioError where a cell is malformed.
@@ -130,7 +130,7 @@ def floors(path: Path) -> list[Point]:
     return [deployment(replies, paces[key]) for key, replies in sorted(groups.items())]
 
 
-def decode_floors(path: Path) -> list[Point]:
+def decode_floors(path: Path) -> list[MeasuredPoint]:
     """Return for each provider and model the floor of the time of an output token, over all half-years: what engines are fitted to.
 
     Replies that a throttle held, and those of half-years whose decode no floor counts, are left out; so is a model with fewer
@@ -152,7 +152,9 @@ def decode_floors(path: Path) -> list[Point]:
             name = f"{about['provider']} {about['model']}"
             found.append(
                 served_by(
-                    Point(name, about, measured, "reply", prompt=output, output=output, group=name)
+                    MeasuredPoint(
+                        name, about, measured, "reply", prompt=output, output=output, group=name
+                    )
                 )
             )
     return found
@@ -225,7 +227,7 @@ def positive(row: Mapping[str, str], key: str) -> float | None:
     return value
 
 
-def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
+def deployment(replies: list[Reply], paces: Iterable[int]) -> MeasuredPoint:
     """Return the floors of one deployment, and what is known of each before anything is simulated."""
     about = about_of(replies[0])
     name = about["deployment"]
@@ -246,7 +248,7 @@ def deployment(replies: list[Reply], paces: Iterable[int]) -> Point:
         (r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat")
     )
     bound = "throttled: the hardware is at least so fast" if is_bound(replies, paces) else ""
-    point = Point(
+    point = MeasuredPoint(
         name, about, measured, "reply", bound=bound, group=name, known=known, prompts=dots
     )
     return served_by(replace(point, prompt=typical[prefill], output=typical["tpot"]))
@@ -264,7 +266,7 @@ def about_of(reply: Reply) -> dict[str, str]:
     return about | {"deployment": name, "chip": "", "engine": reply.provider, "precision": ""}
 
 
-def served_by(point: Point) -> Point:
+def served_by(point: MeasuredPoint) -> MeasuredPoint:
     """Return the point with the system that the rules assume, or with the reason why there is none."""
     try:
         return replace(point, system=run_by(point.about, None, "", {})[0])
@@ -326,7 +328,7 @@ def is_bound(replies: Iterable[Reply], paces: Iterable[int]) -> bool:
     )
 
 
-def fitted_numbers(points: Iterable[Point]) -> list[str]:
+def fitted_numbers(points: Iterable[MeasuredPoint]) -> list[str]:
     """Return the names of the numbers that were fitted to replies and that these points depend on.
 
     They are numbers of chips, each chosen to match a beat, and numbers of engines whose source says so.

@@ -13,15 +13,15 @@ import numpy as np
 from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
-from sim.inputs.files import UserError, names
-from sim.planning.deployment import Deployment, lone_request
+from sim.inputs.files import UserError, catalogue_names
+from sim.planning.deployment import Deployment, time_single_request
 from sim.results.metrics import came_out, latencies
 from sim.scenario.scenario import Member, Scenario, System, fitting
 from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import run
-from sim.validation.points import Pattern, Point, halves, points
+from sim.validation.points import MeasuredPoint, Pattern, halves, measured_points
 from sim.validation.replies import fitted_numbers, floors, is_replies
-from sim.workload.arrivals import Closed, Length, LengthField
+from sim.workload.arrivals import ClosedLoop, Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.
@@ -45,7 +45,7 @@ REPLY_PROMPT, REPLY_OUTPUT = (
 class Compared:
     """One metric of a point, measured and simulated, in seconds; NaN where the table's metric is none of ours."""
 
-    point: Point
+    point: MeasuredPoint
     metric: str
     measured: float
     simulated: float | None
@@ -103,7 +103,7 @@ def routed(system: System) -> bool:
 # What is simulated for a point.
 
 
-def simulate(point: Point) -> dict[str, float]:
+def simulate(point: MeasuredPoint) -> dict[str, float]:
     """The metrics of a point as it was measured: with what client, HTTP and tokenizer of its host add to a TTFT.
 
     Raises: PlanError where the system does not fit, or is not one.
@@ -117,7 +117,7 @@ def simulate(point: Point) -> dict[str, float]:
     )
 
 
-def served(point: Point) -> dict[str, float]:
+def served(point: MeasuredPoint) -> dict[str, float]:
     """The metrics of a point's requests, served by its system.
 
     `alone`: one request.  `batch`: all at once, and the last of them counts.  `users`: a closed loop, means over its requests.
@@ -131,12 +131,12 @@ def served(point: Point) -> dict[str, float]:
     deployment = fitting(scenario, "measured")
     limits = deployment.limits
     tokens = point.prompt + point.output
-    if limits.claim(tokens) > limits.kv_tokens:
+    if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
         raise PlanError(f"{tokens} tokens exceed the KV room of {limits.kv_tokens}")
     # Whoever measured it did run it, also beyond the context that the model was trained for.
     deployment = replace(deployment, limits=replace(limits, context=max(limits.context, tokens)))
     if point.pattern == "alone":
-        lone = scenario.lone(deployment)
+        lone = scenario.unloaded(deployment)
         return {"tpot": lone.tpot, "itl": lone.tpot, "ttft": lone.ttft}
     if point.pattern == "full":
         return full(point, deployment)
@@ -157,11 +157,11 @@ def hosted(engine: Engine, host: str) -> float:
     return known.get(host, mean(known.values()) if known else 0.0) if host else 0.0
 
 
-def full(point: Point, deployment: Deployment) -> dict[str, float]:
+def full(point: MeasuredPoint, deployment: Deployment) -> dict[str, float]:
     """A token's time where as many as have room ask again and again."""
     limits = deployment.limits
     users = point.users or min(
-        limits.kv_tokens // limits.claim(point.prompt + point.output), limits.sequences
+        limits.kv_tokens // limits.kv_tokens_needed(point.prompt + point.output), limits.sequences
     )
     scenario = asked(point, users, FULL_ROUNDS)
     rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
@@ -169,32 +169,36 @@ def full(point: Point, deployment: Deployment) -> dict[str, float]:
     return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
 
 
-def reply_times(point: Point, deployment: Deployment) -> dict[str, float]:
+def reply_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, float]:
     """The times of a service's reply, unloaded: of its floors, and no other.
 
     `beat`: what each prompt token but the first adds to the TTFT.  In a pipeline that takes a token a
     beat, that is the beat.
     """
     prompt, output = min(point.prompt, REPLY_PROMPT), min(point.output, REPLY_OUTPUT)
-    unloaded = lone_request(deployment, prompt, output)
+    unloaded = time_single_request(deployment, prompt, output)
     times = {"tpot": unloaded.tpot, "beat": prompt_time(deployment, prompt) / (prompt - 1)}
     return times | (
-        {"ttft": lone_request(deployment, point.prompt, 2).ttft} if "ttft" in point.measured else {}
+        {"ttft": time_single_request(deployment, point.prompt, 2).ttft}
+        if "ttft" in point.measured
+        else {}
     )
 
 
 def prompt_time(deployment: Deployment, prompt: int) -> float:
     """How much later the first token of a prompt comes than that of a prompt of one token [s]."""
-    return lone_request(deployment, prompt, 2).ttft - lone_request(deployment, 1, 2).ttft
+    return (
+        time_single_request(deployment, prompt, 2).ttft - time_single_request(deployment, 1, 2).ttft
+    )
 
 
-def asked(point: Point, users: int, rounds: int | None = None) -> Scenario:
+def asked(point: MeasuredPoint, users: int, rounds: int | None = None) -> Scenario:
     """The scenario of a point: users in a closed loop, each for some rounds."""
     assert point.system is not None
     assert point.system.model is not None
     rounds = rounds or (ROUNDS if point.pattern == "users" else 1)
     prompt, output = length(point.prompt, point.spread), length(point.output, point.spread)
-    workload = Closed(users=users, requests=users * rounds, prompt=prompt, output=output)
+    workload = ClosedLoop(users=users, requests=users * rounds, prompt=prompt, output=output)
     return Scenario(
         id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system}
     )
@@ -340,24 +344,28 @@ def of_file(
     return Table(path.stem, tuple(found))
 
 
-def points_of(path: Path) -> list[Point]:
+def points_of(path: Path) -> list[MeasuredPoint]:
     """The points of a table of any kind.  Raises: ScenarioError where its header is not known or a cell is malformed."""
-    return floors(path) if is_replies(csv_table(path)[0]) else points(path)
+    return floors(path) if is_replies(csv_table(path)[0]) else measured_points(path)
 
 
 def shipped(name: str) -> Path:
-    return names("measurements")["rules"].parent / f"{name}.csv"
+    return catalogue_names("measurements")["rules"].parent / f"{name}.csv"
 
 
 @lru_cache(maxsize=1)
 def fitted_ids() -> frozenset[str]:
     """The points that engines may be fitted to: calibration, steps, and a half of the serving measurements."""
-    whole = (point.id for name in ("calibration", "steps-2023") for point in points(shipped(name)))
-    return frozenset({*whole, *halves(points(shipped("serving")))})
+    whole = (
+        point.id
+        for name in ("calibration", "steps-2023")
+        for point in measured_points(shipped(name))
+    )
+    return frozenset({*whole, *halves(measured_points(shipped("serving")))})
 
 
 def beside(
-    point: Point, metric: str, measured: float, simulated: dict[str, float] | str
+    point: MeasuredPoint, metric: str, measured: float, simulated: dict[str, float] | str
 ) -> Compared:
     if math.isnan(measured) and point.system is not None:  # no reply of the deployment is usable
         return Compared(point, metric, measured, None, "listed", point.known[metric][1])
@@ -387,7 +395,7 @@ def beside(
     )
 
 
-def is_fitted(point: Point, metric: str) -> bool:
+def is_fitted(point: MeasuredPoint, metric: str) -> bool:
     """Whether an engine may have been fitted to a metric of a point."""
     if (
         point.pattern == "reply"
@@ -413,7 +421,7 @@ def replay() -> Table:
     measured, simulated = result.measured or {}, result.systems[name].metrics
     rows = []
     for statistic in ("mean", "median", "p90"):
-        point = Point(
+        point = MeasuredPoint(
             f"{statistic} of {len(result.systems[name].rows.arrival)} requests",
             about,
             {},

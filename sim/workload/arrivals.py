@@ -26,7 +26,7 @@ STREAMS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class RequestBatch:
     """Requests by column: arrival in s, prompt and output in tokens.  Arrivals that are given ascend.
 
     An arrival is nan where an answer decides it.  In a closed loop (`users` ask, and the next one comes when a user is free)
@@ -192,11 +192,11 @@ class Workload(Value, ABC):
         """Tokens of a mean output."""
 
     @abstractmethod
-    def draw(self, seed: int) -> Requests:
+    def draw(self, seed: int) -> RequestBatch:
         """The requests of one seed."""
 
 
-class Drawn(Workload):
+class RandomWorkload(Workload):
     """So many requests, whose lengths do not depend on when they come."""
 
     requests: Count
@@ -215,11 +215,11 @@ class Drawn(Workload):
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Arrival times in s, ascending; nan where a user decides."""
 
-    def draw(self, seed: int) -> Requests:
+    def draw(self, seed: int) -> RequestBatch:
         arrivals, prompts, outputs, *_ = streams(seed)
         users = getattr(self, "users", None)
         n = self.requests
-        return Requests(
+        return RequestBatch(
             self.arrivals(arrivals),
             self.prompt.draw(prompts, n),
             self.output.draw(outputs, n),
@@ -227,7 +227,7 @@ class Drawn(Workload):
         )
 
 
-class Poisson(Drawn):
+class Poisson(RandomWorkload):
     """An open loop: requests come at `rate`, whatever the system does; the gaps are exponential."""
 
     rate: RequestsPerSecond
@@ -236,7 +236,7 @@ class Poisson(Drawn):
         return np.cumsum(stream.exponential(1 / self.rate, self.requests))
 
 
-class Gamma(Drawn):
+class Gamma(RandomWorkload):
     """An open loop in bursts: the gaps are gamma, of shape `burstiness`: 1 is Poisson, less comes in bursts, more is evener.
 
     The name and its meaning are vLLM's (`vllm bench serve --burstiness`).
@@ -252,17 +252,22 @@ class Gamma(Drawn):
         )
 
 
-class Closed(Drawn):
+class ClosedLoop(RandomWorkload):
     """A closed loop: `users` ask one request each, and the next one `think` after the answer."""
 
     users: Count
     think: Seconds = 0.0
 
+    @classmethod
+    def noun(cls) -> str:
+        """Return the kind as scenarios write it."""
+        return "closed"
+
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         return np.full(self.requests, np.nan)
 
 
-class Asked(Value):
+class ListedRequest(Value):
     """One request: when it comes, how long it is, and (smaller goes first) its priority."""
 
     arrival: Seconds
@@ -274,11 +279,11 @@ class Asked(Value):
 class Listed(Workload):
     """Requests one by one, in any order; they are numbered by arrival, ties as they stand."""
 
-    requests: tuple[Asked, ...]
+    requests: tuple[ListedRequest, ...]
 
     @field_validator("requests")
     @classmethod
-    def _some(cls, requests: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    def _some(cls, requests: tuple[ListedRequest, ...]) -> tuple[ListedRequest, ...]:
         if not requests:
             raise ValueError("list at least one request")
         return requests
@@ -291,7 +296,7 @@ class Listed(Workload):
     def mean_output(self) -> float:
         return sum(each.output for each in self.requests) / len(self.requests)
 
-    def draw(self, seed: int) -> Requests:
+    def draw(self, seed: int) -> RequestBatch:
         """The same for every seed."""
         ordered = sorted(self.requests, key=lambda each: each.arrival)
         lengths = (
@@ -300,7 +305,7 @@ class Listed(Workload):
         )
         prompt, output, priority = lengths
         arrival = np.array([each.arrival for each in ordered], float)
-        return Requests(arrival, prompt, output, priority=priority if priority.any() else None)
+        return RequestBatch(arrival, prompt, output, priority=priority if priority.any() else None)
 
 
 class Sessions(Workload):
@@ -328,7 +333,7 @@ class Sessions(Workload):
     def mean_output(self) -> float:
         return self.output.mean
 
-    def draw(self, seed: int) -> Requests:
+    def draw(self, seed: int) -> RequestBatch:
         arrivals, prompts, outputs, turns, thinks = streams(seed)
         counts = self.turns.draw(turns, self.sessions)
         n = int(counts.sum())
@@ -343,7 +348,7 @@ class Sessions(Workload):
         after[first], think[first] = -1, 0.0
         prompt = added + before - np.repeat(before[first], counts)
         ids = self._blocks(prompt.tolist(), np.repeat(np.arange(self.sessions), counts).tolist())
-        return Requests(arrival, prompt, output, after=after, think=think, hash_ids=ids)
+        return RequestBatch(arrival, prompt, output, after=after, think=think, hash_ids=ids)
 
     @staticmethod
     def _blocks(prompts: list[int], sessions: list[int]) -> list[tuple[int, ...]]:
@@ -398,12 +403,12 @@ class Trace(Workload):
         return self
 
     @cached_property
-    def recorded(self) -> Requests | None:
+    def recorded(self) -> RequestBatch | None:
         """What the file holds, cut as asked; read once."""
         if self.path is None:
             return None
-        columns = traces.read(self.path)
-        whole = Requests(
+        columns = traces.read_trace(self.path)
+        whole = RequestBatch(
             columns.arrival,
             columns.prompt,
             columns.output,
@@ -429,14 +434,14 @@ class Trace(Workload):
         mean: float = getattr(self.synthetic, f"mean_{column}")
         return min(mean, most or mean)
 
-    def draw(self, seed: int) -> Requests:
+    def draw(self, seed: int) -> RequestBatch:
         """What was recorded, the same for every seed; else synthetic ones."""
         if self.recorded:
             return self.recorded
         assert self.synthetic
         return self._cut(self.synthetic.draw(seed), [])
 
-    def _cut(self, whole: Requests, notes: list[str]) -> Requests:
+    def _cut(self, whole: RequestBatch, notes: list[str]) -> RequestBatch:
         """The window, time scale and caps.  Raises: ScenarioError where nothing is left."""
         from_, to = np.searchsorted(
             whole.arrival, [self.start, np.inf if self.end is None else self.end]
@@ -479,13 +484,13 @@ class Trace(Workload):
         )
 
 
-KINDS: dict[str, type[Workload]] = {
-    "closed": Closed,
+WORKLOAD_KINDS: dict[str, type[Workload]] = {
+    "closed": ClosedLoop,
     "gamma": Gamma,
     "listed": Listed,
     "poisson": Poisson,
     "sessions": Sessions,
     "trace": Trace,
 }
-VARIED = (Closed, Gamma, Poisson, Trace)  # those whose load a search of capacity may vary
-WorkloadField = Annotated[Workload, OfKind(KINDS, Workload)]
+VARIED = (ClosedLoop, Gamma, Poisson, Trace)  # those whose load a search of capacity may vary
+WorkloadField = Annotated[Workload, OfKind(WORKLOAD_KINDS, Workload)]

@@ -54,7 +54,7 @@ class Columns:
     answered: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
 
 
-def read(path: Path) -> Columns:
+def read_trace(path: Path) -> Columns:
     """The requests of a trace.  Raises: ScenarioError with the line, where the format is unknown or a row is malformed."""
     shown = shorten(path)
     text = load_text(path, shown, MAX_TRACE).removeprefix("\ufeff")

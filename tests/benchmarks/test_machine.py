@@ -8,9 +8,9 @@ import pytest
 import simpy
 
 import sim
-from sim.chipsim.machine import Irregular, machines
+from sim.chipsim.machine import Irregularities, machines
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 TOKENS = 50
 
@@ -38,14 +38,14 @@ def test_bare_simpy(benchmark, processes):
 def test_tokens_of_a_lone_user(benchmark, system):
     scenario = sim.read("llama2-70b-lpu-vs-h100")
     deployment = scenario.deploy(system)
-    requests = Requests(np.zeros(1), np.array([1]), np.array([TOKENS]))
+    requests = RequestBatch(np.zeros(1), np.array([1]), np.array([TOKENS]))
 
     def run():
         return serve(
             requests,
             deployment.costs,
             deployment.limits,
-            machine=machines(deployment.costs, [Irregular()], [0]),
+            machine=machines(deployment.costs, [Irregularities()], [0]),
         )
 
     rows = benchmark.pedantic(run, rounds=3)

@@ -11,7 +11,7 @@ import pytest
 import simpy
 
 import sim
-from sim.results.metrics import summary
+from sim.results.metrics import summarize
 from sim.serving.service import serve
 
 TIMEOUTS = 200_000
@@ -62,7 +62,7 @@ def test_serving(benchmark, system, rate, requests):
 
     def run(deployment):
         rows = serve(scenario.workload.draw(0), deployment.costs, deployment.limits)
-        summary(rows)
+        summarize(rows)
         return rows
 
     rows = benchmark.pedantic(run, setup=deploy, rounds=1 if requests > 100_000 else 3)

@@ -12,10 +12,10 @@ import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Compute
-from sim.planning.deployment import deploy, lone_request
+from sim.planning.deployment import deploy, time_single_request
 from sim.scenario.scenario import fitting
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 PLANS = {
     "four stages": (4, Plan(pipeline=4)),
@@ -108,7 +108,7 @@ def test_a_full_pipeline_gives_b_tokens_a_beat_whatever_the_prompts(compiled, pl
     for prompt in (1, 7, 40, 120):
         count = 40 * deployment.limits.fill
         lengths = np.full(count, prompt), np.full(count, 30)
-        requests = Requests(np.full(count, np.nan), *lengths, users=4 * deployment.limits.fill)
+        requests = RequestBatch(np.full(count, np.nan), *lengths, users=4 * deployment.limits.fill)
         rows = serve(requests, deployment.costs, deployment.limits)
         rates.append(count * (prompt + 30 - 1) / (rows.last_token.max() - rows.arrival.min()))
     assert max(rates) < 1.05 * min(rates)
@@ -156,7 +156,7 @@ def faster():
 )
 def test_more_compute_never_makes_a_system_slower(faster, b, times, prompt):
     """Also where the engine has no beat: then pieces of a prompt are as long as suits the pipeline, not as the ridge allows."""
-    less, more = (lone_request(faster(n, b, prompt), prompt, 8) for n in times)
+    less, more = (time_single_request(faster(n, b, prompt), prompt, 8) for n in times)
     assert more.ttft <= less.ttft * (1 + 1e-9)
     assert more.tpot <= less.tpot * (1 + 1e-9)
 
@@ -178,7 +178,7 @@ def lone(name, b):
     changed = scenario.model_copy(
         update={"systems": {"lpu": system.model_copy(update={"engine": engine})}}
     )
-    return changed.lone(fitting(changed, "lpu"))
+    return changed.unloaded(fitting(changed, "lpu"))
 
 
 def test_a_beat_is_a_limit_beside_the_token_budget(make_deployment, lossy):

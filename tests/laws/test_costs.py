@@ -13,8 +13,8 @@ from sim.cost.step import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, W
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
-from sim.inputs.files import find, read
-from sim.planning.deployment import lone_request
+from sim.inputs.files import find_entry, read_value
+from sim.planning.deployment import time_single_request
 
 
 class Crossing(Compute):
@@ -235,9 +235,9 @@ def test_a_prompts_step_is_like_no_other(deployments):
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_ideal_engine_of_the_catalogue_is_never_slower(deployments, compute, plan):
     lossy = deployments[compute, plan, "lossy"]
-    layout = replace(lossy.layout, engine=read(find("ideal", "engines"), Engine))
+    layout = replace(lossy.layout, engine=read_value(find_entry("ideal", "engines"), Engine))
     ideal, slowed = (
-        lone_request(deployment, 40, 20)
+        time_single_request(deployment, 40, 20)
         for deployment in (replace(lossy, layout=layout, costs=Costs(layout)), lossy)
     )
     assert ideal.ttft < slowed.ttft
@@ -265,7 +265,7 @@ def test_a_faster_chip_never_makes_a_lone_request_slower(
         deployment = deployments["roofline", plan, "lossy"]
         layout = replace(deployment.layout, chip=chip)
         times.append(
-            lone_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5)
+            time_single_request(replace(deployment, layout=layout, costs=Costs(layout)), prompt, 5)
         )
     slow, fast = times
     assert fast.ttft <= slow.ttft * (1 + 1e-12)
@@ -322,7 +322,7 @@ def wide(make_deployment, make_model, make_chip, lossy):
             layout = make_deployment(
                 8, model=make_model(**WIDE), chip=chip, plan=plan, engine=engine
             ).layout
-            ideal = read(find("ideal", "engines"), Engine)
+            ideal = read_value(find_entry("ideal", "engines"), Engine)
             found[overlap, dispatch, expert] = Costs(layout), Costs(replace(layout, engine=ideal))
         return found[overlap, dispatch, expert]
 

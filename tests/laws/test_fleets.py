@@ -12,10 +12,10 @@ from sim.cost.plan import Plan, PlanError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Fleet, Scenario, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
-from sim.serving.replica import Setup
+from sim.serving.replica import ReplicaConfig
 from sim.serving.service import serve, serve_fleet
 from sim.studies.capacity import capacity
-from sim.workload.arrivals import Asked, Closed, Length, Listed, Poisson, Requests
+from sim.workload.arrivals import ClosedLoop, Length, Listed, ListedRequest, Poisson, RequestBatch
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(
@@ -56,9 +56,9 @@ def requests(draw):
         np.array(draw(st.lists(st.integers(1, most), min_size=n, max_size=n))) for most in (60, 30)
     )
     if users := draw(st.none() | st.integers(1, 5)):
-        return Requests(np.full(n, np.nan), prompts, outputs, users)
+        return RequestBatch(np.full(n, np.nan), prompts, outputs, users)
     gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
-    return Requests(np.cumsum(gaps), prompts, outputs)
+    return RequestBatch(np.cumsum(gaps), prompts, outputs)
 
 
 def setups(deployments, drawn):
@@ -66,7 +66,7 @@ def setups(deployments, drawn):
     for kind, kv_tokens, sequences, policy, overhead in drawn:
         deployment = deployments[kind]
         limits = replace(deployment.limits, kv_tokens=kv_tokens, sequences=sequences)
-        made.append(Setup(deployment.costs, limits, policy, overhead, system=kind))
+        made.append(ReplicaConfig(deployment.costs, limits, policy, overhead, system=kind))
     return made
 
 
@@ -144,7 +144,7 @@ def test_each_copy_draws_for_itself(make_scenario, make_chip, make_engine):
     """Three users who ask alike, each on a copy of its own, meet three jitters."""
     parts = {"fidelity": "chip", "jitter": 0.3, "token_budget": 16}
     one = System(chip=make_chip(), chips=1, engine=make_engine(), **parts)
-    alike = Closed(users=3, requests=3, prompt=Length(fixed=9), output=Length(fixed=3))
+    alike = ClosedLoop(users=3, requests=3, prompt=Length(fixed=9), output=Length(fixed=3))
     rows = (
         sim.run(make_scenario({"one": one, "three": Fleet(fleet={"one": 3})}, alike))
         .systems["three"]
@@ -158,14 +158,14 @@ def test_of_many_at_once_each_replica_gets_what_it_holds(deployments):
     """Room for 7 sequences and for 2: of 9 requests that come at once, the first gets 7; of 18, 14."""
     one = deployments["quick"]
     made = [
-        Setup(one.costs, replace(one.limits, kv_tokens=52 * held + 1, sequences=8))
+        ReplicaConfig(one.costs, replace(one.limits, kv_tokens=52 * held + 1, sequences=8))
         for held in (7, 2)
     ]
-    assert [each.limits.held(52) for each in made] == [7, 2]
+    assert [each.limits.max_concurrent(52) for each in made] == [7, 2]
     for times in (1, 2):
         n = 9 * times
         rows = serve_fleet(
-            Requests(np.zeros(n), np.full(n, 40), np.full(n, 12)), made, least_loaded
+            RequestBatch(np.zeros(n), np.full(n, 40), np.full(n, 12)), made, least_loaded
         )
         assert np.bincount(rows.replica).tolist() == [7 * times, 2 * times]
 
@@ -173,7 +173,7 @@ def test_of_many_at_once_each_replica_gets_what_it_holds(deployments):
 def test_a_request_goes_where_it_fits(make_scenario):
     """150 tokens are more than the slow replica ever has; a router that does not look at that has them refused."""
     workload = Listed(
-        requests=tuple(Asked(arrival=0.001 * i, prompt=140, output=10) for i in range(6))
+        requests=tuple(ListedRequest(arrival=0.001 * i, prompt=140, output=10) for i in range(6))
     )
     fleets = {
         name: Fleet(fleet={"slow": 1, "quick": 1}, router=router)
@@ -190,11 +190,13 @@ def test_a_request_goes_where_it_fits(make_scenario):
 def test_what_is_on_its_way_counts_as_dealt(deployments):
     """Two at once: the second goes to the other replica, although the first has not come through its replica's overhead yet."""
     one = deployments["quick"]
-    far, near = (Setup(one.costs, one.limits, overhead=overhead) for overhead in (1e-3, 0.0))
-    asked = Requests(np.zeros(2), np.array([5, 5]), np.array([3, 3]))
+    far, near = (
+        ReplicaConfig(one.costs, one.limits, overhead=overhead) for overhead in (1e-3, 0.0)
+    )
+    asked = RequestBatch(np.zeros(2), np.array([5, 5]), np.array([3, 3]))
     rows = serve_fleet(asked, [far, near], least_loaded)
     assert rows.replica.tolist() == [0, 1]
-    alone = serve(Requests(np.zeros(1), np.array([5]), np.array([3])), one.costs, one.limits)
+    alone = serve(RequestBatch(np.zeros(1), np.array([5]), np.array([3])), one.costs, one.limits)
     assert rows.first_token - alone.first_token[0] == pytest.approx([1e-3, 0.0])
 
 

@@ -14,9 +14,9 @@ from sim.cost.plan import Plan
 from sim.cost.step import FOREVER, Step, Work
 from sim.hardware.chip import Compute
 from sim.results.rows import BINS_PER_DECADE, Gaps
-from sim.serving.policy import Limits
+from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 WINDOW = 24
 LAYOUTS = {
@@ -100,7 +100,7 @@ def runs(draw):
 @given(runs())
 def test_a_leap_is_its_steps(deployments, serve_on, drawn):
     deployment = deployments[drawn["layout"]]
-    slots = deployment.limits.slots + drawn["more_slots"]
+    slots = deployment.limits.micro_batches + drawn["more_slots"]
     limits = replace(
         deployment.limits,
         slots=slots,
@@ -151,7 +151,10 @@ def test_a_piece_on_the_rank_with_fewer_decodes_adds_no_sequence(deployments, se
 def test_the_clock_does_not_drift(deployments, serve_on, layout, leap):
     """4,000 tokens long after the start, interrupted by requests that find no room: to two roundings of the clock the exact sum."""
     deployment, start, output = deployments[layout], 1e5, 4000
-    costs, limits = deployment.costs, Limits(deployment.limits.slots, 16, 1, 5000, 5000)
+    costs, limits = (
+        deployment.costs,
+        SchedulerLimits(deployment.limits.micro_batches, 16, 1, 5000, 5000),
+    )
     rows = serve_on(deployment, [(start, 10, output)], limits=limits, leap=leap)
     works = [Work(prompt_tokens=10, chunks=1, attended=55, cached=10, logits=1)]
     works += [Work(decodes=1, context=context, logits=1) for context in range(11, 10 + output)]
@@ -180,7 +183,10 @@ def test_the_clock_does_not_drift_over_many_decisions(deployments, serve_on, lay
         def __getattr__(self, name):
             return getattr(costs, name)
 
-    requests, limits = [(start, 1, 7 * i) for i in range(1, 301)], Limits(1, 300, 300, 10**6, 5000)
+    requests, limits = (
+        [(start, 1, 7 * i) for i in range(1, 301)],
+        SchedulerLimits(1, 300, 300, 10**6, 5000),
+    )
     serve_on(replace(deployments[layout], costs=Recorded()), requests, limits=limits, leap=False)
     rows = serve_on(deployments[layout], requests, limits=limits, leap=leap)
     exact = (
@@ -197,7 +203,7 @@ def test_the_clock_does_not_drift_over_many_decisions(deployments, serve_on, lay
 def test_a_micro_batch_that_came_back_with_nothing_to_tell_is_idle(deployments, serve_on):
     """It takes the next prompt at once, though no event was made of its return."""
     two = deployments["four stages whose roofline crosses, two slots"]
-    limits = Limits(2, 16, 16, 2000, 2000)
+    limits = SchedulerLimits(2, 16, 16, 2000, 2000)
     for later in range(60):
         requests = [(0.0, 1, 150), (0.05, 17, 150), (0.05 + later * 2e-5, 5, 2)]
         leap, step = (serve_on(two, requests, limits=limits, leap=leap) for leap in (True, False))
@@ -208,7 +214,7 @@ def test_an_answer_is_replied_to_at_once_however_the_clock_rounds(deployments, s
     """Two users without a pause: the times of the answers, with what the clock lost, are not a rounding later than the clock."""
     requests, limits = (
         [(0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 1), (0.0, 1, 8), (0.0, 52, 1), (0.0, 1, 1)],
-        Limits(1, 11, 2, 62, 130),
+        SchedulerLimits(1, 11, 2, 62, 130),
     )
     one = deployments["one chip whose roofline crosses"]
     leap, step = (serve_on(one, requests, 2, limits=limits, leap=leap) for leap in (True, False))
@@ -244,8 +250,8 @@ def test_ties_are_decided_alike(drawn):
         np.array([output for _, output in drawn]),
     )
     requests, limits = (
-        Requests(arrival, np.ones(len(drawn), int), output),
-        Limits(1, 8, 8, 1000, 1000),
+        RequestBatch(arrival, np.ones(len(drawn), int), output),
+        SchedulerLimits(1, 8, 8, 1000, 1000),
     )
     leap, step = (serve(requests, Round(), limits, leap=leap) for leap in (True, False))
     assert (leap.first_token == step.first_token).all()
@@ -277,7 +283,7 @@ def test_a_long_answer_is_a_few_events_and_an_arrival_that_finds_no_room_cuts_no
     deployment = deployments["one chip"]
     asked, line = [], deployment.costs.line
     deployment.costs.line = lambda work: (asked.append(work), line(work))[1]
-    limits = Limits(1, 16, 1, 130, 130)
+    limits = SchedulerLimits(1, 16, 1, 130, 130)
     serve_on(deployment, [(0.0, 10, 100), (0.01, 10, 1), (0.02, 10, 1)], limits=limits)
     deployment.costs.line = line
     assert len(asked) == 4
@@ -313,7 +319,7 @@ def test_a_step_in_plain_floats_is_the_step(deployments, layout, contexts, chunk
 def test_a_prompt_that_the_answered_took_is_not_dealt_again(deployments, serve_on):
     """Users who ask at once when they are answered: their prompt is taken by the micro-batch that answered, in the same instant."""
     deployment = deployments["four stages whose roofline crosses, two slots"]
-    limits = Limits(2, 6, 4, 68, 130)
+    limits = SchedulerLimits(2, 6, 4, 68, 130)
     requests = [(0.0, 15, 5), (0.0, 4, 6), (0.0, 31, 3), (0.0, 1, 3), (0.0, 4, 1)]
     leap, step = (
         serve_on(deployment, requests, 4, limits=limits, leap=leap) for leap in (True, False)
@@ -327,6 +333,6 @@ def test_a_long_prompt_is_a_few_decisions(deployments, serve_on):
     deployment = deployments["three stages"]
     asked, parts = [], deployment.costs.parts
     deployment.costs.parts = lambda work: (asked.append(work), parts(work))[1]
-    serve_on(deployment, [(0.0, 16 * 16, 20)], limits=Limits(3, 16, 16, 2000, 2000))
+    serve_on(deployment, [(0.0, 16 * 16, 20)], limits=SchedulerLimits(3, 16, 16, 2000, 2000))
     deployment.costs.parts = parts
     assert len(asked) == 2

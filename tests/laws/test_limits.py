@@ -4,7 +4,7 @@ import pytest
 
 from sim.cost.plan import Plan
 from sim.hardware.engine import Engine
-from sim.inputs.files import names, read
+from sim.inputs.files import catalogue_names, read_value
 
 MOE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 
@@ -57,5 +57,5 @@ def test_without_an_engines_limits_those_of_before_hold(deployed):
     ],
 )
 def test_engines_of_the_catalogue_have_their_own_defaults(engine, sequences, tokens):
-    found = read(names("engines")[engine], Engine)
+    found = read_value(catalogue_names("engines")[engine], Engine)
     assert (found.max_sequences, found.token_budget) == (sequences, tokens)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chipsim.machine import Irregular, machines
+from sim.chipsim.machine import Irregularities, machines
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.results.metrics import summary
+from sim.results.metrics import summarize
 from sim.serving.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
-from sim.serving.replica import Outage, Setup
+from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 WINDOW = 24
 KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3)), "windowed": (3, Plan(pipeline=3))}
@@ -57,7 +57,7 @@ def replicas(make_deployment, make_model):
         deployment = deployments[kind]
         limited = replace(deployment.limits, **limits)
         return [
-            Setup(
+            ReplicaConfig(
                 deployment.costs,
                 limited,
                 policy or Policies(),
@@ -72,7 +72,7 @@ def replicas(make_deployment, make_model):
 
 def asked(rows, users=None):
     arrival, prompt, output = map(np.array, zip(*sorted(rows), strict=True))
-    return Requests(np.full(len(arrival), np.nan) if users else arrival, prompt, output, users)
+    return RequestBatch(np.full(len(arrival), np.nan) if users else arrival, prompt, output, users)
 
 
 @settings(max_examples=150)
@@ -100,7 +100,7 @@ def test_every_request_ends_once_and_not_while_its_replica_is_down(
             if each := failures[row["replica"]]:
                 begun, ended = row["admitted"], row["last_token"]
                 assert ended <= each.at * (1 + 1e-9) or begun >= each.at + each.lasts - 1e-12
-    told = summary(rows)
+    told = summarize(rows)
     assert told["completed"] + told["refused"] + told["cancelled"] + told["failed"] == len(sent)
     assert told["moved"] <= told["retried"]
     if all(each is None or each.requests == "retry" for each in failures):
@@ -139,7 +139,7 @@ def counts(tally):
     sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "passages"}
     return sums | {
         f"steps of {tokens} tokens": steps
-        for tokens, steps in tally.passages.items()
+        for tokens, steps in tally.batch_steps.items()
         if abs(steps) > 1e-6
     }
 
@@ -159,7 +159,7 @@ def test_no_stage_is_busy_for_longer_than_its_replica_is_up(
     failures = [each.model_copy(update={"requests": "retry"}) for each in failures]
     setups = replicas("piped" if kind == "chips" else kind, failures, policy)
     if kind == "chips":
-        made = machines(setups[0].costs, [Irregular()] * len(setups), [0])
+        made = machines(setups[0].costs, [Irregularities()] * len(setups), [0])
         setups = [replace(setup, machine=made) for setup in setups]
     rows = serve_fleet(asked(sent), setups, least_loaded, leap=leap)
     begun, ended = rows.arrival.min(), np.nanmax(rows.last_token)
@@ -187,7 +187,7 @@ def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, 
         ]
     )
     stages = serve_fleet(requests, setups, least_loaded, leap=False)
-    made = machines(setups[0].costs, [Irregular()] * len(setups), [0])
+    made = machines(setups[0].costs, [Irregularities()] * len(setups), [0])
     chips = serve_fleet(requests, [replace(setup, machine=made) for setup in setups], least_loaded)
     for column in ("admitted", "first_token", "last_token"):
         np.testing.assert_allclose(
@@ -202,7 +202,7 @@ def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, 
     if kind != "single":
         for number, tally in enumerate(stages.tallies):
             assert chips.traffic[number].messages <= 3 * sum(
-                map(math.ceil, tally.passages.values())
+                map(math.ceil, tally.batch_steps.values())
             )
         if stages.finished.any():
             assert sum(traffic.messages for traffic in chips.traffic.values()) > 0
@@ -217,7 +217,7 @@ def test_an_interrupted_step_counts_as_far_as_it_came(replicas, kind, way):
     work = Work(prompt_tokens=8, chunks=1, attended=36, cached=8, logits=1)
     times = costs.step(work).time
     failure = Outage(at=times[0] / 4, lasts=1e-6)
-    made = machines(costs, [Irregular()], [0]) if way == "chips" else None
+    made = machines(costs, [Irregularities()], [0]) if way == "chips" else None
     rows = serve_fleet(
         asked([(0.0, 8, 1)]),
         [replace(setup, outages=(failure,), machine=made)],
@@ -226,7 +226,7 @@ def test_an_interrupted_step_counts_as_far_as_it_came(replicas, kind, way):
     )
     part = times[0] / 4 / times.sum()
     assert rows.busy[0] == pytest.approx([1.25 * times[0], *times[1:]])
-    assert rows.tallies[0].passages == pytest.approx({8: 1 + part})
+    assert rows.tallies[0].batch_steps == pytest.approx({8: 1 + part})
     assert (rows.tallies[0].logits, rows.tallies[0].attended) == pytest.approx(
         (1 + part, 36 * (1 + part))
     )
@@ -253,7 +253,7 @@ def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
     times, hops = costs.step(works[3]).time, costs.hops(1)
     into = hops[0] + times[0] / 2
     failure = Outage(at=sum(whole[:3]) + into, lasts=1e-6, requests="fail")
-    made = machines(costs, [Irregular()], [0]) if way == "chips" else None
+    made = machines(costs, [Irregularities()], [0]) if way == "chips" else None
     rows = serve_fleet(
         asked([(0.0, 8, 20)]),
         [replace(setup, outages=(failure,), machine=made)],
@@ -265,7 +265,7 @@ def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
     assert rows.gaps.count == 2
     assert sum(rows.gaps.bins.values()) == 2
     assert rows.gaps.total == pytest.approx(sum(whole[1:3]))
-    assert tally.passages == pytest.approx({8: 1, 1: 2 + part})
+    assert tally.batch_steps == pytest.approx({8: 1, 1: 2 + part})
     assert (tally.logits, tally.context) == pytest.approx((3 + part, 9 + 10 + 11 * part))
     assert rows.busy[0].sum() == pytest.approx(
         sum(costs.step(work).time.sum() for work in works[:3]) + times[0] / 2

@@ -15,14 +15,14 @@ from sim.serving.policy import (
     BLOCK,
     ORDERS,
     ROUTERS,
-    Choice,
+    BatchDecision,
     Policies,
-    Prefixes,
+    PrefixCache,
     continuous,
     prefill_first,
 )
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 policies = st.builds(
     Policies,
@@ -48,7 +48,7 @@ def drawn(draw):
     gaps = draw(st.lists(st.floats(0, 0.003), min_size=n, max_size=n))
     ids = [tuple(draw(st.integers(0, 2)) for _ in range(-(-prompt // BLOCK))) for prompt in prompts]
     priority = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
-    return Requests(
+    return RequestBatch(
         np.cumsum(gaps), np.array(prompts), np.array(outputs), priority=priority, hash_ids=ids
     )
 
@@ -120,7 +120,7 @@ def test_every_request_ends_once_and_leaps_are_their_steps(
 
 def listed(requests, **columns):
     arrival, prompt, output = (np.array(column) for column in zip(*requests, strict=True))
-    return Requests(arrival.astype(float), prompt, output, **columns)
+    return RequestBatch(arrival.astype(float), prompt, output, **columns)
 
 
 def test_prompts_go_first_where_they_are_to(deployments):
@@ -199,7 +199,7 @@ def test_a_prompt_that_is_known_need_not_be_computed(deployments):
 
 
 def test_blocks_are_kept_as_long_as_there_is_room():
-    prefixes = Prefixes()
+    prefixes = PrefixCache()
     prefixes.hold((1, 2))
     prefixes.hold((1, 3))
     prefixes.release((1, 2))
@@ -271,7 +271,7 @@ def test_after_an_answer_that_never_came_there_is_no_turn(deployments):
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(pipeline=3)])
 def test_a_user_who_asks_again_at_once_is_admitted_though_nothing_is_reserved(deployments, plan):
-    requests = Requests(np.full(3, np.nan), np.full(3, 9), np.full(3, 2), users=1)
+    requests = RequestBatch(np.full(3, np.nan), np.full(3, 9), np.full(3, 2), users=1)
     assert run(deployments(plan), requests, Policies(reserve=False)).finished.all()
 
 
@@ -281,7 +281,7 @@ def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
     limits = replace(deployment.limits, kv_tokens=73, sequences=4)
     prompts, outputs = np.array([1] * 9 + [42]), np.array([5, 8, 10, 1, 17, 17, 14, 2, 8, 4])
     asked, policies = (
-        Requests(np.full(10, np.nan), prompts, outputs, users=4),
+        RequestBatch(np.full(10, np.nan), prompts, outputs, users=4),
         Policies(batching=prefill_first, reserve=False),
     )
     leap, step = (
@@ -314,7 +314,7 @@ def test_a_policy_that_starves_a_batch_is_told(deployments):
         run(
             deployments(Plan()),
             listed([(0.0, 5, 9)]),
-            Policies(batching=lambda load: Choice(False, 8, 8)),
+            Policies(batching=lambda load: BatchDecision(False, 8, 8)),
         )
 
 

@@ -16,7 +16,7 @@ from sim.serving.policy import Policies
 from sim.serving.replica import Outage
 from sim.serving.service import Mark, between, serve
 from sim.studies.run import run
-from sim.workload.arrivals import Asked, Listed, Requests
+from sim.workload.arrivals import Listed, ListedRequest, RequestBatch
 
 BUDGET, PUE = 16, 1.2
 # At full load: 2 W idle, 3 W of computing, 1 W of reading, 5 W for each of the links to the other chips of a stage and onwards.
@@ -30,7 +30,9 @@ MOST = POWERED["power"].maximum + POWERED["server"].power / POWERED["server"].ch
 moments = st.one_of(
     st.floats(0, 0.05), st.integers(0, 5).map(lambda n: n / 100)
 )  # some at the same instant
-asked = st.builds(Asked, arrival=moments, prompt=st.integers(1, 60), output=st.integers(1, 30))
+asked = st.builds(
+    ListedRequest, arrival=moments, prompt=st.integers(1, 60), output=st.integers(1, 30)
+)
 outage = st.builds(
     Outage, at=moments, lasts=st.floats(0.001, 0.05), requests=st.sampled_from(["retry", "fail"])
 )
@@ -119,21 +121,21 @@ def test_measuring_changes_nothing_of_the_run(served, sent, options):
         assert np.array_equal(
             getattr(whole.rows, column), getattr(part.rows, column), equal_nan=True
         )
-    assert whole.rows.tallies[0].passages == part.rows.tallies[0].passages
+    assert whole.rows.tallies[0].batch_steps == part.rows.tallies[0].batch_steps
 
 
 def test_a_stage_is_busy_for_all_of_a_window_at_most():
     """Of steps under way at its ends, which count whole where they enter, only a part belongs to it."""
     before, after = Tally(logits=2), Tally(logits=12)
-    after.passages[4] = 6
+    after.batch_steps[4] = 6
     span = between(
         Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([5.0, 4.0]))])
     )
-    assert (span.tallies[0].logits, span.tallies[0].passages[4]) == (5, 3)  # busy for 4 s of 2
+    assert (span.tallies[0].logits, span.tallies[0].batch_steps[4]) == (5, 3)  # busy for 4 s of 2
     span = between(
         Mark(1.0, [(before, np.array([1.0, 0.5]))]), Mark(3.0, [(after, np.array([2.0, 2.0]))])
     )
-    assert (span.tallies[0].logits, span.tallies[0].passages[4]) == (10, 6)
+    assert (span.tallies[0].logits, span.tallies[0].batch_steps[4]) == (10, 6)
 
 
 NONE = {
@@ -148,7 +150,7 @@ NONE = {
 def test_a_run_lasts_until_its_last_request_has_ended_however_it_ends(served):
     """One short answer, then long ones that all miss their deadline: the card works for all of the time, at its full power."""
     sent = [
-        Asked(arrival=at, prompt=8, output=out)
+        ListedRequest(arrival=at, prompt=8, output=out)
         for at, out in ((0.0, 4), (0.1, 280), (0.2, 280), (0.3, 280))
     ]
     result = served(sent, NONE | {"deadline": 0.05})
@@ -160,7 +162,7 @@ def test_a_run_lasts_until_its_last_request_has_ended_however_it_ends(served):
 
 
 def test_a_run_lasts_until_a_replica_fails_with_its_last_request(served):
-    sent = [Asked(arrival=at, prompt=8, output=out) for at, out in ((0.0, 4), (0.1, 280))]
+    sent = [ListedRequest(arrival=at, prompt=8, output=out) for at, out in ((0.0, 4), (0.1, 280))]
     result = served(sent, NONE, (Outage(at=0.15, lasts=0.1, requests="fail"),))
     assert result.metrics["failed"] == 1
     assert result.metrics["duration"] == pytest.approx(0.15)
@@ -170,7 +172,7 @@ def test_a_run_lasts_until_a_replica_fails_with_its_last_request(served):
 def test_joules_of_a_window_are_of_the_work_in_it(served, plan):
     """Two answers with a pause between: a window on the first has its power, and one on the pause has that of idle chips."""
     options = NONE | {"plan": plan}
-    sent = [Asked(arrival=at, prompt=8, output=250) for at in (0.0, 1.0)]
+    sent = [ListedRequest(arrival=at, prompt=8, output=250) for at in (0.0, 1.0)]
     chips = plan.pipeline or 1
     idle = chips * (2.0 + 2.0) * PUE
     whole = served(sent, options)
@@ -197,7 +199,7 @@ def test_joules_of_a_window_are_of_the_work_in_it(served, plan):
 def test_a_run_lasts_until_the_steps_of_a_cancelled_prompt_are_over(make_deployment, leap):
     """Pieces of the prompt are still on their way through the stages as its request ends."""
     deployment = make_deployment(3, plan=Plan(pipeline=3))
-    requests = Requests(np.zeros(2), np.array([200, 90]), np.array([3, 30]))
+    requests = RequestBatch(np.zeros(2), np.array([200, 90]), np.array([3, 30]))
     policies = Policies(deadline=5e-4)
     rows = serve(requests, deployment.costs, deployment.limits, policies=policies, leap=leap)
     assert rows.cancelled.all()

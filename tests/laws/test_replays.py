@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from sim import PlanError, read, run
-from sim.chipsim.machine import Irregular, machines
+from sim.chipsim.machine import Irregularities, machines
 from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
-from sim.reliability.link_errors import LinkErrors, Spoils, expected_replays
+from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
 from sim.serving.policy import Policies
-from sim.serving.replica import Outage, Setup
+from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 KINDS = {
     "tensor": (2, Plan(tensor=2)),
@@ -32,16 +32,19 @@ def spoilt(make_deployment):
         deployment = deployments[kind]
         rate = -math.expm1(math.log1p(-chance) / (8 * link_bytes(deployment.costs, {1: 1})))
         errors = LinkErrors(bit_error_rate=rate, restart=restart)
-        spoils = Spoils(errors, deployment.costs, np.random.default_rng(seed))
+        error_sampler = LinkErrorSampler(errors, deployment.costs, np.random.default_rng(seed))
         return replace(
-            Setup(deployment.costs, deployment.limits, Policies(), spoils=spoils), **options
+            ReplicaConfig(
+                deployment.costs, deployment.limits, Policies(), error_sampler=error_sampler
+            ),
+            **options,
         ), errors
 
     return build
 
 
 def asked(n, users=None, prompt=24, output=20, every=1e-4):
-    return Requests(
+    return RequestBatch(
         np.full(n, np.nan) if users else every * np.arange(n),
         np.full(n, prompt),
         np.full(n, output),
@@ -58,7 +61,7 @@ def test_links_without_errors_change_nothing(spoilt, kind):
     setup, _ = spoilt(kind, 0.0)
     with_links, without = (
         served(setup, asked(30)),
-        served(replace(setup, spoils=None), asked(30), leap=False),
+        served(replace(setup, error_sampler=None), asked(30), leap=False),
     )
     for column in ("admitted", "first_token", "last_token"):
         np.testing.assert_allclose(
@@ -66,7 +69,7 @@ def test_links_without_errors_change_nothing(spoilt, kind):
         )
     assert with_links.gaps.count == without.gaps.count
     assert with_links.gaps.total == pytest.approx(without.gaps.total, rel=1e-12)
-    assert with_links.tallies[0].passages == without.tallies[0].passages
+    assert with_links.tallies[0].batch_steps == without.tallies[0].batch_steps
     assert with_links.replays == [0]
 
 
@@ -77,11 +80,11 @@ def test_as_many_steps_are_made_again_as_the_closed_form_expects(spoilt, kind, c
     for seed in range(20):
         setup, errors = spoilt(kind, chance, seed)
         rows = served(setup, asked(100, users=3, prompt=2))
-        passages, costs = rows.tallies[0].passages, setup.costs
-        expected = expected_replays(errors, costs, rows.tallies[0])
-        chances = {n: errors.chance(costs, n) for n in passages}
+        batch_steps, costs = rows.tallies[0].batch_steps, setup.costs
+        expected = expected_retries(errors, costs, rows.tallies[0])
+        chances = {n: errors.chance(costs, n) for n in batch_steps}
         deviation = math.sqrt(
-            sum(steps * chances[n] * (1 - chances[n]) for n, steps in passages.items())
+            sum(steps * chances[n] * (1 - chances[n]) for n, steps in batch_steps.items())
         )
         assert abs(rows.replays[0] - expected) <= 3 * deviation
         assert rows.finished.all()
@@ -91,7 +94,7 @@ def test_a_token_takes_as_many_passages_as_it_takes(spoilt):
     """One user: a passage is spoilt with chance p, so a token takes 1/(1-p) of them, and p/(1-p) restarts."""
     chance, n = 0.2, 200
     setup, _ = spoilt("both", chance)
-    alone = served(replace(setup, spoils=None), asked(n, users=1, prompt=1))
+    alone = served(replace(setup, error_sampler=None), asked(n, users=1, prompt=1))
     step = restart = alone.gaps.mean
     setup, _ = spoilt("both", chance, restart=restart)
     rows = served(setup, asked(n, users=1, prompt=1))
@@ -110,7 +113,7 @@ def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
     stages = served(setup, asked(4, users=1))
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
     chips = served(
-        replace(setup, machine=machines(setup.costs, [Irregular()], [0])), asked(4, users=1)
+        replace(setup, machine=machines(setup.costs, [Irregularities()], [0])), asked(4, users=1)
     )
     assert chips.replays == stages.replays != [0]
     np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
@@ -125,7 +128,7 @@ def test_a_replica_that_fails_counts_what_it_had_made_again(spoilt):
     rows = served(replace(setup, outages=(outage,)), asked(50, every=1e-6))
     assert rows.finished.all()
     assert rows.retries.any()
-    expected = expected_replays(errors, setup.costs, rows.tallies[0])
+    expected = expected_retries(errors, setup.costs, rows.tallies[0])
     assert abs(rows.replays[0] - expected) <= 4 * math.sqrt(expected)
 
 
@@ -136,11 +139,11 @@ def test_a_step_that_an_outage_interrupts_is_no_replay(spoilt, kind):
     setup, _ = spoilt(kind, 0.0, outages=(outage,))
     with_links, without = (
         served(setup, asked(30)),
-        served(replace(setup, spoils=None), asked(30), leap=False),
+        served(replace(setup, error_sampler=None), asked(30), leap=False),
     )
-    assert with_links.tallies[0].passages == pytest.approx(without.tallies[0].passages)
+    assert with_links.tallies[0].batch_steps == pytest.approx(without.tallies[0].batch_steps)
     assert with_links.tallies[0].context == pytest.approx(without.tallies[0].context)
-    assert any(steps % 1 for steps in without.tallies[0].passages.values())
+    assert any(steps % 1 for steps in without.tallies[0].batch_steps.values())
     often = served(spoilt(kind, 0.02, restart=1e-5, outages=(outage,))[0], asked(30))
     assert often.finished.all()
     assert often.busy[0].max() <= often.elapsed

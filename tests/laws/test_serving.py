@@ -12,8 +12,8 @@ import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.scenario.scenario import Scenario, System
-from sim.serving.policy import Limits
-from sim.workload.arrivals import Closed, Length, Poisson
+from sim.serving.policy import SchedulerLimits
+from sim.workload.arrivals import ClosedLoop, Length, Poisson
 
 LAYOUTS = {
     "one chip": (1, Plan()),
@@ -59,8 +59,8 @@ def serve_drawn(deployments, serve_on):
     def run(drawn, costs=lambda costs: costs, leap=True):
         deployment = deployments[drawn["layout"]]
         deployment = replace(deployment, costs=costs(deployment.costs))
-        limits = Limits(
-            deployment.limits.slots,
+        limits = SchedulerLimits(
+            deployment.limits.micro_batches,
             drawn["budget"],
             drawn["sequences"],
             drawn["kv_tokens"],
@@ -188,7 +188,7 @@ def test_a_stage_is_busy_for_its_steps_and_no_longer_than_time_passes(serve_draw
 def scenario(make_model, make_chip, make_engine, **workload):
     """Two systems, one of them much slower, under one workload."""
     lengths = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(1, 12))}
-    kind = Closed if "users" in workload else Poisson
+    kind = ClosedLoop if "users" in workload else Poisson
     systems = {
         "quick": System(chip=make_chip(), chips=2, engine=make_engine(), token_budget=16),
         "slow": System(

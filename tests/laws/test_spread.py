@@ -9,7 +9,7 @@ from sim.cost.plan import Plan
 from sim.serving.policy import Policies, prefill_first, static
 from sim.serving.replica import Replica
 from sim.serving.service import serve
-from sim.workload.arrivals import Requests
+from sim.workload.arrivals import RequestBatch
 
 STAGES = 4
 
@@ -24,7 +24,7 @@ def pipeline(make_deployment, make_chip, lossy):
 def throughput(deployment, arrival, prompt, output, **options):
     """Output tokens a second, from the first arrival to the last token."""
     n = len(arrival)
-    requests = Requests(np.array(arrival, float), np.full(n, prompt), np.full(n, output))
+    requests = RequestBatch(np.array(arrival, float), np.full(n, prompt), np.full(n, output))
     rows = serve(requests, deployment.costs, deployment.limits, **options)
     return n * output / (rows.last_token.max() - rows.arrival.min())
 
@@ -77,9 +77,9 @@ def test_a_micro_batch_is_bounded_under_every_policy(pipeline, batching):
 def test_the_order_of_equal_arrivals_changes_no_throughput(pipeline, order):
     """Requests of two lengths that come at one instant, in any order."""
     output = np.where(np.array(order) % 2, 200, 400)
-    requests = Requests(np.zeros(12), np.full(12, 5), output)
+    requests = RequestBatch(np.zeros(12), np.full(12, 5), output)
     rows = serve(requests, pipeline.costs, pipeline.limits)
-    halves = Requests(np.zeros(12), np.full(12, 5), np.repeat([200, 400], 6))
+    halves = RequestBatch(np.zeros(12), np.full(12, 5), np.repeat([200, 400], 6))
     assert rows.last_token.max() == pytest.approx(
         serve(halves, pipeline.costs, pipeline.limits).last_token.max(), rel=0.1
     )

@@ -6,9 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.chipsim.machine import Irregular, machines
+from sim.chipsim.machine import Irregularities, machines
 from sim.cost.plan import Plan
-from sim.cost.program import Talk, Wait, program
+from sim.cost.program import CollectiveOp, WaitOp, program
 from sim.cost.step import Work
 from sim.hardware.engine import Launch
 from sim.hardware.topology import (
@@ -82,7 +82,7 @@ EXPERT_PLANS = [
 
 def both(deployment, serve_on, requests, irregular=None, **options):
     """The rows of the same requests at both fidelities."""
-    parts = [irregular or Irregular()] * deployment.layout.plan.replicas
+    parts = [irregular or Irregularities()] * deployment.layout.plan.replicas
     by_chip = serve_on(
         deployment, requests, machine=machines(deployment.costs, parts, [0]), **options
     )
@@ -101,7 +101,10 @@ def uncontended(deployment) -> bool:
     costs, topology = deployment.costs, deployment.layout.topology
     stages = program(costs, Work(decodes=1, context=9, logits=1, windowed_context=9)).stages
     talks = [
-        each.exchange for instructions in stages for each in instructions if isinstance(each, Talk)
+        each.exchange
+        for instructions in stages
+        for each in instructions
+        if isinstance(each, CollectiveOp)
     ]
     return all(e.operation in topology.uncontended(group) for e in talks for group in e.groups)
 
@@ -109,7 +112,9 @@ def uncontended(deployment) -> bool:
 def alone_on_its_cables(deployment) -> bool:
     """Whether a passage's slices, too, have cables of their own: not where a stage turns the corner of a row of four."""
     plan, topology = deployment.layout.plan, deployment.layout.topology
-    turns = topology.noun() in ("mesh", "hierarchical") and plan.tensor == 2 and plan.depth > 2
+    turns = (
+        topology.noun() in ("mesh", "hierarchical") and plan.tensor == 2 and plan.pipeline_depth > 2
+    )
     return uncontended(deployment) and not turns
 
 
@@ -126,7 +131,7 @@ def lay(make_model, make_chip, make_deployment, lossy, eager, make_engine):
     }
 
     def build(topology, plan, model="dense", engine="lossy", **options):
-        chips = plan.group * (plan.pipeline or 1) * plan.replicas
+        chips = plan.stage_size * (plan.pipeline or 1) * plan.replicas
         chip = make_chip(topology=topology)
         # Every chip could hold all the model: not what is asked here.
         chip = chip.model_copy(
@@ -210,7 +215,7 @@ def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, promp
 
 
 @pytest.mark.parametrize(
-    "mode", [Irregular(), Irregular(scheduled=True)], ids=["dynamic", "scheduled"]
+    "mode", [Irregularities(), Irregularities(scheduled=True)], ids=["dynamic", "scheduled"]
 )
 @pytest.mark.parametrize(
     "plan", [Plan(tensor=4, pipeline=2, replicas=2), Plan(tensor=2, pipeline=3, slots=2)]
@@ -261,7 +266,7 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
         deployment = lay(
             APART["nodes"], EXPERT_PLANS[0], "experts", sampled=np.random.default_rng(7)
         )
-        chips = machines(deployment.costs, [Irregular()], [0]) if by_chip else None
+        chips = machines(deployment.costs, [Irregularities()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)
 
@@ -327,7 +332,7 @@ def test_a_launch_that_nothing_waits_for_changes_nothing(
     rows = []
     for engine in (idle, none):
         deployment = make_deployment(4, engine=engine, plan=plan)
-        irregular = Irregular(jitter=0.0 if scheduled else 0.2, scheduled=scheduled)
+        irregular = Irregularities(jitter=0.0 if scheduled else 0.2, scheduled=scheduled)
         rows.append(both(deployment, serve_on, [(0.0, 40, 9), (0.001, 5, 3)], irregular)[1])
     same(*rows)
 
@@ -346,11 +351,12 @@ def test_the_program_is_the_closed_form(lay, engine):
         )
         times = []
         for instructions in program(deployment.costs, work).stages:
-            waits = [each.seconds for each in instructions if isinstance(each, Wait)]
+            waits = [each.seconds for each in instructions if isinstance(each, WaitOp)]
             assert len(waits) == (engine == "eager")
-            rest = [each for each in instructions if not isinstance(each, Wait)]
+            rest = [each for each in instructions if not isinstance(each, WaitOp)]
             chips = sum(
-                each.exchange.time if isinstance(each, Talk) else each.seconds for each in rest
+                each.exchange.time if isinstance(each, CollectiveOp) else each.seconds
+                for each in rest
             )
             times.append(max(chips, *waits, 0.0))
         np.testing.assert_allclose(times, deployment.costs.step(work).time, rtol=1e-12)

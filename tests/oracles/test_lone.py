@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.planning.deployment import lone_request
+from sim.planning.deployment import time_single_request
 
 
 def by_hand(deployment, prompt, output):
@@ -26,7 +26,7 @@ def by_hand(deployment, prompt, output):
             leave = free[s] = max(leave + hops[s], free[s]) + times[s]
         return leave
 
-    returns, done = [0.0] * limits.slots, 0
+    returns, done = [0.0] * limits.micro_batches, 0
     while done < prompt:
         new = min(limits.token_budget, prompt - done)
         last = done + new == prompt
@@ -67,13 +67,13 @@ def test_a_lone_request_takes_the_sum_of_its_passages(deployment, serve_on, prom
     rows = serve_on(deployment, [(0.0, prompt, output)])
     assert rows.first_token[0] == pytest.approx(first, abs=1e-9)
     assert rows.last_token[0] == pytest.approx(last, abs=1e-9)
-    lone = lone_request(deployment, prompt, output)
+    lone = time_single_request(deployment, prompt, output)
     assert lone.ttft == pytest.approx(first, abs=1e-9)
     assert lone.tpot == pytest.approx((last - first) / (output - 1), abs=1e-9)
 
 
 def test_a_lone_tokens_terms_are_its_time(deployment):
-    lone = lone_request(deployment, 512, 128)
+    lone = time_single_request(deployment, 512, 128)
     assert sum(lone.terms.values()) == pytest.approx(lone.tpot)
 
 
@@ -117,7 +117,7 @@ def test_one_chip_from_its_data_sheet(make_deployment, serve_on):
 
 
 def test_a_request_for_one_token_has_lone_times_too(make_deployment):
-    lone = lone_request(make_deployment(), 10, 1)
+    lone = time_single_request(make_deployment(), 10, 1)
     assert 0 < lone.tpot < lone.ttft
 
 

@@ -12,7 +12,7 @@ SECONDS = st.floats(0, 10, allow_subnormal=False)
 
 
 @st.composite
-def passages(draw):
+def batch_steps(draw):
     """(entries, hops, times): when passages join the first queue, and each one's hops and times at the stages."""
     stages, count = draw(st.integers(1, 6)), draw(st.integers(1, 8))
     row = st.lists(SECONDS, min_size=stages, max_size=stages)
@@ -61,14 +61,14 @@ def loops(entries, hops, times):
     return leaves
 
 
-@given(passages())
+@given(batch_steps())
 def test_the_scan_is_a_process_for_each_passage(drawn):
     entries, hops, times = drawn
     leaves, _ = scan(entries, [hops[0]] * len(entries), times)
     assert leaves == pytest.approx(processes(entries, hops[0], times), rel=0, abs=1e-9)
 
 
-@given(passages())
+@given(batch_steps())
 def test_the_scan_is_the_max_plus_recurrence(drawn):
     leaves, busy = scan(*drawn)
     assert leaves == pytest.approx(loops(*drawn), rel=0, abs=1e-9)

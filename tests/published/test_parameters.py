@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sim.inputs.files import names, read
+from sim.inputs.files import catalogue_names, read_value
 from sim.model.config import Model
 
 
@@ -60,12 +60,12 @@ COUNTS = [
 
 
 def test_every_model_of_the_catalogue_has_its_published_count():
-    assert sorted(count.model for count in COUNTS) == sorted(names("models"))
+    assert sorted(count.model for count in COUNTS) == sorted(catalogue_names("models"))
 
 
 @pytest.mark.parametrize("count", COUNTS, ids=lambda count: count.model)
 def test_parameters_agree_with_the_published_count(count):
-    model = read(names("models")[count.model], Model)
+    model = read_value(catalogue_names("models")[count.model], Model)
     assert model.parameters / 1e9 == pytest.approx(count.total, rel=0.01)
     assert model.active_parameters / 1e9 == pytest.approx(
         count.active or count.total, rel=0.06 if count.active else 0.07

@@ -11,7 +11,7 @@ import pytest
 
 from sim.cost.plan import sequences as fitting
 from sim.hardware.chip import Chip
-from sim.inputs.files import names, read
+from sim.inputs.files import catalogue_names, read_value
 from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import Planned, planned
 
@@ -48,7 +48,7 @@ def plan_of(
 
 def speed(scenario: str, system: str, *changes: str, workload: tuple[str, ...] = ()) -> float:
     """Tokens per second of a user who has a shipped system, with some changes to it, for himself."""
-    return 1 / plan_of(scenario, system, changes, workload).lone[system].tpot
+    return 1 / plan_of(scenario, system, changes, workload).unloaded[system].tpot
 
 
 def sequences(where: int, *changes: str) -> int:
@@ -59,7 +59,7 @@ def sequences(where: int, *changes: str) -> int:
 
 def farthest(chips: int) -> float:
     """Microseconds of a small message between the two of so many LPUs that are farthest apart."""
-    fabric = read(names("chips")["groq-lpu-v1"], Chip).topology.sized(chips)
+    fabric = read_value(catalogue_names("chips")["groq-lpu-v1"], Chip).topology.sized(chips)
     return 1e6 * max(fabric.send(a, b, 0) for a in range(72) for b in range(chips - 72, chips))
 
 

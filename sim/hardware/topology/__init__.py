@@ -14,19 +14,19 @@ chips of a mesh.
 """
 
 from sim.hardware.topology.base import (
-    KINDS,
+    TOPOLOGY_KINDS,
+    Algorithm,
     AllReduce,
+    Channel,
     Copies,
     Hop,
-    Lane,
-    Leg,
     Link,
     Message,
     Operation,
     Phase,
+    Segment,
     Topology,
     TopologyField,
-    Way,
     adding_phases,
     all_to_all_gather,
     everyone_to_everyone,
@@ -37,7 +37,7 @@ from sim.hardware.topology.dragonfly import Dragonfly
 from sim.hardware.topology.flat import Bus, FullyConnected, Line, Ring, Switch
 from sim.hardware.topology.nested import Hierarchical, Mesh, Nested, Torus
 
-KINDS |= {
+TOPOLOGY_KINDS |= {
     "fully-connected": FullyConnected,
     "switch": Switch,
     "bus": Bus,
@@ -50,16 +50,16 @@ KINDS |= {
 }
 
 __all__ = [
-    "KINDS",
+    "TOPOLOGY_KINDS",
+    "Algorithm",
     "AllReduce",
     "Bus",
+    "Channel",
     "Copies",
     "Dragonfly",
     "FullyConnected",
     "Hierarchical",
     "Hop",
-    "Lane",
-    "Leg",
     "Line",
     "Link",
     "Mesh",
@@ -68,11 +68,11 @@ __all__ = [
     "Operation",
     "Phase",
     "Ring",
+    "Segment",
     "Switch",
     "Topology",
     "TopologyField",
     "Torus",
-    "Way",
     "adding_phases",
     "all_to_all_gather",
     "everyone_to_everyone",

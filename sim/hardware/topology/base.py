@@ -19,7 +19,7 @@ class Link(Value):
     energy: JoulesPerByte | None = None
 
 
-class Lane(NamedTuple):
+class Channel(NamedTuple):
     """What a message between two chips finds: the latency of its way and the bandwidth it gets."""
 
     latency: Seconds
@@ -28,13 +28,13 @@ class Lane(NamedTuple):
     def time(self, nbytes: Bytes) -> Seconds:
         return self.latency + nbytes / self.bandwidth
 
-    def under(self, latency: Seconds, efficiency: float) -> "Lane":
+    def with_software(self, latency: Seconds, efficiency: float) -> "Channel":
         """The lane as software finds it: later by `latency`, at `efficiency` of the bandwidth."""
-        return Lane(self.latency + latency, self.bandwidth * efficiency)
+        return Channel(self.latency + latency, self.bandwidth * efficiency)
 
 
 AllReduce = Literal["one-shot", "two-shot", "ring", "hierarchical"]
-Way = tuple[
+Algorithm = tuple[
     AllReduce, ...
 ]  # of an all-reduce; one that goes by levels says after "hierarchical" what it does at the last
 Copies = tuple[
@@ -44,7 +44,7 @@ Operation = Literal["all_reduce", "all_gather", "all_to_all"]
 Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
 
 
-class Leg(NamedTuple):
+class Segment(NamedTuple):
     """A piece of a message's way that one message has for itself at a time: a cable, or a chip's share of several."""
 
     hop: Hop
@@ -109,19 +109,19 @@ def adding_phases(phases: int) -> int:
     return (phases + 1) // 2
 
 
-def one_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+def one_shot_all_reduce(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
     """Everyone sends everything to everyone at once: one phase.  The additions are the topology's `reduction`."""
-    return lane.time(nbytes) if n > 1 else 0.0
+    return channel.time(nbytes) if n > 1 else 0.0
 
 
-def two_shot_all_reduce(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+def two_shot_all_reduce(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
     """Reduce-scatter, then all-gather: two phases of an n-th of the bytes to each peer."""
-    return 2 * lane.time(nbytes / n) if n > 1 else 0.0
+    return 2 * channel.time(nbytes / n) if n > 1 else 0.0
 
 
-def all_to_all_gather(n: int, nbytes: Bytes, lane: Lane) -> Seconds:
+def all_to_all_gather(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
     """Everyone sends its n-th of the result to everyone: one phase."""
-    return lane.time(nbytes / n) if n > 1 else 0.0
+    return channel.time(nbytes / n) if n > 1 else 0.0
 
 
 class Topology(Value, ABC):
@@ -144,7 +144,7 @@ class Topology(Value, ABC):
         """The cable that a hop runs over."""
 
     @abstractmethod
-    def pair(self, group: range) -> Lane:
+    def pair(self, group: range) -> Channel:
         """What each pair of a group finds while all its pairs talk at once."""
 
     def sized(self, chips: int) -> Self:
@@ -161,21 +161,22 @@ class Topology(Value, ABC):
     def hops(self, a: int, b: int) -> int:
         return len(self.route(a, b))
 
-    def lane(self, a: int, b: int) -> Lane:
+    def channel(self, a: int, b: int) -> Channel:
         """What one message finds on the way from a to b, alone."""
-        legs = self.way(a, b)
-        return Lane(
-            sum(leg.latency for leg in legs), min((leg.bandwidth for leg in legs), default=math.inf)
+        segments = self.way(a, b)
+        return Channel(
+            sum(segment.latency for segment in segments),
+            min((segment.bandwidth for segment in segments), default=math.inf),
         )
 
     def send(self, a: int, b: int, nbytes: Bytes) -> Seconds:
         """Point to point: a latency for each hop, the bytes once."""
-        return self.lane(a, b).time(nbytes)
+        return self.channel(a, b).time(nbytes)
 
-    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+    def way(self, a: int, b: int) -> tuple[Segment, ...]:
         """What a message from a to b takes one after the other: the cables of its route."""
         links = ((hop, self.link_of(hop)) for hop in self.route(a, b))
-        return tuple(Leg(hop, link.latency, link.bandwidth) for hop, link in links)
+        return tuple(Segment(hop, link.latency, link.bandwidth) for hop, link in links)
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """From stage to stage: each chip of the group sends `nbytes` to its place in the next one, all at once.
@@ -184,16 +185,16 @@ class Topology(Value, ABC):
         """
         if (self.chips, group) not in self._shifts:
             self._shifts[self.chips, group] = tuple(
-                {self.lane(chip, chip + len(group)) for chip in group}
+                {self.channel(chip, chip + len(group)) for chip in group}
             )
-        return max(lane.time(nbytes) for lane in self._shifts[self.chips, group])
+        return max(channel.time(nbytes) for channel in self._shifts[self.chips, group])
 
     @cached_property
-    def _shifts(self) -> dict[tuple[int | None, range], tuple[Lane, ...]]:
+    def _shifts(self) -> dict[tuple[int | None, range], tuple[Channel, ...]]:
         """The lanes from a stage to the next one, by the joined chips (copies share it) and the stage's."""
         return {}
 
-    def likeness(self, group: range) -> Hashable:
+    def equivalence_key(self, group: range) -> Hashable:
         """What a group's collectives depend on beside its size: they take as long in groups that are alike in it."""
         return group
 
@@ -218,7 +219,7 @@ class Topology(Value, ABC):
         latency: Seconds,
         efficiency: float,
         allowed: Collection[AllReduce] = (),
-    ) -> tuple[Seconds, Way]:
+    ) -> tuple[Seconds, Algorithm]:
         """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
         offered = self.all_reduces(group, nbytes, latency, efficiency)
         times = [
@@ -233,7 +234,7 @@ class Topology(Value, ABC):
             )
         return min(times)
 
-    def _additions(self, group: range, way: Way) -> Seconds:
+    def _additions(self, group: range, way: Algorithm) -> Seconds:
         """Return what the additions of an all-reduce take: those of the first half of its phases; the others only distribute."""
         if not self.reduction or len(group) == 1:
             return 0.0
@@ -243,24 +244,26 @@ class Topology(Value, ABC):
         return self.reduction * self._adding[key]
 
     @cached_property
-    def _adding(self) -> dict[tuple[int | None, range, Way], int]:
+    def _adding(self) -> dict[tuple[int | None, range, Algorithm], int]:
         return {}
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
-    ) -> dict[Way, Seconds]:
+    ) -> dict[Algorithm, Seconds]:
         """How long an all-reduce takes in each of the ways that the topology offers to the group."""
-        lane = self.pair(group).under(latency, efficiency)
+        channel = self.pair(group).with_software(latency, efficiency)
         return {
-            ("one-shot",): one_shot_all_reduce(len(group), nbytes, lane),
-            ("two-shot",): two_shot_all_reduce(len(group), nbytes, lane),
+            ("one-shot",): one_shot_all_reduce(len(group), nbytes, channel),
+            ("two-shot",): two_shot_all_reduce(len(group), nbytes, channel),
         }
 
     def all_gather(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
         """Every chip of the group ends with all `nbytes`, of which each held its share."""
-        return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
+        return all_to_all_gather(
+            len(group), nbytes, self.pair(group).with_software(latency, efficiency)
+        )
 
     def all_to_all(
         self,
@@ -274,14 +277,16 @@ class Topology(Value, ABC):
 
         A hierarchy's levels each carry `copies` times as much.  What goes to several chips of a node goes there once.
         """
-        return all_to_all_gather(len(group), nbytes, self.pair(group).under(latency, efficiency))
+        return all_to_all_gather(
+            len(group), nbytes, self.pair(group).with_software(latency, efficiency)
+        )
 
     def blocks(self, group: range) -> tuple[int, ...]:
         """How many chips a group has, and in a hierarchy how many nodes, racks and so on, as far as it has several."""
         return (len(group),)
 
     def messages(
-        self, operation: Operation, group: range, way: Way | Copies = ()
+        self, operation: Operation, group: range, way: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
         """What the closed form of a collective stands for, message by message.
 
@@ -297,5 +302,5 @@ class Topology(Value, ABC):
         return frozenset(("all_reduce", "all_gather", "all_to_all"))
 
 
-KINDS: dict[str, type[Topology]] = {}
-TopologyField = Annotated[Topology, OfKind(KINDS, Topology)]
+TOPOLOGY_KINDS: dict[str, type[Topology]] = {}
+TopologyField = Annotated[Topology, OfKind(TOPOLOGY_KINDS, Topology)]

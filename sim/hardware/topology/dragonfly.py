@@ -7,16 +7,16 @@ from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
 from sim.hardware.topology.base import (
+    Algorithm,
+    Channel,
     Copies,
     Hop,
-    Lane,
-    Leg,
     Link,
     Message,
     Operation,
     Phase,
+    Segment,
     Topology,
-    Way,
     all_to_all_gather,
     everyone_to_everyone,
     one_shot_all_reduce,
@@ -95,14 +95,14 @@ class Dragonfly(Topology):
         assert isinstance(b, int)
         return self.link if a // self.node == b // self.node else self.global_link
 
-    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+    def way(self, a: int, b: int) -> tuple[Segment, ...]:
         """Between nodes: a share of all cables that the chip has for what it sends to that node, as long as the route."""
         if a // self.node == b // self.node:
             return super().way(a, b)
         leave, enter, latency = self._gates(a // self.node, b // self.node)
         latency += self.link.latency * ((a != leave) + (b != enter))
         return (
-            Leg(
+            Segment(
                 (a, f"node {b // self.node}"),
                 latency,
                 min(self.global_link.bandwidth, self._outside()),
@@ -129,26 +129,26 @@ class Dragonfly(Topology):
         """What a chip may send beyond its node, in B/s."""
         return self.direct_bandwidth if (self.chips or 0) <= self.direct else self.global_bandwidth
 
-    def pair(self, group: range) -> Lane:
+    def pair(self, group: range) -> Channel:
         """Inside a node; groups over several nodes go by stages, see all_reduce."""
-        return Lane(self.link.latency, self.link.bandwidth)
+        return Channel(self.link.latency, self.link.bandwidth)
 
-    def likeness(self, group: range) -> Hashable:
+    def equivalence_key(self, group: range) -> Hashable:
         sizes, between = self._parts(group)
         return tuple(sizes), between
 
     @cached_property
-    def _split(self) -> dict[tuple[int | None, range], tuple[list[int], Lane]]:
+    def _split(self) -> dict[tuple[int | None, range], tuple[list[int], Channel]]:
         return {}
 
-    def _parts(self, group: range) -> tuple[list[int], Lane]:
+    def _parts(self, group: range) -> tuple[list[int], Channel]:
         """What `_parts_of` says; it is asked for each number of tokens anew."""
         key = (self.chips, group)
         if key not in self._split:
             self._split[key] = self._parts_of(group)
         return self._split[key]
 
-    def _parts_of(self, group: range) -> tuple[list[int], Lane]:
+    def _parts_of(self, group: range) -> tuple[list[int], Channel]:
         """How many chips of a group each of its nodes has, and the slowest lane between two nodes while all of them talk.
 
         The same chips of two nodes talk; of three such pairs at least one holds no cable on its way and makes all the hops.
@@ -161,15 +161,15 @@ class Dragonfly(Topology):
         longest = (2 * self.link.latency + cables * self.global_link.latency) * (1 - 1e-9)
         latency = 0.0
         for (a, b), i in product(combinations(sizes, 2), range(min(3, self.node))):
-            latency = max(latency, self.lane(a * self.node + i, b * self.node + i).latency)
+            latency = max(latency, self.channel(a * self.node + i, b * self.node + i).latency)
             if latency >= longest:  # none is longer: thousands of nodes need no look at every two
                 break
         bandwidth = min(self.global_link.bandwidth, self._outside() / max(1, len(sizes) - 1))
-        return list(sizes.values()), Lane(latency, bandwidth)
+        return list(sizes.values()), Channel(latency, bandwidth)
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
-    ) -> dict[Way, Seconds]:
+    ) -> dict[Algorithm, Seconds]:
         """Inside a node as everywhere; over several: reduce-scatter inside, all-reduce between, all-gather inside.
 
         The node with the fewest chips of the group decides: each of them has the most to exchange.
@@ -177,12 +177,12 @@ class Dragonfly(Topology):
         sizes, between = self._parts(group)
         if len(sizes) == 1:
             return super().all_reduces(group, nbytes, latency, efficiency)
-        lane, outside, share = (
-            self.pair(group).under(latency, efficiency),
-            between.under(latency, efficiency),
+        channel, outside, share = (
+            self.pair(group).with_software(latency, efficiency),
+            between.with_software(latency, efficiency),
             nbytes / min(sizes),
         )
-        inside = 2 * max(all_to_all_gather(size, nbytes, lane) for size in sizes)
+        inside = 2 * max(all_to_all_gather(size, nbytes, channel) for size in sizes)
         return {
             ("hierarchical", "one-shot"): inside + one_shot_all_reduce(len(sizes), share, outside),
             ("hierarchical", "two-shot"): inside + two_shot_all_reduce(len(sizes), share, outside),
@@ -197,10 +197,10 @@ class Dragonfly(Topology):
             return super().all_gather(group, nbytes, latency, efficiency)
         taken = nbytes * (1 / min(sizes) - 1 / len(group)) / (len(sizes) - 1)
         inside = max(
-            all_to_all_gather(size, nbytes, self.pair(group).under(latency, efficiency))
+            all_to_all_gather(size, nbytes, self.pair(group).with_software(latency, efficiency))
             for size in sizes
         )
-        return between.under(latency, efficiency).time(taken) + inside
+        return between.with_software(latency, efficiency).time(taken) + inside
 
     def all_to_all(
         self,
@@ -215,14 +215,14 @@ class Dragonfly(Topology):
         Left out: one copy for a node, handed on inside.  It takes a second phase, which costs the few tokens of a beat more.
         """
         sizes, between = self._parts(group)
-        inside = self.pair(group).under(latency, efficiency).time(nbytes / len(group))
+        inside = self.pair(group).with_software(latency, efficiency).time(nbytes / len(group))
         if len(sizes) == 1:
             return inside if len(group) > 1 else 0.0
-        outside = Lane(between.latency, self._outside()).under(latency, efficiency)
+        outside = Channel(between.latency, self._outside()).with_software(latency, efficiency)
         return max(inside, outside.time(nbytes * (1 - min(sizes) / len(group))))
 
     def messages(
-        self, operation: Operation, group: range, way: Way | Copies = ()
+        self, operation: Operation, group: range, way: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
         """Inside the nodes and between them, as the closed forms go.
 

@@ -5,16 +5,16 @@ from itertools import pairwise
 from typing import ClassVar
 
 from sim.hardware.topology.base import (
+    Algorithm,
+    Channel,
     Copies,
     Hop,
-    Lane,
-    Leg,
     Link,
     Message,
     Operation,
     Phase,
+    Segment,
     Topology,
-    Way,
     chain_gather,
     everyone_to_everyone,
     mirrored,
@@ -33,10 +33,10 @@ class FullyConnected(Topology):
     def link_of(self, hop: Hop) -> Link:
         return self.link
 
-    def pair(self, group: range) -> Lane:
-        return Lane(self.link.latency, self.link.bandwidth)
+    def pair(self, group: range) -> Channel:
+        return Channel(self.link.latency, self.link.bandwidth)
 
-    def likeness(self, group: range) -> Hashable:
+    def equivalence_key(self, group: range) -> Hashable:
         return None
 
 
@@ -51,10 +51,10 @@ class Switch(Topology):
     def link_of(self, hop: Hop) -> Link:
         return self.link
 
-    def pair(self, group: range) -> Lane:
-        return Lane(2 * self.link.latency, self.link.bandwidth / max(1, len(group) - 1))
+    def pair(self, group: range) -> Channel:
+        return Channel(2 * self.link.latency, self.link.bandwidth / max(1, len(group) - 1))
 
-    def likeness(self, group: range) -> Hashable:
+    def equivalence_key(self, group: range) -> Hashable:
         return None
 
 
@@ -69,16 +69,18 @@ class Bus(Topology):
     def link_of(self, hop: Hop) -> Link:
         return self.link
 
-    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+    def way(self, a: int, b: int) -> tuple[Segment, ...]:
         """On to the bus and off it again is one thing."""
-        return (Leg(("bus", "bus"), self.link.latency, self.link.bandwidth),) if a != b else ()
+        return (Segment(("bus", "bus"), self.link.latency, self.link.bandwidth),) if a != b else ()
 
-    def pair(self, group: range) -> Lane:
+    def pair(self, group: range) -> Channel:
         """While the group has the bus for itself.  Left out: what other groups have to say."""
-        return Lane(self.link.latency, self.link.bandwidth / max(1, len(group) * (len(group) - 1)))
+        return Channel(
+            self.link.latency, self.link.bandwidth / max(1, len(group) * (len(group) - 1))
+        )
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
-        return Lane(self.link.latency, self.link.bandwidth).time(len(group) * nbytes)
+        return Channel(self.link.latency, self.link.bandwidth).time(len(group) * nbytes)
 
     def uncontended(self, group: range) -> frozenset[Operation]:
         """A second phase begins while messages of the first still have the bus: a two-shot all-reduce is quicker than it says."""
@@ -101,9 +103,9 @@ class Ring(Topology):
     def link_of(self, hop: Hop) -> Link:
         return self.link
 
-    def pair(self, group: range) -> Lane:
+    def pair(self, group: range) -> Channel:
         """Neighbours: a ring's collectives speak to nobody else."""
-        return Lane(self.link.latency, self.link.bandwidth)
+        return Channel(self.link.latency, self.link.bandwidth)
 
     def _closed(self, group: range) -> bool:
         """Whether the group is a whole ring, so that both ways round lead to each chip."""
@@ -122,7 +124,7 @@ class Ring(Topology):
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
-    ) -> dict[Way, Seconds]:
+    ) -> dict[Algorithm, Seconds]:
         """Reduce-scatter, then all-gather, both directions at once: 2(n-1)/n of the bytes over the two links of a chip."""
         return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
@@ -130,8 +132,8 @@ class Ring(Topology):
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
         """Each chip passes on, both ways, what it has last received."""
-        lane = self.pair(group).under(latency, efficiency)
-        return sum(lane.time(nbytes * share) for share in self.steps(group))
+        channel = self.pair(group).with_software(latency, efficiency)
+        return sum(channel.time(nbytes * share) for share in self.steps(group))
 
     def all_to_all(
         self,
@@ -153,21 +155,21 @@ class Ring(Topology):
             far * (far + 1) / 2 if self.wraps and n == self.chips else (n // 2) * (n - n // 2)
         )
         return (
-            Lane(far * self.link.latency, self.link.bandwidth)
-            .under(latency, efficiency)
+            Channel(far * self.link.latency, self.link.bandwidth)
+            .with_software(latency, efficiency)
             .time(nbytes * messages / n)
         )
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
         """All slices go the same way, one behind the other: the last chip's link carries them all, each as soon as it is there."""
-        lane, n = (
-            Lane(self.link.latency, self.link.bandwidth),
+        channel, n = (
+            Channel(self.link.latency, self.link.bandwidth),
             self.hops(group[0], group[0] + len(group)),
         )
-        return lane.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
+        return channel.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
 
     def messages(
-        self, operation: Operation, group: range, way: Way | Copies = ()
+        self, operation: Operation, group: range, way: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
         """To both neighbours, phase by phase; an all-reduce gathers backwards first, adding."""
         n = len(group)

@@ -11,17 +11,17 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.topology.base import (
+    Algorithm,
+    Channel,
     Copies,
     Hop,
-    Lane,
-    Leg,
     Link,
     Message,
     Operation,
     Phase,
+    Segment,
     Topology,
     TopologyField,
-    Way,
     chain_gather,
     everyone_to_everyone,
     mirrored,
@@ -61,22 +61,22 @@ class Nested(Topology, ABC):
             stride *= part.chips or 1
         return tuple(way)
 
-    def way(self, a: int, b: int) -> tuple[Leg, ...]:
+    def way(self, a: int, b: int) -> tuple[Segment, ...]:
         """As each level's topology has it, a level's cables named as in the route."""
-        legs: list[Leg] = []
+        segments: list[Segment] = []
         stride = 1
         for level, part in enumerate(self.parts()):
             here, there = (chip // stride % (part.chips or 1) for chip in (a, b))
             first = a - here * stride
-            for leg in part.way(here, there):
+            for segment in part.way(here, there):
                 i, j = (
                     first + end * stride if isinstance(end, int) else f"{level}.{first}.{end}"
-                    for end in leg.hop
+                    for end in segment.hop
                 )
-                legs.append(leg._replace(hop=(i, j)))
+                segments.append(segment._replace(hop=(i, j)))
             a = first + there * stride
             stride *= part.chips or 1
-        return tuple(legs)
+        return tuple(segments)
 
     def link_of(self, hop: Hop) -> Link:
         """A hop to or from a switch says its level by name; one between chips by the place that changes."""
@@ -92,10 +92,10 @@ class Nested(Topology, ABC):
             stride *= part.chips or 1
         raise ValueError(f"the {self.noun()} has no link from {hop[0]} to {hop[1]}")
 
-    def likeness(self, group: range) -> Hashable:
+    def equivalence_key(self, group: range) -> Hashable:
         return tuple((*places, detour) for _, places, detour in self._levels(group))
 
-    def pair(self, group: range) -> Lane:
+    def pair(self, group: range) -> Channel:
         """Over all levels, one after the other."""
         lanes = [
             part.pair(places)
@@ -103,9 +103,9 @@ class Nested(Topology, ABC):
             for places in blocks
             if len(places) > 1
         ]
-        return Lane(
-            sum(lane.latency for lane in lanes),
-            min((lane.bandwidth for lane in lanes), default=float("inf")),
+        return Channel(
+            sum(channel.latency for channel in lanes),
+            min((channel.bandwidth for channel in lanes), default=float("inf")),
         )
 
     def _levels(self, group: range) -> Iterator[tuple[Topology, list[range], Seconds]]:
@@ -124,12 +124,12 @@ class Nested(Topology, ABC):
             ]
             yield part, places, detour
             if any(each != places[0] for each in places):
-                detour += max(part.lane(0, i).latency for i in range(n))
+                detour += max(part.channel(0, i).latency for i in range(n))
             group = blocks
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
-    ) -> dict[Way, Seconds]:
+    ) -> dict[Algorithm, Seconds]:
         """Reduce-scatter from inside outwards, all-reduce at the outermost level of the group, all-gather back inwards.
 
         A block with fewer chips than others decides: each of them has the most to exchange.
@@ -192,7 +192,7 @@ class Nested(Topology, ABC):
         return part.shift(range(group[0] - block * n, group[-1] - block * n + 1), nbytes)
 
     def messages(
-        self, operation: Operation, group: range, way: Way | Copies = ()
+        self, operation: Operation, group: range, way: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
         """Level by level, as the closed forms go, all blocks side by side.
 
@@ -229,7 +229,7 @@ class Nested(Topology, ABC):
         return phases, share
 
     def _at_level(
-        self, group: range, operation: Operation, level: Level, share: float, way: Way = ()
+        self, group: range, operation: Operation, level: Level, share: float, way: Algorithm = ()
     ) -> tuple[Phase, ...]:
         """Return what one level's places send, sent by all chips of the group that stand in those places."""
         part, places, stride = level
@@ -309,16 +309,16 @@ class Mesh(Nested):
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
-    ) -> dict[Way, Seconds]:
+    ) -> dict[Algorithm, Seconds]:
         return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
     def all_gather(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
         """Return the time of the schedule's phases, each as long as its busiest link."""
-        lane, steps = self._schedule(group)[1:]
-        lane = lane.under(latency, efficiency)
-        return sum(lane.time(nbytes * share) for share in steps)
+        channel, steps = self._schedule(group)[1:]
+        channel = channel.with_software(latency, efficiency)
+        return sum(channel.time(nbytes * share) for share in steps)
 
     def all_to_all(
         self,
@@ -342,7 +342,7 @@ class Mesh(Nested):
         )
 
     def messages(
-        self, operation: Operation, group: range, way: Way | Copies = ()
+        self, operation: Operation, group: range, way: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
         if operation == "all_to_all" and self._whole(group):
             orders = rotations(self._strides(group))
@@ -359,10 +359,10 @@ class Mesh(Nested):
     @cached_property
     def _schedules(
         self,
-    ) -> dict[tuple[int | None, range], tuple[tuple[Phase, ...], Lane, tuple[float, ...]]]:
+    ) -> dict[tuple[int | None, range], tuple[tuple[Phase, ...], Channel, tuple[float, ...]]]:
         return {}
 
-    def _schedule(self, group: range) -> tuple[tuple[Phase, ...], Lane, tuple[float, ...]]:
+    def _schedule(self, group: range) -> tuple[tuple[Phase, ...], Channel, tuple[float, ...]]:
         """Return an all-gather's messages, the slowest lane that one of them takes, and the busiest link's share by phase."""
         key = self.chips, group
         if key not in self._schedules:
@@ -374,15 +374,15 @@ class Mesh(Nested):
                     *(self._gathers(group, order)[0] for order in orders),
                 ]
                 gather = min(choices, key=lambda phases: sum(busiest(phases)))
-                lane = Lane(self.link.latency, self.link.bandwidth)
+                channel = Channel(self.link.latency, self.link.bandwidth)
             else:
                 chips = self._chain(group)
                 gather = chain_gather(chips)
-                lanes = [self.lane(a, b) for a, b in pairwise(chips)]
-                lane = Lane(
+                lanes = [self.channel(a, b) for a, b in pairwise(chips)]
+                channel = Channel(
                     max(each.latency for each in lanes), min(each.bandwidth for each in lanes)
                 )
-            self._schedules[key] = gather, lane, tuple(busiest(gather))
+            self._schedules[key] = gather, channel, tuple(busiest(gather))
         return self._schedules[key]
 
     def _chain(self, group: range) -> list[int]:
