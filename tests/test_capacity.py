@@ -192,7 +192,7 @@ def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenari
             {"max_sequences": 8},
         ),  # the others wait for ever, and no limit is missed for that
         (SLO(tpot=1.0), Length(uniform=(1, 100)), {}),
-        (SLO(ttft=0.2, tpot=1.0), ANSWER, {}),  # one token has no TPOT
+        (SLO(ttft=0.05, tpot=1.0), ANSWER, {}),  # one token has no TPOT
     ],
 )
 def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options):

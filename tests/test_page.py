@@ -198,15 +198,13 @@ def test_ids_are_of_one_element_each_and_every_reference_has_one(told):
 
 @pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes(folder):
+    """Whatever the order of sets: the seed of hashes is 1 there, and a random one here."""
     command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import report; "
                "sys.stdout.buffer.write(report(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
-    pages = [
-        subprocess.run(
-            command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": seed}
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert pages[0] == pages[1] == page.report(folder).encode()
+    there = subprocess.run(
+        command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": "1"}
+    ).stdout
+    assert there == page.report(folder).encode()
 
 
 def luminance(colour: str) -> float:

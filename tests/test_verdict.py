@@ -7,7 +7,7 @@ from sim.inputs.files import ScenarioError
 from sim.report.tables import findings, judged
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
-from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow
+from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
 from sim.scenario.scenario import check, read
 from sim.serving.policy import Policies
 from sim.workload.arrivals import RequestBatch
@@ -104,6 +104,13 @@ def test_a_run_has_to_last_longer_than_its_requests(seconds, steady):
     rows = made(arrival, arrival, arrival + 0.01, arrival + seconds, np.full(2000, 100))
     assert grows(rows.arrival, rows.last_token) is not steady
     assert judge(rows) == ("STABLE" if steady else "TOO SHORT")
+
+
+@pytest.mark.parametrize("last", [2e-313, 1e-200, 1.0, 1e12])
+def test_how_uneven_arrivals_are_does_not_depend_on_the_unit_of_time(last):
+    assert unevenness(np.array([0.0, last])) == unevenness(np.array([0.0, 1.0]))
+    assert unevenness(np.array([last, last])) == np.inf
+    assert not grows(np.array([0.0, last]), np.array([last, last]))
 
 
 def test_a_run_of_requests_at_one_instant_has_no_rate():

@@ -70,6 +70,9 @@ class Engine(Sourced):
     Scheduling: `policy` and `admission` are what it does where a system does not say, `max_sequences` (that run at once) and
     `token_budget` (tokens of a step) the limits it is started with by default.  With `limits_per: rank` these two, and a system's
     own, hold for each rank of attention data parallelism, as vLLM's and TensorRT-LLM's settings do; else for the replica.
+    In a pipeline there is one scheduler, as in vLLM: `max_sequences` bounds what runs in all its micro-batches together, as
+    max_num_seqs does, and `token_budget` each step of each micro-batch, as max_num_batched_tokens does.
+    Left out: ranks that are not evenly filled; what is limited is the sum over ranks.
 
     `points` are the chips on which it was measured, as in the catalogue's tables; `sramsim calibrate` adds those of its points.
 

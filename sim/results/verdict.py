@@ -173,13 +173,14 @@ def unevenness(arrival: NDArray[np.float64]) -> float:
     """Return how many times as much arrivals, in order, vary as those of a Poisson process.
 
     That is the greater of two: counts of twenty slices of the time (index of dispersion), and the gaps between arrivals
-    (squared coefficient of variation).
+    (squared coefficient of variation); inf where all arrive at one instant.
     """
-    counts, gaps = np.histogram(arrival, SLICES)[0], np.diff(arrival)
-    return max(
-        float(counts.var() / counts.mean()),
-        float(gaps.var() / gaps.mean() ** 2) if gaps.any() else 0.0,
-    )
+    gaps = np.diff(arrival)
+    if not gaps.any():
+        return math.inf
+    gaps /= gaps.max()  # their squares could be too small for a float
+    counts = np.histogram((arrival - arrival[0]) / (arrival[-1] - arrival[0]), SLICES)[0]
+    return max(float(counts.var() / counts.mean()), float(gaps.var() / gaps.mean() ** 2))
 
 
 def offered_requests(rows: Rows) -> NDArray[np.bool_]:

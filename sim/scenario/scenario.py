@@ -57,6 +57,8 @@ class System(Value):
     `admission` whether room in the KV cache is reserved for the whole output, or only the prompt's is asked for and the youngest
     sequence preempted where the room runs out; `prefix_caching` keeps the blocks of prompts.  Beyond `max_waiting` waiting
     requests others are refused; one not finished `deadline` after it was sent is cancelled; `router` says which replica gets it.
+    `max_sequences` bounds the sequences that run in all micro-batches of a replica, `token_budget` the tokens of a step of one
+    micro-batch; both are of each rank of attention data parallelism where the engine has `limits_per: rank`.
 
     `fidelity` may differ from the scenario's.  At chip fidelity, `network` and `jitter` stand for the engine's where they are
     given, and `exceptions` are the chips and links that are not as the others.

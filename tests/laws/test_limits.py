@@ -1,5 +1,8 @@
 """Engines have limits of their own, for each attention-data rank or for the replica."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from sim.cost.plan import Plan
@@ -40,6 +43,41 @@ def test_a_systems_limits_are_counted_as_its_engine_counts(deployed):
     assert deployed({"max_sequences": 8, "token_budget": 64}, **own).token_budget == 20
     replica = deployed({"limits_per": "replica"}, **own)
     assert (replica.sequences, replica.token_budget) == (3, 10)
+
+
+def test_in_a_pipeline_sequences_are_limited_together_and_tokens_by_micro_batch(
+    make_deployment, make_chip, serve_on
+):
+    """vLLM has one scheduler for all stages: max_num_seqs bounds what runs, max_num_batched_tokens each of four micro-batches."""
+    deployment = make_deployment(
+        4,
+        engine=read(names("engines")["vllm"], Engine),
+        chip=make_chip(capacity=1e11),
+        plan=Plan(pipeline=4),
+        max_sequences=256,
+        token_budget=512,
+    )
+    limits, costs = deployment.limits, deployment.costs
+    assert (limits.slots, limits.sequences, limits.token_budget) == (4, 256, 512)
+    works, step = [], costs.step
+    costs.step = lambda work: works.append(replace(work)) or step(work)
+    rows = serve_on(deployment, [(0.0, 40, 300)] * 400, leap=False)
+    assert rows.finished.all()
+    running = [
+        int(((rows.admitted <= at) & (rows.last_token > at)).sum())
+        for at in np.unique(rows.admitted)
+    ]
+    assert max(running) == 256
+    assert max(work.decodes for work in works) == 64
+    assert max(work.tokens for work in works) == 512
+
+
+def test_a_pipeline_of_ranks_has_the_limits_of_each_rank(make_deployment, make_engine, make_model):
+    """Two ranks in each of two stages: twice the sequences in all, and twice the tokens in each micro-batch."""
+    engine = make_engine(max_sequences=8, token_budget=64)
+    options = {"engine": engine, "model": make_model(**MOE), "token_budget": None}
+    limits = make_deployment(4, plan=Plan(attention_data=2, pipeline=2), **options).limits
+    assert (limits.slots, limits.sequences, limits.token_budget) == (2, 16, 128)
 
 
 def test_without_an_engines_limits_those_of_before_hold(deployed):
