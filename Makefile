@@ -36,7 +36,7 @@ gallery: .venv/ready
 
 # What reads the files that a wheel may lack (commands, catalogue, tables, page, figures), against the installed wheel, from a folder
 # where the checkout cannot be imported by accident.
-OF_FILES := $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,cli catalogue schema points messages page plots swept_plots))
+OF_FILES := $(addprefix $(CURDIR)/tests/,cli catalogue plots report/test_schema.py report/test_page.py validation/test_points.py validation/test_messages.py)
 wheel-test: .venv/ready
 	rm -rf dist .venv-wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

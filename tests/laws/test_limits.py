@@ -51,14 +51,14 @@ def test_in_a_pipeline_sequences_are_limited_together_and_tokens_by_micro_batch(
     """vLLM has one scheduler for all stages: max_num_seqs bounds what runs, max_num_batched_tokens each of four micro-batches."""
     deployment = make_deployment(
         4,
-        engine=read(names("engines")["vllm"], Engine),
+        engine=read_value(catalogue_names("engines")["vllm"], Engine),
         chip=make_chip(capacity=1e11),
         plan=Plan(pipeline=4),
         max_sequences=256,
         token_budget=512,
     )
     limits, costs = deployment.limits, deployment.costs
-    assert (limits.slots, limits.sequences, limits.token_budget) == (4, 256, 512)
+    assert (limits.micro_batches, limits.sequences, limits.token_budget) == (4, 256, 512)
     works, step = [], costs.step
     costs.step = lambda work: works.append(replace(work)) or step(work)
     rows = serve_on(deployment, [(0.0, 40, 300)] * 400, leap=False)
@@ -77,7 +77,7 @@ def test_a_pipeline_of_ranks_has_the_limits_of_each_rank(make_deployment, make_e
     engine = make_engine(max_sequences=8, token_budget=64)
     options = {"engine": engine, "model": make_model(**MOE), "token_budget": None}
     limits = make_deployment(4, plan=Plan(attention_data=2, pipeline=2), **options).limits
-    assert (limits.slots, limits.sequences, limits.token_budget) == (2, 16, 128)
+    assert (limits.micro_batches, limits.sequences, limits.token_budget) == (2, 16, 128)
 
 
 def test_without_an_engines_limits_those_of_before_hold(deployed):

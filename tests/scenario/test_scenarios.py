@@ -649,7 +649,7 @@ def test_a_new_scenario_runs_as_it_is_written(monkeypatch, capsys, tmp_path):
 
 
 def test_a_strangers_chip_and_its_own_kind(monkeypatch, capsys, tmp_path):
-    source = Path(__file__).parent / "data" / "my-chip"
+    source = Path(__file__).parents[1] / "data" / "my-chip"
     for file in source.iterdir():
         if file.is_file():
             (tmp_path / file.name).write_text(file.read_text())
