@@ -2,26 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint wheel-test reference gallery clean
-demo: .venv/ready
+.PHONY: help demo test lint wheel-test reference gallery clean
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: .venv/ready ## set up .venv, run the flagship scenario, leave figures in out/
 	$(BIN)/sramsim run scenarios/llama2-70b-lpu-vs-h100.yaml --out out --plots
 
-test: lint
+test: lint ## check format, lint, types and layers, then run all tests
 	$(BIN)/pytest -n auto
 
-lint: .venv/ready
+lint: .venv/ready ## only the checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The page of all keys, from the classes that read them.
-reference: .venv/ready
+reference: .venv/ready ## write scenarios/REFERENCE.md from the classes
 	$(BIN)/sramsim schema --reference > scenarios/REFERENCE.md
 
 # The figures that the README shows.
 SWEEPS := latency-vs-load pareto strong-scaling users
-gallery: .venv/ready
+gallery: .venv/ready ## draw the README's figures again (minutes)
 	for sweep in $(SWEEPS); do $(BIN)/sramsim sweep scenarios/$$sweep.yaml --out out/$$sweep && \
 		$(BIN)/sramsim plot out/$$sweep && cp out/$$sweep/$$sweep.png plots/gallery/ || exit 1; done
 	$(BIN)/sramsim run llama2-70b-lpu-vs-h100 --out out/gallery --plots
@@ -37,7 +40,7 @@ gallery: .venv/ready
 # What reads the files that a wheel may lack (commands, catalogue, tables, page, figures), against the installed wheel, from a folder
 # where the checkout cannot be imported by accident.
 OF_FILES := $(addprefix $(CURDIR)/tests/,cli catalogue plots report/test_schema.py report/test_page.py validation/test_points.py validation/test_messages.py)
-wheel-test: .venv/ready
+wheel-test: .venv/ready ## test the installed wheel, from another folder
 	rm -rf dist .venv-wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv-wheel
@@ -52,5 +55,5 @@ wheel-test: .venv/ready
 	$(BIN)/pip install --quiet --editable . --group dev
 	touch $@
 
-clean:
+clean: ## remove what make made
 	rm -rf .venv .venv-wheel dist out

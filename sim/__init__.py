@@ -22,29 +22,9 @@ Packages, from the door to the ground.  Each imports only those below it.
     units                             '80 TB/s' to floats in SI units
 """
 
-from typing import Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ScenarioError": "inputs.files",
-    "UserError": "inputs.files",
-    "PlanError": "cost.plan",
-    "Result": "studies.run",
-    "Scenario": "scenario.scenario",
-    "check": "scenario.scenario",
-    "planned": "studies.run",
-    "read": "scenario.scenario",
-    "run": "studies.run",
-    "search_plans": "studies.design",
-}
-__all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported on first use: `import sim` stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sim' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"sim.{_HOMES[name]}"), name)
+# `__init__.pyi` lists the public names. Each is imported on first use: `import sim` stays quick.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

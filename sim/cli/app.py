@@ -171,10 +171,10 @@ def plan(
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
     from sim.report.listings import planning
-    from sim.studies.run import planned
+    from sim.studies.run import plan
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = planned(searched(opened(file, assignments))).as_json(lengths)
+    result = plan(searched(opened(file, assignments))).as_json(lengths)
     if as_json:
         print_json(result)
     else:

@@ -1,4 +1,4 @@
-"""What a scenario comes to: `run(scenario)` gives a Result, `planned(scenario)` what each system holds."""
+"""What a scenario comes to: `run(scenario)` gives a Result, `plan(scenario)` what each system holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,7 +176,7 @@ class Planned:
         return {"scenario": self.scenario.id, "systems": systems}
 
 
-def planned(scenario: Scenario) -> Planned:
+def plan(scenario: Scenario) -> Planned:
     """What each system of a scenario holds; a system that does not fit is shown so.
 
     Raises: PlanError where no plan fits or meets the SLO that `search: capacity` would find.

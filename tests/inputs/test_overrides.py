@@ -549,9 +549,9 @@ def test_the_chip_of_a_cluster_is_in_the_sources_as_it_was_changed():
 
 def test_nothing_is_published_of_a_changed_chip():
     scenario = read("llama2-70b-lpu-vs-h100")
-    assert sim.planned(scenario).as_json([1])["systems"]["lpu"]["published"] != []
+    assert sim.plan(scenario).as_json([1])["systems"]["lpu"]["published"] != []
     changed = read("llama2-70b-lpu-vs-h100", ["systems.lpu.chip.price=5 USD"])
-    told = sim.planned(changed).as_json([1])["systems"]["lpu"]
+    told = sim.plan(changed).as_json([1])["systems"]["lpu"]
     assert (told["published"], list(told["changed"])) == ([], ["chip.price"])
 
 

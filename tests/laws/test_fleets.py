@@ -254,7 +254,7 @@ def test_the_members_of_a_fleet_serve_one_model(make_scenario, make_model):
         .model_copy(update={"model": make_model(num_hidden_layers=2)})
     )
     scenario = make_scenario({"slow": slow, "both": Fleet(fleet={"quick": 1, "slow": 1})})
-    for ask in (sim.run, sim.check, sim.planned):
+    for ask in (sim.run, sim.check, sim.plan):
         with pytest.raises(
             PlanError,
             match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve",

@@ -23,7 +23,7 @@ from plots import (
     style,
     users,
 )
-from sim import planned, read, run
+from sim import plan, read, run
 from sim.studies.sweep import Swept, sweep
 
 BASE = """\
@@ -306,7 +306,7 @@ def test_what_was_not_served_is_drawn_empty(saved):
 
 
 def test_bars_of_memory_are_what_the_plan_says():
-    told = planned(read("llama3-8b-lpu-vs-h100")).as_json([4096])
+    told = plan(read("llama3-8b-lpu-vs-h100")).as_json([4096])
     figure = memory.draw(told)
     lpu, held = told["systems"]["lpu"], told["systems"]["lpu"]["bytes_per_chip"]
     heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(
@@ -319,7 +319,7 @@ def test_bars_of_memory_are_what_the_plan_says():
 
 
 def test_a_model_that_does_not_fit_stands_out_of_its_memory():
-    figure = memory.draw(planned(read("does-not-fit")).as_json([4096]))
+    figure = memory.draw(plan(read("does-not-fit")).as_json([4096]))
     assert "does not fit" in " ".join(figure.get_suptitle().split())
     axis = figure.axes[0]
     top = max(patch.get_y() + patch.get_height() for patch in axis.patches)

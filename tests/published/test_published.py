@@ -13,7 +13,7 @@ from sim.cost.plan import sequences as fitting
 from sim.hardware.chip import Chip
 from sim.inputs.files import catalogue_names, read_value
 from sim.scenario.scenario import read as read_scenario
-from sim.studies.run import Planned, planned
+from sim.studies.run import Planned, plan
 
 FLAGSHIP, SMALL = "llama2-70b-lpu-vs-h100", "llama3-8b-lpu-vs-h100"
 BF16_ON_A100 = (
@@ -41,7 +41,7 @@ def plan_of(
     given = read_scenario(
         scenario, [*(f"systems.{system}.{change}" for change in changes), *workload]
     )
-    return planned(
+    return plan(
         given.model_copy(update={"systems": {system: given.systems[system]}})
     )  # the others cost time
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import PlanError, planned, read, run
+from sim import PlanError, plan, read, run
 from sim.cli.app import main
 from sim.cost.step import Work
 from sim.inputs.files import catalogue_names
@@ -584,7 +584,7 @@ def test_a_policy_that_is_none_is_one_line(monkeypatch, capsys, tmp_path, key, r
 
 
 def test_engine_ideal_is_physics_alone():
-    ideal = planned(read(FLAGSHIP, [f"systems.{name}.engine=ideal" for name in ("lpu", "h100")]))
+    ideal = plan(read(FLAGSHIP, [f"systems.{name}.engine=ideal" for name in ("lpu", "h100")]))
     assert ideal.unloaded["lpu"].fitted_share == ideal.unloaded["h100"].fitted_share == 0
     assert 540 <= 1 / ideal.unloaded["lpu"].tpot <= 680
     assert 45 <= 1 / ideal.unloaded["h100"].tpot <= 49

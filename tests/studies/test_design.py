@@ -142,7 +142,7 @@ TRIAL = 300  # requests
 @pytest.fixture
 def short_trials(monkeypatch):
     """Runs search with trials as short as those of `capacity --requests`."""
-    monkeypatch.setattr("sim.studies.capacity.LEAST", TRIAL)
+    monkeypatch.setattr("sim.studies.capacity.MIN_REQUESTS", TRIAL)
     monkeypatch.setattr("sim.studies.capacity.WAITS", 1)
 
 
@@ -223,7 +223,7 @@ def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
     assert searched == ["four"]
     assert result.as_json()["systems"]["both"]["members"]["four"]["search"]["considered"] > 1
     sim.check(result.scenario)
-    sim.planned(result.scenario)
+    sim.plan(result.scenario)
     sim.run(result.scenario)
     assert best_plans(result.scenario, 0.9) == {}
     assert searched == ["four"]

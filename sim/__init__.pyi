@@ -1,0 +1,24 @@
+from .cost.plan import PlanError
+from .inputs.files import ScenarioError, UserError
+from .scenario.scenario import Scenario, check, read
+from .studies.capacity import capacity
+from .studies.design import search_plans
+from .studies.run import Result, plan, run
+from .studies.sweep import sweep
+
+__all__ = [
+    "PlanError",
+    "Result",
+    "Scenario",
+    "ScenarioError",
+    "UserError",
+    "capacity",
+    "check",
+    "plan",
+    "read",
+    "run",
+    "search_plans",
+    "sweep",
+]
+
+__version__: str
