@@ -1,5 +1,6 @@
 """What the README shows is what the repository holds."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def test_files_it_names_are_there():
 def test_ci_calls_the_test_command_of_the_readme():
     assert "make test" in README
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_map_is_made_from_the_packages():
+    """Each package's row is the first line of its docstring; packages stand in the layers' order."""
+    packages = [path.parent for path in (ROOT / "sim").glob("*/__init__.py")]
+    firsts = {
+        f"sim/{path.name}": (
+            ast.get_docstring(ast.parse((path / "__init__.py").read_text())) or ""
+        ).splitlines()[0]
+        for path in packages
+    }
+    table = README.partition("## Map of the code")[2]
+    assert dict(re.findall(r"^\| `(sim/[a-z]+)` \| (.*) \|$", table, re.MULTILINE)) == firsts
