@@ -8,9 +8,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.fields import Named
+from sim.inputs.files import UserError
 from sim.units import Seconds
 from sim.workload.traces import BLOCK
 
@@ -46,18 +48,40 @@ class Request:
 # How a micro-batch goes on.
 
 
+class Queue(Protocol):
+    """The queue of a replica beside one of its micro-batches, computed when a policy reads it."""
+
+    @property
+    def kv_free(self) -> int:
+        """Tokens of the KV cache that no sequence holds or has reserved."""
+
+    @property
+    def age(self) -> Seconds:
+        """Time since the arrival of the oldest request that waits or prefills; 0 if none does."""
+
+    @property
+    def slack(self) -> Seconds:
+        """Time until the first deadline of the queue and of the micro-batch; inf without one."""
+
+
 class BatchState(NamedTuple):
-    """What a micro-batch has and what waits for it."""
+    """A micro-batch and its queue, as a batching policy sees them."""
 
     running: int  # sequences that it decodes
     begun: bool  # it has decoded since it was last empty
     prompts: int  # admitted, and not yet prefilled to their end
     budget: int  # tokens of a step
     size: int  # sequences that it may hold
+    queue: Queue
 
 
 class BatchDecision(NamedTuple):
-    """What it does next: a token for each of its sequences or none, and at most so many tokens and ends of prompts."""
+    """The next step of a micro-batch.
+
+    decodes: whether each of its sequences gets a token.
+    prompt_tokens: at most so many tokens of prompts are computed beside them.
+    sequences: at most so many prompts may end with the step and join the micro-batch.
+    """
 
     decodes: bool
     prompt_tokens: int
@@ -296,6 +320,70 @@ class Policies:
     max_waiting: int | None = None  # requests; more are refused
     deadline: Seconds | None = None  # from its arrival, after which a request is cancelled
     size: int | None = None  # sequences of a micro-batch at most
+
+
+def checked_batching(policy: Batching) -> Batching:
+    """Return a user's batching policy with a check of every decision.
+
+    Raises: UserError from the returned policy, when its answer is not a BatchDecision.
+    """
+
+    def decide(state: BatchState) -> BatchDecision:
+        decision = policy(state)
+        if not _is_decision(decision):
+            raise UserError(
+                f"policy {policy.__name__}: got {decision!r} for {state}; expected a BatchDecision "
+                "of true or false and two whole numbers, at least 0; "
+                "try BatchDecision(True, state.budget - state.running, state.budget)"
+            )
+        return decision
+
+    return decide
+
+
+def _is_decision(decision: object) -> bool:
+    if not isinstance(decision, tuple) or len(decision) != 3:
+        return False
+    decodes, *counts = decision
+    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in counts)
+    return decodes in (True, False) and whole
+
+
+def checked_order(order: Order) -> Order:
+    """Return a user's order with a check of every key.
+
+    Raises: UserError from the returned order, when its answer is not a number.
+    """
+
+    def key_of(request: Request) -> float:
+        key = order(request)
+        if not isinstance(key, Real) or math.isnan(key):
+            raise UserError(
+                f"order {order.__name__}: got {key!r} for request {request.id}; "
+                "expected a number, the smallest first; try request.arrival"
+            )
+        return float(key)
+
+    return key_of
+
+
+def checked_router(router: Router) -> Router:
+    """Return a user's router with a check of every choice.
+
+    Raises: UserError from the returned router, when its answer is not the number of a replica.
+    """
+
+    def choose(replicas: Sequence[RoutedReplica], request: Request) -> int:
+        number = router(replicas, request)
+        if not isinstance(number, Integral) or not 0 <= int(number) < len(replicas):
+            raise UserError(
+                f"router {router.__name__}: got {number!r} for request {request.id}; "
+                f"expected the place of a replica, 0 to {len(replicas) - 1}; "
+                "try range(len(replicas))"
+            )
+        return int(number)
+
+    return choose
 
 
 DEFAULT = Policies()

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import simpy
@@ -30,13 +30,17 @@ from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.serving.executors import BatchStep, Executor, attended_positions
 from sim.serving.policy import (
+    BATCHINGS,
     DEFAULT,
+    ORDERS,
     BatchState,
     KVCache,
     Policies,
     PrefixCache,
     Request,
     SchedulerLimits,
+    checked_batching,
+    checked_order,
     continuous,
 )
 from sim.units import Seconds
@@ -106,6 +110,37 @@ class ReplicaConfig:
     )
 
 
+class QueueView(NamedTuple):
+    """The queue of a replica, as a batching policy sees it."""
+
+    replica: "Replica"
+    batch: MicroBatch
+
+    def __repr__(self) -> str:
+        return f"<kv_free={self.kv_free}, age={self.age:g}, slack={self.slack:g}>"
+
+    @property
+    def kv_free(self) -> int:
+        return self.replica.kv_cache.kv_free
+
+    @property
+    def age(self) -> Seconds:
+        return self.replica.env.now - min(self._arrivals(), default=self.replica.env.now)
+
+    @property
+    def slack(self) -> Seconds:
+        deadline = self.replica.policies.deadline
+        held = [request.arrival for _, _, request in self.batch.finish_steps]
+        oldest = min([*self._arrivals(), *held], default=None)
+        if deadline is None or oldest is None:
+            return math.inf
+        return oldest + deadline - self.replica.env.now
+
+    def _arrivals(self) -> list[Seconds]:
+        queue = [*self.replica.prefilling, *(request for *_, request in self.replica.waiting)]
+        return [request.arrival for request in queue if not request.cancelled]
+
+
 class Replica:
     """One copy of the model: a queue, a pipeline, and the micro-batches in flight."""
 
@@ -133,6 +168,10 @@ class Replica:
         self.fast_path = (
             policies.batching is continuous and policies.reserve and policies.deadline is None
         )
+        self.built_in = policies.batching in BATCHINGS.values()
+        self.batching = policies.batching if self.built_in else checked_batching(policies.batching)
+        own_order = policies.order not in ORDERS.values()
+        self.order = checked_order(policies.order) if own_order else policies.order
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.waiting: list[tuple[float, int, Request]] = []  # a heap, by the order's key
         self.queued = 0  # of these, those that are not cancelled
@@ -182,7 +221,7 @@ class Replica:
                 self.rows.replica[request.id] = self.number
                 self.unfinished += 1
                 self.requests[request.id] = request
-                self.queue(request, policies.order(request))
+                self.queue(request, self.order(request))
                 if policies.deadline is not None:
                     wait = max(0.0, request.arrival + policies.deadline - self.env.now)
                     Timeout(self.env, wait).callbacks.append(lambda _: self.cancel(request))
@@ -410,14 +449,15 @@ class Replica:
         running = batch.running
         if not running and (not self.prefilling or self.in_flight > self.allowed):
             return False
-        decodes, kv_cache, joining, places = True, 0, 0, 0
+        decodes, chunk_tokens, joining, places = True, 0, 0, 0
         if self.prefilling or not self.fast_path:  # else there is nothing to choose
             places = self.places(batch)
             # A full micro-batch sees no prompts: a policy that prefers them would neither decode nor take one.
             prompts = len(self.prefilling) if places > 0 or self.fast_path else 0
-            load = BatchState(running, batch.begun, prompts, self.limits.token_budget, self.size)
-            decodes, kv_cache, joining = self.policies.batching(load)
-            kv_cache = kv_cache if prompts else 0
+            budget, queue = self.limits.token_budget, QueueView(self, batch)
+            state = BatchState(running, batch.begun, prompts, budget, self.size, queue)
+            decodes, chunk_tokens, joining = self.batching(state)
+            chunk_tokens = chunk_tokens if prompts else 0
         batch.work = work = Work()
         if decodes and running:
             work.decodes = work.logits = running
@@ -427,12 +467,12 @@ class Replica:
                 batch.growing,
             )
         batch.prefilled = (
-            self.prefill(work, kv_cache, min(joining, places)) if self.prefilling else []
+            self.prefill(work, chunk_tokens, min(joining, places)) if self.prefilling else []
         )
         if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.micro_batches - 1:
                 raise UserError(
-                    f"policy: for {load} it chose neither to decode nor any of the prompts, and would for ever"
+                    f"policy: for {state} it chose neither to decode nor any of the prompts, and would for ever"
                 )
             return False
         one = (

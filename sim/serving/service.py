@@ -23,7 +23,15 @@ from sim.serving.executors import (
     RetryExecutor,
     StepwiseExecutor,
 )
-from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
+from sim.serving.policy import (
+    DEFAULT,
+    ROUTERS,
+    Policies,
+    Request,
+    Router,
+    SchedulerLimits,
+    checked_router,
+)
 from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
 from sim.units import Seconds
 from sim.workload.arrivals import RequestBatch
@@ -127,7 +135,8 @@ class Service:
         progress: Callable[[int, int], None],
     ) -> None:
         self.env, self.rows = simpy.Environment(), Rows(requests)
-        self.requests, self.setups, self.router = requests, setups, router
+        self.requests, self.setups = requests, setups
+        self.router = router if router in ROUTERS.values() else checked_router(router)
         self.think, self.leap, self.progress = think, leap, progress
         self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
         # Those whose arrival is nan come when an answer decides.

@@ -103,7 +103,7 @@ def test_a_leap_is_its_steps(deployments, serve_on, drawn):
     slots = deployment.limits.micro_batches + drawn["more_slots"]
     limits = replace(
         deployment.limits,
-        slots=slots,
+        micro_batches=slots,
         token_budget=drawn["budget"],
         sequences=min(drawn["sequences"], slots * drawn["budget"]),
         kv_tokens=drawn["kv_tokens"],

@@ -136,7 +136,7 @@ def test_leaps_are_their_steps_where_replicas_fail(replicas, sent, failures, pol
 
 def counts(tally):
     """What a tally holds, by name; steps by their tokens."""
-    sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "passages"}
+    sums = {name: getattr(tally, name) for name in tally.__slots__ if name != "batch_steps"}
     return sums | {
         f"steps of {tokens} tokens": steps
         for tokens, steps in tally.batch_steps.items()

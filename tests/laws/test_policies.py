@@ -1,5 +1,6 @@
 """Whatever the policies: nothing is lost, no more is held than there is, leaps are their steps; each does what its name says."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
 from sim.cost.step import Work
+from sim.inputs.files import UserError
 from sim.serving.policy import (
     BATCHINGS,
     BLOCK,
@@ -350,3 +352,43 @@ def test_a_prompt_given_up_makes_room_at_once(deployments):
     assert rows.gaps.bins == steps.gaps.bins
     assert rows.admitted[-1] == pytest.approx(steps.admitted[-1])
     assert rows.admitted[-1] < rows.arrival[-1] + 0.004  # not when the decoding ends
+
+
+@pytest.mark.parametrize(
+    ("policies", "message"),
+    [
+        ({"batching": lambda state: None}, "got None for BatchState"),
+        ({"batching": lambda state: (True, -1, 4)}, r"got \(True, -1, 4\)"),
+        ({"batching": lambda state: (True, 2.5, 4)}, r"got \(True, 2.5, 4\)"),
+        ({"batching": lambda state: ("yes", 2, 4)}, "expected a BatchDecision"),
+        ({"order": lambda request: math.nan}, "got nan for request 0"),
+        ({"order": lambda request: "first"}, "expected a number, the smallest first"),
+        ({"router": lambda replicas, request: 2}, "got 2 for request 0; expected the place"),
+        ({"router": lambda replicas, request: None}, "got None for request 0"),
+    ],
+)
+def test_nonsense_of_a_users_policy_is_a_user_error(deployments, policies, message):
+    with pytest.raises(UserError, match=message):
+        run(deployments(Plan(replicas=2)), listed([(0.0, 5, 9), (0.0, 5, 9)]), Policies(**policies))
+
+
+def test_a_users_policy_sees_ages_free_kv_and_deadlines(deployments):
+    """Two requests, the second 4 ms after the first: age and slack are counted from the older."""
+    states = []
+
+    def watched(state):
+        queue = state.queue
+        states.append((state.prompts, queue.kv_free, queue.age, queue.slack))
+        return continuous(state)
+
+    deployment, deadline = deployments(Plan()), 0.5
+    requests = listed([(0.001, 60, 30), (0.005, 60, 30)])
+    run(deployment, requests, Policies(batching=watched, deadline=deadline))
+    prompts, kv_free, age, slack = zip(*states, strict=True)
+    assert (age[0], slack[0]) == (pytest.approx(0), pytest.approx(deadline))
+    assert kv_free[0] == deployment.limits.kv_tokens - 90
+    assert prompts[0] == 1
+    assert age[0] + slack[0] == pytest.approx(deadline)
+    assert max(age) > 0
+    assert min(slack) < deadline - 0.004
+    assert age[-1] == 0.0

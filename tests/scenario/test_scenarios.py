@@ -516,11 +516,11 @@ def test_a_fleet_that_cannot_be_is_one_line(monkeypatch, capsys, tmp_path, fleet
 
 
 POLICIES = """\
-from sim.serving.policy import Choice, Load
+from sim.serving.policy import BatchDecision, BatchState
 
 
-def half(load: Load) -> Choice:
-    return Choice(True, (load.budget - load.running) // 2, load.budget)
+def half(state: BatchState) -> BatchDecision:
+    return BatchDecision(True, (state.budget - state.running) // 2, state.budget)
 
 
 def longest_first(job):

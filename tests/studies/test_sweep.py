@@ -137,7 +137,9 @@ def test_the_name_of_a_point_changes_with_any_input(assignment):
 
 def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_are_read(monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    Path("chip.yaml").write_bytes(Path(str(sim.files.find("h100-sxm", "chips"))).read_bytes())
+    Path("chip.yaml").write_bytes(
+        Path(str(sim.inputs.files.find_entry("h100-sxm", "chips"))).read_bytes()
+    )
     Path("mine.py").write_text("def last(replicas, job):\n    return len(replicas) - 1\n")
     Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
     text = BASE.replace("    chip: h100-sxm\n", "    chip: chip.yaml\n    router: mine:last\n")
