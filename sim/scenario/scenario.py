@@ -24,7 +24,7 @@ from sim.catalogue.entries import sources
 from sim.chipsim.exceptions import ExceptionField, irregular
 from sim.chipsim.machine import Machines, machines
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
-from sim.economics.owner_costs import Capex, Economics, OwnerCosts, owned
+from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
@@ -398,10 +398,10 @@ class Scenario(Value):
         """How systems are paid for: what the scenario says, else what `Economics` assumes."""
         return self.economics or Economics()
 
-    def owned(self, name: str, copies: int = 1) -> Capex | None:
+    def capex(self, name: str, copies: int = 1) -> Capex | None:
         """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
-        one = owned(
+        one = system_capex(
             chip, chips + self.standing_by(name), self.money.systems.get(name, OwnerCosts())
         )
         return one.times(copies) if one else None

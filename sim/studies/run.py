@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.cost.plan import weights_only_chips
-from sim.economics.owner_costs import over_years
+from sim.economics.owner_costs import lifetime_costs
 from sim.planning.deployment import Deployment, SingleRequest, minimum_chips
 from sim.results.metrics import by_member, summarize
 from sim.results.rows import Rows, Saved, answered
@@ -234,7 +234,7 @@ def served(
 def priced(scenario: Scenario) -> dict[str, Any]:
     """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
     owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
-    told = {name: over_years(scenario.money, has) for name, has in owned.items() if has}
+    told = {name: lifetime_costs(scenario.money, has) for name, has in owned.items() if has}
     return {"scenario": scenario.id, "economics": scenario.money.as_json()} | (
         {"estimate": told} if told else {}
     )
