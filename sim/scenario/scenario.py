@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -37,7 +39,8 @@ from sim.planning.deployment import (
     require_fit,
     time_single_request,
 )
-from sim.reliability.failures import Faults, require_sound, standing_by
+from sim.reliability.availability import require_simulable
+from sim.reliability.failures import Faults, spare_chips
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler
 from sim.results.metrics import LIMITS, Measure, SLOField
 from sim.results.rows import Rows
@@ -362,9 +365,7 @@ class Scenario(Value):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
-    _where: dict[str, str] = PrivateAttr(
-        default_factory=dict
-    )  # system -> 'file:line: ', for errors
+    _document: Document | None = PrivateAttr(default=None)  # for the lines in errors
     _searches: dict[str, PlanSearch] = PrivateAttr(default_factory=dict)
 
     @property
@@ -402,22 +403,37 @@ class Scenario(Value):
         """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
         one = system_capex(
-            chip, chips + self.standing_by(name), self.money.systems.get(name, OwnerCosts())
+            chip, chips + self.spare_chips(name), self.money.systems.get(name, OwnerCosts())
         )
         return one.times(copies) if one else None
 
-    def standing_by(self, name: str) -> int:
+    def spare_chips(self, name: str) -> int:
         """Chips of a plain system's spare nodes.  Raises: PlanError where they cannot be counted."""
         system = self.plain(name)
         replicas = system.plan.replicas
         try:
-            return replicas * standing_by(system.faults, system.hardware[1] // replicas)
+            return replicas * spare_chips(system.faults, system.hardware[1] // replicas)
         except ValueError as error:
-            raise PlanError(f"{self.where(name)}: {error}") from None
+            raise self.plan_error(name, error) from None
 
-    def where(self, name: str) -> str:
-        """Return where an error says that a system stands: 'mine.yaml:7: systems.lpu'."""
-        return f"{self._where.get(name, '')}systems.{name}"
+    def where(self, name: str, *keys: int | str) -> str:
+        """Return the place of a key of a system for errors: 'mine.yaml:7: systems.lpu.plan'."""
+        path = ("systems", name, *map(str, keys))
+        dotted = ".".join(path)
+        place = self._document.where(*path) if self._document else ""
+        if not place or place == f"--set {dotted}":
+            return place or dotted
+        return f"{place}: {dotted}"
+
+    def plan_error(self, name: str, error: ValueError | PlanError) -> PlanError:
+        """Return the error of a system with the place of its key.
+
+        The key is that of an error made by `rejected`, else the system itself.
+        """
+        if not isinstance(error, ValidationError):
+            return PlanError(f"{self.where(name)}: {error}")
+        problem = error.errors(include_url=False)[0]
+        return PlanError(f"{self.where(name, *problem['loc'])}: {problem['msg']}")
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -599,7 +615,8 @@ def of(document: Document) -> Scenario:
     scenario = document.value(Scenario)
     scenario._given = document.data
     scenario._question = document.comment
-    scenario._where = {name: f"{document.where('systems', name)}: " for name in scenario.systems}
+    scenario._document = copy(document)  # a sweep sets other values in the document
+    scenario._document.lines = dict(document.lines)
     return scenario
 
 
@@ -614,28 +631,36 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
         scenario.machines(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
-            require_sound(
+            require_simulable(
                 faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
             )
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
         if errors := scenario.plain(name).link_errors:
-            errors.require_bearable(deployment.costs)
+            errors.require_finite_retries(deployment.costs)
     except ValueError as error:
-        raise PlanError(f"{scenario.where(name)}: {error}") from None
+        raise scenario.plan_error(name, error) from None
     return deployment
 
 
 def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
-    """Raises: ValueError where outages are of a replica that is not there or is down already."""
+    """Check the outages of a system with `replicas` replicas.
+
+    Raises: ValueError if a replica does not exist, or an outage begins during another one.
+    """
     free = dict.fromkeys(range(replicas), 0.0)
-    outages = sorted(scenario.plain(name).outages, key=lambda outage: outage.at)
-    for outage in outages:
+    outages = sorted(enumerate(scenario.plain(name).outages), key=lambda pair: pair[1].at)
+    for number, outage in outages:
         if outage.replica not in free:
-            raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")
-        if outage.at < free[outage.replica] * (1 - 1e-12):  # ends are sums, which round
-            raise ValueError(
-                f"outages: replica {outage.replica} is down already at {outage.at:g} s"
+            allowed = f"0 to {replicas - 1}" if replicas > 1 else "0, the only replica"
+            reason = f"got {outage.replica}; expected {allowed}; try {replicas - 1}"
+            raise rejected(("outages", number, "replica"), outage.replica, reason)
+        if outage.at < free[outage.replica] * (1 - 1e-12):  # sums of floats have rounding errors
+            end = f"{free[outage.replica]:g} s"
+            reason = (
+                f"got {outage.at:g} s; expected at least {end}, since replica {outage.replica} "
+                f"is down until then; try {end}"
             )
+            raise rejected(("outages", number, "at"), outage.at, reason)
         free[outage.replica] = outage.at + outage.lasts
 
 

@@ -16,7 +16,7 @@ from sim.economics.owner_costs import (
     joules_per_token,
     token_price,
 )
-from sim.reliability.failures import Availability, availability
+from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
@@ -33,7 +33,7 @@ def reliability(
         if faults := scenario.plain(member).faults:
             deployment, seed = of.deployment, [scenario.seed, *f"faults of {member}".encode()]
             chips = deployment.chips // deployment.layout.plan.replicas
-            found[member] = availability(faults, chips, deployment.load or 0.0, seed)
+            found[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
     if name in found:
         return found[name].metrics()
     done = rows.finished
@@ -78,7 +78,7 @@ def costs(
     parts = {}
     for name, of in members.items():
         around = host_power(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
-        chips = of.chips + of.copies * scenario.standing_by(name)
+        chips = of.chips + of.copies * scenario.spare_chips(name)
         tally = summed(tally for each, tally in replicas if each == name)
         parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
     used = energy(parts.values(), worked, money.pue)

@@ -152,7 +152,7 @@ def per_token(
         deployment.layout.plan.replicas,
         host_power(deployment.layout.chip, money.systems.get(name, OwnerCosts())),
     )
-    chips = deployment.chips + scenario.standing_by(name)
+    chips = deployment.chips + scenario.spare_chips(name)
     used = energy([EnergyPart(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
     if has := scenario.capex(name):

@@ -82,7 +82,7 @@ def test_as_many_steps_are_made_again_as_the_closed_form_expects(spoilt, kind, c
         rows = served(setup, asked(100, users=3, prompt=2))
         batch_steps, costs = rows.tallies[0].batch_steps, setup.costs
         expected = expected_retries(errors, costs, rows.tallies[0])
-        chances = {n: errors.chance(costs, n) for n in batch_steps}
+        chances = {n: errors.step_error_probability(costs, n) for n in batch_steps}
         deviation = math.sqrt(
             sum(steps * chances[n] * (1 - chances[n]) for n, steps in batch_steps.items())
         )
@@ -174,7 +174,7 @@ def test_a_result_keeps_who_says_how_often_links_err():
 def test_links_through_which_nothing_comes_are_refused():
     with pytest.raises(
         PlanError,
-        match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %",
+        match=r"systems\.lpu\.link_errors\.bit_error_rate: got 1e-07, at which 100 % of the steps",
     ):
         run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-7")]))
 
