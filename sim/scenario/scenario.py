@@ -32,13 +32,8 @@ from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find_entry, nearest_name, rejected
 from sim.model.config import ModelField
-from sim.planning.deployment import (
-    Deployment,
-    SingleRequest,
-    deploy,
-    require_fit,
-    time_single_request,
-)
+from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy, require_fit
+from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.availability import require_simulable
 from sim.reliability.failures import Faults, spare_chips
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler
@@ -517,24 +512,23 @@ class Scenario(Value):
         chip, chips, topology = system.hardware
         try:
             return deploy(
-                system.model or self.model,
-                chip,
-                chips,
-                system.engine,
-                system.plan,
+                DeploymentParts(
+                    system.model or self.model, chip, chips, system.engine, system.plan, topology
+                ),
                 self.request_tokens,
                 self.workload.mean_prompt,
-                topology=topology,
-                token_budget=system.token_budget,
-                max_sequences=system.max_sequences,
-                kv_tokens=system.kv_tokens,
-                memory_fraction=system.memory_fraction,
-                sampled=np.random.default_rng([self.seed, *name.encode()])
+                LimitOverrides(
+                    system.token_budget,
+                    system.max_sequences,
+                    system.kv_tokens,
+                    system.memory_fraction,
+                ),
+                np.random.default_rng([self.seed, *name.encode()])
                 if system.routing == "sampled"
                 else None,
             )
         except ValueError as error:
-            raise PlanError(f"{self.where(name)}: {error}") from error
+            raise self.plan_error(name, error) from error
 
     def serve(
         self,

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from sim.cost.plan import weights_only_chips
 from sim.economics.owner_costs import lifetime_costs
-from sim.planning.deployment import Deployment, SingleRequest, minimum_chips
+from sim.planning.deployment import Deployment
+from sim.planning.search import minimum_chips
+from sim.planning.single_request import SingleRequest
 from sim.results.metrics import by_member, summarize
 from sim.results.rows import Rows, Saved, answered
 from sim.scenario.scenario import Member, Scenario, check, read
@@ -187,7 +189,9 @@ def planned(scenario: Scenario) -> Planned:
     for name in scenario.systems:
         scenario.require_few(name, deployments)
     lone = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
-    minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
+    minimum = {
+        name: minimum_chips(d.bare, scenario.request_tokens) for name, d in deployments.items()
+    }
     return Planned(scenario, deployments, lone, minimum)
 
 

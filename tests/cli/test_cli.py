@@ -259,7 +259,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "engine: ideal",
             "engine: ideal\n    kv_tokens: 9e7 token",
-            "5: systems.card: kv_tokens: got 90000000 token; expected at most ",
+            "9: systems.card.kv_tokens: got 90000000 token; expected at most ",
         ),
         ("chips: 1", "chips: 0", "7: systems.card.chips: 0: it must be at least 1"),
     ],
@@ -287,7 +287,7 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         (
             "tensor: 1",
             "slots: 1000000000",
-            "systems.card: plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, ",
+            "systems.card.plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, ",
         ),
         (
             "    plan: {tensor: 1}",
@@ -297,7 +297,7 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         (
             "engine: ideal",
             "engine: ideal\n    kv_tokens: 9e7 token",
-            "systems.card: kv_tokens: got 90000000 token; expected at most ",
+            "systems.card.kv_tokens: got 90000000 token; expected at most ",
         ),
     ],
 )
