@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import Value, nearest_name
+from sim.inputs.files import Value, nearest_name, rejected
 from sim.units import (
     YEAR,
     Count,
@@ -128,20 +128,18 @@ class OwnerCosts(Value):
             if key not in ("rent", "chips") and getattr(self, key) is not None
         ]
         if self.rent is not None and bought:
-            raise ValueError(
-                f"rent: got rent and {bought[0]}; expected rent instead of a purchase; "
-                f"try leaving {', '.join(bought)} out"
-            )
+            reason = f"got rent and {bought[0]}; expected rent instead of a purchase"
+            hint = f"try leaving {', '.join(bought)} out"
+            raise rejected(("rent",), self.rent, f"{reason}; {hint}")
         for whole, parts in (
             ("capital", ("card", "server")),
             ("power", ("card_power", "server_power")),
         ):
             extra = [key for key in parts if getattr(self, key) is not None]
             if getattr(self, whole) is not None and extra:
-                raise ValueError(
-                    f"{whole}: got {whole} and {extra[0]}; expected one value for the whole "
-                    f"system; try leaving {', '.join(extra)} out"
-                )
+                reason = f"got {whole} and {extra[0]}; expected one value for the whole system"
+                hint = f"try leaving {', '.join(extra)} out"
+                raise rejected((whole,), getattr(self, whole), f"{reason}; {hint}")
         return self
 
 
@@ -176,10 +174,11 @@ class Economics(Value):
     @model_validator(mode="after")
     def _one_price_of_power(self) -> "Economics":
         if self.hosting is not None and self.electricity is not None:
-            raise ValueError(
-                "electricity: got electricity and hosting; expected one of hosting and "
-                "electricity, because hosting includes electricity; try leaving hosting out"
+            reason = (
+                "got electricity and hosting; expected one of hosting and electricity, because "
+                "hosting includes electricity; try leaving hosting out"
             )
+            raise rejected(("electricity",), self.electricity, reason)
         return self
 
     @property

@@ -23,8 +23,8 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue.entries import sources
-from sim.chipsim.exceptions import ExceptionField, irregular
-from sim.chipsim.machine import Machines, machines
+from sim.chipsim.exceptions import ExceptionField, Irregularities, replica_irregularities
+from sim.chipsim.machine import MachineFactory, machine_factory
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
 from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.hardware.chip import Chip, ChipField, ClusterField
@@ -474,9 +474,9 @@ class Scenario(Value):
         """Whether every chip of a plain system is a process."""
         return (self.plain(name).fidelity or self.fidelity) == "chip"
 
-    def machines(
+    def machine_factory(
         self, name: str, deployment: Deployment, recording: bool = False, copies: int = 1
-    ) -> Machines:
+    ) -> MachineFactory:
         """What makes the chips of a plain system's replicas, of all copies; what is irregular in it is so in each copy.
 
         Raises: PlanError where its exceptions name what it does not have.
@@ -484,22 +484,24 @@ class Scenario(Value):
         system, layout = self.plain(name), deployment.layout
         scheduled = (system.network or layout.engine.network) == "scheduled"
         jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
+        usual = Irregularities(scheduled=scheduled, jitter=jitter)
         try:
             parts = [
-                irregular(
+                replica_irregularities(
                     layout,
                     system.exceptions,
                     replica,
-                    scheduled,
-                    jitter,
+                    usual,
                     self.request_tokens,
                     deployment.limits.kv_tokens,
                 )
                 for replica in range(layout.plan.replicas)
             ]
-        except (ValueError, PlanError) as error:
-            raise PlanError(f"{self.where(name)}: {error}") from error
-        return machines(deployment.costs, copies * parts, [self.seed, *name.encode()], recording)
+        except ValueError as error:
+            raise self.plan_error(name, error) from error
+        return machine_factory(
+            deployment.costs, copies * parts, [self.seed, *name.encode()], recording
+        )
 
     @property
     def request_tokens(self) -> float:
@@ -549,7 +551,9 @@ class Scenario(Value):
         """What each replica of the copies of a plain system is."""
         system, deployment = self.plain(name), member.deployment
         machine = (
-            self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
+            self.machine_factory(name, deployment, copies=member.copies)
+            if self.by_chip(name)
+            else None
         )
         shared = (
             deployment.costs,
@@ -622,7 +626,7 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
     except PlanError as error:
         raise PlanError(f"{scenario.where(name)}: {error}") from None
     if scenario.by_chip(name):
-        scenario.machines(name, deployment)  # its exceptions are looked at
+        scenario.machine_factory(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
             require_simulable(

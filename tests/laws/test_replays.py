@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sim import PlanError, read, run
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
@@ -113,7 +114,8 @@ def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
     stages = served(setup, asked(4, users=1))
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
     chips = served(
-        replace(setup, machine=machines(setup.costs, [Irregularities()], [0])), asked(4, users=1)
+        replace(setup, machine=machine_factory(setup.costs, [Irregularities()], [0])),
+        asked(4, users=1),
     )
     assert chips.replays == stages.replays != [0]
     np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
