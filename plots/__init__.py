@@ -20,7 +20,7 @@ from plots import (
     speed,
     users,
 )
-from sim.economics.break_even import cards
+from sim.economics.break_even import priced_card_systems
 from sim.results.rows import Saved
 from sim.studies.sweep import Swept
 
@@ -48,7 +48,7 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
     """Every figure, by the name its file gets; without prices there is no crossover."""
     failing = any("outages" in system for system in saved.summary["systems"].values())
     named = FIGURES | (OUTAGES if failing else {})
-    if not cards(saved.summary):
+    if not priced_card_systems(saved.summary):
         named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}
 

@@ -7,22 +7,30 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from plots import style
-from sim.economics.break_even import LOADED, at, cards, comparable, crossing, crossings, loads
+from sim.economics.break_even import (
+    LOADED,
+    break_even_card_price,
+    break_even_points,
+    price_and_speed,
+    priced_card_systems,
+    priced_systems,
+    split_token_price,
+)
 from sim.results.rows import Saved
 
 
 def draw(saved: Saved) -> Figure:
     """Dashed: one user alone; solid: the run's load.  Circles: a token costs as much; diamonds: what a card does cost."""
-    systems, priced = comparable(saved.summary), cards(saved.summary)
+    systems, priced = priced_systems(saved.summary), priced_card_systems(saved.summary)
     colours = style.colours(saved.summary["systems"])
     figure = style.figure(8.0, 5.2)
     axis = figure.subplots()
     dearest = max(systems[name]["economics"]["card_usd"] for name in priced)
     prices = np.geomspace(min(100.0, dearest / 10), 2 * dearest, 200)
     for name, system in systems.items():
-        for load, (usd, speed) in loads(system).items():
+        for load, (usd, speed) in price_and_speed(system).items():
             line = "-" if load == LOADED else "--"
-            flat, slope = at(system, usd) if name in priced else (usd, 0.0)
+            flat, slope = split_token_price(system, usd) if name in priced else (usd, 0.0)
             label = f"{name}, {load}: {style.number(speed)} token/s for a user"
             axis.plot(prices, flat + slope * prices, line, color=colours[name], label=label)
             if name in priced:
@@ -30,8 +38,8 @@ def draw(saved: Saved) -> Figure:
                 continue
             for other in priced:
                 for price in (
-                    crossing(systems[other], theirs, usd)
-                    for theirs, _ in loads(systems[other]).values()
+                    break_even_card_price(systems[other], theirs, usd)
+                    for theirs, _ in price_and_speed(systems[other]).values()
                 ):
                     if prices[0] <= price <= prices[-1]:
                         axis.plot(price, usd, "o", mfc="white", mec="black", ms=6)
@@ -64,7 +72,7 @@ def draw(saved: Saved) -> Figure:
 
 def finding(summary: Mapping[str, Any]) -> str:
     """The card price at which the cheapest of them under load costs as much as each other system, under load and alone."""
-    best, found = crossings(summary)
+    best, found = break_even_points(summary)
     system = summary["systems"][best]
     if not found:
         return f"{best}: {usd_of(system['economics']['usd_per_mtok'])} a million tokens"

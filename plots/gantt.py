@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
-from sim.chipsim.machine import Slice
+from sim.chipsim.machine import TimelineSlice
 from sim.studies.timeline import Timeline
 
 # The colours of computing and collectives in the figure of a token's time.
@@ -81,7 +81,7 @@ def _first_token(timeline: Timeline) -> tuple[float, float]:
 
 
 def _stages(
-    timeline: Timeline, slices: Sequence[Slice]
+    timeline: Timeline, slices: Sequence[TimelineSlice]
 ) -> tuple[int, dict[int, tuple[float, float]]]:
     """Each stage's first start and last end; the stage that takes longest."""
     spans: dict[int, tuple[float, float]] = {}
@@ -92,12 +92,12 @@ def _stages(
     return max(spans, key=lambda stage: (spans[stage][1] - spans[stage][0], -stage)), spans
 
 
-def _shown(each: Slice, timeline: Timeline, spans: dict[int, tuple[float, float]]) -> bool:
+def _shown(each: TimelineSlice, timeline: Timeline, spans: dict[int, tuple[float, float]]) -> bool:
     """Each stage is drawn by its first chip."""
     return each.chip % timeline.group == 0 and each.chip // timeline.group in spans
 
 
-def _bars(axis: Axes, rows: Sequence[tuple[int, Slice]], begin: float) -> None:
+def _bars(axis: Axes, rows: Sequence[tuple[int, TimelineSlice]], begin: float) -> None:
     for kind, (_, colour) in KINDS.items():
         for row, each in rows:
             if each.kind == kind:
@@ -112,7 +112,7 @@ def _bars(axis: Axes, rows: Sequence[tuple[int, Slice]], begin: float) -> None:
 
 def finding(
     timeline: Timeline,
-    slices: Sequence[Slice],
+    slices: Sequence[TimelineSlice],
     spans: dict[int, tuple[float, float]],
     begin: float,
     end: float,

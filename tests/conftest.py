@@ -16,7 +16,7 @@ from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
 from sim.model.config import Model
-from sim.planning.deployment import Deployment, deploy
+from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
 from sim.results.rows import Rows
 from sim.serving.service import serve
 from sim.workload.arrivals import RequestBatch
@@ -133,12 +133,14 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
     ) -> Deployment:
         parts = {"model": make_model, "chip": make_chip, "engine": make_engine}
         built = {name: options.pop(name, None) or build() for name, build in parts.items()}
+        topology, sampled = options.pop("topology", None), options.pop("sampled", None)
+        prompt_tokens = options.pop("prompt_tokens", None)
         return deploy(
-            **built,
-            chips=chips,
-            plan=plan or Plan(),
-            request_tokens=request_tokens,
-            **({"token_budget": 16} | options),
+            DeploymentParts(**built, chips=chips, plan=plan or Plan(), topology=topology),
+            request_tokens,
+            prompt_tokens,
+            LimitOverrides(**({"token_budget": 16} | options)),
+            sampled,
         )
 
     return make

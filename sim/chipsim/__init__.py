@@ -1,7 +1,8 @@
-"""Chip fidelity: every chip a process, every link a resource.
+"""Chip fidelity: every chip a SimPy process, every link a resource.
 
-    >>> import sim
-    >>> stragglers = sim.read("straggler")  # a scenario with `fidelity: chip`
+    >>> from sim.chipsim.network import link_name
+    >>> link_name((3, 9))
+    '3 -> 9'
 
-Read `machine` first (stages, chips, collectives), then `network` (links and contention).
+Read `machine` first, then `network`.
 """

@@ -1,34 +1,63 @@
-"""Chips and links that are not as the data sheet says: stragglers, chips of another kind, slow and dead links, jitter.
+"""Chips and links that differ from the data sheet.
 
-No closed form knows them: they need `fidelity: chip`.
+These are stragglers, chips of another kind, slow and dead links, and jitter.
+They need `fidelity: chip`, because closed forms leave them out.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from sim.chipsim.machine import ChipException, Irregularities
 from sim.chipsim.network import LinkException
-from sim.cost.plan import Layout, PlanError, fit
+from sim.cost.plan import Layout, fit
 from sim.cost.step import Costs
 from sim.hardware.chip import Chip, ChipField
 from sim.hardware.topology import Hop
-from sim.inputs.files import Value
+from sim.inputs.files import Value, rejected
 from sim.units import Count
 
 SpeedFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ChipNumber = Annotated[int, Field(ge=0)]
 
 
-class ExceptionField(Value):
-    """A chip or a link of a system that is not as the others.
+@dataclass(frozen=True)
+class ChipException:
+    """A chip at `speed` times the usual speed, or a chip of another kind.
 
-    In a scheduled network a slow link is known to the schedule; a slow chip is not.  A `chip`, numbered from 0 over all replicas,
-    computes at `speed` times its usual speed (whatever it does, the engine's
-    overheads too), or is a chip of another kind (`like`), joined to the others as they are.  A `link` between two chips, or a chip
-    and its switch ([3, switch]), has `speed` times its bandwidth, in both directions; 0 is a dead one, and messages go round it.
+    costs: those of the layout with all chips of this other kind; None for the usual kind.
+    """
+
+    number: int
+    speed: float = 1.0
+    costs: Costs | None = None
+
+
+@dataclass(frozen=True)
+class Irregularities:
+    """The properties of a machine that closed forms leave out.
+
+    jitter: sigma of the lognormal factor, of mean 1, on every computing time.
+    """
+
+    chips: tuple[ChipException, ...] = ()
+    links: tuple[LinkException, ...] = ()
+    scheduled: bool = False
+    jitter: float = 0.0
+
+
+NO_IRREGULARITIES = Irregularities()
+
+
+class ExceptionField(Value):
+    """A chip or a link of a system that differs from the others.
+
+    `chip`: numbered from 0 over all replicas.  It computes at `speed` times its usual speed,
+    the engine's overheads included.  Or it is of another kind (`like`), with the usual links.
+    `link`: between two chips, or a chip and its switch ([3, switch]).  It has `speed` times its
+    bandwidth, in both directions.  Speed 0 is a dead link, which messages avoid.
+    In a scheduled network the schedule includes slow links, but not slow chips.
     """
 
     chip: ChipNumber | None = None
@@ -39,106 +68,137 @@ class ExceptionField(Value):
     @model_validator(mode="after")
     def _one_thing(self) -> "ExceptionField":
         if (self.chip is None) == (self.link is None):
-            raise ValueError("an exception names a chip or a link")
+            count = "neither" if self.chip is None else "both"
+            raise ValueError(f"got {count} of chip and link; expected one; try chip: 3, speed: 0.5")
         if self.link and self.like:
-            raise ValueError("like: names a chip of another kind, and does not go with a link")
+            reason = f"got {self.like.id} with a link; expected a chip; try leaving link out"
+            raise rejected(("like",), self.like.id, reason)
         if self.speed and not 1e-6 <= self.speed <= 1e6:
-            raise ValueError(f"speed {self.speed:g} is neither 0 nor between 1e-6 and 1e6")
+            reason = f"got {self.speed:g}; expected 0, or 1e-6 to 1e6; try 0.5"
+            raise rejected(("speed",), self.speed, reason)
         if self.chip is not None and self.speed == 0:
-            raise ValueError(
-                f"speed 0: a dead chip {self.chip} leaves its stage without an answer; only links may be dead"
+            reason = (
+                f"got 0 for chip {self.chip}; expected more, since a stage cannot work without one "
+                "of its chips and only links may be dead; try 0.5"
             )
+            raise rejected(("speed",), self.speed, reason)
         return self
 
 
-def irregular(
+def replica_irregularities(
     layout: Layout,
     exceptions: Sequence[ExceptionField],
     replica: int,
-    scheduled: bool,
-    jitter: float,
+    usual: Irregularities,
     request_tokens: float,
     kv_tokens: int,
 ) -> Irregularities:
-    """What one replica of a system has that is irregular.
+    """Return the irregularities of one replica.
 
-    Raises: ValueError where a chip or link does not exist, PlanError where a chip of another kind does not hold its part.
+    usual: those that all replicas have, as jitter.
+    Raises: ValueError if a chip or link does not exist, is named twice, or is of another kind
+    that does not hold its part.
     """
     size = layout.plan.stage_size * layout.plan.pipeline_depth
     chips: list[ChipException] = []
     links: list[LinkException] = []
     kinds: list[tuple[Chip, Costs]] = []
-    places = [each.chip if each.link is None else frozenset(each.link) for each in exceptions]
-    if twice := next((place for i, place in enumerate(places) if place in places[:i]), None):
-        what = f"chip {twice}" if isinstance(twice, int) else f"link {sorted(map(str, twice))}"
-        raise ValueError(f"exceptions: {what} is named twice")
-    for each in exceptions:
+    _require_distinct(exceptions)
+    for number, each in enumerate(exceptions):
         if each.chip is not None:
-            where, number = divmod(each.chip, size)
+            where, place = divmod(each.chip, size)
             if where >= layout.plan.replicas:
-                raise ValueError(
-                    f"exceptions: there is no chip {each.chip}; the last one is {size * layout.plan.replicas - 1}"
-                )
+                raise _no_such_chip(("exceptions", number, "chip"), each.chip, layout, size)
             costs = next((costs for chip, costs in kinds if chip == each.like), None)
             if each.like and costs is None:
-                costs = Costs(_made_of(layout, each.like, request_tokens, kv_tokens))
+                costs = Costs(_made_of(layout, each.like, number, request_tokens, kv_tokens))
                 kinds.append((each.like, costs))
             if where == replica:
-                chips.append(ChipException(number, each.speed, costs))
+                chips.append(ChipException(place, each.speed, costs))
         elif each.link:
-            where, hop = _hop(layout, each.link, size)
+            where, hop = _hop(layout, each.link, number, size)
             if where == replica:
                 links.append(LinkException(hop, each.speed))
-    return Irregularities(tuple(chips), tuple(links), scheduled, jitter)
+    return replace(usual, chips=tuple(chips), links=tuple(links))
 
 
-def _made_of(layout: Layout, chip: Chip, request_tokens: float, kv_tokens: int) -> Layout:
-    """The layout as if all its chips were of another kind.  Raises: PlanError where they do not hold their part."""
+def _require_distinct(exceptions: Sequence[ExceptionField]) -> None:
+    """Raise ValueError if two exceptions name the same chip or link."""
+    places = [each.chip if each.link is None else frozenset(each.link) for each in exceptions]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            each = exceptions[number]
+            key, name = ("chip", each.chip) if each.link is None else ("link", list(each.link))
+            reason = f"got {key} {name} again; expected one exception for each chip and link"
+            raise rejected(("exceptions", number, key), name, f"{reason}; try one with both")
+
+
+def _no_such_chip(at: tuple[int | str, ...], chip: int, layout: Layout, size: int) -> ValueError:
+    """Return the error for a chip beyond the last one."""
+    last = size * layout.plan.replicas - 1
+    return rejected(at, chip, f"got {chip}; expected at most {last}, the last chip; try {last}")
+
+
+def _made_of(
+    layout: Layout, chip: Chip, number: int, request_tokens: float, kv_tokens: int
+) -> Layout:
+    """Return the layout with all its chips of another kind.
+
+    number: place of the exception in the list.
+    Raises: ValueError if such chips do not hold their part.
+    """
+    at = ("exceptions", number, "like")
     for name in (layout.plan.weights_in, layout.plan.kv_in):
         if name not in chip.memory:
-            raise ValueError(
-                f"exceptions: {chip.id} has no memory '{name}', where the plan keeps its part"
-            )
+            reason = f"got {chip.id}, without the memory '{name}' that the plan uses"
+            raise rejected(at, chip.id, f"{reason}; expected a chip that has it; try another chip")
     other = replace(layout, chip=chip)
     fitted = fit(other, request_tokens)
     if not fitted.fits:
-        raise PlanError(f"exceptions: {chip.id} does not hold its part of {layout.model.id}")
+        reason = f"got {chip.id}, which does not hold its part of {layout.model.id}"
+        raise rejected(at, chip.id, f"{reason}; expected a chip that does; try a larger chip")
     if fitted.kv_tokens < kv_tokens:
-        room = f"{fitted.kv_tokens} tokens of KV cache, and the system counts on {kv_tokens}"
-        raise PlanError(
-            f"exceptions: {chip.id} has room for {room}; give kv_tokens: {fitted.kv_tokens} token"
+        reason = (
+            f"got {chip.id}, with room for {fitted.kv_tokens} tokens of KV cache; expected room "
+            f"for the {kv_tokens} of the system; try kv_tokens: {fitted.kv_tokens} token"
         )
+        raise rejected(at, chip.id, reason)
     return other
 
 
-def _hop(layout: Layout, link: tuple[int | str, int | str], size: Count) -> tuple[int, Hop]:
-    """The replica that has the link, and its ends as a replica numbers them."""
+def _hop(
+    layout: Layout, link: tuple[int | str, int | str], number: int, size: Count
+) -> tuple[int, Hop]:
+    """Return the replica that has the link, and its ends as that replica numbers them.
+
+    number: place of the exception in the list.  size: chips of a replica.
+    Raises: ValueError if there is no such link.
+    """
+    at, name = ("exceptions", number, "link"), f"[{link[0]}, {link[1]}]"
     chips = [end for end in link if isinstance(end, int)]
     if not chips:
-        raise ValueError(
-            f"exceptions: a link has a chip at one end at least, and [{link[0]}, {link[1]}] has none"
+        raise rejected(
+            at, name, f"got {name}; expected a chip at one end at least; try [0, switch]"
         )
     if max(chips) >= size * layout.plan.replicas:
-        raise ValueError(
-            f"exceptions: there is no chip {max(chips)}; the last one is {size * layout.plan.replicas - 1}"
-        )
+        raise _no_such_chip(at, max(chips), layout, size)
     replica = {chip // size for chip in chips}
     if len(replica) > 1:
-        raise ValueError(
-            f"exceptions: chips {chips[0]} and {chips[1]} are of two replicas, which no link joins"
-        )
+        first = min(replica) * size
+        reason = f"got {name}, of two replicas; expected chips of one replica"
+        raise rejected(at, name, f"{reason}; try chips from {first} to {first + size - 1}")
     ends = tuple(end % size if isinstance(end, int) else end for end in link)
     hop: Hop = (ends[0], ends[1])
     joined = layout.topology.chips or size
     starts = [chip % size for chip in chips]
-    ways = (
+    routes = (
         layout.topology.route(a, b)
         for a in starts
         for b in (ends if len(chips) == 2 else range(joined))
         if isinstance(b, int)
     )
-    if not any(hop in way or hop[::-1] in way for way in ways):
-        raise ValueError(
-            f"exceptions: the {layout.topology.noun()} has no link from {link[0]} to {link[1]}"
-        )
+    if not any(hop in route or hop[::-1] in route for route in routes):
+        used = layout.topology.route(0, 1)[0] if joined > 1 else hop
+        reason = f"got {name}; expected a link of the {layout.topology.noun()}"
+        raise rejected(at, name, f"{reason}; try one such as [{used[0]}, {used[1]}]")
     return min(replica), hop

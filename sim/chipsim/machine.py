@@ -1,71 +1,38 @@
-"""Serving at chip level, on SimPy: every chip a process that executes its program, every link a resource.
+"""Service at chip fidelity: every chip is a SimPy process that executes its program.
 
-A passage goes from stage to stage.  The chips of a stage begin it together, when each has its slice of the input and the passage
-before has left; they compute, each at its own pace, and talk: a collective is over for all its chips when its last message has
-arrived.  In between each goes on as its own messages come.
-
-A message is one event where its way is one cable, else one for each: the next cable is taken when the head arrives there
-(virtual cut-through).  In a `scheduled` network the program's times are known beforehand, and a chip that is late, or a link that
-another collective or passage has taken, is an error of the schedule.
+A step goes from stage to stage.  The chips of a stage start it together, when each has its slice
+of the input and the stage has finished the step before.  They compute, each at its own speed, and
+take part in collectives (`collectives`).
+In a `scheduled` network the times of the program are known beforehand.  A chip that is late, or a
+link that another collective or step has taken, is an error of the schedule.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 from simpy.events import Event, Timeout
 
-from sim.chipsim.network import (
-    TOLERANCE,
-    Bundle,
-    Cable,
-    LinkException,
-    Network,
-    Onward,
-    Outboxes,
-    ScheduleError,
-)
+from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Transport
+from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
+from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
-from sim.cost.step import Costs, Exchange, Work
-from sim.hardware.topology import Message, adding_phases
+from sim.cost.step import Costs, Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
-SimProcess = Generator[simpy.Event, Any, Any]
-DRAWN_AT_ONCE = 4096
-FREE = attrgetter("free")
+JITTER_BATCH = 4096  # factors sampled together, for speed
+
+MachineFactory = Callable[[simpy.Environment, int], "Machine"]  # makes the machine of a replica
 
 
-@dataclass(frozen=True)
-class ChipException:
-    """A chip that is not as the others: at `speed` times their speed, or another chip."""
-
-    number: int
-    speed: float = 1.0
-    costs: Costs | None = None  # of the layout as if all its chips were of this other kind
-
-
-@dataclass(frozen=True)
-class Irregularities:
-    """What a machine has that no closed form knows."""
-
-    chips: tuple[ChipException, ...] = ()
-    links: tuple[LinkException, ...] = ()
-    scheduled: bool = False
-    jitter: float = 0.0  # sigma of the lognormal factor, of mean 1, on whatever a chip computes
-
-
-Machines = Callable[[simpy.Environment, int], "Machine"]  # what makes the machine of a replica
-
-
-class Slice(NamedTuple):
-    """What a chip did, for a timeline."""
+class TimelineSlice(NamedTuple):
+    """An activity of a chip in a timeline."""
 
     chip: int
     start: Seconds
@@ -74,151 +41,53 @@ class Slice(NamedTuple):
     kind: str  # compute, exchange
 
 
-@dataclass(eq=False, slots=True)
-class PendingMessages:
-    """What a chip has still to be sent before its next phase."""
-
-    left: int
-    full: Event
-
-
-@dataclass(eq=False)
-class CollectiveRun:
-    """A collective of one group: who sends what, and the meeting that is going on."""
-
-    outboxes: Outboxes
-    barrier: "Barrier | None" = None
-    runs: int = 0
-    nbytes: float = 0.0  # over all runs
-
-
-class Barrier:
-    """One run of a collective.  It is over when every chip has come and every message has arrived."""
-
-    __slots__ = ("collective_run", "env", "left", "over", "pending_messages")
-
-    def __init__(self, env: simpy.Environment, collective_run: CollectiveRun) -> None:
-        outboxes = collective_run.outboxes
-        self.env, self.collective_run = env, collective_run
-        self.left = outboxes.messages + len(outboxes.bundles)
-        self.over = Event(env)
-        self.pending_messages: dict[tuple[int, int], PendingMessages] = {}
-
-    def done(self, many: int = 1) -> None:
-        """Chips have come, or messages arrived."""
-        self.left -= many
-        if not self.left:
-            self.collective_run.barrier = None
-            self.collective_run.runs += 1
-            self.over.succeed()
-
-    def pending(self, phase: int, chip: int) -> PendingMessages:
-        key = (phase, chip)
-        if key not in self.pending_messages:
-            expected = self.collective_run.outboxes.expected[phase][chip]
-            pending = self.pending_messages[key] = PendingMessages(expected, Event(self.env))
-            if not expected:
-                pending.full.succeed()
-        return self.pending_messages[key]
-
-    def delivery(self, phase: int, targets: Sequence[int]) -> Callable[[object], None]:
-        """What happens when messages of a phase reach these chips.  After the last phase nobody waits for his own."""
-        if phase == len(self.collective_run.outboxes.expected) - 1:
-            return lambda _: self.done(len(targets))
-
-        def deliver(_: object) -> None:
-            for target in targets:
-                pending = self.pending(phase, target)
-                pending.left -= 1
-                if not pending.left:
-                    pending.full.succeed()
-            self.done(len(targets))
-
-        return deliver
-
-
-class Transit:
-    """A message on a way of several cables: takes each when its head arrives there."""
-
-    __slots__ = ("arrived", "env", "label", "nbytes", "owner", "segments")
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        segments: tuple[Onward, ...],
-        nbytes: float,
-        owner: object,
-        label: str,
-        arrived: Callable[[object], None],
-    ) -> None:
-        self.env, self.segments, self.nbytes, self.owner, self.label, self.arrived = (
-            env,
-            segments,
-            nbytes,
-            owner,
-            label,
-            arrived,
-        )
-
-    def __call__(self, _: object) -> None:
-        (cable, latency, per_byte), *rest = self.segments
-        now, hold = self.env.now, self.nbytes * per_byte
-        start = cable.take(now, hold, self.owner, self.label)
-        if rest:
-            self.segments = tuple(rest)
-            Timeout(self.env, start - now + latency).callbacks.append(self)
-        else:
-            Timeout(self.env, start - now + latency + hold).callbacks.append(self.arrived)
-
-
-class BoundCollective(NamedTuple):
-    """A collective as a stage's chips execute it: one conversation for each rank."""
-
-    label: str
-    collective_runs: Sequence[CollectiveRun]
-    nbytes: float  # as many as the link would carry at full efficiency in the same time
-    latency: Seconds  # before each phase
-    reduction: Seconds  # before each phase that adds
-
-
 Script = Sequence[Sequence[ComputeOp | WaitOp | BoundCollective]]  # by stage
 
 
 @dataclass(eq=False, slots=True)
 class ChipStep:
-    """What one micro-batch takes through the stages."""
+    """A step of a micro-batch on its way through the stages.
 
-    scripts: Sequence[Script]  # by kind of chip
+    scripts: by kind of chip.
+    back: the sampled token is at the first chip; the value is when it left the last stage [s].
+    missing: slices of the input that each stage still waits for.
+    began: start on its current stage [s].
+    stage: the stage that works on it; None while it waits.
+    worked: time on all stages that it has left [s].
+    """
+
+    scripts: Sequence[Script]
     slice_bytes: float
     token_bytes: float
-    back: Event  # that the sampled token has reached the first chip; its value is when it left the last
-    missing: list[int]  # slices of the input that each stage still waits for
-    began: Seconds = 0.0  # on the stage where it is
-    stage: "StageOfChips | None" = None  # that works on it
-    worked: Seconds = 0.0  # of all stages, up to the last one that it left
+    back: Event
+    missing: list[int]
+    began: Seconds = 0.0
+    stage: "StageOfChips | None" = None
+    worked: Seconds = 0.0
 
     def is_back(self, left: Seconds) -> None:
+        """Trigger `back`."""
         self.back.succeed(left)
 
 
 @dataclass(eq=False)
 class StageOfChips:
-    """The chips of a stage: what they work on, and what waits for them."""
+    """The chips of a stage, and the steps that wait for them."""
 
     number: int
-    turn: Event
+    turn: Event  # the next step starts; its value is that step
     waiting: deque[ChipStep] = field(default_factory=deque)
-    at_work: int = 0
+    at_work: int = 0  # chips that have not finished the current step
 
 
 class Machine:
-    """One replica, chip by chip."""
+    """A replica, chip by chip."""
 
     def __init__(
         self,
         env: simpy.Environment,
         costs: Costs,
-        irregular: Irregularities = Irregularities(),
+        irregular: Irregularities = NO_IRREGULARITIES,
         stream: np.random.Generator | None = None,
         recording: bool = False,
     ) -> None:
@@ -226,14 +95,12 @@ class Machine:
         self.env, self.costs, self.irregular, self.stream = env, costs, irregular, stream
         self.group, self.tensor = layout.plan.stage_size, layout.plan.tensor
         self.network = Network(layout.topology, irregular.scheduled, irregular.links, recording)
-        self.busy: NDArray[np.float64] = np.zeros(costs.stages)
+        self.transport = Transport(env, self.network)
+        self.busy: NDArray[np.float64] = np.zeros(costs.stages)  # float[stage], s
         self.stages = [StageOfChips(number, Event(env)) for number in range(costs.stages)]
         self.recording = recording
-        self.slices: list[Slice] = []
-        self.left: list[Seconds] = []  # when each passage left the last stage
-        self.collective_runs: dict[tuple[object, ...], list[CollectiveRun]] = {}
-        self.ways: dict[tuple[int, int], tuple[Onward, ...]] = {}
-        self.sent: dict[tuple[int, int], tuple[int, float]] = {}  # single messages and their bytes
+        self.slices: list[TimelineSlice] = []
+        self.left: list[Seconds] = []  # when each step left the last stage
         self.jitters: list[float] = []
         own = {each.number: each for each in irregular.chips}
         self.kinds: list[Costs] = list(
@@ -246,11 +113,14 @@ class Machine:
             )
 
     def run_step(self, work: Work) -> SimProcess:
-        """A step through all stages; gives the time at which it left the last one, when its token is back at the first."""
+        """Run a step through all stages until its token is back at the first chip.
+
+        The process returns when the step left the last stage.
+        """
         return (yield self.start(work).back)
 
     def start(self, work: Work) -> ChipStep:
-        """Send a step into the first stage's queue."""
+        """Add a step to the queue of the first stage."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
         missing = [self.group] * len(self.stages)
@@ -265,47 +135,33 @@ class Machine:
         return chip_step
 
     def abort(self, chip_steps: Iterable[ChipStep]) -> None:
-        """Count what the stages have worked on their passages up to now."""
+        """Count the work of the stages on these steps until now."""
         for chip_step in chip_steps:
             if chip_step.stage:
                 self.count_work(chip_step, chip_step.stage)
 
     def script(self, program: Program) -> Script:
-        """The program with its conversations looked up."""
+        """Return the program with its collectives bound to runs."""
         return [
             [
-                self.talking(each.label, each.exchange) if isinstance(each, CollectiveOp) else each
+                self.transport.bind(each.label, each.exchange)
+                if isinstance(each, CollectiveOp)
+                else each
                 for each in instructions
             ]
             for instructions in program.stages
         ]
 
-    def talking(self, label: str, exchange: Exchange) -> BoundCollective:
-        key = (exchange.operation, exchange.groups, exchange.ways)
-        if key not in self.collective_runs:
-            ranks = zip(exchange.groups, exchange.ways, strict=True)
-            made = [
-                CollectiveRun(self.network.outboxes(exchange.operation, group, way))
-                for group, way in ranks
-            ]
-            self.collective_runs[key] = made
-        nbytes = exchange.nbytes / exchange.efficiency
-        reduction = (
-            self.costs.layout.topology.reduction if exchange.operation == "all_reduce" else 0.0
-        )
-        return BoundCollective(
-            label, self.collective_runs[key], nbytes, exchange.latency, reduction
-        )
-
-    # A stage's turn.
+    # Stages.
 
     def enter(self, chip_step: ChipStep, stage: StageOfChips) -> None:
-        """The passage joins the stage's queue."""
+        """Add a step to the stage's queue."""
         stage.waiting.append(chip_step)
         if not stage.at_work:
             self.begin(stage)
 
     def begin(self, stage: StageOfChips) -> None:
+        """Start the next step of the queue on all chips of the stage."""
         chip_step = stage.waiting.popleft()
         chip_step.began, chip_step.stage = self.env.now, stage
         stage.at_work = self.group
@@ -313,13 +169,15 @@ class Machine:
         turn.succeed(chip_step)
 
     def leave(self, chip: int, chip_step: ChipStep, stage: StageOfChips) -> None:
-        """A chip has done its part: its slice goes on, and the last one makes room for the next passage."""
+        """Finish a chip's part of a step, and send its slice to the next stage.
+
+        The last chip of the stage starts the next step.
+        """
         last = stage.number == len(self.stages) - 1
         if not last:
+            shipment = Shipment(chip_step.slice_bytes, chip_step, "hidden states")
             came = partial(self.slice_came, chip_step, stage.number + 1)
-            self.send(
-                chip, chip + self.group, chip_step.slice_bytes, chip_step, "hidden states", came
-            )
+            self.transport.send(chip, chip + self.group, shipment, came)
         stage.at_work -= 1
         if stage.at_work:
             return
@@ -329,52 +187,32 @@ class Machine:
             self.left.append(self.env.now)
             now = self.env.now
             if stage.number:
-                self.send(
-                    self.costs.last,
-                    0,
-                    chip_step.token_bytes,
-                    chip_step,
-                    "token",
-                    lambda _: chip_step.is_back(now),
-                )
+                shipment = Shipment(chip_step.token_bytes, chip_step, "token")
+                self.transport.send(self.costs.last, 0, shipment, lambda _: chip_step.is_back(now))
             else:
                 chip_step.is_back(now)
         if stage.waiting:
             self.begin(stage)
 
     def count_work(self, chip_step: ChipStep, stage: StageOfChips) -> None:
+        """Add the time since the step began on the stage."""
         seconds = self.env.now - chip_step.began
         self.busy[stage.number] += seconds
         chip_step.worked += seconds
 
     def slice_came(self, chip_step: ChipStep, number: int, _: object) -> None:
+        """Count a slice of the input of a stage; the last one lets the step enter."""
         chip_step.missing[number] -= 1
         if not chip_step.missing[number]:
             self.enter(chip_step, self.stages[number])
 
-    def send(
-        self,
-        a: int,
-        b: int,
-        nbytes: float,
-        owner: ChipStep,
-        label: str,
-        arrived: Callable[[object], None],
-    ) -> None:
-        """A single message from chip to chip."""
-        if (a, b) not in self.ways:
-            self.ways[a, b] = tuple(
-                Onward(*segment) for segment in self.network.per_byte(Message(a, b, 1.0))
-            )
-            self.sent[a, b] = (0, 0.0)
-        messages, total = self.sent[a, b]
-        self.sent[a, b] = messages + 1, total + nbytes
-        Transit(self.env, self.ways[a, b], nbytes, owner, label, arrived)(None)
-
-    # The chips.
+    # Chips.
 
     def chip(self, number: int, kind: int, slowness: float) -> SimProcess:
-        """The life of a chip: it waits for its stage's turn, executes its program, hands on its slice."""
+        """Run a chip: it waits for a step, executes its program, and sends its slice.
+
+        slowness: factor on its computing times.
+        """
         env, stage, place = self.env, self.stages[number // self.group], number % self.group
         rank = place // self.tensor
         turn = stage.turn
@@ -397,130 +235,46 @@ class Machine:
                         yield Timeout(env, launched - env.now)
                 else:
                     if self.irregular.scheduled:
-                        yield from self.keep(due, number, step.label)
-                    collective_run = step.collective_runs[
-                        rank if len(step.collective_runs) > 1 else 0
-                    ]
-                    yield from self.talk(number, step, collective_run)
+                        yield from self.wait_until(due, number, step.label)
+                    yield from self.transport.execute(number, step, rank)
                     due = env.now
                 if self.recording:
                     kind_of = "exchange" if isinstance(step, BoundCollective) else "compute"
-                    self.slices.append(Slice(number, start, env.now, step.label, kind_of))
+                    self.slices.append(TimelineSlice(number, start, env.now, step.label, kind_of))
             if self.irregular.scheduled:
-                yield from self.keep(due, number, "hidden states")
+                yield from self.wait_until(due, number, "hidden states")
             self.leave(number, chip_step, stage)
 
-    def talk(self, chip: int, step: BoundCollective, collective_run: CollectiveRun) -> SimProcess:
-        """A chip's part in a collective: phase by phase it sends its messages and waits for its own; then for all others."""
-        env, nbytes, label = self.env, step.nbytes, step.label
-        barrier = collective_run.barrier
-        if barrier is None:
-            barrier = collective_run.barrier = Barrier(env, collective_run)
-            collective_run.nbytes += nbytes
-        phases = collective_run.outboxes.bundles[chip]
-        for number, bundles in enumerate(phases):
-            if delay := step.latency + step.reduction * (number < adding_phases(len(phases))):
-                yield Timeout(env, delay)
-            now = env.now
-            for bundle in bundles:
-                start = (
-                    now if max(map(FREE, bundle.cables)) <= now else self.behind(bundle, barrier)
-                )
-                if bundle.onward or self.recording or start is None:
-                    self.one_by_one(bundle, barrier, number, nbytes, label)
-                    continue
-                until = start + nbytes * bundle.per_byte * bundle.length
-                for cable in bundle.cables:
-                    cable.free, cable.owner = until, barrier
-                # What is sent at once and arrives at once is one event.
-                Timeout(env, until - now + bundle.latency).callbacks.append(
-                    barrier.delivery(number, bundle.targets)
-                )
-            if number < len(phases) - 1:
-                yield barrier.pending(number, chip).full
-        over = barrier.over
-        barrier.done()
-        yield over
-
-    @staticmethod
-    def behind(bundle: Bundle, barrier: Barrier) -> Seconds | None:
-        """When a bundle can start that goes behind messages of its own collective; None where its cables differ."""
-        free = bundle.cables[0].free
-        return (
-            free
-            if all(cable.free == free and cable.owner is barrier for cable in bundle.cables)
-            else None
-        )
-
-    def one_by_one(
-        self, bundle: Bundle, barrier: Barrier, phase: int, nbytes: float, label: str
-    ) -> None:
-        """The messages of a bundle, each cable's in its turn."""
-        hold, now, length = nbytes * bundle.per_byte * bundle.length, self.env.now, bundle.length
-        for number, cable in enumerate(bundle.cables):
-            targets = bundle.targets[number * length : (number + 1) * length]
-            there: Callable[[object], None] = barrier.delivery(phase, targets)
-            delay = cable.take(now, hold, barrier, label) - now + bundle.latency
-            if bundle.onward:
-                Timeout(self.env, delay).callbacks.append(
-                    Transit(self.env, bundle.onward, nbytes, barrier, label, there)
-                )
-            else:
-                Timeout(self.env, delay + hold).callbacks.append(there)
-
-    def keep(self, due: Seconds, chip: int, label: str) -> SimProcess:
-        """Waits for a time computed beforehand.  Raises: ScheduleError where it has passed."""
+    def wait_until(self, due: Seconds, chip: int, label: str) -> SimProcess:
+        """Wait for a time of the schedule.  Raises: ScheduleError if it has passed."""
         early = due - self.env.now
         if early < -TOLERANCE:
             raise ScheduleError(
-                f"schedule: chip {chip} is {-1e6 * early:.3f} us late for {label}, due at {1e6 * due:.3f} us"
+                f"schedule: chip {chip} is {-1e6 * early:.3f} us late for {label}, "
+                f"due at {1e6 * due:.3f} us"
             )
         if early > 0:
             yield Timeout(self.env, early)
 
     def jitter(self) -> float:
-        """The next factor on a computing time: lognormal, of mean 1."""
+        """Return the next factor on a computing time: lognormal, of mean 1."""
         if not self.jitters:
             sigma = self.irregular.jitter
             assert self.stream is not None
-            self.jitters = self.stream.lognormal(-(sigma**2) / 2, sigma, DRAWN_AT_ONCE)[
-                ::-1
-            ].tolist()
+            factors = self.stream.lognormal(-(sigma**2) / 2, sigma, JITTER_BATCH)
+            self.jitters = factors[::-1].tolist()
         return self.jitters.pop()
 
     @property
     def traffic(self) -> Traffic:
-        """What the links carried."""
-        links = {cable: [0, 0.0] for cable in self.network.cables.values()}
-
-        def carried(cable: Cable, messages: int, seconds: Seconds) -> None:
-            links[cable][0] += messages
-            links[cable][1] += seconds
-
-        for way, (messages, nbytes) in self.sent.items():
-            for segment in self.ways[way]:
-                carried(segment.cable, messages, nbytes * segment.per_byte)
-        for collective_run in (each for ranks in self.collective_runs.values() for each in ranks):
-            runs, nbytes = collective_run.runs, collective_run.nbytes
-            for bundle in (
-                b
-                for phases in collective_run.outboxes.bundles.values()
-                for phase in phases
-                for b in phase
-            ):
-                for cable in bundle.cables:
-                    carried(cable, runs * bundle.length, nbytes * bundle.per_byte * bundle.length)
-                for segment in bundle.onward:
-                    carried(segment.cable, runs, nbytes * segment.per_byte)
-        return Traffic(
-            {cable.name: (int(n), seconds, cable.waited) for cable, (n, seconds) in links.items()}
-        )
+        """The traffic of the links."""
+        return self.transport.traffic
 
 
-def machines(
+def machine_factory(
     costs: Costs, replicas: Sequence[Irregularities], seed: Sequence[int], recording: bool = False
-) -> Machines:
-    """A machine for each replica, each with a stream of its own for what is drawn."""
+) -> MachineFactory:
+    """Return a factory of machines, one for each replica, each with its own random stream."""
 
     def make(env: simpy.Environment, replica: int) -> Machine:
         return Machine(
@@ -530,11 +284,11 @@ def machines(
     return make
 
 
-def kept(machines: Machines, made: list[Machine]) -> Machines:
-    """Return what makes the same machines, and appends each to `made`."""
+def collecting_factory(factory: MachineFactory, made: list[Machine]) -> MachineFactory:
+    """Return a factory of the same machines, which appends each to `made`."""
 
     def make(env: simpy.Environment, replica: int) -> Machine:
-        made.append(machines(env, replica))
+        made.append(factory(env, replica))
         return made[-1]
 
     return make

@@ -1,6 +1,7 @@
-"""The cables of one replica as messages find them at chip fidelity: each serves one message at a time.
+"""The cables of one replica at chip fidelity, each of which serves one message at a time.
 
-No clock of its own and no SimPy: a cable knows until when it is taken, and the machine asks it when a message's head is there.
+This module has no clock and no SimPy.  A cable stores until when it is taken, and the machine
+calls `take` when the head of a message arrives.
 """
 
 import heapq
@@ -13,15 +14,15 @@ from sim.hardware.topology import Algorithm, Copies, Hop, Message, Operation, Se
 from sim.inputs.files import UserError
 from sim.units import Seconds
 
-TOLERANCE = 1e-9  # s; how far a time computed beforehand and the clock may differ
+TOLERANCE = 1e-9  # largest difference of the clock and a time computed beforehand [s]
 
 
 class ScheduleError(UserError):
-    """A schedule made beforehand that the machine cannot keep."""
+    """A schedule, made beforehand, that the machine cannot keep."""
 
 
-class Use(NamedTuple):
-    """A message on a cable: from when to when, and what it was."""
+class CableUse(NamedTuple):
+    """A message on a cable, with start, end and label, for timelines."""
 
     start: Seconds
     end: Seconds
@@ -30,20 +31,28 @@ class Use(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Cable:
-    """One direction of one cable, or a chip's share of several.  Messages take it first come first served, each as a whole."""
+    """One direction of one cable, or a chip's share of several.
+
+    Messages take it first come first served, each as a whole.
+    free: when the last message leaves it [s].
+    owner: the collective or step whose message has it, or had it last.
+    waited: total time that messages of other owners waited [s].
+    uses: recorded messages; None if they are not recorded.
+    """
 
     name: str
     scheduled: bool = False
     free: Seconds = 0.0
-    owner: object = None  # the collective, or the passage, whose message has it or had it last
+    owner: object = None
     waited: Seconds = 0.0
-    uses: list[Use] | None = None  # where they are to be remembered
+    uses: list[CableUse] | None = None
 
     def take(self, now: Seconds, hold: Seconds, owner: object, label: str) -> Seconds:
-        """When the message whose head is here goes on: at once, or when the cable is free; it holds the cable for `hold`.
+        """Take the cable for `hold` and return when the message starts [s].
 
-        Waiting for messages of the same owner is the owner's own order, and is not counted.  In a scheduled network there is no
-        other.  Raises: ScheduleError where messages of two owners clash there.
+        It starts immediately, or when the cable is free.
+        `waited` leaves out the wait for messages of the same owner, which is the owner's order.
+        Raises: ScheduleError if a message waits for another owner in a scheduled network.
         """
         start = now
         if self.free > now:
@@ -51,18 +60,22 @@ class Cable:
             if self.owner is not owner and start - now > TOLERANCE:
                 if self.scheduled:
                     raise ScheduleError(
-                        f"schedule: {label} clashes on the link {self.name}: it is due at {1e6 * now:.3f} us, "
-                        f"and the link is taken until {1e6 * start:.3f} us"
+                        f"schedule: {label} clashes on the link {self.name}: it is due at "
+                        f"{1e6 * now:.3f} us, and the link is taken until {1e6 * start:.3f} us"
                     )
                 self.waited += start - now
         self.free, self.owner = start + hold, owner
         if self.uses is not None:
-            self.uses.append(Use(start, self.free, label))
+            self.uses.append(CableUse(start, self.free, label))
         return start
 
 
 class Onward(NamedTuple):
-    """A later leg of a message's way.  Seconds for each of the collective's bytes: the slowest so far counts (cut-through)."""
+    """A later segment of a message's path.
+
+    per_byte: time for each byte of the collective on the slowest segment so far [s/B], because
+    of cut-through.
+    """
 
     cable: Cable
     latency: Seconds
@@ -70,19 +83,29 @@ class Onward(NamedTuple):
 
 
 class Bundle(NamedTuple):
-    """Messages of a collective that a chip sends alike: over several cables at once, `length` one behind the other on each."""
+    """Messages of a collective that a chip sends together over several cables.
+
+    per_byte: time that one message takes its cable for each byte of the collective [s/B].
+    length: messages on each cable, one behind the other.
+    onward: the path after the cable, which only a single message has.
+    """
 
     cables: tuple[Cable, ...]
     latency: Seconds
-    per_byte: float  # seconds for each byte of the collective that one message takes its cable
+    per_byte: float
     length: int
-    onward: tuple[Onward, ...]  # the way after that; only a message by itself has such
+    onward: tuple[Onward, ...]
     targets: tuple[int, ...]
 
 
 @dataclass(eq=False, slots=True)
 class Outboxes:
-    """A collective of one group, message by message: for each chip what it sends in each phase, and how much it is sent."""
+    """The messages of a collective of one group.
+
+    bundles: those that each chip sends, by phase.
+    expected: number of messages for each chip, by phase.
+    messages: number of all messages.
+    """
 
     bundles: dict[int, list[list[Bundle]]]
     expected: list[dict[int, int]]
@@ -90,7 +113,7 @@ class Outboxes:
 
 
 class LinkException(NamedTuple):
-    """A link that is not as the topology says: at `speed` times its bandwidth, dead where that is 0.  Both directions."""
+    """A link with `speed` times its bandwidth in both directions; 0 is a dead link."""
 
     hop: Hop
     speed: float
@@ -98,7 +121,7 @@ class LinkException(NamedTuple):
 
 @dataclass(eq=False)
 class Network:
-    """The cables of one replica, made when they are first used."""
+    """The cables of one replica, each created on its first use."""
 
     topology: Topology
     scheduled: bool = False
@@ -110,37 +133,43 @@ class Network:
         self.speeds: dict[Hop, float] = {}
         for (a, b), speed in self.exceptions:
             self.speeds |= {(a, b): speed, (b, a): speed}
-        self._ways: dict[tuple[int, int], list[tuple[Segment, float]]] = {}
+        self._paths: dict[tuple[int, int], list[tuple[Segment, float]]] = {}
 
     def cable(self, hop: Hop) -> Cable:
+        """Return the cable of a hop."""
         if hop not in self.cables:
             self.cables[hop] = Cable(
                 link_name(hop), self.scheduled, uses=[] if self.recording else None
             )
         return self.cables[hop]
 
-    def way(self, a: int, b: int) -> list[tuple[Segment, float]]:
-        """What a message from a to b takes, and what part of its bandwidth each leg has; round the links that are dead.
+    def path(self, a: int, b: int) -> list[tuple[Segment, float]]:
+        """Return the segments from a to b, each with its share of the bandwidth.
 
-        Raises: UserError where there is no way round.
+        The path avoids dead links.
+        Raises: UserError if there is no other path.
         """
         speeds = self.speeds
         if not speeds:
             return [(segment, 1.0) for segment in self.topology.way(a, b)]
-        if (a, b) not in self._ways:
+        if (a, b) not in self._paths:
             segments: list[tuple[Segment, float]] = []
-            for i, j in self._round(a, b):
+            for i, j in self._detour(a, b):
                 route = self.topology.route(i, j)
                 slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
                 segments += [
                     (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
                     for segment in self.topology.way(i, j)
                 ]
-            self._ways[a, b] = segments
-        return self._ways[a, b]
+            self._paths[a, b] = segments
+        return self._paths[a, b]
 
-    def _round(self, a: int, b: int) -> list[tuple[int, int]]:
-        """From a to b in one piece, or from chip to chip round dead links: the way with the least latency (Dijkstra)."""
+    def _detour(self, a: int, b: int) -> list[tuple[int, int]]:
+        """Return the pairs of chips on the path from a to b with the least latency (Dijkstra).
+
+        Without a dead link this is the pair (a, b).  Paths with equal latency are chosen by chip
+        number, so that results are deterministic; SciPy's routine does not promise an order.
+        """
 
         def alive(i: int, j: int) -> bool:
             return all(self.speeds.get(hop, 1.0) > 0 for hop in self.topology.route(i, j))
@@ -169,12 +198,14 @@ class Network:
             link_name(hop) for hop in self.topology.route(a, b) if self.speeds.get(hop, 1.0) == 0
         )
         raise UserError(
-            f"no way from chip {a} to chip {b}: {dead} is dead, and no other chip leads round it"
+            f"no path from chip {a} to chip {b}: {dead} is dead, and no other chip leads around it"
         )
 
-    def outboxes(self, operation: Operation, group: range, way: Algorithm | Copies) -> Outboxes:
-        """A collective's messages with the cables they take."""
-        phases = self.topology.messages(operation, group, way)
+    def outboxes(
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies
+    ) -> Outboxes:
+        """Return the messages of a collective with the cables that they take."""
+        phases = self.topology.messages(operation, group, algorithm)
         sent: dict[int, list[list[Message]]] = {chip: [[] for _ in phases] for chip in group}
         for number, phase in enumerate(phases):
             for message in phase:
@@ -191,10 +222,10 @@ class Network:
         return Outboxes(bundles, expected, sum(map(len, phases)))
 
     def _bundles(self, messages: Iterable[Message], last: bool) -> list[Bundle]:
-        """What one chip sends in a phase.
+        """Return the bundles that one chip sends in a phase.
 
-        In the last phase nobody waits for one message rather than another, so those on one cable go as a train; before, each
-        tells when it has come.
+        In the last phase chips wait only for the barrier, so messages on one cable form a train.
+        In earlier phases each message has its own arrival event.
         """
         trains: defaultdict[tuple[Cable, Seconds, float, int], list[int]] = defaultdict(list)
         single = []
@@ -228,14 +259,17 @@ class Network:
         return together + single
 
     def per_byte(self, message: Message) -> list[tuple[Cable, Seconds, float]]:
-        """A message's way: cables, latencies, seconds for each byte of its collective at the narrowest cable so far."""
+        """Return the path of a message: cables, latencies, and times per byte.
+
+        The time is for each byte of its collective on the slowest cable so far [s/B].
+        """
         slowest, segments = 0.0, []
-        for segment, speed in self.way(message.source, message.target):
+        for segment, speed in self.path(message.source, message.target):
             slowest = max(slowest, message.share / ((message.pace or segment.bandwidth) * speed))
             segments.append((self.cable(segment.hop), segment.latency, slowest))
         return segments
 
 
 def link_name(hop: Hop) -> str:
-    """'3 -> 9', '3 -> switch', 'bus'."""
+    """Return the name of a hop: '3 -> 9', '3 -> switch', 'bus'."""
     return f"{hop[0]} -> {hop[1]}" if hop[0] != hop[1] else str(hop[0])

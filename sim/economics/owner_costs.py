@@ -1,6 +1,7 @@
-"""What a system costs to buy and to run, and what that comes to for a token.  Formulas first, then what files say of prices.
+"""The cost of a system: to buy, to run, and per output token.
 
-Prices are of one date and place and vary widely: each has a source or a range, and where none is known nothing is computed.
+Formulas come first, then the values from files.  Prices vary widely by date and place.
+Each price has a source or a range.  Without a known price nothing is computed.
 """
 
 import math
@@ -13,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import Value, nearest_name
+from sim.inputs.files import Value, nearest_name, rejected
 from sim.units import (
     YEAR,
     Count,
@@ -30,70 +31,84 @@ from sim.units import (
 
 CostShare = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
-# What a kW costs a month where power, cooling and space are rented.
-# Sources: CBRE, North America Data Center Trends H2 2024: $184 on average, $150-250 by place; Jia Yangqing's estimate, 2024.
+# Price of a kW for a month if power, cooling and space are rented.
+# Sources: CBRE, North America Data Center Trends H2 2024: $184 on average, $150-250 by place;
+# Jia Yangqing's estimate, 2024.
 HOSTING = {"us-colocation": "184 USD/kW/month", "jia-2024": "200 USD/kW/month"}
 # US Energy Information Administration, industrial customers, about 2024.
 ELECTRICITY = {"us-industrial": "0.083 USD/kWh"}
 
 
 def capital_recovery(interest: float, years: float) -> float:
-    """CRF = r(1+r)^y / ((1+r)^y - 1): the part of a loan that each year's equal payment is; 1/y without interest."""
+    """Return the share of a loan that each year's equal payment is.
+
+    CRF = r(1+r)^y / ((1+r)^y - 1), and 1/y without interest.
+    """
     return interest / -math.expm1(-years * math.log1p(interest)) if interest else 1 / years
 
 
 def annual_capital(capital: Dollars, residual: Dollars, interest: float, years: float) -> Dollars:
-    """(capital - residual) * CRF + residual * r: what is worn out is paid off, the rest only costs interest."""
+    """Return the yearly cost of the capital, (capital - residual) * CRF + residual * r.
+
+    The owner pays off the lost value.  The residual value costs only interest.
+    """
     return (capital - residual) * capital_recovery(interest, years) + residual * interest
 
 
 def usd_per_mtok(
-    annual: Dollars,
+    annual_costs: Dollars,
     throughput: TokensPerSecond,
     utilisation: float = 1.0,
     availability: float = 1.0,
 ) -> Dollars:
-    """A year's cost over the million tokens of a year, of which the system works a part.
+    """Return a year's cost divided by the million tokens of that year.
 
-    Of a year's rent this is InferenceX's usd_per_gpu_hour / (tok_s_per_gpu * 3600 / 1e6).
+    The system works during the share `utilisation * availability` of the year.
+    For a year's rent this is InferenceX's usd_per_gpu_hour / (tok_s_per_gpu * 3600 / 1e6).
     """
-    return annual / (throughput * YEAR * utilisation * availability) * 1e6
+    return annual_costs / (throughput * YEAR * utilisation * availability) * 1e6
 
 
 def joules_per_token(
     power: Watts, throughput: TokensPerSecond, utilisation: float = 1.0, pue: float = 1.0
 ) -> Joules:
-    """Power over tokens, idle time counted.  InferenceX's figure is that of its all-in power, with neither."""
+    """Return power divided by throughput, idle time included.
+
+    InferenceX divides its all-in power, without `utilisation` and `pue`.
+    """
     return power * pue / (throughput * utilisation)
 
 
-def _preset(known: Mapping[str, str], what: str) -> Shorthand:
-    def read(given: object) -> object:
-        if not isinstance(given, str) or given[:1] in "0123456789.+-":
-            return given
-        if given not in known:
+def _preset(presets: Mapping[str, str], what: str) -> Shorthand:
+    """Return the shorthand that replaces a preset's name by its quantity."""
+
+    def quantity_of(value: object) -> object:
+        if not isinstance(value, str) or value[:1] in "0123456789.+-":
+            return value
+        if value not in presets:
             hint = (
                 f"did you mean {near}?"
-                if (near := nearest_name(given, known))
-                else f"there are {', '.join(known)}"
+                if (near := nearest_name(value, presets))
+                else f"try {', '.join(presets)}"
             )
             raise PydanticCustomError(
-                "quantity", "{reason}", {"reason": f"'{given}' is not a known {what}; {hint}"}
+                "quantity", "{reason}", {"reason": f"'{value}' is not a known {what}; {hint}"}
             )
-        return known[given]
+        return presets[value]
 
-    return Shorthand(read, {"enum": list(known)})
+    return Shorthand(quantity_of, {"enum": list(presets)})
 
 
 class OwnerCosts(Value):
-    """What one system's owner pays, where it is not what the chip's file says.
+    """Costs of one system that differ from its chip's file.
 
-    chip    = `card` for each of the `chips` that are bought (else those that serve, and spares of `faults`), drawing `card_power`
-    server  = `server` and `server_power` for each chip: its part of what stands around it
-    whole   = `capital` and `power` of all of it, instead
-    rent    = for a chip, instead of buying and hosting it
+    chips   = chips bought; by default those that serve, and the spares of `faults`
+    chip    = `card` and `card_power` for each chip
+    server  = `server` and `server_power` for each chip: its share of the server
+    whole   = `capital` and `power` of the whole system, instead
+    rent    = for each chip, instead of buying and hosting it
 
-    Powers are what hosting is paid for; electricity is paid for what the run drew.
+    Hosting is paid for these powers.  Electricity is paid for the energy of the run.
     """
 
     chips: Count | None = None
@@ -113,27 +128,34 @@ class OwnerCosts(Value):
             if key not in ("rent", "chips") and getattr(self, key) is not None
         ]
         if self.rent is not None and bought:
-            raise ValueError(f"rent: is instead of buying; leave {', '.join(bought)} out")
+            reason = f"got rent and {bought[0]}; expected rent instead of a purchase"
+            hint = f"try leaving {', '.join(bought)} out"
+            raise rejected(("rent",), self.rent, f"{reason}; {hint}")
         for whole, parts in (
             ("capital", ("card", "server")),
             ("power", ("card_power", "server_power")),
         ):
-            given = [key for key in parts if getattr(self, key) is not None]
-            if getattr(self, whole) is not None and given:
-                raise ValueError(f"{whole}: is of the whole system; leave {', '.join(given)} out")
+            extra = [key for key in parts if getattr(self, key) is not None]
+            if getattr(self, whole) is not None and extra:
+                reason = f"got {whole} and {extra[0]}; expected one value for the whole system"
+                hint = f"try leaving {', '.join(extra)} out"
+                raise rejected((whole,), getattr(self, whole), f"{reason}; {hint}")
         return self
 
 
 class Economics(Value):
-    """How systems are paid for.  The years are assumed: between Jia's 3 and the 5 to 6 that hyperscalers write servers off in.
+    """Rules for the cost of all systems of a scenario.
 
-    year    = (capital - residual) * CRF(interest, years) + residual * interest + maintenance * capital + power
-    power   = the most that it may draw, at `hosting` for each kW and month; or, with `electricity`, what it drew in the run, times
-              the PUE (assumed: the middle of 1.1-1.5)
-    $/Mtok  = year / (the run's output tokens a second, utilisation and availability of a year)
+    year    = (capital - residual) * CRF(interest, years) + residual * interest
+              + maintenance * capital + power
+    power   = the maximum power, at `hosting` for each kW and month; with `electricity`:
+              the power in the run, times the PUE (assumed: the middle of 1.1-1.5)
+    $/Mtok  = year / (output tokens per second of the run, times utilisation and availability)
 
-    `residual` and `maintenance` (a year) are shares of the capital.  The run's load is that of all the time that is utilised.
-    Where `availability` is left out it is that of the system's `faults`, or 1.
+    `residual` and `maintenance` (each year) are shares of the capital.
+    `years` is assumed: 3 in Jia's estimate, and hyperscalers depreciate servers in 5 to 6.
+    The system has the run's load during all of the utilised time.
+    `availability` defaults to that of the system's `faults`, or 1.
     """
 
     years: Annotated[float, Field(gt=0, le=100)] = 4.0
@@ -152,19 +174,21 @@ class Economics(Value):
     @model_validator(mode="after")
     def _one_price_of_power(self) -> "Economics":
         if self.hosting is not None and self.electricity is not None:
-            raise ValueError(
-                "hosting has the electricity in it; give one of hosting and electricity"
+            reason = (
+                "got electricity and hosting; expected one of hosting and electricity, because "
+                "hosting includes electricity; try leaving hosting out"
             )
+            raise rejected(("electricity",), self.electricity, reason)
         return self
 
     @property
     def rate(self) -> DollarsPerJoule:
-        """Of hosting: where nothing is said, the average of US colocation."""
+        """The price of hosting; by default the average of US colocation."""
         number, _, unit = HOSTING["us-colocation"].partition(" ")
         return float(number) * factor(unit, "USD/J") if self.hosting is None else self.hosting
 
     def as_json(self) -> dict[str, float | None]:
-        """What it assumes, in USD, kW, months and kWh."""
+        """Return the assumptions in USD, kW, months and kWh."""
         paid = self.electricity is not None
         return {
             **{
@@ -189,7 +213,7 @@ class Economics(Value):
 
 
 class Capex(NamedTuple):
-    """What a system is worth, of how many cards, and the most that it draws; or what it is rented for."""
+    """The purchase of a system: cards, prices of chips and servers, maximum power; or its rent."""
 
     cards: int
     chips: Dollars
@@ -199,10 +223,11 @@ class Capex(NamedTuple):
 
     @property
     def capital(self) -> Dollars:
+        """The purchase price of chips and servers."""
         return self.chips + self.servers
 
     def times(self, copies: int) -> "Capex":
-        """So many of it."""
+        """Return the purchase of `copies` of the system."""
         return Capex(
             copies * self.cards,
             copies * self.chips,
@@ -212,15 +237,16 @@ class Capex(NamedTuple):
         )
 
 
-def beside(chip: Chip, own: OwnerCosts) -> Watts:
-    """What stands around a chip draws."""
+def host_power(chip: Chip, own: OwnerCosts) -> Watts:
+    """Return the power of a chip's share of the server."""
     return around(chip) if own.server_power is None else own.server_power
 
 
-def owned(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:
-    """What so many chips and their part of servers cost and draw at most; None where no price or no power is known.
+def system_capex(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:
+    """Return the price and maximum power of chips and their share of servers.
 
-    Left out: the server where the chip's file has none.
+    None if no price or no power is known.
+    Left out: the server if the chip's file has none.
     """
     chips = own.chips or chips
     if own.rent is not None:
@@ -246,10 +272,13 @@ def owned(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:
     )
 
 
-def annual(economics: Economics, has: Capex, drawn: Watts | None) -> dict[str, Dollars] | None:
-    """A year's cost by cause; `drawn` is the power that those chips and servers had in the run that are not rented.
+def annual_costs(
+    economics: Economics, has: Capex, drawn: Watts | None
+) -> dict[str, Dollars] | None:
+    """Return a year's cost by cause.
 
-    None where electricity is paid for and nobody knows how much.
+    drawn: mean power in the run of the chips and servers that are not rented; None if unknown.
+    None if electricity is paid for and its power is unknown.
     """
     rented = {"rent": has.rent * YEAR} if has.rent else {}
     if rented and not has.power:
@@ -275,20 +304,28 @@ def annual(economics: Economics, has: Capex, drawn: Watts | None) -> dict[str, D
     }
 
 
+class ServedTokens(NamedTuple):
+    """The output tokens and finished requests of a run, and its duration [s]."""
+
+    tokens: float
+    requests: int
+    elapsed: Seconds
+
+
 def token_price(
     economics: Economics,
     has: Capex,
     drawn: Watts | None,
-    tokens: float,
-    requests: int,
-    elapsed: Seconds,
+    served: ServedTokens,
     availability: float = 1.0,
 ) -> dict[str, Any] | None:
-    """Dollars for a million output tokens, by cause, and for a request, of a run that gave so many in that time.
+    """Return USD per million output tokens, by cause, and USD per request.
 
-    `availability` counts where the economics have none.  None where nothing works, or the cost of a year is not known.
+    drawn: as in `annual_costs`.  availability: used if `economics` has none.
+    None if the system never works, or the cost of a year is unknown.
     """
-    paid = annual(economics, has, drawn)
+    tokens, requests, elapsed = served
+    paid = annual_costs(economics, has, drawn)
     if paid is None:
         return None
     shares = economics.utilisation, economics.availability or availability
@@ -307,12 +344,13 @@ def token_price(
     }
 
 
-def over_years(economics: Economics, has: Capex) -> dict[str, Dollars]:
-    """What is bought, what the years then cost, and both: the estimate on the back of an envelope, before any token.
+def lifetime_costs(economics: Economics, has: Capex) -> dict[str, Dollars]:
+    """Return capex, opex and their sum over `economics.years`: a back-of-the-envelope estimate.
 
-    Power is the most that may be drawn, with the PUE where electricity is paid for.
+    Power is the maximum power, with the PUE if electricity is paid for.
+    Left out: served tokens.
     """
-    paid = annual(economics, has, has.power) or {}
+    paid = annual_costs(economics, has, has.power) or {}
     bought = economics.years * (paid.get("chips", 0.0) + paid.get("servers", 0.0))
     total = economics.years * sum(paid.values())
     return {"capex_usd": bought, "opex_usd": total - bought, "total_usd": total}

@@ -1,4 +1,7 @@
-"""Cuts the blocks of a model into the stages of a pipeline: contiguous, none too slow, none too full, and as even as can be."""
+"""The cut of a model's blocks into the stages of a pipeline.
+
+Stages are contiguous, none is too slow or too full, and they are as even as possible.
+"""
 
 import math
 from bisect import bisect_left
@@ -10,15 +13,15 @@ from itertools import accumulate
 from sim.cost.plan import Layout
 from sim.cost.step import Costs, Work
 
-BALANCE_CONTEXT = 1024.0  # positions at which stages are balanced; assumed: a usual conversation
+BALANCE_CONTEXT = 1024.0  # positions for which stages are balanced; assumed: a conversation
 
 
 class Cutter:
-    """Cuts the blocks of a layout into contiguous stages.
+    """A partitioner of the blocks of a layout into contiguous stages.
 
-    What is cut for is a limit on a stage's time, and on its bytes beside the KV cache of a number of tokens.  With both limits
-    given, filling stages greedily needs the fewest of them, so limits are found by bisection; within them the cut with the
-    least sum of squared times is taken, the evenest.
+    Two limits hold for a stage: its time, and the tokens of KV cache that must fit in it.
+    For fixed limits a greedy fill needs the fewest stages.  Bisection finds the best limits.
+    Within them the cut with the least sum of squared times is the evenest.
     """
 
     def __init__(self, layout: Layout, request_tokens: float) -> None:
@@ -30,7 +33,7 @@ class Cutter:
         alone = [of_kind[block] for block in blocks]
         self.layout = layout
         self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
-        # Of a table that serves both ends of one stage.
+        # Bytes that a stage with both ends saves, if they use one table.
         self.shared = (
             self.weights[-1] - layout.stage(0, len(blocks) - 1).weights
             if layout.model.tied
@@ -41,14 +44,16 @@ class Cutter:
             *accumulate(stage.kv(request_tokens, window) / request_tokens for stage in alone),
         ]
         self.room = layout.usable - layout.engine.reserve - layout.activations
-        self.beside = (
-            layout.weights_memory.capacity if layout.apart else math.inf
-        )  # room for weights in a memory of their own
+        # Bytes for weights in a memory of their own.
+        self.weights_room = layout.weights_memory.capacity if layout.apart else math.inf
         self.request_tokens = request_tokens
 
     @cached_property
     def times(self) -> list[float]:
-        """Sums of the blocks' times.  Worked out late: whether a layout fits does not depend on them."""
+        """Cumulative times of the blocks [s].
+
+        Computed on first use, because whether a layout fits does not depend on them.
+        """
         blocks, window = self.layout.model.blocks, self.layout.model.window
         costs = Costs(replace(self.layout, bounds=(0,)))  # for the times of single blocks only
         work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
@@ -57,7 +62,7 @@ class Cutter:
         return [0.0, *accumulate(time[block] for block in blocks)]
 
     def bounds(self, pipeline: int) -> tuple[int, ...]:
-        """The first block of each of `pipeline` stages."""
+        """Return the first block of each of `pipeline` stages."""
         if pipeline == 1:
             return (0,)
         n = len(self.times) - 1
@@ -72,13 +77,13 @@ class Cutter:
             tokens = sorted({-self._tokens(i, j) for i, j in pairs if self.kv[j] > self.kv[i]})
             return -_least(tokens, lambda limit: self.stages(time, -limit) <= pipeline)
 
-        if self.stages(math.inf, need) > pipeline:  # it will not fit: show the evenest bytes
+        if self.stages(math.inf, need) > pipeline:  # it does not fit: show the evenest bytes
             weights = sorted({self._weights(i, j) for i, j in pairs})
             evenest = _least(
                 weights,
                 lambda limit: self._fewest(lambda i, j: self._weights(i, j) <= limit) <= pipeline,
             )
-            self.room = self.beside = evenest
+            self.room = self.weights_room = evenest
             return self._even(pipeline, math.inf, 0.0)
         if self.layout.plan.balance == "time":
             time = fastest(need)
@@ -89,11 +94,14 @@ class Cutter:
         return self._even(pipeline, time, tokens)
 
     def stages(self, time: float, tokens: float) -> int:
-        """The fewest stages within both limits; more than there are blocks where one block alone breaks them."""
+        """Return the fewest stages within both limits.
+
+        More than there are blocks if a single block exceeds a limit.
+        """
         return self._fewest(lambda i, j: self._within(i, j, time, tokens))
 
     def _weights(self, i: int, j: int) -> float:
-        """Bytes of the weights of blocks i..j-1 on one stage."""
+        """Return the bytes of the weights of blocks i..j-1 on one stage."""
         return (
             self.weights[j]
             - self.weights[i]
@@ -101,7 +109,7 @@ class Cutter:
         )
 
     def _tokens(self, i: int, j: int) -> float:
-        """Tokens of KV cache that blocks i..j-1 have room for on their stage."""
+        """Return the tokens of KV cache for which a stage of blocks i..j-1 has room."""
         return (self.room - (0.0 if self.layout.apart else self._weights(i, j))) / (
             self.kv[j] - self.kv[i]
         )
@@ -109,7 +117,7 @@ class Cutter:
     def _within(self, i: int, j: int, time: float, tokens: float) -> bool:
         weights, kv = self._weights(i, j), tokens * (self.kv[j] - self.kv[i])
         fits = (
-            weights <= self.beside and kv <= self.room
+            weights <= self.weights_room and kv <= self.room
             if self.layout.apart
             else weights + kv <= self.room * (1 + 1e-12)
         )
@@ -127,7 +135,10 @@ class Cutter:
         return count
 
     def _even(self, pipeline: int, time: float, tokens: float) -> tuple[int, ...]:
-        """Dynamic programming over (stages, blocks): the least sum of squared stage times within the limits."""
+        """Return the cut with the least sum of squared stage times within the limits.
+
+        Dynamic programming over (stages, blocks).
+        """
         n = len(self.times) - 1
         best = [0.0] + [math.inf] * n
         cuts: list[list[int]] = []
@@ -150,5 +161,8 @@ class Cutter:
 
 
 def _least(candidates: Sequence[float], feasible: Callable[[float], bool]) -> float:
-    """The least of ascending candidates that is feasible, where every larger one is; the largest if none is."""
+    """Return the least feasible candidate, or the largest one if none is feasible.
+
+    Candidates ascend, and every candidate above a feasible one is feasible.
+    """
     return candidates[min(bisect_left(candidates, True, key=feasible), len(candidates) - 1)]

@@ -1,7 +1,8 @@
-"""What fails over months, and what then still serves: availability, spares, link errors.
+"""Failures over months, availability, and steps with link errors.
 
-    >>> import sim
-    >>> spares = sim.read("spares")  # sim.run(spares) simulates it and prints the closed form beside
+    >>> from sim.reliability.failures import Failures
+    >>> Failures(rate=1e-6, shape=1.0).scale  # s
+    1000000.0
 
-Read `failures` first, then `link_errors` (steps that a link spoils and that run again).
+Read `failures` first, then `availability` (the simulation).
 """

@@ -1,4 +1,4 @@
-"""Steps that a link spoils and that are made again: how often that happens, as drawn in a run and in closed form."""
+"""Steps that fail from link errors and are repeated: sampled in a run, and in closed form."""
 
 import math
 from typing import Annotated
@@ -8,51 +8,70 @@ from pydantic import Field
 
 from sim.cost.energy import Tally, step_link_bytes
 from sim.cost.step import Costs
-from sim.inputs.files import Sourced
+from sim.inputs.files import Sourced, rejected
 from sim.units import Seconds
 
-MOST_SPOILT = 0.9  # of the largest steps: beyond it a run would hardly end
+MAX_ERROR_PROBABILITY = 0.9  # of the largest step; above it a run would hardly end
 
 
 class LinkErrors(Sourced):
-    """How often a bit arrives wrong beyond what the link's code corrects, and what becomes of the step that it was part of.
+    """The rate of bit errors that the link's code does not correct, and the cost of a repeat.
 
-    Each bit of a message is at risk on each cable that it crosses, independently of others.  Who receives it knows; when the step
-    is over it is made again from the first stage on, `restart` later, as often as it takes.  Its tokens come with the last time.
+    Each bit of a message may fail on each cable that it crosses, independently of others.
+    The receiver detects the error.  After the step it is repeated from the first stage,
+    `restart` later, until it succeeds.  Its tokens come with the last repeat.
 
-    Left out: what else was in flight, which goes on; bits that cables carry beside messages; errors that nobody notices.
+    Left out: other steps in flight, which continue; bits on cables that belong to no message;
+    undetected errors.
     """
 
     bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
     restart: Seconds = 0.0
 
-    def chance(self, costs: Costs, tokens: int) -> float:
-        """That a step of so many tokens is spoilt: 1 - (1 - bit_error_rate)^(8 bytes x cables)."""
+    def step_error_probability(self, costs: Costs, tokens: int) -> float:
+        """Return the error probability of a step: 1 - (1 - bit_error_rate)^(8 bytes x cables).
+
+        tokens: tokens of the step.
+        """
         return -math.expm1(8 * step_link_bytes(costs, tokens) * math.log1p(-self.bit_error_rate))
 
-    def require_bearable(self, costs: Costs) -> None:
-        """Raises: ValueError where hardly any of the largest steps would come through."""
+    def require_finite_retries(self, costs: Costs) -> None:
+        """Check that a run can end.
+
+        Raises: ValueError if more than `MAX_ERROR_PROBABILITY` of the largest steps fail.
+        """
         tokens = costs.layout.token_budget
-        if (chance := self.chance(costs, tokens)) > MOST_SPOILT:
-            often = f"{100 * chance:.4g} % of the steps of {tokens} tokens"
-            raise ValueError(
-                f"link_errors: at a bit error rate of {self.bit_error_rate:g} links spoil {often}"
+        probability = self.step_error_probability(costs, tokens)
+        if probability > MAX_ERROR_PROBABILITY:
+            half = math.log(2) / (8 * step_link_bytes(costs, tokens))  # half of these steps fail
+            reason = (
+                f"got {self.bit_error_rate:g}, at which {100 * probability:.4g} % of the steps of "
+                f"{tokens} tokens fail; expected at most {100 * MAX_ERROR_PROBABILITY:g} %; "
+                f"try {half:.1g}"
             )
+            raise rejected(("link_errors", "bit_error_rate"), self.bit_error_rate, reason)
 
 
 class LinkErrorSampler:
-    """Draws which steps of a replica links spoil."""
+    """A sampler of the steps of a replica that fail from link errors."""
 
     def __init__(self, errors: LinkErrors, costs: Costs, rng: np.random.Generator) -> None:
         self.errors, self.costs, self.rng = errors, costs, rng
-        self.chances: dict[int, float] = {}
+        self.probabilities: dict[int, float] = {}  # by tokens of the step
 
     def __call__(self, tokens: int) -> bool:
-        if tokens not in self.chances:
-            self.chances[tokens] = self.errors.chance(self.costs, tokens)
-        return bool(self.rng.random() < self.chances[tokens])
+        """Return whether the next step, of `tokens` tokens, fails."""
+        if tokens not in self.probabilities:
+            self.probabilities[tokens] = self.errors.step_error_probability(self.costs, tokens)
+        return bool(self.rng.random() < self.probabilities[tokens])
 
 
 def expected_retries(errors: LinkErrors, costs: Costs, tally: Tally) -> float:
-    """How many of the steps that were made, replays among them, links spoil: the sum of their chances."""
-    return sum(steps * errors.chance(costs, tokens) for tokens, steps in tally.batch_steps.items())
+    """Return the expected number of failed steps: the sum of the steps' error probabilities.
+
+    tally: all steps of a run, repeats included.
+    """
+    return sum(
+        steps * errors.step_error_probability(costs, tokens)
+        for tokens, steps in tally.batch_steps.items()
+    )

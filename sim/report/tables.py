@@ -9,7 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from sim.economics import break_even as parity
+from sim.economics.break_even import (
+    ALONE,
+    LOADED,
+    break_even_points,
+    price_and_speed,
+    priced_card_systems,
+    priced_systems,
+)
 from sim.results.labels import format_number, labelled, published_speed, speed_label
 from sim.results.verdict import KEEPS_UP
 from sim.units import format_quantity
@@ -192,26 +199,21 @@ def mostly_idle(summary: Mapping[str, Any], file: str) -> list[str]:
 
 def tokens_cost(summary: Mapping[str, Any]) -> list[str]:
     """By the token: what it costs over the others', and what a card may cost for the cheapest one to cost as much."""
-    mine = parity.cards(summary)
-    costs = {name: parity.loads(s) for name, s in parity.comparable(summary).items()}
-    if (
-        not mine
-        or len(mine) == len(costs)
-        or any(parity.LOADED not in each for each in costs.values())
-    ):
+    mine = priced_card_systems(summary)
+    costs = {name: price_and_speed(s) for name, s in priced_systems(summary).items()}
+    if not mine or len(mine) == len(costs) or any(LOADED not in each for each in costs.values()):
         return []
     lines = []
     for name in (name for name in costs if name not in mine):
         for one in mine:
             alone, loaded = (
-                ratio(costs[one][load][0] / costs[name][load][0])
-                for load in (parity.ALONE, parity.LOADED)
+                ratio(costs[one][load][0] / costs[name][load][0]) for load in (ALONE, LOADED)
             )
             lines.append(
                 f"A token of {one} costs {alone} times one of {name} with one user each, {loaded} times under this load."
             )
-    best, found = parity.crossings(summary)
-    speed = format_number(costs[best][parity.LOADED][1])
+    best, found = break_even_points(summary)
+    speed = format_number(costs[best][LOADED][1])
     for each in found:
         at = (
             f"at ${format_number(each.price)} a card" if each.price > 0 else "at no price of a card"

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -21,23 +23,19 @@ from pydantic_core import PydanticCustomError
 
 from sim import __version__
 from sim.catalogue.entries import sources
-from sim.chipsim.exceptions import ExceptionField, irregular
-from sim.chipsim.machine import Machines, machines
+from sim.chipsim.exceptions import ExceptionField, Irregularities, replica_irregularities
+from sim.chipsim.machine import MachineFactory, machine_factory
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanField, PlanSearch
-from sim.economics.owner_costs import Capex, Economics, OwnerCosts, owned
+from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.files import Change, Document, Entry, Value, find_entry, nearest_name, rejected
 from sim.model.config import ModelField
-from sim.planning.deployment import (
-    Deployment,
-    SingleRequest,
-    deploy,
-    require_fit,
-    time_single_request,
-)
-from sim.reliability.failures import Faults, require_sound, standing_by
+from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy, require_fit
+from sim.planning.single_request import SingleRequest, time_single_request
+from sim.reliability.availability import require_simulable
+from sim.reliability.failures import Faults, spare_chips
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler
 from sim.results.metrics import LIMITS, Measure, SLOField
 from sim.results.rows import Rows
@@ -362,9 +360,7 @@ class Scenario(Value):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
-    _where: dict[str, str] = PrivateAttr(
-        default_factory=dict
-    )  # system -> 'file:line: ', for errors
+    _document: Document | None = PrivateAttr(default=None)  # for the lines in errors
     _searches: dict[str, PlanSearch] = PrivateAttr(default_factory=dict)
 
     @property
@@ -398,26 +394,41 @@ class Scenario(Value):
         """How systems are paid for: what the scenario says, else what `Economics` assumes."""
         return self.economics or Economics()
 
-    def owned(self, name: str, copies: int = 1) -> Capex | None:
+    def capex(self, name: str, copies: int = 1) -> Capex | None:
         """What copies of a plain system cost to buy, spare nodes counted; None where that is not known."""
         chip, chips, _ = self.plain(name).hardware
-        one = owned(
-            chip, chips + self.standing_by(name), self.money.systems.get(name, OwnerCosts())
+        one = system_capex(
+            chip, chips + self.spare_chips(name), self.money.systems.get(name, OwnerCosts())
         )
         return one.times(copies) if one else None
 
-    def standing_by(self, name: str) -> int:
+    def spare_chips(self, name: str) -> int:
         """Chips of a plain system's spare nodes.  Raises: PlanError where they cannot be counted."""
         system = self.plain(name)
         replicas = system.plan.replicas
         try:
-            return replicas * standing_by(system.faults, system.hardware[1] // replicas)
+            return replicas * spare_chips(system.faults, system.hardware[1] // replicas)
         except ValueError as error:
-            raise PlanError(f"{self.where(name)}: {error}") from None
+            raise self.plan_error(name, error) from None
 
-    def where(self, name: str) -> str:
-        """Return where an error says that a system stands: 'mine.yaml:7: systems.lpu'."""
-        return f"{self._where.get(name, '')}systems.{name}"
+    def where(self, name: str, *keys: int | str) -> str:
+        """Return the place of a key of a system for errors: 'mine.yaml:7: systems.lpu.plan'."""
+        path = ("systems", name, *map(str, keys))
+        dotted = ".".join(path)
+        place = self._document.where(*path) if self._document else ""
+        if not place or place == f"--set {dotted}":
+            return place or dotted
+        return f"{place}: {dotted}"
+
+    def plan_error(self, name: str, error: ValueError | PlanError) -> PlanError:
+        """Return the error of a system with the place of its key.
+
+        The key is that of an error made by `rejected`, else the system itself.
+        """
+        if not isinstance(error, ValidationError):
+            return PlanError(f"{self.where(name)}: {error}")
+        problem = error.errors(include_url=False)[0]
+        return PlanError(f"{self.where(name, *problem['loc'])}: {problem['msg']}")
 
     def plain(self, name: str) -> System:
         """A system that is no fleet."""
@@ -463,9 +474,9 @@ class Scenario(Value):
         """Whether every chip of a plain system is a process."""
         return (self.plain(name).fidelity or self.fidelity) == "chip"
 
-    def machines(
+    def machine_factory(
         self, name: str, deployment: Deployment, recording: bool = False, copies: int = 1
-    ) -> Machines:
+    ) -> MachineFactory:
         """What makes the chips of a plain system's replicas, of all copies; what is irregular in it is so in each copy.
 
         Raises: PlanError where its exceptions name what it does not have.
@@ -473,22 +484,24 @@ class Scenario(Value):
         system, layout = self.plain(name), deployment.layout
         scheduled = (system.network or layout.engine.network) == "scheduled"
         jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
+        usual = Irregularities(scheduled=scheduled, jitter=jitter)
         try:
             parts = [
-                irregular(
+                replica_irregularities(
                     layout,
                     system.exceptions,
                     replica,
-                    scheduled,
-                    jitter,
+                    usual,
                     self.request_tokens,
                     deployment.limits.kv_tokens,
                 )
                 for replica in range(layout.plan.replicas)
             ]
-        except (ValueError, PlanError) as error:
-            raise PlanError(f"{self.where(name)}: {error}") from error
-        return machines(deployment.costs, copies * parts, [self.seed, *name.encode()], recording)
+        except ValueError as error:
+            raise self.plan_error(name, error) from error
+        return machine_factory(
+            deployment.costs, copies * parts, [self.seed, *name.encode()], recording
+        )
 
     @property
     def request_tokens(self) -> float:
@@ -501,24 +514,23 @@ class Scenario(Value):
         chip, chips, topology = system.hardware
         try:
             return deploy(
-                system.model or self.model,
-                chip,
-                chips,
-                system.engine,
-                system.plan,
+                DeploymentParts(
+                    system.model or self.model, chip, chips, system.engine, system.plan, topology
+                ),
                 self.request_tokens,
                 self.workload.mean_prompt,
-                topology=topology,
-                token_budget=system.token_budget,
-                max_sequences=system.max_sequences,
-                kv_tokens=system.kv_tokens,
-                memory_fraction=system.memory_fraction,
-                sampled=np.random.default_rng([self.seed, *name.encode()])
+                LimitOverrides(
+                    system.token_budget,
+                    system.max_sequences,
+                    system.kv_tokens,
+                    system.memory_fraction,
+                ),
+                np.random.default_rng([self.seed, *name.encode()])
                 if system.routing == "sampled"
                 else None,
             )
         except ValueError as error:
-            raise PlanError(f"{self.where(name)}: {error}") from error
+            raise self.plan_error(name, error) from error
 
     def serve(
         self,
@@ -539,7 +551,9 @@ class Scenario(Value):
         """What each replica of the copies of a plain system is."""
         system, deployment = self.plain(name), member.deployment
         machine = (
-            self.machines(name, deployment, copies=member.copies) if self.by_chip(name) else None
+            self.machine_factory(name, deployment, copies=member.copies)
+            if self.by_chip(name)
+            else None
         )
         shared = (
             deployment.costs,
@@ -599,7 +613,8 @@ def of(document: Document) -> Scenario:
     scenario = document.value(Scenario)
     scenario._given = document.data
     scenario._question = document.comment
-    scenario._where = {name: f"{document.where('systems', name)}: " for name in scenario.systems}
+    scenario._document = copy(document)  # a sweep sets other values in the document
+    scenario._document.lines = dict(document.lines)
     return scenario
 
 
@@ -611,31 +626,39 @@ def fitting(scenario: Scenario, name: str) -> Deployment:
     except PlanError as error:
         raise PlanError(f"{scenario.where(name)}: {error}") from None
     if scenario.by_chip(name):
-        scenario.machines(name, deployment)  # its exceptions are looked at
+        scenario.machine_factory(name, deployment)  # its exceptions are looked at
     try:
         if faults := scenario.plain(name).faults:
-            require_sound(
+            require_simulable(
                 faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
             )
         replicas_fail(scenario, name, deployment.layout.plan.replicas)
         if errors := scenario.plain(name).link_errors:
-            errors.require_bearable(deployment.costs)
+            errors.require_finite_retries(deployment.costs)
     except ValueError as error:
-        raise PlanError(f"{scenario.where(name)}: {error}") from None
+        raise scenario.plan_error(name, error) from None
     return deployment
 
 
 def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
-    """Raises: ValueError where outages are of a replica that is not there or is down already."""
+    """Check the outages of a system with `replicas` replicas.
+
+    Raises: ValueError if a replica does not exist, or an outage begins during another one.
+    """
     free = dict.fromkeys(range(replicas), 0.0)
-    outages = sorted(scenario.plain(name).outages, key=lambda outage: outage.at)
-    for outage in outages:
+    outages = sorted(enumerate(scenario.plain(name).outages), key=lambda pair: pair[1].at)
+    for number, outage in outages:
         if outage.replica not in free:
-            raise ValueError(f"outages: replica {outage.replica}: there are {replicas}, from 0")
-        if outage.at < free[outage.replica] * (1 - 1e-12):  # ends are sums, which round
-            raise ValueError(
-                f"outages: replica {outage.replica} is down already at {outage.at:g} s"
+            allowed = f"0 to {replicas - 1}" if replicas > 1 else "0, the only replica"
+            reason = f"got {outage.replica}; expected {allowed}; try {replicas - 1}"
+            raise rejected(("outages", number, "replica"), outage.replica, reason)
+        if outage.at < free[outage.replica] * (1 - 1e-12):  # sums of floats have rounding errors
+            end = f"{free[outage.replica]:g} s"
+            reason = (
+                f"got {outage.at:g} s; expected at least {end}, since replica {outage.replica} "
+                f"is down until then; try {end}"
             )
+            raise rejected(("outages", number, "at"), outage.at, reason)
         free[outage.replica] = outage.at + outage.lasts
 
 

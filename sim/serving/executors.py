@@ -19,7 +19,8 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
-from sim.chipsim.machine import ChipStep, Machine, SimProcess
+from sim.chipsim.collectives import SimProcess
+from sim.chipsim.machine import ChipStep, Machine
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs, Work
 from sim.reliability.link_errors import LinkErrorSampler

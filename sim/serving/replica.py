@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from simpy.events import URGENT, Timeout
 
-from sim.chipsim.machine import Machines
+from sim.chipsim.machine import MachineFactory
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Work
 from sim.inputs.files import UserError, Value
@@ -101,7 +101,7 @@ class ReplicaConfig:
     limits: SchedulerLimits
     policies: Policies = DEFAULT
     overhead: Seconds = 0.0
-    machine: Machines | None = None
+    machine: MachineFactory | None = None
     system: str = ""  # whose copy it is, and its number among those
     number: int = 0
     outages: tuple[Outage, ...] = ()

@@ -11,7 +11,7 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import Timeout
 
-from sim.chipsim.machine import Machines
+from sim.chipsim.machine import MachineFactory
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
 from sim.results.rows import Rows, Span, Traffic
@@ -89,7 +89,7 @@ def serve(
     overhead: Seconds = 0.0,
     think: Seconds = 0.0,
     policies: Policies = DEFAULT,
-    machine: Machines | None = None,
+    machine: MachineFactory | None = None,
     leap: bool = True,
 ) -> Rows:
     """Serves all requests on replicas that are alike, as `serve_fleet` does on any."""

@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import EnergyPart, energy, summed
-from sim.economics.owner_costs import Capex, OwnerCosts, beside, joules_per_token, token_price
-from sim.reliability.failures import Availability, availability
+from sim.economics.owner_costs import (
+    Capex,
+    OwnerCosts,
+    ServedTokens,
+    host_power,
+    joules_per_token,
+    token_price,
+)
+from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
@@ -26,7 +33,7 @@ def reliability(
         if faults := scenario.plain(member).faults:
             deployment, seed = of.deployment, [scenario.seed, *f"faults of {member}".encode()]
             chips = deployment.chips // deployment.layout.plan.replicas
-            found[member] = availability(faults, chips, deployment.load or 0.0, seed)
+            found[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
     if name in found:
         return found[name].metrics()
     done = rows.finished
@@ -70,8 +77,8 @@ def costs(
     money, replicas = scenario.money, list(zip(rows.systems, tallies, strict=True))
     parts = {}
     for name, of in members.items():
-        around = beside(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
-        chips = of.chips + of.copies * scenario.standing_by(name)
+        around = host_power(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
+        chips = of.chips + of.copies * scenario.spare_chips(name)
         tally = summed(tally for each, tally in replicas if each == name)
         parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
     used = energy(parts.values(), worked, money.pue)
@@ -95,7 +102,9 @@ def costs(
         ]
         paid = energy(bought, worked, 1.0) if money.electricity is not None else None
         drawn = sum(paid.values()) / worked if paid else None
-        if price := token_price(money, has, drawn, tokens, finished, elapsed, availability):
+        if price := token_price(
+            money, has, drawn, ServedTokens(tokens, finished, elapsed), availability
+        ):
             told["economics"] = price
     return told
 
@@ -138,5 +147,5 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> di
 
 def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
     """What copies of plain systems cost together; None where one's prices are not known."""
-    each = [one for name, n in copies.items() if (one := scenario.owned(name, n))]
+    each = [one for name, n in copies.items() if (one := scenario.capex(name, n))]
     return Capex(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None

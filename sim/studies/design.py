@@ -15,7 +15,8 @@ from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.step import Work
-from sim.planning.deployment import Deployment, minimum_chips, shapes
+from sim.planning.deployment import Deployment
+from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import BRACKET_RATIO as BETTER
@@ -217,7 +218,7 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
             scenario.plain(name).hardware[1],
             (scenario.plain(name).model or scenario.model).id,
         )
-        fewest = minimum_chips(first, scenario.request_tokens) if first else None
+        fewest = minimum_chips(first.bare, scenario.request_tokens) if first else None
         hint = (
             f"try {fewest[0]} chips"
             if fewest
@@ -235,7 +236,7 @@ def plans(scenario: Scenario, name: str) -> Iterator[Plan]:
     model, chips, own = system.model or scenario.model, system.hardware[1], system.plan
     if own.search is None:
         yield own
-    for tensor, data, expert in shapes(model, chips):
+    for tensor, data, expert in stage_shapes(model, chips):
         group = tensor * data
         for replicas in (
             n for n in range(1, min(chips // group, MOST_REPLICAS) + 1) if chips % (group * n) == 0

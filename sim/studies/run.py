@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.cost.plan import weights_only_chips
-from sim.economics.owner_costs import over_years
-from sim.planning.deployment import Deployment, SingleRequest, minimum_chips
+from sim.economics.owner_costs import lifetime_costs
+from sim.planning.deployment import Deployment
+from sim.planning.search import minimum_chips
+from sim.planning.single_request import SingleRequest
 from sim.results.metrics import by_member, summarize
 from sim.results.rows import Rows, Saved, answered
 from sim.scenario.scenario import Member, Scenario, check, read
@@ -187,7 +189,9 @@ def plan(scenario: Scenario) -> Planned:
     for name in scenario.systems:
         scenario.require_few(name, deployments)
     lone = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
-    minimum = {name: minimum_chips(d, scenario.request_tokens) for name, d in deployments.items()}
+    minimum = {
+        name: minimum_chips(d.bare, scenario.request_tokens) for name, d in deployments.items()
+    }
     return Planned(scenario, deployments, lone, minimum)
 
 
@@ -234,7 +238,7 @@ def served(
 def priced(scenario: Scenario) -> dict[str, Any]:
     """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
     owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
-    told = {name: over_years(scenario.money, has) for name, has in owned.items() if has}
+    told = {name: lifetime_costs(scenario.money, has) for name, has in owned.items() if has}
     return {"scenario": scenario.id, "economics": scenario.money.as_json()} | (
         {"estimate": told} if told else {}
     )

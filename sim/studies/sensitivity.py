@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from sim.cost.energy import EnergyPart, Tally, energy
 from sim.cost.plan import PlanError
-from sim.economics.owner_costs import OwnerCosts, beside, token_price
+from sim.economics.owner_costs import OwnerCosts, ServedTokens, host_power, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, System
@@ -150,14 +150,14 @@ def per_token(
     tally.batch_steps[1] = 1
     replicas, server = (
         deployment.layout.plan.replicas,
-        beside(deployment.layout.chip, money.systems.get(name, OwnerCosts())),
+        host_power(deployment.layout.chip, money.systems.get(name, OwnerCosts())),
     )
-    chips = deployment.chips + scenario.standing_by(name)
+    chips = deployment.chips + scenario.spare_chips(name)
     used = energy([EnergyPart(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
     told = {"joules": sum(used.values())} if used else {}
-    if has := scenario.owned(name):
+    if has := scenario.capex(name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
-        if price := token_price(money, has, drawn, replicas, replicas, tpot):
+        if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
             told["usd"] = price["usd_per_mtok"]
     return told
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.chipsim.machine import Machine, Slice, kept
-from sim.chipsim.network import Use
+from sim.chipsim.machine import Machine, TimelineSlice, collecting_factory
+from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
@@ -28,7 +28,7 @@ class LinkUses(NamedTuple):
 
     name: str
     stage: int | None
-    uses: list[Use]
+    uses: list[CableUse]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Timeline:
     identity: str  # model, chips, engine
     group: int  # chips of a stage
     stages: tuple[str, ...]
-    chips: list[Slice]
+    chips: list[TimelineSlice]
     links: list[LinkUses]
     tokens: list[Seconds]  # when each left the last stage
     prompt: int
@@ -88,7 +88,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
             f"trace: about {expected:,} events in {passages} passages, and {MOST_EVENTS:,} can be shown; ask for fewer tokens"
         )
     made: list[Machine] = []
-    machine = kept(scenario.machines(name, deployment, recording=True), made)
+    machine = collecting_factory(scenario.machine_factory(name, deployment, recording=True), made)
     alone = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
     if not prefill:  # what is not shown passes in one piece: token by token it would take minutes

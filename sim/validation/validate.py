@@ -14,7 +14,8 @@ from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, catalogue_names
-from sim.planning.deployment import Deployment, time_single_request
+from sim.planning.deployment import Deployment
+from sim.planning.single_request import time_single_request
 from sim.results.metrics import came_out, latencies
 from sim.scenario.scenario import Member, Scenario, System, fitting
 from sim.scenario.scenario import read as read_scenario

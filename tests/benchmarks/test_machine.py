@@ -8,7 +8,8 @@ import pytest
 import simpy
 
 import sim
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.serving.service import serve
 from sim.workload.arrivals import RequestBatch
 
@@ -45,7 +46,7 @@ def test_tokens_of_a_lone_user(benchmark, system):
             requests,
             deployment.costs,
             deployment.limits,
-            machine=machines(deployment.costs, [Irregularities()], [0]),
+            machine=machine_factory(deployment.costs, [Irregularities()], [0]),
         )
 
     rows = benchmark.pedantic(run, rounds=3)

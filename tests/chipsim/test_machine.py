@@ -1,4 +1,4 @@
-"""Chips and links by hand: messages on cables, collectives, stragglers, jitter, dead links, schedules."""
+"""Chips and links by hand: messages, collectives, stragglers, jitter, dead links, schedules."""
 
 from itertools import pairwise
 
@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import simpy
 
-from sim.chipsim.exceptions import ExceptionField, irregular
-from sim.chipsim.machine import ChipException, Irregularities, Machine, machines
+from sim.chipsim.exceptions import (
+    ChipException,
+    ExceptionField,
+    Irregularities,
+    replica_irregularities,
+)
+from sim.chipsim.machine import Machine, machine_factory
 from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
-from sim.cost.plan import Plan, PlanError
+from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, ComputeOp, program
 from sim.cost.step import Work
 from sim.hardware.topology import (
@@ -79,7 +84,8 @@ def test_a_scheduled_cable_has_no_queue():
     assert cable.take(1e-6, 2e-6, "a", "gather") == 2e-6
     with pytest.raises(
         ScheduleError,
-        match=r"reduce clashes on the link 0 -> 1: it is due at 1\.000 us, and the link is taken until 4",
+        match=r"reduce clashes on the link 0 -> 1: it is due at 1\.000 us, "
+        r"and the link is taken until 4",
     ):
         cable.take(1e-6, 2e-6, "b", "reduce")
 
@@ -87,7 +93,7 @@ def test_a_scheduled_cable_has_no_queue():
 def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
     """Three hops of a line, the middle one at half its bandwidth: 3 us + 2 us for 1,000 bytes."""
     network = Network(Line(link=LINK).sized(4), exceptions=[LinkException((1, 2), 0.5)])
-    way = network.way(0, 3)
+    way = network.path(0, 3)
     assert [leg.hop for leg, _ in way] == [(0, 1), (1, 2), (2, 3)]
     assert [1000 / (leg.bandwidth * speed) for leg, speed in way] == pytest.approx(
         [1 * US, 2 * US, 1 * US]
@@ -98,7 +104,7 @@ def test_a_message_pays_each_latency_and_its_bytes_once_at_the_narrowest():
 
 
 def test_a_bus_carries_one_message_at_a_time(lay):
-    """Four chips say 12 messages of 128 bytes to each other in one shot: the bus is taken for all of them."""
+    """Four chips send 12 messages of 128 bytes in one shot, and all of them take the bus."""
     deployment = lay(
         Bus(link=Link(latency=100 * US, bandwidth=1e9)), tensor=4
     )  # one shot, for latency decides
@@ -137,7 +143,7 @@ def test_a_straggler_holds_up_its_stage_and_no_other(lay, speed):
 def test_a_chip_of_another_kind_computes_as_its_own_data_sheet_says(
     lay, make_chip, make_deployment
 ):
-    """A chip with a quarter of the bandwidth, in a group of two: as slow as a group made of such chips."""
+    """One chip with a quarter of the bandwidth slows a group of two as much as two such chips."""
     deployment = lay()
     slow = make_chip(capacity=1e9, bandwidth=0.25e9, topology=FullyConnected(link=LINK))
     other = make_deployment(2, chip=slow, plan=Plan(tensor=2))
@@ -172,7 +178,7 @@ def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
         serve_on(
             deployment,
             requests,
-            machine=machines(deployment.costs, [Irregularities(jitter=0.1)], [s]),
+            machine=machine_factory(deployment.costs, [Irregularities(jitter=0.1)], [s]),
         )
         for s in (1, 1, 2)
     ]
@@ -184,9 +190,11 @@ def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
 
 
 def test_messages_go_round_a_dead_link(lay):
-    """In a full mesh by a third chip: one more hop for the two that it joined, so one more latency for every collective.
+    """In a full mesh the detour by a third chip is one more hop for its two neighbours.
 
-    The two messages that take the cables 0 -> 2 and 2 -> 1 wait there for those that 0 and 2 send themselves.
+    Therefore every collective has one more latency.
+
+    The two messages on the cables 0 -> 2 and 2 -> 1 wait for those that 0 and 2 send themselves.
     """
     deployment = lay(tensor=3)
     whole, _ = step(deployment)
@@ -201,7 +209,7 @@ def test_messages_go_round_a_dead_link(lay):
 @pytest.mark.parametrize("chips", [3, 4, 5, 6])
 def test_a_ring_goes_the_other_way_round(chips):
     network = Network(Ring(link=LINK).sized(chips), exceptions=[LinkException((0, 1), 0.0)])
-    assert [leg.hop[0] for leg, _ in network.way(0, 1)] == [0, *range(chips - 1, 1, -1)]
+    assert [leg.hop[0] for leg, _ in network.path(0, 1)] == [0, *range(chips - 1, 1, -1)]
 
 
 def test_a_slow_cable_between_nodes_slows_what_crosses_it(lay):
@@ -239,7 +247,8 @@ def test_a_bus_in_a_node_is_one_bus(lay):
 def test_there_is_no_way_round_a_switch(lay):
     with pytest.raises(
         Exception,
-        match=r"no way from chip 0 to chip 1: 0 -> switch is dead, and no other chip leads round it",
+        match=r"no path from chip 0 to chip 1: 0 -> switch is dead, "
+        r"and no other chip leads around it",
     ):
         step(lay(Switch(link=LINK)), Irregularities(links=(LinkException((0, "switch"), 0.0),)))
 
@@ -285,10 +294,10 @@ def test_two_groups_on_one_bus_clash_in_a_schedule(lay, serve_on):
         serve_on(
             deployment,
             requests,
-            machine=machines(deployment.costs, [Irregularities(scheduled=True)], [0]),
+            machine=machine_factory(deployment.costs, [Irregularities(scheduled=True)], [0]),
         )
     rows = serve_on(
-        deployment, requests, machine=machines(deployment.costs, [Irregularities()], [0])
+        deployment, requests, machine=machine_factory(deployment.costs, [Irregularities()], [0])
     )
     assert rows.traffic[0].most_waited()[0][0] == "bus"
 
@@ -317,7 +326,9 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     """Messages and seconds on links, counted by hand from the program of each passage."""
     deployment = lay(tensor=4, pipeline=2)
     rows = serve_on(
-        deployment, [(0.0, 1, 6)], machine=machines(deployment.costs, [Irregularities()], [0])
+        deployment,
+        [(0.0, 1, 6)],
+        machine=machine_factory(deployment.costs, [Irregularities()], [0]),
     )
     talks = [
         each.exchange
@@ -358,7 +369,10 @@ def test_two_chips_of_other_kinds_are_two_kinds(lay, make_chip):
     for first, second in ((slow, slower), (slower, slow)):
         exceptions = [ExceptionField(chip=0, like=first), ExceptionField(chip=1, like=second)]
         times.append(
-            step(deployment, irregular(deployment.layout, exceptions, 0, False, 0.0, 64, 100))[0]
+            step(
+                deployment,
+                replica_irregularities(deployment.layout, exceptions, 0, Irregularities(), 64, 100),
+            )[0]
         )
     assert times[0] == pytest.approx(times[1])
     assert times[0] > 5 * step(deployment)[0]
@@ -368,15 +382,15 @@ def test_a_chip_with_less_room_than_the_system_counts_on_is_refused(lay, make_ch
     deployment = lay()
     small = make_chip(capacity=0.3e6, topology=FullyConnected(link=LINK))
     with pytest.raises(
-        PlanError,
-        match=r"has room for \d+ tokens of KV cache, and the system counts on \d+; give kv_tokens",
+        ValueError,
+        match=r"room for \d+ tokens of KV cache; expected room for the \d+ of the system; "
+        r"try kv_tokens",
     ):
-        irregular(
+        replica_irregularities(
             deployment.layout,
             [ExceptionField(chip=1, like=small)],
             0,
-            False,
-            0.0,
+            Irregularities(),
             64,
             deployment.limits.kv_tokens,
         )

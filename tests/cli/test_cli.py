@@ -259,7 +259,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "engine: ideal",
             "engine: ideal\n    kv_tokens: 9e7 token",
-            "5: systems.card: kv_tokens: got 90000000 token; expected at most ",
+            "9: systems.card.kv_tokens: got 90000000 token; expected at most ",
         ),
         ("chips: 1", "chips: 0", "7: systems.card.chips: 0: it must be at least 1"),
     ],
@@ -287,7 +287,7 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         (
             "tensor: 1",
             "slots: 1000000000",
-            "systems.card: plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, ",
+            "systems.card.plan.slots: got 1,000,000,000 micro-batches; expected at most 100,000, ",
         ),
         (
             "    plan: {tensor: 1}",
@@ -297,7 +297,7 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         (
             "engine: ideal",
             "engine: ideal\n    kv_tokens: 9e7 token",
-            "systems.card: kv_tokens: got 90000000 token; expected at most ",
+            "systems.card.kv_tokens: got 90000000 token; expected at most ",
         ),
     ],
 )
@@ -717,16 +717,31 @@ def test_a_trace_that_cannot_be_is_one_line(sramsim, words, reason):
 @pytest.mark.parametrize(
     ("exception", "reason"),
     [
-        ("{chip: 64, speed: 0.5}", "exceptions: there is no chip 64; the last one is 63"),
-        ("{chip: 3, speed: 0}", "speed 0: a dead chip 3 leaves its stage without an answer"),
-        ("{chip: 3, like: h100-sxm}", "exceptions: h100-sxm has no memory 'sram'"),
-        ("{link: [3, 12], speed: 0}", "exceptions: the dragonfly has no link from 3 to 12"),
-        ("{link: [3, switch], speed: 0}", "exceptions: the dragonfly has no link from 3 to switch"),
-        ("{link: [foo, bar], speed: 0}", "exceptions: a link has a chip at one end at least"),
-        ("{link: [64, 65], speed: 0}", "exceptions: there is no chip 65; the last one is 63"),
-        ("{chip: 3, speed: 0.5}, {chip: 3, speed: 0.6}", "exceptions: chip 3 is named twice"),
-        ("{chip: 3, speed: 1.0e-300}", "speed 1e-300 is neither 0 nor between 1e-6 and 1e6"),
-        ("{speed: 0.5}", "an exception names a chip or a link"),
+        (
+            "{chip: 64, speed: 0.5}",
+            "systems.lpu.exceptions.0.chip: got 64; expected at most 63, the last chip",
+        ),
+        ("{chip: 3, speed: 0}", "systems.lpu.exceptions.0.speed: got 0 for chip 3; expected more"),
+        (
+            "{chip: 3, like: h100-sxm}",
+            "exceptions.0.like: got h100-sxm, without the memory 'sram' that the plan uses",
+        ),
+        (
+            "{link: [3, 12], speed: 0}",
+            "exceptions.0.link: got [3, 12]; expected a link of the dragonfly",
+        ),
+        ("{link: [3, switch], speed: 0}", "got [3, switch]; expected a link of the dragonfly"),
+        ("{link: [foo, bar], speed: 0}", "got [foo, bar]; expected a chip at one end at least"),
+        (
+            "{link: [64, 65], speed: 0}",
+            "exceptions.0.link: got 65; expected at most 63, the last chip",
+        ),
+        (
+            "{chip: 3, speed: 0.5}, {chip: 3, speed: 0.6}",
+            "exceptions.1.chip: got chip 3 again; expected one exception",
+        ),
+        ("{chip: 3, speed: 1.0e-300}", "speed: got 1e-300; expected 0, or 1e-6 to 1e6"),
+        ("{speed: 0.5}", "got neither of chip and link; expected one"),
         ("{chip: 3, speed: 0.5}", "schedule: chip 3 is "),  # the engine's network is scheduled
     ],
 )

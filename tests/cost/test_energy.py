@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.cost.energy import EnergyPart, Tally, Usage, energy, link_bytes, spent, summed, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Costs, Work
@@ -193,7 +194,7 @@ def test_the_tally_is_the_sum_of_all_steps(
 def test_chips_as_processes_do_the_same_work(make_deployment, serve_on):
     deployment = make_deployment(6, plan=Plan(tensor=2, pipeline=3))
     requests = [(0.0, 40, 5), (1e-4, 7, 9)]
-    made = machines(deployment.costs, [Irregularities()], [0])
+    made = machine_factory(deployment.costs, [Irregularities()], [0])
     used = [
         usage(deployment.costs, serve_on(deployment, requests, machine=machine).tallies[0])
         for machine in (None, made)

@@ -11,7 +11,7 @@ from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.files import catalogue_names, read_value
-from sim.planning.deployment import deploy
+from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.
 ATTENTION = 64 * 64 + 2 * 64 * 32 + 64 * 64
@@ -201,7 +201,7 @@ def test_weights_and_cache_live_where_the_plan_says_or_first_fit(make_chip, make
     assert (first.weights_in, first.kv_in) == ("dram", "dram")  # the model is larger than the SRAM
     apart = homes(weights_in="dram", kv_in="sram")
     assert (apart.weights_in, apart.kv_in) == ("dram", "sram")
-    with pytest.raises(ValueError, match="has no memory 'nvme'; it has sram, dram"):
+    with pytest.raises(ValueError, match=r"got nvme; expected a memory of .*; try sram, dram"):
         homes(weights_in="nvme")
 
 
@@ -236,9 +236,9 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
             "chip": make_chip(1e9),
             "engine": read_value(catalogue_names("engines")["ideal"], Engine),
             "plan": Plan(),
-            "token_budget": 16,
         }
-        costs = deploy(model, chips=1, request_tokens=64, sampled=sampled, **parts).costs
+        parts = DeploymentParts(model, chips=1, **parts)
+        costs = deploy(parts, 64, overrides=LimitOverrides(16), sampled=sampled).costs
         return [
             float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)
         ]

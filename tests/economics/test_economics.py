@@ -1,4 +1,4 @@
-"""The formulas against figures worked out by hand, prices from files, and the estimate of February 2024."""
+"""The formulas against hand-computed figures, prices from files, the estimate of February 2024."""
 
 import json
 
@@ -11,13 +11,14 @@ from sim.economics.owner_costs import (
     Capex,
     Economics,
     OwnerCosts,
-    annual,
+    ServedTokens,
     annual_capital,
-    beside,
+    annual_costs,
     capital_recovery,
+    host_power,
     joules_per_token,
-    over_years,
-    owned,
+    lifetime_costs,
+    system_capex,
     token_price,
     usd_per_mtok,
 )
@@ -35,7 +36,7 @@ def rate(text):
 
 
 def test_a_loan_is_paid_off_in_equal_years():
-    """Interest on what is left, and the rest of the payment off it: after the last one nothing is left."""
+    """Each payment covers the interest and reduces the debt, which is zero after the last one."""
     for interest, years in ((0.05, 3), (0.1, 5), (0.2, 10)):
         left = 1.0
         for _ in range(years):
@@ -61,7 +62,7 @@ def test_576_cards_by_throughput(throughput, dear, cheap):
     """185 W a card, $200 a kW and month, three years: $20,000 a card, then $1,000."""
     for card, told in ((20_000, dear), (1000, cheap)):
         economics = Economics(years=3, hosting=rate("200 USD/kW/month"))
-        paid = annual(economics, Capex(576, 576 * card, 0, 576 * 185), None)
+        paid = annual_costs(economics, Capex(576, 576 * card, 0, 576 * 185), None)
         assert usd_per_mtok(sum(paid.values()), throughput) == pytest.approx(told, rel=0.02)
 
 
@@ -97,13 +98,13 @@ def test_an_interest_that_is_next_to_nothing_is_nothing(interest):
 
 def test_hosting_is_of_what_may_be_drawn_and_electricity_of_what_was():
     has = Capex(1, 0, 0, 1000)
-    assert annual(Economics(hosting=rate("100 USD/kW/month")), has, 500)["power"] == pytest.approx(
-        1200
-    )
-    assert annual(Economics(electricity=rate("0.1 USD/kWh"), pue=1.5), has, 500)[
+    assert annual_costs(Economics(hosting=rate("100 USD/kW/month")), has, 500)[
+        "power"
+    ] == pytest.approx(1200)
+    assert annual_costs(Economics(electricity=rate("0.1 USD/kWh"), pue=1.5), has, 500)[
         "power"
     ] == pytest.approx(0.5 * 1.5 * 8760 * 0.1)
-    assert annual(Economics(electricity=rate("0.1 USD/kWh")), has, None) is None
+    assert annual_costs(Economics(electricity=rate("0.1 USD/kWh")), has, None) is None
 
 
 def test_what_is_rented_and_what_is_bought_add_up():
@@ -111,9 +112,9 @@ def test_what_is_rented_and_what_is_bought_add_up():
     rented, bought = Capex(1, 0, 0, 0, rent=2.0), Capex(1, 100, 50, 1000)
     both = Capex(*map(sum, zip(rented, bought, strict=True)))
     economics = Economics(maintenance=0.1)
-    parts = [sum(annual(economics, each, None).values()) for each in (rented, bought)]
-    assert sum(annual(economics, both, None).values()) == pytest.approx(sum(parts))
-    assert annual(Economics(electricity=1e-8), rented, None) == {"rent": 2 * YEAR}
+    parts = [sum(annual_costs(economics, each, None).values()) for each in (rented, bought)]
+    assert sum(annual_costs(economics, both, None).values()) == pytest.approx(sum(parts))
+    assert annual_costs(Economics(electricity=1e-8), rented, None) == {"rent": 2 * YEAR}
 
 
 def test_presets_are_quantities():
@@ -124,8 +125,8 @@ def test_presets_are_quantities():
 def test_a_price_is_the_files_or_the_owners(make_chip):
     server = Server(chips=4, power=400.0, price=8000.0)
     chip = make_chip(power=Power(maximum=300.0), price=1000.0, server=server)
-    assert owned(chip, 8, OwnerCosts()) == Capex(8, 8000, 16_000, 3200)
-    assert owned(
+    assert system_capex(chip, 8, OwnerCosts()) == Capex(8, 8000, 16_000, 3200)
+    assert system_capex(
         chip, 8, OwnerCosts(chips=10, card=500.0, card_power=100.0, server=0.0, server_power=0.0)
     ) == Capex(10, 5000, 0, 1000)
     provided = make_chip(
@@ -133,22 +134,24 @@ def test_a_price_is_the_files_or_the_owners(make_chip):
         price=1000.0,
         server=server.model_copy(update={"maximum": 600.0}),
     )
-    assert owned(provided, 8, OwnerCosts()).power == 3600
-    assert beside(provided, OwnerCosts()) == beside(chip, OwnerCosts()) == 100
-    assert owned(chip, 8, OwnerCosts(capital=300_000.0, power=10_000.0)) == Capex(
+    assert system_capex(provided, 8, OwnerCosts()).power == 3600
+    assert host_power(provided, OwnerCosts()) == host_power(chip, OwnerCosts()) == 100
+    assert system_capex(chip, 8, OwnerCosts(capital=300_000.0, power=10_000.0)) == Capex(
         8, 0, 300_000, 10_000
     )
-    assert owned(chip, 8, OwnerCosts(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
+    assert system_capex(chip, 8, OwnerCosts(rent=2 / 3600)).rent == pytest.approx(16 / 3600)
 
 
 def test_what_is_not_known_is_not_priced(make_chip):
-    assert owned(make_chip(power=Power(maximum=300.0)), 8, OwnerCosts()) is None
-    assert owned(make_chip(price=1000.0), 8, OwnerCosts()) is None
+    assert system_capex(make_chip(power=Power(maximum=300.0)), 8, OwnerCosts()) is None
+    assert system_capex(make_chip(price=1000.0), 8, OwnerCosts()) is None
 
 
 def test_the_causes_of_a_tokens_price_add_up():
     economics = Economics(years=5, interest=0.07, residual=0.1, maintenance=0.03, utilisation=0.5)
-    price = token_price(economics, Capex(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0)
+    price = token_price(
+        economics, Capex(2, 1e5, 5e4, 2000), None, ServedTokens(1_000_000, 500, 100.0)
+    )
     assert sum(price["usd_per_mtok_by_cause"].values()) == pytest.approx(price["usd_per_mtok"])
     assert price["usd_per_mtok"] == pytest.approx(price["usd_per_year"] / (1e4 * YEAR * 0.5) * 1e6)
     assert price["usd_per_request"] == pytest.approx(price["usd_per_mtok"] * 2000 / 1e6)
@@ -161,8 +164,10 @@ def test_the_causes_of_a_tokens_price_add_up():
 def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, counts):
     """By what the scenario says, else what the system's faults come to."""
     has = Capex(2, 1e5, 5e4, 2000)
-    price = token_price(Economics(availability=given), has, None, 1_000_000, 500, 100.0, of_faults)
-    always = token_price(Economics(), has, None, 1_000_000, 500, 100.0)
+    price = token_price(
+        Economics(availability=given), has, None, ServedTokens(1_000_000, 500, 100.0), of_faults
+    )
+    always = token_price(Economics(), has, None, ServedTokens(1_000_000, 500, 100.0))
     assert price["usd_per_mtok"] * counts == pytest.approx(always["usd_per_mtok"])
 
 
@@ -170,13 +175,19 @@ def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, cou
 def test_what_never_works_has_no_price(utilisation, availability):
     economics = Economics(utilisation=utilisation)
     assert (
-        token_price(economics, Capex(2, 1e5, 5e4, 2000), None, 1_000_000, 500, 100.0, availability)
+        token_price(
+            economics,
+            Capex(2, 1e5, 5e4, 2000),
+            None,
+            ServedTokens(1_000_000, 500, 100.0),
+            availability,
+        )
         is None
     )
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
-    assert over_years(Economics(years=2), Capex(1, 0, 0, 0, 1.0)) == {
+    assert lifetime_costs(Economics(years=2), Capex(1, 0, 0, 0, 1.0)) == {
         "capex_usd": 0,
         "opex_usd": 2 * YEAR,
         "total_usd": 2 * YEAR,
@@ -244,15 +255,15 @@ def test_a_fleet_costs_what_its_members_cost():
             "'us-colo' is not a known hosting; did you mean 'us-colocation'?",
         ),
         ("economics.hosting=200 USD/kW", "'200 USD/kW' is not a quantity in USD/J"),
-        ("economics.electricity=us-industrial", "give one of hosting and electricity"),
-        ("economics.systems.lpu.rent=1 USD/h", "rent: is instead of buying; leave card"),
+        ("economics.electricity=us-industrial", "expected one of hosting and electricity"),
+        ("economics.systems.lpu.rent=1 USD/h", "rent: got rent and card; expected"),
         (
             "economics.systems.lpu.capital=1 USD",
-            "capital: is of the whole system; leave card, server out",
+            "capital: got capital and card; .*; try leaving card, server out",
         ),
         (
             "economics.systems.h100x8.card_power=1 W",
-            "power: is of the whole system; leave card_power out",
+            "power: got power and card_power; .*; try leaving card_power out",
         ),
         ("economics.systems.lpu.chips=571", "571 are bought, and 572 serve"),
     ],

@@ -12,7 +12,8 @@ import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Compute
-from sim.planning.deployment import deploy, time_single_request
+from sim.planning.deployment import DeploymentParts, deploy
+from sim.planning.single_request import time_single_request
 from sim.scenario.scenario import fitting
 from sim.serving.service import serve
 from sim.workload.arrivals import RequestBatch
@@ -143,7 +144,7 @@ def faster():
         chip = system.chip.model_copy(update={"compute": compute.model_copy(update=changes)})
         engine = system.engine.model_copy(update={"tokens_per_beat": b})
         plan = system.plan
-        return deploy(scenario.model, chip, 64, engine, plan, prompt + 64, prompt)
+        return deploy(DeploymentParts(scenario.model, chip, 64, engine, plan), prompt + 64, prompt)
 
     return make
 

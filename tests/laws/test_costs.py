@@ -14,7 +14,7 @@ from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.files import find_entry, read_value
-from sim.planning.deployment import time_single_request
+from sim.planning.single_request import time_single_request
 
 
 class Crossing(Compute):

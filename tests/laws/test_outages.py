@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Work
@@ -159,7 +160,7 @@ def test_no_stage_is_busy_for_longer_than_its_replica_is_up(
     failures = [each.model_copy(update={"requests": "retry"}) for each in failures]
     setups = replicas("piped" if kind == "chips" else kind, failures, policy)
     if kind == "chips":
-        made = machines(setups[0].costs, [Irregularities()] * len(setups), [0])
+        made = machine_factory(setups[0].costs, [Irregularities()] * len(setups), [0])
         setups = [replace(setup, machine=made) for setup in setups]
     rows = serve_fleet(asked(sent), setups, least_loaded, leap=leap)
     begun, ended = rows.arrival.min(), np.nanmax(rows.last_token)
@@ -187,7 +188,7 @@ def test_chips_as_processes_fail_as_stages_do(replicas, sent, failures, policy, 
         ]
     )
     stages = serve_fleet(requests, setups, least_loaded, leap=False)
-    made = machines(setups[0].costs, [Irregularities()] * len(setups), [0])
+    made = machine_factory(setups[0].costs, [Irregularities()] * len(setups), [0])
     chips = serve_fleet(requests, [replace(setup, machine=made) for setup in setups], least_loaded)
     for column in ("admitted", "first_token", "last_token"):
         np.testing.assert_allclose(
@@ -217,7 +218,7 @@ def test_an_interrupted_step_counts_as_far_as_it_came(replicas, kind, way):
     work = Work(prompt_tokens=8, chunks=1, attended=36, cached=8, logits=1)
     times = costs.step(work).time
     failure = Outage(at=times[0] / 4, lasts=1e-6)
-    made = machines(costs, [Irregularities()], [0]) if way == "chips" else None
+    made = machine_factory(costs, [Irregularities()], [0]) if way == "chips" else None
     rows = serve_fleet(
         asked([(0.0, 8, 1)]),
         [replace(setup, outages=(failure,), machine=made)],
@@ -253,7 +254,7 @@ def test_a_token_that_does_not_come_has_no_gap(replicas, kind, way):
     times, hops = costs.step(works[3]).time, costs.hops(1)
     into = hops[0] + times[0] / 2
     failure = Outage(at=sum(whole[:3]) + into, lasts=1e-6, requests="fail")
-    made = machines(costs, [Irregularities()], [0]) if way == "chips" else None
+    made = machine_factory(costs, [Irregularities()], [0]) if way == "chips" else None
     rows = serve_fleet(
         asked([(0.0, 8, 20)]),
         [replace(setup, outages=(failure,), machine=made)],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sim import PlanError, read, run
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
@@ -82,7 +83,7 @@ def test_as_many_steps_are_made_again_as_the_closed_form_expects(spoilt, kind, c
         rows = served(setup, asked(100, users=3, prompt=2))
         batch_steps, costs = rows.tallies[0].batch_steps, setup.costs
         expected = expected_retries(errors, costs, rows.tallies[0])
-        chances = {n: errors.chance(costs, n) for n in batch_steps}
+        chances = {n: errors.step_error_probability(costs, n) for n in batch_steps}
         deviation = math.sqrt(
             sum(steps * chances[n] * (1 - chances[n]) for n, steps in batch_steps.items())
         )
@@ -113,7 +114,8 @@ def test_chips_as_processes_make_the_same_steps_again(spoilt, kind):
     stages = served(setup, asked(4, users=1))
     setup, _ = spoilt(kind, 0.05, restart=2e-6)
     chips = served(
-        replace(setup, machine=machines(setup.costs, [Irregularities()], [0])), asked(4, users=1)
+        replace(setup, machine=machine_factory(setup.costs, [Irregularities()], [0])),
+        asked(4, users=1),
     )
     assert chips.replays == stages.replays != [0]
     np.testing.assert_allclose(chips.last_token, stages.last_token, rtol=1e-9)
@@ -174,7 +176,7 @@ def test_a_result_keeps_who_says_how_often_links_err():
 def test_links_through_which_nothing_comes_are_refused():
     with pytest.raises(
         PlanError,
-        match=r"systems\.lpu: link_errors: at a bit error rate of 1e-07 links spoil 100 %",
+        match=r"systems\.lpu\.link_errors\.bit_error_rate: got 1e-07, at which 100 % of the steps",
     ):
         run(read("llama2-70b-lpu-vs-h100", [OPTIONS[0].replace("1e-11", "1e-7")]))
 

@@ -6,7 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.chipsim.machine import Irregularities, machines
+from sim.chipsim.exceptions import Irregularities
+from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, WaitOp, program
 from sim.cost.step import Work
@@ -84,7 +85,7 @@ def both(deployment, serve_on, requests, irregular=None, **options):
     """The rows of the same requests at both fidelities."""
     parts = [irregular or Irregularities()] * deployment.layout.plan.replicas
     by_chip = serve_on(
-        deployment, requests, machine=machines(deployment.costs, parts, [0]), **options
+        deployment, requests, machine=machine_factory(deployment.costs, parts, [0]), **options
     )
     return serve_on(deployment, requests, **options), by_chip
 
@@ -266,7 +267,7 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
         deployment = lay(
             APART["nodes"], EXPERT_PLANS[0], "experts", sampled=np.random.default_rng(7)
         )
-        chips = machines(deployment.costs, [Irregularities()], [0]) if by_chip else None
+        chips = machine_factory(deployment.costs, [Irregularities()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)
 
@@ -275,7 +276,7 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
 def test_the_flagship_takes_the_same_time(serve_on, system):
     scenario = sim.read("llama2-70b-lpu-vs-h100")
     deployment = scenario.deploy(system)
-    chips = scenario.model_copy(update={"fidelity": "chip"}).machines(system, deployment)
+    chips = scenario.model_copy(update={"fidelity": "chip"}).machine_factory(system, deployment)
     requests = [(0.0, 100, 6)]
     same(serve_on(deployment, requests), serve_on(deployment, requests, machine=chips))
 

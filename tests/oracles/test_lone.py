@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.planning.deployment import time_single_request
+from sim.planning.single_request import time_single_request
 
 
 def by_hand(deployment, prompt, output):

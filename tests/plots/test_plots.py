@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
-from sim.economics.break_even import crossing
+from sim.economics.break_even import break_even_card_price
 from sim.studies.sensitivity import sensitivity
 from sim.validation.validate import table
 
@@ -296,7 +296,9 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     figure = FIGURES["crossover"](saved)
     systems = saved.summary["systems"]
     other = systems["h100x8"]["economics"]["usd_per_mtok"]
-    price = crossing(systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other)
+    price = break_even_card_price(
+        systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other
+    )
     changed = [
         f"economics.systems.nodes.card={price} USD",
         "workload.requests=8",

@@ -1,4 +1,4 @@
-"""Availability: the closed forms against numbers, enumeration and a Markov chain, the simulation against the closed forms."""
+"""Availability: closed forms against numbers, enumeration, a Markov chain and the simulation."""
 
 import itertools
 import math
@@ -6,20 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from sim.reliability.failures import (
-    Failures,
-    Faults,
-    Group,
-    Outages,
-    availability,
-    births_and_deaths,
-    closed_form,
-    enough,
-    groups,
+from sim.reliability.availability import DownTimes, require_simulable, simulate_availability
+from sim.reliability.closed_forms import (
+    closed_form_availability,
+    enough_parts,
+    failed_parts_distribution,
     mtbf,
-    require_sound,
-    series,
+    series_availability,
 )
+from sim.reliability.failures import Failures, Faults, PartGroup, part_groups
 from sim.units import HOUR, YEAR
 
 CHIP = Failures(rate=1.2621e-5 / HOUR)  # Llama 3 (arXiv 2407.21783): category GPU
@@ -41,38 +36,38 @@ SMALL = {
     [(8, 9904), (256, 309), (572, 138), (2560, 30.9), (10440, 7.6)],
 )
 def test_chips_that_are_all_needed_fail_so_often(chips, hours):
-    assert mtbf([Group(chips, 0, (CHIP,))]) / HOUR == pytest.approx(hours, rel=5e-3)
+    assert mtbf([PartGroup(chips, 0, (CHIP,))]) / HOUR == pytest.approx(hours, rel=5e-3)
 
 
 @pytest.mark.parametrize(("hours", "share"), [(1 / 6, 0.9988), (1, 0.9928), (24, 0.852)])
 def test_572_chips_without_a_spare(hours, share):
-    assert series(mtbf([Group(572, 0, (CHIP,))]), hours * HOUR) == pytest.approx(
+    assert series_availability(mtbf([PartGroup(572, 0, (CHIP,))]), hours * HOUR) == pytest.approx(
         share, abs=5e-4 if share < 0.9 else 5e-5
     )
 
 
 @pytest.mark.parametrize(("spares", "share"), [(0, 0.840), (1, 0.9863), (2, 0.99919), (3, 0.99996)])
 def test_72_nodes_with_pooled_spares(spares, share):
-    assert enough([Group(72, spares, NODE)], 24 * HOUR, None) == pytest.approx(
+    assert enough_parts([PartGroup(72, spares, NODE)], 24 * HOUR, None) == pytest.approx(
         share, abs=10.0 ** -len(f"{share}"[2:])
     )
 
 
 def test_three_pooled_spares_beat_one_in_each_of_nine_racks():
-    per_rack = enough([Group(8, 1, NODE)] * 9, 24 * HOUR, None)
+    per_rack = enough_parts([PartGroup(8, 1, NODE)] * 9, 24 * HOUR, None)
     assert per_rack == pytest.approx(0.9981, abs=5e-5)
-    assert per_rack < enough([Group(72, 3, NODE)], 24 * HOUR, None)
+    assert per_rack < enough_parts([PartGroup(72, 3, NODE)], 24 * HOUR, None)
 
 
 def test_with_a_crew_for_each_part_they_are_out_independently():
     out = 0.024 / 1.024
     binomial = [math.comb(12, j) * out**j * (1 - out) ** (12 - j) for j in range(13)]
-    assert births_and_deaths(12, OFTEN.rate, 24 * HOUR, 12) == pytest.approx(binomial)
+    assert failed_parts_distribution(12, OFTEN.rate, 24 * HOUR, 12) == pytest.approx(binomial)
 
 
 @pytest.mark.parametrize("crews", [1, 2, 6])
 def test_groups_that_share_crews_are_as_the_markov_chain_of_all_parts_says(crews):
-    """Two groups of 2 + 1; the crews work on the parts that are out, whichever: a chain over all 64 states."""
+    """Two groups of 2 + 1 parts share crews, which repair any part: a chain over all 64 states."""
     rate, mend = 0.3, 1.0
     states = list(itertools.product((0, 1), repeat=6))
     rates = np.zeros((64, 64))
@@ -87,7 +82,9 @@ def test_groups_that_share_crews_are_as_the_markov_chain_of_all_parts_says(crews
         for p, state in zip(long_run, states, strict=True)
         if max(sum(state[:3]), sum(state[3:])) <= 1
     )
-    assert enough([Group(2, 1, (Failures(rate=rate),))] * 2, 1 / mend, crews) == pytest.approx(good)
+    assert enough_parts(
+        [PartGroup(2, 1, (Failures(rate=rate),))] * 2, 1 / mend, crews
+    ) == pytest.approx(good)
 
 
 LAWS = {
@@ -114,13 +111,16 @@ LAWS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", LAWS.values(), ids=LAWS.keys())
 def test_simulated_availability_is_that_of_the_closed_form(changes):
-    """Within three standard errors for each of 20 seeds, the standard error below 10 % of the unavailability.
+    """Within three standard errors for each of 20 seeds.
 
-    Components fail independently and n crews repair them (but for the last, with one), lives and repairs are exponential.
+    The standard error is below 10 % of the unavailability.
+
+    Parts fail independently, and lives and repairs are exponential.
+    Each part has a crew, except in "one crew".
     """
     faults = Faults.model_validate(SMALL | changes)
     for seed in range(20):
-        found = availability(
+        found = simulate_availability(
             faults, 10 * faults.chips_per_node, 600.0 if faults.model_swap_every else 0.0, [seed]
         )
         assert found.closed is not None
@@ -129,14 +129,17 @@ def test_simulated_availability_is_that_of_the_closed_form(changes):
 
 
 def test_parts_that_are_settled_fail_as_often_in_their_first_year_as_later():
-    """Whatever the shape, though a life is 114 years; new ones of shape 0.7 fail more often, and of shape 2 hardly ever."""
+    """This holds for every shape, though a life is 114 years.
+
+    New parts of shape 0.7 fail more often, and of shape 2 hardly ever.
+    """
     for shape, compares in ((0.7, "more"), (2.0, "less")):
         rare = Failures(rate=1e-6 / HOUR, shape=shape)
         faults = Faults.model_validate(
             SMALL | {"chip": rare, "chips_per_node": 100, "samples": 150}
         )
-        settled = availability(faults, 1000, 0.0, [0])
-        new = availability(faults.model_copy(update={"age": "new"}), 1000, 0.0, [0])
+        settled = simulate_availability(faults, 1000, 0.0, [0])
+        new = simulate_availability(faults.model_copy(update={"age": "new"}), 1000, 0.0, [0])
         assert settled.outages_per_second * YEAR == pytest.approx(1000 * 1e-6 * 8760, rel=0.1)
         assert (new.outages_per_second > settled.outages_per_second) == (compares == "more")
         assert new.closed is None
@@ -153,7 +156,7 @@ def test_a_system_that_is_never_whole_has_no_availability_at_all():
     faults = Faults.model_validate(
         SMALL | {"chip": Failures(rate=1 / HOUR), "spares": 0, "repair": 1e6 * HOUR, "samples": 2}
     )
-    assert availability(faults, 10, 0.0, [0]).samples == (0, 0)
+    assert simulate_availability(faults, 10, 0.0, [0]).samples == (0, 0)
 
 
 def test_weibulls_scale_gives_the_mean_that_the_rate_says():
@@ -162,20 +165,20 @@ def test_weibulls_scale_gives_the_mean_that_the_rate_says():
 
 
 def test_an_outage_lasts_until_no_place_is_empty_and_the_last_swap_is_over():
-    outages = Outages(swap=2.0)
-    outages.lost(10, replaced=True)  # 10 to 13: a second swap begins in the first one
-    outages.lost(11, replaced=True)
-    outages.lost(20, replaced=False)  # 20 to 32: nobody until 30
-    outages.found(30)
-    outages.lost(40, replaced=False)  # 40 on
-    assert outages.between(0, 50) == (3 + 12 + 10, 3)
-    assert outages.between(12, 50) == (1 + 12 + 10, 2)
+    down_times = DownTimes(swap=2.0)
+    down_times.part_failed(10, replaced=True)  # 10 to 13: a second swap begins in the first one
+    down_times.part_failed(11, replaced=True)
+    down_times.part_failed(20, replaced=False)  # 20 to 32: no spare until 30
+    down_times.place_filled(30)
+    down_times.part_failed(40, replaced=False)  # 40 on
+    assert down_times.between(0, 50) == (3 + 12 + 10, 3)
+    assert down_times.between(12, 50) == (1 + 12 + 10, 2)
 
 
 def test_fewer_crews_wait_longer():
     faults = Faults.model_validate(SMALL)
     shares = [
-        availability(faults.model_copy(update={"crews": crews}), 10, 0.0, [0]).mean
+        simulate_availability(faults.model_copy(update={"crews": crews}), 10, 0.0, [0]).mean
         for crews in (1, None)
     ]
     assert shares[0] < shares[1] - 0.001
@@ -183,20 +186,22 @@ def test_fewer_crews_wait_longer():
 
 def test_the_same_seed_gives_the_same_samples():
     first, second, other = (
-        availability(Faults.model_validate(SMALL | {"samples": 3}), 10, 0.0, [seed])
+        simulate_availability(Faults.model_validate(SMALL | {"samples": 3}), 10, 0.0, [seed])
         for seed in (0, 0, 1)
     )
     assert first.samples == second.samples != other.samples
 
 
 def test_what_waits_for_the_same_few_crews_has_no_closed_form():
-    parts = [Group(10, 1, (OFTEN,)), Group(2, 0, (CHIP,))]
-    assert closed_form(parts, HOUR, 0.0, 1, 0.0) is None
-    assert closed_form(parts, HOUR, 0.0, 13, 0.0) == closed_form(parts, HOUR, 0.0, None, 0.0)
+    parts = [PartGroup(10, 1, (OFTEN,)), PartGroup(2, 0, (CHIP,))]
+    assert closed_form_availability(parts, HOUR, 0.0, 1, 0.0) is None
+    assert closed_form_availability(parts, HOUR, 0.0, 13, 0.0) == closed_form_availability(
+        parts, HOUR, 0.0, None, 0.0
+    )
 
 
 def test_a_swap_costs_what_all_parts_at_work_fail_in_it():
-    found = closed_form([Group(72, 3, NODE)], 24 * HOUR, HOUR / 6, None, 0.0)
+    found = closed_form_availability([PartGroup(72, 3, NODE)], 24 * HOUR, HOUR / 6, None, 0.0)
     assert found is not None
     assert found.swaps == pytest.approx(math.exp(-576 * 1.2621e-5 / 6))
 
@@ -206,50 +211,51 @@ def test_the_parts_of_a_system():
     faults = Faults.model_validate(
         SMALL | {"chip": CHIP, "chips_per_node": 8, "nodes_per_rack": 8, "rack": rack}
     )
-    assert groups(faults, 80) == [Group(10, 2, NODE), Group(2, 0, (rack,))]
+    assert part_groups(faults, 80) == [PartGroup(10, 2, NODE), PartGroup(2, 0, (rack,))]
     per_rack = faults.model_copy(update={"spares_per": "rack"})
-    assert groups(per_rack, 80) == [Group(8, 2, NODE), Group(2, 2, NODE), Group(2, 0, (rack,))]
+    assert part_groups(per_rack, 80) == [
+        PartGroup(8, 2, NODE),
+        PartGroup(2, 2, NODE),
+        PartGroup(2, 0, (rack,)),
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"chips_per_node": 3}, "faults: 10 chips are no whole nodes of 3"),
-        ({"chip": None}, "faults: nothing fails; give chip, node, rack or link a rate"),
-        ({"spares_per": "rack"}, "faults: racks are counted by nodes_per_rack, and it is missing"),
+        ({"chips_per_node": 3}, "got 3; expected a divisor of 10; try 2"),
+        ({"chip": None}, "got no failure rate; expected chip, node, rack or link"),
+        ({"spares_per": "rack"}, "got spares_per without nodes_per_rack; expected both"),
         (
             {"chip": None, "link": OFTEN, "links": 3},
-            "faults: spares are nodes; give chip or node a rate",
+            "got 2 without a failure rate of nodes; expected chip or node",
         ),
-        ({"rack": OFTEN}, "faults: racks are counted by nodes_per_rack, and it is missing"),
-        (
-            {"link": OFTEN},
-            "faults: link and links go together: how often one fails, and how many there are",
-        ),
+        ({"rack": OFTEN}, "got rack without nodes_per_rack; expected both"),
+        ({"link": OFTEN}, "got link without links; expected the rate of a link and the number"),
     ],
 )
 def test_parts_that_cannot_be_counted(changes, reason):
     with pytest.raises(ValueError, match=reason):
-        groups(Faults.model_validate(SMALL | changes), 10)
+        part_groups(Faults.model_validate(SMALL | changes), 10)
 
 
 def test_a_model_is_swapped_only_where_it_can_be_loaded_in_time():
     faults = Faults.model_validate(SMALL | {"model_swap_every": 60.0})
-    require_sound(faults, 10, 59.0)
-    with pytest.raises(ValueError, match="a model takes 60 s to load, longer than it stays"):
-        require_sound(faults, 10, 60.0)
-    with pytest.raises(ValueError, match="no host_link, by which weights are loaded"):
-        require_sound(faults, 10, None)
+    require_simulable(faults, 10, 59.0)
+    with pytest.raises(
+        ValueError, match="got 60 s; expected more than the 60 s that a model takes to load"
+    ):
+        require_simulable(faults, 10, 60.0)
+    with pytest.raises(ValueError, match="got a chip without host_link"):
+        require_simulable(faults, 10, None)
 
 
 @pytest.mark.parametrize(
     "changes", [{"horizon": 1e9 * HOUR}, {"link": OFTEN, "links": 20_000_000}, {"samples": 100_000}]
 )
 def test_what_would_take_hours_is_refused(changes):
-    with pytest.raises(
-        ValueError, match=r"lives of parts to simulate, and 10,000,000 are the most"
-    ):
-        require_sound(
+    with pytest.raises(ValueError, match="lives of parts to simulate; expected at most 10,000,000"):
+        require_simulable(
             Faults.model_validate(SMALL | {"chip": Failures(rate=0.1 / HOUR)} | changes), 10, None
         )
 
@@ -258,8 +264,10 @@ def test_swaps_of_the_model_take_their_share_and_are_no_outages():
     plain = Faults.model_validate(
         SMALL | {"samples": 2, "chip": Failures(rate=1e-12), "horizon": 100 * HOUR}
     )
-    swapped = availability(plain.model_copy(update={"model_swap_every": 100.0}), 10, 2.0, [0])
+    swapped = simulate_availability(
+        plain.model_copy(update={"model_swap_every": 100.0}), 10, 2.0, [0]
+    )
     assert swapped.mean == pytest.approx(0.98, abs=1e-6)
     assert swapped.outages_per_second == 0
     assert swapped.metrics()["lost_to_model_swaps"] == 0.02
-    assert availability(plain, 10, 2.0, [0]).mean == 1
+    assert simulate_availability(plain, 10, 2.0, [0]).mean == 1

@@ -425,11 +425,11 @@ def test_requests_fail_where_they_are_not_to_be_retried():
     [
         (
             "outages=[{at: 1 s, lasts: 2 s, replica: 2}]",
-            "systems.two-of-lpus: outages: replica 2: there are 2, from 0",
+            "--set systems.two-of-lpus.outages: systems.two-of-lpus.outages.0.replica: got 2; expected 0 to 1",
         ),
         (
             "outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]",
-            "outages: replica 0 is down already at 2 s",
+            "systems.two-of-lpus.outages.1.at: got 2 s; expected at least 3 s, since replica 0 is down",
         ),
         ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
     ],
@@ -452,7 +452,10 @@ def test_weights_come_over_the_host_links(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("assignment", "reason"),
     [
-        ("chips_per_node=7", "systems.pooled: faults: 576 chips are no whole nodes of 7"),
+        (
+            "chips_per_node=7",
+            "--set systems.pooled.faults.chips_per_node: got 7; expected a divisor of 576; try 6",
+        ),
         ("chip.rate=1e-5 1/h", "'1e-5 1/h' is not a quantity in failure/s"),
         ("spares=-1", "-1: it must be at least 0"),
         ("crew=1", "faults has no 'crew'; did you mean 'crews'?"),

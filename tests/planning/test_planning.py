@@ -13,8 +13,10 @@ from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.files import ScenarioError
-from sim.planning.deployment import deploy, minimum_chips, require_fit, time_single_request
+from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy, require_fit
 from sim.planning.partition import BALANCE_CONTEXT
+from sim.planning.search import minimum_chips
+from sim.planning.single_request import time_single_request
 from sim.scenario.scenario import read
 
 WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
@@ -27,7 +29,7 @@ def all_cuts(layout):
 
 
 def room(layout):
-    """Tokens of KV cache that the fullest stage has room for; less than nothing where weights alone do not fit."""
+    """Return the KV tokens for which the fullest stage has room; negative if weights do not fit."""
     return min(
         layout.room(s) / s.kv_per_token
         if s.kv_per_token
@@ -45,7 +47,7 @@ def unevenness(layout):
 
 
 def least(layouts, *keys):
-    """The cuts of those layouts that are least by the first key, among those by the second, and so on."""
+    """Return the cuts that are least by the first key, of those by the second key, and so on."""
     for key in keys:
         values = [key(layout) for layout in layouts]
         limit = min(values) + 1e-9 * abs(min(values))
@@ -55,7 +57,7 @@ def least(layouts, *keys):
 
 @pytest.fixture(scope="module")
 def draw_deployment(make_model, make_chip, make_engine, make_deployment):
-    """A deployment of a drawn model on chips of a drawn size: tight ones, which rule cuts out, and roomy ones."""
+    """Return a deployment of a random model on chips of random size, both tight and roomy."""
 
     def make(draw, balance, tensor=1, pipeline=None):
         model = make_model(
@@ -116,13 +118,16 @@ def test_balanced_for_memory_room_comes_first_then_the_slowest_stage_then_evenne
 
 
 def test_of_equally_fast_cuts_the_evenest_is_taken(make_deployment, make_model):
-    """Some stage has attention and an MLP whatever the cut; a second such stage would be no slower, but less even."""
+    """One stage has attention and an MLP in every cut.
+
+    A second such stage would be no slower, but less even.
+    """
     small = make_model(num_hidden_layers=3, intermediate_size=64, vocab_size=64)
     assert make_deployment(5, model=small).layout.bounds == (0, 2, 4, 5, 6)
 
 
 def test_a_stages_time_is_that_of_its_blocks_and_of_the_gather_before_them(make_deployment, lossy):
-    """Stages are balanced by the times of their blocks; the gather that opens each but the first is left out."""
+    """The times of blocks balance stages, without the gather that opens each but the first."""
     deployment = make_deployment(6, plan=Plan(tensor=2), engine=lossy)
     layout, costs = deployment.layout, deployment.costs
     latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
@@ -147,7 +152,7 @@ def test_the_fewest_chips_hold_the_model_and_one_stage_fewer_does_not(
         parts = {"model": layout.model, "chip": layout.chip, "engine": layout.engine}
         return make_deployment(tensor * pipeline, tokens, Plan(tensor=tensor), **parts).fit.fits
 
-    fewest = minimum_chips(deployment, tokens)
+    fewest = minimum_chips(deployment.bare, tokens)
     plans = [
         (t * p, t, p)
         for t in (1, 2, 3, 4)
@@ -164,7 +169,7 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
         "workload={kind: closed, users: 1, requests: 1, prompt: 500 token, output: 100 token}"
     ]
     scenario = read("llama2-70b-lpu-vs-h100", parts)
-    hint = minimum_chips(scenario.deploy("lpu"), scenario.request_tokens)
+    hint = minimum_chips(scenario.deploy("lpu").bare, scenario.request_tokens)
     assert hint == (324, 12, 27)
     searched = read(
         "llama2-70b-lpu-vs-h100", [parts[0].replace("tensor: 8", "search: chips"), parts[1]]
@@ -175,7 +180,7 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
         searched.layout.plan.stage_size,
         searched.layout.plan.pipeline_depth,
     ) == hint
-    assert minimum_chips(searched, scenario.request_tokens) == hint
+    assert minimum_chips(searched.bare, scenario.request_tokens) == hint
 
 
 @settings(max_examples=30)
@@ -190,7 +195,10 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
 def test_the_search_for_the_fewest_chips_and_the_hint_agree(
     make_model, make_chip, make_deployment, **drawn
 ):
-    """Whatever plan the hint is asked with; where the search finds nothing, more chips are needed than the system has."""
+    """The hint is the same for every plan.
+
+    If the search finds nothing, the system needs more chips than it has.
+    """
     link = Link(latency=1e-6, bandwidth=1e9)
     topology = Switch(link=link, **({"limit": drawn["limit"]} if drawn["limit"] else {}))
     chip = make_chip(drawn["capacity"], topology=topology)
@@ -203,7 +211,7 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(
         else {}
     )
     parts = {"model": make_model(**routed), "chip": chip}
-    hint = minimum_chips(make_deployment(1, **parts), 64)
+    hint = minimum_chips(make_deployment(1, **parts).bare, 64)
     try:
         found = make_deployment(drawn["chips"], plan=Plan(search="chips"), **parts)
     except ValueError:
@@ -216,22 +224,26 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(
 
 
 def test_the_fewest_chips_are_those_that_the_topology_joins(make_deployment, make_chip):
-    """Five chips hold table and attention, MLP and attention three times, MLP and head; tensor 2 would need six, tensor 4 eight."""
+    """Five chips hold: table and attention, three times MLP and attention, MLP and head.
+
+    Tensor 2 would need six chips, tensor 4 eight.
+    """
     link = Link(latency=1e-6, bandwidth=1e9)
     free, joined = (
         make_deployment(chip=make_chip(capacity=1e5, topology=Switch(link=link, **limit)))
         for limit in ({}, {"limit": 4})
     )
-    assert minimum_chips(free, 64) == (5, 1, 5)
-    assert minimum_chips(joined, 64) is None
+    assert minimum_chips(free.bare, 64) == (5, 1, 5)
+    assert minimum_chips(joined.bare, 64) is None
 
 
 def test_what_does_not_fit_is_refused_with_what_would_do(make_deployment, make_chip):
     deployment = make_deployment(chip=make_chip(capacity=2e5))
-    chips, tensor, pipeline = minimum_chips(deployment, 64)
+    chips, tensor, pipeline = minimum_chips(deployment.bare, 64)
     with pytest.raises(
         PlanError,
-        match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do \(tensor {tensor}, pipeline {pipeline}\)",
+        match=rf"needs 404.\d kB .* has 200 kB; {chips} chips would do "
+        rf"\(tensor {tensor}, pipeline {pipeline}\)",
     ):
         require_fit(deployment, 64)
     require_fit(make_deployment(chips, plan=Plan(tensor=tensor), chip=make_chip(capacity=2e5)), 64)
@@ -258,13 +270,16 @@ def test_limits_default_to_what_fits_and_what_the_slots_carry(make_deployment):
 
 def test_more_sequences_than_the_slots_carry_would_starve_prompts(make_deployment):
     with pytest.raises(
-        ValueError, match="max_sequences 17: 1 micro-batches of 16 tokens carry 16 at most"
+        ValueError, match="got 17; expected at most 16, which 1 micro-batches of 16 tokens carry"
     ):
         make_deployment(max_sequences=17)
 
 
 def test_more_kv_room_than_the_memory_holds_is_refused(make_deployment, make_engine):
-    """1 MB less 361,600 B of weights, at 512 B a token; an engine that keeps some for itself may still be given all of it."""
+    """1 MB less 361,600 B of weights, at 512 B a token.
+
+    An engine with a reserve may still be given all of it.
+    """
     engine = make_engine(memory_fraction=0.9, reserve=1e5)
     free = make_deployment(engine=engine)
     weights, each = free.layout.stages[0].weights, free.layout.stages[0].kv_per_token
@@ -278,7 +293,7 @@ def test_more_kv_room_than_the_memory_holds_is_refused(make_deployment, make_eng
     )
     with pytest.raises(
         ValueError,
-        match=rf"kv_tokens: got {brim + 1} token; expected at most {brim} token, .*; try leaving",
+        match=rf"got {brim + 1} token; expected at most {brim} token, .*; try leaving",
     ):
         make_deployment(engine=engine, kv_tokens=brim + 1)
 
@@ -344,12 +359,12 @@ def test_where_no_plan_fits_the_fullest_chip_is_shown(make_deployment, make_chip
 
 @pytest.mark.parametrize("given", [{"tensor": 2}, {"pipeline": 1, "replicas": 2}])
 def test_degrees_are_given_or_searched_not_both(make_deployment, given):
-    with pytest.raises(ValueError, match=f"finds the degrees; leave {', '.join(given)} out"):
+    with pytest.raises(ValueError, match=f"which finds them; try leaving {', '.join(given)} out"):
         make_deployment(2, plan=Plan(search="speed", **given))
 
 
 def test_a_search_says_what_stops_it(make_deployment):
-    with pytest.raises(ValueError, match="has no memory 'nvme'"):
+    with pytest.raises(ValueError, match="got nvme; expected a memory of"):
         make_deployment(2, plan=Plan(search="speed", weights_in="nvme"))
 
 
@@ -371,15 +386,15 @@ def test_auto_is_short_for_the_fastest():
 
 
 def test_ranks_that_lie_differently_each_go_their_own_way(make_model, make_chip, make_engine):
-    """Three chips a rank on nodes of four: the first rank lies in a node, the second one across two."""
+    """Three chips per rank on nodes of four: the first rank is in one node, the second in two."""
     heads = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 16}
     model = make_model(model_type="mixtral", num_local_experts=6, num_experts_per_tok=2, **heads)
     inside, outside = Link(latency=1e-6, bandwidth=1e9), Link(latency=1e-5, bandwidth=1e9)
     nodes = Hierarchical(levels=(FullyConnected(link=inside, chips=4), Switch(link=outside)))
     plan = Plan(tensor=3, attention_data=2)
-    deployment = deploy(
-        model, make_chip(capacity=1e9, topology=nodes), 6, make_engine(), plan, 64, token_budget=16
-    )
+    chip = make_chip(capacity=1e9, topology=nodes)
+    parts = DeploymentParts(model, chip, 6, make_engine(), plan)
+    deployment = deploy(parts, 64, overrides=LimitOverrides(token_budget=16))
     (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(
         deployment.layout.model.blocks[1], 1, 0
     )

@@ -1,0 +1,55 @@
+"""The memory of the chip in which weights and KV cache live."""
+
+import math
+from dataclasses import replace
+
+from sim.cost.plan import Layout
+from sim.inputs.files import rejected
+from sim.planning.partition import Cutter
+
+
+def with_memories(layout: Layout, request_tokens: float) -> Layout:
+    """Return the layout with the memories of weights and KV cache named.
+
+    The plan's memories, or the first memory of the chip that has room for both.
+    Raises: ValueError if the plan names a memory that the chip does not have.
+    """
+    *faster, last = memory_choices(layout)
+    for choice in faster:
+        stages = Cutter(choice, request_tokens).stages(math.inf, request_tokens)
+        if stages <= layout.plan.pipeline_depth:
+            return choice
+    return last
+
+
+def memory_choices(layout: Layout) -> list[Layout]:
+    """Return the layout in each memory that the plan leaves open, the fastest memory first.
+
+    Raises: ValueError if the plan names a memory that the chip does not have.
+    """
+    plan, chip = layout.plan, layout.chip
+    for key, name in (("weights_in", plan.weights_in), ("kv_in", plan.kv_in)):
+        if name and name not in chip.memory:
+            memories = ", ".join(chip.memory)
+            reason = f"got {name}; expected a memory of {chip.id}; try {memories}"
+            raise rejected(("plan", key), name, reason)
+    return [
+        replace(
+            layout,
+            plan=plan.model_copy(
+                update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}
+            ),
+        )
+        for home in chip.homes
+    ]
+
+
+def fewest_stages(layout: Layout, request_tokens: float) -> int:
+    """Return the fewest stages that hold the model in any memory.
+
+    More than there are blocks if no number of stages holds it.
+    """
+    return min(
+        Cutter(choice, request_tokens).stages(math.inf, request_tokens)
+        for choice in memory_choices(layout)
+    )
