@@ -27,8 +27,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ScenarioError": "inputs.files",
-    "UserError": "inputs.files",
+    "ScenarioError": "inputs.errors",
+    "UserError": "inputs.errors",
     "PlanError": "cost.plan",
     "Result": "studies.run",
     "Scenario": "scenario.scenario",

@@ -15,7 +15,7 @@ from sim.cost.plan import Layout, PlanError, fit
 from sim.cost.step import Costs
 from sim.hardware.chip import Chip, ChipField
 from sim.hardware.topology import Hop
-from sim.inputs.files import Value
+from sim.inputs.values import Value
 from sim.units import Count
 
 SpeedFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]

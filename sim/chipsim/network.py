@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.hardware.topology import Algorithm, Copies, Hop, Message, Operation, Segment, Topology
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.units import Seconds
 
 TOLERANCE = 1e-9  # s; how far a time computed beforehand and the clock may differ

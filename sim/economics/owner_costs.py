@@ -12,8 +12,9 @@ from pydantic_core import PydanticCustomError
 
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
+from sim.inputs.errors import nearest_name
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import Value, nearest_name
+from sim.inputs.values import Value
 from sim.units import (
     YEAR,
     Count,
@@ -25,7 +26,7 @@ from sim.units import (
     Seconds,
     TokensPerSecond,
     Watts,
-    factor,
+    conversion_factor,
 )
 
 CostShare = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -161,7 +162,11 @@ class Economics(Value):
     def rate(self) -> DollarsPerJoule:
         """Of hosting: where nothing is said, the average of US colocation."""
         number, _, unit = HOSTING["us-colocation"].partition(" ")
-        return float(number) * factor(unit, "USD/J") if self.hosting is None else self.hosting
+        return (
+            float(number) * conversion_factor(unit, "USD/J")
+            if self.hosting is None
+            else self.hosting
+        )
 
     def as_json(self) -> dict[str, float | None]:
         """What it assumes, in USD, kW, months and kWh."""
@@ -181,10 +186,10 @@ class Economics(Value):
             },
             "hosting_usd_per_kw_month": None
             if paid
-            else self.rate / factor("USD/kW/month", "USD/J"),
+            else self.rate / conversion_factor("USD/kW/month", "USD/J"),
             "electricity_usd_per_kwh": None
             if self.electricity is None
-            else self.electricity / factor("USD/kWh", "USD/J"),
+            else self.electricity / conversion_factor("USD/kWh", "USD/J"),
         }
 
 

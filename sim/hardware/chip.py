@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from sim.hardware.topology import TopologyField
 from sim.inputs.fields import FromCatalogue, OfKind
-from sim.inputs.files import Sourced, Value
+from sim.inputs.values import Sourced, Value
 from sim.units import (
     Bytes,
     BytesPerSecond,

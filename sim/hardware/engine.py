@@ -11,7 +11,7 @@ from pydantic import Field
 from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.topology import AllReduce
 from sim.inputs.fields import FromCatalogue
-from sim.inputs.files import Sourced, Value
+from sim.inputs.values import Sourced, Value
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
 SPEED_OF_LIGHT = "speed of light, no engine known"  # no number of the engine was fitted to anything

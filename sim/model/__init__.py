@@ -1,6 +1,7 @@
 """A transformer as its Hugging Face `config.json` describes it.
 
-    >>> from sim.inputs.files import find_entry, read_value
+    >>> from sim.inputs.document import read_value
+    >>> from sim.inputs.names import find_entry
     >>> from sim.model.config import Model
     >>> read_value(find_entry("llama-2-70b", "models"), Model).num_hidden_layers
     80

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.fields import FromCatalogue
-from sim.inputs.files import Entry
+from sim.inputs.values import Entry
 from sim.units import Count
 
 

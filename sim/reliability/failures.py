@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 from pydantic import Field
 
-from sim.inputs.files import Sourced, Value
+from sim.inputs.values import Sourced, Value
 from sim.units import HOUR, YEAR, Count, FailuresPerSecond, Fraction, Seconds, format_quantity
 
 FailureProcess = Generator[simpy.Event, Any, None]

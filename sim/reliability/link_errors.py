@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sim.cost.energy import Tally, step_link_bytes
 from sim.cost.step import Costs
-from sim.inputs.files import Sourced
+from sim.inputs.values import Sourced
 from sim.units import Seconds
 
 MOST_SPOILT = 0.9  # of the largest steps: beyond it a run would hardly end

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.units import Seconds
 from sim.workload.arrivals import RequestBatch
 

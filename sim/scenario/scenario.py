@@ -28,7 +28,10 @@ from sim.economics.owner_costs import Capex, Economics, OwnerCosts, owned
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.files import Change, Document, Entry, Value, find_entry, nearest_name, rejected
+from sim.inputs.document import Document
+from sim.inputs.errors import error_at_path, nearest_name
+from sim.inputs.names import find_entry
+from sim.inputs.values import Change, Entry, Value
 from sim.model.config import ModelField
 from sim.planning.deployment import (
     Deployment,
@@ -289,7 +292,7 @@ class Scenario(Value):
                 reason = (
                     f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
                 )
-                raise rejected((name, "fleet", member), member, reason)
+                raise error_at_path((name, "fleet", member), member, reason)
         return systems
 
     @model_validator(mode="after")
@@ -339,7 +342,7 @@ class Scenario(Value):
                     f"got {most} with {workload.users} users who do not pause; expected a pause, as a refused user asks again "
                     "at the same instant; try workload.think: 1 s, or leave max_waiting out"
                 )
-                raise rejected(("systems", name, "max_waiting"), most, reason)
+                raise error_at_path(("systems", name, "max_waiting"), most, reason)
         return self
 
     @model_validator(mode="after")
@@ -357,7 +360,7 @@ class Scenario(Value):
                 reason = "got capacity with outages; expected a system that works"
             if reason:
                 hint = "" if "try" in reason else "; try search: speed"
-                raise rejected(("systems", name, "plan", "search"), "capacity", reason + hint)
+                raise error_at_path(("systems", name, "plan", "search"), "capacity", reason + hint)
         return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -25,7 +25,8 @@ from simpy.events import URGENT, Timeout
 from sim.chipsim.machine import Machines
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Work
-from sim.inputs.files import UserError, Value
+from sim.inputs.errors import UserError
+from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.serving.executors import BatchStep, Executor, attended_positions

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests

@@ -13,7 +13,7 @@ from sim.chipsim.network import Use
 from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve

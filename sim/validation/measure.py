@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sim.hardware.chip import Chip
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.model.config import Model
 from sim.units import format_quantity
 

@@ -13,7 +13,8 @@ import numpy as np
 from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
-from sim.inputs.files import UserError, catalogue_names
+from sim.inputs.errors import UserError
+from sim.inputs.names import catalogue_names
 from sim.planning.deployment import Deployment, time_single_request
 from sim.results.metrics import came_out, latencies
 from sim.scenario.scenario import Member, Scenario, System, fitting

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from sim.inputs.errors import ScenarioError
 from sim.inputs.fields import OfKind, Shorthand
-from sim.inputs.files import ScenarioError, Text, Value, existing, shorten
+from sim.inputs.files import existing, shorten
+from sim.inputs.values import Text, Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens
 from sim.workload import traces
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.inputs.files import ScenarioError, load_text, shorten
+from sim.inputs.errors import ScenarioError
+from sim.inputs.files import load_text, shorten
 from sim.units import MAX_COUNT, MAX_SIZE, brief
 
 if TYPE_CHECKING:
@@ -146,9 +147,11 @@ def _moments(table: "polars.DataFrame", name: str, shown: str) -> NDArray[np.flo
     ticks = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False).cast(
         pl.Int64
     )
-    due = "it must be a time, as in 2023-11-16 18:15:46.6805900"
+    expected = "a time, such as 2023-11-16 18:15:46.6805900"
     bad = ticks.is_null() | ~plain.str.starts_with("20")  # nanoseconds of far years overflow
-    _refuse(table, bad, shown, lambda i: f"{name}: {brief(table[name][i])!r}: {due}")
+    _refuse(
+        table, bad, shown, lambda i: f"{name}: got {brief(table[name][i])!r}; expected {expected}"
+    )
     whole: NDArray[np.int64] = ticks.to_numpy()
     seconds: NDArray[np.float64] = (
         whole - whole[:1].sum()
@@ -165,7 +168,9 @@ def _seconds(table: "polars.DataFrame", name: str, shown: str) -> NDArray[np.flo
         table,
         bad,
         shown,
-        lambda i: f"{name}: {brief(table[name][i])!r}: it must be a number of seconds, at least 0",
+        lambda i: (
+            f"{name}: got {brief(table[name][i])!r}; expected a number of seconds, at least 0"
+        ),
     )
     return numbers.to_numpy()
 
@@ -175,11 +180,13 @@ def _tokens(table: "polars.DataFrame", name: str, shown: str) -> NDArray[np.int6
 
     numbers = table[name].cast(pl.Float64, strict=False)
     bad = ~(numbers.is_between(1, MAX_COUNT) & (numbers == numbers.floor()))
-    _refuse(table, bad, shown, lambda i: f"{name}: {brief(table[name][i])!r}: {DUE_TOKENS}")
+    _refuse(
+        table, bad, shown, lambda i: f"{name}: got {brief(table[name][i])!r}; expected {DUE_TOKENS}"
+    )
     return numbers.cast(pl.Int64).to_numpy()
 
 
-DUE_TOKENS = "it must be a whole number of tokens, at least 1"
+DUE_TOKENS = "a whole number of tokens, at least 1"
 
 
 def _json(text: str, shown: str) -> Columns:
@@ -325,7 +332,7 @@ def _answered(
 def _time(given: Any, where: str, unit: str) -> float:
     if not isinstance(given, int | float) or isinstance(given, bool) or not 0 <= given <= MAX_SIZE:
         raise ScenarioError(
-            f"{where}: {brief(json.dumps(given))}: it must be a number of {unit}, at least 0"
+            f"{where}: got {brief(json.dumps(given))}; expected a number of {unit}, at least 0"
         )
     return float(given)
 
@@ -333,6 +340,8 @@ def _time(given: Any, where: str, unit: str) -> float:
 def _lengths(where: str, keys: tuple[str, str, str], *given: Any) -> tuple[int, int]:
     for key, each in zip(keys[1:], given, strict=True):
         if not isinstance(each, int) or isinstance(each, bool) or not 1 <= each <= MAX_COUNT:
-            raise ScenarioError(f"{where}: {key}: {brief(json.dumps(each))}: {DUE_TOKENS}")
+            raise ScenarioError(
+                f"{where}: {key}: got {brief(json.dumps(each))}; expected {DUE_TOKENS}"
+            )
     prompt, output = given
     return prompt, output

@@ -12,7 +12,7 @@ from sim.cost.plan import Plan, PlanError
 from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.planning.deployment import deploy, minimum_chips, require_fit, time_single_request
 from sim.planning.partition import BALANCE_CONTEXT
 from sim.scenario.scenario import read

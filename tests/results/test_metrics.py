@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.cost.step import Work
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.results.metrics import (
     PRESETS,
     SLO,

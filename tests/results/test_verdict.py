@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.report.tables import findings, judged
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows

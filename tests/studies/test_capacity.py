@@ -10,7 +10,7 @@ import pytest
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Memory, Power
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import BRACKET_RATIO, capacity

@@ -8,7 +8,8 @@ import pytest
 from sim.cli.app import main
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import find_entry, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import find_entry
 from sim.model.config import Model
 from sim.validation.measure import SMALL_KERNELS, Measured, Reached, engine_file
 

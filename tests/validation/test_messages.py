@@ -10,10 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 from sim.catalogue.measurements import NetworkMeasurements
-from sim.inputs.files import ScenarioError, catalogue, catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_folder, catalogue_names
 from sim.validation.messages import FAR, medians, network, rows, simulated
 
-FOLDER = catalogue() / "measurements"
+FOLDER = catalogue_folder() / "measurements"
 with (FOLDER / "network.csv").open(encoding="utf-8", newline="") as table:
     PUBLISHED = list(csv.DictReader(table))
 

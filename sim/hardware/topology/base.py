@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
 from sim.inputs.fields import OfKind
-from sim.inputs.files import Value
+from sim.inputs.values import Value
 from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
 
 
