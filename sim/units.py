@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pint
 
 QUANTITY = re.compile(
-    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +"
+    r"([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
 )
 MAX_TEXT = 60  # characters; a longer text is no quantity, and slow to match and to parse
 # In SI units. Beyond these bounds, sums and products overflow or underflow floats.

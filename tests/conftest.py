@@ -15,7 +15,7 @@ from sim.cost.plan import Plan
 from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.planning.deployment import Deployment, deploy
 from sim.results.rows import Rows
 from sim.serving.service import serve

@@ -17,7 +17,8 @@ from sim.inputs.key_paths import REFERENCE_KEYS
 from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.overrides import ABOUT, base_name, overridden
 from sim.inputs.values import Entry, Sourced, Value
-from sim.model.config import SPELLINGS, Model
+from sim.model.config import SPELLINGS
+from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
 from sim.units import brief, format_quantity

@@ -126,7 +126,7 @@ class Network:
         """
         speeds = self.speeds
         if not speeds:
-            return [(segment, 1.0) for segment in self.topology.way(a, b)]
+            return [(segment, 1.0) for segment in self.topology.segments(a, b)]
         if (a, b) not in self._ways:
             segments: list[tuple[Segment, float]] = []
             for i, j in self._round(a, b):
@@ -134,7 +134,7 @@ class Network:
                 slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
                 segments += [
                     (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
-                    for segment in self.topology.way(i, j)
+                    for segment in self.topology.segments(i, j)
                 ]
             self._ways[a, b] = segments
         return self._ways[a, b]

@@ -612,7 +612,7 @@ def measure(
     from sim.hardware.chip import Chip
     from sim.inputs.document import read_value
     from sim.inputs.names import find_entry
-    from sim.model.config import Model
+    from sim.model.transformer import Model
     from sim.validation import measure as measuring
 
     measuring.torch_with_cuda()

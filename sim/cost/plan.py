@@ -14,7 +14,8 @@ from sim.hardware.topology import Topology
 from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
-from sim.model.config import Attention, Block, Model
+from sim.model.blocks import Attention, Block
+from sim.model.transformer import Model
 from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated

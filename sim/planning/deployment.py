@@ -22,7 +22,7 @@ from sim.cost.step import FITTED, HOPS, TERMS, TIME, Costs, Work
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.planning.partition import Cutter
 from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve

@@ -5,7 +5,7 @@ from typing import Any
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.values import Value
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 
 SCHEMA_KINDS: dict[str, type[Value]] = {

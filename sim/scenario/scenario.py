@@ -32,7 +32,7 @@ from sim.inputs.document import Document
 from sim.inputs.errors import error_at_path, nearest_name
 from sim.inputs.names import find_entry
 from sim.inputs.values import Change, Entry, Value
-from sim.model.config import ModelField
+from sim.model.transformer import ModelField
 from sim.planning.deployment import (
     Deployment,
     SingleRequest,

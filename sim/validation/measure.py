@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sim.hardware.chip import Chip
 from sim.inputs.errors import UserError
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.units import format_quantity
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -23,7 +23,7 @@ from sim.inputs.errors import ScenarioError, UserError
 from sim.inputs.files import shorten
 from sim.inputs.names import aliases, catalogue_names
 from sim.inputs.values import Value
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.scenario.scenario import System
 
 PUBLISHED = (

@@ -19,7 +19,8 @@ from sim.inputs import names
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_folder, catalogue_names, find_entry
 from sim.inputs.values import Sourced
-from sim.model.config import NOT_COVERED, SPELLINGS, Model
+from sim.model.config import NOT_COVERED, SPELLINGS
+from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse_quantity

@@ -249,7 +249,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "chips: 1",
             "chips: 9",
-            "5: systems.card: the switch joins 8 chips at most, and 9 are asked for",
+            "5: systems.card: switch: got 9 chips; expected at most 8",
         ),
         (
             "h100-sxm",

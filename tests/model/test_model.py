@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names, find_entry
-from sim.model.config import Attention, Experts, Model
+from sim.model.blocks import Attention, Experts
+from sim.model.transformer import Model
 
 TINY = {
     "model_type": "llama",

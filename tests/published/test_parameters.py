@@ -7,7 +7,7 @@ import pytest
 
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names
-from sim.model.config import Model
+from sim.model.transformer import Model
 
 
 class Count(NamedTuple):

@@ -213,7 +213,7 @@ def test_a_broken_row_is_an_error(copied, old, new, reason):
         (
             "vllm-eager,8,2,",
             "vllm-eager,9,2,",
-            "N001: the switch joins 8 chips at most, and 9 are asked for",
+            "N001: switch: got 9 chips; expected at most 8",
         ),
         ("vllm-eager,8,2,", "vllm-eager,2,4,", "N001: a group of 4 does not fit on 2 chips"),
     ],
