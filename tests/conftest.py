@@ -19,7 +19,7 @@ from sim.model.transformer import Model
 from sim.planning.deployment import Deployment, deploy
 from sim.results.rows import Rows
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sramsim")

@@ -27,7 +27,7 @@ from sim.planning.partition import Cutter
 from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve
 from sim.units import Seconds, format_quantity
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 MAX_SEQUENCES = 256  # of a micro-batch, or of all where they need not fit one.  Source: the default of vLLM's max_num_seqs
 MOST_SLOTS = 100_000  # of a replica

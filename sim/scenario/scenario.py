@@ -48,7 +48,9 @@ from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, R
 from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload.arrivals import VARIED, ClosedLoop, RequestBatch, WorkloadField
+from sim.workload.arrivals import ClosedLoop
+from sim.workload.kinds import VARIED, WorkloadField
+from sim.workload.requests import RequestBatch
 
 
 class System(Value):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.fields import Named
 from sim.units import Seconds
-from sim.workload.traces import BLOCK
+from sim.workload.requests import HASH_BLOCK
 
 
 @dataclass(eq=False, slots=True)
@@ -207,7 +207,7 @@ class PrefixCache:
 
     def shrink(self, tokens: int) -> None:
         """Drops the blocks that were not used for longest, until the kept ones take no more than so many tokens."""
-        while len(self.kept) * BLOCK > max(0, tokens):
+        while len(self.kept) * HASH_BLOCK > max(0, tokens):
             self.kept.popitem(last=False)
 
 

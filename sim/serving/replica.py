@@ -41,7 +41,7 @@ from sim.serving.policy import (
     continuous,
 )
 from sim.units import Seconds
-from sim.workload.traces import BLOCK
+from sim.workload.requests import HASH_BLOCK
 
 
 class UrgentTimeout(simpy.Event):
@@ -234,7 +234,7 @@ class Replica:
 
     def reuse(self, request: Request, prefixes: PrefixCache) -> None:
         """Blocks of the prompt that the prefix cache has need not be computed; its last token always is."""
-        request.prefilled = min(BLOCK * prefixes.cached(request.hash_ids), request.prompt - 1)
+        request.prefilled = min(HASH_BLOCK * prefixes.cached(request.hash_ids), request.prompt - 1)
         self.rows.cached[request.id] += request.prefilled
         prefixes.shrink(self.kv_cache.kv_free)
 

@@ -26,7 +26,7 @@ from sim.serving.executors import (
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
 from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 ServiceProcess = Generator[simpy.Event, Any, Any]
 

@@ -18,7 +18,7 @@ from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 MOST_EVENTS = 1_000_000  # that Perfetto shows with ease
 

@@ -22,7 +22,8 @@ from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import run
 from sim.validation.points import MeasuredPoint, Pattern, halves, measured_points
 from sim.validation.replies import fitted_numbers, floors, is_replies
-from sim.workload.arrivals import ClosedLoop, Length, LengthField
+from sim.workload.arrivals import ClosedLoop
+from sim.workload.lengths import Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.

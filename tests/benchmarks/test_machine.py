@@ -10,7 +10,7 @@ import simpy
 import sim
 from sim.chipsim.machine import Irregularities, machines
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 TOKENS = 50
 

@@ -17,7 +17,7 @@ from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names
 from sim.serving.policy import Policies
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 POWERED = {
     "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},

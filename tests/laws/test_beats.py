@@ -15,7 +15,7 @@ from sim.hardware.chip import Compute
 from sim.planning.deployment import deploy, time_single_request
 from sim.scenario.scenario import fitting
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 PLANS = {
     "four stages": (4, Plan(pipeline=4)),

@@ -10,7 +10,7 @@ from sim.results.rows import Rows
 from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
 from sim.scenario.scenario import check, read
 from sim.serving.policy import Policies
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 
 def made(arrival, admitted, first, last, output, users=None):

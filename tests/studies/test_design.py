@@ -14,7 +14,9 @@ from sim.studies import design
 from sim.studies.capacity import capacity
 from sim.studies.design import best_plans, bound, plans, search_plans
 from sim.studies.sweep import sweep
-from sim.workload.arrivals import ClosedLoop, Length, Listed, Poisson, Trace
+from sim.workload.arrivals import ClosedLoop, Listed, Poisson
+from sim.workload.lengths import Length
+from sim.workload.traces import Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.errors import ScenarioError
-from sim.workload.traces import read_trace
+from sim.workload.trace_files import read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -182,23 +182,26 @@ def vllm(**changes: object) -> str:
     [
         ("", "recorded:1: the file is empty"),
         (" \n\n", "recorded:1: the file is empty"),
-        (HEADER, "recorded:1: holds no request"),
+        (HEADER, "recorded:1: no request of the trace was answered"),
         (
             "when,what\n1,2\n",
-            "recorded:1: 'when,what' is not a trace that is known; those are CSV of Azure (TIMESTAMP,",
+            "recorded:1: 'when,what' is not a known trace; expected one of CSV of Azure (TIMESTAMP,",
         ),
         (
             "TIMESTAMP,ContextTokens\n1,2\n",
-            "recorded:1: 'TIMESTAMP,ContextTokens' is not a trace that is known",
+            "recorded:1: 'TIMESTAMP,ContextTokens' is not a known trace",
         ),
-        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
-        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
+        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
+        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
         ("\x00\x01\x02", "recorded:1: "),
         (
             f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n",
-            "recorded:3: 2 values, and the header names 3",
+            "recorded:3: got 2 values; expected 3, as in the header",
         ),
-        (f"{HEADER}\n{FIRST}\n{SECOND},9\n", "recorded:3: 4 values, and the header names 3"),
+        (
+            f"{HEADER}\n{FIRST}\n{SECOND},9\n",
+            "recorded:3: got 4 values; expected 3, as in the header",
+        ),
         (
             f"{HEADER}\n\n{FIRST}\n{SECOND[:-3]}\n",
             "recorded:4: GeneratedTokens: got ''; expected a whole number of tokens",
@@ -258,7 +261,7 @@ def vllm(**changes: object) -> str:
             "recorded:5: Response tokens: got '-1'; expected",
         ),
         (f"{ROW}\n{NEXT[:-5]}\n", "recorded:2: JSON: "),
-        (f"{ROW}\n[1, 2]\n", "recorded:2: '[1, 2]': a mapping with timestamp"),
+        (f"{ROW}\n[1, 2]\n", "recorded:2: got '[1, 2]'; expected a mapping with timestamp"),
         (
             f"{ROW}\n{NEXT.replace('output_length', 'output')}\n",
             "recorded:2: 'output_length' is missing",
@@ -280,15 +283,15 @@ def vllm(**changes: object) -> str:
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', '[0, 5]')}\n",
-            "recorded:2: hash_ids: 2 ids, and 512 tokens need 1: one for each 512 begun",
+            "recorded:2: hash_ids: got 2 ids; expected 1 for 512 tokens, one for each 512",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n",
-            "recorded:2: hash_ids: it must be a list of whole numbers",
+            "recorded:2: hash_ids: expected a list of whole numbers",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', 'null')}\n",
-            "recorded:2: 'hash_ids' is missing here and given elsewhere",
+            "recorded:2: got hash_ids for some requests; expected them for all or none",
         ),
         ('{"a":' * 100_000, "recorded:1: JSON: "),
         (vllm(start_times=None), "recorded:1: 'start_times' is missing: older vLLM saves none"),
@@ -309,10 +312,10 @@ def vllm(**changes: object) -> str:
             vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]),
             "recorded:2: request 2: start_times: got null; expected",
         ),
-        (vllm(output_lens=[0, 0, 0]), "recorded:1: holds no request that was answered"),
+        (vllm(output_lens=[0, 0, 0]), "recorded:1: no request of the trace was answered"),
         (
             vllm(**ANSWERS | {"ttfts": [0.1]}),
-            "recorded:2: ttfts and itls: a number and a list of numbers for each request are due",
+            "recorded:2: ttfts and itls: expected a number and a list of numbers for each request",
         ),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, None]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, "soon"]}), "recorded:2: ttfts and itls: "),
@@ -322,11 +325,11 @@ def vllm(**changes: object) -> str:
         (vllm(**ANSWERS | {"itls": [[], [], 0.5]}), "recorded:2: ttfts and itls: "),
         (
             REPLAY.replace("6.5", "4.5"),
-            "recorded:3: its first token must come after the request, and its last not before that",
+            "recorded:3: expected arrival, first token and last token in this order",
         ),
         (
             REPLAY.replace("8.0", "6.4"),
-            "recorded:3: its first token must come after the request, and its last not before that",
+            "recorded:3: expected arrival, first token and last token in this order",
         ),
         (
             REPLAY.replace("6.5", "soon"),

@@ -13,22 +13,11 @@ from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.values import Value
 from sim.scenario.scenario import read
-from sim.workload.arrivals import (
-    ClosedLoop,
-    Gamma,
-    Length,
-    Listed,
-    ListedRequest,
-    Pauses,
-    Poisson,
-    Sessions,
-    Spread,
-    Think,
-    Trace,
-    Turns,
-    Workload,
-    WorkloadField,
-)
+from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson, Workload
+from sim.workload.kinds import WorkloadField
+from sim.workload.lengths import Length, Spread
+from sim.workload.sessions import Pauses, Sessions, Think, Turns
+from sim.workload.traces import Trace
 
 SEEDS = range(20)
 N = 2000
