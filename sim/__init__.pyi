@@ -1,5 +1,5 @@
 from .cost.plan import PlanError
-from .inputs.files import ScenarioError, UserError
+from .inputs.errors import ScenarioError, UserError
 from .scenario.scenario import Scenario, check, read
 from .studies.capacity import capacity
 from .studies.design import search_plans

@@ -1,8 +1,8 @@
-"""Quantities at the door: '80 TB/s' in files, plain floats in SI base units in code.
+"""Quantities with units in files ('80 TB/s') are plain floats in SI base units in code.
 
-The annotations say a value's unit and sign (`bandwidth: BytesPerSecond`).  A text is matched by one pattern first (a number,
-a space, a unit), so that Pint reads nothing but the unit, once per spelling.  A number without a unit is an error in a file
-and fine in code.
+The annotation of a field states its unit and sign (`bandwidth: BytesPerSecond`).
+One pattern splits a text into number, space and unit, so that Pint parses each unit only once.
+A number without a unit is an error in a file and correct in code.
 """
 
 import math
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
     import pint
 
 QUANTITY = re.compile(
-    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +"
+    r"([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
 )
-MAX_TEXT = 60  # characters; what is longer is no quantity, and would keep the pattern and Pint busy
-MIN_SIZE, MAX_SIZE = (
-    1e-30,
-    1e30,
-)  # in SI units; beyond, sums and products leave what floats can hold
+MAX_TEXT = 60  # characters; a longer text is no quantity, and slow to match and to parse
+# In SI units. Beyond these bounds, sums and products overflow or underflow floats.
+MIN_SIZE, MAX_SIZE = (1e-30, 1e30)
 MAX_COUNT = 1_000_000_000  # chips, tokens, requests; beyond, numpy's integers overflow
 
-# Decimal prefixes and binary ones, for every unit; bytes, bits and the countable things have no fractions.
+# Every unit takes decimal and binary prefixes. What can only be counted has no fractions.
 DEFINITIONS = """
 kilo- = 1e3 = k-
 mega- = 1e6 = M-
@@ -66,12 +65,12 @@ FRACTIONS = ("milli", "micro", "nano", "pico")
 
 
 class UnitError(ValueError):
-    """A text that is not a quantity of the dimension that is due."""
+    """A text that is not a quantity of the expected dimension."""
 
 
 @cache
 def _registry() -> "pint.UnitRegistry[Any]":
-    import pint  # 0.2 s: only where a file is read
+    import pint  # takes 0.2 s, so only when a file is read
 
     registry: pint.UnitRegistry[Any] = pint.UnitRegistry(None)
     registry.load_definitions(DEFINITIONS.strip().splitlines())
@@ -79,10 +78,10 @@ def _registry() -> "pint.UnitRegistry[Any]":
 
 
 @cache
-def factor(spelling: str, unit: str) -> float:
-    """How many `unit` one `spelling` is: factor('TB/s', 'B/s') is 1e12.
+def conversion_factor(spelling: str, unit: str) -> float:
+    """Return the value of one `spelling` in `unit`: 1e12 for 'TB/s' in 'B/s'.
 
-    Raises: UnitError where the spelling is unknown or has another dimension.
+    Raises: UnitError if the spelling is unknown or has another dimension.
     """
     import pint
 
@@ -91,39 +90,39 @@ def factor(spelling: str, unit: str) -> float:
         for name in re.split(r"[*/]", spelling):
             for prefix, root, _ in registry.parse_unit_name(name):
                 if prefix in FRACTIONS and root in WHOLE:
-                    raise UnitError(f"{spelling!r}: there is no {name}")
+                    raise UnitError(f"got {spelling!r}; expected whole {root}s, without {prefix}")
         return float(registry.Quantity(1.0, registry.parse_units(spelling)).to(unit).magnitude)
     except (pint.PintError, AttributeError) as error:
-        raise UnitError(f"{spelling!r} is not a unit of {unit}") from error
+        raise UnitError(f"got {spelling!r}; expected a unit of {unit}") from error
 
 
-def parse(text: str, unit: str) -> float:
-    """The value of '80 TB/s' in `unit`.
+def parse_quantity(text: str, unit: str) -> float:
+    """Return the value of '80 TB/s' in `unit`.
 
-    Raises: UnitError where it is no quantity, one of another dimension, or too small or large for any machine.
+    Raises: UnitError if the text is no quantity, has another dimension, or is beyond any machine.
     """
     match = QUANTITY.fullmatch(text.strip()) if len(text) <= MAX_TEXT else None
+    expected = f"got {brief(text)!r}; expected a quantity in {unit}"
     if match is None:
-        raise UnitError(f"{brief(text)!r} is not a quantity in {unit}")
+        raise UnitError(expected)
     try:
-        value = float(match[1]) * factor(match[2], unit)
+        value = float(match[1]) * conversion_factor(match[2], unit)
     except UnitError as error:
-        raise UnitError(f"{text!r} is not a quantity in {unit}") from error
+        raise UnitError(expected) from error
     zero = not re.search("[1-9]", re.split("[eE]", match[1])[0])
     if not zero and not MIN_SIZE <= abs(value) <= MAX_SIZE:
-        raise UnitError(
-            f"{text!r} is too {'small' if abs(value) < 1 else 'large'} a quantity in {unit}"
-        )
+        bound = f"at least {MIN_SIZE:g}" if abs(value) < 1 else f"at most {MAX_SIZE:g}"
+        raise UnitError(f"{expected}, {bound} {unit}")
     return value
 
 
 def brief(text: str) -> str:
-    """A text short enough for an error."""
+    """Return a text cut to a length that suits an error."""
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """A value for people, with a decimal prefix: show(9.2e12, 'B/s') is '9.2 TB/s'."""
+    """Return a value with a decimal prefix: '9.2 TB/s' for 9.2e12 and 'B/s'."""
     for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.4g} {prefix}{unit}"
@@ -140,7 +139,10 @@ def format_quantity(value: float, unit: str) -> str:
 
 
 class Unit:
-    """Marks a field as a quantity and reads it; in a file (a validation context is given) a bare number is an error."""
+    """A mark for a field that is a quantity with this unit.
+
+    In a file (with a validation context) a number without a unit is an error.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -160,18 +162,22 @@ class Unit:
         }
 
     def read(self, value: object, info: ValidationInfo) -> object:
+        """Return a text's value in this unit, and any other value as it is.
+
+        Raises: PydanticCustomError if a text is no such quantity, or a file has no text here.
+        """
         if isinstance(value, str):
             try:
-                number = parse(value, self.name)
+                number = parse_quantity(value, self.name)
             except UnitError as error:
                 raise PydanticCustomError("quantity", "{reason}", {"reason": str(error)}) from error
             return int(number) if self.name == "token" and number.is_integer() else number
         if not info.context:
             return value
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            reason = f"{value} has no unit; write it in {self.name}, as in '{value} {self.name}'"
+            reason = f"got {value} without a unit; try '{value} {self.name}'"
             raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
-        raise PydanticCustomError("due", "it must be a quantity in {unit}", {"unit": self.name})
+        raise PydanticCustomError("unit", "expected a quantity in {unit}", {"unit": self.name})
 
 
 POSITIVE, NOT_NEGATIVE = Field(gt=0, allow_inf_nan=False), Field(ge=0, allow_inf_nan=False)

@@ -15,11 +15,11 @@ from sim.cost.plan import Plan
 from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
-from sim.model.config import Model
+from sim.model.transformer import Model
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
 from sim.results.rows import Rows
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 settings.register_profile("sramsim", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sramsim")

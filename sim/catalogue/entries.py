@@ -10,20 +10,15 @@ from pydantic_core import PydanticCustomError
 from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeeds, Rules
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
-from sim.inputs.files import (
-    Document,
-    Entry,
-    Sourced,
-    UserError,
-    Value,
-    catalogue_names,
-    find_entry,
-    load_text,
-    read_value,
-)
-from sim.inputs.key_paths import PARTS
-from sim.inputs.overrides import ABOUT, named, overridden
-from sim.model.config import SPELLINGS, Model
+from sim.inputs.document import Document, read_value
+from sim.inputs.errors import UserError
+from sim.inputs.files import load_text
+from sim.inputs.key_paths import REFERENCE_KEYS
+from sim.inputs.names import catalogue_names, find_entry
+from sim.inputs.overrides import ABOUT, base_name, overridden
+from sim.inputs.values import Entry, Sourced, Value
+from sim.model.config import SPELLINGS
+from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
 from sim.units import brief, format_quantity
@@ -88,7 +83,7 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         ]
         return name, rows, value.note
     assert isinstance(value, Sourced)
-    flat = flatten({key: named(part) for key, part in data.items() if key not in ABOUT})
+    flat = flatten({key: base_name(part) for key, part in data.items() if key not in ABOUT})
     rows = [
         (
             key,
@@ -164,7 +159,7 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
         kind = (
             last if last != "like" else above[-1] if above and above[-1] in ENTRY_KINDS else "chip"
         )  # {chip: 12, like: my-chip.yaml}
-        if kind not in (*PARTS, *IN_PLACE) or where == "systems":
+        if kind not in (*REFERENCE_KEYS, *IN_PLACE) or where == "systems":
             yield from parts(value, path)
             continue
         several = (

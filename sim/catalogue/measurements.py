@@ -10,16 +10,11 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_
 
 from sim.hardware.chip import BYTES_OF, ChipField
 from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.files import (
-    ScenarioError,
-    Sourced,
-    Text,
-    Value,
-    catalogue_names,
-    load_text,
-    read_value,
-    shorten,
-)
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.files import load_text, shorten
+from sim.inputs.names import catalogue_names
+from sim.inputs.values import Sourced, Text, Value
 from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 

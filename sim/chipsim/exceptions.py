@@ -15,7 +15,8 @@ from sim.cost.plan import Layout, fit
 from sim.cost.step import Costs
 from sim.hardware.chip import Chip, ChipField
 from sim.hardware.topology import Hop
-from sim.inputs.files import Value, rejected
+from sim.inputs.errors import error_at_path
+from sim.inputs.values import Value
 from sim.units import Count
 
 SpeedFactor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -72,16 +73,16 @@ class ExceptionField(Value):
             raise ValueError(f"got {count} of chip and link; expected one; try chip: 3, speed: 0.5")
         if self.link and self.like:
             reason = f"got {self.like.id} with a link; expected a chip; try leaving link out"
-            raise rejected(("like",), self.like.id, reason)
+            raise error_at_path(("like",), self.like.id, reason)
         if self.speed and not 1e-6 <= self.speed <= 1e6:
             reason = f"got {self.speed:g}; expected 0, or 1e-6 to 1e6; try 0.5"
-            raise rejected(("speed",), self.speed, reason)
+            raise error_at_path(("speed",), self.speed, reason)
         if self.chip is not None and self.speed == 0:
             reason = (
                 f"got 0 for chip {self.chip}; expected more, since a stage cannot work without one "
                 "of its chips and only links may be dead; try 0.5"
             )
-            raise rejected(("speed",), self.speed, reason)
+            raise error_at_path(("speed",), self.speed, reason)
         return self
 
 
@@ -130,13 +131,15 @@ def _require_distinct(exceptions: Sequence[ExceptionField]) -> None:
             each = exceptions[number]
             key, name = ("chip", each.chip) if each.link is None else ("link", list(each.link))
             reason = f"got {key} {name} again; expected one exception for each chip and link"
-            raise rejected(("exceptions", number, key), name, f"{reason}; try one with both")
+            raise error_at_path(("exceptions", number, key), name, f"{reason}; try one with both")
 
 
 def _no_such_chip(at: tuple[int | str, ...], chip: int, layout: Layout, size: int) -> ValueError:
     """Return the error for a chip beyond the last one."""
     last = size * layout.plan.replicas - 1
-    return rejected(at, chip, f"got {chip}; expected at most {last}, the last chip; try {last}")
+    return error_at_path(
+        at, chip, f"got {chip}; expected at most {last}, the last chip; try {last}"
+    )
 
 
 def _made_of(
@@ -151,18 +154,20 @@ def _made_of(
     for name in (layout.plan.weights_in, layout.plan.kv_in):
         if name not in chip.memory:
             reason = f"got {chip.id}, without the memory '{name}' that the plan uses"
-            raise rejected(at, chip.id, f"{reason}; expected a chip that has it; try another chip")
+            raise error_at_path(
+                at, chip.id, f"{reason}; expected a chip that has it; try another chip"
+            )
     other = replace(layout, chip=chip)
     fitted = fit(other, request_tokens)
     if not fitted.fits:
         reason = f"got {chip.id}, which does not hold its part of {layout.model.id}"
-        raise rejected(at, chip.id, f"{reason}; expected a chip that does; try a larger chip")
+        raise error_at_path(at, chip.id, f"{reason}; expected a chip that does; try a larger chip")
     if fitted.kv_tokens < kv_tokens:
         reason = (
             f"got {chip.id}, with room for {fitted.kv_tokens} tokens of KV cache; expected room "
             f"for the {kv_tokens} of the system; try kv_tokens: {fitted.kv_tokens} token"
         )
-        raise rejected(at, chip.id, reason)
+        raise error_at_path(at, chip.id, reason)
     return other
 
 
@@ -177,7 +182,7 @@ def _hop(
     at, name = ("exceptions", number, "link"), f"[{link[0]}, {link[1]}]"
     chips = [end for end in link if isinstance(end, int)]
     if not chips:
-        raise rejected(
+        raise error_at_path(
             at, name, f"got {name}; expected a chip at one end at least; try [0, switch]"
         )
     if max(chips) >= size * layout.plan.replicas:
@@ -186,7 +191,7 @@ def _hop(
     if len(replica) > 1:
         first = min(replica) * size
         reason = f"got {name}, of two replicas; expected chips of one replica"
-        raise rejected(at, name, f"{reason}; try chips from {first} to {first + size - 1}")
+        raise error_at_path(at, name, f"{reason}; try chips from {first} to {first + size - 1}")
     ends = tuple(end % size if isinstance(end, int) else end for end in link)
     hop: Hop = (ends[0], ends[1])
     joined = layout.topology.chips or size
@@ -200,5 +205,5 @@ def _hop(
     if not any(hop in route or hop[::-1] in route for route in routes):
         used = layout.topology.route(0, 1)[0] if joined > 1 else hop
         reason = f"got {name}; expected a link of the {layout.topology.noun()}"
-        raise rejected(at, name, f"{reason}; try one such as [{used[0]}, {used[1]}]")
+        raise error_at_path(at, name, f"{reason}; try one such as [{used[0]}, {used[1]}]")
     return min(replica), hop

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.hardware.topology import Algorithm, Copies, Hop, Message, Operation, Segment, Topology
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.units import Seconds
 
 TOLERANCE = 1e-9  # largest difference of the clock and a time computed beforehand [s]
@@ -151,7 +151,7 @@ class Network:
         """
         speeds = self.speeds
         if not speeds:
-            return [(segment, 1.0) for segment in self.topology.way(a, b)]
+            return [(segment, 1.0) for segment in self.topology.segments(a, b)]
         if (a, b) not in self._paths:
             segments: list[tuple[Segment, float]] = []
             for i, j in self._detour(a, b):
@@ -159,7 +159,7 @@ class Network:
                 slowest = min((speeds.get(hop, 1.0) for hop in route), default=1.0)
                 segments += [
                     (segment, speeds.get(segment.hop, 1.0) if segment.hop in route else slowest)
-                    for segment in self.topology.way(i, j)
+                    for segment in self.topology.segments(i, j)
                 ]
             self._paths[a, b] = segments
         return self._paths[a, b]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from sim import __version__
-from sim.inputs.files import UserError, write_whole
+from sim.inputs.errors import UserError
+from sim.inputs.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -451,7 +452,7 @@ def catalog(
     from rich.text import Text
 
     from sim.catalogue.entries import CATALOGUE_KINDS, titles
-    from sim.inputs.files import nearest_name
+    from sim.inputs.errors import nearest_name
     from sim.report.listings import entries
 
     if kind is not None and kind not in CATALOGUE_KINDS:
@@ -583,7 +584,7 @@ def calibrate(
     ] = None,
 ) -> None:
     """Fit an engine's numbers to the measured points it may be fitted to."""
-    from sim.inputs.files import find_entry
+    from sim.inputs.names import find_entry
     from sim.report.listings import calibrated
     from sim.validation import calibrate as calibration
 
@@ -609,8 +610,9 @@ def measure(
 ) -> None:
     """Measure this machine's GPU with PyTorch and write an engine file for it (extra: measure)."""
     from sim.hardware.chip import Chip
-    from sim.inputs.files import find_entry, read_value
-    from sim.model.config import Model
+    from sim.inputs.document import read_value
+    from sim.inputs.names import find_entry
+    from sim.model.transformer import Model
     from sim.validation import measure as measuring
 
     measuring.torch_with_cuda()

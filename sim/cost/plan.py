@@ -11,9 +11,11 @@ from pydantic_core import PydanticCustomError
 from sim.hardware.chip import BYTES_OF, Chip, Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
+from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import UserError, Value, rejected
-from sim.model.config import Attention, Block, Model
+from sim.inputs.values import Value
+from sim.model.blocks import Attention, Block
+from sim.model.transformer import Model
 from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated
@@ -88,7 +90,7 @@ class Plan(Value):
         if self.search != "capacity":
             if isinstance(self.kv, tuple):
                 hint = f"try kv: {self.kv[0]}, or search: capacity, which tries each"
-                raise rejected(
+                raise error_at_path(
                     ("kv",), self.kv, f"got {_listed(self.kv)}; expected one precision; {hint}"
                 )
             return self
@@ -100,7 +102,7 @@ class Plan(Value):
         ]
         if given:
             reason = f"got {getattr(self, given[0])}; expected no degrees with search: capacity, which finds them"
-            raise rejected(
+            raise error_at_path(
                 (given[0],),
                 getattr(self, given[0]),
                 f"{reason}; try leaving {', '.join(given)} out",

@@ -7,7 +7,8 @@ it; `sramsim trace --program` prints it.
 from typing import NamedTuple
 
 from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work
-from sim.model.config import Block, Model
+from sim.model.blocks import Block
+from sim.model.transformer import Model
 
 
 class ComputeOp(NamedTuple):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim.cost.plan import Layout
 from sim.hardware.chip import BYTES_OF, Op
 from sim.hardware.topology import Algorithm, Copies, Operation
-from sim.model.config import Attention, Block, Experts
+from sim.model.blocks import Attention, Block, Experts
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))

@@ -13,8 +13,9 @@ from pydantic_core import PydanticCustomError
 
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
+from sim.inputs.errors import error_at_path, nearest_name
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import Value, nearest_name, rejected
+from sim.inputs.values import Value
 from sim.units import (
     YEAR,
     Count,
@@ -26,7 +27,7 @@ from sim.units import (
     Seconds,
     TokensPerSecond,
     Watts,
-    factor,
+    conversion_factor,
 )
 
 CostShare = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -130,7 +131,7 @@ class OwnerCosts(Value):
         if self.rent is not None and bought:
             reason = f"got rent and {bought[0]}; expected rent instead of a purchase"
             hint = f"try leaving {', '.join(bought)} out"
-            raise rejected(("rent",), self.rent, f"{reason}; {hint}")
+            raise error_at_path(("rent",), self.rent, f"{reason}; {hint}")
         for whole, parts in (
             ("capital", ("card", "server")),
             ("power", ("card_power", "server_power")),
@@ -139,7 +140,7 @@ class OwnerCosts(Value):
             if getattr(self, whole) is not None and extra:
                 reason = f"got {whole} and {extra[0]}; expected one value for the whole system"
                 hint = f"try leaving {', '.join(extra)} out"
-                raise rejected((whole,), getattr(self, whole), f"{reason}; {hint}")
+                raise error_at_path((whole,), getattr(self, whole), f"{reason}; {hint}")
         return self
 
 
@@ -178,14 +179,18 @@ class Economics(Value):
                 "got electricity and hosting; expected one of hosting and electricity, because "
                 "hosting includes electricity; try leaving hosting out"
             )
-            raise rejected(("electricity",), self.electricity, reason)
+            raise error_at_path(("electricity",), self.electricity, reason)
         return self
 
     @property
     def rate(self) -> DollarsPerJoule:
         """The price of hosting; by default the average of US colocation."""
         number, _, unit = HOSTING["us-colocation"].partition(" ")
-        return float(number) * factor(unit, "USD/J") if self.hosting is None else self.hosting
+        return (
+            float(number) * conversion_factor(unit, "USD/J")
+            if self.hosting is None
+            else self.hosting
+        )
 
     def as_json(self) -> dict[str, float | None]:
         """Return the assumptions in USD, kW, months and kWh."""
@@ -205,10 +210,10 @@ class Economics(Value):
             },
             "hosting_usd_per_kw_month": None
             if paid
-            else self.rate / factor("USD/kW/month", "USD/J"),
+            else self.rate / conversion_factor("USD/kW/month", "USD/J"),
             "electricity_usd_per_kwh": None
             if self.electricity is None
-            else self.electricity / factor("USD/kWh", "USD/J"),
+            else self.electricity / conversion_factor("USD/kWh", "USD/J"),
         }
 
 

@@ -1,4 +1,4 @@
-"""Chips, the ways of joining them, and engines: what a datasheet says, and what software loses.
+"""Chips, topologies and engines: what a datasheet says, and what software loses.
 
     >>> from sim.hardware.topology import Ring
     >>> ring = Ring(link={"latency": "1 us", "bandwidth": "10 GB/s"}).sized(8)

@@ -1,7 +1,7 @@
-"""Chips: what one accelerator holds, computes and reads.  Values only: no clock, no SimPy, no software losses.
+"""Chips: what one accelerator holds, computes and reads, without any software losses.
 
-A chip is a YAML file.  Code appears where behaviour differs, as a kind of `Compute`; a user adds one as a class of their own
-and names it in the file as `kind: my_chips:MyCompute`.
+A chip is a YAML file. Code is needed only for different behaviour, as a kind of `Compute`.
+A user's own kind is a class that the file names as `kind: my_chips:MyCompute`.
 """
 
 import math
@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from sim.hardware.topology import TopologyField
 from sim.inputs.fields import FromCatalogue, OfKind
-from sim.inputs.files import Sourced, Value
+from sim.inputs.values import Sourced, Value
 from sim.units import (
     Bytes,
     BytesPerSecond,
@@ -30,9 +30,10 @@ from sim.units import (
     format_quantity,
 )
 
-# Bytes of one number, and which precisions can carry it in a matrix multiply: those that lose nothing of it; bf16 and fp16
-# stand in for one another, since engines cast the one to the other.
+# Bytes of one number.
 BYTES_OF = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+# The precisions that can carry another one in a matrix multiply, because they lose nothing of it.
+# bf16 and fp16 stand in for each other, since engines cast one to the other.
 CARRIERS = {
     "fp32": ("fp32",),
     "bf16": ("bf16", "fp16", "fp32"),
@@ -44,15 +45,15 @@ CARRIERS = {
 }
 
 
-@dataclass(slots=True)  # frozen, it would take three times as long to make
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class Op:
-    """What one block asks of one chip in one step: the multiplies, and the bytes that must be read for them.
+    """The work of one block on one chip in one step: multiplies, and the bytes read for them.
 
-    `matrices` are the (rows, columns) of the weight matrices that lie on this chip; attention has none.  Everything but
-    `flops` and `kv` is the same in each further identical step, and those two grow linearly.
+    `matrices` are the (rows, columns) of the weight matrices on this chip; attention has none.
+    In each further identical step `flops` and `kv` grow linearly. The rest stays the same.
     """
 
-    tokens: float  # an expert may get a part of one, in expectation
+    tokens: float  # an expert may get a fraction of a token, in expectation
     flops: Flop
     weights: Bytes
     kv: Bytes
@@ -62,9 +63,10 @@ class Op:
 
 
 class Memory(Value):
-    """One memory of a chip.  SRAM, HBM and DRAM differ only in these numbers, and so does a host's memory behind PCIe.
+    """One memory of a chip: SRAM, HBM, DRAM, or a host's memory behind PCIe.
 
-    `holds` says what lives in it where a plan does not say; a plan may name any memory for weights and for KV cache.
+    These differ only in their numbers. `holds` is what a plan places there by default; a plan may
+    name any memory for weights and for KV cache.
     """
 
     capacity: Bytes
@@ -74,9 +76,10 @@ class Memory(Value):
 
 
 class Power(Value):
-    """What a chip draws: its limit, what it draws at work, and of what that is made.
+    """What a chip draws: its limit, its typical draw at work, and the parts of that.
 
-    `idle` whatever it does, `flop` for each FLOP at its fastest precision, `link` for each byte and cable; reading is the memory's.
+    `idle` is constant, `flop` counts for each FLOP at the fastest precision, and `link` for each
+    byte and cable. Reading is the memory's `energy`.
     """
 
     maximum: Watts
@@ -87,9 +90,10 @@ class Power(Value):
 
 
 class Server(Value):
-    """What stands around so many chips: hosts, fans, and their part of racks and network, less the chips themselves.
+    """What surrounds `chips` chips: hosts, fans, and their part of racks and network.
 
-    It draws `power`, and is provided with `maximum`, where that is more.
+    It draws `power`; `maximum` is the power that it is provided with, if that is more.
+    Left out: the chips themselves.
     """
 
     chips: Count
@@ -99,9 +103,9 @@ class Server(Value):
 
 
 class Compute(Value, ABC):
-    """How fast a chip multiplies.  A kind answers how long an Op computes and how long its operands take to arrive.
+    """How fast a chip multiplies: the time to compute an Op, and the time to read its operands.
 
-    The rates are dense peaks, by precision.  `bf16` needs no entry beside `fp16`.
+    The rates are dense peaks, by precision. `fp16` also serves for `bf16`.
     """
 
     fp32: FlopPerSecond | None = None
@@ -114,13 +118,17 @@ class Compute(Value, ABC):
 
     @abstractmethod
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        """Seconds of computing and seconds of reading; the two overlap, so the longer one counts.
+        """Return the time to compute and the time to read; they overlap, so the longer one counts.
 
-        Each must be linear in `op.flops` and `op.kv` while the rest of the Op stands: the simulator leaps over steps on it.
+        Both must be linear in `op.flops` and `op.kv` while the rest of the Op stays the same. The
+        simulator relies on this when it makes many steps in one event.
         """
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
-        """Tokens of a step when neither scenario nor engine limits them: vLLM's default.  None: what suits the pipeline best."""
+        """Return the tokens of a step if neither scenario nor engine limits them.
+
+        2048 is vLLM's default. None: the number that suits the pipeline best.
+        """
         return 2048
 
     @property
@@ -129,11 +137,13 @@ class Compute(Value, ABC):
         return max(getattr(self, name) or 0.0 for name in BYTES_OF)
 
     def peak(self, *operands: str) -> FlopPerSecond:
-        """The rate of a multiply: that of an operand's own precision if it carries the other one too, the wider of the two.
+        """Return the rate of a multiply of operands with these precisions.
 
-        Where the chip lacks that, they are stored in their own widths and computed in the fastest precision that carries both.
+        It is the rate of an operand's own precision, if that carries the other operand too.
+        Otherwise operands are stored in their own widths, and computed in the fastest precision
+        that carries both.
 
-        Raises: ValueError where the chip computes in none of them.
+        Raises: ValueError if the chip computes in none of them.
         """
         if operands not in self._peaks:
             self._peaks[operands] = self._peak(operands)
@@ -162,12 +172,13 @@ class Compute(Value, ABC):
         if fitting:
             return max(fitting.values())
         raise ValueError(
-            f"the chip does not multiply {' by '.join(operands)}; it computes in {', '.join(rates) or 'no precision'}"
+            f"the chip does not multiply {' by '.join(operands)};"
+            f" it computes in {', '.join(rates) or 'no precision'}"
         )
 
 
 class Roofline(Compute):
-    """Peak FLOP/s and memory bandwidth: FLOPs/peak against bytes/bandwidth.
+    """Peak FLOP/s and memory bandwidth: the longer of FLOPs/peak and bytes/bandwidth.
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 2009.
     """
@@ -179,13 +190,15 @@ class Roofline(Compute):
 
 
 class TensorStreaming(Compute):
-    """A matrix unit whose weights pass a load path of given width before each use (Groq's TSP).
+    """A matrix unit whose weights pass a load path before each use (Groq's TSP).
 
-    Weights stand in SRAM, but no multiply reads them there: `planes` hold a tile of `tile` x `tile` each, and the tiles are
-    loaded at `weight_load`, or as fast as the memory gives them.  Matrices are padded to whole tiles.  K and V are stationary
-    operands too and pass the same path (`kv_path: load`), unless they stream past as activations do, at the memory's pace.
+    Weights are in SRAM, but a multiply reads them from `planes`, each with a tile of `tile` x
+    `tile`. Tiles are loaded at `weight_load`, or at the memory's bandwidth if that is less.
+    Matrices are padded to whole tiles. K and V are stationary operands too and pass the same path
+    (`kv_path: load`), or stream past like activations at the memory's bandwidth.
 
-    Left out: padding of K and V to tiles; the reading of activations, which SRAM does beside the load path.
+    Left out: padding of K and V to tiles.
+    Left out: the reading of activations, which SRAM does in parallel with the load path.
     Source: Abts et al., "Think Fast", ISCA 2020, sections II and III.
     """
 
@@ -197,13 +210,13 @@ class TensorStreaming(Compute):
 
     @model_validator(mode="after")
     def _rates_are_the_planes(self) -> "TensorStreaming":
-        """Each plane multiplies a vector by its tile in a cycle: rates, clock, planes and tile say the same thing twice."""
+        """Check that the rates agree with the planes: one vector times its tile in each cycle."""
         planes = 2 * self.planes * self.tile**2 * self.clock
         if abs(self.fastest - planes) > 0.05 * planes:
             raise ValueError(
-                f"the fastest rate is {format_quantity(self.fastest, 'FLOP/s')}, and {self.planes} planes "
-                f"of {self.tile} x {self.tile} at "
-                f"{format_quantity(self.clock, 'Hz')} make {format_quantity(planes, 'FLOP/s')}"
+                f"the fastest rate is {format_quantity(self.fastest, 'FLOP/s')}, and {self.planes}"
+                f" planes of {self.tile} x {self.tile} at {format_quantity(self.clock, 'Hz')} make"
+                f" {format_quantity(planes, 'FLOP/s')}"
             )
         return self
 
@@ -221,7 +234,10 @@ class TensorStreaming(Compute):
         return 2 * padded * op.tokens / peak, (padded * BYTES_OF[op.precisions[0]] + op.kv) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
-        """None: stages serve first come first served, so a large piece of a prompt holds up every micro-batch behind it."""
+        """Return None: a large piece of a prompt would delay every micro-batch behind it.
+
+        Stages serve first come, first served.
+        """
         return None
 
 
@@ -232,7 +248,7 @@ COMPUTE_KINDS: dict[str, type[Compute]] = {
 
 
 class Chip(Sourced):
-    """One accelerator: its memory, how it computes, how it is linked to others of its kind, what it draws."""
+    """One accelerator: memory, computing, links to other chips, power and price."""
 
     vendor: str = ""
     memory: dict[str, Memory]
@@ -241,19 +257,21 @@ class Chip(Sourced):
     power: Power | None = None
     price: Dollars | None = None
     server: Server | None = None
-    host_link: BytesPerSecond | None = None  # from its host, one way: by it the weights come
-    claimed_bandwidth: BytesPerSecond | None = (
-        None  # what its maker calls its memory bandwidth, where that is another number
-    )
+    host_link: BytesPerSecond | None = None  # from its host, one way; loads the weights
+    # What the vendor calls memory bandwidth, if that is another number.
+    claimed_bandwidth: BytesPerSecond | None = None
 
     @model_validator(mode="after")
     def _some_memory(self) -> "Chip":
         if not any({"weights", "kv"} <= set(memory.holds) for memory in self.memory.values()):
-            raise ValueError("a chip has at least one memory that holds both weights and KV cache")
+            raise ValueError("no memory holds both weights and KV cache; a chip has at least one")
         return self
 
     def weight_bandwidth(self, memory: Memory, precision: str) -> BytesPerSecond:
-        """What a large matrix-vector multiply makes of a memory: the bytes of its weights over the time that it takes."""
+        """Return the weight bytes of a large matrix-vector multiply divided by its time [B/s].
+
+        Raises: ValueError if the chip does not compute in this precision.
+        """
         side = 32_000  # whole tiles of any usual size
         nbytes = side * side * BYTES_OF[precision]
         op = Op(1, 2.0 * side * side, nbytes, 0.0, 0.0, (precision, precision), ((side, side),))
@@ -261,7 +279,7 @@ class Chip(Sourced):
 
     @property
     def homes(self) -> tuple[str, ...]:
-        """The memories that weights and KV cache may share, as the file orders them: the fastest first."""
+        """The memories that weights and KV cache may share, in the file's order: fastest first."""
         return tuple(
             name for name, memory in self.memory.items() if {"weights", "kv"} <= set(memory.holds)
         )
@@ -271,7 +289,10 @@ ChipField = Annotated[Chip, FromCatalogue("chips", Chip)]
 
 
 class Cluster(Sourced):
-    """So many chips of one kind, joined as they are sold; without a topology of its own, as the chip's file says."""
+    """A number of chips of one kind, joined as they are sold.
+
+    A cluster without a topology has that of the chip's file.
+    """
 
     chip: ChipField
     chips: Count

@@ -1,6 +1,7 @@
-"""What the software on a chip loses: a few named numbers, each with the points it was fitted to.
+"""Engines: what software loses on a chip, in a few named numbers fitted to measured points.
 
-A chip's file holds datasheet facts and an engine's file calibration, so that a result can say which part of it is which.
+A chip's file has datasheet facts, and an engine's file has calibration. So a result can state
+which part comes from which.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pydantic import Field
 from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.topology import AllReduce
 from sim.inputs.fields import FromCatalogue
-from sim.inputs.files import Sourced, Value
+from sim.inputs.values import Sourced, Value
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
 
 SPEED_OF_LIGHT = "speed of light, no engine known"  # no number of the engine was fitted to anything
@@ -22,16 +23,17 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Launch(Value):
-    """How long the host takes to launch the kernels of a layer: in a step of decodes alone, and in one with a prompt."""
+    """The time in which the host launches the kernels of one layer."""
 
-    decode: Seconds
-    prefill: Seconds
+    decode: Seconds  # in a step with decodes only
+    prefill: Seconds  # in a step with a prompt
 
 
 class EngineFit(Value):
-    """What `sramsim calibrate` may move, and within which bounds ('a, b': two that share a number); what it last found.
+    """The numbers that `sramsim calibrate` may change, with their bounds, and its last result.
 
-    The points are this engine's among those of the catalogue's measurements that may be fitted to.
+    A key 'a, b' stands for two numbers that are equal.
+    The points are this engine's points in the catalogue's measurements that may be fitted to.
     """
 
     bounds: dict[str, tuple[str | float, str | float]]
@@ -41,42 +43,46 @@ class EngineFit(Value):
 class Engine(Sourced):
     """One version of an inference engine.
 
-        multiply    = max(compute time / compute_efficiency, read time / memory_efficiency), by the bits of the weights
-        attention   = the same with its own two efficiencies
-        collective  = for each phase collective_latency + n * collective_latency_per_chip, at collective_efficiency of the link
-        step        = the layers + layers * layer_overhead + step_overhead + sequences * sequence_overhead,
-                      the sequences being those of the fullest rank of attention data parallelism
+    Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
+    with efficiencies by the bits of the weights. Attention has two efficiencies of its own.
+    Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
+    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth.
+    Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
+    sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    experts     = as a multiply, with moe_memory_efficiency where it is given, and moe_layer_overhead for a layer of them;
-                  with moe_skew s, expert i is drawn with a probability proportional to i^-s
+    Experts: as a multiply, with `moe_memory_efficiency` if it is set, and `moe_layer_overhead` for
+    each of their layers. With `moe_skew` s, expert i has a probability proportional to i^-s.
+    `overlap`: the part of dispatch and combine that a second micro-batch hides behind the experts'
+    computing. It needs two tokens on the fullest rank, and hides at most the computing time.
+    Left out: that halves read the weights twice.
 
-    overlap     = the part of dispatch and combine that a second micro-batch hides behind the experts' computing, at most as long as
-                  that takes, where the fullest rank has two tokens to split.  Left out: that halves read the weights twice
+    `layer_launch` (eager mode): a stage takes at least the time in which the host launches it.
+    `kv_reads: query-heads`: decode reads the KV cache once for each query head, instead of once for
+    all query heads that share it.
+    `tokens_per_beat` b: a stage of a compiled pipeline takes b tokens at once. A prompt enters in
+    pieces of b tokens, and a micro-batch holds at most b sequences. As many micro-batches are in
+    flight as the requests need.
+    `collectives`: the all-reduce algorithms of the engine; the fastest is used. An empty list means
+    all algorithms of the topology.
 
-    eager       = with `layer_launch`, a stage takes at least as long as the host takes to launch its layers
-    kv_reads    = `query-heads`: decode reads the KV cache once for each query head, not once for those that share it
+    At chip fidelity, each computation takes a lognormal factor of mean 1 and sigma `jitter`.
+    With `network: scheduled`, transfers start at times computed in advance, as a compiler sets
+    them, and do not wait for each other.
 
-    beat        = with `tokens_per_beat` b, a stage of a compiled pipeline takes b tokens at once: a prompt enters in pieces of b
-                  tokens, a micro-batch holds at most b sequences, and as many micro-batches are in flight as requests need
+    `request_overhead`: what client, HTTP and tokenizer added to a measured TTFT, by host. It counts
+    in validations only; a scenario's system has its own.
 
-    collectives = the ways of an all-reduce that the engine has; all that the topology offers where none is named; the fastest
+    `policy` and `admission` are the defaults of a system. `max_sequences` (that run at once) and
+    `token_budget` (tokens of a step) are the engine's default limits. With `limits_per: rank` both
+    limits, and a system's own, hold for each rank of attention data parallelism, as in vLLM and
+    TensorRT-LLM; otherwise for the replica. A pipeline has one scheduler, as in vLLM.
+    `max_sequences` bounds all its micro-batches together, like max_num_seqs. `token_budget` bounds
+    each step of each micro-batch, like max_num_batched_tokens.
+    Left out: ranks that are filled unevenly; the limit is the sum over ranks.
 
-    At chip fidelity: whatever a chip computes takes a lognormal factor of mean 1 and sigma `jitter`; with `network: scheduled`
-    transfers start at times computed beforehand, as a compiler sets them, and do not wait for each other.
-
-    Measurements: `request_overhead` is what client, HTTP and tokenizer added to a TTFT where the engine was measured, by host.
-    Others have others: it counts in validations alone, and a scenario's system gives its own.
-
-    Scheduling: `policy` and `admission` are what it does where a system does not say, `max_sequences` (that run at once) and
-    `token_budget` (tokens of a step) the limits it is started with by default.  With `limits_per: rank` these two, and a system's
-    own, hold for each rank of attention data parallelism, as vLLM's and TensorRT-LLM's settings do; else for the replica.
-    In a pipeline there is one scheduler, as in vLLM: `max_sequences` bounds what runs in all its micro-batches together, as
-    max_num_seqs does, and `token_budget` each step of each micro-batch, as max_num_batched_tokens does.
-    Left out: ranks that are not evenly filled; what is limited is the sum over ranks.
-
-    `points` are the chips on which it was measured, as in the catalogue's tables; `sramsim calibrate` adds those of its points.
-
-    Memory: `memory_fraction` of a chip is used, and `reserve` of that is taken by the engine itself.
+    `points`: the chips on which the engine was measured, as in the catalogue's tables. `sramsim
+    calibrate` adds the chips of its points.
+    Memory: the engine uses `memory_fraction` of a chip's memory, and takes `reserve` of it itself.
     """
 
     memory_efficiency: dict[str, Fraction]
@@ -111,7 +117,7 @@ class Engine(Sourced):
     fit: EngineFit | None = None
 
     def speed_label(self, chip: Chip) -> str | None:
-        """Return what a speed on this chip is, where it is not one of an engine that was measured there."""
+        """Return the label of a speed on this chip; None if the engine was measured on it."""
         if self.source and all(
             text.startswith(("assumed", "by definition")) for text in self.source.values()
         ):
@@ -119,12 +125,16 @@ class Engine(Sourced):
         return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
-        """Compute and memory efficiency for weights of this precision.  Raises: ValueError where the engine has none."""
+        """Return the compute and the memory efficiency for weights of this precision.
+
+        Raises: ValueError if the engine has none.
+        """
         bits = f"{8 * BYTES_OF[precision]:.0f}"
         if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
             has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
             raise ValueError(
-                f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision}); it has {has}"
+                f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision});"
+                f" it has {has}"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 

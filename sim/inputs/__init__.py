@@ -1,6 +1,7 @@
-"""The door: YAML files become values, and a wrong file becomes one line of error.
+"""YAML files become frozen values, and a wrong file becomes one line of error.
 
-    >>> from sim.inputs.files import Document, find_entry
+    >>> from sim.inputs.document import Document
+    >>> from sim.inputs.names import find_entry
     >>> Document(find_entry("groq-lpu-v1", "chips")).data["memory"]["sram"]["capacity"]
     '230.7 MB'
 

@@ -1,10 +1,11 @@
-"""What a key may be given as beside its own value: a short form, a catalogue name, one of several kinds, code of a user's own."""
+"""Fields with several spellings: a short form, a catalogue name, a kind, or a user's own code."""
 
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,35 +18,39 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sim.inputs.files import Entry, ScenarioError, Text, Value, find_entry, nearest_name, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError, nearest_name
+from sim.inputs.names import find_entry
 from sim.inputs.overrides import overridden
+from sim.inputs.values import Entry, Text, Value
 from sim.units import brief
 
 
 class Shorthand:
-    """Marks a field that may be given in a short form: `read` turns that into what the field's class reads.
+    """A mark for a field with a short form, which `expand` turns into what the class reads.
 
-    `says` is for the JSON Schema: the schema of the short form.
+    `schema` is the JSON Schema of the short form.
     """
 
-    def __init__(self, read_value: Callable[[object], object], says: dict[str, Any]) -> None:
-        self.read, self.says = read_value, says
+    def __init__(self, expand: Callable[[object], object], schema: dict[str, Any]) -> None:
+        self.expand, self.schema = expand, schema
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
+        return core_schema.no_info_before_validator_function(self.expand, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [self.says, handler(schema)]}
+        return {"anyOf": [self.schema, handler(schema)]}
 
 
 class FromCatalogue:
-    """Marks a field that may be given by catalogue name, by path, as a mapping in place, or as what it changes of another.
+    """A mark for a field that takes a catalogue name, a path, a mapping, or a change of an entry.
 
-    `{like: groq-lpu-v1, memory.sram.capacity: 512 MB}` is the entry of that name with another capacity.
+    `{like: groq-lpu-v1, memory.sram.capacity: 512 MB}` is the entry of that name with another
+    capacity.
     """
 
     def __init__(self, kind: str, cls: type[Entry]) -> None:
@@ -64,24 +69,23 @@ class FromCatalogue:
             "description": f"a name among the catalogue's {self.kind}, or a file's path",
         }
         like = {"type": "object", "properties": {"like": text}, "required": ["like"]}
-        return {
-            "anyOf": [
-                text,
-                {**like, "description": "a mapping of `like` (such a text) and the keys to change"},
-                handler(schema),
-            ]
-        }
+        description = "a mapping with `like` (a name or a path) and the keys to change"
+        return {"anyOf": [text, {**like, "description": description}, handler(schema)]}
 
-    def load(self, given: object, validate: ValidatorFunctionWrapHandler) -> object:
-        if isinstance(given, str):
-            return read_value(find_entry(given, self.kind), self.cls)
-        if not (isinstance(given, Mapping) and "like" in given):
-            return validate(given)
-        return overridden(given, self.kind, self.cls, validate)[1]
+    def load(self, value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        """Return the entry that the file's value names, changes or holds.
+
+        Raises: PydanticCustomError or ScenarioError if there is none, or it is wrong.
+        """
+        if isinstance(value, str):
+            return read_value(find_entry(value, self.kind), self.cls)
+        if not (isinstance(value, Mapping) and "like" in value):
+            return validate(value)
+        return overridden(value, self.kind, self.cls, validate)[1]
 
 
 class OfKind:
-    """Marks a field whose mapping says its `kind`: one of ours, or a user's class as 'module:Class'."""
+    """A mark for a field whose mapping names its `kind`: one of ours, or 'module:Class'."""
 
     def __init__(self, kinds: Mapping[str, type[Value]], base: type[Value]) -> None:
         self.kinds, self.base = kinds, base
@@ -120,70 +124,26 @@ class OfKind:
             "anyOf": [*options, {**own, "description": "a class of your own: kind: module:Class"}]
         }
 
-    def choose(self, given: object, info: ValidationInfo) -> object:
-        if not isinstance(given, Mapping):
-            return given
-        kind = given.get("kind")
+    def choose(self, value: object, info: ValidationInfo) -> object:
+        """Return the value of the class that `kind` names.
+
+        Raises: PydanticCustomError without a kind. Raises: ScenarioError as `custom_class`.
+        """
+        if not isinstance(value, Mapping):
+            return value
+        kind = value.get("kind")
         if not isinstance(kind, str):
-            problem = f"{self.base.noun()} needs a kind: one of {', '.join(sorted(self.kinds))}"
+            names = ", ".join(sorted(self.kinds))
+            problem = f"got no kind of {self.base.noun()}; expected one of {names}"
             raise PydanticCustomError("quantity", "{reason}", {"reason": problem})
-        cls = self.kinds.get(kind) or users_class(kind, self.base, self.kinds)
+        cls = self.kinds.get(kind) or custom_class(kind, self.base, self.kinds)
         return cls.model_validate(
-            {k: v for k, v in given.items() if k != "kind"}, context=info.context
+            {key: part for key, part in value.items() if key != "kind"}, context=info.context
         )
-
-
-def users_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
-    """The class that 'my_chips:MyCompute' names, from my_chips.py beside the file, else from the path.
-
-    Raises: ScenarioError where there is none, it is not a subclass of `base`, or it lacks one of its methods.
-    """
-    where, module_name, module, class_name = users_module(kind, f"a kind of {base.noun()}", kinds)
-    cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ScenarioError(
-            f"{where}{brief(kind)!r}: {module_name} has no class {class_name} that is a {base.__name__}"
-        )
-    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise ScenarioError(
-            f"{where}{brief(kind)!r}: {class_name} does not define {', '.join(lacking)}"
-        )
-    return cls
-
-
-def users_module(kind: str, what: str, kinds: Iterable[str]) -> tuple[str, str, ModuleType, str]:
-    """The module that 'my_chips:MyCompute' names, from my_chips.py beside the file, else from the path: where the text stands, the
-    module's name, the module, the name behind the colon.
-
-    Raises: ScenarioError where the text names no module, or it cannot be imported.
-    """
-    where = f"{kind.where}: " if isinstance(kind, Text) else ""
-    module_name, colon, name = kind.partition(":")
-    if not (colon and module_name and name):
-        near = nearest_name(kind, kinds)
-        hint = f"did you mean {near}?" if near else f"choose of {', '.join(sorted(kinds))}"
-        raise ScenarioError(f"{where}{brief(kind)!r} is not {what}; {hint}")
-    beside = (kind.folder if isinstance(kind, Text) else Path.cwd()) / f"{module_name}.py"
-    try:
-        if os.path.isfile(beside):
-            spec = importlib.util.spec_from_file_location(f"{module_name} ({beside})", beside)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module.__name__] = (
-                module  # where dataclasses and pydantic look up what annotations name
-            )
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
-        raise ScenarioError(f"{where}{brief(kind)!r}: {reason}") from error
-    return where, module_name, module, name
 
 
 class Named:
-    """Marks a field that names a function: one of ours, or a user's as 'module:function'."""
+    """A mark for a field that names a function: one of ours, or a user's 'module:function'."""
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], what: str) -> None:
         self.functions, self.what = functions, what
@@ -203,17 +163,92 @@ class Named:
         }
         return {"anyOf": [{"enum": sorted(self.functions)}, own]}
 
-    def choose(self, given: object) -> Callable[..., Any]:
-        if callable(given):
-            return given
-        if not isinstance(given, str):
-            reason = f"it must name {self.what}: {', '.join(sorted(self.functions))}, or a function as module:function"
+    def choose(self, value: object) -> Callable[..., Any]:
+        """Return the function that a text names.
+
+        Raises: PydanticCustomError for anything else. Raises: ScenarioError without a function.
+        """
+        if callable(value):
+            return value
+        if not isinstance(value, str):
+            names = ", ".join(sorted(self.functions))
+            reason = f"expected {self.what}: {names}, or a function as module:function"
             raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
-        if given in self.functions:
-            return self.functions[given]
-        where, module_name, module, name = users_module(given, self.what, self.functions)
-        function = getattr(module, name, None)
+        if value in self.functions:
+            return self.functions[value]
+        custom = _custom_name(value, self.what, self.functions)
+        function = getattr(custom.module, custom.name, None)
         if not callable(function):
-            raise ScenarioError(f"{where}{brief(given)!r}: {module_name} has no function {name}")
+            raise custom.error(f"{custom.module_name} has no function {custom.name}")
         chosen: Callable[..., Any] = function
         return chosen
+
+
+def custom_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
+    """Return the class that 'my_chips:MyCompute' names.
+
+    The module is my_chips.py in the folder of the file, or else importable.
+
+    Raises: ScenarioError if there is no such subclass of `base`, or it lacks one of its methods.
+    """
+    custom = _custom_name(kind, f"a kind of {base.noun()}", kinds)
+    cls = getattr(custom.module, custom.name, None)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise custom.error(
+            f"{custom.module_name} has no class {custom.name} that is a {base.__name__}"
+        )
+    if lacking := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise custom.error(f"{custom.name} does not define {', '.join(lacking)}")
+    return cls
+
+
+@dataclass(frozen=True, slots=True)
+class _CustomName:
+    """A user's 'module:name', with its module imported."""
+
+    text: str
+    module_name: str
+    module: ModuleType
+    name: str
+
+    def error(self, reason: str) -> ScenarioError:
+        """Return an error at the place of the text."""
+        return ScenarioError(f"{_where(self.text)}{brief(self.text)!r}: {reason}")
+
+
+def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
+    """Return the module and the name of 'my_chips:MyCompute'.
+
+    Raises: ScenarioError if the text names no module, or the module cannot be imported.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (colon and module_name and name):
+        near = nearest_name(text, kinds)
+        hint = f"did you mean {near}?" if near else f"choose from {', '.join(sorted(kinds))}"
+        raise ScenarioError(f"{_where(text)}{brief(text)!r} is not {what}; {hint}")
+    folder = text.folder if isinstance(text, Text) else Path.cwd()
+    try:
+        module = _import(module_name, folder / f"{module_name}.py")
+    except (Exception, SystemExit) as error:
+        reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise ScenarioError(f"{_where(text)}{brief(text)!r}: {reason}") from error
+    return _CustomName(text, module_name, module, name)
+
+
+def _import(module_name: str, path: Path) -> ModuleType:
+    """Return the module of a file, if the file exists, or else of the Python path."""
+    if not os.path.isfile(path):
+        return importlib.import_module(module_name)
+    spec = importlib.util.spec_from_file_location(f"{module_name} ({path})", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pydantic look up the names in annotations there.
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _where(text: str) -> str:
+    """Return the place of a text from a file, as an error begins with it."""
+    return f"{text.where}: " if isinstance(text, Text) else ""

@@ -1,17 +1,12 @@
-"""Plain data by paths of keys: what stands at 'chip.memory.sram.capacity', and the data with another value there."""
+"""Plain data by paths of keys: the value at 'chip.memory.sram.capacity', and how to replace it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-MAX_DEPTH = 100  # of mappings and lists in each other
-PARTS = (
-    "chip",
-    "engine",
-    "model",
-    "cluster",
-    "like",
-)  # keys whose text names an entry of the catalogue, or a file
-Path = tuple[str, ...]
+MAX_DEPTH = 100  # of nested mappings and lists
+# Keys whose text names an entry of the catalogue, or a file.
+REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
+KeyPath = tuple[str, ...]
 
 
 class PathError(ValueError):
@@ -24,34 +19,35 @@ def dots(path: Iterable[str | int]) -> str:
 
 
 def child(data: object, key: str) -> Any:
-    """Return the value at one key of a mapping, or at one place of a list; None where there is none."""
+    """Return the value at a key of a mapping or an index of a list; None without one."""
     if isinstance(data, tuple):
         return data[int(key)] if key in map(str, range(len(data))) else None
     return data.get(key) if isinstance(data, Mapping) else None
 
 
 def value_at(data: object, path: Sequence[str]) -> Any:
-    """Return the value at a path, None where there is none."""
+    """Return the value at a path; None without one."""
     for key in path:
         data = child(data, key)
     return data
 
 
 def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -> Any:
-    """Return the data with a value at a path; missing mappings are made, and a number indexes a list.
+    """Return the data with another value at a path.
 
-    The name of a catalogue entry on the way becomes `{like: name}`, which has room for the change.
+    Missing mappings are made. A number is the index of a list.
+    The name of a catalogue entry on the way becomes `{like: name}`, which can hold the change.
 
-    Raises: PathError where the path leads through another value without keys, or out of a list.
+    Raises: PathError if the path leads through any other value without keys, or out of a list.
     """
     if depth == len(path):
         return value
     key = path[depth]
-    if isinstance(data, str) and depth and path[depth - 1] in PARTS:
+    if isinstance(data, str) and depth and path[depth - 1] in REFERENCE_KEYS:
         data = {"like": data}
     if isinstance(data, tuple) and key in map(str, range(len(data))):
-        place = int(key)
-        return (*data[:place], replaced(data[place], path, value, depth + 1), *data[place + 1 :])
+        index = int(key)
+        return (*data[:index], replaced(data[index], path, value, depth + 1), *data[index + 1 :])
     if isinstance(data, tuple):
         raise PathError(
             f"'{dots(path[:depth])}' is a list of {len(data)}, and has no {key!r}; the first is 0"
@@ -63,12 +59,13 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
     return {**data, key: replaced(data.get(key, {}), path, value, depth + 1)}
 
 
-def leaves(
-    changes: Mapping[str, Any], base: object, above: Path = ()
-) -> Iterator[tuple[Path, Any]]:
+def changed_leaves(
+    changes: Mapping[str, Any], base: object, above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, Any]]:
     """Yield the path and the value of each change of `base`.
 
-    A mapping changes only the keys that it has.  A mapping of another `kind`, or one with `like`, replaces what stands there.
+    A mapping changes only the keys that it has.
+    A mapping of another `kind`, or with `like`, replaces the value as a whole.
     """
     for key, value in changes.items():
         path, was = (*above, key), child(base, key)
@@ -78,6 +75,6 @@ def leaves(
             and "like" not in value
             and value.get("kind") in (None, child(was, "kind"))
         ):
-            yield from leaves(value, was, path)
+            yield from changed_leaves(value, was, path)
         else:
             yield path, value

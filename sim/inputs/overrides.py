@@ -1,56 +1,39 @@
 """Entries that are like another: `{like: groq-lpu-v1, memory.sram.capacity: 512 MB}`.
 
-A changed number keeps neither the source nor the range of the number that it replaces.
+A changed number loses the source and the range of the number that it replaces.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic_core import PydanticCustomError
-
-from sim.inputs.files import (
-    Change,
-    Document,
-    Entry,
-    Sourced,
-    catalogue_names,
-    find_entry,
-    source_of,
-    written,
-)
-from sim.inputs.key_paths import Path, PathError, dots, leaves, replaced, value_at
+from sim.inputs.document import Document
+from sim.inputs.errors import error_at_key, quoted_value
+from sim.inputs.key_paths import KeyPath, PathError, changed_leaves, dots, replaced, value_at
+from sim.inputs.names import catalogue_names, find_entry
+from sim.inputs.values import Change, Entry, Sourced, source_of
 from sim.units import brief
 
-ABOUT = (
-    "id",
-    "name",
-    "vendor",
-    "aliases",
-    "note",
-    "source",
-    "range",
-    "fit",
-)  # keys that describe an entry; no result uses them
+# Keys that describe an entry; no result uses them.
+ABOUT = ("id", "name", "vendor", "aliases", "note", "source", "range", "fit")
 
 E = TypeVar("E", bound=Entry)
 
 
 def overridden(
-    given: Mapping[str, Any], kind: str, cls: type[E], validate: Callable[[dict[str, Any]], E]
+    override: Mapping[str, Any], kind: str, cls: type[E], validate: Callable[[dict[str, Any]], E]
 ) -> tuple[dict[str, Any], E]:
-    """Return an entry that is like another, with its data.
+    """Return the data and the value of an entry that is like another.
 
-    Raises: PydanticCustomError where the change is wrong, ScenarioError where the other entry is missing or wrong.
+    Raises: PydanticCustomError if the change is wrong.
+    Raises: ScenarioError if the other entry is missing or wrong.
     """
-    name = given["like"]
+    name = override["like"]
     if not isinstance(name, str):
-        raise misplaced(
-            ("like",),
-            f"like: {written(name)}: it must be a name among the catalogue's {kind}, or a file's path",
-        )
+        expected = f"a name among the catalogue's {kind}, or a file's path"
+        raise error_at_key(("like",), f"like: got {quoted_value(name)}; expected {expected}")
     document = Document(find_entry(name, kind))
     document.value(cls)  # so that its own errors name its own lines
-    changes = {key: value for key, value in given.items() if key != "like"}
+    changes = {key: value for key, value in override.items() if key != "like"}
     for key in changes:
         if key not in cls.model_fields:  # a model's class ignores the keys that it does not know
             raise cls.unknown(key)
@@ -58,79 +41,79 @@ def overridden(
     label = "catalogue" if document.path in catalogue_names(kind).values() else document.shown
     data: dict[str, Any] = base
     changed: dict[str, Change] = {}
-    # What describes the entry comes first: `restated` replaces the source of a changed number, which would else replace it.
-    for path, value in sorted(leaves(changes, base), key=lambda leaf: leaf[0][0] not in ABOUT):
+    # Descriptions come first. A new `source` would otherwise replace the sources that
+    # `_with_source` writes for the changed numbers.
+    for path, value in sorted(
+        changed_leaves(changes, base), key=lambda leaf: leaf[0][0] not in ABOUT
+    ):
         was = value_at(base, path)
         try:
             data = replaced(data, path, value)
         except PathError as error:
-            raise misplaced(path, str(error)) from None
-        of_a_part = any(
+            raise error_at_key(path, str(error)) from None
+        in_part = any(
             isinstance(value_at(base, path[:depth]), str) for depth in range(1, len(path))
         )
-        if path[0] in ABOUT or of_a_part or named(value) == named(was):
+        if path[0] in ABOUT or in_part or base_name(value) == base_name(was):
             continue  # a part, such as the chip of a cluster, records its own changes
-        changed[dots(path)] = (None if was is None else shown(was), shown(named(value)))
-        for depth in range(
-            len(path)
-        ):  # a cluster may hold its chip in place, with sources of its own
-            if (depth == 0 and issubclass(cls, Sourced)) or value_at(
-                base, (*path[:depth], "source")
-            ):
-                data = restated(data, base, path, depth, label, changes)
+        changed[dots(path)] = (
+            None if was is None else _value_text(was),
+            _value_text(base_name(value)),
+        )
+        # A cluster may hold its chip in place, with sources of its own.
+        for depth in range(len(path)):
+            own_sources = value_at(base, (*path[:depth], "source"))
+            if (depth == 0 and issubclass(cls, Sourced)) or own_sources:
+                source = _new_source(changes, base, path, depth, label)
+                data = _with_source(data, path, depth, source, changes)
     value = validate(data)
     value._changed = changed
     return data, value
 
 
-def restated(
-    data: dict[str, Any], base: object, path: Path, depth: int, label: str, changes: object
-) -> dict[str, Any]:
-    """Return the data in which the value at a path has a source that calls it changed, and no range.
+def _new_source(changes: object, base: object, path: KeyPath, depth: int, label: str) -> str:
+    """Return the source of a changed value: the change's own, and the value that it replaces."""
+    above, key = path[:depth], dots(path[depth:])
+    own = value_at(changes, (*above, "source", key)) or "set by the scenario"
+    sources = value_at(base, (*above, "source")) or {}
+    was = ", ".join(filter(None, (_value_text(value_at(base, path)), source_of(sources, key))))
+    return f"changed: {own} ({label}: {was})"
 
-    `depth` is that of the entry in the data that has the source.  A source or a range that comes with the change is kept.
+
+def _with_source(
+    data: dict[str, Any], path: KeyPath, depth: int, source: str, changes: object
+) -> dict[str, Any]:
+    """Return the data with a source for the value at a path, and without its range.
+
+    `depth` is the depth of the entry that has the source. A range in the change is kept.
     """
     above, key = path[:depth], dots(path[depth:])
-    before, own = (
-        value_at(base, (*above, "source")) or {},
-        value_at(changes, (*above, "source", key)),
-    )
-    was = ", ".join(filter(None, (shown(value_at(base, path)), source_of(before, key))))
-    new = {
-        "source": f"changed: {own or 'set by the scenario'} ({label}: {was})",
-        "range": value_at(changes, (*above, "range", key)),
-    }
+    new = {"source": source, "range": value_at(changes, (*above, "range", key))}
     for name, value in new.items():
         known = value_at(data, (*above, name)) or {}
         if isinstance(known, Mapping):  # else the class refuses it
             others = {
-                each: known[each]
-                for each in known
-                if each != key and not each.startswith(f"{key}.")
+                other: known[other]
+                for other in known
+                if other != key and not other.startswith(f"{key}.")
             }
             data = replaced(data, (*above, name), others | ({key: value} if value else {}))
     return data
 
 
-def misplaced(path: Path, reason: str) -> PydanticCustomError:
-    """Return the error that `files` reports at the line of a key of the change."""
-    return PydanticCustomError("key", "{reason}", {"key": path, "reason": reason})
-
-
-def named(value: object) -> object:
-    """Return a value, or the name of what it is like."""
+def base_name(value: object) -> object:
+    """Return the name that a value is `like`, or else the value."""
     return value.get("like", value) if isinstance(value, Mapping) else value
 
 
-def shown(value: object) -> str:
-    """Return a value as a result names it: as the file writes it, lists and mappings on one line."""
+def _value_text(value: object) -> str:
+    """Return a value as the file writes it, lists and mappings on one line."""
     match value:
         case Mapping():
-            return brief(
-                "{" + ", ".join(f"{key}: {shown(each)}" for key, each in value.items()) + "}"
-            )
+            pairs = (f"{key}: {_value_text(part)}" for key, part in value.items())
+            return brief("{" + ", ".join(pairs) + "}")
         case tuple():
-            return brief("[" + ", ".join(map(shown, value)) + "]")
+            return brief("[" + ", ".join(map(_value_text, value)) + "]")
         case None:
             return "none"
         case bool():

@@ -1,9 +1,10 @@
 """A transformer as its Hugging Face `config.json` describes it.
 
-    >>> from sim.inputs.files import find_entry, read_value
-    >>> from sim.model.config import Model
+    >>> from sim.inputs.document import read_value
+    >>> from sim.inputs.names import find_entry
+    >>> from sim.model.transformer import Model
     >>> read_value(find_entry("llama-2-70b", "models"), Model).num_hidden_layers
     80
 
-Read `config` first (the keys of a config), then `blocks` (matrices, parameters, KV cache).
+Read `transformer` first (blocks, parameters, KV cache), then `config` (the keys of a config).
 """

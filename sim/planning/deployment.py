@@ -19,8 +19,8 @@ from sim.cost.step import Costs, Work
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
-from sim.inputs.files import rejected
-from sim.model.config import Model
+from sim.inputs.errors import error_at_path
+from sim.model.transformer import Model
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
 from sim.planning.search import PlanTrial, minimum_chips, search_degrees
@@ -190,7 +190,7 @@ def deploy(
     if plan.search == "capacity":
         reason = "got capacity; expected degrees here"
         hint = "try sim.search_plans(scenario), which finds them"
-        raise rejected(("plan", "search"), "capacity", f"{reason}; {hint}")
+        raise error_at_path(("plan", "search"), "capacity", f"{reason}; {hint}")
     if plan.search:
         plan, tried = search_degrees(plan, parts.chips, parts.model, request_tokens, lay)
     else:
@@ -239,7 +239,7 @@ def _require_kv_room(layout: Layout, fitted: MemoryFit, kv_tokens: int | None) -
             f"got {kv_tokens} token; expected at most {most} token, which fill the fullest "
             f"chip's {layout.plan.kv_in}; try leaving kv_tokens out, for {fitted.kv_tokens} token"
         )
-        raise rejected(("kv_tokens",), kv_tokens, reason)
+        raise error_at_path(("kv_tokens",), kv_tokens, reason)
 
 
 def _scheduler_limits(
@@ -268,7 +268,7 @@ def _scheduler_limits(
             f"got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is "
             "simulated by itself; try fewer slots, or a smaller max_sequences"
         )
-        raise rejected(("plan", "slots"), slots, reason)
+        raise error_at_path(("plan", "slots"), slots, reason)
     if overrides.max_sequences and most > slots * budget:
         carried = slots * budget
         reason = (
@@ -276,7 +276,7 @@ def _scheduler_limits(
             f"micro-batches of {budget} tokens carry, so that prompts do not starve; "
             f"try {carried // limited_ranks(engine, plan)}"
         )
-        raise rejected(("max_sequences",), overrides.max_sequences, reason)
+        raise error_at_path(("max_sequences",), overrides.max_sequences, reason)
     shares = [
         stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)
     ]

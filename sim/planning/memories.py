@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from sim.cost.plan import Layout
-from sim.inputs.files import rejected
+from sim.inputs.errors import error_at_path
 from sim.planning.partition import Cutter
 
 
@@ -32,7 +32,7 @@ def memory_choices(layout: Layout) -> list[Layout]:
         if name and name not in chip.memory:
             memories = ", ".join(chip.memory)
             reason = f"got {name}; expected a memory of {chip.id}; try {memories}"
-            raise rejected(("plan", key), name, reason)
+            raise error_at_path(("plan", key), name, reason)
     return [
         replace(
             layout,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Layout, Plan
 from sim.cost.step import TIME, Costs, Work
-from sim.inputs.files import rejected
-from sim.model.config import Model
+from sim.inputs.errors import error_at_path
+from sim.model.transformer import Model
 from sim.planning.memories import fewest_stages, with_memories
 from sim.units import Seconds
 
@@ -77,7 +77,7 @@ def search_degrees(
             f"got {value}; expected no degrees with search: {plan.search}, which finds them; "
             f"try leaving {', '.join(extra)} out"
         )
-        raise rejected(("plan", extra[0]), value, reason)
+        raise error_at_path(("plan", extra[0]), value, reason)
     trials: dict[PlanTrial, Layout] = {}
     refusal = ValueError(
         f"got {chips} chips, over which no plan splits {model.id}; expected a number of chips "

@@ -9,7 +9,7 @@ from sim.cost.step import FITTED, HOPS, TERMS, TIME, Work
 from sim.planning.deployment import Deployment
 from sim.serving.service import serve
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 
 @dataclass(frozen=True, slots=True)

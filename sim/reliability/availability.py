@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from sim.inputs.files import rejected
+from sim.inputs.errors import error_at_path
 from sim.reliability.closed_forms import (
     ClosedFormAvailability,
     closed_form_availability,
@@ -97,7 +97,7 @@ def require_simulable(faults: Faults, chips: int, load: Seconds | None) -> None:
             f"got {faults.samples}, with {faults.samples * lives:,.0f} lives of parts to simulate; "
             f"expected at most {MOST_LIVES:,.0f} lives; try a shorter horizon, or fewer samples"
         )
-        raise rejected(("faults", "samples"), faults.samples, reason)
+        raise error_at_path(("faults", "samples"), faults.samples, reason)
     if every := faults.model_swap_every:
         at = ("faults", "model_swap_every")
         if load is None:
@@ -105,14 +105,14 @@ def require_simulable(faults: Faults, chips: int, load: Seconds | None) -> None:
                 "got a chip without host_link; expected the link that loads the weights; "
                 "try chip: {like: …, host_link: 32 GB/s}"
             )
-            raise rejected(at, every, reason)
+            raise error_at_path(at, every, reason)
         if load >= every:
             reason = (
                 f"got {format_quantity(every, 's')}; expected more than the "
                 f"{format_quantity(load, 's')} that a model takes to load; "
                 f"try {format_quantity(10 * load, 's')}"
             )
-            raise rejected(at, every, reason)
+            raise error_at_path(at, every, reason)
 
 
 class DownTimes:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from sim.inputs.files import Sourced, Value, rejected
+from sim.inputs.errors import error_at_path
+from sim.inputs.values import Sourced, Value
 from sim.units import Count, FailuresPerSecond, Seconds
 
 
@@ -122,7 +123,7 @@ def part_groups(faults: Faults, chips: int) -> list[PartGroup]:
     groups += [PartGroup(faults.links, 0, (faults.link,))] if faults.link and faults.links else []
     if faults.spares and not causes:
         reason = f"got {faults.spares} without a failure rate of nodes; expected chip or node"
-        raise rejected(
+        raise error_at_path(
             ("faults", "spares"), faults.spares, f"{reason}; try node: {{rate: 1e-5 failure/h}}"
         )
     return [group for group in groups if group.causes]
@@ -134,19 +135,19 @@ def _require_countable(faults: Faults, chips: int) -> None:
     if chips % size:
         near = min((n for n in range(1, chips + 1) if chips % n == 0), key=lambda n: abs(n - size))
         reason = f"got {size}; expected a divisor of {chips}; try {near}"
-        raise rejected(("faults", "chips_per_node"), size, reason)
+        raise error_at_path(("faults", "chips_per_node"), size, reason)
     if not (faults.chip or faults.node or faults.rack or faults.link):
         reason = "got no failure rate; expected chip, node, rack or link"
-        raise rejected(("faults",), None, f"{reason}; try chip: {{rate: 1e-5 failure/h}}")
+        raise error_at_path(("faults",), None, f"{reason}; try chip: {{rate: 1e-5 failure/h}}")
     if faults.nodes_per_rack is None and (faults.rack or faults.spares_per == "rack"):
         key = "rack" if faults.rack else "spares_per"
         reason = f"got {key} without nodes_per_rack; expected both; try nodes_per_rack: 8"
-        raise rejected(("faults", key), None, reason)
+        raise error_at_path(("faults", key), None, reason)
     if bool(faults.link) != bool(faults.links):
         key, other = ("link", "links") if faults.link else ("links", "link")
         hint = "links: 100" if faults.link else "link: {rate: 1e-7 failure/h}"
         reason = f"got {key} without {other}; expected the rate of a link and the number of links"
-        raise rejected(("faults", key), None, f"{reason}; try {hint}")
+        raise error_at_path(("faults", key), None, f"{reason}; try {hint}")
 
 
 def spare_chips(faults: Faults | None, chips: int) -> int:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from sim.cost.energy import Tally, step_link_bytes
 from sim.cost.step import Costs
-from sim.inputs.files import Sourced, rejected
+from sim.inputs.errors import error_at_path
+from sim.inputs.values import Sourced
 from sim.units import Seconds
 
 MAX_ERROR_PROBABILITY = 0.9  # of the largest step; above it a run would hardly end
@@ -49,7 +50,7 @@ class LinkErrors(Sourced):
                 f"{tokens} tokens fail; expected at most {100 * MAX_ERROR_PROBABILITY:g} %; "
                 f"try {half:.1g}"
             )
-            raise rejected(("link_errors", "bit_error_rate"), self.bit_error_rate, reason)
+            raise error_at_path(("link_errors", "bit_error_rate"), self.bit_error_rate, reason)
 
 
 class LinkErrorSampler:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.cost.program import CollectiveOp
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.report.tables import (
     COLOURS,
     beats,

@@ -4,8 +4,8 @@ from typing import Any
 
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
-from sim.inputs.files import Value
-from sim.model.config import Model
+from sim.inputs.values import Value
+from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 
 SCHEMA_KINDS: dict[str, type[Value]] = {

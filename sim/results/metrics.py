@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.fields import Shorthand
-from sim.inputs.files import ScenarioError, Value, nearest_name
+from sim.inputs.values import Value
 from sim.results.rows import Rows
 from sim.results.verdict import UNSTEADY, hints, judge, measure_flow
 from sim.units import Seconds

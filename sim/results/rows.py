@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
     import polars

@@ -30,8 +30,11 @@ from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.hardware.chip import Chip, ChipField, ClusterField
 from sim.hardware.engine import EngineField, NetworkMode, Sigma
 from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.files import Change, Document, Entry, Value, find_entry, nearest_name, rejected
-from sim.model.config import ModelField
+from sim.inputs.document import Document
+from sim.inputs.errors import error_at_path, nearest_name
+from sim.inputs.names import find_entry
+from sim.inputs.values import Change, Entry, Value
+from sim.model.transformer import ModelField
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy, require_fit
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.availability import require_simulable
@@ -43,7 +46,9 @@ from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, R
 from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload.arrivals import VARIED, ClosedLoop, RequestBatch, WorkloadField
+from sim.workload.arrivals import ClosedLoop
+from sim.workload.kinds import VARIED, WorkloadField
+from sim.workload.requests import RequestBatch
 
 
 class System(Value):
@@ -287,7 +292,7 @@ class Scenario(Value):
                 reason = (
                     f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
                 )
-                raise rejected((name, "fleet", member), member, reason)
+                raise error_at_path((name, "fleet", member), member, reason)
         return systems
 
     @model_validator(mode="after")
@@ -337,7 +342,7 @@ class Scenario(Value):
                     f"got {most} with {workload.users} users who do not pause; expected a pause, as a refused user asks again "
                     "at the same instant; try workload.think: 1 s, or leave max_waiting out"
                 )
-                raise rejected(("systems", name, "max_waiting"), most, reason)
+                raise error_at_path(("systems", name, "max_waiting"), most, reason)
         return self
 
     @model_validator(mode="after")
@@ -355,7 +360,7 @@ class Scenario(Value):
                 reason = "got capacity with outages; expected a system that works"
             if reason:
                 hint = "" if "try" in reason else "; try search: speed"
-                raise rejected(("systems", name, "plan", "search"), "capacity", reason + hint)
+                raise error_at_path(("systems", name, "plan", "search"), "capacity", reason + hint)
         return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -423,7 +428,7 @@ class Scenario(Value):
     def plan_error(self, name: str, error: ValueError | PlanError) -> PlanError:
         """Return the error of a system with the place of its key.
 
-        The key is that of an error made by `rejected`, else the system itself.
+        The key is that of an error made by `error_at_path`, else the system itself.
         """
         if not isinstance(error, ValidationError):
             return PlanError(f"{self.where(name)}: {error}")
@@ -651,14 +656,14 @@ def replicas_fail(scenario: Scenario, name: str, replicas: int) -> None:
         if outage.replica not in free:
             allowed = f"0 to {replicas - 1}" if replicas > 1 else "0, the only replica"
             reason = f"got {outage.replica}; expected {allowed}; try {replicas - 1}"
-            raise rejected(("outages", number, "replica"), outage.replica, reason)
+            raise error_at_path(("outages", number, "replica"), outage.replica, reason)
         if outage.at < free[outage.replica] * (1 - 1e-12):  # sums of floats have rounding errors
             end = f"{free[outage.replica]:g} s"
             reason = (
                 f"got {outage.at:g} s; expected at least {end}, since replica {outage.replica} "
                 f"is down until then; try {end}"
             )
-            raise rejected(("outages", number, "at"), outage.at, reason)
+            raise error_at_path(("outages", number, "at"), outage.at, reason)
         free[outage.replica] = outage.at + outage.lasts
 
 

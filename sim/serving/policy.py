@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple, Protocol
 
+from sim.inputs.errors import UserError
 from sim.inputs.fields import Named
-from sim.inputs.files import UserError
 from sim.units import Seconds
-from sim.workload.traces import BLOCK
+from sim.workload.requests import HASH_BLOCK
 
 
 @dataclass(eq=False, slots=True)
@@ -231,7 +231,7 @@ class PrefixCache:
 
     def shrink(self, tokens: int) -> None:
         """Drops the blocks that were not used for longest, until the kept ones take no more than so many tokens."""
-        while len(self.kept) * BLOCK > max(0, tokens):
+        while len(self.kept) * HASH_BLOCK > max(0, tokens):
             self.kept.popitem(last=False)
 
 

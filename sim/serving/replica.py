@@ -25,7 +25,8 @@ from simpy.events import URGENT, Timeout
 from sim.chipsim.machine import MachineFactory
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Work
-from sim.inputs.files import UserError, Value
+from sim.inputs.errors import UserError
+from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.serving.executors import BatchStep, Executor, attended_positions
@@ -44,7 +45,7 @@ from sim.serving.policy import (
     continuous,
 )
 from sim.units import Seconds
-from sim.workload.traces import BLOCK
+from sim.workload.requests import HASH_BLOCK
 
 
 class UrgentTimeout(simpy.Event):
@@ -272,7 +273,7 @@ class Replica:
 
     def reuse(self, request: Request, prefixes: PrefixCache) -> None:
         """Blocks of the prompt that the prefix cache has need not be computed; its last token always is."""
-        request.prefilled = min(BLOCK * prefixes.cached(request.hash_ids), request.prompt - 1)
+        request.prefilled = min(HASH_BLOCK * prefixes.cached(request.hash_ids), request.prompt - 1)
         self.rows.cached[request.id] += request.prefilled
         prefixes.shrink(self.kv_cache.kv_free)
 

@@ -34,7 +34,7 @@ from sim.serving.policy import (
 )
 from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 ServiceProcess = Generator[simpy.Event, Any, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
@@ -15,7 +15,10 @@ from sim.scenario.scenario import Member, Scenario, check
 from sim.studies.accounts import costs, reliability
 from sim.studies.identity import identity
 from sim.units import Seconds
-from sim.workload.arrivals import VARIED, ClosedLoop, Gamma, Poisson, RequestBatch, Trace
+from sim.workload.arrivals import ClosedLoop, Gamma, Poisson
+from sim.workload.kinds import VARIED
+from sim.workload.requests import RequestBatch
+from sim.workload.traces import Trace
 
 BRACKET_RATIO = (
     1.02  # the bisection ends when what is not met is at most this many times what is met

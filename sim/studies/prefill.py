@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sim.cost.plan import PlanError
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.scenario.scenario import fitting
 from sim.validation.points import MeasuredPoint
 from sim.validation.validate import Table, asked, points_of, prompt_time, served, shipped

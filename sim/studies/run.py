@@ -18,7 +18,7 @@ from sim.scenario.scenario import Member, Scenario, check, read
 from sim.studies.accounts import costs, reliability, replays, total_owned
 from sim.studies.design import search_plans
 from sim.studies.identity import describe, identity, together
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
     import polars

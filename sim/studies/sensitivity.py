@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from sim.cost.energy import EnergyPart, Tally, energy
 from sim.cost.plan import PlanError
 from sim.economics.owner_costs import OwnerCosts, ServedTokens, host_power, token_price
-from sim.inputs.files import ScenarioError, Sourced, Value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.values import Sourced, Value
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds

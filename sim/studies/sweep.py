@@ -23,7 +23,9 @@ from pydantic import BaseModel
 
 from sim import __version__
 from sim.hardware.chip import BYTES_OF
-from sim.inputs.files import Document, ScenarioError, UserError, write_whole
+from sim.inputs.document import Document
+from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.files import write_whole
 from sim.planning.deployment import Deployment
 from sim.results.rows import write_parquet
 from sim.scenario.scenario import Member, Scenario, laid_out, of

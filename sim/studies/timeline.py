@@ -13,12 +13,12 @@ from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 MOST_EVENTS = 1_000_000  # that Perfetto shows with ease
 

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from sim.catalogue.measurements import csv_table
 from sim.hardware.engine import Engine
-from sim.inputs.files import EXPONENT, Document, UserError, load_text
+from sim.inputs.document import EXPONENT, Document
+from sim.inputs.errors import UserError
+from sim.inputs.files import load_text
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import decode_floors, is_replies
 from sim.validation.validate import SETS, fitted_ids, hosted, points_of, served, shipped

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sim.hardware.chip import Chip
-from sim.inputs.files import UserError
-from sim.model.config import Model
+from sim.inputs.errors import UserError
+from sim.model.transformer import Model
 from sim.units import format_quantity
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)

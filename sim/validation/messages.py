@@ -6,7 +6,9 @@ from statistics import mean, median
 from typing import Any, Literal
 
 from sim.catalogue.measurements import MessagePoint, NetworkMeasurements
-from sim.inputs.files import ScenarioError, catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_names
 
 FAR = 0.15  # beyond, a deviation is told with its reason
 # A collective's bandwidth counts what crosses a chip's cables: (n-1)/n times this, for each byte of the operation.

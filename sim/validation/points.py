@@ -18,16 +18,12 @@ from sim.catalogue.measurements import Rule, Rules, csv_table, told_at
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import (
-    ScenarioError,
-    UserError,
-    Value,
-    aliases,
-    catalogue_names,
-    read_value,
-    shorten,
-)
-from sim.model.config import Model
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.files import shorten
+from sim.inputs.names import aliases, catalogue_names
+from sim.inputs.values import Value
+from sim.model.transformer import Model
 from sim.scenario.scenario import System
 
 PUBLISHED = (

@@ -13,7 +13,8 @@ import numpy as np
 from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
-from sim.inputs.files import UserError, catalogue_names
+from sim.inputs.errors import UserError
+from sim.inputs.names import catalogue_names
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
 from sim.results.metrics import came_out, latencies
@@ -22,7 +23,8 @@ from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import run
 from sim.validation.points import MeasuredPoint, Pattern, halves, measured_points
 from sim.validation.replies import fitted_numbers, floors, is_replies
-from sim.workload.arrivals import ClosedLoop, Length, LengthField
+from sim.workload.arrivals import ClosedLoop
+from sim.workload.lengths import Length, LengthField
 
 # fitted: an engine may have been fitted to this point.  tested: it was not, and the engine was fitted to others of its kind.
 # assumed: what counts for it was taken over from a neighbour.  listed: measured, but not scored.

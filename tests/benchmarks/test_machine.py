@@ -11,7 +11,7 @@ import sim
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 TOKENS = 50
 

@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds
+from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds, Rules
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory, Power
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Link
-from sim.inputs import files
-from sim.inputs.files import Sourced, catalogue, catalogue_names, find_entry, read_value
-from sim.model.config import NOT_COVERED, SPELLINGS, Model
+from sim.inputs import names
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_folder, catalogue_names, find_entry
+from sim.inputs.values import Sourced
+from sim.model.config import NOT_COVERED, SPELLINGS
+from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
-from sim.units import Unit, UnitError, parse
-from sim.validation.points import Rules
+from sim.units import Unit, UnitError, parse_quantity
 from sim.validation.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
@@ -45,7 +47,7 @@ def entry(kind: str, name: str):
 
 
 def test_every_file_of_the_catalogue_is_found_by_name():
-    folder = catalogue()
+    folder = catalogue_folder()
     pages = {Path("README.md"), Path("REFERENCE.md"), Path("notebook.ipynb")}
     tables = (
         "network",
@@ -226,7 +228,7 @@ def strays(value: Sourced) -> list[str]:
                 low, high = ends  # of a fraction
             else:
                 unit = next(mark.name for mark in marks if isinstance(mark, Unit))
-                low, high = (parse(end, unit) for end in ends)
+                low, high = (parse_quantity(end, unit) for end in ends)
         except (AttributeError, KeyError, StopIteration, UnitError) as error:
             found.append(f"{path}: {error!r}")
         else:
@@ -295,7 +297,7 @@ def test_a_name_that_means_two_is_found(tmp_path, monkeypatch, second, doubtful)
     (tmp_path / "chips").mkdir()
     (tmp_path / "chips" / "wafer.yaml").write_text(f"{CHIP}aliases: [cs]\n", encoding="utf-8")
     (tmp_path / "chips" / "die.yaml").write_text(f"{CHIP}aliases: [{second}]\n", encoding="utf-8")
-    monkeypatch.setattr(files, "catalogue", lambda: tmp_path)
+    monkeypatch.setattr(names, "catalogue_folder", lambda: tmp_path)
     assert ambiguous("chips") == doubtful
 
 

@@ -236,12 +236,12 @@ def test_a_bus_in_a_node_is_one_bus(lay):
     """Nested in a hierarchy it serves one message at a time as ever, at one latency."""
     nodes = Hierarchical(levels=(Bus(link=LINK, chips=2), Switch(link=LINK))).sized(4)
     assert (
-        [leg.hop for leg in nodes.way(0, 1)]
+        [leg.hop for leg in nodes.segments(0, 1)]
         == [("0.0.bus", "0.0.bus")]
-        == [leg.hop for leg in nodes.way(1, 0)]
+        == [leg.hop for leg in nodes.segments(1, 0)]
     )
     assert nodes.send(0, 1, 1000) == pytest.approx(2 * US)
-    assert nodes.way(2, 3)[0].hop == ("0.2.bus", "0.2.bus")
+    assert nodes.segments(2, 3)[0].hop == ("0.2.bus", "0.2.bus")
 
 
 def test_there_is_no_way_round_a_switch(lay):

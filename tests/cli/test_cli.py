@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sim
-from sim.inputs.files import catalogue
+from sim.inputs.names import catalogue_folder
 from sim.studies import run as result
 
 MINE = """\
@@ -86,7 +86,7 @@ def mine(old: str, new: str) -> None:
             "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?",
         ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
-        ("show chip ./", "./: is a folder, and a file is due"),
+        ("show chip ./", "./: is a directory; expected a file"),
         (
             "trace fleet --system by-room --program",
             "system by-room: is a fleet; follow one of its members: --system lpus, --system gpus",
@@ -164,7 +164,7 @@ def test_an_empty_name_or_a_name_of_two_lines_is_none(refusal):
     [
         ("nope.yaml", "nope.yaml: no such file"),
         ("below/nope", "below/nope: no such file"),
-        ("./", "./: is a folder, and a file is due"),
+        ("./", "./: is a directory; expected a file"),
         ("a\nb.yaml", "a b.yaml: no such file"),
         (
             "does-not-fi",
@@ -189,7 +189,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "rate: 1 request/s",
             "rate: 1",
-            "3: 1 has no unit; write it in request/s, as in '1 request/s'",
+            "3: workload.rate: got 1 without a unit; try '1 request/s'",
         ),
         (
             "kind: poisson",
@@ -199,12 +199,12 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "requests: 3",
             "requests: 1e12",
-            "3: workload.requests: 1000000000000.0: it must be a whole number",
+            "3: workload.requests: got 1000000000000.0; expected a whole number",
         ),
         (
             "prompt: 64 token",
             "prompt: 0 token",
-            "3: workload.prompt: '0 token': it must be at least 1",
+            "3: workload.prompt: got '0 token'; expected at least 1",
         ),
         (
             "prompt: 64 token",
@@ -214,7 +214,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "output: 8 token",
             "output: {lognormal: {mean: 8 token, sigma: 99}}",
-            "3: workload.output.lognormal.sigma: 99: it must be at most 10",
+            "3: workload.output.lognormal.sigma: got 99; expected at most 10",
         ),
         (
             "model: llama-2-7b",
@@ -239,7 +239,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "tensor: 1",
             "weights: int3",
-            "9: systems.card.plan.weights: 'int3': it must be 'fp32', 'bf16', 'fp16'",
+            "9: systems.card.plan.weights: got 'int3'; expected 'fp32', 'bf16', 'fp16'",
         ),
         (
             "tensor: 1",
@@ -249,7 +249,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "chips: 1",
             "chips: 9",
-            "5: systems.card: the switch joins 8 chips at most, and 9 are asked for",
+            "5: systems.card: switch: got 9 chips; expected at most 8",
         ),
         (
             "h100-sxm",
@@ -261,7 +261,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
             "engine: ideal\n    kv_tokens: 9e7 token",
             "9: systems.card.kv_tokens: got 90000000 token; expected at most ",
         ),
-        ("chips: 1", "chips: 0", "7: systems.card.chips: 0: it must be at least 1"),
+        ("chips: 1", "chips: 0", "7: systems.card.chips: got 0; expected at least 1"),
     ],
 )
 def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
@@ -314,7 +314,7 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
     [
         (
             "systems.card.plan.tensor=x",
-            "--set systems.card.plan.tensor: 'x': it must be a whole number",
+            "--set systems.card.plan.tensor: got 'x'; expected a whole number",
         ),
         (
             "systems.card.plan.tensr=2",
@@ -335,11 +335,11 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
             "measure.window=[2 s, 1 s]",
             "--set measure.window: measure: window from 2 s to 1 s is no time",
         ),
-        ("measure.warmup=10", "--set measure.warmup: 10 has no unit; write it in s"),
+        ("measure.warmup=10", "--set measure.warmup: got 10 without a unit; try"),
         ("measure.warmup=1e9 s", "measure: no request comes from 1e+09 s; the last one comes at "),
         (
             "workload.rate=2",
-            "--set workload.rate: 2 has no unit; write it in request/s, as in '2 request/s'",
+            "--set workload.rate: got 2 without a unit; try '2 request/s'",
         ),
         ("model=gpt", "--set model: 'gpt' is not among the catalogue's models; there are "),
     ],
@@ -361,7 +361,11 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("3.35 TB/s", "3.35 TB", "chips/card.yaml:5: '3.35 TB' is not a quantity in B/s"),
+        (
+            "3.35 TB/s",
+            "3.35 TB",
+            "chips/card.yaml:5: memory.hbm.bandwidth: got '3.35 TB'; expected a quantity in B/s",
+        ),
         (
             "bandwidth: 3.35",
             "bandwith: 3.35",
@@ -370,7 +374,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         (
             "80 GiB",
             "-80 GiB",
-            "chips/card.yaml:5: memory.hbm.capacity: '-80 GiB': it must be at least 0",
+            "chips/card.yaml:5: memory.hbm.capacity: got '-80 GiB'; expected at least 0",
         ),
         (
             "kind: roofline",
@@ -385,7 +389,7 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         (
             "kind: switch",
             "kind: hexagon",
-            "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose of ",
+            "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose from ",
         ),
         ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
     ],
@@ -395,7 +399,7 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
     refusal, folder, command, old, new, message
 ):
     mine("h100-sxm", "chips/card.yaml")
-    text = (catalogue() / "chips" / "h100-sxm.yaml").read_text(encoding="utf-8")
+    text = (catalogue_folder() / "chips" / "h100-sxm.yaml").read_text(encoding="utf-8")
     assert old in text
     (folder / "chips").mkdir()
     (folder / "chips" / "card.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -411,22 +415,22 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
         (
             '"hidden_size": 4096',
             '"hidden_size": "4096"',
-            "6: hidden_size: '4096': it must be a whole number",
+            "6: hidden_size: got '4096'; expected a whole number",
         ),
         (
             '"hidden_size": 4096',
             '"hidden_size": 4096, "hidden_size": 1',
-            "6: 'hidden_size' is given twice",
+            "6: 'hidden_size' occurs twice; delete one",
         ),
         (
             '"num_hidden_layers": 32',
             '"num_hidden_layers": 1000000000',
-            "8: num_hidden_layers: 1000000000: it must be at most 1000",
+            "8: num_hidden_layers: got 1000000000; expected at most 1000",
         ),
         (
             '"num_hidden_layers": 32',
             '"num_hidden_layers": 32, "layer_types": 3',
-            "8: layer_types: 3: it must be a list",
+            "8: layer_types: got 3; expected a list",
         ),
         (
             '"hidden_size": 4096',
@@ -439,7 +443,7 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
 @pytest.mark.parametrize("command", [("run", "mine.yaml"), ("show", "model", "config.json")])
 def test_an_error_in_a_model_names_its_config_and_line(refusal, folder, command, old, new, message):
     mine("llama-2-7b", "config.json")
-    text = (catalogue() / "models" / "llama-2-7b.json").read_text(encoding="utf-8")
+    text = (catalogue_folder() / "models" / "llama-2-7b.json").read_text(encoding="utf-8")
     assert old in text
     (folder / "config.json").write_text(text.replace(old, new, 1), encoding="utf-8")
     assert refusal(*command).startswith(f"config.json:{message}")

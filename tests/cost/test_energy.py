@@ -14,10 +14,11 @@ from sim.cost.plan import Plan
 from sim.cost.step import Costs, Work
 from sim.hardware.chip import BYTES_OF, Chip, Memory, Power, Server
 from sim.hardware.topology import Link, Switch
-from sim.inputs.files import catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names
 from sim.serving.policy import Policies
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 POWERED = {
     "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},

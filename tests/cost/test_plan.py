@@ -10,7 +10,8 @@ from sim.cost.step import COLLECTIVES, HOPS, WEIGHTS, Work
 from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
-from sim.inputs.files import catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names
 from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy
 
 # The small model: hidden 64, MLP 128, 4 heads and 2 KV heads of 16, 4 layers, vocabulary 256.

@@ -23,13 +23,13 @@ from sim.economics.owner_costs import (
     usd_per_mtok,
 )
 from sim.hardware.chip import Power, Server
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.studies.run import priced
-from sim.units import YEAR, parse
+from sim.units import YEAR, parse_quantity
 
 
 def rate(text):
-    return parse(text, "USD/J")
+    return parse_quantity(text, "USD/J")
 
 
 # Formulas.
@@ -254,7 +254,7 @@ def test_a_fleet_costs_what_its_members_cost():
             "economics.hosting=us-colo",
             "'us-colo' is not a known hosting; did you mean 'us-colocation'?",
         ),
-        ("economics.hosting=200 USD/kW", "'200 USD/kW' is not a quantity in USD/J"),
+        ("economics.hosting=200 USD/kW", "got '200 USD/kW'; expected a quantity in USD/J"),
         ("economics.electricity=us-industrial", "expected one of hosting and electricity"),
         ("economics.systems.lpu.rent=1 USD/h", "rent: got rent and card; expected"),
         (

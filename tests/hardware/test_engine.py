@@ -5,7 +5,9 @@ from pydantic import ValidationError
 
 from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import ScenarioError, catalogue_names, find_entry, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_names, find_entry
 from sim.scenario.scenario import System
 from sim.serving.policy import continuous, prefill_first, static
 
@@ -106,7 +108,7 @@ def test_a_file_says_the_unit_of_each_overhead(tmp_path):
     text = catalogue_names("engines")["ideal"].read_text(encoding="utf-8")
     file = tmp_path / "mine.yaml"
     file.write_text(text.replace("layer_overhead: 0 us", "layer_overhead: 5"), encoding="utf-8")
-    with pytest.raises(ScenarioError, match=r"mine.yaml:\d+: 5 has no unit"):
+    with pytest.raises(ScenarioError, match=r"mine.yaml:\d+: layer_overhead: got 5 without a unit"):
         read_value(file, Engine)
 
 

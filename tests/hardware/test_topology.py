@@ -680,34 +680,34 @@ def test_a_topology_joins_the_chips_of_a_replica_unless_its_file_says_how_many()
 @pytest.mark.parametrize(
     ("topology", "chips", "reason"),
     [
-        (Switch(link=LINK, limit=8), 16, "the switch joins 8 chips at most, and 16 are asked for"),
-        (dragonfly(4), 49, "the dragonfly joins 4 chips, and a replica has 49"),
-        (Ring(link=LINK, chips=4), 8, "the ring joins 4 chips, and a replica has 8"),
-        (Mesh(link=LINK, dims=(3, 4)), 13, "the mesh joins 12 chips, and a replica has 13"),
+        (Switch(link=LINK, limit=8), 16, "switch: got 16 chips; expected at most 8"),
+        (dragonfly(4), 49, "dragonfly: got a replica of 49 chips; expected at most 4"),
+        (Ring(link=LINK, chips=4), 8, "ring: got a replica of 8 chips; expected at most 4"),
+        (Mesh(link=LINK, dims=(3, 4)), 13, "mesh: got a replica of 13 chips; expected at most 12"),
         (
             Torus(link=LINK, dims=(3, 4), chips=8),
             8,
-            "the torus has dims of 12 chips, and is said to join 8",
+            "torus: got chips 8; expected 12, the product of dims",
         ),
         (
             nodes(2).model_copy(update={"chips": 8}),
             9,
-            "the hierarchical joins 8 chips, and a replica has 9",
+            "hierarchical: got a replica of 9 chips; expected at most 8",
         ),
         (
             Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, limit=8))),
             33,
-            "the hierarchical joins 32 chips at most",
+            "hierarchical: got 33 chips; expected at most 32",
         ),
         (
             Hierarchical(levels=(Ring(link=LINK, chips=4), Switch(link=LINK, chips=2))),
             9,
-            "the hierarchical joins 8 chips at most",
+            "hierarchical: got 9 chips; expected at most 8",
         ),
         (
             Switch(link=LINK, chips=16, limit=8),
             4,
-            "the switch joins 8 chips at most, and 16 are asked for",
+            "switch: got 16 chips; expected at most 8",
         ),
     ],
 )
@@ -717,9 +717,7 @@ def test_more_chips_than_a_topology_joins_are_refused(topology, chips, reason):
 
 
 def test_a_dragonfly_joins_no_more_than_its_limit():
-    with pytest.raises(
-        ValueError, match="the dragonfly joins 48 chips at most, and 49 are asked for"
-    ):
+    with pytest.raises(ValueError, match="dragonfly: got 49 chips; expected at most 48"):
         dragonfly(49)
 
 
@@ -745,10 +743,10 @@ def test_the_fewest_chips_may_be_looked_for_after_sizing():
 def test_an_inner_level_says_its_size():
     with pytest.raises(
         ValueError,
-        match="level 0, a ring, must say its chips; only the outermost may leave them open",
+        match="level 0, a ring, has no chips; only the outermost level may not",
     ):
         Hierarchical(levels=(Ring(link=LINK), Switch(link=LINK)))
-    with pytest.raises(ValueError, match="the switch joins 8 chips at most, and 16 are asked for"):
+    with pytest.raises(ValueError, match="switch: got 16 chips; expected at most 8"):
         Hierarchical(levels=(Switch(link=LINK, chips=16, limit=8), Switch(link=LINK)))
 
 

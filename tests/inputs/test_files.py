@@ -11,19 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import model_validator
 
-from sim.inputs import files
+from sim.inputs import document, names
+from sim.inputs.document import Document, read_value
+from sim.inputs.errors import ScenarioError, UserError, nearest_name
 from sim.inputs.fields import FromCatalogue, OfKind
-from sim.inputs.files import (
-    Document,
-    ScenarioError,
-    Sourced,
-    UserError,
-    Value,
-    find_entry,
-    nearest_name,
-    read_value,
-    write_whole,
-)
+from sim.inputs.files import write_whole
+from sim.inputs.names import find_entry
+from sim.inputs.values import Sourced, Value
 from sim.units import Count, Fraction, Seconds, Watts
 
 
@@ -73,7 +67,7 @@ def folder(tmp_path, monkeypatch):
     bulbs.mkdir(parents=True)
     (bulbs / "warm-white.yaml").write_text("power: 5 W\n")
     (bulbs / "cold-white.yaml").write_text("power: 7 W\nlfie: 1 s\n")
-    monkeypatch.setattr(files, "catalogue", lambda: tmp_path / "catalogue")
+    monkeypatch.setattr(names, "catalogue_folder", lambda: tmp_path / "catalogue")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -104,78 +98,78 @@ def refusal(content: str | bytes, *assignments: str, name: str = "lamp.yaml") ->
             "1: 2",
             "lamp has no '1'; it has power, bulbs, share, lit, name, colour, ends, parts, bulb, spares, shade",
         ),
-        ("power: 6 W", "'power' is given twice"),
-        ('"power": 6 W', "'power' is given twice"),
+        ("power: 6 W", "'power' occurs twice; delete one"),
+        ('"power": 6 W', "'power' occurs twice; delete one"),
         ("[a]: 2", "a key must be a plain word"),
         ("{a: 1}: 2", "a key must be a plain word"),
-        ("bulbs: 0", "bulbs: 0: it must be at least 1"),
-        ("bulbs: -1", "bulbs: -1: it must be at least 1"),
-        ("bulbs: 1000000000000", "bulbs: 1000000000000: it must be at most 1000000000"),
-        ("bulbs: 1.0", "bulbs: 1.0: it must be a whole number"),
-        ("bulbs: '1'", "bulbs: '1': it must be a whole number"),
-        ("bulbs: true", "bulbs: true: it must be a whole number"),
-        ("bulbs:", "bulbs: null: it must be a whole number"),
-        ("bulbs: [1]", "bulbs: a list: it must be a whole number"),
-        ("bulbs: {a: 1}", "bulbs: a mapping: it must be a whole number"),
-        ("bulbs: 0x_", "bulbs: '0x_': it must be a whole number"),
-        ("bulbs: 1:30", "bulbs: '1:30': it must be a whole number"),
-        (f"bulbs: {'9' * 5000}", f"bulbs: '{'9' * 57}...': it must be a whole number"),
-        (f"bulbs: {'9' * 50_000}x", f"bulbs: '{'9' * 57}...': it must be a whole number"),
-        ("share: 0", "share: 0: it must be more than 0"),
-        ("share: 1.5", "share: 1.5: it must be at most 1"),
-        ("share: 50 %", "share: '50 %': it must be a number"),
-        ("share: .nan", "share: '.nan': it must be a number"),
-        ("share: .INF", "share: '.INF': it must be a number"),
-        ("share: 1e999", "share: '1e999': it must be a number"),
-        ("share: true", "share: true: it must be a number"),
-        ("lit: 1", "lit: 1: it must be true or false"),
-        ("lit: 'yes'", "lit: 'yes': it must be true or false"),
-        ("name: 3", "name: 3: it must be a text"),
-        ("name:", "name: null: it must be a text"),
-        ("colour: green", "colour: 'green': it must be 'red' or 'blue'"),
-        ("ends: 3", "ends: 3: it must be a list"),
+        ("bulbs: 0", "bulbs: got 0; expected at least 1"),
+        ("bulbs: -1", "bulbs: got -1; expected at least 1"),
+        ("bulbs: 1000000000000", "bulbs: got 1000000000000; expected at most 1000000000"),
+        ("bulbs: 1.0", "bulbs: got 1.0; expected a whole number"),
+        ("bulbs: '1'", "bulbs: got '1'; expected a whole number"),
+        ("bulbs: true", "bulbs: got true; expected a whole number"),
+        ("bulbs:", "bulbs: got null; expected a whole number"),
+        ("bulbs: [1]", "bulbs: got a list; expected a whole number"),
+        ("bulbs: {a: 1}", "bulbs: got a mapping; expected a whole number"),
+        ("bulbs: 0x_", "bulbs: got '0x_'; expected a whole number"),
+        ("bulbs: 1:30", "bulbs: got '1:30'; expected a whole number"),
+        (f"bulbs: {'9' * 5000}", f"bulbs: got '{'9' * 57}...'; expected a whole number"),
+        (f"bulbs: {'9' * 50_000}x", f"bulbs: got '{'9' * 57}...'; expected a whole number"),
+        ("share: 0", "share: got 0; expected more than 0"),
+        ("share: 1.5", "share: got 1.5; expected at most 1"),
+        ("share: 50 %", "share: got '50 %'; expected a number"),
+        ("share: .nan", "share: got '.nan'; expected a number"),
+        ("share: .INF", "share: got '.INF'; expected a number"),
+        ("share: 1e999", "share: got '1e999'; expected a number"),
+        ("share: true", "share: got true; expected a number"),
+        ("lit: 1", "lit: got 1; expected true or false"),
+        ("lit: 'yes'", "lit: got 'yes'; expected true or false"),
+        ("name: 3", "name: got 3; expected a text"),
+        ("name:", "name: got null; expected a text"),
+        ("colour: green", "colour: got 'green'; expected 'red' or 'blue'"),
+        ("ends: 3", "ends: got 3; expected a list"),
         ("ends: [1]", "number 2 of a list is missing in ends"),
-        ("ends: [1, 2, 3]", "ends: a list: it must be a list of at most 2"),
-        ("ends: [1, 0]", "ends.1: 0: it must be at least 1"),
-        ("parts: []", "parts: a list: it must be a mapping"),
-        ("parts: {a: 3}", "parts.a: 3: it must be a mapping"),
+        ("ends: [1, 2, 3]", "ends: got a list; expected a list of at most 2"),
+        ("ends: [1, 0]", "ends.1: got 0; expected at least 1"),
+        ("parts: []", "parts: got a list; expected a mapping"),
+        ("parts: {a: 3}", "parts.a: got 3; expected a mapping"),
         ("parts: {a: {}}", "'power' is missing in parts.a"),
-        ("parts: {a: {power: 5}}", "5 has no unit; write it in W, as in '5 W'"),
-        ("parts: {a: {power: 5 s}}", "'5 s' is not a quantity in W"),
-        ("parts: {a: {power: -5 W}}", "parts.a.power: '-5 W': it must be at least 0"),
-        ("parts: {a: {power: null}}", "parts.a.power: null: it must be a quantity in W"),
-        ("parts: {a: {power: .inf}}", "'.inf' is not a quantity in W"),
+        ("parts: {a: {power: 5}}", "parts.a.power: got 5 without a unit; try '5 W'"),
+        ("parts: {a: {power: 5 s}}", "parts.a.power: got '5 s'; expected a quantity in W"),
+        ("parts: {a: {power: -5 W}}", "parts.a.power: got '-5 W'; expected at least 0"),
+        ("parts: {a: {power: null}}", "parts.a.power: got null; expected a quantity in W"),
+        ("parts: {a: {power: .inf}}", "parts.a.power: got '.inf'; expected a quantity in W"),
         ("parts: {a: {pwoer: 5 W}}", "bulb has no 'pwoer'; did you mean 'power'?"),
         (
             "parts: {<<: {power: 5 W}}",
-            "'<<' is not read here; write the keys out, or alias the whole mapping",
+            "'<<' is not supported; write the keys out, or alias the whole mapping",
         ),
-        ("bulb: 3", "bulb: 3: it must be a mapping"),
+        ("bulb: 3", "bulb: got 3; expected a mapping"),
         (
             "bulb: warm-whit",
             "'warm-whit' is not among the catalogue's bulbs; did you mean 'warm-white'?",
         ),
         ("bulb: xyz", "'xyz' is not among the catalogue's bulbs; there are cold-white, warm-white"),
-        ("spares: [warm-white, 3]", "spares.1: 3: it must be a mapping"),
+        ("spares: [warm-white, 3]", "spares.1: got 3; expected a mapping"),
         ("spares: [warm-white, {}]", "'power' is missing in spares.1"),
         ("bulb: ./nope.yaml", "./nope.yaml: no such file"),
-        ("bulb: catalogue/", "catalogue/: is a folder, and a file is due"),
+        ("bulb: catalogue/", "catalogue/: is a directory; expected a file"),
         (f"bulb: {'x' * 300}/y", f"{'x' * 300}/y: no such file"),
         ('bulb: "a\\0/b"', "a\0/b: no such file"),
-        ("shade: 3", "shade: 3: it must be a mapping"),
-        ("shade: {layers: 2}", "shade needs a kind: one of paper"),
-        ("shade: {kind: 3}", "shade needs a kind: one of paper"),
+        ("shade: 3", "shade: got 3; expected a mapping"),
+        ("shade: {layers: 2}", "shade: got no kind of shade; expected one of paper"),
+        ("shade: {kind: 3}", "shade: got no kind of shade; expected one of paper"),
         ("shade: {kind: papper}", "'papper' is not a kind of shade; did you mean 'paper'?"),
-        ("shade: {kind: silk}", "'silk' is not a kind of shade; choose of paper"),
+        ("shade: {kind: silk}", "'silk' is not a kind of shade; choose from paper"),
         ("shade: {kind: paper}", "'layers' is missing in shade"),
-        ("shade: {kind: paper, layers: 0}", "shade.layers: 0: it must be at least 1"),
+        ("shade: {kind: paper, layers: 0}", "shade.layers: got 0; expected at least 1"),
         ("shade: {kind: paper, layer: 1}", "paper-shade has no 'layer'; did you mean 'layers'?"),
-        ("bulbs: !!int 3", "YAML: the tag tag:yaml.org,2002:int is not read here"),
+        ("bulbs: !!int 3", "YAML: the tag tag:yaml.org,2002:int is not supported"),
         (
             "bulbs: !!python/name:os.system 3",
-            "YAML: the tag tag:yaml.org,2002:python/name:os.system is not read here",
+            "YAML: the tag tag:yaml.org,2002:python/name:os.system is not supported",
         ),
-        ("parts: !x {}", "YAML: the tag !x is not read here"),
+        ("parts: !x {}", "YAML: the tag !x is not supported"),
         ("bulbs: *x", "YAML: found undefined alias 'x'"),
         ("\tbulbs: 1", "YAML: found character '\\t' that cannot start any token"),
         ("name: a\x07b", "YAML: the character #x0007 is not allowed"),
@@ -198,11 +192,11 @@ FOLLOWED = "more than 100000 values, or nested too deep: aliases that multiply?"
     [
         ("", "1: the file is empty"),
         ("\n  \n# a comment\n", "1: the file is empty"),
-        ("\n- power: 5 W\n", "2: a mapping of keys to values is due here"),
-        ("power", "1: a mapping of keys to values is due here"),
-        ("null", "1: a mapping of keys to values is due here"),
+        ("\n- power: 5 W\n", "2: expected a mapping of keys to values"),
+        ("power", "1: expected a mapping of keys to values"),
+        ("null", "1: expected a mapping of keys to values"),
         ("bulbs: 2\n", "1: 'power' is missing"),
-        ("bulbs: 2\nbulbs: 3\n", "2: 'bulbs' is given twice"),
+        ("bulbs: 2\nbulbs: 3\n", "2: 'bulbs' occurs twice; delete one"),
         ("power: 5 W\nlit: true\nbulbs: 100\n", "1: 100 bulbs would blind"),
         ("power: [\n", "2: YAML: expected the node content, but found '<stream end>'"),
         ("power: {\n  a: 1\nbulbs: 2\n", "3: YAML: expected ',' or '}', but got ':'"),
@@ -227,7 +221,7 @@ def test_a_file_that_is_no_mapping_of_keys_is_refused_with_its_line(content, mes
 
 
 def test_a_file_of_too_many_values_is_refused_while_it_is_read(monkeypatch):
-    monkeypatch.setattr(files, "MAX_NODES", 50)
+    monkeypatch.setattr(document, "MAX_NODES", 50)
     assert refusal("power: 5 W\nname:\n" + "- 1\n" * 60).endswith(": YAML: more than 50 values")
 
 
@@ -278,7 +272,7 @@ def test_what_is_right_is_read(content, fields):
 def test_an_error_in_a_list_names_the_line_of_its_part():
     assert (
         refusal("power: 5 W\nspares:\n- warm-white\n- 3\n")
-        == "lamp.yaml:4: spares.1: 3: it must be a mapping"
+        == "lamp.yaml:4: spares.1: got 3; expected a mapping"
     )
 
 
@@ -286,7 +280,7 @@ def test_json_may_be_indented_by_tabs():
     assert lamp('{\n\t"power": "5 W",\n\t"bulbs": 2\n}\n', name="lamp.json").bulbs == 2
     assert (
         refusal('{\n\t"power": "5 W",\n\t"bulbs": 0\n}\n', name="lamp.json")
-        == "lamp.json:3: bulbs: 0: it must be at least 1"
+        == "lamp.json:3: bulbs: got 0; expected at least 1"
     )
 
 
@@ -359,13 +353,13 @@ def test_an_assignment_puts_a_value_in(assignment, field, value):
         ("bulbs=[", "--set bulbs: YAML: expected the node content, but found '<stream end>'"),
         ("bulbs=\udcff", "--set bulbs: YAML: the character #xdcff is not allowed"),
         ("bulbs=&a [*a]", f"--set bulbs: {FOLLOWED}"),
-        ("bulbs=x", "--set bulbs: 'x': it must be a whole number"),
-        ("bulbs=0", "--set bulbs: 0: it must be at least 1"),
-        ("power=3", "--set power: 3 has no unit; write it in W, as in '3 W'"),
-        ("parts.a.power=x", "--set parts.a.power: 'x' is not a quantity in W"),
-        ("parts.a.power=-1 W", "--set parts.a.power: '-1 W': it must be at least 0"),
-        ("parts.a={power: -1 W}", "--set parts.a: parts.a.power: '-1 W': it must be at least 0"),
-        ("parts.a={power: 1 W, power: 2 W}", "--set parts.a: 'power' is given twice"),
+        ("bulbs=x", "--set bulbs: got 'x'; expected a whole number"),
+        ("bulbs=0", "--set bulbs: got 0; expected at least 1"),
+        ("power=3", "--set power: got 3 without a unit; try '3 W'"),
+        ("parts.a.power=x", "--set parts.a.power: got 'x'; expected a quantity in W"),
+        ("parts.a.power=-1 W", "--set parts.a.power: got '-1 W'; expected at least 0"),
+        ("parts.a={power: -1 W}", "--set parts.a: parts.a.power: got '-1 W'; expected at least 0"),
+        ("parts.a={power: 1 W, power: 2 W}", "--set parts.a: 'power' occurs twice; delete one"),
         ("parts.a={life: 1 s}", "--set parts.a: 'power' is missing in parts.a"),
         ("parts.b.life=2 s", "--set parts.b.life: 'power' is missing in parts.b"),
         ("blubs=2", "--set blubs: lamp has no 'blubs'; did you mean 'bulbs', 'bulb'?"),
@@ -376,7 +370,7 @@ def test_an_assignment_puts_a_value_in(assignment, field, value):
             "--set bulb: 'warmwhite' is not among the catalogue's bulbs; did you mean 'warm-white'?",
         ),
         ("bulb=nope.yaml", "--set bulb: nope.yaml: no such file"),
-        ("shade={kind: silk}", "--set shade: 'silk' is not a kind of shade; choose of paper"),
+        ("shade={kind: silk}", "--set shade: 'silk' is not a kind of shade; choose from paper"),
     ],
 )
 def test_an_error_in_an_assignment_names_the_assignment(assignment, message):
@@ -386,7 +380,7 @@ def test_an_error_in_an_assignment_names_the_assignment(assignment, message):
 def test_what_is_wrong_in_the_file_still_names_its_line_after_an_assignment():
     assert (
         refusal("power: 5 W\nbulbs: 0\n", "power=6 W")
-        == "lamp.yaml:2: bulbs: 0: it must be at least 1"
+        == "lamp.yaml:2: bulbs: got 0; expected at least 1"
     )
 
 
@@ -442,7 +436,7 @@ def test_the_nearest_names_are_at_most_three():
 SILK = """
 from __future__ import annotations
 from dataclasses import dataclass
-from sim.inputs.files import Value
+from sim.inputs.values import Value
 from sim.units import Count
 from lamps import Shade
 
@@ -506,8 +500,8 @@ def test_a_users_class_is_found_on_the_path(shades, folder, monkeypatch):
             "'typo:Silk': typo cannot be imported: SyntaxError: invalid syntax (typo.py, line 1)",
         ),
         ("os:path", "'os:path': os has no class path that is a Shade"),
-        ("':Silk'", "':Silk' is not a kind of shade; choose of paper"),
-        ("'silks:'", "'silks:' is not a kind of shade; choose of paper"),
+        ("':Silk'", "':Silk' is not a kind of shade; choose from paper"),
+        ("'silks:'", "'silks:' is not a kind of shade; choose from paper"),
     ],
 )
 def test_a_users_class_that_cannot_be_had_is_refused(shades, folder, kind, message):
@@ -556,7 +550,7 @@ def test_after_an_error_none_of_them_comes_and_no_folder_stays(tmp_path, error):
 def test_a_folder_in_the_way_of_one_file_stops_all(tmp_path):
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match="b: cannot be written: it is a folder"):
+    with pytest.raises(UserError, match="b: cannot be written: it is a directory"):
         write_then(tmp_path)
     assert contents(tmp_path) == {"a": "old"}
 

@@ -8,7 +8,7 @@ import pytest
 
 import sim
 from sim import ScenarioError, read, run
-from sim.inputs.files import find_entry
+from sim.inputs.names import find_entry
 from sim.scenario.scenario import Scenario, System, document, of
 from sim.studies.sensitivity import sensitivity
 from sim.studies.sweep import sweep, sweep_points
@@ -266,15 +266,15 @@ def test_a_changed_part_survives_the_way_to_another_process():
             "engine has no 'layer_overhed'; did you mean 'layer_overhead', ",
         ),
         (f"{CHIP}memory.sram.capcity=3 MB", "memory has no 'capcity'; did you mean 'capacity'?"),
-        (f"{CAPACITY}=3 s", "'3 s' is not a quantity in B"),
-        (f"{CAPACITY}=3", "3 has no unit; write it in B, as in '3 B'"),
-        (f"{CAPACITY}=-3 MB", "'-3 MB': it must be at least 0"),
+        (f"{CAPACITY}=3 s", "got '3 s'; expected a quantity in B"),
+        (f"{CAPACITY}=3", "got 3 without a unit; try '3 B'"),
+        (f"{CAPACITY}=-3 MB", "got '-3 MB'; expected at least 0"),
         (f"{CAPACITY}.x=3", "'memory.sram.capacity' is not a mapping"),
         (
             f"{CHIP}memory.dram.capacity=3 GB",
             "'bandwidth' is missing in systems.lpu.chip.memory.dram",
         ),
-        (f"{CHIP}memory=3", "3: it must be a mapping"),
+        (f"{CHIP}memory=3", "got 3; expected a mapping"),
         (
             f"{CHIP}compute.planes=5",
             "systems.lpu.chip.compute: the fastest rate is 737 TFLOP/s, and 5 planes ",
@@ -285,8 +285,8 @@ def test_a_changed_part_survives_the_way_to_another_process():
             f"{LP30}3.link.latency=3 us",
             "'topology.levels' is a list of 3, and has no '3'; the first is 0",
         ),
-        (f"{LP30}0.link.latency=3 GB", "'3 GB' is not a quantity in s"),
-        (f"{LP30}0.link.latency=-3 us", "'-3 us': it must be at least 0"),
+        (f"{LP30}0.link.latency=3 GB", "got '3 GB'; expected a quantity in s"),
+        (f"{LP30}0.link.latency=-3 us", "got '-3 us'; expected at least 0"),
         (
             f"{CHIP}like=h100-smx",
             "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', ",
@@ -294,22 +294,25 @@ def test_a_changed_part_survives_the_way_to_another_process():
         (f"{CHIP}like=./nope.yaml", "./nope.yaml: no such file"),
         (
             f"{CHIP}like=3",
-            "like: 3: it must be a name among the catalogue's chips, or a file's path",
+            "like: got 3; expected a name among the catalogue's chips, or a file's path",
         ),
         (
             f"{CHIP}like.x=3",
-            "like: a mapping: it must be a name among the catalogue's chips, or a file's path",
+            "like: got a mapping; expected a name among the catalogue's chips, or a file's path",
         ),
-        ("systems.lpu.chip={like: lpu, price: 1 USD, price: 2 USD}", "'price' is given twice"),
+        (
+            "systems.lpu.chip={like: lpu, price: 1 USD, price: 2 USD}",
+            "'price' occurs twice; delete one",
+        ),
         (
             "systems.lpu.chip={like: lpu, memory.sram.capacity: 1 MB, memory: {sram: {capacity: 1 MB}}}",
-            "'memory.sram.capacity' is ",
+            "'memory.sram.capacity' occurs twice; delete one",
         ),
         ("systems.lpu.chip={like: lpu, price: 1 USD, price.x: 2}", "'price' is not a mapping"),
         ("systems.lpu.chip={like: lpu, memory..x: 2}", "'memory..x': write it as a.b.c"),
         (
             "systems.lpu.chip={like: lpu, source: 5, price: 3 USD}",
-            "systems.lpu.chip.source: 5: it must be a mapping",
+            "systems.lpu.chip.source: got 5; expected a mapping",
         ),
         ("systems.lpu={fleet: {lpu: 1}, like: lpu}", "fleet has no 'like'; it has fleet, router"),
         (
@@ -317,7 +320,7 @@ def test_a_changed_part_survives_the_way_to_another_process():
             "model has no 'num_hidden_layer'; did you mean 'num_hidden_layers', ",
         ),
         ("model.num_experts=4", "a change of 'num_experts' is written as 'num_local_experts'"),
-        ("model.num_hidden_layers=4.5", "4.5: it must be a whole number"),
+        ("model.num_hidden_layers=4.5", "got 4.5; expected a whole number"),
         ("seed.x=4", "'seed' is not a mapping"),
         ("workload.kind.x=4", "'workload.kind' is not a mapping"),
         (f"{'a.' * 200}b=4", "more than 100000 values, or nested too deep: aliases that multiply?"),
@@ -335,18 +338,21 @@ def test_an_assignment_that_is_wrong_is_refused_in_its_name(assignment, message)
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        ("like: lpu, memory.sram.capacity: 3 s", "9: '3 s' is not a quantity in B"),
+        (
+            "like: lpu, memory.sram.capacity: 3 s",
+            "9: systems.lpu.chip.memory.sram.capacity: got '3 s'; expected a quantity in B",
+        ),
         (
             "like: lpu, memory.sram.capacity: -3 MB",
-            "9: systems.lpu.chip.memory.sram.capacity: '-3 MB': it must be at least 0",
+            "9: systems.lpu.chip.memory.sram.capacity: got '-3 MB'; expected at least 0",
         ),
         (
             "like: lpu, memory: {sram: {capacity: 3}}",
-            "9: 3 has no unit; write it in B, as in '3 B'",
+            "9: systems.lpu.chip.memory.sram.capacity: got 3 without a unit; try '3 B'",
         ),
         ("like: lpu, prise: 3 USD", "9: chip has no 'prise'; did you mean 'price'?"),
         ("like: lpuu", "8: 'lpuu' is not among the catalogue's chips; did you mean 'lpu'?"),
-        ("like: 7", "8: like: 7: it must be a name among "),
+        ("like: 7", "8: like: got 7; expected a name among "),
         ("like: lpu, price.x: 3", "9: 'price' is not a mapping"),
         ("like: lpu, topology.levels.0.chips: 3", "9: dragonfly has no 'levels'; it has "),
         ("memory.sram.capacity: 3 MB", "8: chip has no 'memory.sram.capacity'; it has "),
@@ -368,7 +374,7 @@ def test_an_entry_that_is_wrong_itself_is_refused_at_its_own_line(folder):
     )
     line = 1 + (folder / "chip.yaml").read_text().split("\n").index("price: 20000 s")
     with pytest.raises(
-        ScenarioError, match=f"^chip.yaml:{line}: '20000 s' is not a quantity in USD$"
+        ScenarioError, match=f"^chip.yaml:{line}: price: got '20000 s'; expected a quantity in USD$"
     ):
         mine(("chip: groq-lpu-v1", "chip: {like: ./chip.yaml, price: 5 USD}"))
 

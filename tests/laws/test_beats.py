@@ -16,7 +16,7 @@ from sim.planning.deployment import DeploymentParts, deploy
 from sim.planning.single_request import time_single_request
 from sim.scenario.scenario import fitting
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 PLANS = {
     "four stages": (4, Plan(pipeline=4)),

@@ -13,7 +13,8 @@ from sim.cost.step import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, W
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
-from sim.inputs.files import find_entry, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import find_entry
 from sim.planning.single_request import time_single_request
 
 

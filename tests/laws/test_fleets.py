@@ -15,7 +15,9 @@ from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loade
 from sim.serving.replica import ReplicaConfig
 from sim.serving.service import serve, serve_fleet
 from sim.studies.capacity import capacity
-from sim.workload.arrivals import ClosedLoop, Length, Listed, ListedRequest, Poisson, RequestBatch
+from sim.workload.arrivals import ClosedLoop, Listed, ListedRequest, Poisson
+from sim.workload.lengths import Length
+from sim.workload.requests import RequestBatch
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(

@@ -16,7 +16,7 @@ from sim.hardware.chip import Compute
 from sim.results.rows import BINS_PER_DECADE, Gaps
 from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 WINDOW = 24
 LAYOUTS = {

@@ -7,7 +7,8 @@ import pytest
 
 from sim.cost.plan import Plan
 from sim.hardware.engine import Engine
-from sim.inputs.files import catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names
 
 MOE = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 

@@ -17,7 +17,7 @@ from sim.results.metrics import summarize
 from sim.serving.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 WINDOW = 24
 KINDS = {"single": (1, Plan()), "piped": (3, Plan(pipeline=3)), "windowed": (3, Plan(pipeline=3))}

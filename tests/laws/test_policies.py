@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.serving.policy import (
     BATCHINGS,
-    BLOCK,
     ORDERS,
     ROUTERS,
     BatchDecision,
@@ -24,7 +23,7 @@ from sim.serving.policy import (
     prefill_first,
 )
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import HASH_BLOCK, RequestBatch
 
 policies = st.builds(
     Policies,
@@ -45,10 +44,13 @@ windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_att
 def drawn(draw):
     """Requests that come within some steps of each other; some begin alike, some have priority; two blocks at most."""
     n = draw(st.integers(1, 25))
-    prompts = draw(st.lists(st.integers(1, 60) | st.just(2 * BLOCK), min_size=n, max_size=n))
+    prompts = draw(st.lists(st.integers(1, 60) | st.just(2 * HASH_BLOCK), min_size=n, max_size=n))
     outputs = draw(st.lists(st.integers(1, 30), min_size=n, max_size=n))
     gaps = draw(st.lists(st.floats(0, 0.003), min_size=n, max_size=n))
-    ids = [tuple(draw(st.integers(0, 2)) for _ in range(-(-prompt // BLOCK))) for prompt in prompts]
+    ids = [
+        tuple(draw(st.integers(0, 2)) for _ in range(-(-prompt // HASH_BLOCK)))
+        for prompt in prompts
+    ]
     priority = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
     return RequestBatch(
         np.cumsum(gaps), np.array(prompts), np.array(outputs), priority=priority, hash_ids=ids
@@ -189,11 +191,11 @@ def test_without_reservation_the_youngest_gives_its_room_back(deployments):
 def test_a_prompt_that_is_known_need_not_be_computed(deployments):
     """The second of two equal prompts finds all blocks but its last token, and is as quick as a prompt of one token there."""
     requests = listed(
-        [(0.0, 2 * BLOCK, 3), (10.0, 2 * BLOCK, 3), (20.0, 2 * BLOCK, 3)],
+        [(0.0, 2 * HASH_BLOCK, 3), (10.0, 2 * HASH_BLOCK, 3), (20.0, 2 * HASH_BLOCK, 3)],
         hash_ids=[(1, 2), (1, 2), (1, 3)],
     )
     rows = run(deployments(Plan()), requests, Policies(prefix_caching=True))
-    assert rows.cached.tolist() == [0, 2 * BLOCK - 1, BLOCK]
+    assert rows.cached.tolist() == [0, 2 * HASH_BLOCK - 1, HASH_BLOCK]
     first, second, third = rows.first_token - rows.arrival
     assert second < 0.1 * first
     assert 0.4 * first < third < 0.7 * first
@@ -206,10 +208,10 @@ def test_blocks_are_kept_as_long_as_there_is_room():
     prefixes.hold((1, 3))
     prefixes.release((1, 2))
     assert prefixes.cached((1, 2, 9)) == 2
-    prefixes.shrink(BLOCK - 1)  # no room for the one that is not in use
+    prefixes.shrink(HASH_BLOCK - 1)  # no room for the one that is not in use
     assert prefixes.cached((1, 2)) == 1
     prefixes.release((1, 3))
-    prefixes.shrink(BLOCK)
+    prefixes.shrink(HASH_BLOCK)
     assert (prefixes.cached((1, 3)), list(prefixes.kept)) == (
         1,
         [1],
@@ -299,7 +301,7 @@ def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
 def test_routers(deployments):
     deployment = deployments(Plan(replicas=2))
     requests = listed(
-        [(0.5 * i, BLOCK, 20) for i in range(6)], hash_ids=[(i % 3 // 2,) for i in range(6)]
+        [(0.5 * i, HASH_BLOCK, 20) for i in range(6)], hash_ids=[(i % 3 // 2,) for i in range(6)]
     )
     rows = {
         name: run(deployment, requests, Policies(router=router, prefix_caching=True))

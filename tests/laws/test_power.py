@@ -16,7 +16,8 @@ from sim.serving.policy import Policies
 from sim.serving.replica import Outage
 from sim.serving.service import Mark, between, serve
 from sim.studies.run import run
-from sim.workload.arrivals import Listed, ListedRequest, RequestBatch
+from sim.workload.arrivals import Listed, ListedRequest
+from sim.workload.requests import RequestBatch
 
 BUDGET, PUE = 16, 1.2
 # At full load: 2 W idle, 3 W of computing, 1 W of reading, 5 W for each of the links to the other chips of a stage and onwards.

@@ -15,7 +15,7 @@ from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_r
 from sim.serving.policy import Policies
 from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 KINDS = {
     "tensor": (2, Plan(tensor=2)),

@@ -13,7 +13,8 @@ from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.scenario.scenario import Scenario, System
 from sim.serving.policy import SchedulerLimits
-from sim.workload.arrivals import ClosedLoop, Length, Poisson
+from sim.workload.arrivals import ClosedLoop, Poisson
+from sim.workload.lengths import Length
 
 LAYOUTS = {
     "one chip": (1, Plan()),

@@ -9,7 +9,7 @@ from sim.cost.plan import Plan
 from sim.serving.policy import Policies, prefill_first, static
 from sim.serving.replica import Replica
 from sim.serving.service import serve
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 STAGES = 4
 

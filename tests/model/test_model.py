@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.inputs.files import ScenarioError, catalogue_names, find_entry, read_value
-from sim.model.config import Attention, Experts, Model
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_names, find_entry
+from sim.model.blocks import Attention, Experts
+from sim.model.transformer import Model
 
 TINY = {
     "model_type": "llama",

@@ -12,7 +12,7 @@ from sim.cost.plan import Plan, PlanError
 from sim.cost.step import Costs, Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy, require_fit
 from sim.planning.partition import BALANCE_CONTEXT
 from sim.planning.search import minimum_chips

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import pytest
 
-from sim.inputs.files import catalogue_names, read_value
-from sim.model.config import Model
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names
+from sim.model.transformer import Model
 
 
 class Count(NamedTuple):

@@ -11,7 +11,8 @@ import pytest
 
 from sim.cost.plan import sequences as fitting
 from sim.hardware.chip import Chip
-from sim.inputs.files import catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names
 from sim.scenario.scenario import read as read_scenario
 from sim.studies.run import Planned, plan
 

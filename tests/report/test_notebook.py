@@ -8,11 +8,11 @@ import polars
 import pytest
 
 from sim import read, run
-from sim.inputs.files import catalogue
+from sim.inputs.names import catalogue_folder
 from sim.report.tables import notes
 from sim.results.rows import COLUMNS
 
-NOTEBOOK = catalogue() / "notebook.ipynb"
+NOTEBOOK = catalogue_folder() / "notebook.ipynb"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 from plots import breakdown, draw_all, style
 from sim import read, run
 from sim.catalogue.entries import sources
-from sim.inputs.files import Document, UserError
+from sim.inputs.document import Document
+from sim.inputs.errors import UserError
 from sim.report import page
 from sim.report.tables import notes
 from sim.results.rows import load_result, save_result

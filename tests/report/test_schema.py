@@ -6,12 +6,12 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from sim.inputs.files import catalogue, catalogue_names
+from sim.inputs.names import catalogue_folder, catalogue_names
 from sim.report.reference import SCHEMA_KINDS, json_schema, reference
 
 
 def test_the_page_of_all_keys_is_current():
-    assert (catalogue() / "REFERENCE.md").read_text(encoding="utf-8") == reference(), (
+    assert (catalogue_folder() / "REFERENCE.md").read_text(encoding="utf-8") == reference(), (
         "make reference"
     )
 

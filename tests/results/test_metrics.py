@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.cost.step import Work
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.results.metrics import (
     PRESETS,
     SLO,
@@ -19,7 +19,7 @@ from sim.results.metrics import (
 )
 from sim.results.rows import BINS_PER_DECADE, Gaps, Rows
 from sim.results.verdict import judge
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 SEEDS = range(20)
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from sim.inputs.files import ScenarioError
+from sim.inputs.errors import ScenarioError
 from sim.report.tables import findings, judged
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
 from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
 from sim.scenario.scenario import check, read
 from sim.serving.policy import Policies
-from sim.workload.arrivals import RequestBatch
+from sim.workload.requests import RequestBatch
 
 
 def made(arrival, admitted, first, last, output, users=None):

@@ -11,7 +11,7 @@ import pytest
 from sim import PlanError, plan, read, run
 from sim.cli.app import main
 from sim.cost.step import Work
-from sim.inputs.files import catalogue_names
+from sim.inputs.names import catalogue_names
 from sim.report.tables import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}
@@ -456,8 +456,8 @@ def test_weights_come_over_the_host_links(monkeypatch, capsys):
             "chips_per_node=7",
             "--set systems.pooled.faults.chips_per_node: got 7; expected a divisor of 576; try 6",
         ),
-        ("chip.rate=1e-5 1/h", "'1e-5 1/h' is not a quantity in failure/s"),
-        ("spares=-1", "-1: it must be at least 0"),
+        ("chip.rate=1e-5 1/h", "got '1e-5 1/h'; expected a quantity in failure/s"),
+        ("spares=-1", "got -1; expected at least 0"),
         ("crew=1", "faults has no 'crew'; did you mean 'crews'?"),
     ],
 )
@@ -482,12 +482,12 @@ FLEET = "mine.yaml:9"
             "{both: 1}",
             f"{FLEET}: systems.both.fleet.both: 'both' is a fleet itself; a fleet is made of systems with chips: there are lpu",
         ),
-        ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: 0: it must be at least 1"),
+        ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: got 0; expected at least 1"),
         ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
         ("{lpu: 1}, chips: 4", f"{FLEET}: fleet has no 'chips'; it has fleet, router"),
         (
             "{lpu: 1}, router: nearest",
-            f"{FLEET}: 'nearest' is not a router; choose of least-loaded, prefix-aware, round-robin",
+            f"{FLEET}: 'nearest' is not a router; choose from least-loaded, prefix-aware, round-robin",
         ),
         (
             "{lpu: 1, other: 2}",
@@ -570,7 +570,7 @@ def test_a_users_policies(monkeypatch, capsys, tmp_path):
         ),
         (
             "router=3",
-            "it must name a router: least-loaded, prefix-aware, round-robin, or a function as module:function",
+            "expected a router: least-loaded, prefix-aware, round-robin, or a function as module:function",
         ),
     ],
 )

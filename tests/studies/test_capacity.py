@@ -10,24 +10,16 @@ import pytest
 from sim.cost.plan import Plan
 from sim.cost.step import Work
 from sim.hardware.chip import Memory, Power
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
 from sim.units import YEAR
-from sim.workload.arrivals import (
-    ClosedLoop,
-    Gamma,
-    Length,
-    Listed,
-    ListedRequest,
-    Poisson,
-    Sessions,
-    Think,
-    Trace,
-    Turns,
-)
+from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson
+from sim.workload.lengths import Length
+from sim.workload.sessions import Sessions, Think, Turns
+from sim.workload.traces import Trace
 
 SEEDS = range(20)
 PROMPT, ANSWER = (

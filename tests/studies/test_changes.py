@@ -3,7 +3,7 @@
 import pytest
 
 from sim import read, run
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.rows import save_result
 from sim.studies.compare import against, changes
 

@@ -7,14 +7,16 @@ import pytest
 
 import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Fleet, Scenario, System
 from sim.studies import design
 from sim.studies.capacity import capacity
 from sim.studies.design import best_plans, bound, plans, search_plans
 from sim.studies.sweep import sweep
-from sim.workload.arrivals import ClosedLoop, Length, Listed, Poisson, Trace
+from sim.workload.arrivals import ClosedLoop, Listed, Poisson
+from sim.workload.lengths import Length
+from sim.workload.traces import Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
 
@@ -354,7 +356,7 @@ WRONG = [
         f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, int4; try [",
     ),
     ("[fp16, fp8]", "[]", f"{PLACE}.kv: got []; expected precisions of "),
-    ("[fp16, fp8]", "fp9", f"{PLACE}.kv: 'fp9': it must be 'fp32', "),
+    ("[fp16, fp8]", "fp9", f"{PLACE}.kv: got 'fp9'; expected 'fp32', "),
     (
         "ttft: 50 ms, tpot: 10 ms",
         "",

@@ -3,7 +3,7 @@
 import pytest
 
 from plots import prefill as drawing
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.studies.prefill import Prefill, chip_counts, prefills
 from sim.validation.validate import of_file
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sim.cost.plan import PlanError
-from sim.inputs.files import ScenarioError, find_entry
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import find_entry
 from sim.scenario.scenario import read
 from sim.studies.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
 

@@ -409,7 +409,9 @@ def test_a_point_that_cannot_be_read_is_a_row_with_its_line():
         write("sweep:\n  workload.rate:\n    - 1 request/s\n    - 2 request\n"), Path("out"), jobs=1
     ).table
     assert list(table["error"][:2]) == ["", ""]
-    assert set(table["error"][2:]) == {"mine.yaml:15: '2 request' is not a quantity in request/s"}
+    assert set(table["error"][2:]) == {
+        "mine.yaml:15: workload.rate: got '2 request'; expected a quantity in request/s"
+    }
 
 
 def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatch, computed):
@@ -497,7 +499,7 @@ def test_a_sweep_tells_how_many_rows_have_an_error(monkeypatch, capsys):
     assert (ended.value.code, printed.out) == (0, "")
     assert "out: 2 points, 4 rows: sweep.json, table.csv, table.parquet" in printed.err
     assert (
-        "out: 2 rows have an error; the first: mine.yaml:12: '2 request' is not a quantity in request/s"
+        "out: 2 rows have an error; the first: mine.yaml:12: workload.rate: got '2 request'; expected a quantity in request/s"
         in printed.err
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 import sim
 from plots import gantt
-from sim.inputs.files import UserError
+from sim.inputs.errors import UserError
 from sim.studies.timeline import chrome_events, chrome_json, step_program, trace
 
 PHASES = {"M", "X", "C", "i"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sim.catalogue.measurements import Rule
 from sim.cli.app import main
 from sim.hardware.engine import Engine
-from sim.inputs.files import Document, UserError, read_value
+from sim.inputs.document import Document, read_value
+from sim.inputs.errors import UserError
 from sim.validation import calibrate as module
 from sim.validation import points as points_module
 from sim.validation.calibrate import calibrate, emitted, rewritten

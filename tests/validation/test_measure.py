@@ -8,8 +8,9 @@ import pytest
 from sim.cli.app import main
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.inputs.files import find_entry, read_value
-from sim.model.config import Model
+from sim.inputs.document import read_value
+from sim.inputs.names import find_entry
+from sim.model.transformer import Model
 from sim.validation.measure import SMALL_KERNELS, Measured, Reached, engine_file
 
 # 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long multiply, which reads slowly.

@@ -10,10 +10,12 @@ import pytest
 from pydantic import BaseModel
 
 from sim.catalogue.measurements import NetworkMeasurements
-from sim.inputs.files import ScenarioError, catalogue, catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_folder, catalogue_names
 from sim.validation.messages import FAR, medians, network, rows, simulated
 
-FOLDER = catalogue() / "measurements"
+FOLDER = catalogue_folder() / "measurements"
 with (FOLDER / "network.csv").open(encoding="utf-8", newline="") as table:
     PUBLISHED = list(csv.DictReader(table))
 
@@ -211,7 +213,7 @@ def test_a_broken_row_is_an_error(copied, old, new, reason):
         (
             "vllm-eager,8,2,",
             "vllm-eager,9,2,",
-            "N001: the switch joins 8 chips at most, and 9 are asked for",
+            "N001: switch: got 9 chips; expected at most 8",
         ),
         ("vllm-eager,8,2,", "vllm-eager,2,4,", "N001: a group of 4 does not fit on 2 chips"),
     ],

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from sim.catalogue.measurements import PublishedSpeeds
-from sim.inputs.files import ScenarioError, catalogue_names, read_value
+from sim.catalogue.measurements import PublishedSpeeds, Rule
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.names import catalogue_names
 from sim.validation import points as module
-from sim.validation.points import POINT_METRICS, Rule, dealt, halves, measured_points
+from sim.validation.points import POINT_METRICS, dealt, halves, measured_points
 from sim.validation.validate import SETS, shipped
 
 

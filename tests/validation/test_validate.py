@@ -12,7 +12,9 @@ import sim
 from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
-from sim.inputs.files import UserError, catalogue_names, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import UserError
+from sim.inputs.names import catalogue_names
 from sim.results.metrics import latencies
 from sim.scenario.scenario import Member, System, fitting
 from sim.validation import points as points_module

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.inputs.files import ScenarioError
-from sim.workload.traces import read_trace
+from sim.inputs.errors import ScenarioError
+from sim.workload.trace_files import read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44
@@ -182,107 +182,116 @@ def vllm(**changes: object) -> str:
     [
         ("", "recorded:1: the file is empty"),
         (" \n\n", "recorded:1: the file is empty"),
-        (HEADER, "recorded:1: holds no request"),
+        (HEADER, "recorded:1: no request of the trace was answered"),
         (
             "when,what\n1,2\n",
-            "recorded:1: 'when,what' is not a trace that is known; those are CSV of Azure (TIMESTAMP,",
+            "recorded:1: 'when,what' is not a known trace; expected one of CSV of Azure (TIMESTAMP,",
         ),
         (
             "TIMESTAMP,ContextTokens\n1,2\n",
-            "recorded:1: 'TIMESTAMP,ContextTokens' is not a trace that is known",
+            "recorded:1: 'TIMESTAMP,ContextTokens' is not a known trace",
         ),
-        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
-        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a trace that is known"),
+        ('{"a": 1}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
+        ('{"a": 1}\n{"a": 2}\n', "recorded:1: '{\"a\": 1}' is not a known trace"),
         ("\x00\x01\x02", "recorded:1: "),
         (
             f"{HEADER}\n{FIRST}\n2023-11-16 18:15:50.9951690,396\n",
-            "recorded:3: 2 values, and the header names 3",
+            "recorded:3: got 2 values; expected 3, as in the header",
         ),
-        (f"{HEADER}\n{FIRST}\n{SECOND},9\n", "recorded:3: 4 values, and the header names 3"),
+        (
+            f"{HEADER}\n{FIRST}\n{SECOND},9\n",
+            "recorded:3: got 4 values; expected 3, as in the header",
+        ),
         (
             f"{HEADER}\n\n{FIRST}\n{SECOND[:-3]}\n",
-            "recorded:4: GeneratedTokens: '': it must be a whole number of tokens",
+            "recorded:4: GeneratedTokens: got ''; expected a whole number of tokens",
         ),
         (
             f"{HEADER}\n{FIRST.replace('374', 'many')}\n",
-            "recorded:2: ContextTokens: 'many': it must be a whole number of tokens",
+            "recorded:2: ContextTokens: got 'many'; expected a whole number of tokens",
         ),
         (
             f"{HEADER}\n{FIRST.replace('374', '-374')}\n",
-            "recorded:2: ContextTokens: '-374': it must be",
+            "recorded:2: ContextTokens: got '-374'; expected",
         ),
-        (f"{HEADER}\n{FIRST.replace('374', '0')}\n", "recorded:2: ContextTokens: '0': it must be"),
+        (
+            f"{HEADER}\n{FIRST.replace('374', '0')}\n",
+            "recorded:2: ContextTokens: got '0'; expected",
+        ),
         (
             f"{HEADER}\n{FIRST.replace('374', '3.5')}\n",
-            "recorded:2: ContextTokens: '3.5': it must be",
+            "recorded:2: ContextTokens: got '3.5'; expected",
         ),
         (
             f"{HEADER}\n{FIRST.replace('374', 'nan')}\n",
-            "recorded:2: ContextTokens: 'nan': it must be",
+            "recorded:2: ContextTokens: got 'nan'; expected",
         ),
         (
             f"{HEADER}\n{FIRST.replace('374', '1e30')}\n",
-            "recorded:2: ContextTokens: '1e30': it must be",
+            "recorded:2: ContextTokens: got '1e30'; expected",
         ),
         (
             f"{HEADER}\n{FIRST}\n{SECOND.replace('109', '0')}\n",
-            "recorded:3: GeneratedTokens: '0': it must be",
+            "recorded:3: GeneratedTokens: got '0'; expected",
         ),
         (
             f"{HEADER}\n{FIRST}\nyesterday,1,2\n",
-            "recorded:3: TIMESTAMP: 'yesterday': it must be a time",
+            "recorded:3: TIMESTAMP: got 'yesterday'; expected a time",
         ),
         (
             f"{HEADER}\n{FIRST}\n2023-11-16 18:15:46+02:00,1,2\n",
-            "recorded:3: TIMESTAMP: '2023-11-16 18:15:46+02:00': it must be",
+            "recorded:3: TIMESTAMP: got '2023-11-16 18:15:46+02:00'; expected",
         ),
         (
             f"{HEADER}\n{FIRST}\n9999-11-16 18:15:46.68,1,2\n",
-            "recorded:3: TIMESTAMP: '9999-11-16 18:15:46.68': it must be a time",
+            "recorded:3: TIMESTAMP: got '9999-11-16 18:15:46.68'; expected a time",
         ),
-        (VIDUR + "nan,5,5\n", "recorded:4: arrived_at: 'nan': it must be a number of seconds"),
+        (VIDUR + "nan,5,5\n", "recorded:4: arrived_at: got 'nan'; expected a number of seconds"),
         (
             VIDUR + "-1,5,5\n",
-            "recorded:4: arrived_at: '-1': it must be a number of seconds, at least 0",
+            "recorded:4: arrived_at: got '-1'; expected a number of seconds, at least 0",
         ),
-        (VIDUR + "inf,5,5\n", "recorded:4: arrived_at: 'inf': it must be a number of seconds"),
-        (BURSTGPT + "200,GPT-4,417,,417,API log\n", "recorded:5: Response tokens: '': it must be"),
+        (VIDUR + "inf,5,5\n", "recorded:4: arrived_at: got 'inf'; expected a number of seconds"),
+        (
+            BURSTGPT + "200,GPT-4,417,,417,API log\n",
+            "recorded:5: Response tokens: got ''; expected",
+        ),
         (
             BURSTGPT + "200,GPT-4,417,-1,417,API log\n",
-            "recorded:5: Response tokens: '-1': it must be",
+            "recorded:5: Response tokens: got '-1'; expected",
         ),
         (f"{ROW}\n{NEXT[:-5]}\n", "recorded:2: JSON: "),
-        (f"{ROW}\n[1, 2]\n", "recorded:2: '[1, 2]': a mapping with timestamp"),
+        (f"{ROW}\n[1, 2]\n", "recorded:2: got '[1, 2]'; expected a mapping with timestamp"),
         (
             f"{ROW}\n{NEXT.replace('output_length', 'output')}\n",
             "recorded:2: 'output_length' is missing",
         ),
         (
             f"{ROW}\n{NEXT.replace('512', '-512')}\n",
-            "recorded:2: input_length: -512: it must be a whole number of tokens",
+            "recorded:2: input_length: got -512; expected a whole number of tokens",
         ),
-        (f"{ROW}\n{NEXT.replace('512', 'true')}\n", "recorded:2: input_length: true: it must be"),
-        (f"{ROW}\n{NEXT.replace(': 1,', ': 0,')}\n", "recorded:2: output_length: 0: it must be"),
+        (f"{ROW}\n{NEXT.replace('512', 'true')}\n", "recorded:2: input_length: got true; expected"),
+        (f"{ROW}\n{NEXT.replace(': 1,', ': 0,')}\n", "recorded:2: output_length: got 0; expected"),
         (
             f"{ROW}\n{NEXT.replace('30500', 'NaN')}\n",
-            "recorded:2: timestamp: NaN: it must be a number of milliseconds",
+            "recorded:2: timestamp: got NaN; expected a number of milliseconds",
         ),
-        (f"{ROW}\n{NEXT.replace('30500', '9' * 400)}\n", "recorded:2: timestamp: 9999"),
+        (f"{ROW}\n{NEXT.replace('30500', '9' * 400)}\n", "recorded:2: timestamp: got 9999"),
         (
             f"{ROW}\n{NEXT.replace('30500', '-1')}\n",
-            "recorded:2: timestamp: -1: it must be a number of milliseconds",
+            "recorded:2: timestamp: got -1; expected a number of milliseconds",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', '[0, 5]')}\n",
-            "recorded:2: hash_ids: 2 ids, and 512 tokens need 1: one for each 512 begun",
+            "recorded:2: hash_ids: got 2 ids; expected 1 for 512 tokens, one for each 512",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', '[0.5]')}\n",
-            "recorded:2: hash_ids: it must be a list of whole numbers",
+            "recorded:2: hash_ids: expected a list of whole numbers",
         ),
         (
             f"{ROW}\n{NEXT.replace('[0]', 'null')}\n",
-            "recorded:2: 'hash_ids' is missing here and given elsewhere",
+            "recorded:2: got hash_ids for some requests; expected them for all or none",
         ),
         ('{"a":' * 100_000, "recorded:1: JSON: "),
         (vllm(start_times=None), "recorded:1: 'start_times' is missing: older vLLM saves none"),
@@ -296,17 +305,17 @@ def vllm(**changes: object) -> str:
         ),
         (
             vllm(input_lens=[7, 8, "nine"]),
-            'recorded:2: request 3: input_lens: "nine": it must be a whole number',
+            'recorded:2: request 3: input_lens: got "nine"; expected a whole number',
         ),
-        (vllm(output_lens=[1, -1, 3]), "recorded:2: request 2: output_lens: -1: it must be"),
+        (vllm(output_lens=[1, -1, 3]), "recorded:2: request 2: output_lens: got -1; expected"),
         (
             vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]),
-            "recorded:2: request 2: start_times: null: it must be",
+            "recorded:2: request 2: start_times: got null; expected",
         ),
-        (vllm(output_lens=[0, 0, 0]), "recorded:1: holds no request that was answered"),
+        (vllm(output_lens=[0, 0, 0]), "recorded:1: no request of the trace was answered"),
         (
             vllm(**ANSWERS | {"ttfts": [0.1]}),
-            "recorded:2: ttfts and itls: a number and a list of numbers for each request are due",
+            "recorded:2: ttfts and itls: expected a number and a list of numbers for each request",
         ),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, None]}), "recorded:2: ttfts and itls: "),
         (vllm(**ANSWERS | {"ttfts": [0.1, 0, "soon"]}), "recorded:2: ttfts and itls: "),
@@ -316,15 +325,15 @@ def vllm(**changes: object) -> str:
         (vllm(**ANSWERS | {"itls": [[], [], 0.5]}), "recorded:2: ttfts and itls: "),
         (
             REPLAY.replace("6.5", "4.5"),
-            "recorded:3: its first token must come after the request, and its last not before that",
+            "recorded:3: expected arrival, first token and last token in this order",
         ),
         (
             REPLAY.replace("8.0", "6.4"),
-            "recorded:3: its first token must come after the request, and its last not before that",
+            "recorded:3: expected arrival, first token and last token in this order",
         ),
         (
             REPLAY.replace("6.5", "soon"),
-            "recorded:3: first_token_s: 'soon': it must be a number of seconds",
+            "recorded:3: first_token_s: got 'soon'; expected a number of seconds",
         ),
         (AZURE.encode() + b"\xff\n", "recorded:5: not a UTF-8 text"),
     ],

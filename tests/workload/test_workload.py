@@ -9,24 +9,15 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sim.inputs.files import ScenarioError, Value, read_value
+from sim.inputs.document import read_value
+from sim.inputs.errors import ScenarioError
+from sim.inputs.values import Value
 from sim.scenario.scenario import read
-from sim.workload.arrivals import (
-    ClosedLoop,
-    Gamma,
-    Length,
-    Listed,
-    ListedRequest,
-    Pauses,
-    Poisson,
-    Sessions,
-    Spread,
-    Think,
-    Trace,
-    Turns,
-    Workload,
-    WorkloadField,
-)
+from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson, Workload
+from sim.workload.kinds import WorkloadField
+from sim.workload.lengths import Length, Spread
+from sim.workload.sessions import Pauses, Sessions, Think, Turns
+from sim.workload.traces import Trace
 
 SEEDS = range(20)
 N = 2000
@@ -536,11 +527,11 @@ def test_kinds_are_read_from_files(tmp_path, text, workload):
             "file.yaml:1: workload: a trace has a path, or a synthetic workload",
         ),
         ("  kind: trace\n  path: gone.csv\n", "file.yaml:3: gone.csv: no such file"),
-        ("  kind: trace\n  path: .\n", "file.yaml:3: .: is a folder, and a file is due"),
-        ("  kind: trace\n  path: 5\n", "file.yaml:3: workload.path: 5: "),
+        ("  kind: trace\n  path: .\n", "file.yaml:3: .: is a directory; expected a file"),
+        ("  kind: trace\n  path: 5\n", "file.yaml:3: workload.path: got 5; "),
         (
             "  kind: trace\n  synthetic: {kind: closed}\n",
-            "file.yaml:3: 'closed' is not a kind of workload; choose of gamma, poisson",
+            "file.yaml:3: 'closed' is not a kind of workload; choose from gamma, poisson",
         ),
     ],
 )
@@ -577,7 +568,7 @@ def test_a_malformed_row_stops_a_scenario_by_the_line_of_the_trace(tmp_path, mon
     scenario = read("azure-conversation", ["workload.path=trace.csv"])
     with pytest.raises(
         ScenarioError,
-        match=r"^trace.csv:3: num_prefill_tokens: 'many': it must be a whole number of tokens",
+        match=r"^trace.csv:3: num_prefill_tokens: got 'many'; expected a whole number of tokens",
     ):
         _ = scenario.request_tokens
 

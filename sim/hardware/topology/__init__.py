@@ -1,16 +1,19 @@
-"""How chips are joined: routes, hops, the closed forms of what they say to each other, and the messages behind these.
+"""How chips are joined: routes, hops, times of collectives, and the messages behind these times.
 
-Chips are numbered from 0; a group is a range of them (the chips of one stage).  A message costs the latency of each hop and
-its bytes once, at the narrowest link (cut-through).  Software's share of a collective is given by the caller as a latency for
-each phase and the part of the bandwidth it reaches; topologies know cables, not engines.
+    >>> from sim.hardware.topology import Ring
+    >>> Ring(link={"latency": "1 us", "bandwidth": "10 GB/s"}).sized(8).hops(0, 6)
+    2
 
-    base         what every topology answers; links, lanes, messages
-    flat         one level: fully-connected, switch, bus, ring, line
-    nested       levels of these in each other: mesh and torus (a line or a ring in each dimension), hierarchical (any in any)
-    dragonfly    Groq's fabric
+Chips are numbered from 0. A group is a range of them, such as the chips of one stage.
+A message costs the latency of each hop, and its bytes once at the narrowest link (cut-through).
+The caller gives software's share of a collective: a latency for each phase, and the part of the
+bandwidth that it reaches. Topologies know cables, not engines.
 
-A wafer is one chip here: wafers are joined by a line, a ring or fully; whoever wants its cores apart describes them as the
-chips of a mesh.
+Read `base` first (what every topology has), then `flat` (switch, ring, line). `nested` and `mesh`
+have levels of these, `dragonfly` has Groq's fabric.
+
+A wafer is one chip here, and wafers are joined by a line, a ring or fully. A chip file can also
+describe the cores of a wafer as the chips of a mesh.
 """
 
 from sim.hardware.topology.base import (
@@ -35,7 +38,8 @@ from sim.hardware.topology.base import (
 )
 from sim.hardware.topology.dragonfly import Dragonfly
 from sim.hardware.topology.flat import Bus, FullyConnected, Line, Ring, Switch
-from sim.hardware.topology.nested import Hierarchical, Mesh, Nested, Torus
+from sim.hardware.topology.mesh import Mesh, Torus
+from sim.hardware.topology.nested import Hierarchical, Nested
 
 TOPOLOGY_KINDS |= {
     "fully-connected": FullyConnected,

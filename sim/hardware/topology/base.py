@@ -1,4 +1,4 @@
-"""What every way of joining chips answers: routes, times in closed form, and the messages that the closed forms stand for."""
+"""What every topology has: routes, times in closed form, and the messages behind them."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
 from sim.inputs.fields import OfKind
-from sim.inputs.files import Value
+from sim.inputs.values import Value
 from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
 
 
@@ -20,32 +20,31 @@ class Link(Value):
 
 
 class Channel(NamedTuple):
-    """What a message between two chips finds: the latency of its way and the bandwidth it gets."""
+    """The latency and the bandwidth between two chips, as one message gets them."""
 
     latency: Seconds
     bandwidth: float  # B/s
 
     def time(self, nbytes: Bytes) -> Seconds:
+        """Return the time of one message."""
         return self.latency + nbytes / self.bandwidth
 
     def with_software(self, latency: Seconds, efficiency: float) -> "Channel":
-        """The lane as software finds it: later by `latency`, at `efficiency` of the bandwidth."""
+        """Return the channel with software's latency added, at `efficiency` of the bandwidth."""
         return Channel(self.latency + latency, self.bandwidth * efficiency)
 
 
 AllReduce = Literal["one-shot", "two-shot", "ring", "hierarchical"]
-Algorithm = tuple[
-    AllReduce, ...
-]  # of an all-reduce; one that goes by levels says after "hierarchical" what it does at the last
-Copies = tuple[
-    float, ...
-]  # of an all-to-all: how often each level, from inside to outside, carries its bytes
+# The algorithm of an all-reduce. After "hierarchical" comes the algorithm of the outermost level.
+Algorithm = tuple[AllReduce, ...]
+# How often each level carries the bytes of an all-to-all, from inside to outside.
+Copies = tuple[float, ...]
 Operation = Literal["all_reduce", "all_gather", "all_to_all"]
 Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
 
 
 class Segment(NamedTuple):
-    """A piece of a message's way that one message has for itself at a time: a cable, or a chip's share of several."""
+    """A part of a path, for one message at a time: a cable, or a chip's share of several."""
 
     hop: Hop
     latency: Seconds
@@ -53,7 +52,10 @@ class Segment(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One message of a collective: `share` of its bytes, at `pace` B/s where the topology allots one, else as the cables go."""
+    """One message of a collective, with `share` of its bytes.
+
+    `pace` [B/s] is the bandwidth that the topology allots; None: the bandwidth of the cables.
+    """
 
     source: int
     target: int
@@ -61,13 +63,15 @@ class Message(NamedTuple):
     pace: float | None = None
 
 
-Phase = tuple[
-    Message, ...
-]  # a chip sends its messages of a phase when all those of the phase before have reached it
+# A chip sends its messages of a phase after it has received all messages of the phase before.
+Phase = tuple[Message, ...]
 
 
 def everyone_to_everyone(members: Sequence[int], share: float, pace: float | None = None) -> Phase:
-    """A message from each to each.  In turn k the i-th sends to the i+k-th: nobody is sent two at once."""
+    """Return a message from each chip to each other chip.
+
+    In turn k chip i sends to chip i + k, so that no chip receives two messages at once.
+    """
     n = len(members)
     return tuple(
         Message(members[i], members[(i + turn) % n], share, pace)
@@ -77,7 +81,7 @@ def everyone_to_everyone(members: Sequence[int], share: float, pace: float | Non
 
 
 def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
-    """The phases of several parts of a group that work at once."""
+    """Return the phases of several parts of a group that work at the same time."""
     return tuple(
         tuple(message for phase in phases for message in phase)
         for phases in zip(*columns, strict=True)
@@ -85,7 +89,7 @@ def side_by_side(columns: Sequence[Sequence[Phase]]) -> tuple[Phase, ...]:
 
 
 def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """Return the reduce-scatter that undoes an all-gather: its messages backwards, the last phase first."""
+    """Return the reduce-scatter that reverses an all-gather: the last phase first, backwards."""
     return tuple(
         tuple(m._replace(source=m.target, target=m.source) for m in phase)
         for phase in reversed(phases)
@@ -93,7 +97,10 @@ def mirrored(phases: Sequence[Phase]) -> tuple[Phase, ...]:
 
 
 def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
-    """Return the all-gather along a chain: in n-1 phases each chip passes on, both ways, what it has last received."""
+    """Return the all-gather along a chain of n chips, in n-1 phases.
+
+    In each phase a chip passes on what it received last, in both directions.
+    """
     n = len(chips)
     return tuple(
         (
@@ -105,30 +112,40 @@ def chain_gather(chips: Sequence[int]) -> tuple[Phase, ...]:
 
 
 def adding_phases(phases: int) -> int:
-    """Return how many phases of an all-reduce add: the first half, and the one in the middle; the others only distribute."""
+    """Return how many phases of an all-reduce add: the first half, with the one in the middle.
+
+    The other phases only distribute the sum.
+    """
     return (phases + 1) // 2
 
 
 def one_shot_all_reduce(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
-    """Everyone sends everything to everyone at once: one phase.  The additions are the topology's `reduction`."""
+    """Return the time of a one-phase all-reduce: every chip sends everything to every other chip.
+
+    Left out: the additions, which are the topology's `reduction`.
+    """
     return channel.time(nbytes) if n > 1 else 0.0
 
 
 def two_shot_all_reduce(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
-    """Reduce-scatter, then all-gather: two phases of an n-th of the bytes to each peer."""
+    """Return the time of a reduce-scatter and an all-gather, each with an n-th of the bytes a peer.
+
+    Left out: the additions, which are the topology's `reduction`.
+    """
     return 2 * channel.time(nbytes / n) if n > 1 else 0.0
 
 
 def all_to_all_gather(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
-    """Everyone sends its n-th of the result to everyone: one phase."""
+    """Return the time of one phase in which every chip sends an n-th of the bytes to each other."""
     return channel.time(nbytes / n) if n > 1 else 0.0
 
 
 class Topology(Value, ABC):
     """A way of joining chips.
 
-    `chips` is the number of chips joined: the replica's own unless the file says otherwise.  `limit` is the most it can join.
-    `reduction` is what a phase of an all-reduce that adds takes beyond its messages: chips read, add and write what they received.
+    `chips` is the number of chips joined, by default the replica's. `limit` is the largest number.
+    `reduction` is the extra time of each phase of an all-reduce that adds: chips read, add and
+    write what they received.
     """
 
     chips: Count | None = None
@@ -137,51 +154,58 @@ class Topology(Value, ABC):
 
     @abstractmethod
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
-        """The hops from chip a to chip b, none where they are one."""
+        """Return the hops from chip a to chip b; none if they are the same chip."""
 
     @abstractmethod
     def link_of(self, hop: Hop) -> Link:
-        """The cable that a hop runs over."""
+        """Return the cable of a hop."""
 
     @abstractmethod
     def pair(self, group: range) -> Channel:
-        """What each pair of a group finds while all its pairs talk at once."""
+        """Return the channel of each pair of a group while all pairs communicate."""
 
     def sized(self, chips: int) -> Self:
-        """The topology joining `chips` chips, or as many more as the file says.  Raises: ValueError where it cannot."""
+        """Return the topology with `chips` chips, or with the larger number of its file.
+
+        Raises: ValueError if that is beyond the limit, or the file has fewer than `chips`.
+        """
         joined = self.chips or chips
         if joined > (self.limit or joined):
             raise ValueError(
-                f"the {self.noun()} joins {self.limit} chips at most, and {joined} are asked for"
+                f"{self.noun()}: got {joined} chips; expected at most {self.limit}, its limit"
             )
         if chips > joined:
-            raise ValueError(f"the {self.noun()} joins {joined} chips, and a replica has {chips}")
+            raise ValueError(
+                f"{self.noun()}: got a replica of {chips} chips; expected at most {joined}"
+            )
         return self.model_copy(update={"chips": joined})
 
     def hops(self, a: int, b: int) -> int:
+        """Return the number of hops from chip a to chip b."""
         return len(self.route(a, b))
 
     def channel(self, a: int, b: int) -> Channel:
-        """What one message finds on the way from a to b, alone."""
-        segments = self.way(a, b)
+        """Return the channel of a single message from a to b, without other traffic."""
+        segments = self.segments(a, b)
         return Channel(
             sum(segment.latency for segment in segments),
             min((segment.bandwidth for segment in segments), default=math.inf),
         )
 
     def send(self, a: int, b: int, nbytes: Bytes) -> Seconds:
-        """Point to point: a latency for each hop, the bytes once."""
+        """Return the time of one message: a latency for each hop, the bytes once."""
         return self.channel(a, b).time(nbytes)
 
-    def way(self, a: int, b: int) -> tuple[Segment, ...]:
-        """What a message from a to b takes one after the other: the cables of its route."""
+    def segments(self, a: int, b: int) -> tuple[Segment, ...]:
+        """Return the segments of a message from a to b, in order: the cables of its route."""
         links = ((hop, self.link_of(hop)) for hop in self.route(a, b))
         return tuple(Segment(hop, link.latency, link.bandwidth) for hop, link in links)
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
-        """From stage to stage: each chip of the group sends `nbytes` to its place in the next one, all at once.
+        """Return the time from stage to stage.
 
-        Left out, but where a topology says otherwise: cables that several of these messages share.
+        Each chip sends `nbytes` to the chip at the same place of the next stage, all together.
+        Left out, unless a topology overrides it: cables that several of these messages share.
         """
         if (self.chips, group) not in self._shifts:
             self._shifts[self.chips, group] = tuple(
@@ -191,11 +215,14 @@ class Topology(Value, ABC):
 
     @cached_property
     def _shifts(self) -> dict[tuple[int | None, range], tuple[Channel, ...]]:
-        """The lanes from a stage to the next one, by the joined chips (copies share it) and the stage's."""
+        """The channels from a stage to the next, by (chips joined, group)."""
         return {}
 
     def equivalence_key(self, group: range) -> Hashable:
-        """What a group's collectives depend on beside its size: they take as long in groups that are alike in it."""
+        """Return what the times of a group's collectives depend on, as well as its size.
+
+        Groups of equal size and equal key take equal times.
+        """
         return group
 
     def all_reduce(
@@ -206,9 +233,10 @@ class Topology(Value, ABC):
         efficiency: float = 1.0,
         allowed: Collection[AllReduce] = (),
     ) -> Seconds:
-        """Every chip of the group ends with the sum of all: by the fastest way that is allowed; any, where none is named.
+        """Return the time until every chip has the sum, with the fastest allowed algorithm.
 
-        Raises: ValueError where the topology has none of those that are allowed.
+        An empty `allowed` allows every algorithm.
+        Raises: ValueError if the topology has none of the allowed algorithms.
         """
         return self.fastest(group, nbytes, latency, efficiency, allowed)[0]
 
@@ -220,37 +248,42 @@ class Topology(Value, ABC):
         efficiency: float,
         allowed: Collection[AllReduce] = (),
     ) -> tuple[Seconds, Algorithm]:
-        """The time of an all-reduce and the way that it goes.  Raises: as `all_reduce`."""
+        """Return the time and the algorithm of the fastest all-reduce.
+
+        Raises: ValueError if the topology has none of the allowed algorithms.
+        """
         offered = self.all_reduces(group, nbytes, latency, efficiency)
         times = [
-            (time + self._additions(group, way), way)
-            for way, time in offered.items()
-            if way[0] in allowed or not allowed
+            (time + self._additions(group, algorithm), algorithm)
+            for algorithm, time in offered.items()
+            if algorithm[0] in allowed or not allowed
         ]
         if not times:
-            asked, has = " or ".join(allowed), ", ".join(dict.fromkeys(way[0] for way in offered))
+            expected = " or ".join(allowed)
+            has = ", ".join(dict.fromkeys(algorithm[0] for algorithm in offered))
             raise ValueError(
-                f"the {self.noun()} has no {asked} all-reduce for this group; it has {has}"
+                f"the {self.noun()} has no {expected} all-reduce for this group; it has {has}"
             )
         return min(times)
 
-    def _additions(self, group: range, way: Algorithm) -> Seconds:
-        """Return what the additions of an all-reduce take: those of the first half of its phases; the others only distribute."""
+    def _additions(self, group: range, algorithm: Algorithm) -> Seconds:
+        """Return the time of an all-reduce's additions; the second half of its phases has none."""
         if not self.reduction or len(group) == 1:
             return 0.0
-        key = self.chips, group, way
+        key = self.chips, group, algorithm
         if key not in self._adding:
-            self._adding[key] = adding_phases(len(self.messages("all_reduce", group, way)))
+            self._adding[key] = adding_phases(len(self.messages("all_reduce", group, algorithm)))
         return self.reduction * self._adding[key]
 
     @cached_property
     def _adding(self) -> dict[tuple[int | None, range, Algorithm], int]:
+        """The phases that add, by (chips joined, group, algorithm)."""
         return {}
 
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
     ) -> dict[Algorithm, Seconds]:
-        """How long an all-reduce takes in each of the ways that the topology offers to the group."""
+        """Return the time of an all-reduce, by algorithm that the topology has for the group."""
         channel = self.pair(group).with_software(latency, efficiency)
         return {
             ("one-shot",): one_shot_all_reduce(len(group), nbytes, channel),
@@ -260,7 +293,7 @@ class Topology(Value, ABC):
     def all_gather(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
-        """Every chip of the group ends with all `nbytes`, of which each held its share."""
+        """Return the time until every chip has all `nbytes`, of which each chip held its share."""
         return all_to_all_gather(
             len(group), nbytes, self.pair(group).with_software(latency, efficiency)
         )
@@ -273,32 +306,40 @@ class Topology(Value, ABC):
         efficiency: float = 1.0,
         copies: Copies = (),
     ) -> Seconds:
-        """Every chip of the group sends `nbytes`, an even share of them to each chip: one phase.
+        """Return the time in which every chip sends `nbytes`, an equal share to each, in one phase.
 
-        A hierarchy's levels each carry `copies` times as much.  What goes to several chips of a node goes there once.
+        Level i of a hierarchy carries `copies[i]` times the bytes. Below 1 it carries data for
+        several chips of a node only once.
         """
         return all_to_all_gather(
             len(group), nbytes, self.pair(group).with_software(latency, efficiency)
         )
 
     def blocks(self, group: range) -> tuple[int, ...]:
-        """How many chips a group has, and in a hierarchy how many nodes, racks and so on, as far as it has several."""
+        """Return how many chips a group has; in a hierarchy also how many nodes, racks and so on.
+
+        Left out: levels of which the group has only one block.
+        """
         return (len(group),)
 
     def messages(
-        self, operation: Operation, group: range, way: Algorithm | Copies = ()
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
-        """What the closed form of a collective stands for, message by message.
+        """Return the messages behind the closed form of a collective, phase by phase.
 
-        `way` is that of an all-reduce.  Of an all-to-all it has the copies at each level.
+        `algorithm` belongs to an all-reduce. For an all-to-all it has the copies at each level.
         """
-        if way == ("one-shot",):
+        if algorithm == ("one-shot",):
             return (everyone_to_everyone(group, 1.0),)
         part = everyone_to_everyone(group, 1 / len(group))
         return (part, part) if operation == "all_reduce" else (part,)
 
     def uncontended(self, group: range) -> frozenset[Operation]:
-        """The collectives whose messages do not meet on a cable but as their closed form says: there the two agree."""
+        """Return the collectives whose messages meet on a cable only as their closed form says.
+
+        For these, both fidelities give the same time.
+        """
+
         return frozenset(("all_reduce", "all_gather", "all_to_all"))
 
 

@@ -23,7 +23,7 @@ from sim.units import Bytes, Seconds
 
 
 class FullyConnected(Topology):
-    """A link of its own for every pair."""
+    """A topology with one link for every pair of chips."""
 
     link: Link
 
@@ -41,7 +41,10 @@ class FullyConnected(Topology):
 
 
 class Switch(Topology):
-    """Each chip on one cable to a switch that never blocks: two hops, and a chip's peers share its cable."""
+    """A switch that never blocks, with one cable to each chip.
+
+    A message takes two hops. Messages to and from several peers share a chip's cable.
+    """
 
     link: Link
 
@@ -59,7 +62,10 @@ class Switch(Topology):
 
 
 class Bus(Topology):
-    """One medium that all chips share, a message at a time: cards that reach each other through a host's memory or PCIe root."""
+    """One medium that all chips share, one message at a time.
+
+    For example, cards that reach each other through a host's memory or PCIe root.
+    """
 
     link: Link
 
@@ -69,12 +75,15 @@ class Bus(Topology):
     def link_of(self, hop: Hop) -> Link:
         return self.link
 
-    def way(self, a: int, b: int) -> tuple[Segment, ...]:
-        """On to the bus and off it again is one thing."""
+    def segments(self, a: int, b: int) -> tuple[Segment, ...]:
+        """Return one segment: a message enters and leaves the bus as a whole."""
         return (Segment(("bus", "bus"), self.link.latency, self.link.bandwidth),) if a != b else ()
 
     def pair(self, group: range) -> Channel:
-        """While the group has the bus for itself.  Left out: what other groups have to say."""
+        """Return the channel of each pair while the group shares the bus.
+
+        Left out: messages of other groups.
+        """
         return Channel(
             self.link.latency, self.link.bandwidth / max(1, len(group) * (len(group) - 1))
         )
@@ -83,12 +92,19 @@ class Bus(Topology):
         return Channel(self.link.latency, self.link.bandwidth).time(len(group) * nbytes)
 
     def uncontended(self, group: range) -> frozenset[Operation]:
-        """A second phase begins while messages of the first still have the bus: a two-shot all-reduce is quicker than it says."""
+        """Return all collectives; without all-reduce for more than two chips.
+
+        A second phase starts while messages of the first still have the bus, so a two-shot
+        all-reduce is faster than its closed form.
+        """
         return super().uncontended(group) - ({"all_reduce"} if len(group) > 2 else set())
 
 
 class Ring(Topology):
-    """Each chip joined to two neighbours, both ways at once; messages take the shorter way round."""
+    """A ring: each chip has a link in both directions to two neighbours.
+
+    Messages take the shorter direction.
+    """
 
     link: Link
     wraps: ClassVar[bool] = True
@@ -104,18 +120,18 @@ class Ring(Topology):
         return self.link
 
     def pair(self, group: range) -> Channel:
-        """Neighbours: a ring's collectives speak to nobody else."""
+        """Return the channel between neighbours; a ring's collectives use no other pair."""
         return Channel(self.link.latency, self.link.bandwidth)
 
     def _closed(self, group: range) -> bool:
-        """Whether the group is a whole ring, so that both ways round lead to each chip."""
+        """Return whether the group is the whole ring, so that both directions reach each chip."""
         return self.wraps and len(group) == self.chips and len(group) > 2
 
     def steps(self, group: range) -> tuple[float, ...]:
-        """Return the share of the bytes that a link carries, each way, in each phase of an all-gather.
+        """Return float[phase]: the share of the bytes on a link, per direction, in an all-gather.
 
-        A whole ring of n chips takes n/2 phases of an n-th.  Where n is even, the chip opposite gets a half from each side.
-        A part of a ring, or of a line, is a chain: n-1 phases.
+        A whole ring of n chips takes n/2 phases of an n-th. For an even n, the opposite chip gets
+        one half from each side. A part of a ring, or of a line, is a chain: n-1 phases.
         """
         n = len(group)
         if not self._closed(group):
@@ -125,13 +141,16 @@ class Ring(Topology):
     def all_reduces(
         self, group: range, nbytes: Bytes, latency: Seconds, efficiency: float
     ) -> dict[Algorithm, Seconds]:
-        """Reduce-scatter, then all-gather, both directions at once: 2(n-1)/n of the bytes over the two links of a chip."""
+        """Return the time of a reduce-scatter and an all-gather, each in both directions at once.
+
+        Together they send 2(n-1)/n of the bytes over the two links of a chip.
+        """
         return {("ring",): 2 * self.all_gather(group, nbytes, latency, efficiency)}
 
     def all_gather(
         self, group: range, nbytes: Bytes, latency: Seconds = 0.0, efficiency: float = 1.0
     ) -> Seconds:
-        """Each chip passes on, both ways, what it has last received."""
+        """Return the time of phases in which each chip passes on what it received, both ways."""
         channel = self.pair(group).with_software(latency, efficiency)
         return sum(channel.time(nbytes * share) for share in self.steps(group))
 
@@ -143,9 +162,10 @@ class Ring(Topology):
         efficiency: float = 1.0,
         copies: Copies = (),
     ) -> Seconds:
-        """Each of n chips sends an n-th to each other, all at once: the busiest link decides.
+        """Return the time of the busiest link while each of n chips sends an n-th to each other.
 
-        Over a whole ring each link carries 1 + 2 + ... + n/2 messages onwards, in the middle of a part of it n^2/4.
+        In a whole ring each link carries 1 + 2 + ... + n/2 messages in one direction.
+        In a part of a ring, the middle link carries n^2/4 messages.
         """
         n = len(group)
         if n == 1:
@@ -161,7 +181,10 @@ class Ring(Topology):
         )
 
     def shift(self, group: range, nbytes: Bytes) -> Seconds:
-        """All slices go the same way, one behind the other: the last chip's link carries them all, each as soon as it is there."""
+        """Return the time in which all slices go in one direction, one after the other.
+
+        The last chip's link carries all of them, each as soon as it arrives.
+        """
         channel, n = (
             Channel(self.link.latency, self.link.bandwidth),
             self.hops(group[0], group[0] + len(group)),
@@ -169,9 +192,12 @@ class Ring(Topology):
         return channel.time(nbytes) + (n - 1) * max(self.link.latency, nbytes / self.link.bandwidth)
 
     def messages(
-        self, operation: Operation, group: range, way: Algorithm | Copies = ()
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies = ()
     ) -> tuple[Phase, ...]:
-        """To both neighbours, phase by phase; an all-reduce gathers backwards first, adding."""
+        """Return messages to both neighbours, phase by phase.
+
+        An all-reduce first runs the gather backwards, and adds.
+        """
         n = len(group)
         if operation == "all_to_all":
             return (everyone_to_everyone(group, 1 / n),)
@@ -188,10 +214,11 @@ class Ring(Topology):
         return gather if operation == "all_gather" else (*mirrored(gather), *gather)
 
     def uncontended(self, group: range) -> frozenset[Operation]:
+        """Return all collectives but the all-to-all, whose messages meet on the links."""
         return frozenset(("all_reduce", "all_gather"))
 
 
 class Line(Ring):
-    """A ring cut open: a daisy chain."""
+    """A line: a ring without one of its links, also called a daisy chain."""
 
     wraps: ClassVar[bool] = False

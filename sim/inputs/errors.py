@@ -1,0 +1,84 @@
+"""Errors that the user can mend, and how they quote what the file says.
+
+Each is one line: `file:line: key: got X; expected Y; try Z`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from sim.units import brief
+
+# What a value must be, by the name that pydantic gives to the error.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "string_type": "a text",
+    "string_unicode": "a text",
+    "too_long": "a list of at most {max_length}",
+    "tuple_type": "a list",
+}
+
+
+class UserError(Exception):
+    """An error that the user can mend: one line on stderr and exit status 2."""
+
+
+class ScenarioError(UserError):
+    """An error in a file that the user wrote, with its line."""
+
+
+def expectation(kind: str, context: Mapping[str, Any]) -> str:
+    """Return what was expected, for one of pydantic's errors; '' for a kind without words here."""
+    numbers = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in context.items()
+    }
+    return _EXPECTED[kind].format(**numbers) if kind in _EXPECTED else ""
+
+
+def quoted_value(value: object) -> str:
+    """Return a value as an error quotes it: texts in quotes, long ones cut."""
+    match value:
+        case dict():
+            return "a mapping"
+        case tuple():
+            return "a list"
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case str():
+            return repr(brief(value))
+    return brief(str(value))
+
+
+def nearest_name(word: str, names: Iterable[str]) -> str:
+    """Return up to three names that look like `word`, quoted, or ''."""
+    return ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, list(names), 3, 0.6))
+
+
+def error_at_key(path: tuple[str, ...], reason: str) -> PydanticCustomError:
+    """Return the error that `Document.value` reports at the line of a key, without the key."""
+    return PydanticCustomError("key", "{reason}", {"key": path, "reason": reason})
+
+
+def error_at_path(path: tuple[int | str, ...], value: object, reason: str) -> ValidationError:
+    """Return the error for a value at a path below the class that raises it.
+
+    An error of that class itself would name the class's key instead.
+    """
+    problem = PydanticCustomError("value_error", "{error}", {"error": reason})
+    details: InitErrorDetails = {"type": problem, "loc": path, "input": value}
+    return ValidationError.from_exception_data(str(path[-1]), [details])

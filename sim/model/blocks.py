@@ -1,0 +1,198 @@
+"""The blocks of a transformer: matrices, parameters, FLOPs and KV cache of each part."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Dim(NamedTuple):
+    """One side of a matrix: `parts` (heads, columns) of `size` each.
+
+    With `split`, tensor parallelism distributes whole parts. Otherwise every chip has all of them.
+    """
+
+    parts: int
+    size: int = 1
+    split: bool = False
+
+    def share(self, tensor: int) -> int:
+        """Return its length on the fullest of `tensor` chips."""
+        return (math.ceil(self.parts / tensor) if self.split else self.parts) * self.size
+
+
+class Matrix(NamedTuple):
+    """A weight matrix whose sides consist of parts that split separately (q, k and v heads)."""
+
+    rows: tuple[Dim, ...]
+    columns: tuple[Dim, ...]
+
+    def share(self, tensor: int) -> tuple[int, int]:
+        """Return the rows and columns on the fullest of `tensor` chips."""
+        return sum(d.share(tensor) for d in self.rows), sum(d.share(tensor) for d in self.columns)
+
+
+class Latent(NamedTuple):
+    """Multi-head latent attention: the cache holds one latent and one rotary key for all heads."""
+
+    rank: int  # numbers of the latent
+    rope: int  # numbers of the rotary part of a key
+    nope: int  # numbers of the other part of a key
+    value: int  # numbers of a value
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    window: int | None = None  # positions that it attends to; None: all
+    shared: bool = False  # V equals K and is stored once
+    latent: Latent | None = None
+
+    def kv_width(self, tensor: int = 1) -> int:
+        """Return the numbers that one token adds to the cache on the fullest of `tensor` chips.
+
+        With fewer KV heads than chips, several chips hold the same head. Every chip holds a latent.
+        """
+        if self.latent:
+            return self.latent.rank + self.latent.rope
+        return (1 if self.shared else 2) * math.ceil(self.kv_heads / tensor) * self.head_size
+
+    def flops(self, tensor: int = 1, decode: bool = True) -> float:
+        """Return the FLOPs for each position that a new token attends to, on the fullest chip.
+
+        They are q times k and weights times v. Decode attends to a latent directly (absorbed:
+        2H(2*rank + rope)). Prefill unpacks the latent to heads.
+        """
+        heads = math.ceil(self.heads / tensor)
+        if self.latent is None:
+            return 4.0 * heads * self.head_size
+        latent = self.latent
+        absorbed, unpacked = 2 * latent.rank + latent.rope, latent.nope + latent.rope + latent.value
+        return 2.0 * heads * (absorbed if decode else unpacked)
+
+    def seen(self, positions: float) -> float:
+        """Return how many of these positions it attends to, and keeps in the cache."""
+        return min(positions, self.window) if self.window else positions
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Routed experts of a layer: `per_token` of `count`, each an MLP with the same matrices.
+
+    With node-limited routing, a token takes all of its experts from `groups_per_token` of `groups`
+    groups of consecutive experts.
+    """
+
+    count: int
+    per_token: int
+    matrices: tuple[Matrix, ...]
+    vectors: int = 0
+    groups: int = 1
+    groups_per_token: int = 1
+
+    def parameters(self, tensor: int = 1) -> int:
+        """Return the parameters of one expert on the fullest of `tensor` chips."""
+        return sum(math.prod(matrix.share(tensor)) for matrix in self.matrices) + self.vectors
+
+    def reached(self, blocks: int) -> float:
+        """Return the expected number of blocks of chips, out of `blocks`, with a token's experts.
+
+        Experts are distributed in order, and all choices are equally likely. A block is missed if
+        all `per_token` experts are other experts of the chosen groups.
+        Left out: skew.
+        """
+        size, open_to = self.count // self.groups, self.count // self.groups * self.groups_per_token
+        expected = 0.0
+        for block in range(blocks):
+            first, end = (-(-self.count * number // blocks) for number in (block, block + 1))
+            parts = [
+                min(end, (g + 1) * size) - max(first, g * size)
+                for g in range(first // size, -(-end // size))
+            ]
+            # How many choices of groups there are, by (groups of the block, their experts there).
+            choices = {(0, 0): 1}
+            for part in parts:
+                taken = {(n + 1, held + part): count for (n, held), count in choices.items()}
+                choices = {key: choices.get(key, 0) + taken.get(key, 0) for key in choices | taken}
+            missed = sum(
+                count
+                * math.comb(self.groups - len(parts), self.groups_per_token - n)
+                * math.comb(open_to - held, self.per_token)
+                for (n, held), count in choices.items()
+                if n <= self.groups_per_token
+            )
+            expected += 1 - missed / (
+                math.comb(self.groups, self.groups_per_token) * math.comb(open_to, self.per_token)
+            )
+        return expected
+
+    def chances(self, skew: float = 0.0) -> NDArray[np.float64]:
+        """Return float[expert]: the probability that a token takes each expert.
+
+        It is per_token/count, or with skew proportional to i^-skew; each is at most 1.
+        """
+        weight: NDArray[np.float64] = np.arange(1, self.count + 1, dtype=np.float64) ** -skew
+        chance: NDArray[np.float64] = np.minimum(1.0, self.per_token * weight / weight.sum())
+        for _ in range(self.count):  # what experts with probability 1 exceed goes to the others
+            rest = chance < 1
+            missing = self.per_token - chance.sum()
+            if missing <= 1e-12 or not rest.any():
+                break
+            chance[rest] = np.minimum(1.0, chance[rest] * (1 + missing / chance[rest].sum()))
+        return chance
+
+    def draw(
+        self, tokens: int, chance: NDArray[np.float64], stream: np.random.Generator, times: int
+    ) -> NDArray[np.int64]:
+        """Return int[draw, expert]: how many of `tokens` tokens take each expert.
+
+        Up to 64 tokens, each takes exactly per_token experts. With more tokens, the count of each
+        expert is binomial. Source: Efraimidis and Spirakis (the keys of the weighted draw).
+        """
+        if tokens > 64:
+            return stream.binomial(tokens, chance, (times, self.count))
+        with np.errstate(divide="ignore"):
+            keys = np.log(stream.random((times, tokens, self.count))) / chance
+        taken = np.argpartition(-keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
+        drawn = np.zeros((times, self.count), np.int64)
+        for place in range(times):
+            np.add.at(drawn[place], taken[place].ravel(), 1)
+        return drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of the model that is on one stage as a whole; a plan cuts between blocks.
+
+    `vectors` are the numbers of norms and biases, which every chip of a group holds.
+    """
+
+    kind: Literal["embedding", "attention", "mlp", "head"]
+    matrices: tuple[Matrix, ...]
+    vectors: int = 0
+    attention: Attention | None = None
+    experts: Experts | None = None
+
+    def parameters(self, tensor: int = 1, expert: int = 1, expert_tensor: int = 1) -> int:
+        """Return the parameters on the fullest of `tensor` chips.
+
+        Routed experts are distributed over `expert` shards, each split over `expert_tensor` chips.
+        """
+        dense = sum(math.prod(matrix.share(tensor)) for matrix in self.matrices) + self.vectors
+        return dense + (
+            math.ceil(self.experts.count / expert) * self.experts.parameters(expert_tensor)
+            if self.experts
+            else 0
+        )
+
+    @property
+    def active(self) -> int:
+        """The parameters that one token uses."""
+        dense = sum(math.prod(matrix.share(1)) for matrix in self.matrices) + self.vectors
+        return dense + (self.experts.per_token * self.experts.parameters() if self.experts else 0)

@@ -1,0 +1,76 @@
+"""Lengths of prompts and outputs: fixed, uniform or lognormal."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sim.inputs.fields import Shorthand
+from sim.inputs.values import Value
+from sim.units import Tokens
+
+
+def require_one(value: Value, fields: Iterable[str], reason: str) -> None:
+    """Check that exactly one of the fields is set.
+
+    Raises: ValueError with the reason otherwise.
+    """
+    if sum(getattr(value, field) is not None for field in fields) != 1:
+        raise ValueError(reason)
+
+
+class Spread(Value):
+    """The mean and sigma of a lognormal length.
+
+    Sigma is the standard deviation of the logarithm. Beyond 10, floats cannot tell lengths apart.
+    """
+
+    mean: Tokens
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+
+
+class Length(Value):
+    """Tokens of a prompt or an output: fixed, uniform from a to b, or lognormal (rounded up)."""
+
+    fixed: Tokens | None = None
+    uniform: tuple[Tokens, Tokens] | None = None
+    lognormal: Spread | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Length":
+        expected = "'512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}"
+        require_one(self, Length.model_fields, f"a length is one of {expected}")
+        if self.uniform and self.uniform[0] > self.uniform[1]:
+            raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} token is empty")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """The mean before rounding [tokens]."""
+        if self.uniform:
+            return sum(self.uniform) / 2
+        return float(self.lognormal.mean if self.lognormal else self.fixed or 0)
+
+    def draw(self, stream: np.random.Generator, n: int) -> np.ndarray:
+        """Return int[n], tokens.
+
+        A lognormal has the given mean before rounding: mu = ln(mean) - sigma^2/2.
+        """
+        if self.uniform:
+            return stream.integers(self.uniform[0], self.uniform[1], n, endpoint=True)
+        if self.lognormal:
+            sigma = self.lognormal.sigma
+            mu = np.log(self.lognormal.mean) - sigma**2 / 2
+            return np.ceil(stream.lognormal(mu, sigma, n)).astype(np.int64)
+        return np.full(n, self.fixed, np.int64)
+
+
+def as_fixed(value: object) -> object:
+    """Return a short form as the mapping that it stands for."""
+    return value if isinstance(value, dict | Value) else {"fixed": value}
+
+
+LengthField = Annotated[
+    Length, Shorthand(as_fixed, {"type": "string", "description": "tokens, as in '512 token'"})
+]

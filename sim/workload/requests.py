@@ -1,0 +1,45 @@
+"""The requests of a workload as arrays, and the streams of random numbers that make them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+HASH_BLOCK = (
+    512  # tokens of a prompt for which one of its `hash_ids` stands, as in Mooncake's traces
+)
+# The place of a stream is its seed, so new names go to the end.
+STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBatch:
+    """All requests of a workload, by column.
+
+    arrival: float[request], s, ascending. nan if an answer decides it: in a closed loop for all.
+    prompt, output: int[request], tokens.
+    users: of a closed loop. A user's next request follows the answer; None for an open loop.
+    after, think: int[request] and float[request], of sessions. Request i follows `think[i]` seconds
+    after the answer to request `after[i]`, which is less than i; -1: it has an arrival.
+    priority: int[request]. The smaller number goes first, as in vLLM.
+    hash_ids: the blocks of each prompt, one id for each 512 tokens, the last one perhaps partial.
+    Two prompts are equal as far as their ids agree.
+    answered: float[request] each, s: measured times of the first and the last token of a trace.
+    note: what of a trace was left out or cut.
+    """
+
+    arrival: np.ndarray
+    prompt: np.ndarray
+    output: np.ndarray
+    users: int | None = None
+    after: np.ndarray | None = None
+    think: np.ndarray | None = None
+    priority: np.ndarray | None = None
+    hash_ids: list[tuple[int, ...]] | None = None
+    answered: tuple[np.ndarray, np.ndarray] | None = None
+    note: str = ""
+
+
+def random_streams(seed: int) -> list[np.random.Generator]:
+    """Return one generator for each name in STREAMS; draws from one do not change the others."""
+    seeds = np.random.SeedSequence(seed).spawn(len(STREAMS))
+    return [np.random.default_rng(stream_seed) for stream_seed in seeds]

@@ -1,0 +1,146 @@
+"""Conversations: sessions of several turns, each sent some time after the answer before it."""
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from sim.inputs.fields import Shorthand
+from sim.inputs.values import Value
+from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds
+from sim.workload.arrivals import Workload
+from sim.workload.lengths import LengthField, as_fixed, require_one
+from sim.workload.requests import HASH_BLOCK, RequestBatch, random_streams
+
+
+class Turns(Value):
+    """Turns of a session: fixed, uniform from a to b, or geometric (memoryless)."""
+
+    fixed: Count | None = None
+    uniform: tuple[Count, Count] | None = None
+    geometric: Annotated[float, Field(ge=1, le=MAX_COUNT)] | None = None  # the mean
+
+    @model_validator(mode="after")
+    def _one(self) -> "Turns":
+        expected = "5, {uniform: [a, b]}, {geometric: mean}"
+        require_one(self, Turns.model_fields, f"turns are one of {expected}")
+        if self.uniform and self.uniform[0] > self.uniform[1]:
+            raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} turns is empty")
+        return self
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """The means of the number of turns and of its square."""
+        if self.uniform:
+            mean, n = sum(self.uniform) / 2, self.uniform[1] - self.uniform[0] + 1
+            return mean, mean**2 + (n**2 - 1) / 12
+        if self.geometric:
+            return self.geometric, self.geometric * (2 * self.geometric - 1)
+        mean = float(self.fixed or 0)
+        return mean, mean**2
+
+    def draw(self, stream: np.random.Generator, n: int) -> NDArray[np.int64]:
+        """Return int[n], turns."""
+        if self.uniform:
+            return stream.integers(self.uniform[0], self.uniform[1], n, endpoint=True)
+        if self.geometric:
+            return stream.geometric(1 / self.geometric, n).astype(np.int64)
+        return np.full(n, self.fixed, np.int64)
+
+
+class Pauses(Value):
+    """The mean and sigma of a lognormal pause.
+
+    Sigma is the standard deviation of the logarithm.
+    """
+
+    mean: Annotated[Seconds, Field(gt=0)]
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+
+
+class Think(Value):
+    """Seconds between an answer and the next turn: fixed, or lognormal."""
+
+    fixed: Seconds | None = None
+    lognormal: Pauses | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Think":
+        expected = "'10 s', {lognormal: {mean: a, sigma: x}}"
+        require_one(self, Think.model_fields, f"think is one of {expected}")
+        return self
+
+    def draw(self, stream: np.random.Generator, n: int) -> NDArray[np.float64]:
+        """Return float[n], s.
+
+        A lognormal has the given mean: mu = ln(mean) - sigma^2/2.
+        """
+        if self.lognormal:
+            sigma = self.lognormal.sigma
+            return stream.lognormal(np.log(self.lognormal.mean) - sigma**2 / 2, sigma, n)
+        return np.full(n, self.fixed)
+
+
+TurnsField = Annotated[Turns, Shorthand(as_fixed, {"type": "integer"})]
+ThinkField = Annotated[
+    Think, Shorthand(as_fixed, {"type": "string", "description": "a quantity in s"})
+]
+
+
+class Sessions(Workload):
+    """Conversations: sessions start at `rate` (Poisson), and turns follow `think` after answers.
+
+    `prompt` is the user's new text in a turn. The prompt of the request is that, after the whole
+    conversation so far with its answers. Requests are numbered session by session.
+    Left out: a system prompt that all sessions share.
+    """
+
+    sessions: Count
+    rate: RequestsPerSecond
+    turns: TurnsField
+    think: ThinkField
+    prompt: LengthField
+    output: LengthField
+
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens of a mean prompt; a mean request is turn (E[n^2] + E[n]) / 2 E[n] of a session."""
+        mean, square = self.turns.moments
+        turn = (square + mean) / (2 * mean)
+        return turn * self.prompt.mean + (turn - 1) * self.output.mean
+
+    @property
+    def mean_output(self) -> float:
+        """Tokens of a mean output."""
+        return self.output.mean
+
+    def draw(self, seed: int) -> RequestBatch:
+        """Return the requests of one seed."""
+        arrivals, prompts, outputs, turns, thinks = random_streams(seed)
+        counts = self.turns.draw(turns, self.sessions)
+        n = int(counts.sum())
+        first = np.cumsum(counts) - counts  # the number of each session's first turn
+        added, output = self.prompt.draw(prompts, n), self.output.draw(outputs, n)
+        # Tokens before each turn, in all sessions.
+        before = np.cumsum(added + output) - (added + output)
+        arrival, think = np.full(n, np.nan), self.think.draw(thinks, n)
+        arrival[first] = np.cumsum(arrivals.exponential(1 / self.rate, self.sessions))
+        after = np.arange(n) - 1
+        after[first], think[first] = -1, 0.0
+        prompt = added + before - np.repeat(before[first], counts)
+        ids = _block_ids(prompt.tolist(), np.repeat(np.arange(self.sessions), counts).tolist())
+        return RequestBatch(arrival, prompt, output, after=after, think=think, hash_ids=ids)
+
+
+def _block_ids(prompts: list[int], sessions: list[int]) -> list[tuple[int, ...]]:
+    """Return one id for each 512 tokens, the last one perhaps partial.
+
+    The full blocks of a session are the same in all its turns. A partial block is unique.
+    """
+    most = max(prompts) // HASH_BLOCK + 1
+    ids = []
+    for turn, (prompt, session) in enumerate(zip(prompts, sessions, strict=True)):
+        full = range(session * most, session * most + prompt // HASH_BLOCK)
+        ids.append((*full, -1 - turn) if prompt % HASH_BLOCK else tuple(full))
+    return ids
