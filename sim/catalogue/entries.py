@@ -23,6 +23,7 @@ from sim.inputs.files import (
 )
 from sim.inputs.key_paths import PARTS
 from sim.inputs.overrides import ABOUT, named, overridden
+from sim.inputs.suggestions import unknown_name
 from sim.model.config import SPELLINGS, Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
@@ -63,7 +64,7 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     Raises: UserError where there is no such kind or entry, ScenarioError where the file is wrong.
     """
     if kind not in ENTRY_KINDS:
-        raise UserError(f"show {kind}: there is no such kind; choose of {', '.join(ENTRY_KINDS)}")
+        raise unknown_name("show", kind, ENTRY_KINDS)
     folder, cls = ENTRY_KINDS[kind]
     document = Document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:

@@ -23,6 +23,7 @@ from sim.cli.saving import (
     save_text,
 )
 from sim.inputs.files import UserError
+from sim.inputs.suggestions import unknown_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -202,16 +203,10 @@ def catalog_command(
     from rich.text import Text
 
     from sim.catalogue.entries import CATALOGUE_KINDS, titles
-    from sim.inputs.files import nearest_name
     from sim.report.listings import entries
 
     if kind is not None and kind not in CATALOGUE_KINDS:
-        hint = (
-            f"did you mean {near}?"
-            if (near := nearest_name(kind, CATALOGUE_KINDS))
-            else f"choose of {', '.join(CATALOGUE_KINDS)}"
-        )
-        raise UserError(f"catalog {kind}: there is no such kind; {hint}")
+        raise unknown_name("catalog", kind, CATALOGUE_KINDS)
     tables: list[RenderableType] = []
     for listed in [kind] if kind else CATALOGUE_KINDS:
         tables += [entries(listed, titles(listed)), Text()]

@@ -9,6 +9,7 @@ import typer
 from sim.cli.app import app
 from sim.cli.console import print_json
 from sim.inputs.files import UserError, write_whole
+from sim.inputs.suggestions import unknown_name
 
 SCENARIO_TEMPLATE = """\
 # {name}: what do you want to know?  (The first line is shown by `sramsim catalog`.)
@@ -49,9 +50,7 @@ def schema_command(
     from sim.report import reference as schemas
 
     if kind not in schemas.SCHEMA_KINDS:
-        raise UserError(
-            f"schema {kind}: there is no such kind; choose of {', '.join(schemas.SCHEMA_KINDS)}"
-        )
+        raise unknown_name("schema", kind, schemas.SCHEMA_KINDS)
     if reference:
         print(schemas.reference(), end="")
     else:

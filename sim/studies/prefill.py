@@ -11,6 +11,7 @@ import numpy as np
 
 from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
+from sim.inputs.suggestions import unknown_name
 from sim.scenario.scenario import fitting
 from sim.validation.agreement import ValidationReport
 from sim.validation.points import MeasuredPoint
@@ -68,7 +69,7 @@ def chip_counts(deployment: str) -> Iterator[tuple[int, float, float]]:
     """
     points = {point.id: point for point in points_of(shipped_table("sram-replies"))}
     if deployment not in points:
-        raise UserError(f"{deployment}: sram-replies has no such deployment")
+        raise unknown_name("chip_counts", deployment, points)
     point = points[deployment]
     if point.system is None or point.system.model is None:
         raise UserError(f"{deployment}: {point.reason}")

@@ -17,6 +17,7 @@ from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
+from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
@@ -72,9 +73,7 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
     Raises: UserError if there is no such system; PlanError if it does not fit.
     """
     if name not in scenario.systems:
-        raise UserError(
-            f"system {name}: {scenario.id} has none of this name; it has {', '.join(scenario.systems)}"
-        )
+        raise unknown_name("--system", name, scenario.systems)
     if name not in (members := scenario.members(name)):
         raise UserError(
             f"--system: got {name}, which is a fleet; expected one of its members;"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sim.catalogue.measurements import csv_table
 from sim.cost.plan import PlanError
-from sim.inputs.files import UserError, catalogue_names
+from sim.inputs.files import catalogue_names
+from sim.inputs.suggestions import unknown_name
 from sim.scenario.scenario import System, read
 from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
@@ -43,10 +44,7 @@ def validate_set(name: str, progress: SetProgress = _no_progress) -> ValidationR
     if name == "replay":
         return validate_replay()
     if name not in SETS:
-        raise UserError(
-            f"validate {name}: there is no such set; "
-            f"choose of {', '.join([*SETS, 'replay', 'network'])}"
-        )
+        raise unknown_name("validate", name, (*SETS, "replay", "network"))
     return validate_file(shipped_table(name), progress)
 
 

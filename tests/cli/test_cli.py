@@ -74,15 +74,16 @@ def mine(old: str, new: str) -> None:
     [
         (
             "catalog chip",
-            "catalog chip: there is no such kind; did you mean 'chips'?",
+            "catalog: got 'chip'; expected chips, engines, models, clusters, measurements or"
+            " scenarios; did you mean 'chips'?",
         ),
         (
             "catalog x",
-            "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios",
+            "catalog: got 'x'; expected chips, engines, models, clusters, measurements or scenarios",
         ),
         (
             "show chips h100-sxm",
-            "show chips: there is no such kind; choose of chip, engine, model, cluster, measurement",
+            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you mean 'chip'?",
         ),
         (
             "show chip h100-smx",
@@ -697,7 +698,7 @@ def test_a_program_is_printed(sramsim):
         ([], "trace: got no output; expected -o, --figure or --program; try -o trace.json"),
         (
             ["--system", "tpu", "-o", "t.json"],
-            "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100",
+            "--system: got 'tpu'; expected lpu or h100; did you mean 'lpu'?",
         ),
         (
             ["--figure", "gantt.doc"],

@@ -66,10 +66,10 @@ def test_chip_counts_are_the_plans_that_fit_with_their_beats():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Here llama", "sram-replies has no such deployment"),
+        ("Here llama", "expected "),
         ("GroqCloud compound 2025-H1", "'compound' is not among"),
     ],
 )
 def test_chip_counts_of_what_is_not_there_says_so(name, reason):
-    with pytest.raises(UserError, match=f"{name}: {reason}"):
+    with pytest.raises(UserError, match=f"{name}.*{reason}"):
         list(chip_counts(name))

@@ -265,7 +265,7 @@ def test_the_command_takes_one_set(sramsim):
     assert "got more than one of NAME, --points and --network; expected one" in error
     status, _, error = sramsim("validate", "calibratoin")
     assert (status, error.count("\n")) == (2, 1)
-    assert "there is no such set; choose of calibration" in error
+    assert "expected calibration" in error
 
 
 def test_the_network_is_a_set_as_others_are(sramsim):

@@ -492,7 +492,7 @@ def test_engines_may_be_fitted_to_calibration_steps_and_a_half_of_serving():
 def test_a_set_that_is_not_there_is_refused():
     with pytest.raises(
         UserError,
-        match="validate steps: there is no such set; choose of calibration, validation, serving",
+        match="validate: got 'steps'; expected calibration, validation, serving",
     ):
         validate_set("steps")
 
@@ -547,8 +547,8 @@ ONE_SET = (
         ),
         (
             "servin",
-            "validate servin: there is no such set; "
-            "choose of calibration, validation, serving, steps-2023, sram-replies, replay, network",
+            "validate: got 'servin'; expected calibration, validation, serving, steps-2023, "
+            "sram-replies, replay or network; did you mean 'serving'?",
         ),
         ("--points gone.csv", "gone.csv: no such file"),
     ],
