@@ -16,6 +16,7 @@ from sim.inputs.files import load_text
 from sim.inputs.key_paths import REFERENCE_KEYS
 from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.overrides import ABOUT, base_name, overridden
+from sim.inputs.suggestions import unknown_name
 from sim.inputs.values import Entry, Sourced, Value
 from sim.model.config import SPELLINGS
 from sim.model.transformer import Model
@@ -58,7 +59,7 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
     Raises: UserError where there is no such kind or entry, ScenarioError where the file is wrong.
     """
     if kind not in ENTRY_KINDS:
-        raise UserError(f"show {kind}: there is no such kind; choose of {', '.join(ENTRY_KINDS)}")
+        raise unknown_name("show", kind, ENTRY_KINDS)
     folder, cls = ENTRY_KINDS[kind]
     document = Document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:

@@ -1,8 +1,14 @@
 """The command line: `sramsim run llama2-70b-lpu-vs-h100`.
 
-Read `app` first.
+Results go to stdout; progress, notes and errors go to stderr.
+Read `app` first (the command and its errors), then `running` (the commands that simulate).
 """
 
+# Importing a module registers its commands. Their order is that of `sramsim --help`.
+# isort: off
+from sim.cli import running, showing, measuring, writing
 from sim.cli.app import main
 
-__all__ = ["main"]
+# isort: on
+
+__all__ = ["main", "measuring", "running", "showing", "writing"]

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from sim.cost.program import Instruction, Program
     from sim.hardware.topology import Topology
     from sim.planning.deployment import Deployment
-    from sim.validation.calibrate import Calibrated
-    from sim.validation.messages import Row
-    from sim.validation.validate import Compared
-    from sim.validation.validate import Table as Validation
+    from sim.validation.agreement import PointComparison, ValidationReport
+    from sim.validation.calibrate import Calibration
+    from sim.validation.messages import MessageComparison
 
 
 def capacities(summary: Mapping[str, Any]) -> RenderableType:
@@ -293,7 +292,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))
 
 
-def agreement(table: "Validation") -> RenderableType:
+def agreement(table: "ValidationReport") -> RenderableType:
     """The tables of `sramsim validate` for one set: errors by status, metric, chip and engine; the worst; what is not expressed."""
     parts: list[RenderableType] = []
     title = f"{table.name}: ln(simulated / measured) of the time"
@@ -384,7 +383,7 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
     return lines
 
 
-def fitted_to_replies(table: "Validation") -> str:
+def fitted_to_replies(table: "ValidationReport") -> str:
     """How many numbers were fitted to the replies that are scored."""
     names = table.fitted_numbers
     fitted = (
@@ -395,7 +394,7 @@ def fitted_to_replies(table: "Validation") -> str:
     return f"{len(table.headline)} floors are scored; {fitted}."
 
 
-def not_scored(rows: Sequence["Compared"]) -> list[str]:
+def not_scored(rows: Sequence["PointComparison"]) -> list[str]:
     """Lines of floors that are no error: those with times one by one, the others by their reason."""
     lines: list[str] = []
     without: dict[str, list[str]] = {}
@@ -409,15 +408,16 @@ def not_scored(rows: Sequence["Compared"]) -> list[str]:
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
 
-def told(rows: Sequence["Compared"]) -> tuple[str, str, str, str]:
-    from sim.validation.validate import statistics
+def told(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
+    from sim.validation.agreement import error_statistics
 
-    found = statistics(rows)
+    errors = error_statistics(rows)
+    assert errors is not None
     return (
-        str(found["n"]),
-        f"{found['median_ape']:.1f}",
-        f"{found['mape']:.1f}",
-        f"{found['bias']:+.1f}",
+        str(errors.n),
+        f"{errors.median_ape:.1f}",
+        f"{errors.mape:.1f}",
+        f"{errors.bias:+.1f}",
     )
 
 
@@ -475,7 +475,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
     return Group(*parts)
 
 
-def calibrated(fit: "Calibrated") -> RenderableType:
+def calibrated(fit: "Calibration") -> RenderableType:
     """The table of `sramsim calibrate`."""
     table = titled(
         f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", []
@@ -502,7 +502,7 @@ def calibrated(fit: "Calibrated") -> RenderableType:
 
 
 def validated(
-    title: str, rows: Sequence["Row"], medians: Mapping[str, tuple[float, int]]
+    title: str, rows: Sequence["MessageComparison"], medians: Mapping[str, tuple[float, int]]
 ) -> RenderableType:
     """The table of `sramsim validate`: every row, then why some are far off, why some are not simulated, and the sum of it all."""
     table = Table(

@@ -1,11 +1,12 @@
-"""The plan with the highest goodput: every way to lay a model on a system's chips, bounded first, the best few simulated.
+"""The plan with the highest goodput: every plan of a system's chips is bounded, the best simulated.
 
     from sim.studies.design import search_plans
-    search_plans(sim.read("mine.yaml")).systems["h100x8"].plan  # where the file says plan: {search: capacity}
+    search_plans(sim.read("mine.yaml")).systems["h100x8"].plan  # for plan: {search: capacity}
 
-A bound takes a fraction of a second and a capacity many seconds, so bounds decide which plans are simulated.  A bound is an
-estimate, no proof: it assumes steps without gaps, requests of mean length, and no waiting.  A plan is simulated at a little more
-than the highest load so far.  Only where it takes that, its own capacity is searched.
+A bound takes a fraction of a second and a capacity many seconds, so bounds decide which plans are
+simulated.  A bound is an estimate and no proof.  It assumes steps without gaps, requests of mean
+length, and no waiting.  A plan is simulated at a little more than the highest load so far.  Its
+own capacity is searched only if it meets that load.
 """
 
 import math
@@ -19,20 +20,21 @@ from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, System
-from sim.studies.capacity import BRACKET_RATIO as BETTER
-from sim.studies.capacity import Guess, LoadTrial, SystemCapacity, capacity
+from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
+from sim.studies.trials import LoadTrial
 from sim.units import Seconds
 from sim.workload.arrivals import ClosedLoop
 
 SIMULATED = 5  # plans with the highest bounds
-NEAR = 0.75  # of the highest bound: plans below are not simulated, for bounds are no farther off than that
+# Plans below this share of the highest bound are not simulated. Bounds are not farther off.
+NEAR_BOUND = 0.75
 SEARCH_FROM = 0.9  # of a plan's bound: the first load that is tried
 
-Progress = Callable[[str, LoadTrial], None]
-Find = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system of a scenario
+TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
+CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
 
 
-def silent(system: str, trial: LoadTrial) -> None:
+def _no_progress(system: str, trial: LoadTrial) -> None:
     """Report no progress."""
 
 
@@ -40,54 +42,59 @@ def search_plans(
     scenario: Scenario,
     attainment: float = 0.9,
     requests: int | None = None,
-    progress: Progress = silent,
+    progress: TrialProgress = _no_progress,
     systems: Iterable[str] | None = None,
 ) -> Scenario:
-    """Return the scenario with the plans that `search: capacity` leaves open; the scenario itself where there are none.
+    """Return the scenario with degrees in place of every `search: capacity`.
 
-    Each plan is searched once: the scenario that is returned has degrees in its place, and `searches` says how they were found.
-    `systems` are the plain systems to search in, by default all.
-
-    Raises: PlanError where no plan of a system fits or meets the SLO.
+    `searches` of the result says how they were found.  Without open plans, the result is the
+    scenario itself.
+    systems: plain systems to search in; None means all.
+    Raises: PlanError if no plan of a system fits or meets the SLO.
     """
-    for name in open_plans(scenario, systems):
-        best = best_plan(alone(scenario, name), name, finder(name, attainment, requests, progress))
+    for name in _open_plans(scenario, systems):
+        search = _capacity_search(name, attainment, requests, progress)
+        best = best_plan(_single_system(scenario, name), name, search)
         if best.capacity.best is None:
             raise PlanError(
-                f"{scenario.where(name)}.plan.search: got capacity, and the SLO is met by none of {best.search.simulated} plans: "
-                f"{best.capacity.reason}; expected one that meets it; try a looser slo, or search: speed"
+                f"{scenario.where(name)}.plan.search: got capacity, and the SLO is met by none of"
+                f" {best.search.simulated} plans: {best.capacity.reason};"
+                " expected one that meets it; try a looser slo, or search: speed"
             )
         scenario = scenario.with_plan(name, best.plan, best.search)
     return scenario
 
 
 def bound_plans(scenario: Scenario) -> Scenario:
-    """Return the scenario with the plans of the highest bounds in place of `search: capacity`: nothing is simulated.
+    """Return the scenario with the plan of the highest bound in place of `search: capacity`.
 
-    Raises: PlanError where no plan of a system fits.
+    Nothing is simulated.
+    Raises: PlanError if no plan of a system fits.
     """
-    for name in open_plans(scenario, None):
-        (most, first), *others = ranked(alone(scenario, name), name)
+    for name in _open_plans(scenario, None):
+        (most, first), *others = ranked_plans(_single_system(scenario, name), name)
         scenario = scenario.with_plan(
             name, first.plain(name).plan, PlanSearch(1 + len(others), 0, most)
         )
     return scenario
 
 
-def open_plans(scenario: Scenario, systems: Iterable[str] | None) -> list[str]:
-    """Return the systems, of all or of these, whose plans are still to be searched by capacity."""
+def _open_plans(scenario: Scenario, systems: Iterable[str] | None) -> list[str]:
+    """Return the systems with `search: capacity`, among those named; None means all."""
     named = scenario.systems if systems is None else systems
     plain = {name: system for name in named if isinstance(system := scenario.systems[name], System)}
     return [name for name, system in plain.items() if system.plan.search == "capacity"]
 
 
-def alone(scenario: Scenario, name: str) -> Scenario:
+def _single_system(scenario: Scenario, name: str) -> Scenario:
     """Return the scenario with one system only."""
     return scenario.model_copy(update={"systems": {name: scenario.plain(name)}})
 
 
-def finder(name: str, attainment: float, requests: int | None, progress: Progress) -> Find:
-    """Return what searches the capacity of a scenario's only system, from a guess on."""
+def _capacity_search(
+    name: str, attainment: float, requests: int | None, progress: TrialProgress
+) -> CapacitySearch:
+    """Return the function that searches the capacity of a scenario's only system from a guess."""
     return lambda scenario, guess: capacity(
         scenario, attainment, requests, progress, guess
     ).systems[name]
@@ -95,7 +102,7 @@ def finder(name: str, attainment: float, requests: int | None, progress: Progres
 
 @dataclass(frozen=True, eq=False)
 class BestPlan:
-    """The plan of a system that takes the highest load, what it takes, and what was looked at to find it."""
+    """A plan with the highest goodput of a system, its capacity, and how it was found."""
 
     plan: Plan
     capacity: SystemCapacity
@@ -103,24 +110,24 @@ class BestPlan:
     closed: bool
 
     def as_json(self) -> dict[str, Any]:
-        """What `capacity --plans --json` tells of it."""
+        """Return the value of `best` in `capacity --plans --json`."""
         best = self.capacity.best
         most = (
             {"max_goodput_users": round(self.search.load)}
             if self.closed
             else {"max_goodput_rate": self.search.load}
         )
-        found = {**most, "attainment": best.attainment if best else None}
         return {
             "plan": self.degrees,
-            **found,
+            **most,
+            "attainment": best.attainment if best else None,
             "considered": self.search.considered,
             "simulated": self.search.simulated,
         }
 
     @property
     def degrees(self) -> dict[str, int | str | None]:
-        """The degrees of the plan, as a scenario writes them, and the precision of its KV cache."""
+        """Degrees of the plan as a scenario writes them, and the precision of its KV cache."""
         resolved = next(iter(self.capacity.members.values())).deployment.layout.plan
         return {key: getattr(resolved, key) for key in (*DEGREES, "kv")}
 
@@ -129,74 +136,83 @@ def best_plans(
     scenario: Scenario,
     attainment: float,
     requests: int | None = None,
-    progress: Progress = silent,
+    progress: TrialProgress = _no_progress,
     own: Mapping[str, SystemCapacity] | None = None,
 ) -> dict[str, BestPlan]:
-    """Return for each plain system the plan of its chips with the highest goodput under the scenario's SLO.
+    """Return for each plain system the plan of its chips with the highest goodput in the SLO.
 
-    Degrees, replicas and attention data parallelism vary; precisions, the engine and the number of chips are the system's own.
-    `own` is what the systems take in their own plans, where that is known: these are not simulated again.
-
-    Left out: fleets, whose members are searched alone, systems whose plan was searched already, and chips that a plan leaves
-    unused.
-
-    Raises: UserError where there is no SLO or no load that could be varied, as `capacity` does; PlanError if no plan of a system
-    fits.
+    Degrees, replicas and attention data parallelism vary.  Precisions, the engine and the number
+    of chips are the system's own.
+    own: capacities of the systems with their own plans, which are not simulated again; or None.
+    Left out: fleets, whose members are searched alone; systems whose plan was searched already;
+    plans that leave chips unused.
+    Raises: UserError if there is no SLO or no load to vary; PlanError if no plan of a system fits.
     """
-    found = {}
+    best = {}
     for name, system in scenario.systems.items():
         if isinstance(system, System) and name not in scenario.searches:
-            find = finder(name, attainment, requests, progress)
-            found[name] = best_plan(alone(scenario, name), name, find, own[name] if own else None)
-    return found
+            search = _capacity_search(name, attainment, requests, progress)
+            single = _single_system(scenario, name)
+            best[name] = best_plan(single, name, search, own[name] if own else None)
+    return best
 
 
 def best_plan(
-    scenario: Scenario, name: str, find: Find, own: SystemCapacity | None = None
+    scenario: Scenario,
+    name: str,
+    search_capacity: CapacitySearch,
+    own: SystemCapacity | None = None,
 ) -> BestPlan:
-    """Return the best plan of the only system of a scenario.  Raises: PlanError if none fits."""
-    ordered = ranked(scenario, name)
+    """Return the best plan of the only system of a scenario.
+
+    own: capacity with the system's own plan, if that is known.
+    Raises: PlanError if no plan fits.
+    """
+    ordered = ranked_plans(scenario, name)
     near = [
-        (most, changed) for most, changed in ordered[:SIMULATED] if most >= NEAR * ordered[0][0]
+        (most, changed)
+        for most, changed in ordered[:SIMULATED]
+        if most >= NEAR_BOUND * ordered[0][0]
     ]
     plan, best, refusal = scenario.plain(name).plan, own, PlanError("")
     for most, changed in near:
         other = changed.plain(name).plan
         if own and other is scenario.plain(name).plan:
             continue
-        least = better(best.best) if best and best.best else 0.0
+        least = _load_to_beat(best.best) if best and best.best else 0.0
         start = least or SEARCH_FROM * most
         try:
-            found = find(changed, Guess(start, least) if start else None)
-        except PlanError as error:  # of what else the system has: its exceptions or outages name chips of another plan
+            result = search_capacity(changed, Guess(start, least) if start else None)
+        except PlanError as error:
+            # The system's exceptions or outages name chips of another plan.
             refusal = error
             continue
-        if best is None or found.best:
-            plan, best = other, found
+        if best is None or result.best:
+            plan, best = other, result
     if best is None:
         raise refusal
     search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
     return BestPlan(plan, best, search, isinstance(scenario.workload, ClosedLoop))
 
 
-def better(trial: LoadTrial) -> float:
-    """Return the load that another plan must take to be better than one that takes a trial's."""
-    more = BETTER * trial.load
+def _load_to_beat(trial: LoadTrial) -> float:
+    """Return the load that another plan must meet to be better than a plan with this trial."""
+    more = BRACKET_RATIO * trial.load
     return float(max(math.ceil(more), round(trial.load) + 1)) if trial.closed else more
 
 
-def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
-    """Return the bound of each plan that fits the only system of a scenario, and the scenario with it; the highest bound first.
+def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
+    """Return the bound of each plan that fits the only system, and the scenario with the plan.
 
-    Raises: PlanError where none fits.
+    The highest bound is first.
+    Raises: PlanError if no plan fits.
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
     think = workload.think if isinstance(workload, ClosedLoop) else None
-    bounds: dict[
-        tuple[object, ...], tuple[float, Scenario]
-    ] = {}  # by degrees: the system's own plan is among the others again
+    # By degrees, because the system's own plan is among the candidates twice.
+    bounds: dict[tuple[object, ...], tuple[float, Scenario]] = {}
     first, refusal = None, None
-    for plan in plans(scenario, name):
+    for plan in candidate_plans(scenario, name):
         system = scenario.plain(name).model_copy(update={"plan": plan})
         changed = scenario.model_copy(update={"systems": {name: system}})
         try:
@@ -207,31 +223,30 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
         first = first or deployment
         degrees = tuple(getattr(deployment.layout.plan, key) for key in (*DEGREES, "kv"))
         if deployment.fit.fits and degrees not in bounds:
-            bounds[degrees] = (
-                bound(deployment, workload.mean_prompt, workload.mean_output, slo, think),
-                changed,
-            )
+            most = goodput_bound(deployment, workload.mean_prompt, workload.mean_output, slo, think)
+            bounds[degrees] = most, changed
     if refusal and not first:
         raise refusal
     if not bounds:
-        chips, model = (
-            scenario.plain(name).hardware[1],
-            (scenario.plain(name).model or scenario.model).id,
-        )
-        fewest = minimum_chips(first.bare, scenario.request_tokens) if first else None
-        hint = (
-            f"try {fewest[0]} chips"
-            if fewest
-            else "try another chip, as no number of these would do"
-        )
-        raise PlanError(
-            f"{scenario.where(name)}.plan: got no plan of {chips} chips that holds {model}; expected one; {hint}"
-        )
-    return sorted(bounds.values(), key=lambda each: -each[0])
+        raise _no_plan_fits(scenario, name, first)
+    return sorted(bounds.values(), key=lambda pair: -pair[0])
 
 
-def plans(scenario: Scenario, name: str) -> Iterator[Plan]:
-    """Yield every way to deal the chips of a system out, and its own plan first where it has degrees."""
+def _no_plan_fits(scenario: Scenario, name: str, first: Deployment | None) -> PlanError:
+    """Return the error that no plan fits, with the number of chips that would do."""
+    system = scenario.plain(name)
+    fewest = minimum_chips(first.bare, scenario.request_tokens) if first else None
+    hint = (
+        f"try {fewest[0]} chips" if fewest else "try another chip, as no number of these would do"
+    )
+    return PlanError(
+        f"{scenario.where(name)}.plan: got no plan of {system.hardware[1]} chips that holds"
+        f" {(system.model or scenario.model).id}; expected one; {hint}"
+    )
+
+
+def candidate_plans(scenario: Scenario, name: str) -> Iterator[Plan]:
+    """Yield every plan that uses all chips of a system, after its own plan if that has degrees."""
     system = scenario.plain(name)
     model, chips, own = system.model or scenario.model, system.hardware[1], system.plan
     if own.search is None:
@@ -249,19 +264,22 @@ def plans(scenario: Scenario, name: str) -> Iterator[Plan]:
                 yield own.model_copy(update=degrees | {"kv": kv, "search": None, "slots": None})
 
 
-def bound(
+def goodput_bound(
     deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
 ) -> float:
-    """Return about how many requests a second all replicas can take: a step without gaps at the slowest stage.
+    """Return about how many request/s all replicas can serve, with no gaps at the slowest stage.
 
-    With a pause `think`, the users of a closed loop instead.  By Little's law they are that rate times what passes between two
-    requests of a user: the first token, the answer, and the pause.  Where all room is taken, the first token comes as late as
-    the SLO allows; else no request waits, and more users slow the steps down.
+    prompt, output: mean tokens of a request.
+    Each of M micro-batches has k sequences and their part of prompts,
+    c = k prompt / (output - 1) tokens.  A step takes the time t of the slowest stage, and
+    k / (output - 1) requests end with it.  The rate is k / (output - 1) / t for the best k.
+    The KV cache, the engine's limits and the SLO's TPOT limit k.  If a step has no room for a
+    sequence and its part of prompts, each token takes its share of a step.
 
-    With k sequences and their part of prompts, c = k prompt / (output - 1) tokens, in each of M micro-batches, a step takes the
-    slowest stage t and k / (output - 1) requests end with it: k / (output - 1) / t, for the best k that the KV cache, the
-    engine's limits and the SLO's TPOT allow.  Where a step has room for less than a sequence and its part of prompts, each token
-    takes its share of a step.
+    With a pause `think`, the result is users of a closed loop.  They are the rate times (Little's
+    law) the time between two requests of a user: first token, answer and pause.  If all room is
+    taken, the first token comes as late as the SLO allows.  Else no request waits, and more users
+    slow the steps down.
     """
     limits, replicas = deployment.limits, deployment.layout.plan.replicas
     steps, context = max(1.0, output - 1), prompt + output / 2
@@ -275,35 +293,41 @@ def bound(
         tokens = k * (prompt + steps) / steps  # of a step
         shares = max(1.0, tokens / limits.token_budget)  # steps that they take
         piece = 0 if shares > 1 and k == 1 else round(k * prompt / steps)
-        time, unloaded = _times(deployment, k, context, piece, prompt)
+        time, unloaded = _step_times(deployment, k, context, piece, prompt)
         tpot = max(in_flight * time, unloaded)
         if slo.tpot is None or tpot <= slo.tpot:
             rate = k / steps / (time * shares)
             if think is not None:
                 answer = steps * tpot
-                waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
-                wait = (
-                    min((limit for limit in waits if limit is not None), default=0.0)
-                    if k == most
-                    else 0.0
-                )
-                wait = max(wait, _first_token(deployment, prompt))
-                rate *= wait + answer + think
+                wait = _allowed_wait(slo, answer) if k == most else 0.0
+                rate *= max(wait, _first_token(deployment, prompt)) + answer + think
             best = max(best, rate)
     return replicas * best
 
 
+def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
+    """Return how late the first token may come in the SLO, with an answer that takes `answer`."""
+    waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
+    return min((limit for limit in waits if limit is not None), default=0.0)
+
+
 def _first_token(deployment: Deployment, prompt: float) -> Seconds:
-    """Return about the TTFT of an unloaded request: its pieces enter one after another, and the last passes all stages."""
+    """Return about the TTFT of an unloaded request.
+
+    Its pieces enter one after another, and the last one passes all stages.
+    """
     piece = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = _times(deployment, 0, 0.0, piece, prompt)
+    time, unloaded = _step_times(deployment, 0, 0.0, piece, prompt)
     return (math.ceil(prompt / piece) - 1) * time + unloaded
 
 
-def _times(
+def _step_times(
     deployment: Deployment, decodes: int, context: float, piece: int, prompt: float
 ) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and through all stages."""
+    """Return the time of a step on the slowest stage, and through all stages.
+
+    piece: prompt tokens of the step.
+    """
     costs, window = deployment.costs, deployment.limits.window or math.inf
     work = Work(
         decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window)

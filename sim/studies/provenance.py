@@ -1,4 +1,7 @@
-"""Digests of code: of this package, and of a user's module with all that it imports of theirs.  Points of a sweep keep them."""
+"""Digests of code, as kept in the points of a sweep: this package, and a user's modules.
+
+users_digest(Path("my_chips.py"))  # changes with every file of the user that it imports
+"""
 
 import ast
 import hashlib
@@ -20,40 +23,48 @@ LIBRARIES = [
 
 @cache
 def package_digest() -> str:
-    """Return the digest of this package's modules, whatever their version is called.  Read once in a process."""
+    """Return the digest of this package's modules, read once in a process.
+
+    It changes with the code even if the version does not.
+    """
     return _digest(PACKAGE, sorted(PACKAGE.rglob("*.py")))
 
 
 def users_digest(path: Path) -> str:
-    """Return the digest of a user's module and of every file of theirs that it imports, directly or not."""
+    """Return the digest of a user's module and of all the user's files that it imports.
+
+    Direct and indirect imports count.
+    """
     return _digest(path.parent, sorted(users_files(path)))
 
 
 def users_files(path: Path) -> set[Path]:
-    """Return a user's module and every file of theirs that it imports, also where a function imports it only when called.
+    """Return a user's module and all the user's files that it imports, also inside functions.
 
-    Left out: the standard library, installed packages (but the module's own), files that are read and not imported, and imports
-    whose names are computed.
+    Left out: the standard library; installed packages, except the module's own; files that are
+    read and not imported; imports with computed names.
     """
     top = _top(path)
-    left, found = [path.resolve()], set[Path]()
-    package = top / left[0].relative_to(top).parts[0]  # the module's own, or the module
+    left, files = [path.resolve()], set[Path]()
+    # The package of the module, or the module itself.
+    package = top / left[0].relative_to(top).parts[0]
     while left:
         file = left.pop()
-        if file in found:
+        if file in files:
             continue
-        found.add(file)
+        files.add(file)
         status = file.stat()
         for name in _imports(file, status.st_mtime_ns, status.st_size):
             left += [
-                each
-                for each in _located(name, top)
-                if each.is_relative_to(package) or not _library(each)
+                located
+                for located in _located(name, top)
+                if located.is_relative_to(package) or not _library(located)
             ]
-    return found
+    return files
 
 
 def _digest(folder: Path, files: list[Path]) -> str:
+    """Return a digest of the names, relative to a folder, and the contents of files."""
     total = hashlib.sha256()
     for file in files:
         name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
@@ -62,7 +73,7 @@ def _digest(folder: Path, files: list[Path]) -> str:
 
 
 def _top(path: Path) -> Path:
-    """The folder from which the module's package, or the module itself, is imported."""
+    """Return the folder from which a module, or its package, is imported."""
     folder = path.resolve().parent
     while (folder / "__init__.py").exists() and folder != folder.parent:
         folder = folder.parent
@@ -71,7 +82,10 @@ def _top(path: Path) -> Path:
 
 @lru_cache(maxsize=1000)
 def _imports(file: Path, changed: int, size: int) -> tuple[str, ...]:
-    """The dotted names that a file imports, those of a package's own absolute; `changed` and `size` tell its versions apart."""
+    """Return the dotted names that a file imports; relative ones become absolute.
+
+    changed, size: part of the cache's key, so that a changed file is read again.
+    """
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
@@ -93,7 +107,10 @@ def _imports(file: Path, changed: int, size: int) -> tuple[str, ...]:
 
 
 def _located(name: str, top: Path) -> Iterator[Path]:
-    """The files of a dotted name, those of the packages above it too: beside the user's module, and where the path has it."""
+    """Yield the files of a dotted name, and of the packages above it.
+
+    They are looked up next to the user's module, and on the path.
+    """
     first, *rest = name.split(".")
     for folder in dict.fromkeys([top, *_origin(first)]):
         for part in (first, *rest):
@@ -106,10 +123,10 @@ def _located(name: str, top: Path) -> Iterator[Path]:
 
 
 def _origin(name: str) -> list[Path]:
-    """The folder from which a module is imported, or would be; none where there is no such module."""
+    """Return the folder from which a module is imported; nothing if there is no such module."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # it hides where it is from
+    except (ImportError, ValueError):  # some modules hide their origin
         spec = None
     if spec is None or not spec.has_location or spec.origin is None:
         return []
@@ -118,5 +135,5 @@ def _origin(name: str) -> list[Path]:
 
 
 def _library(file: Path) -> bool:
-    """Whether a file is of this package, the standard library or an installed package."""
+    """Return whether a file is in this package, the standard library or an installed package."""
     return any(file.is_relative_to(folder) for folder in LIBRARIES)

@@ -1,12 +1,16 @@
-"""How much a lone request's TPOT and TTFT, its tokens' joules and dollars depend on each uncertain number: `sramsim sensitivity`.
+"""How much uncertain numbers change a single request's TPOT, TTFT, joules and dollars.
 
-A number is uncertain where its file gives a `range` beside it: a datasheet that leaves it open, or two standard errors of a fit.
-Each is moved to the two ends of its range while the others stay.
+    sensitivity(sim.read("llama2-70b-lpu-vs-h100"))["lpu"].band("tpot")  # least and most [s]
+
+A number is uncertain if its file has a `range` for it.  The range is what a datasheet leaves open,
+or two standard errors of a fit.  Each number is moved to the two ends of its range, and the others
+stay.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
@@ -21,17 +25,33 @@ from sim.scenario.scenario import Scenario, System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}
-SENSITIVITY_METRICS = TIMES | {
-    "joules": "joules_per_token",
-    "usd": "usd_per_mtok",
-}  # the last two where they are known
+# Keys in JSON, by metric. Joules and dollars are missing if they are unknown.
+SENSITIVITY_METRICS = TIMES | {"joules": "joules_per_token", "usd": "usd_per_mtok"}
+
+
+@dataclass(frozen=True, slots=True)
+class UncertainNumber:
+    """A number with a range.
+
+    value: as it stands in the file, in SI units.  ends: of the range, as written.
+    moved_to: returns the system with the number at a value, written as in a file.
+    """
+
+    key: str  # such as 'engine.layer_overhead'
+    source: str
+    value: str
+    ends: tuple[str, str]
+    moved_to: Callable[[str], System]
 
 
 @dataclass(frozen=True, slots=True)
 class Swing:
-    """A number at the two ends of its range, and what becomes of the metrics; None where the model then does not fit."""
+    """An uncertain number, and the metrics at the two ends of its range.
 
-    key: str  # 'engine.layer_overhead'
+    low, high: by metric; None if the model does not fit there.
+    """
+
+    key: str  # such as 'engine.layer_overhead'
     value: str
     ends: tuple[str, str]
     low: dict[str, float] | None
@@ -39,34 +59,36 @@ class Swing:
     source: str
 
     def width(self, metric: str, base: Mapping[str, float]) -> float:
-        """From the least to the most that the metric becomes."""
-        told = [each[metric] for each in (self.low, self.high) if each] + [base[metric]]
-        return max(told) - min(told)
+        """Return the difference between the most and the least of a metric."""
+        values = [end[metric] for end in (self.low, self.high) if end] + [base[metric]]
+        return max(values) - min(values)
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """One system: its metrics as they are, and how each uncertain number moves them, the widest swing of TPOT first."""
+    """A system's metrics, and their swings; the widest swing of TPOT is first."""
 
     base: dict[str, float]
     swings: tuple[Swing, ...]
 
     def band(self, metric: str) -> tuple[float, float]:
-        """The least and the most of a metric, if the numbers are uncertain independently of each other: deviations are added
-        in squares, those that lower it and those that raise it apart."""
+        """Return the least and the most of a metric if the numbers are independent.
+
+        Deviations are added in squares; those that lower the metric and those that raise it apart.
+        """
         base = self.base[metric]
         moves = [
-            [0.0, *(each[metric] - base for each in (swing.low, swing.high) if each)]
+            [0.0, *(end[metric] - base for end in (swing.low, swing.high) if end)]
             for swing in self.swings
         ]
-        down = math.sqrt(sum(min(each) ** 2 for each in moves))
-        up = math.sqrt(sum(max(each) ** 2 for each in moves))
+        down = math.sqrt(sum(min(move) ** 2 for move in moves))
+        up = math.sqrt(sum(max(move) ** 2 for move in moves))
         return base - down, base + up
 
     def as_json(self) -> dict[str, Any]:
-        """Times in ms."""
+        """Return the sensitivity as JSON, with times in ms."""
 
-        def told(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
+        def metrics_json(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
             if metrics is None:
                 return None
             return {
@@ -86,65 +108,77 @@ class Sensitivity:
                 "key": s.key,
                 "value": s.value,
                 "range": s.ends,
-                "low": told(s.low),
-                "high": told(s.high),
+                "low": metrics_json(s.low),
+                "high": metrics_json(s.high),
                 "source": s.source,
             }
             for s in self.swings
         ]
-        return {**(told(self.base) or {}), **bands, "swings": swings}
+        return {**(metrics_json(self.base) or {}), **bands, "swings": swings}
 
 
 def sensitivity(
     scenario: Scenario, progress: Callable[[str, int, int], None] = lambda system, done, total: None
 ) -> dict[str, Sensitivity]:
-    """Every system of a scenario; of a fleet, its members.
+    """Return the sensitivity of every plain system of a scenario, also of members of fleets.
 
-    Raises: PlanError where one does not fit as it is, ScenarioError where no number is uncertain.
+    Raises: PlanError if one does not fit as it is; ScenarioError if no number is uncertain.
     """
-    found = {}
+    result = {}
     for name, system in scenario.systems.items():
         if not isinstance(system, System):
             continue
-        moved = list(uncertain(system))
-        base = lone(scenario, name, system)
+        numbers = list(uncertain_numbers(system))
+        base = single_request_metrics(scenario, name, system)
         assert base is not None
         swings = []
-        for done, (key, source, value, ends, at) in enumerate(moved):
-            progress(name, done, len(moved))
-            low, high = (lone(scenario, name, at(end)) for end in ends)
-            swings.append(Swing(key, value, ends, low, high, source))
-        progress(name, len(moved), len(moved))
+        for done, number in enumerate(numbers):
+            progress(name, done, len(numbers))
+            low, high = (
+                single_request_metrics(scenario, name, number.moved_to(end)) for end in number.ends
+            )
+            swings.append(Swing(number.key, number.value, number.ends, low, high, number.source))
+        progress(name, len(numbers), len(numbers))
         swings.sort(key=lambda swing: -swing.width("tpot", base))
-        found[name] = Sensitivity(base, tuple(swings))
-    if not any(each.swings for each in found.values()):
+        result[name] = Sensitivity(base, tuple(swings))
+    if not any(system.swings for system in result.values()):
         raise ScenarioError(
-            f"{scenario.id}: no file of its chips and engines gives a range for a number"
+            f"{scenario.id}: got no number with a range in the files of its chips and engines;"
+            " expected one; try to add range: to an engine's file"
         )
-    return found
+    return result
 
 
-def lone(scenario: Scenario, name: str, system: System) -> dict[str, float] | None:
-    """TPOT and TTFT of a mean request that is alone, and what a token takes and costs if the system always serves such a one; None
-    where the model does not fit a moved number."""
+def single_request_metrics(
+    scenario: Scenario, name: str, system: System
+) -> dict[str, float] | None:
+    """Return TPOT and TTFT of an unloaded mean request, and joules and dollars of its tokens.
+
+    Joules and dollars are those of a system that always serves one such request.
+    Return None if the model does not fit with a moved number.
+    Raises: PlanError if it does not fit as it is.
+    """
     changed = scenario.model_copy(update={"systems": {name: system}})
     deployment = changed.deploy(name)
     if not deployment.fit.fits:
         if system == scenario.systems[name]:
             raise PlanError(
-                f"systems.{name}: {deployment.layout.model.id} does not fit; sramsim check says what would do"
+                f"systems.{name}: {deployment.layout.model.id} does not fit;"
+                " try sramsim check for what would do"
             )
         return None
-    found = changed.unloaded(deployment)
-    return {"tpot": found.tpot, "ttft": found.ttft} | per_token(
-        changed, name, deployment, found.tpot
-    )
+    single = changed.unloaded(deployment)
+    per_token = _costs_per_token(changed, name, deployment, single.tpot)
+    return {"tpot": single.tpot, "ttft": single.ttft} | per_token
 
 
-def per_token(
+def _costs_per_token(
     scenario: Scenario, name: str, deployment: Deployment, tpot: Seconds
 ) -> dict[str, float]:
-    """Joules of a lone user's decoded token, PUE included, and dollars for a million of them, where they are known."""
+    """Return joules of a decoded token with PUE, and dollars per million, for a single request.
+
+    Left out of the result: what is not known.
+    """
     workload, window, money = scenario.workload, deployment.limits.window, scenario.money
     context = workload.mean_prompt + workload.mean_output / 2
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
@@ -155,18 +189,16 @@ def per_token(
     )
     chips = deployment.chips + scenario.spare_chips(name)
     used = energy([EnergyPart(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
-    told = {"joules": sum(used.values())} if used else {}
+    metrics = {"joules": sum(used.values())} if used else {}
     if has := scenario.capex(name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
         if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
-            told["usd"] = price["usd_per_mtok"]
-    return told
+            metrics["usd"] = price["usd_per_mtok"]
+    return metrics
 
 
-def uncertain(
-    system: System,
-) -> Iterator[tuple[str, str, str, tuple[str, str], Callable[[str], System]]]:
-    """Key, source, value as written, the ends of its range, and what gives the system with the number at one of them."""
+def uncertain_numbers(system: System) -> Iterator[UncertainNumber]:
+    """Yield the numbers with a range of a system's engine, chip and cluster."""
     parts: dict[str, Sourced] = {"engine": system.engine}
     if system.cluster:
         parts["cluster.chip"] = system.cluster.chip
@@ -175,34 +207,36 @@ def uncertain(
         parts["chip"] = system.chip
     for part, entry in parts.items():
         for key, ends in entry.range.items():
-            if unused(system, key):
-                continue
-            texts = str(ends[0]), str(ends[1])
-            yield (
-                f"{part}.{key}",
-                entry.source_of(key) or "",
-                written(entry, key),
-                texts,
-                mover(system, f"{part}.{key}"),
-            )
+            if not _is_unused(system, key):
+                yield UncertainNumber(
+                    key=f"{part}.{key}",
+                    source=entry.source_of(key) or "",
+                    value=_si_text(entry, key),
+                    ends=(str(ends[0]), str(ends[1])),
+                    moved_to=partial(_moved_system, system, f"{part}.{key}"),
+                )
 
 
-def unused(system: System, key: str) -> bool:
-    """What says nothing here: a chip's cables where the system has others, and what hosts took elsewhere."""
+def _is_unused(system: System, key: str) -> bool:
+    """Return whether a number has no effect on a system.
+
+    These are cables of a chip whose system has others, and overheads that hosts added elsewhere.
+    """
     other = system.topology or (system.cluster and system.cluster.topology)
     return bool(key.startswith("topology") and other) or key.startswith("request_overhead")
 
 
-def mover(system: System, key: str) -> Callable[[str], System]:
-    def move(text: str) -> System:
-        changed: System = moved(system, key.split("."), text)
-        return changed
-
-    return move
+def _moved_system(system: System, key: str, text: str) -> System:
+    """Return a system with the number at a dotted key read from a text."""
+    changed: System = moved(system, key.split("."), text)
+    return changed
 
 
 def moved(value: Any, path: list[str], text: str) -> Any:
-    """A copy of a value with the number at a path read from a text, as its field reads it in a file."""
+    """Return a copy of a value with the number at a path read from a text.
+
+    The field reads the text as it does in a file.
+    """
     head, rest = path[0], path[1:]
     if isinstance(value, Value):
         field = type(value).model_fields[head]
@@ -221,15 +255,15 @@ def moved(value: Any, path: list[str], text: str) -> Any:
     return {**value, head: moved(value[head], rest, text) if rest else float(text)}
 
 
-def written(entry: Sourced, key: str) -> str:
-    """The number itself, in SI units, as it stands in the value."""
+def _si_text(entry: Sourced, key: str) -> str:
+    """Return the number at a dotted key of an entry, in SI units."""
     value: Any = entry
     for part in key.split("."):
-        value = (
-            getattr(value, part)
-            if isinstance(value, Value)
-            else value[int(part)]
-            if isinstance(value, tuple)
-            else value[part]
-        )
+        match value:
+            case Value():
+                value = getattr(value, part)
+            case tuple():
+                value = value[int(part)]
+            case _:
+                value = value[part]
     return f"{value:.4g}"

@@ -1,4 +1,7 @@
-"""What every chip and every link does while a lone request gets some tokens: a timeline, and its form for Perfetto."""
+"""A timeline of every chip and link while a single request gets some tokens, also for Perfetto.
+
+chrome_json(trace(sim.read("llama2-70b-lpu-vs-h100"), "lpu", tokens=3))
+"""
 
 import json
 from collections import defaultdict
@@ -14,17 +17,18 @@ from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
+from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Scenario, fitting
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
-MOST_EVENTS = 1_000_000  # that Perfetto shows with ease
+MOST_EVENTS = 1_000_000  # Perfetto shows that many with ease
 
 
 class LinkUses(NamedTuple):
-    """What a link carried, and the stage of the chip that it comes from (None for a switch or a bus)."""
+    """A link, its uses, and the stage of the chip that it comes from (None for a switch or bus)."""
 
     name: str
     stage: int | None
@@ -33,7 +37,10 @@ class LinkUses(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Slices of time by chip and by link, from `start` to `end`, all in seconds of the simulated clock."""
+    """A record of the slices of time of each chip and each link, from `start` to `end`.
+
+    All times are seconds of the simulated clock.
+    """
 
     system: str
     identity: str  # model, chips, engine
@@ -41,15 +48,18 @@ class Timeline:
     stages: tuple[str, ...]
     chips: list[TimelineSlice]
     links: list[LinkUses]
-    tokens: list[Seconds]  # when each left the last stage
+    tokens: list[Seconds]  # when a token left the last stage
     prompt: int
     start: Seconds
     end: Seconds
 
 
 def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
-    """A system, and its program of one decode step in the middle of a mean request."""
-    deployment = deployed(scenario, name)
+    """Return a system's deployment, and its program of a decode step amid a mean request.
+
+    Raises: UserError if there is no such system; PlanError if it does not fit.
+    """
+    deployment = _traced_deployment(scenario, name)
     context = round(scenario.workload.mean_prompt + scenario.workload.mean_output / 2)
     window = deployment.layout.model.window or context
     return deployment, program(
@@ -57,43 +67,50 @@ def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
     )
 
 
-def deployed(scenario: Scenario, name: str) -> Deployment:
-    """Raises: UserError where there is no such system, PlanError where it does not fit."""
+def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
+    """Return the deployment of a plain system.
+
+    Raises: UserError if there is no such system; PlanError if it does not fit.
+    """
     if name not in scenario.systems:
-        raise UserError(
-            f"system {name}: {scenario.id} has none of this name; it has {', '.join(scenario.systems)}"
-        )
+        raise unknown_name("--system", name, scenario.systems)
     if name not in (members := scenario.members(name)):
         raise UserError(
-            f"system {name}: is a fleet; follow one of its members: --system {', --system '.join(members)}"
+            f"--system: got {name}, which is a fleet; expected one of its members;"
+            f" try --system {next(iter(members))}"
         )
     return fitting(scenario, name)
 
 
 def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> Timeline:
-    """A lone request of the scenario's mean prompt at chip fidelity, while it gets `tokens` more tokens after its first.
+    """Return the timeline of a single request with the mean prompt, at chip fidelity.
 
-    Raises: UserError where more would happen than a trace can show.
+    tokens: how many it gets after its first.  prefill: whether the prompt is in the timeline.
+    Raises: UserError if there is no such system, the context is too short, or a trace would have
+    too many events; PlanError if the system does not fit.
     """
-    deployment = deployed(scenario, name)
+    deployment = _traced_deployment(scenario, name)
     prompt, layout = round(scenario.workload.mean_prompt), deployment.layout
     if prompt + tokens + 1 > deployment.limits.context:
         raise UserError(
-            f"trace: {prompt + tokens + 1} tokens exceed the model's context of {deployment.limits.context}"
+            f"trace: got {prompt + tokens + 1} tokens; expected at most"
+            f" {deployment.limits.context}, the model's context; try fewer --tokens"
         )
-    passages = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
-    expected = passages * events_of_a_step(deployment, step_program(scenario, name)[1])
-    if expected > MOST_EVENTS:
+    steps = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
+    events = steps * _step_events(deployment, step_program(scenario, name)[1])
+    if events > MOST_EVENTS:
         raise UserError(
-            f"trace: about {expected:,} events in {passages} passages, and {MOST_EVENTS:,} can be shown; ask for fewer tokens"
+            f"trace: got about {events:,} events in {steps} steps;"
+            f" expected at most {MOST_EVENTS:,}; try fewer --tokens"
         )
     made: list[Machine] = []
     machine = collecting_factory(scenario.machine_factory(name, deployment, recording=True), made)
-    alone = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
+    single = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
-    if not prefill:  # what is not shown passes in one piece: token by token it would take minutes
+    if not prefill:
+        # The prompt is not shown, so let it pass in one step. Token by token takes minutes.
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))
-    rows = serve(alone, deployment.costs, limits, machine=machine)
+    rows = serve(single, deployment.costs, limits, machine=machine)
     start = 0.0 if prefill else float(rows.first_token[0])
     names = labels(layout.model)
     return Timeline(
@@ -101,7 +118,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
         group=layout.plan.stage_size,
         stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),
-        chips=[each for each in made[0].slices if each.start >= start],
+        chips=[part for part in made[0].slices if part.start >= start],
         links=list(_links(made[0], layout.plan.stage_size, start)),
         tokens=[left for left in made[0].left if left >= rows.first_token[0]],
         prompt=prompt,
@@ -111,6 +128,11 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
 
 
 def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
+    """Yield the uses of each link after `start`; links of switches come first.
+
+    group: chips of a stage.
+    """
+
     def origin(hop: Hop) -> int:
         return hop[0] if isinstance(hop[0], int) else -1
 
@@ -122,26 +144,27 @@ def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
             yield LinkUses(cable.name, origin(hop) // group if origin(hop) >= 0 else None, uses)
 
 
-def events_of_a_step(deployment: Deployment, steps: Program) -> int:
-    """About how many slices one step leaves in a timeline."""
+def _step_events(deployment: Deployment, steps: Program) -> int:
+    """Return about how many slices one step adds to a timeline."""
     topology, group = deployment.layout.topology, deployment.layout.plan.stage_size
     known: dict[tuple[object, ...], int] = {}
     count = 0
     for instructions in steps.stages:
         count += group * (len(instructions) + 1)
-        for talk in (each for each in instructions if isinstance(each, CollectiveOp)):
-            operation, groups, _, (way, *_), *_ = talk.exchange
-            key = (operation, way, len(groups[0]))
+        for op in (op for op in instructions if isinstance(op, CollectiveOp)):
+            operation, groups, _, (algorithm, *_), *_ = op.exchange
+            key = (operation, algorithm, len(groups[0]))
             if key not in known:
-                known[key] = sum(map(len, topology.messages(operation, groups[0], way)))
+                known[key] = sum(map(len, topology.messages(operation, groups[0], algorithm)))
             count += known[key] * len(groups)
     return count
 
 
 def chrome_json(timeline: Timeline) -> str:
-    """The timeline as Chrome's trace events (JSON object format), which ui.perfetto.dev opens.
+    """Return the timeline as Chrome's trace events (JSON object format), for ui.perfetto.dev.
 
-    A process for each stage, with a track for each chip, and one for the links that come from it, with a track for each link.
+    Each stage is a process with a track for each chip.  The links that come from its chips are
+    another process, with a track for each link.
     Source: Google, 'Trace Event Format'.
     """
     lines = (json.dumps(event, separators=(",", ":")) for event in chrome_events(timeline))
@@ -149,15 +172,18 @@ def chrome_json(timeline: Timeline) -> str:
 
 
 def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
-    """Names first, then all events by their time: slices (X), counters (C), instants (i)."""
+    """Return names first, then events by time: slices (X), counters (C), instants (i)."""
     stages = len(timeline.stages)
-    chips = [(1 + each.chip // timeline.group, each.chip, each) for each in timeline.chips]
+    chips = [(1 + part.chip // timeline.group, part.chip, part) for part in timeline.chips]
     named: dict[int, str] = {0: timeline.system}
     tracks: dict[tuple[int, int], str] = {}
     events: list[dict[str, Any]] = []
 
     def tick(time: Seconds) -> int:
-        """Picoseconds since the beginning: whole numbers, so that neighbours on a track do not overlap by a rounding."""
+        """Return whole picoseconds since the start.
+
+        With fractions, neighbours on a track would overlap by a rounding error.
+        """
         return round((time - timeline.start) * 1e12)
 
     def complete(pid: int, tid: int, name: str, kind: str, start: Seconds, end: Seconds) -> None:
@@ -175,10 +201,10 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
             }
         )
 
-    for pid, chip, each in chips:
+    for pid, chip, part in chips:
         named.setdefault(pid, f"stage {pid - 1}: {timeline.stages[pid - 1]}")
         tracks.setdefault((pid, chip), f"chip {chip}")
-        complete(pid, chip, each.label, each.kind, each.start, each.end)
+        complete(pid, chip, part.label, part.kind, part.start, part.end)
     for number, (link, stage, uses) in enumerate(timeline.links):
         pid = 1 + stages + (stages if stage is None else stage)
         named.setdefault(pid, "links of switches" if stage is None else f"links from stage {stage}")
@@ -188,7 +214,7 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
     for label, intervals in (
         (
             "chips computing",
-            [(each.start, each.end) for each in timeline.chips if each.kind == "compute"],
+            [(part.start, part.end) for part in timeline.chips if part.kind == "compute"],
         ),
         (
             "messages on links",
@@ -239,7 +265,7 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
 
 
 def _counted(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """How many of the intervals are open, wherever that changes."""
+    """Return how many of the intervals are open, at each time where that changes."""
     changes: defaultdict[int, int] = defaultdict(int)
     for start, end in intervals:
         changes[start] += 1

@@ -1,9 +1,9 @@
-"""The simulator beside measurements: how far off it is, and how engines are fitted.
+"""Measured and simulated figures: how large the errors are, and how engines are fitted.
 
     >>> from sim.validation.points import measured_points
-    >>> from sim.validation.validate import shipped
-    >>> len(measured_points(shipped("calibration"))) > 10  # doctest: +SKIP
+    >>> from sim.validation.validate import shipped_table
+    >>> len(measured_points(shipped_table("calibration"))) > 10  # doctest: +SKIP
     True
 
-Read `points` first (measured rows as scenarios), then `validate` (errors by metric).
+Read `points` first (measured rows as scenarios), then `validate` (reports of errors by metric).
 """

@@ -1,13 +1,16 @@
-"""Fits an engine's numbers to the points that it may be fitted to: `sramsim calibrate`.
+"""Fits of an engine's numbers to measured points: `sramsim calibrate`.
 
-What may move, and how far, stands in the engine's own file.  Each point is simulated as `validate` does it; least squares in the
-logarithm of the time.  Of a point that is an upper bound only a longer simulated time is an error.
+    calibrate(find_entry("vllm", "engines")).moved  # the numbers, with standard errors
 
-A number that ends at a bound, moves nothing, or has a standard error of half of its range or larger than itself is not
-identifiable: it stays at what the file said, and the others are fitted again.
+The engine's own file says which numbers are free, and in which range.  Each point is simulated as
+in `validate`.  The fit is least squares in the logarithm of the time.  For a point that is an
+upper bound, only a longer simulated time is an error.
+
+A number is not identifiable if it ends at a bound or changes nothing.  Neither is one with a
+standard error above half of its range, or above the number itself.  It keeps the value of the
+file, and the others are fitted again.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,33 +18,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from sim.catalogue.measurements import csv_table
 from sim.hardware.engine import Engine
-from sim.inputs.document import EXPONENT, Document
+from sim.inputs.document import Document
 from sim.inputs.errors import UserError
-from sim.inputs.files import load_text
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import decode_floors, is_replies
-from sim.validation.validate import SETS, fitted_ids, hosted, points_of, served, shipped
+from sim.validation.simulate import host_overhead, serve_point
+from sim.validation.validate import SETS, fitted_ids, points_of, shipped_table
 
-TTFT_WEIGHT = 0.3  # a TTFT scatters about three times as much as a TPOT: hosts, bursts.  Assumed.
-SOFT = 0.1  # beyond 10 % a residual counts linearly, so that a row of another kind does not bend the rest
-STEP = 0.02  # of a number's range: simulated requests meet or miss each other, and a smaller step would measure that
-CLOSE = 0.002  # of the range: what is so near a bound is at it
-VAGUE = 0.5  # of the range: a number whose standard error is more is not identifiable either
-NEAR, ROUNDS = (
-    1e-3,
-    12,
-)  # where least squares ends: what a round still gains, or how many there were
-UNMOVED = 1e-6  # a number that moves no residual by more, from one end of its range to the other, has no effect
+# A TTFT scatters about three times as much as a TPOT, because of hosts and bursts.  Assumed.
+TTFT_WEIGHT = 0.3
+# Beyond 10 %, a residual counts linearly, so that a row of another kind does not bend the rest.
+SOFT = 0.1
+# Step of the derivatives, relative to a number's range.  Simulated requests meet or miss each
+# other, and a smaller step would measure that.
+DIFFERENCE_STEP = 0.02
+CLOSE = 0.002  # of the range: a number so near a bound is at the bound
+VAGUE = 0.5  # of the range: a number with a larger standard error is not identifiable
+MIN_GAIN = 1e-3  # least squares ends when a round gains less
+MAX_EVALUATIONS = 12  # of least squares
+UNMOVED = 1e-6  # a number that changes no residual by more, over its whole range, has no effect
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A number that was fitted; `keys` that share it, in units of the file."""
+class FreeNumber:
+    """A number that a fit may change, before or after it, in the unit of the file.
+
+    keys: keys of the file that share the number.
+    error: its standard error; nan before the fit.
+    """
 
     keys: tuple[str, ...]
     low: float
@@ -49,311 +57,269 @@ class Moved:
     unit: str
     start: float
     value: float
-    error: float  # standard error
+    error: float
 
     def vagueness(self) -> float:
-        """Its standard error as a part of its range."""
+        """Return the standard error as a part of the range."""
         return self.error / (self.high - self.low)
 
     def written(self, value: float) -> str:
-        """Three significant digits, with the unit."""
+        """Return a value with three significant digits and the unit."""
         return f"{float(f'{value:.3g}'):g}{' ' if self.unit else ''}{self.unit}"
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What a fit found."""
+class Calibration:
+    """A fit of an engine's numbers to measured points.
+
+    error: root mean square of ln(simulated / measured).  A TTFT is weighted, and bounds that hold
+    are left out.
+    left_out: the same, with each point predicted from the others.
+    """
 
     engine: str
-    moved: tuple[Moved, ...]
-    unidentifiable: tuple[Moved, ...]
+    moved: tuple[FreeNumber, ...]  # identifiable numbers, fitted
+    unidentifiable: tuple[FreeNumber, ...]
     points: tuple[MeasuredPoint, ...]
     tables: tuple[str, ...]
-    error: float  # root mean square of ln(simulated / measured), a TTFT weighted, without bounds that hold
-    left_out: float  # the same of each point as the others foretell it
+    error: float
+    left_out: float
 
     @property
     def degrees(self) -> int:
+        """Degrees of freedom: how many numbers were fitted."""
         return len(self.moved)
 
     @property
     def data(self) -> str:
-        """What the numbers were fitted to: '3 points and 4 bounds of calibration'."""
+        """Points of the fit in words, such as '3 points and 4 bounds of calibration'."""
         bounds = sum(all(map(point.is_bound, point.measured)) for point in self.points)
         also = f" and {bounds} bound{'s' if bounds > 1 else ''}" if bounds else ""
         return f"{len(self.points) - bounds} points{also} of {', '.join(self.tables)}"
 
 
-def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibrated:
-    """Fits what the engine's file lets move.
+def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibration:
+    """Return the fit of the numbers that an engine's file declares free in `fit.bounds`.
 
-    Uncertainties and leave-one-out errors are those of the linear problem at the minimum: a residual left out is r / (1 - h).
-
-    Raises: UserError where the file says nothing of a fit, or there are fewer points than numbers.
+    Standard errors and leave-one-out errors are those of the linear problem at the minimum.
+    A residual r that is left out becomes r / (1 - h), with its leverage h.
+    Raises: UserError if the file has no `fit`, no points, fewer points than numbers, or if no
+    number is identifiable.
     """
     document = Document(path)
     engine = document.value(Engine)
     if engine.fit is None:
         raise UserError(
-            f"{document.shown}: says nothing of a fit; give it fit: {{bounds: {{layer_overhead: [0 us, 200 us]}}}}"
+            f"{document.shown}: fit: got none; expected the free numbers with their bounds;"
+            " try fit: {bounds: {layer_overhead: [0 us, 200 us]}}"
         )
-    every = [(name, point) for name in SETS for point in fitted_to(shipped(name))]
-    mine = [
+    own = [
         (name, point)
-        for name, point in every
+        for name in SETS
+        for point in points_for_fits(shipped_table(name))
         if point.system and point.system.engine.id == engine.id
     ]
-    if not mine:
+    if not own:
         raise UserError(
-            f"{document.shown}: no point that may be fitted to was measured with engine {engine.id}"
+            f"{document.shown}: got no points for fits that were measured with engine {engine.id};"
+            " expected at least one; try an engine of the catalogue"
         )
-    free = [opened(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
-    used = [point for _, point in mine]
-    fixed: list[Moved] = []
+    points = [point for _, point in own]
+    free = [free_number(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
+    fixed: list[FreeNumber] = []
+    metrics = sum(not point.is_bound(metric) for point in points for metric in point.measured)
     while True:
-        metrics = sum(not point.is_bound(metric) for point in used for metric in point.measured)
         if len(free) >= metrics:
             raise UserError(
-                f"{document.shown}: {len(free)} numbers cannot be fitted to {metrics} measured ones"
+                f"{document.shown}: fit.bounds: got {len(free)} numbers to fit to {metrics}"
+                " measured ones; expected fewer; try without some"
             )
-        found, residuals, jacobian = least_squares(document, free, used, progress)
-        stuck = [
-            each
-            for each, moves in zip(found, np.abs(jacobian).max(axis=0), strict=True)
-            if min(each.value - each.low, each.high - each.value) < CLOSE * (each.high - each.low)
-            or moves < UNMOVED
-        ]
-        vaguest = max(found, key=Moved.vagueness)
-        if not stuck and vaguest.vagueness() > VAGUE:
-            stuck = [vaguest]
-        if not stuck:
-            stuck = [each for each in found if each.value < each.error]
+        fitted, residuals, jacobian = _least_squares(document, free, points, progress)
+        stuck = _unidentifiable(fitted, jacobian)
         if not stuck:
             break
-        for each in stuck:
+        for number in stuck:
             progress(
-                f"{' and '.join(each.keys)}: not identifiable; stays {each.written(each.start)}"
+                f"{' and '.join(number.keys)}: not identifiable;"
+                f" stays {number.written(number.start)}"
             )
-            put(document, each, each.start)
+            _put(document, number, number.start)
         fixed += stuck
-        free = [each for each in free if each.keys not in {s.keys for s in stuck}]
+        free = [number for number in free if number.keys not in {s.keys for s in stuck}]
         if not free:
             raise UserError(
-                f"{document.shown}: no number is identifiable from its {metrics} measured ones"
+                f"{document.shown}: fit.bounds: got no number that is identifiable from"
+                f" {metrics} measured ones; expected one; try other numbers"
             )
-    spread = jacobian @ np.linalg.pinv(jacobian)
-    left_out = (residuals / np.maximum(1 - np.diag(spread), 1e-3))[counted(used, residuals)]
-    residuals = residuals[counted(used, residuals)]
-    names = tuple(dict.fromkeys(name for name, _ in mine))
-    rms = float(np.sqrt(np.mean(residuals**2)))
-    return Calibrated(
+    leverage = np.diag(jacobian @ np.linalg.pinv(jacobian))
+    counted = _counted(points, residuals)
+    left_out = (residuals / np.maximum(1 - leverage, 1e-3))[counted]
+    residuals = residuals[counted]
+    return Calibration(
         engine.id,
-        tuple(found),
+        tuple(fitted),
         tuple(fixed),
-        tuple(used),
-        names,
-        rms,
+        tuple(points),
+        tuple(dict.fromkeys(name for name, _ in own)),
+        float(np.sqrt(np.mean(residuals**2))),
         float(np.sqrt(np.mean(left_out**2))),
     )
 
 
-def fitted_to(path: Path) -> list[MeasuredPoint]:
-    """Return what of a table engines may be fitted to: of replies, the floors of decode."""
+def _unidentifiable(fitted: list[FreeNumber], jacobian: NDArray[np.float64]) -> list[FreeNumber]:
+    """Return the numbers to fix next, because the points do not identify them.
+
+    Numbers at a bound or without effect come first.  The next is the one with the largest standard
+    error relative to its range.  Numbers smaller than their standard error come last.
+    jacobian: float[residual, number].
+    """
+    stuck = [
+        number
+        for number, effect in zip(fitted, np.abs(jacobian).max(axis=0), strict=True)
+        if min(number.value - number.low, number.high - number.value)
+        < CLOSE * (number.high - number.low)
+        or effect < UNMOVED
+    ]
+    vaguest = max(fitted, key=FreeNumber.vagueness)
+    if not stuck and vaguest.vagueness() > VAGUE:
+        stuck = [vaguest]
+    return stuck or [number for number in fitted if number.value < number.error]
+
+
+def points_for_fits(path: Path) -> list[MeasuredPoint]:
+    """Return the points of a table to which engines may be fitted; of replies, decode floors."""
     if is_replies(csv_table(path)[0]):
         return decode_floors(path)
     return [point for point in points_of(path) if point.id in fitted_ids()]
 
 
-def opened(document: Document, keys: str, bounds: tuple[str | float, str | float]) -> Moved:
-    """A number that may move, from what the file says of it.  Raises: UserError where it is not one of the file's."""
+def free_number(
+    document: Document, keys: str, bounds: tuple[str | float, str | float]
+) -> FreeNumber:
+    """Return a number that may change, from an entry of `fit.bounds` in an engine's file.
+
+    Raises: UserError if the file has no such number, or the bounds do not fit to it.
+    """
     parts = tuple(key.strip() for key in keys.split(","))
+    where = f"{document.shown}: fit.bounds.{parts[0]}"
     value: Any = document.data
     for key in parts[0].split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"{document.shown}: fit.bounds: the file has no {parts[0]}")
+            raise UserError(f"{where}: got a key that the file has not; expected one of its keys")
         value = value[key]
     try:
-        (low, unit), (high, other), (start, given) = (
-            split(bounds[0]),
-            split(bounds[1]),
-            split(value),
+        (low, low_unit), (high, high_unit), (start, unit) = (
+            _split_quantity(bounds[0]),
+            _split_quantity(bounds[1]),
+            _split_quantity(value),
         )
     except ValueError:
         raise UserError(
-            f"{document.shown}: fit.bounds: {parts[0]} and its bounds are to be numbers"
+            f"{where}: got {bounds[0]}, {bounds[1]} for {value}; expected numbers"
         ) from None
-    if not given == unit == other:
-        units = " and ".join(dict.fromkeys(each or "none" for each in (unit, other)))
+    if not unit == low_unit == high_unit:
+        units = " and ".join(dict.fromkeys(part or "none" for part in (low_unit, high_unit)))
         raise UserError(
-            f"{document.shown}: fit.bounds: {parts[0]} is in {given or 'no unit'}, and its bounds in {units}"
+            f"{where}: got bounds in {units}; expected {unit or 'no unit'}, the number's own"
         )
     if not low < high:
         raise UserError(
-            f"{document.shown}: fit.bounds: {parts[0]} from {bounds[0]} to {bounds[1]} leaves nothing to move"
+            f"{where}: got {bounds[0]} to {bounds[1]}; expected a lower bound below the upper one"
         )
-    return Moved(parts, low, high, unit, start, start, math.nan)
+    return FreeNumber(parts, low, high, unit, start, start, math.nan)
 
 
-def split(text: str | float) -> tuple[float, str]:
-    """A number and its unit.  Raises: ValueError."""
+def _split_quantity(text: str | float) -> tuple[float, str]:
+    """Return a number and its unit.  Raises: ValueError if it does not begin with a number."""
     value, _, unit = str(text).partition(" ")
     return float(value), unit
 
 
-def put(document: Document, moved: Moved, value: float) -> None:
-    for key in moved.keys:
-        document.set(f"{key}={value:.9f}{' ' if moved.unit else ''}{moved.unit}")
+def _put(document: Document, number: FreeNumber, value: float) -> None:
+    """Set all keys of a number in the document to a value."""
+    for key in number.keys:
+        document.set(f"{key}={value:.9f}{' ' if number.unit else ''}{number.unit}")
 
 
-def least_squares(
+def _least_squares(
     document: Document,
-    free: list[Moved],
-    used: list[MeasuredPoint],
+    free: list[FreeNumber],
+    points: list[MeasuredPoint],
     progress: Callable[[str], None],
-) -> tuple[list[Moved], NDArray[np.float64], NDArray[np.float64]]:
-    """The numbers at the minimum with their standard errors, the residuals there, and how each moves them."""
+) -> tuple[list[FreeNumber], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the numbers at the minimum, the residuals, and the derivatives of the residuals.
+
+    residuals: float[residual].  derivatives: float[residual, number], per range of a number.
+    """
     from scipy import optimize
 
-    low, high = np.array([each.low for each in free]), np.array([each.high for each in free])
-    hosts = np.array([each.keys[0].startswith("request_overhead") for each in free])
-    known: dict[
-        bytes, dict[str, dict[str, float]]
-    ] = {}  # what was served does not hang on what hosts take
+    low = np.array([number.low for number in free])
+    high = np.array([number.high for number in free])
+    hosts = np.array([number.keys[0].startswith("request_overhead") for number in free])
+    # Served times by the other numbers: they do not depend on what hosts add.
+    known: dict[bytes, dict[str, dict[str, float]]] = {}
     runs = 0
 
     def residuals(place: NDArray[np.float64]) -> NDArray[np.float64]:
         nonlocal runs
-        for each, value in zip(free, low + place * (high - low), strict=True):
-            put(document, each, value)
-        found = misses(document.value(Engine), used, known.setdefault(place[~hosts].tobytes(), {}))
+        for number, value in zip(free, low + place * (high - low), strict=True):
+            _put(document, number, value)
+        times = known.setdefault(place[~hosts].tobytes(), {})
+        values = fit_residuals(document.value(Engine), points, times)
         runs += 1
-        progress(f"run {runs}: root mean square {np.sqrt(np.mean(found**2)):.4f}")
-        return found
+        progress(f"run {runs}: root mean square {np.sqrt(np.mean(values**2)):.4f}")
+        return values
 
-    start = np.clip((np.array([each.start for each in free]) - low) / (high - low), 0.01, 0.99)
+    start = (np.array([number.start for number in free]) - low) / (high - low)
     fit = optimize.least_squares(
         residuals,
-        start,
+        np.clip(start, 0.01, 0.99),
         bounds=(0, 1),
-        diff_step=STEP,
+        diff_step=DIFFERENCE_STEP,
         loss="soft_l1",
         f_scale=SOFT,
-        xtol=NEAR,
-        ftol=NEAR,
-        max_nfev=ROUNDS,
+        xtol=MIN_GAIN,
+        ftol=MIN_GAIN,
+        max_nfev=MAX_EVALUATIONS,
     )
     rest = residuals(fit.x)
-    spare = max(1, int(counted(used, rest).sum()) - len(free))
+    spare = max(1, int(_counted(points, rest).sum()) - len(free))
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
     errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * (high - low)
     values = low + fit.x * (high - low)
-    moved = [
-        replace(each, value=float(v), error=float(e))
-        for each, v, e in zip(free, values, errors, strict=True)
+    fitted = [
+        replace(number, value=float(value), error=float(error))
+        for number, value, error in zip(free, values, errors, strict=True)
     ]
-    return moved, rest, fit.jac
+    return fitted, rest, fit.jac
 
 
-def misses(
-    engine: Engine, used: list[MeasuredPoint], known: dict[str, dict[str, float]]
+def fit_residuals(
+    engine: Engine, points: list[MeasuredPoint], known: dict[str, dict[str, float]]
 ) -> NDArray[np.float64]:
-    """Return the error of every metric of the points (see `Point.error`), a TTFT weighted; `known` keeps what was served."""
-    found = []
-    for point in used:
+    """Return the error of every metric of the points: float[residual], a TTFT weighted.
+
+    known: served times by key of a point; the function adds the missing ones.
+    See `MeasuredPoint.error`.
+    """
+    errors = []
+    for point in points:
         if point.key not in known:
             assert point.system is not None
-            known[point.key] = served(
-                replace(point, system=point.system.model_copy(update={"engine": engine}))
-            )
+            system = point.system.model_copy(update={"engine": engine})
+            known[point.key] = serve_point(replace(point, system=system))
         own = known[point.key]
-        times = own | {"ttft": own.get("ttft", 0.0) + hosted(engine, point.host)}
+        times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
-            found.append(weight * point.error(metric, times[metric], measured))
-    return np.array(found)
+            errors.append(weight * point.error(metric, times[metric], measured))
+    return np.array(errors)
 
 
-def counted(used: list[MeasuredPoint], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which residuals measure the fit: bool[residual].  A bound that holds does not: its 0 would flatter."""
-    bounds = np.array([point.is_bound(metric) for point in used for metric in point.measured])
+def _counted(points: list[MeasuredPoint], residuals: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which residuals measure the fit: bool[residual].
+
+    A bound that holds does not, because its 0 would flatter.
+    """
+    bounds = np.array([point.is_bound(metric) for point in points for metric in point.measured])
     return ~bounds | (residuals > 0)
-
-
-# The file.
-
-
-def rewritten(path: Path, fit: Calibrated) -> str:
-    """The engine's file with what was found: values, sources, ranges of two standard errors."""
-    document = Document(path)
-    source, ranges = dict(document.data.get("source", {})), dict(document.data.get("range", {}))
-    for each in fit.moved:
-        for key in each.keys:
-            document.set(f"{key}={each.written(each.value)}")
-            value = f"{each.written(each.value)} +- {each.written(each.error)}"
-            source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
-            low, high = (
-                max(each.low, each.value - 2 * each.error),
-                min(each.high, each.value + 2 * each.error),
-            )
-            ranges[key] = (each.written(low), each.written(high))
-    for key in (key for each in fit.unidentifiable for key in each.keys):
-        if source.get(key, "").startswith("fitted"):
-            source[key] = f"assumed: {fit.data} do not identify it; sramsim calibrate {fit.engine}"
-    errors = (
-        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
-    )
-    found = f"{fit.degrees} number{'s' * (fit.degrees > 1)}, {fit.data}: {errors}"
-    data = {
-        key: value for key, value in document.data.items() if key not in ("source", "range", "fit")
-    }
-    data["fit"] = {**document.data["fit"], "found": found}
-    measured_on = {
-        point.system.chip.id for point in fit.points if point.system and point.system.chip
-    }
-    data["points"] = sorted({*data.get("points", ()), *measured_on})
-    data["range"], data["source"] = ranges, source
-    text = load_text(path, document.shown)
-    head = "".join(text.splitlines(keepends=True)[: opening(text)])
-    return head + "".join(emitted(data))
-
-
-def opening(text: str) -> int:
-    """How many lines of comment a file begins with."""
-    lines = text.splitlines()
-    return next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
-
-
-def emitted(data: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for key, value in data.items():
-        if key in ("source", "range", "fit"):
-            lines.append(f"{key}:\n")
-            lines += [f"  {name}: {flow(each)}\n" for name, each in value.items()]
-        else:
-            lines.append(f"{key}: {flow(value)}\n")
-    return lines
-
-
-def flow(value: Any) -> str:
-    """A value on one line of YAML."""
-    if isinstance(value, Mapping):
-        return (
-            "{"
-            + ", ".join(f"{quoted(str(key))}: {flow(each)}" for key, each in value.items())
-            + "}"
-        )
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(flow, value)) + "]"
-    if isinstance(value, str):
-        return quoted(value)
-    return json.dumps(value)
-
-
-def quoted(text: str) -> str:
-    """Plain where YAML reads it as the same text, else in quotes."""
-    plain = (
-        all(letter.isalnum() or letter in " ._/-()" for letter in text)
-        and yaml.safe_load(text) == text
-        and not EXPONENT.fullmatch(text)
-    )
-    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,7 +1,11 @@
-"""Measures a card with PyTorch and writes an engine file of its own: `sramsim measure` (extra `measure`, needs a CUDA GPU).
+"""Measurements of a GPU with PyTorch, as an engine file: `sramsim measure`.
 
-Weights are multiplied at the layer shapes of a model, each from a pool larger than the caches, inside a CUDA graph, so that the
-host takes no part.  What is measured is what kernels reach of the chip file's peaks; an engine's own overheads are not.
+    measured_engine_file(measure(model), chip, model)  # the text of the file
+
+Needs the extra `measure` and a CUDA GPU.  Weights are multiplied at the layer shapes of a model.
+Each multiply takes them from a pool larger than the caches, in a CUDA graph, so that the host
+takes no part.  The result is the share of the chip file's peaks that kernels reach.
+Left out: the overheads of a serving engine.
 """
 
 import datetime
@@ -12,18 +16,20 @@ from typing import Any, NamedTuple
 from sim.hardware.chip import Chip
 from sim.inputs.errors import UserError
 from sim.model.transformer import Model
-from sim.units import format_quantity
+from sim.units import Seconds, format_quantity
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
-PREFILL = 2048  # tokens of the multiply that shows what computing reaches
-POOL = 1 << 30  # bytes of weights that are cycled through: more than any cache holds
+PREFILL_TOKENS = 2048  # of the multiply that is bound by compute
+POOL = 1 << 30  # bytes of weights to cycle through: more than any cache holds
 REPEATS = 20
-SMALL_KERNELS = 8  # of a layer beside its multiplies and attention: norms, rotary embedding, activation, residuals.  Assumed.
-CONTEXT, SEQUENCES = 4096, 16  # of the attention that is timed
+# Kernels of a layer other than its multiplies and attention: norms, rotary embedding, activation,
+# residuals.  Assumed.
+SMALL_KERNELS = 8
+CONTEXT, SEQUENCES = 4096, 16  # tokens and sequences of the attention that is timed
 
 
-class Reached(NamedTuple):
-    """What a multiply of so many tokens reached, over all the matrices of a layer."""
+class MultiplyRate(NamedTuple):
+    """A rate of multiplies of some tokens with all matrices of a layer."""
 
     bits: int
     tokens: int
@@ -32,65 +38,68 @@ class Reached(NamedTuple):
     rate: float  # FLOP/s
 
 
-class Measured(NamedTuple):
-    """Everything `sramsim measure` found on one card."""
+class CardMeasurements(NamedTuple):
+    """A record of everything that `sramsim measure` timed on one card."""
 
     card: str
     software: str
-    multiplies: list[Reached]
+    multiplies: list[MultiplyRate]
     attention_bandwidth: float  # B/s of K and V
-    kernel: float  # s, of a small kernel in a graph
-    all_reduce: dict[int, float]  # bytes -> s; empty with one card
+    kernel: float  # of a small kernel in a graph [s]
+    all_reduce: dict[int, float]  # [s] by bytes; empty with one card
 
 
 def torch_with_cuda() -> Any:
-    """PyTorch.  Raises: UserError where it is not installed or sees no CUDA GPU."""
+    """Return PyTorch.  Raises: UserError if it is not installed or sees no CUDA GPU."""
     try:
         import torch
     except ImportError:
         raise UserError(
-            "measure: needs PyTorch; install it with: pip install 'sramsim[measure]'"
+            "measure: got no PyTorch; expected it; try pip install 'sramsim[measure]'"
         ) from None
     if not torch.cuda.is_available():
-        raise UserError("measure: PyTorch sees no CUDA GPU on this machine")
+        raise UserError(
+            "measure: got no CUDA GPU from PyTorch; expected one; try a machine with one"
+        )
     return torch
 
 
-def measure(model: Model, progress: Callable[[str], None] = lambda line: None) -> Measured:
-    """Times the card that PyTorch calls cuda:0, and all-reduces where there are several."""
+def measure(model: Model, progress: Callable[[str], None] = lambda line: None) -> CardMeasurements:
+    """Return the measurements of the card cuda:0, and of all-reduces if there are several cards.
+
+    Raises: UserError if PyTorch is not installed or sees no CUDA GPU.
+    """
     torch = torch_with_cuda()
     shapes = [
         shape
         for block in dict.fromkeys(model.blocks[1:-1])
         for shape in (matrix.share(1) for matrix in block.matrices)
     ]
-    found = []
+    weights = sum(rows * columns for rows, columns in shapes)
+    rates = []
     for bits in (16, 8) if torch.cuda.get_device_capability() >= (8, 9) else (16,):
-        for tokens in (*TOKENS, PREFILL):
-            seconds = sum(multiply(torch, rows, columns, tokens, bits) for rows, columns in shapes)
-            nbytes = sum(rows * columns for rows, columns in shapes) * bits / 8
-            found.append(
-                Reached(
-                    bits,
-                    tokens,
-                    seconds,
-                    nbytes / seconds,
-                    2 * tokens * nbytes / (bits / 8) / seconds,
-                )
-            )
+        for tokens in (*TOKENS, PREFILL_TOKENS):
+            seconds = sum(_multiply(torch, shape, tokens, bits) for shape in shapes)
+            bandwidth = weights * bits / 8 / seconds
+            rate = MultiplyRate(bits, tokens, seconds, bandwidth, 2 * tokens * weights / seconds)
+            rates.append(rate)
             progress(
-                f"{bits} bits, {tokens} tokens: {format_quantity(found[-1].bandwidth, 'B/s')}, "
-                f"{format_quantity(found[-1].rate, 'FLOP/s')}"
+                f"{bits} bits, {tokens} tokens: {format_quantity(rate.bandwidth, 'B/s')}, "
+                f"{format_quantity(rate.rate, 'FLOP/s')}"
             )
-    attention = attend(torch, model)
-    kernel = small_kernel(torch)
-    reduced = all_reduces(torch) if torch.cuda.device_count() > 1 else {}
+    attention = _attention_bandwidth(torch, model)
+    kernel = _small_kernel_time(torch)
+    all_reduce = _all_reduce_times(torch) if torch.cuda.device_count() > 1 else {}
     software = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
-    return Measured(torch.cuda.get_device_name(0), software, found, attention, kernel, reduced)
+    card = torch.cuda.get_device_name(0)
+    return CardMeasurements(card, software, rates, attention, kernel, all_reduce)
 
 
-def timed(torch: Any, once: Callable[[int], object], times: int) -> float:
-    """Seconds of one of `times` calls, each given its number, in a CUDA graph: the median of repeats."""
+def _graph_time(torch: Any, once: Callable[[int], object], times: int) -> Seconds:
+    """Return the time of one of `times` calls in a CUDA graph, the median of repeats.
+
+    once: called with the number of the call.
+    """
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for number in range(min(3, times)):
@@ -111,30 +120,33 @@ def timed(torch: Any, once: Callable[[int], object], times: int) -> float:
     return median(seconds)
 
 
-def multiply(torch: Any, rows: int, columns: int, tokens: int, bits: int) -> float:
-    """Seconds of tokens x rows times rows x columns, with another copy of the weights each time."""
+def _multiply(torch: Any, shape: tuple[int, int], tokens: int, bits: int) -> Seconds:
+    """Return the time to multiply tokens x rows by a matrix of rows x columns.
+
+    Every multiply uses another copy of the matrix, so that no cache holds it.
+    """
+    rows, columns = shape
     copies = max(2, min(64, POOL // (rows * columns * bits // 8)))
     if bits == 16:
         weights = [
             torch.randn(rows, columns, dtype=torch.bfloat16, device="cuda") for _ in range(copies)
         ]
         inputs = torch.randn(tokens, rows, dtype=torch.bfloat16, device="cuda")
-        return timed(torch, lambda n: inputs @ weights[n], copies)
+        return _graph_time(torch, lambda n: inputs @ weights[n], copies)
     one = torch.ones((), device="cuda")
     eight = torch.float8_e4m3fn
     weights = [torch.randn(columns, rows, device="cuda").to(eight).t() for _ in range(copies)]
-    inputs = torch.randn(max(16, tokens), rows, device="cuda").to(
-        eight
-    )  # the kernel takes 16 rows or more
-    return timed(
+    # The kernel needs at least 16 rows.
+    inputs = torch.randn(max(16, tokens), rows, device="cuda").to(eight)
+    return _graph_time(
         torch,
         lambda n: torch._scaled_mm(inputs, weights[n], one, one, out_dtype=torch.bfloat16),
         copies,
     )
 
 
-def attend(torch: Any, model: Model) -> float:
-    """B/s at which decode attention reads K and V."""
+def _attention_bandwidth(torch: Any, model: Model) -> float:
+    """Return the bandwidth at which decode attention reads K and V [B/s]."""
     shape = next(block.attention for block in model.blocks if block.attention)
     size = (SEQUENCES, shape.kv_heads, CONTEXT, shape.head_size)
     pool = [
@@ -144,21 +156,21 @@ def attend(torch: Any, model: Model) -> float:
         SEQUENCES, shape.heads, 1, shape.head_size, dtype=torch.bfloat16, device="cuda"
     )
     attention = torch.nn.functional.scaled_dot_product_attention
-    seconds = timed(torch, lambda n: attention(query, *pool[n], enable_gqa=True), len(pool))
+    seconds = _graph_time(torch, lambda n: attention(query, *pool[n], enable_gqa=True), len(pool))
     nbytes: int = 2 * pool[0][0].numel() * 2
     return nbytes / seconds
 
 
-def small_kernel(torch: Any) -> float:
-    """Seconds from one small kernel to the next in a graph."""
+def _small_kernel_time(torch: Any) -> Seconds:
+    """Return the time from one small kernel to the next in a graph."""
     vector = torch.zeros(8192, dtype=torch.bfloat16, device="cuda")
-    return timed(torch, lambda n: vector.add_(1), 1000)
+    return _graph_time(torch, lambda n: vector.add_(1), 1000)
 
 
-def all_reduces(torch: Any) -> dict[int, float]:
-    """Seconds of NCCL's all-reduce over all the cards of the machine, from one process."""
+def _all_reduce_times(torch: Any) -> dict[int, Seconds]:
+    """Return the time of NCCL's all-reduce over all cards, by bytes, from one process."""
     cards = list(range(torch.cuda.device_count()))
-    found = {}
+    times = {}
     for nbytes in (16 << 10, 256 << 10, 4 << 20, 64 << 20):
         tensors = [
             torch.zeros(nbytes // 2, dtype=torch.bfloat16, device=f"cuda:{card}") for card in cards
@@ -172,39 +184,45 @@ def all_reduces(torch: Any) -> dict[int, float]:
             torch.cuda.nccl.all_reduce(tensors)
         end.record()
         torch.cuda.synchronize()
-        found[nbytes] = begin.elapsed_time(end) / 1000 / REPEATS
-    return found
+        times[nbytes] = begin.elapsed_time(end) / 1000 / REPEATS
+    return times
 
 
-def engine_file(found: Measured, chip: Chip, model: Model) -> str:
-    """An engine file for the card: what kernels reach of the chip file's numbers."""
+def measured_engine_file(card: CardMeasurements, chip: Chip, model: Model) -> str:
+    """Return an engine file for a card: efficiencies relative to the chip file's peaks."""
     day = datetime.date.today().isoformat()
-    where = f"measured: {found.card}, {found.software}, {day}; sramsim measure, layer shapes of {model.id}"
+    where = (
+        f"measured: {card.card}, {card.software}, {day}; "
+        f"sramsim measure, layer shapes of {model.id}"
+    )
     memory = next(iter(chip.memory.values()))
-    reading, computing = {}, {}
+    reading, computing, by_tokens = {}, {}, {}
     for bits, precision in ((16, "bf16"), (8, "fp8")):
-        of_bits = [each for each in found.multiplies if each.bits == bits]
-        if of_bits:
-            reading[bits] = min(
-                1.0, max(e.bandwidth for e in of_bits if e.tokens in TOKENS) / memory.bandwidth
+        rates = [rate for rate in card.multiplies if rate.bits == bits]
+        if rates:
+            best = max(rate.bandwidth for rate in rates if rate.tokens in TOKENS)
+            reading[bits] = min(1.0, best / memory.bandwidth)
+            computing[bits] = min(1.0, rates[-1].rate / chip.compute.peak(precision, precision))
+            by_tokens[bits] = ", ".join(
+                f"{rate.tokens}: {format_quantity(rate.bandwidth, 'B/s')}" for rate in rates
             )
-            computing[bits] = min(1.0, of_bits[-1].rate / chip.compute.peak(precision, precision))
-    rates = {bits: [e for e in found.multiplies if e.bits == bits] for bits in reading}
-    told = {
-        bits: ", ".join(f"{e.tokens}: {format_quantity(e.bandwidth, 'B/s')}" for e in each)
-        for bits, each in rates.items()
-    }
+    attention = min(1.0, card.attention_bandwidth / memory.bandwidth)
+    collective = 1e6 * min(card.all_reduce.values(), default=0.0)
+    kernels = (
+        f"{SMALL_KERNELS} small kernels (their number is assumed) of {1e6 * card.kernel:.2f} us"
+    )
     lines = [
-        f"# What kernels reach on one {found.card}, measured on {day}; the overheads of a serving engine are not in it.",
-        f"name: {found.card}, {found.software}",
-        f"memory_efficiency: {{{', '.join(f'{bits}: {value:.3f}' for bits, value in reading.items())}}}",
-        f"compute_efficiency: {{{', '.join(f'{bits}: {value:.3f}' for bits, value in computing.items())}}}",
-        f"attention_memory_efficiency: {min(1.0, found.attention_bandwidth / memory.bandwidth):.3f}",
+        f"# Efficiencies of kernels on one {card.card}, measured on {day}."
+        " Left out: overheads of a serving engine.",
+        f"name: {card.card}, {card.software}",
+        f"memory_efficiency: {_by_bits(reading)}",
+        f"compute_efficiency: {_by_bits(computing)}",
+        f"attention_memory_efficiency: {attention:.3f}",
         "attention_compute_efficiency: 0.4",
-        f"layer_overhead: {1e6 * SMALL_KERNELS * found.kernel:.1f} us",
+        f"layer_overhead: {1e6 * SMALL_KERNELS * card.kernel:.1f} us",
         "step_overhead: 0 us",
         "sequence_overhead: 0 us",
-        f"collective_latency: {1e6 * min(found.all_reduce.values(), default=0.0):.1f} us",
+        f"collective_latency: {collective:.1f} us",
         "collective_latency_per_chip: 0 us",
         "collective_efficiency: 0.8",
         "memory_fraction: 0.9",
@@ -212,18 +230,23 @@ def engine_file(found: Measured, chip: Chip, model: Model) -> str:
         "source:",
         *(
             f'  memory_efficiency.{bits}: "{where}; B/s of weights by tokens: {text}"'
-            for bits, text in told.items()
+            for bits, text in by_tokens.items()
         ),
-        *(f'  compute_efficiency.{bits}: "{where}; {PREFILL} tokens"' for bits in computing),
+        *(f'  compute_efficiency.{bits}: "{where}; {PREFILL_TOKENS} tokens"' for bits in computing),
         f'  attention_memory_efficiency: "{where}; {SEQUENCES} sequences of {CONTEXT} tokens"',
         '  attention_compute_efficiency: "assumed: as other engines"',
-        f'  layer_overhead: "{where}; {SMALL_KERNELS} small kernels (their number is assumed) of {1e6 * found.kernel:.2f} us"',
+        f'  layer_overhead: "{where}; {kernels}"',
         '  step_overhead: "assumed: none; no engine was measured"',
         '  sequence_overhead: "assumed: none; no engine was measured"',
-        f'  collective_latency: "{where if found.all_reduce else "assumed: none; one card"}"',
+        f'  collective_latency: "{where if card.all_reduce else "assumed: none; one card"}"',
         '  collective_latency_per_chip: "assumed: none"',
         '  collective_efficiency: "assumed: 366 of 450 GB/s, as NCCL on H100"',
         '  memory_fraction: "assumed: as vllm"',
         '  reserve: "assumed: as vllm"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _by_bits(efficiencies: dict[int, float]) -> str:
+    """Return efficiencies by bits as YAML."""
+    return f"{{{', '.join(f'{bits}: {value:.3f}' for bits, value in efficiencies.items())}}}"

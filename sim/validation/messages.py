@@ -1,4 +1,7 @@
-"""Published latencies and bandwidths between chips beside simulated ones: `sramsim validate network`.  Pure functions."""
+"""Published latencies and bandwidths between chips, compared: `sramsim validate network`.
+
+medians(network_rows())["tested"]  # median absolute error, number of rows
+"""
 
 from dataclasses import dataclass
 from math import log
@@ -10,15 +13,18 @@ from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
 
-FAR = 0.15  # beyond, a deviation is told with its reason
-# A collective's bandwidth counts what crosses a chip's cables: (n-1)/n times this, for each byte of the operation.
+FAR = 0.15  # a larger relative error is printed with its reason
+# Bytes that cross a chip's cables for each byte of a collective: (n-1)/n times this.
 # Source: NVIDIA/nccl-tests, doc/PERFORMANCE.md, "bus bandwidth".
 CROSSING = {"all_reduce": 2.0, "all_gather": 1.0, "all_to_all": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One published figure and its simulated counterpart, where there is one."""
+class MessageComparison:
+    """A published figure, and the simulated one.
+
+    measured, simulated: in `unit`; `simulated` is None if nothing simulates the figure.
+    """
 
     id: str
     system: str
@@ -34,30 +40,44 @@ class Row:
 
     @property
     def error(self) -> float | None:
-        """Relative to what was measured."""
+        """Relative error, simulated / measured - 1; None if nothing was simulated."""
         return None if self.simulated is None else self.simulated / self.measured - 1
 
     @property
     def far(self) -> bool:
+        """Whether the error exceeds 15 %."""
         return self.error is not None and abs(self.error) > FAR
 
     @property
-    def point(self) -> dict[str, Any]:
-        """As `validate --json` tells any point: times in ms (a bandwidth's inverted, of a GB), ln(simulated / measured) of them."""
+    def is_scored(self) -> bool:
+        """Whether the row counts in statistics: figures that were inputs (`given`) do not."""
+        return self.simulated is not None and self.status in ("free", "fitted")
 
-        def shown(value: float) -> float:
-            return value / 1000 if self.unit == "us" else 1000 / value
+    @property
+    def metric(self) -> Literal["latency", "bandwidth"]:
+        """The published metric."""
+        return "latency" if self.unit == "us" else "bandwidth"
 
-        measured, simulated = (
-            shown(self.measured),
-            None if self.simulated is None else shown(self.simulated),
-        )
+    @property
+    def time_error(self) -> float | None:
+        """ln(simulated / measured) of the time; None if nothing was simulated."""
+        if self.simulated is None:
+            return None
+        return log(self._milliseconds(self.simulated) / self._milliseconds(self.measured))
+
+    def _milliseconds(self, value: float) -> float:
+        """Return a figure as a time in ms; a bandwidth as the time of 1 GB."""
+        return value / 1000 if self.unit == "us" else 1000 / value
+
+    def point_json(self) -> dict[str, Any]:
+        """Return the comparison as a point of `validate --json`, with times in ms."""
+        error = self.time_error
         return {
             "point_id": self.id,
-            "metric": "latency" if self.unit == "us" else "bandwidth",
-            "measured": measured,
-            "simulated": simulated,
-            "error_pct": None if simulated is None else 100 * log(simulated / measured),
+            "metric": self.metric,
+            "measured": self._milliseconds(self.measured),
+            "simulated": None if self.simulated is None else self._milliseconds(self.simulated),
+            "error_pct": None if error is None else 100 * error,
             "status": {"free": "tested", None: "not expressed"}.get(self.status, self.status),
             "reason": self.reason,
             "chip": self.system,
@@ -65,18 +85,22 @@ class Row:
         }
 
     def as_json(self) -> dict[str, Any]:
+        """Return the fields and the relative error as JSON."""
         return {key: getattr(self, key) for key in (*self.__slots__, "error")}
 
 
-def network() -> list[Row]:
-    """Every published figure of the catalogue about messages between chips."""
-    return rows(read_value(catalogue_names("measurements")["network"], NetworkMeasurements))
+def network_rows() -> list[MessageComparison]:
+    """Return the comparison of every published figure of the catalogue about messages."""
+    return message_rows(read_value(catalogue_names("measurements")["network"], NetworkMeasurements))
 
 
-def rows(table: NetworkMeasurements) -> list[Row]:
-    """Raises: ScenarioError where a row asks for what its system cannot do."""
+def message_rows(table: NetworkMeasurements) -> list[MessageComparison]:
+    """Return the comparison of every figure of a table.
+
+    Raises: ScenarioError if a row needs more chips than its system has.
+    """
     return [
-        Row(
+        MessageComparison(
             id=point.id,
             system=point.system,
             operation=point.operation,
@@ -86,15 +110,19 @@ def rows(table: NetworkMeasurements) -> list[Row]:
             status=point.status,
             unit="us" if point.latency_us else "GB/s",
             measured=point.latency_us or point.bandwidth_GBps or 0.0,
-            simulated=simulated(table, point),
+            simulated=simulated_message(table, point),
             reason=point.reason,
         )
         for point in table.points
     ]
 
 
-def simulated(table: NetworkMeasurements, point: MessagePoint) -> float | None:
-    """What the simulator says to one row: microseconds, or GB/s where no latency was published."""
+def simulated_message(table: NetworkMeasurements, point: MessagePoint) -> float | None:
+    """Return the simulated figure of a row: us, or GB/s if no latency was published.
+
+    Return None if nothing simulates it.
+    Raises: ScenarioError if the row needs more chips than its system has.
+    """
     if (
         not (point.simulates and point.on and point.software and point.chips and point.group)
         or point.bytes is None
@@ -108,7 +136,7 @@ def simulated(table: NetworkMeasurements, point: MessagePoint) -> float | None:
         raise ScenarioError(f"{point.id}: {error}") from None
     if group[-1] >= point.chips:
         raise ScenarioError(
-            f"{point.id}: a group of {len(group)} does not fit on {point.chips} chips"
+            f"{point.id}: got a group of {len(group)}; expected at most {point.chips}, the chips"
         )
     match point.simulates:
         case "send":
@@ -138,8 +166,11 @@ def simulated(table: NetworkMeasurements, point: MessagePoint) -> float | None:
     return crossing * nbytes / time / 1e9
 
 
-def medians(compared: list[Row]) -> dict[str, tuple[float, int]]:
-    """Median absolute error and number of rows: of all that test something, and by status."""
+def medians(compared: list[MessageComparison]) -> dict[str, tuple[float, int]]:
+    """Return the median absolute error and the number of rows, by status.
+
+    `tested` has the rows of `free` and `fitted`.
+    """
     kinds = {
         "tested": ("free", "fitted"),
         "free": ("free",),
@@ -147,41 +178,35 @@ def medians(compared: list[Row]) -> dict[str, tuple[float, int]]:
         "given": ("given",),
     }
     errors = {
-        kind: [abs(r.error) for r in compared if r.error is not None and r.status in of]
-        for kind, of in kinds.items()
+        kind: [
+            abs(row.error) for row in compared if row.error is not None and row.status in statuses
+        ]
+        for kind, statuses in kinds.items()
     }
-    return {kind: (median(each), len(each)) for kind, each in errors.items() if each}
+    return {kind: (median(sizes), len(sizes)) for kind, sizes in errors.items() if sizes}
 
 
-def as_json(compared: list[Row]) -> dict[str, Any]:
-    """As the other sets of `validate --json`; what was given is not counted."""
-    told = [row.point for row in compared]
+def network_json(compared: list[MessageComparison]) -> dict[str, Any]:
+    """Return the set `network` as JSON, in the form of the other sets of `validate --json`.
+
+    Left out of the statistics: figures that were inputs (`given`).
+    """
     counted = [
-        abs(each["error_pct"])
-        for each in told
-        if each["error_pct"] is not None and each["status"] in ("tested", "fitted")
+        (row.metric, abs(100 * row.time_error))
+        for row in compared
+        if row.is_scored and row.time_error is not None
     ]
-    overall = (
-        {"median_ape": median(counted), "mape": mean(counted)}
-        if counted
-        else {"median_ape": None, "mape": None}
-    )
-    by_metric = {
+    sizes = [size for _, size in counted]
+    metrics = {
         name: {"median_ape": median(errors), "mape": mean(errors), "n": len(errors)}
         for name in ("latency", "bandwidth")
-        if (
-            errors := [
-                abs(e["error_pct"])
-                for e in told
-                if e["metric"] == name and e["status"] in ("tested", "fitted")
-            ]
-        )
+        if (errors := [size for metric, size in counted if metric == name])
     }
-    expressed = sum(each["error_pct"] is not None for each in told)
     return {
-        "points": told,
-        "metrics": by_metric,
-        **overall,
-        "expressed": expressed,
-        "total": len(told),
+        "points": [row.point_json() for row in compared],
+        "metrics": metrics,
+        "median_ape": median(sizes) if sizes else None,
+        "mape": mean(sizes) if sizes else None,
+        "expressed": sum(row.simulated is not None for row in compared),
+        "total": len(compared),
     }

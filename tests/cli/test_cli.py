@@ -72,14 +72,18 @@ def mine(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("catalog chip", "catalog chip: there is no such kind; did you mean 'chips'?"),
+        (
+            "catalog chip",
+            "catalog: got 'chip'; expected chips, engines, models, clusters, measurements or"
+            " scenarios; did you mean 'chips'?",
+        ),
         (
             "catalog x",
-            "catalog x: there is no such kind; choose of chips, engines, models, clusters, measurements, scenarios",
+            "catalog: got 'x'; expected chips, engines, models, clusters, measurements or scenarios",
         ),
         (
             "show chips h100-sxm",
-            "show chips: there is no such kind; choose of chip, engine, model, cluster, measurement",
+            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you mean 'chip'?",
         ),
         (
             "show chip h100-smx",
@@ -89,24 +93,36 @@ def mine(old: str, new: str) -> None:
         ("show chip ./", "./: is a directory; expected a file"),
         (
             "trace fleet --system by-room --program",
-            "system by-room: is a fleet; follow one of its members: --system lpus, --system gpus",
+            "--system: got by-room, which is a fleet; expected one of its members; try --system lpus",
         ),
-        ("plot . --set a=1", "--set a=1: . is a result already; run the scenario with it"),
-        ("report . -o page.pdf", "--output page.pdf: a page ends with .html"),
-        ("report . -o .html", "--output .html: a page ends with .html"),
+        (
+            "plot . --set a=1",
+            "--set: got a=1 with ., which is a result; expected a scenario; try sramsim run SCENARIO --set a=1",
+        ),
+        (
+            "report . -o page.pdf",
+            "--output: got page.pdf; expected a name that ends with .html; try report.html",
+        ),
+        (
+            "report . -o .html",
+            "--output: got .html; expected a name that ends with .html; try report.html",
+        ),
         (
             "report nope",
             "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'nope/result.json'",
         ),
-        ("compare .", "compare .: two folders or more are compared, and the first is the base"),
+        (
+            "compare .",
+            "compare: got one folder, .; expected two or more, the first as the base; try sramsim compare . OTHER",
+        ),
         (
             "compare . nope",
             ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'result.json'",
         ),
-        ("new mine", "mine.yaml: exists already; choose another name"),
-        ("new mine.yaml", "mine.yaml: exists already; choose another name"),
+        ("new mine", "new: got mine.yaml, which exists; expected a new name; try another one"),
+        ("new mine.yaml", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml/x", "mine.yaml: cannot be written: File exists"),
-        ("new ..", "new '..': is no name for a file"),
+        ("new ..", "new: got '..'; expected the name of a file; try new mine"),
         (f"new {'x' * 300}", ".: cannot be written: File name too long"),
     ],
 )
@@ -152,8 +168,8 @@ def test_version(sramsim):
 
 
 def test_an_empty_name_or_a_name_of_two_lines_is_none(refusal):
-    assert refusal("new", "") == "new '': is no name for a file"
-    assert refusal("new", "a\nb") == "new 'a\\nb': is no name for a file"
+    assert refusal("new", "") == "new: got ''; expected the name of a file; try new mine"
+    assert refusal("new", "a\nb") == "new: got 'a\\nb'; expected the name of a file; try new mine"
 
 
 # Scenarios.
@@ -462,7 +478,7 @@ def test_an_out_that_cannot_be_written_is_told_before_the_simulation(refusal, mo
     ("error", "end"),
     [
         (KeyboardInterrupt(), (130, "", "interrupted; nothing was written\n")),
-        (MemoryError("7 TiB"), (2, "", "more memory is needed than there is: 7 TiB\n")),
+        (MemoryError("7 TiB"), (2, "", "not enough memory: 7 TiB\n")),
         (sim.PlanError("too big"), (2, "", "too big\n")),
     ],
 )
@@ -564,11 +580,11 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
     [
         (
             (),
-            "capacity mine: the scenario has no slo to meet; add one, such as slo: {ttft: 2 s, tpot: 100 ms}",
+            "capacity mine: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: 100 ms}",
         ),
         (
             ("--attainment", "0", *WITH_SLO),
-            "--attainment 0: is no share of requests; it is more than 0, and 1 at most",
+            "--attainment: got 0; expected a share above 0 and at most 1; try 0.9",
         ),
         (
             (
@@ -576,8 +592,8 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
                 "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}",
                 *WITH_SLO,
             ),
-            "capacity mine: workload listed has no rate of requests to vary: its requests are given one by one; "
-            "choose of poisson, gamma, trace or closed",
+            "capacity mine: workload: got listed, whose requests are listed one by one; "
+            "expected a rate of requests or users to vary; try poisson, gamma, trace or closed",
         ),
     ],
 )
@@ -683,23 +699,29 @@ def test_a_program_is_printed(sramsim):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ([], "trace: say where to: -o trace.json"),
+        ([], "trace: got no output; expected -o, --figure or --program; try -o trace.json"),
         (
             ["--system", "tpu", "-o", "t.json"],
-            "system tpu: llama3-8b-lpu-vs-h100 has none of this name; it has lpu, h100",
+            "--system: got 'tpu'; expected lpu or h100; did you mean 'lpu'?",
         ),
-        (["--figure", "gantt.doc"], "--figure gantt.doc: a figure ends with .png, .svg or .pdf"),
+        (
+            ["--figure", "gantt.doc"],
+            "--figure: got gantt.doc; expected a name that ends with .png, .svg or .pdf; try gantt.png",
+        ),
         (
             ["--program", "-o", "t.json"],
-            "--program: prints, and writes no trace and no figure; leave -o and --figure out",
+            "--program: got -o or --figure too; expected none, because --program only prints; try without them",
         ),
-        (["--chip", "3", "-o", "t.json"], "--chip 3: goes with --program"),
+        (
+            ["--chip", "3", "-o", "t.json"],
+            "--chip: got 3 without --program; try --program --chip 3",
+        ),
         (
             ["--system", "h100", "-o", "t.json", "--tokens", "131070"],
-            "trace: 131091 tokens exceed the model's context of 131072",
+            "trace: got 131091 tokens; expected at most 131072, the model's context; try fewer --tokens",
         ),
         (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
-        (["-o", "t.json", "--tokens", "100000"], "trace: about "),
+        (["-o", "t.json", "--tokens", "100000"], "trace: got about "),
         (
             ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],
             "systems.lpu: exceptions needs fidelity: chip",

@@ -11,7 +11,8 @@ from sim import ScenarioError, read, run
 from sim.inputs.names import find_entry
 from sim.scenario.scenario import Scenario, System, document, of
 from sim.studies.sensitivity import sensitivity
-from sim.studies.sweep import sweep, sweep_points
+from sim.studies.sweep import sweep
+from sim.studies.sweep_points import sweep_points
 
 MINE = """\
 # Does a small model run on some LPUs?

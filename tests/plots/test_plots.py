@@ -13,7 +13,7 @@ from plots.cdf import latencies
 from sim import read, run
 from sim.economics.break_even import break_even_card_price
 from sim.studies.sensitivity import sensitivity
-from sim.validation.validate import table
+from sim.validation.validate import validate_set
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_agreement_leaves_out_bounds_that_hold():
 
 
 def test_agreement_and_tornado_draw_real_results():
-    drawn_inside(agreement.draw({"replay": table("replay").as_json()}))
+    drawn_inside(agreement.draw({"replay": validate_set("replay").as_json()}))
     found = sensitivity(read("llama3-8b-lpu-vs-h100"))
     figure = tornado.draw("llama3-8b", {name: each.as_json() for name, each in found.items()})
     assert "'s TPOT hangs most on" in figure.get_suptitle()

@@ -364,23 +364,23 @@ TALKS = Sessions(
 @pytest.mark.parametrize(
     ("slo", "workload", "attainment", "message"),
     [
-        (None, None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
-        (SLO(), None, 0.9, "capacity scenario: the scenario has no slo to meet; add one"),
+        (None, None, 0.9, "capacity scenario: slo: got none; expected a limit to meet"),
+        (SLO(), None, 0.9, "capacity scenario: slo: got none; expected a limit to meet"),
         (
             SLO(ttft=1.0),
             ONE_BY_ONE,
             0.9,
-            "workload listed has no rate of requests to vary: its requests are given one by one",
+            "workload: got listed, whose requests are listed one by one",
         ),
         (
             SLO(ttft=1.0),
             TALKS,
             0.9,
-            "workload sessions has no rate of requests to vary: its rate is one of sessions",
+            "workload: got sessions, whose rate is one of sessions",
         ),
-        (SLO(ttft=1.0), None, 0.0, "--attainment 0: is no share of requests"),
-        (SLO(ttft=1.0), None, 1.5, "--attainment 1.5: is no share of requests"),
-        (SLO(ttft=1.0), None, math.nan, "--attainment nan: is no share of requests"),
+        (SLO(ttft=1.0), None, 0.0, "--attainment: got 0; expected a share above 0"),
+        (SLO(ttft=1.0), None, 1.5, "--attainment: got 1.5; expected a share above 0"),
+        (SLO(ttft=1.0), None, math.nan, "--attainment: got nan; expected a share above 0"),
     ],
 )
 def test_what_cannot_be_asked_is_told(make_scenario, slo, workload, attainment, message):
@@ -390,5 +390,5 @@ def test_what_cannot_be_asked_is_told(make_scenario, slo, workload, attainment, 
 
 def test_a_trace_whose_requests_come_at_once_has_no_rate(make_scenario, tmp_path):
     path = trace_of(tmp_path, np.zeros(5))
-    with pytest.raises(UserError, match="all requests of the trace come at once"):
+    with pytest.raises(UserError, match="got a trace whose requests all arrive together"):
         capacity(make_scenario(SLO(ttft=1.0), Trace(path=path)))

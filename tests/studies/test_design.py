@@ -11,8 +11,8 @@ from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Fleet, Scenario, System
 from sim.studies import design
-from sim.studies.capacity import capacity
-from sim.studies.design import best_plans, bound, plans, search_plans
+from sim.studies.capacity import BRACKET_RATIO, capacity
+from sim.studies.design import best_plans, candidate_plans, goodput_bound, search_plans
 from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
@@ -56,7 +56,7 @@ def test_no_plan_takes_more_than_the_best_one(scenario):
     asked = scenario()
     best = best_plans(asked, 0.9, requests=300)["four"]
     loads = {}
-    for plan in plans(asked, "four"):
+    for plan in candidate_plans(asked, "four"):
         other = changed(asked, plan)
         found = capacity(other, 0.9, requests=300).systems["four"]
         loads[tuple(getattr(plan, key) for key in DEGREES)] = found.best.load if found.best else 0.0
@@ -67,7 +67,7 @@ def test_no_plan_takes_more_than_the_best_one(scenario):
 
 
 def test_the_own_plan_comes_first_and_all_deal_out_all_chips(scenario):
-    first, *others = plans(scenario(), "four")
+    first, *others = candidate_plans(scenario(), "four")
     assert first == Plan(tensor=4)
     assert {plan.tensor * plan.pipeline * plan.replicas for plan in others} == {4}
     assert {plan.replicas for plan in others} == {1, 2, 4}
@@ -78,16 +78,16 @@ def test_the_own_plan_comes_first_and_all_deal_out_all_chips(scenario):
 )
 def test_a_bound_is_near_what_is_found(scenario, plan):
     asked = changed(scenario(), plan)
-    most = bound(asked.deploy("four"), 40, 20, asked.slo)
+    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo)
     found = capacity(asked, 0.9, requests=1000).systems["four"].best.load
     assert 0.6 * most < found < 1.3 * most
 
 
 def test_a_bound_knows_the_tpot_of_the_slo(scenario):
     deployment = scenario().deploy("four")
-    tight, loose = (bound(deployment, 40, 20, SLO(tpot=limit)) for limit in (0.001, 1.0))
+    tight, loose = (goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in (0.001, 1.0))
     assert tight < loose
-    assert bound(deployment, 40, 20, SLO(tpot=1e-9)) == 0
+    assert goodput_bound(deployment, 40, 20, SLO(tpot=1e-9)) == 0
 
 
 def test_the_command_prints_both_plans(sramsim, tmp_path):
@@ -113,7 +113,9 @@ def test_what_has_no_load_to_vary_is_refused(scenario):
     listed = scenario().model_copy(
         update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))}
     )
-    with pytest.raises(UserError, match="workload listed has no rate of requests to vary"):
+    with pytest.raises(
+        UserError, match="workload: got listed, whose requests are listed one by one; "
+    ):
         best_plans(listed, 0.9)
 
 
@@ -144,8 +146,8 @@ TRIAL = 300  # requests
 @pytest.fixture
 def short_trials(monkeypatch):
     """Runs search with trials as short as those of `capacity --requests`."""
-    monkeypatch.setattr("sim.studies.capacity.MIN_REQUESTS", TRIAL)
-    monkeypatch.setattr("sim.studies.capacity.WAITS", 1)
+    monkeypatch.setattr("sim.studies.trials.MIN_REQUESTS", TRIAL)
+    monkeypatch.setattr("sim.studies.trials.WAITS", 1)
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def no_trials(monkeypatch):
     def trial(self: object, load: float) -> None:
         raise AssertionError("a capacity is searched again")
 
-    monkeypatch.setattr("sim.studies.capacity._System.trial", trial)
+    monkeypatch.setattr("sim.studies.trials.TrialSeries.run_trial", trial)
 
 
 WORKLOADS = {
@@ -174,8 +176,8 @@ def test_a_searched_plan_takes_at_least_what_other_plans_take(scenario, kind):
         capacity(changed(found, plan), requests=TRIAL).systems["four"].best.load
         for plan in (found.plain("four").plan, Plan(tensor=4), Plan(replicas=4))
     )
-    assert most >= own / design.BETTER
-    assert most >= copies / design.BETTER
+    assert most >= own / BRACKET_RATIO
+    assert most >= copies / BRACKET_RATIO
     assert most > 1.2 * own, "else there is nothing to search for"
 
 
@@ -192,7 +194,7 @@ def test_a_bound_of_users_is_near_what_is_found(scenario, plan, think):
     asked = changed(scenario(), plan).model_copy(
         update={"workload": WORKLOADS["closed"].model_copy(update={"think": think})}
     )
-    most = bound(asked.deploy("four"), 40, 20, asked.slo, think)
+    most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo, think)
     found = capacity(asked, 0.9, requests=TRIAL).systems["four"].best.load
     assert 0.5 * most < found < 1.5 * most
 
@@ -330,7 +332,7 @@ def test_what_is_saved_is_not_searched_again(sramsim, mine, monkeypatch):
     for folder in ("a", "b"):
         assert sramsim("run", "mine.yaml", "--out", folder)[0] == 0
     monkeypatch.setattr(design, "search_plans", None)
-    monkeypatch.setattr(design, "ranked", None)
+    monkeypatch.setattr(design, "ranked_plans", None)
     assert sramsim("report", "a", "-o", "a.html")[0] == 0
     assert "capacity: " in Path("a.html").read_text()
     assert json.loads(sramsim("compare", "a", "b", "--json")[1])["runs"][0]["systems"] == {

@@ -10,7 +10,7 @@ from sim.cost.plan import PlanError
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import find_entry
 from sim.scenario.scenario import read
-from sim.studies.sensitivity import Sensitivity, Swing, lone, moved, sensitivity
+from sim.studies.sensitivity import Sensitivity, Swing, moved, sensitivity, single_request_metrics
 
 CHIP = """\
 memory:
@@ -107,7 +107,9 @@ def test_a_number_at_the_end_of_its_range_is_as_if_its_file_said_so(mine, found)
     ):
         scenario = read(str(mine(key, place)))
         swing = next(swing for swing in found.swings if swing.key.endswith(key.partition(":")[0]))
-        assert swing.high == pytest.approx(lone(scenario, "cards", scenario.plain("cards")))
+        assert swing.high == pytest.approx(
+            single_request_metrics(scenario, "cards", scenario.plain("cards"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,8 @@ def test_numbers_without_ranges_are_refused(mine):
         text = path.with_name(f"{name}.yaml").read_text()
         path.with_name(f"{name}.yaml").write_text(text[: text.index("range:")])
     with pytest.raises(
-        ScenarioError, match=r"^mine: no file of its chips and engines gives a range for a number$"
+        ScenarioError,
+        match=r"^mine: got no number with a range in the files of its chips and engines; ",
     ):
         sensitivity(read(str(path)))
 
@@ -200,7 +203,7 @@ def test_numbers_without_ranges_are_refused(mine):
 def test_what_does_not_fit_as_it_is_is_refused(mine):
     with pytest.raises(
         PlanError,
-        match=r"systems.cards: llama-3.1-405b does not fit; sramsim check says what would do",
+        match=r"systems.cards: llama-3.1-405b does not fit; try sramsim check for what would do",
     ):
         sensitivity(read(str(mine("llama-2-7b", "llama-3.1-405b"))))
 
@@ -249,5 +252,8 @@ def test_the_command_refuses_what_has_no_ranges_in_one_line(sramsim, mine):
     for name in ("chip", "engine"):
         text = path.with_name(f"{name}.yaml").read_text()
         path.with_name(f"{name}.yaml").write_text(text[: text.index("range:")])
-    message = "mine: no file of its chips and engines gives a range for a number\n"
+    message = (
+        "mine: got no number with a range in the files of its chips and engines;"
+        " expected one; try to add range: to an engine's file\n"
+    )
     assert sramsim("sensitivity", "mine.yaml") == (2, "", message)

@@ -16,9 +16,10 @@ import sim
 from sim import UserError, read, run
 from sim.cli.app import main
 from sim.scenario.scenario import document, of
-from sim.studies import provenance
-from sim.studies import sweep as module
-from sim.studies.sweep import load_sweep, sweep, sweep_points
+from sim.studies import provenance, sweep_record, sweep_workers
+from sim.studies import sweep_points as points_module
+from sim.studies.sweep import load_sweep, sweep
+from sim.studies.sweep_points import SweepPoint, sweep_points
 
 BASE = """\
 # How does a small model run on a card, and on two?
@@ -43,7 +44,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[module.SweepPoint]:
+def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[SweepPoint]:
     """The points of a file that holds the text."""
     Path(name).write_text(text)
     opened = document(name, list(assignments))
@@ -138,7 +139,7 @@ def test_the_name_of_a_point_changes_with_any_input(assignment):
 def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_are_read(monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     Path("chip.yaml").write_bytes(
-        Path(str(sim.inputs.files.find_entry("h100-sxm", "chips"))).read_bytes()
+        Path(str(sim.inputs.names.find_entry("h100-sxm", "chips"))).read_bytes()
     )
     Path("mine.py").write_text("def last(replicas, job):\n    return len(replicas) - 1\n")
     Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
@@ -159,7 +160,7 @@ def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_ar
     ):
         Path(file).write_text(Path(file).read_text().replace(old, new))
         names.append(name())
-    monkeypatch.setattr(module, "__version__", "9.9")
+    monkeypatch.setattr(points_module, "__version__", "9.9")
     names.append(name())
     assert names[0] == names[1]
     assert len(set(names)) == 5
@@ -250,18 +251,20 @@ def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
     sweep("mine.yaml", Path("out"), jobs=1)
     sweep("mine.yaml", Path("out"), jobs=1)
     assert computed == [6]
-    monkeypatch.setattr(module, "package_digest", lambda: "of other code")
+    monkeypatch.setattr(points_module, "package_digest", lambda: "of other code")
     table = sweep("mine.yaml", Path("out"), jobs=1).table
     assert computed == [12]
     assert len(table) == 12
 
 
 def test_a_worker_that_runs_other_code_is_told(monkeypatch):
-    before = module.computed
-    monkeypatch.setattr(module, "computed", lambda document: before(document) | {"code": "other"})
+    before = sweep_workers.compute_record
+    monkeypatch.setattr(
+        sweep_workers, "compute_record", lambda document: before(document) | {"code": "other"}
+    )
     with pytest.raises(
         UserError,
-        match=rf"a worker runs sramsim {sim.__version__} with other code, .*; install the same on all",
+        match=rf"got a worker with sramsim {sim.__version__} with other code; .*; try to install the same",
     ):
         sweep("mine.yaml", Path("out"), jobs=1)
     assert not list(Path("out").glob("points/*"))
@@ -294,13 +297,13 @@ def test_the_order_of_a_fleets_members_is_an_input():
 @pytest.fixture
 def computed(monkeypatch):
     """How many points were computed, in a list of one number."""
-    count, before = [0], module.computed
+    count, before = [0], sweep_workers.compute_record
 
     def counting(document):
         count[0] += 1
         return before(document)
 
-    monkeypatch.setattr(module, "computed", counting)
+    monkeypatch.setattr(sweep_workers, "compute_record", counting)
     return count
 
 
@@ -360,7 +363,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(sent):
         assert stopped.returncode == 130
         assert (
             told
-            == f"interrupted; out has {len(done)} of 8 points, and the same command computes the rest\n"
+            == f"interrupted; out has {len(done)} of 8 points; the same command computes the rest\n"
         )
     assert workers
     wait_for(lambda: not any(alive(worker) for worker in workers))
@@ -415,7 +418,7 @@ def test_a_point_that_cannot_be_read_is_a_row_with_its_line():
 
 
 def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatch, computed):
-    before = module.served
+    before = sweep_record.served
 
     def failing(scenario, name, *rest):
         if name == "two":
@@ -423,7 +426,7 @@ def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatc
         return before(scenario, name, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "served", failing)
+        patched.setattr(sweep_record, "served", failing)
         table = sweep("mine.yaml", Path("out"), jobs=1).table
     assert list(table["error"]) == ["", "ZeroDivisionError: a bug of ours"] * 6
     assert not list(Path("out").glob("points/*.json"))
@@ -434,7 +437,7 @@ def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatc
 WRONG = [
     (
         "",
-        "mine.yaml: has no sweep; add one, such as sweep: {workload.rate: [1 request/s, 2 request/s]}",
+        "mine.yaml: sweep: got none; expected keys with their values; try sweep: {workload.rate: [1 request/s, 2 request/s]}",
     ),
     (
         "sweep: {systems.card.plan.tensr: [1, 2]}",
@@ -544,5 +547,5 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed():
 
 def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch):
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    with pytest.raises(UserError, match="--dask nowhere: no scheduler answers"):
+    with pytest.raises(UserError, match="--dask: got nowhere, where no scheduler answers"):
         sweep("mine.yaml", Path("out"), cluster="nowhere")

@@ -13,10 +13,11 @@ from sim.hardware.engine import Engine
 from sim.inputs.document import Document, read_value
 from sim.inputs.errors import UserError
 from sim.validation import calibrate as module
-from sim.validation import points as points_module
-from sim.validation.calibrate import calibrate, emitted, rewritten
+from sim.validation import systems
+from sim.validation.calibrate import calibrate
+from sim.validation.engine_files import fitted_engine_file, yaml_lines
 from sim.validation.points import measured_points
-from sim.validation.validate import simulate
+from sim.validation.simulate import simulate
 
 START = """\
 # An engine of these tests.
@@ -105,7 +106,7 @@ def measured(make_table, monkeypatch, file):
             )
         path = make_table("published", *rows)
         monkeypatch.setattr(module, "SETS", ("mine",))
-        monkeypatch.setattr(module, "shipped", lambda name: path)
+        monkeypatch.setattr(module, "shipped_table", lambda name: path)
         monkeypatch.setattr(
             module, "fitted_ids", lambda: frozenset(row["point_id"] for row in rows)
         )
@@ -215,7 +216,7 @@ def pace(monkeypatch):
     """Multiplies the measured speeds of Llama-2-7B, and says that a service throttled them."""
 
     def make(factor: float) -> None:
-        path = module.shipped("mine")
+        path = module.shipped_table("mine")
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
@@ -227,10 +228,10 @@ def pace(monkeypatch):
             writer.writeheader()
             writer.writerows(rows)
         rules = (
-            *points_module.rules(),
+            *systems.measurement_rules(),
             Rule(when={"model": ("Llama-2-7B",)}, bound="throttled", source="here"),
         )
-        monkeypatch.setattr(points_module, "rules", lambda: rules)
+        monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
 
     return make
 
@@ -257,21 +258,23 @@ def test_a_bound_that_holds_moves_nothing_and_does_not_flatter(measured, file, p
 
 def test_a_bound_that_breaks_pulls_like_a_measurement(measured, file, pace, monkeypatch):
     measured(ONE)
-    unpaced = points_module.rules()
+    unpaced = systems.measurement_rules()
     pace(1.1)
     path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n")
     found = calibrate(path)
-    monkeypatch.setattr(points_module, "rules", lambda: unpaced)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: unpaced)
     as_measured = calibrate(path)
     assert values(found)["layer_overhead"] < 0.99 * ONE["layer_overhead"]
     assert values(found) == pytest.approx(values(as_measured), rel=1e-4)
-    assert "to 4 points and 2 bounds of mine; sramsim calibrate gpt-fast" in rewritten(path, found)
+    assert "to 4 points and 2 bounds of mine; sramsim calibrate gpt-fast" in fitted_engine_file(
+        path, found
+    )
 
 
 def test_bounds_alone_fit_nothing(measured, file, pace):
     measured(ONE, chips=[("Llama-2-7B", 4), ("Llama-2-7B", 8)])
     pace(0.5)
-    with pytest.raises(UserError, match="1 numbers cannot be fitted to 0 measured ones"):
+    with pytest.raises(UserError, match="got 1 numbers to fit to 0 measured ones"):
         calibrate(file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n"))
 
 
@@ -281,36 +284,40 @@ def test_bounds_alone_fit_nothing(measured, file, pace):
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (START[START.index("fit:") :], "", "says nothing of a fit; give it fit: "),
+        (
+            START[START.index("fit:") :],
+            "",
+            "fit: got none; expected the free numbers with their bounds; try fit: ",
+        ),
         (
             "    layer_overhead: [",
             "    layer_overheat: [",
-            "fit.bounds: the file has no layer_overheat",
+            "fit.bounds.layer_overheat: got a key that the file has not",
         ),
         (
             "[0 us, 200 us]",
             "[0, 200]",
-            "fit.bounds: layer_overhead is in us, and its bounds in none",
+            "fit.bounds.layer_overhead: got bounds in none; expected us, the number's own",
         ),
         (
             "[0 us, 200 us]",
             "[0 us, 2 ms]",
-            "fit.bounds: layer_overhead is in us, and its bounds in us and ms",
+            "fit.bounds.layer_overhead: got bounds in us and ms; expected us, the number's own",
         ),
         (
             "[0 us, 200 us]",
             "[200 us, 200 us]",
-            "fit.bounds: layer_overhead from 200 us to 200 us leaves nothing to move",
+            "fit.bounds.layer_overhead: got 200 us to 200 us; expected a lower bound below the upper one",
         ),
         (
             "[0 us, 200 us]",
             "[none, much]",
-            "fit.bounds: layer_overhead and its bounds are to be numbers",
+            "fit.bounds.layer_overhead: got none, much for ",
         ),
         (
             "memory_efficiency.16: [0.3, 1]",
             "memory_efficiency: [0.3, 1]",
-            "memory_efficiency and its bounds are to be numbers",
+            "fit.bounds.memory_efficiency: got 0.3, 1.0 for ",
         ),
     ],
 )
@@ -325,7 +332,7 @@ def test_bounds_that_say_nothing_are_refused(measured, file, old, new, reason):
 def test_fewer_points_than_numbers_are_refused(measured, file):
     measured(chips=CHIPS[:3])
     with pytest.raises(
-        UserError, match=r"^gpt-fast.yaml: 3 numbers cannot be fitted to 3 measured ones$"
+        UserError, match=r"^gpt-fast.yaml: fit.bounds: got 3 numbers to fit to 3 measured ones; "
     ):
         calibrate(file())
 
@@ -336,7 +343,7 @@ def test_an_engine_without_points_is_refused(measured, file):
     other = path.rename(path.with_name("other.yaml"))
     with pytest.raises(
         UserError,
-        match=r"other.yaml: no point that may be fitted to was measured with engine other",
+        match=r"other.yaml: got no points for fits that were measured with engine other",
     ):
         calibrate(other)
 
@@ -344,7 +351,7 @@ def test_an_engine_without_points_is_refused(measured, file):
 def test_nothing_identifiable_is_refused(measured, file):
     measured(chips=CHIPS[:2])
     bounds = START[START.index("    memory_efficiency.16") :]
-    with pytest.raises(UserError, match="no number is identifiable from its 2 measured ones"):
+    with pytest.raises(UserError, match="got no number that is identifiable from 2 measured ones"):
         calibrate(file(bounds, "    memory_efficiency.8: [0.3, 1]\n"))
 
 
@@ -352,7 +359,7 @@ def test_nothing_identifiable_is_refused(measured, file):
 
 
 def read_back(path, found) -> Engine:
-    path.write_text(rewritten(path, found), encoding="utf-8")
+    path.write_text(fitted_engine_file(path, found), encoding="utf-8")
     return read_value(path, Engine)
 
 
@@ -429,7 +436,7 @@ TEXTS |= st.sampled_from(
 )
 def test_what_is_written_reads_back(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("written") / "x.yaml"
-    path.write_text("".join(emitted(data | {"source": data | {"a": "b"}})), encoding="utf-8")
+    path.write_text("".join(yaml_lines(data | {"source": data | {"a": "b"}})), encoding="utf-8")
     expected = {
         key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
     }

@@ -11,16 +11,24 @@ from sim.hardware.engine import Engine
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
 from sim.model.transformer import Model
-from sim.validation.measure import SMALL_KERNELS, Measured, Reached, engine_file
+from sim.validation.measure import (
+    SMALL_KERNELS,
+    CardMeasurements,
+    MultiplyRate,
+    measured_engine_file,
+)
 
 # 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long multiply, which reads slowly.
 MULTIPLIES = [
-    Reached(16, 1, 1e-3, 1.2e12, 1e12),
-    Reached(16, 32, 1e-3, 1.675e12, 3e12),
-    Reached(16, 2048, 1e-3, 3e12, 989.4e12 / 4),
+    MultiplyRate(16, 1, 1e-3, 1.2e12, 1e12),
+    MultiplyRate(16, 32, 1e-3, 1.675e12, 3e12),
+    MultiplyRate(16, 2048, 1e-3, 3e12, 989.4e12 / 4),
 ]
-EIGHT = [Reached(8, 1, 1e-3, 3.35e12 / 4, 1e12), Reached(8, 2048, 1e-3, 1e12, 1978.9e12 * 2)]
-CARD = Measured(
+EIGHT = [
+    MultiplyRate(8, 1, 1e-3, 3.35e12 / 4, 1e12),
+    MultiplyRate(8, 2048, 1e-3, 1e12, 1978.9e12 * 2),
+]
+CARD = CardMeasurements(
     "NVIDIA H100 80GB HBM3",
     "PyTorch 2.5.1, CUDA 12.4",
     MULTIPLIES + EIGHT,
@@ -34,12 +42,14 @@ CARD = Measured(
 def made(tmp_path):
     """The engine that a file for the card describes."""
 
-    def write(found: Measured = CARD) -> Engine:
+    def write(found: CardMeasurements = CARD) -> Engine:
         chip, model = (
             read_value(find_entry("h100-sxm", "chips"), Chip),
             read_value(find_entry("llama-3.1-8b", "models"), Model),
         )
-        (tmp_path / "card.yaml").write_text(engine_file(found, chip, model), encoding="utf-8")
+        (tmp_path / "card.yaml").write_text(
+            measured_engine_file(found, chip, model), encoding="utf-8"
+        )
         return read_value(tmp_path / "card.yaml", Engine)
 
     return write
@@ -79,8 +89,8 @@ def test_a_single_card_without_eight_bits_says_nothing_of_either(made):
 @pytest.mark.parametrize(
     ("torch", "message"),
     [
-        (None, "measure: needs PyTorch; install it with: pip install 'sramsim[measure]'"),
-        (False, "measure: PyTorch sees no CUDA GPU on this machine"),
+        (None, "measure: got no PyTorch; expected it; try pip install 'sramsim[measure]'"),
+        (False, "measure: got no CUDA GPU from PyTorch; expected one; try a machine with one"),
     ],
 )
 def test_without_torch_or_a_gpu_it_is_one_line(monkeypatch, capsys, tmp_path, torch, message):

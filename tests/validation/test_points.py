@@ -12,8 +12,10 @@ from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
 from sim.validation import points as module
-from sim.validation.points import POINT_METRICS, dealt, halves, measured_points
-from sim.validation.validate import SETS, shipped
+from sim.validation import systems
+from sim.validation.points import POINT_METRICS, fitting_half, measured_points
+from sim.validation.systems import parallel_degrees
+from sim.validation.validate import SETS, shipped_table
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def refused(make_table):
 
 @pytest.fixture(scope="module")
 def serving():
-    return measured_points(shipped("serving"))
+    return measured_points(shipped_table("serving"))
 
 
 # Every row of the shipped tables.
@@ -53,9 +55,9 @@ def serving():
     "name", [name for name in SETS if name != "sram-replies"]
 )  # whose points stand for many rows
 def test_every_row_is_one_point_or_says_why_not(name, serving):
-    with shipped(name).open(encoding="utf-8", newline="") as table:
+    with shipped_table(name).open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
-    found = serving if name == "serving" else measured_points(shipped(name))
+    found = serving if name == "serving" else measured_points(shipped_table(name))
     assert len(found) == len({each.id for each in found}) == len(rows) > 30
     for each, row in zip(found, rows, strict=True):
         assert each.id == row.get("point_id", each.id)
@@ -168,7 +170,7 @@ def test_a_row_of_steps_is_a_batch(point):
     ],
 )
 def test_degrees_are_read(text, degrees):
-    assert dealt(text, 16) == degrees
+    assert parallel_degrees(text, 16) == degrees
 
 
 # What cannot be simulated is told, not raised.
@@ -209,18 +211,26 @@ def test_a_row_that_nothing_stands_for_says_why(point, kind, cells, reason):
 @pytest.mark.parametrize(
     ("kind", "cells", "reason"),
     [
-        ("published", {"value": "fast"}, "value: 'fast' is not a number"),
-        ("published", {"value": ""}, "value: '' is not a number"),
-        ("published", {"value": "0"}, "value: '0' must be more than 0"),
-        ("published", {"value": "nan"}, "value: 'nan' must be more than 0"),
-        ("published", {"value": "inf"}, "value: 'inf' must be more than 0, and finite"),
+        ("published", {"value": "fast"}, "value: got 'fast'; expected a finite number above 0"),
+        ("published", {"value": ""}, "value: got ''; expected a finite number above 0"),
+        ("published", {"value": "0"}, "value: got '0'; expected a finite number above 0"),
+        ("published", {"value": "nan"}, "value: got 'nan'; expected a finite number above 0"),
+        ("published", {"value": "inf"}, "value: got 'inf'; expected a finite number above 0"),
         ("published", {"n_accelerators": "0"}, "chips: Input should be greater than or equal to 1"),
         ("published", {"parallelism": "TP0"}, "tensor: Input should be greater than or equal to 1"),
-        ("serving", {"isl": "64.5"}, "isl: '64.5' is not a number"),
-        ("serving", {"concurrency": "-2"}, "concurrency: '-2' must be more than 0"),
-        ("serving", {"mean_tpot_ms": "-"}, "mean_tpot_ms: '-' is not a number"),
+        ("serving", {"isl": "64.5"}, "isl: got '64.5'; expected a whole number above 0"),
+        (
+            "serving",
+            {"concurrency": "-2"},
+            "concurrency: got '-2'; expected a whole number above 0",
+        ),
+        (
+            "serving",
+            {"mean_tpot_ms": "-"},
+            "mean_tpot_ms: got '-'; expected a finite number above 0",
+        ),
         ("serving", {"tp": "4"}, "replicas: Input should be greater than or equal to 1"),
-        ("steps", {"batch_size": "x"}, "batch_size: 'x' is not a number"),
+        ("steps", {"batch_size": "x"}, "batch_size: got 'x'; expected a whole number above 0"),
     ],
 )
 def test_a_malformed_cell_is_named_with_its_line(refused, kind, cells, reason):
@@ -231,7 +241,7 @@ def test_a_header_that_is_not_known_is_refused(tmp_path):
     (tmp_path / "mine.csv").write_text("when,what\n1,2\n")
     with pytest.raises(
         ScenarioError,
-        match=r"mine.csv:1: is not a table that is known: published figures \(point_id, ",
+        match=r"mine.csv:1: got an unknown header; expected the columns of published figures \(point_id, ",
     ) as error:
         measured_points(tmp_path / "mine.csv")
     assert "\n" not in str(error.value)
@@ -261,11 +271,11 @@ def test_other_columns_do_not_matter_and_no_output_is_one_token(make_table):
 
 
 def test_rules_apply_in_order_and_later_ones_say_more(point, monkeypatch):
-    shipped_rules = module.rules()
+    shipped_rules = systems.measurement_rules()
 
     def told(*rules: dict[str, object]) -> dict[str, object]:
         made = tuple(Rule.model_validate({"source": "here"} | rule) for rule in rules)
-        monkeypatch.setattr(module, "rules", lambda: shipped_rules + made)
+        monkeypatch.setattr(systems, "measurement_rules", lambda: shipped_rules + made)
         return point("published")
 
     ours, others = {"model": ("LLAMA-2", "falcon")}, {"model": ("llama-3",)}
@@ -290,8 +300,8 @@ def test_rules_apply_in_order_and_later_ones_say_more(point, monkeypatch):
 
 def test_a_server_may_have_a_place_less_than_users(point, monkeypatch):
     rule = Rule(when={}, one_less=True, source="here")
-    rules = (*module.rules(), rule)
-    monkeypatch.setattr(module, "rules", lambda: rules)
+    rules = (*systems.measurement_rules(), rule)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
     assert [point("serving", concurrency=users).system.max_sequences for users in (1, 2, 9)] == [
         1,
         1,
@@ -304,9 +314,9 @@ def test_a_server_may_have_a_place_less_than_users(point, monkeypatch):
 
 def test_a_paced_row_carries_the_reason(point, monkeypatch):
     rule = Rule(when={"model": ("llama-2",)}, bound="throttled at 50", source="here")
-    rules = (*module.rules(), rule)
+    rules = (*systems.measurement_rules(), rule)
     assert point("published").bound == ""
-    monkeypatch.setattr(module, "rules", lambda: rules)
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
     assert point("published").bound == "throttled at 50"
     assert point("published").system
 
@@ -328,7 +338,9 @@ def test_a_paced_time_is_missed_only_by_a_longer_one(point, metric, paced, simul
 
 def test_bounds_of_the_catalogue_are_speeds_of_groqs_service_and_demonstration():
     tables = ("calibration", "validation", "serving", "steps-2023")
-    found = [point for name in tables for point in measured_points(shipped(name)) if point.bound]
+    found = [
+        point for name in tables for point in measured_points(shipped_table(name)) if point.bound
+    ]
     assert {point.about["engine"] for point in found} == {"Groq compiler"}
     assert [point.id for point in found] == [
         "P139",
@@ -347,7 +359,7 @@ def test_speeds_and_points_agree_on_what_is_paced():
     paced = {
         each.id: bool(each.bound)
         for name in ("calibration", "validation")
-        for each in measured_points(shipped(name))
+        for each in measured_points(shipped_table(name))
     }
     marked = [speed.id for speed in speeds if speed.paced]
     assert len(marked) == 4
@@ -355,7 +367,7 @@ def test_speeds_and_points_agree_on_what_is_paced():
 
 
 def test_speculative_speeds_of_sambanova_are_no_measurements(point):
-    (found,) = (each for each in measured_points(shipped("validation")) if each.id == "P134")
+    (found,) = (each for each in measured_points(shipped_table("validation")) if each.id == "P134")
     assert found.system is None
     assert found.reason.startswith("speculative decoding: replies of SambaNova's service print")
     unlabelled = {
@@ -370,10 +382,10 @@ def test_speculative_speeds_of_sambanova_are_no_measurements(point):
 
 
 def test_a_half_is_whole_configurations_and_the_same_in_any_order(serving):
-    chosen = halves(serving)
+    chosen = fitting_half(serving)
     shuffled = serving.copy()
     random.Random(1).shuffle(shuffled)
-    assert halves(shuffled) == halves(serving[::-1]) == chosen
+    assert fitting_half(shuffled) == fitting_half(serving[::-1]) == chosen
     groups: dict[str, set[bool]] = {}
     for each in serving:
         if each.system:
@@ -384,7 +396,7 @@ def test_a_half_is_whole_configurations_and_the_same_in_any_order(serving):
 
 
 def test_a_half_is_about_a_half_of_each_model_on_each_system(serving):
-    chosen = halves(serving)
+    chosen = fitting_half(serving)
     by_kind: dict[tuple[str, ...], dict[str, bool]] = {}
     for each in serving:
         if each.system:

@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 
 from sim.scenario.scenario import System
-from sim.validation.points import MeasuredPoint, rules
+from sim.validation.agreement import PointComparison, ValidationReport
+from sim.validation.points import MeasuredPoint
 from sim.validation.replies import fitted_numbers, floors
-from sim.validation.validate import Compared, Table, beside, of_file, points_of, shipped, simulate
+from sim.validation.simulate import simulate
+from sim.validation.systems import measurement_rules
+from sim.validation.validate import compare_metric, points_of, shipped_table, validate_file
 
 TEN = [{}] * 10
 
@@ -38,7 +41,7 @@ def one(deployments):
 
 @pytest.fixture(scope="module")
 def ours() -> dict[str, MeasuredPoint]:
-    return {point.id: point for point in floors(shipped("sram-replies"))}
+    return {point.id: point for point in floors(shipped_table("sram-replies"))}
 
 
 # Floors by hand.
@@ -167,12 +170,12 @@ def test_a_model_that_the_catalogue_lacks_says_so(one):
 
 
 def test_listed_floors_do_not_count(make_table):
-    found = of_file(make_table("replies", *TEN[:9], {"flags": "prefill-waits;decode-loaded"}))
+    found = validate_file(make_table("replies", *TEN[:9], {"flags": "prefill-waits;decode-loaded"}))
     assert [row.status for row in found.rows] == ["listed", "listed"]
     assert all(row.simulated for row in found.rows)
     told = found.as_json()
     assert (told["metrics"], told["median_ape"], told["groups"]) == ({}, None, {})
-    unusable = of_file(make_table("replies", {"flags": "fixture"}))
+    unusable = validate_file(make_table("replies", {"flags": "fixture"}))
     assert [(row.status, row.simulated) for row in unusable.rows] == [("listed", None)] * 2
     json.dumps(unusable.as_json(), allow_nan=False)
 
@@ -233,12 +236,12 @@ def test_a_bound_is_one_sided(one):
     point = one(*([PACED] * 10))
     pace = 1 / 750
     rows = {
-        simulated: beside(point, "tpot", pace, {"tpot": simulated})
+        simulated: compare_metric(point, "tpot", pace, {"tpot": simulated})
         for simulated in (0.5 * pace, pace, 1.1 * pace)
     }
     assert [row.bound for row in rows.values()] == ["kept", "kept", "broken"]
     for simulated, row in rows.items():
-        told = Table("mine", (row,)).as_json()
+        told = ValidationReport("mine", (row,)).as_json()
         if simulated > pace:
             assert told["metrics"]["tpot"] == pytest.approx(
                 {
@@ -310,7 +313,7 @@ def test_the_numbers_of_chips_are_data(ours):
 
 def test_a_number_of_chips_is_fitted_to_one_beat_and_others_test_it(ours):
     """Every deployment that a rule names is one of the set, and its beat is scored as fitted."""
-    named = [rule.chips_fitted_to for rule in rules() if rule.chips_fitted_to]
+    named = [rule.chips_fitted_to for rule in measurement_rules() if rule.chips_fitted_to]
     assert len(named) == len(set(named)) > 3
     for name in named:
         assert ours[name].known["beat"][0] == "fitted"
@@ -355,7 +358,7 @@ def test_floors_of_the_shipped_set(ours):
 
 
 def test_the_shipped_set_has_every_reply_and_names_no_file(ours):
-    with shipped("sram-replies").open(encoding="utf-8", newline="") as table:
+    with shipped_table("sram-replies").open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == len({row["reply_id"] for row in rows}) == 771
     assert not any("source" in key for key in rows[0])
@@ -467,11 +470,11 @@ def test_a_malformed_cell_is_one_line_and_status_2(sramsim, make_table, cells, m
 def test_a_floor_that_an_engine_was_not_fitted_for_is_assumed(one):
     """SambaFlow's numbers are all assumed."""
     rows = {"provider": "SambaNova", "prompt_time_s": "", "ttft_s": 0.03}
-    row = beside(one(*([rows] * 10)), "ttft", 0.03, {"ttft": 0.02})
+    row = compare_metric(one(*([rows] * 10)), "ttft", 0.03, {"ttft": 0.02})
     assert (row.status, row.reason) == ("assumed", "sambaflow: no points for layer_overhead")
-    assert Table("mine", (row,)).headline == []
+    assert ValidationReport("mine", (row,)).headline == []
 
 
 def test_other_tables_say_nothing_of_replies(make_table):
-    row = Compared(points_of(make_table("published"))[0], "tpot", 1.0, 2.0, "fitted", "")
-    assert "fitted_numbers" not in Table("mine", (row,)).as_json()
+    row = PointComparison(points_of(make_table("published"))[0], "tpot", 1.0, 2.0, "fitted", "")
+    assert "fitted_numbers" not in ValidationReport("mine", (row,)).as_json()

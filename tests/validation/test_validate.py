@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,22 +17,19 @@ from sim.inputs.errors import UserError
 from sim.inputs.names import catalogue_names
 from sim.results.metrics import latencies
 from sim.scenario.scenario import Member, System, fitting
-from sim.validation import points as points_module
+from sim.validation import systems
 from sim.validation import validate as module
+from sim.validation.agreement import PointComparison, ValidationReport, error_statistics
 from sim.validation.points import MeasuredPoint
+from sim.validation.simulate import point_scenario, simulate
 from sim.validation.validate import (
     SETS,
-    Compared,
-    Table,
-    asked,
-    beside,
-    of_file,
+    compare_metric,
     points_of,
-    shipped,
-    simulate,
-    statistics,
-    table,
-    unfitted,
+    shipped_table,
+    unfitted_numbers,
+    validate_file,
+    validate_set,
 )
 
 
@@ -72,7 +69,7 @@ def fitted(monkeypatch):
 
 def served(point: MeasuredPoint, users: int, rounds: int | None = None):
     """The rows of a point's requests, served outside of `validate`."""
-    scenario = asked(point, users, rounds)
+    scenario = point_scenario(point, users, rounds)
     return scenario.serve(
         "measured", {"measured": Member(fitting(scenario, "measured"))}, scenario.workload.draw(0)
     )
@@ -110,7 +107,7 @@ def test_users_are_a_closed_loop_of_ten_rounds_and_means_count(make_point):
 
 
 def test_lengths_may_be_spread_over_the_upper_fifth(make_point):
-    requests = asked(
+    requests = point_scenario(
         make_point(pattern="users", spread=True, prompt=100, output=51), 50
     ).workload.draw(0)
     assert (requests.prompt.min(), requests.prompt.max()) == (80, 100)
@@ -179,7 +176,9 @@ def test_whoever_measured_beyond_the_trained_context_did_run_it(make_point):
     ("simulated", "error"), [(2.0, math.log(2)), (0.5, -math.log(2)), (1.0, 0.0)]
 )
 def test_an_error_is_the_logarithm_of_the_time(make_point, fitted, simulated, error):
-    assert beside(make_point(), "tpot", 1.0, {"tpot": simulated}).error == pytest.approx(error)
+    assert compare_metric(make_point(), "tpot", 1.0, {"tpot": simulated}).error == pytest.approx(
+        error
+    )
 
 
 def test_a_rate_and_a_time_of_the_same_have_the_same_error(make_table, fitted):
@@ -195,7 +194,7 @@ def test_a_rate_and_a_time_of_the_same_have_the_same_error(make_table, fitted):
         "published",
         *({"point_id": metric, "metric": metric, "value": value} for metric, value in rows),
     )
-    rate, tpot, itl, prefill, ttft = (row.error for row in of_file(path).rows)
+    rate, tpot, itl, prefill, ttft = (row.error for row in validate_file(path).rows)
     assert rate == pytest.approx(tpot) == pytest.approx(itl)
     assert prefill == pytest.approx(ttft)
     assert rate != pytest.approx(prefill)
@@ -203,13 +202,13 @@ def test_a_rate_and_a_time_of_the_same_have_the_same_error(make_table, fitted):
 
 def test_twice_the_rate_is_log_2_more_error(make_table, fitted):
     path = make_table("published", {"point_id": "a", "value": 50}, {"point_id": "b", "value": 100})
-    once, twice = (row.error for row in of_file(path).rows)
+    once, twice = (row.error for row in validate_file(path).rows)
     assert twice - once == pytest.approx(math.log(2))
 
 
 def test_statistics_by_hand(make_point):
-    def row(percent: float | None) -> Compared:
-        return Compared(
+    def row(percent: float | None) -> PointComparison:
+        return PointComparison(
             make_point(),
             "tpot",
             1.0,
@@ -218,9 +217,12 @@ def test_statistics_by_hand(make_point):
             "",
         )
 
-    told = statistics([row(10), row(-30), row(None), row(2), row(-4)])
-    assert told == pytest.approx({"median_ape": 7, "mape": 46 / 4, "bias": -22 / 4, "n": 4})
-    assert statistics([row(None)]) == {"n": 0}
+    statistics = error_statistics([row(10), row(-30), row(None), row(2), row(-4)])
+    assert statistics is not None
+    assert asdict(statistics) == pytest.approx(
+        {"median_ape": 7, "mape": 46 / 4, "bias": -22 / 4, "n": 4}
+    )
+    assert error_statistics([row(None)]) is None
 
 
 # Which rows count for what.
@@ -234,7 +236,7 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
     point = make_point(engine={"source": told})
 
     def status(metric: str, point: MeasuredPoint = point) -> tuple[str, str]:
-        row = beside(point, metric, 1.0, {metric: 1.0})
+        row = compare_metric(point, metric, 1.0, {metric: 1.0})
         return row.status, row.reason
 
     assert status("tpot") == ("tested", "")
@@ -258,23 +260,25 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
 def test_what_was_fitted_is_told_by_the_bits_of_the_weights(make_point, weights, bits):
     source = {f"memory_efficiency.{bits}": "fitted: to points"}
     system = make_point(engine={"source": source}, system={"plan": Plan(weights=weights)}).system
-    assert unfitted(system, "tpot") == ""
+    assert unfitted_numbers(system, "tpot") == ""
     for other in {"4", "8", "16"} - {bits}:
         source = {f"memory_efficiency.{other}": "fitted: to points"}
         system = make_point(
             engine={"source": source}, system={"plan": Plan(weights=weights)}
         ).system
-        assert unfitted(system, "tpot") == f"in-place: no points for memory_efficiency.{bits}"
+        assert (
+            unfitted_numbers(system, "tpot") == f"in-place: no points for memory_efficiency.{bits}"
+        )
 
 
 def test_experts_have_a_number_of_their_own(make_point):
     moe = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
     source = {"memory_efficiency": "fitted: to points"}
     assert (
-        unfitted(make_point(engine={"source": source}, model=moe).system, "tpot")
+        unfitted_numbers(make_point(engine={"source": source}, model=moe).system, "tpot")
         == "in-place: no points for moe_layer_overhead"
     )
-    assert not unfitted(
+    assert not unfitted_numbers(
         make_point(
             engine={"source": source | {"moe_layer_overhead": "fitted: to them"}}, model=moe
         ).system,
@@ -287,16 +291,16 @@ def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
     dense, experts = make_point(), make_point(model=moe)
     far = dict(zip(("fitted", "tested", "assumed"), (0.1, 0.2, 0.4), strict=True))
     rows = [
-        Compared(point, "tpot", 1.0, math.exp(error), status, "")
+        PointComparison(point, "tpot", 1.0, math.exp(error), status, "")
         for status, error in far.items()
         for point in (dense, experts)
     ]
-    missing = Compared(dense, "tpot", 1.0, None, "not expressed", "too large")
-    every = Table("mine", (*rows, missing))
+    missing = PointComparison(dense, "tpot", 1.0, None, "not expressed", "too large")
+    every = ValidationReport("mine", (*rows, missing))
     assert [row.error for row in every.headline] == [pytest.approx(0.2)]
-    only_fitted = Table("mine", tuple(row for row in rows if row.status != "tested"))
+    only_fitted = ValidationReport("mine", tuple(row for row in rows if row.status != "tested"))
     assert [row.error for row in only_fitted.headline] == [pytest.approx(0.1)]
-    assert Table("mine", (missing,)).headline == []
+    assert ValidationReport("mine", (missing,)).headline == []
     kinds = [
         f"{status}, {kind}"
         for status in ("tested", "fitted", "assumed")
@@ -311,10 +315,10 @@ def test_the_headline_is_of_dense_models_that_were_not_fitted_to(make_point):
 
 def test_the_ten_farthest_come_first(make_point):
     rows = [
-        Compared(make_point(), "tpot", 1.0, math.exp((-1) ** n * n / 100), "tested", str(n))
+        PointComparison(make_point(), "tpot", 1.0, math.exp((-1) ** n * n / 100), "tested", str(n))
         for n in range(14)
     ]
-    assert [row.reason for row in Table("mine", tuple(rows)).worst] == [
+    assert [row.reason for row in ValidationReport("mine", tuple(rows)).worst] == [
         str(n) for n in range(13, 3, -1)
     ]
 
@@ -327,12 +331,12 @@ def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_count
     plain, paced = make_point(), make_point(bound="throttled")
     points = [(plain, 10), (paced, 30), (paced, -50), (paced, 0), (plain, None)]
     rows = tuple(
-        Compared(
+        PointComparison(
             point, "tpot", 1.0, None if percent is None else math.exp(percent / 100), "tested", ""
         )
         for point, percent in points
     )
-    told = Table("mine", rows)
+    told = ValidationReport("mine", rows)
     assert [row.bound for row in rows] == [None, "broken", "kept", "kept", None]
     assert [row.error for row in rows] == [pytest.approx(0.1), pytest.approx(0.3), 0.0, 0.0, None]
     assert told.headline == told.groups["tested, dense"] == [rows[0], rows[1]]
@@ -347,8 +351,8 @@ def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_count
 
 def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch):
     """One of twice the speed that comes out, one of a thousandth of it."""
-    rules = (*points_module.rules(), Rule(when={}, bound="throttled", source="here"))
-    monkeypatch.setattr(points_module, "rules", lambda: rules)
+    rules = (*systems.measurement_rules(), Rule(when={}, bound="throttled", source="here"))
+    monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
     path = make_table(
         "published", {"point_id": "slow", "value": 0.1}, {"point_id": "fast", "value": 1e5}
     )
@@ -379,7 +383,7 @@ def mixed(make_table):
 
 
 def test_every_row_of_a_users_file_is_counted(mixed, fitted):
-    told = of_file(mixed).as_json()
+    told = validate_file(mixed).as_json()
     assert [
         (point["point_id"], point["status"] != "not expressed") for point in told["points"]
     ] == [
@@ -402,7 +406,7 @@ def test_every_row_of_a_users_file_is_counted(mixed, fitted):
 
 def test_json_has_the_keys_that_were_promised(mixed, fitted):
     path = mixed
-    told = json.loads(json.dumps(of_file(path).as_json(), allow_nan=False))
+    told = json.loads(json.dumps(validate_file(path).as_json(), allow_nan=False))
     assert {"points", "metrics", "median_ape", "mape", "expressed", "total"} <= told.keys()
     for point in told["points"]:
         assert {
@@ -415,7 +419,7 @@ def test_json_has_the_keys_that_were_promised(mixed, fitted):
             "reason",
         } <= point.keys()
     fitted("one", "two")
-    told = of_file(path).as_json()
+    told = validate_file(path).as_json()
     assert {"median_ape", "mape", "n"} <= told["metrics"]["tpot"].keys()
     assert told["metrics"]["tpot"]["n"] == 2
     one = told["points"][0]
@@ -424,7 +428,9 @@ def test_json_has_the_keys_that_were_promised(mixed, fitted):
 
 
 def test_a_serving_row_is_one_point_of_two_metrics(make_table, fitted):
-    told = of_file(make_table("serving", {"point_id": "a"}, {"point_id": "b", "osl": 1})).as_json()
+    told = validate_file(
+        make_table("serving", {"point_id": "a"}, {"point_id": "b", "osl": 1})
+    ).as_json()
     assert [(point["point_id"], point["metric"]) for point in told["points"]] == [
         (name, metric) for name in "ab" for metric in ("ttft", "tpot")
     ]
@@ -439,14 +445,16 @@ def test_rows_of_one_name_are_simulated_each_for_itself(make_table, fitted):
         {"metric": "e2e_latency_s"},
         {"accelerator_chip_id": "nv_a100_80g_sxm", "metric": "TTFT_ms"},
     ]
-    ttft, whole, other = (row.simulated for row in of_file(make_table("published", *rows)).rows)
+    ttft, whole, other = (
+        row.simulated for row in validate_file(make_table("published", *rows)).rows
+    )
     assert ttft < whole
     assert ttft < other
 
 
 def test_a_users_steps_are_not_taken_for_the_catalogues(make_table):
     """Rows of such tables have no names of their own."""
-    (row, _) = of_file(make_table("steps", name="mine.csv")).rows
+    (row, _) = validate_file(make_table("steps", name="mine.csv")).rows
     assert row.point.id == "mine:2"
     assert row.status != "fitted"
 
@@ -454,7 +462,7 @@ def test_a_users_steps_are_not_taken_for_the_catalogues(make_table):
 def test_an_empty_table_is_no_row(make_table, fitted):
     path = make_table("published")
     path.write_text(path.read_text().splitlines()[0] + "\n")
-    assert of_file(path).as_json() | {"groups": {}} == {
+    assert validate_file(path).as_json() | {"groups": {}} == {
         "points": [],
         "metrics": {},
         "median_ape": None,
@@ -473,11 +481,11 @@ def test_engines_may_be_fitted_to_calibration_steps_and_a_half_of_serving():
     ids = module.fitted_ids()
     assert {"P001", "steps-2023:2"} <= ids
     assert not any(
-        point.id in ids for point in module.measured_points(module.shipped("validation"))
+        point.id in ids for point in module.measured_points(module.shipped_table("validation"))
     )
     serving = [
         point.id in ids
-        for point in module.measured_points(module.shipped("serving"))
+        for point in module.measured_points(module.shipped_table("serving"))
         if point.system
     ]
     assert 0.4 < np.mean(serving) < 0.5
@@ -486,13 +494,13 @@ def test_engines_may_be_fitted_to_calibration_steps_and_a_half_of_serving():
 def test_a_set_that_is_not_there_is_refused():
     with pytest.raises(
         UserError,
-        match="validate steps: there is no such set; choose of calibration, validation, serving",
+        match="validate: got 'steps'; expected calibration, validation, serving",
     ):
-        table("steps")
+        validate_set("steps")
 
 
 def test_the_replay_compares_each_statistic_of_what_was_measured():
-    told = table("replay").as_json()
+    told = validate_set("replay").as_json()
     assert [(point["point_id"], point["metric"]) for point in told["points"]] == [
         (f"{statistic} of 300 requests", metric)
         for statistic in ("mean", "median", "p90")
@@ -508,7 +516,7 @@ def test_the_replay_compares_each_statistic_of_what_was_measured():
 def test_the_command_prints_a_users_file_as_json_and_as_tables(sramsim, mixed, fitted):
     status, out, err = sramsim("validate", "--points", str(mixed), "--json")
     assert (status, err) == (0, "")
-    assert json.loads(out) == {"sets": {"mine": of_file(mixed).as_json()}}
+    assert json.loads(out) == {"sets": {"mine": validate_file(mixed).as_json()}}
     status, out, err = sramsim("validate", "--points", str(mixed))
     assert (status, err) == (0, "")
     assert "mine: ln(simulated / measured) of the time" in out
@@ -524,16 +532,25 @@ def test_the_command_draws_a_users_file(sramsim, mixed, fitted, tmp_path):
     assert "simulated, ms" in (tmp_path / "agreement.svg").read_text()
 
 
+ONE_SET = (
+    "validate: got more than one of NAME, --points and --network; expected one;"
+    " try sramsim validate serving"
+)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("serving --network", "validate: name one set, or --points, or --network"),
-        ("serving --points mine.csv", "validate: name one set, or --points, or --network"),
-        ("network --figure a.txt", "--figure a.txt: a figure ends with .png, .svg or .pdf"),
+        ("serving --network", ONE_SET),
+        ("serving --points mine.csv", ONE_SET),
+        (
+            "network --figure a.txt",
+            "--figure: got a.txt; expected a name that ends with .png, .svg or .pdf; try a.png",
+        ),
         (
             "servin",
-            "validate servin: there is no such set; "
-            "choose of calibration, validation, serving, steps-2023, sram-replies, replay, network",
+            "validate: got 'servin'; expected calibration, validation, serving, steps-2023, "
+            "sram-replies, replay or network; did you mean 'serving'?",
         ),
         ("--points gone.csv", "gone.csv: no such file"),
     ],
@@ -556,7 +573,7 @@ def test_an_engine_names_the_chips_that_tables_have_it_on():
     """Rows whose engine was taken over from a neighbour are no points of it."""
     on = defaultdict(set)
     for name in SETS:
-        for point in points_of(shipped(name)):
+        for point in points_of(shipped_table(name)):
             if point.system and point.system.chip and point.measured and not point.reason:
                 on[point.system.engine.id].add(point.system.chip.id)
     replayed = sim.read("replay-vllm-rtx4090").whole("rtx4090")

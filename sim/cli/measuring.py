@@ -1,0 +1,187 @@
+"""Commands about measured figures: validate, sensitivity, calibrate, measure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.app import app
+from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.options import (
+    FileArgument,
+    JsonOption,
+    SetOption,
+    open_scenario,
+    search_open_plans,
+)
+from sim.cli.saving import check_figure_name, save_figure, save_text
+from sim.inputs.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.validation.agreement import ValidationReport
+
+
+@app.command(
+    "validate", epilog="Example: sramsim validate serving; sramsim validate --points mine.csv"
+)
+def validate_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="calibration, validation, serving, steps-2023, sram-replies, replay or network; "
+            "default: all."
+        ),
+    ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="CSV file with the columns of one set, instead of a set.")
+    ] = None,
+    network: Annotated[bool, typer.Option("--network", help="The set network.")] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw simulated over measured; for sram-replies, prompt times (png, svg, pdf)."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show measured and simulated figures, and the error of each."""
+    if (points is not None) + (name is not None) + network > 1:
+        raise UserError(
+            "validate: got more than one of NAME, --points and --network; expected one;"
+            " try sramsim validate serving"
+        )
+    name = "network" if network else name
+    check_figure_name(figure)
+    from sim.validation.messages import medians, network_json, network_rows
+
+    tables = validation_tables(name, points)
+    messages = network_rows() if points is None and name in (None, "network") else []
+    if as_json:
+        sets = {table.name: table.as_json() for table in tables}
+        sets |= {"network": network_json(messages)} if messages else {}
+        as_printed = (
+            {"rows": [row.as_json() for row in messages], "medians": medians(messages)}
+            if network
+            else {}
+        )
+        print_json({"sets": sets, **as_printed})
+    else:
+        from sim.report.listings import agreement, validated
+
+        for table in tables:
+            show_table(agreement(table))
+        if messages:
+            show_table(validated("messages between chips", messages, medians(messages)))
+    if figure:
+        draw_validation(tables, figure)
+
+
+def validation_tables(name: str | None, points: Path | None) -> list["ValidationReport"]:
+    """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
+    from sim.validation.validate import SETS, validate_file, validate_set
+
+    with progress_bars() as progress:
+        if points is not None:
+            return [validate_file(points, progress)]
+        names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
+        return [validate_set(set_name, progress) for set_name in names]
+
+
+def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
+    """Write the figure of validated tables: prompt times if they are replies, else agreement."""
+    if [table.of_replies for table in tables] == [True]:
+        from plots import prefill
+        from sim.studies.prefill import prefills
+
+        save_figure(prefill.draw(prefills(tables[0])), path)
+    else:
+        from plots import agreement
+
+        save_figure(agreement.draw({table.name: table.as_json() for table in tables}), path)
+
+
+@app.command(
+    "sensitivity",
+    epilog="Example: sramsim sensitivity llama2-70b-lpu-vs-h100 --figure tornado.png",
+)
+def sensitivity_command(
+    file: FileArgument,
+    assignments: SetOption = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the tornado (png, svg, pdf).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much each uncertain number changes the unloaded TTFT and TPOT."""
+    from sim.studies.sensitivity import sensitivity
+
+    check_figure_name(figure)
+    scenario = search_open_plans(open_scenario(file, assignments))
+    with progress_bars() as progress:
+        systems = {
+            name: system.as_json() for name, system in sensitivity(scenario, progress).items()
+        }
+    if as_json:
+        print_json({"scenario": scenario.id, "systems": systems})
+    else:
+        from sim.report.listings import swings
+
+        show_table(swings(scenario.id, systems))
+    if figure:
+        from plots import tornado
+
+        save_figure(tornado.draw(scenario.id, systems), figure)
+
+
+@app.command("calibrate", epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")
+def calibrate_command(
+    engine: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENGINE|FILE",
+            help="Catalogue name of an engine, or its file; its `fit:` names the free numbers.",
+        ),
+    ],
+    write: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the engine's file with the fitted numbers."),
+    ] = None,
+) -> None:
+    """Fit an engine's numbers to the measured points reserved for fitting."""
+    from sim.inputs.names import find_entry
+    from sim.report.listings import calibrated
+    from sim.validation.calibrate import calibrate
+    from sim.validation.engine_files import fitted_engine_file
+
+    path = find_entry(engine, "engines")
+    fit = calibrate(path, note)
+    show_table(calibrated(fit))
+    if write:
+        save_text(fitted_engine_file(path, fit), write)
+
+
+@app.command(
+    "measure",
+    epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml",
+)
+def measure_command(
+    chip: Annotated[
+        str,
+        typer.Option(
+            help="Chip of the catalogue, or a file; efficiencies are relative to its peaks."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Engine file to write.")],
+    model: Annotated[
+        str, typer.Option(help="Model whose layer shapes are timed.")
+    ] = "llama-3.1-8b",
+) -> None:
+    """Measure this machine's GPU with PyTorch and write its engine file (extra: measure)."""
+    from sim.hardware.chip import Chip
+    from sim.inputs.document import read_value
+    from sim.inputs.names import find_entry
+    from sim.model.transformer import Model
+    from sim.validation.measure import measure, measured_engine_file, torch_with_cuda
+
+    torch_with_cuda()  # first: without a GPU no file is read
+    card = read_value(find_entry(chip, "chips"), Chip)
+    shapes = read_value(find_entry(model, "models"), Model)
+    save_text(measured_engine_file(measure(shapes, note), card, shapes), out)

@@ -1,0 +1,77 @@
+"""Files that the commands write: results, figures and pages, whole or not at all."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.cli.console import note
+from sim.inputs.errors import UserError
+from sim.inputs.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sim.results.rows import Saved
+
+FIGURE_SUFFIXES = ("png", "svg", "pdf")
+
+
+def save_text(text: str, path: Path, hint: str = "") -> None:
+    """Write a text file, and print a note with a hint about it."""
+    with write_whole(path.parent) as scratch:
+        (scratch / path.name).write_text(text, encoding="utf-8")
+    note(f"{path}: written{hint}")
+
+
+def save_run(saved: "Saved", folder: Path, plots: bool) -> None:
+    """Write result.json, requests.parquet and, if `plots`, the figures."""
+    from sim.results.rows import save_result
+
+    with write_whole(folder) as scratch:
+        save_result(saved, scratch)
+        if plots:
+            save_run_figures(saved, scratch)
+    note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
+
+
+def save_run_figures(saved: "Saved", folder: Path) -> None:
+    """Write all figures of a result as PNG, SVG and PDF."""
+    from plots import draw_all
+
+    save_figures(draw_all(saved), folder)
+
+
+def save_figures(figures: "dict[str, Figure]", folder: Path) -> None:
+    """Write figures by name as PNG, SVG and PDF."""
+    from plots import style
+
+    with write_whole(folder) as scratch:
+        for name, figure in figures.items():
+            for suffix in FIGURE_SUFFIXES:
+                style.save(figure, scratch / f"{name}.{suffix}")
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write one figure in the format of its suffix, and print a note."""
+    from plots import style
+
+    with write_whole(path.parent) as scratch:
+        style.save(figure, scratch / path.name)
+    note(f"{path}: written")
+
+
+def check_figure_name(path: Path | None) -> None:
+    """Check the name of a figure before anything long runs.
+
+    Raises: UserError if the suffix is no format of figures.
+    """
+    if path and path.suffix.removeprefix(".") not in FIGURE_SUFFIXES:
+        raise UserError(
+            f"--figure: got {path}; expected a name that ends with .png, .svg or .pdf;"
+            f" try {path.parent / (path.stem or 'figure')}.png"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written, before anything long runs.  Raises: UserError."""
+    with write_whole(folder):
+        pass

@@ -1,0 +1,225 @@
+"""Commands that show results and entries: plot, report, compare, trace, catalog, show."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.app import app
+from sim.cli.console import print_json, show_table
+from sim.cli.options import (
+    FileArgument,
+    JsonOption,
+    SetOption,
+    open_scenario,
+    search_open_plans,
+)
+from sim.cli.running import run_command
+from sim.cli.saving import (
+    check_figure_name,
+    save_figure,
+    save_figures,
+    save_run_figures,
+    save_text,
+)
+from sim.inputs.errors import UserError
+from sim.inputs.suggestions import unknown_name
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sim.scenario.scenario import Scenario
+
+
+@app.command("plot", epilog="Example: sramsim plot out")
+def plot_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="Folder of `run --out` or `sweep --out`, or a scenario to run first.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures; default: DIR itself, or out.")
+    ] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Draw the figures of a result as PNG, SVG and PDF."""
+    folder = Path(source)
+    if not folder.is_dir():
+        run_command(source, out=out, plots=True, assignments=assignments)
+        return
+    if assignments:
+        raise UserError(
+            f"--set: got {assignments[0]} with {source}, which is a result;"
+            f" expected a scenario; try sramsim run SCENARIO --set {assignments[0]}"
+        )
+    if (folder / "sweep.json").exists():
+        from plots import draw_swept
+        from sim.studies.sweep import load_sweep
+
+        figures = draw_swept(load_sweep(folder))
+        if not figures:
+            raise UserError(
+                f"{folder}: got the same rate, users and chips at all points that worked;"
+                " expected at least two of one; try a sweep of workload.rate"
+            )
+        save_figures(figures, out or folder)
+    else:
+        from sim.results.rows import load_result
+
+        save_run_figures(load_result(folder), out or folder)
+
+
+@app.command(
+    "report",
+    epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out "
+    "&& sramsim report out -o out/report.html",
+)
+def report_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of `run --out` or `sweep --out`.")
+    ],
+    out: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write one HTML page with verdict, tables, figures, the scenario and all sources.
+
+    The page needs no network.
+    """
+    if out.suffix not in (".html", ".htm"):
+        raise UserError(
+            f"--output: got {out}; expected a name that ends with .html; try report.html"
+        )
+    from sim.report import page
+
+    save_text(page.report(folder), out)
+
+
+@app.command("compare", epilog="Example: sramsim compare out/base out/busy")
+def compare_command(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed between runs, in inputs and in metrics."""
+    from sim.studies.compare import changes
+
+    if len(folders) < 2:
+        raise UserError(
+            f"compare: got one folder, {folders[0]}; expected two or more, the first as the base;"
+            f" try sramsim compare {folders[0]} OTHER"
+        )
+    result = changes(folders)
+    if as_json:
+        print_json(result)
+    else:
+        from sim.report.listings import changed
+
+        show_table(changed(result))
+
+
+@app.command(
+    "trace",
+    epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json "
+    "--figure gantt.png",
+)
+def trace_command(
+    file: FileArgument,
+    system: Annotated[
+        str | None, typer.Option(help="Name of the system; default: the scenario's first.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Number of tokens after the first.")] = 3,
+    prefill: Annotated[
+        bool, typer.Option("--prefill", help="Include the steps of the prompt.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write Chrome trace events, for ui.perfetto.dev."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw all stages and one group as a Gantt chart (png, svg, pdf)."),
+    ] = None,
+    as_program: Annotated[
+        bool, typer.Option("--program", help="Print what the chips execute in one step instead.")
+    ] = False,
+    chip: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --program: show one chip, with its messages."),
+    ] = None,
+    assignments: SetOption = None,
+) -> None:
+    """Trace every chip and every link while a single request gets its tokens."""
+    from sim.studies.timeline import chrome_json, trace
+
+    scenario = open_scenario(file, assignments)
+    name = system or next(iter(scenario.systems))
+    if as_program:
+        if out or figure:
+            raise UserError(
+                "--program: got -o or --figure too; expected none, because --program only prints;"
+                " try without them"
+            )
+        print_program(scenario, name, chip)
+        return
+    if chip is not None:
+        raise UserError(f"--chip: got {chip} without --program; try --program --chip {chip}")
+    if not (out or figure):
+        raise UserError(
+            "trace: got no output; expected -o, --figure or --program; try -o trace.json"
+        )
+    check_figure_name(figure)
+    timeline = trace(search_open_plans(scenario), name, tokens, prefill)
+    if out:
+        save_text(chrome_json(timeline), out, "; open it at https://ui.perfetto.dev")
+    if figure:
+        from plots import gantt
+
+        save_figure(gantt.draw(timeline), figure)
+
+
+def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
+    """Print the program of one decode step of a system, or the part of one chip."""
+    from sim.report.listings import listing
+    from sim.studies.timeline import step_program
+
+    show_table(listing(name, *step_program(search_open_plans(scenario), name), chip))
+
+
+@app.command("catalog", epilog="Example: sramsim catalog chips")
+def catalog_command(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="chips, engines, models, clusters, measurements or scenarios."),
+    ] = None,
+) -> None:
+    """List the entries of the catalogue."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from sim.catalogue.entries import CATALOGUE_KINDS, titles
+    from sim.report.listings import entries
+
+    if kind is not None and kind not in CATALOGUE_KINDS:
+        raise unknown_name("catalog", kind, CATALOGUE_KINDS)
+    tables: list[RenderableType] = []
+    for listed in [kind] if kind else CATALOGUE_KINDS:
+        tables += [entries(listed, titles(listed)), Text()]
+    show_table(Group(*tables[:-1]))
+
+
+@app.command("show", epilog="Example: sramsim show chip groq-lpu-v1")
+def show_command(
+    kind: Annotated[str, typer.Argument(help="chip, engine, model, cluster or measurement.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Catalogue name, or a file.")],
+) -> None:
+    """Show one entry of the catalogue: every number with its source."""
+    from sim.catalogue.entries import facts
+    from sim.report.listings import sourced
+
+    show_table(sourced(*facts(kind, name)))

@@ -1,0 +1,128 @@
+"""Points of a sweep: a scenario with values put in, and a digest that names its result.
+
+[point.values for point in sweep_points(document, scenario)]  # by dotted key
+"""
+
+import copy
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from sim import __version__
+from sim.inputs.document import Document
+from sim.inputs.errors import ScenarioError, UserError
+from sim.scenario.scenario import Scenario, of
+from sim.studies.provenance import package_digest, users_digest
+
+
+@dataclass(frozen=True, eq=False)
+class SweepPoint:
+    """A scenario with values put in.
+
+    values: by dotted key.
+    digest: name of the point's file; it covers inputs, version and code.
+    error: why the scenario cannot be read; '' if it can.
+    """
+
+    values: dict[str, Any]
+    document: Document
+    digest: str
+    error: str = ""
+
+
+def sweep_points(document: Document, scenario: Scenario) -> list[SweepPoint]:
+    """Return the points of a scenario's sweep; in a grid, the last key varies first.
+
+    Raises: UserError if it has no sweep; ScenarioError if not one point can be read.
+    """
+    swept = scenario.sweep
+    if swept is None:
+        raise UserError(
+            f"{document.shown}: sweep: got none; expected keys with their values;"
+            " try sweep: {workload.rate: [1 request/s, 2 request/s]}"
+        )
+    # For each point: the place in the file where the value of each key stands.
+    places: list[dict[str, tuple[str | int, ...]]]
+    if isinstance(swept, Mapping):
+        choices = itertools.product(*(range(len(values)) for values in swept.values()))
+        places = [
+            {key: ("sweep", key, i) for key, i in zip(swept, choice, strict=True)}
+            for choice in choices
+        ]
+    else:
+        places = [{key: ("sweep", i, key) for key in values} for i, values in enumerate(swept)]
+    points = [_sweep_point(document, sources) for sources in places]
+    if all(point.error for point in points):
+        raise ScenarioError(points[0].error)
+    return points
+
+
+def _sweep_point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> SweepPoint:
+    """Return the document with values put in that stand elsewhere in it.
+
+    sources: for each key, the place of its value.
+    """
+    changed, values = copy.deepcopy(document), {}
+    error = ""
+    for key, source in sources.items():
+        value: Any = document.data
+        for step in source:
+            value = value[step]
+        values[key] = value
+        try:
+            changed.put(key, value, source)
+        except ScenarioError as wrong:
+            error = error or str(wrong)
+    del changed.data["sweep"]
+    try:
+        inputs = _canonical(of(changed)) if not error else None
+    except ScenarioError as wrong:
+        inputs, error = None, str(wrong)
+    whole_input = json.dumps(
+        [__version__, package_digest(), [changed.data, values] if inputs is None else inputs],
+        sort_keys=True,
+    )
+    digest = hashlib.sha256(whole_input.encode()).hexdigest()[:32]
+    return SweepPoint(values, changed, digest, error)
+
+
+def _canonical(value: object) -> Any:
+    """Return plain data that is equal for equal inputs, in whatever order a file names them.
+
+    Mappings of names keep their order, because it can mean something: the memories of a chip, the
+    members of a fleet.  The systems of a scenario are sorted.  For files that are read, and for
+    code of a user, the content counts.
+    """
+    match value:
+        case BaseModel():
+            fields = {name: _canonical(getattr(value, name)) for name in type(value).model_fields}
+            if isinstance(value, Scenario):
+                fields["systems"].sort()
+            return [_code_identity(type(value)), fields]
+        case Mapping():
+            return [[key, _canonical(entry)] for key, entry in value.items()]
+        case tuple() | list():
+            return [_canonical(entry) for entry in value]
+        case Path():
+            return hashlib.sha256(value.read_bytes()).hexdigest()
+        case None | bool() | int() | float() | str():
+            return value
+    return _code_identity(value)
+
+
+def _code_identity(thing: Any) -> list[str]:
+    """Return the name of a class or function, and for a user's one a digest of its code.
+
+    The digest covers its file and the user's files that this imports.
+    """
+    module = sys.modules.get(thing.__module__)
+    path = getattr(module, "__file__", None)
+    users = path is not None and not thing.__module__.startswith("sim.")
+    return [thing.__qualname__, users_digest(Path(path)) if path and users else ""]

@@ -1,0 +1,208 @@
+"""How well simulated points agree with measured ones: the error of each metric, and statistics.
+
+ValidationReport("mine", comparisons).as_json()["median_ape"]  # in %
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from statistics import mean, median
+from typing import Any, Literal
+
+from sim.scenario.scenario import System
+from sim.units import Seconds
+from sim.validation.points import MeasuredPoint
+from sim.validation.replies import fitted_numbers
+
+# fitted: an engine may have been fitted to this point.
+# tested: it was not, but the engine was fitted to others of its kind.
+# assumed: a number that the metric depends on was taken from a neighbour.
+# listed: measured, but not scored.
+Status = Literal["fitted", "tested", "assumed", "listed", "not expressed"]
+# The time of a throttled or loaded service is an upper bound of the hardware's time.
+# kept: the simulated time is not longer.
+Bound = Literal["kept", "broken"]
+WORST_SHOWN = 10  # rows with the largest errors
+
+
+@dataclass(frozen=True, slots=True)
+class PointComparison:
+    """One metric of a point, measured and simulated.
+
+    measured: seconds; nan if the simulator has no such metric.
+    simulated: seconds; None if the point cannot be simulated.
+    """
+
+    point: MeasuredPoint
+    metric: str
+    measured: Seconds
+    simulated: Seconds | None
+    status: Status
+    reason: str
+
+    @property
+    def error(self) -> float | None:
+        """ln(simulated / measured) of the time, at least 0 for a bound; None without both."""
+        if not self.simulated or not self.measured > 0:
+            return None
+        return self.point.error(self.metric, self.simulated, self.measured)
+
+    @property
+    def bound(self) -> Bound | None:
+        """Whether the simulated time keeps an upper bound; None for a measurement."""
+        if self.error is None or self.status == "listed" or not self.point.is_bound(self.metric):
+            return None
+        return "broken" if self.error else "kept"
+
+    @property
+    def moe(self) -> bool:
+        """Whether the model is a mixture of experts."""
+        return self.point.system is not None and is_routed(self.point.system)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON: times in ms; for a throughput, that of one token."""
+        chip = self.point.system.chip if self.point.system else None
+        return {
+            "point_id": self.point.id,
+            "metric": self.metric,
+            "measured": None if math.isnan(self.measured) else 1000 * self.measured,
+            "simulated": 1000 * self.simulated if self.simulated else None,
+            "error_pct": None if self.error is None else 100 * self.error,
+            "status": self.status,
+            "bound": self.bound,
+            "bound_reason": self.point.bound,
+            "moe": self.moe,
+            "reason": self.reason,
+            "model": self.point.about["model"],
+            "chip": chip.id if chip else self.point.about["chip"],
+            "engine": self.point.system.engine.id
+            if self.point.system
+            else self.point.about["engine"],
+        }
+
+
+def is_routed(system: System) -> bool:
+    """Return whether the model of a point's system has experts."""
+    assert system.model is not None
+    return any(block.experts for block in system.model.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorStatistics:
+    """Statistics of errors, in %: of absolute ones the median and mean, and the mean itself."""
+
+    median_ape: float
+    mape: float
+    bias: float
+    n: int
+
+
+def error_statistics(rows: Iterable[PointComparison]) -> ErrorStatistics | None:
+    """Return the statistics of the rows that have an error; None if none has."""
+    errors = [100 * row.error for row in rows if row.error is not None]
+    sizes = [abs(error) for error in errors]
+    if not errors:
+        return None
+    return ErrorStatistics(median(sizes), mean(sizes), mean(errors), len(errors))
+
+
+def statistics_by_metric(rows: Iterable[PointComparison]) -> dict[str, ErrorStatistics | None]:
+    """Return the statistics of each metric of the rows, in order of their names."""
+    rows = list(rows)
+    return {
+        name: error_statistics(row for row in rows if row.metric == name)
+        for name in sorted({row.metric for row in rows})
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """A set of measured points with the comparison of each metric, or the reason for none."""
+
+    name: str
+    rows: tuple[PointComparison, ...]
+
+    @property
+    def expressed(self) -> list[PointComparison]:
+        """Rows with an error."""
+        return [row for row in self.rows if row.error is not None]
+
+    @property
+    def counted(self) -> list[PointComparison]:
+        """Rows of the statistics.
+
+        Left out: kept bounds, because an error of 0 would flatter.
+        """
+        return [row for row in self.expressed if row.bound != "kept"]
+
+    @property
+    def bounds(self) -> dict[Bound, list[PointComparison]]:
+        """Rows whose times are upper bounds, by whether the simulated time keeps the bound."""
+        kinds: tuple[Bound, ...] = ("kept", "broken")
+        return {kind: [row for row in self.rows if row.bound == kind] for kind in kinds}
+
+    @property
+    def of_replies(self) -> bool:
+        """Whether the points are floors of a service's replies."""
+        return any(row.point.pattern == "reply" for row in self.rows)
+
+    @property
+    def headline(self) -> list[PointComparison]:
+        """Rows that make the headline: tested ones of dense models; without any, fitted ones.
+
+        For replies: all floors that are scored, also of experts and fitted ones.
+        """
+        if self.of_replies:
+            return [row for row in self.counted if row.status in ("tested", "fitted")]
+        dense = [row for row in self.counted if not row.moe]
+        return [row for row in dense if row.status == "tested"] or [
+            row for row in dense if row.status == "fitted"
+        ]
+
+    @property
+    def groups(self) -> dict[str, list[PointComparison]]:
+        """Counted rows by status and kind of model; empty groups are left out."""
+        groups: dict[str, list[PointComparison]] = {}
+        for status in ("tested", "fitted", "assumed"):
+            for moe in (False, True):
+                rows = [row for row in self.counted if (row.status, row.moe) == (status, moe)]
+                if rows:
+                    groups[f"{status}, {'mixture of experts' if moe else 'dense'}"] = rows
+        return groups
+
+    @property
+    def worst(self) -> list[PointComparison]:
+        """Rows of the headline with the largest errors."""
+        return sorted(self.headline, key=lambda row: -abs(row.error or 0.0))[:WORST_SHOWN]
+
+    @property
+    def fitted_numbers(self) -> list[str]:
+        """Names of the numbers that were fitted to the replies that are scored."""
+        return fitted_numbers(row.point for row in self.headline)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON.
+
+        `metrics`, `median_ape` and `mape` are statistics of the headline.  `groups` has all
+        counted rows.  `bounds` counts kept bounds too.
+        """
+        overall = error_statistics(self.headline)
+        return {
+            "points": [row.as_json() for row in self.rows],
+            "metrics": _statistics_json(self.headline),
+            "median_ape": overall.median_ape if overall else None,
+            "mape": overall.mape if overall else None,
+            "groups": {name: _statistics_json(rows) for name, rows in self.groups.items()},
+            "bounds": {kind: len(rows) for kind, rows in self.bounds.items()},
+            "expressed": len({row.point.id for row in self.expressed}),
+            "total": len({row.point.id for row in self.rows}),
+            **({"fitted_numbers": self.fitted_numbers} if self.of_replies else {}),
+        }
+
+
+def _statistics_json(rows: list[PointComparison]) -> dict[str, Any]:
+    """Return the statistics of each metric as JSON; without errors only their number, 0."""
+    return {
+        name: asdict(statistics) if statistics else {"n": 0}
+        for name, statistics in statistics_by_metric(rows).items()
+    }

@@ -1,0 +1,91 @@
+"""Engine files that `sramsim calibrate` writes: the old file with fitted numbers and sources.
+
+fitted_engine_file(path, calibrate(path))  # the text of the new file
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sim.inputs.document import EXPONENT, Document
+from sim.inputs.files import load_text
+from sim.validation.calibrate import Calibration
+
+
+def fitted_engine_file(path: Path, fit: Calibration) -> str:
+    """Return an engine's file with the values of a fit, their sources and ranges.
+
+    A range is two standard errors to each side, within the bounds of the fit.
+    """
+    document = Document(path)
+    source, ranges = dict(document.data.get("source", {})), dict(document.data.get("range", {}))
+    for number in fit.moved:
+        low = max(number.low, number.value - 2 * number.error)
+        high = min(number.high, number.value + 2 * number.error)
+        for key in number.keys:
+            document.set(f"{key}={number.written(number.value)}")
+            value = f"{number.written(number.value)} +- {number.written(number.error)}"
+            source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
+            ranges[key] = (number.written(low), number.written(high))
+    for key in (key for number in fit.unidentifiable for key in number.keys):
+        if source.get(key, "").startswith("fitted"):
+            source[key] = f"assumed: {fit.data} do not identify it; sramsim calibrate {fit.engine}"
+    errors = (
+        f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
+    )
+    data = {
+        key: value for key, value in document.data.items() if key not in ("source", "range", "fit")
+    }
+    numbers = f"{fit.degrees} number{'s' * (fit.degrees > 1)}"
+    data["fit"] = {**document.data["fit"], "found": f"{numbers}, {fit.data}: {errors}"}
+    measured_on = {
+        point.system.chip.id for point in fit.points if point.system and point.system.chip
+    }
+    data["points"] = sorted({*data.get("points", ()), *measured_on})
+    data["range"], data["source"] = ranges, source
+    text = load_text(path, document.shown)
+    head = "".join(text.splitlines(keepends=True)[: _comment_lines(text)])
+    return head + "".join(yaml_lines(data))
+
+
+def _comment_lines(text: str) -> int:
+    """Return the number of comment lines at the beginning of a file."""
+    lines = text.splitlines()
+    return next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+
+
+def yaml_lines(data: Mapping[str, Any]) -> list[str]:
+    """Return lines of YAML, one for each key, and for each entry of `source`, `range`, `fit`."""
+    lines = []
+    for key, value in data.items():
+        if key in ("source", "range", "fit"):
+            lines.append(f"{key}:\n")
+            lines += [f"  {name}: {_flow(entry)}\n" for name, entry in value.items()]
+        else:
+            lines.append(f"{key}: {_flow(value)}\n")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, Mapping):
+        pairs = (f"{_quoted(str(key))}: {_flow(entry)}" for key, entry in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        return _quoted(value)
+    return json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Return a text plain if YAML reads it as the same text, else in quotes."""
+    plain = (
+        all(letter.isalnum() or letter in " ._/-()" for letter in text)
+        and yaml.safe_load(text) == text
+        and not EXPONENT.fullmatch(text)
+    )
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,144 @@
+"""Simulations of measured points: the same requests, served by the same system.
+
+simulate(point)  # {'tpot': ..., 'itl': ..., 'ttft': ...}, in seconds
+"""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from statistics import mean
+
+import numpy as np
+
+from sim.cost.plan import PlanError
+from sim.hardware.engine import Engine
+from sim.planning.deployment import Deployment
+from sim.planning.single_request import time_single_request
+from sim.results.metrics import came_out, latencies
+from sim.scenario.scenario import Member, Scenario, fitting
+from sim.units import Seconds
+from sim.validation.points import MeasuredPoint
+from sim.workload.arrivals import ClosedLoop
+from sim.workload.lengths import Length, LengthField
+
+LOOP_ROUNDS = 10  # requests of each user of a closed loop, as in the serving measurements
+FULL_ROUNDS = 5  # the same if it is measured from its second round on
+# Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
+REPLY_PROMPT, REPLY_OUTPUT = 512, 64
+
+
+def simulate(point: MeasuredPoint) -> dict[str, Seconds]:
+    """Return the simulated time of each metric of a point, as it was measured.
+
+    A TTFT includes what client, HTTP and tokenizer of the point's host add.
+    Raises: PlanError if the system does not fit, or cannot be laid out.
+    """
+    assert point.system is not None
+    times = serve_point(point)
+    if "ttft" in times:
+        times["ttft"] += host_overhead(point.system.engine, point.host)
+    return times
+
+
+def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
+    """Return the times of a point's requests, served by its system.
+
+    `alone`: one request.
+    `batch`: all requests at time 0; the last one counts.
+    `users`: a closed loop; means over its requests.
+    `full`: a closed loop with as many users as fit; see `_full_loop_times`.
+    `reply`: single requests; see `reply_times`.
+    Left out: what the host adds to a TTFT (`host_overhead`).
+    Raises: PlanError if the system does not fit, or cannot be laid out.
+    """
+    assert point.system is not None
+    scenario = point_scenario(point, max(1, point.users))
+    deployment = fitting(scenario, "measured")
+    limits = deployment.limits
+    tokens = point.prompt + point.output
+    if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
+        raise PlanError(f"{tokens} tokens exceed the KV room of {limits.kv_tokens}")
+    # The point was measured, so it ran, even beyond the context that the model was trained for.
+    deployment = replace(deployment, limits=replace(limits, context=max(limits.context, tokens)))
+    if point.pattern == "alone":
+        single = scenario.unloaded(deployment)
+        return {"tpot": single.tpot, "itl": single.tpot, "ttft": single.ttft}
+    if point.pattern == "full":
+        return _full_loop_times(point, deployment)
+    if point.pattern == "reply":
+        return reply_times(point, deployment)
+    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
+    if point.pattern == "users":
+        return times | ({"itl": times["tpot"]} if "tpot" in times else {})
+    first, last = float(np.nanmax(rows.first_token)), float(np.nanmax(rows.last_token))
+    whole = last if point.prefill else (last - first) * point.output / (point.output - 1)
+    return times | {"ttft": first, "e2el": whole}
+
+
+def host_overhead(engine: Engine, host: str) -> Seconds:
+    """Return what client, HTTP and tokenizer add to a TTFT on a host.
+
+    Nothing if `host` is empty, because the engine alone was timed.  On a host that the engine's
+    file does not have: the mean of those that it has.
+    """
+    known = engine.request_overhead
+    return known.get(host, mean(known.values()) if known else 0.0) if host else 0.0
+
+
+def _full_loop_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, Seconds]:
+    """Return the time of a token in a closed loop with as many users as fit.
+
+    Counted from the second round to the last arrival (Little's law).  The makespan of a short run
+    would count the end, where the system empties.
+    """
+    limits = deployment.limits
+    users = point.users or min(
+        limits.kv_tokens // limits.kv_tokens_needed(point.prompt + point.output), limits.sequences
+    )
+    scenario = point_scenario(point, users, FULL_ROUNDS)
+    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
+    return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
+
+
+def reply_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, Seconds]:
+    """Return the unloaded times of a service's reply that are compared with its floors.
+
+    `beat`: what each prompt token after the first adds to the TTFT.  In a pipeline that takes one
+    token for each beat, it is the beat.
+    """
+    prompt, output = min(point.prompt, REPLY_PROMPT), min(point.output, REPLY_OUTPUT)
+    unloaded = time_single_request(deployment, prompt, output)
+    times = {"tpot": unloaded.tpot, "beat": prompt_time(deployment, prompt) / (prompt - 1)}
+    if "ttft" in point.measured:
+        times["ttft"] = time_single_request(deployment, point.prompt, 2).ttft
+    return times
+
+
+def prompt_time(deployment: Deployment, prompt: int) -> Seconds:
+    """Return the TTFT of a prompt minus the TTFT of a prompt of one token."""
+    return (
+        time_single_request(deployment, prompt, 2).ttft - time_single_request(deployment, 1, 2).ttft
+    )
+
+
+def point_scenario(point: MeasuredPoint, users: int, rounds: int | None = None) -> Scenario:
+    """Return the scenario of a point: users in a closed loop, with some requests for each.
+
+    rounds: requests of each user; None means what the point's pattern needs.
+    """
+    assert point.system is not None
+    assert point.system.model is not None
+    rounds = rounds or (LOOP_ROUNDS if point.pattern == "users" else 1)
+    prompt, output = _length(point.prompt, point.spread), _length(point.output, point.spread)
+    workload = ClosedLoop(users=users, requests=users * rounds, prompt=prompt, output=output)
+    return Scenario(
+        id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system}
+    )
+
+
+@lru_cache(maxsize=1024)
+def _length(tokens: int, spread: bool) -> LengthField:
+    """Return a length of `tokens`, or a uniform one from 80 to 100 % of them."""
+    return Length(uniform=(math.ceil(0.8 * tokens), tokens)) if spread else Length(fixed=tokens)
