@@ -15,10 +15,7 @@ from sim.scenario.scenario import Member, Scenario, check
 from sim.studies.accounts import costs, reliability
 from sim.studies.identity import identity
 from sim.units import Seconds
-from sim.workload.arrivals import ClosedLoop, Gamma, Poisson
-from sim.workload.kinds import VARIED
 from sim.workload.requests import RequestBatch
-from sim.workload.traces import Trace
 
 BRACKET_RATIO = (
     1.02  # the bisection ends when what is not met is at most this many times what is met
@@ -131,11 +128,11 @@ class Capacity:
         load = best.goodput if best else 0.0
         chips = sum(member.chips for member in system.members.values())
         found: dict[str, Any]
-        if isinstance(workload, ClosedLoop):
+        if workload.load_kind == "users":
             found = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / chips}
         else:
             found = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / chips}
-        if isinstance(workload, Trace):
+        if workload.is_recorded:
             found["time_scale"] = system.time_scale
         return found | {
             "attainment": best.attainment if best else None,
@@ -186,11 +183,8 @@ def capacity(
         raise UserError(
             f"--attainment {attainment:g}: is no share of requests; it is more than 0, and 1 at most"
         )
-    if not isinstance(workload, VARIED):
-        why = {
-            "listed": "its requests are given one by one",
-            "sessions": "its rate is one of sessions, whose turns wait for answers",
-        }.get(workload.noun(), "it has none that is known")
+    if workload.load_kind is None:
+        why = workload.no_load
         hint = "choose of poisson, gamma, trace or closed"
         raise UserError(
             f"capacity {scenario.id}: workload {workload.noun()} has no rate of requests to vary: {why}; {hint}"
@@ -232,7 +226,7 @@ class _System:
 
     def search(self) -> SystemCapacity:
         workload, guess = self.scenario.workload, self.guess
-        closed = isinstance(workload, ClosedLoop)
+        closed = workload.load_kind == "users"
         if closed:
             most = max(1024.0, MOST_FILLS * self.held)
             start = float(min(max(1, round(guess.start)), most)) if guess else 1.0
@@ -262,9 +256,9 @@ class _System:
             else:
                 reason = "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
         scale = None
-        if best and isinstance(workload, Trace):
+        if best and workload.is_recorded:
             scale = (
-                workload.time_scale
+                getattr(workload, "time_scale", 1.0)
                 * measured_rate(first(workload.draw(self.scenario.seed), self.most))
                 / best.goodput
             )
@@ -303,15 +297,12 @@ class _System:
     def requests_at(self, load: float) -> RequestBatch:
         """The requests of a trial: the first of always the same ones, at another rate or by so many users."""
         workload, seed = self.scenario.workload, self.scenario.seed
-        if isinstance(workload, Trace):
+        if workload.is_recorded:
             drawn = first(workload.draw(seed), self.most)
             return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn) / load))
-        assert isinstance(workload, Poisson | Gamma | ClosedLoop)
-        n = self.most or max(workload.requests, MIN_REQUESTS, FILLS * self.held)
-        if isinstance(workload, ClosedLoop):
-            return workload.model_copy(
-                update={"users": round(load), "requests": max(n, FILLS * round(load))}
-            ).draw(seed)
+        n = self.most or max(workload.size, MIN_REQUESTS, FILLS * self.held)
+        if workload.load_kind == "users":
+            return workload.scaled(load, max(n, FILLS * round(load))).draw(seed)
         waits = min(
             (limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0
         )
@@ -319,7 +310,7 @@ class _System:
             math.log2(load)
         )  # the same number of requests for all loads of a bisection, or one of two
         n = self.most or max(n, min(MAX_REQUESTS, math.ceil(WAITS * waits * top)))
-        drawn = workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
+        drawn = workload.scaled(load, n).draw(seed)
         return replace(drawn, arrival=drawn.arrival * (measured_rate(drawn, n // WARM_UP) / load))
 
     def serve(self, requests: RequestBatch) -> Rows:

@@ -21,7 +21,6 @@ from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import BRACKET_RATIO as BETTER
 from sim.studies.capacity import Guess, LoadTrial, SystemCapacity, capacity
 from sim.units import Seconds
-from sim.workload.arrivals import ClosedLoop
 
 SIMULATED = 5  # plans with the highest bounds
 NEAR = 0.75  # of the highest bound: plans below are not simulated, for bounds are no farther off than that
@@ -175,7 +174,7 @@ def best_plan(
     if best is None:
         raise refusal
     search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
-    return BestPlan(plan, best, search, isinstance(scenario.workload, ClosedLoop))
+    return BestPlan(plan, best, search, scenario.workload.load_kind == "users")
 
 
 def better(trial: LoadTrial) -> float:
@@ -190,7 +189,7 @@ def ranked(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     Raises: PlanError where none fits.
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
-    think = workload.think if isinstance(workload, ClosedLoop) else None
+    think = workload.pause
     bounds: dict[
         tuple[object, ...], tuple[float, Scenario]
     ] = {}  # by degrees: the system's own plan is among the others again
