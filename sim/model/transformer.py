@@ -157,7 +157,6 @@ class Model(ModelConfig):
 
         They are twice the active parameters, without norms and biases.
         """
-
         return 2.0 * sum(block.active - block.vectors for block in self.blocks[1:])
 
 

@@ -46,8 +46,7 @@ from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, R
 from sim.serving.replica import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.units import Count, Fraction, Seconds, Tokens, brief
-from sim.workload.arrivals import ClosedLoop
-from sim.workload.kinds import VARIED, WorkloadField
+from sim.workload.kinds import WorkloadField
 from sim.workload.requests import RequestBatch
 
 
@@ -333,13 +332,14 @@ class Scenario(Value):
     def _refused_users_pause(self) -> "Scenario":
         """A user whose request is refused would ask again at the same instant, until no request is left."""
         workload = self.workload
-        if not isinstance(workload, ClosedLoop) or workload.think:
+        if workload.pause != 0:
             return self
+        users = getattr(workload, "users", 0)
         for name, system in self.systems.items():
             most = system.max_waiting if isinstance(system, System) else None
-            if most is not None and most < workload.users:
+            if most is not None and most < users:
                 reason = (
-                    f"got {most} with {workload.users} users who do not pause; expected a pause, as a refused user asks again "
+                    f"got {most} with {users} users who do not pause; expected a pause, as a refused user asks again "
                     "at the same instant; try workload.think: 1 s, or leave max_waiting out"
                 )
                 raise error_at_path(("systems", name, "max_waiting"), most, reason)
@@ -353,7 +353,7 @@ class Scenario(Value):
             reason = ""
             if self.slo is None or all(getattr(self.slo, limit) is None for limit in LIMITS):
                 reason = "got capacity without an slo; expected limits to meet; try slo: {ttft: 2 s, tpot: 100 ms}"
-            elif not isinstance(self.workload, VARIED):
+            elif self.workload.load_kind is None:
                 kind = self.workload.noun()
                 reason = f"got capacity with workload {kind}; expected poisson, gamma, trace or closed, whose load varies"
             elif system.outages:
@@ -546,7 +546,7 @@ class Scenario(Value):
     ) -> Rows:
         """Requests through one system."""
         setups = [setup for member, of in members.items() for setup in self.setups(member, of)]
-        think = self.workload.think if isinstance(self.workload, ClosedLoop) else 0.0
+        think = self.workload.pause or 0.0
         counted = self.measure.asked if self.measure else None
         return serve_fleet(
             requests, setups, self.systems[name].router, think, progress=progress, counted=counted

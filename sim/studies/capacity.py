@@ -13,9 +13,6 @@ from sim.results.metrics import LIMITS
 from sim.scenario.scenario import Member, Scenario, check
 from sim.studies.identity import identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
-from sim.workload.arrivals import ClosedLoop
-from sim.workload.kinds import VARIED
-from sim.workload.traces import Trace
 
 # The bisection ends if the lowest load that is not met is at most this many times the highest
 # that is met.
@@ -89,11 +86,11 @@ class CapacityResult:
         load = best.goodput if best else 0.0
         chips = sum(member.chips for member in system.members.values())
         goodput: dict[str, Any]
-        if isinstance(workload, ClosedLoop):
+        if workload.load_kind == "users":
             goodput = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / chips}
         else:
             goodput = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / chips}
-        if isinstance(workload, Trace):
+        if workload.is_recorded:
             goodput["time_scale"] = system.time_scale
         return goodput | {
             "attainment": best.attainment if best else None,
@@ -166,13 +163,9 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
         raise UserError(
             f"--attainment: got {attainment:g}; expected a share above 0 and at most 1; try 0.9"
         )
-    if not isinstance(workload, VARIED):
-        why = {
-            "listed": "whose requests are listed one by one",
-            "sessions": "whose rate is one of sessions, and their turns wait for answers",
-        }.get(workload.noun(), "which has no known rate")
+    if workload.load_kind is None:
         raise UserError(
-            f"capacity {scenario.id}: workload: got {workload.noun()}, {why};"
+            f"capacity {scenario.id}: workload: got {workload.noun()}; {workload.no_load};"
             " expected a rate of requests or users to vary; try poisson, gamma, trace or closed"
         )
     for name in scenario.systems:
@@ -191,7 +184,7 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
 def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity:
     """Return the capacity of one system."""
     workload = series.scenario.workload
-    closed = isinstance(workload, ClosedLoop)
+    closed = workload.load_kind == "users"
     start, least, most = _search_span(series, guess)
     # With a least load, another plan is known to meet it. One trial shows that this plan meets
     # less, so single requests need no trial.
@@ -214,9 +207,9 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
             reason = "alone enough requests meet the SLO, "
             reason += "but at no rate that was tried: they come in bursts"
     scale = None
-    if best and isinstance(workload, Trace):
+    if best and workload.is_recorded:
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
-        scale = workload.time_scale * measured_rate(batch) / best.goodput
+        scale = getattr(workload, "time_scale", 1.0) * measured_rate(batch) / best.goodput
     costs = series.costs(best) if best else {}
     return SystemCapacity(
         series.members, best, above, series.trials, series.most_requests, reason, scale, costs
@@ -225,7 +218,7 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:
     """Return the first load of a search, and the least and the most that it may try."""
-    if isinstance(series.scenario.workload, ClosedLoop):
+    if series.scenario.workload.load_kind == "users":
         most = max(1024.0, MOST_FILLS * series.max_concurrent)
         start = float(min(max(1, round(guess.start)), most)) if guess else 1.0
         least = 1.0

@@ -23,7 +23,6 @@ from sim.scenario.scenario import Scenario, System
 from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
 from sim.studies.trials import LoadTrial
 from sim.units import Seconds
-from sim.workload.arrivals import ClosedLoop
 
 SIMULATED = 5  # plans with the highest bounds
 # Plans below this share of the highest bound are not simulated. Bounds are not farther off.
@@ -192,7 +191,7 @@ def best_plan(
     if best is None:
         raise refusal
     search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
-    return BestPlan(plan, best, search, isinstance(scenario.workload, ClosedLoop))
+    return BestPlan(plan, best, search, scenario.workload.load_kind == "users")
 
 
 def _load_to_beat(trial: LoadTrial) -> float:
@@ -208,7 +207,7 @@ def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     Raises: PlanError if no plan fits.
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
-    think = workload.think if isinstance(workload, ClosedLoop) else None
+    think = workload.pause
     # By degrees, because the system's own plan is among the candidates twice.
     bounds: dict[tuple[object, ...], tuple[float, Scenario]] = {}
     first, refusal = None, None

@@ -6,7 +6,6 @@ from typing import Any
 from sim.catalogue.measurements import published_speeds
 from sim.planning.deployment import Deployment
 from sim.scenario.scenario import Member, Scenario, System
-from sim.workload.arrivals import ClosedLoop
 
 
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def searched(scenario: Scenario, name: str) -> dict[str, Any]:
     search = scenario.searches[name]
     load = (
         {"max_goodput_users": round(search.load)}
-        if isinstance(scenario.workload, ClosedLoop)
+        if scenario.workload.load_kind == "users"
         else {"max_goodput_rate": search.load}
     )
     return {

@@ -18,9 +18,7 @@ from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
 from sim.scenario.scenario import Member, Scenario
 from sim.studies.accounts import costs, reliability
 from sim.units import Seconds
-from sim.workload.arrivals import ClosedLoop, Gamma, Poisson
 from sim.workload.requests import RequestBatch
-from sim.workload.traces import Trace
 
 # Requests of a trial: an attainment of 0.9 has a standard error of 0.7 % if requests are
 # independent.
@@ -124,22 +122,19 @@ class TrialSeries:
         In a closed loop: with another number of users.
         """
         workload, seed = self.scenario.workload, self.scenario.seed
-        if isinstance(workload, Trace):
+        if workload.is_recorded:
             batch = first_requests(workload.draw(seed), self.fixed_requests)
             return replace(batch, arrival=batch.arrival * (measured_rate(batch) / load))
-        assert isinstance(workload, Poisson | Gamma | ClosedLoop)
-        n = self.fixed_requests or max(workload.requests, MIN_REQUESTS, FILLS * self.max_concurrent)
-        if isinstance(workload, ClosedLoop):
-            users = round(load)
-            changes = {"users": users, "requests": max(n, FILLS * users)}
-            return workload.model_copy(update=changes).draw(seed)
+        n = self.fixed_requests or max(workload.size, MIN_REQUESTS, FILLS * self.max_concurrent)
+        if workload.load_kind == "users":
+            return workload.scaled(load, max(n, FILLS * round(load))).draw(seed)
         wait = min(
             (limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0
         )
         # The next power of two: then all loads of a bisection have one number of requests, or two.
         top = 2.0 ** math.ceil(math.log2(load))
         n = self.fixed_requests or max(n, min(MAX_REQUESTS, math.ceil(WAITS * wait * top)))
-        batch = workload.model_copy(update={"rate": load, "requests": n}).draw(seed)
+        batch = workload.scaled(load, n).draw(seed)
         return replace(batch, arrival=batch.arrival * (measured_rate(batch, n // WARM_UP) / load))
 
     def run_trial(self, load: float) -> LoadTrial:

@@ -1,7 +1,7 @@
 """Workloads whose arrivals are random, listed one by one, or follow answers."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -13,7 +13,38 @@ from sim.workload.requests import RequestBatch, random_streams
 
 
 class Workload(Value, ABC):
-    """Requests to come. A plan must have room for a mean request to fit."""
+    """Requests to come. A plan must have room for a mean request to fit.
+
+    A search of capacity varies the load of workloads with a `load_kind`. A user's own kind
+    defines `load_kind` and `scaled` to be searched, and optionally `size`.
+    """
+
+    # What the load counts: requests per second, or users of a closed loop. None: it has no load.
+    load_kind: ClassVar[Literal["rate", "users"] | None] = None
+    # Recorded requests cannot be drawn at another load. A search stretches their times instead.
+    is_recorded: ClassVar[bool] = False
+    # Why there is no load to vary, for errors.
+    no_load: ClassVar[str] = "its load is not known"
+
+    @property
+    def size(self) -> int:
+        """The number of requests, at least; 0 if it is not known before a draw."""
+        return 0
+
+    @property
+    def pause(self) -> Seconds | None:
+        """The time between an answer and the user's next request; None without a closed loop."""
+        return None
+
+    def scaled(self, load: float, requests: int) -> "Workload":
+        """Return the same workload at another load, with another number of requests.
+
+        Recorded requests stay the same: the caller stretches their times.
+        Raises: TypeError if the workload has no load.
+        """
+        if self.is_recorded:
+            return self
+        raise TypeError(f"workload {self.noun()} has no load to vary")
 
     @property
     @abstractmethod
@@ -36,6 +67,11 @@ class RandomWorkload(Workload):
     requests: Count
     prompt: LengthField
     output: LengthField
+
+    @property
+    def size(self) -> int:
+        """The number of requests."""
+        return self.requests
 
     @property
     def mean_prompt(self) -> float:
@@ -62,7 +98,17 @@ class RandomWorkload(Workload):
         )
 
 
-class Poisson(RandomWorkload):
+class _OpenLoop(RandomWorkload):
+    """A workload whose requests come at `rate`, whatever the system does."""
+
+    load_kind = "rate"
+
+    def scaled(self, load: float, requests: int) -> Workload:
+        """Return the same workload at another rate, with another number of requests."""
+        return self.model_copy(update={"rate": load, "requests": requests})
+
+
+class Poisson(_OpenLoop):
     """An open loop with exponential gaps: requests come at `rate`, whatever the system does."""
 
     rate: RequestsPerSecond
@@ -72,7 +118,7 @@ class Poisson(RandomWorkload):
         return np.cumsum(stream.exponential(1 / self.rate, self.requests))
 
 
-class Gamma(RandomWorkload):
+class Gamma(_OpenLoop):
     """An open loop in bursts, with gamma gaps of shape `burstiness`.
 
     1 is Poisson, a smaller number comes in bursts, a larger one is more even.
@@ -91,6 +137,7 @@ class Gamma(RandomWorkload):
 class ClosedLoop(RandomWorkload):
     """A closed loop: each of `users` sends its next request `think` after the answer."""
 
+    load_kind = "users"
     users: Count
     think: Seconds = 0.0
 
@@ -98,6 +145,15 @@ class ClosedLoop(RandomWorkload):
     def noun(cls) -> str:
         """Return the kind as scenarios write it."""
         return "closed"
+
+    @property
+    def pause(self) -> Seconds:
+        """The time between an answer and the user's next request."""
+        return self.think
+
+    def scaled(self, load: float, requests: int) -> Workload:
+        """Return the same workload with another number of users and of requests."""
+        return self.model_copy(update={"users": round(load), "requests": requests})
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Return float[request] of nan: an answer decides each arrival."""
@@ -119,6 +175,7 @@ class Listed(Workload):
     They are numbered by arrival; requests that arrive together keep their order.
     """
 
+    no_load = "its requests are listed one by one"
     requests: tuple[ListedRequest, ...]
 
     @field_validator("requests")

@@ -15,5 +15,4 @@ WORKLOAD_KINDS: dict[str, type[Workload]] = {
     "sessions": Sessions,
     "trace": Trace,
 }
-VARIED = (ClosedLoop, Gamma, Poisson, Trace)  # a search of capacity may vary their load
 WorkloadField = Annotated[Workload, OfKind(WORKLOAD_KINDS, Workload)]

@@ -96,6 +96,7 @@ class Sessions(Workload):
     Left out: a system prompt that all sessions share.
     """
 
+    no_load = "its rate is one of sessions, and their turns wait for answers"
     sessions: Count
     rate: RequestsPerSecond
     turns: TurnsField

@@ -46,6 +46,8 @@ class Trace(Workload):
     (0.5: twice the load). Prompts are cut to `max_prompt`, and outputs to `max_output`.
     """
 
+    load_kind = "rate"
+    is_recorded = True
     path: PathField | None = None
     synthetic: Annotated[Workload, OfKind(SYNTHETIC, Workload)] | None = None
     time_scale: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 1.0

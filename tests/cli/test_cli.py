@@ -592,7 +592,7 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
                 "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}",
                 *WITH_SLO,
             ),
-            "capacity mine: workload: got listed, whose requests are listed one by one; "
+            "capacity mine: workload: got listed; its requests are listed one by one; "
             "expected a rate of requests or users to vary; try poisson, gamma, trace or closed",
         ),
     ],

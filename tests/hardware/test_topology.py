@@ -20,6 +20,7 @@ from sim.hardware.topology import (
     Nested,
     Ring,
     Switch,
+    Topology,
     Torus,
 )
 
@@ -796,3 +797,17 @@ def test_a_chip_is_sent_no_two_messages_in_one_turn():
     messages = Switch(link=LINK).sized(6).messages("all_gather", range(6))[0]
     for turn in range(5):
         assert sorted(m.target for m in messages[6 * turn : 6 * turn + 6]) == list(range(6))
+
+
+class OwnTopology(FullyConnected):
+    """A user's topology whose messages go through chip 0."""
+
+    def route(self, a: int, b: int):
+        return ((a, 0), (0, b)) if a and b and a != b else super().route(a, b)
+
+    uncontended = Topology.uncontended
+
+
+def test_a_users_topology_promises_no_agreement_with_its_closed_forms():
+    assert OwnTopology(link=LINK).uncontended(range(4)) == frozenset()
+    assert len(FullyConnected(link=LINK).uncontended(range(4))) == 3

@@ -114,7 +114,7 @@ def test_what_has_no_load_to_vary_is_refused(scenario):
         update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))}
     )
     with pytest.raises(
-        UserError, match="workload: got listed, whose requests are listed one by one; "
+        UserError, match="workload: got listed; its requests are listed one by one; "
     ):
         best_plans(listed, 0.9)
 

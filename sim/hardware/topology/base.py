@@ -40,6 +40,7 @@ Algorithm = tuple[AllReduce, ...]
 # How often each level carries the bytes of an all-to-all, from inside to outside.
 Copies = tuple[float, ...]
 Operation = Literal["all_reduce", "all_gather", "all_to_all"]
+OPERATIONS: frozenset[Operation] = frozenset(("all_reduce", "all_gather", "all_to_all"))
 Hop = tuple[int | str, int | str]  # from, to: a chip's number, or the name of a switch
 
 
@@ -337,10 +338,10 @@ class Topology(Value, ABC):
     def uncontended(self, group: range) -> frozenset[Operation]:
         """Return the collectives whose messages meet on a cable only as their closed form says.
 
-        For these, both fidelities give the same time.
+        For these, both fidelities give the same time. A topology promises none unless it overrides
+        this, because its routes may differ from those that its closed forms assume.
         """
-
-        return frozenset(("all_reduce", "all_gather", "all_to_all"))
+        return frozenset()
 
 
 TOPOLOGY_KINDS: dict[str, type[Topology]] = {}

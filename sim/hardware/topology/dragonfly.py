@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
 from sim.hardware.topology.base import (
+    OPERATIONS,
     Algorithm,
     Channel,
     Copies,
@@ -265,11 +266,10 @@ class Dragonfly(Topology):
         hop nearer, so the last message of a queue may arrive before the closed form's time, which
         is that of the farthest chip.
         """
-
         sizes, _ = self._parts(group)
         if len(set(sizes)) > 1:
             return frozenset()
-        return super().uncontended(group) - ({"all_to_all"} if len(sizes) > 1 else set())
+        return OPERATIONS - ({"all_to_all"} if len(sizes) > 1 else set())
 
 
 def _between(

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from sim.hardware.topology.base import (
+    OPERATIONS,
     Algorithm,
     Channel,
     Copies,
@@ -39,6 +40,10 @@ class FullyConnected(Topology):
     def equivalence_key(self, group: range) -> Hashable:
         return None
 
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        """Return all collectives."""
+        return OPERATIONS
+
 
 class Switch(Topology):
     """A switch that never blocks, with one cable to each chip.
@@ -59,6 +64,10 @@ class Switch(Topology):
 
     def equivalence_key(self, group: range) -> Hashable:
         return None
+
+    def uncontended(self, group: range) -> frozenset[Operation]:
+        """Return all collectives."""
+        return OPERATIONS
 
 
 class Bus(Topology):
@@ -97,7 +106,7 @@ class Bus(Topology):
         A second phase starts while messages of the first still have the bus, so a two-shot
         all-reduce is faster than its closed form.
         """
-        return super().uncontended(group) - ({"all_reduce"} if len(group) > 2 else set())
+        return OPERATIONS - ({"all_reduce"} if len(group) > 2 else set())
 
 
 class Ring(Topology):
