@@ -32,7 +32,7 @@ _HOMES = {
     "PlanError": "cost.plan",
     "Result": "studies.run",
     "Scenario": "scenario.scenario",
-    "check": "scenario.scenario",
+    "check": "scenario.layout",
     "planned": "studies.run",
     "read": "scenario.scenario",
     "run": "studies.run",

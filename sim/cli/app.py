@@ -132,7 +132,7 @@ def check(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and lay out their systems, without simulating: is all well, and does everything fit?"""
-    from sim.scenario.scenario import check as lay_out
+    from sim.scenario.layout import check as lay_out
     from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 

@@ -11,7 +11,9 @@ from sim.inputs.files import UserError
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
-from sim.scenario.scenario import Member, Scenario, check
+from sim.scenario.layout import check
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.scenario import Scenario
 from sim.studies.accounts import costs, reliability
 from sim.studies.identity import identity
 from sim.units import Seconds
@@ -276,7 +278,7 @@ class _System:
         if end <= begin:
             return {}
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
-        rows = scenario.serve(self.name, self.members, self.requests_at(trial.load))
+        rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
         available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
         return costs(scenario, self.members, rows, available)
 
@@ -321,7 +323,7 @@ class _System:
 
     def serve(self, requests: RequestBatch) -> Rows:
         self.trials += 1
-        return self.scenario.serve(self.name, self.members, requests)
+        return serve_requests(self.scenario, self.name, self.members, requests)
 
     def trial(self, load: float) -> LoadTrial:
         rows = self.serve(self.requests_at(load))

@@ -18,7 +18,8 @@ from sim.cost.step import Work
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO as BETTER
 from sim.studies.capacity import Guess, LoadTrial, SystemCapacity, capacity
 from sim.units import Seconds

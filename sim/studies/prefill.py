@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.cost.plan import PlanError
 from sim.inputs.files import UserError
-from sim.scenario.scenario import fitting
+from sim.scenario.layout import deploy_fitting
 from sim.validation.points import MeasuredPoint
 from sim.validation.validate import Table, asked, points_of, prompt_time, served, shipped
 
@@ -38,7 +38,7 @@ def prefill(point: MeasuredPoint) -> Prefill:
     """Return the prompt times of one deployment, simulated from its shortest to its longest prompt."""
     assert point.system is not None
     lengths = [tokens for tokens, _ in point.prompts]
-    deployment = fitting(asked(point, 1), "measured")
+    deployment = deploy_fitting(asked(point, 1), "measured")
     chosen = np.unique(
         np.geomspace(min(lengths), max(lengths), LENGTHS).round().astype(int)
     ).tolist()

@@ -16,7 +16,8 @@ from sim.cost.plan import PlanError
 from sim.economics.owner_costs import OwnerCosts, ServedTokens, host_power, token_price
 from sim.inputs.files import ScenarioError, Sourced, Value
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}

@@ -26,8 +26,9 @@ from sim.hardware.chip import BYTES_OF
 from sim.inputs.files import Document, ScenarioError, UserError, write_whole
 from sim.planning.deployment import Deployment
 from sim.results.rows import write_parquet
-from sim.scenario.scenario import Member, Scenario, laid_out, of
-from sim.scenario.scenario import document as opened
+from sim.scenario.layout import deploy_members
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario, open_document, scenario_from
 from sim.studies.design import search_plans
 from sim.studies.provenance import package_digest, users_digest
 from sim.studies.run import Result, served
@@ -73,8 +74,8 @@ def sweep(
 
     Raises: ScenarioError where the scenario is wrong, or each of its points; UserError where it has no sweep.
     """
-    document = opened(file, overrides)
-    scenario = of(document)
+    document = open_document(file, overrides)
+    scenario = scenario_from(document)
     asked = sweep_points(document, scenario)
     where = {point.digest: folder / "points" / f"{point.digest}.json" for point in asked}
     found = {digest: record for digest, path in where.items() if (record := kept(path)) is not None}
@@ -173,7 +174,7 @@ def point(document: Document, sources: Mapping[str, tuple[str | int, ...]]) -> S
             error = error or str(wrong)
     del changed.data["sweep"]
     try:
-        inputs = canonical(of(changed)) if not error else None
+        inputs = canonical(scenario_from(changed)) if not error else None
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
     whole_input = json.dumps(
@@ -325,7 +326,7 @@ def computed(document: Document) -> dict[str, Any]:
         "again": False,
     }
     try:
-        scenario = of(document)
+        scenario = scenario_from(document)
         requests = scenario.workload.draw(scenario.seed)
     except Exception as error:
         record["error"], record["again"] = told(error), not isinstance(error, UserError)
@@ -333,7 +334,7 @@ def computed(document: Document) -> dict[str, Any]:
     for name in scenario.systems:
         try:
             scenario = search_plans(scenario, systems=scenario.members(name))
-            members = laid_out(scenario, name)
+            members = deploy_members(scenario, name)
             result = Result(
                 scenario, scenario.seed, {name: served(scenario, name, members, requests)}
             )

@@ -15,7 +15,9 @@ from sim.cost.step import Work
 from sim.hardware.topology import Hop
 from sim.inputs.files import UserError
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Scenario, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import chip_machines
+from sim.scenario.scenario import Scenario
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.arrivals import RequestBatch
@@ -67,7 +69,7 @@ def deployed(scenario: Scenario, name: str) -> Deployment:
         raise UserError(
             f"system {name}: is a fleet; follow one of its members: --system {', --system '.join(members)}"
         )
-    return fitting(scenario, name)
+    return deploy_fitting(scenario, name)
 
 
 def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> Timeline:
@@ -88,7 +90,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
             f"trace: about {expected:,} events in {passages} passages, and {MOST_EVENTS:,} can be shown; ask for fewer tokens"
         )
     made: list[Machine] = []
-    machine = collecting_factory(scenario.machine_factory(name, deployment, recording=True), made)
+    machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     alone = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
     if not prefill:  # what is not shown passes in one piece: token by token it would take minutes

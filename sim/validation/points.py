@@ -28,7 +28,7 @@ from sim.inputs.files import (
     shorten,
 )
 from sim.model.config import Model
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 
 PUBLISHED = (
     *(

@@ -17,8 +17,11 @@ from sim.inputs.files import UserError, catalogue_names
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
 from sim.results.metrics import came_out, latencies
-from sim.scenario.scenario import Member, Scenario, System, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
+from sim.scenario.system import System
 from sim.studies.run import run
 from sim.validation.points import MeasuredPoint, Pattern, halves, measured_points
 from sim.validation.replies import fitted_numbers, floors, is_replies
@@ -129,7 +132,7 @@ def served(point: MeasuredPoint) -> dict[str, float]:
     """
     assert point.system is not None
     scenario = asked(point, max(1, point.users))
-    deployment = fitting(scenario, "measured")
+    deployment = deploy_fitting(scenario, "measured")
     limits = deployment.limits
     tokens = point.prompt + point.output
     if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
@@ -143,7 +146,9 @@ def served(point: MeasuredPoint) -> dict[str, float]:
         return full(point, deployment)
     if point.pattern == "reply":
         return reply_times(point, deployment)
-    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    rows = serve_requests(
+        scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
+    )
     times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
     if point.pattern == "users":
         return times | ({"itl": times["tpot"]} if "tpot" in times else {})
@@ -165,7 +170,9 @@ def full(point: MeasuredPoint, deployment: Deployment) -> dict[str, float]:
         limits.kv_tokens // limits.kv_tokens_needed(point.prompt + point.output), limits.sequences
     )
     scenario = asked(point, users, FULL_ROUNDS)
-    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    rows = serve_requests(
+        scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
+    )
     begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
     return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sim.hardware.chip import BYTES_OF, Chip
 from sim.hardware.engine import Engine
 from sim.inputs.files import ScenarioError, catalogue_names, find_entry, read_value
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.serving.policy import continuous, prefill_first, static
 
 EFFICIENCIES = (

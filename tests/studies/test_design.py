@@ -9,7 +9,8 @@ import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.files import UserError
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Fleet, Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import Fleet, System
 from sim.studies import design
 from sim.studies.capacity import capacity
 from sim.studies.design import best_plans, bound, plans, search_plans

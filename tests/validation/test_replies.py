@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.validation.points import MeasuredPoint, rules
 from sim.validation.replies import fitted_numbers, floors
 from sim.validation.validate import Compared, Table, beside, of_file, points_of, shipped, simulate

@@ -14,7 +14,9 @@ from sim.cost.plan import Plan, PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, catalogue_names, read_value
 from sim.results.metrics import latencies
-from sim.scenario.scenario import Member, System, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.system import System
 from sim.validation import points as points_module
 from sim.validation import validate as module
 from sim.validation.points import MeasuredPoint
@@ -71,8 +73,11 @@ def fitted(monkeypatch):
 def served(point: MeasuredPoint, users: int, rounds: int | None = None):
     """The rows of a point's requests, served outside of `validate`."""
     scenario = asked(point, users, rounds)
-    return scenario.serve(
-        "measured", {"measured": Member(fitting(scenario, "measured"))}, scenario.workload.draw(0)
+    return serve_requests(
+        scenario,
+        "measured",
+        {"measured": Member(deploy_fitting(scenario, "measured"))},
+        scenario.workload.draw(0),
     )
 
 
