@@ -450,7 +450,7 @@ def catalog(
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue.entries import CATALOGUE_KINDS, titles
+    from sim.catalogue.entries import CATALOGUE_KINDS, catalogue_titles
     from sim.inputs.files import nearest_name
     from sim.report.listings import entries
 
@@ -463,7 +463,7 @@ def catalog(
         raise UserError(f"catalog {kind}: there is no such kind; {hint}")
     tables: list[RenderableType] = []
     for each in [kind] if kind else CATALOGUE_KINDS:
-        tables += [entries(each, titles(each)), Text()]
+        tables += [entries(each, catalogue_titles(each)), Text()]
     show_table(Group(*tables[:-1]))
 
 
@@ -473,10 +473,10 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A catalogue name, or a file.")],
 ) -> None:
     """Show one entry: every number with its source."""
-    from sim.catalogue.entries import facts
+    from sim.catalogue.entries import entry_facts
     from sim.report.listings import sourced
 
-    show_table(sourced(*facts(kind, name)))
+    show_table(sourced(*entry_facts(kind, name)))
 
 
 @app.command(epilog="Example: sramsim validate serving; sramsim validate --points mine.csv")

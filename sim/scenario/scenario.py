@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from sim import __version__
-from sim.catalogue.entries import sources
+from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.inputs.files import Document, Value, find_entry, nearest_name, rejected
@@ -194,7 +194,7 @@ class Scenario(Value):
     @property
     def origin(self) -> dict[str, Any]:
         """The origin for a result: version, the file's opening comment, inputs, all sources."""
-        inputs = {"inputs": self.given, "sources": sources(self.given)}
+        inputs = {"inputs": self.given, "sources": scenario_sources(self.given)}
         return {"version": __version__, "question": self._question, **inputs}
 
     @property

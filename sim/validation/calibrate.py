@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from sim.catalogue.measurements import csv_table
+from sim.catalogue.measurements import read_csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.files import EXPONENT, Document, UserError, load_text
 from sim.validation.points import MeasuredPoint
@@ -157,7 +157,7 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
 
 def fitted_to(path: Path) -> list[MeasuredPoint]:
     """Return what of a table engines may be fitted to: of replies, the floors of decode."""
-    if is_replies(csv_table(path)[0]):
+    if is_replies(read_csv_table(path)[0]):
         return decode_floors(path)
     return [point for point in points_of(path) if point.id in fitted_ids()]
 

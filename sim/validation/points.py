@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sim.catalogue.measurements import Rule, Rules, csv_table, told_at
+from sim.catalogue.measurements import Rule, Rules, errors_at_row, read_csv_table
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
@@ -199,7 +199,7 @@ def rules() -> tuple[Rule, ...]:
 
 def measured_points(path: Path) -> list[MeasuredPoint]:
     """The rows of a table.  Raises: ScenarioError where its header is not known or a cell is malformed."""
-    header, rows = csv_table(path)
+    header, rows = read_csv_table(path)
     kinds = ((PUBLISHED, published_points), (SERVING, serving), (STEPS, steps))
     make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
@@ -210,7 +210,7 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     rules()  # a mistake in them is not one of a row
     found: list[MeasuredPoint] = []
     for where, row in rows:
-        with told_at(where):  # also of degrees that make no plan
+        with errors_at_row(where):  # also of degrees that make no plan
             found.append(make({"line": f"{path.stem}:{where.rpartition(':')[2]}", **row}))
     return found
 

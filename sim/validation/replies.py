@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from sim.catalogue.measurements import csv_table, told_at
+from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.validation.points import REPLIES, InexpressibleError, Known, MeasuredPoint, rules, run_by
 
 QUANTILE = 0.1
@@ -164,8 +164,8 @@ def by_model(path: Path) -> list[tuple[list[Reply], set[int]]]:
     """Return the replies of each provider and model, and the paces that any of them names [token/s]."""
     rules()  # a mistake in them is not one of a row
     groups: dict[tuple[str, str], list[Reply]] = {}
-    for where, row in csv_table(path)[1]:
-        with told_at(where):
+    for where, row in read_csv_table(path)[1]:
+        with errors_at_row(where):
             reply = read_reply(row)
         groups.setdefault((reply.provider, reply.model), []).append(reply)
     return [

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sim.catalogue.measurements import csv_table
+from sim.catalogue.measurements import read_csv_table
 from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.inputs.files import UserError, catalogue_names
@@ -354,7 +354,7 @@ def of_file(
 
 def points_of(path: Path) -> list[MeasuredPoint]:
     """The points of a table of any kind.  Raises: ScenarioError where its header is not known or a cell is malformed."""
-    return floors(path) if is_replies(csv_table(path)[0]) else measured_points(path)
+    return floors(path) if is_replies(read_csv_table(path)[0]) else measured_points(path)
 
 
 def shipped(name: str) -> Path:
