@@ -1,6 +1,7 @@
 from .cost.plan import PlanError
 from .inputs.errors import ScenarioError, UserError
-from .scenario.scenario import Scenario, check, read
+from .scenario.layout import check
+from .scenario.scenario import Scenario, read
 from .studies.capacity import capacity
 from .studies.design import search_plans
 from .studies.run import Result, plan, run

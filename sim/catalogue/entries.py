@@ -1,4 +1,4 @@
-"""What `sramsim catalog` and `sramsim show` tell: the entries, and every number of one with its source."""
+"""The entries of the catalogue, and every number of an entry with its source."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,24 +39,26 @@ IN_PLACE: dict[str, type[Value]] = {
 Fact = tuple[str, str, str]  # key, value as written, source
 
 
-def titles(kind: str) -> dict[str, str]:
-    """Name -> what it is, of one folder: the file's own name, else its first comment."""
-    return {name: title(path) for name, path in catalogue_names(kind).items()}
+def catalogue_titles(kind: str) -> dict[str, str]:
+    """Return the titles of the entries of a folder, by name."""
+    return {name: entry_title(path) for name, path in catalogue_names(kind).items()}
 
 
-def title(path: Path) -> str:
+def entry_title(path: Path) -> str:
+    """Return the title of an entry: the file's `name`, else its first comment."""
     if path.suffix == ".json":
         model = read_value(path, Model)
-        return f"{model.parameters / 1e9:.3g} B parameters, {model.num_hidden_layers} layers, {model.model_type}"
+        layers = f"{model.num_hidden_layers} layers, {model.model_type}"
+        return f"{model.parameters / 1e9:.3g} B parameters, {layers}"
     text = load_text(path, path.name)
     named = next((line[5:].strip() for line in text.splitlines() if line.startswith("name:")), "")
     return named or text.partition("\n")[0].strip("# \r")
 
 
-def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
-    """Title, facts and note of one entry, by catalogue name or path.
+def entry_facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
+    """Return title, facts and note of an entry, by catalogue name or path.
 
-    Raises: UserError where there is no such kind or entry, ScenarioError where the file is wrong.
+    Raises: UserError if there is no such kind or entry, ScenarioError if the file is wrong.
     """
     if kind not in ENTRY_KINDS:
         raise unknown_name("show", kind, ENTRY_KINDS)
@@ -66,11 +68,11 @@ def facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
         return network_facts(document.value(NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
         return rules_facts(document.value(Rules))
-    return told(document.path.stem, document.data, document.value(cls))
+    return value_facts(document.path.stem, document.data, document.value(cls))
 
 
-def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fact], str]:
-    """Title, facts and note of a value, as its file or a scenario wrote it."""
+def value_facts(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fact], str]:
+    """Return title, facts and note of a value, in the words of its file or scenario."""
     if isinstance(value, Model):
         return model_facts(name, data, value)
     if isinstance(value, PublishedSpeeds):
@@ -89,37 +91,40 @@ def told(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fa
         (
             key,
             f"{text} ({' to '.join(map(str, value.range[key]))})" if key in value.range else text,
-            value.source_of(key) or ("" if unsourced(text) else "no source given"),
+            value.source_of(key) or ("" if needs_no_source(text) else "no source given"),
         )
         for key, text in flat
     ]
-    found = (
+    fitted = (
         f"Fitted: {value.fit.found}."
         if isinstance(value, Engine) and value.fit and value.fit.found
         else ""
     )
-    found += f" Changed since: {', '.join(value.changed)}." if found and value.changed else ""
+    fitted += f" Changed since: {', '.join(value.changed)}." if fitted and value.changed else ""
     return (
         f"{name}: {value.name or value.noun()}",
         rows,
-        " ".join(filter(None, (value.note.strip(), found))),
+        " ".join(filter(None, (value.note.strip(), fitted))),
     )
 
 
-def sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
-    """What `show` tells of each model, chip, cluster and engine that a scenario names, or writes in place, as a run keeps it."""
+def scenario_sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
+    """Return the facts of each part that a scenario names or writes in place, for a result.
+
+    Parts are models, chips, clusters, engines, faults and link errors.
+    """
     entries: dict[str, dict[str, Any]] = {}
-    for at, kind, part in parts(given, where):
+    for at, kind, part in named_parts(given, where):
         try:
-            entries |= sourced(at, kind, part)
+            entries |= part_facts(at, kind, part)
         except (UserError, ValidationError, PydanticCustomError):
             if not at.startswith("sweep."):
-                raise  # of a sweep, the point has the error
+                raise  # in a sweep, the point itself reports the error
     return entries
 
 
-def sourced(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What `show` tells of one part of a scenario, and of the chip of a cluster."""
+def part_facts(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the facts of one part of a scenario, and those of the chip of a cluster."""
     folder, cls = ENTRY_KINDS[kind] if kind in ENTRY_KINDS else ("", IN_PLACE[kind])
     if isinstance(part, str):
         document = Document(find_entry(part, folder))
@@ -138,15 +143,15 @@ def sourced(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, d
         )
     else:
         key, name, data, value = f"{kind} {where}", where, dict(part), cls.model_validate(part)
-    title, facts, note = told(name, data, value)
+    title, facts, note = value_facts(name, data, value)
     inner = (
-        sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}
+        scenario_sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}
     )  # its chip is another file
     return inner | {key: {"title": title, "facts": facts, "note": note}}
 
 
-def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Where a scenario or its sweep names a part or writes it in place, of which kind it is, and what stands there."""
+def named_parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield key, kind and content of each part that a scenario or its sweep has."""
     pairs = (
         given.items()
         if isinstance(given, Mapping)
@@ -156,12 +161,12 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
     )
     for key, value in pairs:
         path = f"{where}.{key}" if where else str(key)
-        *above, last = path.split(".")  # of a sweep: {systems.lpu.engine: [ideal, groq-compiler]}
+        *above, last = path.split(".")  # keys of a sweep have dots: {systems.lpu.engine: [ideal]}
         kind = (
             last if last != "like" else above[-1] if above and above[-1] in ENTRY_KINDS else "chip"
         )  # {chip: 12, like: my-chip.yaml}
         if kind not in (*REFERENCE_KEYS, *IN_PLACE) or where == "systems":
-            yield from parts(value, path)
+            yield from named_parts(value, path)
             continue
         several = (
             [(f"{path}.{place}", part) for place, part in enumerate(value)]
@@ -171,13 +176,16 @@ def parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
         yield from ((at, kind, part) for at, part in several if isinstance(part, str | Mapping))
 
 
-def unsourced(text: str) -> bool:
-    """A word, such as a kind, needs no source; a number does."""
+def needs_no_source(text: str) -> bool:
+    """Return whether a text is a word, such as a kind; only numbers need a source."""
     return not text[:1].isdigit()
 
 
 def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
-    """'memory.sram.capacity', '230.7 MB' and so on, in the file's order."""
+    """Return pairs of dotted key and text, as ('memory.sram.capacity', '230.7 MB').
+
+    The order is that of the file.
+    """
     if isinstance(data, tuple) and any(isinstance(part, dict) for part in data):
         data = dict(enumerate(data))
     if isinstance(data, dict):
@@ -190,7 +198,7 @@ def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
-    """For which rows of a table, what they say, and why."""
+    """Return title, facts and note of rules: the rows, the rule and its source."""
     rows = []
     for rule in rules.rules:
         said = [f"{key} {value}" for key, value in rule.system.items()]
@@ -207,7 +215,7 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
 
 
 def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
-    """The published figures, and what the software in them was fitted to."""
+    """Return title, facts and note of network measurements, with the sources of software."""
     figures = [
         (
             point.id,
@@ -230,7 +238,7 @@ def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
 
 
 def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str, list[Fact], str]:
-    """What follows from a config.json, and the keys it follows from."""
+    """Return title and facts of a model: numbers computed from config.json, and its keys."""
     given = "the config's "
     kv = model.kv_per_token()
     computed = [

@@ -1,4 +1,4 @@
-"""Published figures, to hold simulated ones against: facts with sources, from the catalogue's measurements."""
+"""Published figures for the comparison with simulated ones: facts with sources."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,11 @@ from sim.units import Count, Fraction, Seconds, TokensPerSecond
 
 
 class PublishedSpeed(Value):
-    """What one user got, without speculative decoding; `chips` is left out where it was not published.
+    """The published speed of one user, without speculative decoding.
 
-    `run_by` is the catalogue's engine of the same generation.  `paced`: the service throttled its speed, so the hardware is at
-    least as fast.
+    chips: None if not published.
+    run_by: the catalogue's engine of the same generation.
+    paced: the service throttled its speed, so the hardware is at least as fast.
     """
 
     id: str
@@ -39,7 +40,7 @@ class PublishedSpeed(Value):
 
     @property
     def bits(self) -> int:
-        """Bits of a weight: of '8-bit', 'bf16', 'fp8'."""
+        """The bits of a weight, from texts as '8-bit', 'bf16', 'fp8'."""
         return int("".join(filter(str.isdigit, self.weights)))
 
 
@@ -54,9 +55,10 @@ class PublishedSpeeds(Value):
 def published_speeds(
     model: str, chip: str, chips: int, engine: str, weights: str
 ) -> list[PublishedSpeed]:
-    """The published single-user speeds of a model, an engine of one generation and weights as wide on so many chips of a kind.
+    """Return the published single-user speeds of a model on chips.
 
-    Where the number of chips was not published, any number is.
+    The engine is of the same generation, and the weights have as many bits.
+    A figure without a published number of chips matches every number.
     """
     points = read_value(catalogue_names("measurements")["single-user"], PublishedSpeeds).points
     alike = (model, chip, engine, 8 * BYTES_OF[weights])
@@ -71,12 +73,14 @@ Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class MessagePoint(Value):
-    """A row of a table: what was published about messages between chips, as printed, and what simulates it.
+    """A row of a table: a published figure of messages between chips, and its simulation.
 
-    The system is one of the file's `systems` with `chips` chips, the software one of its `software`.  A collective is of the
-    first `group` chips, a `send` goes from the first of them to the last, `farthest` from the one in the middle to the farthest.
-    A figure is `given` where a number of the simulator was written from it, `fitted` where one was fitted to it, else `free`.
-    Where nothing simulates it, `reason` says why; else why it is far off.
+    on, software: one of the file's `systems`, with `chips` chips, and one of its `software`.
+    simulates: a collective is of the first `group` chips.  A `send` goes from the first of them
+    to the last, `farthest` from the one in the middle to the farthest.
+    status: `given` if a number of the simulator is this figure, `fitted` if one was fitted to
+    it, else `free`.
+    reason: why it is not simulated, or why the simulation differs much.
     """
 
     model_config = ConfigDict(strict=False)  # a table's cells are texts
@@ -120,7 +124,7 @@ class MessagePoint(Value):
 
 
 class Fabric(Sourced):
-    """Chips joined: as a chip's file says, or by a topology of its own."""
+    """Chips joined by the topology of the chip's file, or by one of its own."""
 
     chip: ChipField | None = None
     topology: TopologyField | None = None
@@ -132,16 +136,17 @@ class Fabric(Sourced):
         return self
 
     def joined(self, chips: int) -> Topology:
-        """So many of its chips.  Raises: ValueError where it cannot join them."""
+        """Return the topology of `chips` chips.  Raises: ValueError if it cannot join them."""
         topology = self.chip.topology if self.chip else self.topology
         assert topology is not None
         return topology.sized(chips)
 
 
 class Software(Sourced):
-    """What software adds to a message or to each phase of a collective; `launch` is how long the host takes to start one.
+    """The time that software adds to a message, or to each phase of a collective.
 
-    Chips wait for the host: a collective takes the longer of the two.
+    launch: time in which the host starts a collective.  Chips wait for the host, so a collective
+    takes the longer of both.
     """
 
     latency: Seconds
@@ -150,8 +155,11 @@ class Software(Sourced):
     launch: Seconds
 
 
-def csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """The head of a CSV file, and its rows with their places.  Raises: ScenarioError where a row is not as wide as the head."""
+def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the head of a CSV file, and its rows with their places.
+
+    Raises: ScenarioError if a row does not have as many cells as the head.
+    """
     shown = shorten(path)
     reader = csv.DictReader(load_text(path, shown).splitlines())
     rows: list[tuple[str, dict[str, str]]] = []
@@ -166,8 +174,8 @@ def csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
 
 
 @contextmanager
-def told_at(where: str) -> Iterator[None]:
-    """Whatever is wrong with a row is a ScenarioError of one line that says where."""
+def errors_at_row(where: str) -> Iterator[None]:
+    """Turn an error in a row into a ScenarioError of one line with its place."""
     try:
         yield
     except ValidationError as error:
@@ -181,13 +189,16 @@ def told_at(where: str) -> Iterator[None]:
         raise ScenarioError(f"{where}: {error}") from None
 
 
-def read_table(given: object) -> object:
-    """The rows of the CSV file that a text names, beside its own file.  Raises: ScenarioError at the first that is wrong."""
+def read_message_points(given: object) -> object:
+    """Return the rows of the CSV file that a text names, in the folder of its own file.
+
+    Raises: ScenarioError for the first wrong row.
+    """
     if not isinstance(given, Text):
         return given
     points: dict[str, MessagePoint] = {}
-    for where, row in csv_table(given.folder / given)[1]:
-        with told_at(where):
+    for where, row in read_csv_table(given.folder / given)[1]:
+        with errors_at_row(where):
             point = MessagePoint.model_validate({key: cell for key, cell in row.items() if cell})
         if point.id in points:
             raise ScenarioError(f"{where}: {point.id} is there twice")
@@ -200,7 +211,7 @@ class NetworkMeasurements(Value):
 
     id: str
     note: str = ""
-    points: Annotated[tuple[MessagePoint, ...], BeforeValidator(read_table)]
+    points: Annotated[tuple[MessagePoint, ...], BeforeValidator(read_message_points)]
     systems: Mapping[str, Fabric]
     software: Mapping[str, Software]
 
@@ -213,30 +224,44 @@ class NetworkMeasurements(Value):
                 )
             if point.software is not None and point.software not in self.software:
                 raise ValueError(
-                    f"{point.id} is with {point.software!r}, and the software is {', '.join(self.software)}"
+                    f"{point.id} is with {point.software!r}, and the software is "
+                    f"{', '.join(self.software)}"
                 )
         return self
 
 
 class Rule(Value):
-    """What rows that begin so leave unsaid."""
+    """The options of rows of a table that the rows themselves leave out.
+
+    when: by column, the texts with one of which a cell begins.
+    system: options by dotted key; also chip and chips if the table has none.
+    exclude: why such rows are not simulated.
+    remark: why such rows are known to differ much.
+    bound: why their times are upper bounds, as a throttle or load of the service.  The hardware
+    is at least as fast.
+    host: the service whose client, HTTP and tokenizer a TTFT includes.
+    one_less: the server had one place fewer than users.
+    prefill: whether the latency includes the prefill.
+    chips_fitted_to: the deployment (provider, model, half-year) whose beat the number of chips
+    was chosen to match.
+    not_scored: metrics that are only listed, with the reason.
+    """
 
     when: dict[str, tuple[str, ...]]
-    system: Mapping[
-        str, str | int | float
-    ] = {}  # options by dotted key; also chip and chips, where the table has none
+    system: Mapping[str, str | int | float] = {}
     exclude: str = ""
     assumed: str = ""
-    remark: str = ""  # why such rows are known to be far off
-    bound: str = ""  # why their times are only upper bounds: a throttle or load of the service; the hardware is at least as fast
-    host: str = ""  # whose client, HTTP and tokenizer a TTFT counts
-    one_less: bool = False  # the server had a place less than there were users
-    prefill: bool = True  # whether the latency counts the prefill
-    chips_fitted_to: str = ""  # the deployment (provider, model, half-year) whose beat the number of chips was chosen to match
-    not_scored: Mapping[str, str] = {}  # metrics that are listed only, with the reason
+    remark: str = ""
+    bound: str = ""
+    host: str = ""
+    one_less: bool = False
+    prefill: bool = True
+    chips_fitted_to: str = ""
+    not_scored: Mapping[str, str] = {}
     source: str
 
     def holds(self, row: Mapping[str, str]) -> bool:
+        """Return whether the rule is for a row."""
         return all(
             row.get(key, "").lower().startswith(tuple(map(str.lower, texts)))
             for key, texts in self.when.items()
@@ -244,7 +269,7 @@ class Rule(Value):
 
 
 class Rules(Value):
-    """A file of rules."""
+    """A file of rules for the rows of tables."""
 
     id: str
     note: str = ""

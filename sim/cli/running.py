@@ -70,7 +70,8 @@ def check_command(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and check that every system fits, without a simulation."""
-    from sim.scenario.scenario import check, read
+    from sim.scenario.layout import check
+    from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 
     for file in files:

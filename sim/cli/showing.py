@@ -202,14 +202,14 @@ def catalog_command(
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue.entries import CATALOGUE_KINDS, titles
+    from sim.catalogue.entries import CATALOGUE_KINDS, catalogue_titles
     from sim.report.listings import entries
 
     if kind is not None and kind not in CATALOGUE_KINDS:
         raise unknown_name("catalog", kind, CATALOGUE_KINDS)
     tables: list[RenderableType] = []
     for listed in [kind] if kind else CATALOGUE_KINDS:
-        tables += [entries(listed, titles(listed)), Text()]
+        tables += [entries(listed, catalogue_titles(listed)), Text()]
     show_table(Group(*tables[:-1]))
 
 
@@ -219,7 +219,7 @@ def show_command(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Catalogue name, or a file.")],
 ) -> None:
     """Show one entry of the catalogue: every number with its source."""
-    from sim.catalogue.entries import facts
+    from sim.catalogue.entries import entry_facts
     from sim.report.listings import sourced
 
-    show_table(sourced(*facts(kind, name)))
+    show_table(sourced(*entry_facts(kind, name)))

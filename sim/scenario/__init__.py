@@ -4,5 +4,5 @@
     >>> list(sim.read("llama2-70b-lpu-vs-h100").systems)
     ['lpu', 'h100', 'h100x8']
 
-Read `scenario` (the grammar of a file, and `check`, which lays its systems out).
+Read `scenario` first (the keys of a file), then `layout` (`check`, which lays its systems out).
 """

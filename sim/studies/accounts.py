@@ -20,7 +20,8 @@ from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
-from sim.scenario.scenario import Member, Scenario
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario
 from sim.units import DAY, Seconds
 
 

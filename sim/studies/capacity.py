@@ -10,7 +10,9 @@ from typing import Any
 
 from sim.inputs.errors import UserError
 from sim.results.metrics import LIMITS
-from sim.scenario.scenario import Member, Scenario, check
+from sim.scenario.layout import check
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario
 from sim.studies.identity import identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 

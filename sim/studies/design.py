@@ -19,7 +19,8 @@ from sim.cost.step import Work
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
 from sim.studies.trials import LoadTrial
 from sim.units import Seconds

@@ -5,7 +5,9 @@ from typing import Any
 
 from sim.catalogue.measurements import published_speeds
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Member, Scenario, System
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 
 
 def identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> dict[str, Any]:

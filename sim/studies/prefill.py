@@ -12,7 +12,7 @@ import numpy as np
 from sim.cost.plan import PlanError
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name
-from sim.scenario.scenario import fitting
+from sim.scenario.layout import deploy_fitting
 from sim.validation.agreement import ValidationReport
 from sim.validation.points import MeasuredPoint
 from sim.validation.simulate import point_scenario, prompt_time, serve_point
@@ -48,7 +48,7 @@ def prompt_times(point: MeasuredPoint) -> Prefill:
     """Return the prompt times of one deployment, from its shortest to its longest prompt."""
     assert point.system is not None
     lengths = [tokens for tokens, _ in point.prompts]
-    deployment = fitting(point_scenario(point, 1), "measured")
+    deployment = deploy_fitting(point_scenario(point, 1), "measured")
     chosen = np.unique(
         np.geomspace(min(lengths), max(lengths), LENGTHS).round().astype(int)
     ).tolist()

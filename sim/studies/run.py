@@ -14,7 +14,9 @@ from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
 from sim.results.metrics import by_member, summarize
 from sim.results.rows import Rows, Saved, answered
-from sim.scenario.scenario import Member, Scenario, check, read
+from sim.scenario.layout import check
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.scenario import Scenario, read
 from sim.studies.accounts import costs, reliability, replays, total_owned
 from sim.studies.design import search_plans
 from sim.studies.identity import describe, identity, together
@@ -225,7 +227,7 @@ def served(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SystemResult:
     """What one system does with the requests."""
-    rows = scenario.serve(name, members, requests, progress)
+    rows = serve_requests(scenario, name, members, requests, progress)
     lone = {member: scenario.unloaded(each.deployment) for member, each in members.items()}
     metrics = summarize(rows, scenario.slo, scenario.measure)
     if name in lone:  # a fleet has no token's time of its own

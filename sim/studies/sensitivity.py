@@ -21,7 +21,8 @@ from sim.economics.owner_costs import OwnerCosts, ServedTokens, host_power, toke
 from sim.inputs.errors import ScenarioError
 from sim.inputs.values import Sourced, Value
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.units import Seconds
 
 TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}

@@ -17,8 +17,7 @@ from sim import __version__
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 from sim.results.rows import write_parquet
-from sim.scenario.scenario import document as scenario_document
-from sim.scenario.scenario import of
+from sim.scenario.scenario import open_document, scenario_from
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
 from sim.studies.sweep_workers import compute_points
@@ -56,8 +55,8 @@ def sweep(
     Raises: ScenarioError if the scenario is wrong, or every point; UserError if it has no sweep,
     the folder cannot be written, or a worker runs other code.
     """
-    document = scenario_document(file, overrides)
-    scenario = of(document)
+    document = open_document(file, overrides)
+    scenario = scenario_from(document)
     points = sweep_points(document, scenario)
     paths = {point.digest: folder / "points" / f"{point.digest}.json" for point in points}
     records = {

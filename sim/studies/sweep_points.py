@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from sim import __version__
 from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, UserError
-from sim.scenario.scenario import Scenario, of
+from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.provenance import package_digest, users_digest
 
 
@@ -82,7 +82,7 @@ def _sweep_point(document: Document, sources: Mapping[str, tuple[str | int, ...]
             error = error or str(wrong)
     del changed.data["sweep"]
     try:
-        inputs = _canonical(of(changed)) if not error else None
+        inputs = _canonical(scenario_from(changed)) if not error else None
     except ScenarioError as wrong:
         inputs, error = None, str(wrong)
     whole_input = json.dumps(

@@ -11,7 +11,9 @@ from sim.hardware.chip import BYTES_OF
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Member, Scenario, laid_out, of
+from sim.scenario.layout import deploy_members
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.design import search_plans
 from sim.studies.provenance import package_digest
 from sim.studies.run import Result, served
@@ -36,7 +38,7 @@ def compute_record(document: Document) -> dict[str, Any]:
         "again": False,
     }
     try:
-        scenario = of(document)
+        scenario = scenario_from(document)
         requests = scenario.workload.draw(scenario.seed)
     except Exception as error:
         record["error"], record["again"] = error_line(error), not isinstance(error, UserError)
@@ -44,7 +46,7 @@ def compute_record(document: Document) -> dict[str, Any]:
     for name in scenario.systems:
         try:
             scenario = search_plans(scenario, systems=scenario.members(name))
-            members = laid_out(scenario, name)
+            members = deploy_members(scenario, name)
             result = Result(
                 scenario, scenario.seed, {name: served(scenario, name, members, requests)}
             )

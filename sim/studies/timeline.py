@@ -19,7 +19,9 @@ from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
-from sim.scenario.scenario import Scenario, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import chip_machines
+from sim.scenario.scenario import Scenario
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -79,7 +81,7 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
             f"--system: got {name}, which is a fleet; expected one of its members;"
             f" try --system {next(iter(members))}"
         )
-    return fitting(scenario, name)
+    return deploy_fitting(scenario, name)
 
 
 def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> Timeline:
@@ -104,7 +106,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
             f" expected at most {MOST_EVENTS:,}; try fewer --tokens"
         )
     made: list[Machine] = []
-    machine = collecting_factory(scenario.machine_factory(name, deployment, recording=True), made)
+    machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     single = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
     if not prefill:

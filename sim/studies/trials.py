@@ -15,7 +15,8 @@ from sim.inputs.errors import UserError
 from sim.results.metrics import SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
-from sim.scenario.scenario import Member, Scenario
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.scenario import Scenario
 from sim.studies.accounts import costs, reliability
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -215,14 +216,14 @@ class TrialSeries:
         if end <= begin:
             return {}
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
-        rows = scenario.serve(self.name, self.members, self.requests_at(trial.load))
+        rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
         available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
         return costs(scenario, self.members, rows, available)
 
     def _serve(self, requests: RequestBatch) -> Rows:
         """Return the rows of one more trial."""
         self.trials += 1
-        return self.scenario.serve(self.name, self.members, requests)
+        return serve_requests(self.scenario, self.name, self.members, requests)
 
 
 def first_requests(requests: RequestBatch, n: int | None) -> RequestBatch:

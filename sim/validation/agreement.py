@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, median
 from typing import Any, Literal
 
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.units import Seconds
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import fitted_numbers

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.catalogue.measurements import csv_table
+from sim.catalogue.measurements import read_csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
@@ -188,7 +188,7 @@ def _unidentifiable(fitted: list[FreeNumber], jacobian: NDArray[np.float64]) -> 
 
 def points_for_fits(path: Path) -> list[MeasuredPoint]:
     """Return the points of a table to which engines may be fitted; of replies, decode floors."""
-    if is_replies(csv_table(path)[0]):
+    if is_replies(read_csv_table(path)[0]):
         return decode_floors(path)
     return [point for point in points_of(path) if point.id in fitted_ids()]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sim.catalogue.measurements import csv_table, told_at
+from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import shorten
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.validation.systems import (
     InexpressibleError,
     RowSystem,
@@ -120,7 +120,7 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     Left out: tables of replies (`sim.validation.replies.floors`).
     Raises: ScenarioError if the header is unknown or a cell is malformed.
     """
-    header, rows = csv_table(path)
+    header, rows = read_csv_table(path)
     kinds = ((PUBLISHED, _published_point), (SERVING, _serving_point), (STEPS, _steps_point))
     make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
@@ -133,7 +133,7 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     measurement_rules()  # before the rows: an error in the rules is not an error of a row
     points: list[MeasuredPoint] = []
     for where, row in rows:
-        with told_at(where):  # also for degrees that make no plan
+        with errors_at_row(where):  # also for degrees that make no plan
             points.append(make({"line": f"{path.stem}:{where.rpartition(':')[2]}", **row}))
     return points
 

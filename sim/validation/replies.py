@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from sim.catalogue.measurements import csv_table, told_at
+from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.validation.points import REPLIES, Known, MeasuredPoint
 from sim.validation.systems import InexpressibleError, measurement_rules, system_of_row
 
@@ -164,8 +164,8 @@ def _replies_by_model(path: Path) -> list[tuple[list[Reply], set[int]]]:
     """Return the replies of each provider and model, and the paces that they name [token/s]."""
     measurement_rules()  # before the rows: an error in the rules is not an error of a row
     groups: dict[tuple[str, str], list[Reply]] = {}
-    for where, row in csv_table(path)[1]:
-        with told_at(where):
+    for where, row in read_csv_table(path)[1]:
+        with errors_at_row(where):
             reply = read_reply(row)
         groups.setdefault((reply.provider, reply.model), []).append(reply)
     return [

@@ -15,7 +15,9 @@ from sim.hardware.engine import Engine
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
 from sim.results.metrics import came_out, latencies
-from sim.scenario.scenario import Member, Scenario, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.scenario import Scenario
 from sim.units import Seconds
 from sim.validation.points import MeasuredPoint
 from sim.workload.arrivals import ClosedLoop
@@ -53,7 +55,7 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     """
     assert point.system is not None
     scenario = point_scenario(point, max(1, point.users))
-    deployment = fitting(scenario, "measured")
+    deployment = deploy_fitting(scenario, "measured")
     limits = deployment.limits
     tokens = point.prompt + point.output
     if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
@@ -67,7 +69,9 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
         return _full_loop_times(point, deployment)
     if point.pattern == "reply":
         return reply_times(point, deployment)
-    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    rows = serve_requests(
+        scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
+    )
     times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
     if point.pattern == "users":
         return times | ({"itl": times["tpot"]} if "tpot" in times else {})
@@ -97,7 +101,9 @@ def _full_loop_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, 
         limits.kv_tokens // limits.kv_tokens_needed(point.prompt + point.output), limits.sequences
     )
     scenario = point_scenario(point, users, FULL_ROUNDS)
-    rows = scenario.serve("measured", {"measured": Member(deployment)}, scenario.workload.draw(0))
+    rows = serve_requests(
+        scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
+    )
     begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
     return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
 

@@ -22,7 +22,7 @@ from sim.inputs.errors import UserError
 from sim.inputs.names import aliases, catalogue_names
 from sim.inputs.values import Value
 from sim.model.transformer import Model
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 
 
 class InexpressibleError(UserError):

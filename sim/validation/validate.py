@@ -8,11 +8,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from sim.catalogue.measurements import csv_table
+from sim.catalogue.measurements import read_csv_table
 from sim.cost.plan import PlanError
 from sim.inputs.names import catalogue_names
 from sim.inputs.suggestions import unknown_name
-from sim.scenario.scenario import System, read
+from sim.scenario.scenario import read
+from sim.scenario.system import System
 from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
@@ -107,7 +108,7 @@ def points_of(path: Path) -> list[MeasuredPoint]:
 
     Raises: ScenarioError if the header is unknown or a cell is malformed.
     """
-    return floors(path) if is_replies(csv_table(path)[0]) else measured_points(path)
+    return floors(path) if is_replies(read_csv_table(path)[0]) else measured_points(path)
 
 
 def shipped_table(name: str) -> Path:

@@ -293,12 +293,12 @@ def test_an_error_in_a_scenario_names_file_and_line(refusal, old, new, message):
         (
             "tensor: 1",
             "replicas: 1000000000",
-            "systems.card: plan.replicas: got 1,000,000,000 replicas; expected at most 10,000, ",
+            "systems.card.plan.replicas: got 1,000,000,000 replicas; expected at most 10,000, ",
         ),
         (
             "chips: 1",
             "chips: 1000000000",
-            "systems.card: chips: got 1,000,000,000; expected at most 1,000,000, ",
+            "systems.card.chips: got 1,000,000,000; expected at most 1,000,000, ",
         ),
         (
             "tensor: 1",
@@ -724,7 +724,7 @@ def test_a_program_is_printed(sramsim):
         (["-o", "t.json", "--tokens", "100000"], "trace: got about "),
         (
             ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],
-            "systems.lpu: exceptions needs fidelity: chip",
+            "systems.lpu.exceptions: got it at fidelity stage; expected fidelity chip",
         ),
         (
             ["-o", "t.json", "--set", "systems.lpu.chips=8"],

@@ -265,7 +265,7 @@ def test_a_fleet_costs_what_its_members_cost():
             "economics.systems.h100x8.card_power=1 W",
             "power: got power and card_power; .*; try leaving card_power out",
         ),
-        ("economics.systems.lpu.chips=571", "571 are bought, and 572 serve"),
+        ("economics.systems.lpu.chips=571", "got 571; expected at least the 572 that serve"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(change, told):

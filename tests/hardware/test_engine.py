@@ -8,7 +8,7 @@ from sim.hardware.engine import Engine
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names, find_entry
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.serving.policy import continuous, prefill_first, static
 
 EFFICIENCIES = (

@@ -9,7 +9,8 @@ import pytest
 import sim
 from sim import ScenarioError, read, run
 from sim.inputs.names import find_entry
-from sim.scenario.scenario import Scenario, System, document, of
+from sim.scenario.scenario import Scenario, open_document, scenario_from
+from sim.scenario.system import System
 from sim.studies.sensitivity import sensitivity
 from sim.studies.sweep import sweep
 from sim.studies.sweep_points import sweep_points
@@ -248,9 +249,9 @@ def test_a_chip_that_a_cluster_holds_in_place_has_changed_sources_too(folder):
 
 
 def test_a_changed_part_survives_the_way_to_another_process():
-    opened = document("mine.yaml", [f"{CAPACITY}=512 MB"])
-    copied = of(pickle.loads(pickle.dumps(opened)))
-    assert copied == of(opened)
+    opened = open_document("mine.yaml", [f"{CAPACITY}=512 MB"])
+    copied = scenario_from(pickle.loads(pickle.dumps(opened)))
+    assert copied == scenario_from(opened)
     assert pickle.loads(pickle.dumps(copied.plain("lpu"))).changed == {
         "chip.memory.sram.capacity": ("230.7 MB", "512 MB")
     }
@@ -604,8 +605,8 @@ def digests(*sweeps: str) -> list[str]:
     names = []
     for each in sweeps:
         Path("mine.yaml").write_text(MINE + each)
-        opened = document("mine.yaml")
-        names += [point.digest for point in sweep_points(opened, of(opened))]
+        opened = open_document("mine.yaml")
+        names += [point.digest for point in sweep_points(opened, scenario_from(opened))]
     return names
 
 

@@ -14,7 +14,7 @@ from sim.cost.step import Work
 from sim.hardware.chip import Compute
 from sim.planning.deployment import DeploymentParts, deploy
 from sim.planning.single_request import time_single_request
-from sim.scenario.scenario import fitting
+from sim.scenario.layout import deploy_fitting
 from sim.serving.service import serve
 from sim.workload.requests import RequestBatch
 
@@ -179,7 +179,7 @@ def lone(name, b):
     changed = scenario.model_copy(
         update={"systems": {"lpu": system.model_copy(update={"engine": engine})}}
     )
-    return changed.unloaded(fitting(changed, "lpu"))
+    return changed.unloaded(deploy_fitting(changed, "lpu"))
 
 
 def test_a_beat_is_a_limit_beside_the_token_budget(make_deployment, lossy):

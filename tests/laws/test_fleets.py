@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan, PlanError
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Fleet, Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import Fleet, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
 from sim.serving.replica import ReplicaConfig
 from sim.serving.service import serve, serve_fleet

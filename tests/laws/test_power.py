@@ -11,7 +11,8 @@ from sim.cost.step import Work
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
 from sim.results.metrics import Measure
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.serving.policy import Policies
 from sim.serving.replica import Outage
 from sim.serving.service import Mark, between, serve

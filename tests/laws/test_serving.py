@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan
 from sim.cost.step import Work
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.serving.policy import SchedulerLimits
 from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length

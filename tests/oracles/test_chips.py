@@ -24,6 +24,7 @@ from sim.hardware.topology import (
     Switch,
     Torus,
 )
+from sim.scenario.replicas import chip_machines
 
 pytestmark = pytest.mark.slow
 
@@ -276,7 +277,7 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
 def test_the_flagship_takes_the_same_time(serve_on, system):
     scenario = sim.read("llama2-70b-lpu-vs-h100")
     deployment = scenario.deploy(system)
-    chips = scenario.model_copy(update={"fidelity": "chip"}).machine_factory(system, deployment)
+    chips = chip_machines(scenario.model_copy(update={"fidelity": "chip"}), system, deployment)
     requests = [(0.0, 100, 6)]
     same(serve_on(deployment, requests), serve_on(deployment, requests, machine=chips))
 

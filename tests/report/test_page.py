@@ -13,7 +13,7 @@ import pytest
 
 from plots import breakdown, draw_all, style
 from sim import read, run
-from sim.catalogue.entries import sources
+from sim.catalogue.entries import scenario_sources
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.report import page
@@ -140,7 +140,11 @@ def test_what_a_sweep_varies_has_sources_too():
         "model": "llama-2-7b",
         "sweep": {"systems.lpu.engine": ("ideal", "groq-compiler"), "systems.lpu.chips": (8, 16)},
     }
-    assert list(sources(given)) == ["model llama-2-7b", "engine ideal", "engine groq-compiler"]
+    assert list(scenario_sources(given)) == [
+        "model llama-2-7b",
+        "engine ideal",
+        "engine groq-compiler",
+    ]
 
 
 def test_the_scenario_that_it_offers_is_the_one_that_was_run(told, folder, tmp_path):

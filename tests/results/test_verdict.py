@@ -8,7 +8,9 @@ from sim.report.tables import findings, judged
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
 from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
-from sim.scenario.scenario import check, read
+from sim.scenario.layout import check
+from sim.scenario.replicas import serve_requests
+from sim.scenario.scenario import read
 from sim.serving.policy import Policies
 from sim.workload.requests import RequestBatch
 
@@ -65,7 +67,7 @@ def test_a_system_that_fills_up_until_it_is_full_is_not_stable():
 
     def told(rate: float, requests: int) -> str:
         workload = scenario.workload.model_copy(update={"rate": rate, "requests": requests})
-        return judge(scenario.serve("h100x8", deployed, workload.draw(0)))
+        return judge(serve_requests(scenario, "h100x8", deployed, workload.draw(0)))
 
     assert told(50.0, 3000) == "OVERLOADED"
     assert told(46.0, 3000) == "TOO SHORT"

@@ -12,7 +12,8 @@ from sim.cost.step import Work
 from sim.hardware.chip import Memory, Power
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
 from sim.units import YEAR

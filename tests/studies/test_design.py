@@ -9,7 +9,8 @@ import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Fleet, Scenario, System
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import Fleet, System
 from sim.studies import design
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import best_plans, candidate_plans, goodput_bound, search_plans

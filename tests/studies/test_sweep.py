@@ -15,7 +15,7 @@ import pytest
 import sim
 from sim import UserError, read, run
 from sim.cli.app import main
-from sim.scenario.scenario import document, of
+from sim.scenario.scenario import open_document, scenario_from
 from sim.studies import provenance, sweep_record, sweep_workers
 from sim.studies import sweep_points as points_module
 from sim.studies.sweep import load_sweep, sweep
@@ -47,8 +47,8 @@ def folder(tmp_path, monkeypatch):
 def asked(text: str, name: str = "mine.yaml", *assignments: str) -> list[SweepPoint]:
     """The points of a file that holds the text."""
     Path(name).write_text(text)
-    opened = document(name, list(assignments))
-    return sweep_points(opened, of(opened))
+    opened = open_document(name, list(assignments))
+    return sweep_points(opened, scenario_from(opened))
 
 
 def tables(folder: str) -> list[bytes]:

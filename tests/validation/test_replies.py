@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.scenario.scenario import System
+from sim.scenario.system import System
 from sim.validation.agreement import PointComparison, ValidationReport
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import fitted_numbers, floors

@@ -16,7 +16,9 @@ from sim.inputs.document import read_value
 from sim.inputs.errors import UserError
 from sim.inputs.names import catalogue_names
 from sim.results.metrics import latencies
-from sim.scenario.scenario import Member, System, fitting
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.system import System
 from sim.validation import systems
 from sim.validation import validate as module
 from sim.validation.agreement import PointComparison, ValidationReport, error_statistics
@@ -70,8 +72,11 @@ def fitted(monkeypatch):
 def served(point: MeasuredPoint, users: int, rounds: int | None = None):
     """The rows of a point's requests, served outside of `validate`."""
     scenario = point_scenario(point, users, rounds)
-    return scenario.serve(
-        "measured", {"measured": Member(fitting(scenario, "measured"))}, scenario.workload.draw(0)
+    return serve_requests(
+        scenario,
+        "measured",
+        {"measured": Member(deploy_fitting(scenario, "measured"))},
+        scenario.workload.draw(0),
     )
 
 

@@ -1,0 +1,79 @@
+"""The systems of a scenario laid out on their chips, and checked."""
+
+from sim.cost.plan import PlanError
+from sim.inputs.errors import error_at_path
+from sim.planning.deployment import Deployment, require_fit
+from sim.reliability.availability import require_simulable
+from sim.scenario.replicas import Member, chip_machines
+from sim.scenario.scenario import Scenario
+
+
+def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
+    """Return the deployment of a plain system.
+
+    Raises: PlanError if it does not fit, or its exceptions, faults, outages or link errors are
+    wrong.
+    """
+    deployment = scenario.deploy(name)
+    try:
+        require_fit(deployment, scenario.request_tokens)
+    except PlanError as error:
+        raise PlanError(f"{scenario.where(name)}: {error}") from None
+    if scenario.by_chip(name):
+        chip_machines(scenario, name, deployment)  # checks its exceptions
+    try:
+        if faults := scenario.plain(name).faults:
+            require_simulable(
+                faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
+            )
+        require_valid_outages(scenario, name, deployment.layout.plan.replicas)
+        if errors := scenario.plain(name).link_errors:
+            errors.require_finite_retries(deployment.costs)
+    except ValueError as error:
+        raise scenario.plan_error(name, error) from None
+    return deployment
+
+
+def require_valid_outages(scenario: Scenario, name: str, replicas: int) -> None:
+    """Check the outages of a system with `replicas` replicas.
+
+    Raises: ValueError if a replica does not exist, or an outage begins during another one.
+    """
+    free = dict.fromkeys(range(replicas), 0.0)
+    outages = sorted(enumerate(scenario.plain(name).outages), key=lambda pair: pair[1].at)
+    for number, outage in outages:
+        if outage.replica not in free:
+            allowed = f"0 to {replicas - 1}" if replicas > 1 else "0, the only replica"
+            reason = f"got {outage.replica}; expected {allowed}; try {replicas - 1}"
+            raise error_at_path(("outages", number, "replica"), outage.replica, reason)
+        if outage.at < free[outage.replica] * (1 - 1e-12):  # sums of floats have rounding errors
+            end = f"{free[outage.replica]:g} s"
+            reason = (
+                f"got {outage.at:g} s; expected at least {end}, since replica {outage.replica} "
+                f"is down until then; try {end}"
+            )
+            raise error_at_path(("outages", number, "at"), outage.at, reason)
+        free[outage.replica] = outage.at + outage.lasts
+
+
+def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
+    """Return the members of every system, by name.
+
+    A fleet's members are deployed again: with sampled experts, each system samples its own.
+    Raises: PlanError for the first system that does not fit, or serves several models.
+    """
+    return {name: deploy_members(scenario, name) for name in scenario.systems}
+
+
+def deploy_members(scenario: Scenario, name: str) -> dict[str, Member]:
+    """Return the members of a system, deployed.
+
+    Raises: PlanError if one does not fit, or if they serve several models or have too many
+    replicas together.
+    """
+    copies = scenario.members(name)
+    deployments = {member: deploy_fitting(scenario, member) for member in copies}
+    scenario.require_few(name, deployments)
+    return {
+        member: Member(deployment, copies[member]) for member, deployment in deployments.items()
+    }

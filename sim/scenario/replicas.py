@@ -1,0 +1,120 @@
+"""The replicas of a laid-out system, and the service of requests on them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.chipsim.exceptions import Irregularities, replica_irregularities
+from sim.chipsim.machine import MachineFactory, machine_factory
+from sim.planning.deployment import Deployment
+from sim.reliability.link_errors import LinkErrorSampler
+from sim.results.rows import Rows
+from sim.scenario.scenario import Scenario
+from sim.serving.replica import ReplicaConfig
+from sim.serving.service import serve_fleet
+from sim.workload.requests import RequestBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Copies of a laid-out system.  A system that is no fleet is its own only member."""
+
+    deployment: Deployment
+    copies: int = 1
+
+    @property
+    def chips(self) -> int:
+        """The chips of all copies."""
+        return self.copies * self.deployment.chips
+
+    @property
+    def replicas(self) -> int:
+        """The replicas of all copies."""
+        return self.copies * self.deployment.layout.plan.replicas
+
+
+def chip_machines(
+    scenario: Scenario,
+    name: str,
+    deployment: Deployment,
+    recording: bool = False,
+    copies: int = 1,
+) -> MachineFactory:
+    """Return the factory of the machines of a plain system's replicas, of all copies.
+
+    Each copy has the same exceptions.
+    Raises: PlanError if an exception names a chip or link that the system does not have.
+    """
+    system, layout = scenario.plain(name), deployment.layout
+    scheduled = (system.network or layout.engine.network) == "scheduled"
+    jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
+    usual = Irregularities(scheduled=scheduled, jitter=jitter)
+    try:
+        parts = [
+            replica_irregularities(
+                layout,
+                system.exceptions,
+                replica,
+                usual,
+                scenario.request_tokens,
+                deployment.limits.kv_tokens,
+            )
+            for replica in range(layout.plan.replicas)
+        ]
+    except ValueError as error:
+        raise scenario.plan_error(name, error) from error
+    return machine_factory(
+        deployment.costs, copies * parts, [scenario.seed, *name.encode()], recording
+    )
+
+
+def serve_requests(
+    scenario: Scenario,
+    name: str,
+    members: Mapping[str, Member],
+    requests: RequestBatch,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rows:
+    """Serve requests on one system.
+
+    progress: called with the number of finished requests and of all.
+    """
+    configs = [
+        config for member, of in members.items() for config in replica_configs(scenario, member, of)
+    ]
+    think = scenario.workload.pause or 0.0
+    counted = scenario.measure.asked if scenario.measure else None
+    return serve_fleet(
+        requests, configs, scenario.systems[name].router, think, progress=progress, counted=counted
+    )
+
+
+def replica_configs(scenario: Scenario, name: str, member: Member) -> list[ReplicaConfig]:
+    """Return the configuration of each replica of all copies of a plain system."""
+    system, deployment = scenario.plain(name), member.deployment
+    machine = (
+        chip_machines(scenario, name, deployment, copies=member.copies)
+        if scenario.by_chip(name)
+        else None
+    )
+    shared = (
+        deployment.costs,
+        deployment.limits,
+        system.policies,
+        system.request_overhead,
+        machine,
+        name,
+    )
+    of_each = member.deployment.layout.plan.replicas  # of each copy the same ones fail
+    outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
+    error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
+    if errors := system.link_errors:
+        streams = np.random.default_rng([scenario.seed, *f"link errors of {name}".encode()]).spawn(
+            member.replicas
+        )
+        error_sampler = [LinkErrorSampler(errors, deployment.costs, stream) for stream in streams]
+    return [
+        ReplicaConfig(*shared, number, outages[number % of_each], error_sampler[number])
+        for number in range(member.replicas)
+    ]

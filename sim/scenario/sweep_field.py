@@ -1,0 +1,59 @@
+"""The `sweep` of a scenario: a grid or a list of points."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from sim.units import brief
+
+MOST_POINTS = 100_000  # of a sweep
+
+
+def _checked_sweep(sweep: object) -> object:
+    """Return the sweep.  Raises: PydanticCustomError if it is no grid and no list of points."""
+    points = sweep if isinstance(sweep, tuple) else (sweep,)
+    reason = ""
+    if not points or not all(isinstance(point, Mapping) and point for point in points):
+        reason = (
+            "a sweep is a mapping of keys to lists, "
+            "{workload.rate: [1 request/s, 2 request/s]}, or a list of mappings"
+        )
+    for key in () if reason else dict.fromkeys(key for point in points for key in point):
+        if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
+            reason = reason or (
+                f"sweep: {brief(key)!r} is no key to vary; write it as --set does, "
+                "such as workload.rate"
+            )
+    if isinstance(sweep, Mapping) and not reason:
+        reason = _grid_problem(sweep)
+    if reason:
+        raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+    return sweep
+
+
+def _grid_problem(grid: Mapping[str, Any]) -> str:
+    """Return what is wrong with a grid; empty if nothing is."""
+    for key, values in grid.items():
+        if not (isinstance(values, tuple) and values):
+            value = brief(str(values))
+            return f"sweep: {key}: {value!r} is not a list of values, such as [1, 2]"
+    if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        return f"sweep: {count:,} points, and {MOST_POINTS:,} are the most"
+    return ""
+
+
+_POINT = {"type": "object", "minProperties": 1}
+_GRID = {**_POINT, "additionalProperties": {"type": "array", "minItems": 1}}
+_SWEEP = {
+    "anyOf": [_GRID, {"type": "array", "minItems": 1, "items": _POINT}, {"type": "null"}],
+    "description": "a mapping of dotted keys to lists of values (all combinations), "
+    "or a list of mappings of dotted keys to values",
+}
+SweepField = Annotated[
+    dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None,
+    BeforeValidator(_checked_sweep),
+    WithJsonSchema(_SWEEP),
+]
