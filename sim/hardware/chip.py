@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import model_validator
 
 from sim.hardware.topology import TopologyField
+from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue, OfKind
 from sim.inputs.values import Sourced, Value
 from sim.units import (
@@ -102,6 +103,10 @@ class Server(Value):
     price: Dollars
 
 
+# Bytes of KV cache, not whole numbers of any block, so that rounding up shows as well.
+_PROBE_SCALES = (777.7, 7.777e6, 7.777e10)
+
+
 class Compute(Value, ABC):
     """How fast a chip multiplies: the time to compute an Op, and the time to read its operands.
 
@@ -130,6 +135,30 @@ class Compute(Value, ABC):
         2048 is vLLM's default. None: the number that suits the pipeline best.
         """
         return 2048
+
+    def nonlinearity(self, memory: Memory) -> str:
+        """Return why `times` is not linear, with its numbers; '' if it is linear.
+
+        The probe takes three equally spaced sizes at three scales, for a matrix and for attention.
+        Left out: kinks between the scales.
+        """
+        name = next((name for name in BYTES_OF if getattr(self, name)), "fp16")
+        for matrices in (((4096, 4096),), ()):
+            for scale in _PROBE_SCALES:
+                ops = [
+                    Op(1.0, 64.0 * n * scale, 1e6, n * scale, 1e4, (name, name), matrices)
+                    for n in (1, 2, 3)
+                ]
+                times = [self.times(op, memory) for op in ops]
+                for part, side in enumerate(("computing", "reading")):
+                    first, second, third = (pair[part] for pair in times)
+                    if abs(third - 2 * second + first) > 1e-9 * max(first, second, third):
+                        sizes = ", ".join(f"{op.flops:.4g} FLOP and {op.kv:.4g} B" for op in ops)
+                        return (
+                            f"got {side} times of {first:.4g}, {second:.4g} and {third:.4g} s"
+                            f" for {sizes} of KV cache; expected times linear in both"
+                        )
+        return ""
 
     @property
     def fastest(self) -> FlopPerSecond:
@@ -265,6 +294,14 @@ class Chip(Sourced):
     def _some_memory(self) -> "Chip":
         if not any({"weights", "kv"} <= set(memory.holds) for memory in self.memory.values()):
             raise ValueError("no memory holds both weights and KV cache; a chip has at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _linear_times(self) -> "Chip":
+        """Probe what the simulator relies on when it makes many steps in one event."""
+        for name in self.homes:
+            if problem := self.compute.nonlinearity(self.memory[name]):
+                raise error_at_path(("compute",), self.compute, problem)
         return self
 
     def weight_bandwidth(self, memory: Memory, precision: str) -> BytesPerSecond:
