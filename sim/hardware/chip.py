@@ -7,8 +7,9 @@ A user's own kind is a class that the file names as `kind: my_chips:MyCompute`.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
@@ -31,8 +32,26 @@ from sim.units import (
     format_quantity,
 )
 
-# Bytes of one number.
-BYTES_OF = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+
+class Precision(StrEnum):
+    """A format of numbers, by the name that files use, with the bytes of one number."""
+
+    bytes: float
+
+    def __new__(cls, name: str, nbytes: float = 0.0) -> Self:
+        self = str.__new__(cls, name)
+        self._value_, self.bytes = name, nbytes
+        return self
+
+    FP32 = "fp32", 4.0
+    BF16 = "bf16", 2.0
+    FP16 = "fp16", 2.0
+    FP8 = "fp8", 1.0
+    INT8 = "int8", 1.0
+    FP4 = "fp4", 0.5
+    INT4 = "int4", 0.5
+
+
 # The precisions that can carry another one in a matrix multiply, because they lose nothing of it.
 # bf16 and fp16 stand in for each other, since engines cast one to the other.
 CARRIERS = {
@@ -142,7 +161,7 @@ class Compute(Value, ABC):
         The probe takes three equally spaced sizes at three scales, for a matrix and for attention.
         Left out: kinks between the scales.
         """
-        name = next((name for name in BYTES_OF if getattr(self, name)), "fp16")
+        name = next((name for name in Precision if getattr(self, name)), "fp16")
         for matrices in (((4096, 4096),), ()):
             for scale in _PROBE_SCALES:
                 ops = [
@@ -163,7 +182,7 @@ class Compute(Value, ABC):
     @property
     def fastest(self) -> FlopPerSecond:
         """The highest of the rates."""
-        return max(getattr(self, name) or 0.0 for name in BYTES_OF)
+        return max(getattr(self, name) or 0.0 for name in Precision)
 
     def peak(self, *operands: str) -> FlopPerSecond:
         """Return the rate of a multiply of operands with these precisions.
@@ -191,7 +210,7 @@ class Compute(Value, ABC):
         if own:
             return max(own)
         rates: dict[str, FlopPerSecond] = {
-            name: rate for name in BYTES_OF if (rate := getattr(self, name))
+            name: rate for name in Precision if (rate := getattr(self, name))
         }
         fitting = {
             name: rate
@@ -260,7 +279,9 @@ class TensorStreaming(Compute):
                 path if self.kv_path == "load" else memory.bandwidth
             )
         padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (padded * BYTES_OF[op.precisions[0]] + op.kv) / path
+        return 2 * padded * op.tokens / peak, (
+            padded * Precision(op.precisions[0]).bytes + op.kv
+        ) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """Return None: a large piece of a prompt would delay every micro-batch behind it.
@@ -310,7 +331,7 @@ class Chip(Sourced):
         Raises: ValueError if the chip does not compute in this precision.
         """
         side = 32_000  # whole tiles of any usual size
-        nbytes = side * side * BYTES_OF[precision]
+        nbytes = side * side * Precision(precision).bytes
         op = Op(1, 2.0 * side * side, nbytes, 0.0, 0.0, (precision, precision), ((side, side),))
         return nbytes / max(self.compute.times(op, memory))
 

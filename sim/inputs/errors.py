@@ -16,6 +16,7 @@ from sim.units import brief
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a mapping",
+    "enum": "{expected}",
     "float_type": "a number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",

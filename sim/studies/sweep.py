@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from sim import __version__
-from sim.hardware.chip import BYTES_OF
+from sim.hardware.chip import Precision
 from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, UserError
 from sim.inputs.files import write_whole
@@ -395,7 +395,7 @@ def single_stream(deployment: Deployment) -> Seconds:
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
     nbytes = sum(
-        block.active * BYTES_OF[plan.precision(block)] for block in layout.model.blocks[1:]
+        block.active * Precision(plan.precision(block)).bytes for block in layout.model.blocks[1:]
     )
     return nbytes / (
         chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.stage_size

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sim.hardware.chip import (
-    BYTES_OF,
     CARRIERS,
     Chip,
     Compute,
     Memory,
     Op,
+    Precision,
     Roofline,
     TensorStreaming,
 )
@@ -103,17 +103,17 @@ def test_a_precision_with_a_rate_of_its_own_runs_at_that():
     )
 
 
-@given(st.sets(st.sampled_from(sorted(BYTES_OF))), *[st.sampled_from(sorted(BYTES_OF))] * 2)
+@given(st.sets(st.sampled_from(sorted(Precision))), *[st.sampled_from(sorted(Precision))] * 2)
 def test_a_mixed_multiply_is_no_faster_than_either_operand_alone(precisions, one, other):
     chip = Roofline(
-        **{name: 1 / BYTES_OF[name] for name in {"fp32", *precisions}}
+        **{name: 1 / Precision(name).bytes for name in {"fp32", *precisions}}
     )  # half the width, twice the rate
     assert chip.peak(one, other) <= min(chip.peak(one, one), chip.peak(other, other))
 
 
 def test_a_precision_is_carried_by_none_that_is_narrower():
     for precision, carriers in CARRIERS.items():
-        assert all(BYTES_OF[carrier] >= BYTES_OF[precision] for carrier in carriers)
+        assert all(Precision(carrier).bytes >= Precision(precision).bytes for carrier in carriers)
 
 
 # Roofline.
