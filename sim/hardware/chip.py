@@ -96,7 +96,7 @@ class Memory(Value):
 
 
 class Power(Value):
-    """What a chip draws: its limit, its typical draw at work, and the parts of that.
+    """The power of a chip: its limit, its typical draw at work, and the parts of that.
 
     `idle` is constant, `flop` counts for each FLOP at the fastest precision, and `link` for each
     byte and cable. Reading is the memory's `energy`.
@@ -110,7 +110,7 @@ class Power(Value):
 
 
 class Server(Value):
-    """What surrounds `chips` chips: hosts, fans, and their part of racks and network.
+    """The surroundings of `chips` chips: hosts, fans, and their part of racks and network.
 
     It draws `power`; `maximum` is the power that it is provided with, if that is more.
     Left out: the chips themselves.
@@ -308,7 +308,7 @@ class Chip(Sourced):
     price: Dollars | None = None
     server: Server | None = None
     host_link: BytesPerSecond | None = None  # from its host, one way; loads the weights
-    # What the vendor calls memory bandwidth, if that is another number.
+    # The number that the vendor calls memory bandwidth, if that is another number.
     claimed_bandwidth: BytesPerSecond | None = None
 
     @model_validator(mode="after")

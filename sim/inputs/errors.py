@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim.units import brief
 
-# What a value must be, by the name that pydantic gives to the error.
+# The expected value, by the name that pydantic gives to the error.
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a mapping",
