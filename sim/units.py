@@ -25,7 +25,7 @@ MAX_TEXT = 60  # characters; a longer text is no quantity, and slow to match and
 MIN_SIZE, MAX_SIZE = (1e-30, 1e30)
 MAX_COUNT = 1_000_000_000  # chips, tokens, requests; beyond, numpy's integers overflow
 
-# Every unit takes decimal and binary prefixes. What can only be counted has no fractions.
+# Every unit takes decimal and binary prefixes. Countable units have no fractions.
 DEFINITIONS = """
 kilo- = 1e3 = k-
 mega- = 1e6 = M-

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sim.hardware.chip import BYTES_OF, ChipField
+from sim.hardware.chip import ChipField, Precision
 from sim.hardware.topology import Topology, TopologyField
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
@@ -61,7 +61,7 @@ def published_speeds(
     A figure without a published number of chips matches every number.
     """
     points = read_value(catalogue_names("measurements")["single-user"], PublishedSpeeds).points
-    alike = (model, chip, engine, 8 * BYTES_OF[weights])
+    alike = (model, chip, engine, 8 * Precision(weights).bytes)
     return [
         p
         for p in points

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
-from sim.hardware.chip import BYTES_OF, Chip
+from sim.hardware.chip import Chip, Precision
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
@@ -104,7 +104,7 @@ def usage(costs: Costs, tally: Tally) -> Usage:
     batch_steps = sum(tally.batch_steps.values())
     tokens = sum(number * steps for number, steps in tally.batch_steps.items())
     for block, by_stage in costs.counts.items():
-        blocks, width = float(by_stage.sum()), BYTES_OF[plan.precision(block)]
+        blocks, width = float(by_stage.sum()), Precision(plan.precision(block)).bytes
         if block.kind == "embedding":
             weights += blocks * tokens * layout.model.hidden_size * width
             continue

@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.hardware.chip import BYTES_OF, Chip, Memory
+from sim.hardware.chip import Chip, Memory, Precision
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.inputs.errors import UserError, error_at_path
@@ -19,7 +19,11 @@ from sim.model.transformer import Model
 from sim.units import Bytes, Count, brief
 
 MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated
-Precision = Literal["fp32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+PrecisionField = Annotated[
+    Precision,
+    Field(strict=False),
+    WithJsonSchema({"type": "string", "enum": [precision.value for precision in Precision]}),
+]
 DEGREES = ("tensor", "attention_data", "expert", "pipeline", "replicas")
 What = Literal["weights", "attention", "activations", "hidden", "dispatch", "kv", "head"]
 
@@ -61,13 +65,13 @@ class Plan(Value):
     expert: Count | None = None
     pipeline: Count | None = None
     replicas: Count = 1
-    weights: Precision | None = None
-    attention: Precision | None = None
-    activations: Precision | None = None
-    hidden: Precision | None = None
-    dispatch: Precision | None = None
-    kv: Precision | tuple[Precision, ...] | None = None
-    head: Precision | None = None
+    weights: PrecisionField | None = None
+    attention: PrecisionField | None = None
+    activations: PrecisionField | None = None
+    hidden: PrecisionField | None = None
+    dispatch: PrecisionField | None = None
+    kv: PrecisionField | tuple[PrecisionField, ...] | None = None
+    head: PrecisionField | None = None
     balance: Literal["time", "memory"] = "time"
     slots: Count | None = None
     kv_split: Literal["heads", "sequence"] = "heads"
@@ -79,9 +83,9 @@ class Plan(Value):
     @classmethod
     def _known_precisions(cls, kv: object) -> object:
         """A list is read here, since an error of the union would speak of a single precision."""
-        if isinstance(kv, tuple) and not (kv and all(each in get_args(Precision) for each in kv)):
+        if isinstance(kv, tuple) and not (kv and all(each in tuple(Precision) for each in kv)):
             raise ValueError(
-                f"got {_listed(kv)}; expected precisions of {', '.join(get_args(Precision))}; try [fp16, fp8]"
+                f"got {_listed(kv)}; expected precisions of {', '.join(Precision)}; try [fp16, fp8]"
             )
         return tuple(map(str, kv)) if isinstance(kv, tuple) else kv
 
@@ -147,8 +151,8 @@ class Plan(Value):
         quantized, keeps_attention = model.quantization
         weights = self.weights or quantized
         activations = self.activations or model.precision
-        sixteen = model.precision if BYTES_OF[model.precision] == 2 else "bf16"
-        hidden = self.hidden or (activations if BYTES_OF[activations] >= 2 else sixteen)
+        sixteen = model.precision if Precision(model.precision).bytes == 2 else "bf16"
+        hidden = self.hidden or (activations if Precision(activations).bytes >= 2 else sixteen)
         return self.model_copy(
             update={
                 "pipeline": pipeline,
@@ -189,7 +193,7 @@ class Plan(Value):
 
     def width(self, what: What) -> float:
         """Bytes of one number of it."""
-        return BYTES_OF[self.given(what)]
+        return Precision(self.given(what)).bytes
 
     def precision(self, block: Block) -> str:
         """The precision of a block's weights."""
@@ -265,7 +269,7 @@ class Layout:
         plan = self.plan
         return (
             block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor)
-            * BYTES_OF[plan.precision(block)]
+            * Precision(plan.precision(block)).bytes
         )
 
     @cached_property
@@ -356,7 +360,7 @@ def weights_only_chips(layout: Layout) -> int:
     """How many chips the weights would fill to the brim if they could be dealt out by the byte: no plan needs fewer."""
     plan = layout.plan
     nbytes = sum(
-        block.parameters() * BYTES_OF[plan.precision(block)] for block in layout.model.blocks
+        block.parameters() * Precision(plan.precision(block)).bytes for block in layout.model.blocks
     )
     return math.ceil(nbytes / layout.weights_memory.capacity)
 

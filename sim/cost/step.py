@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.plan import Layout
-from sim.hardware.chip import BYTES_OF, Op
+from sim.hardware.chip import Op, Precision
 from sim.hardware.topology import Algorithm, Copies, Operation
 from sim.model.blocks import Attention, Block, Experts
 
@@ -573,7 +573,7 @@ class Costs:
         nbytes = (
             self._ranked(tokens)
             * self.layout.model.hidden_size
-            * BYTES_OF[self.layout.plan.precision(block)]
+            * Precision(self.layout.plan.precision(block)).bytes
         )
         return nbytes / self.layout.weights_memory.bandwidth
 
@@ -658,7 +658,7 @@ class Costs:
         """One weight matrix; `efficiency` is that of reading, where it is not the engine's for the precision."""
         layout, plan = self.layout, self.layout.plan
         precision = plan.precision(block)
-        weights = shape[0] * shape[1] * BYTES_OF[precision]
+        weights = shape[0] * shape[1] * Precision(precision).bytes
         # Behind weights that stream from another memory, activations are read in their shadow.
         activations = 0.0 if layout.apart else sum(shape) * plan.width("activations")
         computing, reading = layout.engine.efficiencies(precision)

@@ -7,12 +7,14 @@ A user's own kind is a class that the file names as `kind: my_chips:MyCompute`.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from sim.hardware.topology import TopologyField
+from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue, OfKind
 from sim.inputs.values import Sourced, Value
 from sim.units import (
@@ -30,8 +32,26 @@ from sim.units import (
     format_quantity,
 )
 
-# Bytes of one number.
-BYTES_OF = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "int4": 0.5}
+
+class Precision(StrEnum):
+    """A format of numbers, by the name that files use, with the bytes of one number."""
+
+    bytes: float
+
+    def __new__(cls, name: str, nbytes: float = 0.0) -> Self:
+        self = str.__new__(cls, name)
+        self._value_, self.bytes = name, nbytes
+        return self
+
+    FP32 = "fp32", 4.0
+    BF16 = "bf16", 2.0
+    FP16 = "fp16", 2.0
+    FP8 = "fp8", 1.0
+    INT8 = "int8", 1.0
+    FP4 = "fp4", 0.5
+    INT4 = "int4", 0.5
+
+
 # The precisions that can carry another one in a matrix multiply, because they lose nothing of it.
 # bf16 and fp16 stand in for each other, since engines cast one to the other.
 CARRIERS = {
@@ -76,7 +96,7 @@ class Memory(Value):
 
 
 class Power(Value):
-    """What a chip draws: its limit, its typical draw at work, and the parts of that.
+    """The power of a chip: its limit, its typical draw at work, and the parts of that.
 
     `idle` is constant, `flop` counts for each FLOP at the fastest precision, and `link` for each
     byte and cable. Reading is the memory's `energy`.
@@ -90,7 +110,7 @@ class Power(Value):
 
 
 class Server(Value):
-    """What surrounds `chips` chips: hosts, fans, and their part of racks and network.
+    """The surroundings of `chips` chips: hosts, fans, and their part of racks and network.
 
     It draws `power`; `maximum` is the power that it is provided with, if that is more.
     Left out: the chips themselves.
@@ -100,6 +120,10 @@ class Server(Value):
     power: Watts
     maximum: Watts | None = None
     price: Dollars
+
+
+# Bytes of KV cache, not whole numbers of any block, so that rounding up shows as well.
+_PROBE_SCALES = (777.7, 7.777e6, 7.777e10)
 
 
 class Compute(Value, ABC):
@@ -131,10 +155,34 @@ class Compute(Value, ABC):
         """
         return 2048
 
+    def nonlinearity(self, memory: Memory) -> str:
+        """Return why `times` is not linear, with its numbers; '' if it is linear.
+
+        The probe takes three equally spaced sizes at three scales, for a matrix and for attention.
+        Left out: kinks between the scales.
+        """
+        name = next((name for name in Precision if getattr(self, name)), "fp16")
+        for matrices in (((4096, 4096),), ()):
+            for scale in _PROBE_SCALES:
+                ops = [
+                    Op(1.0, 64.0 * n * scale, 1e6, n * scale, 1e4, (name, name), matrices)
+                    for n in (1, 2, 3)
+                ]
+                times = [self.times(op, memory) for op in ops]
+                for part, side in enumerate(("computing", "reading")):
+                    first, second, third = (pair[part] for pair in times)
+                    if abs(third - 2 * second + first) > 1e-9 * max(first, second, third):
+                        sizes = ", ".join(f"{op.flops:.4g} FLOP and {op.kv:.4g} B" for op in ops)
+                        return (
+                            f"got {side} times of {first:.4g}, {second:.4g} and {third:.4g} s"
+                            f" for {sizes} of KV cache; expected times linear in both"
+                        )
+        return ""
+
     @property
     def fastest(self) -> FlopPerSecond:
         """The highest of the rates."""
-        return max(getattr(self, name) or 0.0 for name in BYTES_OF)
+        return max(getattr(self, name) or 0.0 for name in Precision)
 
     def peak(self, *operands: str) -> FlopPerSecond:
         """Return the rate of a multiply of operands with these precisions.
@@ -162,7 +210,7 @@ class Compute(Value, ABC):
         if own:
             return max(own)
         rates: dict[str, FlopPerSecond] = {
-            name: rate for name in BYTES_OF if (rate := getattr(self, name))
+            name: rate for name in Precision if (rate := getattr(self, name))
         }
         fitting = {
             name: rate
@@ -231,7 +279,9 @@ class TensorStreaming(Compute):
                 path if self.kv_path == "load" else memory.bandwidth
             )
         padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (padded * BYTES_OF[op.precisions[0]] + op.kv) / path
+        return 2 * padded * op.tokens / peak, (
+            padded * Precision(op.precisions[0]).bytes + op.kv
+        ) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """Return None: a large piece of a prompt would delay every micro-batch behind it.
@@ -258,7 +308,7 @@ class Chip(Sourced):
     price: Dollars | None = None
     server: Server | None = None
     host_link: BytesPerSecond | None = None  # from its host, one way; loads the weights
-    # What the vendor calls memory bandwidth, if that is another number.
+    # The number that the vendor calls memory bandwidth, if that is another number.
     claimed_bandwidth: BytesPerSecond | None = None
 
     @model_validator(mode="after")
@@ -267,13 +317,21 @@ class Chip(Sourced):
             raise ValueError("no memory holds both weights and KV cache; a chip has at least one")
         return self
 
+    @model_validator(mode="after")
+    def _linear_times(self) -> "Chip":
+        """Probe what the simulator relies on when it makes many steps in one event."""
+        for name in self.homes:
+            if problem := self.compute.nonlinearity(self.memory[name]):
+                raise error_at_path(("compute",), self.compute, problem)
+        return self
+
     def weight_bandwidth(self, memory: Memory, precision: str) -> BytesPerSecond:
         """Return the weight bytes of a large matrix-vector multiply divided by its time [B/s].
 
         Raises: ValueError if the chip does not compute in this precision.
         """
         side = 32_000  # whole tiles of any usual size
-        nbytes = side * side * BYTES_OF[precision]
+        nbytes = side * side * Precision(precision).bytes
         op = Op(1, 2.0 * side * side, nbytes, 0.0, 0.0, (precision, precision), ((side, side),))
         return nbytes / max(self.compute.times(op, memory))
 

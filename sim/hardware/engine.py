@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.hardware.chip import BYTES_OF, Chip
+from sim.hardware.chip import Chip, Precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.fields import FromCatalogue
 from sim.inputs.values import Sourced, Value
@@ -129,7 +129,7 @@ class Engine(Sourced):
 
         Raises: ValueError if the engine has none.
         """
-        bits = f"{8 * BYTES_OF[precision]:.0f}"
+        bits = f"{8 * Precision(precision).bytes:.0f}"
         if bits not in self.memory_efficiency or bits not in self.compute_efficiency:
             has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
             raise ValueError(

@@ -12,10 +12,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sim.units import brief
 
-# What a value must be, by the name that pydantic gives to the error.
+# The expected value, by the name that pydantic gives to the error.
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "a mapping",
+    "enum": "{expected}",
     "float_type": "a number",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",

@@ -197,7 +197,7 @@ class ModelConfig(Entry):
 
     @property
     def family(self) -> Family:
-        """What the model_type does that the config does not state."""
+        """Facts of the model_type that the config does not state."""
         return FAMILIES[self.model_type]
 
     @property

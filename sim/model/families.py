@@ -1,10 +1,10 @@
-"""What each model_type does that its config.json does not state."""
+"""Facts of each model_type that its config.json does not state."""
 
 from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """What a model_type does that its config does not state."""
+    """Facts of a model_type that its config does not state."""
 
     gated: bool = True
     qkv_bias: bool = False

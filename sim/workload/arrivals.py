@@ -19,7 +19,7 @@ class Workload(Value, ABC):
     defines `load_kind` and `scaled` to be searched, and optionally `size`.
     """
 
-    # What the load counts: requests per second, or users of a closed loop. None: it has no load.
+    # The unit of the load: requests per second, or users of a closed loop. None: it has no load.
     load_kind: ClassVar[Literal["rate", "users"] | None] = None
     # Recorded requests cannot be drawn at another load. A search stretches their times instead.
     is_recorded: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from sim.chipsim.machine import machine_factory
 from sim.cost.energy import EnergyPart, Tally, Usage, energy, link_bytes, spent, summed, usage
 from sim.cost.plan import Plan
 from sim.cost.step import Costs, Work
-from sim.hardware.chip import BYTES_OF, Chip, Memory, Power, Server
+from sim.hardware.chip import Chip, Memory, Power, Precision, Server
 from sim.hardware.topology import Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names
@@ -266,7 +266,7 @@ def test_energy_is_at_least_idle_power_times_time(make_deployment, make_chip, dr
 
 def full_load(chip, memory):
     """Multiplying at the fastest rate, and reading a memory as fast as a multiply can."""
-    precision = max(BYTES_OF, key=lambda name: getattr(chip.compute, name) or 0.0)
+    precision = max(Precision, key=lambda name: getattr(chip.compute, name) or 0.0)
     read_value = chip.weight_bandwidth(memory, precision) * memory.energy
     return chip.power.idle + chip.power.flop * chip.compute.fastest + read_value
 

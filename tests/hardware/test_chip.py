@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sim.hardware.chip import BYTES_OF, CARRIERS, Chip, Memory, Op, Roofline, TensorStreaming
+from sim.hardware.chip import (
+    CARRIERS,
+    Chip,
+    Compute,
+    Memory,
+    Op,
+    Precision,
+    Roofline,
+    TensorStreaming,
+)
 from sim.hardware.topology import FullyConnected, Link
 
 MEMORY = Memory(capacity=1e9, bandwidth=1e9)
@@ -94,17 +103,17 @@ def test_a_precision_with_a_rate_of_its_own_runs_at_that():
     )
 
 
-@given(st.sets(st.sampled_from(sorted(BYTES_OF))), *[st.sampled_from(sorted(BYTES_OF))] * 2)
+@given(st.sets(st.sampled_from(sorted(Precision))), *[st.sampled_from(sorted(Precision))] * 2)
 def test_a_mixed_multiply_is_no_faster_than_either_operand_alone(precisions, one, other):
     chip = Roofline(
-        **{name: 1 / BYTES_OF[name] for name in {"fp32", *precisions}}
+        **{name: 1 / Precision(name).bytes for name in {"fp32", *precisions}}
     )  # half the width, twice the rate
     assert chip.peak(one, other) <= min(chip.peak(one, one), chip.peak(other, other))
 
 
 def test_a_precision_is_carried_by_none_that_is_narrower():
     for precision, carriers in CARRIERS.items():
-        assert all(BYTES_OF[carrier] >= BYTES_OF[precision] for carrier in carriers)
+        assert all(Precision(carrier).bytes >= Precision(precision).bytes for carrier in carriers)
 
 
 # Roofline.
@@ -277,3 +286,23 @@ def test_rates_that_the_planes_cannot_have_are_refused():
         ValidationError, match=r"4 planes of 320 x 320 at 1\.25 GHz make 1\.024 PFLOP/s"
     ):
         TensorStreaming(clock=1.25e9, **unit)
+
+
+class Squared(Compute):
+    """A kind whose attention takes quadratic time."""
+
+    def times(self, op, memory):
+        return 0.0, (op.kv / memory.bandwidth) ** 2
+
+
+class WholePages(Compute):
+    """A kind that reads whole pages of 512 bytes."""
+
+    def times(self, op, memory):
+        return 0.0, math.ceil(op.kv / 512) * 512 / memory.bandwidth
+
+
+@pytest.mark.parametrize("compute", [Squared(), WholePages()])
+def test_a_kind_whose_times_are_not_linear_is_refused_with_its_numbers(make_chip, compute):
+    with pytest.raises(ValidationError, match=r"got reading times of .* expected times linear"):
+        Chip.model_validate({**dict(make_chip()), "compute": compute})

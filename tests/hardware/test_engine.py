@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sim.hardware.chip import BYTES_OF, Chip
+from sim.hardware.chip import Chip, Precision
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
@@ -99,7 +99,7 @@ def test_an_engine_may_name_the_ways_of_an_all_reduce_that_it_has():
 
 def test_the_ideal_engine_loses_nothing_at_any_width():
     ideal = read_value(catalogue_names("engines")["ideal"], Engine)
-    assert all(ideal.efficiencies(precision) == (1, 1) for precision in BYTES_OF)
+    assert all(ideal.efficiencies(precision) == (1, 1) for precision in Precision)
     assert all(getattr(ideal, key) == 1 for key in (*EFFICIENCIES, "memory_fraction"))
     assert all(getattr(ideal, key) == 0 for key in (*OVERHEADS, "reserve"))
 

@@ -1,4 +1,4 @@
-"""What every topology has: routes, times in closed form, and the messages behind them."""
+"""The parts of every topology: routes, times in closed form, and the messages behind them."""
 
 import math
 from abc import ABC, abstractmethod
