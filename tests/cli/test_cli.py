@@ -1,4 +1,4 @@
-"""The command: results on stdout, and whatever the user can mend as one line on stderr with exit status 2."""
+"""The command line: results on stdout, and errors as one line on stderr with status 2."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refusal(sramsim, folder):
-    """The one line on stderr of a command that must fail, print no result and leave nothing behind."""
+    """Return the one line on stderr of a command that must fail and write nothing."""
 
     def call(*words: str) -> str:
         before = sorted(folder.rglob("*"))
@@ -79,25 +79,30 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "catalog x",
-            "catalog: got 'x'; expected chips, engines, models, clusters, measurements or scenarios",
+            "catalog: got 'x'; expected chips, engines, models, clusters, measurements or "
+            "scenarios",
         ),
         (
             "show chips h100-sxm",
-            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you mean 'chip'?",
+            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you "
+            "mean 'chip'?",
         ),
         (
             "show chip h100-smx",
-            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', 'h100_sxm'?",
+            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', "
+            "'h100_sxm'?",
         ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         ("show chip ./", "./: is a directory; expected a file"),
         (
             "trace fleet --system by-room --program",
-            "--system: got by-room, which is a fleet; expected one of its members; try --system lpus",
+            "--system: got by-room, which is a fleet; expected one of its members; try --system "
+            "lpus",
         ),
         (
             "plot . --set a=1",
-            "--set: got a=1 with ., which is a result; expected a scenario; try sramsim run SCENARIO --set a=1",
+            "--set: got a=1 with ., which is a result; expected a scenario; try sramsim run "
+            "SCENARIO --set a=1",
         ),
         (
             "report . -o page.pdf",
@@ -109,15 +114,18 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "report nope",
-            "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'nope/result.json'",
+            "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
+            "'nope/result.json'",
         ),
         (
             "compare .",
-            "compare: got one folder, .; expected two or more, the first as the base; try sramsim compare . OTHER",
+            "compare: got one folder, .; expected two or more, the first as the base; try "
+            "sramsim compare . OTHER",
         ),
         (
             "compare . nope",
-            ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: 'result.json'",
+            ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
+            "'result.json'",
         ),
         ("new mine", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml", "new: got mine.yaml, which exists; expected a new name; try another one"),
@@ -126,7 +134,7 @@ def mine(old: str, new: str) -> None:
         (f"new {'x' * 300}", ".: cannot be written: File name too long"),
     ],
 )
-def test_a_wrong_command_line_is_answered_in_one_line(refusal, words, message):
+def test_a_wrong_command_line_is_one_line(refusal, words, message):
     assert refusal(*words.split()) == message
 
 
@@ -152,11 +160,11 @@ def test_a_wrong_command_line_is_answered_in_one_line(refusal, words, message):
         ("capacity mine.yaml --attainment much", "--attainment"),
     ],
 )
-def test_what_typer_refuses_is_one_line_too(refusal, words, fragment):
+def test_an_error_of_typer_is_one_line(refusal, words, fragment):
     assert fragment in refusal(*words.split())
 
 
-def test_no_command_is_a_call_for_help(sramsim):
+def test_no_command_prints_the_help(sramsim):
     status, out, err = sramsim()
     assert (status, err) == (0, "")
     assert "Usage" in out
@@ -167,7 +175,7 @@ def test_version(sramsim):
     assert sramsim("--version") == (0, f"sramsim {sim.__version__}\n", "")
 
 
-def test_an_empty_name_or_a_name_of_two_lines_is_none(refusal):
+def test_an_empty_name_or_one_of_two_lines_is_an_error(refusal):
     assert refusal("new", "") == "new: got ''; expected the name of a file; try new mine"
     assert refusal("new", "a\nb") == "new: got 'a\\nb'; expected the name of a file; try new mine"
 
@@ -339,7 +347,8 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
         ("systems.card.plan.tensor", "--set systems.card.plan.tensor: write it as a.b.c=value"),
         (
             "systems.card.plan.tensor=2",
-            "--set systems.card.plan.tensor: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1",
+            "--set systems.card.plan.tensor: systems.card: tensor 2 x pipeline 1 is 2 chips, and "
+            "the system has 1",
         ),
         ("systems.card.chip=nope.yaml", "--set systems.card.chip: nope.yaml: no such file"),
         ("measure={}", "--set measure: measure takes a warmup, '10 s', or a window"),
@@ -469,7 +478,7 @@ def test_an_error_in_a_model_names_its_config_and_line(refusal, folder, command,
 
 
 @pytest.mark.parametrize("out", ["mine.yaml", "mine.yaml/below", "x" * 300])
-def test_an_out_that_cannot_be_written_is_told_before_the_simulation(refusal, monkeypatch, out):
+def test_an_out_that_cannot_be_written_is_an_error_before_the_simulation(refusal, monkeypatch, out):
     monkeypatch.setattr(result, "run", lambda *_: pytest.fail("it was simulated"))
     assert refusal("run", "mine.yaml", "--out", out).startswith(f"{out}: cannot be written: ")
 
@@ -559,8 +568,8 @@ def test_names_are_no_markup_of_the_terminal(sramsim):
 WITH_SLO = ("--set", "slo={ttft: 500 ms, tpot: 20 ms}")
 
 
-def test_a_capacity_is_printed_and_its_trials_told(sramsim):
-    """The same bytes each time; the table and the JSON say the same."""
+def test_a_capacity_and_its_trials_are_printed(sramsim):
+    """Two runs print equal bytes, and table and JSON agree."""
     words = ("capacity", "mine.yaml", "--requests", "100", *WITH_SLO)
     once, again, table = sramsim(*words, "--json"), sramsim(*words, "--json"), sramsim(*words)
     assert once == again
@@ -580,7 +589,8 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
     [
         (
             (),
-            "capacity mine: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: 100 ms}",
+            "capacity mine: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: "
+            "100 ms}",
         ),
         (
             ("--attainment", "0", *WITH_SLO),
@@ -589,7 +599,8 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
         (
             (
                 "--set",
-                "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]}",
+                "workload={kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 "
+                "token}]}",
                 *WITH_SLO,
             ),
             "capacity mine: workload: got listed; its requests are listed one by one; "
@@ -597,12 +608,12 @@ def test_a_capacity_is_printed_and_its_trials_told(sramsim):
         ),
     ],
 )
-def test_a_capacity_that_cannot_be_asked_for_is_one_line(refusal, words, message):
+def test_a_scenario_without_a_capacity_is_one_line(refusal, words, message):
     assert refusal("capacity", "mine.yaml", *words) == message
 
 
 def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
-    """A star at each number of the overloaded one and none at the other's, and a line that says what it means."""
+    """Numbers of the overloaded system have a star, with a line about its meaning."""
     load = "workload={kind: poisson, rate: 700 request/s, requests: 400, prompt: 64 token, output: 8 token}"
     two = "systems.two={chip: h100-sxm, chips: 8, engine: ideal, plan: {replicas: 8}}"
     status, out, _ = sramsim(
@@ -619,7 +630,7 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
     assert "* card is overloaded: " in out
 
 
-def test_a_new_scenario_is_written_where_it_is_asked_for_and_reads(sramsim, folder):
+def test_a_new_scenario_is_written_and_can_be_read(sramsim, folder):
     assert sramsim("new", "below/first") == (
         0,
         "below/first.yaml: written; try `sramsim run below/first.yaml`\n",
@@ -706,11 +717,13 @@ def test_a_program_is_printed(sramsim):
         ),
         (
             ["--figure", "gantt.doc"],
-            "--figure: got gantt.doc; expected a name that ends with .png, .svg or .pdf; try gantt.png",
+            "--figure: got gantt.doc; expected a name that ends with .png, .svg or .pdf; try "
+            "gantt.png",
         ),
         (
             ["--program", "-o", "t.json"],
-            "--program: got -o or --figure too; expected none, because --program only prints; try without them",
+            "--program: got -o or --figure too; expected none, because --program only prints; "
+            "try without them",
         ),
         (
             ["--chip", "3", "-o", "t.json"],
@@ -718,7 +731,8 @@ def test_a_program_is_printed(sramsim):
         ),
         (
             ["--system", "h100", "-o", "t.json", "--tokens", "131070"],
-            "trace: got 131091 tokens; expected at most 131072, the model's context; try fewer --tokens",
+            "trace: got 131091 tokens; expected at most 131072, the model's context; try fewer "
+            "--tokens",
         ),
         (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
         (["-o", "t.json", "--tokens", "100000"], "trace: got about "),
@@ -816,7 +830,7 @@ def limited(size: int) -> Callable[[], None]:
 @pytest.mark.parametrize("size", [0, 2000, 15000])
 @pytest.mark.parametrize("words", ["run mine.yaml --out out", "sweep mine.yaml --jobs 1 --out out"])
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half_written(folder, words, size):
-    """Before the first file, in it, and in the table of 400 requests, whose library has errors of its own."""
+    """Before the first file, in it, and in the table of 400 requests."""
     mine("requests: 3", "requests: 400")
     Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "sweep: {seed: [1]}\n")
     ended = process(*words.split(), preexec_fn=limited(size))
@@ -915,7 +929,7 @@ REPLAY = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
 """
 
 
-def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsim, folder):
+def test_measured_times_of_a_trace_are_shown_with_each_system(sramsim, folder):
     """Times to the first token of 100, 300 and 200 ms; to the last 500, 700 and 400 ms."""
     (folder / "replay.csv").write_text(REPLAY)
     mine(
@@ -949,7 +963,7 @@ def test_a_trace_that_says_how_it_was_answered_is_told_beside_each_system(sramsi
 # Money.
 
 
-def test_the_estimate_is_told_before_the_tokens(sramsim):
+def test_the_estimate_is_printed_before_the_tokens(sramsim):
     status, out, _ = sramsim(
         "run", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4"
     )
@@ -1060,7 +1074,7 @@ systems:
 def test_a_grid_whose_rows_do_not_divide_the_group_agrees_or_says_that_it_does_not(
     sramsim, tmp_path
 ):
-    """Groups of four on rows of three: the first is a chain of neighbours, the second goes from a row's end to the next one."""
+    """Groups of four on rows of three: the first is a chain, the second spans two rows."""
     file = tmp_path / "grid.yaml"
     file.write_text(GRID.replace("CHIPS", "4"), encoding="utf-8")
     systems = json.loads(sramsim("run", str(file), "--json")[1])["systems"]

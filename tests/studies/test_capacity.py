@@ -1,4 +1,4 @@
-"""What a system can take: against queueing theory, against itself with more chips or tighter limits, and what cannot be asked."""
+"""Capacities: against queueing theory, with more chips or tighter limits, and errors."""
 
 import math
 from itertools import pairwise
@@ -71,7 +71,7 @@ def make_scenario(make_model, make_chip, make_engine):
 
 
 def waits_at_most(load: float, services: float) -> float:
-    """The share of requests that wait at most so many service times in M/D/1 (Erlang 1909), Poisson arrivals at that load."""
+    """Return the share of requests that wait at most some service times in M/D/1 (Erlang 1909)."""
     terms = (
         (load * (k - services)) ** k / math.factorial(k) * math.exp(-load * (k - services))
         for k in range(int(services) + 1)
@@ -89,7 +89,7 @@ def load_at(services: float, share: float) -> float:
 
 
 @pytest.mark.slow
-def test_a_single_server_takes_what_queueing_theory_says(make_scenario, service):
+def test_the_capacity_of_one_server_is_that_of_queueing_theory(make_scenario, service):
     """Service and a wait of 2.5 times that, for nine of ten: M/D/1 bears a load of 0.74."""
     found = []
     for seed in SEEDS:
@@ -133,7 +133,7 @@ def test_at_what_is_found_enough_meet_it_and_a_tenth_above_not(make_scenario, se
 
 @pytest.mark.parametrize("factor", [1.0, 1.1])
 def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
-    """`request_goodput` over the rate is the attainment, but for the tenth that the search does not count."""
+    """`request_goodput` over the rate is the attainment, except for the uncounted first tenth."""
     slo = SLO(ttft=3.5 * service)
     found = capacity(make_scenario(slo)).systems["one"]
     workload = poisson(found.requests).model_copy(update={"rate": factor * found.best.load})
@@ -143,7 +143,7 @@ def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
 
 
 def test_twice_the_replicas_take_twice_as_much_and_a_little_more(make_scenario, service):
-    """Two servers with one queue each, the shorter chosen: more than twice, and less than twice all they could do."""
+    """With the shorter of two queues: more than twice one server, less than twice its maximum."""
     one, two = (
         capacity(make_scenario(SLO(ttft=3.5 * service), replicas=n)).as_json()["systems"]["one"]
         for n in (1, 2)
@@ -189,7 +189,7 @@ def test_a_limit_that_bears_any_wait_leaves_what_the_chip_can_serve(make_scenari
     ],
 )
 def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options):
-    """Without a limit of waiting, too; and just above, less is served than is offered."""
+    """Also without a limit of waiting.  Just above, less is served than is offered."""
     workload = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=answer)
     found = capacity(make_scenario(slo, workload, **options))
     told = found.as_json()["systems"]["one"]
@@ -201,7 +201,7 @@ def test_no_more_is_reported_than_is_served(make_scenario, slo, answer, options)
     assert told["binds"] == "overload" or told["above"]["kept"] < 1
 
 
-def test_a_limit_that_a_lone_request_misses_is_told_with_by_how_much(make_scenario, service):
+def test_the_reason_says_by_how_much_a_single_request_misses_a_limit(make_scenario, service):
     found = capacity(make_scenario(SLO(ttft=service / 2, e2el=10 * service))).as_json()["systems"][
         "one"
     ]
@@ -227,7 +227,7 @@ def test_refused_requests_meet_nothing(make_scenario):
 
 
 def test_users_of_a_closed_loop_are_counted(make_scenario, service):
-    """Everyone waits for all others: with n users an answer takes n service times, so seven fit into 7.5."""
+    """With n users, an answer takes n service times, as all wait for all.  Seven fit in 7.5."""
     closed = ClosedLoop(users=1, requests=200, prompt=PROMPT, output=ANSWER)
     found = capacity(make_scenario(SLO(e2el=7.5 * service), closed), requests=200).as_json()[
         "systems"
@@ -236,7 +236,7 @@ def test_users_of_a_closed_loop_are_counted(make_scenario, service):
     assert found["output_throughput"] == pytest.approx(1 / service, rel=0.01)
 
 
-def test_users_who_only_wait_where_no_limit_counts_that_are_told_so(make_scenario):
+def test_users_that_only_wait_without_a_limit_of_waiting_are_reported(make_scenario):
     closed = ClosedLoop(users=1, requests=100, prompt=PROMPT, output=Length(fixed=2))
     found = capacity(make_scenario(SLO(tpot=1e3), closed, max_sequences=4), requests=100).systems[
         "one"
@@ -255,7 +255,7 @@ def trace_of(folder: Path, arrivals: np.ndarray) -> Path:
 
 
 def test_a_trace_is_stretched(make_scenario, service, tmp_path):
-    """Recorded requests take what the same ones take that were drawn; a time_scale already given is counted in."""
+    """A recorded trace has the capacity of the same drawn requests, whatever its time_scale."""
     slo = SLO(ttft=3.5 * service)
     drawn = poisson(600).draw(0)
     path = trace_of(tmp_path, drawn.arrival)
@@ -277,7 +277,7 @@ def test_a_trace_is_stretched(make_scenario, service, tmp_path):
 
 @pytest.mark.parametrize(("together", "met"), [(10, True), (13, False)])
 def test_the_first_tenth_is_not_counted(make_scenario, service, tmp_path, together, met):
-    """Of a hundred, so many come at once and miss it whatever the rate; all that are counted must meet it."""
+    """Some of a hundred arrive together and miss the SLO at any rate; all must meet it."""
     path = trace_of(tmp_path, np.concatenate([np.zeros(together), 1.0 + np.arange(100 - together)]))
     found = capacity(
         make_scenario(SLO(ttft=2.5 * service), Trace(path=path)), attainment=1.0
@@ -297,7 +297,7 @@ def test_bursts_take_less(make_scenario, service):
 
 
 def test_joules_and_dollars_are_those_of_the_load_that_is_found(make_scenario, make_chip, service):
-    """A chip of 2 W idle and $8,760, written off in four years: by the token the less, the more tokens come out in the time."""
+    """A chip of 2 W idle and $8,760 over four years: more tokens in the time cost less each."""
     memory = {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)}
     chip = make_chip(
         memory=memory, power=Power(maximum=20.0, idle=2.0, flop=3e-12, link=5e-9), price=8760.0
@@ -384,7 +384,9 @@ TALKS = Sessions(
         (SLO(ttft=1.0), None, math.nan, "--attainment: got nan; expected a share above 0"),
     ],
 )
-def test_what_cannot_be_asked_is_told(make_scenario, slo, workload, attainment, message):
+def test_a_scenario_without_a_capacity_is_an_error(
+    make_scenario, slo, workload, attainment, message
+):
     with pytest.raises(UserError, match=message):
         capacity(make_scenario(slo, workload), attainment=attainment)
 

@@ -1,4 +1,4 @@
-"""What changed between two runs: each key that differs, and no other."""
+"""Comparisons of two runs: every key that differs, and no other."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_a_run_against_itself_has_no_changes():
     }
 
 
-def test_inputs_are_told_by_dotted_key_with_version_and_the_seed_that_was_used():
+def test_inputs_are_listed_by_dotted_key_with_version_and_seed():
     inputs = {
         "model": "m",
         "seed": 0,

@@ -1,4 +1,4 @@
-"""The plan with the highest goodput: against the capacity of every plan, and what cannot be searched."""
+"""The plan with the highest goodput: against the capacity of every plan, and errors."""
 
 import json
 from pathlib import Path
@@ -94,7 +94,8 @@ def test_a_bound_knows_the_tpot_of_the_slo(scenario):
 def test_the_command_prints_both_plans(sramsim, tmp_path):
     lines = [
         "model: llama-3.2-1b",
-        "workload: {kind: poisson, rate: 1 request/s, requests: 100, prompt: 200 token, output: 20 token}",
+        "workload: {kind: poisson, rate: 1 request/s, requests: 100, prompt: 200 token, output: "
+        "20 token}",
         "slo: {ttft: 2 s, tpot: 100 ms}",
         "systems: {two: {chip: h100-sxm, chips: 2, engine: vllm, plan: {tensor: 2}}}",
     ]
@@ -110,7 +111,7 @@ def test_the_command_prints_both_plans(sramsim, tmp_path):
     assert "best plan, tensor x pipeline x replicas" in out
 
 
-def test_what_has_no_load_to_vary_is_refused(scenario):
+def test_a_workload_without_a_load_to_vary_is_an_error(scenario):
     listed = scenario().model_copy(
         update={"workload": Listed(requests=({"arrival": 0.0, "prompt": 40, "output": 20},))}
     )
@@ -120,11 +121,11 @@ def test_what_has_no_load_to_vary_is_refused(scenario):
         best_plans(listed, 0.9)
 
 
-def test_where_no_plan_fits_it_says_how_many_chips_would_do(scenario, make_chip):
+def test_an_error_says_how_many_chips_would_do(scenario, make_chip):
     asked = scenario(chip=make_chip(6e4))
     with pytest.raises(
         PlanError,
-        match=r"systems\.four\.plan: got no plan of 4 chips that holds in-place; expected one; try \d+ chips",
+        match=r"four\.plan: got no plan of 4 chips that holds in-place; .*; try \d+ chips",
     ) as e:
         best_plans(asked, 0.9)
     more = int(str(e.value).split()[-2])
@@ -213,7 +214,7 @@ def test_a_run_is_the_one_with_the_degrees_written_in(scenario, short_trials):
 
 
 def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
-    """By a run, and by what is done with its scenario again; a fleet's member is searched for itself."""
+    """A run and later uses of its scenario search once; a fleet's member is searched alone."""
     searched = []
 
     def counted(scenario: Scenario, name: str, *rest: object) -> design.BestPlan:
@@ -237,7 +238,7 @@ def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
 def test_what_is_not_searched_yet_is_not_laid_out(scenario):
     with pytest.raises(
         PlanError,
-        match=r"systems\.four: plan\.search: got capacity; expected degrees here; try sim\.search_plans",
+        match=r"four: plan\.search: got capacity; expected degrees here; try sim\.search_plans",
     ):
         sim.check(scenario(plan=CAPACITY))
 
@@ -259,13 +260,13 @@ def test_a_plan_that_meets_no_slo_is_an_error(scenario):
     asked = scenario(plan=CAPACITY).model_copy(update={"slo": SLO(ttft=1e-9)})
     with pytest.raises(
         PlanError,
-        match=r"plan\.search: got capacity, and the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo",
+        match=r"the SLO is met by none of \d plans: even alone, 0% .*; try a looser slo",
     ):
         search_plans(asked)
 
 
 def test_the_seed_and_the_attainment_are_those_of_the_search(scenario, monkeypatch):
-    """Of a run the seed that it is given."""
+    """A run uses the seed of its caller."""
     asked = []
 
     def noted(scenario: Scenario, attainment: float, *rest: object) -> object:
@@ -346,7 +347,8 @@ WRONG = [
     (
         "kv: [fp16, fp8]",
         "tensor: 2",
-        f"{PLACE}.tensor: got 2; expected no degrees with search: capacity, which finds them; try leaving ",
+        f"{PLACE}.tensor: got 2; expected no degrees with search: capacity, which finds them; "
+        "try leaving ",
     ),
     (
         "search: capacity, ",
@@ -356,7 +358,8 @@ WRONG = [
     (
         "fp8]",
         "fp9]",
-        f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, int4; try [",
+        f"{PLACE}.kv: got [fp16, fp9]; expected precisions of fp32, bf16, fp16, fp8, int8, fp4, "
+        "int4; try [",
     ),
     ("[fp16, fp8]", "[]", f"{PLACE}.kv: got []; expected precisions of "),
     ("[fp16, fp8]", "fp9", f"{PLACE}.kv: got 'fp9'; expected 'fp32', "),
@@ -373,29 +376,33 @@ WRONG = [
     (
         "kind: poisson, rate: 1 request/s, requests: 100,",
         "kind: sessions, sessions: 9, rate: 1 request/s, turns: 2, think: 1 s,",
-        f"{PLACE}.search: got capacity with workload sessions; expected poisson, gamma, trace or closed, whose load varies; try ",
+        f"{PLACE}.search: got capacity with workload sessions; expected poisson, gamma, trace or "
+        "closed, whose load varies; try ",
     ),
     (
         "token_budget: 64 token",
         "outages: [{replica: 0, at: 1 s, lasts: 1 s}]",
-        f"{PLACE}.search: got capacity with outages; expected a system that works; try search: speed",
+        f"{PLACE}.search: got capacity with outages; expected a system that works; try search: "
+        "speed",
     ),
     (
         "capacity: 1 MB",
         "capacity: 60 kB",
-        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try 15 chips",
+        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try 15 "
+        "chips",
     ),
     (
         "capacity: 1 MB",
         "capacity: 1 kB",
-        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try another",
+        "6: systems.two.plan: got no plan of 2 chips that holds in-place; expected one; try "
+        "another",
     ),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "message"), WRONG)
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_what_is_wrong_is_told_in_one_line(sramsim, mine, command, old, new, message):
+def test_a_wrong_search_is_one_line(sramsim, mine, command, old, new, message):
     Path("mine.yaml").write_text(FILE.replace(old, new))
     status, out, error = sramsim(command, "mine.yaml")
     assert (status, out) == (2, "")

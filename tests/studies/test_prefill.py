@@ -38,7 +38,7 @@ def test_the_figure_has_a_panel_for_each_scored_beat(sramsim, make_table, tmp_pa
     assert "prompt time, ms" in (tmp_path / "prefill.svg").read_text()
 
 
-def test_the_title_says_what_a_token_takes():
+def test_the_title_has_the_time_of_a_token():
     line = Prefill(
         "a 2024-H1: 8 x lpu", "Here", ((100, 5e-3), (200, 2e-2)), ((100, 6e-3), (200, 11e-3))
     )
@@ -70,6 +70,6 @@ def test_chip_counts_are_the_plans_that_fit_with_their_beats():
         ("GroqCloud compound 2025-H1", "'compound' is not among"),
     ],
 )
-def test_chip_counts_of_what_is_not_there_says_so(name, reason):
+def test_chip_counts_of_an_unknown_deployment_are_an_error(name, reason):
     with pytest.raises(UserError, match=f"{name}.*{reason}"):
         list(chip_counts(name))

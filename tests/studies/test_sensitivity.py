@@ -1,4 +1,4 @@
-"""Uncertain numbers at the ends of their ranges, and what becomes of a lone request."""
+"""Uncertain numbers at the ends of their ranges, and the latency of a single request."""
 
 import json
 import math
@@ -128,7 +128,7 @@ def test_the_ends_of_a_range_bracket_what_is(found, key, metric, slower):
     assert fast[metric] < found.base[metric] < slow[metric]
 
 
-def test_what_has_no_effect_is_told_so(found):
+def test_numbers_without_effect_are_listed(found):
     swings = by_key(found)
     for end in (swings["chip.power.maximum"].low, swings["chip.power.maximum"].high):
         assert end == found.base
@@ -148,7 +148,7 @@ def test_an_end_at_which_the_model_does_not_fit_is_none(found):
 
 
 def test_a_band_adds_deviations_in_squares_each_way_apart():
-    """By hand: 3 and 4 down make 5; 6 and 8 up make 10; an end that does not fit says nothing."""
+    """3 and 4 down make 5; 6 and 8 up make 10; an end that does not fit has no effect."""
 
     def swing(low: float | None, high: float | None) -> Swing:
         ends = (
@@ -216,7 +216,7 @@ def test_cables_that_a_system_replaces_are_not_moved(mine):
     assert "chip.topology.link.latency" not in by_key(sensitivity(read(str(path)))["cards"])
 
 
-def test_every_scenario_of_the_catalogue_that_has_ranges_can_be_asked():
+def test_a_scenario_of_the_catalogue_has_a_band_around_its_tpot():
     """A chip of SRAM and one of HBM, with all the kinds of numbers that their files leave open."""
     for name, told in sensitivity(
         read(str(find_entry("llama3-8b-lpu-vs-h100", "scenarios")))
@@ -228,7 +228,7 @@ def test_every_scenario_of_the_catalogue_that_has_ranges_can_be_asked():
 # The command.
 
 
-def test_the_command_tells_as_json_as_a_table_and_as_a_figure(sramsim, mine, found):
+def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, found):
     mine()
     status, out, err = sramsim("sensitivity", "mine.yaml", "--json", "--figure", "tornado.svg")
     assert (status, err) == (0, "tornado.svg: written\n")
@@ -247,7 +247,7 @@ def test_the_command_tells_as_json_as_a_table_and_as_a_figure(sramsim, mine, fou
     assert "all together" in out
 
 
-def test_the_command_refuses_what_has_no_ranges_in_one_line(sramsim, mine):
+def test_a_scenario_without_ranges_is_one_line(sramsim, mine):
     path = mine()
     for name in ("chip", "engine"):
         text = path.with_name(f"{name}.yaml").read_text()

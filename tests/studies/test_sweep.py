@@ -1,4 +1,4 @@
-"""A sweep computes each point once, whatever interrupts it, and its table says what `run` says."""
+"""A sweep computes each point once, in spite of interruptions, with the results of `run`."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 import sim
 from sim import UserError, read, run
 from sim.cli.app import main
+from sim.inputs.names import find_entry
 from sim.scenario.scenario import open_document, scenario_from
 from sim.studies import provenance, sweep_record, sweep_workers
 from sim.studies import sweep_points as points_module
@@ -83,7 +84,7 @@ def write(sweep_lines: str, base: str = BASE) -> str:
     return "mine.yaml"
 
 
-def test_a_row_says_what_a_run_of_that_point_says():
+def test_a_row_has_the_results_of_a_run_of_that_point():
     table = sweep("mine.yaml", Path("out"), jobs=1).table
     assert list(table["system"]) == ["card", "two"] * 6
     assert list(table["point"]) == [number for number in range(6) for _ in range(2)]
@@ -138,9 +139,7 @@ def test_the_name_of_a_point_changes_with_any_input(assignment):
 
 def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_are_read(monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    Path("chip.yaml").write_bytes(
-        Path(str(sim.inputs.names.find_entry("h100-sxm", "chips"))).read_bytes()
-    )
+    Path("chip.yaml").write_bytes(find_entry("h100-sxm", "chips").read_bytes())
     Path("mine.py").write_text("def last(replicas, job):\n    return len(replicas) - 1\n")
     Path("trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
     text = BASE.replace("    chip: h100-sxm\n", "    chip: chip.yaml\n    router: mine:last\n")
@@ -167,7 +166,7 @@ def test_the_name_of_a_point_changes_with_the_version_and_with_the_files_that_ar
 
 
 def test_the_name_of_a_point_changes_with_the_code_of_the_package(monkeypatch, tmp_path):
-    """Of any module, also of one that says no other version."""
+    """Every module counts, also if the version stays."""
     code = tmp_path / "package"
     (code / "below").mkdir(parents=True)
     (code / "a.py").write_text("x = 1\n")
@@ -213,7 +212,7 @@ def last(replicas, job):
 def test_the_name_of_a_point_changes_with_every_file_that_a_users_module_imports(
     monkeypatch, folder
 ):
-    """Directly, by a module of theirs, from a package, relatively, and in a function that was not called."""
+    """Direct, indirect, packaged and relative imports count, also in functions never called."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(folder))
     files = {
@@ -257,14 +256,14 @@ def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
     assert len(table) == 12
 
 
-def test_a_worker_that_runs_other_code_is_told(monkeypatch):
+def test_a_worker_with_other_code_is_an_error(monkeypatch):
     before = sweep_workers.compute_record
     monkeypatch.setattr(
         sweep_workers, "compute_record", lambda document: before(document) | {"code": "other"}
     )
     with pytest.raises(
         UserError,
-        match=rf"got a worker with sramsim {sim.__version__} with other code; .*; try to install the same",
+        match=rf"got a worker with sramsim {sim.__version__} with other code; .*; try to install",
     ):
         sweep("mine.yaml", Path("out"), jobs=1)
     assert not list(Path("out").glob("points/*"))
@@ -437,7 +436,8 @@ def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatc
 WRONG = [
     (
         "",
-        "mine.yaml: sweep: got none; expected keys with their values; try sweep: {workload.rate: [1 request/s, 2 request/s]}",
+        "mine.yaml: sweep: got none; expected keys with their values; try sweep: {workload.rate: "
+        "[1 request/s, 2 request/s]}",
     ),
     (
         "sweep: {systems.card.plan.tensr: [1, 2]}",
@@ -491,7 +491,7 @@ def refusal(monkeypatch, capsys, *words: str) -> str:
     return printed.err.rstrip("\n")
 
 
-def test_a_sweep_tells_how_many_rows_have_an_error(monkeypatch, capsys):
+def test_a_sweep_prints_how_many_rows_have_an_error(monkeypatch, capsys):
     write("sweep: {workload.rate: [1 request/s, 2 request]}\n")
     monkeypatch.setattr(
         sys, "argv", ["sramsim", "sweep", "mine.yaml", "--out", "out", "--jobs", "1"]
@@ -516,7 +516,7 @@ def test_what_is_loaded_is_what_was_written():
 # On a cluster.
 
 
-def test_without_dask_one_line_says_how_to_get_it(monkeypatch):
+def test_without_dask_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match=re.escape("pip install 'sramsim[dask]'")):
         sweep("mine.yaml", Path("out"), cluster="tcp://127.0.0.1:1")
@@ -525,7 +525,7 @@ def test_without_dask_one_line_says_how_to_get_it(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed():
-    """A local scheduler and two workers; one is killed while it computes, and the other takes over what it had."""
+    """With two workers, one is killed while it computes; the other one takes over its points."""
     distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
     write(LONG, BASE.replace("requests: 20,", "requests: 2000,"))
     sweep("mine.yaml", Path("here"), jobs=1)

@@ -1,4 +1,4 @@
-"""Timelines: valid Chrome trace events, one thing at a time on a track, the same times as the rows; and the Gantt figure."""
+"""Timelines: valid Chrome trace events, no overlaps on a track, the times of the rows."""
 
 import json
 from collections import Counter, defaultdict
@@ -27,7 +27,10 @@ def timeline(scenario):
 
 
 def test_every_event_keeps_to_the_format(timeline):
-    """Keys by kind of event, times in order, every track named.  Source: Google, 'Trace Event Format'."""
+    """Assert keys by kind of event, order of times and named tracks.
+
+    Source: Google, 'Trace Event Format'.
+    """
     document = json.loads(chrome_json(timeline))
     assert set(document) == {"displayTimeUnit", "traceEvents"}
     events = document["traceEvents"]
@@ -104,7 +107,7 @@ def test_the_counters_come_back_to_nothing(timeline):
     assert last["KV cache, tokens"] == 102
 
 
-def test_the_prompt_is_followed_where_it_is_asked_for(scenario, timeline):
+def test_prefill_adds_the_prompt_to_the_timeline(scenario, timeline):
     longer = trace(scenario, "lpu", tokens=2, prefill=True)
     assert longer.start == 0
     assert len(longer.chips) > len(timeline.chips)
@@ -113,7 +116,7 @@ def test_the_prompt_is_followed_where_it_is_asked_for(scenario, timeline):
 
 
 @pytest.mark.parametrize("system", ["lpu", "h100"])
-def test_the_figure_says_where_the_time_went(scenario, system):
+def test_the_figure_shows_where_the_time_goes(scenario, system):
     timeline = trace(scenario, system, tokens=1)
     figure = gantt.draw(timeline)
     title = figure.get_suptitle()
@@ -122,7 +125,7 @@ def test_the_figure_says_where_the_time_went(scenario, system):
     assert len(figure.axes) == (2 if len(timeline.stages) > 1 else 1)
 
 
-def test_what_cannot_be_traced_is_said(scenario):
+def test_a_trace_that_is_too_long_or_of_no_system_is_an_error(scenario):
     with pytest.raises(UserError, match="--system: got 'tpu'; expected lpu or h100"):
         trace(scenario, "tpu", 1)
     with pytest.raises(

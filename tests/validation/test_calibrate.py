@@ -1,4 +1,4 @@
-"""Numbers that are known are found again from what they simulate, and a file says what was found."""
+"""A fit recovers known numbers from simulated points, and a file records it."""
 
 import csv
 from dataclasses import replace
@@ -71,7 +71,7 @@ def file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def measured(make_table, monkeypatch, file):
-    """Makes the shipped tables one of what an engine of the numbers given measured on A100: a rate or a TTFT for each `CHIPS`."""
+    """Replace the shipped tables by points that an engine of known numbers had on A100."""
 
     def make(
         truth: dict[str, float] = TRUTH,
@@ -241,7 +241,7 @@ ONE = {"layer_overhead": 61.0}
 
 
 def test_a_bound_that_holds_moves_nothing_and_does_not_flatter(measured, file, pace, monkeypatch):
-    """Half the speed that the truth gives: the fit, its errors and its uncertainty are those of the four other points."""
+    """At half the true speed it changes neither the fit nor its errors."""
     measured(ONE, scatter=0.02)
     pace(0.5)
     path = file(BOUNDS, "    layer_overhead: [0 us, 200 us]\n")
@@ -307,7 +307,8 @@ def test_bounds_alone_fit_nothing(measured, file, pace):
         (
             "[0 us, 200 us]",
             "[200 us, 200 us]",
-            "fit.bounds.layer_overhead: got 200 us to 200 us; expected a lower bound below the upper one",
+            "fit.bounds.layer_overhead: got 200 us to 200 us; expected a lower bound below the "
+            "upper one",
         ),
         (
             "[0 us, 200 us]",
@@ -363,7 +364,7 @@ def read_back(path, found) -> Engine:
     return read_value(path, Engine)
 
 
-def test_the_file_reads_back_with_what_was_found_and_says_so(measured, file):
+def test_the_written_file_reads_back_with_the_fitted_numbers(measured, file):
     measured(scatter=0.03)
     path = file()
     before, found = read_value(path, Engine), calibrate(path)
@@ -447,7 +448,7 @@ def test_what_is_written_reads_back(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-def test_the_command_tells_and_writes_what_was_found(measured, file, monkeypatch, capsys):
+def test_the_command_prints_and_writes_the_fit(measured, file, monkeypatch, capsys):
     measured()
     path = file("    layer_overhead:", "    memory_efficiency.8: [0.3, 1]\n    layer_overhead:")
     monkeypatch.setattr("sys.argv", ["sramsim", "calibrate", "./gpt-fast.yaml", "-o", "found.yaml"])

@@ -1,4 +1,4 @@
-"""What was measured on a card as an engine file.  The measuring itself needs a GPU, and is not tested here."""
+"""Measurements of a card as an engine file.  Left out: measuring, which needs a GPU."""
 
 import sys
 import types
@@ -18,7 +18,8 @@ from sim.validation.measure import (
     measured_engine_file,
 )
 
-# 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long multiply, which reads slowly.
+# 16 bits: at best half of H100's 3.35 TB/s, and a quarter of its 989.4 TFLOP/s in the long
+# multiply, which reads slowly.
 MULTIPLIES = [
     MultiplyRate(16, 1, 1e-3, 1.2e12, 1e12),
     MultiplyRate(16, 32, 1e-3, 1.675e12, 3e12),
@@ -55,7 +56,7 @@ def made(tmp_path):
     return write
 
 
-def test_what_is_reached_is_told_against_the_chips_numbers(made):
+def test_efficiencies_are_relative_to_the_chips_peaks(made):
     engine = made()
     assert engine.memory_efficiency == pytest.approx({"16": 0.5, "8": 0.25}, abs=1e-3)
     assert engine.compute_efficiency == pytest.approx(
@@ -79,7 +80,7 @@ def test_every_number_of_the_file_has_a_source(made):
     assert engine.source_of("step_overhead").startswith("assumed: ")
 
 
-def test_a_single_card_without_eight_bits_says_nothing_of_either(made):
+def test_a_single_card_without_eight_bits_has_no_numbers_for_them(made):
     engine = made(CARD._replace(multiplies=MULTIPLIES, all_reduce={}))
     assert set(engine.memory_efficiency) == set(engine.compute_efficiency) == {"16"}
     assert engine.collective_latency == 0

@@ -1,4 +1,4 @@
-"""Published figures beside simulated ones: none is lost, none is hard-coded, and what is far off says why."""
+"""Published and simulated figures of messages: none is lost, and large errors have reasons."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def compared():
 
 @pytest.fixture
 def copied(tmp_path):
-    """The shipped files in a folder of their own: copied('N001,', 'N001x,') is the table with the one in place of the other."""
+    """Return the shipped table with one text in place of another."""
 
     def change(old: str = "", new: str = "", file: str = "network.csv") -> NetworkMeasurements:
         for name in ("network.csv", "network.yaml"):
@@ -49,7 +49,7 @@ def test_every_published_row_appears_once(compared):
     assert len({row.id for row in compared}) == len(compared) > 70
 
 
-def test_a_row_tells_what_was_published(compared):
+def test_a_row_has_the_published_figure(compared):
     for row, published in zip(compared, PUBLISHED, strict=True):
         latency, bandwidth = published["latency_us"], published["bandwidth_GBps"]
         assert (row.measured, row.unit) == (
@@ -88,7 +88,7 @@ def test_what_was_given_is_not_counted(compared):
     assert medians(compared)["tested"] == (pytest.approx(median(errors)), len(errors))
 
 
-def test_what_is_far_off_or_not_simulated_says_why(compared):
+def test_rows_far_off_or_not_simulated_have_a_reason(compared):
     for row in compared:
         assert row.far == (row.simulated is not None and abs(row.error) > FAR)
         if row.far or row.simulated is None:
@@ -138,7 +138,10 @@ def test_every_number_of_the_file_has_a_source():
 
 
 def test_an_all_reduce_by_hand(copied):
-    """N030, 1 MiB on eight H100 behind NVSwitch: two phases, of an eighth of the bytes to each of seven peers over one cable."""
+    """N030, 1 MiB on eight H100 behind NVSwitch.
+
+    Two phases send an eighth of the bytes to each of seven peers over one cable.
+    """
     table = copied()
     software = table.software["trt-llm-eager"]
     phase = (

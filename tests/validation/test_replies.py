@@ -1,4 +1,4 @@
-"""Replies of services: floors by hand, throttles as one-sided bounds, what is listed without being scored."""
+"""Replies of services: floors by hand, throttles as bounds, floors that are only listed."""
 
 import csv
 import json
@@ -48,7 +48,10 @@ def ours() -> dict[str, MeasuredPoint]:
 
 
 def test_a_floor_is_the_second_fastest_of_eleven(one):
-    """The 10 % quantile of 11 sorted values is the second: 200 tokens in 10, 11, ... 20 ms; 100 tokens in 100, 110, ... ms."""
+    """The 10 % quantile of 11 sorted values is the second one.
+
+    200 tokens in 10, 11, ... 20 ms; 100 tokens in 100, 110, ... ms.
+    """
     point = one(
         *(
             {"prompt_time_s": 0.020 - n / 1000, "completion_time_s": 0.1 + n / 100}
@@ -150,7 +153,7 @@ def test_a_date_without_a_month_is_listed(one, date, shown):
     }
 
 
-def test_speculation_that_is_not_known_is_listed_for_decode_alone(one):
+def test_unknown_speculation_is_listed_only_for_decode(one):
     point = one(*({"model": "llama-3.3-70b"} for _ in range(10)))
     assert point.known == {
         "tpot": ("listed", "whether it decoded speculatively is not known since 2025-09")
@@ -160,7 +163,7 @@ def test_speculation_that_is_not_known_is_listed_for_decode_alone(one):
     )
 
 
-def test_a_model_that_the_catalogue_lacks_says_so(one):
+def test_a_model_that_the_catalogue_lacks_has_a_reason(one):
     point = one(*({"model": "llama-9-9b"} for _ in range(10)))
     assert (point.system, point.reason) == (
         None,
@@ -296,7 +299,7 @@ def test_a_beat_is_the_time_of_a_step_where_a_step_takes_one_token(
 
 
 def test_the_numbers_of_chips_are_data(ours):
-    """By the rules: LPUs of 8 to a node, and what the catalogue's entry of the model fits on."""
+    """Rules give LPUs of 8 to a node, and a number of chips that the model fits on."""
     for name, chips, tensor in (
         ("GroqCloud llama-3-70b 2024-H1", 648, 8),
         ("GroqCloud r1-distill-llama-70b 2025-H1", 576, 8),
@@ -340,7 +343,7 @@ def test_fitted_numbers_are_named(ours, make_engine):
 
 
 def test_floors_of_the_shipped_set(ours):
-    """In us and ms, by another program; the service's own throttles of 350 and 275 token/s are bounds."""
+    """In us and ms, by another program; throttles of 350 and 275 token/s are bounds."""
     floors_of = {
         "GroqCloud llama-3-70b 2024-H1": (48.9, 2.857),
         "GroqCloud llama-3.3-70b 2026-H2": (50.6, 1.733),
@@ -399,7 +402,7 @@ def test_json_has_the_keys_of_other_sets_and_what_was_fitted(sramsim, make_table
     )
 
 
-def test_the_table_says_what_was_fitted_and_which_bounds_hold(sramsim, make_table):
+def test_the_table_has_fitted_numbers_and_bounds(sramsim, make_table):
     slow = [PACED | {"date": "2024-03", "flags": "paced-100", "completion_time_s": 1}] * 10
     status, out, _ = sramsim(
         "validate", "--points", str(make_table("replies", *TEN, *slow, {"date": "2023-03"}))
@@ -452,7 +455,8 @@ def test_another_column_does_not_matter(make_table):
         ({"speculative": "maybe"}, "speculative: got 'maybe'; expected 0, yes or unknown"),
         (
             {"flags": "paced-"},
-            "flags: got 'paced-'; expected paced-N, 1ms, decode-loaded, fixture, image, not-fitted, ",
+            "flags: got 'paced-'; expected paced-N, 1ms, decode-loaded, fixture, image, "
+            "not-fitted, ",
         ),
         ({"flags": "short-output;imagined"}, "flags: got 'imagined'; expected paced-N, 1ms, "),
     ],

@@ -1,4 +1,4 @@
-"""Measured times beside simulated ones: what is simulated for a point, how errors are counted, and what each status means."""
+"""Measured and simulated times: the simulation of a point, its errors and its status."""
 
 import json
 import math
@@ -37,7 +37,7 @@ from sim.validation.validate import (
 
 @pytest.fixture
 def make_point(make_model, make_chip, make_engine):
-    """16 tokens after 32, on one small chip; what a test changes of the point, its engine or its system."""
+    """Return a point of 16 tokens after 32 on one small chip, with some changes."""
 
     def make(engine=None, model=None, system=None, **changes) -> MeasuredPoint:
         parts = {
@@ -83,7 +83,7 @@ def served(point: MeasuredPoint, users: int, rounds: int | None = None):
 # What is simulated.
 
 
-def test_alone_is_a_lone_request_and_what_client_and_host_added(make_point):
+def test_alone_is_a_single_request_and_the_overhead_of_its_host(make_point):
     point = make_point()
     told, late = (
         simulate(point),
@@ -138,7 +138,7 @@ def test_a_latency_without_the_prefill_is_that_of_as_many_decode_steps(make_poin
 
 
 def test_a_full_server_keeps_littles_law(make_point):
-    """Users who never pause: as many requests in the system as users, so requests a second = users / mean time of one."""
+    """Users without pauses: request/s = users / mean time of a request."""
     point = make_point(pattern="full", users=12, output=40, system={"token_budget": 16})
     mean = latencies(served(point, 12, 40))["e2el"].mean()
     assert simulate(point)["throughput"] == pytest.approx(mean / (12 * 40), rel=0.02)
@@ -166,7 +166,7 @@ def test_what_has_no_room_is_not_expressed(make_point):
         simulate(make_point(model={"vocab_size": 10**5}))
 
 
-def test_whoever_measured_beyond_the_trained_context_did_run_it(make_point):
+def test_a_point_beyond_the_trained_context_is_simulated(make_point):
     short = {"max_position_embeddings": 20}
     for pattern in ("users", "batch", "full"):
         told = simulate(make_point(pattern=pattern, users=2, model=short))
@@ -262,7 +262,7 @@ def test_a_status_is_fitted_only_where_the_id_may_be_fitted_to(make_point, fitte
     ("weights", "bits"),
     [("fp8", "8"), ("int8", "8"), ("int4", "4"), ("fp4", "4"), ("bf16", "16"), (None, "16")],
 )
-def test_what_was_fitted_is_told_by_the_bits_of_the_weights(make_point, weights, bits):
+def test_fitted_numbers_depend_on_the_bits_of_the_weights(make_point, weights, bits):
     source = {f"memory_efficiency.{bits}": "fitted: to points"}
     system = make_point(engine={"source": source}, system={"plan": Plan(weights=weights)}).system
     assert unfitted_numbers(system, "tpot") == ""
@@ -332,7 +332,7 @@ def test_the_ten_farthest_come_first(make_point):
 
 
 def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_counts(make_point):
-    """Errors of 10 %, 30 % (a broken bound) and none of the kept bounds: a median of 20, not of 10."""
+    """Errors of 10 %, 30 % (a broken bound) and kept bounds: a median of 20, not of 10."""
     plain, paced = make_point(), make_point(bound="throttled")
     points = [(plain, 10), (paced, 30), (paced, -50), (paced, 0), (plain, None)]
     rows = tuple(
@@ -354,7 +354,7 @@ def test_a_bound_that_holds_is_left_out_of_the_statistics_and_a_broken_one_count
     assert found["points"][1]["bound_reason"] == "throttled"
 
 
-def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch):
+def test_the_command_counts_kept_and_broken_bounds(sramsim, make_table, fitted, monkeypatch):
     """One of twice the speed that comes out, one of a thousandth of it."""
     rules = (*systems.measurement_rules(), Rule(when={}, bound="throttled", source="here"))
     monkeypatch.setattr(systems, "measurement_rules", lambda: rules)
@@ -376,7 +376,7 @@ def test_the_command_tells_bounds_apart(sramsim, make_table, fitted, monkeypatch
 
 @pytest.fixture
 def mixed(make_table):
-    """Four rows, of which two cannot be simulated: a metric that is none of ours, and a model that is too large."""
+    """Two of four rows cannot be simulated: an unknown metric, and a model that is too large."""
     large = {"point_id": "large", "model": "Llama-3.1-70B"}
     return make_table(
         "published",
