@@ -1,9 +1,10 @@
 """What a million output tokens cost by the price of a card: systems of the first kind of card that is paid for, against others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plots import style
@@ -18,38 +19,45 @@ from sim.economics.break_even import (
 )
 from sim.results.rows import Saved
 
+NEAR = 1.5  # prices whose ratio is smaller have labels that would overlap
+
 
 def draw(saved: Saved) -> Figure:
-    """Dashed: one user alone; solid: the run's load.  Circles: a token costs as much; diamonds: what a card does cost."""
+    """Dashed: one user alone; solid: the run's load.  Circles: a token costs as much as the cheapest one of other chips."""
     systems, priced = priced_systems(saved.summary), priced_card_systems(saved.summary)
     colours = style.colours(saved.summary["systems"])
+    markers = style.markers(saved.summary["systems"])
     figure = style.figure(8.0, 5.2)
     axis = figure.subplots()
     dearest = max(systems[name]["economics"]["card_usd"] for name in priced)
     prices = np.geomspace(min(100.0, dearest / 10), 2 * dearest, 200)
-    for name, system in systems.items():
+    for place, (name, system) in enumerate(systems.items()):
         for load, (usd, speed) in price_and_speed(system).items():
             line = "-" if load == LOADED else "--"
             flat, slope = split_token_price(system, usd) if name in priced else (usd, 0.0)
-            label = f"{name}, {load}: {style.number(speed)} token/s for a user"
-            axis.plot(prices, flat + slope * prices, line, color=colours[name], label=label)
-            if name in priced:
-                axis.plot(system["economics"]["card_usd"], usd, "D", color=colours[name], ms=5)
-                continue
-            for other in priced:
-                for price in (
-                    break_even_card_price(systems[other], theirs, usd)
-                    for theirs, _ in price_and_speed(systems[other]).values()
-                ):
-                    if prices[0] <= price <= prices[-1]:
-                        axis.plot(price, usd, "o", mfc="white", mec="black", ms=6)
-                        axis.annotate(
-                            usd_of(price),
-                            (price, usd),
-                            (4, -11),
-                            textcoords="offset points",
-                            fontsize=8,
-                        )
+            axis.plot(
+                prices,
+                flat + slope * prices,
+                line,
+                color=colours[name],
+                marker=markers[name],
+                markevery=(5 + 5 * place, 40),
+                ms=4.5,
+                label=f"{name}, {load}: {style.number(speed)} token/s for a user",
+            )
+    for price in {systems[name]["economics"]["card_usd"]: None for name in priced}:
+        axis.axvline(price, color="#555555", lw=1.0)
+        axis.annotate(
+            f"a card costs {usd_of(price)}",
+            (price, 1),
+            (-4, -2),
+            xycoords=axis.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right",
+            va="top",
+        )
+    mark_crossings(axis, systems, priced, (prices[0], prices[-1]))
     axis.set(
         xscale="log",
         yscale="log",
@@ -70,19 +78,53 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
+def mark_crossings(
+    axis: Axes, systems: Mapping[str, Any], priced: Sequence[str], span: tuple[float, float]
+) -> None:
+    """Draw a circle where a token costs as much as the cheapest one of other chips, alone and under the run's load."""
+    cheapest: dict[str, float] = {}
+    for name in (name for name in systems if name not in priced):
+        for load, (usd, _) in price_and_speed(systems[name]).items():
+            cheapest[load] = min(usd, cheapest.get(load, usd))
+    for usd in cheapest.values():
+        found = [
+            break_even_card_price(systems[name], own, usd)
+            for name in priced
+            for own, _ in price_and_speed(systems[name]).values()
+        ]
+        shown = sorted(price for price in found if span[0] <= price <= span[1])
+        for i, price in enumerate(shown):
+            after = i > 0 and price < NEAR * shown[i - 1]
+            before = i + 1 < len(shown) and shown[i + 1] < NEAR * price
+            # Labels of near circles would overlap: the first stands on the left, the last on the right, others above.
+            place, side = ((0, 6), "center") if after and before else ((4, -12), "left")
+            if before and not after:
+                place, side = (-4, -12), "right"
+            axis.plot(price, usd, "o", mfc="white", mec="black", ms=7, zorder=4)
+            axis.annotate(
+                usd_of(price),
+                (price, usd),
+                place,
+                textcoords="offset points",
+                fontsize=8,
+                ha=side,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+            )
+
+
 def finding(summary: Mapping[str, Any]) -> str:
-    """The card price at which the cheapest of them under load costs as much as each other system, under load and alone."""
+    """The card price at which the cheapest of them under load costs as much as the cheapest of other chips."""
     best, found = break_even_points(summary)
     system = summary["systems"][best]
     if not found:
         return f"{best}: {usd_of(system['economics']['usd_per_mtok'])} a million tokens"
     parts = []
-    for each in found:
-        told = (
-            f"at {usd_of(each.price)} a card"
-            if each.price > 0
-            else "not even with cards for nothing"
-        )
+    hardest = {
+        load: min((each for each in found if each.load == load), key=lambda each: each.price)
+        for load in dict.fromkeys(each.load for each in found)
+    }
+    for each in hardest.values():
+        told = f"at {usd_of(each.price)} a card" if each.price > 0 else "at no price of a card"
         parts.append(f"{each.other} with {each.load} ({style.number(each.speed)}) {told}")
     speed = style.number(1000 / system["median_tpot_ms"])
     return f"A token of {best} ({speed} token/s for a user) costs as much as one of {', of '.join(parts)}"

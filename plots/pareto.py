@@ -27,12 +27,12 @@ def draw(swept: Swept) -> Figure:
     for axis, divisor, label in panels:
         for each in lines:
             if each.knows(divisor):
-                series.plot(axis, each, each.speeds, throughput(each, divisor), each.overloaded)
+                series.plot(axis, each, each.speeds, throughput(each, divisor), each.hollow)
         axis.set(xlabel="output tokens per second of one user", ylabel=label, yscale="log")
         axis.set_xlim(0, None)
         style.plain_log(axis.yaxis)
     handles = series.key(lines)
-    if any(True in each.overloaded for each in lines):
+    if any(True in each.hollow for each in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
     unknown = [each.label for each in lines if None in each.values(power)]
@@ -65,10 +65,19 @@ def throughput(each: Series, divisor: str) -> list[float]:
     ]
 
 
-def most(each: Series, divisor: str, speed: float) -> float:
-    """The highest throughput at which a user still gets `speed`, of the points that are not overloaded."""
-    points = zip(each.speeds, throughput(each, divisor), each.overloaded, strict=True)
-    return max((y for x, y, full in points if x >= speed and not full), default=0.0)
+def most(plans: Sequence[Series], divisor: str, speed: float) -> float:
+    """Return the highest throughput at which a user still gets `speed`, of the points that are not overloaded."""
+    return max(
+        (
+            y
+            for each in plans
+            for x, y, full in zip(
+                each.speeds, throughput(each, divisor), each.overloaded, strict=True
+            )
+            if x >= speed and not full
+        ),
+        default=0.0,
+    )
 
 
 def finding(lines: Sequence[Series]) -> str:
@@ -76,27 +85,30 @@ def finding(lines: Sequence[Series]) -> str:
     if not lines:
         return "No system served a request"
     fastest = max(lines, key=lambda each: max(each.speeds))
-    rest = [each for each in lines if each is not fastest]
+    own_plans = [each for each in lines if each.chips == fastest.chips]
+    rest = [each for each in lines if each not in own_plans]
     if not rest:
         top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
         return f"{fastest.label}: up to {style.number(max(fastest.speeds))} token/s for a user, and up to {top}"
     rival = max(rest, key=lambda each: max(each.speeds))
     limit = max(rival.speeds)
+    rival_plans = [each for each in rest if each.chips == rival.chips]
     text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower one's knee: the speed at which half of its best throughput is left.
-    ours = sorted(
-        (v for v, full in zip(rival.speeds, rival.overloaded, strict=True) if not full),
-        reverse=True,
-    )
-    knee = next((v for v in ours if most(rival, divisor, v) >= most(rival, divisor, 0.0) / 2), None)
+    speeds = sorted((v for each in rival_plans for v in each.speeds), reverse=True)
+    half = most(rival_plans, divisor, 0.0) / 2
+    knee = next((v for v in speeds if most(rival_plans, divisor, v) >= half > 0), None)
     if knee is None:
         return text
-    theirs, own = most(rival, divisor, knee), most(fastest, divisor, knee)
+    theirs, own = most(rival_plans, divisor, knee), most(own_plans, divisor, knee)
     if own > 0:
-        who, other = (rival, fastest) if theirs > own else (fastest, rival)
-        ratio = style.times(max(theirs, own) / min(theirs, own))
-        text += f"; at {style.number(knee)} token/s {who.label} makes {ratio} the tokens per {unit} of {other.label}"
+        (high, who), (low, other) = sorted([(own, fastest), (theirs, rival)], key=lambda e: -e[0])
+        best = ", each in its best plan" if len(own_plans) + len(rival_plans) > 2 else ""
+        text += (
+            f"; at {style.number(knee)} token/s {who.label} makes {style.times(high / low)} the tokens "
+            f"per {unit} of {other.label}{best}"
+        )
     return text

@@ -21,15 +21,15 @@ USD, CARDS, CARD = (
 
 
 class Against(NamedTuple):
-    """One system whose cards are priced against another, each under rising load."""
+    """A system whose cards are priced against the cheapest plan of other chips, each under rising load."""
 
     mine: Series
-    other: Series
+    others: tuple[Series, ...]
     dashes: str
 
     @property
     def label(self) -> str:
-        return f"{self.mine.label} against {self.other.label}"
+        return f"{self.mine.label} against {' or '.join(each.label for each in self.others)}"
 
     def price(self, at: int, usd: float) -> float:
         """The card's price at which a token of my point costs so much; negative where it costs more with cards for nothing."""
@@ -38,7 +38,10 @@ class Against(NamedTuple):
 
     def loaded(self, x: str) -> dict[float, tuple[float, bool]]:
         """By load, where both have a point: the price, and whether my users wait for room."""
-        theirs = dict(zip(self.other.values(x), self.other.values(USD), strict=True))
+        theirs: dict[float, float] = {}
+        for other in self.others:
+            for load, usd in zip(other.values(x), other.values(USD), strict=True):
+                theirs[load] = min(usd, theirs.get(load, usd))
         return {
             load: (self.price(at, theirs[load]), waits(self.mine)[at])
             for at, load in enumerate(self.mine.values(x))
@@ -48,22 +51,24 @@ class Against(NamedTuple):
     def fast(self) -> dict[float, float]:
         """By the speed that a user must get at least: the price at which the cheapest points of both cost as much."""
         found = {}
-        for speed in (0.0, *sorted({*speeds(self.mine), *speeds(self.other)})):
-            ours, theirs = enough(self.mine, speed), enough(self.other, speed)
-            if ours and theirs:
-                found[speed] = max(
-                    self.price(at, min(self.other.values(USD)[i] for i in theirs)) for at in ours
-                )
+        fastest = {speed for each in (self.mine, *self.others) for speed in speeds(each)}
+        for speed in sorted({0.0, *fastest}):
+            ours = enough(self.mine, speed)
+            usd = [each.values(USD)[i] for each in self.others for i in enough(each, speed)]
+            if ours and usd:
+                found[speed] = max(self.price(at, min(usd)) for at in ours)
         return found
 
 
 def draw(swept: Swept) -> Figure:
-    """Left under the same load; dotted: the pipeline is full, and from there on batches grow.  Right by the speed that a user must
-    get at least, of points at which nobody waits for room: shaded where only the cards that are priced are as fast."""
+    """Draw prices of cards: left under the same load, right by the speed that a user must get at least.
+
+    Only points at which no request waits for room count on the right.  Shaded: only the cards that are priced are as fast.
+    """
     x, pairs = series.load(swept), against(swept)
     figure = style.figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
-    for pair in pairs:
+    for row, pair in enumerate(pairs):
         looks = {"color": pair.mine.colour, "ls": pair.dashes}
         points = {load: told for load, told in pair.loaded(x).items() if told[0] > 0}
         prices, hollow = (
@@ -74,7 +79,7 @@ def draw(swept: Swept) -> Figure:
         never = [load for load in pair.loaded(x) if load not in points]
         left.plot(
             never,
-            [0.03] * len(never),
+            [0.03 + 0.035 * row] * len(never),
             ls="",
             marker="x",
             color=pair.mine.colour,
@@ -99,7 +104,6 @@ def draw(swept: Swept) -> Figure:
     if pairs:
         style.plain_log(left.xaxis)
         style.plain_log(left.yaxis)
-        fills(left, pairs, x)
         shade(right, pairs)
     handles: list[Artist] = [
         Line2D(
@@ -108,15 +112,15 @@ def draw(swept: Swept) -> Figure:
             color=pair.mine.colour,
             ls=pair.dashes,
             lw=1.8,
-            marker="o",
+            marker=pair.mine.marker,
             ms=4.5,
             label=pair.label,
         )
         for pair in pairs
     ]
     marks: dict[str, dict[str, Any]] = {
-        "users wait for room": {"marker": "o", "mfc": "white"},
-        "not even for nothing": {"marker": "x"},
+        "hollow: users wait for room, or too short to tell": {"marker": "o", "mfc": "white"},
+        "a token costs more even with cards for nothing": {"marker": "x"},
     }
     handles += [
         Line2D([], [], color="#555555", ls="", ms=4.5, label=label, **mark)
@@ -128,19 +132,22 @@ def draw(swept: Swept) -> Figure:
 
 
 def against(swept: Swept) -> list[Against]:
-    """The systems of the first kind of card that is paid for, each against each system of other chips."""
+    """The systems of the first kind of card that is paid for, each against all plans of the same other chips."""
     lines = [
         each
         for each in series.series(swept, series.load(swept))
         if each.knows(USD) and each.knows(CARD)
     ]
-    chips = [str(each.table["chip"][0]) for each in lines if each.values(CARD)[0]]
-    mine = [each for each in lines if each.values(CARD)[0] and each.table["chip"][0] == chips[0]]
-    others = [each for each in lines if chips and each.table["chip"][0] != chips[0]]
+    kinds = [each.chips[0] for each in lines if each.values(CARD)[0]]
+    mine = [each for each in lines if each.values(CARD)[0] and each.chips[0] == kinds[0]]
+    others: dict[tuple[str, int], list[Series]] = {}
+    for each in lines:
+        if kinds and each.chips[0] != kinds[0]:
+            others.setdefault(each.chips, []).append(each)
     return [
-        Against(a, b, style.LINES[place % len(style.LINES)])
-        for a in mine
-        for place, b in enumerate(others)
+        Against(each, tuple(plans), style.LINES[(place + len(others) * own) % len(style.LINES)])
+        for own, each in enumerate(mine)
+        for place, plans in enumerate(others.values())
     ]
 
 
@@ -172,7 +179,7 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
     for price in {pair.mine.values(CARD)[0]: None for pair in pairs}:
         axis.axhline(price, color="#555555", lw=1.0)
         axis.annotate(
-            f"${price:,.0f}",
+            f"a card costs ${price:,.0f}",
             (0, price),
             (3, 2),
             xycoords=axis.get_yaxis_transform(),
@@ -181,26 +188,9 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
         )
 
 
-def fills(axis: Axes, pairs: Sequence[Against], x: str) -> None:
-    """Draw how many requests fill a pipeline."""
-    for mine in {pair.mine.label: pair.mine for pair in pairs}.values() if x == "users" else ():
-        fill = mine.values("fill")[0]
-        if fill > 1:
-            axis.axvline(fill, color=mine.colour, ls=":", lw=1.2)
-            place: dict[str, Any] = {
-                "xycoords": axis.get_xaxis_transform(),
-                "textcoords": "offset points",
-                "fontsize": 8,
-                "color": mine.colour,
-            }
-            axis.annotate(
-                f"{fill:.0f} fill it", (fill, 0), (3, 4), rotation=90, va="bottom", **place
-            )
-
-
 def shade(axis: Axes, pairs: Sequence[Against]) -> None:
     """The speeds that only the priced cards reach."""
-    others = max(max(speeds(pair.other), default=0.0) for pair in pairs)
+    others = max(max(speeds(each), default=0.0) for pair in pairs for each in pair.others)
     ours = max(max(speeds(pair.mine), default=0.0) for pair in pairs)
     if ours > others > 0:
         axis.axvspan(others, ours, color="#eeeeee", zorder=0)
@@ -227,11 +217,17 @@ def finding(pairs: Sequence[Against], x: str) -> str:
         return "No cards are priced against another chip"
     price, load, pair, speed = max(told, key=lambda each: each[0])
     unit = "users" if x == "users" else "request/s"
-    under = f"a card may cost ${style.number(price)} at most ({style.number(load)} {unit})"
-    text = f"{pair.label}: under the same load {under if price > 0 else 'a token costs more even with cards for nothing'}"
+    text = (
+        f"A token of {pair.mine.label} costs more under the same load even with cards for nothing"
+    )
+    if price > 0:
+        text = (
+            f"Under the same load a card of {pair.mine.label} may cost ${style.number(price)} at most "
+            f"({style.number(load)} {unit})"
+        )
     if speed < max(speeds(pair.mine), default=0.0):
         card = style.number(pair.mine.values(CARD)[0])
-        text += f"; at ${card} a card its token is the cheapest where a user must get more than {style.number(speed)} token/s"
+        text += f"; at ${card} a card its token is the cheapest only where a user must get more than {style.number(speed)} token/s"
     return text
 
 

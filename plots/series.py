@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import polars
 
 
+DEGREES = ("tensor", "pipeline", "replicas")
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """One line: a system, in a grid of several keys with the values of the others; its rows, without errors, by rising x."""
@@ -23,6 +26,7 @@ class Series:
     table: "polars.DataFrame"
     colour: str
     dashes: str
+    marker: str
 
     def values(self, column: str) -> list[float]:
         return list(self.table[column])
@@ -39,6 +43,16 @@ class Series:
     @property
     def overloaded(self) -> list[bool]:
         return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED"]))
+
+    @property
+    def hollow(self) -> list[bool]:
+        """Points that say more of the run's length than of the system: overloaded, or too short to tell."""
+        return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED", "TOO SHORT"]))
+
+    @property
+    def chips(self) -> tuple[str, int]:
+        """Kind and number of chips; of a fleet, which has members instead, its name.  Systems that share them differ by plan."""
+        return str(self.table["chip"][0] or self.system), int(self.table["chips"][0])
 
 
 def varies(swept: Swept, x: str) -> bool:
@@ -62,6 +76,7 @@ def series(swept: Swept, x: str) -> list[Series]:
     if x not in table.columns or "verdict" not in table.columns:
         return []
     colours = style.colours(swept.summary["systems"])
+    markers = style.markers(swept.summary["systems"])
     for name in swept.summary["systems"]:
         own = table.filter(
             (polars.col("system") == name)
@@ -90,6 +105,7 @@ def series(swept: Swept, x: str) -> list[Series]:
                     line,
                     colours[name],
                     style.LINES[place % len(style.LINES)],
+                    markers[name],
                 )
             )
     return found
@@ -109,7 +125,7 @@ def plot(
     hollow: Sequence[bool],
     **looks: Any,
 ) -> None:
-    """A line with a mark at each point, hollow where the system is overloaded."""
+    """Draw a line with a mark at each point, hollow where the point says little of the system."""
     whole: dict[str, Any] = {"lw": 1.8, "ls": each.dashes, "color": each.colour} | looks
     axis.plot(x, y, **whole)
     for filled in (True, False):
@@ -119,7 +135,7 @@ def plot(
             [x[i] for i in at],
             [y[i] for i in at],
             ls="",
-            marker="o",
+            marker=each.marker,
             ms=4.5,
             mfc=face,
             mec=each.colour,
@@ -131,7 +147,14 @@ def key(lines: Sequence[Series]) -> list[Line2D]:
     """For the legend."""
     return [
         Line2D(
-            [], [], color=each.colour, ls=each.dashes, lw=1.8, marker="o", ms=4.5, label=each.label
+            [],
+            [],
+            color=each.colour,
+            ls=each.dashes,
+            lw=1.8,
+            marker=each.marker,
+            ms=4.5,
+            label=each.label,
         )
         for each in lines
     ]
@@ -140,8 +163,21 @@ def key(lines: Sequence[Series]) -> list[Line2D]:
 def hollow() -> Line2D:
     """For the legend: what a hollow mark means."""
     return Line2D(
-        [], [], color="#555555", ls="", marker="o", ms=4.5, mfc="white", label="overloaded"
+        [],
+        [],
+        color="#555555",
+        ls="",
+        marker="o",
+        ms=4.5,
+        mfc="white",
+        label="hollow: overloaded, or too short to tell",
     )
+
+
+def plan(own: "polars.DataFrame") -> dict[str, int]:
+    """Return the degrees that all points of a system share; nothing where they vary."""
+    found = own.select([f"plan.{key}" for key in DEGREES]).unique()
+    return dict(zip(DEGREES, found.row(0), strict=True)) if len(found) == 1 else {}
 
 
 def footnote(swept: Swept) -> dict[str, Any]:
@@ -165,6 +201,7 @@ def footnote(swept: Swept) -> dict[str, Any]:
                 "chip": first["chip"],
                 "engine": first["engine"],
                 "precision": {"weights": first["precision.weights"]},
+                "plan": plan(own),
             }
         systems[name] = told
     return {

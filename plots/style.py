@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 # Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 LONGEST = 60  # letters of an entry in a key
 
 STYLE: dict[Any, Any] = {
@@ -59,13 +60,18 @@ def lines(systems: Iterable[str]) -> dict[str, str]:
     return {name: LINES[i % len(LINES)] for i, name in enumerate(systems)}
 
 
+def markers(systems: Iterable[str]) -> dict[str, str]:
+    """A marker for each system: what tells them apart in grey print."""
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(systems)}
+
+
 def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
     """The finding, over the whole width, in as many lines as it needs, and room for a key of so many rows below it.
 
     The figure grows where that is much, for the axes to stay as high.
     """
     width = int(figure.get_figwidth() * 11)  # letters that go on a line
-    lines = textwrap.wrap(finding, width)
+    lines = textwrap.wrap(finding, width, break_on_hyphens=False)
     figure.suptitle("\n".join(lines) + "\n" * key_rows, ha="left", x=0.01)
     grow(figure, 0.19 * max(0, len(lines) + key_rows - 3))
 
@@ -148,13 +154,20 @@ def hardware(system: Mapping[str, Any], below: bool = False) -> str:
     )
 
 
+def degrees(system: Mapping[str, Any]) -> str:
+    """', plan 8 x 72 x 1': tensor x pipeline x replicas; empty where there is no plan, or points have several."""
+    plan = system.get("plan") or {}
+    found = [plan.get(key) for key in ("tensor", "pipeline", "replicas")]
+    return "" if None in found else f", plan {' x '.join(map(str, found))}"
+
+
 def footnote(figure: Figure, summary: Mapping[str, Any], *more: str) -> None:
-    """Under the figure: the models, the scenario, its seed, what each system is, and more that must be said."""
+    """Under the figure: the models, the scenario, its seed, what each system is and its plan, and more that must be said."""
     models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
     parts = [f"{models}; scenario {summary['scenario']}, seed {summary['seed']}"]
     for name, s in summary["systems"].items():
         weights = "" if "members" in s else f", {s['precision']['weights']} weights"
-        parts.append(f"{name}: {hardware(s)}{weights}")
+        parts.append(f"{name}: {hardware(s)}{weights}{degrees(s)}")
     parts += more
     lines, width = [""], int(figure.get_figwidth() * 19)
     for part in parts:

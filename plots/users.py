@@ -1,6 +1,6 @@
 """Users against tokens per second of each, and against the wait for the first token."""
 
-from typing import Any
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
@@ -12,30 +12,26 @@ FLAT = 0.9  # of the speed of the fewest users: so long it counts as flat
 
 
 def draw(swept: Swept) -> Figure:
-    """Median requests.  Dotted: how many requests fill the pipeline of a replica."""
+    """Draw median requests.  Dotted: the users whose tokens keep a pipeline busy."""
     lines = series.series(swept, "users")
     figure = style.figure(8.5, 4.2)
     speed, first = figure.subplots(1, 2)
     for each in lines:
         users = each.values("users")
-        series.plot(speed, each, users, each.speeds, [False] * len(users))
-        series.plot(first, each, users, each.values("median_ttft_ms"), [False] * len(users))
-        fill = each.values("fill")[0]
-        if fill and 1 < fill <= max(users):
-            place: dict[str, Any] = {
-                "textcoords": "offset points",
-                "fontsize": 8,
-                "va": "top",
-                "color": each.colour,
-            }
+        series.plot(speed, each, users, each.speeds, each.hollow)
+        series.plot(first, each, users, each.values("median_ttft_ms"), each.hollow)
+        busy = busy_from(each)
+        if busy and 1 < busy <= max(users):
             for axis in (speed, first):
-                axis.axvline(fill, color=each.colour, ls=":", lw=1.2)
-            speed.annotate(
-                f"{fill:.0f} fill it",
-                (fill, 1),
-                (3, 0),
-                xycoords=speed.get_xaxis_transform(),
-                **place,
+                axis.axvline(busy, color=each.colour, ls=":", lw=1.2)
+            first.annotate(
+                f"{busy:.0f} users keep {each.label} busy",
+                (busy, 0),
+                (4, 4),
+                xycoords=first.get_xaxis_transform(),
+                textcoords="offset points",
+                fontsize=8,
+                color=each.colour,
             )
     speed.set(ylabel="output tokens per second of one user", ylim=(0, None))
     first.set(ylabel="time to first token, ms", yscale="log")
@@ -55,26 +51,44 @@ def flat_until(each: Series) -> float:
     return users[next(slow, len(users)) - 1]
 
 
+def busy_from(each: Series) -> float | None:
+    """Return the users whose requests, prompts included, need all beats of a pipeline; None where the engine has no beat.
+
+    A request alone takes T seconds and n beats, one for each token of its prompt and answer: T / (n beat) users.
+    """
+    if not each.knows("beat.us"):
+        return None
+    requests = each.values("completed")[0]
+    prompt, output = (
+        each.values(f"total_{kind}_tokens")[0] / requests for kind in ("input", "output")
+    )
+    ttft, tpot = (each.values(f"lone_request.{kind}_ms")[0] for kind in ("ttft", "tpot"))
+    beats = (prompt + output) / each.values("beat.tokens")[0]
+    return 1000 * (ttft + (output - 1) * tpot) / (beats * each.values("beat.us")[0])
+
+
 def finding(lines: list[Series]) -> str:
-    """How much faster one user is than on the others, until how many users a speed holds, and the wait that this then hides."""
+    """The fastest system's speed for the fewest users, until how many it holds, and the first token's wait with the most."""
     if not lines:
         return "No system served a request"
     best = max(lines, key=lambda each: each.speeds[0])
-    fewest = best.values("users")[0]
+    others = [each for each in lines if each is not best]
+    fewest, most = best.values("users")[0], best.values("users")[-1]
     who = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
-    others = "".join(
-        f", {style.times(best.speeds[0] / e.speeds[0])} that of {e.label}"
-        for e in lines
-        if e is not best
+    faster = "".join(
+        f", {style.times(best.speeds[0] / each.speeds[0])} {each.label}" for each in others
     )
-    held = ", ".join(
-        f"{flat_until(e):,.0f} users on {e.label}"
-        for e in [best, *(e for e in lines if e is not best)]
+    held = _beside(best, others, lambda each: f"{flat_until(each):,.0f} users")
+    wait = _beside(
+        best, others, lambda each: f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s"
     )
-    ordered = [best, *(each for each in lines if each is not best)]
-    waits = ", ".join(
-        f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s on {each.label}"
-        for each in ordered
+    return (
+        f"{best.label}: {style.number(best.speeds[0])} token/s for {who}{faster}, within 10% of that until "
+        f"{held}; with {most:,.0f} a first token takes {wait}"
     )
-    wait = f"; a first token then takes {waits} with {best.values('users')[-1]:,.0f} users"
-    return f"{best.label}: {who} gets {style.number(best.speeds[0])} token/s{others}; within 10% of that until {held}{wait}"
+
+
+def _beside(best: Series, others: list[Series], told: Callable[[Series], str]) -> str:
+    """'9.69 s (h100x8: 0.277 s)'."""
+    rest = ", ".join(f"{each.label}: {told(each)}" for each in others)
+    return told(best) + (f" ({rest})" if rest else "")

@@ -969,7 +969,7 @@ def test_the_estimate_is_printed_before_the_tokens(sramsim):
     )
     assert status == 0
     assert [
-        line.split("│")[4].strip()
+        line.split("│")[5].strip()
         for line in out.splitlines()
         if re.match("(cap|op)ex|total", line)
     ] == [
@@ -982,7 +982,9 @@ def test_the_estimate_is_printed_before_the_tokens(sramsim):
 
 
 def test_what_cannot_serve_has_its_estimate_all_the_same(sramsim):
-    status, out, err = sramsim("run", "jia-2024", "--set", "systems.lpu.chips=305")
+    status, out, err = sramsim(
+        "run", "jia-2024", "--set", "systems.lpu.chips=305", "--set", "systems.lpu.plan.tensor=5"
+    )
     assert status == 2
     assert "20.33" in out
     assert "5.64" in out

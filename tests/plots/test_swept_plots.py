@@ -156,12 +156,23 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
-    wait = table["median_ttft_ms"][-1] / 1000
-    told = f"lpu: a single user gets {style.number(speeds[0])} token/s; within 10% of that until {max(held)} users on lpu"
-    assert (
-        title
-        == f"{told}; a first token then takes {style.number(wait)} s on lpu with {int(table['users'][-1])} users"
+    wait = style.number(table["median_ttft_ms"][-1] / 1000)
+    told = f"lpu: {style.number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
+    assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait} s"
+
+
+def test_a_pipeline_is_busy_where_twice_the_users_get_no_more(tmp_path):
+    """Prompts enter one token a beat: 64 + 16 tokens a request take all beats long before decodes alone would."""
+    lines = "[" + ", ".join(CLOSED.replace("60", "200") % n for n in (1, 2, 64, 128)) + "]"
+    (tmp_path / "mine.yaml").write_text(
+        f"{BASE.replace('engine: ideal', 'engine: groq-compiler', 1)}sweep: {{workload: {lines}}}\n"
     )
+    swept = sweep(tmp_path / "mine.yaml", tmp_path / "out", jobs=1)
+    lpu, card = series.series(swept, "users")
+    alone, _, full, fuller = lpu.values("output_throughput")
+    assert fuller < 1.1 * full
+    assert users.busy_from(lpu) == pytest.approx(full / alone, rel=0.2)
+    assert users.busy_from(card) is None
 
 
 def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
@@ -344,7 +355,7 @@ def test_at_the_price_of_a_card_tokens_cost_as_much(swept):
     rows = swept["users"].table.to_dicts()
     ours, theirs = (
         [row for row in rows if row["system"] == name]
-        for name in (pair.mine.system, pair.other.system)
+        for name in (pair.mine.system, pair.others[0].system)
     )
     loaded, fast = pair.loaded("users"), pair.fast()
     assert sorted(loaded) == [1, 4, 16]
@@ -379,6 +390,39 @@ def test_the_title_of_cards_prices_says_from_which_speed_they_pay(swept):
     assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (
         dearer < max(price.speeds(pair.mine))
     )
+
+
+def test_a_card_is_priced_against_the_cheapest_plan_of_the_other_chips(swept):
+    """A plan of the same chips whose tokens cost half as much halves what they are held against."""
+    table = swept["users"].table
+    plan = table.filter(polars.col("system") == LONG).with_columns(
+        system=polars.lit("plan"), **{price.USD: polars.col(price.USD) / 2}
+    )
+    systems = swept["users"].summary["systems"]
+    inputs = swept["users"].summary["inputs"]
+    inputs = inputs | {"systems": inputs["systems"] | {"plan": inputs["systems"][LONG]}}
+    summary = swept["users"].summary | {"systems": [*systems, "plan"], "inputs": inputs}
+    both = Swept(summary, polars.concat([table, plan]))
+    (pair,) = price.against(both)
+    assert [each.system for each in pair.others] == [LONG, "plan"]
+    (cheap,) = price.against(Swept(summary, both.table.filter(polars.col("system") != LONG)))
+    assert pair.loaded("users") == cheap.loaded("users")
+    assert pair.fast() == cheap.fast()
+
+
+def test_points_too_short_to_tell_are_hollow(swept):
+    short = changed(swept["rate"], verdict="TOO SHORT")
+    for figure in (load.draw(short), pareto.draw(short)):
+        faces = {
+            line.get_markerfacecolor()
+            for axis in figure.axes
+            for line in axis.lines
+            if line.get_marker() != "None" and len(line.get_xdata())
+        }
+        assert faces == {"white"}
+        assert "too short to tell" in " ".join(
+            text.get_text() for text in figure.axes[0].get_legend().get_texts()
+        )
 
 
 def test_without_prices_no_card_is_priced(swept):

@@ -248,7 +248,7 @@ def test_schedulers_differ_as_the_scenario_asks():
 def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
     result = ran("fleet")
     good = {name: system.metrics["request_goodput"] for name, system in result.systems.items()}
-    assert min(good["by-room"], good["short-to-lpus"]) > 2 * max(good["lpus"], good["gpus"])
+    assert min(good["by-room"], good["short-to-lpus"]) > 1.3 * max(good["lpus"], good["gpus"])
     rows = result.systems["short-to-lpus"].rows
     tokens = rows.requests.prompt + rows.requests.output
     assert (tokens[rows.replica == 0] <= 1024).all()
