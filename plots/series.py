@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
@@ -144,31 +145,24 @@ def hollow() -> Line2D:
     )
 
 
-def footnote(swept: Swept) -> dict[str, Any]:
-    """The sweep as the footnote of a figure names it: of each system what it is in its first point that worked."""
-    systems = {}
+def footnote(figure: Figure, swept: Swept, *more: str) -> None:
+    """Put under a figure what each system of a sweep is, in its first point that worked."""
+    systems = []
     for name in swept.summary["systems"]:
         own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
-        if not len(own):
-            continue
-        first = own.row(0, named=True)
-        least, most = own["chips"].min(), own["chips"].max()
-        told: dict[str, Any] = {
-            "model": first["model"],
-            "chips": least if least == most else f"{least!s} to {most!s}",
-        }
-        fleet = swept.summary["inputs"]["systems"][name].get("fleet")
-        if fleet:
-            told["members"] = {member: {"copies": copies} for member, copies in fleet.items()}
-        else:
-            told |= {
-                "chip": first["chip"],
-                "engine": first["engine"],
-                "precision": {"weights": first["precision.weights"]},
-            }
-        systems[name] = told
-    return {
-        "scenario": swept.summary["scenario"],
-        "seed": swept.summary["seed"],
-        "systems": systems,
-    }
+        if len(own):
+            first = own.row(0, named=True)
+            systems.append(style.FootnoteSystem(name, first["model"], _hardware(swept, name, own)))
+    scenario = f"scenario {swept.summary['scenario']}, seed {swept.summary['seed']}"
+    style.write_footnote(figure, scenario, systems, more)
+
+
+def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
+    """Return '8 to 64 x h100-sxm, vllm, fp8 weights', of a fleet '1 lpu, 4 h100x8'."""
+    fleet = swept.summary["inputs"]["systems"][name].get("fleet")
+    if fleet:
+        return ", ".join(f"{copies} {member}" for member, copies in fleet.items())
+    first = own.row(0, named=True)
+    least, most = own["chips"].min(), own["chips"].max()
+    chips = str(least) if least == most else f"{least!s} to {most!s}"
+    return f"{chips} x {first['chip']}, {first['engine']}, {first['precision.weights']} weights"

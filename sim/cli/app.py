@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from sim.results.rows import Saved
+    from sim.results.saving import Saved
     from sim.scenario.scenario import Scenario
     from sim.studies.capacity import LoadTrial
 
@@ -100,7 +100,7 @@ def run(
     """Simulate a scenario: every system under the same requests."""
     from sim.cost.plan import PlanError
     from sim.report.tables import comparison, envelope
-    from sim.studies.run import priced
+    from sim.studies.run import economic_terms, priced
     from sim.studies.run import run as simulate
 
     scenario = opened(file, assignments, seed)
@@ -113,15 +113,18 @@ def run(
         with progress() as tell:
             result = simulate(scenario, scenario.seed, tell)
     except PlanError:
-        if scenario.economics and "estimate" in (told := priced(scenario)) and not as_json:
-            show_table(envelope(told))  # what systems cost does not hang on what they serve
+        if scenario.economics and (estimate := priced(scenario)) and not as_json:
+            terms = economic_terms(scenario)
+            show_table(
+                envelope(scenario.id, terms, estimate)
+            )  # what systems cost does not hang on what they serve
         raise
     if out or plots:
         write(result.saved(), folder, plots)
     if as_json:
         print_json(result.as_json())
     else:
-        show_table(comparison(result.as_json(), file))
+        show_table(comparison(result.summary, file))
 
 
 @app.command(epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
@@ -171,12 +174,13 @@ def plan(
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
     from sim.report.listings import planning
+    from sim.results.encoding import encode_summary
     from sim.studies.run import planned
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = planned(searched(opened(file, assignments))).as_json(lengths)
+    result = planned(searched(opened(file, assignments))).summary(lengths)
     if as_json:
-        print_json(result)
+        print_json(encode_summary(result))
     else:
         show_table(planning(result))
     if figure:
@@ -324,7 +328,7 @@ def plot(
                 )
             save_figures(drawn, out or folder)
         else:
-            from sim.results.rows import load_result
+            from sim.results.saving import load_result
 
             figures(load_result(folder), out or folder)
     else:
@@ -666,7 +670,7 @@ def new(
 
 def write(saved: "Saved", folder: Path, plots: bool) -> None:
     """result.json, requests.parquet and the figures: whole or not at all."""
-    from sim.results.rows import save_result
+    from sim.results.saving import save_result
 
     with write_whole(folder) as scratch:
         save_result(saved, scratch)

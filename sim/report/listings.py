@@ -1,7 +1,7 @@
 """Results for people: tables on a terminal.  Builds what the command line prints; prints nothing itself."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -10,19 +10,21 @@ from rich.text import Text
 
 from sim.cost.program import CollectiveOp
 from sim.inputs.files import UserError
-from sim.report.tables import (
-    COLOURS,
-    beats,
+from sim.report.identity_rows import (
+    beat_rows,
     changes,
-    costs,
-    degrees,
-    identity_line,
-    is_fleet,
-    loading,
-    of_plain,
+    cost_rows,
+    identity_rows,
+    loading_row,
     titled,
 )
+from sim.report.tables import COLOURS
+from sim.results.encoding import decode_summary
 from sim.results.labels import format_number
+from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan
+from sim.results.statistics import LATENCIES, statistic_key
+from sim.results.summary import TokenCosts
+from sim.results.system_identity import PlanDegrees, UnloadedRequest, read_identity
 from sim.units import format_quantity
 
 if TYPE_CHECKING:
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 
 
 def capacities(summary: Mapping[str, Any]) -> RenderableType:
-    """The table of `sramsim capacity`."""
+    """The table of `sramsim capacity`, from what `capacity --json` prints."""
     systems = summary["systems"]
+    identities = {name: read_identity(system) for name, system in systems.items()}
     limits = ", ".join(
         f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
     )
@@ -45,7 +48,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
         f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
         list(systems),
     )
-    identity_line(table, systems)
+    identity_rows(table, identities.values())
     table.add_section()
     each = list(systems.values())
     what, label = ("users", "users") if "max_goodput_users" in each[0] else ("rate", "request/s")
@@ -64,7 +67,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row(
         "output token/s, all users", *(format_number(s["output_throughput"]) for s in each)
     )
-    for cost, cells in costs(each):
+    for cost, cells in cost_rows([decode_summary(TokenCosts, s) for s in each]):
         table.add_row(cost, *cells)
     table.add_row("what binds", *(s["binds"] or "-" for s in each))
     above = [s["above"] for s in each]
@@ -76,106 +79,117 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
     table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
     if any("best" in s for s in each):
         table.add_section()
-        best = [s.get("best") for s in each]
-        table.add_row(
-            "best plan, tensor x pipeline x replicas",
-            *(degrees(b["plan"]) if b else "-" for b in best),
-        )
-        if any(b and b["plan"]["attention_data"] > 1 for b in best):
-            table.add_row(
-                "  attention data / expert",
-                *(
-                    f"{b['plan']['attention_data']} / {b['plan']['expert']}" if b else "-"
-                    for b in best
-                ),
-            )
-        table.add_row(
-            f"  highest goodput, {label}",
-            *(format_number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
-        )
-        table.add_row(
-            "  plans that fit / simulated",
-            *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best),
-        )
+        _best_plans(table, [s.get("best") for s in each], what, label)
     lines = [
-        *changes(systems),
+        *changes(identities),
         f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
     ]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
     return Group(table, Text(), *map(Text, lines))
 
 
-def planning(summary: Mapping[str, Any]) -> RenderableType:
-    """The table of `sramsim plan`."""
-    systems = summary["systems"]
-    table = titled(f"{summary['scenario']}: what each system holds", list(systems))
-    identity_line(table, systems)
-    table.add_section()
-    each = list(systems.values())
-    table.add_row("fits", *(Text("yes", "green") if s["fits"] else Text("no", "red") for s in each))
+def _best_plans(
+    table: Table, best: Sequence[Mapping[str, Any] | None], what: str, label: str
+) -> None:
+    """Add what `capacity --plans` found for each system."""
+    plans = [decode_summary(PlanDegrees, b["plan"]) if b else None for b in best]
     table.add_row(
-        "fewest chips that would do", *of_plain(each, lambda s: format_number(s["minimum_chips"]))
+        "best plan, tensor x pipeline x replicas", *(plan.text if plan else "-" for plan in plans)
     )
-    table.add_row(
-        "chips that the weights alone fill",
-        *of_plain(each, lambda s: format_number(s["weights_only_chips"])),
-    )
-    for part in ("weights", "kv", "activations", "reserve", "capacity"):
-        label = {"kv": "KV of one request", "capacity": "usable capacity"}.get(part, part)
+    if any(plan and plan.attention_data > 1 for plan in plans):
         table.add_row(
-            f"fullest chip: {label}",
-            *(
-                "-" if is_fleet(s) else format_quantity(s["bytes_per_chip"][part], "B")
-                for s in each
-            ),
+            "  attention data / expert",
+            *(f"{plan.attention_data} / {plan.expert}" if plan else "-" for plan in plans),
         )
-    for length in next(s["max_sequences"] for s in each if not is_fleet(s)):
-        counts = [s["max_sequences"][length] if not is_fleet(s) else None for s in each]
+    table.add_row(
+        f"  highest goodput, {label}",
+        *(format_number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
+    )
+    table.add_row(
+        "  plans that fit / simulated",
+        *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best),
+    )
+
+
+# What the fullest chip holds, in the table of `plan`.
+CHIP_PARTS: dict[str, Callable[[ChipMemory], float]] = {
+    "weights": lambda held: held.weights,
+    "KV of one request": lambda held: held.kv,
+    "activations": lambda held: held.activations,
+    "reserve": lambda held: held.reserve,
+    "usable capacity": lambda held: held.capacity,
+}
+
+
+def planning(summary: PlanSummary) -> RenderableType:
+    """Return the table of `sramsim plan`."""
+    systems = list(summary.systems.values())
+    identities = {name: system.identity for name, system in summary.systems.items()}
+    table = titled(f"{summary.scenario}: what each system holds", list(identities))
+    identity_rows(table, identities.values())
+    table.add_section()
+    fits = (Text("yes", "green") if s.fits else Text("no", "red") for s in systems)
+    table.add_row("fits", *fits)
+
+    def row(label: str, cell: Callable[[PlannedSystem], str]) -> None:
+        table.add_row(label, *(cell(s.plain) if s.plain else "-" for s in systems))
+
+    row("fewest chips that would do", lambda s: format_number(s.minimum_chips))
+    row("chips that the weights alone fill", lambda s: format_number(s.weights_only_chips))
+    for label, held in CHIP_PARTS.items():
         cells = (
-            f"{c['fullest_stage']} (all memory: {c['all_memory']})" if c else "-" for c in counts
+            format_quantity(held(s.plain.bytes_per_chip), "B") if s.plain else "-" for s in systems
         )
+        table.add_row(f"fullest chip: {label}", *cells)
+    plain = [system for s in systems if (system := s.plain)]
+    for length in plain[0].max_sequences if plain else ():
+        counts = [s.plain.max_sequences[length] if s.plain else None for s in systems]
+        cells = (f"{c.fullest_stage} (all memory: {c.all_memory})" if c else "-" for c in counts)
         table.add_row(f"sequences of {length} tokens", *cells)
-    beats(table, each)
-    loading(table, each)
+    beat_rows(table, list(identities.values()))
+    loading_row(table, list(identities.values()))
     table.add_section()
-    lines: list[Text] = [Text(line) for line in changes(systems)]
-    lone = [s.get("lone_request") for s in each]
-    table.add_row(
-        "lone request: TTFT, ms", *(format_number(r["ttft_ms"]) if r else "-" for r in lone)
-    )
-    table.add_row(
-        "lone request: TPOT, ms", *(format_number(r["tpot_ms"]) if r else "-" for r in lone)
-    )
-    for term in next((r["terms_ms"] for r in lone if r), {}):
-        table.add_row(
-            f"  {term}", *(format_number(r["terms_ms"][term]) if r else "-" for r in lone)
-        )
-    table.add_row(
-        "fitted share of a token", *(f"{r['fitted_share']:.0%}" if r else "-" for r in lone)
-    )
-    for name, system in systems.items():
-        if tried := system.get("tried"):
-            fit = [t for t in tried if t["fits"]]
-            best = (
-                f"{t['tensor']} x {t['attention_data']} x {t['pipeline']} x {t['replicas']} "
-                + (
-                    f"({format_number(1000 * t['tpot'])} ms)"
-                    if t["tpot"]
-                    else f"({t['chips']} chips)"
-                )
-                for t in fit[:5]
-            )
-            told = (
-                f"; the best, as tensor x attention data x pipeline x replicas: {', '.join(best)}"
-                if fit
-                else ""
-            )
-            lines.append(Text(f"{name}: {len(tried)} plans tried, {len(fit)} fit{told}"))
+    _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
+    lines = changes(identities)
+    lines += [
+        _tried(name, s.plain.tried)
+        for name, s in summary.systems.items()
+        if s.plain and s.plain.tried
+    ]
     note = (
-        "Admission is decided by the fullest stage; 'all memory' is what the chips could hold together. "
-        "Terms are of a mean token's time."
+        "Admission is decided by the fullest stage; 'all memory' is what the chips could hold "
+        "together. Terms are of a mean token's time."
     )
-    return Group(table, Text(), *lines, Text(note, style="dim"))
+    return Group(table, Text(), *map(Text, lines), Text(note, style="dim"))
+
+
+def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> None:
+    """Add the times of a single request on each system, and those of a token by cause."""
+    ttft = (format_number(r.ttft_ms) if r else "-" for r in requests)
+    table.add_row("lone request: TTFT, ms", *ttft)
+    tpot = (format_number(r.tpot_ms) if r else "-" for r in requests)
+    table.add_row("lone request: TPOT, ms", *tpot)
+    for term in next((r.terms_ms for r in requests if r), {}):
+        times = (format_number(r.terms_ms[term]) if r else "-" for r in requests)
+        table.add_row(f"  {term}", *times)
+    shares = (f"{r.fitted_share:.0%}" if r else "-" for r in requests)
+    table.add_row("fitted share of a token", *shares)
+
+
+def _tried(name: str, tried: Sequence[TriedPlan]) -> str:
+    """Return how many plans the search tried, and the five best that fit."""
+    fit = [plan for plan in tried if plan.fits]
+    best = ", ".join(
+        f"{plan.tensor} x {plan.attention_data} x {plan.pipeline} x {plan.replicas} "
+        + (f"({format_number(1000 * plan.tpot)} ms)" if plan.tpot else f"({plan.chips} chips)")
+        for plan in fit[:5]
+    )
+    text = f"{name}: {len(tried)} plans tried, {len(fit)} fit"
+    return (
+        f"{text}; the best, as tensor x attention data x pipeline x replicas: {best}"
+        if fit
+        else text
+    )
 
 
 def listing(
@@ -558,12 +572,17 @@ def validated(
     )
 
 
-# What `compare` shows of what came out; --json has the rest.
-COMPARED = (
-    "verdict", "completed", "refused", "cancelled", "preemptions", "output_throughput", "request_goodput",
-    *(f"{statistic}_{name}_ms" for name in ("ttft", "tpot", "itl", "e2el") for statistic in ("median", "p99")),
-    "lone_request.ttft_ms", "lone_request.tpot_ms", "fitted_share",
-)  # fmt: skip
+def compared_keys() -> tuple[str, ...]:
+    """Return the metrics that `compare` shows; --json has the rest."""
+    counts = ("verdict", "completed", "refused", "cancelled", "preemptions")
+    rates = ("output_throughput", "request_goodput")
+    latencies = (
+        statistic_key(statistic, name)
+        for name, latency in LATENCIES.items()
+        for statistic in latency.shown
+    )
+    unloaded = ("lone_request.ttft_ms", "lone_request.tpot_ms", "fitted_share")
+    return (*counts, *rates, *latencies, *unloaded)
 
 
 def changed(found: Mapping[str, Any]) -> RenderableType:
@@ -578,7 +597,7 @@ def changed(found: Mapping[str, Any]) -> RenderableType:
             given.add_row(key, *("-" if value is None else str(value) for value in pair))
         came = titled(f"{title}: metrics", [found["base"], run["folder"], "change", "%"])
         for name, metrics in run["systems"].items():
-            for key in COMPARED:
+            for key in compared_keys():
                 if key in metrics:
                     came.add_row(f"{name}: {key}", *_change(metrics[key]))
             came.add_section()

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from sim.inputs.files import UserError
+from sim.results.encoding import encode_summary
 from sim.results.metrics import LIMITS, SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
+from sim.results.summary import TokenCosts
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
 from sim.scenario.scenario import Member, Scenario, check
 from sim.studies.accounts import costs, reliability
-from sim.studies.identity import identity
+from sim.studies.identity import system_identity
 from sim.units import Seconds
 from sim.workload.arrivals import VARIED, ClosedLoop, Gamma, Poisson, RequestBatch, Trace
 
@@ -92,7 +94,7 @@ class SystemCapacity:
     requests: int  # of a trial; the most of them, where users decide
     reason: str = ""
     time_scale: float | None = None  # of a trace, for the best load
-    costs: dict[str, Any] = field(default_factory=dict)
+    costs: TokenCosts = field(default_factory=TokenCosts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,8 @@ class Capacity:
             if getattr(slo, name) is not None
         }
         systems = {
-            name: identity(self.scenario, name, each.members) | self._found(each)
+            name: encode_summary(system_identity(self.scenario, name, each.members))
+            | self._found(each)
             for name, each in self.systems.items()
         }
         target = {"slo": limits, "attainment": self.attainment}
@@ -145,7 +148,7 @@ class Capacity:
             "trials": system.trials,
             "requests": system.requests,
             "reason": system.reason,
-            **system.costs,
+            **encode_summary(system.costs),
         }
 
 
@@ -265,20 +268,21 @@ class _System:
                 * measured_rate(first(workload.draw(self.scenario.seed), self.most))
                 / best.goodput
             )
-        paid = self.costs(best) if best else {}
+        paid = self.costs(best) if best else TokenCosts()
         return SystemCapacity(
             self.members, best, above, self.trials, self.requests, reason, scale, paid
         )
 
-    def costs(self, trial: LoadTrial) -> dict[str, Any]:
+    def costs(self, trial: LoadTrial) -> TokenCosts:
         """Return the joules and dollars of a trial as `run` tells them, of the part that is counted: it is served once more."""
         begin, end = trial.counted
         if end <= begin:
-            return {}
+            return TokenCosts()
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
         rows = scenario.serve(self.name, self.members, self.requests_at(trial.load))
-        available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
-        return costs(scenario, self.members, rows, available)
+        available = reliability(scenario, self.name, self.members, rows)
+        works = available.availability if available else 1.0
+        return costs(scenario, self.members, rows, works)
 
     def lone_rate(self) -> float:
         """Return the rate at which each replica serves mean requests one after another."""

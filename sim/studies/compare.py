@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.results.rows import load_result
+from sim.results.encoding import encode_summary
+from sim.results.saving import load_result
 
 
 def changes(folders: Sequence[Path]) -> dict[str, Any]:
     """Each folder of `run --out` against the first.  Raises: UserError where one holds no result."""
-    base, *others = [load_result(folder).summary for folder in folders]
+    base, *others = [encode_summary(load_result(folder).summary) for folder in folders]
     runs = [
         {"folder": str(folder), **against(base, other)}
         for folder, other in zip(folders[1:], others, strict=True)

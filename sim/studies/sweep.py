@@ -25,7 +25,7 @@ from sim import __version__
 from sim.hardware.chip import BYTES_OF
 from sim.inputs.files import Document, ScenarioError, UserError, write_whole
 from sim.planning.deployment import Deployment
-from sim.results.rows import write_parquet
+from sim.results.saving import write_parquet
 from sim.scenario.scenario import Member, Scenario, laid_out, of
 from sim.scenario.scenario import document as opened
 from sim.studies.design import search_plans

@@ -418,7 +418,8 @@ def replay() -> Table:
         "chip": system.chip.id if system.chip else "",
         "engine": system.engine.id,
     }
-    measured, simulated = result.measured or {}, result.systems[name].metrics
+    measured, simulated = result.measured, result.systems[name].metrics
+    assert measured  # the trace has answers
     rows = []
     for statistic in ("mean", "median", "p90"):
         point = MeasuredPoint(
@@ -427,11 +428,13 @@ def replay() -> Table:
             {},
             system=scenario.whole(name),
         )
-        for metric in ("ttft", "tpot"):
-            key = f"{statistic}_{metric}_ms"
-            rows.append(
-                Compared(point, metric, measured[key] / 1000, simulated[key] / 1000, "tested", "")
-            )
+        for metric, was, now in (
+            ("ttft", measured.ttft[statistic], simulated.ttft[statistic]),
+            ("tpot", measured.tpot[statistic], simulated.tpot[statistic]),
+        ):
+            assert was is not None
+            assert now is not None
+            rows.append(Compared(point, metric, was / 1000, now / 1000, "tested", ""))
     return Table("replay", tuple(rows))
 
 

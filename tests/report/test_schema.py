@@ -91,7 +91,7 @@ def test_every_kind_has_its_table_on_the_page():
         "Dragonfly",
         "Hierarchical",
         "Poisson",
-        "Closed",
+        "ClosedLoop",
         "Plan",
         "System",
         "Memory",
