@@ -173,7 +173,7 @@ def plan(
 ) -> None:
     """What each system holds, whether it fits, and how fast a lone request would be."""
     check_figure(figure)
-    from sim.report.listings import planning
+    from sim.report.plan_tables import planning
     from sim.results.encoding import encode_summary
     from sim.studies.run import planned
 
@@ -225,7 +225,7 @@ def capacity(
     if as_json:
         print_json(found)
     else:
-        from sim.report.listings import capacities
+        from sim.report.plan_tables import capacities
 
         show_table(capacities(found))
 
@@ -375,7 +375,7 @@ def compare(
     if as_json:
         print_json(found)
     else:
-        from sim.report.listings import changed
+        from sim.report.compare_tables import changed
 
         show_table(changed(found))
 
@@ -422,7 +422,7 @@ def trace(
             raise UserError(
                 "--program: prints, and writes no trace and no figure; leave -o and --figure out"
             )
-        from sim.report.listings import listing
+        from sim.report.program_table import listing
 
         show_table(listing(name, *tracing.step_program(searched(scenario), name), chip))
         return

@@ -8,7 +8,7 @@ from rich.console import Console
 
 import sim
 from sim.report import page
-from sim.report.listings import changed
+from sim.report.compare_tables import changed
 from sim.report.tables import comparison
 from sim.results.encoding import decode_summary, encode_summary
 from sim.results.plan_summary import PlanSummary
