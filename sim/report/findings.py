@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 
 from sim.economics.break_even import ALONE, LOADED, break_even_points, priced_card_systems
-from sim.report.identity_rows import WEIGHT_BANDWIDTHS, changes
+from sim.report.identity_rows import WEIGHT_BANDWIDTHS, changed_numbers
 from sim.results.labels import format_number, labelled
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary, SystemSummary
@@ -28,7 +28,7 @@ def notes(summary: RunSummary, file: str = "") -> list[str]:
     file: the scenario's name or path, for a command to try.
     """
     systems = summary.systems
-    lines = changes(summary.identities)
+    lines = changed_numbers(summary.identities)
     if summary.note:
         lines.append(f"Of the trace: {summary.note}.")
     if summary.estimate:

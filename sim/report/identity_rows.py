@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sim.results.labels import format_number, speed_label
 from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
-from sim.results.system_identity import PARTS, Identity, SystemIdentity
+from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
 
 
@@ -89,14 +89,14 @@ def marked_changed(system: Identity, text: str, *parts: str) -> str:
     return text + "†" * any(map(system.changes, parts))
 
 
-def changes(systems: Mapping[str, Identity]) -> list[str]:
+def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
     """Return a sentence for each part of a system that is not as its entry says."""
     lines: dict[str, str] = {}
     plain = {name: s for system in systems for name, s in systems[system].parts(system).items()}
     for name, system in plain.items():
         entries = {"chip": system.chip, "engine": system.engine, "model": system.model}
         for key, change in (system.changed or {}).items():
-            part = next(part for part in PARTS if key.startswith(f"{part}."))
+            part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
             kind = part.rpartition(".")[2]
             head = f"† {name}: {' '.join(filter(None, (kind, entries.get(kind))))} with"
             was = "new" if change.was is None else f"instead of {change.was}"

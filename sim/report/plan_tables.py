@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sim.report.identity_rows import (
     beat_rows,
-    changes,
+    changed_numbers,
     cost_rows,
     identity_rows,
     loading_row,
@@ -72,7 +72,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
         table.add_section()
         _best_plans(table, [s.get("best") for s in each], what, label)
     lines = [
-        *changes(identities),
+        *changed_numbers(identities),
         f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
     ]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
@@ -141,7 +141,7 @@ def planning(summary: PlanSummary) -> RenderableType:
     loading_row(table, list(identities.values()))
     table.add_section()
     _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
-    lines = changes(identities)
+    lines = changed_numbers(identities)
     lines += [
         _tried(name, s.plain.tried)
         for name, s in summary.systems.items()

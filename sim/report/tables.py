@@ -72,7 +72,7 @@ def tables(summary: RunSummary) -> list[Table]:
 
 
 # Counts that have a row where one is not zero.
-COUNTS: dict[str, Callable[[Metrics], int]] = {
+COUNT_ROWS: dict[str, Callable[[Metrics], int]] = {
     "cancelled at the deadline": lambda metrics: metrics.cancelled,
     "preemptions": lambda metrics: metrics.preemptions,
     "failed with their replica": lambda metrics: metrics.failed,
@@ -104,7 +104,7 @@ def _metric_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
     metrics = [s.metrics for s in systems]
     table.add_row("verdict", *(Text(judged(m), style=COLOURS[m.verdict]) for m in metrics))
     table.add_row("completed / refused", *(f"{m.completed} / {m.refused}" for m in metrics))
-    for label, count in COUNTS.items():
+    for label, count in COUNT_ROWS.items():
         if any(map(count, metrics)):
             table.add_row(label, *(format_number(count(m)) for m in metrics))
     speeds = (marked(m, format_number(m.user_speed)) for m in metrics)

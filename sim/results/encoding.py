@@ -3,13 +3,13 @@
     >>> @dataclass(frozen=True)
     ... class Beat:
     ...     us: float
-    ...     fill: Annotated[int | None, LEFT_OUT] = None
+    ...     fill: Annotated[int | None, OMIT_NONE] = None
     >>> encode_summary(Beat(us=61.9))
     {'us': 61.9}
     >>> decode_summary(Beat, {"us": 61.9})
     Beat(us=61.9, fill=None)
 
-A field is a key of its own, by its name. `LEFT_OUT`, `SPLICED` and `Key` in an annotation make it
+A field is a key of its own, by its name. `OMIT_NONE`, `SPLICED` and `Key` in an annotation make it
 differ from that.
 """
 
@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 Kind = TypeVar("Kind")
 Data = Mapping[str, Any]
 
-LEFT_OUT = "left out"  # a field that is None has no key
+OMIT_NONE = "left out"  # a field that is None has no key
 # A field that is a dataclass: its keys stand among those of the object around it. One that may be
 # None is None if the data lack a required key of it.
 SPLICED = "spliced"
@@ -97,7 +97,7 @@ def _codecs_of(kind: Any) -> Iterator[_Codec]:
             keys[0] if keys else item.name,
             hint,
             required=item.default is MISSING and item.default_factory is MISSING,
-            left_out=LEFT_OUT in marks,
+            left_out=OMIT_NONE in marks,
             whole=SPLICED in marks,
             custom=custom[0] if custom else None,
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from sim.results.encoding import LEFT_OUT, SPLICED, Key
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
 from sim.results.system_identity import (
     FleetIdentity,
     FleetMember,
@@ -76,7 +76,7 @@ class PlannedSystem:
     stages: tuple[StageWeights, ...]
     max_sequences: Mapping[str, SequenceCounts]
     unloaded: Annotated[UnloadedRequest | None, Key("lone_request")]
-    tried: Annotated[tuple[TriedPlan, ...] | None, LEFT_OUT] = None
+    tried: Annotated[tuple[TriedPlan, ...] | None, OMIT_NONE] = None
 
     @property
     def plain(self) -> "PlannedSystem | None":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from sim.results.encoding import LEFT_OUT, SPLICED, Key, SplicedField
+from sim.results.encoding import OMIT_NONE, SPLICED, Key, SplicedField
 from sim.results.verdict import Hint, Verdict
 
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
@@ -197,8 +197,8 @@ class Metrics:
     ci95_mean_ttft_ms: float | None = None
     ci95_mean_tpot_ms: float | None = None
     ci95_mean_e2el_ms: float | None = None
-    measured: Annotated[MeasuredSpan | None, LEFT_OUT] = None
-    fitted_share: Annotated[float | None, LEFT_OUT] = None
+    measured: Annotated[MeasuredSpan | None, OMIT_NONE] = None
+    fitted_share: Annotated[float | None, OMIT_NONE] = None
     availability: Annotated[AvailabilityMetrics | None, SPLICED] = None
     link_errors: Annotated[ReplayMetrics | None, SPLICED] = None
 
@@ -230,9 +230,9 @@ class TraceMetrics:
     ttft: LatencyField
     tpot: LatencyField
     e2el: LatencyField
-    ci95_mean_ttft_ms: Annotated[float | None, LEFT_OUT] = None
-    ci95_mean_tpot_ms: Annotated[float | None, LEFT_OUT] = None
-    ci95_mean_e2el_ms: Annotated[float | None, LEFT_OUT] = None
+    ci95_mean_ttft_ms: Annotated[float | None, OMIT_NONE] = None
+    ci95_mean_tpot_ms: Annotated[float | None, OMIT_NONE] = None
+    ci95_mean_e2el_ms: Annotated[float | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@
     >>> load_result(folder).summary.systems["lpu"].metrics.tpot.median  # doctest: +SKIP
     3.28
 
-`sim.results.encoding` writes and reads them. None is a missing value; a `LEFT_OUT` field that is
+`sim.results.encoding` writes and reads them. None is a missing value; an `OMIT_NONE` field that is
 None has no key in JSON.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sim.economics.break_even import PricedSystem
-from sim.results.encoding import LEFT_OUT, SPLICED, Key
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
 from sim.results.statistics import Metrics, TraceMetrics
 from sim.results.system_identity import (
     FleetIdentity,
@@ -79,9 +79,9 @@ class TokenCosts:
     busy_share: of its time, the mean over chips. All are None where no token came.
     """
 
-    busy_share: Annotated[float | None, LEFT_OUT] = None
-    energy: Annotated[EnergyUse | None, LEFT_OUT] = None
-    economics: Annotated[TokenPrice | None, LEFT_OUT] = None
+    busy_share: Annotated[float | None, OMIT_NONE] = None
+    energy: Annotated[EnergyUse | None, OMIT_NONE] = None
+    economics: Annotated[TokenPrice | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +94,11 @@ class SystemSummary:
 
     identity: Annotated[Identity, SPLICED]
     fidelity: str
-    network: Annotated[NetworkUse | None, LEFT_OUT] = None
+    network: Annotated[NetworkUse | None, OMIT_NONE] = None
     metrics: Annotated[Metrics, SPLICED]
     costs: Annotated[TokenCosts, SPLICED]
-    outages: Annotated[tuple[tuple[float, float], ...] | None, LEFT_OUT] = None
-    unloaded: Annotated[UnloadedRequest | None, LEFT_OUT, Key("lone_request")] = None
+    outages: Annotated[tuple[tuple[float, float], ...] | None, OMIT_NONE] = None
+    unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
 
     @property
     def by_chip(self) -> bool:
@@ -170,10 +170,10 @@ class RunOrigin:
     question: the scenario file's opening comment. inputs: its data. sources: by entry.
     """
 
-    version: Annotated[str | None, LEFT_OUT] = None
-    question: Annotated[str | None, LEFT_OUT] = None
+    version: Annotated[str | None, OMIT_NONE] = None
+    question: Annotated[str | None, OMIT_NONE] = None
     inputs: Mapping[str, Any]
-    sources: Annotated[Mapping[str, EntrySources] | None, LEFT_OUT] = None
+    sources: Annotated[Mapping[str, EntrySources] | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,12 +189,12 @@ class RunSummary:
 
     scenario: str
     seed: int
-    workload: Annotated[str | None, LEFT_OUT] = None
-    note: Annotated[str | None, LEFT_OUT] = None
-    measured: Annotated[TraceMetrics | None, LEFT_OUT] = None
-    slo: Annotated[Mapping[str, float] | None, LEFT_OUT, Key("slo_s")] = None
-    economics: Annotated[EconomicTerms | None, LEFT_OUT] = None
-    estimate: Annotated[Mapping[str, CostEstimate] | None, LEFT_OUT] = None
+    workload: Annotated[str | None, OMIT_NONE] = None
+    note: Annotated[str | None, OMIT_NONE] = None
+    measured: Annotated[TraceMetrics | None, OMIT_NONE] = None
+    slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    economics: Annotated[EconomicTerms | None, OMIT_NONE] = None
+    estimate: Annotated[Mapping[str, CostEstimate] | None, OMIT_NONE] = None
     systems: Mapping[str, SystemSummary]
     origin: Annotated[RunOrigin | None, SPLICED] = None
 

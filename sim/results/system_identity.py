@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from sim.results.encoding import LEFT_OUT, SPLICED, Key, decode_summary
+from sim.results.encoding import OMIT_NONE, SPLICED, Key, decode_summary
 from sim.results.statistics import MemberMetrics
 
 
@@ -42,8 +42,8 @@ class SearchedPlan:
     by: str
     considered: int
     simulated: int
-    max_goodput_users: Annotated[int | None, LEFT_OUT] = None
-    max_goodput_rate: Annotated[float | None, LEFT_OUT] = None
+    max_goodput_users: Annotated[int | None, OMIT_NONE] = None
+    max_goodput_rate: Annotated[float | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class ChangedValue:
 
 
 # A changed number belongs to the first of these that its key starts with.
-PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")
+CHANGED_PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class SystemIdentity:
     speed_label: str | None = None
     contended: str | None = None
     plan: PlanDegrees
-    search: Annotated[SearchedPlan | None, LEFT_OUT] = None
+    search: Annotated[SearchedPlan | None, OMIT_NONE] = None
     precision: Precisions
     memory: MemoryPlacement
     memories: tuple[str, ...]
@@ -146,7 +146,7 @@ class SystemIdentity:
     beat: Beat | None = None
     load_s: float | None = None
     published: tuple[SpeedPoint, ...] = ()
-    changed: Annotated[Mapping[str, ChangedValue] | None, LEFT_OUT] = None
+    changed: Annotated[Mapping[str, ChangedValue] | None, OMIT_NONE] = None
 
     @property
     def plain(self) -> "SystemIdentity | None":
@@ -202,9 +202,9 @@ class FleetMember:
 
     copies: int
     identity: Annotated[SystemIdentity, SPLICED]
-    fidelity: Annotated[str | None, LEFT_OUT] = None
+    fidelity: Annotated[str | None, OMIT_NONE] = None
     served: Annotated[MemberMetrics | None, SPLICED] = None
-    unloaded: Annotated[UnloadedRequest | None, LEFT_OUT, Key("lone_request")] = None
+    unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
