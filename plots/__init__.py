@@ -21,7 +21,7 @@ from plots import (
     users,
 )
 from sim.economics.break_even import priced_card_systems
-from sim.results.rows import Saved
+from sim.results.saving import Saved
 from sim.studies.sweep import Swept
 
 FIGURES: dict[str, Callable[[Saved], Figure]] = {
@@ -46,9 +46,9 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
 
 def draw_all(saved: Saved) -> dict[str, Figure]:
     """Every figure, by the name its file gets; without prices there is no crossover."""
-    failing = any("outages" in system for system in saved.summary["systems"].values())
+    failing = any(system.outages for system in saved.summary.systems.values())
     named = FIGURES | (OUTAGES if failing else {})
-    if not priced_card_systems(saved.summary):
+    if not priced_card_systems(saved.summary.priced_systems):
         named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}
 

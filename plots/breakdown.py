@@ -1,13 +1,13 @@
 """Where a lone request's token spends its time, by system: stacked terms, the fitted part of each hatched."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
-from sim.results.rows import Saved
+from sim.results.saving import Saved
+from sim.results.system_identity import UnloadedRequest
 
 # Term: label and colour.  Tol's muted palette, so that no term has the colour of a system.  Source: https://sronpersonalpages.nl/~pault/
 TERMS = {
@@ -23,18 +23,18 @@ TERMS = {
 
 def draw(saved: Saved) -> Figure:
     """One bar a system, but for fleets: their members have theirs.  Terms too narrow to be seen are left white."""
-    systems = {name: s for name, s in saved.summary["systems"].items() if "members" not in s}
+    systems = {name: s.unloaded for name, s in saved.summary.systems.items() if s.unloaded}
     figure = style.figure(8.0, 2.3 + 0.62 * len(systems))
     axis = figure.subplots()
     names = list(systems)
-    total = max(s["lone_request"]["tpot_ms"] for s in systems.values())
+    total = max(lone.tpot_ms for lone in systems.values())
     used = []
     for row, name in enumerate(names):
-        lone = systems[name]["lone_request"]
+        lone = systems[name]
         left = 0.0
         for term, (_, colour) in TERMS.items():
-            time, fitted = lone["terms_ms"][term], lone["fitted_terms_ms"][term]
-            if time < 0.005 * lone["tpot_ms"]:
+            time, fitted = lone.terms_ms[term], lone.fitted_terms_ms[term]
+            if time < 0.005 * lone.tpot_ms:
                 left += time
                 continue
             used.append(term)
@@ -55,7 +55,7 @@ def draw(saved: Saved) -> Figure:
         axis.text(
             left + 0.01 * total,
             row,
-            f"{style.number(lone['tpot_ms'])} ms, {lone['fitted_share']:.0%} fitted",
+            f"{style.number(lone.tpot_ms)} ms, {lone.fitted_share:.0%} fitted",
             va="center",
             fontsize=9,
         )
@@ -88,11 +88,10 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def finding(systems: Mapping[str, Any]) -> str:
+def finding(systems: Mapping[str, UnloadedRequest]) -> str:
     """What takes most of a token's time on each system."""
     parts = []
-    for name, system in systems.items():
-        lone = system["lone_request"]
-        term = max(lone["terms_ms"], key=lambda t: lone["terms_ms"][t])
-        parts.append(f"{name} {lone['terms_ms'][term] / lone['tpot_ms']:.0%} {TERMS[term][0]}")
+    for name, lone in systems.items():
+        term, time = max(lone.terms_ms.items(), key=lambda pair: pair[1])
+        parts.append(f"{name} {time / lone.tpot_ms:.0%} {TERMS[term][0]}")
     return "Most of a token's time: " + ", ".join(parts)

@@ -1,7 +1,6 @@
 """How TTFT, TPOT and end-to-end latency are distributed over the requests, by system."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +8,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from plots import style
-from sim.results.rows import Saved
+from sim.results.saving import Saved
+from sim.results.summary import SystemSummary
 
 PANELS = (
     ("ttft", "time to first token, ms"),
@@ -20,7 +20,7 @@ PANELS = (
 
 def draw(saved: Saved) -> Figure:
     """Three panels on logarithmic axes."""
-    systems = saved.summary["systems"]
+    systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
     figure = style.figure(8.5, 3.9)
     axes = figure.subplots(1, 3, sharey=True)
@@ -68,12 +68,14 @@ def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
     return {"ttft": 1000 * (first - arrival), "tpot": 1000 * tpot, "e2el": 1000 * (last - arrival)}
 
 
-def finding(systems: Mapping[str, Any]) -> str:
+def finding(systems: Mapping[str, SystemSummary]) -> str:
     """Who begins first and who ends first, at the median."""
-    begin = {
-        name: s["median_ttft_ms"] for name, s in systems.items() if s["median_ttft_ms"] is not None
-    }
-    end = {name: systems[name]["median_e2el_ms"] for name in begin}
+    begin: dict[str, float] = {}
+    end: dict[str, float] = {}
+    for name, system in systems.items():
+        ttft, e2el = system.metrics.ttft.median, system.metrics.e2el.median
+        if ttft is not None and e2el is not None:
+            begin[name], end[name] = ttft, e2el
     if not begin:
         return "No request was served"
     first, last, slowest = (

@@ -1,7 +1,6 @@
 """What a million output tokens cost by the price of a card: systems of the first kind of card that is paid for, against others."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,31 +9,29 @@ from matplotlib.figure import Figure
 from plots import style
 from sim.economics.break_even import (
     LOADED,
-    break_even_card_price,
+    PricedSystems,
     break_even_points,
-    price_and_speed,
     priced_card_systems,
-    priced_systems,
-    split_token_price,
 )
-from sim.results.rows import Saved
+from sim.results.saving import Saved
 
 NEAR = 1.5  # prices whose ratio is smaller have labels that would overlap
 
 
 def draw(saved: Saved) -> Figure:
     """Dashed: one user alone; solid: the run's load.  Circles: a token costs as much as the cheapest one of other chips."""
-    systems, priced = priced_systems(saved.summary), priced_card_systems(saved.summary)
-    colours = style.colours(saved.summary["systems"])
-    markers = style.markers(saved.summary["systems"])
+    systems = saved.summary.priced_systems
+    priced = priced_card_systems(systems)
+    colours = style.colours(saved.summary.systems)
+    markers = style.markers(saved.summary.systems)
     figure = style.figure(8.0, 5.2)
     axis = figure.subplots()
-    dearest = max(systems[name]["economics"]["card_usd"] for name in priced)
+    dearest = max(systems[name].card_usd for name in priced)
     prices = np.geomspace(min(100.0, dearest / 10), 2 * dearest, 200)
     for place, (name, system) in enumerate(systems.items()):
-        for load, (usd, speed) in price_and_speed(system).items():
+        for load, (usd, speed) in system.price_and_speed().items():
             line = "-" if load == LOADED else "--"
-            flat, slope = split_token_price(system, usd) if name in priced else (usd, 0.0)
+            flat, slope = system.split_token_price(usd) if name in priced else (usd, 0.0)
             axis.plot(
                 prices,
                 flat + slope * prices,
@@ -45,7 +42,7 @@ def draw(saved: Saved) -> Figure:
                 ms=4.5,
                 label=f"{name}, {load}: {style.number(speed)} token/s for a user",
             )
-    for price in {systems[name]["economics"]["card_usd"]: None for name in priced}:
+    for price in {systems[name].card_usd: None for name in priced}:
         axis.axvline(price, color="#555555", lw=1.0)
         axis.annotate(
             f"a card costs {usd_of(price)}",
@@ -73,24 +70,24 @@ def draw(saved: Saved) -> Figure:
     style.plain_log(axis.yaxis)
     axis.minorticks_off()
     style.legend(axis, columns=2)
-    style.title(figure, finding(saved.summary), key_rows=len(systems))
+    style.title(figure, finding(systems), key_rows=len(systems))
     style.footnote(figure, saved.summary)
     return figure
 
 
 def mark_crossings(
-    axis: Axes, systems: Mapping[str, Any], priced: Sequence[str], span: tuple[float, float]
+    axis: Axes, systems: PricedSystems, priced: Sequence[str], span: tuple[float, float]
 ) -> None:
     """Draw a circle where a token costs as much as the cheapest one of other chips, alone and under the run's load."""
     cheapest: dict[str, float] = {}
     for name in (name for name in systems if name not in priced):
-        for load, (usd, _) in price_and_speed(systems[name]).items():
+        for load, (usd, _) in systems[name].price_and_speed().items():
             cheapest[load] = min(usd, cheapest.get(load, usd))
     for usd in cheapest.values():
         found = [
-            break_even_card_price(systems[name], own, usd)
+            systems[name].break_even_card_price(own, usd)
             for name in priced
-            for own, _ in price_and_speed(systems[name]).values()
+            for own, _ in systems[name].price_and_speed().values()
         ]
         shown = sorted(price for price in found if span[0] <= price <= span[1])
         for i, price in enumerate(shown):
@@ -112,12 +109,11 @@ def mark_crossings(
             )
 
 
-def finding(summary: Mapping[str, Any]) -> str:
+def finding(systems: PricedSystems) -> str:
     """The card price at which the cheapest of them under load costs as much as the cheapest of other chips."""
-    best, found = break_even_points(summary)
-    system = summary["systems"][best]
+    best, found = break_even_points(systems)
     if not found:
-        return f"{best}: {usd_of(system['economics']['usd_per_mtok'])} a million tokens"
+        return f"{best}: {usd_of(systems[best].usd_per_mtok)} a million tokens"
     parts = []
     hardest = {
         load: min((each for each in found if each.load == load), key=lambda each: each.price)
@@ -126,7 +122,7 @@ def finding(summary: Mapping[str, Any]) -> str:
     for each in hardest.values():
         told = f"at {usd_of(each.price)} a card" if each.price > 0 else "at no price of a card"
         parts.append(f"{each.other} with {each.load} ({style.number(each.speed)}) {told}")
-    speed = style.number(1000 / system["median_tpot_ms"])
+    speed = style.number(systems[best].price_and_speed()[LOADED][1])
     return f"A token of {best} ({speed} token/s for a user) costs as much as one of {', of '.join(parts)}"
 
 

@@ -1,5 +1,6 @@
 """What users see while replicas fail: time to first token and good requests over time, the outages shaded."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from plots import style
 from sim.results.metrics import SLO, met
-from sim.results.rows import Saved
+from sim.results.saving import Saved
+from sim.results.summary import SystemSummary
 
 SPANS = 60  # of a run, for each of which there is a point
 
@@ -20,7 +22,7 @@ def draw(saved: Saved) -> Figure:
 
     Without an SLO all that are finished are good.
     """
-    systems = saved.summary["systems"]
+    systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
     figure = style.figure(7.5, 4.8)
     first, good = figure.subplots(2, 1, sharex=True)
@@ -47,10 +49,10 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def shade(axis: Axes, systems: dict[str, Any]) -> None:
+def shade(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
     """When a replica of any system is down; what several have in common is shaded once."""
     for start, end in {
-        (start, end) for system in systems.values() for start, end in system.get("outages", [])
+        (start, end) for system in systems.values() for start, end in system.outages or ()
     }:
         axis.axvspan(start, end, color="#888888", alpha=0.2, lw=0)
 
@@ -75,7 +77,7 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
         for q in (50, 99)
     )
     limits = met(
-        SLO(**saved.summary.get("slo_s", {})),
+        SLO(**(saved.summary.slo or {})),
         arrival,
         first,
         last,
@@ -90,16 +92,13 @@ def finding(saved: Saved) -> str:
     """How long the unluckiest waited for a first token, and how many began anew."""
     rows = saved.requests.filter(saved.requests["outcome"] == "finished")
     told = []
-    for name, system in saved.summary["systems"].items():
+    for name, system in saved.summary.systems.items():
         own = rows.filter(rows["system"] == name)
         if len(own):
-            told.append(
-                f"{name} {style.number((own['first_token'] - own['arrival']).to_numpy().max())} s ({system['retried']} began anew)"
-            )
+            longest = style.number((own["first_token"] - own["arrival"]).to_numpy().max())
+            told.append(f"{name} {longest} s ({system.metrics.retried} began anew)")
     starts = [
-        start
-        for system in saved.summary["systems"].values()
-        for start, _ in system.get("outages", [])
+        start for system in saved.summary.systems.values() for start, _ in system.outages or ()
     ]
     fails = (
         "A replica fails"

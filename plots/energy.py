@@ -98,7 +98,7 @@ def draw_swept(swept: Swept) -> Figure:
         ["system", "load"], maintain_order=True
     )
     figure = draw(rows, "users" if load == "users" else "requests per second")
-    style.footnote(figure, series.footnote(swept))
+    series.footnote(figure, swept)
     return figure
 
 

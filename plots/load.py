@@ -32,7 +32,7 @@ def draw(swept: Swept) -> Figure:
     if any(True in each.hollow for each in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
-    style.footnote(figure, series.footnote(swept))
+    series.footnote(figure, swept)
     return figure
 
 

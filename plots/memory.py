@@ -1,14 +1,15 @@
 """What the chips of each stage hold: weights, room for KV cache, activations, reserve."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import NDArray
 
 from plots import style
+from sim.results.plan_summary import PlannedSystem, PlanSummary
 
 # The colours of weights, KV cache and activations in the figure of a token's time.
 PARTS = {
@@ -20,19 +21,17 @@ PARTS = {
 ACROSS = 3  # panels in a row
 
 
-def draw(planned: Mapping[str, Any]) -> Figure:
+def draw(planned: PlanSummary) -> Figure:
     """A panel for each system of `plan --json`, a bar for each stage, the usable memory of its fullest chip as a line."""
-    systems = {
-        name: system for name, system in planned["systems"].items() if "members" not in system
-    }
+    systems = {name: plain for name, system in planned.systems.items() if (plain := system.plain)}
     columns = min(ACROSS, len(systems))
     rows = -(-len(systems) // columns)
     figure = style.figure(max(5.0, 1.0 + 3.0 * columns), 1.9 + 2.4 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for (name, system), axis in zip(systems.items(), axes, strict=False):
         held = parts(system)
-        unit, letters = (1e9, "GB") if system["bytes_per_chip"]["capacity"] > 1e9 else (1e6, "MB")
-        stages, base = np.arange(len(system["stages"])), np.zeros(len(system["stages"]))
+        unit, letters = (1e9, "GB") if system.bytes_per_chip.capacity > 1e9 else (1e6, "MB")
+        stages, base = np.arange(len(system.stages)), np.zeros(len(system.stages))
         for part, (_, colour) in PARTS.items():
             axis.bar(
                 stages,
@@ -43,11 +42,11 @@ def draw(planned: Mapping[str, Any]) -> Figure:
                 lw=0,
             )
             base += held[part]
-        axis.axhline(system["bytes_per_chip"]["capacity"] / unit, color="black", lw=1)
+        axis.axhline(system.bytes_per_chip.capacity / unit, color="black", lw=1)
         axis.set(xlabel="stage", ylabel=f"on each chip, {letters}", ylim=(0, None))
         axis.set_xlim(-0.8, max(len(stages) - 0.2, 0.8))
         axis.set_title(
-            f"{style.short(name, 20)}: {style.short(style.hardware(system), 36)}",
+            f"{style.short(name, 20)}: {style.short(style.hardware(system.identity), 36)}",
             fontsize=8,
             loc="left",
         )
@@ -63,27 +62,28 @@ def draw(planned: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def parts(system: Mapping[str, Any]) -> dict[str, Any]:
+def parts(system: PlannedSystem) -> dict[str, NDArray[np.float64]]:
     """Bytes on a chip of each stage, by part; weights that live in another memory than the KV cache are not in this one."""
-    told = system["bytes_per_chip"]
-    weights = np.array([stage[2] for stage in system["stages"]], float)
-    if system["memory"]["weights"] != system["memory"]["kv"]:
+    chip, memory = system.bytes_per_chip, system.identity.memory
+    weights = np.array([stage.weights for stage in system.stages], float)
+    if memory.weights != memory.kv:
         weights = np.zeros_like(weights)
-    other = {part: np.full(len(weights), float(told[part])) for part in ("activations", "reserve")}
-    left = told["capacity"] - weights - other["activations"] - other["reserve"]
-    return {"weights": weights, **other, "room": np.maximum(left, 0.0)}
+    activations = np.full(len(weights), float(chip.activations))
+    reserve = np.full(len(weights), float(chip.reserve))
+    room = np.maximum(chip.capacity - weights - activations - reserve, 0.0)
+    return {"weights": weights, "activations": activations, "reserve": reserve, "room": room}
 
 
-def finding(systems: Mapping[str, Any]) -> str:
+def finding(systems: Mapping[str, PlannedSystem]) -> str:
     """What fills the fullest stage's chips, and what is left."""
     told = []
     for name, system in systems.items():
-        held, capacity = parts(system), system["bytes_per_chip"]["capacity"]
+        held, capacity = parts(system), system.bytes_per_chip.capacity
         weights, left = (
             float(held["weights"].max()) / capacity,
             float(held["room"].min()) / capacity,
         )
-        room = f"{style.percent(left)} left for KV cache" if system["fits"] else "does not fit"
+        room = f"{style.percent(left)} left for KV cache" if system.fits else "does not fit"
         told.append(f"{name} {style.percent(weights)} weights, {room}")
     return (
         f"The fullest chip's memory: {'; '.join(told)}"

@@ -1,53 +1,40 @@
 """KV cache and queue over time, by system, worked out from the rows of a run."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
-from sim.results.rows import Saved
+from sim.results.saving import Saved
 
 MOMENTS = 600  # at which it is looked, and where few requests come also whenever something changes: more are not seen
 
 
 def draw(saved: Saved) -> Figure:
     """Above the share of the KV cache that tokens fill (its room may be reserved before), below the requests that wait for room."""
-    systems = saved.summary["systems"]
+    systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
+    rooms = {name: system.identity.kv_room() or 1 for name, system in systems.items()}
     figure = style.figure(7.5, 4.8)
     full, queue = figure.subplots(2, 1, sharex=True)
     seen = {name: over_time(saved, name) for name in systems}
     seen = {name: each for name, each in seen.items() if len(each[0])}
     for name, (times, held, waiting) in seen.items():
         looks = {"color": colours[name], "ls": dashes[name], "lw": 1.4}
-        full.plot(times, 100 * held / room(systems[name]), **looks)
+        full.plot(times, 100 * held / rooms[name], **looks)
         queue.plot(times, waiting, drawstyle="steps-post", **looks)
     full.set(ylabel="KV cache filled, %", ylim=(0, None))
     queue.set(ylabel="requests waiting", xlabel="time since the first request, s", ylim=(0, None))
     queue.set_ylim(0, max(1.0, queue.get_ylim()[1]))
     keys = [Line2D([], [], color=colours[name], ls=dashes[name], label=name) for name in seen]
     peaks = {
-        name: (float(max(held)) / room(systems[name]), int(max(waiting)))
+        name: (float(max(held)) / rooms[name], int(max(waiting)))
         for name, (_, held, waiting) in seen.items()
     }
     style.title(figure, finding(peaks), style.keyed(figure, keys))
     style.footnote(figure, saved.summary)
     return figure
-
-
-def room(system: dict[str, Any]) -> int:
-    """Tokens that the KV caches of all replicas have room for."""
-    members = system.get("members", {"": {"copies": 1} | system})
-    return (
-        sum(
-            each["copies"] * each["plan"]["replicas"] * each["kv_tokens"]
-            for each in members.values()
-        )
-        or 1
-    )
 
 
 def over_time(

@@ -37,9 +37,9 @@ def draw(swept: Swept) -> Figure:
     style.title(figure, finding(lines), style.keyed(figure, handles))
     unknown = [each.label for each in lines if None in each.values(power)]
     told = f"; not known of {', '.join(unknown)}" if unknown else ""
-    style.footnote(
+    series.footnote(
         figure,
-        series.footnote(swept),
+        swept,
         f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{told}",
     )
     return figure

@@ -127,7 +127,7 @@ def draw(swept: Swept) -> Figure:
         for label, mark in marks.items()
     ]
     style.title(figure, finding(pairs, x), style.keyed(figure, handles))
-    style.footnote(figure, series.footnote(swept), "speed of a user: 1/TPOT of the median request")
+    series.footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
     return figure
 
 

@@ -5,14 +5,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from plots import style
-from sim.results.rows import Saved
+from sim.results.saving import Saved
 
 FIRST = 8  # tokens of the left panel
 
 
 def draw(saved: Saved) -> Figure:
     """Left the first tokens, right all of them.  Rows know the first and the last token: between them the stream is straight."""
-    systems = saved.summary["systems"]
+    systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
     tokens = median_request(saved)
     figure = style.figure(8.0, 4.0)
@@ -75,7 +75,7 @@ def median_request(saved: Saved) -> dict[str, tuple[float, float, int]]:
     if len(common):
         rows = rows.filter(polars.col("id") == common.sort("off", "id")["id"][0])
     found = {}
-    for name in saved.summary["systems"]:
+    for name in saved.summary.systems:
         own = rows.filter(polars.col("system") == name).sort("off", "id")
         if len(own):
             found[name] = own["ttft"][0], own["tpot"][0], own["output_tokens"][0]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
@@ -174,38 +175,36 @@ def hollow() -> Line2D:
     )
 
 
-def plan(own: "polars.DataFrame") -> dict[str, int]:
-    """Return the degrees that all points of a system share; nothing where they vary."""
-    found = own.select([f"plan.{key}" for key in DEGREES]).unique()
-    return dict(zip(DEGREES, found.row(0), strict=True)) if len(found) == 1 else {}
-
-
-def footnote(swept: Swept) -> dict[str, Any]:
-    """The sweep as the footnote of a figure names it: of each system what it is in its first point that worked."""
-    systems = {}
+def footnote(figure: Figure, swept: Swept, *more: str) -> None:
+    """Put under a figure what each system of a sweep is, in its first point that worked."""
+    systems = []
     for name in swept.summary["systems"]:
         own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
-        if not len(own):
-            continue
-        first = own.row(0, named=True)
-        least, most = own["chips"].min(), own["chips"].max()
-        told: dict[str, Any] = {
-            "model": first["model"],
-            "chips": least if least == most else f"{least!s} to {most!s}",
-        }
-        fleet = swept.summary["inputs"]["systems"][name].get("fleet")
-        if fleet:
-            told["members"] = {member: {"copies": copies} for member, copies in fleet.items()}
-        else:
-            told |= {
-                "chip": first["chip"],
-                "engine": first["engine"],
-                "precision": {"weights": first["precision.weights"]},
-                "plan": plan(own),
-            }
-        systems[name] = told
-    return {
-        "scenario": swept.summary["scenario"],
-        "seed": swept.summary["seed"],
-        "systems": systems,
-    }
+        if len(own):
+            first = own.row(0, named=True)
+            systems.append(style.FootnoteSystem(name, first["model"], _hardware(swept, name, own)))
+    scenario = f"scenario {swept.summary['scenario']}, seed {swept.summary['seed']}"
+    style.write_footnote(figure, scenario, systems, more)
+
+
+def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
+    """Return '8 x h100-sxm, vllm, fp8 weights, plan 8 x 1 x 1', of a fleet '1 lpu, 4 h100x8'.
+
+    Left out: the plan, if it is not the same in all points.
+    """
+    fleet = swept.summary["inputs"]["systems"][name].get("fleet")
+    if fleet:
+        return ", ".join(f"{copies} {member}" for member, copies in fleet.items())
+    first = own.row(0, named=True)
+    least, most = own["chips"].min(), own["chips"].max()
+    chips = str(least) if least == most else f"{least!s} to {most!s}"
+    weights = f"{first['precision.weights']} weights"
+    return f"{chips} x {first['chip']}, {first['engine']}, {weights}{_plan(own)}"
+
+
+def _plan(own: "polars.DataFrame") -> str:
+    """Return ', plan 8 x 72 x 1' (tensor x pipeline x replicas), or '' if points have several."""
+    found = own.select([f"plan.{key}" for key in DEGREES]).unique()
+    if len(found) != 1 or None in found.row(0):
+        return ""
+    return f", plan {' x '.join(map(str, found.row(0)))}"

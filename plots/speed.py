@@ -1,7 +1,6 @@
 """Tokens per second that one user gets, by system: the median request and the middle 80 %, with published figures as marks."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,12 +8,13 @@ from matplotlib.figure import Figure
 from plots import style
 from plots.cdf import latencies
 from sim.results.labels import published_speed, speed_label
-from sim.results.rows import Saved
+from sim.results.saving import Saved
+from sim.results.summary import SystemSummary
 
 
 def draw(saved: Saved) -> Figure:
     """Bars are medians over the run's requests, whiskers the middle 80 %; open marks are published, by their sources."""
-    systems = saved.summary["systems"]
+    systems = saved.summary.systems
     colours = style.colours(systems)
     figure = style.figure(7.0, 4.2)
     axis = figure.subplots()
@@ -37,8 +37,9 @@ def draw(saved: Saved) -> Figure:
             fontweight="bold",
         )
         top = max(top, high)
-        for point in sorted(system.get("published", []), key=lambda p: p["tokens_per_second"]):
-            speed = point["tokens_per_second"]
+        published = system.identity.plain.published if system.identity.plain else ()
+        for point in sorted(published, key=lambda point: point.tokens_per_second):
+            speed = point.tokens_per_second
             axis.plot(
                 place + 0.34,
                 speed,
@@ -49,7 +50,7 @@ def draw(saved: Saved) -> Figure:
                 ls="",
                 label=None if marked else "published",
             )
-            text = f"{published_speed(point)}\n{point['engine']},\n{point['weights']}, {point['date'][:4]}"
+            text = f"{published_speed(point)}\n{point.engine},\n{point.weights}, {point.date[:4]}"
             axis.annotate(
                 text,
                 (place + 0.34, speed),
@@ -64,7 +65,10 @@ def draw(saved: Saved) -> Figure:
         ylabel="output tokens per second of one user",
         ylim=(0, 1.12 * top if top else 1),
     )
-    labels = [(name, style.hardware(s, below=True), speed_label(s)) for name, s in systems.items()]
+    labels = [
+        (name, *identity.hardware, speed_label(identity))
+        for name, identity in saved.summary.identities.items()
+    ]
     axis.set_xticklabels(["\n".join(filter(None, each)) for each in labels])
     axis.set_xlim(-0.5, len(systems) - 0.1)
     axis.grid(axis="x", visible=False)
@@ -75,11 +79,9 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def finding(systems: Mapping[str, Any]) -> str:
+def finding(systems: Mapping[str, SystemSummary]) -> str:
     """The fastest system for a user, against the others."""
-    speeds = {
-        name: 1000 / s["median_tpot_ms"] for name, s in systems.items() if s["median_tpot_ms"]
-    }
+    speeds = {name: speed for name, s in systems.items() if (speed := s.metrics.user_speed)}
     if not speeds:
         return "No request had two tokens"
     best = max(speeds, key=lambda name: speeds[name])

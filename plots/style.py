@@ -2,7 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from sim.results.summary import RunSummary
+from sim.results.system_identity import Identity
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -146,28 +150,37 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def hardware(system: Mapping[str, Any], below: bool = False) -> str:
-    """'576 x groq-lpu-v1, groq-compiler', of a fleet '1 lpu, 4 h100x8': side by side or one below the other."""
-    copies = [f"{member['copies']} {name}" for name, member in system.get("members", {}).items()]
-    return ("\n" if below else ", ").join(
-        copies or [f"{system['chips']} x {system['chip']}", system["engine"]]
-    )
+def hardware(system: Identity) -> str:
+    """Return '576 x groq-lpu-v1, groq-compiler', of a fleet '1 lpu, 4 h100x8'."""
+    return ", ".join(system.hardware)
 
 
-def degrees(system: Mapping[str, Any]) -> str:
-    """', plan 8 x 72 x 1': tensor x pipeline x replicas; empty where there is no plan, or points have several."""
-    plan = system.get("plan") or {}
-    found = [plan.get(key) for key in ("tensor", "pipeline", "replicas")]
-    return "" if None in found else f", plan {' x '.join(map(str, found))}"
+@dataclass(frozen=True)
+class FootnoteSystem:
+    """A system as a footnote names it: its name, model, and what it is, with its plan."""
+
+    name: str
+    model: str
+    hardware: str
 
 
-def footnote(figure: Figure, summary: Mapping[str, Any], *more: str) -> None:
-    """Under the figure: the models, the scenario, its seed, what each system is and its plan, and more that must be said."""
-    models = ", ".join(dict.fromkeys(s["model"] for s in summary["systems"].values()))
-    parts = [f"{models}; scenario {summary['scenario']}, seed {summary['seed']}"]
-    for name, s in summary["systems"].items():
-        weights = "" if "members" in s else f", {s['precision']['weights']} weights"
-        parts.append(f"{name}: {hardware(s)}{weights}{degrees(s)}")
+def footnote(figure: Figure, summary: RunSummary, *more: str) -> None:
+    """Put under a figure the models, the scenario, its seed, each system and its plan, and more."""
+    systems = []
+    for name, identity in summary.identities.items():
+        plain = identity.plain
+        about = f", {plain.precision.weights} weights, plan {plain.plan.text}" if plain else ""
+        systems.append(FootnoteSystem(name, identity.model, hardware(identity) + about))
+    write_footnote(figure, f"scenario {summary.scenario}, seed {summary.seed}", systems, more)
+
+
+def write_footnote(
+    figure: Figure, scenario: str, systems: Sequence[FootnoteSystem], more: Sequence[str] = ()
+) -> None:
+    """Put under a figure the models, the scenario with its seed, what each system is, and more."""
+    models = ", ".join(dict.fromkeys(system.model for system in systems))
+    parts = [f"{models}; {scenario}"]
+    parts += [f"{system.name}: {system.hardware}" for system in systems]
     parts += more
     lines, width = [""], int(figure.get_figwidth() * 19)
     for part in parts:

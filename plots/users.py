@@ -40,7 +40,7 @@ def draw(swept: Swept) -> Figure:
         axis.set(xlabel="users, each with one request at a time", xscale="log")
         style.plain_log(axis.xaxis)
     style.title(figure, finding(lines), style.keyed(figure, series.key(lines)))
-    style.footnote(figure, series.footnote(swept))
+    series.footnote(figure, swept)
     return figure
 
 

@@ -2,7 +2,7 @@
 
     import sim
     result = sim.run("llama2-70b-lpu-vs-h100")       # a file, or a scenario of the catalogue
-    result.systems["lpu"].metrics["median_tpot_ms"]  # or result.metrics and result.requests, as Polars frames
+    result.systems["lpu"].metrics.tpot.median  # or result.metrics and result.requests, as Polars frames
 
 What can be waited for is a process or a resource; what can only be computed is a function.
 

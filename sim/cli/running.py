@@ -39,7 +39,7 @@ def run_command(
     """Simulate every system of a scenario under the same requests, and compare them."""
     from sim.cost.plan import PlanError
     from sim.report.tables import comparison, envelope
-    from sim.studies.run import priced, run
+    from sim.studies.run import economic_terms, priced, run
 
     scenario = open_scenario(file, assignments, seed)
     folder = out or Path("out")
@@ -51,15 +51,15 @@ def run_command(
             result = run(scenario, scenario.seed, progress)
     except PlanError:
         # Prices do not depend on the requests, so print them although a model does not fit.
-        if scenario.economics and "estimate" in (prices := priced(scenario)) and not as_json:
-            show_table(envelope(prices))
+        if scenario.economics and (estimate := priced(scenario)) and not as_json:
+            show_table(envelope(scenario.id, economic_terms(scenario), estimate))
         raise
     if out or plots:
         save_run(result.saved(), folder, plots)
     if as_json:
         print_json(result.as_json())
     else:
-        show_table(comparison(result.as_json(), file))
+        show_table(comparison(result.summary, file))
 
 
 @app.command("check", epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
@@ -112,13 +112,14 @@ def plan_command(
 ) -> None:
     """Show memory use, fit, and unloaded TTFT and TPOT of each system."""
     check_figure_name(figure)
-    from sim.report.listings import planning
+    from sim.report.plan_tables import planning
+    from sim.results.encoding import encode_summary
     from sim.studies.run import plan
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = plan(search_open_plans(open_scenario(file, assignments))).as_json(lengths)
+    result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
     if as_json:
-        print_json(result)
+        print_json(encode_summary(result))
     else:
         show_table(planning(result))
     if figure:
@@ -163,7 +164,7 @@ def capacity_command(
     if as_json:
         print_json(result)
     else:
-        from sim.report.listings import capacities
+        from sim.report.plan_tables import capacities
 
         show_table(capacities(result))
 

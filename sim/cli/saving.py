@@ -10,7 +10,7 @@ from sim.inputs.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sim.results.rows import Saved
+    from sim.results.saving import Saved
 
 FIGURE_SUFFIXES = ("png", "svg", "pdf")
 
@@ -24,7 +24,7 @@ def save_text(text: str, path: Path, hint: str = "") -> None:
 
 def save_run(saved: "Saved", folder: Path, plots: bool) -> None:
     """Write result.json, requests.parquet and, if `plots`, the figures."""
-    from sim.results.rows import save_result
+    from sim.results.saving import save_result
 
     with write_whole(folder) as scratch:
         save_result(saved, scratch)

@@ -67,7 +67,7 @@ def plot_command(
             )
         save_figures(figures, out or folder)
     else:
-        from sim.results.rows import load_result
+        from sim.results.saving import load_result
 
         save_run_figures(load_result(folder), out or folder)
 
@@ -118,7 +118,7 @@ def compare_command(
     if as_json:
         print_json(result)
     else:
-        from sim.report.listings import changed
+        from sim.report.compare_tables import changed
 
         show_table(changed(result))
 
@@ -185,7 +185,7 @@ def trace_command(
 
 def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
     """Print the program of one decode step of a system, or the part of one chip."""
-    from sim.report.listings import listing
+    from sim.report.program_table import listing
     from sim.studies.timeline import step_program
 
     show_table(listing(name, *step_program(search_open_plans(scenario), name), chip))

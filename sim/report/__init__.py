@@ -1,6 +1,6 @@
 """Results for people: tables in the terminal, one HTML page, notebooks, and the reference.
 
-    >>> from sim.report.tables import format_number
+    >>> from sim.results.labels import format_number
     >>> format_number(0.123456)
     '0.123'
 

@@ -19,8 +19,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sim.report.tables import as_html, notes, tables, titled, verdict
-from sim.results.rows import load_result
+from sim.report.findings import notes, verdict_sentence
+from sim.report.html_table import as_html
+from sim.report.identity_rows import titled
+from sim.report.tables import tables
+from sim.results.encoding import encode_summary
+from sim.results.saving import load_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,60 +55,76 @@ class DrawnFigure:
     svg: Markup
 
 
+@dataclass(frozen=True)
+class PageContent:
+    """What a page shows of a run or a sweep.
+
+    summary: result.json or sweep.json as data, for its name, question, inputs and sources.
+    every: a title, and the table of all values. command: the one that made the folder.
+    """
+
+    summary: Mapping[str, Any]
+    verdict: str
+    tables: list[Markup]
+    notes: list[str]
+    figures: list[DrawnFigure]
+    every: tuple[str, Markup]
+    command: str
+
+
 def report(folder: Path) -> str:
     """The page of a folder; the same folder gives the same bytes.  Raises: UserError where it holds no result."""
     return _page(_of_sweep(folder) if (folder / "sweep.json").is_file() else _of_run(folder))
 
 
-def _of_run(folder: Path) -> dict[str, Any]:
+def _of_run(folder: Path) -> PageContent:
     """What the page says of one run."""
     from plots import draw_all
 
     saved = load_result(folder)
-    summary, systems = saved.summary, saved.summary["systems"]
-    sentence = verdict(systems)
-    every = titled("", list(systems))
-    values = {name: dict(scalars(system)) for name, system in systems.items()}
+    summary = saved.summary
+    sentence = verdict_sentence(summary.systems)
+    every = titled("", list(summary.systems))
+    values = {name: dict(scalars(encode_summary(s))) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
         every.add_row(key, *(exact(of_system.get(key)) for of_system in values.values()))
-    return {
-        "summary": summary,
-        "verdict": sentence,
-        "tables": [_table(table) for table in tables(summary)],
-        "notes": [
+    return PageContent(
+        summary=encode_summary(summary),
+        verdict=sentence,
+        tables=[_table(table) for table in tables(summary)],
+        notes=[  # without the note that the sentence repeats
             note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))
-        ],  # it says one of them
-        "figures": drawn(draw_all(saved)),
-        "every": ("Every metric", _table(every)),
-        "command": "run",
-    }
+        ],
+        figures=drawn(draw_all(saved)),
+        every=("Every metric", _table(every)),
+        command="run",
+    )
 
 
-def _of_sweep(folder: Path) -> dict[str, Any]:
+def _of_sweep(folder: Path) -> PageContent:
     """What the page says of a sweep: its table, and what `plots` draws of one."""
     from plots import draw_swept
     from sim.studies.sweep import load_sweep
 
     swept = load_sweep(folder)
-    summary, rows = swept.summary, swept.table
+    rows = swept.table
     table = titled("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
         table.add_row(*map(exact, row))
     failed = (rows["error"].fill_null("") != "").sum()
-    told = f"{len(rows)} rows, each a system under one set of values" + (
-        f"; {failed} of them failed." if failed else "."
-    )
+    note = f"{len(rows)} rows, each a system under one set of values"
+    note += f"; {failed} of them failed." if failed else "."
     figures = drawn(draw_swept(swept))
-    return {
-        "summary": summary,
-        "verdict": figures[0].finding if figures else told,
-        "tables": [],
-        "notes": [told] if figures else [],
-        "figures": figures,
-        "every": ("Every point", _table(table)),
-        "command": "sweep",
-    }
+    return PageContent(
+        summary=swept.summary,
+        verdict=figures[0].finding if figures else note,
+        tables=[],
+        notes=[note] if figures else [],
+        figures=figures,
+        every=("Every point", _table(table)),
+        command="sweep",
+    )
 
 
 def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -201,8 +221,8 @@ def _table(table: "Table") -> Markup:
     return Markup(as_html(table))
 
 
-def _page(told: Mapping[str, Any]) -> str:
-    summary = told["summary"]
+def _page(content: PageContent) -> str:
+    summary = content.summary
     scenario = scenario_yaml(summary)
     name = f"{summary['scenario']}.yaml"
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -216,7 +236,7 @@ def _page(told: Mapping[str, Any]) -> str:
     )
     return environment.get_template("page.html").render(
         {
-            **told,
+            **vars(content),
             "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
             "script": Markup(script),
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -228,6 +248,6 @@ def _page(told: Mapping[str, Any]) -> str:
             "sources": summary.get("sources") or {},
             "doubtful": ("assumed", "fitted", "changed", "no source"),
             "version": summary.get("version") or "unknown",
-            "reproduce": f"sramsim {told['command']} {shlex.quote(name)} --out out",
+            "reproduce": f"sramsim {content.command} {shlex.quote(name)} --out out",
         }
     )

@@ -5,5 +5,5 @@
     >>> result.systems["lpu"].rows.finished.all()  # doctest: +SKIP
     True
 
-Read `rows` first, then `metrics` (TTFT, TPOT, goodput).
+Read `rows` first, then `summary` (a run as typed values, and so its JSON).
 """

@@ -1,11 +1,10 @@
 """How numbers and speeds are written in tables and figures."""
 
-from collections.abc import Mapping
-from typing import Any
+from sim.results.system_identity import Identity, SpeedPoint
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """A number as a person writes it, '-' for none."""
+    """Return a number with so many digits as a person writes it; '-' for None."""
     if value is None:
         return "-"
     if abs(value) >= 1e12:
@@ -19,18 +18,17 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return f"{value:#.{digits}g}" if value else "0"
 
 
-def speed_label(system: Mapping[str, Any]) -> str:
-    """Return what a system's speeds are where no engine was measured on its chip; of a fleet what its members' are."""
-    labels = (member.get("speed_label") for member in system.get("members", {"": system}).values())
-    return ", ".join(dict.fromkeys(filter(None, labels)))
+def speed_label(identity: Identity) -> str:
+    """Return what a system's speeds are where no engine was measured on its chip, else ''."""
+    return ", ".join(identity.speed_labels)
 
 
-def labelled(name: str, system: Mapping[str, Any]) -> str:
+def labelled(name: str, identity: Identity) -> str:
     """Return a system's name as it stands beside a speed: 'card (extrapolated)'."""
-    label = speed_label(system)
+    label = speed_label(identity)
     return f"{name} ({label})" if label else name
 
 
-def published_speed(point: Mapping[str, Any]) -> str:
-    """Return '241', or '250 (paced)' where the service throttled its speed; results of earlier versions lack the mark."""
-    return format_number(point["tokens_per_second"]) + (" (paced)" if point.get("paced") else "")
+def published_speed(point: SpeedPoint) -> str:
+    """Return '241', or '250 (paced)' where the service throttled its speed."""
+    return format_number(point.tokens_per_second) + (" (paced)" if point.paced else "")

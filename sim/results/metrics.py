@@ -1,7 +1,7 @@
 """TTFT, TPOT, ITL, E2E latency, throughput, goodput and the verdict, from rows.  Names and definitions are vLLM's."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,20 @@ from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
 from sim.results.rows import Rows
+from sim.results.statistics import (
+    LATENCIES,
+    Goodput,
+    MeasuredSpan,
+    MemberMetrics,
+    Metrics,
+    Statistics,
+    TraceMetrics,
+    Unfinished,
+)
 from sim.results.verdict import UNSTEADY, hints, judge, measure_flow
 from sim.units import Seconds
 
 Column = NDArray[np.float64]
-STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
 LIMITS = ("ttft", "tpot", "e2el")
 BATCHES, OF_BATCH = 20, 10  # batch means: how many batches, and the fewest requests of each
 STUDENT = 2.093024  # the 97.5 % point of Student's t with BATCHES - 1 degrees of freedom
@@ -113,14 +122,10 @@ def latencies(
     return {"ttft": ttft, "tpot": tpot, "e2el": e2el}
 
 
-def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> dict[str, Any]:
-    """The metrics of one system under the names of vLLM's benchmark, times in ms; None where nothing was measured.
+def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> Metrics:
+    """Return the metrics of one system.
 
-    `duration` runs from the first arrival to the end of the last request, however it ends, or is what `measure` says; throughputs
-    are over it.  `ci95_mean_…` is the half width of the mean's confidence interval, by batch means; None where the verdict says
-    that there is no steady state whose mean it could hold.  `served_share` is what of the offered output tokens is served in the
-    second half of the arrivals; None in a closed loop.  `unfinished` counts the requests that were not finished, by reason.
-
+    The verdict, hints other than on the counted part, and ITL are of the whole run.
     Raises: ScenarioError where `measure` leaves no request.
     """
     span, counted = measured(rows, measure)
@@ -128,49 +133,80 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     prompt, output = int(rows.requests.prompt[done].sum()), int(rows.requests.output[done].sum())
     if span:
         duration = span[1] - span[0]
-        out = came_out(rows, *span, slo)
+        completed, read, written, within_slo = came_out(rows, *span, slo)
     else:
         duration = rows.elapsed
-        out = (int(done.sum()), prompt, output, good(rows, slo) if slo else 0)
-    told = judge(rows)
+        completed, read, written = int(done.sum()), prompt, float(output)
+        within_slo = good(rows, slo) if slo else 0
+
+    def rate(amount: float) -> float | None:
+        return amount / duration if duration > 0 else None
+
+    verdict = judge(rows)
     flow = measure_flow(rows) if rows.requests.users is None else None
-    result: dict[str, Any] = {
-        "verdict": told,
-        "served_share": flow.share if flow else None,
-        "unfinished": [
-            {"reason": reason, "requests": count} for reason, count in rows.unfinished.items()
-        ],
-        "hints": [hint._asdict() for hint in hints(rows, told, counted)],
-        "completed": int(done.sum()),
-        "refused": int((counted & ~done & ~rows.cancelled & ~rows.failed).sum()),
-        "cancelled": int((counted & rows.cancelled).sum()),
-        "preemptions": int(rows.preemptions[counted].sum()),
-        "failed": int((counted & rows.failed).sum()),
-        "retried": int((counted & (rows.retries > 0)).sum()),
-        "moved": int((counted & rows.moved).sum()),
-        "cached_tokens": int(rows.cached[counted].sum()),
-        "duration": duration,
-        "total_input_tokens": prompt,
-        "total_output_tokens": output,
+    samples = latencies(rows, counted)
+    widths = {
+        name: None if verdict in UNSTEADY else in_ms(half_width(sample))
+        for name, sample in samples.items()
     }
-    for name, value in (
-        ("request_throughput", out[0]),
-        ("output_throughput", out[2]),
-        ("total_token_throughput", out[1] + out[2]),
-        *((("request_goodput", out[3]),) if slo else ()),
-    ):
-        result[name] = value / duration if duration > 0 else None
-    times = latencies(rows, counted)
-    for name in ("ttft", "tpot", "itl", "e2el"):
-        for statistic in STATISTICS:
-            number = (
-                of_gaps(rows, statistic) if name == "itl" else of_sample(times[name], statistic)
-            )
-            result[f"{statistic}_{name}_ms"] = None if math.isnan(number) else 1000 * number
-    for name, sample in times.items():
-        half = None if told in UNSTEADY else half_width(sample)
-        result[f"ci95_mean_{name}_ms"] = None if half is None else 1000 * half
-    return result | ({"measured": {"from": span[0], "to": span[1]}} if span else {})
+    return Metrics(
+        verdict=verdict,
+        served_share=flow.share if flow else None,
+        unfinished=tuple(Unfinished(*pair) for pair in rows.unfinished.items()),
+        hints=tuple(hints(rows, verdict, counted)),
+        completed=int(done.sum()),
+        refused=int((counted & ~done & ~rows.cancelled & ~rows.failed).sum()),
+        cancelled=int((counted & rows.cancelled).sum()),
+        preemptions=int(rows.preemptions[counted].sum()),
+        failed=int((counted & rows.failed).sum()),
+        retried=int((counted & (rows.retries > 0)).sum()),
+        moved=int((counted & rows.moved).sum()),
+        cached_tokens=int(rows.cached[counted].sum()),
+        duration=duration,
+        total_input_tokens=prompt,
+        total_output_tokens=output,
+        request_throughput=rate(completed),
+        output_throughput=rate(written),
+        total_token_throughput=rate(read + written),
+        goodput=Goodput(rate(within_slo)) if slo else None,
+        ttft=statistics_of("ttft", samples["ttft"]),
+        tpot=statistics_of("tpot", samples["tpot"]),
+        itl=Statistics({name: in_ms(of_gaps(rows, name)) for name in LATENCIES["itl"].statistics}),
+        e2el=statistics_of("e2el", samples["e2el"]),
+        ci95_mean_ttft_ms=widths["ttft"],
+        ci95_mean_tpot_ms=widths["tpot"],
+        ci95_mean_e2el_ms=widths["e2el"],
+        measured=MeasuredSpan(*span) if span else None,
+    )
+
+
+def statistics_of(latency: str, sample: Column) -> Statistics:
+    """Return the statistics of a latency [s] that results have, in ms."""
+    names = LATENCIES[latency].statistics
+    return Statistics({name: in_ms(of_sample(sample, name)) for name in names})
+
+
+def in_ms(seconds: float | None) -> float | None:
+    """Return milliseconds; None for None or nan."""
+    return None if seconds is None or math.isnan(seconds) else 1000 * seconds
+
+
+def trace_metrics(rows: Rows, measure: Measure | None = None) -> TraceMetrics:
+    """Return the latencies of the rows of a trace's own answers, without what is not known."""
+    metrics = summarize(rows, None, measure)
+
+    def known(statistics: Statistics) -> Statistics:
+        values = statistics.values.items()
+        return Statistics({name: value for name, value in values if value is not None})
+
+    return TraceMetrics(
+        ttft=known(metrics.ttft),
+        tpot=known(metrics.tpot),
+        e2el=known(metrics.e2el),
+        ci95_mean_ttft_ms=metrics.ci95_mean_ttft_ms,
+        ci95_mean_tpot_ms=metrics.ci95_mean_tpot_ms,
+        ci95_mean_e2el_ms=metrics.ci95_mean_e2el_ms,
+    )
 
 
 def measured(
@@ -183,27 +219,29 @@ def measured(
     return (start, end), (rows.arrival >= start) & (rows.arrival <= end)
 
 
-def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, dict[str, Any]]:
-    """What each system did whose copies served together: the numbers of its replicas, and of their requests the latencies in ms."""
+def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, MemberMetrics]:
+    """Return by system what its replicas served, of systems that served together.
+
+    Latencies have the statistics that tables show.
+    """
     _, counted = measured(rows, measure)
-    members: dict[str, dict[str, Any]] = {}
+    members: dict[str, MemberMetrics] = {}
     for system in dict.fromkeys(rows.systems):
-        replicas = [number for number, each in enumerate(rows.systems) if each == system]
+        replicas = [number for number, name in enumerate(rows.systems) if name == system]
         own = counted & np.isin(rows.replica, replicas)
         done = own & rows.finished
-        members[system] = {
-            "replicas": replicas,
-            "completed": int(done.sum()),
-            "cancelled": int((own & rows.cancelled).sum()),
-            "total_input_tokens": int(rows.requests.prompt[done].sum()),
-            "total_output_tokens": int(rows.requests.output[done].sum()),
+        shown = {
+            name: Statistics({key: in_ms(of_sample(sample, key)) for key in LATENCIES[name].shown})
+            for name, sample in latencies(rows, own).items()
         }
-        for name, sample in latencies(rows, own).items():
-            for statistic in ("median", "p99"):
-                number = of_sample(sample, statistic)
-                members[system][f"{statistic}_{name}_ms"] = (
-                    None if math.isnan(number) else 1000 * number
-                )
+        members[system] = MemberMetrics(
+            replicas=tuple(replicas),
+            completed=int(done.sum()),
+            cancelled=int((own & rows.cancelled).sum()),
+            total_input_tokens=int(rows.requests.prompt[done].sum()),
+            total_output_tokens=int(rows.requests.output[done].sum()),
+            **shown,
+        )
     return members
 
 

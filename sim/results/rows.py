@@ -1,23 +1,17 @@
-"""The rows that leave a run, by column, and the histogram of gaps between tokens; saving and reading them.
+"""The rows that leave a run: one request each, a numpy column for each thing known of them."""
 
-Memory grows with requests, not with tokens.
-"""
-
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.inputs.errors import UserError
+from sim.results.histogram import Gaps
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -26,7 +20,6 @@ if TYPE_CHECKING:
 
 FINISHED, REFUSED, CANCELLED, FAILED = "finished", "refused", "cancelled", "failed"
 NUMBERED = re.compile(r"^\d+ tokens exceed")  # reasons that differ from request to request
-BINS_PER_DECADE = 500  # a bin is 0.46 % wide
 
 # The columns of requests.parquet: type and meaning.
 COLUMNS = {
@@ -47,80 +40,6 @@ COLUMNS = {
     "retries": "integer: how often its replica failed, and it began anew",
     "moved": "true or false: it began anew on another replica",
 }
-
-
-def bin_of(gap: Seconds) -> int:
-    return math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
-
-
-class Gaps:
-    """A histogram of inter-token gaps in logarithmic bins; mean and deviation are kept exactly beside it."""
-
-    def __init__(self) -> None:
-        self.bins: dict[int, int] = {}
-        self.count, self.total, self.squares = 0, 0.0, 0.0
-
-    def add(self, gap: Seconds, times: int) -> None:
-        """Counts `times` gaps of one length."""
-        place = bin_of(gap)
-        self.bins[place] = self.bins.get(place, 0) + times
-        self.count += times
-        self.total += times * gap
-        self.squares += times * gap * gap
-
-    def add_linear(self, gap: Seconds, growth: Seconds, steps: int, times: int) -> None:
-        """Counts `times` gaps of each of `steps` lengths, each `growth` longer than the one before: split at the bins' edges."""
-        if steps == 1:
-            self.add(gap, times)
-            return
-        done, place, last = 0, bin_of(gap), bin_of(gap + (steps - 1) * growth)
-        while place != last:
-            end = max(
-                done + 1,
-                min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)),
-            )
-            while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
-                end += 1
-            while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
-                end -= 1
-            self.bins[place] = self.bins.get(place, 0) + times * (end - done)
-            done, place = end, bin_of(gap + end * growth)
-        self.bins[place] = self.bins.get(place, 0) + times * (steps - done)
-        pairs = steps * (steps - 1)
-        self.count += times * steps
-        self.total += times * (steps * gap + growth * pairs / 2)
-        self.squares += times * (
-            steps * gap * gap + gap * growth * pairs + growth * growth * pairs * (2 * steps - 1) / 6
-        )
-
-    def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
-        """Counts what was counted elsewhere."""
-        for place, times in bins.items():
-            self.bins[place] = self.bins.get(place, 0) + times
-            self.count += times
-        self.total += total
-        self.squares += squares
-
-    @property
-    def mean(self) -> Seconds:
-        return self.total / self.count if self.count else math.nan
-
-    @property
-    def std(self) -> Seconds:
-        return (
-            math.sqrt(max(0.0, self.squares / self.count - self.mean**2))
-            if self.count
-            else math.nan
-        )
-
-    def percentile(self, q: float) -> Seconds:
-        """The gap that q percent stay below, to the width of a bin: the bin's geometric middle."""
-        rank, seen = q / 100 * self.count, 0
-        for place in sorted(self.bins):
-            seen += self.bins[place]
-            if seen >= rank:
-                return 10 ** ((place + 0.5) / BINS_PER_DECADE) if place > -(10**6) else 0.0
-        return math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,41 +190,3 @@ def answered(requests: RequestBatch) -> Rows:
     rows = Rows(requests)
     rows.admitted, (rows.first_token, rows.last_token) = rows.arrival.copy(), requests.answered
     return rows
-
-
-@dataclass(frozen=True, eq=False)
-class Saved:
-    """A run as figures and reports read it: the summary that `run --json` prints, and the rows of all systems."""
-
-    summary: dict[str, Any]
-    requests: "polars.DataFrame"
-
-
-def save_result(saved: Saved, folder: Path) -> None:
-    """result.json and requests.parquet."""
-    (folder / "result.json").write_text(
-        json.dumps(saved.summary, indent=2, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    write_parquet(saved.requests, folder / "requests.parquet")
-
-
-def write_parquet(table: "polars.DataFrame", path: Path) -> None:
-    """Write a table by way of memory: polars calls a full disk an error of its own, and Python an OSError."""
-    buffer = BytesIO()
-    table.write_parquet(buffer)
-    path.write_bytes(buffer.getvalue())
-
-
-def load_result(folder: Path) -> Saved:
-    """What `save` wrote.  Raises: UserError where the folder holds no result."""
-    import polars
-
-    try:
-        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if not (isinstance(summary, dict) and {"scenario", "seed", "systems"} <= summary.keys()):
-            raise ValueError("result.json is of another kind")
-        return Saved(summary, polars.read_parquet((folder / "requests.parquet").read_bytes()))
-    except (OSError, ValueError, polars.exceptions.PolarsError) as error:
-        raise UserError(
-            f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}"
-        ) from None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -206,7 +207,8 @@ def tokens_served(rows: Rows, at: Seconds) -> float:
     return float(((1 + (output - 1) * np.clip(share, 0.0, 1.0)) * (first <= at)).sum())
 
 
-class Hint(NamedTuple):
+@dataclass(frozen=True)
+class Hint:
     """What a reader of the numbers should know: a kind, and a sentence."""
 
     kind: Literal["bursts", "starting burst"]

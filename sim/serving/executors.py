@@ -24,7 +24,8 @@ from sim.chipsim.machine import ChipStep, Machine
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs, Work
 from sim.reliability.link_errors import LinkErrorSampler
-from sim.results.rows import Gaps, Traffic
+from sim.results.histogram import Gaps
+from sim.results.rows import Traffic
 from sim.serving.policy import Request
 from sim.units import Seconds
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.results.rows import BINS_PER_DECADE
+from sim.results.histogram import BINS_PER_DECADE
 from sim.serving.numba_cache import compiled
 
 Floats = NDArray[np.float64]

@@ -1,8 +1,7 @@
 """What a run used: joules and dollars of its tokens, the share of its time for which chips are busy, its availability."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,47 +17,53 @@ from sim.economics.owner_costs import (
 )
 from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
+from sim.results.encoding import decode_summary
 from sim.results.metrics import came_out
 from sim.results.rows import Rows
+from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
+from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.units import DAY, Seconds
+from sim.units import DAY, Seconds, Watts
 
 
 def reliability(
     scenario: Scenario, name: str, members: Mapping[str, Member], rows: Rows
-) -> dict[str, Any]:
-    """The availability of a system whose parts fail; of a fleet the mean of its members', by the tokens that each gave."""
-    found: dict[str, Availability] = {}
+) -> AvailabilityMetrics | None:
+    """Return the availability of a system whose parts fail; None where none fail.
+
+    That of a fleet is the mean of its members', by their output tokens. None if it gave no token.
+    """
+    parts: dict[str, Availability] = {}
     for member, of in members.items():
         if faults := scenario.plain(member).faults:
             deployment, seed = of.deployment, [scenario.seed, *f"faults of {member}".encode()]
             chips = deployment.chips // deployment.layout.plan.replicas
-            found[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
-    if name in found:
-        return found[name].metrics()
+            parts[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
+    if name in parts:
+        return decode_summary(AvailabilityMetrics, parts[name].metrics())
     done = rows.finished
-    given = dict.fromkeys(members, 0)
-    for replica, tokens in zip(
+    tokens = dict.fromkeys(members, 0)
+    for replica, output in zip(
         rows.replica[done].tolist(), rows.requests.output[done].tolist(), strict=True
     ):
-        given[rows.systems[replica]] += tokens
-    if not found or not any(given.values()):
-        return {}
-    shares = {member: tokens / sum(given.values()) for member, tokens in given.items()}
-    widths = [shares[member] * each.half_width for member, each in found.items()]
-    lost = sum(shares[member] * (1 - each.mean) for member, each in found.items())
-    return {"availability": 1 - lost, "ci95_availability": math.hypot(*widths)}
+        tokens[rows.systems[replica]] += output
+    total = sum(tokens.values())
+    if not parts or not total:
+        return None
+    shares = {member: own / total for member, own in tokens.items()}
+    widths = [shares[member] * part.half_width for member, part in parts.items()]
+    lost = sum(shares[member] * (1 - part.mean) for member, part in parts.items())
+    return AvailabilityMetrics(availability=1 - lost, ci95_availability=math.hypot(*widths))
 
 
 def costs(
     scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float
-) -> dict[str, Any]:
-    """Return the joules and dollars of a system and of each of its output tokens, by cause, over the time that is counted.
+) -> TokenCosts:
+    """Return the joules and dollars of a system's output tokens over the time that is counted.
 
-    That is the whole run, or what `measure` says.  A number that is not known is left out, and so are all where no token came.
-    `availability` is that of its faults.  `busy_share` is the share of that time for which a chip works, the mean over all
-    chips that serve: J and $ of a token hold for that load.
+    That time is the whole run, or what `measure` says. Unknown numbers are None, and all are where
+    no token came. `availability` is that of its faults.
     """
     if scenario.measure:
         start, end = scenario.measure.span(rows)
@@ -73,8 +78,7 @@ def costs(
         tokens = float(rows.requests.output[done].sum())
         tallies, busy, worked = rows.tallies, rows.busy, elapsed
     if not tokens or elapsed <= 0 or worked <= 0:
-        return {}
-    told: dict[str, Any] = {"busy_share": busy_share(members, rows.systems, busy, worked)}
+        return TokenCosts()
     money, replicas = scenario.money, list(zip(rows.systems, tallies, strict=True))
     parts = {}
     for name, of in members.items():
@@ -82,32 +86,55 @@ def costs(
         chips = of.chips + of.copies * scenario.spare_chips(name)
         tally = summed(tally for each, tally in replicas if each == name)
         parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
-    used = energy(parts.values(), worked, money.pue)
-    if used:
-        by_cause = {
-            cause: joules_per_token(joules / worked, tokens / elapsed)
-            for cause, joules in used.items()
-        }
-        power = sum(used.values()) / worked
-        told["energy"] = {
-            "joules_per_token": sum(by_cause.values()),
-            "joules_per_token_by_cause": by_cause,
-            "mean_power_w": power,
-            "pue": money.pue,
-        }
-    if has := total_owned(scenario, {name: of.copies for name, of in members.items()}):
-        bought = [
-            part
-            for name, part in parts.items()
-            if name not in money.systems or money.systems[name].rent is None
-        ]
-        paid = energy(bought, worked, 1.0) if money.electricity is not None else None
-        drawn = sum(paid.values()) / worked if paid else None
-        if price := token_price(
-            money, has, drawn, ServedTokens(tokens, finished, elapsed), availability
-        ):
-            told["economics"] = price
-    return told
+    owned = total_owned(scenario, {name: of.copies for name, of in members.items()})
+    price = None
+    if owned:
+        drawn = _metered_power(scenario, parts, worked)
+        served = ServedTokens(tokens, finished, elapsed)
+        price = token_price(money, owned, drawn, served, availability)
+    return TokenCosts(
+        busy_share=busy_share(members, rows.systems, busy, worked),
+        energy=_energy_use(scenario, parts.values(), worked, tokens / elapsed),
+        economics=TokenPrice(**price) if price else None,
+    )
+
+
+def _energy_use(
+    scenario: Scenario, parts: Iterable[EnergyPart], worked: Seconds, throughput: float
+) -> EnergyUse | None:
+    """Return the energy of a system with this throughput [tokens/s]; None if it is not known."""
+    pue = scenario.money.pue
+    joules = energy(parts, worked, pue)
+    if not joules:
+        return None
+    by_cause = {
+        cause: joules_per_token(amount / worked, throughput) for cause, amount in joules.items()
+    }
+    return EnergyUse(
+        joules_per_token=sum(by_cause.values()),
+        joules_per_token_by_cause=by_cause,
+        mean_power_w=sum(joules.values()) / worked,
+        pue=pue,
+    )
+
+
+def _metered_power(
+    scenario: Scenario, parts: Mapping[str, EnergyPart], worked: Seconds
+) -> Watts | None:
+    """Return the mean power of the parts that are not rented, W.
+
+    None where power is not paid for by the kWh, or is not known.
+    """
+    money = scenario.money
+    if money.electricity is None:
+        return None
+    bought = [
+        part
+        for name, part in parts.items()
+        if name not in money.systems or money.systems[name].rent is None
+    ]
+    joules = energy(bought, worked, 1.0)
+    return sum(joules.values()) / worked if joules else None
 
 
 def busy_share(
@@ -126,24 +153,22 @@ def busy_share(
     )
 
 
-def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> dict[str, float]:
-    """Steps of the run that links spoiled, beside how many are to be expected of as many; nothing where links make no errors."""
-    expected, steps, told = 0.0, 0.0, False
+def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> ReplayMetrics | None:
+    """Return the steps that were made again after link errors; None where links make no errors."""
+    expected, steps, errors_occur = 0.0, 0.0, False
     for name, tally in zip(rows.systems, rows.tallies, strict=True):
         if errors := scenario.plain(name).link_errors:
-            told = True
+            errors_occur = True
             expected += expected_retries(errors, members[name].deployment.costs, tally)
             steps += sum(tally.batch_steps.values())
-    if not told or not rows.elapsed:
-        return {}
-    return {
-        "replays": sum(rows.replays),
-        "expected_replays": expected,
-        "replayed_share": expected / steps
-        if steps
-        else 0.0,  # a member of a fleet may serve nothing
-        "replays_per_day": expected / rows.elapsed * DAY,
-    }
+    if not errors_occur or not rows.elapsed:
+        return None
+    return ReplayMetrics(
+        replays=sum(rows.replays),
+        expected_replays=expected,
+        replayed_share=expected / steps if steps else 0.0,  # a member may serve nothing
+        replays_per_day=expected / rows.elapsed * DAY,
+    )
 
 
 def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sim.inputs.errors import UserError
+from sim.results.encoding import encode_summary
 from sim.results.metrics import LIMITS
+from sim.results.summary import TokenCosts
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.identity import identity
+from sim.studies.identity import system_identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 
 # The bisection ends if the lowest load that is not met is at most this many times the highest
@@ -52,7 +54,7 @@ class SystemCapacity:
     requests: int
     reason: str = ""
     time_scale: float | None = None
-    costs: dict[str, Any] = field(default_factory=dict)
+    costs: TokenCosts = field(default_factory=TokenCosts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,8 @@ class CapacityResult:
             "slo": limits,
             "attainment": self.attainment,
             "systems": {
-                name: identity(self.scenario, name, system.members) | self._system_json(system)
+                name: encode_summary(system_identity(self.scenario, name, system.members))
+                | self._system_json(system)
                 for name, system in self.systems.items()
             },
         }
@@ -105,7 +108,7 @@ class CapacityResult:
             "trials": system.trials,
             "requests": system.requests,
             "reason": system.reason,
-            **system.costs,
+            **encode_summary(system.costs),
         }
 
 
@@ -212,7 +215,7 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
     if best and workload.is_recorded:
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
         scale = getattr(workload, "time_scale", 1.0) * measured_rate(batch) / best.goodput
-    costs = series.costs(best) if best else {}
+    costs = series.costs(best) if best else TokenCosts()
     return SystemCapacity(
         series.members, best, above, series.trials, series.most_requests, reason, scale, costs
     )

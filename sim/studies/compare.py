@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.results.rows import load_result
+from sim.results.encoding import encode_summary
+from sim.results.saving import load_result
 
 
 def changes(folders: Sequence[Path]) -> dict[str, Any]:
     """Each folder of `run --out` against the first.  Raises: UserError where one holds no result."""
-    base, *others = [load_result(folder).summary for folder in folders]
+    base, *others = [encode_summary(load_result(folder).summary) for folder in folders]
     runs = [
         {"folder": str(folder), **against(base, other)}
         for folder, other in zip(folders[1:], others, strict=True)
@@ -27,7 +28,9 @@ def against(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
         "systems": {
             name: {
                 key: change(*pair)
-                for key, pair in different(dict(leaves(was[name])), dict(leaves(now[name]))).items()
+                for key, pair in different(
+                    dict(dotted_values(was[name])), dict(dotted_values(now[name]))
+                ).items()
             }
             for name in was
             if name in now
@@ -39,7 +42,7 @@ def inputs(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     """What a run was made from, by dotted key; of parts that both name also the numbers, which files may change."""
     given = {key: summary.get(key) for key in ("scenario", "version", "seed")}
     given |= {
-        key: value for key, value in leaves(summary.get("inputs", {})) if key != "seed"
+        key: value for key, value in dotted_values(summary.get("inputs", {})) if key != "seed"
     }  # the one that was used is above
     common = {
         entry: told
@@ -53,7 +56,7 @@ def inputs(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def leaves(data: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted_values(data: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """'systems.lpu.chips', 576 and so on; lists by number, empty ones as they are."""
     pairs = (
         data.items()
@@ -65,7 +68,7 @@ def leaves(data: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if not pairs:
         yield prefix, data
     for key, value in pairs:
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        yield from dotted_values(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def different(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:

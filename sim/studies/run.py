@@ -1,9 +1,8 @@
 """What a scenario comes to: `run(scenario)` gives a Result, `plan(scenario)` what each system holds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,38 @@ from sim.economics.owner_costs import lifetime_costs
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
-from sim.results.metrics import by_member, summarize
-from sim.results.rows import Rows, Saved, answered
+from sim.results.encoding import decode_summary, encode_summary
+from sim.results.metrics import by_member, summarize, trace_metrics
+from sim.results.plan_summary import (
+    ChipMemory,
+    PlannedFleet,
+    PlannedMember,
+    PlannedSystem,
+    PlanSummary,
+    SequenceCounts,
+    StageWeights,
+    TriedPlan,
+)
+from sim.results.rows import Rows, answered
+from sim.results.saving import Saved
+from sim.results.statistics import MemberMetrics, Metrics, TraceMetrics
+from sim.results.summary import (
+    CostEstimate,
+    EconomicTerms,
+    LinkUse,
+    NetworkUse,
+    RunOrigin,
+    RunSummary,
+    SystemSummary,
+    TokenCosts,
+)
+from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario, read
 from sim.studies.accounts import costs, reliability, replays, total_owned
 from sim.studies.design import search_plans
-from sim.studies.identity import describe, identity, together
+from sim.studies.identity import describe, system_identity
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -28,84 +51,104 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SystemResult:
-    """What one system did, and what it is: its members, a lone request on each, and what each served."""
+    """What one system did, and what it is.
+
+    unloaded: a single request on each member. served: what each member served.
+    """
 
     members: dict[str, Member]
     unloaded: dict[str, SingleRequest]
-    served: dict[str, dict[str, Any]]
+    served: dict[str, MemberMetrics]
     rows: Rows
-    metrics: dict[str, Any]
-    costs: dict[str, Any]  # energy and economics, as far as they are known
+    metrics: Metrics
+    costs: TokenCosts
 
     @property
-    def network(self) -> dict[str, Any]:
-        """The fidelity; at chip fidelity also what the links carried, and those that messages waited for longest."""
+    def network(self) -> NetworkUse | None:
+        """What the links carried at chip fidelity, and the links with the longest waits."""
         if not self.rows.traffic:
-            return {"fidelity": "stage"}
+            return None
         several = len(self.rows.systems) > 1
-        waited: list[dict[str, Any]] = [
-            {
-                "link": f"replica {i}: {link}" if several else link,
-                "messages": n,
-                "busy_ms": 1000 * busy,
-                "waited_ms": 1000 * waited,
-            }
+        waited = [
+            LinkUse(
+                link=f"replica {i}: {link}" if several else link,
+                messages=messages,
+                busy_ms=1000 * busy,
+                waited_ms=1000 * waited,
+            )
             for i, traffic in self.rows.traffic.items()
-            for link, n, busy, waited in traffic.most_waited()
+            for link, messages, busy, waited in traffic.most_waited()
         ]
-        return {
-            "fidelity": "chip",
-            "network": {
-                "messages": sum(traffic.messages for traffic in self.rows.traffic.values()),
-                "waited_ms": 1000 * sum(traffic.waited for traffic in self.rows.traffic.values()),
-                "links_waited_for": sorted(waited, key=lambda link: -link["waited_ms"])[:5],
-            },
-        }
+        return NetworkUse(
+            messages=sum(traffic.messages for traffic in self.rows.traffic.values()),
+            waited_ms=1000 * sum(traffic.waited for traffic in self.rows.traffic.values()),
+            links_waited_for=tuple(sorted(waited, key=lambda link: -link.waited_ms)[:5]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What every system of a scenario did under the same requests."""
+    """What every system of a scenario did under the same requests.
+
+    measured: the latencies of a trace that says when its requests were answered; else None.
+    """
 
     scenario: Scenario
     seed: int
     systems: dict[str, SystemResult]
-    measured: dict[str, Any] | None = (
-        None  # the same metrics of a trace that says when its requests were answered
-    )
+    measured: TraceMetrics | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The contract of `run --json`: no wall time, no path, no commit in it."""
-        systems = {}
-        for name, s in self.systems.items():
-            systems[name] = system = (
-                identity(self.scenario, name, s.members) | s.network | s.metrics | s.costs
-            )
-            if spans := self.scenario.outages(name):
-                system["outages"] = spans
-            for member, told in system.get("members", {}).items():
-                told |= {
-                    "fidelity": "chip" if self.scenario.by_chip(member) else "stage"
-                } | s.served[member]
-            for member, told in system.get("members", {name: system}).items():
-                told["lone_request"] = lone_json(s.unloaded[member])
-        note = next(iter(self.systems.values())).rows.requests.note
-        noted = {"note": note} if note else {}  # what of a trace was left out or cut
-        measured = {"measured": self.measured} if self.measured else {}
-        paid = priced(self.scenario) if self.scenario.economics else {}
-        slo = (
-            {"slo_s": self.scenario.slo.model_dump(exclude_none=True)} if self.scenario.slo else {}
+        """Return the contract of `run --json`: no wall time, no path, no commit in it."""
+        data: dict[str, Any] = encode_summary(self.summary)
+        return data
+
+    @property
+    def summary(self) -> RunSummary:
+        """The result without its rows, typed."""
+        scenario = self.scenario
+        estimate = priced(scenario) if scenario.economics else {}
+        return RunSummary(
+            scenario=scenario.id,
+            seed=self.seed,
+            workload=scenario.workload.noun(),
+            note=next(iter(self.systems.values())).rows.requests.note or None,
+            measured=self.measured,
+            slo=scenario.slo.model_dump(exclude_none=True) if scenario.slo else None,
+            economics=economic_terms(scenario) if scenario.economics else None,
+            estimate=estimate or None,
+            systems={name: self.system_summary(name) for name in self.systems},
         )
-        head = {
-            "scenario": self.scenario.id,
-            "seed": self.seed,
-            "workload": self.scenario.workload.noun(),
-        }
-        return {**head, **noted, **measured, **slo, **paid, "systems": systems}
+
+    def system_summary(self, name: str) -> SystemSummary:
+        """Return what one system is and did, typed."""
+        system, scenario = self.systems[name], self.scenario
+        identity = system_identity(scenario, name, system.members)
+        if isinstance(identity, FleetIdentity):
+            members = {
+                member: replace(
+                    of,
+                    fidelity="chip" if scenario.by_chip(member) else "stage",
+                    served=system.served[member],
+                    unloaded=unloaded_request(system.unloaded[member]),
+                )
+                for member, of in identity.members.items()
+            }
+            identity = replace(identity, members=members)
+        return SystemSummary(
+            identity=identity,
+            fidelity="chip" if system.rows.traffic else "stage",
+            network=system.network,
+            metrics=system.metrics,
+            costs=system.costs,
+            outages=tuple(scenario.outages(name)) or None,
+            unloaded=unloaded_request(system.unloaded[name]) if identity.plain else None,
+        )
 
     def saved(self) -> Saved:
-        """The result as it is kept in a folder: the summary with what it came from, and the requests' rows."""
-        return Saved(self.as_json() | self.scenario.origin, self.requests)
+        """Return the result as it is kept in a folder: its summary with its sources, and its rows."""
+        origin = decode_summary(RunOrigin, self.scenario.origin)
+        return Saved(replace(self.summary, origin=origin), self.requests)
 
     @property
     def requests(self) -> "polars.DataFrame":
@@ -121,18 +164,20 @@ class Result:
 
         rows = [
             {"system": name}
-            | {key: value for key, value in s.metrics.items() if not isinstance(value, dict | list)}
+            | {
+                key: value
+                for key, value in encode_summary(s.metrics).items()
+                if not isinstance(value, dict | list)
+            }
             for name, s in self.systems.items()
         ]
         return polars.DataFrame(rows)
 
     def _repr_html_(self) -> str:
         """The comparison, for a notebook."""
-        from sim.report import tables
+        from sim.report.tables import comparison_html
 
-        summarize = self.as_json()
-        told = "".join(f"<p>{escape(note)}</p>" for note in tables.notes(summarize))
-        return "".join(map(tables.as_html, tables.tables(summarize))) + told
+        return comparison_html(self.summary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,39 +190,53 @@ class Planned:
     minimum: dict[str, tuple[int, int, int] | None]
 
     def as_json(self, lengths: list[int]) -> dict[str, Any]:
-        """The contract of `plan --json`, with how many sequences of each length fit."""
-        plain: dict[str, dict[str, Any]] = {}
-        for name, deployment in self.deployments.items():
-            fit, minimum = deployment.fit, self.minimum[name]
-            fitting = {str(n): deployment.sequences(n) for n in lengths}
-            parts = ("weights", "kv", "activations", "reserve", "capacity")
-            plain[name] = {
-                **describe(self.scenario, name, deployment),
-                "fits": fit.fits,
-                "weights_only_chips": weights_only_chips(deployment.layout),
-                "minimum_chips": minimum[0] if minimum else None,
-                "bytes_per_chip": {part: getattr(fit, part) for part in parts},
-                "stages": [[s.first, s.last, s.weights] for s in deployment.layout.stages],
-                "max_sequences": {
-                    n: {"fullest_stage": a, "all_memory": b} for n, (a, b) in fitting.items()
-                },
-                "lone_request": lone_json(self.unloaded[name]) if name in self.unloaded else None,
-                **(
-                    {"tried": [trial._asdict() for trial in deployment.tried]}
-                    if deployment.tried
-                    else {}
-                ),
-            }
-        systems = {}
+        """Return the contract of `plan --json`, with how many sequences of each length fit."""
+        data: dict[str, Any] = encode_summary(self.summary(lengths))
+        return data
+
+    def summary(self, lengths: list[int]) -> PlanSummary:
+        """Return what each system holds, and how many sequences of each length [tokens] fit."""
+        plain = {name: self.planned_system(name, lengths) for name in self.deployments}
+        systems: dict[str, PlannedSystem | PlannedFleet] = {}
         for name in self.scenario.systems:
+            if name in plain:
+                systems[name] = plain[name]
+                continue
             members = {
-                member: {"copies": n} | plain[member]
-                for member, n in self.scenario.members(name).items()
+                member: PlannedMember(copies=copies, system=plain[member])
+                for member, copies in self.scenario.members(name).items()
             }
-            systems[name] = plain.get(name) or together(members) | {
-                "fits": all(told["fits"] for told in members.values())
-            }
-        return {"scenario": self.scenario.id, "systems": systems}
+            systems[name] = PlannedFleet(
+                model=next(iter(members.values())).system.identity.model,
+                chips=sum(of.copies * of.system.identity.chips for of in members.values()),
+                members=members,
+                fits=all(of.system.fits for of in members.values()),
+            )
+        return PlanSummary(self.scenario.id, systems)
+
+    def planned_system(self, name: str, lengths: list[int]) -> PlannedSystem:
+        """Return what a plain system holds, and how many sequences of each length [tokens] fit."""
+        deployment, minimum = self.deployments[name], self.minimum[name]
+        fit = deployment.fit
+        return PlannedSystem(
+            identity=describe(self.scenario, name, deployment),
+            fits=fit.fits,
+            weights_only_chips=weights_only_chips(deployment.layout),
+            minimum_chips=minimum[0] if minimum else None,
+            bytes_per_chip=ChipMemory(
+                weights=fit.weights,
+                kv=fit.kv,
+                activations=fit.activations,
+                reserve=fit.reserve,
+                capacity=fit.capacity,
+            ),
+            stages=tuple(
+                StageWeights(s.first, s.last, s.weights) for s in deployment.layout.stages
+            ),
+            max_sequences={str(n): SequenceCounts(*deployment.sequences(n)) for n in lengths},
+            unloaded=unloaded_request(self.unloaded[name]) if name in self.unloaded else None,
+            tried=tuple(TriedPlan(**trial._asdict()) for trial in deployment.tried) or None,
+        )
 
 
 def plan(scenario: Scenario) -> Planned:
@@ -215,7 +274,7 @@ def run(
         name: served(scenario, name, members, requests, partial(progress, name))
         for name, members in systems.items()
     }
-    measured = answered_metrics(requests, scenario) if requests.answered else None
+    measured = trace_metrics(answered(requests), scenario.measure) if requests.answered else None
     return Result(scenario, seed, results, measured)
 
 
@@ -229,40 +288,44 @@ def served(
     """What one system does with the requests."""
     rows = serve_requests(scenario, name, members, requests, progress)
     lone = {member: scenario.unloaded(each.deployment) for member, each in members.items()}
-    metrics = summarize(rows, scenario.slo, scenario.measure)
-    if name in lone:  # a fleet has no token's time of its own
-        metrics["fitted_share"] = lone[name].fitted_share
-    metrics |= reliability(scenario, name, members, rows) | replays(scenario, members, rows)
-    paid = costs(scenario, members, rows, metrics.get("availability", 1.0))
-    return SystemResult(members, lone, by_member(rows, scenario.measure), rows, metrics, paid)
-
-
-def priced(scenario: Scenario) -> dict[str, Any]:
-    """How the systems are paid for, and what each costs over the years, whatever it serves, where its prices are known."""
-    owned = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
-    told = {name: lifetime_costs(scenario.money, has) for name, has in owned.items() if has}
-    return {"scenario": scenario.id, "economics": scenario.money.as_json()} | (
-        {"estimate": told} if told else {}
+    metrics = replace(
+        summarize(rows, scenario.slo, scenario.measure),
+        fitted_share=lone[name].fitted_share if name in lone else None,
+        availability=reliability(scenario, name, members, rows),
+        link_errors=replays(scenario, members, rows),
+    )
+    works = metrics.availability.availability if metrics.availability else 1.0
+    return SystemResult(
+        members,
+        lone,
+        by_member(rows, scenario.measure),
+        rows,
+        metrics,
+        costs(scenario, members, rows, works),
     )
 
 
-def answered_metrics(requests: RequestBatch, scenario: Scenario) -> dict[str, Any]:
-    """TTFT, TPOT and E2E latency as the trace's own server had them."""
-    metrics, told = (
-        summarize(answered(requests), None, scenario.measure),
-        ("_ttft_ms", "_tpot_ms", "_e2el_ms"),
+def priced(scenario: Scenario) -> dict[str, CostEstimate]:
+    """Return what systems cost over the years, whatever they serve, of those with known prices."""
+    capex = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
+    return {
+        name: CostEstimate(**lifetime_costs(scenario.money, owned))
+        for name, owned in capex.items()
+        if owned
+    }
+
+
+def economic_terms(scenario: Scenario) -> EconomicTerms:
+    """Return how the systems of a scenario are paid for."""
+    return decode_summary(EconomicTerms, scenario.money.as_json())
+
+
+def unloaded_request(request: SingleRequest) -> UnloadedRequest:
+    """Return the times of a single request as results have them, in ms."""
+    return UnloadedRequest(
+        ttft_ms=1000 * request.ttft,
+        tpot_ms=1000 * request.tpot,
+        terms_ms={term: 1000 * seconds for term, seconds in request.terms.items()},
+        fitted_terms_ms={term: 1000 * seconds for term, seconds in request.fitted.items()},
+        fitted_share=request.fitted_share,
     )
-    return {
-        key: value for key, value in metrics.items() if key.endswith(told) and value is not None
-    }
-
-
-def lone_json(lone: SingleRequest) -> dict[str, Any]:
-    """TTFT and TPOT of a lone request, and a token's time by term; `fitted_terms_ms` is the calibrated part of each."""
-    return {
-        "ttft_ms": 1000 * lone.ttft,
-        "tpot_ms": 1000 * lone.tpot,
-        "terms_ms": {term: 1000 * seconds for term, seconds in lone.terms.items()},
-        "fitted_terms_ms": {term: 1000 * seconds for term, seconds in lone.fitted.items()},
-        "fitted_share": lone.fitted_share,
-    }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sim import __version__
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
-from sim.results.rows import write_parquet
+from sim.results.saving import write_parquet
 from sim.scenario.scenario import open_document, scenario_from
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points

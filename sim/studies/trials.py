@@ -6,7 +6,6 @@ series.run_trial(2.0).attainment  # share of the requests that meet the SLO at 2
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO, Measure, came_out, latencies, meets, within
 from sim.results.rows import Rows
+from sim.results.summary import TokenCosts
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
@@ -207,18 +207,19 @@ class TrialSeries:
             f" {latency / limit:.3g} times the {1000 * limit:g} ms allowed"
         )
 
-    def costs(self, trial: LoadTrial) -> dict[str, Any]:
+    def costs(self, trial: LoadTrial) -> TokenCosts:
         """Return the joules and dollars of the counted part of a trial, as `run` has them.
 
         The trial is served once more.
         """
         begin, end = trial.counted
         if end <= begin:
-            return {}
+            return TokenCosts()
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
         rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
-        available = reliability(scenario, self.name, self.members, rows).get("availability", 1.0)
-        return costs(scenario, self.members, rows, available)
+        available = reliability(scenario, self.name, self.members, rows)
+        works = available.availability if available else 1.0
+        return costs(scenario, self.members, rows, works)
 
     def _serve(self, requests: RequestBatch) -> Rows:
         """Return the rows of one more trial."""

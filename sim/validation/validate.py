@@ -89,17 +89,21 @@ def validate_replay() -> ValidationReport:
         "chip": system.chip.id if system.chip else "",
         "engine": system.engine.id,
     }
-    measured, simulated = result.measured or {}, result.systems[name].metrics
+    measured, simulated = result.measured, result.systems[name].metrics
+    assert measured  # the trace has answers
     requests = len(result.systems[name].rows.arrival)
     rows = []
     for statistic in ("mean", "median", "p90"):
         point = MeasuredPoint(
             f"{statistic} of {requests} requests", about, {}, system=scenario.whole(name)
         )
-        for metric in ("ttft", "tpot"):
-            key = f"{statistic}_{metric}_ms"
-            times = measured[key] / 1000, simulated[key] / 1000
-            rows.append(PointComparison(point, metric, *times, "tested", ""))
+        for metric, was, now in (
+            ("ttft", measured.ttft[statistic], simulated.ttft[statistic]),
+            ("tpot", measured.tpot[statistic], simulated.tpot[statistic]),
+        ):
+            assert was is not None
+            assert now is not None
+            rows.append(PointComparison(point, metric, was / 1000, now / 1000, "tested", ""))
     return ValidationReport("replay", tuple(rows))
 
 

@@ -198,9 +198,9 @@ def test_years_of_a_rented_system_are_all_running_cost():
 
 
 def ratios(*changes):
-    told = priced(sim.read("jia-2024", list(changes)))["estimate"]
+    told = priced(sim.read("jia-2024", list(changes)))
     return [
-        round(told["lpu"][key] / told["h100x8"][key], 2)
+        round(getattr(told["lpu"], key) / getattr(told["h100x8"], key), 2)
         for key in ("capex_usd", "opex_usd", "total_usd")
     ]
 

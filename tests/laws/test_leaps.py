@@ -13,7 +13,7 @@ from sim.cost.energy import usage
 from sim.cost.plan import Plan
 from sim.cost.step import FOREVER, Step, Work
 from sim.hardware.chip import Compute
-from sim.results.rows import BINS_PER_DECADE, Gaps
+from sim.results.histogram import BINS_PER_DECADE, Gaps
 from sim.serving.policy import SchedulerLimits
 from sim.serving.service import serve
 from sim.workload.requests import RequestBatch

@@ -102,8 +102,8 @@ def test_every_request_ends_once_and_not_while_its_replica_is_down(
                 begun, ended = row["admitted"], row["last_token"]
                 assert ended <= each.at * (1 + 1e-9) or begun >= each.at + each.lasts - 1e-12
     told = summarize(rows)
-    assert told["completed"] + told["refused"] + told["cancelled"] + told["failed"] == len(sent)
-    assert told["moved"] <= told["retried"]
+    assert told.completed + told.refused + told.cancelled + told.failed == len(sent)
+    assert told.moved <= told.retried
     if all(each is None or each.requests == "retry" for each in failures):
         assert not rows.failed.any()
 

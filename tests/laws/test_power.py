@@ -11,6 +11,7 @@ from sim.cost.step import Work
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
 from sim.results.metrics import Measure
+from sim.results.summary import TokenCosts
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.policy import Policies
@@ -105,14 +106,12 @@ def test_no_more_power_than_the_chips_may_draw_and_no_stage_busier_than_the_time
     cut = len(outages) * longest_step(result)
     for busy in rows.busy:
         assert busy.max() <= rows.elapsed * (1 + 1e-9) + cut
-    told = result.costs.get("energy")
+    told = result.costs.energy
     if told:
-        assert told["mean_power_w"] <= chips * MOST * PUE * (1 + 1e-9)
-        assert told["mean_power_w"] >= chips * (2.0 + 2.0) * PUE * (1 - 1e-9)
+        assert told.mean_power_w <= chips * MOST * PUE * (1 + 1e-9)
+        assert told.mean_power_w >= chips * (2.0 + 2.0) * PUE * (1 - 1e-9)
     if not part:
-        assert (
-            result.metrics["duration"] == rows.elapsed >= np.nanmax(rows.ended) - rows.arrival.min()
-        )
+        assert result.metrics.duration == rows.elapsed >= np.nanmax(rows.ended) - rows.arrival.min()
 
 
 @given(st.lists(asked, min_size=1, max_size=12), options)
@@ -157,17 +156,17 @@ def test_a_run_lasts_until_its_last_request_has_ended_however_it_ends(served):
     ]
     result = served(sent, NONE | {"deadline": 0.05})
     metrics = result.metrics
-    assert (metrics["completed"], metrics["cancelled"]) == (1, 3)
-    assert metrics["duration"] == pytest.approx(0.35, abs=longest_step(result))
-    assert metrics["request_throughput"] == pytest.approx(1 / metrics["duration"])
-    assert result.costs["energy"]["mean_power_w"] < MOST * PUE
+    assert (metrics.completed, metrics.cancelled) == (1, 3)
+    assert metrics.duration == pytest.approx(0.35, abs=longest_step(result))
+    assert metrics.request_throughput == pytest.approx(1 / metrics.duration)
+    assert result.costs.energy.mean_power_w < MOST * PUE
 
 
 def test_a_run_lasts_until_a_replica_fails_with_its_last_request(served):
     sent = [ListedRequest(arrival=at, prompt=8, output=out) for at, out in ((0.0, 4), (0.1, 280))]
     result = served(sent, NONE, (Outage(at=0.15, lasts=0.1, requests="fail"),))
-    assert result.metrics["failed"] == 1
-    assert result.metrics["duration"] == pytest.approx(0.15)
+    assert result.metrics.failed == 1
+    assert result.metrics.duration == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(pipeline=3)])
@@ -184,17 +183,16 @@ def test_joules_of_a_window_are_of_the_work_in_it(served, plan):
         sent, options, measure=Measure(window=(busy / 2, 1.0))
     )  # half of the first answer, and the pause
     power = {
-        name: each.costs["energy"]["mean_power_w"]
-        for name, each in (("whole", whole), ("first", first))
+        name: each.costs.energy.mean_power_w for name, each in (("whole", whole), ("first", first))
     }
     assert power["first"] - idle == pytest.approx(
         (power["whole"] - idle) * whole.rows.elapsed / (2 * busy), rel=0.02
     )
-    joules = first.costs["energy"]["joules_per_token"]
+    joules = first.costs.energy.joules_per_token
     assert joules == pytest.approx(power["first"] * busy / 250)
-    assert late.costs == {} or late.costs["energy"]["mean_power_w"] < power["first"]
+    assert late.costs == TokenCosts() or late.costs.energy.mean_power_w < power["first"]
     until = served(sent, options, measure=Measure(window=(0.0, busy / 2)))
-    assert until.costs["energy"]["mean_power_w"] == pytest.approx(power["first"], rel=0.05)
+    assert until.costs.energy.mean_power_w == pytest.approx(power["first"], rel=0.05)
 
 
 @pytest.mark.parametrize("leap", [True, False])

@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
 from plots.cdf import latencies
 from sim import read, run
-from sim.economics.break_even import break_even_card_price
 from sim.studies.sensitivity import sensitivity
 from sim.validation.validate import validate_set
 
@@ -30,7 +29,7 @@ def saved(result):
 def test_titles_say_the_finding_and_axes_their_units(saved, name):
     figure = FIGURES[name](saved)
     assert figure.get_suptitle()
-    assert any(system in figure.get_suptitle() for system in saved.summary["systems"])
+    assert any(system in figure.get_suptitle() for system in saved.summary.systems)
     for axis in figure.axes:
         label = axis.get_xlabel() + axis.get_ylabel()
         assert any(
@@ -61,27 +60,29 @@ def test_text_stays_inside_and_titles_do_not_overlap_the_axes(saved, name):
 def test_latencies_of_the_figure_are_those_of_the_table(result, saved):
     for name, system in result.systems.items():
         for metric, sample in latencies(saved, name).items():
-            assert np.median(sample) == pytest.approx(system.metrics[f"median_{metric}_ms"])
+            assert np.median(sample) == pytest.approx(system.metrics.latency(metric).median)
 
 
 def test_a_bar_is_as_long_as_the_token_takes(saved):
     figure = FIGURES["token-time"](saved)
-    for row, system in enumerate(saved.summary["systems"].values()):
+    for row, system in enumerate(saved.summary.systems.values()):
         bars = [
             patch
             for patch in figure.axes[0].patches
             if round(patch.get_y() + patch.get_height() / 2) == row
         ]
         end = max(patch.get_x() + patch.get_width() for patch in bars)
-        assert end == pytest.approx(system["lone_request"]["tpot_ms"], rel=0.01)
+        assert end == pytest.approx(system.unloaded.tpot_ms, rel=0.01)
 
 
 def test_a_bar_too_thin_to_be_seen_keeps_its_place():
     """A system a thousand times faster than another has its row and its label inside the axes."""
     saved = run(read("llama3-8b-lpu-vs-h100", ["workload.requests=2"])).saved()
-    slow = saved.summary["systems"]["h100"]["lone_request"]
-    slow["terms_ms"] = {term: 1000 * time for term, time in slow["terms_ms"].items()}
-    slow["tpot_ms"] *= 1000
+    h100 = saved.summary.systems["h100"]
+    terms = {term: 1000 * time for term, time in h100.unloaded.terms_ms.items()}
+    slow = replace(h100.unloaded, terms_ms=terms, tpot_ms=1000 * h100.unloaded.tpot_ms)
+    systems = dict(saved.summary.systems) | {"h100": replace(h100, unloaded=slow)}
+    saved = replace(saved, summary=replace(saved.summary, systems=systems))
     axis = FIGURES["token-time"](saved).axes[0]
     low, high = sorted(axis.get_ylim())
     assert all(low + 0.3 <= text.get_position()[1] <= high - 0.3 for text in axis.texts)
@@ -91,7 +92,7 @@ def test_a_bar_too_thin_to_be_seen_keeps_its_place():
 def test_a_system_keeps_its_colour_in_every_figure(saved):
     from matplotlib.colors import to_hex
 
-    colours = style.colours(saved.summary["systems"])
+    colours = style.colours(saved.summary.systems)
     lines = {
         line.get_label(): to_hex(line.get_color())
         for line in FIGURES["latency-cdf"](saved).axes[0].lines
@@ -294,11 +295,9 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     """At the price that a circle stands at, a run says that both systems' tokens cost the same."""
     saved = run(read("jia-2024", ["workload.requests=8", "workload.users=2"])).saved()
     figure = FIGURES["crossover"](saved)
-    systems = saved.summary["systems"]
-    other = systems["h100x8"]["economics"]["usd_per_mtok"]
-    price = break_even_card_price(
-        systems["nodes"], systems["nodes"]["economics"]["usd_per_mtok"], other
-    )
+    systems = saved.summary.priced_systems
+    other = systems["h100x8"].usd_per_mtok
+    price = systems["nodes"].break_even_card_price(systems["nodes"].usd_per_mtok, other)
     changed = [
         f"economics.systems.nodes.card={price} USD",
         "workload.requests=8",
@@ -312,12 +311,11 @@ def test_the_crossover_is_where_a_token_costs_as_much():
 def test_without_prices_there_is_no_crossover(saved):
     assert "crossover" in draw_all(saved)
     unpriced = {
-        name: {k: v for k, v in s.items() if k != "economics"}
-        for name, s in saved.summary["systems"].items()
+        name: replace(system, costs=replace(system.costs, economics=None))
+        for name, system in saved.summary.systems.items()
     }
-    assert "crossover" not in draw_all(
-        replace(saved, summary=saved.summary | {"systems": unpriced})
-    )
+    summary = replace(saved.summary, systems=unpriced)
+    assert "crossover" not in draw_all(replace(saved, summary=summary))
 
 
 def test_joules_against_load_add_up():

@@ -294,7 +294,7 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
 
 def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
     """Against a count request by request, at some moments."""
-    for name in saved.summary["systems"]:
+    for name in saved.summary.systems:
         times, held, waiting = occupancy.over_time(saved, name)
         rows = saved.requests.filter(polars.col("system") == name)
         start = rows["arrival"].min()
@@ -317,20 +317,20 @@ def test_what_was_not_served_is_drawn_empty(saved):
 
 
 def test_bars_of_memory_are_what_the_plan_says():
-    told = plan(read("llama3-8b-lpu-vs-h100")).as_json([4096])
+    told = plan(read("llama3-8b-lpu-vs-h100")).summary([4096])
     figure = memory.draw(told)
-    lpu, held = told["systems"]["lpu"], told["systems"]["lpu"]["bytes_per_chip"]
+    lpu, capacity = told.systems["lpu"], told.systems["lpu"].bytes_per_chip.capacity
     heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(
-        4, len(lpu["stages"])
+        4, len(lpu.stages)
     )
-    assert np.allclose(heights[0], [stage[2] / 1e6 for stage in lpu["stages"]])
-    assert np.allclose(heights.sum(axis=0), held["capacity"] / 1e6)
-    weights = max(stage[2] for stage in lpu["stages"]) / held["capacity"]
+    assert np.allclose(heights[0], [stage.weights / 1e6 for stage in lpu.stages])
+    assert np.allclose(heights.sum(axis=0), capacity / 1e6)
+    weights = max(stage.weights for stage in lpu.stages) / capacity
     assert f"lpu {weights:.0%} weights" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_model_that_does_not_fit_stands_out_of_its_memory():
-    figure = memory.draw(plan(read("does-not-fit")).as_json([4096]))
+    figure = memory.draw(plan(read("does-not-fit")).summary([4096]))
     assert "does not fit" in " ".join(figure.get_suptitle().split())
     axis = figure.axes[0]
     top = max(patch.get_y() + patch.get_height() for patch in axis.patches)

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 from sim import read, run
 from sim.report import page
-from sim.results.rows import save_result
+from sim.results.saving import save_result
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),

@@ -9,7 +9,7 @@ import pytest
 
 from sim import read, run
 from sim.inputs.names import catalogue_folder
-from sim.report.tables import notes
+from sim.report.findings import notes
 from sim.results.rows import COLUMNS
 
 NOTEBOOK = catalogue_folder() / "notebook.ipynb"
@@ -22,7 +22,7 @@ def result():
 
 def test_a_result_shows_itself_as_its_comparison(result):
     html = result._repr_html_()
-    summary = result.as_json()
+    summary = result.summary
     assert html.count("<table") == 1
     assert ">lpu</th>" in html
     assert "TPOT median / p99, ms" in html
@@ -52,8 +52,8 @@ def test_metrics_are_a_frame_with_a_row_for_each_system(result):
     assert result.metrics["system"].to_list() == ["lpu", "h100"]
     for name, system in result.systems.items():
         (row,) = result.metrics.filter(polars.col("system") == name).to_dicts()
-        assert row["median_tpot_ms"] == system.metrics["median_tpot_ms"]
-        assert row["verdict"] == system.metrics["verdict"]
+        assert row["median_tpot_ms"] == system.metrics.tpot.median
+        assert row["verdict"] == system.metrics.verdict
 
 
 def test_systems_that_lack_a_metric_have_none_of_it():

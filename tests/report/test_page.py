@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import polars
@@ -17,8 +18,8 @@ from sim.catalogue.entries import scenario_sources
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.report import page
-from sim.report.tables import notes
-from sim.results.rows import load_result, save_result
+from sim.report.findings import notes
+from sim.results.saving import load_result, save_result
 
 HOSTILE = """\
 # Is <b>this</b> a "question"
@@ -101,12 +102,12 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
     for figure in draw_all(load_result(folder)).values():
         assert " ".join(figure.get_suptitle().split()) in told.text
     assert len(told.named("svg")) == len(draw_all(load_result(folder)))
-    assert f"sramsim {summary['version']}, seed 7." in told.text
+    assert f"sramsim {summary.origin.version}, seed 7." in told.text
     assert "sramsim run llama3-8b-lpu-vs-h100.yaml --out out" in told.text
 
 
 def test_it_names_the_source_of_every_number_of_every_part(told, folder):
-    kept = load_result(folder).summary["sources"]
+    kept = load_result(folder).summary.origin.sources
     parts = [
         "model llama-3.1-8b",
         "chip groq-lpu-v1",
@@ -117,8 +118,8 @@ def test_it_names_the_source_of_every_number_of_every_part(told, folder):
     assert list(kept) == parts
     rows = "".join(told.text.split())
     for entry in kept.values():
-        assert entry["facts"]
-        for fact in entry["facts"]:
+        assert entry.facts
+        for fact in entry.facts:
             assert "".join("".join(fact).split()) in rows
 
 
@@ -130,9 +131,9 @@ def test_a_cluster_and_what_is_written_in_place_have_sources_too(tmp_path):
                         "{kind: roofline, fp16: 1 PFLOP/s}, topology: {kind: ring, link: {latency: 1 us, bandwidth: 1 GB/s}}, "
                         "source: {memory: a guess}}, chips: 1, engine: ideal}")  # fmt: skip
     (tmp_path / "mine.yaml").write_text(text)
-    kept = run(read(tmp_path / "mine.yaml")).saved().summary["sources"]
+    kept = run(read(tmp_path / "mine.yaml")).saved().summary.origin.sources
     assert {"cluster dgx-a100", "chip a100-80gb", "chip systems.own.chip"} <= set(kept)
-    assert ("memory.hbm.capacity", "80 GB", "a guess") in kept["chip systems.own.chip"]["facts"]
+    assert ("memory.hbm.capacity", "80 GB", "a guess") in kept["chip systems.own.chip"].facts
 
 
 def test_what_a_sweep_varies_has_sources_too():
@@ -155,8 +156,8 @@ def test_the_scenario_that_it_offers_is_the_one_that_was_run(told, folder, tmp_p
     again = run(read(file)).saved().summary
     was = load_result(folder).summary
     assert Document(file).data["seed"] == 7
-    assert json.loads(json.dumps(again["systems"])) == was["systems"]
-    assert again["question"] == was["question"]
+    assert again.systems == was.systems
+    assert again.origin.question == was.origin.question
 
 
 def test_it_fetches_nothing(told, hostile):
@@ -232,9 +233,7 @@ def test_colours_of_figures_are_seen_on_the_dark_page():
 
 def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_path):
     saved = load_result(folder)
-    for key in ("question", "inputs", "sources", "version"):
-        del saved.summary[key]
-    save_result(saved, tmp_path)
+    save_result(replace(saved, summary=replace(saved.summary, origin=None)), tmp_path)
     text = Elements(page.report(tmp_path)).text
     assert "made in code" in text
     assert "They were not kept" in text

@@ -7,6 +7,8 @@ import pytest
 
 from sim.cost.step import Work
 from sim.inputs.errors import ScenarioError
+from sim.results.encoding import encode_summary
+from sim.results.histogram import BINS_PER_DECADE, Gaps
 from sim.results.metrics import (
     PRESETS,
     SLO,
@@ -17,7 +19,8 @@ from sim.results.metrics import (
     latencies,
     summarize,
 )
-from sim.results.rows import BINS_PER_DECADE, Gaps, Rows
+from sim.results.rows import Rows
+from sim.results.statistics import MeasuredSpan
 from sim.results.verdict import judge
 from sim.workload.requests import RequestBatch
 
@@ -68,12 +71,12 @@ def test_the_summary_counts_what_finished(rows):
         "mean_itl_ms": 1000 * (2 * 0.5 + 4 * 1.5) / 6,
         "std_itl_ms": 1000 * np.std([0.5] * 2 + [1.5] * 4),
     }
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
-    assert metrics["median_itl_ms"] == pytest.approx(1500, rel=0.005)
+    assert {name: encode_summary(metrics)[name] for name in expected} == pytest.approx(expected)
+    assert metrics.itl.median == pytest.approx(1500, rel=0.005)
 
 
 def test_goodput_is_named_only_where_limits_are_given(rows):
-    assert "request_goodput" not in summarize(rows)
+    assert summarize(rows).goodput is None
 
 
 @pytest.mark.parametrize(
@@ -95,17 +98,17 @@ def test_a_good_request_meets_all_limits(rows, slo, count):
 def test_nothing_finished_is_nothing_measured():
     rows = Rows(RequestBatch(np.array([1.0]), np.array([10]), np.array([3])))
     metrics = summarize(rows, SLO(ttft=1.0))
-    assert (metrics["completed"], metrics["refused"], metrics["duration"], metrics["verdict"]) == (
+    assert (metrics.completed, metrics.refused, metrics.duration, metrics.verdict) == (
         0,
         1,
         0.0,
         "REFUSED",
     )
     assert (
-        metrics["request_throughput"]
-        is metrics["request_goodput"]
-        is metrics["mean_ttft_ms"]
-        is metrics["p99_itl_ms"]
+        metrics.request_throughput
+        is metrics.request_goodput
+        is metrics.ttft.mean
+        is metrics.itl.p99
         is None
     )
 
@@ -115,36 +118,34 @@ def test_a_window_counts_the_requests_that_arrive_in_it(rows):
     whole, part = (
         summarize(rows, SLO(ttft=1.0), measure) for measure in (None, Measure(window=(2.0, 8.0)))
     )
-    assert (part["completed"], part["refused"], part["duration"]) == (2, 1, 6.0)
-    assert (part["total_input_tokens"], part["total_output_tokens"], part["mean_ttft_ms"]) == (
+    assert (part.completed, part.refused, part.duration) == (2, 1, 6.0)
+    assert (part.total_input_tokens, part.total_output_tokens, part.ttft.mean) == (
         50,
         6,
         2000.0,
     )
-    assert part["measured"] == {"from": 2.0, "to": 8.0}
-    assert {key: part[key] for key in whole if "itl" in key} == {
-        key: whole[key] for key in whole if "itl" in key
-    }
-    assert part.keys() - whole.keys() == {"measured"}
+    assert part.measured == MeasuredSpan(2.0, 8.0)
+    assert part.itl == whole.itl
+    assert encode_summary(part).keys() - encode_summary(whole).keys() == {"measured"}
 
 
 def test_throughput_of_a_window_is_what_came_out_in_it(rows):
     """The first request's last half second of gaps holds one of two tokens; the third's first three seconds of six two of four."""
     metrics = summarize(rows, SLO(ttft=1.0), Measure(window=(2.0, 8.0)))
     assert came_out(rows, 2.0, 8.0, SLO(ttft=1.0)) == pytest.approx((2, 20 + 30, 1 + 1 + 1 + 2, 1))
-    assert metrics["request_throughput"] == pytest.approx(2 / 6)
-    assert metrics["output_throughput"] == pytest.approx(5 / 6)
-    assert metrics["total_token_throughput"] == pytest.approx(55 / 6)
-    assert metrics["request_goodput"] == pytest.approx(1 / 6)
+    assert metrics.request_throughput == pytest.approx(2 / 6)
+    assert metrics.output_throughput == pytest.approx(5 / 6)
+    assert metrics.total_token_throughput == pytest.approx(55 / 6)
+    assert metrics.request_goodput == pytest.approx(1 / 6)
     assert came_out(rows, 0.0, 11.0, None) == pytest.approx((3, 60, 9, 0))
 
 
 def test_a_warm_up_counts_until_the_last_arrival(rows):
     metrics = summarize(rows, None, Measure(warmup=2.5))
-    assert (metrics["completed"], metrics["refused"], metrics["measured"]) == (
+    assert (metrics.completed, metrics.refused, metrics.measured) == (
         1,
         1,
-        {"from": 2.5, "to": 4.0},
+        MeasuredSpan(2.5, 4.0),
     )
 
 
@@ -167,7 +168,7 @@ def test_a_steady_window_has_the_throughput_that_is_offered(loaded):
         rows = loaded(seed, 0.7, 600)
         service = (rows.last_token - rows.arrival).min()
         window = Measure(window=(100 / 0.7 * service, 500 / 0.7 * service))
-        ratios.append(summarize(rows, None, window)["request_throughput"] * service / 0.7)
+        ratios.append(summarize(rows, None, window).request_throughput * service / 0.7)
     assert abs(np.mean(ratios) - 1) < 3 * np.std(ratios, ddof=1) / math.sqrt(len(ratios))
 
 
@@ -201,11 +202,11 @@ def test_the_interval_of_a_queue_holds_its_mean_wait_about_as_often():
 def test_intervals_are_of_the_means_given_and_only_where_runs_are_long_and_steady(loaded):
     metrics = summarize(loaded(0, 0.5, 600))
     for name in ("ttft", "e2el"):
-        assert 0 < metrics[f"ci95_mean_{name}_ms"] < metrics[f"mean_{name}_ms"]
-    assert metrics["ci95_mean_tpot_ms"] is None  # answers of one token have none
-    assert summarize(loaded(0, 0.5, 199))["ci95_mean_ttft_ms"] is None
+        assert 0 < metrics.ci95_mean(name) < metrics.latency(name).mean
+    assert metrics.ci95_mean_tpot_ms is None  # answers of one token have none
+    assert summarize(loaded(0, 0.5, 199)).ci95_mean_ttft_ms is None
     overloaded = summarize(loaded(0, 1.5, 600))
-    assert (overloaded["verdict"], overloaded["ci95_mean_ttft_ms"]) == ("OVERLOADED", None)
+    assert (overloaded.verdict, overloaded.ci95_mean_ttft_ms) == ("OVERLOADED", None)
     assert half_width(np.ones(199)) is None
     assert half_width(np.ones(200)) == 0
 

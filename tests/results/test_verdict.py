@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from sim.inputs.errors import ScenarioError
-from sim.report.tables import findings, judged
+from sim.report.findings import judged, judgement
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
+from sim.results.statistics import Unfinished
 from sim.results.verdict import UNSTEADY, grows, hints, judge, measure_flow, unevenness
 from sim.scenario.layout import check
 from sim.scenario.replicas import serve_requests
@@ -154,12 +155,11 @@ def test_where_most_requests_are_refused_the_verdict_and_the_reasons_say_so(
     deployment = make_deployment(kv_tokens=60)
     rows = serve_on(deployment, [(1e-5 * n, 10, 40) for n in range(200)], policies=policies)
     told = summarize(rows)
-    assert told["verdict"] == "REFUSED"
-    assert told["unfinished"] == [{"reason": reason, "requests": 200 - told["completed"]}]
-    assert told["ci95_mean_ttft_ms"] is None
-    system = told | {"chip": "c", "weight_bandwidth": {"claimed": 1.0, "chip": 1.0}}
-    lines = findings({"one": system})
-    assert f"one: {200 - told['completed']} requests unanswered: {reason}." in lines
+    assert told.verdict == "REFUSED"
+    assert told.unfinished == (Unfinished(reason, 200 - told.completed),)
+    assert told.ci95_mean_ttft_ms is None
+    lines = judgement("one", told)
+    assert f"one: {200 - told.completed} requests unanswered: {reason}." in lines
     assert not any("never fit" in line for line in lines)
 
 
@@ -181,9 +181,9 @@ def in_bursts(of, length=10.0):
 def test_bursts_that_queue_and_drain_are_named_beside_stable():
     rows = in_bursts(50)
     told = summarize(rows)
-    assert told["verdict"] == "STABLE"
-    assert [hint["kind"] for hint in told["hints"]] == ["bursts"]
-    assert "up to 50 wait" in told["hints"][0]["text"]
+    assert told.verdict == "STABLE"
+    assert [hint.kind for hint in told.hints] == ["bursts"]
+    assert "up to 50 wait" in told.hints[0].text
     assert judged(told) == "STABLE, with bursts"
     assert list(hints(in_bursts(3), "STABLE", np.ones(60, bool))) == []  # no queue to speak of
 
@@ -195,8 +195,8 @@ def test_poisson_arrivals_are_no_bursts():
     first = arrival + before - np.minimum.accumulate(before) + 0.8
     assert (first - arrival).max() > 10 * 0.8
     rows = made(arrival, arrival, first, first, np.ones(2000, int))
-    assert summarize(rows)["verdict"] == "STABLE"
-    assert not summarize(rows)["hints"]
+    assert summarize(rows).verdict == "STABLE"
+    assert not summarize(rows).hints
 
 
 def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(
@@ -205,15 +205,15 @@ def test_the_starting_burst_of_a_closed_loop_is_named_until_it_is_a_small_part(
     """Fifty prompts at one instant wait for each other; in ten rounds they are a tenth, and a warm-up leaves them out."""
     deployment = make_deployment(chip=make_chip(capacity=1e8), token_budget=128)
     two, many = (serve_on(deployment, [(0.0, 64, 40)] * n, users=50) for n in (100, 600))
-    (hint,) = summarize(two)["hints"]
-    assert hint["kind"] == "starting burst"
+    (hint,) = summarize(two).hints
+    assert hint.kind == "starting burst"
     assert (
-        hint["text"]
+        hint.text
         == "the starting burst is 50 % of what is counted; use measure: {warmup: ...} or more requests"
     )
-    assert not summarize(many)["hints"]
-    assert not summarize(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2))["hints"]
-    assert not summarize(serve_on(deployment, [(0.0, 64, 40)], users=1))["hints"]
+    assert not summarize(many).hints
+    assert not summarize(two, None, Measure(warmup=float(np.nanmax(two.arrival)) / 2)).hints
+    assert not summarize(serve_on(deployment, [(0.0, 64, 40)], users=1)).hints
 
 
 CLOSED = """model: llama-3.1-8b

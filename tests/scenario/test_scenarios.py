@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sim import PlanError, plan, read, run
 from sim.cli.app import main
 from sim.cost.step import Work
 from sim.inputs.names import catalogue_names
-from sim.report.tables import notes
+from sim.report.findings import notes
 
 REFUSED = {"does-not-fit": "4 chips would do"}
 VERDICTS = {
@@ -84,8 +85,8 @@ def command(monkeypatch, capsys, *words: str) -> str:
 def test_every_scenario_serves_all_its_requests(name):
     result = ran(name)
     for system_name, system in result.systems.items():
-        assert system.metrics["completed"] == len(system.rows.arrival)
-        assert system.metrics["verdict"] == VERDICTS.get((name, system_name), "STABLE")
+        assert system.metrics.completed == len(system.rows.arrival)
+        assert system.metrics.verdict == VERDICTS.get((name, system_name), "STABLE")
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
@@ -102,12 +103,12 @@ def test_every_scenario_opens_with_its_question(name):
 
 
 def test_the_flagship_gives_the_published_order_of_speeds(flagship):
-    speed = {name: 1000 / s.metrics["median_tpot_ms"] for name, s in flagship.systems.items()}
+    speed = {name: 1000 / s.metrics.tpot.median for name, s in flagship.systems.items()}
     assert 240 <= speed["lpu"] <= 360
     assert 25 <= speed["h100"] <= 45
     assert 6 <= speed["lpu"] / speed["h100"] <= 12
-    assert 0.4 <= flagship.systems["lpu"].metrics["fitted_share"] <= 0.6
-    assert 25 <= flagship.systems["lpu"].metrics["median_ttft_ms"] <= 45
+    assert 0.4 <= flagship.systems["lpu"].metrics.fitted_share <= 0.6
+    assert 25 <= flagship.systems["lpu"].metrics.ttft.median <= 45
 
 
 def test_the_flagship_says_where_its_joules_of_a_busy_system_are(monkeypatch, capsys, flagship):
@@ -115,11 +116,14 @@ def test_the_flagship_says_where_its_joules_of_a_busy_system_are(monkeypatch, ca
     shares = {name: system["busy_share"] for name, system in flagship.as_json()["systems"].items()}
     assert shares["lpu"] < 0.005 < 0.05 < shares["h100x8"] < 0.1 < shares["h100"] < 0.4
     pointer = f"J and $ at capacity: sramsim capacity {FLAGSHIP}"
-    summary = flagship.as_json()
+    summary = flagship.summary
     assert pointer in notes(summary, FLAGSHIP)
-    busy = {name: system | {"busy_share": 0.5} for name, system in summary["systems"].items()}
-    fixed = {key: value for key, value in summary.items() if key != "slo_s"}
-    for other in (summary | {"systems": busy}, fixed, summary | {"workload": "listed"}):
+    busy = {
+        name: replace(system, costs=replace(system.costs, busy_share=0.5))
+        for name, system in summary.systems.items()
+    }
+    for change in ({"systems": busy}, {"slo": None}, {"workload": "listed"}):
+        other = replace(summary, **change)
         assert not any(line.startswith("J and $") for line in notes(other, FLAGSHIP))
     words = (
         "workload.requests=2",
@@ -185,7 +189,7 @@ def test_plan_answers_where_run_refuses(monkeypatch, capsys):
 
 
 def tpot(result, name) -> float:
-    return result.systems[name].metrics["median_tpot_ms"]
+    return result.systems[name].metrics.tpot.median
 
 
 @pytest.mark.parametrize("system", ["lpu", "h100x8"])
@@ -214,12 +218,13 @@ def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
 
 def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeypatch, capsys):
     result = ran("contention")
-    for metric in ("median_tpot_ms", "median_ttft_ms"):
+    for metric in ("tpot", "ttft"):
         by_chip, closed = (
-            result.systems[name].metrics[metric] for name in ("by-chip", "closed-form")
+            result.systems[name].metrics.latency(metric).median
+            for name in ("by-chip", "closed-form")
         )
         assert 1.01 < by_chip / closed < 1.5
-    assert result.systems["by-chip"].network["network"]["links_waited_for"][0]["link"] == "bus"
+    assert result.systems["by-chip"].network.links_waited_for[0].link == "bus"
     assert "by-chip: messages waited most for the link bus" in " ".join(
         command(monkeypatch, capsys, "run", "contention").split()
     )
@@ -238,16 +243,16 @@ def test_jitter_costs_more_the_more_there_is_and_a_dead_link_more_than_nothing()
 
 def test_schedulers_differ_as_the_scenario_asks():
     result = ran("scheduling")
-    ttft = {name: system.metrics["p99_ttft_ms"] for name, system in result.systems.items()}
+    ttft = {name: system.metrics.ttft.p99 for name, system in result.systems.items()}
     assert ttft["static-64"] > 5 * ttft["chunked-prefill"]
     assert tpot(result, "prefill-first") > 1.05 * tpot(result, "chunked-prefill")
-    assert result.systems["preempting"].metrics["preemptions"] > 0
-    assert result.systems["chunked-prefill"].metrics["preemptions"] == 0
+    assert result.systems["preempting"].metrics.preemptions > 0
+    assert result.systems["chunked-prefill"].metrics.preemptions == 0
 
 
 def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
     result = ran("fleet")
-    good = {name: system.metrics["request_goodput"] for name, system in result.systems.items()}
+    good = {name: system.metrics.request_goodput for name, system in result.systems.items()}
     assert min(good["by-room"], good["short-to-lpus"]) > 1.3 * max(good["lpus"], good["gpus"])
     rows = result.systems["short-to-lpus"].rows
     tokens = rows.requests.prompt + rows.requests.output
@@ -272,23 +277,23 @@ SOURCE = "Llama 3 (arXiv 2407.21783): failures of the category GPU"
 def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
     """Simulated as in closed form; what is left are the swaps, and the loading over the host links is the least of them."""
     result = ran("spares")
-    found = {name: system.metrics for name, system in result.systems.items()}
+    found = {name: system.metrics.availability for name, system in result.systems.items()}
     for each in found.values():
         assert (
-            abs(each["availability"] - each["closed_form_availability"])
-            < 3 * each["ci95_availability"] / 1.96
+            abs(each.availability - each.faults.closed_form_availability)
+            < 3 * each.ci95_availability / 1.96
         )
-        assert each["ci95_availability"] / 1.96 < 0.1 * (1 - each["availability"])
+        assert each.ci95_availability / 1.96 < 0.1 * (1 - each.availability)
     assert (
-        found["no-spare"]["availability"]
+        found["no-spare"].availability
         < 0.9
-        < found["one-per-rack"]["availability"]
-        < found["pooled"]["availability"]
+        < found["one-per-rack"].availability
+        < found["pooled"].availability
     )
-    assert 1 - found["pooled"]["closed_form_availability_without_swaps"] < 0.05 * (
-        1 - found["pooled"]["availability"]
+    assert 1 - found["pooled"].faults.closed_form_availability_without_swaps < 0.05 * (
+        1 - found["pooled"].availability
     )
-    assert 600 < found["pooled"]["swap_s"] < 600.1
+    assert 600 < found["pooled"].faults.swap_s < 600.1
     assert SOURCE in str(result.scenario.origin["sources"])
     told = " ".join(command(monkeypatch, capsys, "run", "spares").split())
     assert "availability, % and its 95 % interval" in told
@@ -387,14 +392,14 @@ def test_who_has_replicas_moves_its_requests_and_who_has_one_lets_them_wait(day)
     alone, two, four = (
         day.systems[name].metrics for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")
     )
-    assert alone["completed"] == two["completed"] == four["completed"] == 400
-    assert (alone["moved"], alone["failed"]) == (0, 0)
-    assert min(alone["retried"], two["moved"], four["moved"]) > 0
-    assert two["moved"] == two["retried"]
-    assert 4000 < day.systems["one-of-lpus"].metrics["p99_ttft_ms"] < 6000
-    assert max(two["p99_ttft_ms"], four["p99_ttft_ms"]) < 2000
+    assert alone.completed == two.completed == four.completed == 400
+    assert (alone.moved, alone.failed) == (0, 0)
+    assert min(alone.retried, two.moved, four.moved) > 0
+    assert two.moved == two.retried
+    assert 4000 < day.systems["one-of-lpus"].metrics.ttft.p99 < 6000
+    assert max(two.ttft.p99, four.ttft.p99) < 2000
     told = day.as_json()
-    assert told["systems"]["two-of-lpus"]["outages"] == [(8.0, 12.0)]
+    assert told["systems"]["two-of-lpus"]["outages"] == [[8.0, 12.0]]
 
 
 def test_the_day_is_drawn_with_its_outages(day):
@@ -415,9 +420,9 @@ def test_the_day_is_drawn_with_its_outages(day):
 def test_requests_fail_where_they_are_not_to_be_retried():
     outage = "systems.two-of-lpus.outages=[{at: 8 s, lasts: 4 s, requests: fail}]"
     told = run(read("day-in-the-life", [*DAY, outage])).systems["two-of-lpus"].metrics
-    assert told["failed"] > 0
-    assert told["completed"] + told["failed"] == 400
-    assert told["refused"] == 0
+    assert told.failed > 0
+    assert told.completed + told.failed == 400
+    assert told.refused == 0
 
 
 @pytest.mark.parametrize(

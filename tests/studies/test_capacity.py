@@ -138,7 +138,7 @@ def test_a_run_at_the_rate_found_agrees(make_scenario, service, factor):
     found = capacity(make_scenario(slo)).systems["one"]
     workload = poisson(found.requests).model_copy(update={"rate": factor * found.best.load})
     metrics = run(make_scenario(slo, workload)).systems["one"].metrics
-    share = metrics["request_goodput"] / metrics["request_throughput"]
+    share = metrics.request_goodput / metrics.request_throughput
     assert abs(share - found.best.attainment) < 0.01 if factor == 1 else share < 0.89
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sim import read, run
 from sim.inputs.errors import UserError
-from sim.results.rows import save_result
+from sim.results.saving import save_result
 from sim.studies.compare import against, changes
 
 

@@ -1,0 +1,259 @@
+"""What a run comes to in sentences, made from its summary without simulation.
+
+>>> ratio(7.14), ratio(1.04)
+('7.1', '1.040')
+"""
+
+from collections.abc import Mapping
+
+from sim.economics.break_even import ALONE, LOADED, break_even_points, priced_card_systems
+from sim.report.identity_rows import WEIGHT_BANDWIDTHS, changed_numbers
+from sim.results.labels import format_number, labelled
+from sim.results.statistics import Metrics
+from sim.results.summary import RunSummary, SystemSummary
+from sim.results.system_identity import SystemIdentity
+from sim.results.verdict import KEEPS_UP
+
+VARIABLE = ("poisson", "gamma", "trace", "closed")  # workloads whose load `capacity` varies
+# A system whose chips work less of their time gets a pointer to J and $ at capacity.
+BUSY = 0.2
+NOT_STEADY = ("OVERLOADED", "REFUSED")  # whose statistics get a star
+
+Systems = Mapping[str, SystemSummary]
+
+
+def notes(summary: RunSummary, file: str = "") -> list[str]:
+    """Return what stands below the tables: what was left out and counted, and the findings.
+
+    file: the scenario's name or path, for a command to try.
+    """
+    systems = summary.systems
+    lines = changed_numbers(summary.identities)
+    if summary.note:
+        lines.append(f"Of the trace: {summary.note}.")
+    if summary.estimate:
+        lines.append(
+            "The ratios of what systems cost say nothing of tokens: they compare as if all systems "
+            "were equally fast."
+        )
+        lines += token_cost_findings(summary)
+    spans = {name: span for name, s in systems.items() if (span := s.metrics.measured)}
+    if spans:
+        parts = ", ".join(
+            f"{name} from {format_number(span.start)} to {format_number(span.end)} s"
+            for name, span in spans.items()
+        )
+        lines.append(f"Counted: {parts}; ITL and verdict of the whole run.")
+    plain = [identity for s in systems.values() if (identity := s.identity.plain)]
+    if any(point.paced for identity in plain for point in identity.published):
+        lines.append("(paced): the service throttled this speed; the hardware is at least as fast.")
+    return lines + mostly_idle(summary, file) + findings(systems)
+
+
+def mostly_idle(summary: RunSummary, file: str) -> list[str]:
+    """Return where J and $ of a busier system are, if one is mostly idle and `capacity` can load it."""
+    known = [s.costs for s in summary.systems.values() if s.costs.energy or s.costs.economics]
+    shares = [costs.busy_share for costs in known if costs.busy_share is not None]
+    if summary.slo is None or summary.workload not in VARIABLE or min(shares, default=1.0) >= BUSY:
+        return []
+    return [f"J and $ at capacity: sramsim capacity {file or summary.scenario}"]
+
+
+def token_cost_findings(summary: RunSummary) -> list[str]:
+    """Return what a token costs over the others', and the card prices at which costs are equal."""
+    priced = summary.priced_systems
+    mine = priced_card_systems(priced)
+    costs = {name: system.price_and_speed() for name, system in priced.items()}
+    if not mine or len(mine) == len(costs) or any(LOADED not in each for each in costs.values()):
+        return []
+    lines = []
+    for name in (name for name in costs if name not in mine):
+        for one in mine:
+            alone, loaded = (
+                ratio(costs[one][load][0] / costs[name][load][0]) for load in (ALONE, LOADED)
+            )
+            lines.append(
+                f"A token of {one} costs {alone} times one of {name} with one user each, "
+                f"{loaded} times under this load."
+            )
+    best, points = break_even_points(priced)
+    speed = format_number(costs[best][LOADED][1])
+    for point in points:
+        at = (
+            f"at ${format_number(point.price)} a card"
+            if point.price > 0
+            else "at no price of a card"
+        )
+        user = f"{format_number(point.speed)} token/s for a user"
+        lines.append(
+            f"A token of {best} under this load ({speed} token/s for a user) costs as much as one "
+            f"of {point.other} with {point.load} ({user}) {at}."
+        )
+    return lines
+
+
+def judged(metrics: Metrics) -> str:
+    """Return the verdict, and beside it that requests come in bursts: 'STABLE, with bursts'."""
+    bursts = any(hint.kind == "bursts" for hint in metrics.hints)
+    return metrics.verdict + (", with bursts" if bursts else "")
+
+
+def verdict_sentence(systems: Systems) -> str:
+    """Return the comparison in a sentence: the fastest for a user, and which do not keep up."""
+    fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
+    verdicts = {name: judged(s.metrics) for name, s in systems.items()}
+    behind = [f"{name} is {verdict}" for name, verdict in verdicts.items() if verdict != "STABLE"]
+    every = "every system" if len(systems) > 1 else next(iter(systems))
+    load = " and ".join(behind) or f"{every} is STABLE"
+    return f"{fastest.removesuffix('.')}; under this load {load}."
+
+
+def _user_speeds(systems: Systems) -> dict[str, float]:
+    """Return the tokens/s of the median user, of the systems that gave one two tokens."""
+    return {name: speed for name, s in systems.items() if (speed := s.metrics.user_speed)}
+
+
+def _fastest(systems: Systems) -> list[str]:
+    """Return the fastest system for a user, against each other one; nothing without two tokens."""
+    speeds = _user_speeds(systems)
+    if not speeds:
+        return []
+    best = max(speeds, key=lambda name: speeds[name])
+    names = {name: labelled(name, systems[name].identity) for name in speeds}
+    others = ", ".join(
+        f"{ratio(speeds[best] / speed)} times that of {names[name]}"
+        for name, speed in speeds.items()
+        if name != best
+    )
+    head = f"{names[best]} gives a user {format_number(speeds[best])} token/s"
+    return [f"{head}: {others}." if others else f"{head}."]
+
+
+def findings(systems: Systems) -> list[str]:
+    """Return the fastest system against the others, and what verdicts and links need to be said."""
+    lines = []
+    speeds = _user_speeds(systems)
+    if len(speeds) > 1:
+        lines += _fastest(systems)
+        lines += bandwidth_claims(systems, speeds)
+    lines += [f"{name}: {shares(s)}." for name, s in systems.items() if s.members]
+    for name, system in systems.items():
+        lines += _contended(name, system)
+        lines += judgement(name, system.metrics)
+        lines += _waits(name, system)
+    return lines
+
+
+def _contended(name: str, system: SystemSummary) -> list[str]:
+    """Return the collectives whose times are estimates, of plain systems at stage fidelity."""
+    fidelities = {member: of.fidelity for member, of in system.members.items()}
+    return [
+        f"{part}: {identity.contended}."
+        for part, identity in system.identity.parts(name).items()
+        if identity.contended and fidelities.get(part, system.fidelity) != "chip"
+    ]
+
+
+def _waits(name: str, system: SystemSummary) -> list[str]:
+    """Return the link that messages waited for longest."""
+    network = system.network
+    if not network or not network.links_waited_for:
+        return []
+    link = network.links_waited_for[0]
+    return [
+        f"{name}: messages waited most for the link {link.link}: {format_number(link.waited_ms)} "
+        f"of {format_number(network.waited_ms)} ms, for {link.messages:,} messages."
+    ]
+
+
+def judgement(name: str, metrics: Metrics) -> list[str]:
+    """Return what a verdict means, why requests were not finished, and hints on the numbers."""
+    lines = []
+    share = metrics.served_share
+    served = f"{100 * share:.3g} %" if share is not None else "less"
+    match metrics.verdict:
+        case "OVERLOADED":
+            lines.append(
+                f"* {name} is overloaded: it serves {served} of what it is offered, its backlog "
+                "grows, and its latencies are those of this run's length only."
+            )
+        case "REFUSED":
+            lines.append(
+                f"* {name} did not finish half of the requests or more; its latencies are those "
+                "of the others."
+            )
+        case "TOO SHORT":
+            why = (
+                f"it serves {served} of what it is offered while requests come"
+                if share is None or share < KEEPS_UP
+                else "more requests arrive than leave, up to the last arrival"
+            )
+            lines.append(
+                f"{name}: the run is too short to tell whether it keeps up: {why}; ask for more "
+                "requests."
+            )
+        case "BACKLOGGED":
+            lines.append(
+                f"{name} is backlogged: more than a tenth of its requests waited longer than they "
+                "were served."
+            )
+    lines += [
+        f"{name}: {part.requests:,} requests unanswered: {part.reason}."
+        for part in metrics.unfinished
+    ]
+    return lines + [f"{name}: {hint.text}." for hint in metrics.hints]
+
+
+def shares(fleet: SystemSummary) -> str:
+    """Return what each member of a fleet served, and how fast."""
+    parts, completed = [], fleet.metrics.completed
+    for name, member in fleet.members.items():
+        served = member.served
+        if not served:
+            continue
+        part = f"{served.completed / completed:.0%}" if completed else "none"
+        times = f"median TTFT {format_number(served.ttft.median)} ms, "
+        times += f"TPOT {format_number(served.tpot.median)} ms"
+        text = f"{name} served {part} of the requests"
+        parts.append(f"{text} ({times})" if served.completed else text)
+    return ", ".join(parts)
+
+
+def ratio(value: float) -> str:
+    """Return '7.1'; near 1 with the digits that tell it from 1."""
+    return f"{value:.3f}" if value < 1.15 else f"{value:.1f}"
+
+
+def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]:
+    """Return what a claimed bandwidth of the first system becomes, against each other chip.
+
+    Counted by each of `WEIGHT_BANDWIDTHS`. Left out: makers that count as a multiply does; fleets.
+    """
+    plain = {name: part for name, s in systems.items() if (part := s.identity.plain)}
+    if not plain:
+        return []
+    first, *rest = plain
+    claimed = plain[first].weight_bandwidth
+    if claimed.claimed <= 1.01 * claimed.chip:
+        return []
+    lines = []
+    for name in rest:
+        if plain[name].chip == plain[first].chip:
+            continue
+        lines.append(_bandwidths(first, plain[first], name, plain[name]))
+        times = [systems[one].unloaded for one in (name, first)]
+        lone = times[0].tpot_ms / times[1].tpot_ms if times[0] and times[1] else float("nan")
+        busy = (
+            f", {speeds[first] / speeds[name]:.1f} under this load"
+            if {first, name} <= speeds.keys()
+            else ""
+        )
+        lines.append(f"Speed of a user, {first} over {name}: {lone:.1f} alone{busy}.")
+    return lines
+
+
+def _bandwidths(first: str, one: SystemIdentity, name: str, other: SystemIdentity) -> str:
+    ratios = (
+        f"{rate(one) / rate(other):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items()
+    )
+    return f"Reading weights, {first} over {name}: {', '.join(ratios)}."

@@ -1,0 +1,173 @@
+"""Rows that several tables share: what each system is, what its tokens cost, how fast it loads.
+
+>>> of_plain([], lambda identity: identity.engine)
+[]
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from rich.table import Table
+
+from sim.results.labels import format_number, speed_label
+from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
+from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
+from sim.units import format_quantity
+
+
+def titled(title: str, columns: list[str]) -> Table:
+    """Return a table whose first column has names, and whose others are aligned to the right."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def identity_rows(
+    table: Table, systems: Iterable[Identity], fidelities: Sequence[str] = ()
+) -> None:
+    """Add what each system is: model, chips, engine, precisions, plan.
+
+    A fleet's members have columns of their own. Fidelities are shown if one is not 'stage'.
+    """
+    each = list(systems)
+    table.add_row("model", *(marked_changed(s, s.model, "model") for s in each))
+    table.add_row("chips", *(hardware(s) for s in each))
+    table.add_row("engine", *of_plain(each, lambda s: marked_changed(s, s.engine, "engine")))
+    table.add_row("weights/act./KV/head", *of_plain(each, precisions))
+    table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: s.plan.text))
+    plain = [s for identity in each if (s := identity.plain)]
+    if any(s.search for s in plain):
+        table.add_row("  found by search", *of_plain(each, found_by_search))
+    if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
+        cells = of_plain(each, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
+        table.add_row("attention data / expert", *cells)
+    if any(map(speed_label, each)):
+        table.add_row("its speeds are", *(speed_label(s) or "-" for s in each))
+    if "chip" in fidelities:
+        table.add_row("fidelity", *fidelities)
+    if any(len(s.memories) > 1 for s in plain):
+        cells = of_plain(each, lambda s: f"{s.memory.weights} / {s.memory.kv}")
+        table.add_row("weights in / KV in", *cells)
+
+
+def precisions(system: SystemIdentity) -> str:
+    """Return 'int8/int8/fp16/int8': weights, activations, KV cache, output head."""
+    formats = system.precision
+    return f"{formats.weights}/{formats.activations}/{formats.kv}/{formats.head}"
+
+
+def found_by_search(system: SystemIdentity) -> str:
+    """Return 'capacity: 5 of 13 simulated', or '-' where the scenario gives the plan."""
+    search = system.search
+    if not search:
+        return "-"
+    return f"{search.by}: {search.simulated} of {search.considered} simulated"
+
+
+def of_plain(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:
+    """Return a row of what only a plain system has, '-' for fleets."""
+    return [cell(system.plain) if system.plain else "-" for system in systems]
+
+
+def hardware(system: Identity) -> str:
+    """Return '576 x groq-lpu-v1', of a fleet '1 lpu + 4 h100x8'."""
+    if plain := system.plain:
+        return marked_changed(plain, plain.hardware[0], "chip", "cluster", "exceptions")
+    return " + ".join(system.hardware)
+
+
+def marked_changed(system: Identity, text: str, *parts: str) -> str:
+    """Return a cell, marked if the system changes a number of a part: 'groq-lpu-v1†'."""
+    return text + "†" * any(map(system.changes, parts))
+
+
+def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
+    """Return a sentence for each part of a system that is not as its entry says."""
+    lines: dict[str, str] = {}
+    plain = {name: s for system in systems for name, s in systems[system].parts(system).items()}
+    for name, system in plain.items():
+        entries = {"chip": system.chip, "engine": system.engine, "model": system.model}
+        for key, change in (system.changed or {}).items():
+            part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
+            kind = part.rpartition(".")[2]
+            head = f"† {name}: {' '.join(filter(None, (kind, entries.get(kind))))} with"
+            was = "new" if change.was is None else f"instead of {change.was}"
+            start = f"{lines[head]}," if head in lines else head
+            lines[head] = f"{start} {key.removeprefix(f'{part}.')} {change.now} ({was})"
+    return [f"{line}." for line in lines.values()]
+
+
+def beat_rows(table: Table, systems: Sequence[Identity]) -> None:
+    """Add the beat of compiled pipelines, and the tokens/s that it allows a replica."""
+    all_beats = [system.plain.beat if system.plain else None for system in systems]
+    if any(all_beats):
+        cells = (
+            f"{format_number(beat.us)} for {beat.tokens} token" + "s" * (beat.tokens > 1)
+            if beat
+            else "-"
+            for beat in all_beats
+        )
+        table.add_row("beat of the pipeline, us", *cells)
+        most = (format_number(beat.max_token_throughput) if beat else "-" for beat in all_beats)
+        table.add_row("  most token/s, prompts counted", *most)
+
+
+def loading_row(table: Table, systems: Sequence[Identity]) -> None:
+    """Add the time to load the weights from the hosts, where a chip's file gives the link."""
+    times = [system.plain.load_s if system.plain else None for system in systems]
+    if any(times):
+        cells = (format_quantity(time, "s") if time else "-" for time in times)
+        table.add_row("weights from the hosts", *cells)
+
+
+def cost_rows(systems: Sequence[TokenCosts]) -> Iterator[tuple[str, list[str]]]:
+    """Yield rows of the known energy and money of a token, and the busy share that they hold for."""
+    if any(s.energy for s in systems):
+        for label, of_energy in ENERGY_ROWS.items():
+            yield label, [of_energy(s.energy) if s.energy else "-" for s in systems]
+    if any(s.economics for s in systems):
+        for label, of_price in PRICE_ROWS.items():
+            yield label, [of_price(s.economics) if s.economics else "-" for s in systems]
+    if any(s.energy or s.economics for s in systems):
+        shares = (s.busy_share for s in systems)
+        cells = [format_number(100 * share) if share is not None else "-" for share in shares]
+        yield "chips busy, % of their time", cells
+
+
+ENERGY_ROWS: dict[str, Callable[[EnergyUse], str]] = {
+    "J for an output token": lambda energy: format_number(energy.joules_per_token),
+    "  idle / work / server / PUE": lambda energy: " / ".join(
+        map(format_number, causes(energy.joules_per_token_by_cause))
+    ),
+    "mean power, kW": lambda energy: format_number(energy.mean_power_w / 1000),
+}
+PRICE_ROWS: dict[str, Callable[[TokenPrice], str]] = {
+    "$ for a million output tokens": lambda price: format_number(price.usd_per_mtok),
+    "$ for a request": lambda price: format_number(price.usd_per_request),
+}
+
+
+def causes(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
+    """Return the energy of idle chips, of work (compute, memory, links), servers and PUE."""
+    work = joules["compute"] + joules["memory"] + joules["links"]
+    return joules["idle"], work, joules["server"], joules["pue"]
+
+
+# How fast weights can be read, by ways to count. A token passes the stages one after the other, so
+# one stage at a time works for it. All chips work together only where the pipeline is full.
+WEIGHT_BANDWIDTHS: dict[str, Callable[[SystemIdentity], float]] = {
+    "a chip, as its maker counts": lambda s: float(s.weight_bandwidth.claimed),
+    "a chip, by a matrix-vector multiply": lambda s: float(s.weight_bandwidth.chip),
+    "a stage, for one token": lambda s: (
+        float(s.weight_bandwidth.chip) * s.chips / s.plan.pipeline / s.plan.replicas
+    ),
+    "all chips, with a full pipeline": lambda s: float(s.weight_bandwidth.chip) * s.chips,
+}

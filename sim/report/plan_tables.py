@@ -1,0 +1,183 @@
+"""The tables of `sramsim plan` and `sramsim capacity`.
+
+>>> from sim import plan, read
+>>> planning(plan(read("fleet")).summary([4096]))  # doctest: +SKIP
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.report.identity_rows import (
+    beat_rows,
+    changed_numbers,
+    cost_rows,
+    identity_rows,
+    loading_row,
+    titled,
+)
+from sim.report.tables import COLOURS
+from sim.results.encoding import decode_summary
+from sim.results.labels import format_number
+from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan
+from sim.results.summary import TokenCosts
+from sim.results.system_identity import PlanDegrees, UnloadedRequest, read_identity
+from sim.units import format_quantity
+
+
+def capacities(summary: Mapping[str, Any]) -> RenderableType:
+    """The table of `sramsim capacity`, from what `capacity --json` prints."""
+    systems = summary["systems"]
+    identities = {name: read_identity(system) for name, system in systems.items()}
+    limits = ", ".join(
+        f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
+    )
+    table = titled(
+        f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
+        list(systems),
+    )
+    identity_rows(table, identities.values())
+    table.add_section()
+    each = list(systems.values())
+    what, label = ("users", "users") if "max_goodput_users" in each[0] else ("rate", "request/s")
+    table.add_row(
+        f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in each)
+    )
+    table.add_row(
+        "  for each chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in each)
+    )
+    if any("time_scale" in s for s in each):
+        table.add_row("  time_scale of the trace", *(format_number(s["time_scale"]) for s in each))
+    table.add_row(
+        "attainment there",
+        *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each),
+    )
+    table.add_row(
+        "output token/s, all users", *(format_number(s["output_throughput"]) for s in each)
+    )
+    for cost, cells in cost_rows([decode_summary(TokenCosts, s) for s in each]):
+        table.add_row(cost, *cells)
+    table.add_row("what binds", *(s["binds"] or "-" for s in each))
+    above = [s["above"] for s in each]
+    table.add_row(f"just above, {label}", *(format_number(a["load"]) if a else "-" for a in above))
+    table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
+    table.add_row(
+        "  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above)
+    )
+    table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
+    if any("best" in s for s in each):
+        table.add_section()
+        _best_plans(table, [s.get("best") for s in each], what, label)
+    lines = [
+        *changed_numbers(identities),
+        f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
+    ]
+    lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
+    return Group(table, Text(), *map(Text, lines))
+
+
+def _best_plans(
+    table: Table, best: Sequence[Mapping[str, Any] | None], what: str, label: str
+) -> None:
+    """Add what `capacity --plans` found for each system."""
+    plans = [decode_summary(PlanDegrees, b["plan"]) if b else None for b in best]
+    table.add_row(
+        "best plan, tensor x pipeline x replicas", *(plan.text if plan else "-" for plan in plans)
+    )
+    if any(plan and plan.attention_data > 1 for plan in plans):
+        table.add_row(
+            "  attention data / expert",
+            *(f"{plan.attention_data} / {plan.expert}" if plan else "-" for plan in plans),
+        )
+    table.add_row(
+        f"  highest goodput, {label}",
+        *(format_number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
+    )
+    table.add_row(
+        "  plans that fit / simulated",
+        *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best),
+    )
+
+
+# What the fullest chip holds, in the table of `plan`.
+CHIP_PARTS: dict[str, Callable[[ChipMemory], float]] = {
+    "weights": lambda held: held.weights,
+    "KV of one request": lambda held: held.kv,
+    "activations": lambda held: held.activations,
+    "reserve": lambda held: held.reserve,
+    "usable capacity": lambda held: held.capacity,
+}
+
+
+def planning(summary: PlanSummary) -> RenderableType:
+    """Return the table of `sramsim plan`."""
+    systems = list(summary.systems.values())
+    identities = {name: system.identity for name, system in summary.systems.items()}
+    table = titled(f"{summary.scenario}: what each system holds", list(identities))
+    identity_rows(table, identities.values())
+    table.add_section()
+    fits = (Text("yes", "green") if s.fits else Text("no", "red") for s in systems)
+    table.add_row("fits", *fits)
+
+    def row(label: str, cell: Callable[[PlannedSystem], str]) -> None:
+        table.add_row(label, *(cell(s.plain) if s.plain else "-" for s in systems))
+
+    row("fewest chips that would do", lambda s: format_number(s.minimum_chips))
+    row("chips that the weights alone fill", lambda s: format_number(s.weights_only_chips))
+    for label, held in CHIP_PARTS.items():
+        cells = (
+            format_quantity(held(s.plain.bytes_per_chip), "B") if s.plain else "-" for s in systems
+        )
+        table.add_row(f"fullest chip: {label}", *cells)
+    plain = [system for s in systems if (system := s.plain)]
+    for length in plain[0].max_sequences if plain else ():
+        counts = [s.plain.max_sequences[length] if s.plain else None for s in systems]
+        cells = (f"{c.fullest_stage} (all memory: {c.all_memory})" if c else "-" for c in counts)
+        table.add_row(f"sequences of {length} tokens", *cells)
+    beat_rows(table, list(identities.values()))
+    loading_row(table, list(identities.values()))
+    table.add_section()
+    _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
+    lines = changed_numbers(identities)
+    lines += [
+        _tried(name, s.plain.tried)
+        for name, s in summary.systems.items()
+        if s.plain and s.plain.tried
+    ]
+    note = (
+        "Admission is decided by the fullest stage; 'all memory' is what the chips could hold "
+        "together. Terms are of a mean token's time."
+    )
+    return Group(table, Text(), *map(Text, lines), Text(note, style="dim"))
+
+
+def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> None:
+    """Add the times of a single request on each system, and those of a token by cause."""
+    ttft = (format_number(r.ttft_ms) if r else "-" for r in requests)
+    table.add_row("lone request: TTFT, ms", *ttft)
+    tpot = (format_number(r.tpot_ms) if r else "-" for r in requests)
+    table.add_row("lone request: TPOT, ms", *tpot)
+    for term in next((r.terms_ms for r in requests if r), {}):
+        times = (format_number(r.terms_ms[term]) if r else "-" for r in requests)
+        table.add_row(f"  {term}", *times)
+    shares = (f"{r.fitted_share:.0%}" if r else "-" for r in requests)
+    table.add_row("fitted share of a token", *shares)
+
+
+def _tried(name: str, tried: Sequence[TriedPlan]) -> str:
+    """Return how many plans the search tried, and the five best that fit."""
+    fit = [plan for plan in tried if plan.fits]
+    best = ", ".join(
+        f"{plan.tensor} x {plan.attention_data} x {plan.pipeline} x {plan.replicas} "
+        + (f"({format_number(1000 * plan.tpot)} ms)" if plan.tpot else f"({plan.chips} chips)")
+        for plan in fit[:5]
+    )
+    text = f"{name}: {len(tried)} plans tried, {len(fit)} fit"
+    return (
+        f"{text}; the best, as tensor x attention data x pipeline x replicas: {best}"
+        if fit
+        else text
+    )

@@ -1,0 +1,132 @@
+"""The table of `sramsim trace --program`: the instructions of each stage in one decode step."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.cost.program import CollectiveOp
+from sim.inputs.errors import UserError
+from sim.results.labels import format_number
+
+if TYPE_CHECKING:
+    from sim.cost.program import Instruction, Program
+    from sim.hardware.topology import Topology
+    from sim.planning.deployment import Deployment
+
+
+def listing(
+    system: str, deployment: "Deployment", steps: "Program", chip: int | None
+) -> RenderableType:
+    """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
+    plan, topology = deployment.layout.plan, deployment.layout.topology
+    if chip is not None and chip >= plan.stage_size * plan.pipeline_depth:
+        raise UserError(
+            f"--chip {chip}: a replica has {plan.stage_size * plan.pipeline_depth} chips, from 0"
+        )
+    title = f"{system}: one decode step on {plan.pipeline_depth} stages of {plan.stage_size} chips"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
+    for column, right in (
+        ("stages", False),
+        ("each chip", False),
+        ("us", True),
+        ("bytes", True),
+        ("messages", True),
+        ("how", False),
+    ):
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "how")
+    shown: dict[tuple[object, ...], list[int]] = {}
+    for stage, instructions in enumerate(steps.stages):
+        if chip is None or chip // plan.stage_size == stage:
+            alike = tuple(
+                line[1:] for line in (_instruction(each, topology) for each in instructions)
+            )
+            shown.setdefault(alike, []).append(stage)
+    for stages in shown.values():
+        table.add_section()
+        where = _ranges(stages)
+        for each in steps.stages[stages[0]]:
+            table.add_row(where, *_instruction(each, topology))
+            where = ""
+        if stages[0] < plan.pipeline_depth - 1:
+            time = deployment.costs.hops(1)[stages[0] + 1]
+            table.add_row(
+                "",
+                "send a slice to the next stage",
+                format_number(1e6 * time),
+                format_number(steps.slice_bytes),
+                "1",
+                "own place",
+            )
+        elif plan.pipeline_depth > 1:
+            back = format_number(1e6 * deployment.costs.back)
+            table.add_row(
+                "",
+                "send the sampled token back",
+                back,
+                format_number(steps.token_bytes),
+                "1",
+                "from the first chip",
+            )
+    parts: list[RenderableType] = [table]
+    if chip is not None:
+        parts += [
+            Text(),
+            *(Text(line) for line in _sent(chip, steps.stages[chip // plan.stage_size], topology)),
+        ]
+    note = "Times are those of the closed forms; layers are named as in the first of stages that are alike."
+    return Group(*parts, Text(), Text(note, style="dim"))
+
+
+def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, str, str, str]:
+    """What, microseconds, bytes of the whole collective, messages of the group, by which way."""
+    if not isinstance(each, CollectiveOp):
+        return each.label, format_number(1e6 * each.seconds), "", "", ""
+    exchange = each.exchange
+    group = exchange.groups[0]
+    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
+    how = " ".join(each for each in exchange.ways[0] if isinstance(each, str)) or exchange.operation
+    if exchange.operation not in topology.uncontended(group):
+        how += ", in its own way"
+    several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
+    return (
+        each.label,
+        format_number(1e6 * exchange.time),
+        format_number(exchange.nbytes),
+        f"{several}{messages:,}",
+        how,
+    )
+
+
+def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology") -> list[str]:
+    """What one chip sends in each of its collectives, phase by phase."""
+    lines = []
+    for each in instructions:
+        if not isinstance(each, CollectiveOp):
+            continue
+        exchange = each.exchange
+        group, way = next(
+            each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0]
+        )
+        for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
+            sent = [message for message in messages if message.source == chip]
+            told = (
+                ", ".join(
+                    f"{m.target} ({format_number(m.share * exchange.nbytes)} B)" for m in sent[:8]
+                )
+                or "nothing"
+            )
+            more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""
+            lines.append(f"{each.label}, phase {phase}: chip {chip} sends to {told}{more}")
+    return lines
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'0, 2-5, 7'."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))

@@ -1,0 +1,87 @@
+"""A histogram of the gaps between tokens. Memory does not grow with tokens.
+
+>>> gaps = Gaps()
+>>> gaps.add(0.01, 3)
+>>> gaps.count
+3
+"""
+
+import math
+
+from sim.units import Seconds
+
+BINS_PER_DECADE = 500  # a bin is 0.46 % wide
+
+
+def bin_of(gap: Seconds) -> int:
+    return math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
+
+
+class Gaps:
+    """A histogram of inter-token gaps in logarithmic bins; mean and deviation are kept exactly beside it."""
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = {}
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    def add(self, gap: Seconds, times: int) -> None:
+        """Counts `times` gaps of one length."""
+        place = bin_of(gap)
+        self.bins[place] = self.bins.get(place, 0) + times
+        self.count += times
+        self.total += times * gap
+        self.squares += times * gap * gap
+
+    def add_linear(self, gap: Seconds, growth: Seconds, steps: int, times: int) -> None:
+        """Counts `times` gaps of each of `steps` lengths, each `growth` longer than the one before: split at the bins' edges."""
+        if steps == 1:
+            self.add(gap, times)
+            return
+        done, place, last = 0, bin_of(gap), bin_of(gap + (steps - 1) * growth)
+        while place != last:
+            end = max(
+                done + 1,
+                min(steps, math.ceil((10 ** ((place + 1) / BINS_PER_DECADE) - gap) / growth)),
+            )
+            while end < steps and bin_of(gap + end * growth) <= place:  # the edge rounds
+                end += 1
+            while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
+                end -= 1
+            self.bins[place] = self.bins.get(place, 0) + times * (end - done)
+            done, place = end, bin_of(gap + end * growth)
+        self.bins[place] = self.bins.get(place, 0) + times * (steps - done)
+        pairs = steps * (steps - 1)
+        self.count += times * steps
+        self.total += times * (steps * gap + growth * pairs / 2)
+        self.squares += times * (
+            steps * gap * gap + gap * growth * pairs + growth * growth * pairs * (2 * steps - 1) / 6
+        )
+
+    def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
+        """Counts what was counted elsewhere."""
+        for place, times in bins.items():
+            self.bins[place] = self.bins.get(place, 0) + times
+            self.count += times
+        self.total += total
+        self.squares += squares
+
+    @property
+    def mean(self) -> Seconds:
+        return self.total / self.count if self.count else math.nan
+
+    @property
+    def std(self) -> Seconds:
+        return (
+            math.sqrt(max(0.0, self.squares / self.count - self.mean**2))
+            if self.count
+            else math.nan
+        )
+
+    def percentile(self, q: float) -> Seconds:
+        """The gap that q percent stay below, to the width of a bin: the bin's geometric middle."""
+        rank, seen = q / 100 * self.count, 0
+        for place in sorted(self.bins):
+            seen += self.bins[place]
+            if seen >= rank:
+                return 10 ** ((place + 0.5) / BINS_PER_DECADE) if place > -(10**6) else 0.0
+        return math.nan

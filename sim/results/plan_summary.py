@@ -1,0 +1,124 @@
+"""What the systems of a scenario hold, typed: the contract of `plan --json`.
+
+    >>> SequenceCounts(fullest_stage=6, all_memory=7).fullest_stage
+    6
+
+`sim.results.encoding` writes and reads these values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.system_identity import (
+    FleetIdentity,
+    FleetMember,
+    SystemIdentity,
+    UnloadedRequest,
+)
+
+
+class StageWeights(NamedTuple):
+    """The blocks of a stage, from first to last, and the weights on each of its chips [B]."""
+
+    first: int
+    last: int
+    weights: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipMemory:
+    """What the fullest chip holds [B]. kv: of one request. capacity: what can be used."""
+
+    weights: float
+    kv: float
+    activations: float
+    reserve: float
+    capacity: float
+
+
+@dataclass(frozen=True)
+class SequenceCounts:
+    """Sequences of one length that fit: in the fullest stage, and if memory were shared by all."""
+
+    fullest_stage: int
+    all_memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedPlan:
+    """A plan that the search looked at. tpot: of a single request, s; None where it does not fit."""
+
+    chips: int
+    tensor: int
+    attention_data: int
+    expert: int
+    pipeline: int
+    replicas: int
+    fits: bool
+    tpot: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSystem:
+    """What a plain system holds, and how fast a single request is where it fits.
+
+    minimum_chips: None where no number of chips would do.
+    max_sequences: by length in tokens. unloaded: None where the model does not fit.
+    """
+
+    identity: Annotated[SystemIdentity, SPLICED]
+    fits: bool
+    weights_only_chips: int
+    minimum_chips: int | None
+    bytes_per_chip: ChipMemory
+    stages: tuple[StageWeights, ...]
+    max_sequences: Mapping[str, SequenceCounts]
+    unloaded: Annotated[UnloadedRequest | None, Key("lone_request")]
+    tried: Annotated[tuple[TriedPlan, ...] | None, OMIT_NONE] = None
+
+    @property
+    def plain(self) -> "PlannedSystem | None":
+        """The system itself; of a fleet None."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMember:
+    """A member of a fleet: its copies, and what each of them holds."""
+
+    copies: int
+    system: Annotated[PlannedSystem, SPLICED]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedFleet:
+    """What a fleet holds: that of its members."""
+
+    model: str
+    chips: int
+    members: Mapping[str, PlannedMember]
+    fits: bool
+
+    @property
+    def identity(self) -> FleetIdentity:
+        """What the fleet is."""
+        members = {
+            name: FleetMember(copies=member.copies, identity=member.system.identity)
+            for name, member in self.members.items()
+        }
+        return FleetIdentity(model=self.model, chips=self.chips, members=members)
+
+    @property
+    def plain(self) -> PlannedSystem | None:
+        """None: a fleet has no plan of its own."""
+        return None
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What the systems of a scenario hold: the contract of `plan --json`."""
+
+    scenario: str
+    systems: Mapping[str, PlannedSystem | PlannedFleet]

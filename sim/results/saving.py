@@ -1,0 +1,71 @@
+"""A run in a folder: result.json (the summary) and requests.parquet (a row for each request).
+
+>>> load_result(Path("out")).summary.systems["lpu"].metrics.verdict  # doctest: +SKIP
+'STABLE'
+"""
+
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sim.inputs.errors import UserError
+from sim.results.encoding import decode_summary, encode_summary
+from sim.results.summary import RunSummary
+
+if TYPE_CHECKING:
+    import polars
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A run as figures and reports read it: its summary, and the rows of all systems."""
+
+    summary: RunSummary
+    requests: "polars.DataFrame"
+
+
+def save_result(saved: Saved, folder: Path) -> None:
+    """Write result.json and requests.parquet into a folder."""
+    (folder / "result.json").write_text(
+        json.dumps(encode_summary(saved.summary), indent=2, allow_nan=False) + "\n",
+        encoding="utf-8",
+    )
+    write_parquet(saved.requests, folder / "requests.parquet")
+
+
+def write_parquet(table: "polars.DataFrame", path: Path) -> None:
+    """Write a table to a file.
+
+    It goes by way of memory: Polars has an error of its own for a full disk, Python an OSError.
+    """
+    buffer = BytesIO()
+    table.write_parquet(buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def load_result(folder: Path) -> Saved:
+    """Return what `save_result` wrote into a folder.
+
+    Results of earlier versions may lack keys: these fields are None, or as their class says.
+    Raises: UserError if the folder holds no result.
+    """
+    import polars
+
+    try:
+        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if not (isinstance(data, dict) and {"scenario", "seed", "systems"} <= data.keys()):
+            raise ValueError("result.json is of another kind")
+        summary = decode_summary(RunSummary, data)
+        return Saved(summary, polars.read_parquet((folder / "requests.parquet").read_bytes()))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        polars.exceptions.PolarsError,
+    ) as error:
+        raise UserError(
+            f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}"
+        ) from None

@@ -1,0 +1,210 @@
+"""What a run comes to, typed: the contract of `run --json`.
+
+    >>> from sim.results.saving import load_result  # doctest: +SKIP
+    >>> load_result(folder).summary.systems["lpu"].metrics.tpot.median  # doctest: +SKIP
+    3.28
+
+`sim.results.encoding` writes and reads them. None is a missing value; an `OMIT_NONE` field that is
+None has no key in JSON.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from sim.economics.break_even import PricedSystem
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.statistics import Metrics, TraceMetrics
+from sim.results.system_identity import (
+    FleetIdentity,
+    FleetMember,
+    Identity,
+    UnloadedRequest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkUse:
+    """A link of a chip-level run: messages, the time they took and waited for others [ms]."""
+
+    link: str
+    messages: int
+    busy_ms: float
+    waited_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkUse:
+    """What the links of a chip-level run carried: messages, and how long they waited for others.
+
+    links_waited_for: the five with the longest waits.
+    """
+
+    messages: int
+    waited_ms: float
+    links_waited_for: tuple[LinkUse, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyUse:
+    """The energy of a system: J per output token, by cause, and mean power [W]. pue: no unit."""
+
+    joules_per_token: float
+    joules_per_token_by_cause: Mapping[str, float]
+    mean_power_w: float
+    pue: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPrice:
+    """What the tokens of a run cost, USD.
+
+    provisioned_power_w: W. usd_per_mtok: for a million output tokens.
+    usd_per_request: None where no request finished.
+    """
+
+    card_usd: float
+    capital_usd: float
+    provisioned_power_w: float
+    usd_per_year: float
+    usd_per_mtok: float
+    usd_per_mtok_by_cause: Mapping[str, float]
+    usd_per_request: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCosts:
+    """The energy and money of a system's tokens, as far as they are known.
+
+    busy_share: of its time, the mean over chips. All are None where no token came.
+    """
+
+    busy_share: Annotated[float | None, OMIT_NONE] = None
+    energy: Annotated[EnergyUse | None, OMIT_NONE] = None
+    economics: Annotated[TokenPrice | None, OMIT_NONE] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemSummary:
+    """What one system is and did. `sim.results.statistics.Metrics` has what its users got.
+
+    fidelity: 'stage' or 'chip'. network: None at stage fidelity.
+    outages: from when to when a replica is down [s]. unloaded: None of a fleet.
+    """
+
+    identity: Annotated[Identity, SPLICED]
+    fidelity: str
+    network: Annotated[NetworkUse | None, OMIT_NONE] = None
+    metrics: Annotated[Metrics, SPLICED]
+    costs: Annotated[TokenCosts, SPLICED]
+    outages: Annotated[tuple[tuple[float, float], ...] | None, OMIT_NONE] = None
+    unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
+
+    @property
+    def by_chip(self) -> bool:
+        """Whether every chip is a process."""
+        return self.fidelity == "chip"
+
+    @property
+    def members(self) -> Mapping[str, FleetMember]:
+        """The members of a fleet; of a plain system none."""
+        return self.identity.members if isinstance(self.identity, FleetIdentity) else {}
+
+    @property
+    def priced(self) -> PricedSystem | None:
+        """The token price of a plain system, if it is known and more than zero; else None."""
+        identity, price, metrics = self.identity.plain, self.costs.economics, self.metrics
+        if not (identity and price and price.usd_per_mtok and self.unloaded):
+            return None
+        return PricedSystem(
+            chip=identity.chip,
+            card_usd=price.card_usd,
+            usd_per_mtok=price.usd_per_mtok,
+            cards_usd_per_mtok=price.usd_per_mtok_by_cause.get("chips", 0.0),
+            throughput=metrics.output_throughput or 0.0,
+            speed_alone=1000 / self.unloaded.tpot_ms,
+            speed_loaded=metrics.user_speed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EconomicTerms:
+    """How systems are paid for: years, shares of the capital, PUE, shares of the time, USD.
+
+    hosting_usd_per_kw_month: None where electricity is paid for; the next field is then not None.
+    """
+
+    years: float
+    interest: float = 0.0
+    residual: float = 0.0
+    maintenance: float = 0.0
+    pue: float
+    utilisation: float = 1.0
+    availability: float | None = None
+    hosting_usd_per_kw_month: float | None
+    electricity_usd_per_kwh: float | None
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a system costs over the years, whatever it serves, USD."""
+
+    capex_usd: float
+    opex_usd: float
+    total_usd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrySources:
+    """An entry of the catalogue, and where each of its numbers is from: key, value, source."""
+
+    title: str
+    facts: tuple[tuple[str, str, str], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOrigin:
+    """What a run in a folder was made from.
+
+    question: the scenario file's opening comment. inputs: its data. sources: by entry.
+    """
+
+    version: Annotated[str | None, OMIT_NONE] = None
+    question: Annotated[str | None, OMIT_NONE] = None
+    inputs: Mapping[str, Any]
+    sources: Annotated[Mapping[str, EntrySources] | None, OMIT_NONE] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run comes to, and what it was made from.
+
+    workload: its kind. note: what of a trace was left out or cut.
+    measured: latencies of the trace's own server.
+    slo: limits by name, s. economics: None where the scenario has none.
+    estimate: by system; None where no prices are known.
+    origin: None in `run --json`.
+    """
+
+    scenario: str
+    seed: int
+    workload: Annotated[str | None, OMIT_NONE] = None
+    note: Annotated[str | None, OMIT_NONE] = None
+    measured: Annotated[TraceMetrics | None, OMIT_NONE] = None
+    slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    economics: Annotated[EconomicTerms | None, OMIT_NONE] = None
+    estimate: Annotated[Mapping[str, CostEstimate] | None, OMIT_NONE] = None
+    systems: Mapping[str, SystemSummary]
+    origin: Annotated[RunOrigin | None, SPLICED] = None
+
+    @property
+    def identities(self) -> dict[str, Identity]:
+        """What each system is."""
+        return {name: system.identity for name, system in self.systems.items()}
+
+    @property
+    def priced_systems(self) -> dict[str, PricedSystem]:
+        """The plain systems whose token price is known and more than zero, by name."""
+        priced = {name: system.priced for name, system in self.systems.items()}
+        return {name: system for name, system in priced.items() if system}

@@ -1,0 +1,259 @@
+"""What a result names beside a system's numbers, typed: model, chips, engine, plan, precisions.
+
+    >>> WeightBandwidth(claimed=80e12, chip=9.2e12).chip
+    9200000000000.0
+
+A fleet has an identity too. Its parts are those of its members.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from sim.results.encoding import OMIT_NONE, SPLICED, Key, decode_summary
+from sim.results.statistics import MemberMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDegrees:
+    """How a model is laid on the chips. slots: micro-batches in flight."""
+
+    tensor: int
+    attention_data: int = 1
+    expert: int = 1
+    pipeline: int
+    replicas: int = 1
+    balance: str | None = None
+    slots: int | None = None
+
+    @property
+    def text(self) -> str:
+        """'8 x 72 x 1': tensor, pipeline, replicas."""
+        return f"{self.tensor} x {self.pipeline} x {self.replicas}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedPlan:
+    """How `search: capacity` found the plan: plans considered, simulated, and the highest goodput.
+
+    max_goodput_users: of a closed loop. max_goodput_rate: of arrivals, requests/s.
+    """
+
+    by: str
+    considered: int
+    simulated: int
+    max_goodput_users: Annotated[int | None, OMIT_NONE] = None
+    max_goodput_rate: Annotated[float | None, OMIT_NONE] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precisions:
+    """Number formats, such as int8, by what is stored or sent in them."""
+
+    weights: str
+    attention: str | None = None
+    activations: str
+    hidden: str | None = None
+    dispatch: str | None = None
+    kv: str
+    head: str
+
+
+@dataclass(frozen=True)
+class MemoryPlacement:
+    """The memories of a chip that hold the weights and the KV cache."""
+
+    weights: str
+    kv: str
+
+
+@dataclass(frozen=True)
+class WeightBandwidth:
+    """The bandwidth of one chip for weights, B/s: as its maker counts, and in a matrix product."""
+
+    claimed: float
+    chip: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """The time of a compiled pipeline's slowest stage for what enters at once.
+
+    us: us. tokens: that enter. max_token_throughput: of a replica, tokens/s, prompts counted.
+    fill: requests that fill the pipeline.
+    """
+
+    us: float
+    tokens: int
+    max_token_throughput: float
+    fill: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedPoint:
+    """A published speed of one user with this model, chip, engine and width of weights.
+
+    engine: the service. paced: the service throttled it. tokens_per_second: tokens/s.
+    """
+
+    id: str
+    engine: str
+    weights: str
+    date: str
+    source: str
+    paced: bool = False
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class ChangedValue:
+    """A number of a named entry that the scenario changes. was: None where it is new."""
+
+    was: Annotated[Any, Key("from")]
+    now: Annotated[Any, Key("to")]
+
+
+# A changed number belongs to the first of these that its key starts with.
+CHANGED_PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemIdentity:
+    """What a plain system is.
+
+    speed_label: what its speeds are where no engine was measured on the chip; else None.
+    contended: collectives whose times by stage are estimates; None where there are none.
+    memories: of the chip. token_budget: tokens of a step. kv_tokens: room of a replica, tokens.
+    beat: None where the pipeline is not compiled.
+    load_s: time to load the weights from the hosts, s; None where the link is not known.
+    changed: by dotted key; None where nothing is changed.
+    """
+
+    model: str
+    chip: str
+    chips: int
+    engine: str
+    speed_label: str | None = None
+    contended: str | None = None
+    plan: PlanDegrees
+    search: Annotated[SearchedPlan | None, OMIT_NONE] = None
+    precision: Precisions
+    memory: MemoryPlacement
+    memories: tuple[str, ...]
+    weight_bandwidth: WeightBandwidth
+    token_budget: int | None = None
+    kv_tokens: int
+    beat: Beat | None = None
+    load_s: float | None = None
+    published: tuple[SpeedPoint, ...] = ()
+    changed: Annotated[Mapping[str, ChangedValue] | None, OMIT_NONE] = None
+
+    @property
+    def plain(self) -> "SystemIdentity | None":
+        """The identity itself; of a fleet None."""
+        return self
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether replicas of unlike systems stand behind one router."""
+        return False
+
+    def parts(self, name: str) -> "Mapping[str, SystemIdentity]":
+        """Return the plain systems that it consists of, by name: of a plain one itself."""
+        return {name: self}
+
+    @property
+    def hardware(self) -> tuple[str, ...]:
+        """('576 x groq-lpu-v1', 'groq-compiler'): chips and engine."""
+        return f"{self.chips} x {self.chip}", self.engine
+
+    @property
+    def speed_labels(self) -> tuple[str, ...]:
+        """What its speeds are, if an engine was not measured on its chip."""
+        return (self.speed_label,) if self.speed_label else ()
+
+    def kv_room(self) -> int:
+        """Return the tokens that the KV caches of all replicas hold."""
+        return self.plan.replicas * self.kv_tokens
+
+    def changes(self, part: str) -> bool:
+        """Return whether the scenario changes a number of a part, such as 'engine'."""
+        return any(key.startswith(f"{part}.") for key in self.changed or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnloadedRequest:
+    """A request that has the system for itself.
+
+    ttft_ms, tpot_ms: ms. terms_ms: the time of a mean token by cause, ms; fitted_terms_ms: the
+    fitted part of each. fitted_share: of a token's time.
+    """
+
+    ttft_ms: float
+    tpot_ms: float
+    terms_ms: Mapping[str, float]
+    fitted_terms_ms: Mapping[str, float]
+    fitted_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetMember:
+    """A member of a fleet: its copies, what each is, and in a run what it served."""
+
+    copies: int
+    identity: Annotated[SystemIdentity, SPLICED]
+    fidelity: Annotated[str | None, OMIT_NONE] = None
+    served: Annotated[MemberMetrics | None, SPLICED] = None
+    unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetIdentity:
+    """What a fleet is: its model, all chips, and its members by name."""
+
+    model: str
+    chips: int
+    members: Mapping[str, FleetMember]
+
+    @property
+    def plain(self) -> SystemIdentity | None:
+        """None: a fleet has no plan of its own."""
+        return None
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether replicas of unlike systems stand behind one router."""
+        return True
+
+    def parts(self, name: str) -> Mapping[str, SystemIdentity]:
+        """Return the plain systems that it consists of, by name: of a plain one itself."""
+        return {member: of.identity for member, of in self.members.items()}
+
+    @property
+    def hardware(self) -> tuple[str, ...]:
+        """('1 lpu', '4 h100x8'): copies and members."""
+        return tuple(f"{of.copies} {member}" for member, of in self.members.items())
+
+    @property
+    def speed_labels(self) -> tuple[str, ...]:
+        """What the speeds of its members are, where engines were not measured on their chips."""
+        labels = (label for of in self.members.values() for label in of.identity.speed_labels)
+        return tuple(dict.fromkeys(labels))
+
+    def kv_room(self) -> int:
+        """Return the tokens that the KV caches of all replicas hold."""
+        return sum(of.copies * of.identity.kv_room() for of in self.members.values())
+
+    def changes(self, part: str) -> bool:
+        """Return False: its members name what is changed."""
+        return False
+
+
+Identity = SystemIdentity | FleetIdentity
+
+
+def read_identity(data: Mapping[str, Any]) -> Identity:
+    """Return what a system is, from a result's data."""
+    if "members" in data:
+        return decode_summary(FleetIdentity, data)
+    return decode_summary(SystemIdentity, data)
