@@ -1,4 +1,4 @@
-"""Whether a system keeps up with what it is offered: the verdict of a run, and hints on how to read its numbers."""
+"""The verdict of a run (does the system keep up with the load?), and hints on its numbers."""
 
 import math
 from collections.abc import Iterator
@@ -12,43 +12,40 @@ from sim.results.rows import Rows
 from sim.units import Seconds
 
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "REFUSED", "TOO SHORT"]
-UNSTEADY: tuple[Verdict, ...] = (
-    "OVERLOADED",
-    "REFUSED",
-    "TOO SHORT",
-)  # no steady state whose mean could be given
+# Runs without a steady state, so that a mean over time would not converge.
+UNSTEADY: tuple[Verdict, ...] = ("OVERLOADED", "REFUSED", "TOO SHORT")
 
-KEEPS_UP = 0.97  # of the tokens that are offered are served
-TOLD = 0.9  # less than that is too little, however short the run is
-CERTAIN = 3.0  # standard deviations of what is offered by chance
-# Times as many tokens a second in the last quarter as in the one before: the system still fills up.  Where nobody waits and no
-# request has ended it is 1.4, 7/5.  Where chips are shared by more and more requests it is up to 1.3, though they serve no faster:
-# tokens are spread evenly over an answer that slows down.
+KEEPS_UP = 0.97  # share of the offered tokens that a system which keeps up serves
+LACKING = 0.9  # a lower share is too little, however short the run is
+CERTAIN = 3.0  # standard deviations of the tokens offered by chance
+# Speed of serving in the last quarter over the quarter before. A higher ratio means that the
+# system still fills up: without waiting and before the first completion it is 7/5. Chips shared by
+# more and more requests reach 1.3 without serving faster, because `tokens_served` spreads the
+# tokens of a slowing answer evenly.
 RISING = 1.33
-DRAINED = 0.25  # of its growth: a backlog that has been down there since is a burst
-SLICES, UNEVEN = (
-    20,
-    2.5,
-)  # arrivals in so many slices of the time vary so many times as much as Poisson's
-QUEUE, PEAK = 10, 3  # a burst queues where so many wait at its peak, and so many times the mean
-STARTING, SLOWER = (
-    0.1,
-    1.5,
-)  # users who begin together: their share of what is counted, and their mean TTFT over the others'
+DRAINED = 0.25  # of its growth: a backlog that was down there since is a burst
+SLICES = 20  # arrivals are counted in this many slices of time
+UNEVEN = 2.5  # bursts vary this many times as much as a Poisson process
+QUEUE, PEAK = 10, 3  # a burst queues this many requests, and this many times the mean
+# Users who begin together: their share of the counted requests, and their mean TTFT over the
+# others' mean TTFT.
+STARTING, SLOWER = 0.1, 1.5
 
 
 class Flow(NamedTuple):
-    """Output tokens that are offered and served in the second half of the arrivals, and how they change.
+    """Output tokens offered and served in the second half of the arrivals, and their change.
 
-    offered: tokens of requests that arrive in it, but for those that could never fit or whose replica failed.
-    served: tokens that come out in it.
-    chance: the standard deviation of what is offered, as of a compound Poisson process.
-    seconds: how long it lasts.
-    rising: the speed of serving in the last quarter over that in the quarter before; inf where no time passes.
-    last: served over offered in the last quarter alone.
-    drained: the least backlog in the last quarter, over that at the end; both counted from the middle.
-    waiting: requests that wait for their first token become more, by 3 % of what arrives and three standard deviations of it.
-    present: requests that the system holds, waiting or served, become more: see `grows`.
+    offered: tokens of the requests that arrive in it. Left out: requests that could never fit, or
+    whose replica failed.
+    served: tokens that leave in it.
+    chance: standard deviation of `offered`, as in a compound Poisson process.
+    seconds: its length [s].
+    rising: speed of serving in the last quarter over the quarter before; inf if no time passes.
+    last: served over offered in the last quarter.
+    drained: least backlog in the last quarter over the backlog at the end, both since the middle.
+    waiting: requests without a first token increase by more than 3 % of the arrivals and by more
+    than three standard deviations.
+    present: requests in the system increase, waiting or served: see `grows`.
     """
 
     offered: float
@@ -63,32 +60,34 @@ class Flow(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Served over offered."""
+        """Tokens served over tokens offered."""
         return self.served / self.offered
 
 
 def judge(rows: Rows) -> Verdict:
-    """Return whether the system keeps up with what it is offered.
+    """Return whether the system keeps up with the offered load.
 
-    REFUSED: half of the requests or more were refused, cancelled at their deadline, or failed with their replica.
+    REFUSED: at least half of the requests were refused, cancelled at their deadline, or failed.
 
-    OVERLOADED: the system serves less than it is offered.  Counted are output tokens, in the second half of the arrivals, so that
-    a system that fills up at the beginning is not blamed.  Tokens of answers that grow longer than the system keeps up with
-    count as much as those of requests that wait.  Requests that the queue or the deadline turns away are offered and not served.
-    Served is less than 97 % of offered, by more than three standard deviations of what is offered by chance.
-    A longer run would wait longer.  A closed loop is never overloaded: its users wait for answers before they ask again.
+    OVERLOADED: the system serves less than 97 % of the output tokens offered in the second half of
+    the arrivals. The lack exceeds three standard deviations of the offered tokens. The first half
+    does not count, because the system fills up in it. Requests that the queue or the deadline
+    turns away are offered and not served. A longer run would wait longer.
+    The verdict is the same if less is served than offered and requests without a first token
+    increase. A system that holds more and more sequences serves more tokens until it is full, so
+    tokens lack later.
 
-    OVERLOADED, too: less is served than offered, and more and more requests wait for their first token.  This is found before
-    tokens lack: a system that holds more and more sequences serves more tokens, until it is full.
+    TOO SHORT: the run cannot tell. There are four cases. The lack exceeds 10 % but may be chance.
+    The system still fills up: it serves faster and faster, and requests without a first token do
+    not increase. The run ends in a burst that has not drained. More requests arrive than leave, so
+    latencies still grow (Little's law). A run whose requests arrive at one instant has no rate.
 
-    TOO SHORT: the run cannot say.  Either less is served than offered, and the lack is more than a tenth but may be chance;
-    or the system still fills up (it serves faster and faster, and no more requests wait for their first token); or the run ends
-    in a burst that has not drained; or more requests arrive than leave, so that latencies still grow (Little's law).  A run
-    whose requests come all at one instant has no rate.
-
-    BACKLOGGED: the system keeps up, but more than a tenth of the requests waited for admission longer than they were then served.
+    BACKLOGGED: the system keeps up, but more than 10 % of the requests wait longer for admission
+    than they are served.
 
     STABLE: none of these.
+
+    A closed loop is never OVERLOADED, because its users wait for answers.
     """
     if 2 * int(rows.finished.sum()) <= len(rows.arrival):
         return "REFUSED"
@@ -97,7 +96,7 @@ def judge(rows: Rows) -> Verdict:
         if flow.share < KEEPS_UP and lack > CERTAIN * flow.chance and flow.last < KEEPS_UP:
             grows = flow.seconds > 0 and (flow.waiting or flow.rising < RISING)
             return "OVERLOADED" if grows and flow.drained > DRAINED else "TOO SHORT"
-        if flow.share < TOLD and lack > flow.chance and flow.last < KEEPS_UP:
+        if flow.share < LACKING and lack > flow.chance and flow.last < KEEPS_UP:
             return "TOO SHORT"
         if flow.present:
             return "OVERLOADED" if flow.waiting and lack > 0 else "TOO SHORT"
@@ -111,7 +110,7 @@ def judge(rows: Rows) -> Verdict:
 
 
 def measure_flow(rows: Rows) -> Flow | None:
-    """Return what is offered and served in the second half of the arrivals; None of a single request."""
+    """Return the flow in the second half of the arrivals; None for a single request."""
     order = np.flatnonzero(offered_requests(rows))
     order = order[np.argsort(rows.arrival[order], kind="stable")]
     if len(order) < 2:
@@ -122,12 +121,12 @@ def measure_flow(rows: Rows) -> Flow | None:
     served = {at: tokens_served(rows, float(arrival[at])) for at in {middle, quarter, end}}
 
     def grown(at: int) -> float:
-        """The backlog that has grown since the middle."""
+        """Return the growth of the backlog since the middle."""
         return float(offered[at] - offered[middle]) - (
             tokens_served(rows, float(arrival[at])) - served[middle]
         )
 
-    first = np.sort(rows.first_token[order])  # nan, of those without one, at the end
+    first = np.sort(rows.first_token[order])  # nan (no first token) sorts last
     came, begun = end - middle, np.searchsorted(first, arrival[[middle, end]], side="right")
     more = came - int(begun[1] - begun[0])
     later = (
@@ -153,12 +152,13 @@ def measure_flow(rows: Rows) -> Flow | None:
 
 
 def grows(arrival: NDArray[np.float64], left: NDArray[np.float64]) -> bool:
-    """Return whether the requests in a system become more in the second half of the arrivals.
+    """Return whether the requests in a system increase in the second half of the arrivals.
 
-    They arrive at `arrival`, in order, and leave at `left`, nan where they never do.  More of them arrive than leave, by 3 % of
-    what arrives and three standard deviations of the difference.  Both are counts whose variance is their mean, as of a Poisson
-    process, or as many times that as arrivals vary.  A burst that drained for a moment of the last quarter does not count.
-    Where nothing grows, the difference is at most this random: departures are earlier arrivals.
+    arrival: float[request], ascending [s]. left: float[request], nan without an end [s].
+    More requests arrive than leave: by 3 % of the arrivals, and by three standard deviations of the
+    difference. Both counts have the variance of a Poisson process, times `unevenness`. If nothing
+    grows, the difference varies at most so much, because departures are earlier arrivals.
+    A burst that drained at some moment of the last quarter does not count.
     """
     middle, quarter, end = ((len(arrival) - 1) * part // 4 for part in (2, 3, 4))
     present = np.searchsorted(arrival, arrival, side="right") - np.searchsorted(
@@ -171,26 +171,27 @@ def grows(arrival: NDArray[np.float64], left: NDArray[np.float64]) -> bool:
 
 
 def unevenness(arrival: NDArray[np.float64]) -> float:
-    """Return how many times as much arrivals, in order, vary as those of a Poisson process.
+    """Return the variability of arrivals over that of a Poisson process.
 
-    That is the greater of two: counts of twenty slices of the time (index of dispersion), and the gaps between arrivals
-    (squared coefficient of variation); inf where all arrive at one instant.
+    The result is the greater of two ratios: the index of dispersion of counts in 20 slices of time,
+    and the squared coefficient of variation of the gaps. It is inf if all arrive at one instant.
+    arrival: float[request], ascending [s].
     """
     gaps = np.diff(arrival)
     if not gaps.any():
         return math.inf
-    gaps /= gaps.max()  # their squares could be too small for a float
+    gaps /= gaps.max()  # else squares of tiny gaps underflow
     counts = np.histogram((arrival - arrival[0]) / (arrival[-1] - arrival[0]), SLICES)[0]
     return max(float(counts.var() / counts.mean()), float(gaps.var() / gaps.mean() ** 2))
 
 
 def offered_requests(rows: Rows) -> NDArray[np.bool_]:
-    """Return which requests the system is offered: all but those that could never fit or whose replica failed."""
+    """Return bool[request]: offered to the system, neither too long nor lost with a replica."""
     return rows.finished | rows.cancelled | rows.turned_away
 
 
 def speed_up(times: NDArray[np.float64], tokens: list[float]) -> float:
-    """Return the speed from the second moment to the third, over that from the first to the second."""
+    """Return the speed between moments 2 and 3 over the speed between moments 1 and 2."""
     before, after = np.diff(times).tolist()
     was, now = np.diff(tokens).tolist()
     if not before or not after or not was:
@@ -199,7 +200,10 @@ def speed_up(times: NDArray[np.float64], tokens: list[float]) -> float:
 
 
 def tokens_served(rows: Rows, at: Seconds) -> float:
-    """Return the output tokens of finished requests up to a moment; those after the first are spread evenly up to the last."""
+    """Return the output tokens of finished requests up to a moment.
+
+    Tokens after the first are spread evenly up to the last one.
+    """
     done = rows.finished
     first, last, output = rows.first_token[done], rows.last_token[done], rows.requests.output[done]
     long = last > first
@@ -209,18 +213,19 @@ def tokens_served(rows: Rows, at: Seconds) -> float:
 
 @dataclass(frozen=True)
 class Hint:
-    """What a reader of the numbers should know: a kind, and a sentence."""
+    """A remark that a reader of the numbers needs: a kind, and a sentence."""
 
     kind: Literal["bursts", "starting burst"]
     text: str
 
 
-def hints(rows: Rows, told: Verdict, counted: NDArray[np.bool_]) -> Iterator[Hint]:
-    """Give hints on a run with that verdict, of which these requests are counted."""
-    if told == "STABLE" and (peak := queued_in_bursts(rows)):
+def hints(rows: Rows, verdict: Verdict, counted: NDArray[np.bool_]) -> Iterator[Hint]:
+    """Yield hints on a run with this verdict. counted: bool[request]."""
+    if verdict == "STABLE" and (peak := queued_in_bursts(rows)):
         yield Hint(
             "bursts",
-            f"requests come in bursts: up to {peak:,} wait for their first token, and the queue drains again",
+            f"requests come in bursts: up to {peak:,} wait for their first token, "
+            "and the queue drains again",
         )
     if share := starting_share(rows, counted):
         advice = "use measure: {warmup: ...} or more requests"
@@ -231,9 +236,9 @@ def hints(rows: Rows, told: Verdict, counted: NDArray[np.bool_]) -> Iterator[Hin
 
 
 def queued_in_bursts(rows: Rows) -> int:
-    """Return how many requests wait for their first token at the peak of a burst; 0 where none queue, or none come in bursts.
+    """Return the most requests without a first token in a burst; 0 without queueing or bursts.
 
-    Bursts are arrivals that vary 2.5 times as much as those of a Poisson process: see `unevenness`.
+    Arrivals come in bursts if they vary 2.5 times as much as a Poisson process: see `unevenness`.
     """
     if rows.requests.users is not None or rows.finished.sum() < 2 * SLICES:
         return 0
@@ -248,9 +253,10 @@ def queued_in_bursts(rows: Rows) -> int:
 
 
 def starting_share(rows: Rows, counted: NDArray[np.bool_]) -> float:
-    """Return the share of the counted requests that the users of a closed loop send together at its start.
+    """Return the share of counted requests that closed-loop users send together at the start.
 
-    0 where that is less than a tenth, or where these requests wait hardly longer for their first token than the others.
+    The share is 0 below 10 %, or if these requests have hardly a longer TTFT than the others.
+    counted: bool[request].
     """
     users = rows.requests.users
     if users is None or users < 2:

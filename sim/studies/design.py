@@ -25,7 +25,7 @@ from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
 from sim.studies.trials import LoadTrial
 from sim.units import Seconds
 
-SIMULATED = 5  # plans with the highest bounds
+SIMULATED = 5  # plans, the best of each stage shape first
 # Plans below this share of the highest bound are not simulated. Bounds are not farther off.
 NEAR_BOUND = 0.75
 SEARCH_FROM = 0.9  # of a plan's bound: the first load that is tried
@@ -169,11 +169,7 @@ def best_plan(
     Raises: PlanError if no plan fits.
     """
     ordered = ranked_plans(scenario, name)
-    near = [
-        (most, changed)
-        for most, changed in ordered[:SIMULATED]
-        if most >= NEAR_BOUND * ordered[0][0]
-    ]
+    near = _plans_to_simulate(ordered, name)
     plan, best, refusal = scenario.plain(name).plan, own, PlanError("")
     for most, changed in near:
         other = changed.plain(name).plan
@@ -193,6 +189,27 @@ def best_plan(
         raise refusal
     search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
     return BestPlan(plan, best, search, scenario.workload.load_kind == "users")
+
+
+def _plans_to_simulate(
+    ordered: list[tuple[float, Scenario]], name: str
+) -> list[tuple[float, Scenario]]:
+    """Return the plans near the highest bound: the best one of each stage shape and KV precision, then others.
+
+    Bounds of one shape err alike.  With the highest bounds alone, one shape could take all places,
+    and a better plan of another shape would not be simulated.
+    """
+    near = [pair for pair in ordered if pair[0] >= NEAR_BOUND * ordered[0][0]]
+
+    def shape(pair: tuple[float, Scenario]) -> tuple[object, ...]:
+        plan = pair[1].plain(name).plan
+        return plan.tensor, plan.attention_data, plan.expert, plan.kv
+
+    shapes = [shape(pair) for pair in near]
+    first = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) == n]
+    others = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) != n]
+    chosen = (first + others)[:SIMULATED]
+    return sorted(chosen, key=lambda pair: -pair[0])
 
 
 def _load_to_beat(trial: LoadTrial) -> float:

@@ -9,11 +9,20 @@ import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
-from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
 from sim.studies.capacity import BRACKET_RATIO, capacity
-from sim.studies.design import best_plans, candidate_plans, goodput_bound, search_plans
+from sim.studies.design import (
+    SIMULATED,
+    _plans_to_simulate,
+    _single_system,
+    best_plans,
+    candidate_plans,
+    goodput_bound,
+    ranked_plans,
+    search_plans,
+)
 from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
@@ -408,3 +417,15 @@ def test_a_wrong_search_is_one_line(sramsim, mine, command, old, new, message):
     assert (status, out) == (2, "")
     assert error.startswith(f"mine.yaml:{message}")
     assert error.count("\n") == 1
+
+
+def test_each_shape_of_a_stage_is_simulated():
+    """Of 32 H100, three plans with tensor 2 have higher bounds than tensor 4, which takes more."""
+    gpus = _single_system(read("fleet"), "gpus")
+    ordered = ranked_plans(gpus, "gpus")
+    tensors = [changed.plain("gpus").plan.tensor for _, changed in ordered]
+    assert 4 not in tensors[:SIMULATED]
+    chosen = _plans_to_simulate(ordered, "gpus")
+    assert {changed.plain("gpus").plan.tensor for _, changed in chosen} == {1, 2, 4}
+    assert len(chosen) == SIMULATED
+    assert chosen[0] == ordered[0]
