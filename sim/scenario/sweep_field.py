@@ -24,8 +24,7 @@ def _checked_sweep(sweep: object) -> object:
     for key in () if reason else dict.fromkeys(key for point in points for key in point):
         if not all(key.split(".")) or key.split(".")[0] in ("id", "sweep"):
             reason = reason or (
-                f"sweep: {brief(key)!r} is no key to vary; write it as --set does, "
-                "such as workload.rate"
+                f"{brief(key)!r} is no key to vary; write it as --set does, such as workload.rate"
             )
     if isinstance(sweep, Mapping) and not reason:
         reason = _grid_problem(sweep)
@@ -39,9 +38,9 @@ def _grid_problem(grid: Mapping[str, Any]) -> str:
     for key, values in grid.items():
         if not (isinstance(values, tuple) and values):
             value = brief(str(values))
-            return f"sweep: {key}: {value!r} is not a list of values, such as [1, 2]"
+            return f"{key}: {value!r} is not a list of values, such as [1, 2]"
     if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
-        return f"sweep: {count:,} points, and {MOST_POINTS:,} are the most"
+        return f"{count:,} points, and {MOST_POINTS:,} are the most"
     return ""
 
 

@@ -247,7 +247,7 @@ def test_each_plan_is_searched_once(scenario, short_trials, monkeypatch):
 def test_what_is_not_searched_yet_is_not_laid_out(scenario):
     with pytest.raises(
         PlanError,
-        match=r"four: plan\.search: got capacity; expected degrees here; try sim\.search_plans",
+        match=r"systems\.four\.plan\.search: got capacity; expected degrees here; try sim\.search_plans",
     ):
         sim.check(scenario(plan=CAPACITY))
 

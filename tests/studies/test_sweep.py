@@ -447,8 +447,8 @@ WRONG = [
         "sweep: {workload.rate: 2 request/s}",
         "mine.yaml:12: sweep: workload.rate: '2 request/s' is not a list of values, such as [1, 2]",
     ),
-    ("sweep: [2 request/s]", "mine.yaml:12: a sweep is a mapping of keys to lists"),
-    ("sweep: []", "mine.yaml:12: a sweep is a mapping of keys to lists"),
+    ("sweep: [2 request/s]", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
+    ("sweep: []", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
     ("sweep: {workload..rate: [1]}", "mine.yaml:12: sweep: 'workload..rate' is no key to vary"),
     ("sweep: {model.id.x: [1, 2]}", "mine.yaml:12: 'id' is not a mapping"),
     (
