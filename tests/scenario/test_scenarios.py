@@ -436,7 +436,7 @@ def test_requests_fail_where_they_are_not_to_be_retried():
             "outages=[{at: 1 s, lasts: 2 s}, {at: 2 s, lasts: 2 s}]",
             "systems.two-of-lpus.outages.1.at: got 2 s; expected at least 3 s, since replica 0 is down",
         ),
-        ("outages=[{at: 1 s, lasts: 0 s}]", "it must be more than 0"),
+        ("outages=[{at: 1 s, lasts: 0 s}]", "expected more than 0"),
     ],
 )
 def test_outages_that_cannot_be_are_one_line(sramsim, assignment, reason):
