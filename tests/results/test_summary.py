@@ -24,9 +24,12 @@ RUNS = {
     "fleet": [FEW],  # members, an SLO, energy and money
     "jia-2024": ["workload.requests=8", "workload.users=2"],  # an estimate, a searched plan
     "day-in-the-life": [FEW],  # outages
-    "link-errors": [FEW],
-    "spares": [FEW],  # availability
-    "straggler": ["workload.requests=2"],  # chip fidelity
+    "link-errors": ["workload.requests=4"],
+    "spares": [  # availability
+        "workload.requests=4",
+        *(f"systems.{name}.faults.samples=20" for name in ("no-spare", "pooled", "one-per-rack")),
+    ],
+    "straggler": ["workload.prompt=2 token", "workload.output=3 token"],  # chip fidelity
     "replay-vllm-rtx4090": [],  # a trace with answers
 }
 
