@@ -194,10 +194,11 @@ def best_plan(
 def _plans_to_simulate(
     ordered: list[tuple[float, Scenario]], name: str
 ) -> list[tuple[float, Scenario]]:
-    """Return the plans near the highest bound: the best one of each stage shape and KV precision, then others.
+    """Return the plans near the highest bound: first the best one of each stage shape.
 
-    Bounds of one shape err alike.  With the highest bounds alone, one shape could take all places,
-    and a better plan of another shape would not be simulated.
+    A shape is the degrees of a stage and the KV precision.  Bounds of one shape err alike.  With the
+    highest bounds alone, one shape could take all places, and a better plan of another shape would
+    not be simulated.
     """
     near = [pair for pair in ordered if pair[0] >= NEAR_BOUND * ordered[0][0]]
 
