@@ -65,23 +65,45 @@ class _Places:
 
 
 class Scenario(Value):
-    """One question: the same requests, served by each system.
+    """One question: the same requests, served by each system."""
 
-    `fidelity: stage` computes the chips of a stage in lock step.  With `fidelity: chip` every
-    chip is a process and every link a resource.
-    `sweep`: keys that `sramsim sweep` varies.  All other commands leave it out.
-    """
-
-    id: str = "scenario"
-    model: ModelField
-    seed: Annotated[int, Field(ge=0)] = 0
-    fidelity: Literal["stage", "chip"] = "stage"
-    workload: WorkloadField
-    slo: SLOField | None = None
-    measure: Measure | None = None
-    economics: Economics | None = None
-    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_system_or_fleet)]]
-    sweep: SweepField = None
+    id: str = Field(
+        default="scenario",
+        description="Name of the scenario in results; by default the file's name.",
+    )
+    model: ModelField = Field(
+        description="Model that all systems serve, unless a system names its own."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Seed of all random draws; the same seed gives the same requests."
+    )
+    fidelity: Literal["stage", "chip"] = Field(
+        default="stage",
+        description="`stage`: the chips of a stage in lock step; `chip`: every chip a process, "
+        "every link a resource.",
+    )
+    workload: WorkloadField = Field(
+        description="Requests that every system serves: arrivals and lengths."
+    )
+    slo: SLOField | None = Field(
+        default=None,
+        description="Latency limits that a good request meets, or the name of an MLPerf preset; "
+        "default: none.",
+    )
+    measure: Measure | None = Field(
+        default=None, description="Part of the run that is counted; default: the whole run."
+    )
+    economics: Economics | None = Field(
+        default=None,
+        description="Rules and prices for $ per token; default: the assumptions of Economics.",
+    )
+    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_system_or_fleet)]] = Field(
+        description="Systems to compare, by name."
+    )
+    sweep: SweepField = Field(
+        default=None,
+        description="Keys that `sramsim sweep` varies; all other commands leave it out.",
+    )
 
     @field_validator("systems")
     @classmethod
