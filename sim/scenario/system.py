@@ -93,7 +93,8 @@ class System(Value):
         default=None, description="Rule for the next work of a micro-batch; default: the engine's."
     )
     micro_batch: Count | None = Field(
-        default=None, description="Most sequences of one micro-batch; default: the policy decides."
+        default=None,
+        description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
     )
     order: OrderField = Field(
         default="first-come-first-served",
