@@ -155,11 +155,12 @@ class Unit:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {
+        form = {
             "type": "string",
             "pattern": f"^{QUANTITY.pattern}$",
             "description": f"a quantity in {self.name}",
         }
+        return {"allOf": [form]}  # the description of a key would replace that of its form
 
     def read(self, value: object, info: ValidationInfo) -> object:
         """Return a text's value in this unit, and any other value as it is.

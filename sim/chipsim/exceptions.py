@@ -54,17 +54,27 @@ NO_IRREGULARITIES = Irregularities()
 class ExceptionField(Value):
     """A chip or a link of a system that differs from the others.
 
-    `chip`: numbered from 0 over all replicas.  It computes at `speed` times its usual speed,
-    the engine's overheads included.  Or it is of another kind (`like`), with the usual links.
-    `link`: between two chips, or a chip and its switch ([3, switch]).  It has `speed` times its
-    bandwidth, in both directions.  Speed 0 is a dead link, which messages avoid.
+    The speed of a chip includes the engine's overheads.  That of a link counts in both directions.
+    Messages avoid a dead link.
     In a scheduled network the schedule includes slow links, but not slow chips.
     """
 
-    chip: ChipNumber | None = None
-    link: tuple[ChipNumber | str, ChipNumber | str] | None = None
-    speed: SpeedFactor = 1.0
-    like: ChipField | None = None
+    chip: ChipNumber | None = Field(
+        default=None, description="Number of the chip, from 0 over all replicas."
+    )
+    link: tuple[ChipNumber | str, ChipNumber | str] | None = Field(
+        default=None,
+        description="Ends of the link: two chips, or a chip and its switch, as in [3, switch].",
+    )
+    speed: SpeedFactor = Field(
+        default=1.0,
+        description="Factor on the chip's usual speed, or on the link's bandwidth; 0: a dead link.",
+    )
+    like: ChipField | None = Field(
+        default=None,
+        description="Other kind of this chip, which keeps the usual links; default: the usual "
+        "kind.",
+    )
 
     @model_validator(mode="after")
     def _one_thing(self) -> "ExceptionField":

@@ -35,49 +35,95 @@ class PlanError(UserError):
 class Plan(Value):
     """Degrees of parallelism and precisions.
 
-    `tensor` x `attention_data` chips make a stage: attention is split over `tensor` of them, and each of `attention_data` such
-    ranks attends for its own sequences.  Routed experts are dealt to `expert` shards of the stage (by default one without
-    attention data parallelism, else one for each chip), and what a shard's chips hold of an expert is split between them.
-    `pipeline` defaults to all the chips there are; precisions to the config's.  `attention` is the precision of attention's
-    weights, `head` of the embedding and the output head, which checkpoints keep at 16 bits, `activations` of what is multiplied
-    by weights.  `hidden` is that of the hidden states that chips send each other: 16 bits, also where `activations` are narrower
-    (INT8, FP8 and FP4 are formats of a multiply's operands; sums need more).  `dispatch` is that of the tokens that attention data
-    parallelism sends to their experts: that of `hidden`, where it is not given.  Results come back as `hidden`.
+    `tensor` x `attention_data` chips make a stage. Routed experts are dealt to `expert` shards of
+    it. The chips of a shard split what the shard holds of each expert.
+    Hidden states have 16 bits also if `activations` are narrower: INT8, FP8 and FP4 are formats of
+    a multiply's operands, and sums need more. Results of experts come back as `hidden`.
+    Latent attention counts as one KV head. With `kv_split: sequence` attention's results need one
+    more all-reduce.
 
-    `balance` says what the cut into stages cares for first: the slowest stage, or the room left for KV cache.  `slots` is the
-    number of micro-batches in flight: by default one for each stage, or as many as the requests need where the engine has
-    `tokens_per_beat`.
-
-    Where `tensor` is more than the KV heads (or attention is latent), each chip holds its head's cache whole (`kv_split: heads`),
-    or a part of the sequence (`sequence`), at the price of one more all-reduce of attention's results.
-
-    `weights_in` and `kv_in` name the chip's memory that weights and KV cache live in.  Unnamed, both live in the first memory of
-    the chip's file that has room for them.
-
-    `search` leaves the degrees to the planner: the fastest plan for a lone token on the system's chips, or the fewest chips of
-    them that hold the model.  `plan: auto` is short for `plan: {search: speed}`.  With `search: capacity` it is the plan that takes
-    the highest load within the scenario's `slo`: plans are bounded first, and the few best simulated.  `kv` may then be a list of
-    precisions, and each is tried.
+    With `search: capacity` plans are bounded first, and the few best simulated. Each precision of
+    the list `kv` is tried.
     """
 
-    tensor: Count = 1
-    attention_data: Count = 1
-    expert: Count | None = None
-    pipeline: Count | None = None
-    replicas: Count = 1
-    weights: PrecisionField | None = None
-    attention: PrecisionField | None = None
-    activations: PrecisionField | None = None
-    hidden: PrecisionField | None = None
-    dispatch: PrecisionField | None = None
-    kv: PrecisionField | tuple[PrecisionField, ...] | None = None
-    head: PrecisionField | None = None
-    balance: Literal["time", "memory"] = "time"
-    slots: Count | None = None
-    kv_split: Literal["heads", "sequence"] = "heads"
-    weights_in: str | None = None
-    kv_in: str | None = None
-    search: Literal["speed", "chips", "capacity"] | None = None
+    tensor: Count = Field(default=1, description="Chips over which each layer of a stage is split.")
+    attention_data: Count = Field(
+        default=1,
+        description="Ranks of attention data parallelism in a stage; each attends for its own "
+        "sequences.",
+    )
+    expert: Count | None = Field(
+        default=None,
+        description="Shards of the routed experts in a stage; default: one, or every chip with "
+        "attention data parallelism.",
+    )
+    pipeline: Count | None = Field(
+        default=None, description="Number of pipeline stages; default: as many as the chips make."
+    )
+    replicas: Count = Field(default=1, description="Copies of the model, each on its own chips.")
+    weights: PrecisionField | None = Field(
+        default=None, description="Precision of the weights; default: that of the model's config."
+    )
+    attention: PrecisionField | None = Field(
+        default=None,
+        description="Precision of attention's weights; default: that of `weights`, unless the "
+        "config keeps its own.",
+    )
+    activations: PrecisionField | None = Field(
+        default=None,
+        description="Precision of what is multiplied by weights; default: that of the model's "
+        "config.",
+    )
+    hidden: PrecisionField | None = Field(
+        default=None,
+        description="Precision of hidden states between chips; default: that of `activations`, at "
+        "least 16 bits.",
+    )
+    dispatch: PrecisionField | None = Field(
+        default=None,
+        description="Precision of tokens on their way to experts, with attention data "
+        "parallelism; default: that of `hidden`.",
+    )
+    kv: PrecisionField | tuple[PrecisionField, ...] | None = Field(
+        default=None,
+        description="Precision of the KV cache, or a list with `search: capacity`; default: that "
+        "of the model's config.",
+    )
+    head: PrecisionField | None = Field(
+        default=None,
+        description="Precision of the embedding and the output head; default: that of the model's "
+        "config.",
+    )
+    balance: Literal["time", "memory"] = Field(
+        default="time",
+        description="Aim of the cut into stages: the time of the slowest stage, or memory left "
+        "for KV cache.",
+    )
+    slots: Count | None = Field(
+        default=None,
+        description="Micro-batches in flight; default: one for each stage, or as needed with "
+        "`tokens_per_beat`.",
+    )
+    kv_split: Literal["heads", "sequence"] = Field(
+        default="heads",
+        description="If `tensor` exceeds the KV heads: each chip holds a whole head's cache, or "
+        "part of the sequence.",
+    )
+    weights_in: str | None = Field(
+        default=None,
+        description="Memory of the chip that holds the weights; default: the first with enough "
+        "room.",
+    )
+    kv_in: str | None = Field(
+        default=None,
+        description="Memory of the chip that holds the KV cache; default: the first with enough "
+        "room.",
+    )
+    search: Literal["speed", "chips", "capacity"] | None = Field(
+        default=None,
+        description="Search for the degrees: lowest single-request latency, fewest chips, or "
+        "highest load within the `slo`.",
+    )
 
     @field_validator("kv", mode="before")
     @classmethod

@@ -103,23 +103,42 @@ def _preset(presets: Mapping[str, str], what: str) -> Shorthand:
 class OwnerCosts(Value):
     """Costs of one system that differ from its chip's file.
 
-    chips   = chips bought; by default those that serve, and the spares of `faults`
-    chip    = `card` and `card_power` for each chip
-    server  = `server` and `server_power` for each chip: its share of the server
-    whole   = `capital` and `power` of the whole system, instead
-    rent    = for each chip, instead of buying and hosting it
-
     Hosting is paid for these powers.  Electricity is paid for the energy of the run.
     """
 
-    chips: Count | None = None
-    card: Dollars | None = None
-    card_power: Watts | None = None
-    server: Dollars | None = None
-    server_power: Watts | None = None
-    capital: Dollars | None = None
-    power: Watts | None = None
-    rent: DollarsPerSecond | None = None
+    chips: Count | None = Field(
+        default=None,
+        description="Chips bought; default: those that serve, and the spares of `faults`.",
+    )
+    card: Dollars | None = Field(
+        default=None,
+        description="Price of one chip's card [USD]; default: that of the chip's file.",
+    )
+    card_power: Watts | None = Field(
+        default=None,
+        description="Maximum power of one chip's card [W]; default: that of the chip's file.",
+    )
+    server: Dollars | None = Field(
+        default=None,
+        description="Price of one chip's share of the server [USD]; default: that of the chip's "
+        "file.",
+    )
+    server_power: Watts | None = Field(
+        default=None,
+        description="Maximum power of one chip's share of the server [W]; default: that of the "
+        "chip's file.",
+    )
+    capital: Dollars | None = Field(
+        default=None, description="Price of the whole system [USD], instead of `card` and `server`."
+    )
+    power: Watts | None = Field(
+        default=None,
+        description="Maximum power of the whole system [W], instead of `card_power` and "
+        "`server_power`.",
+    )
+    rent: DollarsPerSecond | None = Field(
+        default=None, description="Rent of one chip [USD/s], instead of buying and hosting it."
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> "OwnerCosts":
@@ -144,6 +163,9 @@ class OwnerCosts(Value):
         return self
 
 
+ElectricityField = Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")]
+
+
 class Economics(Value):
     """Rules for the cost of all systems of a scenario.
 
@@ -153,24 +175,49 @@ class Economics(Value):
               the power in the run, times the PUE (assumed: the middle of 1.1-1.5)
     $/Mtok  = year / (output tokens per second of the run, times utilisation and availability)
 
-    `residual` and `maintenance` (each year) are shares of the capital.
     `years` is assumed: 3 in Jia's estimate, and hyperscalers depreciate servers in 5 to 6.
     The system has the run's load during all of the utilised time.
-    `availability` defaults to that of the system's `faults`, or 1.
     """
 
-    years: Annotated[float, Field(gt=0, le=100)] = 4.0
-    interest: CostShare = 0.0
-    residual: CostShare = 0.0
-    maintenance: CostShare = 0.0
-    hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = None
-    electricity: Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")] | None = (
-        None
+    years: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=4.0,
+        description="Term over which the capital is paid off, years; the default is assumed.",
     )
-    pue: Annotated[float, Field(ge=1, le=10)] = 1.3
-    utilisation: Fraction = 1.0
-    availability: Fraction | None = None
-    systems: Mapping[str, OwnerCosts] = {}
+    interest: CostShare = Field(
+        default=0.0, description="Interest of the capital for a year, 0 to 1."
+    )
+    residual: CostShare = Field(
+        default=0.0, description="Share of the capital that remains at the end of the term, 0 to 1."
+    )
+    maintenance: CostShare = Field(
+        default=0.0,
+        description="Share of the capital that is spent on maintenance each year, 0 to 1.",
+    )
+    hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = Field(
+        default=None,
+        description="Price of the maximum power, or a preset [USD/J]; default: `us-colocation`.",
+    )
+    electricity: ElectricityField | None = Field(
+        default=None,
+        description="Price of the run's energy times `pue`, or a preset [USD/J], instead of hosting.",
+    )
+    pue: Annotated[float, Field(ge=1, le=10)] = Field(
+        default=1.3,
+        description="Power usage effectiveness, a factor on the energy if `electricity` is set; "
+        "the default is assumed.",
+    )
+    utilisation: Fraction = Field(
+        default=1.0, description="Share of a year at the load of the run, 0 to 1."
+    )
+    availability: Fraction | None = Field(
+        default=None,
+        description="Share of a year in which the system works, 0 to 1; default: that of "
+        "`faults`, or 1.",
+    )
+    systems: Mapping[str, OwnerCosts] = Field(
+        default={},
+        description="Costs of one system that differ from its chip's file, by the system's name.",
+    )
 
     @model_validator(mode="after")
     def _one_price_of_power(self) -> "Economics":
@@ -196,18 +243,7 @@ class Economics(Value):
         """Return the assumptions in USD, kW, months and kWh."""
         paid = self.electricity is not None
         return {
-            **{
-                key: getattr(self, key)
-                for key in (
-                    "years",
-                    "interest",
-                    "residual",
-                    "maintenance",
-                    "pue",
-                    "utilisation",
-                    "availability",
-                )
-            },
+            **self.model_dump(exclude={"hosting", "electricity", "systems"}),
             "hosting_usd_per_kw_month": None
             if paid
             else self.rate / conversion_factor("USD/kW/month", "USD/J"),

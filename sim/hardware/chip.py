@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sim.hardware.topology import TopologyField
 from sim.inputs.errors import error_at_path
@@ -85,45 +85,62 @@ class Op:
 class Memory(Value):
     """One memory of a chip: SRAM, HBM, DRAM, or a host's memory behind PCIe.
 
-    These differ only in their numbers. `holds` is what a plan places there by default; a plan may
-    name any memory for weights and for KV cache.
+    These differ only in their numbers. A plan may name any memory for weights and for KV cache.
     """
 
-    capacity: Bytes
-    bandwidth: BytesPerSecond
-    energy: JoulesPerByte | None = None
-    holds: tuple[Literal["weights", "kv"], ...] = ("weights", "kv")
+    capacity: Bytes = Field(description="Capacity that software can use [B].")
+    bandwidth: BytesPerSecond = Field(description="Peak bandwidth of one chip [B/s].")
+    energy: JoulesPerByte | None = Field(default=None, description="Energy of reading [J/B].")
+    holds: tuple[Literal["weights", "kv"], ...] = Field(
+        default=("weights", "kv"),
+        description="Data that a plan places there by default; empty: none, unless a plan "
+        "names this memory.",
+    )
 
 
 class Power(Value):
     """The power of a chip: its limit, its typical draw at work, and the parts of that.
 
-    `idle` is constant, `flop` counts for each FLOP at the fastest precision, and `link` for each
-    byte and cable. Reading is the memory's `energy`.
+    The energy of reading is the memory's.
     """
 
-    maximum: Watts
-    typical: Watts | None = None
-    idle: Watts | None = None
-    flop: JoulesPerFlop | None = None
-    link: JoulesPerByte | None = None
+    maximum: Watts = Field(description="Limit of the chip, or of the card if sold as one [W].")
+    typical: Watts | None = Field(default=None, description="Power at work [W]; default: unknown.")
+    idle: Watts | None = Field(
+        default=None, description="Power always drawn [W]; default: unknown."
+    )
+    flop: JoulesPerFlop | None = Field(
+        default=None,
+        description="Energy of computing at the fastest precision [J/FLOP]; inversely "
+        "proportional to the rate at others.",
+    )
+    link: JoulesPerByte | None = Field(
+        default=None, description="Energy of sending over each cable [J/B]; default: unknown."
+    )
 
 
 class Server(Value):
     """The surroundings of `chips` chips: hosts, fans, and their part of racks and network.
 
-    It draws `power`; `maximum` is the power that it is provided with, if that is more.
     Left out: the chips themselves.
     """
 
-    chips: Count
-    power: Watts
-    maximum: Watts | None = None
-    price: Dollars
+    chips: Count = Field(description="Number of chips in one server.")
+    power: Watts = Field(description="Power that the surroundings of these chips always draw [W].")
+    maximum: Watts | None = Field(
+        default=None,
+        description="Power that the surroundings are provided with, for hosting [W]; default: "
+        "that of `power`.",
+    )
+    price: Dollars = Field(description="Price of the surroundings of these chips [USD].")
 
 
 # Bytes of KV cache, not whole numbers of any block, so that rounding up shows as well.
 _PROBE_SCALES = (777.7, 7.777e6, 7.777e10)
+
+
+_RATE = "Dense peak rate at this precision [FLOP/s]; default: that of the next wider one."
+Rate = Annotated[FlopPerSecond | None, Field(description=_RATE)]
 
 
 class Compute(Value, ABC):
@@ -132,13 +149,13 @@ class Compute(Value, ABC):
     The rates are dense peaks, by precision. `fp16` also serves for `bf16`.
     """
 
-    fp32: FlopPerSecond | None = None
-    bf16: FlopPerSecond | None = None
-    fp16: FlopPerSecond | None = None
-    fp8: FlopPerSecond | None = None
-    int8: FlopPerSecond | None = None
-    fp4: FlopPerSecond | None = None
-    int4: FlopPerSecond | None = None
+    fp32: Rate = None
+    bf16: Rate = None
+    fp16: Rate = None
+    fp8: Rate = None
+    int8: Rate = None
+    fp4: Rate = None
+    int4: Rate = None
 
     @abstractmethod
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
@@ -240,21 +257,27 @@ class Roofline(Compute):
 class TensorStreaming(Compute):
     """A matrix unit whose weights pass a load path before each use (Groq's TSP).
 
-    Weights are in SRAM, but a multiply reads them from `planes`, each with a tile of `tile` x
-    `tile`. Tiles are loaded at `weight_load`, or at the memory's bandwidth if that is less.
-    Matrices are padded to whole tiles. K and V are stationary operands too and pass the same path
-    (`kv_path: load`), or stream past like activations at the memory's bandwidth.
+    Weights are in SRAM, but a multiply reads them from planes, each with one tile.
+    Matrices are padded to whole tiles. With `kv_path: load` K and V are stationary operands too.
+    With `kv_path: stream` they stream past the planes at the memory's bandwidth.
 
     Left out: padding of K and V to tiles.
     Left out: the reading of activations, which SRAM does in parallel with the load path.
     Source: Abts et al., "Think Fast", ISCA 2020, sections II and III.
     """
 
-    clock: Hertz
-    planes: Count
-    tile: Count
-    weight_load: BytesPerSecond
-    kv_path: Literal["load", "stream"] = "load"
+    clock: Hertz = Field(description="Clock rate of the matrix unit [Hz].")
+    planes: Count = Field(description="Number of planes, each with one tile of weights.")
+    tile: Count = Field(description="Rows, and columns, of a tile.")
+    weight_load: BytesPerSecond = Field(
+        description="Rate at which tiles are loaded [B/s]; the memory's bandwidth counts if that "
+        "is less."
+    )
+    kv_path: Literal["load", "stream"] = Field(
+        default="load",
+        description="Way of K and V: through the load path as weights do, or past the planes as "
+        "activations do.",
+    )
 
     @model_validator(mode="after")
     def _rates_are_the_planes(self) -> "TensorStreaming":
@@ -300,16 +323,33 @@ COMPUTE_KINDS: dict[str, type[Compute]] = {
 class Chip(Sourced):
     """One accelerator: memory, computing, links to other chips, power and price."""
 
-    vendor: str = ""
-    memory: dict[str, Memory]
-    compute: Annotated[Compute, OfKind(COMPUTE_KINDS, Compute)]
-    topology: TopologyField
-    power: Power | None = None
-    price: Dollars | None = None
-    server: Server | None = None
-    host_link: BytesPerSecond | None = None  # from its host, one way; loads the weights
-    # The number that the vendor calls memory bandwidth, if that is another number.
-    claimed_bandwidth: BytesPerSecond | None = None
+    vendor: str = Field(default="", description="Maker of the chip.")
+    memory: dict[str, Memory] = Field(description="Memories by name, fastest first.")
+    compute: Annotated[Compute, OfKind(COMPUTE_KINDS, Compute)] = Field(
+        description="How fast the chip multiplies: peak rates by precision; sparse headline rates "
+        "are halved."
+    )
+    topology: TopologyField = Field(description="How chips of this kind are joined.")
+    power: Power | None = Field(
+        default=None,
+        description="Power of the chip and its parts; default: unknown, without J per token.",
+    )
+    price: Dollars | None = Field(
+        default=None, description="Price of one chip [USD]; default: unknown, without $ per token."
+    )
+    server: Server | None = Field(
+        default=None,
+        description="Surroundings of the chip, such as hosts; default: the chip is counted alone.",
+    )
+    host_link: BytesPerSecond | None = Field(
+        default=None,
+        description="Bandwidth from the host, one direction, to load weights [B/s]; default: unknown.",
+    )
+    claimed_bandwidth: BytesPerSecond | None = Field(
+        default=None,
+        description="Number that the vendor calls memory bandwidth [B/s]; default: that of the "
+        "weights' memory.",
+    )
 
     @model_validator(mode="after")
     def _some_memory(self) -> "Chip":
@@ -347,14 +387,13 @@ ChipField = Annotated[Chip, FromCatalogue("chips", Chip)]
 
 
 class Cluster(Sourced):
-    """A number of chips of one kind, joined as they are sold.
+    """A number of chips of one kind, joined as they are sold."""
 
-    A cluster without a topology has that of the chip's file.
-    """
-
-    chip: ChipField
-    chips: Count
-    topology: TopologyField | None = None
+    chip: ChipField = Field(description="Kind of chip.")
+    chips: Count = Field(description="Number of chips.")
+    topology: TopologyField | None = Field(
+        default=None, description="How the chips are joined; default: the topology of the chip."
+    )
 
 
 ClusterField = Annotated[Cluster, FromCatalogue("clusters", Cluster)]

@@ -25,19 +25,21 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 class Launch(Value):
     """The time in which the host launches the kernels of one layer."""
 
-    decode: Seconds  # in a step with decodes only
-    prefill: Seconds  # in a step with a prompt
+    decode: Seconds = Field(description="Time in a step with decodes only [s].")
+    prefill: Seconds = Field(description="Time in a step with a prompt [s].")
 
 
 class EngineFit(Value):
     """The numbers that `sramsim calibrate` may change, with their bounds, and its last result.
 
-    A key 'a, b' stands for two numbers that are equal.
     The points are this engine's points in the catalogue's measurements that may be fitted to.
     """
 
-    bounds: dict[str, tuple[str | float, str | float]]
-    found: str = ""
+    bounds: dict[str, tuple[str | float, str | float]] = Field(
+        description="Lowest and highest value of each number; a key 'a, b' stands for two equal "
+        "numbers."
+    )
+    found: str = Field(default="", description="Result of the last calibration, in words.")
 
 
 class Engine(Sourced):
@@ -50,71 +52,133 @@ class Engine(Sourced):
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_memory_efficiency` if it is set, and `moe_layer_overhead` for
-    each of their layers. With `moe_skew` s, expert i has a probability proportional to i^-s.
-    `overlap`: the part of dispatch and combine that a second micro-batch hides behind the experts'
-    computing. It needs two tokens on the fullest rank, and hides at most the computing time.
-    Left out: that halves read the weights twice.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers.
+    `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
+    Left out: that the halves of a step read the weights twice.
 
-    `layer_launch` (eager mode): a stage takes at least the time in which the host launches it.
-    `kv_reads: query-heads`: decode reads the KV cache once for each query head, instead of once for
-    all query heads that share it.
-    `tokens_per_beat` b: a stage of a compiled pipeline takes b tokens at once. A prompt enters in
-    pieces of b tokens, and a micro-batch holds at most b sequences. As many micro-batches are in
-    flight as the requests need.
-    `collectives`: the all-reduce algorithms of the engine; the fastest is used. An empty list means
-    all algorithms of the topology.
+    `tokens_per_beat` b: a prompt enters in pieces of b tokens, and a micro-batch holds at most b
+    sequences. As many micro-batches are in flight as the requests need.
 
-    At chip fidelity, each computation takes a lognormal factor of mean 1 and sigma `jitter`.
-    With `network: scheduled`, transfers start at times computed in advance, as a compiler sets
-    them, and do not wait for each other.
-
-    `request_overhead`: what client, HTTP and tokenizer added to a measured TTFT, by host. It counts
-    in validations only; a scenario's system has its own.
-
-    `policy` and `admission` are the defaults of a system. `max_sequences` (that run at once) and
-    `token_budget` (tokens of a step) are the engine's default limits. With `limits_per: rank` both
-    limits, and a system's own, hold for each rank of attention data parallelism, as in vLLM and
-    TensorRT-LLM; otherwise for the replica. A pipeline has one scheduler, as in vLLM.
-    `max_sequences` bounds all its micro-batches together, like max_num_seqs. `token_budget` bounds
-    each step of each micro-batch, like max_num_batched_tokens.
+    `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.
+    A pipeline has one scheduler, as in vLLM.
     Left out: ranks that are filled unevenly; the limit is the sum over ranks.
-
-    `points`: the chips on which the engine was measured, as in the catalogue's tables. `sramsim
-    calibrate` adds the chips of its points.
-    Memory: the engine uses `memory_fraction` of a chip's memory, and takes `reserve` of it itself.
     """
 
-    memory_efficiency: dict[str, Fraction]
-    compute_efficiency: dict[str, Fraction]
-    attention_memory_efficiency: Fraction
-    attention_compute_efficiency: Fraction
-    layer_overhead: Seconds
-    step_overhead: Seconds
-    sequence_overhead: Seconds
-    collective_latency: Seconds
-    collective_latency_per_chip: Seconds
-    collective_efficiency: Fraction
-    collectives: tuple[AllReduce, ...] = ()
-    overlap: Share = 0.0
-    request_overhead: Mapping[str, Seconds] = {}
-    memory_fraction: Fraction
-    reserve: Bytes
-    jitter: Sigma | None = None
-    network: NetworkMode = "dynamic"
-    layer_launch: Launch | None = None
-    tokens_per_beat: Tokens | None = None
-    kv_reads: Literal["kv-heads", "query-heads"] = "kv-heads"
-    policy: Literal["continuous", "prefill-first", "static"] = "continuous"
-    admission: Literal["reserve", "prompt"] = "reserve"
-    max_sequences: Count | None = None
-    token_budget: Tokens | None = None
-    limits_per: Literal["rank", "replica"] = "rank"
-    moe_layer_overhead: Seconds | None = None
-    moe_memory_efficiency: Fraction | None = None
-    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    points: tuple[str, ...] = ()
-    fit: EngineFit | None = None
+    memory_efficiency: dict[str, Fraction] = Field(
+        description="Share of the memory bandwidth that multiplies reach, by bits of the weights, "
+        "0 to 1."
+    )
+    compute_efficiency: dict[str, Fraction] = Field(
+        description="Share of the peak rate that multiplies reach, by bits of the weights, 0 to 1."
+    )
+    attention_memory_efficiency: Fraction = Field(
+        description="Share of the memory bandwidth that attention reaches, 0 to 1."
+    )
+    attention_compute_efficiency: Fraction = Field(
+        description="Share of the peak rate that attention reaches, 0 to 1."
+    )
+    layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
+    step_overhead: Seconds = Field(description="Extra time of each step [s].")
+    sequence_overhead: Seconds = Field(
+        description="Extra time of a step for each sequence of the fullest attention rank [s]."
+    )
+    collective_latency: Seconds = Field(
+        description="Software's latency of each phase of a collective [s]."
+    )
+    collective_latency_per_chip: Seconds = Field(
+        description="Software's latency of each phase for each chip of the group [s]."
+    )
+    collective_efficiency: Fraction = Field(
+        description="Share of the link's bandwidth that collectives reach, 0 to 1."
+    )
+    collectives: tuple[AllReduce, ...] = Field(
+        default=(),
+        description="All-reduce algorithms of the engine, of which the fastest is used; empty: "
+        "all of the topology.",
+    )
+    overlap: Share = Field(
+        default=0.0,
+        description="Share of dispatch and combine that a second micro-batch hides behind the "
+        "experts' computing, 0 to 1.",
+    )
+    request_overhead: Mapping[str, Seconds] = Field(
+        default={},
+        description="Time that client, HTTP and tokenizer added to a measured TTFT [s], by host; "
+        "for validations only.",
+    )
+    memory_fraction: Fraction = Field(
+        description="Share of a chip's memory that the engine uses, 0 to 1."
+    )
+    reserve: Bytes = Field(description="Memory of a chip that the engine takes itself [B].")
+    jitter: Sigma | None = Field(
+        default=None,
+        description="Sigma of the lognormal factor, of mean 1, on computing times at chip "
+        "fidelity; default: 0.",
+    )
+    network: NetworkMode = Field(
+        default="dynamic",
+        description="At chip fidelity: transfers wait for each other, or start at times that a "
+        "compiler computed.",
+    )
+    layer_launch: Launch | None = Field(
+        default=None,
+        description="Time in which the host launches a layer, in eager mode; default: launches "
+        "never limit.",
+    )
+    tokens_per_beat: Tokens | None = Field(
+        default=None,
+        description="Tokens that a stage of a compiled pipeline takes at once; default: no "
+        "compiled pipeline.",
+    )
+    kv_reads: Literal["kv-heads", "query-heads"] = Field(
+        default="kv-heads",
+        description="Decode reads the KV cache once for each KV head, or for each query head.",
+    )
+    policy: Literal["continuous", "prefill-first", "static"] = Field(
+        default="continuous",
+        description="Default of a system: the rule for the next work of a micro-batch.",
+    )
+    admission: Literal["reserve", "prompt"] = Field(
+        default="reserve",
+        description="Default of a system: KV cache reserved on admission, for the whole output or "
+        "the prompt.",
+    )
+    max_sequences: Count | None = Field(
+        default=None,
+        description="Most sequences that run at once, in all micro-batches, like max_num_seqs; "
+        "default: 256 for each.",
+    )
+    token_budget: Tokens | None = Field(
+        default=None,
+        description="Most tokens of a step of a micro-batch, like max_num_batched_tokens; "
+        "default: the chip's.",
+    )
+    limits_per: Literal["rank", "replica"] = Field(
+        default="rank",
+        description="Both limits hold for each rank of attention data parallelism, or for the "
+        "replica.",
+    )
+    moe_layer_overhead: Seconds | None = Field(
+        default=None, description="Extra time of each layer with experts [s]; default: none."
+    )
+    moe_memory_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
+        "default: `memory_efficiency`.",
+    )
+    moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Exponent s of the experts' popularity: expert i has a probability "
+        "proportional to i^-s; default: 0.",
+    )
+    points: tuple[str, ...] = Field(
+        default=(),
+        description="Chips on which the engine was measured; `sramsim calibrate` adds those of "
+        "its points.",
+    )
+    fit: EngineFit | None = Field(
+        default=None, description="Numbers that `sramsim calibrate` may change; default: none."
+    )
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""

@@ -99,10 +99,11 @@ class OfKind:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        kind = f"Kind of {self.base.noun()}."
         if self._describing:  # a kind that holds others of its own: described once
             inner = {
                 "type": "object",
-                "properties": {"kind": {"type": "string"}},
+                "properties": {"kind": {"type": "string", "description": kind}},
                 "required": ["kind"],
             }
             return {**inner, "description": f"a {self.base.noun()} of any kind"}
@@ -111,13 +112,16 @@ class OfKind:
         for name, cls in sorted(self.kinds.items()):
             option = handler(cls.__pydantic_core_schema__)
             fields = handler.resolve_ref_schema(option)
-            fields["properties"] = {"kind": {"const": name}, **fields["properties"]}
+            fields["properties"] = {
+                "kind": {"const": name, "description": kind},
+                **fields["properties"],
+            }
             fields["required"] = list(dict.fromkeys(["kind", *fields.get("required", [])]))
             options.append(option)
         self._describing = False
         own = {
             "type": "object",
-            "properties": {"kind": {"type": "string", "pattern": ":"}},
+            "properties": {"kind": {"type": "string", "pattern": ":", "description": kind}},
             "required": ["kind"],
         }
         return {

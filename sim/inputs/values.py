@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.errors import error_at_key, nearest_name
@@ -79,7 +79,11 @@ Change = tuple[str | None, str]
 class Entry(Value):
     """A value that the catalogue may hold under a name."""
 
-    id: str = "in-place"  # the file's name, by which the catalogue finds it
+    id: str = Field(
+        default="in-place",
+        description="Name of the entry; by default the file's name, by which the catalogue finds "
+        "it.",
+    )
     _changed: dict[str, Change] = PrivateAttr(default_factory=dict)
 
     @property
@@ -89,17 +93,23 @@ class Entry(Value):
 
 
 class Sourced(Entry):
-    """A catalogue entry: a name, notes, and a source for every quantity.
+    """A catalogue entry: a name, notes, and a source for every quantity."""
 
-    A source for a prefix holds for all keys below it.
-    """
-
-    name: str = ""
-    aliases: tuple[str, ...] = ()  # other names that tables and people use
-    note: str = ""
-    source: dict[str, str] = {}
-    # 'compute.weight_load': [low, high], if the source gives a range.
-    range: dict[str, tuple[str | float, str | float]] = {}
+    name: str = Field(default="", description="Full name, for people.")
+    aliases: tuple[str, ...] = Field(
+        default=(), description="Other names that tables and people use; each means one entry."
+    )
+    note: str = Field(default="", description="Remark about the entry, for people.")
+    source: dict[str, str] = Field(
+        default={},
+        description="Source of each number by dotted key, or `assumed: why`, or `derived: from "
+        "what`; a prefix covers all keys below.",
+    )
+    range: dict[str, tuple[str | float, str | float]] = Field(
+        default={},
+        description="Lowest and highest value by dotted key, if sources disagree or the value is "
+        "assumed.",
+    )
 
     def source_of(self, path: str) -> str | None:
         """Return the source of 'memory.sram.capacity'; None without one."""

@@ -42,62 +42,160 @@ SPELLINGS = {
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
 
 
-class ModelConfig(Entry):
-    """A config.json: its keys under one name each, checked, and their meaning for each layer."""
+class ConfigKeys(Entry):
+    """The keys of a config.json, under one name each."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    aliases: tuple[str, ...] = ()
-    model_type: str
-    hidden_size: Count
-    intermediate_size: Count | None = None
+    aliases: tuple[str, ...] = Field(
+        default=(), description="Other names that tables and people use; each means one entry."
+    )
+    model_type: str = Field(description="Family of the architecture, such as `llama`.")
+    hidden_size: Count = Field(description="Width of the hidden state.")
+    intermediate_size: Count | None = Field(
+        default=None,
+        description="Inner width of a dense MLP; Falcon's default: 4 times the hidden size.",
+    )
     # The bound stops a mistyped number from taking all memory.
-    num_hidden_layers: Annotated[Count, Field(le=1000)]
-    num_attention_heads: Count
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
-    vocab_size: Count
-    max_position_embeddings: Count
-    tie_word_embeddings: bool | None = None
-    hidden_act: str = "silu"
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    torch_dtype: str | None = None
-    quantization_config: dict[str, Any] | None = None
+    num_hidden_layers: Annotated[Count, Field(le=1000)] = Field(description="Number of layers.")
+    num_attention_heads: Count = Field(description="Query heads of a layer.")
+    num_key_value_heads: Count | None = Field(
+        default=None, description="KV heads of a layer; default: one for each query head."
+    )
+    head_dim: Count | None = Field(
+        default=None, description="Width of a head; default: hidden size divided by query heads."
+    )
+    vocab_size: Count = Field(description="Number of tokens of the vocabulary.")
+    max_position_embeddings: Count = Field(description="Longest sequence [token].")
+    tie_word_embeddings: bool | None = Field(
+        default=None,
+        description="Whether embedding and head share one table; default: that of the family.",
+    )
+    hidden_act: str = Field(
+        default="silu", description="Activation function of the MLPs; it costs nothing here."
+    )
+    attention_bias: bool = Field(
+        default=False, description="Whether attention's projections have biases."
+    )
+    mlp_bias: bool = Field(default=False, description="Whether the MLPs have biases.")
+    torch_dtype: str | None = Field(
+        default=None,
+        description="Number format of the checkpoint, such as `bfloat16`; default: `bfloat16`.",
+    )
+    quantization_config: dict[str, Any] | None = Field(
+        default=None,
+        description="How the checkpoint's weights are quantized; default: not quantized.",
+    )
     # Windows of attention, by layer.
-    sliding_window: Count | None = None
-    use_sliding_window: bool | None = None
-    max_window_layers: int = 0
-    sliding_window_pattern: Count | None = None
-    attention_chunk_size: Count | None = None
-    layer_types: tuple[str, ...] | None = None
-    global_head_dim: Count | None = None
-    num_global_key_value_heads: Count | None = None
-    attention_k_eq_v: bool = False
+    sliding_window: Count | None = Field(
+        default=None, description="Window of layers with sliding attention [token]; default: none."
+    )
+    use_sliding_window: bool | None = Field(
+        default=None, description="Whether `sliding_window` holds; default: that of the family."
+    )
+    max_window_layers: int = Field(
+        default=0, description="First layer with a sliding window, in Qwen."
+    )
+    sliding_window_pattern: Count | None = Field(
+        default=None,
+        description="Every so many layers one attends to all positions, in Gemma 3; default: 6.",
+    )
+    attention_chunk_size: Count | None = Field(
+        default=None, description="Chunk of layers with chunked attention [token]; default: none."
+    )
+    layer_types: tuple[str, ...] | None = Field(
+        default=None, description="Kind of attention of each layer; default: that of the family."
+    )
+    global_head_dim: Count | None = Field(
+        default=None,
+        description="Width of a head in layers that attend to all positions; default: `head_dim`.",
+    )
+    num_global_key_value_heads: Count | None = Field(
+        default=None,
+        description="KV heads of layers that attend to all positions; default: those of the other "
+        "layers.",
+    )
+    attention_k_eq_v: bool = Field(
+        default=False,
+        description="Whether keys also serve as values in layers that attend to all positions.",
+    )
     # Latent attention.
-    q_lora_rank: Count | None = None
-    kv_lora_rank: Count | None = None
-    qk_rope_head_dim: Count | None = None
-    qk_nope_head_dim: Count | None = None
-    v_head_dim: Count | None = None
+    q_lora_rank: Count | None = Field(
+        default=None,
+        description="Rank of the compressed query in latent attention; default: not compressed.",
+    )
+    kv_lora_rank: Count | None = Field(
+        default=None,
+        description="Width of the latent that is cached in latent attention; default: no latent "
+        "attention.",
+    )
+    qk_rope_head_dim: Count | None = Field(
+        default=None, description="Width of the rotary part of a key in latent attention."
+    )
+    qk_nope_head_dim: Count | None = Field(
+        default=None, description="Width of the other part of a key in latent attention."
+    )
+    v_head_dim: Count | None = Field(
+        default=None, description="Width of a value in latent attention."
+    )
     # Mixture of experts.
-    num_local_experts: int | None = None
-    num_experts_per_tok: Count = 1
-    moe_intermediate_size: Count | None = None
-    n_shared_experts: int | None = None
-    shared_expert_intermediate_size: int | None = None
-    intermediate_size_mlp: Count | None = None
-    first_k_dense_replace: int = 0
-    moe_layer_freq: Count = 1
-    n_group: Count | None = None
-    topk_group: Count | None = None
-    decoder_sparse_step: Count = 1
-    interleave_moe_layer_step: Count = 1
-    mlp_only_layers: tuple[int, ...] = ()
-    enable_moe_block: bool = False
+    num_local_experts: int | None = Field(
+        default=None, description="Routed experts of a layer; default: no experts."
+    )
+    num_experts_per_tok: Count = Field(
+        default=1, description="Routed experts that each token uses."
+    )
+    moe_intermediate_size: Count | None = Field(
+        default=None, description="Inner width of an expert; default: `intermediate_size`."
+    )
+    n_shared_experts: int | None = Field(
+        default=None, description="Experts of a layer that every token uses; default: none."
+    )
+    shared_expert_intermediate_size: int | None = Field(
+        default=None, description="Inner width of the shared expert; default: no such expert."
+    )
+    intermediate_size_mlp: Count | None = Field(
+        default=None,
+        description="Inner width of the MLP in layers without experts; default: "
+        "`intermediate_size`.",
+    )
+    first_k_dense_replace: int = Field(
+        default=0, description="Number of first layers without experts."
+    )
+    moe_layer_freq: Count = Field(
+        default=1, description="Every so many layers one has experts, from layer 0."
+    )
+    n_group: Count | None = Field(
+        default=None, description="Groups of routed experts; default: one."
+    )
+    topk_group: Count | None = Field(
+        default=None, description="Groups among which a token's experts are chosen; default: all."
+    )
+    decoder_sparse_step: Count = Field(
+        default=1, description="Every so many layers one has experts, in Qwen."
+    )
+    interleave_moe_layer_step: Count = Field(
+        default=1, description="Every so many layers one has experts, in Llama 4."
+    )
+    mlp_only_layers: tuple[int, ...] = Field(
+        default=(), description="Layers without experts, numbered from 0."
+    )
+    enable_moe_block: bool = Field(
+        default=False,
+        description="Whether layers with experts have a dense MLP as well, in Gemma 4.",
+    )
     # Falcon.
-    multi_query: bool = False
-    new_decoder_architecture: bool = False
+    multi_query: bool = Field(
+        default=False, description="Whether all query heads share one KV head, in Falcon."
+    )
+    new_decoder_architecture: bool = Field(
+        default=False,
+        description="Whether Falcon's KV heads are those of the config, despite `multi_query`.",
+    )
+
+
+class ModelConfig(ConfigKeys):
+    """A config.json, checked, and the meaning of its keys for each layer."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,13 +13,14 @@ from sim.units import Count, FailuresPerSecond, Seconds
 
 
 class Failures(Value):
-    """The failure rate of a part at work, and the Weibull shape of its life.
+    """The failure rate of a part at work, and the Weibull shape of its life."""
 
-    shape 1: exponential (memoryless).  Below 1: infant mortality.
-    """
-
-    rate: FailuresPerSecond
-    shape: Annotated[float, Field(ge=0.1, le=100)] = 1.0
+    rate: FailuresPerSecond = Field(description="Failure rate of one part at work [failure/s].")
+    shape: Annotated[float, Field(ge=0.1, le=100)] = Field(
+        default=1.0,
+        description="Weibull shape of its life; 1: exponential (memoryless), below 1: infant "
+        "mortality.",
+    )
 
     @property
     def scale(self) -> Seconds:
@@ -46,39 +47,64 @@ class Faults(Sourced):
 
     A node is out from its own failure, or that of one of its chips, until its repair.
     The system needs every rack and link, and all nodes that its chips fill.
-    Spares are idle nodes, which cost and fail as other nodes do.  `spares` is their number for
-    the system, or for each rack of `nodes_per_rack` nodes at work.
-    A swap takes `detection` plus the time to load the weights.  `detection` lasts until the
-    failure is noticed and the spare is in its place.
-    Each of `crews` repairs one part at a time.  Without `crews` no part waits for a repair.
-    Repair times are exponential with mean `repair`.
+    A swap takes `detection` plus the time to load the weights.
     Each replica of a system has its own spares, crews, racks and links.  The availability is
     that of one replica: the share of replicas that work.
 
-    Parts are `new` when the horizon begins, or `settled`.  Settled parts have the ages of parts
-    that were replaced one by one for a long time.
-    Every `model_swap_every`, another model's weights are loaded, with as many bytes.
-    The simulation runs `samples` systems over the `horizon`.
+    With `age: new` there is no closed form.
 
     Left out: work without a rack or around a dead link; failures during a repair; common causes.
     """
 
-    chip: Failures | None = None
-    node: Failures | None = None
-    rack: Failures | None = None
-    link: Failures | None = None
-    chips_per_node: Count = 1
-    nodes_per_rack: Count | None = None
-    links: Count | None = None
-    spares: Annotated[int, Field(ge=0, le=10_000)] = 0
-    spares_per: Literal["system", "rack"] = "system"
-    crews: Count | None = None
-    repair: Annotated[Seconds, Field(gt=0)]
-    detection: Seconds
-    age: Literal["settled", "new"] = "settled"
-    model_swap_every: Annotated[Seconds, Field(gt=0)] | None = None
-    horizon: Annotated[Seconds, Field(gt=0)]
-    samples: Annotated[int, Field(ge=2, le=100_000)]
+    chip: Failures | None = Field(
+        default=None, description="Failures of one chip, which put out its node; default: none."
+    )
+    node: Failures | None = Field(
+        default=None, description="Failures of one node, besides those of its chips; default: none."
+    )
+    rack: Failures | None = Field(default=None, description="Failures of one rack; default: none.")
+    link: Failures | None = Field(default=None, description="Failures of one link; default: none.")
+    chips_per_node: Count = Field(default=1, description="Chips of a node.")
+    nodes_per_rack: Count | None = Field(
+        default=None, description="Nodes at work in a rack, without its spares; default: one rack."
+    )
+    links: Count | None = Field(
+        default=None,
+        description="Number of links, all of which the system needs; required with `link`.",
+    )
+    spares: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=0, description="Standby nodes, which cost and fail as other nodes do."
+    )
+    spares_per: Literal["system", "rack"] = Field(
+        default="system",
+        description="Whether `spares` is the number for the system, or for each rack.",
+    )
+    crews: Count | None = Field(
+        default=None,
+        description="Parts that are repaired at the same time; default: no part waits.",
+    )
+    repair: Annotated[Seconds, Field(gt=0)] = Field(
+        description="Mean of the exponential repair time [s]."
+    )
+    detection: Seconds = Field(
+        description="Time until a failure is noticed and the spare in place, without loading the "
+        "weights [s]."
+    )
+    age: Literal["settled", "new"] = Field(
+        default="settled",
+        description="Ages of parts at the start: as after long one-by-one replacement, or all new.",
+    )
+    model_swap_every: Annotated[Seconds, Field(gt=0)] | None = Field(
+        default=None,
+        description="Interval at which another model of equal size is loaded, as downtime [s]; "
+        "default: never.",
+    )
+    horizon: Annotated[Seconds, Field(gt=0)] = Field(
+        description="Simulated time of one system, after a warm-up [s]."
+    )
+    samples: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        description="Number of simulated systems."
+    )
 
 
 @dataclass(frozen=True)

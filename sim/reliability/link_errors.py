@@ -19,15 +19,20 @@ class LinkErrors(Sourced):
     """The rate of bit errors that the link's code does not correct, and the cost of a repeat.
 
     Each bit of a message may fail on each cable that it crosses, independently of others.
-    The receiver detects the error.  After the step it is repeated from the first stage,
-    `restart` later, until it succeeds.  Its tokens come with the last repeat.
+    The receiver detects the error.  After the step it is repeated from the first stage, until it
+    succeeds.  Its tokens come with the last repeat.
 
     Left out: other steps in flight, which continue; bits on cables that belong to no message;
     undetected errors.
     """
 
-    bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-    restart: Seconds = 0.0
+    bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        description="Probability that a bit fails on a cable and the link's code does not correct "
+        "it."
+    )
+    restart: Seconds = Field(
+        default=0.0, description="Time between the end of a failed step and its repeat [s]."
+    )
 
     def step_error_probability(self, costs: Costs, tokens: int) -> float:
         """Return the error probability of a step: 1 - (1 - bit_error_rate)^(8 bytes x cables).

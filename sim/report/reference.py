@@ -1,6 +1,13 @@
-"""What may stand in a file: a JSON Schema for editors, and a page of all keys, both made from the classes that read them."""
+"""The keys of files: a JSON Schema for editors, and a page of all keys.
 
+Both are made from the classes that read the files. A field's description is the meaning of its key.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
@@ -18,32 +25,53 @@ SCHEMA_KINDS: dict[str, type[Value]] = {
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of one kind of file, as YAML editors read it."""
+    """Return the JSON Schema of one kind of file, as YAML editors read it."""
     schema = SCHEMA_KINDS[kind].model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def reference() -> str:
-    """All keys of all files as a Markdown page: what each holds, and what it is where it is left out."""
-    lines = [
-        "# All keys",
-        "",
-        "Made by `sramsim schema --reference`; do not edit. A quantity is a number, a space and a unit: `230 MB`, `0.6 us`.",
-        "A class of your own is named as `kind: module:Class`, and brings keys of its own.",
-    ]
+    """Return a Markdown page of all keys of all files, one table for each class."""
+    sections = []
     parts: dict[str, dict[str, Any]] = {}
     for kind, cls in SCHEMA_KINDS.items():
         schema = json_schema(kind)
-        lines += _section(f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} file", schema)
+        sections.append(_section(f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} file", schema))
         _collect(schema, parts)
         parts.pop(cls.__name__, None)
-    for name in sorted(parts.keys() - {cls.__name__ for cls in SCHEMA_KINDS.values()}):
-        lines += _section(name, parts[name])
-    return "\n".join(lines) + "\n"
+    titles = sorted(parts.keys() - {cls.__name__ for cls in SCHEMA_KINDS.values()})
+    sections += [_section(title, parts[title]) for title in titles]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template("reference.md.jinja").render(sections=sections).rstrip() + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """One row of a table: a key, what it holds, its default, and what it means."""
+
+    name: str
+    form: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """One class of a file, with its docstring and its keys."""
+
+    title: str
+    about: str
+    keys: list[_Key]
 
 
 def _collect(schema: object, parts: dict[str, dict[str, Any]]) -> None:
-    """Every class that a schema describes, wherever in it it stands, by its title."""
+    """Add every class at any depth of a schema to `parts`, by its title."""
     if isinstance(schema, list):
         for each in schema:
             _collect(each, parts)
@@ -54,36 +82,43 @@ def _collect(schema: object, parts: dict[str, dict[str, Any]]) -> None:
             _collect(each, parts)
 
 
-def _section(title: str, schema: dict[str, Any]) -> list[str]:
-    head = str(schema.get("description", "")).strip()
-    lines = [
-        "",
-        f"## {title}",
-        "",
-        *(line.strip() for line in head.splitlines()),
-        "",
-        "| key | value | left out |",
-        "|---|---|---|",
-    ]
+def _section(title: str, schema: dict[str, Any]) -> _Section:
+    """Return the section of a class from its schema."""
+    about = str(schema.get("description", "")).strip()
     required = schema.get("required", [])
-    for key, value in schema.get("properties", {}).items():
-        default = "" if key in required else _shown(value.get("default"))
-        lines.append(
-            f"| `{key}` | {_meaning(value)} | {'required' if key in required else default} |"
+    keys = [
+        _Key(
+            name,
+            _form({key: part for key, part in value.items() if key != "description"}),
+            "required" if name in required else _default(value.get("default")),
+            value.get("description", ""),
         )
-    return lines
+        for name, value in schema.get("properties", {}).items()
+    ]
+    return _Section(title, "\n".join(line.strip() for line in about.splitlines()), keys)
 
 
-def _shown(default: object) -> str:
-    if default is None or default == "" or default == {} or default == []:
+def _cell(text: str) -> str:
+    """Return a text as one cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _default(default: object) -> str:
+    """Return a default as the page shows it; empty for none, and for a mapping."""
+    if default in (None, "", (), []) or isinstance(default, dict):
         return ""
-    return f"`{default}`" if not isinstance(default, dict) else ""
+    return f"`{default}`"
 
 
-def _meaning(value: dict[str, Any]) -> str:
-    """A key's value in words."""
+def _form(value: dict[str, Any]) -> str:
+    """Return in words what a value may be.
+
+    A description inside a value's schema is its form. The description of a key is its meaning.
+    """
+    if parts := value.get("allOf"):
+        return _form(parts[0])
     if options := value.get("anyOf"):
-        words = [_meaning(option) for option in options if option.get("type") != "null"]
+        words = [_form(option) for option in options if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
     if "properties" in value and "title" in value:
         return str(value["title"])
@@ -100,13 +135,11 @@ def _meaning(value: dict[str, Any]) -> str:
             items: list[dict[str, Any]] = (
                 [value["items"]] if "items" in value else value.get("prefixItems", [])
             )
-            return "a list of " + " and ".join(dict.fromkeys(map(_meaning, items)))
+            return "a list of " + " and ".join(dict.fromkeys(map(_form, items)))
         case "object":
             inner = value.get("additionalProperties")
             return (
-                f"a mapping of names to {_meaning(inner)}"
-                if isinstance(inner, dict)
-                else "a mapping"
+                f"a mapping of names to {_form(inner)}" if isinstance(inner, dict) else "a mapping"
             )
         case "integer":
             return "a whole number"

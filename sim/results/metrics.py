@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.errors import ScenarioError, nearest_name
@@ -34,9 +34,15 @@ STUDENT = 2.093024  # the 97.5 % point of Student's t with BATCHES - 1 degrees o
 class SLO(Value):
     """Limits that a request must meet, all of them, to count as good."""
 
-    ttft: Seconds | None = None
-    tpot: Seconds | None = None
-    e2el: Seconds | None = None
+    ttft: Seconds | None = Field(
+        default=None, description="Longest time to first token [s]; default: no limit."
+    )
+    tpot: Seconds | None = Field(
+        default=None, description="Longest time per output token [s]; default: no limit."
+    )
+    e2el: Seconds | None = Field(
+        default=None, description="Longest end-to-end latency [s]; default: no limit."
+    )
 
 
 # p99 TTFT and TPOT of MLPerf Inference's server and interactive scenarios.
@@ -73,7 +79,7 @@ SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
 
 
 class Measure(Value):
-    """Which part of a run is counted, in s of its clock: from `warmup` to the last arrival, or a `window` [from, to].
+    """The part of a run that is counted, by its clock.
 
     Latencies, and how many requests completed or were refused, are of those that arrive in it; throughputs and goodput are of
     what came out in it, the tokens of an answer spread evenly from its first to its last.  J and $ are of the work in that time.
@@ -81,8 +87,12 @@ class Measure(Value):
     itself.
     """
 
-    warmup: Seconds | None = None
-    window: tuple[Seconds, Seconds] | None = None
+    warmup: Seconds | None = Field(
+        default=None, description="Time after which counting begins, until the last arrival [s]."
+    )
+    window: tuple[Seconds, Seconds] | None = Field(
+        default=None, description="Start and end of the counted time [s], instead of `warmup`."
+    )
 
     @property
     def asked(self) -> tuple[Seconds, Seconds | None]:

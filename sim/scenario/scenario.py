@@ -25,17 +25,16 @@ from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.inputs.document import Document
-from sim.inputs.errors import error_at_path, nearest_name
 from sim.inputs.names import find_entry
 from sim.inputs.values import Value
 from sim.model.transformer import ModelField
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
-from sim.results.metrics import LIMITS, Measure, SLOField
+from sim.results.metrics import Measure, SLOField
+from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
-from sim.units import brief
 from sim.workload.kinds import WorkloadField
 
 
@@ -66,108 +65,55 @@ class _Places:
 
 
 class Scenario(Value):
-    """One question: the same requests, served by each system.
+    """One question: the same requests, served by each system."""
 
-    `fidelity: stage` computes the chips of a stage in lock step.  With `fidelity: chip` every
-    chip is a process and every link a resource.
-    `sweep`: keys that `sramsim sweep` varies.  All other commands leave it out.
-    """
-
-    id: str = "scenario"
-    model: ModelField
-    seed: Annotated[int, Field(ge=0)] = 0
-    fidelity: Literal["stage", "chip"] = "stage"
-    workload: WorkloadField
-    slo: SLOField | None = None
-    measure: Measure | None = None
-    economics: Economics | None = None
-    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_system_or_fleet)]]
-    sweep: SweepField = None
+    id: str = Field(
+        default="scenario",
+        description="Name of the scenario in results; by default the file's name.",
+    )
+    model: ModelField = Field(
+        description="Model that all systems serve, unless a system names its own."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Seed of all random draws; the same seed gives the same requests."
+    )
+    fidelity: Literal["stage", "chip"] = Field(
+        default="stage",
+        description="`stage`: the chips of a stage in lock step; `chip`: every chip a process, "
+        "every link a resource.",
+    )
+    workload: WorkloadField = Field(
+        description="Requests that every system serves: arrivals and lengths."
+    )
+    slo: SLOField | None = Field(
+        default=None,
+        description="Latency limits that a good request meets, or the name of an MLPerf preset; "
+        "default: none.",
+    )
+    measure: Measure | None = Field(
+        default=None, description="Part of the run that is counted; default: the whole run."
+    )
+    economics: Economics | None = Field(
+        default=None,
+        description="Rules and prices for $ per token; default: the assumptions of Economics.",
+    )
+    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_system_or_fleet)]] = Field(
+        description="Systems to compare, by name."
+    )
+    sweep: SweepField = Field(
+        default=None,
+        description="Keys that `sramsim sweep` varies; all other commands leave it out.",
+    )
 
     @field_validator("systems")
     @classmethod
     def _some(cls, systems: dict[str, System | Fleet]) -> dict[str, System | Fleet]:
-        if not systems:
-            raise ValueError("name at least one system")
-        plain = [name for name, system in systems.items() if isinstance(system, System)]
-        for name, system in systems.items():
-            for member in system.fleet if isinstance(system, Fleet) else ():
-                if member in plain:
-                    continue
-                near = nearest_name(member, plain)
-                hint = (
-                    f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
-                )
-                what = "a fleet itself" if member in systems else "no system"
-                reason = (
-                    f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
-                )
-                raise error_at_path((name, "fleet", member), member, reason)
+        check_members(systems)
         return systems
 
     @model_validator(mode="after")
-    def _owned_systems(self) -> "Scenario":
-        plain = [name for name, system in self.systems.items() if isinstance(system, System)]
-        for name, own in self.money.systems.items():
-            if name not in plain:
-                hint = (
-                    f"did you mean {near}?"
-                    if (near := nearest_name(name, plain))
-                    else f"there are {', '.join(plain) or 'none'}"
-                )
-                raise ValueError(
-                    f"economics.systems: {brief(name)!r} is no system with chips; {hint}"
-                )
-            serve = self.plain(name).hardware[1]
-            if own.chips and own.chips < serve:
-                reason = f"got {own.chips}; expected at least the {serve} that serve; try {serve}"
-                raise error_at_path(("economics", "systems", name, "chips"), own.chips, reason)
-        return self
-
-    @model_validator(mode="after")
-    def _what_only_chips_have(self) -> "Scenario":
-        for name, system in self.systems.items():
-            if isinstance(system, Fleet):
-                continue
-            given = [
-                key
-                for key in ("network", "jitter", "exceptions")
-                if getattr(system, key) not in (None, ())
-            ]
-            if given and not self.by_chip(name):
-                value = getattr(system, given[0])
-                reason = "got it at fidelity stage; expected fidelity chip; try fidelity: chip"
-                raise error_at_path(("systems", name, given[0]), value, reason)
-        return self
-
-    @model_validator(mode="after")
-    def _refused_users_pause(self) -> "Scenario":
-        """Check that refused users pause.
-
-        Without a pause a refused user sends again at the same instant, until no request is left.
-        """
-        workload = self.workload
-        if workload.pause != 0:
-            return self
-        users = getattr(workload, "users", 0)
-        for name, system in self.systems.items():
-            most = system.max_waiting if isinstance(system, System) else None
-            if most is not None and most < users:
-                reason = (
-                    f"got {most} with {users} users who do not pause; expected a pause, "
-                    "as a refused user asks again at the same instant; try workload.think: 1 s, "
-                    "or leave max_waiting out"
-                )
-                raise error_at_path(("systems", name, "max_waiting"), most, reason)
-        return self
-
-    @model_validator(mode="after")
-    def _searched_within_limits(self) -> "Scenario":
-        for name, system in self.systems.items():
-            if isinstance(system, Fleet) or system.plan.search != "capacity":
-                continue
-            if reason := _search_problem(self, system):
-                raise error_at_path(("systems", name, "plan", "search"), "capacity", reason)
+    def _consistent(self) -> "Scenario":
+        check_scenario(self)
         return self
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -332,24 +278,6 @@ class Scenario(Value):
         return time_single_request(
             deployment, round(self.workload.mean_prompt), round(self.workload.mean_output)
         )
-
-
-def _search_problem(scenario: Scenario, system: System) -> str:
-    """Return why a system's plan cannot be searched for by capacity; empty if it can."""
-    slo = scenario.slo
-    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
-        return (
-            "got capacity without an slo; expected limits to meet; "
-            "try slo: {ttft: 2 s, tpot: 100 ms}"
-        )
-    if scenario.workload.load_kind is None:
-        return (
-            f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
-            "trace or closed, whose load varies; try search: speed"
-        )
-    if system.outages:
-        return "got capacity with outages; expected a system that works; try search: speed"
-    return ""
 
 
 def read(path: Path | str, overrides: list[str] | None = None) -> Scenario:

@@ -45,12 +45,18 @@ def _grid_problem(grid: Mapping[str, Any]) -> str:
 
 
 _POINT = {"type": "object", "minProperties": 1}
-_GRID = {**_POINT, "additionalProperties": {"type": "array", "minItems": 1}}
-_SWEEP = {
-    "anyOf": [_GRID, {"type": "array", "minItems": 1, "items": _POINT}, {"type": "null"}],
-    "description": "a mapping of dotted keys to lists of values (all combinations), "
-    "or a list of mappings of dotted keys to values",
+_GRID = {
+    **_POINT,
+    "additionalProperties": {"type": "array", "minItems": 1},
+    "description": "a mapping of dotted keys to lists of values (all combinations)",
 }
+_LIST = {
+    "type": "array",
+    "minItems": 1,
+    "items": _POINT,
+    "description": "a list of mappings of dotted keys to values",
+}
+_SWEEP = {"anyOf": [_GRID, _LIST, {"type": "null"}]}
 SweepField = Annotated[
     dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None,
     BeforeValidator(_checked_sweep),

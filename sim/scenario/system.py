@@ -32,60 +32,129 @@ def too_many_replicas(replicas: int) -> str:
 class System(Value):
     """Chips, their engine, the plan of the model on them, and the options of the scheduler.
 
-    The options default to those of the engine and the chip.
-
-    Hardware: `chips` of a `chip`, or a `cluster`.  With a cluster, `chips` may be a part of it.
-
-    Scheduling:
-    `policy`: the next work of a micro-batch, of at most `micro_batch` sequences.
-    `order`: the next request.
-    `admission`: reserve KV cache for the whole output, or for the prompt.  With the latter the
-    youngest sequence is preempted when the KV cache is full.
-    `prefix_caching`: keep the blocks of prompts.
-    `max_waiting`: waiting requests, above which new ones are refused.
-    `deadline`: time after which an unfinished request is cancelled.
-    `router`: the replica of a request.
-    `max_sequences`: sequences in all micro-batches of a replica.
-    `token_budget`: tokens of a step of one micro-batch.
-    The last two are for each attention rank if the engine has `limits_per: rank`.
-
-    `fidelity` may differ from that of the scenario.  At chip fidelity `network` and `jitter`
-    replace those of the engine, and `exceptions` are chips and links that differ.
-
-    `faults`: parts that fail over months; the availability is simulated as well.
+    With `admission: prompt` the youngest sequence is preempted when the KV cache is full.
     Requests are served while the system works, except for `outages` and `link_errors`.
-    `outages`: times at which replicas fail.  `link_errors`: steps that are repeated.
     """
 
-    chip: ChipField | None = None
-    chips: Count | None = None
-    cluster: ClusterField | None = None
-    engine: EngineField
-    plan: PlanField = Plan()
-    model: ModelField | None = None
-    topology: TopologyField | None = None
-    token_budget: Tokens | None = None
-    max_sequences: Count | None = None
-    kv_tokens: Tokens | None = None
-    memory_fraction: Fraction | None = None
-    request_overhead: Seconds = 0.0
-    # Tokens to experts: by expected loads, or sampled in each step.
-    routing: Literal["expected", "sampled"] = "expected"
-    policy: BatchingField | None = None
-    micro_batch: Count | None = None
-    order: OrderField = Field(default="first-come-first-served", validate_default=True)
-    admission: Literal["reserve", "prompt"] | None = None
-    prefix_caching: bool = False
-    max_waiting: Annotated[int, Field(ge=0)] | None = None
-    deadline: Annotated[Seconds, Field(gt=0)] | None = None
-    router: RouterField = Field(default="least-loaded", validate_default=True)
-    fidelity: Literal["stage", "chip"] | None = None
-    network: NetworkMode | None = None
-    jitter: Sigma | None = None
-    exceptions: tuple[ExceptionField, ...] = ()
-    faults: Faults | None = None
-    outages: tuple[Outage, ...] = ()
-    link_errors: LinkErrors | None = None
+    chip: ChipField | None = Field(
+        default=None, description="Kind of chip; left out with `cluster`, which has its own."
+    )
+    chips: Count | None = Field(
+        default=None,
+        description="Number of chips, over all replicas; default: all chips of the cluster.",
+    )
+    cluster: ClusterField | None = Field(
+        default=None,
+        description="Chips as they are sold, instead of `chip`; `chips` may be a part of it.",
+    )
+    engine: EngineField = Field(
+        description="Inference engine: the losses and limits of the software."
+    )
+    plan: PlanField = Field(
+        default=Plan(),
+        description="Layout of the model on the chips; `auto` is short for `{search: speed}`.",
+    )
+    model: ModelField | None = Field(
+        default=None, description="Model of this system; default: that of the scenario."
+    )
+    topology: TopologyField | None = Field(
+        default=None,
+        description="How the chips are joined; default: the topology of the cluster, or of the "
+        "chip.",
+    )
+    token_budget: Tokens | None = Field(
+        default=None,
+        description="Most tokens of a step of one micro-batch, or of each rank (`limits_per`); "
+        "default: the engine's.",
+    )
+    max_sequences: Count | None = Field(
+        default=None,
+        description="Most sequences in all micro-batches of a replica, or of each rank "
+        "(`limits_per`); default: the engine's.",
+    )
+    kv_tokens: Tokens | None = Field(
+        default=None, description="KV cache of a replica [token]; default: what fits into memory."
+    )
+    memory_fraction: Fraction | None = Field(
+        default=None,
+        description="Share of a chip's memory that the engine may use, 0 to 1; default: the "
+        "engine's.",
+    )
+    request_overhead: Seconds = Field(
+        default=0.0,
+        description="Time that client, HTTP and tokenizer take before the scheduler sees a "
+        "request [s].",
+    )
+    routing: Literal["expected", "sampled"] = Field(
+        default="expected",
+        description="Tokens to experts: by expected loads, or sampled in each step.",
+    )
+    policy: BatchingField | None = Field(
+        default=None, description="Rule for the next work of a micro-batch; default: the engine's."
+    )
+    micro_batch: Count | None = Field(
+        default=None,
+        description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
+    )
+    order: OrderField = Field(
+        default="first-come-first-served",
+        validate_default=True,
+        description="Rule for the next request that is admitted.",
+    )
+    admission: Literal["reserve", "prompt"] | None = Field(
+        default=None,
+        description="KV cache reserved on admission: for the whole output, or the prompt with "
+        "preemption; default: the engine's.",
+    )
+    prefix_caching: bool = Field(
+        default=False,
+        description="Whether the KV blocks of prompts are kept for later requests with the same "
+        "prefix.",
+    )
+    max_waiting: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Waiting requests of a replica above which new ones are refused; default: no "
+        "limit.",
+    )
+    deadline: Annotated[Seconds, Field(gt=0)] | None = Field(
+        default=None,
+        description="Time after its arrival at which an unfinished request is cancelled [s]; "
+        "default: never.",
+    )
+    router: RouterField = Field(
+        default="least-loaded",
+        validate_default=True,
+        description="Rule for the replica of a request.",
+    )
+    fidelity: Literal["stage", "chip"] | None = Field(
+        default=None,
+        description="`stage`: chips of a stage in lock step; `chip`: every chip is a process; "
+        "default: the scenario's.",
+    )
+    network: NetworkMode | None = Field(
+        default=None,
+        description="At chip fidelity, transfers that wait for each other or are scheduled in "
+        "advance; default: the engine's.",
+    )
+    jitter: Sigma | None = Field(
+        default=None,
+        description="Sigma of the lognormal factor of computing times, at chip fidelity; default: "
+        "the engine's.",
+    )
+    exceptions: tuple[ExceptionField, ...] = Field(
+        default=(), description="Chips and links that differ from the others, at chip fidelity."
+    )
+    faults: Faults | None = Field(
+        default=None,
+        description="Parts that fail over months; the availability is then simulated as well.",
+    )
+    outages: tuple[Outage, ...] = Field(
+        default=(), description="Times in the run at which replicas are down."
+    )
+    link_errors: LinkErrors | None = Field(
+        default=None,
+        description="Bit errors of links, after which steps are repeated; default: none.",
+    )
 
     @model_validator(mode="after")
     def _hardware(self) -> "System":
@@ -161,14 +230,19 @@ class System(Value):
 class Fleet(Value):
     """Replicas of different systems behind one router.
 
-    `fleet`: other systems of the scenario, and the number of copies of each.
     Each copy has all options of its system except `router`.  The router of the fleet distributes
     requests over the replicas of all copies, in the order of the systems' names in `fleet`.
     All members serve the same model.
     """
 
-    fleet: dict[str, Count]
-    router: RouterField = Field(default="least-loaded", validate_default=True)
+    fleet: dict[str, Count] = Field(
+        description="Other systems of the scenario, and the number of copies of each."
+    )
+    router: RouterField = Field(
+        default="least-loaded",
+        validate_default=True,
+        description="Rule for the replica of a request, over the replicas of all copies.",
+    )
 
     @field_validator("fleet")
     @classmethod

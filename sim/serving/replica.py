@@ -78,16 +78,24 @@ class MicroBatch(BatchStep):
 
 
 class Outage(Value):
-    """A replica is down from `at` on for so long: until its failure is noticed, a spare is in place, and the weights are loaded.
+    """A time in which a replica is down. What it holds is lost.
 
-    What it holds is lost.  Its requests begin anew from their prompts on another replica, or on the first that is up again where
-    there is none (`retry`); or they `fail`.
+    With `requests: retry` its requests begin again from their prompts on another replica. Without
+    another replica they wait for the first that is up again.
     """
 
-    at: Seconds
-    lasts: Annotated[Seconds, Field(gt=0)]
-    replica: Annotated[int, Field(ge=0)] = 0
-    requests: Literal["retry", "fail"] = "retry"
+    at: Seconds = Field(description="Start of the outage [s].")
+    lasts: Annotated[Seconds, Field(gt=0)] = Field(
+        description="Time until the spare is in place and the weights are loaded, detection "
+        "included [s]."
+    )
+    replica: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Number of the replica, from 0."
+    )
+    requests: Literal["retry", "fail"] = Field(
+        default="retry",
+        description="Fate of its requests: begin again on another replica, or fail.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,9 @@ class Workload(Value, ABC):
 class RandomWorkload(Workload):
     """A number of requests whose lengths do not depend on their arrivals."""
 
-    requests: Count
-    prompt: LengthField
-    output: LengthField
+    requests: Count = Field(description="Number of requests.")
+    prompt: LengthField = Field(description="Length of prompts [token].")
+    output: LengthField = Field(description="Length of outputs [token].")
 
     @property
     def size(self) -> int:
@@ -111,7 +111,7 @@ class _OpenLoop(RandomWorkload):
 class Poisson(_OpenLoop):
     """An open loop with exponential gaps: requests come at `rate`, whatever the system does."""
 
-    rate: RequestsPerSecond
+    rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Return float[request], s, with gaps of mean 1/rate."""
@@ -121,12 +121,13 @@ class Poisson(_OpenLoop):
 class Gamma(_OpenLoop):
     """An open loop in bursts, with gamma gaps of shape `burstiness`.
 
-    1 is Poisson, a smaller number comes in bursts, a larger one is more even.
     Name and meaning are vLLM's (`vllm bench serve --burstiness`).
     """
 
-    rate: RequestsPerSecond
-    burstiness: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
+    burstiness: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
+        description="Shape of the gaps: 1 is Poisson, less comes in bursts, more is more even."
+    )
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Return float[request], s, with gaps of mean 1/rate and variance 1/(burstiness rate^2)."""
@@ -138,8 +139,10 @@ class ClosedLoop(RandomWorkload):
     """A closed loop: each of `users` sends its next request `think` after the answer."""
 
     load_kind = "users"
-    users: Count
-    think: Seconds = 0.0
+    users: Count = Field(description="Number of users, each with one request at a time.")
+    think: Seconds = Field(
+        default=0.0, description="Time between an answer and the user's next request [s]."
+    )
 
     @classmethod
     def noun(cls) -> str:
@@ -161,22 +164,24 @@ class ClosedLoop(RandomWorkload):
 
 
 class ListedRequest(Value):
-    """One request: arrival, lengths and priority (the smaller number goes first)."""
+    """One request: arrival, lengths and priority."""
 
-    arrival: Seconds
-    prompt: Tokens
-    output: Tokens
-    priority: Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)] = 0
+    arrival: Seconds = Field(description="Arrival, from the start of the run [s].")
+    prompt: Tokens = Field(description="Length of the prompt [token].")
+    output: Tokens = Field(description="Length of the output [token].")
+    priority: Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)] = Field(
+        default=0, description="Priority for `order: priority`; the smaller number goes first."
+    )
 
 
 class Listed(Workload):
-    """Requests one by one, in any order.
+    """Requests one by one.
 
     They are numbered by arrival; requests that arrive together keep their order.
     """
 
     no_load = "its requests are listed one by one"
-    requests: tuple[ListedRequest, ...]
+    requests: tuple[ListedRequest, ...] = Field(description="The requests, in any order.")
 
     @field_validator("requests")
     @classmethod

@@ -23,19 +23,27 @@ def require_one(value: Value, fields: Iterable[str], reason: str) -> None:
 class Spread(Value):
     """The mean and sigma of a lognormal length.
 
-    Sigma is the standard deviation of the logarithm. Beyond 10, floats cannot tell lengths apart.
+    Beyond a sigma of 10, floats cannot tell lengths apart.
     """
 
-    mean: Tokens
-    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+    mean: Tokens = Field(description="Mean before rounding up [token].")
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
+        description="Standard deviation of the logarithm."
+    )
 
 
 class Length(Value):
     """Tokens of a prompt or an output: fixed, uniform from a to b, or lognormal (rounded up)."""
 
-    fixed: Tokens | None = None
-    uniform: tuple[Tokens, Tokens] | None = None
-    lognormal: Spread | None = None
+    fixed: Tokens | None = Field(
+        default=None, description="One length for all [token]; the short form."
+    )
+    uniform: tuple[Tokens, Tokens] | None = Field(
+        default=None, description="Lowest and highest length of a uniform distribution [token]."
+    )
+    lognormal: Spread | None = Field(
+        default=None, description="Lognormal distribution, rounded up to whole tokens."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Length":

@@ -17,9 +17,15 @@ from sim.workload.requests import HASH_BLOCK, RequestBatch, random_streams
 class Turns(Value):
     """Turns of a session: fixed, uniform from a to b, or geometric (memoryless)."""
 
-    fixed: Count | None = None
-    uniform: tuple[Count, Count] | None = None
-    geometric: Annotated[float, Field(ge=1, le=MAX_COUNT)] | None = None  # the mean
+    fixed: Count | None = Field(
+        default=None, description="One number of turns for all sessions; the short form."
+    )
+    uniform: tuple[Count, Count] | None = Field(
+        default=None, description="Lowest and highest number of a uniform distribution."
+    )
+    geometric: Annotated[float, Field(ge=1, le=MAX_COUNT)] | None = Field(
+        default=None, description="Mean of a geometric (memoryless) distribution, turns."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Turns":
@@ -50,20 +56,23 @@ class Turns(Value):
 
 
 class Pauses(Value):
-    """The mean and sigma of a lognormal pause.
+    """The mean and sigma of a lognormal pause."""
 
-    Sigma is the standard deviation of the logarithm.
-    """
-
-    mean: Annotated[Seconds, Field(gt=0)]
-    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+    mean: Annotated[Seconds, Field(gt=0)] = Field(description="Mean of the pause [s].")
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
+        description="Standard deviation of the logarithm."
+    )
 
 
 class Think(Value):
     """Seconds between an answer and the next turn: fixed, or lognormal."""
 
-    fixed: Seconds | None = None
-    lognormal: Pauses | None = None
+    fixed: Seconds | None = Field(
+        default=None, description="One pause for all turns [s]; the short form."
+    )
+    lognormal: Pauses | None = Field(
+        default=None, description="Lognormal distribution of the pause."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Think":
@@ -91,18 +100,23 @@ ThinkField = Annotated[
 class Sessions(Workload):
     """Conversations: sessions start at `rate` (Poisson), and turns follow `think` after answers.
 
-    `prompt` is the user's new text in a turn. The prompt of the request is that, after the whole
-    conversation so far with its answers. Requests are numbered session by session.
+    The prompt of a request is the whole conversation so far with its answers, and the user's new
+    text. Requests are numbered session by session.
     Left out: a system prompt that all sessions share.
     """
 
     no_load = "its rate is one of sessions, and their turns wait for answers"
-    sessions: Count
-    rate: RequestsPerSecond
-    turns: TurnsField
-    think: ThinkField
-    prompt: LengthField
-    output: LengthField
+    sessions: Count = Field(description="Number of sessions.")
+    rate: RequestsPerSecond = Field(
+        description="Mean rate at which sessions start [request/s]; starts are Poisson."
+    )
+    turns: TurnsField = Field(description="Number of turns of a session.")
+    think: ThinkField = Field(description="Pause between an answer and the next turn [s].")
+    prompt: LengthField = Field(
+        description="Length of the user's new text in a turn, without the conversation before it "
+        "[token]."
+    )
+    output: LengthField = Field(description="Length of an answer [token].")
 
     @property
     def mean_prompt(self) -> float:

@@ -41,21 +41,38 @@ class Trace(Workload):
 
     The format is recognised by content: CSV of Azure, BurstGPT and Vidur, JSON lines of Mooncake,
     and vLLM's benchmark result.
-    Requests from `start` to before `end` (s since the first request of the trace) are used, and of
-    these the first `requests`. Their times count from `start` and are multiplied by `time_scale`
-    (0.5: twice the load). Prompts are cut to `max_prompt`, and outputs to `max_output`.
+    Requests from `start` to before `end` are used. Their times count from `start`.
     """
 
     load_kind = "rate"
     is_recorded = True
-    path: PathField | None = None
-    synthetic: Annotated[Workload, OfKind(SYNTHETIC, Workload)] | None = None
-    time_scale: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 1.0
-    start: Seconds = 0.0
-    end: Seconds | None = None
-    requests: Count | None = None
-    max_prompt: Tokens | None = None
-    max_output: Tokens | None = None
+    path: PathField | None = Field(
+        default=None, description="File of recorded requests; its format is recognised by content."
+    )
+    synthetic: Annotated[Workload, OfKind(SYNTHETIC, Workload)] | None = Field(
+        default=None, description="Workload that is used without a `path`."
+    )
+    time_scale: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
+        default=1.0, description="Factor on all times; 0.5 doubles the load."
+    )
+    start: Seconds = Field(
+        default=0.0, description="Start of the window, from the first request of the trace [s]."
+    )
+    end: Seconds | None = Field(
+        default=None,
+        description="End of the window, from the first request of the trace [s]; default: the end "
+        "of the trace.",
+    )
+    requests: Count | None = Field(
+        default=None,
+        description="Number of requests used, from the start of the window; default: all.",
+    )
+    max_prompt: Tokens | None = Field(
+        default=None, description="Length to which prompts are cut [token]; default: not cut."
+    )
+    max_output: Tokens | None = Field(
+        default=None, description="Length to which outputs are cut [token]; default: not cut."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "Trace":

@@ -1,13 +1,16 @@
 """The schema says what the classes read, and the page of all keys is current."""
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 import yaml
+from pydantic import BaseModel, Field
 
 from sim.inputs.names import catalogue_folder, catalogue_names
 from sim.report.reference import SCHEMA_KINDS, json_schema, reference
+from sim.units import Seconds
 
 
 def test_the_page_of_all_keys_is_current():
@@ -83,6 +86,55 @@ def test_kinds_are_told_apart_and_a_users_own_is_let_in():
     assert any(option["properties"]["kind"].get("pattern") == ":" for option in options)
 
 
+def properties(schema: object) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """Yield the title of each class at any depth of a schema, with a key and its schema."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from properties(part)
+    elif isinstance(schema, dict):
+        if "properties" in schema and "title" in schema:
+            for key, value in schema["properties"].items():
+                yield schema["title"], key, value
+        for part in schema.values():
+            yield from properties(part)
+
+
+@pytest.mark.parametrize("kind", SCHEMA_KINDS)
+def test_every_key_has_a_meaning(kind):
+    meanings = {
+        (title, key): str(value.get("description", ""))
+        for title, key, value in properties(json_schema(kind))
+    }
+    assert len(meanings) > len(SCHEMA_KINDS[kind].model_fields) - 1
+    assert [place for place, text in meanings.items() if not text.endswith(".")] == []
+    long = [place for place, text in meanings.items() if len(text.split()) > 20]
+    assert long == []
+
+
+def test_the_form_of_a_value_is_kept_beside_the_meaning_of_its_key():
+    system = json_schema("scenario")["$defs"]["System"]["properties"]
+    assert system["request_overhead"]["description"].startswith("Time that")
+    assert system["request_overhead"]["allOf"][0]["description"] == "a quantity in s"
+    assert system["deadline"]["description"].startswith("Time after")
+    lines = reference().splitlines()
+    rows = [
+        line
+        for line in lines
+        if line.startswith("| `request_overhead` | a quantity in s | `0.0` |")
+    ]
+    assert len(rows) == 1
+
+
+def test_a_cell_has_no_bar_and_no_newline(monkeypatch):
+    class Odd(BaseModel):
+        """A class."""
+
+        time: Seconds = Field(description="one | two\nthree")
+
+    monkeypatch.setitem(SCHEMA_KINDS, "odd", Odd)
+    assert "| `time` | a quantity in s | required | one \\| two three |" in reference().splitlines()
+
+
 def test_every_kind_has_its_table_on_the_page():
     page = reference()
     for title in (
@@ -97,4 +149,4 @@ def test_every_kind_has_its_table_on_the_page():
         "Memory",
     ):
         assert f"\n## {title}\n" in page
-    assert all(line.count("|") >= 4 for line in page.splitlines() if line.startswith("|"))
+    assert {line.count("|") for line in page.splitlines() if line.startswith("|")} == {5}

@@ -6,6 +6,8 @@ from collections.abc import Collection, Hashable, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
+from pydantic import Field
+
 from sim.inputs.fields import OfKind
 from sim.inputs.values import Value
 from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
@@ -14,9 +16,11 @@ from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
 class Link(Value):
     """One direction of one cable."""
 
-    latency: Seconds
-    bandwidth: BytesPerSecond
-    energy: JoulesPerByte | None = None
+    latency: Seconds = Field(description="Latency of one hop [s].")
+    bandwidth: BytesPerSecond = Field(description="Bandwidth of one direction of one cable [B/s].")
+    energy: JoulesPerByte | None = Field(
+        default=None, description="Energy of sending over the cable [J/B]; default: unknown."
+    )
 
 
 class Channel(NamedTuple):
@@ -142,16 +146,19 @@ def all_to_all_gather(n: int, nbytes: Bytes, channel: Channel) -> Seconds:
 
 
 class Topology(Value, ABC):
-    """A way of joining chips.
+    """A way of joining chips."""
 
-    `chips` is the number of chips joined, by default the replica's. `limit` is the largest number.
-    `reduction` is the extra time of each phase of an all-reduce that adds: chips read, add and
-    write what they received.
-    """
-
-    chips: Count | None = None
-    limit: Count | None = None
-    reduction: Seconds = 0.0
+    chips: Count | None = Field(
+        default=None, description="Number of chips joined; default: those of the replica."
+    )
+    limit: Count | None = Field(
+        default=None, description="Largest number of chips that it joins; default: no limit."
+    )
+    reduction: Seconds = Field(
+        default=0.0,
+        description="Extra time of each all-reduce phase that adds: chips read, add and write "
+        "what they received [s].",
+    )
 
     @abstractmethod
     def route(self, a: int, b: int) -> tuple[Hop, ...]:

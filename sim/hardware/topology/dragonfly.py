@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from functools import cached_property
 from itertools import combinations, pairwise, permutations, product
 
+from pydantic import Field
+
 from sim.hardware.topology.base import (
     OPERATIONS,
     Algorithm,
@@ -32,7 +34,6 @@ class Dragonfly(Topology):
 
     Up to `direct` chips, every two nodes share a cable: at most 3 hops.
     With more chips, every two nodes of a rack and every two racks share a cable: at most 5 hops.
-    A chip reaches other nodes at `direct_bandwidth`; beyond `direct` chips, at `global_bandwidth`.
 
     Assumed: the cables of a node are spread evenly over its chips.
     Assumed: a cable between nodes ends on the chip that holds the cable between racks. The
@@ -42,14 +43,18 @@ class Dragonfly(Topology):
     Source: Abts et al., "A Software-defined Tensor Streaming Multiprocessor", ISCA 2022.
     """
 
-    link: Link
-    global_link: Link
-    node: Count
-    rack: Count  # nodes
-    direct: Count  # chips
-    limit: Count
-    direct_bandwidth: BytesPerSecond
-    global_bandwidth: BytesPerSecond
+    link: Link = Field(description="Link between two chips of a node.")
+    global_link: Link = Field(description="Cable between nodes or between racks.")
+    node: Count = Field(description="Chips of a node.")
+    rack: Count = Field(description="Nodes of a rack.")
+    direct: Count = Field(description="Most chips with which every two nodes share a cable.")
+    limit: Count = Field(description="Largest number of chips that it joins.")
+    direct_bandwidth: BytesPerSecond = Field(
+        description="Bandwidth of a chip to other nodes, up to `direct` chips [B/s]."
+    )
+    global_bandwidth: BytesPerSecond = Field(
+        description="Bandwidth of a chip to other nodes, beyond `direct` chips [B/s]."
+    )
 
     def _holder(self, here: int, there: int, peers: int) -> int:
         """Return the chip of node `here` that holds the cable to node `there`.

@@ -4,6 +4,8 @@ from collections.abc import Hashable
 from itertools import pairwise
 from typing import ClassVar
 
+from pydantic import Field
+
 from sim.hardware.topology.base import (
     OPERATIONS,
     Algorithm,
@@ -26,7 +28,7 @@ from sim.units import Bytes, Seconds
 class FullyConnected(Topology):
     """A topology with one link for every pair of chips."""
 
-    link: Link
+    link: Link = Field(description="Link of each pair of chips.")
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         return ((a, b),) if a != b else ()
@@ -51,7 +53,7 @@ class Switch(Topology):
     A message takes two hops. Messages to and from several peers share a chip's cable.
     """
 
-    link: Link
+    link: Link = Field(description="Link between a chip and the switch; a message takes two hops.")
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         return ((a, "switch"), ("switch", b)) if a != b else ()
@@ -76,7 +78,7 @@ class Bus(Topology):
     For example, cards that reach each other through a host's memory or PCIe root.
     """
 
-    link: Link
+    link: Link = Field(description="Medium that all chips share; a message takes one hop.")
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         return ((a, "bus"), ("bus", b)) if a != b else ()
@@ -115,7 +117,7 @@ class Ring(Topology):
     Messages take the shorter direction.
     """
 
-    link: Link
+    link: Link = Field(description="Link between neighbours.")
     wraps: ClassVar[bool] = True
 
     def route(self, a: int, b: int) -> tuple[Hop, ...]:

@@ -35,7 +35,6 @@ from sim.units import Bytes, Count, Seconds
 class Mesh(Nested):
     """A grid: a line in each dimension.
 
-    The last of `dims` is the innermost: chips 0 and 1 differ in it.
     Collectives use all dimensions and both directions at once. Each of D parts of the bytes takes
     the D dimensions in another order. If the dimensions are equal and closed, an all-reduce of n
     chips sends 2(n-1)/n of the bytes over the 2D links of a chip. Unequal dimensions take up to
@@ -45,8 +44,11 @@ class Mesh(Nested):
     Its all-to-all is an estimate, dimension by dimension.
     """
 
-    link: Link
-    dims: Annotated[tuple[Count, ...], Field(min_length=1)]
+    link: Link = Field(description="Link between neighbours.")
+    dims: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        description="Chips in each dimension; the last is the innermost, in which chips 0 and 1 "
+        "differ."
+    )
     wraps: ClassVar[bool] = False
 
     def parts(self) -> tuple[Topology, ...]:

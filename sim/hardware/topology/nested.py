@@ -315,13 +315,15 @@ def chain_messages(operation: Operation, chips: Sequence[int]) -> tuple[Phase, .
 class Hierarchical(Nested):
     """Any topology in any other: a switch inside nodes, a network between them, racks, clusters.
 
-    `levels` go from inside to outside, each with its `chips`: chips of a node, then nodes, then
-    racks. The outermost level may leave it open.
+    Levels are, for example, chips of a node, then nodes, then racks.
     Every chip has cables of its own at each level, as GPUs have a network card each.
     Left out: cables that the chips of a node share. Give each chip its part of the bandwidth.
     """
 
-    levels: Annotated[tuple[TopologyField, ...], Field(min_length=1)]
+    levels: Annotated[tuple[TopologyField, ...], Field(min_length=1)] = Field(
+        description="Topologies from inside to outside, each with its `chips`; the outermost may "
+        "leave it open."
+    )
 
     def blocks(self, group: range) -> tuple[int, ...]:
         """Return how many chips, nodes, racks and so on a group has, as far as it has several."""

@@ -1,0 +1,122 @@
+"""Checks of a scenario that involve several of its keys."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from sim.inputs.errors import error_at_path, nearest_name
+from sim.results.metrics import LIMITS
+from sim.scenario.system import Fleet, System
+from sim.units import brief
+
+if TYPE_CHECKING:
+    from sim.scenario.scenario import Scenario
+
+
+def check_members(systems: Mapping[str, System | Fleet]) -> None:
+    """Check that there are systems, and that fleets are made of those with chips.
+
+    Raises: ValueError otherwise.
+    """
+    if not systems:
+        raise ValueError("name at least one system")
+    plain = [name for name, system in systems.items() if isinstance(system, System)]
+    for name, system in systems.items():
+        for member in system.fleet if isinstance(system, Fleet) else ():
+            if member in plain:
+                continue
+            near = nearest_name(member, plain)
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
+            what = "a fleet itself" if member in systems else "no system"
+            reason = f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
+            raise error_at_path((name, "fleet", member), member, reason)
+
+
+def check_scenario(scenario: "Scenario") -> None:
+    """Check that the keys of a scenario agree.
+
+    Raises: ValueError for the first that does not.
+    """
+    _owned_systems(scenario)
+    _what_only_chips_have(scenario)
+    _refused_users_pause(scenario)
+    _searched_within_limits(scenario)
+
+
+def _owned_systems(scenario: "Scenario") -> None:
+    """Check that owner costs are those of systems with chips, and that enough chips are bought."""
+    plain = [name for name, system in scenario.systems.items() if isinstance(system, System)]
+    for name, own in scenario.money.systems.items():
+        if name not in plain:
+            hint = (
+                f"did you mean {near}?"
+                if (near := nearest_name(name, plain))
+                else f"there are {', '.join(plain) or 'none'}"
+            )
+            raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
+        serve = scenario.plain(name).hardware[1]
+        if own.chips and own.chips < serve:
+            reason = f"got {own.chips}; expected at least the {serve} that serve; try {serve}"
+            raise error_at_path(("economics", "systems", name, "chips"), own.chips, reason)
+
+
+def _what_only_chips_have(scenario: "Scenario") -> None:
+    """Check that keys of chip fidelity are used at chip fidelity only."""
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet):
+            continue
+        keys = [
+            key
+            for key in ("network", "jitter", "exceptions")
+            if getattr(system, key) not in (None, ())
+        ]
+        if keys and not scenario.by_chip(name):
+            value = getattr(system, keys[0])
+            reason = "got it at fidelity stage; expected fidelity chip; try fidelity: chip"
+            raise error_at_path(("systems", name, keys[0]), value, reason)
+
+
+def _refused_users_pause(scenario: "Scenario") -> None:
+    """Check that refused users pause.
+
+    Without a pause a refused user sends again at the same instant, until no request is left.
+    """
+    workload = scenario.workload
+    if workload.pause != 0:
+        return
+    users = getattr(workload, "users", 0)
+    for name, system in scenario.systems.items():
+        most = system.max_waiting if isinstance(system, System) else None
+        if most is not None and most < users:
+            reason = (
+                f"got {most} with {users} users who do not pause; expected a pause, "
+                "as a refused user asks again at the same instant; try workload.think: 1 s, "
+                "or leave max_waiting out"
+            )
+            raise error_at_path(("systems", name, "max_waiting"), most, reason)
+
+
+def _searched_within_limits(scenario: "Scenario") -> None:
+    """Check that each search by capacity has limits to meet and a load to vary."""
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet) or system.plan.search != "capacity":
+            continue
+        if reason := _search_problem(scenario, system):
+            raise error_at_path(("systems", name, "plan", "search"), "capacity", reason)
+
+
+def _search_problem(scenario: "Scenario", system: System) -> str:
+    """Return why a system's plan cannot be searched for by capacity; empty if it can."""
+    slo = scenario.slo
+    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
+        return (
+            "got capacity without an slo; expected limits to meet; "
+            "try slo: {ttft: 2 s, tpot: 100 ms}"
+        )
+    if scenario.workload.load_kind is None:
+        return (
+            f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
+            "trace or closed, whose load varies; try search: speed"
+        )
+    if system.outages:
+        return "got capacity with outages; expected a system that works; try search: speed"
+    return ""
