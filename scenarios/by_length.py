@@ -1,4 +1,4 @@
-"""A user's own router, for `fleet.yaml`: it returns the place of the replica that gets a request."""
+"""A user's own router, for `fleet.yaml`: it chooses the replica that gets a request."""
 
 from collections.abc import Sequence
 

@@ -199,7 +199,7 @@ class Economics(Value):
     )
     electricity: ElectricityField | None = Field(
         default=None,
-        description="Price of the run's energy times `pue`, or a preset [USD/J], instead of hosting.",
+        description="Price of the run's energy times `pue`, or a preset [USD/J]; replaces hosting.",
     )
     pue: Annotated[float, Field(ge=1, le=10)] = Field(
         default=1.3,

@@ -196,7 +196,7 @@ def _plans_to_simulate(
 ) -> list[tuple[float, Scenario]]:
     """Return the plans near the highest bound: first the best one of each stage shape.
 
-    A shape is the degrees of a stage and the KV precision.  Bounds of one shape err alike.  With the
+    A shape is the degrees of a stage and the KV precision. Bounds of one shape err alike. With the
     highest bounds alone, one shape could take all places, and a better plan of another shape would
     not be simulated.
     """
