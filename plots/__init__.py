@@ -1,4 +1,10 @@
-"""Figures of a result: one module each, `draw(saved) -> Figure`.  No simulation and no file reading inside."""
+"""Figures of a result: one module for each figure, with `draw(saved) -> Figure`.
+
+    figures = draw_all(saved)            # {"speed": Figure, …}
+    style.save(figures["speed"], Path("speed.png"))
+
+Read `speed` first, then `style`. Left out: simulation and reading of files.
+"""
 
 from collections.abc import Callable
 
@@ -32,8 +38,8 @@ FIGURES: dict[str, Callable[[Saved], Figure]] = {
     "occupancy": occupancy.draw,
     "crossover": crossover.draw,
 }
-OUTAGES = {"day": day.draw}  # where a replica fails
-# Of a sweep: what must vary (a column of its table), and the figure over it.
+OUTAGES = {"day": day.draw}  # only if a replica fails
+# Figures of a sweep: the columns of which one must vary, and the function that draws.
 SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "latency-vs-load": (("rate",), load.draw),
     "pareto": (("rate", "users"), pareto.draw),
@@ -45,7 +51,10 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
 
 
 def draw_all(saved: Saved) -> dict[str, Figure]:
-    """Every figure, by the name its file gets; without prices there is no crossover."""
+    """Return every figure by the name of its file.
+
+    Left out: the crossover, if no card has a price.
+    """
     failing = any(system.outages for system in saved.summary.systems.values())
     named = FIGURES | (OUTAGES if failing else {})
     if not priced_card_systems(saved.summary.priced_systems):
@@ -54,7 +63,10 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
 
 
 def draw_swept(swept: Swept) -> dict[str, Figure]:
-    """Every figure that a sweep has the points for; without prices there is none of cards'."""
+    """Return every figure that a sweep has points for.
+
+    Left out: prices of cards, if no card has a price.
+    """
     named = {
         name: draw
         for name, (over, draw) in SWEPT.items()

@@ -1,4 +1,4 @@
-"""Simulated over measured times, log-log, by chip: what was fitted and what tests apart."""
+"""Simulated over measured times, log-log, by chip. Fitted points and test points are apart."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -13,14 +13,15 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 
 def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Panels: points that engines were not fitted to, and those that they were.  A colour and a mark for each chip.
+    """Draw one panel of points that engines were not fitted to, and one of points that they were.
 
-    Left out: bounds that are kept, which have no error to show.
+    Each chip has its own colour and mark.
+    Left out: bounds that hold, because they have no error to show.
     """
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
     scored = [status for statuses in kinds.values() for status in statuses]
     all_points = (
-        point for each in sets.values() for point in each["points"] if point["status"] in scored
+        point for table in sets.values() for point in table["points"] if point["status"] in scored
     )
     points = [point for point in all_points if point.get("bound") != "kept"]
     chips = sorted({point["chip"] for point in points})
@@ -62,10 +63,10 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.set_title(
             f"{len(errors)} times that engines were {label}: {middle}{also}", fontsize=9, loc="left"
         )
-        for each in (axis.xaxis, axis.yaxis):
-            each.set_major_locator(LogLocator(numticks=6))
-            each.set_minor_locator(NullLocator())
-            each.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(LogLocator(numticks=6))
+            ticks.set_minor_locator(NullLocator())
+            ticks.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
     axes[0].set_ylabel("simulated, ms")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
@@ -75,10 +76,10 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def finding(points: list[dict[str, Any]]) -> str:
-    """How far off what was not fitted is, of the engines that have points."""
+    """Return the title: the errors of the points that no engine was fitted to."""
     errors = [abs(point["error_pct"]) for point in points if point["status"] == "tested"]
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = sum(error <= 22.3 for error in errors) / len(errors)  # 100 ln 1.25
-    half = f"Half of {len(errors)} times that no engine was fitted to are within {median(errors):.1f} %"
-    return f"{half}, {near:.0%} within the grey band"
+    half = f"Half of {len(errors)} times that no engine was fitted to"
+    return f"{half} are within {median(errors):.1f} %, {near:.0%} within the grey band"

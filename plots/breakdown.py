@@ -1,4 +1,4 @@
-"""Where a lone request's token spends its time, by system: stacked terms, the fitted part of each hatched."""
+"""Time of a token of a single request, by system: stacked terms, with the fitted parts hatched."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,8 @@ from plots import style
 from sim.results.saving import Saved
 from sim.results.system_identity import UnloadedRequest
 
-# Term: label and colour.  Tol's muted palette, so that no term has the colour of a system.  Source: https://sronpersonalpages.nl/~pault/
+# Term: label and colour. Tol's muted palette, so that no term has the colour of a system.
+# Source: https://sronpersonalpages.nl/~pault/
 TERMS = {
     "weights": ("weights read", "#332288"),
     "kv": ("KV cache read", "#88CCEE"),
@@ -22,19 +23,22 @@ TERMS = {
 
 
 def draw(saved: Saved) -> Figure:
-    """One bar a system, but for fleets: their members have theirs.  Terms too narrow to be seen are left white."""
+    """Draw one bar for each system. Terms under 0.5 % of the token's time are left white.
+
+    Left out: fleets. Their members have their own bars.
+    """
     systems = {name: s.unloaded for name, s in saved.summary.systems.items() if s.unloaded}
     figure = style.figure(8.0, 2.3 + 0.62 * len(systems))
     axis = figure.subplots()
     names = list(systems)
-    total = max(lone.tpot_ms for lone in systems.values())
+    total = max(unloaded.tpot_ms for unloaded in systems.values())
     used = []
     for row, name in enumerate(names):
-        lone = systems[name]
+        unloaded = systems[name]
         left = 0.0
         for term, (_, colour) in TERMS.items():
-            time, fitted = lone.terms_ms[term], lone.fitted_terms_ms[term]
-            if time < 0.005 * lone.tpot_ms:
+            time, fitted = unloaded.terms_ms[term], unloaded.fitted_terms_ms[term]
+            if time < 0.005 * unloaded.tpot_ms:
                 left += time
                 continue
             used.append(term)
@@ -55,19 +59,17 @@ def draw(saved: Saved) -> Figure:
         axis.text(
             left + 0.01 * total,
             row,
-            f"{style.number(lone.tpot_ms)} ms, {lone.fitted_share:.0%} fitted",
+            f"{style.number(unloaded.tpot_ms)} ms, {unloaded.fitted_share:.0%} fitted",
             va="center",
             fontsize=9,
         )
     axis.set(
         yticks=range(len(names)),
         yticklabels=names,
-        xlabel="time per output token of a lone request, ms",
+        xlabel="time per output token of a single request, ms",
     )
     axis.set_xlim(0, 1.24 * total)
-    axis.set_ylim(
-        len(names) - 0.5, -0.5
-    )  # the first on top, and room for a bar too thin to be seen
+    axis.set_ylim(len(names) - 0.5, -0.5)  # the first system on top
     axis.grid(axis="y", visible=False)
     handles = [
         Patch(facecolor=colour, label=label)
@@ -89,9 +91,9 @@ def draw(saved: Saved) -> Figure:
 
 
 def finding(systems: Mapping[str, UnloadedRequest]) -> str:
-    """What takes most of a token's time on each system."""
+    """Return the title: the term that takes most of a token's time on each system."""
     parts = []
-    for name, lone in systems.items():
-        term, time = max(lone.terms_ms.items(), key=lambda pair: pair[1])
-        parts.append(f"{name} {time / lone.tpot_ms:.0%} {TERMS[term][0]}")
+    for name, unloaded in systems.items():
+        term, time = max(unloaded.terms_ms.items(), key=lambda pair: pair[1])
+        parts.append(f"{name} {time / unloaded.tpot_ms:.0%} {TERMS[term][0]}")
     return "Most of a token's time: " + ", ".join(parts)

@@ -1,4 +1,4 @@
-"""How TTFT, TPOT and end-to-end latency are distributed over the requests, by system."""
+"""Distribution of TTFT, TPOT and end-to-end latency over the requests, by system."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ PANELS = (
 
 
 def draw(saved: Saved) -> Figure:
-    """Three panels on logarithmic axes."""
+    """Draw one panel for each latency, on logarithmic axes."""
     systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
     figure = style.figure(8.5, 3.9)
@@ -56,7 +56,10 @@ def draw(saved: Saved) -> Figure:
 
 
 def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each finished request."""
+    """Return TTFT, TPOT and E2E latency, `float[request]` of the finished requests [ms].
+
+    Left out: the TPOT of requests with a single output token.
+    """
     rows = saved.requests
     rows = rows.filter((rows["system"] == system) & (rows["outcome"] == "finished"))
     arrival, first, last = (
@@ -69,7 +72,7 @@ def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
 
 
 def finding(systems: Mapping[str, SystemSummary]) -> str:
-    """Who begins first and who ends first, at the median."""
+    """Return the title: the earliest median first token, and the earliest median answer."""
     begin: dict[str, float] = {}
     end: dict[str, float] = {}
     for name, system in systems.items():
@@ -84,7 +87,10 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
         max(end, key=end.__getitem__),
     )
     begins, ends = style.number(begin[first]), style.number(end[last])
-    text = f"Median first token: {first} after {begins} ms.  Median whole answer: {last} after {ends} ms"
+    text = (
+        f"Median first token: {first} after {begins} ms.  "
+        f"Median whole answer: {last} after {ends} ms"
+    )
     return text + (
         f", {style.times(end[slowest] / end[last])} faster than {slowest}"
         if slowest != last

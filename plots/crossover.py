@@ -1,4 +1,7 @@
-"""What a million output tokens cost by the price of a card: systems of the first kind of card that is paid for, against others."""
+"""Cost of a million output tokens over the price of a card.
+
+The systems with the first kind of card that has a price are compared with all others.
+"""
 
 from collections.abc import Sequence
 
@@ -15,11 +18,14 @@ from sim.economics.break_even import (
 )
 from sim.results.saving import Saved
 
-NEAR = 1.5  # prices whose ratio is smaller have labels that would overlap
+NEAR = 1.5  # labels of prices with a smaller ratio would overlap
 
 
 def draw(saved: Saved) -> Figure:
-    """Dashed: one user alone; solid: the run's load.  Circles: a token costs as much as the cheapest one of other chips."""
+    """Draw the cost for one user (dashed) and under the run's load (solid).
+
+    Circles: a token costs as much as the cheapest token of other chips.
+    """
     systems = saved.summary.priced_systems
     priced = priced_card_systems(systems)
     colours = style.colours(saved.summary.systems)
@@ -78,22 +84,26 @@ def draw(saved: Saved) -> Figure:
 def mark_crossings(
     axis: Axes, systems: PricedSystems, priced: Sequence[str], span: tuple[float, float]
 ) -> None:
-    """Draw a circle where a token costs as much as the cheapest one of other chips, alone and under the run's load."""
+    """Draw a circle where a token costs as much as the cheapest token of other chips.
+
+    There is one such cost for one user, and one under the run's load.
+    """
     cheapest: dict[str, float] = {}
     for name in (name for name in systems if name not in priced):
         for load, (usd, _) in systems[name].price_and_speed().items():
             cheapest[load] = min(usd, cheapest.get(load, usd))
     for usd in cheapest.values():
-        found = [
+        crossings = [
             systems[name].break_even_card_price(own, usd)
             for name in priced
             for own, _ in systems[name].price_and_speed().values()
         ]
-        shown = sorted(price for price in found if span[0] <= price <= span[1])
+        shown = sorted(price for price in crossings if span[0] <= price <= span[1])
         for i, price in enumerate(shown):
             after = i > 0 and price < NEAR * shown[i - 1]
             before = i + 1 < len(shown) and shown[i + 1] < NEAR * price
-            # Labels of near circles would overlap: the first stands on the left, the last on the right, others above.
+            # Labels of near circles would overlap. So the first label stands on the left, the
+            # last on the right, and others above.
             place, side = ((0, 6), "center") if after and before else ((4, -12), "left")
             if before and not after:
                 place, side = (-4, -12), "right"
@@ -110,21 +120,26 @@ def mark_crossings(
 
 
 def finding(systems: PricedSystems) -> str:
-    """The card price at which the cheapest of them under load costs as much as the cheapest of other chips."""
-    best, found = break_even_points(systems)
-    if not found:
+    """Return the title: the card price at which the cheapest tokens of both kinds cost as much.
+
+    It is the price of the system with the cheapest tokens under load, for each load of the others.
+    """
+    best, crossings = break_even_points(systems)
+    if not crossings:
         return f"{best}: {usd_of(systems[best].usd_per_mtok)} a million tokens"
     parts = []
     hardest = {
-        load: min((each for each in found if each.load == load), key=lambda each: each.price)
-        for load in dict.fromkeys(each.load for each in found)
+        load: min((p for p in crossings if p.load == load), key=lambda p: p.price)
+        for load in dict.fromkeys(point.load for point in crossings)
     }
-    for each in hardest.values():
-        told = f"at {usd_of(each.price)} a card" if each.price > 0 else "at no price of a card"
-        parts.append(f"{each.other} with {each.load} ({style.number(each.speed)}) {told}")
+    for point in hardest.values():
+        price = f"at {usd_of(point.price)} a card" if point.price > 0 else "at no price of a card"
+        parts.append(f"{point.other} with {point.load} ({style.number(point.speed)}) {price}")
     speed = style.number(systems[best].price_and_speed()[LOADED][1])
-    return f"A token of {best} ({speed} token/s for a user) costs as much as one of {', of '.join(parts)}"
+    costs = f"costs as much as one of {', of '.join(parts)}"
+    return f"A token of {best} ({speed} token/s for a user) {costs}"
 
 
 def usd_of(value: float) -> str:
+    """Return '$17,160'."""
     return f"${style.number(value)}"

@@ -1,4 +1,4 @@
-"""What users see while replicas fail: time to first token and good requests over time, the outages shaded."""
+"""Users' view of failing replicas: TTFT and good requests over time, with shaded outages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,14 @@ from sim.results.metrics import SLO, met
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
-SPANS = 60  # of a run, for each of which there is a point
+SPANS = 60  # spans of time in a run; the figure has one point for each
 
 
 def draw(saved: Saved) -> Figure:
-    """Above TTFT of those who came in each span of time, its median and 99th percentile; below the good requests that it let out.
+    """Draw TTFT above, and good requests per second below.
 
-    Without an SLO all that are finished are good.
+    TTFT: median and 99th percentile of the requests that arrived in each span of time.
+    Good requests: those that finished in the span and meet the SLO. Without an SLO all are good.
     """
     systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
@@ -50,7 +51,7 @@ def draw(saved: Saved) -> Figure:
 
 
 def shade(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
-    """When a replica of any system is down; what several have in common is shaded once."""
+    """Shade the outages of all systems. An outage that several systems share is shaded once."""
     for start, end in {
         (start, end) for system in systems.values() for start, end in system.outages or ()
     }:
@@ -58,12 +59,16 @@ def shade(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
 
 
 def end_of(saved: Saved) -> float:
-    """When the last request came."""
+    """Return the arrival of the last request [s]."""
     return float(saved.requests["arrival"].to_numpy().max())
 
 
 def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
-    """Middles of the spans, median and 99th percentile of TTFT (nan where nobody came), good requests per second."""
+    """Return four arrays, each `float[span]`.
+
+    They are the middles of the spans [s], median and 99th percentile of TTFT [s], and good requests
+    per second. TTFT is nan in a span without an arrival.
+    """
     rows = saved.requests.filter(saved.requests["system"] == system)
     edges = np.linspace(0, end_of(saved), SPANS + 1)
     rows = rows.filter(rows["outcome"] == "finished")
@@ -73,7 +78,7 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     span = np.clip(np.searchsorted(edges, arrival, side="right") - 1, 0, SPANS - 1)
     samples = [(first - arrival)[span == number] for number in range(SPANS)]
     median, p99 = (
-        np.array([np.percentile(each, q) if len(each) else np.nan for each in samples])
+        np.array([np.percentile(sample, q) if len(sample) else np.nan for sample in samples])
         for q in (50, 99)
     )
     limits = met(
@@ -89,14 +94,14 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
 
 
 def finding(saved: Saved) -> str:
-    """How long the unluckiest waited for a first token, and how many began anew."""
+    """Return the title: the longest TTFT, and the number of restarted requests, by system."""
     rows = saved.requests.filter(saved.requests["outcome"] == "finished")
-    told = []
+    waits = []
     for name, system in saved.summary.systems.items():
         own = rows.filter(rows["system"] == name)
         if len(own):
             longest = style.number((own["first_token"] - own["arrival"]).to_numpy().max())
-            told.append(f"{name} {longest} s ({system.metrics.retried} began anew)")
+            waits.append(f"{name} {longest} s ({system.metrics.retried} restarted)")
     starts = [
         start for system in saved.summary.systems.values() for start, _ in system.outages or ()
     ]
@@ -105,4 +110,5 @@ def finding(saved: Saved) -> str:
         if min(starts) < end_of(saved)
         else "A replica fails after the last request came"
     )
-    return f"{fails}; the longest wait for a first token: {', '.join(told) or 'nobody was served'}"
+    longest_waits = ", ".join(waits) or "no request was served"
+    return f"{fails}; the longest wait for a first token: {longest_waits}"

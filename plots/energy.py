@@ -1,4 +1,7 @@
-"""Joules of an output token against load, by system and by cause: idle power is what a token pays where load is low."""
+"""Joules of an output token over load, by system and by cause.
+
+At low load a token pays mostly for idle power.
+"""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +25,10 @@ CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
 def draw(
     points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "requests per second"
 ) -> Figure:
-    """Left the sum of all causes, right each cause's share of it, a panel for each system.
+    """Draw the sum of all causes on the left, and the share of each cause on the right, by system.
 
-    `points` have `system`, `load`, and a column for each cause, as in `joules_per_token_by_cause` of a run's JSON.
+    `points` have `system`, `load`, and a column for each cause, as in
+    `joules_per_token_by_cause` of a run's JSON.
     """
     rows: list[dict[str, Any]] = [
         dict(row)
@@ -80,14 +84,13 @@ def draw(
         for cause, colour in zip(CAUSES, style.PALETTE, strict=False)
     ]
     keyed = style.keyed(figure, handles)
-    style.title(
-        figure, finding(rows, systems), keyed + keyed // 5
-    )  # rows of a key are higher than lines of a title
+    # Rows of a key are higher than lines of a title.
+    style.title(figure, finding(rows, systems), keyed + keyed // 5)
     return figure
 
 
 def draw_swept(swept: Swept) -> Figure:
-    """The same of a sweep over users or the rate of requests."""
+    """Draw the figure for a sweep over users or the request rate. Empty without energies."""
     load = series.load(swept)
     table = swept.table
     known = [f"energy.joules_per_token_by_cause.{cause}" for cause in CAUSES]
@@ -103,11 +106,12 @@ def draw_swept(swept: Swept) -> Figure:
 
 
 def joules(row: Mapping[str, Any]) -> float:
+    """Return the energy of an output token, summed over the causes [J]."""
     return float(sum(row[cause] for cause in CAUSES))
 
 
 def finding(rows: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> str:
-    """What a token takes at the least and at the highest load."""
+    """Return the title: the energy of a token at the lowest and at the highest load."""
     parts = []
     if not systems:
         return "What a token takes is not known of these systems"

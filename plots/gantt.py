@@ -1,6 +1,6 @@
-"""One token's way through the stages, and what the chips of one group do meanwhile.
+"""The way of one token through the stages, and the work of the chips of the slowest stage.
 
-Stages are the rows above, so that hundreds of chips stay readable; below, the slowest group chip by chip.
+The rows above are stages, so that hundreds of chips stay readable. The rows below are chips.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ KINDS = {
     "compute": ("computing", "#117733"),
     "exchange": ("collectives, waiting for others included", "#CC6677"),
 }
-MOST_ROWS = 16  # chips of the group that are shown
+MOST_ROWS = 16  # chips of the slowest stage that are drawn
 
 
 def draw(timeline: Timeline) -> Figure:
-    """The first token of the timeline."""
+    """Draw the first token after the prompt."""
     begin, end = _first_token(timeline)
-    slices = [each for each in timeline.chips if begin <= each.start < end]
+    slices = [piece for piece in timeline.chips if begin <= piece.start < end]
     stages = len(timeline.stages)
     slowest, spans = _stages(timeline, slices)
     rows = min(timeline.group, MOST_ROWS)
@@ -35,9 +35,9 @@ def draw(timeline: Timeline) -> Figure:
         _bars(
             above,
             [
-                (each.chip // timeline.group, each)
-                for each in slices
-                if _shown(each, timeline, spans)
+                (piece.chip // timeline.group, piece)
+                for piece in slices
+                if _shown(piece, timeline, spans)
             ],
             begin,
         )
@@ -53,8 +53,8 @@ def draw(timeline: Timeline) -> Figure:
             below, [Patch(facecolor=colour, label=label) for label, colour in KINDS.values()]
         )
     first = slowest * timeline.group
-    inside = [each for each in slices if first <= each.chip < first + rows]
-    _bars(below, [(each.chip - first, each) for each in inside], begin)
+    inside = [piece for piece in slices if first <= piece.chip < first + rows]
+    _bars(below, [(piece.chip - first, piece) for piece in inside], begin)
     left, right = spans[slowest]
     below.set_xlim(1e6 * (left - begin), 1e6 * (right - begin))
     below.set_ylim(rows - 0.5, -0.5)
@@ -75,34 +75,38 @@ def draw(timeline: Timeline) -> Figure:
 
 
 def _first_token(timeline: Timeline) -> tuple[float, float]:
-    """From when a token's first chip begins until it has left the last stage: the first one after the prompt."""
+    """Return the start and the end of the first token after the prompt [s].
+
+    It starts with the work of its first chip, and ends as it leaves the last stage.
+    """
     before, after = timeline.tokens[:2]
-    return min(each.start for each in timeline.chips if each.start >= before), after
+    return min(piece.start for piece in timeline.chips if piece.start >= before), after
 
 
 def _stages(
     timeline: Timeline, slices: Sequence[TimelineSlice]
 ) -> tuple[int, dict[int, tuple[float, float]]]:
-    """Each stage's first start and last end; the stage that takes longest."""
+    """Return the stage that takes longest, and the first start and last end of each stage [s]."""
     spans: dict[int, tuple[float, float]] = {}
-    for each in slices:
-        stage = each.chip // timeline.group
-        first, last = spans.get(stage, (each.start, each.end))
-        spans[stage] = min(first, each.start), max(last, each.end)
+    for piece in slices:
+        stage = piece.chip // timeline.group
+        first, last = spans.get(stage, (piece.start, piece.end))
+        spans[stage] = min(first, piece.start), max(last, piece.end)
     return max(spans, key=lambda stage: (spans[stage][1] - spans[stage][0], -stage)), spans
 
 
-def _shown(each: TimelineSlice, timeline: Timeline, spans: dict[int, tuple[float, float]]) -> bool:
-    """Each stage is drawn by its first chip."""
-    return each.chip % timeline.group == 0 and each.chip // timeline.group in spans
+def _shown(piece: TimelineSlice, timeline: Timeline, spans: dict[int, tuple[float, float]]) -> bool:
+    """Return whether the row of a stage shows this slice: the first chip stands for its stage."""
+    return piece.chip % timeline.group == 0 and piece.chip // timeline.group in spans
 
 
 def _bars(axis: Axes, rows: Sequence[tuple[int, TimelineSlice]], begin: float) -> None:
+    """Draw slices as bars, each in its row, in us since `begin` [s]."""
     for kind, (_, colour) in KINDS.items():
-        for row, each in rows:
-            if each.kind == kind:
+        for row, piece in rows:
+            if piece.kind == kind:
                 axis.broken_barh(
-                    [(1e6 * (each.start - begin), 1e6 * (each.end - each.start))],
+                    [(1e6 * (piece.start - begin), 1e6 * (piece.end - piece.start))],
                     (row - 0.4, 0.8),
                     color=colour,
                     lw=0,
@@ -117,14 +121,15 @@ def finding(
     begin: float,
     end: float,
 ) -> str:
-    """How long the token took, and on what."""
+    """Return the title: the time of the token, and the shares of its causes."""
     whole = end - begin
     inside = sum(last - first for first, last in spans.values())
-    chips = len({each.chip for each in slices})
+    chips = len({piece.chip for piece in slices})
     computing = (
-        sum(each.end - each.start for each in slices if each.kind == "compute") / timeline.group
+        sum(piece.end - piece.start for piece in slices if piece.kind == "compute") / timeline.group
     )
     stages = f"{len(spans)} stages one after the other" if len(spans) > 1 else "one stage"
     parts = f"{computing / whole:.0%} computing, {(inside - computing) / whole:.0%} collectives"
     hops = f", {1 - inside / whole:.0%} between stages" if len(spans) > 1 else ""
-    return f"{timeline.system}: a token passes {chips} chips in {style.number(1e3 * whole)} ms, {stages}: {parts}{hops}"
+    time = f"{style.number(1e3 * whole)} ms"
+    return f"{timeline.system}: a token passes {chips} chips in {time}, {stages}: {parts}{hops}"

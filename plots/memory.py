@@ -1,4 +1,4 @@
-"""What the chips of each stage hold: weights, room for KV cache, activations, reserve."""
+"""Memory of the chips of each stage: weights, activations, reserve, room for KV cache."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from plots import style
 from sim.results.plan_summary import PlannedSystem, PlanSummary
 
-# The colours of weights, KV cache and activations in the figure of a token's time.
+# Weights, KV cache and activations have the colours of `breakdown.TERMS`.
 PARTS = {
     "weights": ("weights", "#332288"),
     "activations": ("activations", "#DDCC77"),
@@ -22,7 +22,10 @@ ACROSS = 3  # panels in a row
 
 
 def draw(planned: PlanSummary) -> Figure:
-    """A panel for each system of `plan --json`, a bar for each stage, the usable memory of its fullest chip as a line."""
+    """Draw a panel for each system of `plan --json`, and a bar for each stage.
+
+    The black line is the usable memory of the fullest chip.
+    """
     systems = {name: plain for name, system in planned.systems.items() if (plain := system.plain)}
     columns = min(ACROSS, len(systems))
     rows = -(-len(systems) // columns)
@@ -63,7 +66,10 @@ def draw(planned: PlanSummary) -> Figure:
 
 
 def parts(system: PlannedSystem) -> dict[str, NDArray[np.float64]]:
-    """Bytes on a chip of each stage, by part; weights that live in another memory than the KV cache are not in this one."""
+    """Return the bytes on a chip of each stage, by part: `float[stage]`.
+
+    Left out: weights that are in another memory than the KV cache.
+    """
     chip, memory = system.bytes_per_chip, system.identity.memory
     weights = np.array([stage.weights for stage in system.stages], float)
     if memory.weights != memory.kv:
@@ -75,8 +81,8 @@ def parts(system: PlannedSystem) -> dict[str, NDArray[np.float64]]:
 
 
 def finding(systems: Mapping[str, PlannedSystem]) -> str:
-    """What fills the fullest stage's chips, and what is left."""
-    told = []
+    """Return the title: the shares of weights and of free memory on the fullest chip."""
+    clauses = []
     for name, system in systems.items():
         held, capacity = parts(system), system.bytes_per_chip.capacity
         weights, left = (
@@ -84,9 +90,9 @@ def finding(systems: Mapping[str, PlannedSystem]) -> str:
             float(held["room"].min()) / capacity,
         )
         room = f"{style.percent(left)} left for KV cache" if system.fits else "does not fit"
-        told.append(f"{name} {style.percent(weights)} weights, {room}")
+        clauses.append(f"{name} {style.percent(weights)} weights, {room}")
     return (
-        f"The fullest chip's memory: {'; '.join(told)}"
-        if told
+        f"The fullest chip's memory: {'; '.join(clauses)}"
+        if clauses
         else "No system has chips of its own"
     )

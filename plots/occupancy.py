@@ -1,4 +1,4 @@
-"""KV cache and queue over time, by system, worked out from the rows of a run."""
+"""KV cache and queue over time, by system, computed from the rows of a run."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,18 +8,22 @@ from numpy.typing import NDArray
 from plots import style
 from sim.results.saving import Saved
 
-MOMENTS = 600  # at which it is looked, and where few requests come also whenever something changes: more are not seen
+# Points of a line. More cannot be seen. With fewer requests than this, every change is a point too.
+MOMENTS = 600
 
 
 def draw(saved: Saved) -> Figure:
-    """Above the share of the KV cache that tokens fill (its room may be reserved before), below the requests that wait for room."""
+    """Draw the filled share of the KV cache above, and the requests that wait for room below.
+
+    Tokens fill the cache. Room that is reserved but empty does not count.
+    """
     systems = saved.summary.systems
     colours, dashes = style.colours(systems), style.lines(systems)
     rooms = {name: system.identity.kv_room() or 1 for name, system in systems.items()}
     figure = style.figure(7.5, 4.8)
     full, queue = figure.subplots(2, 1, sharex=True)
     seen = {name: over_time(saved, name) for name in systems}
-    seen = {name: each for name, each in seen.items() if len(each[0])}
+    seen = {name: curve for name, curve in seen.items() if len(curve[0])}
     for name, (times, held, waiting) in seen.items():
         looks = {"color": colours[name], "ls": dashes[name], "lw": 1.4}
         full.plot(times, 100 * held / rooms[name], **looks)
@@ -40,10 +44,12 @@ def draw(saved: Saved) -> Figure:
 def over_time(
     saved: Saved, system: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Moments, tokens in the KV cache, and requests that wait to be admitted, of those that finish.
+    """Return three arrays over moments: times [s], tokens in the KV cache, and waiting requests.
 
-    A prompt is counted from admission, an answer's tokens as evenly spread from the first to the last.  Left out: requests that
-    were refused or cancelled, whose rows do not say when they left, and what preempted ones gave back meanwhile.
+    A prompt counts from its admission. The tokens of an answer are evenly spread from the first to
+    the last.
+    Left out: refused and cancelled requests, because their rows do not have the time when they
+    left; and KV that preempted requests gave back for a while.
     """
     rows = saved.requests
     rows = rows.filter((rows["system"] == system) & (rows["outcome"] == "finished"))
@@ -56,12 +62,12 @@ def over_time(
     answer = np.where(last > first, rows["output_tokens"].to_numpy(), 0)
     speed = answer / np.where(last > first, last - first, 1.0)
     times = np.linspace(arrival.min(), last.max(), MOMENTS)
-    if len(rows) <= MOMENTS:  # each turn of the line
+    if len(rows) <= MOMENTS:  # add every moment at which a line bends
         turns = np.concatenate([arrival, admitted, first, last])
         times = np.unique(np.concatenate([times, turns, np.nextafter(turns, times[0])]))
 
     def until(when: NDArray[np.float64], what: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum of `what` over the requests whose `when` has come, at each moment."""
+        """Return the sum of `what` over the requests with `when` up to each moment."""
         order = np.argsort(when, kind="stable")
         sums = np.concatenate([[0.0], np.cumsum(what[order])])
         return sums[np.searchsorted(when[order], times, side="right")]
@@ -79,9 +85,10 @@ def over_time(
 
 
 def finding(peaks: dict[str, tuple[float, int]]) -> str:
-    """How full each KV cache gets, and how long the queue."""
+    """Return the title: the highest filled share of each KV cache, and the longest queues."""
     if not peaks:
         return "No request was finished"
     full = ", ".join(f"{name} {style.percent(share)}" for name, (share, _) in peaks.items())
     queues = ", ".join(f"{waiting:,} for {name}" for name, (_, waiting) in peaks.items() if waiting)
-    return f"KV cache filled at most: {full}; {f'requests that wait at most: {queues}' if queues else 'nobody waits'}"
+    waits = f"requests that wait at most: {queues}" if queues else "no request waits"
+    return f"KV cache filled at most: {full}; {waits}"

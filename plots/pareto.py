@@ -1,4 +1,4 @@
-"""The Pareto frontier that the field reads: throughput per chip, per kW and per dollar against what one user gets."""
+"""The Pareto frontier: throughput per chip, per kW and per dollar over the speed of one user."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,14 @@ PRICE = "economics.usd_per_mtok"
 
 
 def draw(swept: Swept) -> Figure:
-    """Each line is one system under rising load.  Power is that of its chips alone; dollars are those of the run's economics, where
-    prices are known."""
+    """Draw one line for each system under rising load.
+
+    Power is that of the chips alone. Dollars are those of the run's economics.
+    Left out: the panel of dollars if no price is known.
+    """
     lines = series.series(swept, series.load(swept))
     power = watts(lines)
-    priced = any(each.knows(PRICE) for each in lines)
+    priced = any(line.knows(PRICE) for line in lines)
     figure = style.figure(11.5 if priced else 8.5, 4.4)
     per_chip, per_kw, *per_dollar = figure.subplots(1, 3 if priced else 2)
     panels = [
@@ -25,54 +28,63 @@ def draw(swept: Swept) -> Figure:
     ]
     panels += [(axis, PRICE, "output tokens per dollar") for axis in per_dollar]
     for axis, divisor, label in panels:
-        for each in lines:
-            if each.knows(divisor):
-                series.plot(axis, each, each.speeds, throughput(each, divisor), each.hollow)
+        for line in lines:
+            if line.knows(divisor):
+                series.plot(axis, line, line.speeds, throughput(line, divisor), line.hollow)
         axis.set(xlabel="output tokens per second of one user", ylabel=label, yscale="log")
         axis.set_xlim(0, None)
         style.plain_log(axis.yaxis)
     handles = series.key(lines)
-    if any(True in each.hollow for each in lines):
+    if any(True in line.hollow for line in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
-    unknown = [each.label for each in lines if None in each.values(power)]
-    told = f"; not known of {', '.join(unknown)}" if unknown else ""
+    unknown = [line.label for line in lines if None in line.values(power)]
+    gap = f"; not known of {', '.join(unknown)}" if unknown else ""
     series.footnote(
         figure,
         swept,
-        f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{told}",
+        f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{gap}",
     )
     return figure
 
 
 def watts(lines: Sequence[Series]) -> str:
-    """The column of power that compares like with like: the typical one where all chips have it, else the maximum."""
+    """Return the column of power that all lines have, so that chips are compared alike.
+
+    It is the typical power if all chips have one, and else the maximum power.
+    """
     return (
         "maximum_watts"
-        if any(None in each.values("typical_watts") for each in lines)
+        if any(None in line.values("typical_watts") for line in lines)
         else "typical_watts"
     )
 
 
-def throughput(each: Series, divisor: str) -> list[float]:
-    """Output tokens per second of all users, by chip or by kW; by the price of a million, tokens per dollar."""
+def throughput(line: Series, divisor: str) -> list[float]:
+    """Return output tokens per second of all users, per chip or per kW, at each point.
+
+    With `PRICE` as the divisor it is output tokens per dollar.
+    """
     if divisor == PRICE:
-        return [1e6 / price for price in each.values(PRICE)]
+        return [1e6 / price for price in line.values(PRICE)]
     unit = 1 if divisor == "chips" else 1000
     return [
         unit * total / by
-        for total, by in zip(each.values("output_throughput"), each.values(divisor), strict=True)
+        for total, by in zip(line.values("output_throughput"), line.values(divisor), strict=True)
     ]
 
 
 def most(plans: Sequence[Series], divisor: str, speed: float) -> float:
-    """Return the highest throughput at which a user still gets `speed`, of the points that are not overloaded."""
+    """Return the highest throughput at which a user still gets `speed`; 0 if there is none.
+
+    Left out: overloaded points.
+    """
     return max(
         (
             y
-            for each in plans
+            for line in plans
             for x, y, full in zip(
-                each.speeds, throughput(each, divisor), each.overloaded, strict=True
+                line.speeds, throughput(line, divisor), line.overloaded, strict=True
             )
             if x >= speed and not full
         ),
@@ -81,34 +93,40 @@ def most(plans: Sequence[Series], divisor: str, speed: float) -> float:
 
 
 def finding(lines: Sequence[Series]) -> str:
-    """Who is fastest for a user, and what that costs in throughput per kW at the slower one's best speed."""
+    """Return the title: the fastest system for a user, and its throughput against the next one.
+
+    Throughput per kW, or per chip, is compared at the slower system's knee.
+    """
     if not lines:
         return "No system served a request"
-    fastest = max(lines, key=lambda each: max(each.speeds))
-    own_plans = [each for each in lines if each.chips == fastest.chips]
-    rest = [each for each in lines if each not in own_plans]
+    fastest = max(lines, key=lambda line: max(line.speeds))
+    own_plans = [line for line in lines if line.chips == fastest.chips]
+    rest = [line for line in lines if line not in own_plans]
     if not rest:
         top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
-        return f"{fastest.label}: up to {style.number(max(fastest.speeds))} token/s for a user, and up to {top}"
-    rival = max(rest, key=lambda each: max(each.speeds))
+        speed = f"{style.number(max(fastest.speeds))} token/s for a user"
+        return f"{fastest.label}: up to {speed}, and up to {top}"
+    rival = max(rest, key=lambda line: max(line.speeds))
     limit = max(rival.speeds)
-    rival_plans = [each for each in rest if each.chips == rival.chips]
+    rival_plans = [line for line in rest if line.chips == rival.chips]
     text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
-    # The slower one's knee: the speed at which half of its best throughput is left.
-    speeds = sorted((v for each in rival_plans for v in each.speeds), reverse=True)
+    # The slower system's knee: the speed at which half of its best throughput is left.
+    speeds = sorted((v for line in rival_plans for v in line.speeds), reverse=True)
     half = most(rival_plans, divisor, 0.0) / 2
     knee = next((v for v in speeds if most(rival_plans, divisor, v) >= half > 0), None)
     if knee is None:
         return text
     theirs, own = most(rival_plans, divisor, knee), most(own_plans, divisor, knee)
     if own > 0:
-        (high, who), (low, other) = sorted([(own, fastest), (theirs, rival)], key=lambda e: -e[0])
+        (high, better), (low, other) = sorted(
+            [(own, fastest), (theirs, rival)], key=lambda e: -e[0]
+        )
         best = ", each in its best plan" if len(own_plans) + len(rival_plans) > 2 else ""
         text += (
-            f"; at {style.number(knee)} token/s {who.label} makes {style.times(high / low)} the tokens "
-            f"per {unit} of {other.label}{best}"
+            f"; at {style.number(knee)} token/s {better.label} makes {style.times(high / low)} "
+            f"the tokens per {unit} of {other.label}{best}"
         )
     return text

@@ -1,4 +1,4 @@
-"""Prompt time over prompt tokens, log-log: replies of services as dots, the simulated deployment as a line."""
+"""Prompt time over prompt tokens, log-log: replies as dots, the simulated deployment as a line."""
 
 import math
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ COLUMNS = 3
 
 
 def draw(prefills: Sequence[Prefill]) -> Figure:
-    """A panel for each deployment, all with the same axes."""
+    """Draw a panel for each deployment. All panels share their axes."""
     columns = max(1, min(COLUMNS, len(prefills)))
     rows = max(1, math.ceil(len(prefills) / columns))
     figure = style.figure(1.0 + 2.9 * columns, 1.4 + 2.2 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    colours = style.colours(each.label for each in prefills)
-    for axis, each in zip(axes, prefills, strict=False):
-        tokens, seconds = zip(*each.measured, strict=True)
-        colour = colours[each.label]
+    colours = style.colours(prefill.label for prefill in prefills)
+    for axis, prefill in zip(axes, prefills, strict=False):
+        tokens, seconds = zip(*prefill.measured, strict=True)
+        colour = colours[prefill.label]
         axis.plot(
             tokens, [1000 * s for s in seconds], ls="", marker="o", ms=4, mfc="none", mec=colour
         )
-        tokens, seconds = zip(*each.simulated, strict=True)
+        tokens, seconds = zip(*prefill.simulated, strict=True)
         axis.plot(tokens, [1000 * s for s in seconds], color="black", lw=1.4)
-        model, _, chips = each.label.partition(": ")
+        model, _, chips = prefill.label.partition(": ")
         axis.set_title(f"{model}\n{chips}", fontsize=9, loc="left")
         axis.set(xscale="log", yscale="log")
     for axis in figure.axes[len(prefills) :]:
@@ -56,23 +56,23 @@ def draw(prefills: Sequence[Prefill]) -> Figure:
 
 
 def finding(prefills: Sequence[Prefill]) -> str:
-    """What the fastest tenth of each deployment's prompts takes per token, measured and simulated."""
+    """Return the title: the prompt time per token of the fastest tenth, measured and simulated."""
     if not prefills:
         return "No deployment has enough replies for a beat"
     measured, simulated = [], []
-    for each in prefills:
-        rates = sorted(seconds / tokens for tokens, seconds in each.measured)
+    for prefill in prefills:
+        rates = sorted(seconds / tokens for tokens, seconds in prefill.measured)
         measured.append(1e6 * rates[len(rates) // 10])
-        (first, start), (last, end) = each.simulated[0], each.simulated[-1]
+        (first, start), (last, end) = prefill.simulated[0], prefill.simulated[-1]
         simulated.append(1e6 * ((end - start) / (last - first) if last > first else start / first))
-    providers = " and ".join(dict.fromkeys(each.provider for each in prefills))
+    providers = " and ".join(dict.fromkeys(prefill.provider for prefill in prefills))
     return (
-        f"Prompt time grows with the prompt's tokens: the fastest replies of {providers} take {span(measured)} us a token, "
-        f"simulated chips {span(simulated)}"
+        f"Prompt time grows with the prompt's tokens: the fastest replies of {providers} take "
+        f"{span(measured)} us a token, simulated chips {span(simulated)}"
     )
 
 
 def span(values: Sequence[float]) -> str:
-    """'49 to 64', or one number."""
+    """Return '49 to 64', or one number, to two digits."""
     low, high = (style.number(float(f"{value:.2g}")) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

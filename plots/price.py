@@ -1,4 +1,7 @@
-"""What a card may cost for a token to cost as much as another system's: under the same load, and where a user is as fast."""
+"""The card price at which a token costs as much as that of another system.
+
+It is drawn under the same load, and at the same speed of a user.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ USD, CARDS, CARD = (
 
 
 class Against(NamedTuple):
-    """A system whose cards are priced against the cheapest plan of other chips, each under rising load."""
+    """A system with priced cards, and the plans of other chips that it is compared with."""
 
     mine: Series
     others: tuple[Series, ...]
@@ -29,15 +32,22 @@ class Against(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{self.mine.label} against {' or '.join(each.label for each in self.others)}"
+        """The text of the key."""
+        return f"{self.mine.label} against {' or '.join(line.label for line in self.others)}"
 
     def price(self, at: int, usd: float) -> float:
-        """The card's price at which a token of my point costs so much; negative where it costs more with cards for nothing."""
+        """Return the card price at which a token of the point `at` costs `usd` per million [$].
+
+        It is negative if the token costs more even with cards for nothing.
+        """
         total, cards, card = (self.mine.values(key)[at] for key in (USD, CARDS, CARD))
         return break_even(total - cards, cards / card, usd)
 
     def loaded(self, x: str) -> dict[float, tuple[float, bool]]:
-        """By load, where both have a point: the price, and whether my users wait for room."""
+        """Return the card price [$], and whether users wait for room, by load.
+
+        Left out: loads at which only one side has a point.
+        """
         theirs: dict[float, float] = {}
         for other in self.others:
             for load, usd in zip(other.values(x), other.values(USD), strict=True):
@@ -49,28 +59,33 @@ class Against(NamedTuple):
         }
 
     def fast(self) -> dict[float, float]:
-        """By the speed that a user must get at least: the price at which the cheapest points of both cost as much."""
-        found = {}
-        fastest = {speed for each in (self.mine, *self.others) for speed in speeds(each)}
+        """Return the card price [$] at which the cheapest points of both sides cost as much.
+
+        It is by the speed that a user must get at least [token/s].
+        Left out: speeds that only one side reaches.
+        """
+        prices = {}
+        fastest = {speed for line in (self.mine, *self.others) for speed in speeds(line)}
         for speed in sorted({0.0, *fastest}):
             ours = enough(self.mine, speed)
-            usd = [each.values(USD)[i] for each in self.others for i in enough(each, speed)]
+            usd = [line.values(USD)[i] for line in self.others for i in enough(line, speed)]
             if ours and usd:
-                found[speed] = max(self.price(at, min(usd)) for at in ours)
-        return found
+                prices[speed] = max(self.price(at, min(usd)) for at in ours)
+        return prices
 
 
 def draw(swept: Swept) -> Figure:
-    """Draw prices of cards: left under the same load, right by the speed that a user must get at least.
+    """Draw card prices: left under the same load, right over the speed that a user must get.
 
-    Only points at which no request waits for room count on the right.  Shaded: only the cards that are priced are as fast.
+    Right: only points at which no request waits for room count. Only the priced cards reach the
+    shaded speeds.
     """
     x, pairs = series.load(swept), against(swept)
     figure = style.figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for row, pair in enumerate(pairs):
         looks = {"color": pair.mine.colour, "ls": pair.dashes}
-        points = {load: told for load, told in pair.loaded(x).items() if told[0] > 0}
+        points = {load: point for load, point in pair.loaded(x).items() if point[0] > 0}
         prices, hollow = (
             [price for price, _ in points.values()],
             [waiting for _, waiting in points.values()],
@@ -132,50 +147,54 @@ def draw(swept: Swept) -> Figure:
 
 
 def against(swept: Swept) -> list[Against]:
-    """The systems of the first kind of card that is paid for, each against all plans of the same other chips."""
+    """Return each system with the first kind of priced card, against all plans of other chips."""
     lines = [
-        each
-        for each in series.series(swept, series.load(swept))
-        if each.knows(USD) and each.knows(CARD)
+        line
+        for line in series.series(swept, series.load(swept))
+        if line.knows(USD) and line.knows(CARD)
     ]
-    kinds = [each.chips[0] for each in lines if each.values(CARD)[0]]
-    mine = [each for each in lines if each.values(CARD)[0] and each.chips[0] == kinds[0]]
+    kinds = [line.chips[0] for line in lines if line.values(CARD)[0]]
+    mine = [line for line in lines if line.values(CARD)[0] and line.chips[0] == kinds[0]]
     others: dict[tuple[str, int], list[Series]] = {}
-    for each in lines:
-        if kinds and each.chips[0] != kinds[0]:
-            others.setdefault(each.chips, []).append(each)
+    for line in lines:
+        if kinds and line.chips[0] != kinds[0]:
+            others.setdefault(line.chips, []).append(line)
     return [
-        Against(each, tuple(plans), style.LINES[(place + len(others) * own) % len(style.LINES)])
-        for own, each in enumerate(mine)
+        Against(line, tuple(plans), style.LINES[(place + len(others) * own) % len(style.LINES)])
+        for own, line in enumerate(mine)
         for place, plans in enumerate(others.values())
     ]
 
 
-def waits(each: Series) -> list[bool]:
-    """Where requests queue for room, a user's speed says nothing of how long its first token takes."""
-    return [verdict != "STABLE" for verdict in each.table["verdict"]]
+def waits(line: Series) -> list[bool]:
+    """Return whether requests wait for room, at each point.
+
+    There the speed of a user is no measure of the time to its first token.
+    """
+    return [verdict != "STABLE" for verdict in line.table["verdict"]]
 
 
-def speeds(each: Series) -> list[float]:
-    """Of its points at which nobody waits."""
-    return [speed for speed, waiting in zip(each.speeds, waits(each), strict=True) if not waiting]
+def speeds(line: Series) -> list[float]:
+    """Return the speed of a user at each point where no request waits [token/s]."""
+    return [speed for speed, waiting in zip(line.speeds, waits(line), strict=True) if not waiting]
 
 
-def enough(each: Series, speed: float) -> list[int]:
-    """Its points at which a user is so fast and does not wait."""
+def enough(line: Series, speed: float) -> list[int]:
+    """Return the points at which a user gets at least `speed` and does not wait."""
     return [
         i
-        for i, (own, waiting) in enumerate(zip(each.speeds, waits(each), strict=True))
+        for i, (own, waiting) in enumerate(zip(line.speeds, waits(line), strict=True))
         if own >= speed and not waiting
     ]
 
 
 def named(pairs: Sequence[Against]) -> str:
+    """Return the labels of the systems with priced cards."""
     return ", ".join(dict.fromkeys(pair.mine.label for pair in pairs))
 
 
 def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
-    """What the cards do cost."""
+    """Draw a line at the price that the cards have."""
     for price in {pair.mine.values(CARD)[0]: None for pair in pairs}:
         axis.axhline(price, color="#555555", lw=1.0)
         axis.annotate(
@@ -189,8 +208,8 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
 
 
 def shade(axis: Axes, pairs: Sequence[Against]) -> None:
-    """The speeds that only the priced cards reach."""
-    others = max(max(speeds(each), default=0.0) for pair in pairs for each in pair.others)
+    """Shade the speeds that only the priced cards reach."""
+    others = max(max(speeds(line), default=0.0) for pair in pairs for line in pair.others)
     ours = max(max(speeds(pair.mine), default=0.0) for pair in pairs)
     if ours > others > 0:
         axis.axvspan(others, ours, color="#eeeeee", zorder=0)
@@ -206,33 +225,41 @@ def shade(axis: Axes, pairs: Sequence[Against]) -> None:
 
 
 def finding(pairs: Sequence[Against], x: str) -> str:
-    """What the best of the cards may cost under the same load, and from which speed of a user on they are worth their price, each
-    against whichever other system is hardest to beat."""
-    told = []
+    """Return the title: the highest card price under one load, and the speed that is worth it.
+
+    Beyond that speed the cards are worth their price. Each system counts against the other chips
+    that are hardest to beat.
+    """
+    candidates = []
     for mine in {pair.mine.label: pair.mine for pair in pairs}.values():
         own = [pair for pair in pairs if pair.mine is mine]
         if ceilings := [(*ceiling, pair) for pair in own if (ceiling := most(pair, x))]:
-            told.append((*min(ceilings, key=lambda each: each[0]), max(map(worth, own))))
-    if not told:
+            candidates.append(
+                (*min(ceilings, key=lambda ceiling: ceiling[0]), max(map(worth, own)))
+            )
+    if not candidates:
         return "No cards are priced against another chip"
-    price, load, pair, speed = max(told, key=lambda each: each[0])
+    price, load, pair, speed = max(candidates, key=lambda candidate: candidate[0])
     unit = "users" if x == "users" else "request/s"
     text = (
         f"A token of {pair.mine.label} costs more under the same load even with cards for nothing"
     )
     if price > 0:
         text = (
-            f"Under the same load a card of {pair.mine.label} may cost ${style.number(price)} at most "
-            f"({style.number(load)} {unit})"
+            f"Under the same load a card of {pair.mine.label} may cost ${style.number(price)} "
+            f"at most ({style.number(load)} {unit})"
         )
     if speed < max(speeds(pair.mine), default=0.0):
         card = style.number(pair.mine.values(CARD)[0])
-        text += f"; at ${card} a card its token is the cheapest only where a user must get more than {style.number(speed)} token/s"
+        text += (
+            f"; at ${card} a card its token is the cheapest only where a user must get more than "
+            f"{style.number(speed)} token/s"
+        )
     return text
 
 
 def most(pair: Against, x: str) -> tuple[float, float] | None:
-    """The highest price under one load, and that load, of those under which nobody waits."""
+    """Return the highest card price under one load [$], and that load. None if requests wait."""
     return max(
         ((price, load) for load, (price, waiting) in pair.loaded(x).items() if not waiting),
         default=None,
@@ -240,6 +267,9 @@ def most(pair: Against, x: str) -> tuple[float, float] | None:
 
 
 def worth(pair: Against) -> float:
-    """The speed beyond which a token of mine is the cheaper one, at what the cards do cost; or the other is not as fast."""
+    """Return the speed of a user beyond which the priced cards have the cheaper token [token/s].
+
+    The cards have their real price. Beyond that speed the other chips may also be too slow.
+    """
     dearer = [speed for speed, price in pair.fast().items() if price < pair.mine.values(CARD)[0]]
     return max(dearer, default=0.0)

@@ -1,4 +1,4 @@
-"""Strong scaling: a lone request's time per token against the number of chips, with the bound of reading the weights."""
+"""Strong scaling: TPOT of a single request over the number of chips, and its bound."""
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -9,19 +9,23 @@ from sim.studies.sweep import Swept
 
 
 def draw(swept: Swept) -> Figure:
-    """The bound: a token's weights over the bandwidth of the chips that read at the same time, those of one stage."""
+    """Draw TPOT, and dotted the time to read the weights.
+
+    That bound is a token's weights divided by the bandwidth of the chips of one stage. Only they
+    read at the same time.
+    """
     lines = [
-        each
-        for each in series.series(swept, "chips")
-        if None not in each.values("lone_request.tpot_ms")
+        line
+        for line in series.series(swept, "chips")
+        if None not in line.values("lone_request.tpot_ms")
     ]
     figure = style.figure(7.0, 4.4)
     axis = figure.subplots()
-    for each in lines:
-        chips, times = each.values("chips"), each.values("lone_request.tpot_ms")
-        series.plot(axis, each, chips, times, [False] * len(chips))
-        axis.plot(chips, each.values("bound_tpot_ms"), color=each.colour, ls=":", lw=1.2)
-        for place, time, tensor in zip(chips, times, each.values("plan.tensor"), strict=True):
+    for line in lines:
+        chips, times = line.values("chips"), line.values("lone_request.tpot_ms")
+        series.plot(axis, line, chips, times, [False] * len(chips))
+        axis.plot(chips, line.values("bound_tpot_ms"), color=line.colour, ls=":", lw=1.2)
+        for place, time, tensor in zip(chips, times, line.values("plan.tensor"), strict=True):
             axis.annotate(
                 f"{tensor:.0f}",
                 (place, time),
@@ -32,7 +36,7 @@ def draw(swept: Swept) -> Figure:
             )
     axis.set(
         xlabel="chips (the numbers: tensor degree)",
-        ylabel="time per output token of a lone request, ms",
+        ylabel="time per output token of a single request, ms",
     )
     axis.set(xscale="log", yscale="log")
     axis.margins(y=0.1)
@@ -45,17 +49,19 @@ def draw(swept: Swept) -> Figure:
 
 
 def finding(lines: list[Series]) -> str:
-    """What more chips gain, and how far from the bound that ends."""
-    told = []
-    for each in lines:
+    """Return the title: the gain from more chips, and the ratio of the best TPOT to the bound."""
+    clauses = []
+    for line in lines:
         chips, times, bound = (
-            each.values(key) for key in ("chips", "lone_request.tpot_ms", "bound_tpot_ms")
+            line.values(key) for key in ("chips", "lone_request.tpot_ms", "bound_tpot_ms")
         )
         if len(chips) > 1:
             best = times.index(min(times))
-            gain = f"{style.times(times[0] / times[best])} faster on {chips[best]:,.0f} chips than on {chips[0]:,.0f}"
-            gain = gain if best else f"no faster on {chips[-1]:,.0f} chips than on {chips[0]:,.0f}"
-            told.append(
-                f"{each.label}: {gain}, where it takes {style.times(times[best] / bound[best])} the bound"
+            gain = f"{style.times(times[0] / times[best])} faster on {chips[best]:,.0f}"
+            gain = gain if best else f"no faster on {chips[-1]:,.0f}"
+            ratio = style.times(times[best] / bound[best])
+            clauses.append(
+                f"{line.label}: {gain} chips than on {chips[0]:,.0f}, "
+                f"where it takes {ratio} the bound"
             )
-    return "; ".join(told) or "No system ran on several numbers of chips"
+    return "; ".join(clauses) or "No system ran on several numbers of chips"

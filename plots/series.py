@@ -1,4 +1,4 @@
-"""The lines of a sweep's figure: for each system its points along what is on the x axis."""
+"""The lines of a sweep's figure: the points of each system, by rising x."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ DEGREES = ("tensor", "pipeline", "replicas")
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One line: a system, in a grid of several keys with the values of the others; its rows, without errors, by rising x."""
+    """A line: one system, and in a grid one combination of the keys that are not on the x axis.
+
+    table: its rows of the sweep's table, by rising x. Left out: points with errors.
+    """
 
     system: str
     label: str
@@ -30,50 +33,60 @@ class Series:
     marker: str
 
     def values(self, column: str) -> list[float]:
+        """Return the values of a column, by rising x."""
         return list(self.table[column])
 
     def knows(self, column: str) -> bool:
-        """Whether the table has the column, and a value in each of the line's points."""
+        """Return whether the table has the column, with a value at every point of the line."""
         return column in self.table.columns and None not in self.values(column)
 
     @property
     def speeds(self) -> list[float]:
-        """What one user gets: output tokens per second of the median request."""
+        """Output tokens per second of the median request: the speed of one user."""
         return [1000 / tpot for tpot in self.values("median_tpot_ms")]
 
     @property
     def overloaded(self) -> list[bool]:
+        """Points whose verdict is OVERLOADED or REFUSED."""
         return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED"]))
 
     @property
     def hollow(self) -> list[bool]:
-        """Points that say more of the run's length than of the system: overloaded, or too short to tell."""
+        """Points that depend more on the run's length than on the system.
+
+        Their verdict is OVERLOADED, REFUSED or TOO SHORT.
+        """
         return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED", "TOO SHORT"]))
 
     @property
     def chips(self) -> tuple[str, int]:
-        """Kind and number of chips; of a fleet, which has members instead, its name.  Systems that share them differ by plan."""
+        """Kind and number of chips. A fleet has no kind of its own, so its name stands for it.
+
+        Systems with equal chips differ by plan.
+        """
         return str(self.table["chip"][0] or self.system), int(self.table["chips"][0])
 
 
 def varies(swept: Swept, x: str) -> bool:
-    """Whether some system has points at more than one x."""
-    return any(len(each.table[x].unique()) > 1 for each in series(swept, x))
+    """Return whether some system has points at more than one x."""
+    return any(len(line.table[x].unique()) > 1 for line in series(swept, x))
 
 
 def load(swept: Swept) -> str:
-    """What makes the load rise: users, or the rate of requests."""
+    """Return the column that raises the load: users, or the request rate."""
     return "users" if varies(swept, "users") else "rate"
 
 
 def series(swept: Swept, x: str) -> list[Series]:
-    """The lines of a figure over a column of the table, where that has numbers.
+    """Return the lines of a figure over a column of the table.
 
-    In a grid each combination of the other keys is a line of its own, but for keys of other systems; a list is one line.
+    In a grid each combination of the other keys is a line of its own. In a list each system is one
+    line.
+    Left out: rows without a value of x, and keys of other systems.
     """
     import polars
 
-    table, found = swept.table, []
+    table, lines = swept.table, []
     if x not in table.columns or "verdict" not in table.columns:
         return []
     colours = style.colours(swept.summary["systems"])
@@ -94,75 +107,78 @@ def series(swept: Swept, x: str) -> list[Series]:
         keys = swept.summary["keys"] if swept.summary["grid"] else []
         others = [key for key in keys if key not in own_keys and _matters(key, name)]
         groups = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
-        for place, group in enumerate(each for each in groups if len(each)):
-            told = [
+        for place, group in enumerate(group for group in groups if len(group)):
+            varied = [
                 f"{key.rpartition('.')[2]} {group[key][0]}" for key in others if len(groups) > 1
             ]
-            line = group.unique(x, keep="first", maintain_order=True).sort(x)
-            found.append(
+            rows = group.unique(x, keep="first", maintain_order=True).sort(x)
+            lines.append(
                 Series(
                     name,
-                    ", ".join([name, *told]),
-                    line,
+                    ", ".join([name, *varied]),
+                    rows,
                     colours[name],
                     style.LINES[place % len(style.LINES)],
                     markers[name],
                 )
             )
-    return found
+    return lines
 
 
 def _matters(key: str, system: str) -> bool:
-    """A key of another system changes nothing in this one (but in a fleet, whose members are other systems)."""
+    """Return whether a key can change this system: it is not a key of another one.
+
+    Left out: fleets. A key of a member changes them, but is a key of another system.
+    """
     parts = key.split(".")
     return parts[0] != "systems" or parts[1] == system
 
 
 def plot(
     axis: Axes,
-    each: Series,
+    line: Series,
     x: Sequence[float],
     y: Sequence[float],
     hollow: Sequence[bool],
     **looks: Any,
 ) -> None:
     """Draw a line with a mark at each point, hollow where the point says little of the system."""
-    whole: dict[str, Any] = {"lw": 1.8, "ls": each.dashes, "color": each.colour} | looks
+    whole: dict[str, Any] = {"lw": 1.8, "ls": line.dashes, "color": line.colour} | looks
     axis.plot(x, y, **whole)
     for filled in (True, False):
         at = [i for i, empty in enumerate(hollow) if empty is not filled]
-        face = each.colour if filled else "white"
+        face = line.colour if filled else "white"
         axis.plot(
             [x[i] for i in at],
             [y[i] for i in at],
             ls="",
-            marker=each.marker,
+            marker=line.marker,
             ms=4.5,
             mfc=face,
-            mec=each.colour,
+            mec=line.colour,
             zorder=3,
         )
 
 
 def key(lines: Sequence[Series]) -> list[Line2D]:
-    """For the legend."""
+    """Return the entries of the key: one for each line."""
     return [
         Line2D(
             [],
             [],
-            color=each.colour,
-            ls=each.dashes,
+            color=line.colour,
+            ls=line.dashes,
             lw=1.8,
-            marker=each.marker,
+            marker=line.marker,
             ms=4.5,
-            label=each.label,
+            label=line.label,
         )
-        for each in lines
+        for line in lines
     ]
 
 
 def hollow() -> Line2D:
-    """For the legend: what a hollow mark means."""
+    """Return the entry of the key for hollow marks."""
     return Line2D(
         [],
         [],
@@ -176,7 +192,7 @@ def hollow() -> Line2D:
 
 
 def footnote(figure: Figure, swept: Swept, *more: str) -> None:
-    """Put under a figure what each system of a sweep is, in its first point that worked."""
+    """Put under a figure what each system of a sweep is, at its first point without an error."""
     systems = []
     for name in swept.summary["systems"]:
         own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
@@ -204,7 +220,7 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
 
 def _plan(own: "polars.DataFrame") -> str:
     """Return ', plan 8 x 72 x 1' (tensor x pipeline x replicas), or '' if points have several."""
-    found = own.select([f"plan.{key}" for key in DEGREES]).unique()
-    if len(found) != 1 or None in found.row(0):
+    plans = own.select([f"plan.{key}" for key in DEGREES]).unique()
+    if len(plans) != 1 or None in plans.row(0):
         return ""
-    return f", plan {' x '.join(map(str, found.row(0)))}"
+    return f", plan {' x '.join(map(str, plans.row(0)))}"

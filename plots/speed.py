@@ -1,4 +1,7 @@
-"""Tokens per second that one user gets, by system: the median request and the middle 80 %, with published figures as marks."""
+"""Tokens per second for one user, by system: the median and the middle 80 % of the requests.
+
+Marks are published figures.
+"""
 
 from collections.abc import Mapping
 
@@ -13,7 +16,10 @@ from sim.results.summary import SystemSummary
 
 
 def draw(saved: Saved) -> Figure:
-    """Bars are medians over the run's requests, whiskers the middle 80 %; open marks are published, by their sources."""
+    """Draw medians over the run's requests as bars, and the middle 80 % as whiskers.
+
+    Open marks are published figures, with their sources.
+    """
     systems = saved.summary.systems
     colours = style.colours(systems)
     figure = style.figure(7.0, 4.2)
@@ -69,7 +75,7 @@ def draw(saved: Saved) -> Figure:
         (name, *identity.hardware, speed_label(identity))
         for name, identity in saved.summary.identities.items()
     ]
-    axis.set_xticklabels(["\n".join(filter(None, each)) for each in labels])
+    axis.set_xticklabels(["\n".join(filter(None, parts)) for parts in labels])
     axis.set_xlim(-0.5, len(systems) - 0.1)
     axis.grid(axis="x", visible=False)
     if marked:
@@ -80,7 +86,7 @@ def draw(saved: Saved) -> Figure:
 
 
 def finding(systems: Mapping[str, SystemSummary]) -> str:
-    """The fastest system for a user, against the others."""
+    """Return the title: the fastest system for a user, against the others."""
     speeds = {name: speed for name, s in systems.items() if (speed := s.metrics.user_speed)}
     if not speeds:
         return "No request had two tokens"

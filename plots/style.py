@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, fonts, and a colour for each system that is the same in every figure."""
+"""One look for all figures: sizes, fonts, and one colour for each system in every figure."""
 
 import math
 import textwrap
@@ -18,7 +18,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from sim.results.summary import RunSummary
 from sim.results.system_identity import Identity
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.  Source: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette: colour-blind readers see different colours.
+# Source: https://jfly.uni-koeln.de/color/
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -43,36 +44,40 @@ STYLE: dict[Any, Any] = {
 
 
 def figure(width: float = 7.0, height: float = 4.0) -> Figure:
-    """An empty figure, legible at half a page; without pyplot, which would keep it and open windows."""
-    matplotlib.rcParams.update(STYLE)  # also for saving
+    """Return an empty figure that is legible at half a page.
+
+    Left out: pyplot, which would keep the figure and open windows.
+    """
+    matplotlib.rcParams.update(STYLE)  # also used by savefig
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure; the format is the path's suffix, and the same figure gives the same bytes."""
+    """Write a figure in the format of the path's suffix. Equal figures give equal bytes."""
     dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)
     figure.savefig(path, metadata={dated: None} if dated else None)
 
 
 def colours(systems: Iterable[str]) -> dict[str, str]:
-    """A colour for each system, by its place in the scenario."""
+    """Return a colour for each system, by its place in the scenario."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(systems)}
 
 
 def lines(systems: Iterable[str]) -> dict[str, str]:
-    """A line style for each system: a second way to tell them apart."""
+    """Return a line style for each system, so that lines differ in grey print."""
     return {name: LINES[i % len(LINES)] for i, name in enumerate(systems)}
 
 
 def markers(systems: Iterable[str]) -> dict[str, str]:
-    """A marker for each system: what tells them apart in grey print."""
+    """Return a marker for each system, so that points differ in grey print."""
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(systems)}
 
 
 def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
-    """The finding, over the whole width, in as many lines as it needs, and room for a key of so many rows below it.
+    """Write the finding over the whole width, and leave room for a key of `key_rows` rows below.
 
-    The figure grows where that is much, for the axes to stay as high.
+    The finding has as many lines as it needs. With many lines the figure grows, so that the axes
+    keep their height.
     """
     width = int(figure.get_figwidth() * 11)  # letters that go on a line
     lines = textwrap.wrap(finding, width, break_on_hyphens=False)
@@ -81,16 +86,17 @@ def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
 
 
 def grow(figure: Figure, inches: float) -> None:
+    """Increase the height of a figure."""
     figure.set_figheight(figure.get_figheight() + inches)
 
 
 def number(value: float) -> str:
-    """Three digits as a person writes them, without exponents."""
+    """Return three digits, and thousands with commas. Without exponents from 0.0001 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def times(ratio: float) -> str:
-    """'6.9 times', '1.04 times'."""
+    """Return '6.9 times' or '1.04 times'."""
     return (
         f"{ratio:.2f} times"
         if ratio < 1.15
@@ -101,7 +107,10 @@ def times(ratio: float) -> str:
 
 
 def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
-    """The key in rows above the axes, where it hides nothing; the title leaves room for it."""
+    """Draw the key in rows above the axes, where it hides nothing.
+
+    The title leaves room for it: `title(…, key_rows)`.
+    """
     entries = {"handles": handles} if handles else {}
     if not handles and not axis.get_legend_handles_labels()[0]:
         return
@@ -119,12 +128,12 @@ def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5
 
 
 def keyed(figure: Figure, handles: Sequence[Artist]) -> int:
-    """The key of a whole figure, in rows above its first axes: how many rows the title must leave for it."""
+    """Draw the key of a whole figure above its first axes, and return its number of rows."""
     for handle in handles:
         handle.set_label(short(str(handle.get_label()), LONGEST))
     letters = [len(str(handle.get_label())) + 7 for handle in handles]  # with the mark before them
     room = (figure.get_figwidth() - 0.7) * 13
-    for columns in range(len(handles), 0, -1):  # which are filled one after the other
+    for columns in range(len(handles), 0, -1):  # columns are filled one after the other
         if columns == 1 or sum(map(max, np.array_split(letters, columns))) <= room:
             legend(figure.axes[0], handles, columns)
             return math.ceil(len(handles) / columns)
@@ -132,17 +141,23 @@ def keyed(figure: Figure, handles: Sequence[Artist]) -> int:
 
 
 def short(text: str, most: int) -> str:
-    """A name that is too long for its place, cut in the middle: names that are alike often differ at the end."""
+    """Return a text of at most `most` letters, cut in the middle.
+
+    Similar names often differ only at the end.
+    """
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
 def percent(share: float) -> str:
-    """'12%', '0.3%'."""
+    """Return '12%' or '0.3%'."""
     return f"{share:.0%}" if share >= 0.01 or not share else f"{100 * share:.1g}%"
 
 
 def plain_log(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as people write numbers; where there are few decades, of steps between too."""
+    """Label a logarithmic axis with plain numbers.
+
+    With fewer than three decades, the steps 2 and 5 have labels too.
+    """
     low, high = sorted(axis.get_view_interval())
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
@@ -151,13 +166,13 @@ def plain_log(axis: Axis) -> None:
 
 
 def hardware(system: Identity) -> str:
-    """Return '576 x groq-lpu-v1, groq-compiler', of a fleet '1 lpu, 4 h100x8'."""
+    """Return '576 x groq-lpu-v1, groq-compiler', or for a fleet '1 lpu, 4 h100x8'."""
     return ", ".join(system.hardware)
 
 
 @dataclass(frozen=True)
 class FootnoteSystem:
-    """A system as a footnote names it: its name, model, and what it is, with its plan."""
+    """A system in a footnote: its name, its model, and its hardware with its plan."""
 
     name: str
     model: str

@@ -1,4 +1,4 @@
-"""Tornado: how far each uncertain number moves a lone user's TPOT, by system, the widest on top."""
+"""Tornado: the effect of each uncertain number on unloaded TPOT, by system, the widest on top."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,15 @@ from matplotlib.figure import Figure
 
 from plots import style
 
-MOST = 8  # bars of a system
+MOST = 8  # bars for each system
 
 
 def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Bars from the TPOT at the low end of a number's range to that at its high end; the line is the TPOT as the files say, the
-    band what all of them together make of it, if they are independent."""
+    """Draw bars from the TPOT at the low end of a number's range to that at its high end.
+
+    The line is the TPOT with the numbers of the files. The band is the effect of all numbers
+    together, if they are independent.
+    """
     shown = {
         name: [s for s in system["swings"] if width(s, system)][:MOST]
         for name, system in systems.items()
@@ -62,9 +65,10 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.set_yticks(range(len(swings)), [s["key"] for s in reversed(swings)], fontsize=8)
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.18)
-        told = f"{name}: {style.number(system['tpot_ms'])} ms, {style.number(low)} to {style.number(high)} ms"
-        axis.set_title(told, fontsize=9, loc="left")
-    axes[-1].set_xlabel("TPOT of a lone request, ms")
+        band = f"{style.number(low)} to {style.number(high)} ms"
+        heading = f"{name}: {style.number(system['tpot_ms'])} ms, {band}"
+        axis.set_title(heading, fontsize=9, loc="left")
+    axes[-1].set_xlabel("TPOT of a single request, ms")
     figure.supxlabel(
         "plain: low end of a number's range; hatched: high end; grey: all together",
         fontsize=7,
@@ -77,10 +81,10 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def width(swing: Mapping[str, Any], system: Mapping[str, Any]) -> float:
+    """Return how far a number moves TPOT over its range [ms]."""
     ends = [swing[end]["tpot_ms"] for end in ("low", "high") if swing[end]] + [system["tpot_ms"]]
-    return (
-        0.0 if math.isclose(min(ends), max(ends)) else float(max(ends) - min(ends))
-    )  # times round
+    # Rounded times differ by less than the tolerance, and such a number moves nothing.
+    return 0.0 if math.isclose(min(ends), max(ends)) else float(max(ends) - min(ends))
 
 
 def finding(
@@ -88,18 +92,18 @@ def finding(
     shown: Mapping[str, list[Mapping[str, Any]]],
     systems: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    """What matters most for each system."""
+    """Return the title: the number that moves TPOT most, for each system."""
     if not shown:
         return f"{scenario}: no uncertain number moves TPOT"
     parts = []
     for name, swings in shown.items():
         part = width(swings[0], systems[name]) / systems[name]["tpot_ms"]
-        parts.append(f"{name}'s TPOT hangs most on {name_of(swings[0]['key'])} ({part:.0%})")
+        parts.append(f"{name}'s TPOT depends most on {name_of(swings[0]['key'])} ({part:.0%})")
     return "; ".join(parts)
 
 
 def name_of(key: str) -> str:
-    """'engine.memory_efficiency.8' as a person says it: 'memory efficiency (8 bits)'."""
+    """Return 'memory efficiency (8 bits)' for 'engine.memory_efficiency.8'."""
     first, _, bits = key.partition(".")[2].partition("_efficiency.")
     return (
         f"{first} efficiency ({bits} bits)".replace("_", " ")

@@ -1,4 +1,4 @@
-"""Users against tokens per second of each, and against the wait for the first token."""
+"""Speed of a user, and time to the first token, over the number of users."""
 
 from collections.abc import Callable
 
@@ -8,30 +8,30 @@ from plots import series, style
 from plots.series import Series
 from sim.studies.sweep import Swept
 
-FLAT = 0.9  # of the speed of the fewest users: so long it counts as flat
+FLAT = 0.9  # share of the speed with the fewest users; down to it the speed counts as flat
 
 
 def draw(swept: Swept) -> Figure:
-    """Draw median requests.  Dotted: the users whose tokens keep a pipeline busy."""
+    """Draw median requests. Dotted: the number of users whose tokens keep a pipeline busy."""
     lines = series.series(swept, "users")
     figure = style.figure(8.5, 4.2)
     speed, first = figure.subplots(1, 2)
-    for each in lines:
-        users = each.values("users")
-        series.plot(speed, each, users, each.speeds, each.hollow)
-        series.plot(first, each, users, each.values("median_ttft_ms"), each.hollow)
-        busy = busy_from(each)
+    for line in lines:
+        users = line.values("users")
+        series.plot(speed, line, users, line.speeds, line.hollow)
+        series.plot(first, line, users, line.values("median_ttft_ms"), line.hollow)
+        busy = busy_from(line)
         if busy and 1 < busy <= max(users):
             for axis in (speed, first):
-                axis.axvline(busy, color=each.colour, ls=":", lw=1.2)
+                axis.axvline(busy, color=line.colour, ls=":", lw=1.2)
             first.annotate(
-                f"{busy:.0f} users keep {each.label} busy",
+                f"{busy:.0f} users keep {line.label} busy",
                 (busy, 0),
                 (4, 4),
                 xycoords=first.get_xaxis_transform(),
                 textcoords="offset points",
                 fontsize=8,
-                color=each.colour,
+                color=line.colour,
             )
     speed.set(ylabel="output tokens per second of one user", ylim=(0, None))
     first.set(ylabel="time to first token, ms", yscale="log")
@@ -44,51 +44,55 @@ def draw(swept: Swept) -> Figure:
     return figure
 
 
-def flat_until(each: Series) -> float:
-    """The most users for whom, and for all fewer, the speed is 90 % of that of the fewest."""
-    users, speeds = each.values("users"), each.speeds
+def flat_until(line: Series) -> float:
+    """Return the most users up to which the speed is at least 90 % of that of the fewest."""
+    users, speeds = line.values("users"), line.speeds
     slow = (i for i, value in enumerate(speeds) if value < FLAT * speeds[0])
     return users[next(slow, len(users)) - 1]
 
 
-def busy_from(each: Series) -> float | None:
-    """Return the users whose requests, prompts included, need all beats of a pipeline; None where the engine has no beat.
+def busy_from(line: Series) -> float | None:
+    """Return the number of users whose requests need all beats of a pipeline.
 
-    A request alone takes T seconds and n beats, one for each token of its prompt and answer: T / (n beat) users.
+    An unloaded request takes T seconds and n beats, one for each token of its prompt and answer:
+    T / (n beat) users. None if the engine has no beat.
     """
-    if not each.knows("beat.us"):
+    if not line.knows("beat.us"):
         return None
-    requests = each.values("completed")[0]
+    requests = line.values("completed")[0]
     prompt, output = (
-        each.values(f"total_{kind}_tokens")[0] / requests for kind in ("input", "output")
+        line.values(f"total_{kind}_tokens")[0] / requests for kind in ("input", "output")
     )
-    ttft, tpot = (each.values(f"lone_request.{kind}_ms")[0] for kind in ("ttft", "tpot"))
-    beats = (prompt + output) / each.values("beat.tokens")[0]
-    return 1000 * (ttft + (output - 1) * tpot) / (beats * each.values("beat.us")[0])
+    ttft, tpot = (line.values(f"lone_request.{kind}_ms")[0] for kind in ("ttft", "tpot"))
+    beats = (prompt + output) / line.values("beat.tokens")[0]
+    return 1000 * (ttft + (output - 1) * tpot) / (beats * line.values("beat.us")[0])
 
 
 def finding(lines: list[Series]) -> str:
-    """The fastest system's speed for the fewest users, until how many it holds, and the first token's wait with the most."""
+    """Return the title: the fastest system's speed for the fewest users, and where it falls.
+
+    The title also has the TTFT with the most users.
+    """
     if not lines:
         return "No system served a request"
-    best = max(lines, key=lambda each: each.speeds[0])
-    others = [each for each in lines if each is not best]
+    best = max(lines, key=lambda line: line.speeds[0])
+    others = [line for line in lines if line is not best]
     fewest, most = best.values("users")[0], best.values("users")[-1]
-    who = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
+    fewest_users = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
     faster = "".join(
-        f", {style.times(best.speeds[0] / each.speeds[0])} {each.label}" for each in others
+        f", {style.times(best.speeds[0] / line.speeds[0])} {line.label}" for line in others
     )
-    held = _beside(best, others, lambda each: f"{flat_until(each):,.0f} users")
+    held = _beside(best, others, lambda line: f"{flat_until(line):,.0f} users")
     wait = _beside(
-        best, others, lambda each: f"{style.number(each.values('median_ttft_ms')[-1] / 1000)} s"
+        best, others, lambda line: f"{style.number(line.values('median_ttft_ms')[-1] / 1000)} s"
     )
     return (
-        f"{best.label}: {style.number(best.speeds[0])} token/s for {who}{faster}, within 10% of that until "
-        f"{held}; with {most:,.0f} a first token takes {wait}"
+        f"{best.label}: {style.number(best.speeds[0])} token/s for {fewest_users}{faster}, "
+        f"within 10% of that until {held}; with {most:,.0f} a first token takes {wait}"
     )
 
 
-def _beside(best: Series, others: list[Series], told: Callable[[Series], str]) -> str:
-    """'9.69 s (h100x8: 0.277 s)'."""
-    rest = ", ".join(f"{each.label}: {told(each)}" for each in others)
-    return told(best) + (f" ({rest})" if rest else "")
+def _beside(best: Series, others: list[Series], value: Callable[[Series], str]) -> str:
+    """Return '9.69 s (h100x8: 0.277 s)'."""
+    rest = ", ".join(f"{line.label}: {value(line)}" for line in others)
+    return value(best) + (f" ({rest})" if rest else "")

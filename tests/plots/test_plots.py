@@ -233,7 +233,7 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
         "still": {"tpot_ms": 1.0, "tpot_band_ms": [1.0, 1.0], "swings": []},
     }
     figure = tornado.draw("mine", systems)
-    assert figure.get_suptitle() == "card's TPOT hangs most on layer overhead (60%)"
+    assert figure.get_suptitle() == "card's TPOT depends most on layer overhead (60%)"
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "chip.memory.hbm.bandwidth",
@@ -287,7 +287,7 @@ def test_agreement_and_tornado_draw_real_results():
     drawn_inside(agreement.draw({"replay": validate_set("replay").as_json()}))
     found = sensitivity(read("llama3-8b-lpu-vs-h100"))
     figure = tornado.draw("llama3-8b", {name: each.as_json() for name, each in found.items()})
-    assert "'s TPOT hangs most on" in figure.get_suptitle()
+    assert "'s TPOT depends most on" in figure.get_suptitle()
     drawn_inside(figure)
 
 
