@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sim.report.identity_rows import (
-    titled,
+    titled_table,
 )
 from sim.results.labels import format_number
 from sim.results.statistics import LATENCIES, statistic_key
@@ -30,17 +30,17 @@ def compared_keys() -> tuple[str, ...]:
     return (*counts, *rates, *latencies, *unloaded)
 
 
-def changed(found: Mapping[str, Any]) -> RenderableType:
+def change_tables(found: Mapping[str, Any]) -> RenderableType:
     """The tables of `sramsim compare`: what went in otherwise, what came out otherwise."""
     parts: list[RenderableType] = []
     for run in found["runs"]:
         title = f"{run['folder']} against {found['base']}"
-        given = titled(f"{title}: inputs", [])
+        given = titled_table(f"{title}: inputs", [])
         for column in (found["base"], run["folder"]):
             given.add_column(column, overflow="fold")
         for key, pair in run["inputs"].items():
             given.add_row(key, *("-" if value is None else str(value) for value in pair))
-        came = titled(f"{title}: metrics", [found["base"], run["folder"], "change", "%"])
+        came = titled_table(f"{title}: metrics", [found["base"], run["folder"], "change", "%"])
         for name, metrics in run["systems"].items():
             for key in compared_keys():
                 if key in metrics:

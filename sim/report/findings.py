@@ -92,7 +92,7 @@ def token_cost_findings(summary: RunSummary) -> list[str]:
     return lines
 
 
-def judged(metrics: Metrics) -> str:
+def verdict_text(metrics: Metrics) -> str:
     """Return the verdict, and beside it that requests come in bursts: 'STABLE, with bursts'."""
     bursts = any(hint.kind == "bursts" for hint in metrics.hints)
     return metrics.verdict + (", with bursts" if bursts else "")
@@ -101,7 +101,7 @@ def judged(metrics: Metrics) -> str:
 def verdict_sentence(systems: Systems) -> str:
     """Return the comparison in a sentence: the fastest for a user, and which do not keep up."""
     fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
-    verdicts = {name: judged(s.metrics) for name, s in systems.items()}
+    verdicts = {name: verdict_text(s.metrics) for name, s in systems.items()}
     behind = [f"{name} is {verdict}" for name, verdict in verdicts.items() if verdict != "STABLE"]
     every = "every system" if len(systems) > 1 else next(iter(systems))
     load = " and ".join(behind) or f"{every} is STABLE"
@@ -136,7 +136,7 @@ def findings(systems: Systems) -> list[str]:
     if len(speeds) > 1:
         lines += _fastest(systems)
         lines += bandwidth_claims(systems, speeds)
-    lines += [f"{name}: {shares(s)}." for name, s in systems.items() if s.members]
+    lines += [f"{name}: {member_shares(s)}." for name, s in systems.items() if s.members]
     for name, system in systems.items():
         lines += _contended(name, system)
         lines += judgement(name, system.metrics)
@@ -204,7 +204,7 @@ def judgement(name: str, metrics: Metrics) -> list[str]:
     return lines + [f"{name}: {hint.text}." for hint in metrics.hints]
 
 
-def shares(fleet: SystemSummary) -> str:
+def member_shares(fleet: SystemSummary) -> str:
     """Return what each member of a fleet served, and how fast."""
     parts, completed = [], fleet.metrics.completed
     for name, member in fleet.members.items():

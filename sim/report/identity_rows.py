@@ -14,7 +14,7 @@ from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
 
 
-def titled(title: str, columns: list[str]) -> Table:
+def titled_table(title: str, columns: list[str]) -> Table:
     """Return a table whose first column has names, and whose others are aligned to the right."""
     table = Table(
         title=title,
@@ -40,21 +40,21 @@ def identity_rows(
     each = list(systems)
     table.add_row("model", *(marked_changed(s, s.model, "model") for s in each))
     table.add_row("chips", *(hardware(s) for s in each))
-    table.add_row("engine", *of_plain(each, lambda s: marked_changed(s, s.engine, "engine")))
-    table.add_row("weights/act./KV/head", *of_plain(each, precisions))
-    table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: s.plan.text))
+    table.add_row("engine", *plain_cells(each, lambda s: marked_changed(s, s.engine, "engine")))
+    table.add_row("weights/act./KV/head", *plain_cells(each, precisions))
+    table.add_row("tensor x pipeline x replicas", *plain_cells(each, lambda s: s.plan.text))
     plain = [s for identity in each if (s := identity.plain)]
     if any(s.search for s in plain):
-        table.add_row("  found by search", *of_plain(each, found_by_search))
+        table.add_row("  found by search", *plain_cells(each, found_by_search))
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
-        cells = of_plain(each, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
+        cells = plain_cells(each, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
     if any(map(speed_label, each)):
         table.add_row("its speeds are", *(speed_label(s) or "-" for s in each))
     if "chip" in fidelities:
         table.add_row("fidelity", *fidelities)
     if any(len(s.memories) > 1 for s in plain):
-        cells = of_plain(each, lambda s: f"{s.memory.weights} / {s.memory.kv}")
+        cells = plain_cells(each, lambda s: f"{s.memory.weights} / {s.memory.kv}")
         table.add_row("weights in / KV in", *cells)
 
 
@@ -72,7 +72,7 @@ def found_by_search(system: SystemIdentity) -> str:
     return f"{search.by}: {search.simulated} of {search.considered} simulated"
 
 
-def of_plain(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:
+def plain_cells(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:
     """Return a row of what only a plain system has, '-' for fleets."""
     return [cell(system.plain) if system.plain else "-" for system in systems]
 
@@ -145,7 +145,7 @@ def cost_rows(systems: Sequence[TokenCosts]) -> Iterator[tuple[str, list[str]]]:
 ENERGY_ROWS: dict[str, Callable[[EnergyUse], str]] = {
     "J for an output token": lambda energy: format_number(energy.joules_per_token),
     "  idle / work / server / PUE": lambda energy: " / ".join(
-        map(format_number, causes(energy.joules_per_token_by_cause))
+        map(format_number, energy_by_cause(energy.joules_per_token_by_cause))
     ),
     "mean power, kW": lambda energy: format_number(energy.mean_power_w / 1000),
 }
@@ -155,7 +155,7 @@ PRICE_ROWS: dict[str, Callable[[TokenPrice], str]] = {
 }
 
 
-def causes(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
+def energy_by_cause(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
     """Return the energy of idle chips, of work (compute, memory, links), servers and PUE."""
     work = joules["compute"] + joules["memory"] + joules["links"]
     return joules["idle"], work, joules["server"], joules["pue"]

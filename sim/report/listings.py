@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.report.identity_rows import (
-    titled,
+    titled_table,
 )
 from sim.results.labels import format_number
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sim.validation.messages import MessageComparison
 
 
-def agreement(table: "ValidationReport") -> RenderableType:
+def agreement_tables(table: "ValidationReport") -> RenderableType:
     """The tables of `sramsim validate` for one set: errors by status, metric, chip and engine; the worst; what is not expressed."""
     parts: list[RenderableType] = []
     title = f"{table.name}: ln(simulated / measured) of the time"
@@ -32,7 +32,7 @@ def agreement(table: "ValidationReport") -> RenderableType:
         errors.add_section()
         for metric in sorted({row.metric for row in rows}):
             of_metric = [row for row in rows if row.metric == metric]
-            errors.add_row(group, metric, "all", *told(of_metric), style="bold")
+            errors.add_row(group, metric, "all", *_error_cells(of_metric), style="bold")
             for kind in ("chip", "engine"):
                 names = sorted({row.as_json()[kind] for row in of_metric})
                 for name in names if len(names) > 1 else ():
@@ -40,11 +40,11 @@ def agreement(table: "ValidationReport") -> RenderableType:
                         "",
                         "",
                         name,
-                        *told([row for row in of_metric if row.as_json()[kind] == name]),
+                        *_error_cells([row for row in of_metric if row.as_json()[kind] == name]),
                     )
     parts += [errors, Text()]
     if table.of_replies:
-        parts += [Text(fitted_to_replies(table)), Text()]
+        parts += [Text(_fitted_to_replies(table)), Text()]
     if table.worst:
         worst = Table(
             title="the ten farthest of those that count",
@@ -84,19 +84,19 @@ def agreement(table: "ValidationReport") -> RenderableType:
             )
         )
         for kind, rows in bounds.items():
-            parts += by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
+            parts += _lines_by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
         parts.append(Text())
-    missing = by_reason(
+    missing = _lines_by_reason(
         (row.reason, row.point.id) for row in table.rows if row.status == "not expressed"
     )
     if missing:
         parts += [Text("not expressed:", "bold"), *missing, Text()]
     if listed := [row for row in table.rows if row.status == "listed"]:
-        parts += [Text("listed, not scored:", "bold"), *map(Text, not_scored(listed)), Text()]
+        parts += [Text("listed, not scored:", "bold"), *map(Text, _unscored_lines(listed)), Text()]
     return Group(*parts)
 
 
-def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
+def _lines_by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
     """Return a line for each reason, with its number of points (of a kind) and the first five of their ids."""
     points: dict[str, dict[str, None]] = {}
     for reason, name in reasons:
@@ -110,7 +110,7 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
     return lines
 
 
-def fitted_to_replies(table: "ValidationReport") -> str:
+def _fitted_to_replies(table: "ValidationReport") -> str:
     """How many numbers were fitted to the replies that are scored."""
     names = table.fitted_numbers
     fitted = (
@@ -121,7 +121,7 @@ def fitted_to_replies(table: "ValidationReport") -> str:
     return f"{len(table.headline)} floors are scored; {fitted}."
 
 
-def not_scored(rows: Sequence["PointComparison"]) -> list[str]:
+def _unscored_lines(rows: Sequence["PointComparison"]) -> list[str]:
     """Lines of floors that are no error: those with times one by one, the others by their reason."""
     lines: list[str] = []
     without: dict[str, list[str]] = {}
@@ -135,7 +135,7 @@ def not_scored(rows: Sequence["PointComparison"]) -> list[str]:
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
 
-def told(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
+def _error_cells(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
     from sim.validation.agreement import error_statistics
 
     errors = error_statistics(rows)
@@ -149,22 +149,23 @@ def told(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
 
 
 # What `sramsim sensitivity` shows: keys of a system and of its swings, and the key of the band of all numbers together.
-MOVED = {
+SENSITIVE_METRICS = {
     "tpot_ms": ("TPOT, ms", "tpot_band_ms"),
     "ttft_ms": ("TTFT, ms", "ttft_band_ms"),
     "joules_per_token": ("J/token", "joules_per_token_band"),
     "usd_per_mtok": ("$/Mtok", "usd_per_mtok_band"),
 }
-NOTHING = 1e-3  # a part of a metric that is not worth a row
+NEGLIGIBLE = 1e-3  # a part of a metric that is not worth a row
 
 
-def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def sensitivity_tables(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """The table of `sramsim sensitivity`: the numbers that move what a lone user gets or pays, and the band of all together."""
     parts: list[RenderableType] = []
     for name, system in systems.items():
-        keys = [key for key in MOVED if key in system]
-        table = titled(
-            f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)]
+        keys = [key for key in SENSITIVE_METRICS if key in system]
+        table = titled_table(
+            f"{scenario}, {name}: a lone request",
+            ["is", *(SENSITIVE_METRICS[key][0] for key in keys)],
         )
         table.add_column("source", overflow="fold", min_width=32)
         table.add_row("as the files say", "", *(format_number(system[key]) for key in keys), "")
@@ -173,7 +174,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
         for swing in system["swings"]:
             ends = [swing[end] for end in ("low", "high")]
             if all(
-                end and all(math.isclose(end[key], system[key], rel_tol=NOTHING) for key in keys)
+                end and all(math.isclose(end[key], system[key], rel_tol=NEGLIGIBLE) for key in keys)
                 for end in ends
             ):
                 still.append(swing["key"])
@@ -188,13 +189,16 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
                     swing["source"] if first else "",
                 )
         table.add_section()
-        bands = (" to ".join(format_number(each) for each in system[MOVED[key][1]]) for key in keys)
+        bands = (
+            " to ".join(format_number(each) for each in system[SENSITIVE_METRICS[key][1]])
+            for key in keys
+        )
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
             parts += [
                 Text(
-                    f"Without effect on a lone request, to {NOTHING:.1%}: {', '.join(still)}.",
+                    f"Without effect on a lone request, to {NEGLIGIBLE:.1%}: {', '.join(still)}.",
                     style="dim",
                 ),
                 Text(),
@@ -202,9 +206,9 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
     return Group(*parts)
 
 
-def calibrated(fit: "Calibration") -> RenderableType:
+def calibration_table(fit: "Calibration") -> RenderableType:
     """The table of `sramsim calibrate`."""
-    table = titled(
+    table = titled_table(
         f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", []
     )
     for column in ("was", "is", "standard error", "between"):
@@ -228,7 +232,7 @@ def calibrated(fit: "Calibration") -> RenderableType:
     )
 
 
-def validated(
+def message_table(
     title: str, rows: Sequence["MessageComparison"], medians: Mapping[str, tuple[float, int]]
 ) -> RenderableType:
     """The table of `sramsim validate`: every row, then why some are far off, why some are not simulated, and the sum of it all."""
@@ -266,9 +270,13 @@ def validated(
     ]
     missing = [f"{row.id}: {row.reason}" for row in rows if row.simulated is None]
     parts: list[RenderableType] = [table, Text()]
-    for head, told in (("far off", lines), ("not simulated", missing)):
-        if told:
-            parts += [Text(f"{head}:", "bold"), *(Text(f"  {line}") for line in told), Text()]
+    for head, _error_cells in (("far off", lines), ("not simulated", missing)):
+        if _error_cells:
+            parts += [
+                Text(f"{head}:", "bold"),
+                *(Text(f"  {line}") for line in _error_cells),
+                Text(),
+            ]
     middle, count = medians["tested"]
     shares = ", ".join(
         f"{100 * medians[kind][0]:.1f} % of {medians[kind][1]} {kind}"
@@ -285,7 +293,7 @@ def validated(
     )
 
 
-def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:
+def catalogue_table(kind: str, titles: Mapping[str, str]) -> RenderableType:
     """One folder of the catalogue: names and what they are."""
     table = Table(
         "name",
@@ -301,9 +309,9 @@ def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:
     return table if titles else Text(f"{kind}: none yet")
 
 
-def sourced(title: str, facts: list[tuple[str, str, str]], note: str = "") -> RenderableType:
+def entry_table(title: str, facts: list[tuple[str, str, str]], note: str = "") -> RenderableType:
     """Every number of a catalogue entry with where it comes from."""
-    table = titled(title, [])
+    table = titled_table(title, [])
     table.add_column("value", no_wrap=True)
     table.add_column("source", overflow="fold")
     for key, value, source in facts:

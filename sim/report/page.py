@@ -21,8 +21,8 @@ from markupsafe import Markup
 
 from sim.report.findings import notes, verdict_sentence
 from sim.report.html_table import as_html
-from sim.report.identity_rows import titled
-from sim.report.tables import tables
+from sim.report.identity_rows import titled_table
+from sim.report.tables import run_tables
 from sim.results.encoding import encode_summary
 from sim.results.saving import load_result
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent  # of page.html, page.css and page.js
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # What colours of figures become on a dark page, whose ground is the first; the others are seen on both.
-DARK = {
+DARK_COLOURS = {
     "#ffffff": "#14171a",
     "#000000": "#e8eaed",
     "#555555": "#aeb4bb",
@@ -72,7 +72,7 @@ class PageContent:
     command: str
 
 
-def report(folder: Path) -> str:
+def html_page(folder: Path) -> str:
     """The page of a folder; the same folder gives the same bytes.  Raises: UserError where it holds no result."""
     return _page(_of_sweep(folder) if (folder / "sweep.json").is_file() else _of_run(folder))
 
@@ -84,18 +84,18 @@ def _of_run(folder: Path) -> PageContent:
     saved = load_result(folder)
     summary = saved.summary
     sentence = verdict_sentence(summary.systems)
-    every = titled("", list(summary.systems))
-    values = {name: dict(scalars(encode_summary(s))) for name, s in summary.systems.items()}
+    every = titled_table("", list(summary.systems))
+    values = {name: dict(scalar_values(encode_summary(s))) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
-        every.add_row(key, *(exact(of_system.get(key)) for of_system in values.values()))
+        every.add_row(key, *(six_digits(of_system.get(key)) for of_system in values.values()))
     return PageContent(
         summary=encode_summary(summary),
         verdict=sentence,
-        tables=[_table(table) for table in tables(summary)],
+        tables=[_table(table) for table in run_tables(summary)],
         notes=[  # without the note that the sentence repeats
             note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))
         ],
-        figures=drawn(draw_all(saved)),
+        figures=page_figures(draw_all(saved)),
         every=("Every metric", _table(every)),
         command="run",
     )
@@ -108,14 +108,14 @@ def _of_sweep(folder: Path) -> PageContent:
 
     swept = load_sweep(folder)
     rows = swept.table
-    table = titled("", rows.columns[1:])
+    table = titled_table("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
-        table.add_row(*map(exact, row))
+        table.add_row(*map(six_digits, row))
     failed = (rows["error"].fill_null("") != "").sum()
     note = f"{len(rows)} rows, each a system under one set of values"
     note += f"; {failed} of them failed." if failed else "."
-    figures = drawn(draw_swept(swept))
+    figures = page_figures(draw_swept(swept))
     return PageContent(
         summary=swept.summary,
         verdict=figures[0].finding if figures else note,
@@ -127,21 +127,21 @@ def _of_sweep(folder: Path) -> PageContent:
     )
 
 
-def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def scalar_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """'lone_request.tpot_ms', 1.25 and so on: whatever is a number or a text."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{prefix}{key}.")
+            yield from scalar_values(value, f"{prefix}{key}.")
         elif not isinstance(value, list):
             yield f"{prefix}{key}", value
 
 
-def exact(value: object) -> str:
+def six_digits(value: object) -> str:
     """A value to six digits, '-' for none: the page's tables for reading off."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def drawn(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
+def page_figures(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
     """Figures for the page.  What stands above and below a picture goes into the page, where it can be read on a phone."""
     told: list[DrawnFigure] = []
     for name, figure in figures.items():
@@ -156,13 +156,13 @@ def drawn(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
                 name,
                 finding,
                 "" if caption in seen else caption,
-                inline(figure, f"{name}-", finding),
+                inline_svg(figure, f"{name}-", finding),
             )
         )
     return told
 
 
-def inline(figure: "Figure", prefix: str, label: str) -> Markup:
+def inline_svg(figure: "Figure", prefix: str, label: str) -> Markup:
     """A figure's SVG for a page that holds others: ids with a prefix, text as text, colours that a style sheet may change."""
     import matplotlib
 
@@ -191,7 +191,7 @@ def inline(figure: "Figure", prefix: str, label: str) -> Markup:
             elif key == f"{{{XLINK}}}href":
                 value = value.replace("#", f"#{prefix}", 1)
             elif key == "style":
-                value = re.sub(r"#[0-9a-f]{6}\b", lambda found: variable(found[0]), value)
+                value = re.sub(r"#[0-9a-f]{6}\b", lambda found: colour_variable(found[0]), value)
             each.set(key, value.replace("url(#", f"url(#{prefix}"))
     width = root.attrib.pop("width")
     del root.attrib["height"]
@@ -200,9 +200,9 @@ def inline(figure: "Figure", prefix: str, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def variable(colour: str) -> str:
+def colour_variable(colour: str) -> str:
     """A colour that is another one on a dark page, as the style sheet's variable for it."""
-    return f"var(--c{colour[1:]}, {colour})" if colour in DARK else colour
+    return f"var(--c{colour[1:]}, {colour})" if colour in DARK_COLOURS else colour
 
 
 def scenario_yaml(summary: Mapping[str, Any]) -> str:
@@ -240,7 +240,7 @@ def _page(content: PageContent) -> str:
             "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
             "script": Markup(script),
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            "dark": DARK,
+            "dark": DARK_COLOURS,
             "question": summary.get("question") or "",
             "scenario": scenario,
             "file": name,

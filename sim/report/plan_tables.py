@@ -17,7 +17,7 @@ from sim.report.identity_rows import (
     cost_rows,
     identity_rows,
     loading_row,
-    titled,
+    titled_table,
 )
 from sim.report.tables import COLOURS
 from sim.results.encoding import decode_summary
@@ -28,14 +28,14 @@ from sim.results.system_identity import PlanDegrees, UnloadedRequest, read_ident
 from sim.units import format_quantity
 
 
-def capacities(summary: Mapping[str, Any]) -> RenderableType:
+def capacity_table(summary: Mapping[str, Any]) -> RenderableType:
     """The table of `sramsim capacity`, from what `capacity --json` prints."""
     systems = summary["systems"]
     identities = {name: read_identity(system) for name, system in systems.items()}
     limits = ", ".join(
         f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
     )
-    table = titled(
+    table = titled_table(
         f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
         list(systems),
     )
@@ -112,11 +112,11 @@ CHIP_PARTS: dict[str, Callable[[ChipMemory], float]] = {
 }
 
 
-def planning(summary: PlanSummary) -> RenderableType:
+def plan_table(summary: PlanSummary) -> RenderableType:
     """Return the table of `sramsim plan`."""
     systems = list(summary.systems.values())
     identities = {name: system.identity for name, system in summary.systems.items()}
-    table = titled(f"{summary.scenario}: what each system holds", list(identities))
+    table = titled_table(f"{summary.scenario}: what each system holds", list(identities))
     identity_rows(table, identities.values())
     table.add_section()
     fits = (Text("yes", "green") if s.fits else Text("no", "red") for s in systems)

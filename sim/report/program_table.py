@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sim.planning.deployment import Deployment
 
 
-def listing(
+def program_table(
     system: str, deployment: "Deployment", steps: "Program", chip: int | None
 ) -> RenderableType:
     """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
