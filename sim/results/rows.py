@@ -78,7 +78,7 @@ class Traffic:
         return sum(waited for _, _, waited in self.links.values())
 
     def most_waited(self, most: int = 5) -> list[tuple[str, int, Seconds, Seconds]]:
-        """Return the links with the longest waits: name, messages, time busy [s], time waited [s]."""
+        """Return the links with the longest waits: name, messages, time busy and waited [s]."""
         waited = [(name, *use) for name, use in self.links.items() if use[2] > 0]
         return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
 
@@ -100,7 +100,7 @@ class Span:
 class Rows:
     """The requests of one system as numpy columns, and the work of its stages.
 
-    arrival, admitted, first_token, last_token, ended: float[request] [s], nan if it never was.
+    arrival, admitted, first_token, last_token, ended: float[request] [s], nan if never.
     ended: when a request finished, or was refused, cancelled or failed.
     replica: int[request], -1 if no replica served the request.
     turned_away: bool[request], refused because the queue was full.

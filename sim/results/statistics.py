@@ -143,7 +143,7 @@ class AvailabilityMetrics:
 
 @dataclass(frozen=True)
 class ReplayMetrics:
-    """Steps that were made again after a link error.
+    """Steps that were repeated after a link error.
 
     expected_replays: of as many steps. replayed_share: of all steps.
     """

@@ -190,7 +190,8 @@ class Planned:
     """The plans of all plain systems of a scenario. Fleets are made from them.
 
     deployments: by system. unloaded: a single request on each system that the model fits.
-    minimum: the fewest chips of each system, None if no number of chips is enough.
+    minimum: the fewest chips of each system, with stage size and pipeline depth; None if no number
+        of chips is enough.
     """
 
     scenario: Scenario

@@ -737,7 +737,7 @@ def test_a_program_is_printed(sramsim):
             "trace: got 131091 tokens; expected at most 131072, the model's context; try fewer "
             "--tokens",
         ),
-        (["--program", "--chip", "64"], "--chip 64: a replica has 64 chips, from 0"),
+        (["--program", "--chip", "64"], "--chip: got 64; expected at most 63"),
         (["-o", "t.json", "--tokens", "100000"], "trace: got about "),
         (
             ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],

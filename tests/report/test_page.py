@@ -236,7 +236,7 @@ def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_pa
     save_result(replace(saved, summary=replace(saved.summary, origin=None)), tmp_path)
     text = Elements(page.html_page(tmp_path)).text
     assert "made in code" in text
-    assert "They were not kept" in text
+    assert "sources were not kept" in text
 
 
 @pytest.fixture
