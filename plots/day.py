@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
-from sim.results.metrics import SLO, met
+from sim.results.metrics import SLO, limits_met_in_columns
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
@@ -81,7 +81,7 @@ def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
         np.array([np.percentile(sample, q) if len(sample) else np.nan for sample in samples])
         for q in (50, 99)
     )
-    limits = met(
+    limits = limits_met_in_columns(
         SLO(**(saved.summary.slo or {})),
         arrival,
         first,

@@ -1,12 +1,12 @@
-"""sramsim: what happens to token latency if a language model lives in the SRAM of hundreds of chips.
+"""sramsim: token latency of language models that live in the SRAM of hundreds of chips.
 
     import sim
     result = sim.run("llama2-70b-lpu-vs-h100")       # a file, or a scenario of the catalogue
-    result.systems["lpu"].metrics.tpot.median  # or result.metrics and result.requests, as Polars frames
+    result.systems["lpu"].metrics.tpot.median        # result.metrics is a Polars frame
 
-What can be waited for is a process or a resource; what can only be computed is a function.
+Anything that takes simulated time is a process or a resource. Anything else is a function.
 
-Packages, from the door to the ground.  Each imports only those below it.
+Packages, from the top to the bottom. Each imports only those below it.
 
     cli                               the command line
     report                            tables in the terminal, the HTML page, the reference

@@ -66,12 +66,12 @@ def validate_command(
         )
         print_json({"sets": sets, **as_printed})
     else:
-        from sim.report.listings import agreement, validated
+        from sim.report.listings import agreement_tables, message_table
 
         for table in tables:
-            show_table(agreement(table))
+            show_table(agreement_tables(table))
         if messages:
-            show_table(validated("messages between chips", messages, medians(messages)))
+            show_table(message_table("messages between chips", messages, medians(messages)))
     if figure:
         draw_validation(tables, figure)
 
@@ -122,9 +122,9 @@ def sensitivity_command(
     if as_json:
         print_json({"scenario": scenario.id, "systems": systems})
     else:
-        from sim.report.listings import swings
+        from sim.report.listings import sensitivity_tables
 
-        show_table(swings(scenario.id, systems))
+        show_table(sensitivity_tables(scenario.id, systems))
     if figure:
         from plots import tornado
 
@@ -147,13 +147,13 @@ def calibrate_command(
 ) -> None:
     """Fit an engine's numbers to the measured points reserved for fitting."""
     from sim.inputs.names import find_entry
-    from sim.report.listings import calibrated
+    from sim.report.listings import calibration_table
     from sim.validation.calibrate import calibrate
     from sim.validation.engine_files import fitted_engine_file
 
     path = find_entry(engine, "engines")
     fit = calibrate(path, note)
-    show_table(calibrated(fit))
+    show_table(calibration_table(fit))
     if write:
         save_text(fitted_engine_file(path, fit), write)
 

@@ -38,8 +38,8 @@ def run_command(
 ) -> None:
     """Simulate every system of a scenario under the same requests, and compare them."""
     from sim.cost.plan import PlanError
-    from sim.report.tables import comparison, envelope
-    from sim.studies.run import economic_terms, priced, run
+    from sim.report.tables import comparison, estimate_table
+    from sim.studies.run import economic_terms, lifetime_estimates, run
 
     scenario = open_scenario(file, assignments, seed)
     folder = out or Path("out")
@@ -51,8 +51,8 @@ def run_command(
             result = run(scenario, scenario.seed, progress)
     except PlanError:
         # Prices do not depend on the requests, so print them although a model does not fit.
-        if scenario.economics and (estimate := priced(scenario)) and not as_json:
-            show_table(envelope(scenario.id, economic_terms(scenario), estimate))
+        if scenario.economics and (estimate := lifetime_estimates(scenario)) and not as_json:
+            show_table(estimate_table(scenario.id, economic_terms(scenario), estimate))
         raise
     if out or plots:
         save_run(result.saved(), folder, plots)
@@ -112,7 +112,7 @@ def plan_command(
 ) -> None:
     """Show memory use, fit, and unloaded TTFT and TPOT of each system."""
     check_figure_name(figure)
-    from sim.report.plan_tables import planning
+    from sim.report.plan_tables import plan_table
     from sim.results.encoding import encode_summary
     from sim.studies.run import plan
 
@@ -121,7 +121,7 @@ def plan_command(
     if as_json:
         print_json(encode_summary(result))
     else:
-        show_table(planning(result))
+        show_table(plan_table(result))
     if figure:
         from plots import memory
 
@@ -164,9 +164,9 @@ def capacity_command(
     if as_json:
         print_json(result)
     else:
-        from sim.report.plan_tables import capacities
+        from sim.report.plan_tables import capacity_table
 
-        show_table(capacities(result))
+        show_table(capacity_table(result))
 
 
 @app.command(

@@ -95,7 +95,7 @@ def report_command(
         )
     from sim.report import page
 
-    save_text(page.report(folder), out)
+    save_text(page.html_page(folder), out)
 
 
 @app.command("compare", epilog="Example: sramsim compare out/base out/busy")
@@ -107,20 +107,20 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between runs, in inputs and in metrics."""
-    from sim.studies.compare import changes
+    from sim.studies.compare import compare_runs
 
     if len(folders) < 2:
         raise UserError(
             f"compare: got one folder, {folders[0]}; expected two or more, the first as the base;"
             f" try sramsim compare {folders[0]} OTHER"
         )
-    result = changes(folders)
+    result = compare_runs(folders)
     if as_json:
         print_json(result)
     else:
-        from sim.report.compare_tables import changed
+        from sim.report.compare_tables import change_tables
 
-        show_table(changed(result))
+        show_table(change_tables(result))
 
 
 @app.command(
@@ -185,10 +185,10 @@ def trace_command(
 
 def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
     """Print the program of one decode step of a system, or the part of one chip."""
-    from sim.report.program_table import listing
+    from sim.report.program_table import program_table
     from sim.studies.timeline import step_program
 
-    show_table(listing(name, *step_program(search_open_plans(scenario), name), chip))
+    show_table(program_table(name, *step_program(search_open_plans(scenario), name), chip))
 
 
 @app.command("catalog", epilog="Example: sramsim catalog chips")
@@ -203,13 +203,13 @@ def catalog_command(
     from rich.text import Text
 
     from sim.catalogue.entries import CATALOGUE_KINDS, catalogue_titles
-    from sim.report.listings import entries
+    from sim.report.listings import catalogue_table
 
     if kind is not None and kind not in CATALOGUE_KINDS:
         raise unknown_name("catalog", kind, CATALOGUE_KINDS)
     tables: list[RenderableType] = []
     for listed in [kind] if kind else CATALOGUE_KINDS:
-        tables += [entries(listed, catalogue_titles(listed)), Text()]
+        tables += [catalogue_table(listed, catalogue_titles(listed)), Text()]
     show_table(Group(*tables[:-1]))
 
 
@@ -220,6 +220,6 @@ def show_command(
 ) -> None:
     """Show one entry of the catalogue: every number with its source."""
     from sim.catalogue.entries import entry_facts
-    from sim.report.listings import sourced
+    from sim.report.listings import entry_table
 
-    show_table(sourced(*entry_facts(kind, name)))
+    show_table(entry_table(*entry_facts(kind, name)))

@@ -10,9 +10,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sim.report.identity_rows import (
-    titled,
-)
+from sim.report.identity_rows import titled_table
 from sim.results.labels import format_number
 from sim.results.statistics import LATENCIES, statistic_key
 
@@ -30,26 +28,31 @@ def compared_keys() -> tuple[str, ...]:
     return (*counts, *rates, *latencies, *unloaded)
 
 
-def changed(found: Mapping[str, Any]) -> RenderableType:
-    """The tables of `sramsim compare`: what went in otherwise, what came out otherwise."""
+def change_tables(comparison: Mapping[str, Any]) -> RenderableType:
+    """Return the tables of `sramsim compare`: changes of inputs, and of metrics."""
     parts: list[RenderableType] = []
-    for run in found["runs"]:
-        title = f"{run['folder']} against {found['base']}"
-        given = titled(f"{title}: inputs", [])
-        for column in (found["base"], run["folder"]):
-            given.add_column(column, overflow="fold")
+    for run in comparison["runs"]:
+        title = f"{run['folder']} against {comparison['base']}"
+        inputs = titled_table(f"{title}: inputs", [])
+        for column in (comparison["base"], run["folder"]):
+            inputs.add_column(column, overflow="fold")
         for key, pair in run["inputs"].items():
-            given.add_row(key, *("-" if value is None else str(value) for value in pair))
-        came = titled(f"{title}: metrics", [found["base"], run["folder"], "change", "%"])
+            inputs.add_row(key, *("-" if value is None else str(value) for value in pair))
+        metrics_table = titled_table(
+            f"{title}: metrics", [comparison["base"], run["folder"], "change", "%"]
+        )
         for name, metrics in run["systems"].items():
             for key in compared_keys():
                 if key in metrics:
-                    came.add_row(f"{name}: {key}", *_change(metrics[key]))
-            came.add_section()
-        parts += [given if run["inputs"] else Text(f"{title}: the same inputs."), Text()]
-        parts += [came if came.rows else Text(f"{title}: the same metrics."), Text()]
+                    metrics_table.add_row(f"{name}: {key}", *_change(metrics[key]))
+            metrics_table.add_section()
+        parts += [inputs if run["inputs"] else Text(f"{title}: the same inputs."), Text()]
+        parts += [
+            metrics_table if metrics_table.rows else Text(f"{title}: the same metrics."),
+            Text(),
+        ]
         for label, names in (
-            (found["base"], run["only_in_base"]),
+            (comparison["base"], run["only_in_base"]),
             (run["folder"], run["only_here"]),
         ):
             parts += [Text(f"Only in {label}: {', '.join(names)}."), Text()] if names else []

@@ -1,4 +1,4 @@
-"""What a run comes to in sentences, made from its summary without simulation.
+"""Findings of a run in sentences, made from its summary without simulation.
 
 >>> ratio(7.14), ratio(1.04)
 ('7.1', '1.040')
@@ -23,14 +23,14 @@ Systems = Mapping[str, SystemSummary]
 
 
 def notes(summary: RunSummary, file: str = "") -> list[str]:
-    """Return what stands below the tables: what was left out and counted, and the findings.
+    """Return the lines below the tables: what was left out, what was counted, and the findings.
 
     file: the scenario's name or path, for a command to try.
     """
     systems = summary.systems
     lines = changed_numbers(summary.identities)
     if summary.note:
-        lines.append(f"Of the trace: {summary.note}.")
+        lines.append(f"Trace: {summary.note}.")
     if summary.estimate:
         lines.append(
             "The ratios of what systems cost say nothing of tokens: they compare as if all systems "
@@ -51,7 +51,10 @@ def notes(summary: RunSummary, file: str = "") -> list[str]:
 
 
 def mostly_idle(summary: RunSummary, file: str) -> list[str]:
-    """Return where J and $ of a busier system are, if one is mostly idle and `capacity` can load it."""
+    """Return the command for J and $ at capacity, if a system is mostly idle.
+
+    Left out: workloads whose load `capacity` cannot vary, and scenarios without an SLO.
+    """
     known = [s.costs for s in summary.systems.values() if s.costs.energy or s.costs.economics]
     shares = [costs.busy_share for costs in known if costs.busy_share is not None]
     if summary.slo is None or summary.workload not in VARIABLE or min(shares, default=1.0) >= BUSY:
@@ -64,7 +67,11 @@ def token_cost_findings(summary: RunSummary) -> list[str]:
     priced = summary.priced_systems
     mine = priced_card_systems(priced)
     costs = {name: system.price_and_speed() for name, system in priced.items()}
-    if not mine or len(mine) == len(costs) or any(LOADED not in each for each in costs.values()):
+    if (
+        not mine
+        or len(mine) == len(costs)
+        or any(LOADED not in by_load for by_load in costs.values())
+    ):
         return []
     lines = []
     for name in (name for name in costs if name not in mine):
@@ -92,8 +99,8 @@ def token_cost_findings(summary: RunSummary) -> list[str]:
     return lines
 
 
-def judged(metrics: Metrics) -> str:
-    """Return the verdict, and beside it that requests come in bursts: 'STABLE, with bursts'."""
+def verdict_text(metrics: Metrics) -> str:
+    """Return the verdict, with a remark if requests come in bursts: 'STABLE, with bursts'."""
     bursts = any(hint.kind == "bursts" for hint in metrics.hints)
     return metrics.verdict + (", with bursts" if bursts else "")
 
@@ -101,7 +108,7 @@ def judged(metrics: Metrics) -> str:
 def verdict_sentence(systems: Systems) -> str:
     """Return the comparison in a sentence: the fastest for a user, and which do not keep up."""
     fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
-    verdicts = {name: judged(s.metrics) for name, s in systems.items()}
+    verdicts = {name: verdict_text(s.metrics) for name, s in systems.items()}
     behind = [f"{name} is {verdict}" for name, verdict in verdicts.items() if verdict != "STABLE"]
     every = "every system" if len(systems) > 1 else next(iter(systems))
     load = " and ".join(behind) or f"{every} is STABLE"
@@ -114,7 +121,7 @@ def _user_speeds(systems: Systems) -> dict[str, float]:
 
 
 def _fastest(systems: Systems) -> list[str]:
-    """Return the fastest system for a user, against each other one; nothing without two tokens."""
+    """Return the fastest system for a user over each other one; nothing without two tokens."""
     speeds = _user_speeds(systems)
     if not speeds:
         return []
@@ -130,13 +137,13 @@ def _fastest(systems: Systems) -> list[str]:
 
 
 def findings(systems: Systems) -> list[str]:
-    """Return the fastest system against the others, and what verdicts and links need to be said."""
+    """Return the fastest system over the others, and remarks on verdicts and links."""
     lines = []
     speeds = _user_speeds(systems)
     if len(speeds) > 1:
         lines += _fastest(systems)
         lines += bandwidth_claims(systems, speeds)
-    lines += [f"{name}: {shares(s)}." for name, s in systems.items() if s.members]
+    lines += [f"{name}: {member_shares(s)}." for name, s in systems.items() if s.members]
     for name, system in systems.items():
         lines += _contended(name, system)
         lines += judgement(name, system.metrics)
@@ -167,7 +174,7 @@ def _waits(name: str, system: SystemSummary) -> list[str]:
 
 
 def judgement(name: str, metrics: Metrics) -> list[str]:
-    """Return what a verdict means, why requests were not finished, and hints on the numbers."""
+    """Return the meaning of a verdict, reasons of unfinished requests, and hints."""
     lines = []
     share = metrics.served_share
     served = f"{100 * share:.3g} %" if share is not None else "less"
@@ -204,8 +211,8 @@ def judgement(name: str, metrics: Metrics) -> list[str]:
     return lines + [f"{name}: {hint.text}." for hint in metrics.hints]
 
 
-def shares(fleet: SystemSummary) -> str:
-    """Return what each member of a fleet served, and how fast."""
+def member_shares(fleet: SystemSummary) -> str:
+    """Return each member's share of the requests of a fleet, and its latencies."""
     parts, completed = [], fleet.metrics.completed
     for name, member in fleet.members.items():
         served = member.served
@@ -220,14 +227,15 @@ def shares(fleet: SystemSummary) -> str:
 
 
 def ratio(value: float) -> str:
-    """Return '7.1'; near 1 with the digits that tell it from 1."""
+    """Return '7.1'; near 1 with more digits, so that it does not read 1.0."""
     return f"{value:.3f}" if value < 1.15 else f"{value:.1f}"
 
 
 def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]:
-    """Return what a claimed bandwidth of the first system becomes, against each other chip.
+    """Return the ratio of a claimed bandwidth of the first system to that of each other chip.
 
-    Counted by each of `WEIGHT_BANDWIDTHS`. Left out: makers that count as a multiply does; fleets.
+    The ratio is counted by each of `WEIGHT_BANDWIDTHS`.
+    Left out: fleets, and makers that count as a matrix-vector multiply does.
     """
     plain = {name: part for name, s in systems.items() if (part := s.identity.plain)}
     if not plain:
@@ -242,13 +250,13 @@ def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]
             continue
         lines.append(_bandwidths(first, plain[first], name, plain[name]))
         times = [systems[one].unloaded for one in (name, first)]
-        lone = times[0].tpot_ms / times[1].tpot_ms if times[0] and times[1] else float("nan")
+        unloaded = times[0].tpot_ms / times[1].tpot_ms if times[0] and times[1] else float("nan")
         busy = (
             f", {speeds[first] / speeds[name]:.1f} under this load"
             if {first, name} <= speeds.keys()
             else ""
         )
-        lines.append(f"Speed of a user, {first} over {name}: {lone:.1f} alone{busy}.")
+        lines.append(f"Speed of a user, {first} over {name}: {unloaded:.1f} unloaded{busy}.")
     return lines
 
 

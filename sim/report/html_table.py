@@ -9,7 +9,7 @@ from rich.text import Text
 def as_html(table: Table) -> str:
     """Return a table as HTML without style.
 
-    The class of a coloured cell is its colour. A section is a tbody.
+    The class of a coloured cell is its colour. A section becomes a tbody.
     """
     heads = (f"<th{_aligned(column)}>{_cell(column.header)}</th>" for column in table.columns)
     rows, body = zip(*(column.cells for column in table.columns), strict=True), ""

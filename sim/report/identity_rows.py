@@ -1,6 +1,6 @@
-"""Rows that several tables share: what each system is, what its tokens cost, how fast it loads.
+"""Rows that several tables share: identity, token costs, and loading time of each system.
 
->>> of_plain([], lambda identity: identity.engine)
+>>> plain_cells([], lambda identity: identity.engine)
 []
 """
 
@@ -14,7 +14,7 @@ from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
 
 
-def titled(title: str, columns: list[str]) -> Table:
+def titled_table(title: str, columns: list[str]) -> Table:
     """Return a table whose first column has names, and whose others are aligned to the right."""
     table = Table(
         title=title,
@@ -33,28 +33,30 @@ def titled(title: str, columns: list[str]) -> Table:
 def identity_rows(
     table: Table, systems: Iterable[Identity], fidelities: Sequence[str] = ()
 ) -> None:
-    """Add what each system is: model, chips, engine, precisions, plan.
+    """Add the identity of each system: model, chips, engine, precisions, plan.
 
     A fleet's members have columns of their own. Fidelities are shown if one is not 'stage'.
     """
-    each = list(systems)
-    table.add_row("model", *(marked_changed(s, s.model, "model") for s in each))
-    table.add_row("chips", *(hardware(s) for s in each))
-    table.add_row("engine", *of_plain(each, lambda s: marked_changed(s, s.engine, "engine")))
-    table.add_row("weights/act./KV/head", *of_plain(each, precisions))
-    table.add_row("tensor x pipeline x replicas", *of_plain(each, lambda s: s.plan.text))
-    plain = [s for identity in each if (s := identity.plain)]
+    identities = list(systems)
+    table.add_row("model", *(marked_changed(s, s.model, "model") for s in identities))
+    table.add_row("chips", *(hardware(s) for s in identities))
+    table.add_row(
+        "engine", *plain_cells(identities, lambda s: marked_changed(s, s.engine, "engine"))
+    )
+    table.add_row("weights/act./KV/head", *plain_cells(identities, precisions))
+    table.add_row("tensor x pipeline x replicas", *plain_cells(identities, lambda s: s.plan.text))
+    plain = [s for identity in identities if (s := identity.plain)]
     if any(s.search for s in plain):
-        table.add_row("  found by search", *of_plain(each, found_by_search))
+        table.add_row("  found by search", *plain_cells(identities, found_by_search))
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
-        cells = of_plain(each, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
+        cells = plain_cells(identities, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
-    if any(map(speed_label, each)):
-        table.add_row("its speeds are", *(speed_label(s) or "-" for s in each))
+    if any(map(speed_label, identities)):
+        table.add_row("its speeds are", *(speed_label(s) or "-" for s in identities))
     if "chip" in fidelities:
         table.add_row("fidelity", *fidelities)
     if any(len(s.memories) > 1 for s in plain):
-        cells = of_plain(each, lambda s: f"{s.memory.weights} / {s.memory.kv}")
+        cells = plain_cells(identities, lambda s: f"{s.memory.weights} / {s.memory.kv}")
         table.add_row("weights in / KV in", *cells)
 
 
@@ -65,15 +67,15 @@ def precisions(system: SystemIdentity) -> str:
 
 
 def found_by_search(system: SystemIdentity) -> str:
-    """Return 'capacity: 5 of 13 simulated', or '-' where the scenario gives the plan."""
+    """Return 'capacity: 5 of 13 simulated', or '-' if the scenario has the plan."""
     search = system.search
     if not search:
         return "-"
     return f"{search.by}: {search.simulated} of {search.considered} simulated"
 
 
-def of_plain(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:
-    """Return a row of what only a plain system has, '-' for fleets."""
+def plain_cells(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:
+    """Return the cells of a value that only plain systems have; '-' for fleets."""
     return [cell(system.plain) if system.plain else "-" for system in systems]
 
 
@@ -90,7 +92,7 @@ def marked_changed(system: Identity, text: str, *parts: str) -> str:
 
 
 def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
-    """Return a sentence for each part of a system that is not as its entry says."""
+    """Return a sentence for each part of a system that differs from its entry."""
     lines: dict[str, str] = {}
     plain = {name: s for system in systems for name, s in systems[system].parts(system).items()}
     for name, system in plain.items():
@@ -129,7 +131,7 @@ def loading_row(table: Table, systems: Sequence[Identity]) -> None:
 
 
 def cost_rows(systems: Sequence[TokenCosts]) -> Iterator[tuple[str, list[str]]]:
-    """Yield rows of the known energy and money of a token, and the busy share that they hold for."""
+    """Yield rows of the known energy and cost of a token, and of the busy share behind them."""
     if any(s.energy for s in systems):
         for label, of_energy in ENERGY_ROWS.items():
             yield label, [of_energy(s.energy) if s.energy else "-" for s in systems]
@@ -145,7 +147,7 @@ def cost_rows(systems: Sequence[TokenCosts]) -> Iterator[tuple[str, list[str]]]:
 ENERGY_ROWS: dict[str, Callable[[EnergyUse], str]] = {
     "J for an output token": lambda energy: format_number(energy.joules_per_token),
     "  idle / work / server / PUE": lambda energy: " / ".join(
-        map(format_number, causes(energy.joules_per_token_by_cause))
+        map(format_number, energy_by_cause(energy.joules_per_token_by_cause))
     ),
     "mean power, kW": lambda energy: format_number(energy.mean_power_w / 1000),
 }
@@ -155,8 +157,8 @@ PRICE_ROWS: dict[str, Callable[[TokenPrice], str]] = {
 }
 
 
-def causes(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
-    """Return the energy of idle chips, of work (compute, memory, links), servers and PUE."""
+def energy_by_cause(joules: Mapping[str, float]) -> tuple[float, float, float, float]:
+    """Return the energy of idle chips, of work (compute, memory, links), of servers and of PUE."""
     work = joules["compute"] + joules["memory"] + joules["links"]
     return joules["idle"], work, joules["server"], joules["pue"]
 

@@ -1,4 +1,4 @@
-"""Results for people: tables on a terminal.  Builds what the command line prints; prints nothing itself."""
+"""Tables of `validate`, `sensitivity`, `calibrate`, `catalog` and `show`. They print nothing."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,9 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.identity_rows import (
-    titled,
-)
+from sim.report.identity_rows import titled_table
 from sim.results.labels import format_number
 
 if TYPE_CHECKING:
@@ -19,11 +17,36 @@ if TYPE_CHECKING:
     from sim.validation.messages import MessageComparison
 
 
-def agreement(table: "ValidationReport") -> RenderableType:
-    """The tables of `sramsim validate` for one set: errors by status, metric, chip and engine; the worst; what is not expressed."""
-    parts: list[RenderableType] = []
-    title = f"{table.name}: ln(simulated / measured) of the time"
-    errors = Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+def agreement_tables(table: "ValidationReport") -> RenderableType:
+    """Return the tables of `sramsim validate` for one set of points.
+
+    They are the errors by status, metric, chip and engine, the worst points, kept and broken
+    bounds, and the points that are not expressed or not scored.
+    """
+    parts: list[RenderableType] = [_error_table(table), Text()]
+    if table.of_replies:
+        parts += [Text(_fitted_to_replies(table)), Text()]
+    if table.worst:
+        parts += [*_worst_points(table), Text()]
+    if any(table.bounds.values()):
+        parts += [*_bounds(table), Text()]
+    missing = _lines_by_reason(
+        (row.reason, row.point.id) for row in table.rows if row.status == "not expressed"
+    )
+    if missing:
+        parts += [Text("not expressed:", "bold"), *missing, Text()]
+    if listed := [row for row in table.rows if row.status == "listed"]:
+        parts += [Text("listed, not scored:", "bold"), *map(Text, _unscored_lines(listed)), Text()]
+    return Group(*parts)
+
+
+def _left_titled(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", show_edge=False)
+
+
+def _error_table(table: "ValidationReport") -> Table:
+    """Return the errors of each group and metric: of all points, and by chip and engine."""
+    errors = _left_titled(f"{table.name}: ln(simulated / measured) of the time")
     for column in ("points", "metric", "of"):
         errors.add_column(column, no_wrap=True)
     for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
@@ -32,72 +55,52 @@ def agreement(table: "ValidationReport") -> RenderableType:
         errors.add_section()
         for metric in sorted({row.metric for row in rows}):
             of_metric = [row for row in rows if row.metric == metric]
-            errors.add_row(group, metric, "all", *told(of_metric), style="bold")
+            errors.add_row(group, metric, "all", *_error_cells(of_metric), style="bold")
             for kind in ("chip", "engine"):
-                names = sorted({row.as_json()[kind] for row in of_metric})
-                for name in names if len(names) > 1 else ():
-                    errors.add_row(
-                        "",
-                        "",
-                        name,
-                        *told([row for row in of_metric if row.as_json()[kind] == name]),
-                    )
-    parts += [errors, Text()]
-    if table.of_replies:
-        parts += [Text(fitted_to_replies(table)), Text()]
-    if table.worst:
-        worst = Table(
-            title="the ten farthest of those that count",
-            title_justify="left",
-            title_style="bold",
-            show_edge=False,
+                _add_errors_by(errors, kind, of_metric)
+    return errors
+
+
+def _add_errors_by(errors: Table, kind: str, rows: Sequence["PointComparison"]) -> None:
+    """Add a row for each chip or engine, if there are two or more."""
+    by_name: dict[str, list[PointComparison]] = {}
+    for row in rows:
+        by_name.setdefault(row.as_json()[kind], []).append(row)
+    for name in sorted(by_name) if len(by_name) > 1 else ():
+        errors.add_row("", "", name, *_error_cells(by_name[name]))
+
+
+def _worst_points(table: "ValidationReport") -> list[RenderableType]:
+    """Return a table of the points with the largest errors, and a line with each reason."""
+    worst = _left_titled("the ten farthest of those that count")
+    names = ("point", "model", "chip", "engine", "metric")
+    for column in (*names, "measured, ms", "simulated, ms", "error, %"):
+        worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
+    reasons = []
+    for row in (row.as_json() for row in table.worst):
+        worst.add_row(
+            *(row[key] for key in ("point_id", *names[1:])),
+            format_number(row["measured"]),
+            format_number(row["simulated"]),
+            f"{row['error_pct']:+.0f}",
         )
-        for column in (
-            "point",
-            "model",
-            "chip",
-            "engine",
-            "metric",
-            "measured, ms",
-            "simulated, ms",
-            "error, %",
-        ):
-            worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
-        reasons = []
-        for each in (row.as_json() for row in table.worst):
-            cells = (each[key] for key in ("point_id", "model", "chip", "engine", "metric"))
-            worst.add_row(
-                *cells,
-                format_number(each["measured"]),
-                format_number(each["simulated"]),
-                f"{each['error_pct']:+.0f}",
-            )
-            reasons.append(f"{each['point_id']}: {each['reason'] or 'no reason is known'}")
-        parts += [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons)), Text()]
+        reasons.append(f"{row['point_id']}: {row['reason'] or 'no reason is known'}")
+    return [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons))]
+
+
+def _bounds(table: "ValidationReport") -> list[RenderableType]:
+    """Return the numbers of kept and broken bounds, with their points."""
     bounds = table.bounds
-    if any(bounds.values()):
-        counts = f"bounds: {len(bounds['kept'])} kept, {len(bounds['broken'])} broken"
-        parts.append(
-            Text(
-                f"{counts}; a broken bound counts as an error above, a kept one does not count",
-                "bold",
-            )
-        )
-        for kind, rows in bounds.items():
-            parts += by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
-        parts.append(Text())
-    missing = by_reason(
-        (row.reason, row.point.id) for row in table.rows if row.status == "not expressed"
-    )
-    if missing:
-        parts += [Text("not expressed:", "bold"), *missing, Text()]
-    if listed := [row for row in table.rows if row.status == "listed"]:
-        parts += [Text("listed, not scored:", "bold"), *map(Text, not_scored(listed)), Text()]
-    return Group(*parts)
+    counts = f"bounds: {len(bounds['kept'])} kept, {len(bounds['broken'])} broken"
+    head = f"{counts}; a broken bound counts as an error above, a kept one does not count"
+    lines: list[RenderableType] = [Text(head, "bold")]
+    for kind, rows in bounds.items():
+        lines += _lines_by_reason(((row.point.bound, row.point.id) for row in rows), f" {kind}")
+    return lines
 
 
-def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
-    """Return a line for each reason, with its number of points (of a kind) and the first five of their ids."""
+def _lines_by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
+    """Return a line for each reason: its number of points of a kind, and the ids of five."""
     points: dict[str, dict[str, None]] = {}
     for reason, name in reasons:
         points.setdefault(reason, {})[name] = None
@@ -110,8 +113,8 @@ def by_reason(reasons: Iterable[tuple[str, str]], kind: str = "") -> list[Text]:
     return lines
 
 
-def fitted_to_replies(table: "ValidationReport") -> str:
-    """How many numbers were fitted to the replies that are scored."""
+def _fitted_to_replies(table: "ValidationReport") -> str:
+    """Return a sentence on the scored replies, with the numbers that were fitted to them."""
     names = table.fitted_numbers
     fitted = (
         f"{len(names)} numbers were fitted to them: {', '.join(names)}"
@@ -121,21 +124,26 @@ def fitted_to_replies(table: "ValidationReport") -> str:
     return f"{len(table.headline)} floors are scored; {fitted}."
 
 
-def not_scored(rows: Sequence["PointComparison"]) -> list[str]:
-    """Lines of floors that are no error: those with times one by one, the others by their reason."""
+def _unscored_lines(rows: Sequence["PointComparison"]) -> list[str]:
+    """Return lines on points that are not scored.
+
+    Points with times have a line of their own. Others share a line for each reason.
+    """
     lines: list[str] = []
     without: dict[str, list[str]] = {}
     for row in rows:
-        each = row.as_json()
-        if each["measured"] is None:
+        data = row.as_json()
+        if data["measured"] is None:
             without.setdefault(row.reason, []).append(f"{row.point.id} {row.metric}")
         else:
-            times = f"measured {format_number(each['measured'])} ms, simulated {format_number(each['simulated'])} ms"
+            times = f"measured {format_number(data['measured'])} ms, "
+            times += f"simulated {format_number(data['simulated'])} ms"
             lines.append(f"  {row.point.id} {row.metric}: {times}: {row.reason}")
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
 
-def told(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
+def _error_cells(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
+    """Return number, median and mean absolute error, and bias of rows [%]."""
     from sim.validation.agreement import error_statistics
 
     errors = error_statistics(rows)
@@ -148,23 +156,27 @@ def told(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]:
     )
 
 
-# What `sramsim sensitivity` shows: keys of a system and of its swings, and the key of the band of all numbers together.
-MOVED = {
+# Metrics of `sramsim sensitivity` by key: the label, and the key of the band of all numbers.
+SENSITIVE_METRICS = {
     "tpot_ms": ("TPOT, ms", "tpot_band_ms"),
     "ttft_ms": ("TTFT, ms", "ttft_band_ms"),
     "joules_per_token": ("J/token", "joules_per_token_band"),
     "usd_per_mtok": ("$/Mtok", "usd_per_mtok_band"),
 }
-NOTHING = 1e-3  # a part of a metric that is not worth a row
+NEGLIGIBLE = 1e-3  # a smaller relative change of a metric has no row
 
 
-def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """The table of `sramsim sensitivity`: the numbers that move what a lone user gets or pays, and the band of all together."""
+def sensitivity_tables(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Return the tables of `sramsim sensitivity`, one for each system.
+
+    Rows are the numbers that change speed or cost of a single request, then the band of all.
+    """
     parts: list[RenderableType] = []
     for name, system in systems.items():
-        keys = [key for key in MOVED if key in system]
-        table = titled(
-            f"{scenario}, {name}: a lone request", ["is", *(MOVED[key][0] for key in keys)]
+        keys = [key for key in SENSITIVE_METRICS if key in system]
+        table = titled_table(
+            f"{scenario}, {name}: a single request",
+            ["is", *(SENSITIVE_METRICS[key][0] for key in keys)],
         )
         table.add_column("source", overflow="fold", min_width=32)
         table.add_row("as the files say", "", *(format_number(system[key]) for key in keys), "")
@@ -173,7 +185,7 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
         for swing in system["swings"]:
             ends = [swing[end] for end in ("low", "high")]
             if all(
-                end and all(math.isclose(end[key], system[key], rel_tol=NOTHING) for key in keys)
+                end and all(math.isclose(end[key], system[key], rel_tol=NEGLIGIBLE) for key in keys)
                 for end in ends
             ):
                 still.append(swing["key"])
@@ -188,13 +200,16 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
                     swing["source"] if first else "",
                 )
         table.add_section()
-        bands = (" to ".join(format_number(each) for each in system[MOVED[key][1]]) for key in keys)
+        bands = (
+            " to ".join(format_number(end) for end in system[SENSITIVE_METRICS[key][1]])
+            for key in keys
+        )
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
             parts += [
                 Text(
-                    f"Without effect on a lone request, to {NOTHING:.1%}: {', '.join(still)}.",
+                    f"Without effect on a single request, to {NEGLIGIBLE:.1%}: {', '.join(still)}.",
                     style="dim",
                 ),
                 Text(),
@@ -202,22 +217,22 @@ def swings(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Renderabl
     return Group(*parts)
 
 
-def calibrated(fit: "Calibration") -> RenderableType:
-    """The table of `sramsim calibrate`."""
-    table = titled(
+def calibration_table(fit: "Calibration") -> RenderableType:
+    """Return the table of `sramsim calibrate`."""
+    table = titled_table(
         f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", []
     )
     for column in ("was", "is", "standard error", "between"):
         table.add_column(column, justify="right")
-    for each in (*fit.moved, *fit.unidentifiable):
-        kept = each in fit.unidentifiable
-        between = f"{each.written(each.low)} and {each.written(each.high)}"
-        found = (
+    for number in (*fit.moved, *fit.unidentifiable):
+        kept = number in fit.unidentifiable
+        between = f"{number.written(number.low)} and {number.written(number.high)}"
+        fitted = (
             ("not identifiable", "-")
             if kept
-            else (each.written(each.value), each.written(each.error))
+            else (number.written(number.value), number.written(number.error))
         )
-        table.add_row(", ".join(each.keys), each.written(each.start), *found, between)
+        table.add_row(", ".join(number.keys), number.written(number.start), *fitted, between)
     from sim.validation.calibrate import TTFT_WEIGHT
 
     line = (
@@ -228,10 +243,13 @@ def calibrated(fit: "Calibration") -> RenderableType:
     )
 
 
-def validated(
+def message_table(
     title: str, rows: Sequence["MessageComparison"], medians: Mapping[str, tuple[float, int]]
 ) -> RenderableType:
-    """The table of `sramsim validate`: every row, then why some are far off, why some are not simulated, and the sum of it all."""
+    """Return the table of `sramsim validate` for messages: measured and simulated times.
+
+    Below are reasons of large errors, reasons of rows without simulation, and the median error.
+    """
     table = Table(
         title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
     )
@@ -266,9 +284,13 @@ def validated(
     ]
     missing = [f"{row.id}: {row.reason}" for row in rows if row.simulated is None]
     parts: list[RenderableType] = [table, Text()]
-    for head, told in (("far off", lines), ("not simulated", missing)):
-        if told:
-            parts += [Text(f"{head}:", "bold"), *(Text(f"  {line}") for line in told), Text()]
+    for head, reasons in (("far off", lines), ("not simulated", missing)):
+        if reasons:
+            parts += [
+                Text(f"{head}:", "bold"),
+                *(Text(f"  {line}") for line in reasons),
+                Text(),
+            ]
     middle, count = medians["tested"]
     shares = ", ".join(
         f"{100 * medians[kind][0]:.1f} % of {medians[kind][1]} {kind}"
@@ -285,8 +307,8 @@ def validated(
     )
 
 
-def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:
-    """One folder of the catalogue: names and what they are."""
+def catalogue_table(kind: str, titles: Mapping[str, str]) -> RenderableType:
+    """Return one folder of the catalogue: names and titles."""
     table = Table(
         "name",
         "what",
@@ -301,9 +323,9 @@ def entries(kind: str, titles: Mapping[str, str]) -> RenderableType:
     return table if titles else Text(f"{kind}: none yet")
 
 
-def sourced(title: str, facts: list[tuple[str, str, str]], note: str = "") -> RenderableType:
-    """Every number of a catalogue entry with where it comes from."""
-    table = titled(title, [])
+def entry_table(title: str, facts: list[tuple[str, str, str]], note: str = "") -> RenderableType:
+    """Return every number of a catalogue entry with its source."""
+    table = titled_table(title, [])
     table.add_column("value", no_wrap=True)
     table.add_column("source", overflow="fold")
     for key, value, source in facts:

@@ -1,5 +1,6 @@
 "use strict";
-// A column's head sorts the table by it, numbers by value and texts by letters; pressed again, the other way round.
+// A click on a column's head sorts the table by that column: numbers by value, texts by letters.
+// A second click reverses the order.
 for (const table of document.querySelectorAll(".sortable table")) {
   const heads = [...table.querySelectorAll("thead th")];
   heads.forEach((head, column) => {
@@ -12,7 +13,8 @@ for (const table of document.querySelectorAll(".sortable table")) {
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const text = (row) => row.cells[column].textContent;
-      const rank = (row) => (text(row) === "-" ? 2 : Number.isNaN(Number(text(row))) ? 1 : 0); // none comes last, either way
+      // Missing values ("-") come last in both orders.
+      const rank = (row) => (text(row) === "-" ? 2 : Number.isNaN(Number(text(row))) ? 1 : 0);
       const compare = (a, b) => (rank(a) ? text(a).localeCompare(text(b), "en") : Number(text(a)) - Number(text(b)));
       const rows = [...table.tBodies[0].rows];
       rows.sort((a, b) => rank(a) - rank(b) || (down ? -compare(a, b) : compare(a, b)));

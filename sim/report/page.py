@@ -1,7 +1,9 @@
-"""The page of `sramsim report`: one HTML file that asks nothing of a network, from a folder of `run --out` or `sweep --out`.
+"""The page of `sramsim report`: one HTML file from a folder of `run --out` or `sweep --out`.
 
-Figures are those of `plots`, as SVG whose text is text and whose colours follow the reader's light or dark; tables sort by a few
-lines of script.  A plotting library's script (3 to 5 MB, for each page) would add reading off values, which the tables have.
+The page loads nothing from a network. Figures are those of `plots`, as SVG. Their text is text, and
+their colours follow the reader's light or dark mode. A few lines of script sort the tables.
+Left out: a plotting library's script (3 to 5 MB for each page). It would only add reading off
+values, which the tables have.
 """
 
 import base64
@@ -21,8 +23,8 @@ from markupsafe import Markup
 
 from sim.report.findings import notes, verdict_sentence
 from sim.report.html_table import as_html
-from sim.report.identity_rows import titled
-from sim.report.tables import tables
+from sim.report.identity_rows import titled_table
+from sim.report.tables import run_tables
 from sim.results.encoding import encode_summary
 from sim.results.saving import load_result
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent  # of page.html, page.css and page.js
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# What colours of figures become on a dark page, whose ground is the first; the others are seen on both.
-DARK = {
+# Colours of figures on a dark page. The first is the ground. Other colours are visible on both.
+DARK_COLOURS = {
     "#ffffff": "#14171a",
     "#000000": "#e8eaed",
     "#555555": "#aeb4bb",
@@ -47,7 +49,7 @@ DARK = {
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure as the page shows it: the finding and what is drawn as text, the rest as SVG."""
+    """A figure of the page: its finding and caption as text, the rest as SVG."""
 
     name: str
     finding: str
@@ -57,7 +59,7 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class PageContent:
-    """What a page shows of a run or a sweep.
+    """The content of a page for a run or a sweep.
 
     summary: result.json or sweep.json as data, for its name, question, inputs and sources.
     every: a title, and the table of all values. command: the one that made the folder.
@@ -72,50 +74,53 @@ class PageContent:
     command: str
 
 
-def report(folder: Path) -> str:
-    """The page of a folder; the same folder gives the same bytes.  Raises: UserError where it holds no result."""
+def html_page(folder: Path) -> str:
+    """Return the page of a folder. Equal folders give equal bytes.
+
+    Raises: UserError if the folder holds no result.
+    """
     return _page(_of_sweep(folder) if (folder / "sweep.json").is_file() else _of_run(folder))
 
 
 def _of_run(folder: Path) -> PageContent:
-    """What the page says of one run."""
+    """Return the content of the page for one run."""
     from plots import draw_all
 
     saved = load_result(folder)
     summary = saved.summary
     sentence = verdict_sentence(summary.systems)
-    every = titled("", list(summary.systems))
-    values = {name: dict(scalars(encode_summary(s))) for name, s in summary.systems.items()}
+    every = titled_table("", list(summary.systems))
+    values = {name: dict(scalar_values(encode_summary(s))) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
-        every.add_row(key, *(exact(of_system.get(key)) for of_system in values.values()))
+        every.add_row(key, *(six_digits(of_system.get(key)) for of_system in values.values()))
     return PageContent(
         summary=encode_summary(summary),
         verdict=sentence,
-        tables=[_table(table) for table in tables(summary)],
-        notes=[  # without the note that the sentence repeats
+        tables=[_table(table) for table in run_tables(summary)],
+        notes=[  # Left out: the note that the sentence repeats.
             note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))
         ],
-        figures=drawn(draw_all(saved)),
+        figures=page_figures(draw_all(saved)),
         every=("Every metric", _table(every)),
         command="run",
     )
 
 
 def _of_sweep(folder: Path) -> PageContent:
-    """What the page says of a sweep: its table, and what `plots` draws of one."""
+    """Return the content of the page for a sweep: its table and its figures."""
     from plots import draw_swept
     from sim.studies.sweep import load_sweep
 
     swept = load_sweep(folder)
     rows = swept.table
-    table = titled("", rows.columns[1:])
+    table = titled_table("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
-        table.add_row(*map(exact, row))
+        table.add_row(*map(six_digits, row))
     failed = (rows["error"].fill_null("") != "").sum()
     note = f"{len(rows)} rows, each a system under one set of values"
     note += f"; {failed} of them failed." if failed else "."
-    figures = drawn(draw_swept(swept))
+    figures = page_figures(draw_swept(swept))
     return PageContent(
         summary=swept.summary,
         verdict=figures[0].finding if figures else note,
@@ -127,43 +132,47 @@ def _of_sweep(folder: Path) -> PageContent:
     )
 
 
-def scalars(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """'lone_request.tpot_ms', 1.25 and so on: whatever is a number or a text."""
+def scalar_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield pairs such as ('lone_request.tpot_ms', 1.25) of all numbers and texts.
+
+    Left out: lists.
+    """
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{prefix}{key}.")
+            yield from scalar_values(value, f"{prefix}{key}.")
         elif not isinstance(value, list):
             yield f"{prefix}{key}", value
 
 
-def exact(value: object) -> str:
-    """A value to six digits, '-' for none: the page's tables for reading off."""
+def six_digits(value: object) -> str:
+    """Return a value with six digits, '-' for None."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def drawn(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
-    """Figures for the page.  What stands above and below a picture goes into the page, where it can be read on a phone."""
-    told: list[DrawnFigure] = []
+def page_figures(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
+    """Return figures for the page, without title and caption.
+
+    Both become text of the page, which is readable on a phone.
+    """
+    shown: list[DrawnFigure] = []
     for name, figure in figures.items():
         title = figure.get_suptitle()
         caption = "; ".join(part for part in re.split(r"\n|\s{2,}", figure.get_supxlabel()) if part)
-        figure.suptitle(title[len(title.rstrip("\n")) :])  # the lines that it leaves for a key stay
+        # The empty lines at the end of a title stay. They leave space for a key.
+        figure.suptitle(title[len(title.rstrip("\n")) :])
         figure.supxlabel("")
-        seen = {each.caption for each in told}
+        repeated = caption in {other.caption for other in shown}
         finding = " ".join(title.split())
-        told.append(
-            DrawnFigure(
-                name,
-                finding,
-                "" if caption in seen else caption,
-                inline(figure, f"{name}-", finding),
-            )
-        )
-    return told
+        svg = inline_svg(figure, f"{name}-", finding)
+        shown.append(DrawnFigure(name, finding, "" if repeated else caption, svg))
+    return shown
 
 
-def inline(figure: "Figure", prefix: str, label: str) -> Markup:
-    """A figure's SVG for a page that holds others: ids with a prefix, text as text, colours that a style sheet may change."""
+def inline_svg(figure: "Figure", prefix: str, label: str) -> Markup:
+    """Return a figure as SVG for a page that has other figures.
+
+    Ids get the prefix. Text is text, and a style sheet may change the colours.
+    """
     import matplotlib
 
     written = StringIO()
@@ -172,27 +181,9 @@ def inline(figure: "Figure", prefix: str, label: str) -> Markup:
     for short, space in (("", SVG), ("xlink", XLINK)):
         ElementTree.register_namespace(short, space)
     root = ElementTree.fromstring(written.getvalue())
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (
-                f"{{{SVG}}}metadata",
-                f"{{{SVG}}}style",
-            ):  # its rules would hold for the whole page
-                parent.remove(child)
-    for each in root.iter():
-        painted = [
-            f"{key}: {each.attrib.pop(key)}" for key in ("fill", "stroke") if each.get(key)
-        ]  # as a style that may vary
-        if painted:
-            each.set("style", "; ".join([*painted, each.get("style", "")]))
-        for key, value in each.attrib.items():
-            if key == "id":
-                value = prefix + value
-            elif key == f"{{{XLINK}}}href":
-                value = value.replace("#", f"#{prefix}", 1)
-            elif key == "style":
-                value = re.sub(r"#[0-9a-f]{6}\b", lambda found: variable(found[0]), value)
-            each.set(key, value.replace("url(#", f"url(#{prefix}"))
+    _remove_page_rules(root)
+    for element in root.iter():
+        _adapt_to_page(element, prefix)
     width = root.attrib.pop("width")
     del root.attrib["height"]
     for key, value in (("role", "img"), ("aria-label", label), ("style", f"max-width: {width}")):
@@ -200,13 +191,38 @@ def inline(figure: "Figure", prefix: str, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def variable(colour: str) -> str:
-    """A colour that is another one on a dark page, as the style sheet's variable for it."""
-    return f"var(--c{colour[1:]}, {colour})" if colour in DARK else colour
+def _remove_page_rules(root: ElementTree.Element) -> None:
+    """Remove metadata and style elements, because their rules would hold for the whole page."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+
+
+def _adapt_to_page(element: ElementTree.Element, prefix: str) -> None:
+    """Prefix the ids of an element, and move its colours to a style with variables."""
+    painted = [
+        f"{key}: {element.attrib.pop(key)}" for key in ("fill", "stroke") if element.get(key)
+    ]
+    if painted:
+        element.set("style", "; ".join([*painted, element.get("style", "")]))
+    for key, value in element.attrib.items():
+        if key == "id":
+            value = prefix + value
+        elif key == f"{{{XLINK}}}href":
+            value = value.replace("#", f"#{prefix}", 1)
+        elif key == "style":
+            value = re.sub(r"#[0-9a-f]{6}\b", lambda match: colour_variable(match[0]), value)
+        element.set(key, value.replace("url(#", f"url(#{prefix}"))
+
+
+def colour_variable(colour: str) -> str:
+    """Return a colour, as a variable of the style sheet if it differs on a dark page."""
+    return f"var(--c{colour[1:]}, {colour})" if colour in DARK_COLOURS else colour
 
 
 def scenario_yaml(summary: Mapping[str, Any]) -> str:
-    """The scenario as it was run, assignments and seed put in."""
+    """Return the scenario as it was run, with assignments and seed; '' if it was made in code."""
     inputs = summary.get("inputs") or {}
     if not inputs:
         return ""
@@ -240,7 +256,7 @@ def _page(content: PageContent) -> str:
             "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
             "script": Markup(script),
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            "dark": DARK,
+            "dark": DARK_COLOURS,
             "question": summary.get("question") or "",
             "scenario": scenario,
             "file": name,

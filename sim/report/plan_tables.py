@@ -1,7 +1,7 @@
 """The tables of `sramsim plan` and `sramsim capacity`.
 
 >>> from sim import plan, read
->>> planning(plan(read("fleet")).summary([4096]))  # doctest: +SKIP
+>>> plan_table(plan(read("fleet")).summary([4096]))  # doctest: +SKIP
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from sim.report.identity_rows import (
     cost_rows,
     identity_rows,
     loading_row,
-    titled,
+    titled_table,
 )
 from sim.report.tables import COLOURS
 from sim.results.encoding import decode_summary
@@ -28,49 +28,51 @@ from sim.results.system_identity import PlanDegrees, UnloadedRequest, read_ident
 from sim.units import format_quantity
 
 
-def capacities(summary: Mapping[str, Any]) -> RenderableType:
-    """The table of `sramsim capacity`, from what `capacity --json` prints."""
+def capacity_table(summary: Mapping[str, Any]) -> RenderableType:
+    """Return the table of `sramsim capacity` from the data of `capacity --json`."""
     systems = summary["systems"]
     identities = {name: read_identity(system) for name, system in systems.items()}
     limits = ", ".join(
         f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
     )
-    table = titled(
+    table = titled_table(
         f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
         list(systems),
     )
     identity_rows(table, identities.values())
     table.add_section()
-    each = list(systems.values())
-    what, label = ("users", "users") if "max_goodput_users" in each[0] else ("rate", "request/s")
+    results = list(systems.values())
+    what, label = ("users", "users") if "max_goodput_users" in results[0] else ("rate", "request/s")
     table.add_row(
-        f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in each)
+        f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in results)
     )
     table.add_row(
-        "  for each chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in each)
+        "  for results chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in results)
     )
-    if any("time_scale" in s for s in each):
-        table.add_row("  time_scale of the trace", *(format_number(s["time_scale"]) for s in each))
+    if any("time_scale" in s for s in results):
+        table.add_row(
+            "  time_scale of the trace", *(format_number(s["time_scale"]) for s in results)
+        )
     table.add_row(
         "attainment there",
-        *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in each),
+        *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in results),
     )
     table.add_row(
-        "output token/s, all users", *(format_number(s["output_throughput"]) for s in each)
+        "output token/s, all users", *(format_number(s["output_throughput"]) for s in results)
     )
-    for cost, cells in cost_rows([decode_summary(TokenCosts, s) for s in each]):
+    for cost, cells in cost_rows([decode_summary(TokenCosts, s) for s in results]):
         table.add_row(cost, *cells)
-    table.add_row("what binds", *(s["binds"] or "-" for s in each))
-    above = [s["above"] for s in each]
+    table.add_row("what binds", *(s["binds"] or "-" for s in results))
+    above = [s["above"] for s in results]
     table.add_row(f"just above, {label}", *(format_number(a["load"]) if a else "-" for a in above))
     table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
     table.add_row(
         "  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above)
     )
-    table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in each))
-    if any("best" in s for s in each):
+    table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in results))
+    if any("best" in s for s in results):
         table.add_section()
-        _best_plans(table, [s.get("best") for s in each], what, label)
+        _best_plans(table, [s.get("best") for s in results], what, label)
     lines = [
         *changed_numbers(identities),
         f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
@@ -82,7 +84,7 @@ def capacities(summary: Mapping[str, Any]) -> RenderableType:
 def _best_plans(
     table: Table, best: Sequence[Mapping[str, Any] | None], what: str, label: str
 ) -> None:
-    """Add what `capacity --plans` found for each system."""
+    """Add the best plan that `capacity --plans` found for each system."""
     plans = [decode_summary(PlanDegrees, b["plan"]) if b else None for b in best]
     table.add_row(
         "best plan, tensor x pipeline x replicas", *(plan.text if plan else "-" for plan in plans)
@@ -102,7 +104,7 @@ def _best_plans(
     )
 
 
-# What the fullest chip holds, in the table of `plan`.
+# Rows of `plan` for the contents of the fullest chip.
 CHIP_PARTS: dict[str, Callable[[ChipMemory], float]] = {
     "weights": lambda held: held.weights,
     "KV of one request": lambda held: held.kv,
@@ -112,11 +114,11 @@ CHIP_PARTS: dict[str, Callable[[ChipMemory], float]] = {
 }
 
 
-def planning(summary: PlanSummary) -> RenderableType:
+def plan_table(summary: PlanSummary) -> RenderableType:
     """Return the table of `sramsim plan`."""
     systems = list(summary.systems.values())
     identities = {name: system.identity for name, system in summary.systems.items()}
-    table = titled(f"{summary.scenario}: what each system holds", list(identities))
+    table = titled_table(f"{summary.scenario}: what each system holds", list(identities))
     identity_rows(table, identities.values())
     table.add_section()
     fits = (Text("yes", "green") if s.fits else Text("no", "red") for s in systems)
@@ -125,7 +127,7 @@ def planning(summary: PlanSummary) -> RenderableType:
     def row(label: str, cell: Callable[[PlannedSystem], str]) -> None:
         table.add_row(label, *(cell(s.plain) if s.plain else "-" for s in systems))
 
-    row("fewest chips that would do", lambda s: format_number(s.minimum_chips))
+    row("fewest chips that are enough", lambda s: format_number(s.minimum_chips))
     row("chips that the weights alone fill", lambda s: format_number(s.weights_only_chips))
     for label, held in CHIP_PARTS.items():
         cells = (
@@ -155,11 +157,11 @@ def planning(summary: PlanSummary) -> RenderableType:
 
 
 def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> None:
-    """Add the times of a single request on each system, and those of a token by cause."""
+    """Add the times of a single request on each system, and of a token by cause."""
     ttft = (format_number(r.ttft_ms) if r else "-" for r in requests)
-    table.add_row("lone request: TTFT, ms", *ttft)
+    table.add_row("single request: TTFT, ms", *ttft)
     tpot = (format_number(r.tpot_ms) if r else "-" for r in requests)
-    table.add_row("lone request: TPOT, ms", *tpot)
+    table.add_row("single request: TPOT, ms", *tpot)
     for term in next((r.terms_ms for r in requests if r), {}):
         times = (format_number(r.terms_ms[term]) if r else "-" for r in requests)
         table.add_row(f"  {term}", *times)

@@ -17,14 +17,20 @@ if TYPE_CHECKING:
     from sim.planning.deployment import Deployment
 
 
-def listing(
+def program_table(
     system: str, deployment: "Deployment", steps: "Program", chip: int | None
 ) -> RenderableType:
-    """The table of `sramsim trace --program`: each stage's instructions, stages that do the same told once; or one chip's part."""
+    """Return the table of `sramsim trace --program`: the instructions of each stage.
+
+    Equal stages share their rows.
+    chip: show only its stage, with its messages; None shows all stages.
+    Raises: UserError if the replica has no such chip.
+    """
     plan, topology = deployment.layout.plan, deployment.layout.topology
     if chip is not None and chip >= plan.stage_size * plan.pipeline_depth:
         raise UserError(
-            f"--chip {chip}: a replica has {plan.stage_size * plan.pipeline_depth} chips, from 0"
+            f"--chip: got {chip}; expected at most {plan.stage_size * plan.pipeline_depth - 1}, "
+            "because the chips of a replica count from 0; try --chip 0"
         )
     title = f"{system}: one decode step on {plan.pipeline_depth} stages of {plan.stage_size} chips"
     table = Table(
@@ -42,15 +48,13 @@ def listing(
     shown: dict[tuple[object, ...], list[int]] = {}
     for stage, instructions in enumerate(steps.stages):
         if chip is None or chip // plan.stage_size == stage:
-            alike = tuple(
-                line[1:] for line in (_instruction(each, topology) for each in instructions)
-            )
+            alike = tuple(_instruction(instruction, topology)[1:] for instruction in instructions)
             shown.setdefault(alike, []).append(stage)
     for stages in shown.values():
         table.add_section()
         where = _ranges(stages)
-        for each in steps.stages[stages[0]]:
-            table.add_row(where, *_instruction(each, topology))
+        for instruction in steps.stages[stages[0]]:
+            table.add_row(where, *_instruction(instruction, topology))
             where = ""
         if stages[0] < plan.pipeline_depth - 1:
             time = deployment.costs.hops(1)[stages[0] + 1]
@@ -78,23 +82,27 @@ def listing(
             Text(),
             *(Text(line) for line in _sent(chip, steps.stages[chip // plan.stage_size], topology)),
         ]
-    note = "Times are those of the closed forms; layers are named as in the first of stages that are alike."
+    note = (
+        "Times are those of the closed forms. Layers have the names of the first of equal stages."
+    )
     return Group(*parts, Text(), Text(note, style="dim"))
 
 
-def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, str, str, str]:
-    """What, microseconds, bytes of the whole collective, messages of the group, by which way."""
-    if not isinstance(each, CollectiveOp):
-        return each.label, format_number(1e6 * each.seconds), "", "", ""
-    exchange = each.exchange
+def _instruction(
+    instruction: "Instruction", topology: "Topology"
+) -> tuple[str, str, str, str, str]:
+    """Return label, microseconds, bytes of the collective, messages of the group, and algorithm."""
+    if not isinstance(instruction, CollectiveOp):
+        return instruction.label, format_number(1e6 * instruction.seconds), "", "", ""
+    exchange = instruction.exchange
     group = exchange.groups[0]
     messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
-    how = " ".join(each for each in exchange.ways[0] if isinstance(each, str)) or exchange.operation
+    how = " ".join(word for word in exchange.ways[0] if isinstance(word, str)) or exchange.operation
     if exchange.operation not in topology.uncontended(group):
         how += ", in its own way"
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
     return (
-        each.label,
+        instruction.label,
         format_number(1e6 * exchange.time),
         format_number(exchange.nbytes),
         f"{several}{messages:,}",
@@ -103,30 +111,32 @@ def _instruction(each: "Instruction", topology: "Topology") -> tuple[str, str, s
 
 
 def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology") -> list[str]:
-    """What one chip sends in each of its collectives, phase by phase."""
+    """Return the messages of one chip in each of its collectives, phase by phase."""
     lines = []
-    for each in instructions:
-        if not isinstance(each, CollectiveOp):
+    for instruction in instructions:
+        if not isinstance(instruction, CollectiveOp):
             continue
-        exchange = each.exchange
+        exchange = instruction.exchange
         group, way = next(
-            each for each in zip(exchange.groups, exchange.ways, strict=True) if chip in each[0]
+            pair for pair in zip(exchange.groups, exchange.ways, strict=True) if chip in pair[0]
         )
         for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
             sent = [message for message in messages if message.source == chip]
-            told = (
+            receivers = (
                 ", ".join(
                     f"{m.target} ({format_number(m.share * exchange.nbytes)} B)" for m in sent[:8]
                 )
                 or "nothing"
             )
             more = f" and {len(sent) - 8} more" if len(sent) > 8 else ""
-            lines.append(f"{each.label}, phase {phase}: chip {chip} sends to {told}{more}")
+            lines.append(
+                f"{instruction.label}, phase {phase}: chip {chip} sends to {receivers}{more}"
+            )
     return lines
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """'0, 2-5, 7'."""
+    """Return numbers as ranges: '0, 2-5, 7'."""
     starts = [n for n in numbers if n - 1 not in numbers]
     ends = [n for n in numbers if n + 1 not in numbers]
     return ", ".join(f"{a}-{b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))

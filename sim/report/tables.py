@@ -1,7 +1,7 @@
 """The tables of `sramsim run`, made from a run's summary without simulation.
 
 >>> from sim.results.saving import load_result  # doctest: +SKIP
->>> tables(load_result(folder).summary)  # doctest: +SKIP
+>>> run_tables(load_result(folder).summary)  # doctest: +SKIP
 """
 
 import math
@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.findings import NOT_STEADY, judged, notes
+from sim.report.findings import NOT_STEADY, notes, verdict_text
 from sim.report.html_table import as_html
 from sim.report.identity_rows import (
     WEIGHT_BANDWIDTHS,
@@ -20,8 +20,8 @@ from sim.report.identity_rows import (
     cost_rows,
     identity_rows,
     loading_row,
-    of_plain,
-    titled,
+    plain_cells,
+    titled_table,
 )
 from sim.results.labels import format_number, published_speed
 from sim.results.statistics import (
@@ -47,44 +47,47 @@ COLOURS = {
 
 
 def comparison(summary: RunSummary, file: str = "") -> RenderableType:
-    """Return what `sramsim run` prints: tables and sentences. file: the scenario's name or path."""
-    parts = [part for table in tables(summary) for part in (table, Text())]
+    """Return the output of `sramsim run`: tables and sentences.
+
+    file: the scenario's name or path, for a command to try.
+    """
+    parts = [part for table in run_tables(summary) for part in (table, Text())]
     return Group(*parts, *map(Text, notes(summary, file)))
 
 
 def comparison_html(summary: RunSummary) -> str:
-    """Return the same as HTML, for a notebook."""
+    """Return tables and sentences as HTML, for a notebook."""
     lines = "".join(f"<p>{escape(note)}</p>" for note in notes(summary))
-    return "".join(map(as_html, tables(summary))) + lines
+    return "".join(map(as_html, run_tables(summary))) + lines
 
 
-def tables(summary: RunSummary) -> list[Table]:
-    """Return the estimate before any token, the systems, and what a trace's own server did.
+def run_tables(summary: RunSummary) -> list[Table]:
+    """Return the tables of costs over the years, of systems, and of a trace's own server.
 
-    Left out: the estimate where no prices are known, the server where the trace has no answers.
+    Left out: the costs if no prices are known, and the server if the trace has no answers.
     """
-    shown = [compared(summary)]
+    shown = [systems_table(summary)]
     if summary.estimate and summary.economics:
-        shown.insert(0, envelope(summary.scenario, summary.economics, summary.estimate))
+        shown.insert(0, estimate_table(summary.scenario, summary.economics, summary.estimate))
     if summary.measured:
-        shown.append(beside_trace(summary.measured, summary.systems))
+        shown.append(trace_table(summary.measured, summary.systems))
     return shown
 
 
-# Counts that have a row where one is not zero.
+# Counts that have a row if one is not zero.
 COUNT_ROWS: dict[str, Callable[[Metrics], int]] = {
     "cancelled at the deadline": lambda metrics: metrics.cancelled,
     "preemptions": lambda metrics: metrics.preemptions,
     "failed with their replica": lambda metrics: metrics.failed,
-    "begun anew after a failure": lambda metrics: metrics.retried,
+    "started again after a failure": lambda metrics: metrics.retried,
     "  of these on another replica": lambda metrics: metrics.moved,
     "tokens cached": lambda metrics: metrics.cached_tokens,
 }
 
 
-def compared(summary: RunSummary) -> Table:
-    """Return a column for each system: what it is, what its users got, a single request's times."""
-    table = titled(f"{summary.scenario}, seed {summary.seed}", list(summary.systems))
+def systems_table(summary: RunSummary) -> Table:
+    """Return a table with a column for each system: identity, metrics, single-request times."""
+    table = titled_table(f"{summary.scenario}, seed {summary.seed}", list(summary.systems))
     systems = list(summary.systems.values())
     identity_rows(table, summary.identities.values(), [s.fidelity for s in systems])
     table.add_section()
@@ -102,18 +105,18 @@ def compared(summary: RunSummary) -> Table:
 def _metric_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
     """Add the verdict, counts, latencies and throughputs."""
     metrics = [s.metrics for s in systems]
-    table.add_row("verdict", *(Text(judged(m), style=COLOURS[m.verdict]) for m in metrics))
+    table.add_row("verdict", *(Text(verdict_text(m), style=COLOURS[m.verdict]) for m in metrics))
     table.add_row("completed / refused", *(f"{m.completed} / {m.refused}" for m in metrics))
     for label, count in COUNT_ROWS.items():
         if any(map(count, metrics)):
             table.add_row(label, *(format_number(count(m)) for m in metrics))
-    speeds = (marked(m, format_number(m.user_speed)) for m in metrics)
+    speeds = (marked_unsteady(m, format_number(m.user_speed)) for m in metrics)
     table.add_row("token/s of a user (median)", *speeds)
     for name, latency in LATENCIES.items():
-        cells = (marked(m, shown_statistics(m, name, latency)) for m in metrics)
+        cells = (marked_unsteady(m, shown_statistics(m, name, latency)) for m in metrics)
         table.add_row(f"{latency.label} {' / '.join(latency.shown)}, ms", *cells)
         if any(m.ci95_mean(name) is not None for m in metrics):
-            cells = (marked(m, interval(m, name)) for m in metrics)
+            cells = (marked_unsteady(m, mean_interval(m, name)) for m in metrics)
             table.add_row("  mean and its 95 % interval", *cells)
     throughputs = (format_number(m.output_throughput) for m in metrics)
     table.add_row("output token/s, all users", *throughputs)
@@ -138,16 +141,16 @@ def _network_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
         waits = (format_number(n.waited_ms) if n else "-" for n in networks)
         table.add_row("  waited for other messages, ms", *waits)
         ratios = (over_closed_form(s) for s in systems)
-        table.add_row("TPOT over a lone one's in closed form", *ratios)
+        table.add_row("TPOT over unloaded closed form", *ratios)
 
 
 def _unloaded_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
     """Add the speed of a single request, published speeds, and bandwidths of the weights."""
     identities = [s.identity for s in systems]
     speeds = (format_number(1000 / s.unloaded.tpot_ms) if s.unloaded else "-" for s in systems)
-    table.add_row("token/s of a lone user", *speeds)
+    table.add_row("token/s of a user (unloaded)", *speeds)
     if any(s.plain and s.plain.published for s in identities):
-        published = of_plain(identities, lambda s: speeds_of(s.published))
+        published = plain_cells(identities, lambda s: published_speeds_text(s.published))
         table.add_row("published token/s of a user", *published)
     for label, rate in WEIGHT_BANDWIDTHS.items():
         rates = [format_quantity(rate(s.plain), "B/s") if s.plain else "-" for s in identities]
@@ -156,10 +159,10 @@ def _unloaded_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
     loading_row(table, identities)
 
 
-# Steps that links spoil.
+# Rows for steps that are repeated after link errors.
 REPLAYS: dict[str, Callable[[ReplayMetrics], str]] = {
-    "steps made again after a link error": lambda replays: format_number(replays.replays),
-    "  expected of as many steps": lambda replays: format_number(replays.expected_replays),
+    "steps repeated after a link error": lambda replays: format_number(replays.replays),
+    "  expected for as many steps": lambda replays: format_number(replays.expected_replays),
     "  a day, at this load": lambda replays: format_number(replays.replays_per_day),
     "  of all steps, %": lambda replays: format_number(100 * replays.replayed_share),
 }
@@ -172,8 +175,10 @@ def _replay_rows(table: Table, systems: Sequence[ReplayMetrics | None]) -> None:
             table.add_row(label, *(cell(replays) if replays else "-" for replays in systems))
 
 
-def envelope(scenario: str, terms: EconomicTerms, estimate: Mapping[str, CostEstimate]) -> Table:
-    """Return the estimate before any token: the cost of each system over the years, USD.
+def estimate_table(
+    scenario: str, terms: EconomicTerms, estimate: Mapping[str, CostEstimate]
+) -> Table:
+    """Return the cost of each system over the years, before any token [USD].
 
     The last columns are the first system as a multiple of each other one.
     """
@@ -184,7 +189,7 @@ def envelope(scenario: str, terms: EconomicTerms, estimate: Mapping[str, CostEst
     )
     first, *others = estimate
     title = f"{scenario}: over {terms.years:g} years, at {power}"
-    table = titled(title, [*estimate, *(f"{first} / {name}" for name in others)])
+    table = titled_table(title, [*estimate, *(f"{first} / {name}" for name in others)])
     rows: dict[str, Callable[[CostEstimate], float]] = {
         "capex, $": lambda cost: cost.capex_usd,
         "opex, $": lambda cost: cost.opex_usd,
@@ -198,7 +203,7 @@ def envelope(scenario: str, terms: EconomicTerms, estimate: Mapping[str, CostEst
 
 
 FaultCell = Callable[[AvailabilityMetrics, FaultMetrics], str]
-# What only a plain system has of its availability; model swaps only where they take time.
+# Availability rows that only plain systems have; model swaps only if they take time.
 FAULT_ROWS: dict[str, FaultCell] = {
     "  in closed form, %": lambda a, f: percent(a, f.closed_form_availability),
     "  if swaps took no time, %": lambda a, f: percent(a, f.closed_form_availability_without_swaps),
@@ -216,7 +221,7 @@ OUTAGE_ROWS: dict[str, FaultCell] = {
 
 
 def _availability_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
-    """Add the share of time that a system works, and what it gives over all time."""
+    """Add the share of time that a system works, and its throughput with outages counted."""
     metrics = [s.metrics for s in systems]
     if not any(m.availability for m in metrics):
         return
@@ -243,16 +248,16 @@ def _availability_rows(table: Table, systems: Sequence[SystemSummary]) -> None:
 
 
 def percent(availability: AvailabilityMetrics, share: float | None) -> str:
-    """Return a share of time in %, to the digit that the interval leaves certain; '-' for None."""
+    """Return a share of time in %, with the digits that its interval allows; '-' for None."""
     certain = 100 * availability.ci95_availability or 1
     digits = max(1, 1 - math.floor(math.log10(certain)))
     return "-" if share is None else f"{100 * share:.{digits}f}"
 
 
-def beside_trace(measured: TraceMetrics, systems: Mapping[str, SystemSummary]) -> Table:
-    """Return what the trace's own server did beside each system."""
+def trace_table(measured: TraceMetrics, systems: Mapping[str, SystemSummary]) -> Table:
+    """Return the latencies of the trace's own server next to those of each system."""
     title = "as measured where the trace was taken, and simulated"
-    table = titled(title, ["measured", *systems])
+    table = titled_table(title, ["measured", *systems])
     for name, of_trace in (("ttft", measured.ttft), ("tpot", measured.tpot)):
         for statistic in ("mean", "median", "p90"):
             was = of_trace[statistic]
@@ -266,15 +271,15 @@ def beside_trace(measured: TraceMetrics, systems: Mapping[str, SystemSummary]) -
     return table
 
 
-def marked(metrics: Metrics, value: str) -> Text:
-    """Return a statistic; without a steady state in red, with a star for the line below."""
+def marked_unsteady(metrics: Metrics, value: str) -> Text:
+    """Return a statistic as text; red and with a star if the system has no steady state."""
     if metrics.verdict in NOT_STEADY and any(map(str.isdigit, value)):
         return Text(f"{value} *", style="red")
     return Text(value)
 
 
-def interval(metrics: Metrics, name: str) -> str:
-    """Return '12.3 ± 0.4', or the mean alone where there is no interval."""
+def mean_interval(metrics: Metrics, name: str) -> str:
+    """Return '12.3 ± 0.4', or only the mean without an interval."""
     half, mean = metrics.ci95_mean(name), format_number(metrics.latency(name).mean)
     return mean if half is None else f"{mean} ± {format_number(half, 2)}"
 
@@ -282,7 +287,7 @@ def interval(metrics: Metrics, name: str) -> str:
 def over_closed_form(system: SystemSummary) -> str:
     """Return the median TPOT over that of a single request in closed form.
 
-    The ratio is what unlike chips and links, contention and other users add.
+    The ratio shows the effect of unlike chips and links, contention and other users.
     """
     tpot = system.metrics.tpot.median
     if not (system.by_chip and tpot and system.unloaded):
@@ -290,7 +295,7 @@ def over_closed_form(system: SystemSummary) -> str:
     return f"{tpot / system.unloaded.tpot_ms:.3f}"
 
 
-def speeds_of(points: Sequence[SpeedPoint]) -> str:
+def published_speeds_text(points: Sequence[SpeedPoint]) -> str:
     """Return the published speeds of the same model, chips, engine and width of weights."""
     ordered = sorted(points, key=lambda point: point.tokens_per_second)
     return ", ".join(map(published_speed, ordered)) or "-"

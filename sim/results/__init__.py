@@ -1,4 +1,4 @@
-"""What leaves a run: one row for each request, metrics made from the rows, and a verdict.
+"""Results of a run: one row for each request, metrics made from the rows, and a verdict.
 
     >>> import sim
     >>> result = sim.run("llama3-8b-lpu-vs-h100")  # doctest: +SKIP

@@ -9,8 +9,7 @@
     >>> decode_summary(Beat, {"us": 61.9})
     Beat(us=61.9, fill=None)
 
-A field is a key of its own, by its name. `OMIT_NONE`, `SPLICED` and `Key` in an annotation make it
-differ from that.
+A field becomes a key with its name. `OMIT_NONE`, `SPLICED` and `Key` in an annotation change that.
 """
 
 import types
@@ -23,21 +22,24 @@ Kind = TypeVar("Kind")
 Data = Mapping[str, Any]
 
 OMIT_NONE = "left out"  # a field that is None has no key
-# A field that is a dataclass: its keys stand among those of the object around it. One that may be
-# None is None if the data lack a required key of it.
+# A field that is a dataclass: its keys are among those of the outer object. An optional field is
+# None if the data lack one of its required keys.
 SPLICED = "spliced"
 
 
 @dataclass(frozen=True)
 class Key:
-    """The key of a field, where that is not its name."""
+    """The key of a field, if it differs from the field's name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class SplicedField:
-    """How a field becomes keys of the object around it, and is made from that object again."""
+    """Two functions for a field that becomes several keys of the outer object.
+
+    encode: from the field's name and value to keys. decode: from name and data to the value.
+    """
 
     encode: Callable[[str, Any], dict[str, Any]]
     decode: Callable[[str, Data], Any]
@@ -57,8 +59,8 @@ def encode_summary(value: Any) -> Any:
 def decode_summary(kind: type[Kind], data: Any) -> Kind:
     """Return the typed value that `encode_summary` made these data from.
 
-    Keys that are no field are dropped. A field whose key is missing has its default. Numbers stay
-    as they are.
+    Keys without a field are dropped. A field without a key gets its default. Numbers do not
+    change.
     Raises: ValueError if a key without a default is missing.
     """
     decoded: Kind = _decode(kind, data)
@@ -67,7 +69,7 @@ def decode_summary(kind: type[Kind], data: Any) -> Kind:
 
 @dataclass(frozen=True)
 class _Codec:
-    """How one field is written: its kind, key, and what its annotation says."""
+    """The encoding of one field: its kind, its key, and the marks of its annotation."""
 
     name: str
     key: str
@@ -152,9 +154,10 @@ def _decode_fields(kind: Any, data: Data) -> Any:
 
 
 def _fitting(kinds: tuple[Any, ...], data: Any) -> Any:
-    """Return the first dataclass of which the data have all required keys; else what is left.
+    """Return the first dataclass whose required keys are all in the data.
 
-    Left is None where the kinds have it, or the kind that is no dataclass, or the first kind.
+    Without one: NoneType if it is among the kinds, else the first kind that is no dataclass, else
+    the first kind.
     """
     if isinstance(data, Mapping):
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""A histogram of the gaps between tokens. Memory does not grow with tokens.
+"""A histogram of the gaps between tokens. Its memory does not grow with the number of tokens.
 
 >>> gaps = Gaps()
 >>> gaps.add(0.01, 3)
@@ -14,18 +14,23 @@ BINS_PER_DECADE = 500  # a bin is 0.46 % wide
 
 
 def bin_of(gap: Seconds) -> int:
+    """Return the number of the bin of a gap; a gap of zero has a bin of its own."""
     return math.floor(math.log10(gap) * BINS_PER_DECADE) if gap > 0 else -(10**6)
 
 
 class Gaps:
-    """A histogram of inter-token gaps in logarithmic bins; mean and deviation are kept exactly beside it."""
+    """A histogram of inter-token gaps in logarithmic bins.
+
+    Sums of the gaps and of their squares make mean and standard deviation exact.
+    bins: gaps by number of the bin. total: s. squares: s^2.
+    """
 
     def __init__(self) -> None:
         self.bins: dict[int, int] = {}
         self.count, self.total, self.squares = 0, 0.0, 0.0
 
     def add(self, gap: Seconds, times: int) -> None:
-        """Counts `times` gaps of one length."""
+        """Add `times` gaps of one length."""
         place = bin_of(gap)
         self.bins[place] = self.bins.get(place, 0) + times
         self.count += times
@@ -33,7 +38,10 @@ class Gaps:
         self.squares += times * gap * gap
 
     def add_linear(self, gap: Seconds, growth: Seconds, steps: int, times: int) -> None:
-        """Counts `times` gaps of each of `steps` lengths, each `growth` longer than the one before: split at the bins' edges."""
+        """Add `times` gaps of each of `steps` lengths; each length is `growth` more than the last.
+
+        The lengths are split at the edges of the bins. `growth` is positive [s].
+        """
         if steps == 1:
             self.add(gap, times)
             return
@@ -58,7 +66,7 @@ class Gaps:
         )
 
     def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
-        """Counts what was counted elsewhere."""
+        """Add the gaps of another histogram: its bins, total and squares."""
         for place, times in bins.items():
             self.bins[place] = self.bins.get(place, 0) + times
             self.count += times
@@ -67,10 +75,12 @@ class Gaps:
 
     @property
     def mean(self) -> Seconds:
+        """The mean gap; nan without gaps."""
         return self.total / self.count if self.count else math.nan
 
     @property
     def std(self) -> Seconds:
+        """The standard deviation of the gaps; nan without gaps."""
         return (
             math.sqrt(max(0.0, self.squares / self.count - self.mean**2))
             if self.count
@@ -78,7 +88,10 @@ class Gaps:
         )
 
     def percentile(self, q: float) -> Seconds:
-        """The gap that q percent stay below, to the width of a bin: the bin's geometric middle."""
+        """Return the gap that q percent of the gaps stay below; nan without gaps.
+
+        The result is the geometric middle of a bin, so it is exact to the width of a bin.
+        """
         rank, seen = q / 100 * self.count, 0
         for place in sorted(self.bins):
             seen += self.bins[place]

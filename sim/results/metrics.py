@@ -1,4 +1,10 @@
-"""TTFT, TPOT, ITL, E2E latency, throughput, goodput and the verdict, from rows.  Names and definitions are vLLM's."""
+"""Metrics from rows: TTFT, TPOT, ITL, E2E latency, throughput, goodput and the verdict.
+
+    >>> in_ms(0.25)
+    250.0
+
+Names and definitions are those of vLLM's benchmark.
+"""
 
 import math
 from typing import Annotated
@@ -32,7 +38,7 @@ STUDENT = 2.093024  # the 97.5 % point of Student's t with BATCHES - 1 degrees o
 
 
 class SLO(Value):
-    """Limits that a request must meet, all of them, to count as good."""
+    """Limits for a request. A request is good if it meets all of them."""
 
     ttft: Seconds | None = Field(
         default=None, description="Longest time to first token [s]; default: no limit."
@@ -60,19 +66,19 @@ PRESETS = {
 }
 
 
-def _preset(given: object) -> object:
-    if isinstance(given, str):
-        if given not in PRESETS:
+def _preset(value: object) -> object:
+    if isinstance(value, str):
+        if value not in PRESETS:
             hint = (
                 f"did you mean {near}?"
-                if (near := nearest_name(given, PRESETS))
+                if (near := nearest_name(value, PRESETS))
                 else f"there are {', '.join(PRESETS)}"
             )
             raise PydanticCustomError(
-                "quantity", "{reason}", {"reason": f"'{given}' is not an SLO preset; {hint}"}
+                "quantity", "{reason}", {"reason": f"'{value}' is not an SLO preset; {hint}"}
             )
-        return PRESETS[given]
-    return given
+        return PRESETS[value]
+    return value
 
 
 SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
@@ -81,10 +87,11 @@ SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
 class Measure(Value):
     """The part of a run that is counted, by its clock.
 
-    Latencies, and how many requests completed or were refused, are of those that arrive in it; throughputs and goodput are of
-    what came out in it, the tokens of an answer spread evenly from its first to its last.  J and $ are of the work in that time.
-    ITL stays that of the whole run (its histogram knows no times), and so does the verdict.  `sramsim capacity` cuts its runs
-    itself.
+    Times are those of the run's clock [s]. Latencies and counts are of requests that arrive in it.
+    Throughputs and goodput are of the output in it. The tokens of an answer are spread evenly from
+    its first to its last. J and $ are of the work in that time.
+    Left out: ITL and the verdict are of the whole run, because the ITL histogram has no times.
+    `sramsim capacity` chooses the part of its runs itself.
     """
 
     warmup: Seconds | None = Field(
@@ -95,8 +102,8 @@ class Measure(Value):
     )
 
     @property
-    def asked(self) -> tuple[Seconds, Seconds | None]:
-        """From when to when is counted; None is the last arrival."""
+    def bounds(self) -> tuple[Seconds, Seconds | None]:
+        """Start and end of the part that counts [s]; an end of None is the last arrival."""
         return self.window or (self.warmup or 0.0, None)
 
     @model_validator(mode="after")
@@ -108,13 +115,17 @@ class Measure(Value):
         return self
 
     def span(self, rows: Rows) -> tuple[Seconds, Seconds]:
-        """From when to when is counted.  Raises: ScenarioError where no request arrives then."""
+        """Return start and end of the part of a run that counts [s].
+
+        Raises: ScenarioError if no request arrives in it.
+        """
         last = float(np.nanmax(rows.arrival))
-        start, end = self.window or (self.asked[0], last)
+        start, end = self.window or (self.bounds[0], last)
         if not ((rows.arrival >= start) & (rows.arrival <= end)).any():
             until = f" to {end:g} s" if self.window else ""
             raise ScenarioError(
-                f"measure: no request comes from {start:g} s{until}; the last one comes at {last:g} s"
+                f"measure: got no request from {start:g} s{until}; expected one or more; "
+                f"try an earlier time, the last request arrives at {last:g} s"
             )
         return start, end
 
@@ -122,7 +133,11 @@ class Measure(Value):
 def latencies(
     rows: Rows, counted: NDArray[np.bool_] | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each finished request, in order of arrival: ttft, e2el, and tpot where it has two tokens or more."""
+    """Return the latencies of finished requests in order of arrival.
+
+    ttft, e2el: float[request] [s]. tpot: float[request with two tokens or more] [s].
+    counted: bool[request]; None counts all.
+    """
     done = np.flatnonzero(rows.finished if counted is None else rows.finished & counted)
     done = done[np.argsort(rows.arrival[done], kind="stable")]
     ttft = (rows.first_token - rows.arrival)[done]
@@ -135,19 +150,19 @@ def latencies(
 def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None) -> Metrics:
     """Return the metrics of one system.
 
-    The verdict, hints other than on the counted part, and ITL are of the whole run.
-    Raises: ScenarioError where `measure` leaves no request.
+    The verdict, ITL, and hints other than on the counted part are of the whole run.
+    Raises: ScenarioError if no request arrives in the part that `measure` counts.
     """
-    span, counted = measured(rows, measure)
+    span, counted = measured_requests(rows, measure)
     done = rows.finished & counted
     prompt, output = int(rows.requests.prompt[done].sum()), int(rows.requests.output[done].sum())
     if span:
         duration = span[1] - span[0]
-        completed, read, written, within_slo = came_out(rows, *span, slo)
+        completed, read, written, within_slo = output_between(rows, *span, slo)
     else:
         duration = rows.elapsed
         completed, read, written = int(done.sum()), prompt, float(output)
-        within_slo = good(rows, slo) if slo else 0
+        within_slo = count_good(rows, slo) if slo else 0
 
     def rate(amount: float) -> float | None:
         return amount / duration if duration > 0 else None
@@ -179,10 +194,12 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         output_throughput=rate(written),
         total_token_throughput=rate(read + written),
         goodput=Goodput(rate(within_slo)) if slo else None,
-        ttft=statistics_of("ttft", samples["ttft"]),
-        tpot=statistics_of("tpot", samples["tpot"]),
-        itl=Statistics({name: in_ms(of_gaps(rows, name)) for name in LATENCIES["itl"].statistics}),
-        e2el=statistics_of("e2el", samples["e2el"]),
+        ttft=latency_statistics("ttft", samples["ttft"]),
+        tpot=latency_statistics("tpot", samples["tpot"]),
+        itl=Statistics(
+            {name: in_ms(gap_statistic(rows, name)) for name in LATENCIES["itl"].statistics}
+        ),
+        e2el=latency_statistics("e2el", samples["e2el"]),
         ci95_mean_ttft_ms=widths["ttft"],
         ci95_mean_tpot_ms=widths["tpot"],
         ci95_mean_e2el_ms=widths["e2el"],
@@ -190,10 +207,10 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     )
 
 
-def statistics_of(latency: str, sample: Column) -> Statistics:
-    """Return the statistics of a latency [s] that results have, in ms."""
+def latency_statistics(latency: str, sample: Column) -> Statistics:
+    """Return the statistics of a latency in a result [ms], from a sample [s]."""
     names = LATENCIES[latency].statistics
-    return Statistics({name: in_ms(of_sample(sample, name)) for name in names})
+    return Statistics({name: in_ms(sample_statistic(sample, name)) for name in names})
 
 
 def in_ms(seconds: float | None) -> float | None:
@@ -202,7 +219,11 @@ def in_ms(seconds: float | None) -> float | None:
 
 
 def trace_metrics(rows: Rows, measure: Measure | None = None) -> TraceMetrics:
-    """Return the latencies of the rows of a trace's own answers, without what is not known."""
+    """Return the latencies of a trace's own server.
+
+    Left out: statistics that the trace does not have.
+    Raises: ScenarioError if no request arrives in the part that `measure` counts.
+    """
     metrics = summarize(rows, None, measure)
 
     def known(statistics: Statistics) -> Statistics:
@@ -219,29 +240,35 @@ def trace_metrics(rows: Rows, measure: Measure | None = None) -> TraceMetrics:
     )
 
 
-def measured(
+def measured_requests(
     rows: Rows, measure: Measure | None
 ) -> tuple[tuple[Seconds, Seconds] | None, NDArray[np.bool_]]:
-    """From when to when is counted, where not all is, and which requests arrive then."""
+    """Return start and end of the part that counts [s], and bool[request] that arrive in it.
+
+    The first is None if the whole run counts.
+    Raises: ScenarioError if no request arrives in that part.
+    """
     if measure is None:
         return None, np.ones(len(rows.arrival), dtype=bool)
     start, end = measure.span(rows)
     return (start, end), (rows.arrival >= start) & (rows.arrival <= end)
 
 
-def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, MemberMetrics]:
-    """Return by system what its replicas served, of systems that served together.
+def metrics_by_member(rows: Rows, measure: Measure | None = None) -> dict[str, MemberMetrics]:
+    """Return the metrics of each member of a fleet, by the member's name.
 
-    Latencies have the statistics that tables show.
+    Latencies have only the statistics that tables show.
     """
-    _, counted = measured(rows, measure)
+    _, counted = measured_requests(rows, measure)
     members: dict[str, MemberMetrics] = {}
     for system in dict.fromkeys(rows.systems):
         replicas = [number for number, name in enumerate(rows.systems) if name == system]
         own = counted & np.isin(rows.replica, replicas)
         done = own & rows.finished
         shown = {
-            name: Statistics({key: in_ms(of_sample(sample, key)) for key in LATENCIES[name].shown})
+            name: Statistics(
+                {key: in_ms(sample_statistic(sample, key)) for key in LATENCIES[name].shown}
+            )
             for name, sample in latencies(rows, own).items()
         }
         members[system] = MemberMetrics(
@@ -255,12 +282,14 @@ def by_member(rows: Rows, measure: Measure | None = None) -> dict[str, MemberMet
     return members
 
 
-def came_out(
+def output_between(
     rows: Rows, start: Seconds, end: Seconds, slo: SLO | None
 ) -> tuple[int, int, float, int]:
-    """What came out from start to end: requests by their last token, prompts by their first, tokens of answers, good requests.
+    """Return the output from start to end: requests, prompt tokens, output tokens, good requests.
 
-    The tokens after the first are taken as evenly spread up to the last: rows do not know each one's time.
+    A request counts at its last token, and a prompt at the first. Tokens after the first are spread
+    evenly up to the last, because rows do not have the time of each token.
+    Good requests are 0 without an SLO.
     """
     first, last = rows.first_token, rows.last_token
     begun, ended = (first >= start) & (first <= end), (last >= start) & (last <= end)
@@ -272,16 +301,19 @@ def came_out(
         int(ended.sum()),
         prompt,
         float(begun.sum() + rest),
-        int((ended & meets(rows, slo)).sum()) if slo else 0,
+        int((ended & meets_slo(rows, slo)).sum()) if slo else 0,
     )
 
 
 def half_width(sample: NDArray[np.float64]) -> float | None:
-    """Half the width of the 95 % confidence interval of a steady state's mean, from one series in order: batch means.
+    """Return half the width of the 95 % confidence interval of a mean, by batch means.
 
-    t * s / sqrt(20), with s the standard deviation of the means of 20 batches of successive values and t Student's.  Assumed:
-    the series is stationary (cut the warm-up), and batches are so long that their means are about normal and independent; where
-    they are not (short runs near saturation), the interval is too narrow.  None for fewer than 10 values a batch.
+    Formula: t * s / sqrt(20). s is the standard deviation of the means of 20 batches of successive
+    values, t is Student's. The result is None for fewer than 10 values in a batch.
+    sample: float[value], a series in order of time.
+    Assumed: the series is stationary (without the warm-up), and batches are so long that their
+    means are about normal and independent. In short runs near saturation they are not, and the
+    interval is too narrow.
     Source: Law, Simulation Modeling and Analysis, section 9.5.3 (Law & Kelton in earlier editions).
     """
     if len(sample) < BATCHES * OF_BATCH:
@@ -290,8 +322,8 @@ def half_width(sample: NDArray[np.float64]) -> float | None:
     return STUDENT * float(means.std(ddof=1)) / math.sqrt(BATCHES)
 
 
-def of_sample(sample: NDArray[np.float64], statistic: str) -> Seconds:
-    """mean, median, std or a percentile of a sample; nan of an empty one."""
+def sample_statistic(sample: NDArray[np.float64], statistic: str) -> Seconds:
+    """Return mean, median, std or a percentile of a sample; nan for an empty one."""
     if not len(sample):
         return math.nan
     match statistic:
@@ -304,8 +336,8 @@ def of_sample(sample: NDArray[np.float64], statistic: str) -> Seconds:
     return float(np.percentile(sample, float(statistic[1:])))
 
 
-def of_gaps(rows: Rows, statistic: str) -> Seconds:
-    """The same of the gaps between tokens, percentiles to the width of a bin."""
+def gap_statistic(rows: Rows, statistic: str) -> Seconds:
+    """Return a statistic of the gaps between tokens [s]; percentiles to the width of a bin."""
     match statistic:
         case "mean":
             return rows.gaps.mean
@@ -316,32 +348,38 @@ def of_gaps(rows: Rows, statistic: str) -> Seconds:
     return rows.gaps.percentile(float(statistic[1:]))
 
 
-def good(rows: Rows, slo: SLO) -> int:
-    """How many requests meet all limits."""
-    return int(meets(rows, slo).sum())
+def count_good(rows: Rows, slo: SLO) -> int:
+    """Return the number of requests that meet all limits."""
+    return int(meets_slo(rows, slo).sum())
 
 
-def meets(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
-    """Which requests meet all limits; one that was refused meets none."""
+def meets_slo(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
+    """Return bool[request]: meets all limits. A refused request meets none."""
     ok = rows.finished
-    for each in within(rows, slo).values():
-        ok = ok & each
+    for within_limit in limits_met(rows, slo).values():
+        ok = ok & within_limit
     return ok
 
 
-def within(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
-    """For each limit that is given: which requests meet it.  A single token has no gaps to be slow in."""
-    return met(slo, rows.arrival, rows.first_token, rows.last_token, rows.requests.output)
+def limits_met(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
+    """Return bool[request] for each limit of the SLO: see `limits_met_in_columns`."""
+    return limits_met_in_columns(
+        slo, rows.arrival, rows.first_token, rows.last_token, rows.requests.output
+    )
 
 
-def met(
+def limits_met_in_columns(
     slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[np.int64]
 ) -> dict[str, NDArray[np.bool_]]:
-    """The same of columns."""
+    """Return bool[request] for each limit of the SLO: the request meets it.
+
+    arrival, first, last: float[request] [s]. output: int[request], tokens.
+    A request of one token always meets a TPOT limit, because it has no gaps.
+    """
     ttft, e2el = first - arrival, last - arrival
     tpot = (e2el - ttft) / np.maximum(output - 1, 1)
-    given = (
+    limits = (
         (name, value, getattr(slo, name))
         for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True)
     )
-    return {name: value <= limit for name, value, limit in given if limit is not None}
+    return {name: value <= limit for name, value, limit in limits if limit is not None}

@@ -1,4 +1,4 @@
-"""What the systems of a scenario hold, typed: the contract of `plan --json`.
+"""The plan of a scenario, typed: memory, sequences and speed of each system (`plan --json`).
 
     >>> SequenceCounts(fullest_stage=6, all_memory=7).fullest_stage
     6
@@ -29,7 +29,7 @@ class StageWeights(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ChipMemory:
-    """What the fullest chip holds [B]. kv: of one request. capacity: what can be used."""
+    """The memory of the fullest chip [B]. kv: of one request. capacity: of usable memory."""
 
     weights: float
     kv: float
@@ -40,7 +40,7 @@ class ChipMemory:
 
 @dataclass(frozen=True)
 class SequenceCounts:
-    """Sequences of one length that fit: in the fullest stage, and if memory were shared by all."""
+    """Sequences of one length that fit: in the fullest stage, and in all memory together."""
 
     fullest_stage: int
     all_memory: int
@@ -48,7 +48,7 @@ class SequenceCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class TriedPlan:
-    """A plan that the search looked at. tpot: of a single request, s; None where it does not fit."""
+    """A plan that the search tried. tpot: of a single request [s]; None if it does not fit."""
 
     chips: int
     tensor: int
@@ -62,10 +62,10 @@ class TriedPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSystem:
-    """What a plain system holds, and how fast a single request is where it fits.
+    """A plain system: its memory, and the speed of a single request if the model fits.
 
-    minimum_chips: None where no number of chips would do.
-    max_sequences: by length in tokens. unloaded: None where the model does not fit.
+    minimum_chips: None if no number of chips is enough.
+    max_sequences: by length in tokens. unloaded: None if the model does not fit.
     """
 
     identity: Annotated[SystemIdentity, SPLICED]
@@ -80,13 +80,13 @@ class PlannedSystem:
 
     @property
     def plain(self) -> "PlannedSystem | None":
-        """The system itself; of a fleet None."""
+        """The system itself; None for a fleet."""
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMember:
-    """A member of a fleet: its copies, and what each of them holds."""
+    """A member of a fleet: its copies, and the plan of one copy."""
 
     copies: int
     system: Annotated[PlannedSystem, SPLICED]
@@ -94,7 +94,7 @@ class PlannedMember:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFleet:
-    """What a fleet holds: that of its members."""
+    """A fleet: the plans of its members."""
 
     model: str
     chips: int
@@ -103,7 +103,7 @@ class PlannedFleet:
 
     @property
     def identity(self) -> FleetIdentity:
-        """What the fleet is."""
+        """The identity of the fleet: model, chips and members."""
         members = {
             name: FleetMember(copies=member.copies, identity=member.system.identity)
             for name, member in self.members.items()
@@ -118,7 +118,7 @@ class PlannedFleet:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What the systems of a scenario hold: the contract of `plan --json`."""
+    """The plans of all systems of a scenario: the contract of `plan --json`."""
 
     scenario: str
     systems: Mapping[str, PlannedSystem | PlannedFleet]

@@ -1,4 +1,8 @@
-"""The rows that leave a run: one request each, a numpy column for each thing known of them."""
+"""The rows of a run: numpy columns with one value for each request.
+
+>>> COLUMNS["first_token"]
+'s: when its first token was ready'
+"""
 
 import math
 import re
@@ -26,7 +30,8 @@ COLUMNS = {
     "system": "text: the system's name in the scenario",
     "id": "integer: the request's number, the same in all systems",
     "replica": "integer: the replica that served it, -1 where none did",
-    "member": "text: the system that this replica is a copy of: in a fleet one of its members; empty where none served it",
+    "member": "text: the system or fleet member that this replica is a copy of; empty where none "
+    "served it",
     "outcome": "text: finished, refused, cancelled at its deadline, or failed with its replica",
     "reason": "text: why it was not finished, else empty",
     "arrival": "s: when the user sent it",
@@ -44,40 +49,46 @@ COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """What each link carried at chip fidelity: messages, seconds taken, seconds that messages waited for those of others.
+    """The use of each link at chip fidelity: messages, time busy [s], time waited [s].
 
-    Waiting behind messages of one's own collective is not counted: that is the collective's order.
+    Messages wait for messages of other collectives.
+    Left out: waiting for messages of the same collective, which is part of its order.
     """
 
     links: dict[str, tuple[int, Seconds, Seconds]]
 
     @classmethod
     def summed(cls, lives: "Iterable[Traffic]") -> "Traffic":
-        """What the same links carried one after the other."""
+        """Return the total use of the same links in several lives of a replica."""
         links: dict[str, tuple[int, Seconds, Seconds]] = {}
-        for each in lives:
-            for name, (messages, busy, waited) in each.links.items():
+        for life in lives:
+            for name, (messages, busy, waited) in life.links.items():
                 before = links.get(name, (0, 0.0, 0.0))
                 links[name] = before[0] + messages, before[1] + busy, before[2] + waited
         return cls(links)
 
     @property
     def messages(self) -> int:
+        """The messages of all links."""
         return sum(messages for messages, _, _ in self.links.values())
 
     @property
     def waited(self) -> Seconds:
+        """The time that messages waited, summed over links."""
         return sum(waited for _, _, waited in self.links.values())
 
     def most_waited(self, most: int = 5) -> list[tuple[str, int, Seconds, Seconds]]:
-        """The links that messages waited for longest: name, messages, seconds taken, seconds waited."""
+        """Return the links with the longest waits: name, messages, time busy and waited [s]."""
         waited = [(name, *use) for name, use in self.links.items() if use[2] > 0]
         return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
 
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """A part of a run: from when to when [s], what the stages of each replica did in it, and for how long each was busy [s]."""
+    """A part of a run: its start and end [s], and the work of each replica in it.
+
+    tallies: by replica. busy: by replica, float[stage] [s].
+    """
 
     start: Seconds
     end: Seconds
@@ -87,20 +98,24 @@ class Span:
 
 @dataclass(eq=False)
 class Rows:
-    """One system's requests, a numpy column for each thing known of them, and what its stages did."""
+    """The requests of one system as numpy columns, and the work of its stages.
+
+    arrival, admitted, first_token, last_token, ended: float[request] [s], nan if never.
+    ended: when a request finished, or was refused, cancelled or failed.
+    replica: int[request], -1 if no replica served the request.
+    turned_away: bool[request], refused because the queue was full.
+    """
 
     requests: RequestBatch
     gaps: Gaps = field(default_factory=Gaps)
-    systems: list[str] = field(default_factory=list)  # by replica: the one that it is a copy of
+    systems: list[str] = field(default_factory=list)  # by replica: the system it is a copy of
     busy: list[NDArray[np.float64]] = field(default_factory=list)  # s, by replica and stage
-    kv_peak: list[int] = field(default_factory=list)  # tokens, by replica: the most that it held
-    kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: what it has room for
-    tallies: list[Tally] = field(default_factory=list)  # by replica: what passed through its stages
-    replays: list[int] = field(default_factory=list)  # by replica: steps that were made again
-    traffic: dict[int, Traffic] = field(
-        default_factory=dict
-    )  # of the replicas at chip fidelity, by number
-    worked_until: Seconds = -math.inf  # when the last step was over
+    kv_peak: list[int] = field(default_factory=list)  # tokens, by replica: peak use
+    kv_tokens: list[int] = field(default_factory=list)  # tokens, by replica: KV cache
+    tallies: list[Tally] = field(default_factory=list)  # by replica: work of its stages
+    replays: list[int] = field(default_factory=list)  # by replica: repeated steps
+    traffic: dict[int, Traffic] = field(default_factory=dict)  # by replica at chip fidelity
+    worked_until: Seconds = -math.inf  # when the last step ended
     span: Span | None = None  # the part of the run that `measure` counts
 
     def __post_init__(self) -> None:
@@ -109,11 +124,9 @@ class Rows:
         self.admitted = np.full(n, np.nan)
         self.first_token = np.full(n, np.nan)
         self.last_token: NDArray[np.float64] = np.full(n, np.nan)
-        self.ended: NDArray[np.float64] = np.full(
-            n, np.nan
-        )  # finished, refused, cancelled or failed
+        self.ended: NDArray[np.float64] = np.full(n, np.nan)
         self.replica = np.full(n, -1)
-        self.turned_away = np.zeros(n, bool)  # refused because the queue was full
+        self.turned_away = np.zeros(n, bool)
         self.cancelled = np.zeros(n, bool)
         self.cached = np.zeros(n, np.int64)
         self.preemptions = np.zeros(n, np.int64)
@@ -124,11 +137,12 @@ class Rows:
 
     @property
     def finished(self) -> NDArray[np.bool_]:
+        """bool[request]: got its last token."""
         return np.isfinite(self.last_token)
 
     @property
     def end(self) -> Seconds:
-        """When the last request ended, however it ended, and the last step was over; -inf where none did."""
+        """The end of the last request, however it ended, or of the last step; -inf without any."""
         return float(
             max(
                 self.worked_until,
@@ -138,26 +152,27 @@ class Rows:
 
     @property
     def has_ended(self) -> NDArray[np.bool_]:
+        """bool[request]: finished, refused, cancelled or failed."""
         return np.isfinite(self.last_token) | np.isfinite(self.ended)
 
     @property
     def elapsed(self) -> Seconds:
-        """The time that the run lasts: from the first arrival to its end; 0 where no request ended."""
+        """The time from the first arrival to the end of the run; 0 if no request ended."""
         return self.end - float(np.nanmin(self.arrival)) if self.has_ended.any() else 0.0
 
     @property
     def unfinished(self) -> dict[str, int]:
-        """How many requests were not finished for each reason, the most frequent first."""
+        """The numbers of unfinished requests by reason, the most frequent reason first."""
         reasons = (NUMBERED.sub("more tokens than", reason) for reason in self.reason if reason)
-        return dict(sorted(Counter(reasons).items(), key=lambda each: (-each[1], each[0])))
+        return dict(sorted(Counter(reasons).items(), key=lambda count: (-count[1], count[0])))
 
     def expire(self, number: int, deadline: Seconds) -> None:
-        """A request's deadline has passed."""
+        """Cancel a request whose deadline has passed."""
         self.cancelled[number] = True
         self.reason[number] = f"not finished {deadline:g} s after it was sent"
 
     def table(self, system: str) -> "polars.DataFrame":
-        """The columns of requests.parquet."""
+        """Return the rows with the columns of requests.parquet."""
         import polars
 
         n = len(self.arrival)
@@ -184,8 +199,8 @@ class Rows:
         )
 
 
-def answered(requests: RequestBatch) -> Rows:
-    """The rows of a trace's own answers."""
+def rows_of_answers(requests: RequestBatch) -> Rows:
+    """Return the rows of the answers that a trace records."""
     assert requests.answered
     rows = Rows(requests)
     rows.admitted, (rows.first_token, rows.last_token) = rows.arrival.copy(), requests.answered

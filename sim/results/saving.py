@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A run as figures and reports read it: its summary, and the rows of all systems."""
+    """A run as figures and reports read it: its summary, and the rows of all systems.
+
+    requests: a row for each request and system, with the columns of `sim.results.rows.COLUMNS`.
+    """
 
     summary: RunSummary
     requests: "polars.DataFrame"
@@ -38,7 +41,8 @@ def save_result(saved: Saved, folder: Path) -> None:
 def write_parquet(table: "polars.DataFrame", path: Path) -> None:
     """Write a table to a file.
 
-    It goes by way of memory: Polars has an error of its own for a full disk, Python an OSError.
+    The bytes pass through memory: on a full disk Polars raises an error of its own, Python an
+    OSError, which the command line reports.
     """
     buffer = BytesIO()
     table.write_parquet(buffer)
@@ -46,9 +50,9 @@ def write_parquet(table: "polars.DataFrame", path: Path) -> None:
 
 
 def load_result(folder: Path) -> Saved:
-    """Return what `save_result` wrote into a folder.
+    """Return the run that `save_result` wrote into a folder.
 
-    Results of earlier versions may lack keys: these fields are None, or as their class says.
+    Results of earlier versions may lack keys. Their fields have the defaults of the class.
     Raises: UserError if the folder holds no result.
     """
     import polars

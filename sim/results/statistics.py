@@ -44,7 +44,7 @@ LATENCIES = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of one latency by name, ms. None: nothing was measured. A missing one is None."""
+    """Statistics of one latency by name [ms]. None, or a missing one: nothing was measured."""
 
     values: Mapping[str, float | None]
 
@@ -78,8 +78,8 @@ def _encode_statistics(latency: str, statistics: Statistics) -> dict[str, Any]:
 
 def _decode_statistics(latency: str, data: Mapping[str, Any]) -> Statistics:
     pattern = re.compile(rf"(mean|median|std|p[\d.]+)_{latency}_ms")
-    found = {key: match[1] for key in data if (match := pattern.fullmatch(key))}
-    return Statistics({name: data[key] for key, name in found.items()})
+    names = {key: match[1] for key in data if (match := pattern.fullmatch(key))}
+    return Statistics({name: data[key] for key, name in names.items()})
 
 
 LatencyField = Annotated[Statistics, SplicedField(_encode_statistics, _decode_statistics)]
@@ -87,7 +87,7 @@ LatencyField = Annotated[Statistics, SplicedField(_encode_statistics, _decode_st
 
 @dataclass(frozen=True)
 class Unfinished:
-    """How many requests were not finished, for one reason."""
+    """The number of requests that did not finish for one reason."""
 
     reason: str
     requests: int
@@ -143,7 +143,7 @@ class AvailabilityMetrics:
 
 @dataclass(frozen=True)
 class ReplayMetrics:
-    """Steps that were made again after a link error.
+    """Steps that were repeated after a link error.
 
     expected_replays: of as many steps. replayed_share: of all steps.
     """
@@ -156,12 +156,12 @@ class ReplayMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What the users of one system got. None: nothing was measured.
+    """The metrics of one system's users. None: nothing was measured.
 
     served_share: output tokens served over those offered, in the second half of the arrivals;
         None in a closed loop.
-    duration: from the first arrival to the end of the last request, however it ends, or what
-        `measure` says, s.
+    duration: from the first arrival to the end of the last request, however it ends, or the
+        span of `measure` [s].
     moved: requests that began again on another replica, of those that are `retried`.
     request_throughput: requests/s. output_throughput, total_token_throughput: tokens/s.
     goodput: None without an SLO.
@@ -225,7 +225,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceMetrics:
-    """Latencies of a trace's own server. What it does not say is left out."""
+    """Latencies of a trace's own server. Left out: statistics that the trace does not have."""
 
     ttft: LatencyField
     tpot: LatencyField
@@ -237,7 +237,7 @@ class TraceMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class MemberMetrics:
-    """What one member of a fleet served: its replicas by number, and the latencies of its requests."""
+    """The metrics of one member of a fleet. replicas: by number."""
 
     replicas: tuple[int, ...]
     completed: int

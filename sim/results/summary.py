@@ -1,4 +1,4 @@
-"""What a run comes to, typed: the contract of `run --json`.
+"""The summary of a run, typed: the contract of `run --json`.
 
     >>> from sim.results.saving import load_result  # doctest: +SKIP
     >>> load_result(folder).summary.systems["lpu"].metrics.tpot.median  # doctest: +SKIP
@@ -25,7 +25,7 @@ from sim.results.system_identity import (
 
 @dataclass(frozen=True, kw_only=True)
 class LinkUse:
-    """A link of a chip-level run: messages, the time they took and waited for others [ms]."""
+    """A link of a chip-level run: its messages, the time they took, and the time they waited."""
 
     link: str
     messages: int
@@ -35,7 +35,7 @@ class LinkUse:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkUse:
-    """What the links of a chip-level run carried: messages, and how long they waited for others.
+    """The links of a chip-level run: messages, and the time that they waited for others.
 
     links_waited_for: the five with the longest waits.
     """
@@ -57,10 +57,10 @@ class EnergyUse:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPrice:
-    """What the tokens of a run cost, USD.
+    """The cost of the tokens of a run, USD.
 
     provisioned_power_w: W. usd_per_mtok: for a million output tokens.
-    usd_per_request: None where no request finished.
+    usd_per_request: None if no request finished.
     """
 
     card_usd: float
@@ -76,7 +76,7 @@ class TokenPrice:
 class TokenCosts:
     """The energy and money of a system's tokens, as far as they are known.
 
-    busy_share: of its time, the mean over chips. All are None where no token came.
+    busy_share: of its time, the mean over chips. All are None if the system gave no token.
     """
 
     busy_share: Annotated[float | None, OMIT_NONE] = None
@@ -86,10 +86,10 @@ class TokenCosts:
 
 @dataclass(frozen=True, kw_only=True)
 class SystemSummary:
-    """What one system is and did. `sim.results.statistics.Metrics` has what its users got.
+    """One system: its identity, the metrics of its users, its costs.
 
     fidelity: 'stage' or 'chip'. network: None at stage fidelity.
-    outages: from when to when a replica is down [s]. unloaded: None of a fleet.
+    outages: start and end of each time when a replica is down [s]. unloaded: None for a fleet.
     """
 
     identity: Annotated[Identity, SPLICED]
@@ -107,7 +107,7 @@ class SystemSummary:
 
     @property
     def members(self) -> Mapping[str, FleetMember]:
-        """The members of a fleet; of a plain system none."""
+        """The members of a fleet; empty for a plain system."""
         return self.identity.members if isinstance(self.identity, FleetIdentity) else {}
 
     @property
@@ -129,9 +129,9 @@ class SystemSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EconomicTerms:
-    """How systems are paid for: years, shares of the capital, PUE, shares of the time, USD.
+    """The terms of payment: years, shares of the capital, PUE, shares of the time, USD.
 
-    hosting_usd_per_kw_month: None where electricity is paid for; the next field is then not None.
+    hosting_usd_per_kw_month: None if electricity is paid for. Then the next field is not None.
     """
 
     years: float
@@ -147,7 +147,7 @@ class EconomicTerms:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a system costs over the years, whatever it serves, USD."""
+    """The cost of a system over the years, independent of what it serves [USD]."""
 
     capex_usd: float
     opex_usd: float
@@ -156,7 +156,7 @@ class CostEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class EntrySources:
-    """An entry of the catalogue, and where each of its numbers is from: key, value, source."""
+    """An entry of the catalogue, with the source of each number. facts: key, value, source."""
 
     title: str
     facts: tuple[tuple[str, str, str], ...]
@@ -165,7 +165,7 @@ class EntrySources:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOrigin:
-    """What a run in a folder was made from.
+    """The origin of a run in a folder: version, question, inputs and sources.
 
     question: the scenario file's opening comment. inputs: its data. sources: by entry.
     """
@@ -178,12 +178,12 @@ class RunOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What a run comes to, and what it was made from.
+    """The summary of a run, and its origin.
 
-    workload: its kind. note: what of a trace was left out or cut.
+    workload: its kind. note: the parts of a trace that were left out or cut.
     measured: latencies of the trace's own server.
-    slo: limits by name, s. economics: None where the scenario has none.
-    estimate: by system; None where no prices are known.
+    slo: limits by name [s]. economics: None if the scenario has none.
+    estimate: by system; None if no prices are known.
     origin: None in `run --json`.
     """
 
@@ -200,7 +200,7 @@ class RunSummary:
 
     @property
     def identities(self) -> dict[str, Identity]:
-        """What each system is."""
+        """The identity of each system."""
         return {name: system.identity for name, system in self.systems.items()}
 
     @property

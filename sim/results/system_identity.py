@@ -1,4 +1,4 @@
-"""What a result names beside a system's numbers, typed: model, chips, engine, plan, precisions.
+"""The identity of a system in a result, typed: model, chips, engine, plan, precisions.
 
     >>> WeightBandwidth(claimed=80e12, chip=9.2e12).chip
     9200000000000.0
@@ -16,7 +16,7 @@ from sim.results.statistics import MemberMetrics
 
 @dataclass(frozen=True, kw_only=True)
 class PlanDegrees:
-    """How a model is laid on the chips. slots: micro-batches in flight."""
+    """The layout of a model on the chips. slots: micro-batches in flight."""
 
     tensor: int
     attention_data: int = 1
@@ -34,7 +34,7 @@ class PlanDegrees:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchedPlan:
-    """How `search: capacity` found the plan: plans considered, simulated, and the highest goodput.
+    """The result of `search: capacity`: plans considered, simulated, and the highest goodput.
 
     max_goodput_users: of a closed loop. max_goodput_rate: of arrivals, requests/s.
     """
@@ -48,7 +48,7 @@ class SearchedPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Precisions:
-    """Number formats, such as int8, by what is stored or sent in them."""
+    """Number formats, such as int8, of stored and sent values."""
 
     weights: str
     attention: str | None = None
@@ -79,7 +79,8 @@ class WeightBandwidth:
 class Beat:
     """The time of a compiled pipeline's slowest stage for what enters at once.
 
-    us: us. tokens: that enter. max_token_throughput: of a replica, tokens/s, prompts counted.
+    us: time in microseconds. tokens: number that enters at once.
+    max_token_throughput: of a replica, tokens/s, prompts counted.
     fill: requests that fill the pipeline.
     """
 
@@ -107,7 +108,7 @@ class SpeedPoint:
 
 @dataclass(frozen=True)
 class ChangedValue:
-    """A number of a named entry that the scenario changes. was: None where it is new."""
+    """A number of a named entry that the scenario changes. was: None if it is new."""
 
     was: Annotated[Any, Key("from")]
     now: Annotated[Any, Key("to")]
@@ -119,14 +120,14 @@ CHANGED_PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptio
 
 @dataclass(frozen=True, kw_only=True)
 class SystemIdentity:
-    """What a plain system is.
+    """The identity of a plain system.
 
-    speed_label: what its speeds are where no engine was measured on the chip; else None.
-    contended: collectives whose times by stage are estimates; None where there are none.
+    speed_label: such as 'extrapolated'; None if an engine was measured on the chip.
+    contended: collectives whose times by stage are estimates; None without any.
     memories: of the chip. token_budget: tokens of a step. kv_tokens: room of a replica, tokens.
-    beat: None where the pipeline is not compiled.
-    load_s: time to load the weights from the hosts, s; None where the link is not known.
-    changed: by dotted key; None where nothing is changed.
+    beat: None if the pipeline is not compiled.
+    load_s: time to load the weights from the hosts [s]; None if the link is not known.
+    changed: by dotted key; None without changes.
     """
 
     model: str
@@ -150,16 +151,16 @@ class SystemIdentity:
 
     @property
     def plain(self) -> "SystemIdentity | None":
-        """The identity itself; of a fleet None."""
+        """The identity itself; None for a fleet."""
         return self
 
     @property
     def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems stand behind one router."""
+        """Whether replicas of unlike systems have one router."""
         return False
 
     def parts(self, name: str) -> "Mapping[str, SystemIdentity]":
-        """Return the plain systems that it consists of, by name: of a plain one itself."""
+        """Return its plain systems by name; a plain system is its only part."""
         return {name: self}
 
     @property
@@ -169,7 +170,7 @@ class SystemIdentity:
 
     @property
     def speed_labels(self) -> tuple[str, ...]:
-        """What its speeds are, if an engine was not measured on its chip."""
+        """The label of its speeds; empty if an engine was measured on its chip."""
         return (self.speed_label,) if self.speed_label else ()
 
     def kv_room(self) -> int:
@@ -183,10 +184,10 @@ class SystemIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class UnloadedRequest:
-    """A request that has the system for itself.
+    """A single request on an unloaded system.
 
-    ttft_ms, tpot_ms: ms. terms_ms: the time of a mean token by cause, ms; fitted_terms_ms: the
-    fitted part of each. fitted_share: of a token's time.
+    terms_ms: the time of a mean token by cause. fitted_terms_ms: the fitted part of each.
+    fitted_share: of a token's time.
     """
 
     ttft_ms: float
@@ -198,7 +199,7 @@ class UnloadedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetMember:
-    """A member of a fleet: its copies, what each is, and in a run what it served."""
+    """A member of a fleet: its copies, the identity of one copy, and in a run its service."""
 
     copies: int
     identity: Annotated[SystemIdentity, SPLICED]
@@ -209,7 +210,7 @@ class FleetMember:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetIdentity:
-    """What a fleet is: its model, all chips, and its members by name."""
+    """The identity of a fleet: its model, the number of chips, and its members by name."""
 
     model: str
     chips: int
@@ -222,11 +223,11 @@ class FleetIdentity:
 
     @property
     def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems stand behind one router."""
+        """Whether replicas of unlike systems have one router."""
         return True
 
     def parts(self, name: str) -> Mapping[str, SystemIdentity]:
-        """Return the plain systems that it consists of, by name: of a plain one itself."""
+        """Return its plain systems by name; a plain system is its only part."""
         return {member: of.identity for member, of in self.members.items()}
 
     @property
@@ -236,7 +237,7 @@ class FleetIdentity:
 
     @property
     def speed_labels(self) -> tuple[str, ...]:
-        """What the speeds of its members are, where engines were not measured on their chips."""
+        """The labels of its members' speeds, if engines were not measured on their chips."""
         labels = (label for of in self.members.values() for label in of.identity.speed_labels)
         return tuple(dict.fromkeys(labels))
 
@@ -245,7 +246,7 @@ class FleetIdentity:
         return sum(of.copies * of.identity.kv_room() for of in self.members.values())
 
     def changes(self, part: str) -> bool:
-        """Return False: its members name what is changed."""
+        """Return False, because its members name the changes."""
         return False
 
 
@@ -253,7 +254,7 @@ Identity = SystemIdentity | FleetIdentity
 
 
 def read_identity(data: Mapping[str, Any]) -> Identity:
-    """Return what a system is, from a result's data."""
+    """Return the identity of a system from a result's data."""
     if "members" in data:
         return decode_summary(FleetIdentity, data)
     return decode_summary(SystemIdentity, data)

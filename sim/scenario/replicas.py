@@ -84,7 +84,7 @@ def serve_requests(
         config for member, of in members.items() for config in replica_configs(scenario, member, of)
     ]
     think = scenario.workload.pause or 0.0
-    counted = scenario.measure.asked if scenario.measure else None
+    counted = scenario.measure.bounds if scenario.measure else None
     return serve_fleet(
         requests, configs, scenario.systems[name].router, think, progress=progress, counted=counted
     )

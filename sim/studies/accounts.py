@@ -1,4 +1,4 @@
-"""What a run used: joules and dollars of its tokens, the share of its time for which chips are busy, its availability."""
+"""Energy, costs, busy share and availability of a run."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from sim.economics.owner_costs import (
 from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.encoding import decode_summary
-from sim.results.metrics import came_out
+from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
@@ -27,12 +27,13 @@ from sim.scenario.scenario import Scenario
 from sim.units import DAY, Seconds, Watts
 
 
-def reliability(
+def availability_metrics(
     scenario: Scenario, name: str, members: Mapping[str, Member], rows: Rows
 ) -> AvailabilityMetrics | None:
-    """Return the availability of a system whose parts fail; None where none fail.
+    """Return the availability of a system whose parts fail; None if no parts fail.
 
-    That of a fleet is the mean of its members', by their output tokens. None if it gave no token.
+    The availability of a fleet is the mean over its members, weighted by their output tokens. It is
+    None if the fleet gave no token.
     """
     parts: dict[str, Availability] = {}
     for member, of in members.items():
@@ -57,17 +58,19 @@ def reliability(
     return AvailabilityMetrics(availability=1 - lost, ci95_availability=math.hypot(*widths))
 
 
-def costs(
+def token_costs(
     scenario: Scenario, members: Mapping[str, Member], rows: Rows, availability: float
 ) -> TokenCosts:
-    """Return the joules and dollars of a system's output tokens over the time that is counted.
+    """Return the energy and cost of a system's output tokens in the time that counts.
 
-    That time is the whole run, or what `measure` says. Unknown numbers are None, and all are where
-    no token came. `availability` is that of its faults.
+    This time is the whole run, or the span of `measure`. Unknown numbers are None. All are None
+    if the system gave no token.
+    availability: share of the time that the system works, 1 without faults.
+    Raises: ScenarioError if no request arrives in the span of `measure`.
     """
     if scenario.measure:
         start, end = scenario.measure.span(rows)
-        finished, _, tokens, _ = came_out(rows, start, end, None)
+        finished, _, tokens, _ = output_between(rows, start, end, None)
         elapsed, span = end - start, rows.span
         tallies, busy, worked = (
             (span.tallies, span.busy, span.end - span.start) if span else ([], [], 0.0)
@@ -84,9 +87,9 @@ def costs(
     for name, of in members.items():
         around = host_power(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
         chips = of.chips + of.copies * scenario.spare_chips(name)
-        tally = summed(tally for each, tally in replicas if each == name)
+        tally = summed(tally for system, tally in replicas if system == name)
         parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
-    owned = total_owned(scenario, {name: of.copies for name, of in members.items()})
+    owned = total_capex(scenario, {name: of.copies for name, of in members.items()})
     price = None
     if owned:
         drawn = _metered_power(scenario, parts, worked)
@@ -102,7 +105,7 @@ def costs(
 def _energy_use(
     scenario: Scenario, parts: Iterable[EnergyPart], worked: Seconds, throughput: float
 ) -> EnergyUse | None:
-    """Return the energy of a system with this throughput [tokens/s]; None if it is not known."""
+    """Return the energy of a system, None if it is not known. throughput: tokens/s."""
     pue = scenario.money.pue
     joules = energy(parts, worked, pue)
     if not joules:
@@ -121,9 +124,9 @@ def _energy_use(
 def _metered_power(
     scenario: Scenario, parts: Mapping[str, EnergyPart], worked: Seconds
 ) -> Watts | None:
-    """Return the mean power of the parts that are not rented, W.
+    """Return the mean power of the parts that are not rented [W].
 
-    None where power is not paid for by the kWh, or is not known.
+    The result is None if the owner does not pay by the kWh, or the power is not known.
     """
     money = scenario.money
     if money.electricity is None:
@@ -143,9 +146,10 @@ def busy_share(
     busy: list[NDArray[np.float64]],
     elapsed: Seconds,
 ) -> float:
-    """Return the share of the time for which a chip of the replicas works, the mean over chips.
+    """Return the share of the time that a chip works, the mean over chips of all replicas.
 
-    A chip works while its stage does; `systems` and `busy` (s, by stage) are by replica.
+    A chip works while its stage works.
+    systems: by replica. busy: by replica, float[stage] [s]. elapsed: s.
     """
     chips = [members[name].chips / members[name].replicas for name in systems]
     return sum(n * float(seconds.mean()) for n, seconds in zip(chips, busy, strict=True)) / (
@@ -153,8 +157,10 @@ def busy_share(
     )
 
 
-def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> ReplayMetrics | None:
-    """Return the steps that were made again after link errors; None where links make no errors."""
+def replay_metrics(
+    scenario: Scenario, members: Mapping[str, Member], rows: Rows
+) -> ReplayMetrics | None:
+    """Return the steps repeated after link errors; None if links make no errors."""
     expected, steps, errors_occur = 0.0, 0.0, False
     for name, tally in zip(rows.systems, rows.tallies, strict=True):
         if errors := scenario.plain(name).link_errors:
@@ -171,7 +177,7 @@ def replays(scenario: Scenario, members: Mapping[str, Member], rows: Rows) -> Re
     )
 
 
-def total_owned(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
-    """What copies of plain systems cost together; None where one's prices are not known."""
-    each = [one for name, n in copies.items() if (one := scenario.capex(name, n))]
-    return Capex(*map(sum, zip(*each, strict=True))) if len(each) == len(copies) else None
+def total_capex(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
+    """Return the capital cost of copies of plain systems; None if a price is not known."""
+    known = [capex for name, n in copies.items() if (capex := scenario.capex(name, n))]
+    return Capex(*map(sum, zip(*known, strict=True))) if len(known) == len(copies) else None

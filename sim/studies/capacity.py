@@ -142,7 +142,7 @@ def capacity(
     A trace has all its requests in a trial.
     guess: where to begin.  None means one user, or the rate of single requests one by one.
     Joules and dollars are those of the counted part of the best trial: see
-    `sim.studies.accounts.costs`.
+    `sim.studies.accounts.token_costs`.
 
     Left out: `measure` of the scenario.
     Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit.

@@ -1,4 +1,8 @@
-"""What `sramsim compare` tells: what changed between runs, in what went in and in what came out."""
+"""Differences between runs, for `sramsim compare`: of their inputs and of their metrics.
+
+>>> value_change(2.0, 1.5)
+{'base': 2.0, 'is': 1.5, 'change': -0.5, 'change_pct': -25.0}
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,27 +12,30 @@ from sim.results.encoding import encode_summary
 from sim.results.saving import load_result
 
 
-def changes(folders: Sequence[Path]) -> dict[str, Any]:
-    """Each folder of `run --out` against the first.  Raises: UserError where one holds no result."""
+def compare_runs(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return the differences of each folder of `run --out` to the first one.
+
+    Raises: UserError if a folder holds no result.
+    """
     base, *others = [encode_summary(load_result(folder).summary) for folder in folders]
     runs = [
-        {"folder": str(folder), **against(base, other)}
+        {"folder": str(folder), **compare_summaries(base, other)}
         for folder, other in zip(folders[1:], others, strict=True)
     ]
     return {"base": str(folders[0]), "runs": runs}
 
 
-def against(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What another run was given otherwise, and what its systems did otherwise."""
+def compare_summaries(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the differences of a run to the base: inputs, and metrics of common systems."""
     was, now = base["systems"], other["systems"]
     return {
-        "inputs": different(inputs(base, other), inputs(other, base)),
+        "inputs": differing_values(run_inputs(base, other), run_inputs(other, base)),
         "only_in_base": [name for name in was if name not in now],
         "only_here": [name for name in now if name not in was],
         "systems": {
             name: {
-                key: change(*pair)
-                for key, pair in different(
+                key: value_change(*pair)
+                for key, pair in differing_values(
                     dict(dotted_values(was[name])), dict(dotted_values(now[name]))
                 ).items()
             }
@@ -38,26 +45,33 @@ def against(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def inputs(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was made from, by dotted key; of parts that both name also the numbers, which files may change."""
-    given = {key: summary.get(key) for key in ("scenario", "version", "seed")}
-    given |= {
+def run_inputs(summary: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a run by dotted key.
+
+    Entries of the catalogue that both runs name add their numbers, because their files may differ.
+    """
+    values = {key: summary.get(key) for key in ("scenario", "version", "seed")}
+    # The seed that was used is above. The one of the file may differ.
+    values |= {
         key: value for key, value in dotted_values(summary.get("inputs", {})) if key != "seed"
-    }  # the one that was used is above
+    }
     common = {
-        entry: told
-        for entry, told in summary.get("sources", {}).items()
+        entry: source
+        for entry, source in summary.get("sources", {}).items()
         if entry in other.get("sources", {})
     }
-    return given | {
+    return values | {
         f"{entry}: {key}": value
-        for entry, told in common.items()
-        for key, value, _ in told["facts"]
+        for entry, source in common.items()
+        for key, value, _ in source["facts"]
     }
 
 
 def dotted_values(data: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """'systems.lpu.chips', 576 and so on; lists by number, empty ones as they are."""
+    """Yield pairs such as ('systems.lpu.chips', 576).
+
+    Items of lists have their number as key. Empty lists and mappings are values.
+    """
     pairs = (
         data.items()
         if isinstance(data, Mapping)
@@ -71,8 +85,8 @@ def dotted_values(data: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from dotted_values(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def different(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Both values of each key where they are not the same; None where there is none."""
+def differing_values(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return both values of each key whose values differ; None for a missing value."""
     return {
         key: [was.get(key), now.get(key)]
         for key in dict.fromkeys([*was, *now])
@@ -80,8 +94,8 @@ def different(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[
     }
 
 
-def change(was: Any, now: Any) -> dict[str, Any]:
-    """Two values; of numbers also the difference, and what part of the first one it is, in percent."""
+def value_change(was: Any, now: Any) -> dict[str, Any]:
+    """Return two values; for numbers also their difference, and in percent of the first."""
     numbers = all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in (was, now)
     )

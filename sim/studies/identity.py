@@ -1,4 +1,4 @@
-"""What a result names beside a system's numbers: model, chips, engine, plan, precisions, and more.
+"""The identity of a system, from its deployment: model, chips, engine, plan, precisions.
 
 >>> from sim.scenario.scenario import check, read
 >>> scenario = read("llama3-8b-lpu-vs-h100")
@@ -33,11 +33,13 @@ DEGREE_KEYS = ("tensor", "attention_data", "expert", "pipeline", "replicas", "ba
 
 
 def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> Identity:
-    """Return what a system is; of a fleet also what each member is."""
+    """Return the identity of a system; of a fleet, with the identities of its members."""
     if isinstance(scenario.systems[name], System):
-        return describe(scenario, name, members[name].deployment)
+        return plain_identity(scenario, name, members[name].deployment)
     parts = {
-        member: FleetMember(copies=of.copies, identity=describe(scenario, member, of.deployment))
+        member: FleetMember(
+            copies=of.copies, identity=plain_identity(scenario, member, of.deployment)
+        )
         for member, of in members.items()
     }
     return FleetIdentity(
@@ -47,10 +49,10 @@ def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]
     )
 
 
-def describe(scenario: Scenario, name: str, deployment: Deployment) -> SystemIdentity:
-    """Return what a plain system is, with published speeds of the same model on the same chips.
+def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> SystemIdentity:
+    """Return the identity of a plain system, with published speeds of its model on its chips.
 
-    Left out: published speeds of a changed chip or model, which are those of another one.
+    Left out: published speeds if the chip or the model is changed, because it is another one.
     """
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
@@ -91,7 +93,7 @@ def describe(scenario: Scenario, name: str, deployment: Deployment) -> SystemIde
 
 
 def _beat(deployment: Deployment) -> Beat | None:
-    """Return the beat of a compiled pipeline, and the most tokens/s of a replica; else None."""
+    """Return the beat of a compiled pipeline, with its limit in tokens/s; None without one."""
     if deployment.beat is None:
         return None
     tokens = deployment.limits.token_budget
@@ -125,7 +127,7 @@ def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
 
 
 def _searched(scenario: Scenario, name: str) -> SearchedPlan:
-    """Return how `search: capacity` found the plan of a system."""
+    """Return the result of `search: capacity` for a system."""
     search = scenario.searches[name]
     closed = scenario.workload.load_kind == "users"
     return SearchedPlan(

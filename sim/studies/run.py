@@ -1,4 +1,8 @@
-"""What a scenario comes to: `run(scenario)` gives a Result, `plan(scenario)` what each system holds."""
+"""Run a scenario: `run` simulates it, and `plan` only computes how each system holds the model.
+
+>>> run("llama3-8b-lpu-vs-h100").systems["lpu"].metrics.verdict  # doctest: +SKIP
+'STABLE'
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +16,7 @@ from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
 from sim.results.encoding import decode_summary, encode_summary
-from sim.results.metrics import by_member, summarize, trace_metrics
+from sim.results.metrics import metrics_by_member, summarize, trace_metrics
 from sim.results.plan_summary import (
     ChipMemory,
     PlannedFleet,
@@ -23,7 +27,7 @@ from sim.results.plan_summary import (
     StageWeights,
     TriedPlan,
 )
-from sim.results.rows import Rows, answered
+from sim.results.rows import Rows, rows_of_answers
 from sim.results.saving import Saved
 from sim.results.statistics import MemberMetrics, Metrics, TraceMetrics
 from sim.results.summary import (
@@ -40,9 +44,9 @@ from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario, read
-from sim.studies.accounts import costs, reliability, replays, total_owned
+from sim.studies.accounts import availability_metrics, replay_metrics, token_costs, total_capex
 from sim.studies.design import search_plans
-from sim.studies.identity import describe, system_identity
+from sim.studies.identity import plain_identity, system_identity
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -51,9 +55,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SystemResult:
-    """What one system did, and what it is.
+    """The result of one system: its rows, metrics and costs.
 
-    unloaded: a single request on each member. served: what each member served.
+    members: itself, or the members of a fleet, by name. unloaded: a single request on each member.
+    served: the metrics of each member.
     """
 
     members: dict[str, Member]
@@ -65,7 +70,7 @@ class SystemResult:
 
     @property
     def network(self) -> NetworkUse | None:
-        """What the links carried at chip fidelity, and the links with the longest waits."""
+        """The use of the links at chip fidelity, with the longest waits; None at stage fidelity."""
         if not self.rows.traffic:
             return None
         several = len(self.rows.systems) > 1
@@ -88,9 +93,9 @@ class SystemResult:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What every system of a scenario did under the same requests.
+    """The results of all systems of a scenario for equal requests.
 
-    measured: the latencies of a trace that says when its requests were answered; else None.
+    measured: the latencies of a trace that records its answers; else None.
     """
 
     scenario: Scenario
@@ -99,7 +104,7 @@ class Result:
     measured: TraceMetrics | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the contract of `run --json`: no wall time, no path, no commit in it."""
+        """Return the data of `run --json`. Left out: wall time, paths and the commit."""
         data: dict[str, Any] = encode_summary(self.summary)
         return data
 
@@ -107,7 +112,7 @@ class Result:
     def summary(self) -> RunSummary:
         """The result without its rows, typed."""
         scenario = self.scenario
-        estimate = priced(scenario) if scenario.economics else {}
+        estimate = lifetime_estimates(scenario) if scenario.economics else {}
         return RunSummary(
             scenario=scenario.id,
             seed=self.seed,
@@ -121,7 +126,7 @@ class Result:
         )
 
     def system_summary(self, name: str) -> SystemSummary:
-        """Return what one system is and did, typed."""
+        """Return the typed summary of one system."""
         system, scenario = self.systems[name], self.scenario
         identity = system_identity(scenario, name, system.members)
         if isinstance(identity, FleetIdentity):
@@ -146,7 +151,7 @@ class Result:
         )
 
     def saved(self) -> Saved:
-        """Return the result as it is kept in a folder: its summary with its sources, and its rows."""
+        """Return the result as a folder keeps it: the summary with its sources, and the rows."""
         origin = decode_summary(RunOrigin, self.scenario.origin)
         return Saved(replace(self.summary, origin=origin), self.requests)
 
@@ -174,7 +179,7 @@ class Result:
         return polars.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        """The comparison, for a notebook."""
+        """Return the comparison as HTML, for a notebook."""
         from sim.report.tables import comparison_html
 
         return comparison_html(self.summary)
@@ -182,7 +187,12 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What each plain system holds, and how fast a lone request would be where it fits; fleets are put together from them."""
+    """The plans of all plain systems of a scenario. Fleets are made from them.
+
+    deployments: by system. unloaded: a single request on each system that the model fits.
+    minimum: the fewest chips of each system, with stage size and pipeline depth; None if no number
+        of chips is enough.
+    """
 
     scenario: Scenario
     deployments: dict[str, Deployment]
@@ -190,12 +200,12 @@ class Planned:
     minimum: dict[str, tuple[int, int, int] | None]
 
     def as_json(self, lengths: list[int]) -> dict[str, Any]:
-        """Return the contract of `plan --json`, with how many sequences of each length fit."""
+        """Return the data of `plan --json`. lengths: of the sequences to count [tokens]."""
         data: dict[str, Any] = encode_summary(self.summary(lengths))
         return data
 
     def summary(self, lengths: list[int]) -> PlanSummary:
-        """Return what each system holds, and how many sequences of each length [tokens] fit."""
+        """Return the typed plans of all systems. lengths: of the sequences to count [tokens]."""
         plain = {name: self.planned_system(name, lengths) for name in self.deployments}
         systems: dict[str, PlannedSystem | PlannedFleet] = {}
         for name in self.scenario.systems:
@@ -215,11 +225,11 @@ class Planned:
         return PlanSummary(self.scenario.id, systems)
 
     def planned_system(self, name: str, lengths: list[int]) -> PlannedSystem:
-        """Return what a plain system holds, and how many sequences of each length [tokens] fit."""
+        """Return the plan of a plain system. lengths: of the sequences to count [tokens]."""
         deployment, minimum = self.deployments[name], self.minimum[name]
         fit = deployment.fit
         return PlannedSystem(
-            identity=describe(self.scenario, name, deployment),
+            identity=plain_identity(self.scenario, name, deployment),
             fits=fit.fits,
             weights_only_chips=weights_only_chips(deployment.layout),
             minimum_chips=minimum[0] if minimum else None,
@@ -240,20 +250,20 @@ class Planned:
 
 
 def plan(scenario: Scenario) -> Planned:
-    """What each system of a scenario holds; a system that does not fit is shown so.
+    """Return how each system of a scenario holds the model, also a system that it does not fit.
 
-    Raises: PlanError where no plan fits or meets the SLO that `search: capacity` would find.
+    Raises: PlanError if `search: capacity` finds no plan that fits and meets the SLO.
     """
     scenario = search_plans(scenario)
     plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
     deployments = {name: scenario.deploy(name) for name in plain}
     for name in scenario.systems:
         scenario.require_few(name, deployments)
-    lone = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
+    unloaded = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {
         name: minimum_chips(d.bare, scenario.request_tokens) for name, d in deployments.items()
     }
-    return Planned(scenario, deployments, lone, minimum)
+    return Planned(scenario, deployments, unloaded, minimum)
 
 
 def run(
@@ -261,9 +271,11 @@ def run(
     seed: int | None = None,
     progress: Callable[[str, int, int], None] = lambda system, done, total: None,
 ) -> Result:
-    """Serves the scenario's requests on each of its systems.
+    """Simulate the requests of a scenario on each of its systems.
 
-    Raises: ScenarioError where a file is wrong, PlanError where a model does not fit.
+    scenario: a path, a name of the catalogue, or a scenario. seed: None takes the scenario's.
+    progress: called with a system, its finished requests, and all requests.
+    Raises: ScenarioError if a file is wrong, PlanError if a model does not fit.
     """
     scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
     seed = scenario.seed if seed is None else seed
@@ -271,43 +283,45 @@ def run(
     systems = check(scenario)
     requests = scenario.workload.draw(seed)
     results = {
-        name: served(scenario, name, members, requests, partial(progress, name))
+        name: serve_system(scenario, name, members, requests, partial(progress, name))
         for name, members in systems.items()
     }
-    measured = trace_metrics(answered(requests), scenario.measure) if requests.answered else None
+    measured = (
+        trace_metrics(rows_of_answers(requests), scenario.measure) if requests.answered else None
+    )
     return Result(scenario, seed, results, measured)
 
 
-def served(
+def serve_system(
     scenario: Scenario,
     name: str,
     members: dict[str, Member],
     requests: RequestBatch,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SystemResult:
-    """What one system does with the requests."""
+    """Simulate the requests on one system."""
     rows = serve_requests(scenario, name, members, requests, progress)
-    lone = {member: scenario.unloaded(each.deployment) for member, each in members.items()}
+    unloaded = {member: scenario.unloaded(of.deployment) for member, of in members.items()}
     metrics = replace(
         summarize(rows, scenario.slo, scenario.measure),
-        fitted_share=lone[name].fitted_share if name in lone else None,
-        availability=reliability(scenario, name, members, rows),
-        link_errors=replays(scenario, members, rows),
+        fitted_share=unloaded[name].fitted_share if name in unloaded else None,
+        availability=availability_metrics(scenario, name, members, rows),
+        link_errors=replay_metrics(scenario, members, rows),
     )
     works = metrics.availability.availability if metrics.availability else 1.0
     return SystemResult(
         members,
-        lone,
-        by_member(rows, scenario.measure),
+        unloaded,
+        metrics_by_member(rows, scenario.measure),
         rows,
         metrics,
-        costs(scenario, members, rows, works),
+        token_costs(scenario, members, rows, works),
     )
 
 
-def priced(scenario: Scenario) -> dict[str, CostEstimate]:
-    """Return what systems cost over the years, whatever they serve, of those with known prices."""
-    capex = {name: total_owned(scenario, scenario.members(name)) for name in scenario.systems}
+def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
+    """Return the costs over the years of systems with known prices, whatever they serve."""
+    capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
     return {
         name: CostEstimate(**lifetime_costs(scenario.money, owned))
         for name, owned in capex.items()
@@ -316,12 +330,12 @@ def priced(scenario: Scenario) -> dict[str, CostEstimate]:
 
 
 def economic_terms(scenario: Scenario) -> EconomicTerms:
-    """Return how the systems of a scenario are paid for."""
+    """Return the terms of payment of a scenario."""
     return decode_summary(EconomicTerms, scenario.money.as_json())
 
 
 def unloaded_request(request: SingleRequest) -> UnloadedRequest:
-    """Return the times of a single request as results have them, in ms."""
+    """Return the times of a single request in a result [ms]."""
     return UnloadedRequest(
         ttft_ms=1000 * request.ttft,
         tpot_ms=1000 * request.tpot,

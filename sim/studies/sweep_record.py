@@ -16,7 +16,7 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.design import search_plans
 from sim.studies.provenance import package_digest
-from sim.studies.run import Result, served
+from sim.studies.run import Result, serve_system
 from sim.units import Seconds
 
 # Keys of a system's result without a column: no single number, a fleet's parts, or known from the
@@ -48,7 +48,7 @@ def compute_record(document: Document) -> dict[str, Any]:
             scenario = search_plans(scenario, systems=scenario.members(name))
             members = deploy_members(scenario, name)
             result = Result(
-                scenario, scenario.seed, {name: served(scenario, name, members, requests)}
+                scenario, scenario.seed, {name: serve_system(scenario, name, members, requests)}
             )
             record["systems"][name] = {
                 "error": "",

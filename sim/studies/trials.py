@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.errors import UserError
-from sim.results.metrics import SLO, Measure, came_out, latencies, meets, within
+from sim.results.metrics import SLO, Measure, latencies, limits_met, meets_slo, output_between
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
-from sim.studies.accounts import costs, reliability
+from sim.studies.accounts import availability_metrics, token_costs
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -145,7 +145,7 @@ class TrialSeries:
         self.most_requests = max(self.most_requests, n)
         counted = np.arange(n) >= n // WARM_UP
         start, end = float(rows.arrival[n // WARM_UP]), float(rows.arrival[-1])
-        tokens, done = came_out(rows, start, end, None)[2], rows.finished
+        tokens, done = output_between(rows, start, end, None)[2], rows.finished
         offered = rows.requests.output[1:][
             (offered_requests(rows) & counted)[1:] & counted[:-1]
         ].sum()
@@ -153,11 +153,11 @@ class TrialSeries:
         missed = {"refused": float((~done)[counted].mean())}
         missed |= {
             limit: float((done & ~ok)[counted].mean())
-            for limit, ok in within(rows, self.slo).items()
+            for limit, ok in limits_met(rows, self.slo).items()
         }
         trial = LoadTrial(
             load=load,
-            attainment=float(meets(rows, self.slo)[counted].mean()),
+            attainment=float(meets_slo(rows, self.slo)[counted].mean()),
             verdict=judge(rows),
             output_throughput=throughput,
             kept=tokens / float(offered or 1),
@@ -184,12 +184,12 @@ class TrialSeries:
         rows = self._serve(
             replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None)
         )
-        share = float(np.average(meets(rows, self.slo), weights=times))
+        share = float(np.average(meets_slo(rows, self.slo), weights=times))
         if share >= self.share:
             return ""
         missed = {
             limit: float(np.average(rows.finished & ~ok, weights=times))
-            for limit, ok in within(rows, self.slo).items()
+            for limit, ok in limits_met(rows, self.slo).items()
         }
         worst = max(missed, key=lambda limit: missed[limit])
         head = (
@@ -217,9 +217,9 @@ class TrialSeries:
             return TokenCosts()
         scenario = self.scenario.model_copy(update={"measure": Measure(window=trial.counted)})
         rows = serve_requests(scenario, self.name, self.members, self.requests_at(trial.load))
-        available = reliability(scenario, self.name, self.members, rows)
+        available = availability_metrics(scenario, self.name, self.members, rows)
         works = available.availability if available else 1.0
-        return costs(scenario, self.members, rows, works)
+        return token_costs(scenario, self.members, rows, works)
 
     def _serve(self, requests: RequestBatch) -> Rows:
         """Return the rows of one more trial."""

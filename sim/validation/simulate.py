@@ -14,7 +14,7 @@ from sim.cost.plan import PlanError
 from sim.hardware.engine import Engine
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
-from sim.results.metrics import came_out, latencies
+from sim.results.metrics import latencies, output_between
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
@@ -105,7 +105,7 @@ def _full_loop_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, 
         scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
     )
     begin, end = float(np.sort(rows.last_token)[users]), float(np.nanmax(rows.arrival))
-    return {"throughput": (end - begin) / came_out(rows, begin, end, None)[2]}
+    return {"throughput": (end - begin) / output_between(rows, begin, end, None)[2]}
 
 
 def reply_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, Seconds]:

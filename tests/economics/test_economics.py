@@ -24,7 +24,7 @@ from sim.economics.owner_costs import (
 )
 from sim.hardware.chip import Power, Server
 from sim.inputs.errors import ScenarioError
-from sim.studies.run import priced
+from sim.studies.run import lifetime_estimates
 from sim.units import YEAR, parse_quantity
 
 
@@ -198,7 +198,7 @@ def test_years_of_a_rented_system_are_all_running_cost():
 
 
 def ratios(*changes):
-    told = priced(sim.read("jia-2024", list(changes)))
+    told = lifetime_estimates(sim.read("jia-2024", list(changes)))
     return [
         round(getattr(told["lpu"], key) / getattr(told["h100x8"], key), 2)
         for key in ("capex_usd", "opex_usd", "total_usd")

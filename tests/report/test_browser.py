@@ -160,7 +160,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             }
             scenario = scenario.model_copy(update={"systems": systems})
         save_result(run(scenario).saved(), folder)
-        (folder / f"{name}.html").write_text(page.report(folder), encoding="utf-8")
+        (folder / f"{name}.html").write_text(page.html_page(folder), encoding="utf-8")
     (folder / "sweep.json").write_text(
         json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []})
     )
@@ -171,7 +171,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "error": [None] * 4,
     }
     polars.DataFrame(speeds).write_parquet(folder / "table.parquet")
-    (folder / "sweep.html").write_text(page.report(folder), encoding="utf-8")
+    (folder / "sweep.html").write_text(page.html_page(folder), encoding="utf-8")
     return {name: folder / f"{name}.html" for name in (*given, "sweep")}
 
 

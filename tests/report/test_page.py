@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(folder):
-    return Elements(page.report(folder))
+    return Elements(page.html_page(folder))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile.yaml").write_text(HOSTILE)
     save_result(run(read(folder / "hostile.yaml")).saved(), folder)
-    return Elements(page.report(folder))
+    return Elements(page.html_page(folder))
 
 
 def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
@@ -205,12 +205,12 @@ def test_ids_are_of_one_element_each_and_every_reference_has_one(told):
 @pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes(folder):
     """Whatever the order of sets: the seed of hashes is 1 there, and a random one here."""
-    command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import report; "
-               "sys.stdout.buffer.write(report(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
+    command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import html_page; "
+               "sys.stdout.buffer.write(html_page(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
     there = subprocess.run(
         command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": "1"}
     ).stdout
-    assert there == page.report(folder).encode()
+    assert there == page.html_page(folder).encode()
 
 
 def luminance(colour: str) -> float:
@@ -225,8 +225,8 @@ def luminance(colour: str) -> float:
 def test_colours_of_figures_are_seen_on_the_dark_page():
     """At the 3:1 that WCAG asks of graphics."""
     colours = [*style.PALETTE, *(colour for _, colour in breakdown.TERMS.values())]
-    ground = luminance(page.DARK["#ffffff"])
-    dark = [page.DARK.get(colour.lower(), colour.lower()) for colour in colours]
+    ground = luminance(page.DARK_COLOURS["#ffffff"])
+    dark = [page.DARK_COLOURS.get(colour.lower(), colour.lower()) for colour in colours]
     assert [c for c in dark if (luminance(c) + 0.05) / (ground + 0.05) < 3] == []
     assert len(set(dark)) == len(set(colours))
 
@@ -234,9 +234,9 @@ def test_colours_of_figures_are_seen_on_the_dark_page():
 def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_path):
     saved = load_result(folder)
     save_result(replace(saved, summary=replace(saved.summary, origin=None)), tmp_path)
-    text = Elements(page.report(tmp_path)).text
+    text = Elements(page.html_page(tmp_path)).text
     assert "made in code" in text
-    assert "They were not kept" in text
+    assert "sources were not kept" in text
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def swept(tmp_path):
 
 
 def test_a_sweep_is_a_table_with_a_row_for_each_point(swept):
-    told = Elements(page.report(swept))
+    told = Elements(page.html_page(swept))
     assert "2 rows, each a system under one set of values; 1 of them failed." in told.text
     words = " ".join(told.text.split())
     for word in ("How many?", "workload.rate", "a<b", "2.5", "does not fit"):
@@ -277,10 +277,10 @@ def test_a_sweep_is_a_table_with_a_row_for_each_point(swept):
 def test_a_sweep_of_another_kind_is_refused(swept, text):
     (swept / "sweep.json").write_text(text)
     with pytest.raises(UserError, match="holds no finished sweep"):
-        page.report(swept)
+        page.html_page(swept)
 
 
 def test_a_table_of_another_kind_is_refused(swept):
     polars.DataFrame({"rate": [1]}).write_parquet(swept / "table.parquet")
     with pytest.raises(UserError, match="holds no finished sweep"):
-        page.report(swept)
+        page.html_page(swept)

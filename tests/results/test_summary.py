@@ -8,14 +8,14 @@ from rich.console import Console
 
 import sim
 from sim.report import page
-from sim.report.compare_tables import changed
+from sim.report.compare_tables import change_tables
 from sim.report.tables import comparison
 from sim.results.encoding import decode_summary, encode_summary
 from sim.results.plan_summary import PlanSummary
 from sim.results.saving import load_result, save_result
 from sim.results.statistics import LATENCIES, Latency
 from sim.results.summary import RunSummary
-from sim.studies.compare import changes
+from sim.studies.compare import compare_runs
 from sim.studies.sweep import sweep
 
 FEW = "workload.requests=20"
@@ -90,11 +90,11 @@ def test_one_entry_adds_a_statistic_to_json_tables_page_compare_and_sweep(tmp_pa
     assert result.as_json()["systems"]["lpu"][key] > 0
     assert load_result(folder).summary.systems["lpu"].metrics.tpot["p99.9"] > 0
     assert "TPOT median / p99 / p99.9, ms" in printed(comparison(result.summary))
-    assert key in page.report(folder)
+    assert key in page.html_page(folder)
     other = tmp_path / "other"
     other.mkdir()
     save_result(sim.run(scenario, seed=1).saved(), other)
-    assert f"lpu: {key}" in printed(changed(changes([folder, other])))
+    assert f"lpu: {key}" in printed(change_tables(compare_runs([folder, other])))
     points = [FEW, "sweep={workload.rate: [1 request/s]}"]
     swept = sweep("llama3-8b-lpu-vs-h100", tmp_path / "swept", points, jobs=1)
     assert swept.table[key].null_count() == 0

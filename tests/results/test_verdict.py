@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.inputs.errors import ScenarioError
-from sim.report.findings import judged, judgement
+from sim.report.findings import judgement, verdict_text
 from sim.results.metrics import Measure, summarize
 from sim.results.rows import Rows
 from sim.results.statistics import Unfinished
@@ -184,7 +184,7 @@ def test_bursts_that_queue_and_drain_are_named_beside_stable():
     assert told.verdict == "STABLE"
     assert [hint.kind for hint in told.hints] == ["bursts"]
     assert "up to 50 wait" in told.hints[0].text
-    assert judged(told) == "STABLE, with bursts"
+    assert verdict_text(told) == "STABLE, with bursts"
     assert list(hints(in_bursts(3), "STABLE", np.ones(60, bool))) == []  # no queue to speak of
 
 

@@ -646,7 +646,7 @@ def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_pa
         "workload.max_prompt=20 token",
     ]
     told = "failed requests left out: 1; prompts cut to 20 token: 1"
-    assert f"Of the trace: {told}." in command(monkeypatch, capsys, *words)
+    assert f"Trace: {told}." in command(monkeypatch, capsys, *words)
     assert json.loads(command(monkeypatch, capsys, *words, "--json"))["note"] == told
 
 

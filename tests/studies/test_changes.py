@@ -5,7 +5,7 @@ import pytest
 from sim import read, run
 from sim.inputs.errors import UserError
 from sim.results.saving import save_result
-from sim.studies.compare import against, changes
+from sim.studies.compare import compare_runs, compare_summaries
 
 
 def summary(**parts: object) -> dict:
@@ -39,7 +39,7 @@ def summary(**parts: object) -> dict:
 
 
 def test_a_run_against_itself_has_no_changes():
-    assert against(summary(), summary()) == {
+    assert compare_summaries(summary(), summary()) == {
         "inputs": {},
         "only_in_base": [],
         "only_here": [],
@@ -54,7 +54,7 @@ def test_inputs_are_listed_by_dotted_key_with_version_and_seed():
         "slo": {"ttft": "1 s"},
         "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}]}},
     }
-    assert against(summary(), summary(inputs=inputs, version="2", seed=3))["inputs"] == {
+    assert compare_summaries(summary(), summary(inputs=inputs, version="2", seed=3))["inputs"] == {
         "version": ["1", "2"],
         "seed": [0, 3],
         "systems.a.exceptions.1.chip": [2, None],
@@ -64,7 +64,7 @@ def test_inputs_are_listed_by_dotted_key_with_version_and_seed():
 
 def test_a_number_of_a_chip_of_both_that_changed_is_an_input_that_changed():
     other = {"title": "x", "facts": [["memory.capacity", "2 GB", "a data sheet"]], "note": ""}
-    found = against(summary(), summary(sources={"chip x": other, "chip y": other}))
+    found = compare_summaries(summary(), summary(sources={"chip x": other, "chip y": other}))
     assert found["inputs"] == {"chip x: memory.capacity": ["1 GB", "2 GB"]}
 
 
@@ -76,7 +76,7 @@ def test_metrics_change_by_so_much_and_by_so_many_percent():
         "verdict": "OVERLOADED",
         "lone_request": {"tpot_ms": 4.0},
     }
-    found = against(
+    found = compare_summaries(
         was, summary(systems={"a": slower, "b": was["systems"]["b"] | {"median_tpot_ms": 3.0}})
     )["systems"]
     assert found["a"] == {
@@ -92,7 +92,7 @@ def test_metrics_change_by_so_much_and_by_so_many_percent():
 
 def test_a_system_of_one_run_only_is_named():
     a, b = summary()["systems"].values()
-    found = against(summary(), summary(systems={"a": a, "c": b}))
+    found = compare_summaries(summary(), summary(systems={"a": a, "c": b}))
     assert (found["only_in_base"], found["only_here"], list(found["systems"])) == (
         ["b"],
         ["c"],
@@ -107,7 +107,7 @@ def test_folders_are_compared_with_the_first(tmp_path):
             run(read("llama3-8b-lpu-vs-h100", [f"workload.requests={requests}"])).saved(),
             tmp_path / name,
         )
-    found = changes([tmp_path / name for name in ("base", "more", "most")])
+    found = compare_runs([tmp_path / name for name in ("base", "more", "most")])
     assert found["base"] == str(tmp_path / "base")
     assert [each["folder"] for each in found["runs"]] == [
         str(tmp_path / "more"),
@@ -124,4 +124,4 @@ def test_folders_are_compared_with_the_first(tmp_path):
         "change_pct": pytest.approx(200 / 3),
     }
     with pytest.raises(UserError, match="holds no result of"):
-        changes([tmp_path / "base", tmp_path])
+        compare_runs([tmp_path / "base", tmp_path])

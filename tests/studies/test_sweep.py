@@ -425,7 +425,7 @@ def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatc
         return before(scenario, name, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep_record, "served", failing)
+        patched.setattr(sweep_record, "serve_system", failing)
         table = sweep("mine.yaml", Path("out"), jobs=1).table
     assert list(table["error"]) == ["", "ZeroDivisionError: a bug of ours"] * 6
     assert not list(Path("out").glob("points/*.json"))
