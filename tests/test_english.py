@@ -85,10 +85,18 @@ def test_sentences_begin_with_their_subject(path):
 
 @pytest.mark.parametrize("path", PLAIN, ids=name_of)
 def test_variables_are_named_for_what_they_hold(path):
+    tree = ast.parse(path.read_text())
+    keys = {  # a field has the name of its key in files
+        field.target
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    }
     names = {
         node.id
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in keys
     }
     assert names & NAMELESS == set()
 
@@ -96,7 +104,10 @@ def test_variables_are_named_for_what_they_hold(path):
 USER_ERRORS = {"UserError", "ScenarioError", "PlanError", "ScheduleError"}
 
 
-@pytest.mark.parametrize("path", PLAIN, ids=name_of)
+DOCUMENTED = [path for path in PLAIN if path.parent.name != "cli"]  # docstrings there are help
+
+
+@pytest.mark.parametrize("path", DOCUMENTED, ids=name_of)
 def test_public_functions_list_the_user_errors_that_they_raise(path):
     missing = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -109,7 +120,7 @@ def test_public_functions_list_the_user_errors_that_they_raise(path):
             and isinstance(part.exc, ast.Call)
             and isinstance(part.exc.func, ast.Name)
         }
-        if raised & USER_ERRORS and "Raises:" not in (ast.get_docstring(node) or ""):
+        if raised & USER_ERRORS and not re.search("Raises: |Raise ", ast.get_docstring(node) or ""):
             missing.append(f"{node.lineno}: {node.name}")
     assert missing == []
 

@@ -239,10 +239,10 @@ def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
 
 def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str, list[Fact], str]:
     """Return title and facts of a model: numbers computed from config.json, and its keys."""
-    given = "the config's "
+    origin = "the config's "
     kv = model.kv_per_token()
     computed = [
-        ("parameters", f"{model.parameters / 1e9:.4g} B", f"computed from {given}sizes"),
+        ("parameters", f"{model.parameters / 1e9:.4g} B", f"computed from {origin}sizes"),
         (
             "active parameters",
             f"{model.active_parameters / 1e9:.4g} B",

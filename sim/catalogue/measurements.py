@@ -175,7 +175,10 @@ def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str
 
 @contextmanager
 def errors_at_row(where: str) -> Iterator[None]:
-    """Turn an error in a row into a ScenarioError of one line with its place."""
+    """Turn an error in a row into one line with its place.
+
+    Raises: ScenarioError if the body raises a ValueError.
+    """
     try:
         yield
     except ValidationError as error:

@@ -250,7 +250,7 @@ class Transport:
         for path, (messages, nbytes) in self.sent.items():
             for segment in self.paths[path]:
                 carried(segment.cable, messages, nbytes * segment.per_byte)
-        for collective_run in (each for ranks in self.collective_runs.values() for each in ranks):
+        for collective_run in (run for ranks in self.collective_runs.values() for run in ranks):
             runs, nbytes = collective_run.runs, collective_run.nbytes
             for bundle in (
                 b

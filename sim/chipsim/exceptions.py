@@ -115,31 +115,38 @@ def replica_irregularities(
     links: list[LinkException] = []
     kinds: list[tuple[Chip, Costs]] = []
     _require_distinct(exceptions)
-    for number, each in enumerate(exceptions):
-        if each.chip is not None:
-            where, place = divmod(each.chip, size)
+    for number, exception in enumerate(exceptions):
+        if exception.chip is not None:
+            where, place = divmod(exception.chip, size)
             if where >= layout.plan.replicas:
-                raise _no_such_chip(("exceptions", number, "chip"), each.chip, layout, size)
-            costs = next((costs for chip, costs in kinds if chip == each.like), None)
-            if each.like and costs is None:
-                costs = Costs(_made_of(layout, each.like, number, request_tokens, kv_tokens))
-                kinds.append((each.like, costs))
+                raise _no_such_chip(("exceptions", number, "chip"), exception.chip, layout, size)
+            costs = next((costs for chip, costs in kinds if chip == exception.like), None)
+            if exception.like and costs is None:
+                costs = Costs(_made_of(layout, exception.like, number, request_tokens, kv_tokens))
+                kinds.append((exception.like, costs))
             if where == replica:
-                chips.append(ChipException(place, each.speed, costs))
-        elif each.link:
-            where, hop = _hop(layout, each.link, number, size)
+                chips.append(ChipException(place, exception.speed, costs))
+        elif exception.link:
+            where, hop = _hop(layout, exception.link, number, size)
             if where == replica:
-                links.append(LinkException(hop, each.speed))
+                links.append(LinkException(hop, exception.speed))
     return replace(usual, chips=tuple(chips), links=tuple(links))
 
 
 def _require_distinct(exceptions: Sequence[ExceptionField]) -> None:
     """Raise ValueError if two exceptions name the same chip or link."""
-    places = [each.chip if each.link is None else frozenset(each.link) for each in exceptions]
+    places = [
+        exception.chip if exception.link is None else frozenset(exception.link)
+        for exception in exceptions
+    ]
     for number, place in enumerate(places):
         if place in places[:number]:
-            each = exceptions[number]
-            key, name = ("chip", each.chip) if each.link is None else ("link", list(each.link))
+            exception = exceptions[number]
+            key, name = (
+                ("chip", exception.chip)
+                if exception.link is None
+                else ("link", list(exception.link))
+            )
             reason = f"got {key} {name} again; expected one exception for each chip and link"
             raise error_at_path(("exceptions", number, key), name, f"{reason}; try one with both")
 

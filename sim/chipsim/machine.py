@@ -102,9 +102,11 @@ class Machine:
         self.slices: list[TimelineSlice] = []
         self.left: list[Seconds] = []  # when each step left the last stage
         self.jitters: list[float] = []
-        own = {each.number: each for each in irregular.chips}
+        own = {exception.number: exception for exception in irregular.chips}
         self.kinds: list[Costs] = list(
-            dict.fromkeys([costs, *(each.costs for each in own.values() if each.costs)])
+            dict.fromkeys(
+                [costs, *(exception.costs for exception in own.values() if exception.costs)]
+            )
         )
         for number in range(self.group * costs.stages):
             exception = own.get(number, ChipException(number))
@@ -125,7 +127,7 @@ class Machine:
         first = programs[0]
         missing = [self.group] * len(self.stages)
         chip_step = ChipStep(
-            [self.script(each) for each in programs],
+            [self.script(steps) for steps in programs],
             first.slice_bytes,
             first.token_bytes,
             Event(self.env),
@@ -144,10 +146,10 @@ class Machine:
         """Return the program with its collectives bound to runs."""
         return [
             [
-                self.transport.bind(each.label, each.exchange)
-                if isinstance(each, CollectiveOp)
-                else each
-                for each in instructions
+                self.transport.bind(instruction.label, instruction.exchange)
+                if isinstance(instruction, CollectiveOp)
+                else instruction
+                for instruction in instructions
             ]
             for instructions in program.stages
         ]

@@ -212,7 +212,7 @@ class Network:
                 sent[message.source][number].append(message)
         last = len(phases) - 1
         bundles = {
-            chip: [self._bundles(each, n == last) for n, each in enumerate(some)]
+            chip: [self._bundles(messages, n == last) for n, messages in enumerate(some)]
             for chip, some in sent.items()
         }
         expected = [

@@ -1,4 +1,4 @@
-"""What systems cost their owners, and at which card price two of them cost the same.
+"""Costs of systems for their owners, and the card price at which two cost the same.
 
     >>> from sim.economics.owner_costs import capital_recovery
     >>> round(capital_recovery(years=3, interest=0.05), 4)  # of the price, each year

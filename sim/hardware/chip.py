@@ -343,7 +343,7 @@ class Chip(Sourced):
     )
     host_link: BytesPerSecond | None = Field(
         default=None,
-        description="Bandwidth of one direction from the host, to load weights [B/s]; unset: unknown.",
+        description="Bandwidth of one direction from the host, for weights [B/s]; unset: unknown.",
     )
     claimed_bandwidth: BytesPerSecond | None = Field(
         default=None,

@@ -132,7 +132,7 @@ def _ranked(
         else t: layout.plan
         for t, layout in trials.items()
     }
-    # Of plans that do not fit, the one that misses least comes first, for the error.
+    # An error names the first plan: if none fits, the plan that misses least.
     copies_of = {t: -t.replicas if t.fits else t.replicas for t in timed}
     order = sorted(
         timed,
@@ -155,7 +155,7 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
     """Return the fewest chips that hold the model and one request: chips, stage size, pipeline.
 
     bare: the layout as in `Deployment.bare`.
-    Of equal plans the fastest for a single request, as in `search_degrees`.
+    The fastest for a single request wins among equal plans, as in `search_degrees`.
     None if no plan fits.
     """
     layouts = list[Layout]()

@@ -1,4 +1,4 @@
-"""What may fail in a system over months: chips, nodes, racks and links, with rates and spares."""
+"""Failures of a system over months: chips, nodes, racks and links, with rates and spares."""
 
 import math
 from dataclasses import dataclass

@@ -73,13 +73,13 @@ class _Section:
 def _collect(schema: object, parts: dict[str, dict[str, Any]]) -> None:
     """Add every class at any depth of a schema to `parts`, by its title."""
     if isinstance(schema, list):
-        for each in schema:
-            _collect(each, parts)
+        for part in schema:
+            _collect(part, parts)
     elif isinstance(schema, dict):
         if "properties" in schema and "title" in schema:
             parts.setdefault(schema["title"], schema)
-        for each in schema.values():
-            _collect(each, parts)
+        for part in schema.values():
+            _collect(part, parts)
 
 
 def _section(title: str, schema: dict[str, Any]) -> _Section:
@@ -127,9 +127,14 @@ def _form(value: dict[str, Any]) -> str:
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
-        return ", ".join(f"`{each}`" for each in value["enum"])
+        return ", ".join(f"`{part}`" for part in value["enum"])
     if "description" in value:
         return str(value["description"])
+    return _plain_form(value)
+
+
+def _plain_form(value: dict[str, Any]) -> str:
+    """Return in words what a value of a JSON type may be."""
     match value.get("type"):
         case "array":
             items: list[dict[str, Any]] = (

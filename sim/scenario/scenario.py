@@ -227,9 +227,9 @@ class Scenario(Value):
     def outages(self, name: str) -> list[tuple[float, float]]:
         """Return start and end of the outages of a system's replicas [s]."""
         return [
-            (each.at, each.at + each.lasts)
+            (outage.at, outage.at + outage.lasts)
             for member in self.members(name)
-            for each in self.plain(member).outages
+            for outage in self.plain(member).outages
         ]
 
     def by_chip(self, name: str) -> bool:

@@ -190,7 +190,8 @@ class System(Value):
         }
         parts |= {"cluster.chip": self.cluster.chip} if self.cluster else {}
         parts |= {
-            f"exceptions.{number}.like": each.like for number, each in enumerate(self.exceptions)
+            f"exceptions.{number}.like": exception.like
+            for number, exception in enumerate(self.exceptions)
         }
         return {
             f"{name}.{key}": change

@@ -227,7 +227,7 @@ def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     """
     workload, slo = scenario.workload, scenario.slo or SLO()
     think = workload.pause
-    # By degrees, because the system's own plan is among the candidates twice.
+    # The key is the degrees, because the system's own plan is among the candidates twice.
     bounds: dict[tuple[object, ...], tuple[float, Scenario]] = {}
     first, refusal = None, None
     for plan in candidate_plans(scenario, name):

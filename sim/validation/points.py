@@ -91,9 +91,9 @@ class MeasuredPoint:
     bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
     host: str = ""  # host whose client, HTTP and tokenizer the TTFT includes; see the engine's file
     group: str = ""  # equal for configurations that differ only in the number of users
-    # By metric, if it is not scored as others are.
+    # Metrics that are not scored like the others, by name.
     known: Mapping[str, Known] = field(default_factory=dict)
-    # Of single replies: new prompt tokens, and prompt time [s].
+    # Single replies: new prompt tokens, and prompt time [s].
     prompts: tuple[tuple[int, float], ...] = ()
 
     @property
