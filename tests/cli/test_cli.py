@@ -379,7 +379,7 @@ def test_an_error_in_an_assignment_names_the_assignment(refusal, assignment, mes
 def test_of_several_files_the_wrong_one_is_named(sramsim):
     status, out, err = sramsim("check", "mine.yaml", "does-not-fit")
     assert (status, out) == (2, "mine.yaml: ok (card on 1 chips)\n")
-    assert "does-not-fit.yaml:5: systems.rtx3090: llama-2-70b on 1 rtx-3090 does not fit" in err
+    assert "does-not-fit.yaml:6: systems.rtx3090: llama-2-70b on 1 rtx-3090 does not fit" in err
     assert len(err.splitlines()) == 1
 
 

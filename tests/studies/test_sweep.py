@@ -417,7 +417,7 @@ def test_a_point_that_cannot_be_read_is_a_row_with_its_line():
 
 
 def test_what_is_no_fault_of_the_scenario_is_a_row_and_is_tried_again(monkeypatch, computed):
-    before = sweep_record.served
+    before = sweep_record.serve_system
 
     def failing(scenario, name, *rest):
         if name == "two":
