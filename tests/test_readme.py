@@ -1,6 +1,8 @@
 """What the README shows is what the repository holds."""
 
 import ast
+import doctest
+import importlib
 import re
 from pathlib import Path
 
@@ -26,10 +28,15 @@ def test_examples_are_files_that_tests_run(file):
     ]
 
 
-def test_files_it_names_are_there():
-    named = re.findall(r"`((?:sim|plots|tests|scenarios)/[\w./-]+)`", README) + re.findall(
-        r"\]\(((?!http)[^)]+)\)", README
-    )
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "scenarios/README.md"])
+def test_files_it_names_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"[` ]((?:sim|plots|tests|scenarios)/[\w./-]+)", text)
+    named = [name.rstrip(".") for name in named]
+    named += [
+        str((ROOT / page).parent.relative_to(ROOT) / link.partition("#")[0])
+        for link in re.findall(r"\]\(((?!http|#)[^)]+)\)", text)
+    ]
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
 
@@ -50,3 +57,15 @@ def test_the_map_is_made_from_the_packages():
     }
     table = README.partition("## Map of the code")[2]
     assert dict(re.findall(r"^\| `(sim/[a-z]+)` \| (.*) \|$", table, re.MULTILINE)) == firsts
+
+
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "sim").rglob("*.py"))
+    if ">>>" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_of_docstrings_are_true(module):
+    assert not doctest.testmod(importlib.import_module(module)).failed

@@ -1,4 +1,4 @@
-"""What a step costs: time by term, bytes that must fit, and joules.
+"""The cost of a step: time by term, bytes that must fit, and joules.
 
     >>> from sim.cost.step import Work
     >>> Work(decodes=16, context=16 * 512, logits=16).tokens  # 16 sequences, 512 positions each

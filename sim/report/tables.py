@@ -1,6 +1,6 @@
 """The tables of `sramsim run`, made from a run's summary without simulation.
 
->>> from sim.results.saving import load_result  # doctest: +SKIP
+>>> from sim.results.saving import load_result
 >>> run_tables(load_result(folder).summary)  # doctest: +SKIP
 """
 

@@ -2,7 +2,7 @@
 
     >>> from sim.results.saving import load_result  # doctest: +SKIP
     >>> load_result(folder).summary.systems["lpu"].metrics.tpot.median  # doctest: +SKIP
-    3.28
+    3.25
 
 `sim.results.encoding` writes and reads them. None is a missing value; an `OMIT_NONE` field that is
 None has no key in JSON.

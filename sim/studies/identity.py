@@ -1,9 +1,10 @@
 """The identity of a system, from its deployment: model, chips, engine, plan, precisions.
 
->>> from sim.scenario.scenario import check, read
->>> scenario = read("llama3-8b-lpu-vs-h100")
->>> system_identity(scenario, "h100", check(scenario)["h100"]).hardware  # doctest: +SKIP
-('1 x h100-sxm', 'tensorrt-llm')
+>>> import sim
+>>> scenario = sim.read("llama3-8b-lpu-vs-h100")
+>>> identity = system_identity(scenario, "h100", sim.check(scenario)["h100"])
+>>> identity.chips, identity.chip, identity.engine
+(1, 'h100-sxm', 'vllm')
 """
 
 from collections.abc import Mapping
