@@ -34,7 +34,12 @@ def draw(saved: Saved) -> Figure:
     figure.axes[0].set_ylabel("time since the request came, ms")
     keys = [
         Line2D(
-            [], [], color=colours[name], ls=dashes[name], lw=1.8, label=_label(name, *tokens[name])
+            [],
+            [],
+            color=colours[name],
+            ls=dashes[name],
+            lw=1.8,
+            label=_label(name, *tokens[name][:2]),
         )
         for name in tokens
     ]
@@ -43,7 +48,7 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def _label(name: str, first: float, tpot: float, count: int) -> str:
+def _label(name: str, first: float, tpot: float) -> str:
     """Return 'lpu: 34.8 ms, then 3.25 ms a token'."""
     return f"{name}: {style.number(first)} ms, then {style.number(tpot)} ms a token"
 

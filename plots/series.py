@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from sim.results.verdict import NOT_STEADY, UNSTEADY
 from sim.studies.sweep import Swept
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Series:
     @property
     def overloaded(self) -> list[bool]:
         """Points whose verdict is OVERLOADED or REFUSED."""
-        return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED"]))
+        return list(self.table["verdict"].is_in(NOT_STEADY))
 
     @property
     def hollow(self) -> list[bool]:
@@ -56,7 +57,7 @@ class Series:
 
         Their verdict is OVERLOADED, REFUSED or TOO SHORT.
         """
-        return list(self.table["verdict"].is_in(["OVERLOADED", "REFUSED", "TOO SHORT"]))
+        return list(self.table["verdict"].is_in(UNSTEADY))
 
     @property
     def chips(self) -> tuple[str, int]:

@@ -52,6 +52,11 @@ def validate_command(
         )
     name = "network" if network else name
     check_figure_name(figure)
+    if figure and name == "network":
+        raise UserError(
+            "--figure: got it with network, which has no figure; expected a set of times;"
+            " try sramsim validate calibration"
+        )
     from sim.validation.messages import medians, network_json, network_rows
 
     tables = validation_tables(name, points)

@@ -251,18 +251,18 @@ def _scheduler_limits(
     """
     engine, plan, budget = layout.engine, layout.plan, layout.token_budget
     beat = fill = None
+    ranks = limited_ranks(engine, plan)
+    limit = (overrides.max_sequences or engine.max_sequences or 0) * ranks
     if engine.tokens_per_beat:
         beat, fill = pipeline_beat(Costs(layout), budget, request_tokens)
-        most = overrides.max_sequences or max(MAX_SEQUENCES, fill * budget)
+        most = limit or max(MAX_SEQUENCES, fill * budget)
         slots = plan.slots or max(fill, math.ceil(most / budget))
         most = min(most, slots * budget)
     else:
         slots = plan.slots or plan.pipeline_depth
         most = slots * min(budget, MAX_SEQUENCES)
-        if limit := overrides.max_sequences or engine.max_sequences:
-            most = limit * limited_ranks(engine, plan)
-            if overrides.max_sequences is None:
-                most = min(most, slots * budget)
+        if limit:
+            most = limit if overrides.max_sequences else min(limit, slots * budget)
     if slots > MOST_SLOTS:
         reason = (
             f"got {slots:,} micro-batches; expected at most {MOST_SLOTS:,}, since each is "
@@ -270,11 +270,12 @@ def _scheduler_limits(
         )
         raise error_at_path(("plan", "slots"), slots, reason)
     if overrides.max_sequences and most > slots * budget:
-        carried = slots * budget
+        carried = slots * budget // ranks
+        each_rank = " for each of the attention ranks" if ranks > 1 else ""
         reason = (
-            f"got {overrides.max_sequences}; expected at most {carried}, which {slots} "
+            f"got {overrides.max_sequences}; expected at most {carried}{each_rank}, which {slots} "
             f"micro-batches of {budget} tokens carry, so that prompts do not starve; "
-            f"try {carried // limited_ranks(engine, plan)}"
+            f"try {carried}"
         )
         raise error_at_path(("max_sequences",), overrides.max_sequences, reason)
     shares = [

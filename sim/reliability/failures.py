@@ -66,7 +66,8 @@ class Faults(Sourced):
     link: Failures | None = Field(default=None, description="Failures of one link; default: none.")
     chips_per_node: Count = Field(default=1, description="Chips of a node.")
     nodes_per_rack: Count | None = Field(
-        default=None, description="Nodes at work in a rack, without its spares; default: one rack."
+        default=None,
+        description="Nodes at work in a rack, without spares; required with `rack`.",
     )
     links: Count | None = Field(
         default=None,

@@ -52,7 +52,7 @@ class LinkErrors(Sourced):
             half = math.log(2) / (8 * step_link_bytes(costs, tokens))  # half of these steps fail
             reason = (
                 f"got {self.bit_error_rate:g}, at which {100 * probability:.4g} % of the steps of "
-                f"{tokens} tokens fail; expected at most {100 * MAX_ERROR_PROBABILITY:g} %; "
+                f"{tokens} token fail; expected at most {100 * MAX_ERROR_PROBABILITY:g} %; "
                 f"try {half:.1g}"
             )
             raise error_at_path(("link_errors", "bit_error_rate"), self.bit_error_rate, reason)

@@ -17,7 +17,6 @@ from sim.results.verdict import KEEPS_UP
 VARIABLE = ("poisson", "gamma", "trace", "closed")  # workloads whose load `capacity` varies
 # A system whose chips work less of their time gets a pointer to J and $ at capacity.
 BUSY = 0.2
-NOT_STEADY = ("OVERLOADED", "REFUSED")  # whose statistics get a star
 
 Systems = Mapping[str, SystemSummary]
 

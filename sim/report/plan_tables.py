@@ -47,7 +47,7 @@ def capacity_table(summary: Mapping[str, Any]) -> RenderableType:
         f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in results)
     )
     table.add_row(
-        "  for results chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in results)
+        "  for each chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in results)
     )
     if any("time_scale" in s for s in results):
         table.add_row(
@@ -75,7 +75,7 @@ def capacity_table(summary: Mapping[str, Any]) -> RenderableType:
         _best_plans(table, [s.get("best") for s in results], what, label)
     lines = [
         *changed_numbers(identities),
-        f"Within {limits} are to be {100 * summary['attainment']:g} % of the requests.",
+        f"{100 * summary['attainment']:g} % of the requests must meet {limits}.",
     ]
     lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
     return Group(table, Text(), *map(Text, lines))

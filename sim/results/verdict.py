@@ -12,6 +12,7 @@ from sim.results.rows import Rows
 from sim.units import Seconds
 
 Verdict = Literal["STABLE", "BACKLOGGED", "OVERLOADED", "REFUSED", "TOO SHORT"]
+NOT_STEADY: tuple[Verdict, ...] = ("OVERLOADED", "REFUSED")  # verdicts against the system
 # Runs without a steady state, so that a mean over time would not converge.
 UNSTEADY: tuple[Verdict, ...] = ("OVERLOADED", "REFUSED", "TOO SHORT")
 

@@ -52,7 +52,8 @@ def _owned_systems(scenario: "Scenario") -> None:
                 if (near := nearest_name(name, plain))
                 else f"there are {', '.join(plain) or 'none'}"
             )
-            raise ValueError(f"economics.systems: {brief(name)!r} is no system with chips; {hint}")
+            reason = f"{brief(name)!r} is no system with chips; {hint}"
+            raise error_at_path(("economics", "systems", name), name, reason)
         serve = scenario.plain(name).hardware[1]
         if own.chips and own.chips < serve:
             reason = f"got {own.chips}; expected at least the {serve} that serve; try {serve}"
@@ -71,7 +72,7 @@ def _what_only_chips_have(scenario: "Scenario") -> None:
         ]
         if keys and not scenario.by_chip(name):
             value = getattr(system, keys[0])
-            reason = "got it at fidelity stage; expected fidelity chip; try fidelity: chip"
+            reason = f"expected fidelity chip for this key; try systems.{name}.fidelity: chip"
             raise error_at_path(("systems", name, keys[0]), value, reason)
 
 

@@ -166,9 +166,14 @@ class Scenario(Value):
         Raises: PlanError if they cannot be counted.
         """
         system = self.plain(name)
-        replicas = system.plan.replicas
+        if not system.faults or not system.faults.spares:
+            return 0
+        replicas, chips = system.plan.replicas, system.hardware[1]
+        if system.plan.search:  # only the deployment has the replicas that the search found
+            deployment = self.deploy(name)
+            replicas, chips = deployment.layout.plan.replicas, deployment.chips
         try:
-            return replicas * spare_chips(system.faults, system.hardware[1] // replicas)
+            return replicas * spare_chips(system.faults, chips // replicas)
         except ValueError as error:
             raise self.plan_error(name, error) from None
 

@@ -91,29 +91,25 @@ class BatchDecision(NamedTuple):
 Batching = Callable[[BatchState], BatchDecision]
 
 
-def continuous(relative_load: BatchState) -> BatchDecision:
+def continuous(state: BatchState) -> BatchDecision:
     """Continuous batching with chunked prefill: everyone decodes, and prompts fill the budget (Sarathi-Serve, OSDI 2024)."""
-    return BatchDecision(True, relative_load.budget - relative_load.running, relative_load.budget)
+    return BatchDecision(True, state.budget - state.running, state.budget)
 
 
-def prefill_first(relative_load: BatchState) -> BatchDecision:
+def prefill_first(state: BatchState) -> BatchDecision:
     """Prompts alone while there are any; else everyone decodes (Orca, OSDI 2022, as vLLM began)."""
     return (
-        BatchDecision(False, relative_load.budget, relative_load.budget)
-        if relative_load.prompts
+        BatchDecision(False, state.budget, state.budget)
+        if state.prompts
         else BatchDecision(True, 0, 0)
     )
 
 
-def static(relative_load: BatchState) -> BatchDecision:
+def static(state: BatchState) -> BatchDecision:
     """Static batching, as a program compiled for one size: it fills up, decodes until all have ended, then takes others."""
-    if (
-        relative_load.begun
-        or relative_load.running >= relative_load.size
-        or not relative_load.prompts
-    ):
+    if state.begun or state.running >= state.size or not state.prompts:
         return BatchDecision(True, 0, 0)
-    return BatchDecision(False, relative_load.budget, relative_load.size - relative_load.running)
+    return BatchDecision(False, state.budget, state.size - state.running)
 
 
 # Who is next.
@@ -260,7 +256,7 @@ def relative_load(replica: RoutedReplica, request: Request) -> float:
 
 
 def least_loaded(replicas: Sequence[RoutedReplica], request: Request) -> int:
-    """The replica with the fewest unfinished requests for what it can hold (see `load`); of equals, the first.
+    """The replica with the fewest unfinished requests for what it can hold (see `relative_load`); of equals, the first.
 
     So a replica with room for few sequences is dealt few, and a request goes where it fits.
     """
@@ -332,13 +328,17 @@ def checked_batching(policy: Batching) -> Batching:
         decision = policy(state)
         if not _is_decision(decision):
             raise UserError(
-                f"policy {policy.__name__}: got {decision!r} for {state}; expected a BatchDecision "
+                f"policy {_name_of(policy)}: got {decision!r} for {state}; expected a BatchDecision "
                 "of true or false and two whole numbers, at least 0; "
                 "try BatchDecision(True, state.budget - state.running, state.budget)"
             )
         return decision
 
     return decide
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _is_decision(decision: object) -> bool:
@@ -359,7 +359,7 @@ def checked_order(order: Order) -> Order:
         key = order(request)
         if not isinstance(key, Real) or math.isnan(key):
             raise UserError(
-                f"order {order.__name__}: got {key!r} for request {request.id}; "
+                f"order {_name_of(order)}: got {key!r} for request {request.id}; "
                 "expected a number, the smallest first; try request.arrival"
             )
         return float(key)
@@ -377,7 +377,7 @@ def checked_router(router: Router) -> Router:
         number = router(replicas, request)
         if not isinstance(number, Integral) or not 0 <= int(number) < len(replicas):
             raise UserError(
-                f"router {router.__name__}: got {number!r} for request {request.id}; "
+                f"router {_name_of(router)}: got {number!r} for request {request.id}; "
                 f"expected the place of a replica, 0 to {len(replicas) - 1}; "
                 "try range(len(replicas))"
             )

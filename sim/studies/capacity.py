@@ -5,7 +5,8 @@ capacity(sim.read("llama2-70b-lpu-vs-h100")).systems["lpu"].best.goodput  # requ
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sim.inputs.errors import UserError
@@ -42,19 +43,34 @@ class SystemCapacity:
 
     best: None if no load is met; `reason` then says why.
     above: None if no load is too high; `reason` then says why.
-    requests: of a trial; the most of them in a closed loop.
     time_scale: of a trace, for the best load; None for other workloads.
-    costs: joules and dollars of the best trial, and the share of its time that chips are busy.
     """
 
-    members: dict[str, Member]
+    series: TrialSeries
     best: LoadTrial | None
     above: LoadTrial | None
-    trials: int
-    requests: int
     reason: str = ""
     time_scale: float | None = None
-    costs: TokenCosts = field(default_factory=TokenCosts)
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """The members of the system, laid out."""
+        return self.series.members
+
+    @property
+    def trials(self) -> int:
+        """The number of trials."""
+        return self.series.trials
+
+    @property
+    def requests(self) -> int:
+        """The requests of a trial; the most of them in a closed loop."""
+        return self.series.most_requests
+
+    @cached_property
+    def costs(self) -> TokenCosts:
+        """Joules and dollars of the best trial, and its busy share. The trial is served again."""
+        return self.series.costs(self.best) if self.best else TokenCosts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,10 +231,7 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
     if best and workload.is_recorded:
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
         scale = getattr(workload, "time_scale", 1.0) * measured_rate(batch) / best.goodput
-    costs = series.costs(best) if best else TokenCosts()
-    return SystemCapacity(
-        series.members, best, above, series.trials, series.most_requests, reason, scale, costs
-    )
+    return SystemCapacity(series, best, above, reason, scale)
 
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:

@@ -187,7 +187,7 @@ def best_plan(
             plan, best = other, result
     if best is None:
         raise refusal
-    search = PlanSearch(len(ordered), len(near), best.best.load if best.best else 0.0)
+    search = PlanSearch(len(ordered), len(near), best.best.goodput if best.best else 0.0)
     return BestPlan(plan, best, search, scenario.workload.load_kind == "users")
 
 

@@ -251,7 +251,7 @@ def _deployment_point(replies: list[Reply], paces: Iterable[int]) -> MeasuredPoi
     dots = tuple(
         (r.new_tokens, r.prompt_time) for r in replies if r.prompt_time and not r.exclusion("beat")
     )
-    bound = "throttled: the hardware is at least so fast" if _is_tpot_bound(replies, paces) else ""
+    bound = "throttled: the hardware is at least as fast" if _is_tpot_bound(replies, paces) else ""
     point = MeasuredPoint(
         name, about, measured, "reply", bound=bound, group=name, known=known, prompts=dots
     )

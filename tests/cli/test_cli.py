@@ -741,7 +741,7 @@ def test_a_program_is_printed(sramsim):
         (["-o", "t.json", "--tokens", "100000"], "trace: got about "),
         (
             ["-o", "t.json", "--set", "systems.lpu.exceptions=[{chip: 1}]"],
-            "systems.lpu.exceptions: got it at fidelity stage; expected fidelity chip",
+            "systems.lpu.exceptions: expected fidelity chip for this key; try systems.lpu.fidelity",
         ),
         (
             ["-o", "t.json", "--set", "systems.lpu.chips=8"],

@@ -310,7 +310,7 @@ def test_routers(deployments):
     assert rows["round-robin"].replica.tolist() == [0, 1, 0, 1, 0, 1]
     same = rows["prefix-aware"].replica
     assert len({same[i] for i in (0, 1, 3, 4)}) == 1
-    assert rows["prefix-aware"].cached.sum() >= rows["round-robin"].cached.sum()
+    assert rows["prefix-aware"].cached.sum() > rows["round-robin"].cached.sum() >= 0
 
 
 def test_a_policy_that_starves_a_batch_is_told(deployments):
@@ -331,7 +331,7 @@ def test_a_policy_is_asked_at_decisions_only(deployments):
         return continuous(load)
 
     run(deployments(Plan()), listed([(0.0, 9, 500)]), Policies(batching=watched))
-    assert len(asked) <= 3
+    assert 0 < len(asked) <= 3
     assert all(a != b for a, b in pairwise(asked))
 
 

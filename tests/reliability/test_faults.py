@@ -15,6 +15,7 @@ from sim.reliability.closed_forms import (
     series_availability,
 )
 from sim.reliability.failures import Failures, Faults, PartGroup, part_groups
+from sim.scenario.scenario import read
 from sim.units import HOUR, YEAR
 
 CHIP = Failures(rate=1.2621e-5 / HOUR)  # Llama 3 (arXiv 2407.21783): category GPU
@@ -271,3 +272,17 @@ def test_swaps_of_the_model_take_their_share_and_are_no_outages():
     assert swapped.outages_per_second == 0
     assert swapped.metrics()["lost_to_model_swaps"] == 0.02
     assert simulate_availability(plain, 10, 2.0, [0]).mean == 1
+
+
+def test_a_searched_plan_has_the_spares_of_each_replica():
+    """The search lays three replicas on 24 chips; each has a spare node of two chips."""
+    scenario = read(
+        "llama3-8b-lpu-vs-h100",
+        [
+            "systems={h100: {chip: h100-sxm, chips: 24, engine: ideal, plan: {search: speed},"
+            " faults: {node: {rate: 1e-5 failure/h}, chips_per_node: 2, spares: 1, repair: 10 h, detection: 1 min, horizon: 10 h, samples: 2}}}"
+        ],
+    )
+    replicas = scenario.deploy("h100").layout.plan.replicas
+    assert replicas > 1
+    assert scenario.spare_chips("h100") == 2 * replicas

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from sim.cli.app import main
+from sim.scenario.scenario import read
+from sim.studies.sweep import load_sweep
+from sim.studies.trials import measured_rate
 
 MODULE = """
 import numpy as np
@@ -54,14 +57,26 @@ def test_it_runs(scenario, monkeypatch, capsys):
     assert result["systems"]["card"]["completed"] == 20
 
 
-def test_its_capacity_is_found(scenario, monkeypatch, capsys):
+def test_its_capacity_is_found(scenario, monkeypatch, capsys, tmp_path):
     words = ("capacity", scenario, "--requests", "100", "--json")
     result = json.loads(printed(monkeypatch, capsys, *words))
-    assert result["systems"]["card"]["max_goodput_rate"] > 2
+    builtin = SCENARIO.replace("own_arrivals:Regular", "poisson")
+    (tmp_path / "poisson.yaml").write_text(builtin, encoding="utf-8")
+    poisson = json.loads(printed(monkeypatch, capsys, "capacity", "poisson.yaml", *words[2:]))
+    loads = [each["systems"]["card"]["max_goodput_rate"] for each in (result, poisson)]
+    assert loads[0] == pytest.approx(loads[1], rel=0.2)
+
+
+def test_scaled_has_the_load(scenario):
+    drawn = read(scenario).workload.scaled(4.0, 30).draw(0)
+    assert len(drawn.arrival) == 30
+    assert measured_rate(drawn) == pytest.approx(4.0)
 
 
 def test_it_is_swept(scenario, monkeypatch, capsys, tmp_path):
     with open(scenario, "a", encoding="utf-8") as file:
         file.write("sweep: {workload.rate: [1 request/s, 2 request/s]}\n")
     printed(monkeypatch, capsys, "sweep", scenario, "--jobs", "1", "--out", "out")
-    assert (tmp_path / "out").is_dir()
+    table = load_sweep(tmp_path / "out").table
+    assert set(table["error"]) == {""}
+    assert table["completed"].to_list() == [20, 20]
