@@ -191,11 +191,12 @@ def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topo
 @settings(max_examples=40)
 def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine):
     deployment = lay(APART[topology], plan, "experts", engine)
-    stage, chip = both(deployment, serve_on, sorted(drawn))
     if uncontended(deployment):
-        same(stage, chip)
-    else:  # an all-to-all over nodes of a dragonfly: the closed form takes the longest way for every message
+        same(*both(deployment, serve_on, sorted(drawn)))
+    else:  # an all-to-all over nodes of a dragonfly: the closed form takes the longest path for all
         assert topology == "dragonfly"
+        # One request only: a step that ends 1 % earlier can admit another request one step earlier.
+        stage, chip = both(deployment, serve_on, sorted(drawn)[:1])
         np.testing.assert_allclose(chip.last_token, stage.last_token, rtol=0.01)
         assert (chip.last_token <= stage.last_token * (1 + 1e-9)).all()
 
