@@ -145,8 +145,8 @@ class Engine(Sourced):
     )
     max_sequences: Count | None = Field(
         default=None,
-        description="Most sequences that run at once, in all micro-batches, like max_num_seqs; "
-        "default: 256 for each micro-batch, or what fills the pipeline.",
+        description="Most sequences that run at once, in all micro-batches; default: 256 in each, "
+        "or what fills the pipeline.",
     )
     token_budget: Tokens | None = Field(
         default=None,
