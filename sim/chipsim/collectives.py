@@ -15,7 +15,7 @@ import simpy
 from simpy.events import Event, Timeout
 
 from sim.chipsim.network import Bundle, Cable, Network, Onward, Outboxes
-from sim.cost.step import Exchange
+from sim.cost.collectives import Exchange
 from sim.hardware.topology import Message, adding_phases
 from sim.results.rows import Traffic
 from sim.units import Seconds
@@ -154,11 +154,11 @@ class Transport:
 
     def bind(self, label: str, exchange: Exchange) -> BoundCollective:
         """Return a collective with the runs of its ranks."""
-        key = (exchange.operation, exchange.groups, exchange.ways)
+        key = (exchange.operation, exchange.groups, exchange.algorithms)
         if key not in self.collective_runs:
             self.collective_runs[key] = [
                 CollectiveRun(self.network.outboxes(exchange.operation, group, algorithm))
-                for group, algorithm in zip(exchange.groups, exchange.ways, strict=True)
+                for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
             ]
         nbytes = exchange.nbytes / exchange.efficiency
         adds = exchange.operation == "all_reduce"

@@ -22,7 +22,8 @@ from sim.chipsim.collectives import BoundCollective, Shipment, SimProcess, Trans
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
 from sim.chipsim.network import TOLERANCE, Network, ScheduleError
 from sim.cost.program import CollectiveOp, ComputeOp, Program, WaitOp, program
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
@@ -190,7 +191,9 @@ class Machine:
             now = self.env.now
             if stage.number:
                 shipment = Shipment(chip_step.token_bytes, chip_step, "token")
-                self.transport.send(self.costs.last, 0, shipment, lambda _: chip_step.is_back(now))
+                self.transport.send(
+                    self.costs.collectives.last, 0, shipment, lambda _: chip_step.is_back(now)
+                )
             else:
                 chip_step.is_back(now)
         if stage.waiting:

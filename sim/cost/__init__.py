@@ -1,6 +1,6 @@
 """The cost of a step: time by term, bytes that must fit, and joules.
 
-    >>> from sim.cost.step import Work
+    >>> from sim.cost.work import Work
     >>> Work(decodes=16, context=16 * 512, logits=16).tokens  # 16 sequences, 512 positions each
     16
 

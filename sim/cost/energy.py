@@ -1,16 +1,21 @@
-"""What a run's FLOPs and bytes are, and the joules that they and idling chips take.
+"""FLOPs and bytes of a run, and the joules that they and idle chips take.
 
-A replica tallies passages, pieces of prompts and ends of requests, and no tokens: all else is linear in these sums, or follows from
-how many passages had how many tokens.
+A replica tallies steps, prompt chunks and ends of requests, not tokens. All else is linear in
+these sums, or follows from how many steps had how many tokens.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work, expected_shard
+from sim.cost.attention import cache_reads, position_bytes, position_flops
+from sim.cost.experts import expected_shard
+from sim.cost.multiplies import Multiply
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.hardware.chip import Chip, Precision
+from sim.model.blocks import Attention, Block
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
@@ -18,11 +23,12 @@ CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
 
 @dataclass(eq=False, slots=True)
 class Tally:
-    """What passed through the stages of a replica: steps by their number of tokens, how many of them sampled nothing, positions of
-    the output head, and sums over decoded tokens of the positions they attended to, and over pieces of prompts of those attended to
-    and read, as `Work` has them.
+    """Sums over the steps of a replica, from which FLOPs, bytes and joules follow.
 
-    Of a step that an outage interrupts, the part that was made counts, so that steps may be fractions.
+    batch_steps: steps by their number of tokens.
+    logits: positions of the output head.
+    context, attended, cached, windowed_*: as in `Work`, over decoded tokens and prompt chunks.
+    Of a step that an outage interrupts, the finished part counts, so that steps may be fractions.
     """
 
     batch_steps: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
@@ -36,27 +42,24 @@ class Tally:
     windowed_cached: float = 0
 
     def add(self, work: Work, steps: int) -> None:
-        """So many steps of a passage; what they decode is told when a request ends."""
+        """Count equal steps; their decoded tokens are counted when a request ends."""
         self.batch_steps[work.tokens] += steps
         if work.prompt_tokens:
             self.pieces(work)
 
     def times(self, share: float) -> "Tally":
-        """Return a part of it; numbers of steps need not be whole then."""
+        """Return the tally multiplied by `share`; its steps need not be whole."""
         batch_steps = defaultdict[int, float](
             float, {tokens: steps * share for tokens, steps in self.batch_steps.items()}
         )
-        return Tally(
-            batch_steps,
-            *(getattr(self, name) * share for name in Tally.__slots__ if name != "batch_steps"),
-        )
+        return Tally(batch_steps, *(getattr(self, name) * share for name in _SUMS))
 
     def since(self, before: "Tally") -> "Tally":
-        """Return what was added after `before`, an earlier state of it."""
+        """Return what was added after `before`, an earlier state of the tally."""
         return summed([self, before.times(-1)])
 
     def pieces(self, work: Work, times: float = 1) -> None:
-        """The prompts' part of one step."""
+        """Count the prompt chunks of a step."""
         self.attended += times * work.attended
         self.cached += times * work.cached
         self.windowed_attended += times * work.windowed_attended
@@ -72,130 +75,127 @@ class Tally:
             self.pieces(work, -part)
 
 
+_SUMS = tuple(name for name in Tally.__slots__ if name != "batch_steps")
+
+
 def summed(tallies: Iterable[Tally]) -> Tally:
-    """The sum of replicas that are alike."""
+    """Return the sum of the tallies of equal replicas."""
     total = Tally()
     for tally in tallies:
         for tokens, steps in tally.batch_steps.items():
             total.batch_steps[tokens] += steps
-        for name in Tally.__slots__:
-            if name != "batch_steps":
-                setattr(total, name, getattr(total, name) + getattr(tally, name))
+        for name in _SUMS:
+            setattr(total, name, getattr(total, name) + getattr(tally, name))
     return total
 
 
 class Usage(NamedTuple):
-    """FLOPs by the precisions of their operands, bytes by the memory that they are read from, bytes times the cables that they
-    crossed: over all chips of a replica."""
+    """FLOPs and bytes over all chips of a replica.
+
+    flops: by the precisions of their operands.
+    nbytes: by the memory that they are read from.
+    link_bytes: each byte counted on every cable that it crosses.
+    """
 
     flops: dict[tuple[str, str], Flop]
     nbytes: dict[str, Bytes]
     link_bytes: Bytes
 
 
+class _Part(NamedTuple):
+    """FLOPs and bytes of one kind of work; `others` are activations, or K and V."""
+
+    precisions: tuple[str, str]
+    flops: Flop
+    weights: Bytes
+    others: Bytes
+
+
 def usage(costs: Costs, tally: Tally) -> Usage:
-    """Weights are read once a passage, each chip of a stage as the fullest one; experts as many as are reached in expectation.
+    """Return the FLOPs and bytes of a tally.
+
+    Weights are read once a step, by each chip of a stage as by the fullest one.
+    Experts are read as many as are reached in expectation.
 
     Left out: padding to tiles; writing K and V; norms and biases; additions of a collective.
     """
-    layout, plan = costs.layout, costs.layout.plan
+    plan = costs.layout.plan
     flops: defaultdict[tuple[str, str], Flop] = defaultdict(float)
-    weights = activations = kv = 0.0
-    batch_steps = sum(tally.batch_steps.values())
-    tokens = sum(number * steps for number, steps in tally.batch_steps.items())
-    for block, by_stage in costs.counts.items():
-        blocks, width = float(by_stage.sum()), Precision(plan.precision(block)).bytes
-        if block.kind == "embedding":
-            weights += blocks * tokens * layout.model.hidden_size * width
-            continue
-        precisions = plan.precision(block), plan.given("activations")
-        read, entered = (
-            (batch_steps - tally.steps_without_sampling, tally.logits)
-            if block.kind == "head"
-            else (batch_steps, tokens)
-        )
-        parts = [(block.matrices, plan.tensor, float(plan.attention_data * read), float(entered))]
-        if experts := block.experts:
-            skew = layout.engine.moe_skew or 0.0
-            reached = sum(
-                steps * expected_shard(experts, skew, n, 1)[0]
-                for n, steps in tally.batch_steps.items()
-            )
-            parts.append(
-                (experts.matrices, plan.expert_tensor, reached, float(entered * experts.per_token))
-            )
-        for matrices, shares, times, through in parts:
-            for rows, columns in (matrix.share(shares) for matrix in matrices):
-                flops[precisions] += blocks * 2.0 * rows * columns * shares * through
-                weights += blocks * times * rows * columns * shares * width
-                activations += (
-                    blocks * through * (rows + columns) * shares * plan.width("activations")
-                )
-        if shape := block.attention:
-            attended, cached, context = tally.attended, tally.cached, tally.context
-            if shape.window is not None:
-                attended, cached, context = (
-                    tally.windowed_attended,
-                    tally.windowed_cached,
-                    tally.windowed_context,
-                )
-            for looks, reads, decode in ((attended, cached, False), (context, context, True)):
-                each, nbytes = costs.position(shape, decode)
-                flops["fp16", "fp16"] += blocks * looks * each * plan.tensor
-                kv += blocks * reads * nbytes * plan.tensor * costs.reads(shape, decode)
+    nbytes: defaultdict[str, Bytes] = defaultdict(float)
     assert plan.weights_in
     assert plan.kv_in
-    nbytes_of: defaultdict[str, Bytes] = defaultdict(float)
-    nbytes_of[plan.weights_in] += weights
-    nbytes_of[plan.kv_in] += kv + activations
-    return Usage(dict(flops), dict(nbytes_of), link_bytes(costs, tally.batch_steps))
+    for block, cost in costs.blocks.items():
+        for part in _parts(costs, block, tally):
+            blocks = float(cost.repeats.sum())
+            if part.flops:
+                flops[part.precisions] += blocks * part.flops
+            nbytes[plan.weights_in] += blocks * part.weights
+            nbytes[plan.kv_in] += blocks * part.others
+    links = sum(
+        steps * costs.collectives.link_bytes(tokens) for tokens, steps in tally.batch_steps.items()
+    )
+    return Usage(dict(flops), dict(nbytes), links)
 
 
-def link_bytes(costs: Costs, batch_steps: Mapping[int, float]) -> Bytes:
-    """Bytes times cables of passages, by their numbers of tokens."""
-    return sum(steps * step_link_bytes(costs, tokens) for tokens, steps in batch_steps.items())
-
-
-def step_link_bytes(costs: Costs, tokens: int) -> Bytes:
-    """The same of a step: the collectives, what goes from stage to stage, and the sampled token's way back.  Remembered."""
-    if tokens in costs.link_bytes:
-        return costs.link_bytes[tokens]
-    topology, n, cables = costs.layout.topology, costs.layout.plan.stage_size, costs.cables
-
-    def carried(exchanges: tuple[Exchange, ...]) -> Bytes:
-        total = 0.0
-        for exchange in exchanges:
-            for group, way in zip(exchange.groups, exchange.ways, strict=True):
-                key = exchange.operation, group, way
-                if key not in cables:
-                    messages = (message for phase in topology.messages(*key) for message in phase)
-                    cables[key] = sum(
-                        message.share * topology.hops(message.source, message.target)
-                        for message in messages
-                    )
-                total += exchange.nbytes * cables[key]
-        return total
-
-    onward = sum(topology.hops(chip, chip + n) for chip in range((costs.stages - 1) * n))
-    back = TOKEN_BYTES * topology.hops(costs.last, 0) if costs.last else 0.0
-    gathered = {stage: carried(costs.gathered(tokens, stage)) for stage in set(costs.like)}
-    step = onward * costs.slice_bytes(tokens) + back + sum(gathered[stage] for stage in costs.like)
-    for block, by_stage in costs.counts.items():
-        of_block = {stage: carried(costs.exchanges(block, tokens, stage)) for stage in gathered}
-        step += sum(
-            count * of_block[stage]
-            for count, stage in zip(by_stage.tolist(), costs.like, strict=True)
+def _parts(costs: Costs, block: Block, tally: Tally) -> Iterator[_Part]:
+    """Yield the parts of one block."""
+    layout, plan, cost = costs.layout, costs.layout.plan, costs.blocks[block]
+    steps = sum(tally.batch_steps.values())
+    tokens = sum(number * count for number, count in tally.batch_steps.items())
+    if block.kind == "embedding":
+        width = Precision(plan.precision(block)).bytes
+        yield _Part(("fp16", "fp16"), 0.0, tokens * layout.model.hidden_size * width, 0.0)
+        return
+    if block.kind == "head":
+        steps, tokens = steps - tally.steps_without_sampling, tally.logits
+    for multiply in cost.dense:
+        yield _multiply_part(multiply, plan.attention_data * steps, tokens)
+    if experts := block.experts:
+        skew = layout.engine.moe_skew or 0.0
+        reached = sum(
+            count * expected_shard(experts, skew, number, 1)[0]
+            for number, count in tally.batch_steps.items()
         )
-    costs.link_bytes[tokens] = step
-    return step
+        for multiply in cost.routed:
+            yield _multiply_part(multiply, reached, tokens * experts.per_token)
+    if block.attention:
+        yield _attention_part(costs, block.attention, tally, decode=False)
+        yield _attention_part(costs, block.attention, tally, decode=True)
+
+
+def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
+    return _Part(
+        multiply.precisions,
+        multiply.chips * multiply.flops * tokens,
+        multiply.chips * multiply.weights * reads,
+        multiply.chips * multiply.activations * tokens,
+    )
+
+
+def _attention_part(costs: Costs, shape: Attention, tally: Tally, decode: bool) -> _Part:
+    layout, chips = costs.layout, costs.layout.plan.tensor
+    attended, cached, context = tally.attended, tally.cached, tally.context
+    if shape.window is not None:
+        attended, cached = tally.windowed_attended, tally.windowed_cached
+        context = tally.windowed_context
+    if decode:
+        attended = cached = context
+    return _Part(
+        ("fp16", "fp16"),
+        chips * attended * position_flops(layout, shape, decode),
+        0.0,
+        chips * cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode),
+    )
 
 
 def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
-    """Joules of computing, reading and sending, beside what chips draw idle; None where the chip's file lacks one of the numbers.
+    """Return the joules of computing, reading and sending, without the idle power.
 
-    flop   = power.flop at the fastest precision; a slower one takes more in proportion: full tilt draws the same in each
-    read   = the memory's energy for each byte
-    sent   = power.link for each byte and cable
+    flop: power.flop at the fastest precision. Others take more in proportion, because a chip at
+    full rate draws the same power in each.
+    read: the memory's energy for each byte.
+    sent: power.link for each byte and cable.
+    None: the chip's file lacks one of these numbers.
     """
     power = chip.power
     read = {name: chip.memory[name].energy for name, nbytes in used.nbytes.items() if nbytes}
@@ -214,7 +214,7 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 
 
 class EnergyPart(NamedTuple):
-    """Chips of a system that are alike, what their replicas did together, and what stands around each chip."""
+    """Equal chips of a system, the tally of all their replicas, and the power around each chip."""
 
     costs: Costs
     chips: float
@@ -223,13 +223,13 @@ class EnergyPart(NamedTuple):
 
 
 def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
-    """Joules of a system by cause.
+    """Return the joules of a system by cause.
 
-    idle     = chips * idle power * elapsed
-    server   = the same of what stands around them: a chip pays for its place, whatever stands beside it
-    pue      = (PUE - 1) * all of it: cooling, and what the supply loses
+    idle = chips * idle power * elapsed
+    server = chips * the server's power for each chip * elapsed
+    pue = (PUE - 1) * the sum of all others: cooling, and losses of the supply
 
-    None where a number is not known.
+    None: a number is not known.
     """
     total = dict.fromkeys(CAUSES, 0.0)
     for costs, chips, tally, server in parts:
@@ -246,5 +246,5 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
 
 
 def around(chip: Chip) -> Watts:
-    """What a chip's share of its server draws."""
+    """Return the power of a chip's share of its server [W]."""
     return chip.server.power / chip.server.chips if chip.server else 0.0

@@ -241,6 +241,10 @@ class Plan(Value):
         """Bytes of one number of it."""
         return Precision(self.given(what)).bytes
 
+    def ranked(self, tokens: int) -> int:
+        """Return the tokens, or sequences, of the fullest rank of attention data parallelism."""
+        return -(-tokens // self.attention_data)
+
     def precision(self, block: Block) -> str:
         """The precision of a block's weights."""
         if block.kind in ("embedding", "head"):

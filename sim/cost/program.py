@@ -1,21 +1,25 @@
-"""What each chip executes in one step: computing, collectives, and what goes to the next stage.
+"""The program of each chip in one step: computing, collectives, and messages to the next stage.
 
-A program is a value: the same times and bytes as the closed forms of `cost`, one thing after the other.  Chip fidelity executes
-it; `sramsim trace --program` prints it.
+A program has the rows of `Costs.rows` one after the other, with collectives as messages. Chip
+fidelity executes it, and `sramsim trace --program` prints it.
 """
 
 from typing import NamedTuple
 
-from sim.cost.step import TOKEN_BYTES, Costs, Exchange, Work
-from sim.model.blocks import Block
+from sim.cost.collectives import TOKEN_BYTES, Exchange
+from sim.cost.step import Costs
+from sim.cost.terms import COLLECTIVES
+from sim.cost.work import Work
+from sim.model.blocks import Attention, Block
 from sim.model.transformer import Model
+from sim.units import Bytes, Seconds
 
 
 class ComputeOp(NamedTuple):
     """A block on one chip: its multiplies, its attention, and the engine's overhead."""
 
     label: str
-    seconds: float
+    seconds: Seconds
 
 
 class CollectiveOp(NamedTuple):
@@ -26,59 +30,73 @@ class CollectiveOp(NamedTuple):
 
 
 class WaitOp(NamedTuple):
-    """Until the host has launched the stage's layers, so long after the chips began."""
+    """A wait until the host has launched the stage's layers, counted from the chips' start."""
 
     label: str
-    seconds: float
+    seconds: Seconds
 
 
 Instruction = ComputeOp | CollectiveOp | WaitOp
 
 
 class Program(NamedTuple):
-    """One step: the instructions of each stage's chips, and what every chip then sends to its place in the next stage.
+    """The instructions of each stage's chips in one step, and the bytes that they then send on.
 
-    From the last stage's first chip the sampled token goes back to the first chip.
+    slice_bytes: from every chip to its place in the next stage.
+    token_bytes: from the last stage's first chip back to the first chip, a sampled token.
     """
 
     stages: tuple[tuple[Instruction, ...], ...]
-    slice_bytes: float
-    token_bytes: float = TOKEN_BYTES
+    slice_bytes: Bytes
+    token_bytes: Bytes = TOKEN_BYTES
 
 
 def program(costs: Costs, work: Work) -> Program:
-    """The program of a step.  Blocks of one shape take the same time, also where tokens are routed to experts by drawing."""
-    seconds: dict[Block, float] = {block: costs.computing(block, work) for block in costs.counts}
+    """Return the program of a step.
+
+    Blocks of one shape take the same time, also where tokens are routed to experts at random.
+    """
+    seconds: dict[Block | Attention | None, Seconds] = {}
+    for row in costs.rows(work):
+        if row.shares != ((COLLECTIVES, 1.0),):
+            seconds[row.part] = seconds.get(row.part, 0.0) + float(row.seconds)
     names = labels(costs.layout.model)
     stages = []
     for number, stage in enumerate(costs.layout.stages):
+        gather = costs.collectives.gather(work.tokens, number)
         instructions: list[Instruction] = [
-            CollectiveOp("gather the input", each) for each in costs.gathered(work.tokens, number)
+            CollectiveOp("gather the input", exchange) for exchange in gather
         ]
         for place in range(stage.first, stage.last + 1):
-            block, label = costs.layout.model.blocks[place], names[place]
-            exchanges = costs.exchanges(block, work.tokens, number)
-            alone = seconds[block] - costs.hidden(exchanges, work.tokens, seconds[block])
-            if (
-                exchanges and exchanges[0].operation == "all_to_all"
-            ):  # tokens to their experts first
-                instructions.append(CollectiveOp(f"{label}: dispatch", exchanges[0]))
-                exchanges = exchanges[1:]
-            instructions.append(ComputeOp(label, alone))
-            instructions += [
-                CollectiveOp(
-                    f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e
-                )
-                for e in exchanges
-            ]
+            block = costs.layout.model.blocks[place]
+            time = seconds[block] + (seconds[block.attention] if block.attention else 0.0)
+            exchanges = costs.collectives.of_block(block, work.tokens, number)
+            time -= costs.collectives.hidden(exchanges, work.tokens, time)
+            instructions += _of_block(names[place], time, exchanges)
         if costs.launch:
             instructions.append(WaitOp("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
-    return Program(tuple(stages), costs.slice_bytes(work.tokens))
+    return Program(tuple(stages), costs.collectives.slice_bytes(work.tokens))
+
+
+def _of_block(
+    label: str, seconds: Seconds, exchanges: tuple[Exchange, ...]
+) -> tuple[Instruction, ...]:
+    """Return the instructions of one block; tokens are sent to their experts first."""
+    routed = len(exchanges) > 0 and exchanges[0].operation == "all_to_all"
+    before, after = exchanges[:routed], exchanges[routed:]
+    return (
+        *(CollectiveOp(f"{label}: dispatch", exchange) for exchange in before),
+        ComputeOp(label, seconds),
+        *(
+            CollectiveOp(f"{label}: {'combine' if e.operation == 'all_to_all' else e.operation}", e)
+            for e in after
+        ),
+    )
 
 
 def labels(model: Model) -> list[str]:
-    """What each block is called: 'layer 3 attention'."""
+    """Return the label of each block, such as 'layer 3 attention'."""
     names, layer = [], -1
     for block in model.blocks:
         layer += block.kind == "attention"

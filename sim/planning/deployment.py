@@ -15,7 +15,8 @@ from sim.cost.plan import (
     most_kv_tokens,
     sequences,
 )
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
@@ -86,10 +87,12 @@ class Deployment:
         Messages of such a collective meet on cables.
         """
         costs, topology, operations = self.costs, self.layout.topology, set()
-        for stage in set(costs.like):
-            exchanges = [*costs.gathered(1, stage)]
-            for block, counts in costs.counts.items():
-                exchanges += costs.exchanges(block, 1, stage) if counts[stage] else ()
+        for stage in set(costs.collectives.like):
+            exchanges = [*costs.collectives.gather(1, stage)]
+            for block, cost in costs.blocks.items():
+                exchanges += (
+                    costs.collectives.of_block(block, 1, stage) if cost.repeats[stage] else ()
+                )
             operations |= {
                 e.operation
                 for e in exchanges

@@ -11,7 +11,8 @@ from functools import cached_property
 from itertools import accumulate
 
 from sim.cost.plan import Layout
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 
 BALANCE_CONTEXT = 1024.0  # positions for which stages are balanced; assumed: a conversation
 

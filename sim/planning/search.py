@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Layout, Plan
-from sim.cost.step import TIME, Costs, Work
+from sim.cost.step import Costs
+from sim.cost.terms import TIME
+from sim.cost.work import Work
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
 from sim.planning.memories import fewest_stages, with_memories

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.step import FITTED, HOPS, TERMS, TIME, Work
+from sim.cost.terms import FITTED, HOPS, TERMS, TIME
+from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.serving.service import serve
 from sim.units import Seconds

@@ -96,8 +96,11 @@ def _instruction(
         return instruction.label, format_number(1e6 * instruction.seconds), "", "", ""
     exchange = instruction.exchange
     group = exchange.groups[0]
-    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.ways[0])))
-    how = " ".join(word for word in exchange.ways[0] if isinstance(word, str)) or exchange.operation
+    messages = sum(map(len, topology.messages(exchange.operation, group, exchange.algorithms[0])))
+    how = (
+        " ".join(word for word in exchange.algorithms[0] if isinstance(word, str))
+        or exchange.operation
+    )
     if exchange.operation not in topology.uncontended(group):
         how += ", in its own way"
     several = f"{len(exchange.groups)} x " if len(exchange.groups) > 1 else ""
@@ -118,7 +121,9 @@ def _sent(chip: int, instructions: "Sequence[Instruction]", topology: "Topology"
             continue
         exchange = instruction.exchange
         group, way = next(
-            pair for pair in zip(exchange.groups, exchange.ways, strict=True) if chip in pair[0]
+            pair
+            for pair in zip(exchange.groups, exchange.algorithms, strict=True)
+            if chip in pair[0]
         )
         for phase, messages in enumerate(topology.messages(exchange.operation, group, way), 1):
             sent = [message for message in messages if message.source == chip]

@@ -22,7 +22,8 @@ from simpy.events import Timeout
 from sim.chipsim.collectives import SimProcess
 from sim.chipsim.machine import ChipStep, Machine
 from sim.cost.energy import Tally, summed
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
@@ -373,7 +374,10 @@ class CompiledPipelineExecutor(Executor):
             token_budget,
             costs.layout.plan.attention_data,
         )
-        self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
+        self.sums[kernel.RETURN], self.sums[kernel.PIECE] = (
+            costs.back,
+            costs.layout.engine.sequence_overhead,
+        )
         self.tracks = np.zeros((slots if interruptible else 0, kernel.PLACE + 1 + 2 * stages))
         self.state = (
             self.lines,

@@ -24,7 +24,8 @@ from simpy.events import URGENT, Timeout
 
 from sim.chipsim.machine import MachineFactory
 from sim.cost.energy import Tally
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.inputs.errors import UserError
 from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler

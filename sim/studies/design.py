@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.metrics import SLO

@@ -14,7 +14,7 @@ import numpy as np
 from sim.chipsim.machine import Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, labels, program
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name

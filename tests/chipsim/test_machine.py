@@ -16,7 +16,7 @@ from sim.chipsim.machine import Machine, machine_factory
 from sim.chipsim.network import Cable, LinkException, Network, ScheduleError
 from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, ComputeOp, program
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.hardware.topology import (
     Bus,
     Dragonfly,
@@ -111,7 +111,7 @@ def test_a_bus_carries_one_message_at_a_time(lay):
     talk = next(
         each.exchange for each in instructions(deployment) if isinstance(each, CollectiveOp)
     )
-    assert talk.ways == (("one-shot",),)
+    assert talk.algorithms == (("one-shot",),)
     assert talk.time == pytest.approx(100 * US + 12 * 128e-9)
     _, machine = step(deployment)
     assert list(machine.traffic.links) == ["bus"]
@@ -201,8 +201,8 @@ def test_messages_go_round_a_dead_link(lay):
     around, machine = step(deployment, Irregularities(links=(LinkException((0, 1), 0.0),)))
     assert {"0 -> 1", "1 -> 0"}.isdisjoint(machine.traffic.links)
     talks = [each.exchange for each in instructions(deployment) if isinstance(each, CollectiveOp)]
-    hold = sum(t.nbytes / 1e9 * (1 if t.ways[0] == ("one-shot",) else 2 / 3) for t in talks)
-    phases = sum(1 if t.ways[0] == ("one-shot",) else 2 for t in talks)
+    hold = sum(t.nbytes / 1e9 * (1 if t.algorithms[0] == ("one-shot",) else 2 / 3) for t in talks)
+    phases = sum(1 if t.algorithms[0] == ("one-shot",) else 2 for t in talks)
     assert whole + phases * US <= around <= whole + phases * US + 2 * hold + 1e-12
 
 
@@ -338,7 +338,7 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     ]
     topology = deployment.layout.topology
     messages = sum(
-        len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.ways[0])
+        len(p) for t in talks for p in topology.messages(t.operation, t.groups[0], t.algorithms[0])
     )
     assert rows.traffic[0].messages == 6 * (
         messages + 4 + 1
@@ -346,7 +346,7 @@ def test_traffic_is_what_the_program_says(lay, serve_on):
     nbytes = sum(
         m.share * t.nbytes
         for t in talks
-        for p in topology.messages(t.operation, t.groups[0], t.ways[0])
+        for p in topology.messages(t.operation, t.groups[0], t.algorithms[0])
         for m in p
     )
     busy = sum(seconds for _, seconds, _ in rows.traffic[0].links.values())

@@ -1,5 +1,6 @@
 """FLOPs, bytes and joules of runs against what is counted step by step, and against each other."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
-from sim.cost.energy import EnergyPart, Tally, Usage, energy, link_bytes, spent, summed, usage
+from sim.cost.energy import EnergyPart, Tally, Usage, energy, spent, summed, usage
 from sim.cost.plan import Plan
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.hardware.chip import Chip, Memory, Power, Precision, Server
 from sim.hardware.topology import Link, Switch
 from sim.inputs.document import read_value
@@ -131,8 +133,10 @@ def test_a_switch_is_two_cables(make_deployment, make_chip):
 def test_stages_send_hidden_states_on_and_a_token_back(make_deployment):
     """Three stages in line, 64 numbers of 16 bits twice, and a token's four bytes over one cable of a full mesh."""
     costs = make_deployment(3, plan=Plan(pipeline=3)).costs
-    assert link_bytes(costs, {1: 1}) == 2 * 128 + 4
-    assert link_bytes(costs, {1: 5, 3: 2}) == 5 * (2 * 128 + 4) + 2 * (2 * 3 * 128 + 4)
+    assert costs.collectives.link_bytes(1) == 2 * 128 + 4
+    assert usage(costs, Tally(defaultdict(int, {1: 5, 3: 2}))).link_bytes == 5 * (
+        2 * 128 + 4
+    ) + 2 * (2 * 3 * 128 + 4)
 
 
 def test_of_experts_those_that_are_reached_are_read(make_deployment, make_model):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sim.cost.plan import Plan, fit, sequences
-from sim.cost.step import COLLECTIVES, HOPS, WEIGHTS, Work
+from sim.cost.terms import COLLECTIVES, HOPS, WEIGHTS
+from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.cost.attention import FOREVER
 from sim.cost.plan import Plan
-from sim.cost.step import COLLECTIVES, FITTED, FOREVER, HOPS, KV, TIME, Costs, Work
+from sim.cost.program import program
+from sim.cost.step import Costs
+from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME
+from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Hierarchical, Link, Switch
@@ -285,12 +289,11 @@ def test_ranks_handle_their_sequences_at_the_same_time(
         for each in (0.0, 2e-5)
     )
     expected = 2e-5 * math.ceil((work.decodes + work.chunks) / data)
-    head = layout.model.blocks[-1]
     for more in (
         some.step(work).time[-1] - none.step(work).time[-1],
         (some.terms(work) - none.terms(work))[-1, TIME].sum(),
         (some.terms(work) - none.terms(work))[-1, FITTED].sum(),
-        some.computing(head, work) - none.computing(head, work),
+        program(some, work).stages[-1][-1].seconds - program(none, work).stages[-1][-1].seconds,
         some.line(work)[0] - none.line(work)[0] if pipeline == 1 else expected,
     ):
         assert more == pytest.approx(expected, rel=1e-6)

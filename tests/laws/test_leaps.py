@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.cost.attention import FOREVER
 from sim.cost.energy import usage
 from sim.cost.plan import Plan
-from sim.cost.step import FOREVER, Step, Work
+from sim.cost.step import Step
+from sim.cost.work import Work
 from sim.hardware.chip import Compute
 from sim.results.histogram import BINS_PER_DECADE, Gaps
 from sim.serving.policy import SchedulerLimits

@@ -12,7 +12,7 @@ from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.results.metrics import summarize
 from sim.serving.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
 from sim.serving.replica import Outage, ReplicaConfig

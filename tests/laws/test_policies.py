@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.inputs.errors import UserError
 from sim.serving.policy import (
     BATCHINGS,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sim.cost.energy import Tally
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory, Power, Server
 from sim.results.metrics import Measure

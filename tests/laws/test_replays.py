@@ -9,7 +9,6 @@ import pytest
 from sim import PlanError, read, run
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
-from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
 from sim.serving.policy import Policies
@@ -31,7 +30,7 @@ def spoilt(make_deployment):
 
     def build(kind, chance, seed=0, restart=0.0, **options):
         deployment = deployments[kind]
-        rate = -math.expm1(math.log1p(-chance) / (8 * link_bytes(deployment.costs, {1: 1})))
+        rate = -math.expm1(math.log1p(-chance) / (8 * deployment.costs.collectives.link_bytes(1)))
         errors = LinkErrors(bit_error_rate=rate, restart=restart)
         error_sampler = LinkErrorSampler(errors, deployment.costs, np.random.default_rng(seed))
         return replace(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.policy import SchedulerLimits

@@ -10,7 +10,7 @@ from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, WaitOp, program
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.hardware.engine import Launch
 from sim.hardware.topology import (
     Bus,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.planning.single_request import time_single_request
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.cost.step import Work
+from sim.cost.work import Work
 
 PROMPT = 16  # the token budget, so that a passage carries one request
 REQUESTS, SEEDS = 1500, range(20)

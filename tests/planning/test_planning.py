@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan, PlanError
-from sim.cost.step import Costs, Work
+from sim.cost.step import Costs
+from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.errors import ScenarioError
@@ -395,10 +396,8 @@ def test_ranks_that_lie_differently_each_go_their_own_way(make_model, make_chip,
     chip = make_chip(capacity=1e9, topology=nodes)
     parts = DeploymentParts(model, chip, 6, make_engine(), plan)
     deployment = deploy(parts, 64, overrides=LimitOverrides(token_budget=16))
-    (exchange,) = deployment.costs.gathered(1, 0) or deployment.costs.exchanges(
-        deployment.layout.model.blocks[1], 1, 0
-    )
-    assert [way[0] for way in exchange.ways] == ["one-shot", "hierarchical"]
+    (exchange,) = deployment.costs.collectives.of_block(deployment.layout.model.blocks[1], 1, 0)
+    assert [way[0] for way in exchange.algorithms] == ["one-shot", "hierarchical"]
     assert exchange.time == deployment.layout.topology.all_reduce(
         exchange.groups[1], exchange.nbytes
     )

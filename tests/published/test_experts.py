@@ -3,7 +3,8 @@
 import pytest
 
 import sim
-from sim.cost.step import Work
+from sim.cost.program import program
+from sim.cost.work import Work
 
 TOKENS = 8192  # a chip sends
 ROW = """
@@ -37,9 +38,11 @@ def wide(tmp_path):
 
 def routed(costs, tokens):
     """The exchanges of a layer's experts."""
-    (block,) = (block for block in costs.counts if block.experts)
+    (block,) = (block for block in costs.blocks if block.experts)
     return block, [
-        each for each in costs.exchanges(block, tokens, 0) if each.operation == "all_to_all"
+        each
+        for each in costs.collectives.of_block(block, tokens, 0)
+        if each.operation == "all_to_all"
     ]
 
 
@@ -72,8 +75,10 @@ def test_a_second_micro_batch_hides_what_the_experts_take(wide):
     """With all of it hidden, a step takes as long as its computing, or as its messages."""
     whole, hidden = wide(32, "tensorrt-llm-1.0"), wide(32, "{like: tensorrt-llm-1.0, overlap: 1}")
     work = Work(decodes=32 * 128, context=32 * 128 * 1000.0, logits=32 * 128)
-    block, exchanges = routed(whole, work.tokens)
-    computing, talking = whole.computing(block, work), sum(exchange.time for exchange in exchanges)
+    _, exchanges = routed(whole, work.tokens)
+    talking = sum(exchange.time for exchange in exchanges)
+    ops = program(whole, work).stages[0]
+    computing = next(op.seconds for op in ops if op.label == "layer 60 mlp")
     saved = whole.step(work).time[0] - hidden.step(work).time[0]
     assert saved == pytest.approx(58 * min(computing, talking))
     single = Work(decodes=1, context=1000.0, logits=1)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.inputs.errors import ScenarioError
 from sim.results.encoding import encode_summary
 from sim.results.histogram import BINS_PER_DECADE, Gaps

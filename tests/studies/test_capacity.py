@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.cost.plan import Plan
-from sim.cost.step import Work
+from sim.cost.work import Work
 from sim.hardware.chip import Memory, Power
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO

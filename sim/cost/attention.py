@@ -1,0 +1,153 @@
+"""The attention core of one layer: its time is linear in positions attended and positions read."""
+
+from math import ceil
+from typing import NamedTuple
+
+from sim.cost.plan import Layout
+from sim.cost.terms import Sides
+from sim.cost.work import Work
+from sim.hardware.chip import Op
+from sim.model.blocks import Attention
+from sim.units import Bytes, Flop, Seconds
+
+FOREVER = 1 << 62
+POSITIONS = 2.0**20  # at which the linear times of a chip are probed
+
+# Fixed seconds, seconds for each position attended, seconds for each position read.
+Plane = tuple[float, float, float]
+
+
+class AttentionCore(NamedTuple):
+    """Both sides of the roofline of one layer's attention for some new tokens, as planes.
+
+    windowed: whether the layer sees positions through a window.
+    The positions are those of all ranks; the planes have the share of the fullest rank.
+    """
+
+    windowed: bool
+    compute: Plane
+    memory: Plane
+    ideal_compute: Plane
+    ideal_memory: Plane
+
+    def decode_sides(self, work: Work) -> Sides:
+        """Return both sides of the decodes of a step, each of which reads what it attends to."""
+        context = work.windowed_context if self.windowed else work.context
+        return Sides(*(_at(plane, context, context) for plane in self[1:]))
+
+    def prompt_sides(self, work: Work) -> Sides:
+        """Return both sides of the prompt chunks of a step."""
+        return Sides(*(_at(plane, *self._prompt_positions(work)) for plane in self[1:]))
+
+    def prompt_seconds(self, work: Work) -> Seconds:
+        """Return the longer of these sides, without the sides that lose nothing."""
+        attended, cached = self._prompt_positions(work)
+        return max(_at(self.compute, attended, cached), _at(self.memory, attended, cached))
+
+    def _prompt_positions(self, work: Work) -> tuple[float, float]:
+        if self.windowed:
+            return work.windowed_attended, work.windowed_cached
+        return work.attended, work.cached
+
+
+class DecodeLine(NamedTuple):
+    """The core of decodes along their growing context: both sides of the roofline as lines.
+
+    These are the sides of `AttentionCore.decode_sides` with the slopes added, for speed.
+    """
+
+    windowed: bool
+    compute: Seconds
+    compute_slope: float
+    memory: Seconds
+    memory_slope: float
+
+    def at(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        """Return the seconds now, the growth of each step, and the steps until sides cross."""
+        windowed, compute, compute_slope, memory, memory_slope = self
+        if windowed:
+            context, more = work.windowed_context, work.growing
+        else:
+            context, more = work.context, work.decodes
+        compute += compute_slope * context
+        memory += memory_slope * context
+        lead, gain = memory - compute, more * (memory_slope - compute_slope)
+        holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
+        if lead > 0 or (lead == 0 and gain >= 0):
+            return memory, more * memory_slope, holds
+        return compute, more * compute_slope, holds
+
+
+def _at(plane: Plane, attended: float, cached: float) -> Seconds:
+    return plane[0] + plane[1] * attended + plane[2] * cached
+
+
+def attention_core(layout: Layout, shape: Attention, tokens: int, decode: bool) -> AttentionCore:
+    """Return the core for `tokens` new tokens, of which the fullest rank has its share.
+
+    It computes at 16 bits, whatever the precision of K and V.
+    Left out: FP8 attention.
+    """
+    engine, ranked = layout.engine, layout.plan.ranked(tokens)
+    compute, memory = _planes(layout, shape, ranked, decode, 1.0)
+    times = cache_reads(layout, shape, decode)
+    slow = _planes(layout, shape, ranked, decode, times) if times > 1 else (compute, memory)
+    share = ranked / tokens
+
+    def slowed(plane: Plane, efficiency: float) -> Plane:
+        fixed, attended, read = (seconds / efficiency for seconds in plane)
+        return fixed, share * attended, share * read
+
+    return AttentionCore(
+        shape.window is not None,
+        slowed(slow[0], engine.attention_compute_efficiency),
+        slowed(slow[1], engine.attention_memory_efficiency),
+        slowed(compute, 1.0),
+        slowed(memory, 1.0),
+    )
+
+
+def decode_line(core: AttentionCore) -> DecodeLine:
+    """Return the core of decodes as lines over their context."""
+    (c, c_attended, c_read), (m, m_attended, m_read) = core.compute, core.memory
+    return DecodeLine(core.windowed, c, c_attended + c_read, m, m_attended + m_read)
+
+
+def cache_reads(layout: Layout, shape: Attention, decode: bool) -> float:
+    """Return how often the engine reads what is cached.
+
+    With `kv_reads: query-heads` each query head reads its KV head, or the latent, anew.
+    """
+    if not decode or layout.engine.kv_reads == "kv-heads":
+        return 1.0
+    tensor = layout.plan.tensor
+    return ceil(shape.heads / tensor) / ceil(shape.kv_heads / tensor)
+
+
+def position_flops(layout: Layout, shape: Attention, decode: bool) -> Flop:
+    """Return the FLOPs of one position that a token attends to, on the fullest chip."""
+    return shape.flops(layout.plan.tensor, decode)
+
+
+def position_bytes(layout: Layout, shape: Attention) -> Bytes:
+    """Return the bytes of one position that is read, on the fullest chip."""
+    return layout.kv_width(shape) * layout.plan.width("kv")
+
+
+def _planes(
+    layout: Layout, shape: Attention, tokens: int, decode: bool, reads: float
+) -> tuple[Plane, Plane]:
+    """Return computing, and reading what is cached `reads` times, from three probes of the chip."""
+    flops, nbytes = position_flops(layout, shape, decode), position_bytes(layout, shape)
+
+    def times(attended: float, cached: float) -> tuple[Seconds, Seconds]:
+        kv = reads * cached * nbytes
+        op = Op(tokens, attended * flops, 0.0, kv, 0.0, ("fp16", "fp16"))
+        return layout.chip.compute.times(op, layout.kv_memory)
+
+    fixed, attending, reading = times(0.0, 0.0), times(POSITIONS, 0.0), times(0.0, POSITIONS)
+    compute, memory = (
+        (nothing, (attend - nothing) / POSITIONS, (read - nothing) / POSITIONS)
+        for nothing, attend, read in zip(fixed, attending, reading, strict=True)
+    )
+    return compute, memory

@@ -1,0 +1,246 @@
+"""Communication of a step: collectives inside stages, and messages from stage to stage."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.plan import Layout
+from sim.cost.terms import Array
+from sim.hardware.topology import Algorithm, Copies, Operation
+from sim.model.blocks import Block, Experts
+from sim.units import Bytes, Seconds
+
+TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first stage
+
+
+class Exchange(NamedTuple):
+    """A collective that the ranks of a stage run at the same time.
+
+    nbytes: bytes in each rank.
+    algorithms: of each rank's all-reduce; for an all-to-all the copies at each level.
+    latency: the software's, before each phase [s].
+    efficiency: share of the bandwidth that the software reaches.
+    time, ideal: time of the slowest rank, with and without the engine's losses [s].
+    """
+
+    operation: Operation
+    groups: tuple[range, ...]
+    nbytes: Bytes
+    algorithms: tuple[Algorithm | Copies, ...]
+    latency: Seconds
+    efficiency: float
+    time: Seconds
+    ideal: Seconds
+
+
+class Collectives:
+    """The communication of one layout: exchanges, their times, and the bytes on links.
+
+    What depends only on bytes or tokens is kept.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.stages = layout, len(layout.stages)
+        # For each stage, the first stage whose collectives take equal times.
+        first: dict[object, int] = {}
+        self.like = [
+            first.setdefault(self._equivalence(stage), stage) for stage in range(self.stages)
+        ]
+        self.last = (self.stages - 1) * layout.plan.stage_size  # the chip that samples
+        self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
+        self._hops: dict[int, Array] = {}
+        self._exchanges: dict[tuple[Operation, int, Bytes, Copies], tuple[Exchange, ...]] = {}
+        self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
+        self._cables: dict[tuple[Operation, range, Algorithm | Copies], float] = {}
+        self._link_bytes: dict[int, Bytes] = {}
+
+    def _equivalence(self, stage: int) -> object:
+        """Return what the times of a stage's collectives depend on."""
+        n, tensor = self.layout.plan.stage_size, self.layout.plan.tensor
+        key = self.layout.topology.equivalence_key
+        chips = range(stage * n, (stage + 1) * n)
+        ranks = (chips[start : start + tensor] for start in range(0, n, tensor))
+        return (stage == 0, key(chips), *map(key, ranks))  # only stage 0 begins without a gather
+
+    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        """Return the exchanges of a block on a stage, in order.
+
+        The results are summed over the chips of each rank. With attention data parallelism, tokens
+        are first sent to the chips of their experts and back.
+        """
+        plan = self.layout.plan
+        if block.kind == "head":
+            return ()
+        hidden = self._hidden_bytes(tokens)
+        joined = self._exchange("all_reduce", stage, hidden)
+        if block.attention and self.layout.kv_parts(block.attention) > 1:
+            joined *= 2  # the parts' results are summed before the output projection
+        if block.experts and plan.attention_data > 1:
+            chips, copies = self._expert_copies(block.experts, stage)
+            back = hidden * chips / plan.tensor  # each chip of a rank sends its share
+            out = back * plan.width("dispatch") / plan.width("hidden")
+            dispatch = self._exchange("all_to_all", stage, out, copies)
+            joined = (*dispatch, *self._exchange("all_to_all", stage, back, copies), *joined)
+        return joined
+
+    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        """Return the all-gather with which every stage but the first begins.
+
+        Each chip was sent a slice of the hidden states, and needs all of them.
+        """
+        return self._exchange("all_gather", stage, self._hidden_bytes(tokens)) if stage else ()
+
+    def hidden(self, exchanges: Iterable[Exchange], tokens: int, computing: Seconds) -> Seconds:
+        """Return the seconds of dispatch and combine that a second micro-batch hides.
+
+        They are hidden behind the computing of the block.
+        """
+        routed = sum(e.time for e in exchanges if e.operation == "all_to_all")
+        return self._overlapped(self.layout.engine.overlap * routed, tokens, computing)
+
+    def exposed(
+        self, exchanges: Iterable[Exchange], tokens: int, computing: Seconds, ideal: Seconds
+    ) -> tuple[Seconds, Seconds]:
+        """Return the seconds of exchanges that are not hidden, and the same without losses.
+
+        Slower computing hides more, so that the second may be the longer one.
+        """
+        exchanges = tuple(exchanges)
+        routed = sum(e.ideal for e in exchanges if e.operation == "all_to_all")
+        return (
+            sum(e.time for e in exchanges) - self.hidden(exchanges, tokens, computing),
+            sum(e.ideal for e in exchanges) - self._overlapped(routed, tokens, ideal),
+        )
+
+    def _overlapped(self, routed: Seconds, tokens: int, computing: Seconds) -> Seconds:
+        """Return what computing hides; a single token for each rank makes no second micro-batch."""
+        return min(routed, computing) if self.layout.plan.ranked(tokens) > 1 else 0.0
+
+    def hops(self, tokens: int) -> Array:
+        """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first."""
+        if tokens not in self._hops:
+            n, shift = self.layout.plan.stage_size, self.layout.topology.shift
+            nbytes = self.slice_bytes(tokens)
+            self._hops[tokens] = np.array(
+                [0.0, *(shift(range((s - 1) * n, s * n), nbytes) for s in range(1, self.stages))]
+            )
+        return self._hops[tokens]
+
+    def slice_bytes(self, tokens: int) -> Bytes:
+        """Return the bytes that each chip of a stage sends to its place in the next one."""
+        plan = self.layout.plan
+        return tokens * self.layout.model.hidden_size * plan.width("hidden") / plan.stage_size
+
+    def link_bytes(self, tokens: int) -> Bytes:
+        """Return the bytes of a step, each counted on every cable that it crosses.
+
+        They are those of the collectives, from stage to stage, and of the sampled token's way back.
+        """
+        if tokens not in self._link_bytes:
+            blocks = self.layout.model.blocks
+            total = self._onward_cables * self.slice_bytes(tokens)
+            if self.last:
+                total += TOKEN_BYTES * self.layout.topology.hops(self.last, 0)
+            of_block: dict[tuple[Block, int], Bytes] = {}
+            for stage, like in zip(self.layout.stages, self.like, strict=True):
+                total += self._carried(self.gather(tokens, like))
+                for block in blocks[stage.first : stage.last + 1]:
+                    if (block, like) not in of_block:
+                        exchanges = self.of_block(block, tokens, like)
+                        of_block[block, like] = self._carried(exchanges)
+                    total += of_block[block, like]
+            self._link_bytes[tokens] = total
+        return self._link_bytes[tokens]
+
+    def _hidden_bytes(self, tokens: int) -> Bytes:
+        plan = self.layout.plan
+        return plan.ranked(tokens) * self.layout.model.hidden_size * plan.width("hidden")
+
+    def _exchange(
+        self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()
+    ) -> tuple[Exchange, ...]:
+        """Return one exchange in each rank of a stage, or in the whole stage if it is all-to-all."""
+        key = (operation, stage, nbytes, copies)
+        if key not in self._exchanges:
+            plan, engine = self.layout.plan, self.layout.engine
+            n = plan.stage_size if operation == "all_to_all" else plan.tensor
+            if n == 1:
+                return ()
+            first = stage * plan.stage_size
+            starts = range(first, first + plan.stage_size, n)
+            groups = tuple(range(start, start + n) for start in starts)
+            latency = engine.collective_latency + n * engine.collective_latency_per_chip
+            efficiency = engine.collective_efficiency
+            timed = [
+                self._timed(operation, g, nbytes, (latency, efficiency), copies) for g in groups
+            ]
+            ideal = timed
+            if latency or efficiency != 1:
+                ideal = [self._timed(operation, g, nbytes, (0.0, 1.0), copies) for g in groups]
+            algorithms = tuple(algorithm for _, algorithm in timed)
+            slowest, lossless = (max(time for time, _ in each) for each in (timed, ideal))
+            self._exchanges[key] = (
+                Exchange(
+                    operation, groups, nbytes, algorithms, latency, efficiency, slowest, lossless
+                ),
+            )
+        return self._exchanges[key]
+
+    def _timed(
+        self,
+        operation: Operation,
+        group: range,
+        nbytes: Bytes,
+        software: tuple[Seconds, float],
+        copies: Copies,
+    ) -> tuple[Seconds, Algorithm | Copies]:
+        """Return the time of a collective with the software's latency and efficiency, and how."""
+        topology = self.layout.topology
+        match operation:
+            case "all_reduce":
+                allowed = self.layout.engine.collectives
+                return topology.fastest(group, nbytes, *software, allowed)
+            case "all_to_all":
+                return topology.all_to_all(group, nbytes, *software, copies), copies
+            case "all_gather":
+                return topology.all_gather(group, nbytes, *software), copies
+
+    def _expert_copies(self, experts: Experts, stage: int) -> tuple[float, Copies]:
+        """Return the chips that a token goes to, and the copies that each level carries for each.
+
+        A node, or a rack, is sent one copy of a token, however many of its chips need it.
+        """
+        n, shards = self.layout.plan.stage_size, self.layout.plan.expert or 1
+        blocks = self.layout.topology.blocks(range(stage * n, (stage + 1) * n))
+        if (experts, blocks) not in self._copied:
+            reached = [experts.reached(min(k, shards)) * max(1.0, k / shards) for k in blocks]
+            copies = tuple(part / reached[0] for part in reached)
+            self._copied[experts, blocks] = reached[0], copies
+        return self._copied[experts, blocks]
+
+    @cached_property
+    def _onward_cables(self) -> int:
+        """Cables from every chip of all stages but the last to its place in the next stage."""
+        n, hops = self.layout.plan.stage_size, self.layout.topology.hops
+        return sum(hops(chip, chip + n) for chip in range(self.last))
+
+    def _carried(self, exchanges: Iterable[Exchange]) -> Bytes:
+        return sum(
+            exchange.nbytes * self._crossed(exchange.operation, group, algorithm)
+            for exchange in exchanges
+            for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
+        )
+
+    def _crossed(self, operation: Operation, group: range, algorithm: Algorithm | Copies) -> float:
+        """Return the cables that a byte of a collective crosses, over all of its messages."""
+        key = operation, group, algorithm
+        if key not in self._cables:
+            topology = self.layout.topology
+            self._cables[key] = sum(
+                message.share * topology.hops(message.source, message.target)
+                for phase in topology.messages(*key)
+                for message in phase
+            )
+        return self._cables[key]

@@ -1,0 +1,37 @@
+"""Routed experts: how many of them a step's tokens reach on the slowest shard."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from sim.model.blocks import Experts
+
+DRAWS = 64  # of tokens to experts, because an expected maximum has no closed form
+
+
+@lru_cache(maxsize=1 << 16)
+def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
+    """Return the expected experts that the slowest shard reaches, and the tokens of each of them.
+
+    One shard: E - sum of (1 - q_i)^T, where q_i is the chance that a token takes expert i.
+    Several shards: the mean over 64 draws of the shard that reaches most.
+    The result is kept beyond one deployment, because other engines and chips need the same.
+    """
+    if shards == 1:
+        reached = float(np.sum(1 - (1 - experts.chances(skew)) ** tokens))
+        return reached, tokens * experts.per_token / reached
+    return slowest_shard(experts, skew, tokens, shards, np.random.default_rng(0), DRAWS)
+
+
+def slowest_shard(
+    experts: Experts, skew: float, tokens: int, shards: int, stream: np.random.Generator, draws: int
+) -> tuple[float, float]:
+    """Return the same as the mean of `draws` draws from `stream`.
+
+    Expert i lies on shard i modulo shards, so that popular experts are spread.
+    """
+    drawn = np.zeros((draws, -(-experts.count // shards) * shards))
+    drawn[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, draws)
+    by_shard = drawn.reshape(draws, -1, shards)
+    reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
+    return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached

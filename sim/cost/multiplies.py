@@ -1,0 +1,78 @@
+"""Weight matrices as they lie on a chip: FLOPs, bytes and times of their multiplications."""
+
+from typing import NamedTuple
+
+from sim.cost.plan import Layout
+from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
+from sim.hardware.chip import Op, Precision
+from sim.model.blocks import Block
+from sim.units import Bytes, Flop
+
+
+class Multiply(NamedTuple):
+    """A weight matrix on the fullest chip: what its multiplication needs.
+
+    flops, activations: for each token.
+    efficiencies: the engine's, of computing and of reading.
+    chips: chips over which the matrix is split.
+    """
+
+    flops: Flop
+    weights: Bytes
+    activations: Bytes
+    precisions: tuple[str, str]
+    shape: tuple[int, int]
+    efficiencies: tuple[float, float]
+    chips: int
+
+
+def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
+    """Return the multiplies of a block that every token passes."""
+    tensor = layout.plan.tensor
+    return tuple(_multiply(layout, block, m.share(tensor), tensor) for m in block.matrices)
+
+
+def expert_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
+    """Return the multiplies of one routed expert of a block; none without experts."""
+    chips, reading = layout.plan.expert_tensor, layout.engine.moe_memory_efficiency
+    matrices = block.experts.matrices if block.experts else ()
+    return tuple(_multiply(layout, block, m.share(chips), chips, reading) for m in matrices)
+
+
+def _multiply(
+    layout: Layout, block: Block, shape: tuple[int, int], chips: int, reading: float | None = None
+) -> Multiply:
+    plan, precision = layout.plan, layout.plan.precision(block)
+    efficiencies = layout.engine.efficiencies(precision)
+    return Multiply(
+        2.0 * shape[0] * shape[1],
+        shape[0] * shape[1] * Precision(precision).bytes,
+        sum(shape) * plan.width("activations"),
+        (precision, plan.given("activations")),
+        shape,
+        (efficiencies[0], reading or efficiencies[1]),
+        chips,
+    )
+
+
+def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
+    """Return the time to compute and the time to read one multiply of `tokens` tokens.
+
+    Weights that stream from a memory of their own hide the reading of activations.
+    """
+    flops, weights, activations, precisions, shape, (computing, reading), _ = multiply
+    read = 0.0 if layout.apart else activations * tokens
+    op = Op(tokens, flops * tokens, weights, 0.0, read, precisions, (shape,))
+    compute, memory = layout.chip.compute.times(op, layout.weights_memory)
+    return Sides(compute / computing, memory / reading, compute, memory)
+
+
+def multiply_shares(
+    layout: Layout, multiply: Multiply, tokens: float, sides: Sides
+) -> tuple[tuple[int, float], ...]:
+    """Return the terms of a multiply: computing, or weights and activations by their bytes."""
+    if sides.compute >= sides.memory:
+        return ((COMPUTE, 1.0),)
+    read = 0.0 if layout.apart else multiply.activations * tokens
+    share = multiply.weights / (multiply.weights + read)
+    return ((WEIGHTS, share), (ACTIVATIONS, 1 - share))
