@@ -1,5 +1,6 @@
 """The attention core of one layer: its time is linear in positions attended and positions read."""
 
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
@@ -42,7 +43,10 @@ class AttentionCore(NamedTuple):
     def prompt_seconds(self, work: Work) -> Seconds:
         """Return the longer of these sides, without the sides that lose nothing."""
         attended, cached = self._prompt_positions(work)
-        return max(_at(self.compute, attended, cached), _at(self.memory, attended, cached))
+        (c, c_attended, c_read), (m, m_attended, m_read) = self.compute, self.memory
+        compute = c + c_attended * attended + c_read * cached
+        memory = m + m_attended * attended + m_read * cached
+        return compute if compute > memory else memory
 
     def _prompt_positions(self, work: Work) -> tuple[float, float]:
         if self.windowed:
@@ -50,10 +54,11 @@ class AttentionCore(NamedTuple):
         return work.attended, work.cached
 
 
-class DecodeLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DecodeLine:
     """The core of decodes along their growing context: both sides of the roofline as lines.
 
-    These are the sides of `AttentionCore.decode_sides` with the slopes added, for speed.
+    These are the sides of `AttentionCore.decode_sides` with both slopes added.
     """
 
     windowed: bool
@@ -64,13 +69,13 @@ class DecodeLine(NamedTuple):
 
     def at(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return the seconds now, the growth of each step, and the steps until sides cross."""
-        windowed, compute, compute_slope, memory, memory_slope = self
-        if windowed:
+        if self.windowed:
             context, more = work.windowed_context, work.growing
         else:
             context, more = work.context, work.decodes
-        compute += compute_slope * context
-        memory += memory_slope * context
+        compute_slope, memory_slope = self.compute_slope, self.memory_slope
+        compute = self.compute + compute_slope * context
+        memory = self.memory + memory_slope * context
         lead, gain = memory - compute, more * (memory_slope - compute_slope)
         holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
         if lead > 0 or (lead == 0 and gain >= 0):

@@ -92,7 +92,7 @@ class Collectives:
         """
         return self._exchange("all_gather", stage, self._hidden_bytes(tokens)) if stage else ()
 
-    def hidden(self, exchanges: Iterable[Exchange], tokens: int, computing: Seconds) -> Seconds:
+    def hidden(self, exchanges: tuple[Exchange, ...], tokens: int, computing: Seconds) -> Seconds:
         """Return the seconds of dispatch and combine that a second micro-batch hides.
 
         They are hidden behind the computing of the block.
@@ -101,18 +101,21 @@ class Collectives:
         return self._overlapped(self.layout.engine.overlap * routed, tokens, computing)
 
     def exposed(
-        self, exchanges: Iterable[Exchange], tokens: int, computing: Seconds, ideal: Seconds
+        self, exchanges: tuple[Exchange, ...], tokens: int, computing: Seconds, ideal: Seconds
     ) -> tuple[Seconds, Seconds]:
         """Return the seconds of exchanges that are not hidden, and the same without losses.
 
         Slower computing hides more, so that the second may be the longer one.
         """
-        exchanges = tuple(exchanges)
-        routed = sum(e.ideal for e in exchanges if e.operation == "all_to_all")
-        return (
-            sum(e.time for e in exchanges) - self.hidden(exchanges, tokens, computing),
-            sum(e.ideal for e in exchanges) - self._overlapped(routed, tokens, ideal),
-        )
+        time, lossless, routed = 0.0, 0.0, 0.0
+        for exchange in exchanges:
+            time += exchange.time
+            lossless += exchange.ideal
+            routed += exchange.ideal if exchange.operation == "all_to_all" else 0.0
+        if routed:
+            time -= self.hidden(exchanges, tokens, computing)
+            lossless -= self._overlapped(routed, tokens, ideal)
+        return time, lossless
 
     def _overlapped(self, routed: Seconds, tokens: int, computing: Seconds) -> Seconds:
         """Return what computing hides; a single token for each rank makes no second micro-batch."""

@@ -58,8 +58,8 @@ def program(costs: Costs, work: Work) -> Program:
     """
     seconds: dict[Block | Attention | None, Seconds] = {}
     for row in costs.rows(work):
-        if row.shares != ((COLLECTIVES, 1.0),):
-            seconds[row.part] = seconds.get(row.part, 0.0) + float(row.seconds)
+        if row.shares[0][0] != COLLECTIVES:
+            seconds[row.part] = seconds.get(row.part, 0.0) + row.seconds
     names = labels(costs.layout.model)
     stages = []
     for number, stage in enumerate(costs.layout.stages):

@@ -4,6 +4,7 @@
 rows up: `step` for the serving loop, `line` for a single stage, `terms` by cause.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,7 +46,7 @@ from sim.hardware.chip import Precision
 from sim.model.blocks import Attention, Block, Experts
 from sim.units import Seconds
 
-_IS_OVERHEAD = ((OVERHEAD, 1.0),)
+_IS_OVERHEAD, _IS_COLLECTIVE = ((OVERHEAD, 1.0),), ((COLLECTIVES, 1.0),)
 
 
 class Step(NamedTuple):
@@ -78,9 +79,13 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """What does not change from step to step: how often stages have a block, and its matrices."""
+    """What does not change from step to step: how often stages have a block, and its matrices.
+
+    alike: the same as `repeats`, by the first of the stages with equal collectives.
+    """
 
     repeats: Array
+    alike: dict[int, Array]
     dense: tuple[Multiply, ...]
     routed: tuple[Multiply, ...]
 
@@ -96,34 +101,37 @@ class Costs:
         self.stages = len(layout.stages)
         self.collectives = Collectives(layout)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
-        model, members = (
-            layout.model,
-            [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages],
-        )
-        self.blocks = {
-            block: BlockCost(
-                np.array([float(member.count(block)) for member in members]),
-                dense_multiplies(layout, block),
-                expert_multiplies(layout, block),
-            )
-            for block in dict.fromkeys(model.blocks)
-        }
+        like = np.array(self.collectives.like)
+        # For each stage with collectives of its own, the stages with equal ones.
+        self._alike = {s: (like == s).astype(float) for s in dict.fromkeys(like.tolist())}
+        self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
+        self._head = layout.model.blocks[-1]
+        self.blocks = {b: self._block_cost(b) for b in dict.fromkeys(layout.model.blocks)}
         self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
         self.layers: list[Array] = [
             np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)
             for shape in self.shapes
         ]
-        self._head = model.blocks[-1]
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.shapes)
-        self._once, self._last = np.ones(self.stages), np.zeros(self.stages)
-        self._last[-1] = 1.0
         self._body: dict[int, Array] = {}
         self._sampling: dict[tuple[int, int], Seconds] = {}
         self._cores: dict[tuple[Attention, int, bool], AttentionCore] = {}
         self._prompt_cores: dict[int, list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int, int, int], Seconds] = {}  # of `line`: all but attention
+
+    def _block_cost(self, block: Block) -> BlockCost:
+        layout = self.layout
+        members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
+        repeats = np.array([float(member.count(block)) for member in members])
+        alike = {stage: repeats * mask for stage, mask in self._alike.items()}
+        return BlockCost(
+            repeats,
+            {stage: some for stage, some in alike.items() if some.any()},
+            dense_multiplies(layout, block),
+            expert_multiplies(layout, block),
+        )
 
     # The contributions to a step.
 
@@ -145,10 +153,15 @@ class Costs:
             if block.kind != "head":
                 rows = [*self._block_rows(block, cost, tokens)]
                 yield from rows
-                alone = sum(float(row.seconds) for row in rows)
-                ideal = sum(float(row.ideal) for row in rows)
-                yield self._collective_row(block, cost.repeats, tokens, (alone, ideal))
-        yield self._collective_row(None, self._once, tokens, (0.0, 0.0))
+                alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
+                for stage, repeats in cost.alike.items():
+                    exchanges = self.collectives.of_block(block, tokens, stage)
+                    time = self.collectives.exposed(exchanges, tokens, *alone)
+                    yield Row(block, repeats, *time, _IS_COLLECTIVE)
+        for stage, once in self._alike.items():
+            if gather := self.collectives.gather(tokens, stage):
+                time = self.collectives.exposed(gather, tokens, 0.0, 0.0)
+                yield Row(None, once, *time, _IS_COLLECTIVE)
         overhead = self.layout.engine.step_overhead
         yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
 
@@ -192,21 +205,6 @@ class Costs:
         shares = multiply_shares(self.layout, multiply, tokens, sides)
         return Row(block, repeats, sides.seconds, sides.ideal, shares)
 
-    def _collective_row(
-        self, block: Block | None, repeats: Array, tokens: int, computing: tuple[Seconds, Seconds]
-    ) -> Row:
-        """Return a block's exposed collectives, or the gathers at the beginning of stages.
-
-        computing: the time that hides some of them, with and without the engine's losses.
-        """
-        of, like = self.collectives, self.collectives.like
-        times = {}
-        for stage in set(like):
-            exchanges = of.of_block(block, tokens, stage) if block else of.gather(tokens, stage)
-            times[stage] = of.exposed(exchanges, tokens, *computing)
-        seconds, ideal = np.array([times[stage] for stage in like]).T
-        return Row(block, repeats, seconds, ideal, ((COLLECTIVES, 1.0),))
-
     def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
         """Return the experts that the slowest shard reaches, and the tokens of each of them."""
         skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert or 1
@@ -240,14 +238,23 @@ class Costs:
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return the same of a single stage in plain floats, which is ten times as fast."""
-        key = work.tokens, work.logits, work.decodes + work.chunks
+        decodes = work.decodes
+        key = decodes + work.prompt_tokens, work.logits, decodes + work.chunks
         if key not in self._fixed or self.sampled:
             self._fixed[key] = self.body(key[0]).item() + self.sampling(*key[1:])
-        time, growth = self._fixed[key], 0.0
-        attention, growths, holds = self._attention(work)
-        for layers, now, more in zip(self._first_layers, attention, growths, strict=True):
-            time += layers * now
-            growth += layers * more
+        time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
+        layers = self._first_layers
+        if decodes:
+            for kind, line in enumerate(self._decode_lines(decodes)):
+                now, more, steps = line.at(work)
+                time += layers[kind] * now
+                growth += layers[kind] * more
+                if steps < holds:
+                    holds = steps
+        if work.prompt_tokens:
+            for kind, core in enumerate(self._prompts(work.prompt_tokens)):
+                time += layers[kind] * core.prompt_seconds(work)
+            growth, holds = 0.0, 1
         if self.launch and time < (launch := self.launching(work).item()):
             return launch, 0.0, min(holds, 1 + int((launch - time) / growth)) if growth else holds
         return time, growth, holds
@@ -269,13 +276,17 @@ class Costs:
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
-    def block_time(self, block: Block, work: Work) -> Seconds:
-        """Return the seconds that a block adds to the first stage, by which stages are balanced.
+    def block_times(self, work: Work) -> dict[Block, Seconds]:
+        """Return the seconds that each block adds to a single stage of all blocks.
 
+        Stages are balanced by them.
         Left out: the gather with which every stage but the first begins.
         """
-        rows = (row for row in self.rows(work) if row.part and row.part in (block, block.attention))
-        return sum(float(np.ravel(row.seconds)[0]) for row in rows)
+        assert self.stages == 1
+        parts: dict[Block | Attention | None, Seconds] = defaultdict(float)
+        for row in self.rows(work):
+            parts[row.part] += row.seconds
+        return {b: parts[b] + (parts[b.attention] if b.attention else 0.0) for b in self.blocks}
 
     def body(self, tokens: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone."""
@@ -341,6 +352,8 @@ def _attention_row(shape: Attention, layers: Array, sides: Sides) -> Row:
 
 
 def _total(rows: Iterator[Row], stages: int) -> Array:
+    if stages == 1:  # plain floats are ten times as fast as arrays of one number
+        return np.array([sum(row.repeats.item() * row.seconds for row in rows)])
     total = np.zeros(stages)
     for row in rows:
         total += row.repeats * row.seconds

@@ -22,15 +22,14 @@ class Row(NamedTuple):
 
     part: the block, or the kind of attention, that it belongs to; None: the stage.
     repeats: float[stage], how often each stage has it.
-    seconds: time of one [s]; float[stage] where stages differ.
-    ideal: the same without the engine's losses [s].
+    seconds, ideal: time of one, with and without the engine's losses [s].
     shares: the parts of the time by term; they add up to 1.
     """
 
     part: Block | Attention | None
     repeats: Array
-    seconds: Seconds | Array
-    ideal: Seconds | Array
+    seconds: Seconds
+    ideal: Seconds
     shares: tuple[tuple[int, float], ...]
 
 

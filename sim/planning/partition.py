@@ -59,7 +59,7 @@ class Cutter:
         costs = Costs(replace(self.layout, bounds=(0,)))  # for the times of single blocks only
         work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
         work = replace(work, windowed_context=min(BALANCE_CONTEXT, window or BALANCE_CONTEXT))
-        time = {block: costs.block_time(block, work) for block in dict.fromkeys(blocks)}
+        time = costs.block_times(work)
         return [0.0, *accumulate(time[block] for block in blocks)]
 
     def bounds(self, pipeline: int) -> tuple[int, ...]:
