@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sim.chipsim.network import LinkException
-from sim.cost.plan import Layout, fit
+from sim.cost.layout import Layout, fit
 from sim.cost.step import Costs
 from sim.hardware.chip import Chip, ChipField
 from sim.hardware.topology import Hop
@@ -110,7 +110,7 @@ def replica_irregularities(
     Raises: ValueError if a chip or link does not exist, is named twice, or is of another kind
     that does not hold its part.
     """
-    size = layout.plan.stage_size * layout.plan.pipeline_depth
+    size = layout.plan.stage_size * layout.plan.pipeline
     chips: list[ChipException] = []
     links: list[LinkException] = []
     kinds: list[tuple[Chip, Costs]] = []

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from sim.cost.plan import Layout
+from sim.cost.layout import Layout
 from sim.cost.terms import Sides
 from sim.cost.work import Work
 from sim.hardware.chip import Op
@@ -136,7 +136,7 @@ def position_flops(layout: Layout, shape: Attention, decode: bool) -> Flop:
 
 def position_bytes(layout: Layout, shape: Attention) -> Bytes:
     """Return the bytes of one position that is read, on the fullest chip."""
-    return layout.kv_width(shape) * layout.plan.width("kv")
+    return layout.kv_width(shape) * layout.plan.kv.bytes
 
 
 def _planes(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost.plan import Layout
+from sim.cost.layout import Layout
 from sim.cost.terms import Array
 from sim.hardware.topology import Algorithm, Copies, Operation
 from sim.model.blocks import Block, Experts
@@ -80,7 +80,7 @@ class Collectives:
         if block.experts and plan.attention_data > 1:
             chips, copies = self._expert_copies(block.experts, stage)
             back = hidden * chips / plan.tensor  # each chip of a rank sends its share
-            out = back * plan.width("dispatch") / plan.width("hidden")
+            out = back * plan.dispatch.bytes / plan.hidden.bytes
             dispatch = self._exchange("all_to_all", stage, out, copies)
             joined = (*dispatch, *self._exchange("all_to_all", stage, back, copies), *joined)
         return joined
@@ -134,7 +134,7 @@ class Collectives:
     def slice_bytes(self, tokens: int) -> Bytes:
         """Return the bytes that each chip of a stage sends to its place in the next one."""
         plan = self.layout.plan
-        return tokens * self.layout.model.hidden_size * plan.width("hidden") / plan.stage_size
+        return tokens * self.layout.model.hidden_size * plan.hidden.bytes / plan.stage_size
 
     def link_bytes(self, tokens: int) -> Bytes:
         """Return the bytes of a step, each counted on every cable that it crosses.
@@ -159,7 +159,7 @@ class Collectives:
 
     def _hidden_bytes(self, tokens: int) -> Bytes:
         plan = self.layout.plan
-        return plan.ranked(tokens) * self.layout.model.hidden_size * plan.width("hidden")
+        return plan.ranked(tokens) * self.layout.model.hidden_size * plan.hidden.bytes
 
     def _exchange(
         self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()
@@ -215,7 +215,7 @@ class Collectives:
 
         A node, or a rack, is sent one copy of a token, however many of its chips need it.
         """
-        n, shards = self.layout.plan.stage_size, self.layout.plan.expert or 1
+        n, shards = self.layout.plan.stage_size, self.layout.plan.expert
         blocks = self.layout.topology.blocks(range(stage * n, (stage + 1) * n))
         if (experts, blocks) not in self._copied:
             reached = [experts.reached(min(k, shards)) * max(1.0, k / shards) for k in blocks]

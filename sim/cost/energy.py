@@ -14,7 +14,7 @@ from sim.cost.experts import expected_shard
 from sim.cost.multiplies import Multiply
 from sim.cost.step import Costs
 from sim.cost.work import Work
-from sim.hardware.chip import Chip, Precision
+from sim.hardware.chip import Chip
 from sim.model.blocks import Attention, Block
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
@@ -143,7 +143,7 @@ def _parts(costs: Costs, block: Block, tally: Tally) -> Iterator[_Part]:
     steps = sum(tally.batch_steps.values())
     tokens = sum(number * count for number, count in tally.batch_steps.items())
     if block.kind == "embedding":
-        width = Precision(plan.precision(block)).bytes
+        width = plan.precision(block).bytes
         yield _Part(("fp16", "fp16"), 0.0, tokens * layout.model.hidden_size * width, 0.0)
         return
     if block.kind == "head":

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sim.cost.plan import Layout
+from sim.cost.layout import Layout
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
 from sim.hardware.chip import Op, Precision
 from sim.model.blocks import Block
@@ -47,8 +47,8 @@ def _multiply(
     return Multiply(
         2.0 * shape[0] * shape[1],
         shape[0] * shape[1] * Precision(precision).bytes,
-        sum(shape) * plan.width("activations"),
-        (precision, plan.given("activations")),
+        sum(shape) * plan.activations.bytes,
+        (precision, plan.activations),
         shape,
         (efficiencies[0], reading or efficiencies[1]),
         chips,

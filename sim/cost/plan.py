@@ -1,35 +1,31 @@
-"""How a model is laid on chips: degrees, precisions, stages, bytes, and whether it fits.  Arithmetic only."""
+"""The plan of a system: degrees of parallelism and precisions, as written and as resolved."""
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.hardware.chip import Chip, Memory, Precision
-from sim.hardware.engine import Engine
-from sim.hardware.topology import Topology
+from sim.hardware.chip import Precision
 from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block
 from sim.model.transformer import Model
-from sim.units import Bytes, Count, brief
+from sim.units import Count, brief
 
-MOST_REPLICAS = 10_000  # of a system; each takes 5 to 160 kB of memory, and its own queue and pipeline are simulated
+# Of a system. Each takes 5 to 160 kB of memory, because its queue and pipeline are simulated.
+MOST_REPLICAS = 10_000
 PrecisionField = Annotated[
     Precision,
     Field(strict=False),
     WithJsonSchema({"type": "string", "enum": [precision.value for precision in Precision]}),
 ]
 DEGREES = ("tensor", "attention_data", "expert", "pipeline", "replicas")
-What = Literal["weights", "attention", "activations", "hidden", "dispatch", "kv", "head"]
 
 
 class PlanError(UserError):
-    """The model does not fit the chips as the plan lays it."""
+    """A model that does not fit the chips with its plan."""
 
 
 class Plan(Value):
@@ -159,293 +155,136 @@ class Plan(Value):
             )
         return self
 
-    def resolved(self, chips: int, model: Model) -> "Plan":
-        """The plan with its defaults filled in for so many chips.
+    @property
+    def stage_size(self) -> int:
+        """Chips of a stage."""
+        return self.tensor * self.attention_data
 
-        Raises: ValueError where the degrees do not make `chips`, or deal out what the model does not have.
+    def resolved(self, chips: int, model: Model) -> "ResolvedPlan":
+        """Return the plan with its defaults filled in for `chips` chips.
+
+        Raises: ValueError if the degrees do not make `chips`, or split what the model lacks.
         """
-        each = self.stage_size * self.replicas
-        pipeline = self.pipeline or max(1, chips // each)
-        product = each * pipeline
-        if product != chips:
-            others = (
-                ("attention_data", self.attention_data),
-                ("pipeline", pipeline),
-                ("replicas", self.replicas),
-            )
-            degrees = f"tensor {self.tensor}" + "".join(
-                f" x {name} {n}" for name, n in others if n > 1 or name == "pipeline"
-            )
-            hint = (
-                f"; leave pipeline out for {chips // each}"
-                if self.pipeline and chips % each == 0
-                else ""
-            )
-            raise ValueError(f"{degrees} is {product} chips, and the system has {chips}{hint}")
-        if pipeline > len(model.blocks):
-            raise ValueError(
-                f"pipeline {pipeline}: {model.id} has only {len(model.blocks)} blocks to cut between"
-            )
+        pipeline = self._stages(chips, model)
         routed = any(block.experts for block in model.blocks)
         expert = self.expert or (self.stage_size if routed and self.attention_data > 1 else 1)
         if expert > 1 and not routed:
-            raise ValueError(f"expert {expert}: {model.id} has no experts")
+            reason = f"got {expert}; expected 1, since {model.id} has no experts"
+            raise error_at_path(("plan", "expert"), expert, f"{reason}; try leaving expert out")
         if self.stage_size % expert:
-            raise ValueError(
-                f"expert {expert} does not divide the {self.stage_size} chips of a stage"
-            )
+            reason = f"got {expert}; expected a divisor of the {self.stage_size} chips of a stage"
+            raise error_at_path(("plan", "expert"), expert, f"{reason}; try {self.stage_size}")
+        own = Precision(model.precision)
         quantized, keeps_attention = model.quantization
-        weights = self.weights or quantized
-        activations = self.activations or model.precision
-        sixteen = model.precision if Precision(model.precision).bytes == 2 else "bf16"
-        hidden = self.hidden or (activations if Precision(activations).bytes >= 2 else sixteen)
-        return self.model_copy(
-            update={
-                "pipeline": pipeline,
-                "expert": expert,
-                "weights": weights,
-                "attention": self.attention
-                or (model.precision if keeps_attention and not self.weights else weights),
-                "activations": activations,
-                "hidden": hidden,
-                "dispatch": self.dispatch or hidden,
-                "kv": self.kv or model.precision,
-                "head": self.head or model.precision,
-            }
+        weights = self.weights or Precision(quantized)
+        activations = self.activations or own
+        sixteen = own if own.bytes == 2 else Precision.BF16
+        hidden = self.hidden or (activations if activations.bytes >= 2 else sixteen)
+        kept = own if keeps_attention and not self.weights else weights
+        assert not isinstance(self.kv, tuple), "a search takes one precision at a time"
+        return ResolvedPlan(
+            tensor=self.tensor,
+            attention_data=self.attention_data,
+            expert=expert,
+            pipeline=pipeline,
+            replicas=self.replicas,
+            weights=weights,
+            attention=self.attention or kept,
+            activations=activations,
+            hidden=hidden,
+            dispatch=self.dispatch or hidden,
+            kv=self.kv or own,
+            head=self.head or own,
+            balance=self.balance,
+            slots=self.slots,
+            kv_split=self.kv_split,
+            weights_in=self.weights_in,
+            kv_in=self.kv_in,
         )
+
+    def _stages(self, chips: int, model: Model) -> int:
+        """Return the pipeline stages that make `chips` chips."""
+        size = self.stage_size * self.replicas
+        pipeline = self.pipeline or max(1, chips // size)
+        if size * pipeline != chips:
+            others = {"attention_data": self.attention_data, "pipeline": pipeline}
+            others["replicas"] = self.replicas
+            degrees = f"tensor {self.tensor}" + "".join(
+                f" x {name} {n}" for name, n in others.items() if n > 1 or name == "pipeline"
+            )
+            hint = f"try chips: {size * pipeline}"
+            if self.pipeline and chips % size == 0:
+                hint = f"leave pipeline out for {chips // size}"
+            reason = f"got {degrees} = {size * pipeline} chips; expected {chips}; {hint}"
+            raise error_at_path(("plan",), self, reason)
+        if pipeline > len(model.blocks):
+            reason = (
+                f"got pipeline {pipeline}; expected at most {len(model.blocks)}, since {model.id} "
+                f"has only {len(model.blocks)} blocks to cut between; try a larger tensor"
+            )
+            raise error_at_path(("plan",), self, reason)
+        return pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPlan:
+    """A plan for a number of chips: every degree and every precision has a value.
+
+    The fields are the keys of `Plan`.
+    slots: None for the default, which depends on the engine.
+    weights_in, kv_in: None until the memories are chosen.
+    """
+
+    tensor: int
+    attention_data: int
+    expert: int
+    pipeline: int
+    replicas: int
+    weights: Precision
+    attention: Precision
+    activations: Precision
+    hidden: Precision
+    dispatch: Precision
+    kv: Precision
+    head: Precision
+    balance: Literal["time", "memory"]
+    slots: int | None
+    kv_split: Literal["heads", "sequence"]
+    weights_in: str | None
+    kv_in: str | None
 
     @property
     def stage_size(self) -> int:
         """Chips of a stage."""
         return self.tensor * self.attention_data
 
-    # What follows is for resolved plans.
-
-    @property
-    def pipeline_depth(self) -> int:
-        """Pipeline stages."""
-        return self.pipeline or 1
-
     @property
     def expert_tensor(self) -> int:
         """Chips that share one shard of the experts."""
-        return self.stage_size // (self.expert or 1)
-
-    def given(self, what: What) -> str:
-        """The precision of one of them."""
-        precision: str | None = getattr(self, what)
-        assert precision is not None, "the plan is not resolved"
-        return precision
-
-    def width(self, what: What) -> float:
-        """Bytes of one number of it."""
-        return Precision(self.given(what)).bytes
+        return self.stage_size // self.expert
 
     def ranked(self, tokens: int) -> int:
         """Return the tokens, or sequences, of the fullest rank of attention data parallelism."""
         return -(-tokens // self.attention_data)
 
-    def precision(self, block: Block) -> str:
-        """The precision of a block's weights."""
+    def precision(self, block: Block) -> Precision:
+        """Return the precision of a block's weights."""
         if block.kind in ("embedding", "head"):
-            return self.given("head")
-        return self.given("attention" if block.kind == "attention" else "weights")
+            return self.head
+        return self.attention if block.kind == "attention" else self.weights
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSearch:
-    """How a plan was found by `search: capacity`: the plans that fit, those that were simulated, and the load that it takes."""
+    """How `search: capacity` found a plan.
+
+    considered, simulated: numbers of plans that fit, and that were simulated.
+    load: the highest load [request/s], or users of a closed loop.
+    """
 
     considered: int
     simulated: int
     load: float  # request/s, or users of a closed loop
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Consecutive blocks, from `first` to `last`, and what the fullest chip of the stage holds of them.
-
-    A token's KV cache takes `kv_per_token` for ever and `windowed_per_token` until the window has passed it.
-    """
-
-    first: int
-    last: int
-    weights: Bytes
-    kv_per_token: Bytes
-    windowed_per_token: Bytes
-
-    def kv(self, tokens: float, window: int | None) -> Bytes:
-        """KV cache of one sequence."""
-        return tokens * self.kv_per_token + min(tokens, window or tokens) * self.windowed_per_token
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One replica: a model laid on chips by a plan whose defaults are filled in.  Stages are cut by the planner."""
-
-    model: Model
-    chip: Chip
-    topology: Topology
-    engine: Engine
-    plan: Plan
-    token_budget: int
-    memory_fraction: float
-    bounds: tuple[int, ...] = ()  # the first block of each stage
-
-    def stage(self, first: int, last: int) -> Stage:
-        """The stage that blocks first..last would make."""
-        plan, blocks = self.plan, self.model.blocks[first : last + 1]
-        weights = sum(self.weights(block) for block in blocks)
-        if self.model.tied and len(blocks) == len(self.model.blocks):  # one table serves both ends
-            weights -= self.weights(blocks[0])
-        attentions = [block.attention for block in blocks if block.attention]
-        whole = sum(self.kv_width(a) for a in attentions if not a.window)
-        windowed = sum(self.kv_width(a) for a in attentions if a.window)
-        return Stage(first, last, weights, whole * plan.width("kv"), windowed * plan.width("kv"))
-
-    def kv_width(self, attention: Attention) -> float:
-        """Numbers that a token adds to the cache of one layer, on the fullest chip."""
-        plan = self.plan
-        return attention.kv_width(plan.tensor) / self.kv_parts(attention)
-
-    def kv_parts(self, attention: Attention) -> int:
-        """Over how many chips the sequence of one KV head, or of a latent, is split."""
-        if self.plan.kv_split == "heads":
-            return 1
-        return max(1, self.plan.tensor // (1 if attention.latent else attention.kv_heads))
-
-    def weights(self, block: Block) -> Bytes:
-        """Bytes of a block on the fullest chip of its stage."""
-        plan = self.plan
-        return (
-            block.parameters(plan.tensor, plan.expert or 1, plan.expert_tensor)
-            * Precision(plan.precision(block)).bytes
-        )
-
-    @cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        ends = (*self.bounds[1:], len(self.model.blocks))
-        return tuple(
-            self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True)
-        )
-
-    @property
-    def weights_memory(self) -> Memory:
-        """Where the weights are read from, in a plan that names it."""
-        assert self.plan.weights_in
-        return self.chip.memory[self.plan.weights_in]
-
-    @property
-    def kv_memory(self) -> Memory:
-        """Where the KV cache and the activations are, in a plan that names it."""
-        assert self.plan.kv_in
-        return self.chip.memory[self.plan.kv_in]
-
-    @property
-    def apart(self) -> bool:
-        """Whether weights and KV cache live in different memories."""
-        return self.plan.weights_in != self.plan.kv_in
-
-    @property
-    def usable(self) -> Bytes:
-        """Bytes of the KV cache's memory that the engine may fill."""
-        return self.kv_memory.capacity * self.memory_fraction
-
-    @cached_property
-    def activations(self) -> Bytes:
-        """Activations of the largest step: a rank's share of `token_budget` through the widest matrix multiply, in and out."""
-        plan = self.plan
-        widest = max(
-            sum(matrix.share(plan.tensor))
-            for block in dict.fromkeys(self.model.blocks)
-            for matrix in block.matrices
-        )
-        return (
-            math.ceil(self.token_budget / plan.attention_data) * widest * plan.width("activations")
-        )
-
-    def room(self, stage: Stage) -> Bytes:
-        """Bytes that a chip of the stage has left for KV cache; negative where its weights do not fit."""
-        if self.apart and stage.weights > self.weights_memory.capacity:
-            return self.weights_memory.capacity - stage.weights
-        return (
-            self.usable
-            - self.engine.reserve
-            - self.activations
-            - (0.0 if self.apart else stage.weights)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryFit:
-    """Whether a layout fits, and what its fullest chip holds, one request of `request_tokens` counted in."""
-
-    fits: bool
-    weights: Bytes
-    kv: Bytes
-    activations: Bytes
-    reserve: Bytes
-    capacity: Bytes
-    kv_tokens: (
-        int  # that the fullest stage has room for, over all sequences, before any window is full
-    )
-
-    apart: bool = False  # weights live in another memory than the one whose capacity this is
-
-    @property
-    def needed(self) -> Bytes:
-        return (0.0 if self.apart else self.weights) + self.kv + self.activations + self.reserve
-
-
-def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
-    """How many sequences of `tokens` fit: by the fullest stage, and if all the chips' memory were one."""
-    plan, window = layout.plan, layout.model.window
-    each = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
-    fullest = min((max(0, math.floor(room / kv)) for room, kv in each if kv), default=0)
-    together = sum(room for room, _ in each) / sum(kv for _, kv in each)
-    return plan.attention_data * fullest, max(0, math.floor(plan.attention_data * together))
-
-
-def weights_only_chips(layout: Layout) -> int:
-    """How many chips the weights would fill to the brim if they could be dealt out by the byte: no plan needs fewer."""
-    plan = layout.plan
-    nbytes = sum(
-        block.parameters() * Precision(plan.precision(block)).bytes for block in layout.model.blocks
-    )
-    return math.ceil(nbytes / layout.weights_memory.capacity)
-
-
-def most_kv_tokens(layout: Layout) -> int:
-    """Return the tokens of KV cache that fill the fullest chip's memory beside its weights, whatever the engine keeps for itself.
-
-    More is impossible.  A server may have more than `fit` has: `memory_fraction` and `reserve` are estimates.
-    """
-    full = layout.kv_memory.capacity
-    rooms = [
-        (full - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
-        for stage in layout.stages
-    ]
-    return layout.plan.attention_data * max(
-        0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
-    )
-
-
-def fit(layout: Layout, request_tokens: float) -> MemoryFit:
-    """Whether every chip holds its weights, activations, reserve and the KV cache of one request."""
-    stages, window = layout.stages, layout.model.window
-    full = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
-    rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
-    tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
-    return MemoryFit(
-        fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
-        weights=full.weights,
-        kv=full.kv(request_tokens, window),
-        activations=layout.activations,
-        reserve=layout.engine.reserve,
-        capacity=layout.usable,
-        kv_tokens=max(0, tokens) * layout.plan.attention_data,
-        apart=layout.apart,
-    )
 
 
 def _listed(values: tuple[object, ...]) -> str:

@@ -20,6 +20,7 @@ from sim.cost.attention import (
 )
 from sim.cost.collectives import Collectives
 from sim.cost.experts import expected_shard, slowest_shard
+from sim.cost.layout import Layout
 from sim.cost.multiplies import (
     Multiply,
     dense_multiplies,
@@ -27,7 +28,6 @@ from sim.cost.multiplies import (
     multiply_shares,
     multiply_sides,
 )
-from sim.cost.plan import Layout
 from sim.cost.terms import (
     ACTIVATIONS,
     COLLECTIVES,
@@ -42,7 +42,6 @@ from sim.cost.terms import (
     by_term,
 )
 from sim.cost.work import Work
-from sim.hardware.chip import Precision
 from sim.model.blocks import Attention, Block, Experts
 from sim.units import Seconds
 
@@ -172,7 +171,7 @@ class Costs:
         """
         layout, ranked = self.layout, self.layout.plan.ranked(tokens)
         if block.kind == "embedding":
-            width = Precision(layout.plan.precision(block)).bytes
+            width = layout.plan.precision(block).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),))
             return
@@ -207,7 +206,7 @@ class Costs:
 
     def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
         """Return the experts that the slowest shard reaches, and the tokens of each of them."""
-        skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert or 1
+        skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert
         if self.sampled:
             return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
         return expected_shard(experts, skew, tokens, shards)

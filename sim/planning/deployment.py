@@ -6,15 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from sim.cost.plan import (
-    Layout,
-    MemoryFit,
-    Plan,
-    PlanError,
-    fit,
-    most_kv_tokens,
-    sequences,
-)
+from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
+from sim.cost.plan import Plan, PlanError, ResolvedPlan
 from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.hardware.chip import Chip
@@ -57,7 +50,7 @@ class Deployment:
     def chips(self) -> int:
         """The chips of all replicas."""
         plan = self.layout.plan
-        return plan.stage_size * plan.pipeline_depth * plan.replicas
+        return plan.stage_size * plan.pipeline * plan.replicas
 
     def sequences(self, tokens: int) -> tuple[int, int]:
         """Return how many sequences of `tokens` fit, and how many if all memory were one.
@@ -188,16 +181,16 @@ def deploy(
     Raises: ValueError if the degrees, the topology, the precisions or the limits contradict
     each other.
     """
-    plan, tried = parts.plan, tuple[PlanTrial, ...]()
+    tried = tuple[PlanTrial, ...]()
     lay = partial(_uncut_layout, parts, overrides)
-    if plan.search == "capacity":
+    if parts.plan.search == "capacity":
         reason = "got capacity; expected degrees here"
         hint = "try sim.search_plans(scenario), which finds them"
         raise error_at_path(("plan", "search"), "capacity", f"{reason}; {hint}")
-    if plan.search:
-        plan, tried = search_degrees(plan, parts.chips, parts.model, request_tokens, lay)
+    if parts.plan.search:
+        plan, tried = search_degrees(parts.plan, parts.chips, parts.model, request_tokens, lay)
     else:
-        plan = plan.resolved(parts.chips, parts.model)
+        plan = parts.plan.resolved(parts.chips, parts.model)
     bare = lay(plan)
     layout = cut_into_stages(with_memories(bare, request_tokens), request_tokens)
     if not _token_budget(parts, overrides, plan):
@@ -209,23 +202,25 @@ def deploy(
     return Deployment(layout, fitted, limits, Costs(layout, sampled), bare, beat, tried)
 
 
-def _token_budget(parts: DeploymentParts, overrides: LimitOverrides, plan: Plan) -> int | None:
+def _token_budget(
+    parts: DeploymentParts, overrides: LimitOverrides, plan: ResolvedPlan
+) -> int | None:
     """Return the token budget of a step; None if neither user, engine nor chip names one."""
     engine, beat = parts.engine, parts.engine.tokens_per_beat
-    precisions = (plan.given("weights"), plan.given("activations"))
+    precisions = (plan.weights, plan.activations)
     advised = None if beat else parts.chip.compute.token_budget(precisions)
     rank_budget = overrides.token_budget or engine.token_budget or advised
     budget = rank_budget and rank_budget * limited_ranks(engine, plan)
     return min((n for n in (budget, beat) if n), default=None)
 
 
-def _uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: Plan) -> Layout:
+def _uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: ResolvedPlan) -> Layout:
     """Return the layout of a plan before it is cut into stages."""
     topology = parts.topology or parts.chip.topology
     return Layout(
         parts.model,
         parts.chip,
-        topology.sized(plan.stage_size * plan.pipeline_depth),
+        topology.sized(plan.stage_size * plan.pipeline),
         parts.engine,
         plan,
         _token_budget(parts, overrides, plan) or CHUNKS[0],
@@ -262,7 +257,7 @@ def _scheduler_limits(
         slots = plan.slots or max(fill, math.ceil(most / budget))
         most = min(most, slots * budget)
     else:
-        slots = plan.slots or plan.pipeline_depth
+        slots = plan.slots or plan.pipeline
         most = slots * min(budget, MAX_SEQUENCES)
         if limit:
             most = limit if overrides.max_sequences else min(limit, slots * budget)
@@ -298,14 +293,14 @@ def _scheduler_limits(
     return limits, beat
 
 
-def limited_ranks(engine: Engine, plan: Plan) -> int:
+def limited_ranks(engine: Engine, plan: ResolvedPlan) -> int:
     """Return the attention ranks with limits of their own: 1 if the limits are of a replica."""
     return plan.attention_data if engine.limits_per == "rank" else 1
 
 
 def cut_into_stages(layout: Layout, request_tokens: float) -> Layout:
     """Return the layout with its blocks cut into stages."""
-    return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.pipeline_depth))
+    return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.pipeline))
 
 
 def best_chunk(layout: Layout, request_tokens: float, prompt_tokens: float | None) -> int:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from sim.cost.plan import Layout
+from sim.cost.layout import Layout
 from sim.inputs.errors import error_at_path
 from sim.planning.partition import Cutter
 
@@ -17,7 +17,7 @@ def with_memories(layout: Layout, request_tokens: float) -> Layout:
     *faster, last = memory_choices(layout)
     for choice in faster:
         stages = Cutter(choice, request_tokens).stages(math.inf, request_tokens)
-        if stages <= layout.plan.pipeline_depth:
+        if stages <= layout.plan.pipeline:
             return choice
     return last
 
@@ -36,9 +36,7 @@ def memory_choices(layout: Layout) -> list[Layout]:
     return [
         replace(
             layout,
-            plan=plan.model_copy(
-                update={"weights_in": plan.weights_in or home, "kv_in": plan.kv_in or home}
-            ),
+            plan=replace(plan, weights_in=plan.weights_in or home, kv_in=plan.kv_in or home),
         )
         for home in chip.homes
     ]

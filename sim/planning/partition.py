@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 
-from sim.cost.plan import Layout
+from sim.cost.layout import Layout
 from sim.cost.step import Costs
 from sim.cost.work import Work
 

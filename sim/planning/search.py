@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-from sim.cost.plan import DEGREES, MOST_REPLICAS, Layout, Plan
+from sim.cost.layout import Layout
+from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, ResolvedPlan
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
 from sim.cost.work import Work
@@ -60,8 +61,12 @@ def stage_shapes(model: Model, chips: int | None) -> Iterator[tuple[int, int, in
 
 
 def search_degrees(
-    plan: Plan, chips: int, model: Model, request_tokens: float, lay: Callable[[Plan], Layout]
-) -> tuple[Plan, tuple[PlanTrial, ...]]:
+    plan: Plan,
+    chips: int,
+    model: Model,
+    request_tokens: float,
+    lay: Callable[[ResolvedPlan], Layout],
+) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and all trials with the best first.
 
     search: speed: the lowest unloaded TPOT on all the chips.
@@ -110,7 +115,7 @@ def search_degrees(
                 least = fewest_stages(single, request_tokens)
                 fits = least <= depth
                 depth = least if fits and not by_speed else depth
-                layout = lay(single.plan.model_copy(update={"pipeline": depth}))
+                layout = lay(replace(single.plan, pipeline=depth))
             except ValueError as error:  # mostly a topology that joins fewer chips than a replica
                 refusal = error
                 continue
@@ -124,7 +129,7 @@ def search_degrees(
 
 def _ranked(
     trials: dict[PlanTrial, Layout], request_tokens: float, by_speed: bool
-) -> tuple[Plan, tuple[PlanTrial, ...]]:
+) -> tuple[ResolvedPlan, tuple[PlanTrial, ...]]:
     """Return the best plan, and the trials with estimated times, the best first."""
     fewest = min((t.chips for t in trials if t.fits), default=0)
     timed = {
@@ -145,7 +150,7 @@ def _ranked(
 
 def estimate_tpot(layout: Layout, request_tokens: float) -> Seconds:
     """Return the unloaded TPOT with blocks cut evenly by number, in the plan's memories."""
-    blocks, depth = len(layout.model.blocks), layout.plan.pipeline_depth
+    blocks, depth = len(layout.model.blocks), layout.plan.pipeline
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
     context = max(1.0, request_tokens)
     window = layout.model.window or context
@@ -163,17 +168,16 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
     layouts = list[Layout]()
     fabric = bare.topology.model_copy(update={"chips": None})
     for tensor, data, expert in stage_shapes(bare.model, None):
-        degrees = {"tensor": tensor, "attention_data": data, "expert": expert, "pipeline": None}
-        plan = bare.plan.model_copy(update=degrees)
+        plan = replace(bare.plan, tensor=tensor, attention_data=data, expert=expert, pipeline=1)
         pipeline = fewest_stages(replace(bare, plan=plan), request_tokens)
         if pipeline <= len(bare.model.blocks):
             with suppress(ValueError):  # more chips than the topology joins: not a plan
                 sized = fabric.sized(plan.stage_size * pipeline)
-                plan = plan.model_copy(update={"pipeline": pipeline})
+                plan = replace(plan, pipeline=pipeline)
                 layouts.append(replace(bare, plan=plan, topology=sized))
 
     def chips_of(layout: Layout) -> int:
-        return layout.plan.stage_size * layout.plan.pipeline_depth
+        return layout.plan.stage_size * layout.plan.pipeline
 
     fewest = min(map(chips_of, layouts), default=0)
     layouts = [layout for layout in layouts if chips_of(layout) == fewest]
@@ -184,4 +188,4 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
             key=lambda layout: estimate_tpot(with_memories(layout, request_tokens), request_tokens)
         )
     plan = layouts[0].plan
-    return fewest * plan.replicas, plan.stage_size, plan.pipeline_depth
+    return fewest * plan.replicas, plan.stage_size, plan.pipeline

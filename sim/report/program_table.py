@@ -27,12 +27,12 @@ def program_table(
     Raises: UserError if the replica has no such chip.
     """
     plan, topology = deployment.layout.plan, deployment.layout.topology
-    if chip is not None and chip >= plan.stage_size * plan.pipeline_depth:
+    if chip is not None and chip >= plan.stage_size * plan.pipeline:
         raise UserError(
-            f"--chip: got {chip}; expected at most {plan.stage_size * plan.pipeline_depth - 1}, "
+            f"--chip: got {chip}; expected at most {plan.stage_size * plan.pipeline - 1}, "
             "because the chips of a replica count from 0; try --chip 0"
         )
-    title = f"{system}: one decode step on {plan.pipeline_depth} stages of {plan.stage_size} chips"
+    title = f"{system}: one decode step on {plan.pipeline} stages of {plan.stage_size} chips"
     table = Table(
         title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
     )
@@ -56,7 +56,7 @@ def program_table(
         for instruction in steps.stages[stages[0]]:
             table.add_row(where, *_instruction(instruction, topology))
             where = ""
-        if stages[0] < plan.pipeline_depth - 1:
+        if stages[0] < plan.pipeline - 1:
             time = deployment.costs.hops(1)[stages[0] + 1]
             table.add_row(
                 "",
@@ -66,7 +66,7 @@ def program_table(
                 "1",
                 "own place",
             )
-        elif plan.pipeline_depth > 1:
+        elif plan.pipeline > 1:
             back = format_number(1e6 * deployment.costs.back)
             table.add_row(
                 "",

@@ -79,7 +79,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         memories=tuple(chip.memory),
         weight_bandwidth=WeightBandwidth(
             claimed=chip.claimed_bandwidth or layout.weights_memory.bandwidth,
-            chip=chip.weight_bandwidth(layout.weights_memory, plan.given("weights")),
+            chip=chip.weight_bandwidth(layout.weights_memory, plan.weights),
         ),
         token_budget=layout.token_budget,
         kv_tokens=deployment.limits.kv_tokens,
@@ -112,7 +112,7 @@ def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
     if chip.changed or model.changed:
         return ()
     chips = deployment.chips // plan.replicas
-    points = published_speeds(model.id, chip.id, chips, layout.engine.id, plan.given("weights"))
+    points = published_speeds(model.id, chip.id, chips, layout.engine.id, plan.weights)
     return tuple(
         SpeedPoint(
             id=point.id,

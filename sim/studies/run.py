@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.cost.plan import weights_only_chips
+from sim.cost.layout import weights_only_chips
 from sim.economics.owner_costs import lifetime_costs
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sim import __version__
-from sim.hardware.chip import Precision
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
@@ -115,9 +114,5 @@ def _tpot_bound(deployment: Deployment) -> Seconds:
     """
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
-    nbytes = sum(
-        block.active * Precision(plan.precision(block)).bytes for block in layout.model.blocks[1:]
-    )
-    return nbytes / (
-        chip.weight_bandwidth(layout.weights_memory, plan.given("weights")) * plan.stage_size
-    )
+    nbytes = sum(block.active * plan.precision(block).bytes for block in layout.model.blocks[1:])
+    return nbytes / (chip.weight_bandwidth(layout.weights_memory, plan.weights) * plan.stage_size)

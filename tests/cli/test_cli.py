@@ -268,7 +268,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "tensor: 1",
             "tensor: 2",
-            "5: systems.card: tensor 2 x pipeline 1 is 2 chips, and the system has 1",
+            "9: systems.card.plan: got tensor 2 x pipeline 1 = 2 chips; expected 1; try chips: 2",
         ),
         (
             "chips: 1",

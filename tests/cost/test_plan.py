@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim.cost.plan import Plan, fit, sequences
+from sim.cost.layout import fit, sequences
+from sim.cost.plan import Plan
 from sim.cost.terms import COLLECTIVES, HOPS, WEIGHTS
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
@@ -115,11 +116,11 @@ def test_room_is_that_of_the_fullest_stage(make_deployment, make_chip):
         (
             8,
             Plan(tensor=2, pipeline=3),
-            "is 6 chips, and the system has 8; leave pipeline out for 4",
+            "= 6 chips; expected 8; leave pipeline out for 4",
         ),
-        (8, Plan(tensor=3), "tensor 3 x pipeline 2 is 6 chips"),
-        (8, Plan(tensor=2, replicas=3), "x replicas 3 is 6 chips"),
-        (11, Plan(), "pipeline 11: in-place has only 10 blocks"),
+        (8, Plan(tensor=3), "got tensor 3 x pipeline 2 = 6 chips; expected 8; try chips: 6"),
+        (8, Plan(tensor=2, replicas=3), "x replicas 3 = 6 chips; expected 8"),
+        (11, Plan(), "got pipeline 11; expected at most 10, since in-place has only 10 blocks"),
     ],
 )
 def test_degrees_that_do_not_make_the_chips_are_refused(make_model, chips, plan, message):
@@ -130,7 +131,7 @@ def test_degrees_that_do_not_make_the_chips_are_refused(make_model, chips, plan,
 def test_a_plans_defaults_are_all_the_chips_and_the_configs_precision(make_model):
     plan = Plan(tensor=2, replicas=2, weights="int8").resolved(12, make_model())
     assert plan.pipeline == 3
-    assert [plan.given(what) for what in ("weights", "activations", "kv", "head")] == [
+    assert [plan.weights, plan.activations, plan.kv, plan.head] == [
         "int8",
         "fp16",
         "fp16",
@@ -167,8 +168,8 @@ def test_each_rank_of_attention_data_parallelism_holds_attention_whole(make_mode
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (Plan(tensor=4, expert=3), "expert 3 does not divide the 4 chips of a stage"),
-        (Plan(tensor=4, expert=8), "does not divide"),
+        (Plan(tensor=4, expert=3), "got 3; expected a divisor of the 4 chips of a stage; try 4"),
+        (Plan(tensor=4, expert=8), "got 8; expected a divisor"),
     ],
 )
 def test_expert_degrees_that_do_not_divide_a_stage_are_refused(
@@ -179,7 +180,7 @@ def test_expert_degrees_that_do_not_divide_a_stage_are_refused(
 
 
 def test_a_model_without_experts_has_no_expert_degree(make_deployment):
-    with pytest.raises(ValueError, match="has no experts"):
+    with pytest.raises(ValueError, match="got 2; expected 1, since .* has no experts"):
         make_deployment(4, plan=Plan(tensor=4, expert=2))
 
 

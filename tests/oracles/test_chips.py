@@ -114,9 +114,7 @@ def uncontended(deployment) -> bool:
 def alone_on_its_cables(deployment) -> bool:
     """Whether a passage's slices, too, have cables of their own: not where a stage turns the corner of a row of four."""
     plan, topology = deployment.layout.plan, deployment.layout.topology
-    turns = (
-        topology.noun() in ("mesh", "hierarchical") and plan.tensor == 2 and plan.pipeline_depth > 2
-    )
+    turns = topology.noun() in ("mesh", "hierarchical") and plan.tensor == 2 and plan.pipeline > 2
     return uncontended(deployment) and not turns
 
 

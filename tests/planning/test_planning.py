@@ -25,7 +25,7 @@ WORK = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
 
 def all_cuts(layout):
     """The layout under every cut into as many stages."""
-    n, pipeline = len(layout.model.blocks), layout.plan.pipeline_depth
+    n, pipeline = len(layout.model.blocks), layout.plan.pipeline
     return [replace(layout, bounds=(0, *cuts)) for cuts in combinations(range(1, n), pipeline - 1)]
 
 
@@ -89,7 +89,7 @@ def test_stages_are_contiguous_and_hold_every_block_once(draw_deployment, data, 
     deployment, _ = draw_deployment(data.draw, balance)
     stages = deployment.layout.stages
     held = [block for stage in stages for block in range(stage.first, stage.last + 1)]
-    assert len(stages) == deployment.layout.plan.pipeline_depth
+    assert len(stages) == deployment.layout.plan.pipeline
     assert held == list(range(len(deployment.layout.model.blocks)))
     assert all(stage.first <= stage.last for stage in stages)
 
@@ -177,7 +177,7 @@ def test_seventy_billion_parameters_take_324_chips_whoever_asks():
     assert (
         searched.chips,
         searched.layout.plan.stage_size,
-        searched.layout.plan.pipeline_depth,
+        searched.layout.plan.pipeline,
     ) == hint
     assert minimum_chips(searched.bare, scenario.request_tokens) == hint
 
@@ -217,7 +217,7 @@ def test_the_search_for_the_fewest_chips_and_the_hint_agree(
         assert hint is None or hint[0] > min(drawn["chips"], drawn["limit"] or math.inf)
         return
     if found.fit.fits:
-        assert hint == (found.chips, found.layout.plan.stage_size, found.layout.plan.pipeline_depth)
+        assert hint == (found.chips, found.layout.plan.stage_size, found.layout.plan.pipeline)
     else:
         assert hint is None or hint[0] > drawn["chips"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sim.cost.plan import sequences as fitting
+from sim.cost.layout import sequences as fitting
 from sim.hardware.chip import Chip
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names

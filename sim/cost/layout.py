@@ -1,0 +1,211 @@
+"""A model laid on chips by a plan: stages, bytes, and whether they fit. Arithmetic only."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from sim.cost.plan import ResolvedPlan
+from sim.hardware.chip import Chip, Memory
+from sim.hardware.engine import Engine
+from sim.hardware.topology import Topology
+from sim.model.blocks import Attention, Block
+from sim.model.transformer import Model
+from sim.units import Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Consecutive blocks, from `first` to `last`, and what the fullest chip holds of them.
+
+    kv_per_token: KV cache of a token in layers without a window [B].
+    windowed_per_token: KV cache of a token in layers with one, until the window has passed it [B].
+    """
+
+    first: int
+    last: int
+    weights: Bytes
+    kv_per_token: Bytes
+    windowed_per_token: Bytes
+
+    def kv(self, tokens: float, window: int | None) -> Bytes:
+        """Return the KV cache of one sequence."""
+        return tokens * self.kv_per_token + min(tokens, window or tokens) * self.windowed_per_token
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One replica: a model laid on chips by a resolved plan.
+
+    bounds: the first block of each stage; the planner cuts the stages.
+    """
+
+    model: Model
+    chip: Chip
+    topology: Topology
+    engine: Engine
+    plan: ResolvedPlan
+    token_budget: int
+    memory_fraction: float
+    bounds: tuple[int, ...] = ()
+
+    def stage(self, first: int, last: int) -> Stage:
+        """Return the stage that blocks first..last make."""
+        plan, blocks = self.plan, self.model.blocks[first : last + 1]
+        weights = sum(self.weights(block) for block in blocks)
+        if self.model.tied and len(blocks) == len(self.model.blocks):  # one table serves both ends
+            weights -= self.weights(blocks[0])
+        attentions = [block.attention for block in blocks if block.attention]
+        whole = sum(self.kv_width(a) for a in attentions if not a.window)
+        windowed = sum(self.kv_width(a) for a in attentions if a.window)
+        return Stage(first, last, weights, whole * plan.kv.bytes, windowed * plan.kv.bytes)
+
+    def kv_width(self, attention: Attention) -> float:
+        """Return the numbers that a token adds to one layer's cache on the fullest chip."""
+        plan = self.plan
+        return attention.kv_width(plan.tensor) / self.kv_parts(attention)
+
+    def kv_parts(self, attention: Attention) -> int:
+        """Return the chips over which the sequence of one KV head, or of a latent, is split."""
+        if self.plan.kv_split == "heads":
+            return 1
+        return max(1, self.plan.tensor // (1 if attention.latent else attention.kv_heads))
+
+    def weights(self, block: Block) -> Bytes:
+        """Return the bytes of a block on the fullest chip of its stage."""
+        plan = self.plan
+        return (
+            block.parameters(plan.tensor, plan.expert, plan.expert_tensor)
+            * plan.precision(block).bytes
+        )
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, in order."""
+        ends = (*self.bounds[1:], len(self.model.blocks))
+        return tuple(
+            self.stage(first, end - 1) for first, end in zip(self.bounds, ends, strict=True)
+        )
+
+    @property
+    def weights_memory(self) -> Memory:
+        """The memory of the weights; the plan must name it."""
+        assert self.plan.weights_in
+        return self.chip.memory[self.plan.weights_in]
+
+    @property
+    def kv_memory(self) -> Memory:
+        """The memory of the KV cache and the activations; the plan must name it."""
+        assert self.plan.kv_in
+        return self.chip.memory[self.plan.kv_in]
+
+    @property
+    def apart(self) -> bool:
+        """Whether weights and KV cache live in different memories."""
+        return self.plan.weights_in != self.plan.kv_in
+
+    @property
+    def usable(self) -> Bytes:
+        """Bytes of the KV cache's memory that the engine may fill."""
+        return self.kv_memory.capacity * self.memory_fraction
+
+    @cached_property
+    def activations(self) -> Bytes:
+        """Activations of the largest step on a chip [B].
+
+        They are a rank's share of `token_budget` through the widest matrix multiply, in and out.
+        """
+        plan = self.plan
+        widest = max(
+            sum(matrix.share(plan.tensor))
+            for block in dict.fromkeys(self.model.blocks)
+            for matrix in block.matrices
+        )
+        return math.ceil(self.token_budget / plan.attention_data) * widest * plan.activations.bytes
+
+    def room(self, stage: Stage) -> Bytes:
+        """Return the bytes that a chip of the stage has left for KV cache.
+
+        Negative: its weights do not fit.
+        """
+        if self.apart and stage.weights > self.weights_memory.capacity:
+            return self.weights_memory.capacity - stage.weights
+        return (
+            self.usable
+            - self.engine.reserve
+            - self.activations
+            - (0.0 if self.apart else stage.weights)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFit:
+    """Whether a layout fits, and what its fullest chip holds with one request [B].
+
+    kv_tokens: tokens of KV cache, over all sequences, for which the fullest stage has room
+    before any window is full.
+    apart: weights have a memory of their own, and the capacity is that of the other one.
+    """
+
+    fits: bool
+    weights: Bytes
+    kv: Bytes
+    activations: Bytes
+    reserve: Bytes
+    capacity: Bytes
+    kv_tokens: int
+    apart: bool = False
+
+    @property
+    def needed(self) -> Bytes:
+        """The bytes that must fit in the capacity."""
+        return (0.0 if self.apart else self.weights) + self.kv + self.activations + self.reserve
+
+
+def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
+    """Return the sequences of `tokens` that fit: on the fullest stage, and in all memory together."""
+    plan, window = layout.plan, layout.model.window
+    each = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
+    fullest = min((max(0, math.floor(room / kv)) for room, kv in each if kv), default=0)
+    together = sum(room for room, _ in each) / sum(kv for _, kv in each)
+    return plan.attention_data * fullest, max(0, math.floor(plan.attention_data * together))
+
+
+def weights_only_chips(layout: Layout) -> int:
+    """Return the chips that the weights alone fill, split by the byte; no plan needs fewer."""
+    plan = layout.plan
+    nbytes = sum(block.parameters() * plan.precision(block).bytes for block in layout.model.blocks)
+    return math.ceil(nbytes / layout.weights_memory.capacity)
+
+
+def most_kv_tokens(layout: Layout) -> int:
+    """Return the tokens of KV cache that fill the fullest chip without what the engine keeps.
+
+    More is impossible. A server may have more than `fit` has, because `memory_fraction` and
+    `reserve` are estimates.
+    """
+    full = layout.kv_memory.capacity
+    rooms = [
+        (full - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
+        for stage in layout.stages
+    ]
+    return layout.plan.attention_data * max(
+        0, min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
+    )
+
+
+def fit(layout: Layout, request_tokens: float) -> MemoryFit:
+    """Return whether every chip holds its weights, activations, reserve and one request's cache."""
+    stages, window = layout.stages, layout.model.window
+    full = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
+    rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
+    tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
+    return MemoryFit(
+        fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
+        weights=full.weights,
+        kv=full.kv(request_tokens, window),
+        activations=layout.activations,
+        reserve=layout.engine.reserve,
+        capacity=layout.usable,
+        kv_tokens=max(0, tokens) * layout.plan.attention_data,
+        apart=layout.apart,
+    )
