@@ -347,8 +347,8 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
         ("systems.card.plan.tensor", "--set systems.card.plan.tensor: write it as a.b.c=value"),
         (
             "systems.card.plan.tensor=2",
-            "--set systems.card.plan.tensor: systems.card: tensor 2 x pipeline 1 is 2 chips, and "
-            "the system has 1",
+            "--set systems.card.plan.tensor: systems.card.plan: got tensor 2 x pipeline 1 = "
+            "2 chips; expected 1; try chips: 2",
         ),
         ("systems.card.chip=nope.yaml", "--set systems.card.chip: nope.yaml: no such file"),
         ("measure={}", "--set measure: measure takes a warmup, '10 s', or a window"),

@@ -180,7 +180,7 @@ def test_expert_degrees_that_do_not_divide_a_stage_are_refused(
 
 
 def test_a_model_without_experts_has_no_expert_degree(make_deployment):
-    with pytest.raises(ValueError, match="got 2; expected 1, since .* has no experts"):
+    with pytest.raises(ValueError, match=r"got 2; expected 1, since .* has no experts"):
         make_deployment(4, plan=Plan(tensor=4, expert=2))
 
 
