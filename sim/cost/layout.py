@@ -117,7 +117,7 @@ class Layout:
         plan = self.plan
         widest = max(
             sum(matrix.share(plan.tensor))
-            for block in dict.fromkeys(self.model.blocks)
+            for block in self.model.distinct
             for matrix in block.matrices
         )
         return math.ceil(self.token_budget / plan.attention_data) * widest * plan.activations.bytes

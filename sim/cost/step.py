@@ -105,7 +105,7 @@ class Costs:
         self._alike = {s: (like == s).astype(float) for s in dict.fromkeys(like.tolist())}
         self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self._head = layout.model.blocks[-1]
-        self.blocks = {b: self._block_cost(b) for b in dict.fromkeys(layout.model.blocks)}
+        self.blocks = {b: self._block_cost(b) for b in layout.model.distinct}
         self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
         self.layers: list[Array] = [
             np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)

@@ -27,11 +27,10 @@ class Cutter:
 
     def __init__(self, layout: Layout, request_tokens: float) -> None:
         blocks, window = layout.model.blocks, layout.model.window
-        of_kind = {
-            block: layout.stage(i, i)
-            for block, i in {block: i for i, block in enumerate(blocks)}.items()
-        }
-        alone = [of_kind[block] for block in blocks]
+        kinds = layout.model.kinds  # equal blocks fill equal stages
+        firsts = [kinds.index(kind) for kind in range(len(layout.model.distinct))]
+        of_kind = [layout.stage(first, first) for first in firsts]
+        alone = [of_kind[kind] for kind in kinds]
         self.layout = layout
         self.weights = [0.0, *accumulate(stage.weights for stage in alone)]
         # Bytes that a stage with both ends saves, if they use one table.

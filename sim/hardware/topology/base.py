@@ -278,14 +278,15 @@ class Topology(Value, ABC):
         """Return the time of an all-reduce's additions; the second half of its phases has none."""
         if not self.reduction or len(group) == 1:
             return 0.0
-        key = self.chips, group, algorithm
+        # Equal groups have equally many phases, and their messages may be thousands.
+        key = self.chips, len(group), self.equivalence_key(group), algorithm
         if key not in self._adding:
             self._adding[key] = adding_phases(len(self.messages("all_reduce", group, algorithm)))
         return self.reduction * self._adding[key]
 
     @cached_property
-    def _adding(self) -> dict[tuple[int | None, range, Algorithm], int]:
-        """The phases that add, by (chips joined, group, algorithm)."""
+    def _adding(self) -> dict[tuple[int | None, int, Hashable, Algorithm], int]:
+        """The phases that add, by (chips joined, chips and key of the group, algorithm)."""
         return {}
 
     def all_reduces(

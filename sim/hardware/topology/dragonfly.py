@@ -109,15 +109,15 @@ class Dragonfly(Topology):
         """
         if a // self.node == b // self.node:
             return super().segments(a, b)
-        leave, enter, latency = self._gates(a // self.node, b // self.node)
+        return (Segment((a, f"node {b // self.node}"), *self.channel(a, b)),)
+
+    def channel(self, a: int, b: int) -> Channel:
+        here, there = a // self.node, b // self.node
+        if here == there:
+            return super().channel(a, b)
+        leave, enter, latency = self._gates(here, there)
         latency += self.link.latency * ((a != leave) + (b != enter))
-        return (
-            Segment(
-                (a, f"node {b // self.node}"),
-                latency,
-                min(self.global_link.bandwidth, self._outside()),
-            ),
-        )
+        return Channel(latency, min(self.global_link.bandwidth, self._outside()))
 
     @cached_property
     def _known(self) -> dict[tuple[int | None, int, int], tuple[int, int, Seconds]]:
