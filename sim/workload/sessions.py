@@ -11,7 +11,7 @@ from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds
 from sim.workload.arrivals import Workload
 from sim.workload.lengths import LengthField, as_fixed, require_one
-from sim.workload.requests import HASH_BLOCK, RequestBatch, random_streams
+from sim.workload.requests import RequestBatch, random_streams
 
 
 class Turns(Value):
@@ -144,18 +144,5 @@ class Sessions(Workload):
         after = np.arange(n) - 1
         after[first], think[first] = -1, 0.0
         prompt = added + before - np.repeat(before[first], counts)
-        ids = _block_ids(prompt.tolist(), np.repeat(np.arange(self.sessions), counts).tolist())
-        return RequestBatch(arrival, prompt, output, after=after, think=think, hash_ids=ids)
-
-
-def _block_ids(prompts: list[int], sessions: list[int]) -> list[tuple[int, ...]]:
-    """Return one id for each 512 tokens, the last one perhaps partial.
-
-    The full blocks of a session are the same in all its turns. A partial block is unique.
-    """
-    most = max(prompts) // HASH_BLOCK + 1
-    ids = []
-    for turn, (prompt, session) in enumerate(zip(prompts, sessions, strict=True)):
-        full = range(session * most, session * most + prompt // HASH_BLOCK)
-        ids.append((*full, -1 - turn) if prompt % HASH_BLOCK else tuple(full))
-    return ids
+        numbers = np.repeat(np.arange(self.sessions), counts)
+        return RequestBatch(arrival, prompt, output, after=after, think=think, sessions=numbers)
