@@ -109,7 +109,7 @@ class System(Value):
     prefix_caching: bool = Field(
         default=False,
         description="Whether full KV blocks of prompts and answers are kept for later requests "
-        "with the same prefix; their size is the engine's `kv_block`.",
+        "with the same prefix.",
     )
     max_waiting: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
