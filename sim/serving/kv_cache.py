@@ -73,6 +73,13 @@ class Chain:
         """Return where the run that was used last ends."""
         return self.runs[-2][0] if len(self.runs) > 1 else self.count
 
+    def leave(self, n: int) -> int:
+        """Let one holder of n blocks go, and return how many blocks the others hold."""
+        self.holders[n] -= 1
+        if not self.holders[n]:
+            del self.holders[n]
+        return max(self.holders, default=0)
+
     def discard_if_empty(self) -> None:
         """Leave the parent if no block is there."""
         if not self.count and self.parent:
@@ -90,10 +97,10 @@ class KVCache:
     """
 
     def __init__(self, limits: SchedulerLimits, prefix_caching: bool = False) -> None:
+        self.limits = limits
         self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
         self.kv_used = self.sequences_used = self.kv_peak = self.kept = 0
         self.block = limits.kv_block if prefix_caching else 0
-        self.kv_tokens_needed = limits.kv_tokens_needed
         self.root = Chain()
         self.paths: dict[int, list[tuple[Chain, int]]] = {}  # of admitted requests: blocks held
         self.stamp = 0
@@ -118,29 +125,11 @@ class KVCache:
         """Return how many tokens of its prompt are cached; the last one is always computed."""
         if not self.block:
             return 0
-        blocks, chain, at = 0, self.root, 0
-        for key, begin, end in self._ranges(request, (request.prompt - 1) // self.block):
-            child = chain.children.get((at, key))
-            if not child:
-                break
-            blocks = min(end, begin + child.count)
-            if blocks < end:
-                break
-            chain, at = child, end - begin
-        return blocks * self.block
+        return self._found(request, (request.prompt - 1) // self.block, held=False) * self.block
 
     def shared_tokens(self, request: Request) -> int:
         """Return how many tokens of its prompt are in blocks that other requests hold."""
-        blocks, chain, at = 0, self.root, 0
-        for key, begin, end in self._ranges(request, request.prompt // self.block):
-            child = chain.children.get((at, key))
-            if not child or not child.held:
-                break
-            blocks = min(end, begin + child.held)
-            if blocks < end:
-                break
-            chain, at = child, end - begin
-        return self._room(0, blocks)
+        return self._room(0, self._found(request, request.prompt // self.block, held=True))
 
     def take(self, request: Request) -> int:
         """Admit a request, and return how many tokens of its prompt are cached.
@@ -154,7 +143,7 @@ class KVCache:
         self._evict()  # blocks whose room decoding has taken since
         cached = self.cached_tokens(request)
         blocks = request.prompt // self.block
-        self.paths[request.id] = self._hold(request, blocks)
+        self._hold(request, blocks)
         self.grow(request.kv - self._room(0, blocks))
         self._evict()
         return cached
@@ -172,14 +161,11 @@ class KVCache:
             self.kv_used -= request.kv
             return
         self._evict()
-        path = self.paths.pop(request.id)
         blocks, computed = request.prompt // self.block, request.prefilled // self.block
         self.kv_used -= request.kv - self._room(0, blocks)
         if computed > blocks:  # full blocks of its answer
-            longer = self._hold(request, computed)
-            self._release(path, computed)
-            path = longer
-        self._release(path, computed)
+            self._hold(request, computed)
+        self._release(self.paths.pop(request.id), computed)
 
     def uncomputed(self, ended: Request, later: Iterable[Request]) -> Iterator[tuple[Request, int]]:
         """Yield prompts that relied on blocks of one that was cancelled before it computed them.
@@ -194,26 +180,47 @@ class KVCache:
                     yield request, computed * self.block
                 computed = common
 
+    def _found(self, request: Request, blocks: int, held: bool) -> int:
+        """Return how many of the first blocks of a request are there, or are held by others."""
+        found, chain, at = 0, self.root, 0
+        for key, begin, end in self._ranges(request, blocks):
+            child = chain.children.get((at, key))
+            if not child:
+                break
+            found = min(end, begin + (child.held if held else child.count))
+            if found < end:
+                break
+            chain, at = child, end - begin
+        return found
+
     def _ranges(self, request: Request, blocks: int) -> Iterator[tuple[Hashable, int, int]]:
         return block_ranges(request.content, self.block, blocks)
 
     def _room(self, begin: int, end: int) -> int:
         """Return the tokens that the blocks from begin to end of a content take."""
-        return self.kv_tokens_needed(end * self.block) - self.kv_tokens_needed(begin * self.block)
+        if not self.limits.window:
+            return (end - begin) * self.block
+        needed = self.limits.kv_tokens_needed
+        return needed(end * self.block) - needed(begin * self.block)
 
-    def _hold(self, request: Request, blocks: int) -> list[tuple[Chain, int]]:
-        """Hold the first blocks of a request, and return how many of which chain."""
-        path, chain, at = list[tuple[Chain, int]](), self.root, 0
-        for key, begin, end in self._ranges(request, blocks):
+    def _hold(self, request: Request, blocks: int) -> None:
+        """Hold the first blocks of a request, of which it may hold some."""
+        path = self.paths.setdefault(request.id, [])
+        chain, at = self.root, 0
+        for number, (key, begin, end) in enumerate(self._ranges(request, blocks)):
+            before = path[number][1] if number < len(path) else 0
             place, n = (at, key), end - begin
-            if (child := chain.children.get(place)) is None:
+            child = chain.children.get(place)
+            if child is None:
                 child = chain.children[place] = Chain(chain, place, begin)
-            child.holders[n] = child.holders.get(n, 0) + 1
-            if n > child.held:
-                self._hold_in(child, n)
-            path.append((child, n))
+            if n > before:
+                child.holders[n] = child.holders.get(n, 0) + 1
+                if n > child.held:
+                    self._hold_in(child, n)
+                if before:
+                    child.leave(before)
+                path[number:] = [(child, n)]
             chain, at = child, n
-        return path
 
     def _hold_in(self, chain: Chain, n: int) -> None:
         """Hold the first n blocks of a chain, of which fewer were held."""
@@ -231,10 +238,7 @@ class KVCache:
     def _release(self, path: list[tuple[Chain, int]], computed: int) -> None:
         """Let go of a path; of what nobody else holds, the computed blocks stay."""
         for chain, n in reversed(path):
-            chain.holders[n] -= 1
-            if not chain.holders[n]:
-                del chain.holders[n]
-            held = max(chain.holders, default=0)
+            held = chain.leave(n)
             if held == chain.held:
                 continue
             first, stays = chain.begin, max(held, min(n, computed - chain.begin))
