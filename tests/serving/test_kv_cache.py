@@ -229,6 +229,26 @@ def test_a_cancelled_prompt_leaves_its_blocks_to_the_next_one():
     assert (cache.kv_used, cache.kept, cache.cached_tokens(first)) == (0, 16, 16)
 
 
+def test_after_a_cancelled_prompt_each_token_is_still_computed_once(run):
+    """The first is cancelled within the prefix, of which the second, admitted before, needs all."""
+    requests = RequestBatch(
+        np.array([0.0, np.nan]), np.array([400, 170]), np.array([1, 1]), shared_prefix=160
+    )
+    step = run(RequestBatch(np.zeros(1), np.full(1, 96), np.ones(1, int))).last_token[0] / 6
+    requests.arrival[1] = 6 * step
+    rows = run(requests, policies=replace(CACHING, deadline=6.5 * step))
+    assert rows.finished.tolist() == [False, True]
+    assert rows.admitted[1] < 6.5 * step
+    steps = rows.tallies[0].batch_steps
+    assert rows.cached.tolist() == [0, 112]
+    assert sum(tokens * n for tokens, n in steps.items()) == 170
+
+
+def test_an_engine_sets_the_size_of_a_block(make_deployment, make_engine):
+    assert make_deployment(engine=make_engine(kv_block=32)).limits.kv_block == 32
+    assert make_deployment().limits.kv_block == 16
+
+
 def test_prefixes_change_nothing_where_nothing_is_alike(run):
     """Requests of their own get the times that they have without a prefix cache."""
     n = 30
