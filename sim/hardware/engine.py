@@ -158,6 +158,11 @@ class Engine(Sourced):
         description="Both limits hold for each rank of attention data parallelism, or for the "
         "replica.",
     )
+    kv_block: Tokens = Field(
+        default=16,
+        description="Tokens of a block of the KV cache; with `prefix_caching` full blocks are "
+        "shared.",
+    )
     moe_layer_overhead: Seconds | None = Field(
         default=None, description="Extra time of each layer with experts [s]; default: none."
     )

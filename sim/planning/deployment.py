@@ -289,6 +289,7 @@ def _scheduler_limits(
         model.window,
         min(shares),
         fill,
+        engine.kv_block,
     )
     return limits, beat
 

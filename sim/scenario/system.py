@@ -108,8 +108,8 @@ class System(Value):
     )
     prefix_caching: bool = Field(
         default=False,
-        description="Whether the KV blocks of prompts are kept for later requests with the same "
-        "prefix.",
+        description="Whether full KV blocks of prompts and answers are kept for later requests "
+        "with the same prefix.",
     )
     max_waiting: Annotated[int, Field(ge=0)] | None = Field(
         default=None,

@@ -5,16 +5,18 @@ what it returns stands until the next time.  Each is a plain function; a scenari
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.errors import UserError
 from sim.inputs.fields import Named
 from sim.units import Seconds
-from sim.workload.requests import HASH_BLOCK
+from sim.workload.requests import Content
+
+if TYPE_CHECKING:
+    from sim.serving.kv_cache import KVCache
 
 
 @dataclass(eq=False, slots=True)
@@ -29,15 +31,14 @@ class Request:
     prompt: int
     output: int
     kv: int  # what it holds of the KV cache, or would at its end, in tokens
-    prefilled: int = 0
+    prefilled: int = 0  # tokens whose K and V are cached or computed
     priority: int = 0  # smaller goes first
-    hash_ids: tuple[int, ...] = ()
+    content: Content = ()  # identity of its tokens, where prefixes are cached
     answered: Seconds = math.nan  # when its last token before a preemption was ready
     joined: Seconds = math.nan  # when its prompt was done
     queued: bool = True  # waits to be admitted
     cancelled: bool = False
     ended: bool = False
-    kept: bool = False  # its prompt's blocks are held for others
 
     @property
     def tokens(self) -> int:
@@ -152,6 +153,7 @@ class SchedulerLimits:
     window: int | None = None
     windowed_share: float = 0.0
     fill: int | None = None
+    kv_block: int = 16  # tokens of a block of the prefix cache
 
     def kv_tokens_needed(self, tokens: int) -> int:
         """KV cache that a sequence of so many tokens needs, in tokens that no window shortens: on the stage that saves least."""
@@ -163,74 +165,6 @@ class SchedulerLimits:
         return min(self.sequences, self.kv_tokens // max(1, self.kv_tokens_needed(tokens)))
 
 
-@dataclass(eq=False, slots=True)
-class KVCache:
-    """What a replica has to give: KV cache in tokens, and places for sequences."""
-
-    kv_tokens: int
-    sequences: int
-    kv_used: int = 0
-    sequences_used: int = 0
-    kv_peak: int = 0
-
-    @property
-    def kv_free(self) -> int:
-        return self.kv_tokens - self.kv_used
-
-    def holds(self, tokens: int) -> bool:
-        """Whether a sequence of so many tokens fits beside what is there."""
-        return self.kv_used + tokens <= self.kv_tokens and self.sequences_used < self.sequences
-
-    def take(self, request: Request) -> None:
-        self.sequences_used += 1
-        self.grow(request.kv)
-
-    def grow(self, tokens: int) -> None:
-        self.kv_used += tokens
-        if self.kv_used > self.kv_peak:
-            self.kv_peak = self.kv_used
-
-    def give_back(self, request: Request) -> None:
-        self.kv_used -= request.kv
-        self.sequences_used -= 1
-
-
-class PrefixCache:
-    """The blocks of prompts whose K and V a replica has kept: those in use, and the others until their room is needed.
-
-    Blocks in use are counted with their requests, each whole: what two share is counted twice.
-    """
-
-    def __init__(self) -> None:
-        self.used: dict[int, int] = {}
-        self.kept: OrderedDict[int, None] = OrderedDict()  # the longest unused first
-
-    def cached(self, ids: tuple[int, ...]) -> int:
-        """How many blocks of a prompt are there, from its beginning."""
-        for place, block in enumerate(ids):
-            if block not in self.used and block not in self.kept:
-                return place
-        return len(ids)
-
-    def hold(self, ids: tuple[int, ...]) -> None:
-        for block in ids:
-            self.used[block] = self.used.get(block, 0) + 1
-            self.kept.pop(block, None)
-
-    def release(self, ids: tuple[int, ...]) -> None:
-        """The last block first, so that of a prompt its beginning is kept longest."""
-        for block in reversed(ids):
-            self.used[block] -= 1
-            if not self.used[block]:
-                del self.used[block]
-                self.kept[block] = None
-
-    def shrink(self, tokens: int) -> None:
-        """Drops the blocks that were not used for longest, until the kept ones take no more than so many tokens."""
-        while len(self.kept) * HASH_BLOCK > max(0, tokens):
-            self.kept.popitem(last=False)
-
-
 # Where a request goes.
 
 
@@ -240,7 +174,7 @@ class RoutedReplica(Protocol):
     system: str  # the one of the scenario that it is a copy of
     limits: SchedulerLimits
     unfinished: int  # requests dealt to it that have not ended
-    prefixes: PrefixCache | None  # where it caches them
+    kv_cache: "KVCache"  # `cached_tokens(request)` are those of its prompt that are there
 
 
 Router = Callable[[Sequence[RoutedReplica], Request], int]  # the number of a replica
@@ -270,13 +204,12 @@ def round_robin(replicas: Sequence[RoutedReplica], request: Request) -> int:
 
 def prefix_aware(replicas: Sequence[RoutedReplica], request: Request) -> int:
     """The replica that has most of its prompt; of equals, the least loaded."""
-
-    def cached(replica: RoutedReplica) -> int:
-        return replica.prefixes.cached(request.hash_ids) if replica.prefixes else 0
-
     return min(
         range(len(replicas)),
-        key=lambda number: (-cached(replicas[number]), relative_load(replicas[number], request)),
+        key=lambda number: (
+            -replicas[number].kv_cache.cached_tokens(request),
+            relative_load(replicas[number], request),
+        ),
     )
 
 

@@ -31,14 +31,13 @@ from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.serving.executors import BatchStep, Executor, attended_positions
+from sim.serving.kv_cache import KVCache
 from sim.serving.policy import (
     BATCHINGS,
     DEFAULT,
     ORDERS,
     BatchState,
-    KVCache,
     Policies,
-    PrefixCache,
     Request,
     SchedulerLimits,
     checked_batching,
@@ -46,7 +45,6 @@ from sim.serving.policy import (
     continuous,
 )
 from sim.units import Seconds
-from sim.workload.requests import HASH_BLOCK
 
 
 class UrgentTimeout(simpy.Event):
@@ -172,8 +170,7 @@ class Replica:
         )
         self.system, self.overhead = setup.system, setup.overhead
         self.limits, self.policies = limits, policies = setup.limits, setup.policies
-        self.kv_cache = KVCache(limits.kv_tokens, limits.sequences)
-        self.prefixes = PrefixCache() if policies.prefix_caching else None
+        self.kv_cache = KVCache(limits, policies.prefix_caching)
         # The oldest prompt fills whoever is back, so that what passes may deal it out by itself.
         self.fast_path = (
             policies.batching is continuous and policies.reserve and policies.deadline is None
@@ -222,7 +219,7 @@ class Replica:
             if (
                 most is None
                 or self.queued < most
-                or (not self.queued and self.kv_cache.holds(request.kv))
+                or (not self.queued and self.kv_cache.fits(request, request.kv))
             ):
                 self.rows.moved[request.id] |= self.rows.replica[request.id] not in (
                     -1,
@@ -266,25 +263,20 @@ class Replica:
             if not request.cancelled:
                 # Who was preempted (and so answered, which is not nan) waits for room to its end, or would be so again at once.
                 again = request.answered == request.answered
-                if not self.kv_cache.holds(
-                    request.kv if not again else self.limits.kv_tokens_needed(request.tokens)
+                if not self.kv_cache.fits(
+                    request,
+                    request.kv if not again else self.limits.kv_tokens_needed(request.tokens),
                 ):
                     return
                 request.queued = False
                 self.queued -= 1
-                self.kv_cache.take(request)
+                if cached := self.kv_cache.take(request):
+                    request.prefilled = cached
+                    self.rows.cached[request.id] += cached
                 if not again:
                     self.rows.admitted[request.id] = self.env.now
-                if self.prefixes:
-                    self.reuse(request, self.prefixes)
                 self.prefilling.append(request)
             heapq.heappop(self.waiting)
-
-    def reuse(self, request: Request, prefixes: PrefixCache) -> None:
-        """Blocks of the prompt that the prefix cache has need not be computed; its last token always is."""
-        request.prefilled = min(HASH_BLOCK * prefixes.cached(request.hash_ids), request.prompt - 1)
-        self.rows.cached[request.id] += request.prefilled
-        prefixes.shrink(self.kv_cache.kv_free)
 
     def cancel(self, request: Request) -> None:
         """A request's deadline has passed: it is out at once where it waits, else when the step under way is over."""
@@ -302,16 +294,8 @@ class Replica:
         """A request that was admitted ends, finished or cancelled."""
         if not request.cancelled:
             self.rows.last_token[request.id] = leave
-        self.free(request)
-        self.leave(request, leave)
-
-    def free(self, request: Request) -> None:
-        """Its room is given back."""
         self.kv_cache.give_back(request)
-        if self.prefixes and request.kept:
-            request.kept = False
-            self.prefixes.release(request.hash_ids)
-            self.prefixes.shrink(self.kv_cache.kv_free)
+        self.leave(request, leave)
 
     def leave(self, request: Request, at: Seconds) -> None:
         request.ended = True
@@ -453,7 +437,11 @@ class Replica:
         """
         if self.prefilling and self.prefilling[0].cancelled:
             while self.prefilling and self.prefilling[0].cancelled:
-                self.end(self.prefilling.popleft(), self.env.now)
+                ended = self.prefilling.popleft()
+                for request, cached in self.kv_cache.uncomputed(ended, self.prefilling):
+                    self.rows.cached[request.id] -= request.prefilled - cached
+                    request.prefilled = cached
+                self.end(ended, self.env.now)
             self.admit()  # whoever waited for their room
         preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
@@ -571,6 +559,7 @@ class Replica:
                     self.leave_window(batch, self.limits.window, tokens, request)
                 if not self.policies.reserve:
                     request.kv += request.output - 1
+                request.prefilled = request.tokens - 1  # the last token is never attended to
                 self.record_decoded_tokens(request, request.output - 1)
                 self.end(request, leave)
             if self.policies.deadline is not None:
@@ -589,9 +578,6 @@ class Replica:
         if request.cancelled:
             self.end(request, leave)
             return
-        if self.prefixes and request.hash_ids:
-            request.kept = True
-            self.prefixes.hold(request.hash_ids)
         if request.answered != request.answered:
             self.rows.first_token[request.id] = leave
         else:
@@ -622,7 +608,7 @@ class Replica:
             if request.cancelled:
                 self.end(request, self.env.now)
                 continue
-            self.free(request)
+            self.kv_cache.give_back(request)
             self.rows.preemptions[request.id] += 1
             request.prompt, request.output, request.prefilled = (
                 request.prompt + generated,
@@ -654,6 +640,7 @@ class Replica:
             )
         if not self.policies.reserve:
             request.kv += decoded
+        request.prefilled = request.prompt + decoded
         request.answered = batch.last
         if batch.skipped_since:  # it waits since its last token, with others
             request.answered = batch.skipped_since[0][1] if decoded else request.joined

@@ -137,6 +137,7 @@ class Service:
         self.env, self.rows = simpy.Environment(), Rows(requests)
         self.requests, self.setups = requests, setups
         self.router = router if router in ROUTERS.values() else checked_router(router)
+        self.caching = any(setup.policies.prefix_caching for setup in setups)
         self.think, self.leap, self.progress = think, leap, progress
         self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
         # Those whose arrival is nan come when an answer decides.
@@ -295,10 +296,10 @@ class Service:
             self.send(self.request(number, after))
 
     def request(self, number: int, arrival: Seconds) -> Request:
-        ids, priority = self.requests.hash_ids, self.requests.priority
+        priority = self.requests.priority
         request = Request(number, arrival, self.prompts[number], self.outputs[number], 0)
-        if ids:
-            request.hash_ids = ids[number]
+        if self.caching:
+            request.content = self.requests.content(number)
         if priority is not None:
             request.priority = int(priority[number])
         return request

@@ -174,7 +174,7 @@ class TrialSeries:
         In a fleet, each request goes where the router sends it while the fleet is empty.
         """
         times = np.ones(len(requests.prompt), np.int64)
-        if requests.hash_ids is None:
+        if not requests.has_prefixes:
             # Requests of one length take the same time, so serve one of them.
             pairs, times = np.unique(
                 np.stack([requests.prompt, requests.output]), axis=1, return_counts=True

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from sim.inputs.values import Value
-from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens
+from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens, Unit
 from sim.workload.lengths import LengthField
 from sim.workload.requests import RequestBatch, random_streams
 
@@ -61,11 +61,26 @@ class Workload(Value, ABC):
         """Return the requests of one seed; all systems get the same."""
 
 
-class RandomWorkload(Workload):
+class PrefixedWorkload(Workload):
+    """A workload whose prompts may all begin with the same tokens, such as a system prompt.
+
+    `shared_prefix` adds to `prompt`, as `--random-prefix-len` of `vllm bench serve` and
+    `--shared-system-prompt-length` of AIPerf do. Prompts are longer by it under all systems; those
+    with `prefix_caching` compute its full blocks once, and again after they are evicted.
+    """
+
+    shared_prefix: Annotated[int, Field(ge=0, le=MAX_COUNT), Unit("token")] = Field(
+        default=0,
+        description="Tokens, the same ones, at the beginning of every prompt; they add to `prompt` "
+        "[token].",
+    )
+
+
+class RandomWorkload(PrefixedWorkload):
     """A number of requests whose lengths do not depend on their arrivals."""
 
     requests: Count = Field(description="Number of requests.")
-    prompt: LengthField = Field(description="Length of prompts [token].")
+    prompt: LengthField = Field(description="Length of prompts, without `shared_prefix` [token].")
     output: LengthField = Field(description="Length of outputs [token].")
 
     @property
@@ -76,7 +91,7 @@ class RandomWorkload(Workload):
     @property
     def mean_prompt(self) -> float:
         """Tokens of a mean prompt."""
-        return self.prompt.mean
+        return self.shared_prefix + self.prompt.mean
 
     @property
     def mean_output(self) -> float:
@@ -92,9 +107,10 @@ class RandomWorkload(Workload):
         arrivals, prompts, outputs, *_ = random_streams(seed)
         return RequestBatch(
             self.arrivals(arrivals),
-            self.prompt.draw(prompts, self.requests),
+            self.shared_prefix + self.prompt.draw(prompts, self.requests),
             self.output.draw(outputs, self.requests),
             getattr(self, "users", None),
+            shared_prefix=self.shared_prefix,
         )
 
 
@@ -167,14 +183,14 @@ class ListedRequest(Value):
     """One request: arrival, lengths and priority."""
 
     arrival: Seconds = Field(description="Arrival, from the start of the run [s].")
-    prompt: Tokens = Field(description="Length of the prompt [token].")
+    prompt: Tokens = Field(description="Length of the prompt, without `shared_prefix` [token].")
     output: Tokens = Field(description="Length of the output [token].")
     priority: Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)] = Field(
         default=0, description="Priority for `order: priority`; the smaller number goes first."
     )
 
 
-class Listed(Workload):
+class Listed(PrefixedWorkload):
     """Requests one by one.
 
     They are numbered by arrival; requests that arrive together keep their order.
@@ -193,7 +209,8 @@ class Listed(Workload):
     @property
     def mean_prompt(self) -> float:
         """Tokens of a mean prompt."""
-        return sum(request.prompt for request in self.requests) / len(self.requests)
+        prompts = sum(request.prompt for request in self.requests)
+        return self.shared_prefix + prompts / len(self.requests)
 
     @property
     def mean_output(self) -> float:
@@ -208,4 +225,10 @@ class Listed(Workload):
             for key in ("prompt", "output", "priority")
         )
         arrival = np.array([request.arrival for request in ordered], float)
-        return RequestBatch(arrival, prompt, output, priority=priority if priority.any() else None)
+        return RequestBatch(
+            arrival,
+            self.shared_prefix + prompt,
+            output,
+            priority=priority if priority.any() else None,
+            shared_prefix=self.shared_prefix,
+        )

@@ -1,5 +1,6 @@
 """The requests of a workload as arrays, and the streams of random numbers that make them."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,10 @@ import numpy as np
 HASH_BLOCK = (
     512  # tokens of a prompt for which one of its `hash_ids` stands, as in Mooncake's traces
 )
+ENDLESS = 2**62
+# The identity of a request's tokens: parts with a key and an end [token]. Two requests are equal as
+# far as their parts are. The last part is endless, because it also has the answer.
+Content = tuple[tuple[Hashable, int], ...]
 # The place of a stream is its seed, so new names go to the end.
 STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")
 
@@ -23,6 +28,8 @@ class RequestBatch:
     priority: int[request]. The smaller number goes first, as in vLLM.
     hash_ids: the blocks of each prompt, one id for each 512 tokens, the last one perhaps partial.
     Two prompts are equal as far as their ids agree.
+    sessions: int[request]. A request's prompt begins with all prompts and answers of its session.
+    shared_prefix: tokens with which every prompt begins.
     answered: float[request] each, s: measured times of the first and the last token of a trace.
     note: what of a trace was left out or cut.
     """
@@ -35,8 +42,29 @@ class RequestBatch:
     think: np.ndarray | None = None
     priority: np.ndarray | None = None
     hash_ids: list[tuple[int, ...]] | None = None
+    sessions: np.ndarray | None = None
+    shared_prefix: int = 0
     answered: tuple[np.ndarray, np.ndarray] | None = None
     note: str = ""
+
+    @property
+    def has_prefixes(self) -> bool:
+        """Whether prompts have beginnings in common."""
+        return bool(self.hash_ids or self.shared_prefix) or self.sessions is not None
+
+    def content(self, number: int) -> Content:
+        """Return the identity of the tokens of a request, for prefix caching."""
+        last = (("request", number), ENDLESS)
+        prompt = int(self.prompt[number])
+        if self.hash_ids:
+            ends = range(HASH_BLOCK, prompt + HASH_BLOCK, HASH_BLOCK)
+            ids = zip(self.hash_ids[number], ends, strict=False)
+            return *((key, min(end, prompt)) for key, end in ids), last
+        if self.sessions is not None:
+            last = (("session", int(self.sessions[number])), ENDLESS)
+        if self.shared_prefix:
+            return ("shared prefix", min(self.shared_prefix, prompt)), last
+        return (last,)
 
 
 def random_streams(seed: int) -> list[np.random.Generator]:

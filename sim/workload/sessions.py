@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds
-from sim.workload.arrivals import Workload
+from sim.workload.arrivals import PrefixedWorkload
 from sim.workload.lengths import LengthField, as_fixed, require_one
-from sim.workload.requests import HASH_BLOCK, RequestBatch, random_streams
+from sim.workload.requests import RequestBatch, random_streams
 
 
 class Turns(Value):
@@ -97,12 +97,11 @@ ThinkField = Annotated[
 ]
 
 
-class Sessions(Workload):
+class Sessions(PrefixedWorkload):
     """Conversations: sessions start at `rate` (Poisson), and turns follow `think` after answers.
 
     The prompt of a request is the whole conversation so far with its answers, and the user's new
     text. Requests are numbered session by session.
-    Left out: a system prompt that all sessions share.
     """
 
     no_load = "its rate is one of sessions, and their turns wait for answers"
@@ -123,7 +122,8 @@ class Sessions(Workload):
         """Tokens of a mean prompt; a mean request is turn (E[n^2] + E[n]) / 2 E[n] of a session."""
         mean, square = self.turns.moments
         turn = (square + mean) / (2 * mean)
-        return turn * self.prompt.mean + (turn - 1) * self.output.mean
+        conversation = turn * self.prompt.mean + (turn - 1) * self.output.mean
+        return self.shared_prefix + conversation
 
     @property
     def mean_output(self) -> float:
@@ -143,19 +143,14 @@ class Sessions(Workload):
         arrival[first] = np.cumsum(arrivals.exponential(1 / self.rate, self.sessions))
         after = np.arange(n) - 1
         after[first], think[first] = -1, 0.0
-        prompt = added + before - np.repeat(before[first], counts)
-        ids = _block_ids(prompt.tolist(), np.repeat(np.arange(self.sessions), counts).tolist())
-        return RequestBatch(arrival, prompt, output, after=after, think=think, hash_ids=ids)
-
-
-def _block_ids(prompts: list[int], sessions: list[int]) -> list[tuple[int, ...]]:
-    """Return one id for each 512 tokens, the last one perhaps partial.
-
-    The full blocks of a session are the same in all its turns. A partial block is unique.
-    """
-    most = max(prompts) // HASH_BLOCK + 1
-    ids = []
-    for turn, (prompt, session) in enumerate(zip(prompts, sessions, strict=True)):
-        full = range(session * most, session * most + prompt // HASH_BLOCK)
-        ids.append((*full, -1 - turn) if prompt % HASH_BLOCK else tuple(full))
-    return ids
+        prompt = self.shared_prefix + added + before - np.repeat(before[first], counts)
+        numbers = np.repeat(np.arange(self.sessions), counts)
+        return RequestBatch(
+            arrival,
+            prompt,
+            output,
+            after=after,
+            think=think,
+            sessions=numbers,
+            shared_prefix=self.shared_prefix,
+        )

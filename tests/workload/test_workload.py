@@ -25,8 +25,8 @@ DRAWS = N * len(SEEDS)
 FIXED = Length(fixed=100)
 
 
-def poisson(rate=5.0, prompt=FIXED, output=FIXED, requests=N) -> Poisson:
-    return Poisson(requests=requests, rate=rate, prompt=prompt, output=output)
+def poisson(rate=5.0, prompt=FIXED, output=FIXED, requests=N, **options) -> Poisson:
+    return Poisson(requests=requests, rate=rate, prompt=prompt, output=output, **options)
 
 
 def lengths(length: Length) -> np.ndarray:
@@ -260,6 +260,54 @@ def test_a_list_without_priorities_has_none():
     )
 
 
+# A shared prefix.
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        poisson(prompt=Length(uniform=(50, 150))),
+        gamma(0.5),
+        ClosedLoop(requests=N, users=3, prompt=FIXED, output=FIXED),
+        Listed(requests=(ListedRequest(arrival=0.0, prompt=7, output=1),)),
+        Sessions(
+            sessions=N,
+            rate=5.0,
+            turns=Turns(fixed=3),
+            think=Think(fixed=1.0),
+            prompt=FIXED,
+            output=FIXED,
+        ),
+    ],
+    ids=lambda kind: kind.noun(),
+)
+def test_a_shared_prefix_makes_every_prompt_longer_and_changes_nothing_else(kind):
+    prefixed = kind.model_copy(update={"shared_prefix": 1000})
+    plain, longer = kind.draw(3), prefixed.draw(3)
+    assert (longer.prompt == plain.prompt + 1000).all()
+    assert prefixed.mean_prompt == kind.mean_prompt + 1000
+    assert (longer.output == plain.output).all()
+    assert np.array_equal(longer.arrival, plain.arrival, equal_nan=True)
+    assert (plain.has_prefixes, longer.has_prefixes) == (kind.noun() == "sessions", True)
+    for number in (0, len(plain.prompt) - 1):
+        assert longer.content(number) == (("shared prefix", 1000), *plain.content(number))
+
+
+def test_a_prompt_that_is_cut_within_the_shared_prefix_has_no_more_of_it():
+    synthetic = poisson(shared_prefix=1000)
+    assert synthetic.draw(0).content(5)[0] == ("shared prefix", 1000)
+    cut = Trace(synthetic=synthetic, max_prompt=600).draw(0)
+    assert cut.content(5)[0] == ("shared prefix", 600)
+
+
+def test_turns_of_a_session_have_one_content_and_other_requests_their_own():
+    turns = sessions(Turns(fixed=2)).draw(0)
+    contents = [turns.content(number) for number in range(4)]
+    assert contents[0] == contents[1] != contents[2] == contents[3]
+    plain = poisson().draw(0)
+    assert plain.content(0) != plain.content(1)
+
+
 # Sessions.
 
 
@@ -488,6 +536,10 @@ def workload_of(tmp_path, text: str) -> Workload:
         (
             "  kind: listed\n  requests:\n    - {arrival: 1 s, prompt: 1 token, output: 2 token, priority: -3}\n",
             Listed(requests=(ListedRequest(arrival=1.0, prompt=1, output=2, priority=-3),)),
+        ),
+        (
+            "  {kind: poisson, rate: 5 request/s, requests: 2000, shared_prefix: 1 ktoken, prompt: 100 token, output: 100 token}",
+            poisson(shared_prefix=1000),
         ),
         (
             "  {kind: sessions, sessions: 2, rate: 5 request/s, turns: 3, think: 7 s, prompt: 1 token, output: 2 token}",

@@ -1,0 +1,266 @@
+"""The KV cache of a replica: the room that its requests hold, and blocks kept for later prompts.
+
+    cache = KVCache(limits, prefix_caching=True)
+    if cache.fits(request, request.kv):
+        request.prefilled = cache.take(request)  # tokens that need not be computed
+    ...
+    cache.give_back(request)
+
+Prefix caching is that of vLLM v1: full blocks of prompts and answers, shared and counted once.
+A block that no request holds stays until its room is needed. The least recently used one goes
+first, and the last block of a request goes before those ahead of it.
+Source: vLLM, docs/design/prefix_caching.md.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sim.serving.policy import Request, SchedulerLimits
+from sim.workload.requests import Content
+
+
+def block_ranges(content: Content, block: int, blocks: int) -> Iterator[tuple[Hashable, int, int]]:
+    """Yield key, begin and end of each part of a content, in blocks, for its first `blocks`.
+
+    A block belongs to the part of its last token. Parts without a block are keys of the next one.
+    """
+    begin, skipped = 0, tuple[Hashable, ...]()
+    for key, tokens in content:
+        end = min(blocks, tokens // block)
+        if end > begin:
+            yield (*skipped, key) if skipped else key, begin, end
+            begin, skipped = end, ()
+        else:
+            skipped = (*skipped, key)
+        if begin >= blocks:
+            return
+
+
+def common_blocks(first: Request, second: Request, block: int) -> int:
+    """Return how many full blocks of two prompts are equal, from their beginnings."""
+    common = 0
+    ranges = (block_ranges(each.content, block, each.prompt // block) for each in (first, second))
+    for (key, _, end), (other, _, other_end) in zip(*ranges, strict=False):
+        if key != other:
+            break
+        common = min(end, other_end)
+        if end != other_end:
+            break
+    return common
+
+
+@dataclass(eq=False, slots=True)
+class Chain:
+    """Consecutive blocks of one part of a content; other chains continue it.
+
+    All blocks before `count` are there. The first `held` belong to requests.
+    runs: [first block, stamp] of the others, in the order of their last use, last blocks first.
+    holders: how many requests hold how many of its blocks.
+    children: by the number of blocks after which they continue, and their key.
+    """
+
+    parent: "Chain | None" = None
+    place: tuple[int, Hashable] = (0, None)  # in the parent's `children`
+    begin: int = 0  # blocks of the content before it
+    count: int = 0
+    held: int = 0
+    holders: dict[int, int] = field(default_factory=dict)
+    runs: deque[list[int]] = field(default_factory=deque)
+    children: "dict[tuple[int, Hashable], Chain]" = field(default_factory=dict)
+
+    def end_of_last_run(self) -> int:
+        """Return where the run that was used last ends."""
+        return self.runs[-2][0] if len(self.runs) > 1 else self.count
+
+    def leave(self, n: int) -> int:
+        """Let one holder of n blocks go, and return how many blocks the others hold."""
+        self.holders[n] -= 1
+        if not self.holders[n]:
+            del self.holders[n]
+        return max(self.holders, default=0)
+
+    def discard_if_empty(self) -> None:
+        """Leave the parent if no block is there."""
+        if not self.count and self.parent:
+            del self.parent.children[self.place]
+
+
+class KVCache:
+    """The room of a replica: tokens of KV cache, and places for sequences.
+
+    kv_used: tokens that requests hold or have reserved, each shared block once.
+    kept: tokens of cached blocks that no request holds; a part of what is free.
+    With attention data parallelism, the room is the sum over the ranks.
+    Left out: ranks that cache for themselves; the copy of a last block, whose last token is
+    computed again; windows of sequences that share a prefix.
+    """
+
+    def __init__(self, limits: SchedulerLimits, prefix_caching: bool = False) -> None:
+        self.limits = limits
+        self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
+        self.kv_used = self.sequences_used = self.kv_peak = self.kept = 0
+        self.block = limits.kv_block if prefix_caching else 0
+        self.root = Chain()
+        self.paths: dict[int, list[tuple[Chain, int]]] = {}  # of admitted requests: blocks held
+        self.stamp = 0
+        self.unused: OrderedDict[int, Chain] = OrderedDict()  # runs of chains, by stamp
+
+    @property
+    def kv_free(self) -> int:
+        """Tokens that no request holds or has reserved; cached blocks give way."""
+        return self.kv_tokens - self.kv_used
+
+    def fits(self, request: Request, tokens: int) -> bool:
+        """Return whether a request that will hold so many tokens fits.
+
+        Blocks of its prompt that other requests hold need no room.
+        """
+        if self.sequences_used >= self.sequences:
+            return False
+        missing = self.kv_used + tokens - self.kv_tokens
+        return missing <= 0 or (self.block > 0 and missing <= self.shared_tokens(request))
+
+    def cached_tokens(self, request: Request) -> int:
+        """Return how many tokens of its prompt are cached; the last one is always computed."""
+        if not self.block:
+            return 0
+        return self._found(request, (request.prompt - 1) // self.block, held=False) * self.block
+
+    def shared_tokens(self, request: Request) -> int:
+        """Return how many tokens of its prompt are in blocks that other requests hold."""
+        return self._room(0, self._found(request, request.prompt // self.block, held=True))
+
+    def take(self, request: Request) -> int:
+        """Admit a request, and return how many tokens of its prompt are cached.
+
+        The full blocks of its prompt are there for the requests after it, which compute later.
+        """
+        self.sequences_used += 1
+        if not self.block:
+            self.grow(request.kv)
+            return 0
+        self._evict()  # blocks whose room decoding has taken since
+        cached = self.cached_tokens(request)
+        blocks = request.prompt // self.block
+        self._hold(request, blocks)
+        self.grow(request.kv - self._room(0, blocks))
+        self._evict()
+        return cached
+
+    def grow(self, tokens: int) -> None:
+        """Give admitted requests so many tokens more."""
+        self.kv_used += tokens
+        if self.kv_used > self.kv_peak:
+            self.kv_peak = self.kv_used
+
+    def give_back(self, request: Request) -> None:
+        """Free what a request holds; the full blocks of what it has computed stay cached."""
+        self.sequences_used -= 1
+        if not self.block:
+            self.kv_used -= request.kv
+            return
+        self._evict()
+        blocks, computed = request.prompt // self.block, request.prefilled // self.block
+        self.kv_used -= request.kv - self._room(0, blocks)
+        if computed > blocks:  # full blocks of its answer
+            self._hold(request, computed)
+        self._release(self.paths.pop(request.id), computed)
+
+    def uncomputed(self, ended: Request, later: Iterable[Request]) -> Iterator[tuple[Request, int]]:
+        """Yield prompts that relied on blocks of one that was cancelled before it computed them.
+
+        With each comes how many of its tokens are cached. It computes the rest for those after it.
+        """
+        computed = ended.prefilled // self.block if self.block else 0
+        for request in later if self.block else ():
+            common = common_blocks(ended, request, self.block)
+            if common > computed:
+                if request.prefilled > computed * self.block:
+                    yield request, computed * self.block
+                computed = common
+
+    def _found(self, request: Request, blocks: int, held: bool) -> int:
+        """Return how many of the first blocks of a request are there, or are held by others."""
+        found, chain, at = 0, self.root, 0
+        for key, begin, end in self._ranges(request, blocks):
+            child = chain.children.get((at, key))
+            if not child:
+                break
+            found = min(end, begin + (child.held if held else child.count))
+            if found < end:
+                break
+            chain, at = child, end - begin
+        return found
+
+    def _ranges(self, request: Request, blocks: int) -> Iterator[tuple[Hashable, int, int]]:
+        return block_ranges(request.content, self.block, blocks)
+
+    def _room(self, begin: int, end: int) -> int:
+        """Return the tokens that the blocks from begin to end of a content take."""
+        if not self.limits.window:
+            return (end - begin) * self.block
+        needed = self.limits.kv_tokens_needed
+        return needed(end * self.block) - needed(begin * self.block)
+
+    def _hold(self, request: Request, blocks: int) -> None:
+        """Hold the first blocks of a request, of which it may hold some."""
+        path = self.paths.setdefault(request.id, [])
+        chain, at = self.root, 0
+        for number, (key, begin, end) in enumerate(self._ranges(request, blocks)):
+            before = path[number][1] if number < len(path) else 0
+            place, n = (at, key), end - begin
+            child = chain.children.get(place)
+            if child is None:
+                child = chain.children[place] = Chain(chain, place, begin)
+            if n > before:
+                child.holders[n] = child.holders.get(n, 0) + 1
+                if n > child.held:
+                    self._hold_in(child, n)
+                if before:
+                    child.leave(before)
+                path[number:] = [(child, n)]
+            chain, at = child, n
+
+    def _hold_in(self, chain: Chain, n: int) -> None:
+        """Hold the first n blocks of a chain, of which fewer were held."""
+        first = chain.begin
+        if (known := min(n, chain.count)) > chain.held:
+            self.kept -= self._room(first + chain.held, first + known)
+        while chain.runs and chain.runs[-1][0] < n:
+            if chain.end_of_last_run() > n:
+                chain.runs[-1][0] = n
+            else:
+                del self.unused[chain.runs.pop()[1]]
+        self.grow(self._room(first + chain.held, first + n))
+        chain.held, chain.count = n, max(n, chain.count)
+
+    def _release(self, path: list[tuple[Chain, int]], computed: int) -> None:
+        """Let go of a path; of what nobody else holds, the computed blocks stay."""
+        for chain, n in reversed(path):
+            held = chain.leave(n)
+            if held == chain.held:
+                continue
+            first, stays = chain.begin, max(held, min(n, computed - chain.begin))
+            self.kv_used -= self._room(first + held, first + n)
+            self.kept += self._room(first + held, first + stays)
+            chain.held = held
+            if stays < n:
+                chain.count = stays
+            if stays > held:
+                self.stamp += 1
+                chain.runs.append([held, self.stamp])
+                self.unused[self.stamp] = chain
+            chain.discard_if_empty()
+
+    def _evict(self) -> None:
+        """Drop the blocks that were not used for longest, until the kept ones fit."""
+        while self.kept and (excess := self.kept - self.kv_free) > 0:
+            stamp, chain = next(iter(self.unused.items()))
+            begin, end = chain.runs[0][0], chain.count
+            chain.count = max(begin, end - -(-excess // self.block))
+            self.kept -= self._room(chain.begin + chain.count, chain.begin + end)
+            if chain.count == begin:
+                chain.runs.popleft()
+                del self.unused[stamp]
+                chain.discard_if_empty()
