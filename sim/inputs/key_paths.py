@@ -1,12 +1,16 @@
 """Plain data by paths of keys: the value at 'chip.memory.sram.capacity', and how to replace it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 MAX_DEPTH = 100  # of nested mappings and lists
 # Keys whose text names an entry of the catalogue, or a file.
 REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
 KeyPath = tuple[str, ...]
+Scalar: TypeAlias = bool | int | float | str | None
+# What a JSON or YAML document holds.
+JsonValue: TypeAlias = "Scalar | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 class PathError(ValueError):

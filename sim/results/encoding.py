@@ -18,6 +18,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from sim.inputs.key_paths import JsonObject
+
 Kind = TypeVar("Kind")
 Data = Mapping[str, Any]
 
@@ -54,6 +56,12 @@ def encode_summary(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode_summary(item) for item in value]
     return value
+
+
+def json_object(value: object) -> JsonObject:
+    """Return a typed result as the object of a JSON document."""
+    data: JsonObject = encode_summary(value)
+    return data
 
 
 def decode_summary(kind: type[Kind], data: Any) -> Kind:

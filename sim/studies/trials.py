@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.errors import UserError
+from sim.results.capacity_summary import TrialSummary
 from sim.results.metrics import SLO, Measure, latencies, limits_met, meets_slo, output_between
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
@@ -53,6 +54,19 @@ class LoadTrial:
     missed: dict[str, float]
     counted: tuple[Seconds, Seconds]
     closed: bool = False
+
+    @property
+    def summary(self) -> TrialSummary:
+        """The trial as a result has it."""
+        return TrialSummary(
+            load=self.load,
+            attainment=self.attainment,
+            verdict=self.verdict,
+            output_throughput=self.output_throughput,
+            kept=self.kept,
+            missed=self.missed,
+            closed=self.closed,
+        )
 
     @property
     def keeps_up(self) -> bool:
