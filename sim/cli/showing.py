@@ -107,6 +107,7 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between runs, in inputs and in metrics."""
+    from sim.results.encoding import encode_summary
     from sim.studies.compare import compare_runs
 
     if len(folders) < 2:
@@ -116,7 +117,7 @@ def compare_command(
         )
     result = compare_runs(folders)
     if as_json:
-        print_json(result)
+        print_json(encode_summary(result))
     else:
         from sim.report.compare_tables import change_tables
 

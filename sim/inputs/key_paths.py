@@ -9,7 +9,7 @@ REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
 KeyPath = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 # What a JSON or YAML document holds.
-JsonValue: TypeAlias = "Scalar | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = Scalar | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 
@@ -20,6 +20,38 @@ class PathError(ValueError):
 def dots(path: Iterable[str | int]) -> str:
     """Return a path of keys as --set writes it."""
     return ".".join(map(str, path))
+
+
+def dotted_values(
+    data: JsonValue, above: str = "", into_lists: bool = False
+) -> Iterator[tuple[str, JsonValue]]:
+    """Yield each value of nested mappings with its key: ('plan.tensor', 8).
+
+    into_lists: whether items of lists are values too, with their number as key. Otherwise a list
+    is one value.
+    Empty mappings and empty lists are values.
+    """
+    pairs: Iterable[tuple[str | int, JsonValue]] = ()
+    if isinstance(data, Mapping):
+        pairs = data.items()
+    elif into_lists and isinstance(data, list | tuple):
+        pairs = enumerate(data)
+    if not pairs:
+        yield above, data
+    for key, value in pairs:
+        yield from dotted_values(value, f"{above}.{key}" if above else str(key), into_lists)
+
+
+def scalar_values(data: JsonValue) -> dict[str, Scalar]:
+    """Return the numbers, texts and truth values of nested mappings by dotted key.
+
+    Left out: lists and empty mappings.
+    """
+    return {
+        key: value
+        for key, value in dotted_values(data)
+        if value is None or isinstance(value, bool | int | float | str)
+    }
 
 
 def child(data: object, key: str) -> Any:

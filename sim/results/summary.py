@@ -10,9 +10,10 @@ None has no key in JSON.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from sim.economics.break_even import PricedSystem
+from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
 from sim.results.statistics import Metrics, TraceMetrics
 from sim.results.system_identity import (
@@ -172,7 +173,7 @@ class RunOrigin:
 
     version: Annotated[str | None, OMIT_NONE] = None
     question: Annotated[str | None, OMIT_NONE] = None
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, JsonValue]
     sources: Annotated[Mapping[str, EntrySources] | None, OMIT_NONE] = None
 
 
