@@ -1,7 +1,6 @@
 """Users' view of failing replicas: TTFT and good requests over time, with shaded outages."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,12 +28,12 @@ def draw(saved: Saved) -> Figure:
     first, good = figure.subplots(2, 1, sharex=True)
     keys = []
     for name in systems:
-        looks: dict[str, Any] = {"color": colours[name], "ls": dashes[name]}
+        colour, dash = colours[name], dashes[name]
         middles, median, p99, rate = over_time(saved, name)
-        first.plot(middles, 1000 * median, lw=1.8, **looks)
-        first.plot(middles, 1000 * p99, lw=0.8, **looks)
-        good.plot(middles, rate, lw=1.4, **looks)
-        keys.append(Line2D([], [], label=name, lw=1.8, **looks))
+        first.plot(middles, 1000 * median, lw=1.8, color=colour, ls=dash)
+        first.plot(middles, 1000 * p99, lw=0.8, color=colour, ls=dash)
+        good.plot(middles, rate, lw=1.4, color=colour, ls=dash)
+        keys.append(Line2D([], [], label=name, lw=1.8, color=colour, ls=dash))
     for axis in (first, good):
         shade(axis, systems)
         axis.set_xlim(0, end_of(saved))

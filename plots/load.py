@@ -11,7 +11,7 @@ from plots.series import Series
 from sim.studies.sweep import Swept
 
 PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
-STATISTICS: dict[str, dict[str, float]] = {"median": {}, "p99": {"lw": 1.0}}
+STATISTICS = {"median": 1.8, "p99": 1.0}  # width of the line
 
 
 def draw(swept: Swept) -> Figure:
@@ -25,9 +25,9 @@ def draw(swept: Swept) -> Figure:
         for line in lines:
             rates, full = line.values("rate"), line.overloaded
             end = full.index(True) + 1 if True in full else len(rates)
-            for statistic, looks in STATISTICS.items():
+            for statistic, width in STATISTICS.items():
                 y = line.values(f"{statistic}_{metric}_ms")[:end]
-                series.plot(axis, line, rates[:end], y, line.hollow[:end], **looks)
+                series.plot(axis, line, rates[:end], y, line.hollow[:end], width)
         axis.set(xlabel="requests per second", ylabel=label, yscale="log", xlim=(0, None))
         style.plain_log(axis.yaxis)
     handles = [

@@ -4,7 +4,8 @@ It is drawn under the same load, and at the same speed of a user.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -84,13 +85,13 @@ def draw(swept: Swept) -> Figure:
     figure = style.figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for row, pair in enumerate(pairs):
-        looks = {"color": pair.mine.colour, "ls": pair.dashes}
         points = {load: point for load, point in pair.loaded(x).items() if point[0] > 0}
         prices, hollow = (
             [price for price, _ in points.values()],
             [waiting for _, waiting in points.values()],
         )
-        series.plot(left, pair.mine, list(points), prices, hollow, **looks)
+        line = replace(pair.mine, dashes=pair.dashes)
+        series.plot(left, line, list(points), prices, hollow)
         never = [load for load in pair.loaded(x) if load not in points]
         left.plot(
             never,
@@ -106,7 +107,8 @@ def draw(swept: Swept) -> Figure:
             [price if price > 0 else float("nan") for price in steps.values()],
             where="pre",
             lw=1.8,
-            **looks,
+            color=line.colour,
+            ls=line.dashes,
         )
     for axis in (left, right):
         axis.set(yscale="log")
@@ -133,14 +135,13 @@ def draw(swept: Swept) -> Figure:
         )
         for pair in pairs
     ]
-    marks: dict[str, dict[str, Any]] = {
-        "hollow: users wait for room, or too short to tell": {"marker": "o", "mfc": "white"},
-        "a token costs more even with cards for nothing": {"marker": "x"},
-    }
-    handles += [
-        Line2D([], [], color="#555555", ls="", ms=4.5, label=label, **mark)
-        for label, mark in marks.items()
-    ]
+    for label, marker, face in (
+        ("hollow: users wait for room, or too short to tell", "o", "white"),
+        ("a token costs more even with cards for nothing", "x", None),
+    ):
+        handles.append(
+            Line2D([], [], color="#555555", ls="", ms=4.5, label=label, marker=marker, mfc=face)
+        )
     style.title(figure, finding(pairs, x), style.keyed(figure, handles))
     series.footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
     return figure

@@ -154,7 +154,7 @@ class Unit:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> dict[str, list[dict[str, str]]]:
         form = {
             "type": "string",
             "pattern": f"^{QUANTITY.pattern}$",

@@ -223,4 +223,4 @@ def show_command(
     from sim.catalogue.entries import entry_facts
     from sim.report.listings import entry_table
 
-    show_table(entry_table(*entry_facts(kind, name)))
+    show_table(entry_table(entry_facts(kind, name)))

@@ -6,7 +6,7 @@ Each price has a source or a range.  Without a known price nothing is computed.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,7 +24,6 @@ from sim.units import (
     DollarsPerSecond,
     Fraction,
     Joules,
-    Seconds,
     TokensPerSecond,
     Watts,
     conversion_factor,
@@ -342,46 +341,6 @@ def annual_costs(
         "power": power,
         "maintenance": economics.maintenance * has.capital,
         **rented,
-    }
-
-
-class ServedTokens(NamedTuple):
-    """The output tokens and finished requests of a run, and its duration [s]."""
-
-    tokens: float
-    requests: int
-    elapsed: Seconds
-
-
-def token_price(
-    economics: Economics,
-    has: Capex,
-    drawn: Watts | None,
-    served: ServedTokens,
-    availability: float = 1.0,
-) -> dict[str, Any] | None:
-    """Return USD per million output tokens, by cause, and USD per request.
-
-    drawn: as in `annual_costs`.  availability: used if `economics` has none.
-    None if the system never works, or the cost of a year is unknown.
-    """
-    tokens, requests, elapsed = served
-    paid = annual_costs(economics, has, drawn)
-    if paid is None:
-        return None
-    shares = economics.utilisation, economics.availability or availability
-    if not math.prod(shares):
-        return None
-    by_cause = {cause: usd_per_mtok(usd, tokens / elapsed, *shares) for cause, usd in paid.items()}
-    total = sum(by_cause.values())
-    return {
-        "card_usd": has.chips / has.cards,
-        "capital_usd": has.capital,
-        "provisioned_power_w": has.power,
-        "usd_per_year": sum(paid.values()),
-        "usd_per_mtok": total,
-        "usd_per_mtok_by_cause": by_cause,
-        "usd_per_request": total * tokens / 1e6 / requests if requests else None,
     }
 
 

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError, nearest_name
+from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.overrides import overridden
 from sim.inputs.values import Entry, Text, Value
@@ -32,7 +33,7 @@ class Shorthand:
     `schema` is the JSON Schema of the short form.
     """
 
-    def __init__(self, expand: Callable[[object], object], schema: dict[str, Any]) -> None:
+    def __init__(self, expand: Callable[[object], object], schema: JsonObject) -> None:
         self.expand, self.schema = expand, schema
 
     def __get_pydantic_core_schema__(
@@ -42,7 +43,7 @@ class Shorthand:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         return {"anyOf": [self.schema, handler(schema)]}
 
 
@@ -63,12 +64,12 @@ class FromCatalogue:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        text = {
+    ) -> JsonObject:
+        text: JsonObject = {
             "type": "string",
             "description": f"a name among the catalogue's {self.kind}, or a file's path",
         }
-        like = {"type": "object", "properties": {"like": text}, "required": ["like"]}
+        like: JsonObject = {"type": "object", "properties": {"like": text}, "required": ["like"]}
         description = "a mapping with `like` (a name or a path) and the keys to change"
         return {"anyOf": [text, {**like, "description": description}, handler(schema)]}
 
@@ -98,10 +99,10 @@ class OfKind:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         kind = f"Kind of {self.base.noun()}."
         if self._describing:  # a kind that holds others of its own: described once
-            inner = {
+            inner: JsonObject = {
                 "type": "object",
                 "properties": {"kind": {"type": "string", "description": kind}},
                 "required": ["kind"],
@@ -119,7 +120,7 @@ class OfKind:
             fields["required"] = list(dict.fromkeys(["kind", *fields.get("required", [])]))
             options.append(option)
         self._describing = False
-        own = {
+        own: JsonObject = {
             "type": "object",
             "properties": {"kind": {"type": "string", "pattern": ":", "description": kind}},
             "required": ["kind"],
@@ -159,7 +160,7 @@ class Named:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         own = {
             "type": "string",
             "pattern": ":",

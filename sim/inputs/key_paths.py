@@ -8,7 +8,7 @@ MAX_DEPTH = 100  # of nested mappings and lists
 REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
 KeyPath = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
-# What a JSON or YAML document holds.
+# The content of a JSON or YAML document.
 JsonValue: TypeAlias = Scalar | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
 JsonObject: TypeAlias = dict[str, JsonValue]
 
@@ -96,8 +96,8 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
 
 
 def changed_leaves(
-    changes: Mapping[str, Any], base: object, above: KeyPath = ()
-) -> Iterator[tuple[KeyPath, Any]]:
+    changes: Mapping[str, JsonValue], base: object, above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, JsonValue]]:
     """Yield the path and the value of each change of `base`.
 
     A mapping changes only the keys that it has.

@@ -6,6 +6,7 @@ from pathlib import Path
 from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.files import existing
+from sim.inputs.key_paths import value_at
 from sim.inputs.values import Text
 from sim.units import brief
 
@@ -44,7 +45,7 @@ def aliases(kind: str) -> dict[str, Path]:
     return {
         alias: path
         for path in catalogue_names(kind).values()
-        for alias in Document(path).data.get("aliases", ())
+        for alias in value_at(Document(path).data, ("aliases",)) or ()
     }
 
 

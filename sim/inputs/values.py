@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.errors import error_at_key, nearest_name
+from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.units import brief
 
 
@@ -41,7 +42,7 @@ class Value(BaseModel):
         """Return the name that errors use: 'tensor-streaming' for TensorStreaming."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """Return a copy without the cached properties, which may depend on what is updated."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
@@ -67,7 +68,7 @@ class Value(BaseModel):
         return error_at_key(path, f"{cls.noun()} has no {brief(str(key))!r}; {hint}")
 
     @classmethod
-    def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+    def spelled(cls, data: Mapping[str, JsonValue]) -> JsonObject:
         """Return the data of a file with every key under the name of its field."""
         return dict(data)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from sim.economics.token_price import TokenPrice
 from sim.results.labels import format_number, speed_label
-from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
+from sim.results.summary import EnergyUse, TokenCosts
 from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
 

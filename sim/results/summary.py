@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sim.economics.break_even import PricedSystem
+from sim.economics.token_price import TokenPrice
 from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.sources import EntrySources
 from sim.results.statistics import Metrics, TraceMetrics
 from sim.results.system_identity import (
     FleetIdentity,
@@ -54,23 +56,6 @@ class EnergyUse:
     joules_per_token_by_cause: Mapping[str, float]
     mean_power_w: float
     pue: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPrice:
-    """The cost of the tokens of a run, USD.
-
-    provisioned_power_w: W. usd_per_mtok: for a million output tokens.
-    usd_per_request: None if no request finished.
-    """
-
-    card_usd: float
-    capital_usd: float
-    provisioned_power_w: float
-    usd_per_year: float
-    usd_per_mtok: float
-    usd_per_mtok_by_cause: Mapping[str, float]
-    usd_per_request: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +138,6 @@ class CostEstimate:
     capex_usd: float
     opex_usd: float
     total_usd: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntrySources:
-    """An entry of the catalogue, with the source of each number. facts: key, value, source."""
-
-    title: str
-    facts: tuple[tuple[str, str, str], ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from typing import Annotated, NamedTuple
 from sim.inputs.key_paths import JsonValue, dotted_values
 from sim.results.encoding import SPLICED, Key, encode_summary
 from sim.results.saving import load_result
-from sim.results.summary import EntrySources, RunSummary
+from sim.results.sources import EntrySources
+from sim.results.summary import RunSummary
 
 
 class ChangedInput(NamedTuple):

@@ -1,6 +1,7 @@
 """Figures of sweeps and of what chips hold: their titles say what the data say, and what goes wrong is drawn or told."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def swept(tmp_path_factory) -> dict[str, Swept]:
 def only(swept: Swept, system: str) -> Swept:
     """The sweep as if it had one system."""
     return Swept(
-        swept.summary | {"systems": [system]}, swept.table.filter(polars.col("system") == system)
+        replace(swept.summary, systems=(system,)),
+        swept.table.filter(polars.col("system") == system),
     )
 
 
@@ -117,7 +119,7 @@ def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
 
 
 def test_a_system_keeps_its_colour(swept):
-    colours = style.colours(swept["rate"].summary["systems"])
+    colours = style.colours(swept["rate"].summary.systems)
     for name, of in OF.items():
         for line in SWEPT[name][1](swept[of]).axes[0].lines[:1]:
             assert to_hex(line.get_color()) == colours["lpu"].lower()
@@ -398,10 +400,11 @@ def test_a_card_is_priced_against_the_cheapest_plan_of_the_other_chips(swept):
     plan = table.filter(polars.col("system") == LONG).with_columns(
         system=polars.lit("plan"), **{price.USD: polars.col(price.USD) / 2}
     )
-    systems = swept["users"].summary["systems"]
-    inputs = swept["users"].summary["inputs"]
-    inputs = inputs | {"systems": inputs["systems"] | {"plan": inputs["systems"][LONG]}}
-    summary = swept["users"].summary | {"systems": [*systems, "plan"], "inputs": inputs}
+    was = swept["users"].summary
+    systems = was.origin.inputs["systems"]
+    inputs = was.origin.inputs | {"systems": systems | {"plan": systems[LONG]}}
+    origin = replace(was.origin, inputs=inputs)
+    summary = replace(was, systems=(*was.systems, "plan"), origin=origin)
     both = Swept(summary, polars.concat([table, plan]))
     (pair,) = price.against(both)
     assert [each.system for each in pair.others] == [LONG, "plan"]
