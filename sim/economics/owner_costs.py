@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
-from sim.inputs.errors import error_at_path, nearest_name
-from sim.inputs.fields import Shorthand
+from sim.inputs.errors import error_at_path
+from sim.inputs.fields import preset_shorthand
 from sim.inputs.values import Value
 from sim.units import (
     YEAR,
@@ -77,26 +76,6 @@ def joules_per_token(
     InferenceX divides its all-in power, without `utilisation` and `pue`.
     """
     return power * pue / (throughput * utilisation)
-
-
-def _preset(presets: Mapping[str, str], what: str) -> Shorthand:
-    """Return the shorthand that replaces a preset's name by its quantity."""
-
-    def quantity_of(value: object) -> object:
-        if not isinstance(value, str) or value[:1] in "0123456789.+-":
-            return value
-        if value not in presets:
-            hint = (
-                f"did you mean {near}?"
-                if (near := nearest_name(value, presets))
-                else f"try {', '.join(presets)}"
-            )
-            raise PydanticCustomError(
-                "quantity", "{reason}", {"reason": f"'{value}' is not a known {what}; {hint}"}
-            )
-        return presets[value]
-
-    return Shorthand(quantity_of, {"enum": list(presets)})
 
 
 class OwnerCosts(Value):
@@ -162,7 +141,12 @@ class OwnerCosts(Value):
         return self
 
 
-ElectricityField = Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")]
+HostingField = Annotated[
+    DollarsPerJoule, preset_shorthand(HOSTING, "a known hosting", or_quantity=True)
+]
+ElectricityField = Annotated[
+    DollarsPerJoule, preset_shorthand(ELECTRICITY, "a known price of electricity", or_quantity=True)
+]
 
 
 class Economics(Value):
@@ -192,7 +176,7 @@ class Economics(Value):
         default=0.0,
         description="Share of the capital that is spent on maintenance each year, 0 to 1.",
     )
-    hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = Field(
+    hosting: HostingField | None = Field(
         default=None,
         description="Price of the maximum power, or a preset [USD/J]; default: `us-colocation`.",
     )

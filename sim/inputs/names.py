@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from sim.inputs.document import Document
-from sim.inputs.errors import ScenarioError, nearest_name
+from sim.inputs.errors import ScenarioError
 from sim.inputs.files import existing
 from sim.inputs.key_paths import value_at
+from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
 from sim.units import brief
 
@@ -69,6 +70,5 @@ def find_entry(text: str, kind: str) -> Path:
         return known[text]
     if is_path:
         return existing(folder / text, f"{where}{text}")
-    near = nearest_name(text, known)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(catalogue_names(kind))}"
+    hint = spelling_hint(text, known, f"there are {', '.join(catalogue_names(kind))}")
     raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")

@@ -8,8 +8,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.inputs.errors import error_at_key, nearest_name
+from sim.inputs.errors import error_at_key
 from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.inputs.suggestions import spelling_hint
 from sim.units import brief
 
 
@@ -62,8 +63,7 @@ class Value(BaseModel):
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
         """Return the error for a key that this class does not have."""
-        near = nearest_name(str(key), cls.model_fields)
-        hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
+        hint = spelling_hint(str(key), cls.model_fields, f"it has {', '.join(cls.model_fields)}")
         path: Any = (key,)
         return error_at_key(path, f"{cls.noun()} has no {brief(str(key))!r}; {hint}")
 

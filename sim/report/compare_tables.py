@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sim.report.identity_rows import titled_table
+from sim.report.titled_tables import titled_table
 from sim.results.labels import format_number
 from sim.results.statistics import LATENCIES, statistic_key
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.identity_rows import titled_table
+from sim.report.titled_tables import left_titled_table, titled_table
 from sim.results.labels import format_number
 from sim.results.sensitivity_summary import RequestMetrics, SensitivitySummary
 
@@ -42,13 +42,9 @@ def agreement_tables(table: "ValidationReport") -> RenderableType:
     return Group(*parts)
 
 
-def _left_titled(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", show_edge=False)
-
-
 def _error_table(table: "ValidationReport") -> Table:
     """Return the errors of each group and metric: of all points, and by chip and engine."""
-    errors = _left_titled(f"{table.name}: ln(simulated / measured) of the time")
+    errors = left_titled_table(f"{table.name}: ln(simulated / measured) of the time", pad_edge=True)
     for column in ("points", "metric", "of"):
         errors.add_column(column, no_wrap=True)
     for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
@@ -74,7 +70,7 @@ def _add_errors_by(errors: Table, kind: str, rows: Sequence["PointComparison"]) 
 
 def _worst_points(table: "ValidationReport") -> list[RenderableType]:
     """Return a table of the points with the largest errors, and a line with each reason."""
-    worst = _left_titled("the ten farthest of those that count")
+    worst = left_titled_table("the ten farthest of those that count", pad_edge=True)
     names = ("point", "model", "chip", "engine", "metric")
     for column in (*names, "measured, ms", "simulated, ms", "error, %"):
         worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
@@ -253,9 +249,7 @@ def message_table(
 
     Below are reasons of large errors, reasons of rows without simulation, and the median error.
     """
-    table = Table(
-        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
+    table = left_titled_table(title)
     table.add_column("id", no_wrap=True)
     for column, width in (("system", 15), ("operation", 24), ("devices", 7), ("bytes", 10)):
         table.add_column(column, no_wrap=True, max_width=width, overflow="ellipsis")
@@ -312,15 +306,7 @@ def message_table(
 
 def catalogue_table(kind: str, titles: Mapping[str, str]) -> RenderableType:
     """Return one folder of the catalogue: names and titles."""
-    table = Table(
-        "name",
-        "what",
-        title=kind,
-        title_justify="left",
-        title_style="bold",
-        show_edge=False,
-        pad_edge=False,
-    )
+    table = left_titled_table(kind, ("name", "what"))
     for name, title in titles.items():
         table.add_row(name, title)
     return table if titles else Text(f"{kind}: none yet")

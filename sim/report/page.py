@@ -24,8 +24,8 @@ from markupsafe import Markup
 from sim.inputs.key_paths import scalar_values
 from sim.report.findings import notes, verdict_sentence
 from sim.report.html_table import as_html
-from sim.report.identity_rows import titled_table
 from sim.report.tables import run_tables
+from sim.report.titled_tables import titled_table
 from sim.results.encoding import encode_summary
 from sim.results.saving import load_result
 from sim.results.summary import RunOrigin

@@ -16,9 +16,9 @@ from sim.report.identity_rows import (
     cost_rows,
     identity_rows,
     loading_row,
-    titled_table,
 )
 from sim.report.tables import COLOURS
+from sim.report.titled_tables import titled_table
 from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
 from sim.results.labels import format_number
 from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan

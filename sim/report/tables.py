@@ -21,8 +21,8 @@ from sim.report.identity_rows import (
     identity_rows,
     loading_row,
     plain_cells,
-    titled_table,
 )
+from sim.report.titled_tables import titled_table
 from sim.results.labels import format_number, published_speed
 from sim.results.statistics import (
     LATENCIES,

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
-from sim.units import brief
+from sim.units import brief, value_error
 
 MOST_POINTS = 100_000  # of a sweep
 
@@ -28,7 +27,7 @@ def _checked_sweep(sweep: object) -> object:
     if isinstance(sweep, Mapping) and not reason:
         reason = _grid_problem(sweep)
     if reason:
-        raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+        raise value_error(reason)
     return sweep
 
 
