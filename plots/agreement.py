@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.validation_summary import PointRow
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
@@ -79,7 +80,7 @@ def draw(rows: Iterable[PointRow]) -> Figure:
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_locator(LogLocator(numticks=6))
             ticks.set_minor_locator(NullLocator())
-            ticks.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+            ticks.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
     axes[0].set_ylabel("simulated, ms")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8

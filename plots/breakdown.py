@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 from sim.results.system_identity import UnloadedRequest
 
@@ -59,7 +60,7 @@ def draw(saved: Saved) -> Figure:
         axis.text(
             left + 0.01 * total,
             row,
-            f"{style.number(unloaded.tpot_ms)} ms, {unloaded.fitted_share:.0%} fitted",
+            f"{trimmed_number(unloaded.tpot_ms)} ms, {unloaded.fitted_share:.0%} fitted",
             va="center",
             fontsize=9,
         )

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
@@ -86,7 +87,7 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
         min(end, key=end.__getitem__),
         max(end, key=end.__getitem__),
     )
-    begins, ends = style.number(begin[first]), style.number(end[last])
+    begins, ends = trimmed_number(begin[first]), trimmed_number(end[last])
     text = (
         f"Median first token: {first} after {begins} ms.  "
         f"Median whole answer: {last} after {ends} ms"

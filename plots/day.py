@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.metrics import SLO, limits_met_in_columns
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
@@ -99,7 +100,7 @@ def finding(saved: Saved) -> str:
     for name, system in saved.summary.systems.items():
         own = rows.filter(rows["system"] == name)
         if len(own):
-            longest = style.number((own["first_token"] - own["arrival"]).to_numpy().max())
+            longest = trimmed_number((own["first_token"] - own["arrival"]).to_numpy().max())
             waits.append(f"{name} {longest} s ({system.metrics.retried} restarted)")
     starts = [
         start for system in saved.summary.systems.values() for start, _ in system.outages or ()

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from plots import series, style
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
@@ -53,7 +54,7 @@ def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Fi
             )
             offset = (4, -11) if crowded else (4, 4)
             axes[0].annotate(
-                f"{style.number(totals[place])} J",
+                f"{trimmed_number(totals[place])} J",
                 where,
                 offset,
                 textcoords="offset points",
@@ -120,6 +121,6 @@ def finding(points: Sequence[TokenEnergy], systems: Sequence[str]) -> str:
         return "What a token takes is not known of these systems"
     for name in systems:
         own = points_by_load(points, name)
-        low, high = (style.number(point.total) for point in (own[0], own[-1]))
+        low, high = (trimmed_number(point.total) for point in (own[0], own[-1]))
         parts.append(f"{name} from {low} to {high} J")
     return f"A token takes less under load: {', '.join(parts)}"

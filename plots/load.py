@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
@@ -54,9 +55,11 @@ def finding(lines: list[Series]) -> str:
         unit = "" if clauses else " request/s"
         if True in full:
             verb = "" if clauses and " from " in clauses[-1] else "is full "
-            clauses.append(f"{line.label} {verb}from {style.number(rates[full.index(True)])}{unit}")
+            clauses.append(
+                f"{line.label} {verb}from {trimmed_number(rates[full.index(True)])}{unit}"
+            )
         else:
-            clauses.append(f"{line.label} keeps up with {style.number(rates[-1])}{unit}")
+            clauses.append(f"{line.label} keeps up with {trimmed_number(rates[-1])}{unit}")
     text = ", ".join(clauses)
     # Among plans of the same chips, only the quickest counts at each rate.
     kept: dict[tuple[str, int], dict[float, tuple[float, str]]] = {}
@@ -73,7 +76,7 @@ def finding(lines: list[Series]) -> str:
         (best, quick), (worst, slow) = waits[0], waits[-1]
         ratio = style.times(worst / best)
         text += (
-            f"; at {style.number(rate)} request/s the p99 TTFT of {quick} is {ratio} shorter "
+            f"; at {trimmed_number(rate)} request/s the p99 TTFT of {quick} is {ratio} shorter "
             f"than that of {slow}"
         )
     return text

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.series import Series
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 PRICE = "economics.usd_per_mtok"
@@ -103,13 +104,13 @@ def finding(lines: Sequence[Series]) -> str:
     own_plans = [line for line in lines if line.chips == fastest.chips]
     rest = [line for line in lines if line not in own_plans]
     if not rest:
-        top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
-        speed = f"{style.number(max(fastest.speeds))} token/s for a user"
+        top = f"{trimmed_number(max(throughput(fastest, 'chips')))} token/s per chip"
+        speed = f"{trimmed_number(max(fastest.speeds))} token/s for a user"
         return f"{fastest.label}: up to {speed}, and up to {top}"
     rival = max(rest, key=lambda line: max(line.speeds))
     limit = max(rival.speeds)
     rival_plans = [line for line in rest if line.chips == rival.chips]
-    text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
+    text = f"Beyond {trimmed_number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
@@ -126,7 +127,7 @@ def finding(lines: Sequence[Series]) -> str:
         )
         best = ", each in its best plan" if len(own_plans) + len(rival_plans) > 2 else ""
         text += (
-            f"; at {style.number(knee)} token/s {better.label} makes {style.times(high / low)} "
+            f"; at {trimmed_number(knee)} token/s {better.label} makes {style.times(high / low)} "
             f"the tokens per {unit} of {other.label}{best}"
         )
     return text

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.studies.prefill import Prefill
 
 COLUMNS = 3
@@ -74,5 +75,5 @@ def finding(prefills: Sequence[Prefill]) -> str:
 
 def span(values: Sequence[float]) -> str:
     """Return '49 to 64', or one number, to two digits."""
-    low, high = (style.number(float(f"{value:.2g}")) for value in (min(values), max(values)))
+    low, high = (trimmed_number(float(f"{value:.2g}")) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from plots import series, style
 from plots.series import Series
 from sim.economics.break_even import break_even
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 USD, CARDS, CARD = (
@@ -247,14 +248,14 @@ def finding(pairs: Sequence[Against], x: str) -> str:
     )
     if price > 0:
         text = (
-            f"Under the same load a card of {pair.mine.label} may cost ${style.number(price)} "
-            f"at most ({style.number(load)} {unit})"
+            f"Under the same load a card of {pair.mine.label} may cost ${trimmed_number(price)} "
+            f"at most ({trimmed_number(load)} {unit})"
         )
     if speed < max(speeds(pair.mine), default=0.0):
-        card = style.number(pair.mine.values(CARD)[0])
+        card = trimmed_number(pair.mine.values(CARD)[0])
         text += (
             f"; at ${card} a card its token is the cheapest only where a user must get more than "
-            f"{style.number(speed)} token/s"
+            f"{trimmed_number(speed)} token/s"
         )
     return text
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from plots import style
 from plots.cdf import latencies
-from sim.results.labels import published_speed, speed_label
+from sim.results.labels import published_speed, speed_label, trimmed_number
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
@@ -36,7 +36,7 @@ def draw(saved: Saved) -> Figure:
             place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1
         )
         axis.annotate(
-            style.number(middle),
+            trimmed_number(middle),
             (place - 0.27, middle),
             (3, 3),
             textcoords="offset points",
@@ -94,6 +94,6 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
     others = ", ".join(
         f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best
     )
-    return f"{best}: {style.number(speeds[best])} tokens per second for a user" + (
+    return f"{best}: {trimmed_number(speeds[best])} tokens per second for a user" + (
         f", {others}" if others else ""
     )

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from sim.results.labels import trimmed_number
 from sim.results.summary import RunSummary
 from sim.results.system_identity import Identity
 
@@ -90,11 +91,6 @@ def grow(figure: Figure, inches: float) -> None:
     figure.set_figheight(figure.get_figheight() + inches)
 
 
-def number(value: float) -> str:
-    """Return three digits, and thousands with commas. Without exponents from 0.0001 on."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def times(ratio: float) -> str:
     """Return '6.9 times' or '1.04 times'."""
     return (
@@ -162,7 +158,7 @@ def plain_log(axis: Axis) -> None:
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
 
 
 def hardware(system: Identity) -> str:

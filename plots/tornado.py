@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.sensitivity_summary import (
     SensitivitySummary,
     SwingSummary,
@@ -70,8 +71,8 @@ def draw(summary: SensitivitySummary) -> Figure:
         axis.set_yticks(range(len(swings)), [s.key for s in reversed(swings)], fontsize=8)
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.18)
-        band = f"{style.number(low)} to {style.number(high)} ms"
-        heading = f"{name}: {style.number(base)} ms, {band}"
+        band = f"{trimmed_number(low)} to {trimmed_number(high)} ms"
+        heading = f"{name}: {trimmed_number(base)} ms, {band}"
         axis.set_title(heading, fontsize=9, loc="left")
     axes[-1].set_xlabel("TPOT of a single request, ms")
     figure.supxlabel(

@@ -27,6 +27,7 @@ from sim.report.html_table import as_html
 from sim.report.tables import run_tables
 from sim.report.titled_tables import titled_table
 from sim.results.encoding import encode_summary
+from sim.results.labels import sortable_text
 from sim.results.saving import load_result
 from sim.results.summary import RunOrigin
 
@@ -96,7 +97,7 @@ def _of_run(folder: Path) -> PageContent:
     every = titled_table("", list(summary.systems))
     values = {name: scalar_values(encode_summary(s)) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
-        every.add_row(key, *(six_digits(of_system.get(key)) for of_system in values.values()))
+        every.add_row(key, *(sortable_text(of_system.get(key)) for of_system in values.values()))
     return PageContent(
         scenario=summary.scenario,
         seed=summary.seed,
@@ -122,7 +123,7 @@ def _of_sweep(folder: Path) -> PageContent:
     table = titled_table("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
-        table.add_row(*map(six_digits, row))
+        table.add_row(*map(sortable_text, row))
     failed = (rows["error"].fill_null("") != "").sum()
     note = f"{len(rows)} rows, each a system under one set of values"
     note += f"; {failed} of them failed." if failed else "."
@@ -138,11 +139,6 @@ def _of_sweep(folder: Path) -> PageContent:
         every=("Every point", _table(table)),
         command="sweep",
     )
-
-
-def six_digits(value: object) -> str:
-    """Return a value with six digits, '-' for None."""
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def page_figures(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:

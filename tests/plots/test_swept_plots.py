@@ -25,6 +25,7 @@ from plots import (
     users,
 )
 from sim import plan, read, run
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept, sweep
 
 BASE = """\
@@ -135,10 +136,10 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
     title = " ".join(load.draw(swept["rate"]).get_suptitle().split())
-    assert f"lpu is full from {style.number(firsts['lpu'])} request/s" in title
+    assert f"lpu is full from {trimmed_number(firsts['lpu'])} request/s" in title
     rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
     best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
-    assert f"at {style.number(rate)} request/s the p99 TTFT of" in title
+    assert f"at {trimmed_number(rate)} request/s the p99 TTFT of" in title
     assert style.times(worst / best) in title
     for axis in load.draw(swept["rate"]).axes:
         hollow = [
@@ -158,8 +159,8 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
-    wait = style.number(table["median_ttft_ms"][-1] / 1000)
-    told = f"lpu: {style.number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
+    wait = trimmed_number(table["median_ttft_ms"][-1] / 1000)
+    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
     assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait} s"
 
 
@@ -195,8 +196,9 @@ def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
     fastest = (
         1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
     )
-    assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace(
-        "- ", "-"
+    assert (
+        f"Beyond {trimmed_number(fastest)} token/s for a user there is only lpu"
+        in title.replace("- ", "-")
     )
 
 
@@ -291,7 +293,7 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
         )
     title = " ".join(request.draw(saved).get_suptitle().split())
     best = min(shown, key=lambda name: shown[name][1])
-    assert title.startswith(f"{best}: the first token after {style.number(shown[best][0])} ms")
+    assert title.startswith(f"{best}: the first token after {trimmed_number(shown[best][0])} ms")
 
 
 def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
@@ -389,7 +391,7 @@ def test_the_title_of_cards_prices_says_from_which_speed_they_pay(swept):
     title = " ".join(price.draw(swept["users"]).get_suptitle().split())
     card, fast = pair.mine.values(price.CARD)[0], pair.fast()
     dearer = max(speed for speed, value in fast.items() if value < card)
-    assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (
+    assert (f"where a user must get more than {trimmed_number(dearer)} token/s" in title) == (
         dearer < max(price.speeds(pair.mine))
     )
 
