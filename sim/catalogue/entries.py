@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeeds, Rules
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
-from sim.inputs.document import Document, read_value
+from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import UserError
 from sim.inputs.files import load_text
 from sim.inputs.key_paths import REFERENCE_KEYS, JsonValue
@@ -63,12 +63,12 @@ def entry_facts(kind: str, name: str) -> EntrySources:
     if kind not in ENTRY_KINDS:
         raise unknown_name("show", kind, ENTRY_KINDS)
     folder, cls = ENTRY_KINDS[kind]
-    document = Document(find_entry(name, folder))
+    document = read_document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:
-        return network_facts(document.value(NetworkMeasurements))
+        return network_facts(read_value(document.path, NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
-        return rules_facts(document.value(Rules))
-    return value_facts(document.path.stem, document.data, document.value(cls))
+        return rules_facts(read_value(document.path, Rules))
+    return value_facts(document.path.stem, document.data, read_value(document.path, cls))
 
 
 def value_facts(name: str, data: Mapping[str, JsonValue], value: Value) -> EntrySources:
@@ -129,12 +129,12 @@ def part_facts(
     """Return the facts of one part of a scenario, and those of the chip of a cluster."""
     folder, cls = ENTRY_KINDS[kind] if kind in ENTRY_KINDS else ("", IN_PLACE[kind])
     if isinstance(part, str):
-        document = Document(find_entry(part, folder))
+        document = read_document(find_entry(part, folder))
         key, name, data, value = (
             f"{kind} {part}",
             document.path.stem,
             document.data,
-            document.value(cls),
+            read_value(document.path, cls),
         )
     elif "like" in part and issubclass(cls, Entry):
         data, like = overridden(part, folder, cls, cls.model_validate)

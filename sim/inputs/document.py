@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from sim.inputs.errors import ScenarioError, expectation, quoted_value
 from sim.inputs.files import load_text, shorten
 from sim.inputs.key_paths import MAX_DEPTH, JsonObject, PathError, dots, replaced, value_at
+from sim.inputs.read_files import ReadFiles, record_again, record_file, recorded_files
 from sim.inputs.values import Text, Value
 from sim.units import brief
 
@@ -36,6 +37,7 @@ class Document:
         self.path = path
         self.shown = shown or shorten(path)
         self.lines: dict[tuple[str, ...], str] = {}  # by path; list indices are texts
+        record_file(path)
         text = load_text(path, self.shown)
         self.comment = opening_comment(text)
         node = _compose(text, self.shown)
@@ -220,12 +222,47 @@ class Document:
         return plain
 
 
+# Documents and values of files, with the files behind them. A scenario names an engine several
+# times, and a result reads the sources of all entries again. Texts show paths relative to the
+# working folder, so the folder is part of the key.
+_documents: dict[tuple[Path, str], tuple[Document, ReadFiles]] = {}
+_values: dict[tuple[Path, str, type[Value]], tuple[Value, ReadFiles]] = {}
+
+
+def read_document(path: Path) -> Document:
+    """Return the document of a file, which is shared and must not be changed.
+
+    Raises: ScenarioError if the file is missing, unreadable or no mapping.
+    """
+    key = path, os.getcwd()
+    if key in _documents and _documents[key][1].are_unchanged():
+        document, files = _documents[key]
+        record_again(files)
+        return document
+    with recorded_files() as files:
+        document = Document(path)
+    if files.are_settled():
+        _documents[key] = document, files
+    return document
+
+
 def read_value(path: Path | str, cls: type[V]) -> V:
     """Return the value of class `cls` that a file describes.
 
     Raises: ScenarioError if the file is missing, unreadable or wrong.
     """
-    return Document(Path(path)).value(cls)
+    path = Path(path)
+    key = path, os.getcwd(), cls
+    if key in _values and _values[key][1].are_unchanged():
+        known, files = _values[key]
+        assert isinstance(known, cls)
+        record_again(files)
+        return known
+    with recorded_files() as files:
+        value = read_document(path).value(cls)
+    if files.are_settled():
+        _values[key] = value, files
+    return value
 
 
 def opening_comment(text: str) -> str:

@@ -23,6 +23,7 @@ from sim.inputs.errors import ScenarioError
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.overrides import overridden
+from sim.inputs.read_files import record_file
 from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Entry, Text, Value
 from sim.units import brief, value_error
@@ -264,6 +265,7 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
 
 def _import(module_name: str, path: Path) -> ModuleType:
     """Return the module of a file, if the file exists, or else of the Python path."""
+    record_file(path)
     if not os.path.isfile(path):
         return importlib.import_module(module_name)
     spec = importlib.util.spec_from_file_location(f"{module_name} ({path})", path)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sim.inputs.document import Document
+from sim.inputs.document import read_document
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import existing
 from sim.inputs.key_paths import value_at
@@ -46,7 +46,7 @@ def aliases(kind: str) -> dict[str, Path]:
     return {
         alias: path
         for path in catalogue_names(kind).values()
-        for alias in value_at(Document(path).data, ("aliases",)) or ()
+        for alias in value_at(read_document(path).data, ("aliases",)) or ()
     }
 
 

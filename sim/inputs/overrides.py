@@ -6,7 +6,7 @@ A changed number loses the source and the range of the number that it replaces.
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from sim.inputs.document import Document
+from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import (
     JsonObject,
@@ -40,8 +40,8 @@ def overridden(
     if not isinstance(name, str):
         expected = f"a name among the catalogue's {kind}, or a file's path"
         raise error_at_key(("like",), f"like: got {quoted_value(name)}; expected {expected}")
-    document = Document(find_entry(name, kind))
-    document.value(cls)  # so that its own errors name its own lines
+    document = read_document(find_entry(name, kind))
+    read_value(document.path, cls)  # so that its own errors name its own lines
     changes = {key: value for key, value in override.items() if key != "like"}
     for key in changes:
         if key not in cls.model_fields:  # a model's class ignores the keys that it does not know
