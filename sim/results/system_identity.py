@@ -189,11 +189,6 @@ class SystemIdentity:
         """The identity itself; None for a fleet."""
         return self
 
-    @property
-    def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems have one router."""
-        return False
-
     def parts(self, name: str) -> "Mapping[str, SystemIdentity]":
         """Return its plain systems by name; a plain system is its only part."""
         return {name: self}
@@ -255,11 +250,6 @@ class FleetIdentity:
     def plain(self) -> SystemIdentity | None:
         """None: a fleet has no plan of its own."""
         return None
-
-    @property
-    def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems have one router."""
-        return True
 
     def parts(self, name: str) -> Mapping[str, SystemIdentity]:
         """Return its plain systems by name; a plain system is its only part."""
