@@ -78,7 +78,7 @@ def draw(saved: Saved) -> Figure:
     axis.minorticks_off()
     style.legend(axis, columns=2)
     style.title(figure, finding(systems), key_rows=len(systems))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 

@@ -30,19 +30,19 @@ def draw(saved: Saved) -> Figure:
     keys = []
     for name in systems:
         colour, dash = colours[name], dashes[name]
-        middles, median, p99, rate = over_time(saved, name)
+        middles, median, p99, rate = latency_over_time(saved, name)
         first.plot(middles, 1000 * median, lw=1.8, color=colour, ls=dash)
         first.plot(middles, 1000 * p99, lw=0.8, color=colour, ls=dash)
         good.plot(middles, rate, lw=1.4, color=colour, ls=dash)
         keys.append(Line2D([], [], label=name, lw=1.8, color=colour, ls=dash))
     for axis in (first, good):
-        shade(axis, systems)
+        shade_outages(axis, systems)
         axis.set_xlim(0, end_of(saved))
     first.set(yscale="log", ylabel="TTFT, median and p99, ms")
     style.plain_log(first.yaxis)
     good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
     style.title(figure, finding(saved), style.keyed(figure, keys))
-    style.footnote(
+    style.run_footnote(
         figure,
         saved.summary,
         "grey: a replica is down; thin: p99; a request counts when it came (TTFT), or ended (good)",
@@ -50,7 +50,7 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def shade(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
+def shade_outages(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
     """Shade the outages of all systems. An outage that several systems share is shaded once."""
     for start, end in {
         (start, end) for system in systems.values() for start, end in system.outages or ()
@@ -63,7 +63,7 @@ def end_of(saved: Saved) -> float:
     return float(saved.requests["arrival"].to_numpy().max())
 
 
-def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
+def latency_over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     """Return four arrays, each `float[span]`.
 
     They are the middles of the spans [s], median and 99th percentile of TTFT [s], and good requests

@@ -17,12 +17,12 @@ from plots import series, style
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
-CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
+ENERGY_CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
 
 
 @dataclass(frozen=True)
 class TokenEnergy:
-    """The energy of an output token at one load of a system. joules: by cause, as in `CAUSES`."""
+    """The energy of an output token at one load of a system. joules: by cause."""
 
     system: str
     load: float
@@ -31,7 +31,7 @@ class TokenEnergy:
     @property
     def total(self) -> float:
         """The energy, summed over the causes [J]."""
-        return float(sum(self.joules[cause] for cause in CAUSES))
+        return float(sum(self.joules[cause] for cause in ENERGY_CAUSES))
 
 
 def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Figure:
@@ -62,7 +62,7 @@ def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Fi
             )
             labelled.append(where)
         below = [0.0] * len(own)
-        for cause, colour in zip(CAUSES, style.PALETTE, strict=False):
+        for cause, colour in zip(ENERGY_CAUSES, style.PALETTE, strict=False):
             above = [
                 low + 100 * point.joules[cause] / total
                 for low, point, total in zip(below, own, totals, strict=True)
@@ -83,7 +83,7 @@ def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Fi
     ]
     handles += [
         Patch(color=colour, label=cause)
-        for cause, colour in zip(CAUSES, style.PALETTE, strict=False)
+        for cause, colour in zip(ENERGY_CAUSES, style.PALETTE, strict=False)
     ]
     keyed = style.keyed(figure, handles)
     # Rows of a key are higher than lines of a title.
@@ -91,11 +91,11 @@ def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Fi
     return figure
 
 
-def draw_swept(swept: Swept) -> Figure:
+def draw_sweep(swept: Swept) -> Figure:
     """Draw the figure for a sweep over users or the request rate. Empty without energies."""
     load = series.load(swept)
     table = swept.table
-    causes = {cause: f"energy.joules_per_token_by_cause.{cause}" for cause in CAUSES}
+    causes = {cause: f"energy.joules_per_token_by_cause.{cause}" for cause in ENERGY_CAUSES}
     if not set(causes.values()) <= set(table.columns):
         return draw([])
     rows = table.drop_nulls([load, *causes.values()]).unique(["system", load], maintain_order=True)
@@ -104,7 +104,7 @@ def draw_swept(swept: Swept) -> Figure:
         for row in rows.iter_rows(named=True)
     ]
     figure = draw(points, "users" if load == "users" else "requests per second")
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 

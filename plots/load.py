@@ -11,8 +11,8 @@ from plots.series import Series
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
-PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
-STATISTICS = {"median": 1.8, "p99": 1.0}  # width of the line
+LOAD_PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
+LINE_WIDTHS = {"median": 1.8, "p99": 1.0}  # width of the line
 
 
 def draw(swept: Swept) -> Figure:
@@ -22,11 +22,11 @@ def draw(swept: Swept) -> Figure:
     """
     lines = series.series(swept, "rate")
     figure = style.figure(8.5, 4.2)
-    for axis, (metric, label) in zip(figure.subplots(1, 2), PANELS, strict=True):
+    for axis, (metric, label) in zip(figure.subplots(1, 2), LOAD_PANELS, strict=True):
         for line in lines:
             rates, full = line.values("rate"), line.overloaded
             end = full.index(True) + 1 if True in full else len(rates)
-            for statistic, width in STATISTICS.items():
+            for statistic, width in LINE_WIDTHS.items():
                 y = line.values(f"{statistic}_{metric}_ms")[:end]
                 series.plot(axis, line, rates[:end], y, line.hollow[:end], width)
         axis.set(xlabel="requests per second", ylabel=label, yscale="log", xlim=(0, None))
@@ -38,7 +38,7 @@ def draw(swept: Swept) -> Figure:
     if any(True in line.hollow for line in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 

@@ -41,7 +41,7 @@ def draw(swept: Swept) -> Figure:
     style.title(figure, finding(lines), style.keyed(figure, handles))
     unknown = [line.label for line in lines if None in line.values(power)]
     gap = f"; not known of {', '.join(unknown)}" if unknown else ""
-    series.footnote(
+    series.sweep_footnote(
         figure,
         swept,
         f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{gap}",
@@ -75,7 +75,7 @@ def throughput(line: Series, divisor: str) -> list[float]:
     ]
 
 
-def most(plans: Sequence[Series], divisor: str, speed: float) -> float:
+def highest_throughput(plans: Sequence[Series], divisor: str, speed: float) -> float:
     """Return the highest throughput at which a user still gets `speed`; 0 if there is none.
 
     Left out: overloaded points.
@@ -116,11 +116,16 @@ def finding(lines: Sequence[Series]) -> str:
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower system's knee: the speed at which half of its best throughput is left.
     speeds = sorted((v for line in rival_plans for v in line.speeds), reverse=True)
-    half = most(rival_plans, divisor, 0.0) / 2
-    knee = next((v for v in speeds if most(rival_plans, divisor, v) >= half > 0), None)
+    half = highest_throughput(rival_plans, divisor, 0.0) / 2
+    knee = next(
+        (v for v in speeds if highest_throughput(rival_plans, divisor, v) >= half > 0), None
+    )
     if knee is None:
         return text
-    theirs, own = most(rival_plans, divisor, knee), most(own_plans, divisor, knee)
+    theirs, own = (
+        highest_throughput(rival_plans, divisor, knee),
+        highest_throughput(own_plans, divisor, knee),
+    )
     if own > 0:
         (high, better), (low, other) = sorted(
             [(own, fastest), (theirs, rival)], key=lambda e: -e[0]

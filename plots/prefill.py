@@ -10,12 +10,12 @@ from plots import style
 from sim.results.labels import trimmed_number
 from sim.studies.prefill import Prefill
 
-COLUMNS = 3
+PANELS_IN_A_ROW = 3
 
 
 def draw(prefills: Sequence[Prefill]) -> Figure:
     """Draw a panel for each deployment. All panels share their axes."""
-    columns = max(1, min(COLUMNS, len(prefills)))
+    columns = max(1, min(PANELS_IN_A_ROW, len(prefills)))
     rows = max(1, math.ceil(len(prefills) / columns))
     figure = style.figure(1.0 + 2.9 * columns, 1.4 + 2.2 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat

@@ -122,7 +122,7 @@ def draw(swept: Swept) -> Figure:
     if pairs:
         style.plain_log(left.xaxis)
         style.plain_log(left.yaxis)
-        shade(right, pairs)
+        shade_unmatched_speeds(right, pairs)
     handles: list[Artist] = [
         Line2D(
             [],
@@ -144,7 +144,7 @@ def draw(swept: Swept) -> Figure:
             Line2D([], [], color="#555555", ls="", ms=4.5, label=label, marker=marker, mfc=face)
         )
     style.title(figure, finding(pairs, x), style.keyed(figure, handles))
-    series.footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
+    series.sweep_footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
     return figure
 
 
@@ -209,7 +209,7 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
         )
 
 
-def shade(axis: Axes, pairs: Sequence[Against]) -> None:
+def shade_unmatched_speeds(axis: Axes, pairs: Sequence[Against]) -> None:
     """Shade the speeds that only the priced cards reach."""
     others = max(max(speeds(line), default=0.0) for pair in pairs for line in pair.others)
     ours = max(max(speeds(pair.mine), default=0.0) for pair in pairs)
@@ -235,7 +235,7 @@ def finding(pairs: Sequence[Against], x: str) -> str:
     candidates = []
     for mine in {pair.mine.label: pair.mine for pair in pairs}.values():
         own = [pair for pair in pairs if pair.mine is mine]
-        if ceilings := [(*ceiling, pair) for pair in own if (ceiling := most(pair, x))]:
+        if ceilings := [(*ceiling, pair) for pair in own if (ceiling := highest_price(pair, x))]:
             candidates.append(
                 (*min(ceilings, key=lambda ceiling: ceiling[0]), max(map(worth, own)))
             )
@@ -260,7 +260,7 @@ def finding(pairs: Sequence[Against], x: str) -> str:
     return text
 
 
-def most(pair: Against, x: str) -> tuple[float, float] | None:
+def highest_price(pair: Against, x: str) -> tuple[float, float] | None:
     """Return the highest card price under one load [$], and that load. None if requests wait."""
     return max(
         ((price, load) for load, (price, waiting) in pair.loaded(x).items() if not waiting),

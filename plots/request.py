@@ -45,7 +45,7 @@ def draw(saved: Saved) -> Figure:
         for name in tokens
     ]
     style.title(figure, finding(tokens), style.keyed(figure, keys))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars
 
 
-DEGREES = ("tensor", "pipeline", "replicas")
+SHOWN_DEGREES = ("tensor", "pipeline", "replicas")
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,7 @@ def hollow() -> Line2D:
     )
 
 
-def footnote(figure: Figure, swept: Swept, *more: str) -> None:
+def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
     """Put under a figure what each system of a sweep is, at its first point without an error."""
     systems = []
     for name in swept.summary.systems:
@@ -222,7 +222,7 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
 
 def _plan(own: "polars.DataFrame") -> str:
     """Return ', plan 8 x 72 x 1' (tensor x pipeline x replicas), or '' if points have several."""
-    plans = own.select([f"plan.{key}" for key in DEGREES]).unique()
+    plans = own.select([f"plan.{key}" for key in SHOWN_DEGREES]).unique()
     if len(plans) != 1 or None in plans.row(0):
         return ""
     return f", plan {' x '.join(map(str, plans.row(0)))}"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from plots import style
-from plots.cdf import latencies
+from plots.cdf import user_latencies
 from sim.results.labels import published_speed, speed_label, trimmed_number
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
@@ -27,7 +27,7 @@ def draw(saved: Saved) -> Figure:
     marked = False
     top = 0.0
     for place, (name, system) in enumerate(systems.items()):
-        tpot = latencies(saved, name)["tpot"]
+        tpot = user_latencies(saved, name)["tpot"]
         if not len(tpot):
             continue
         low, middle, high = np.percentile(1000 / tpot, [10, 50, 90])
@@ -81,7 +81,7 @@ def draw(saved: Saved) -> Figure:
     if marked:
         axis.legend(loc="upper right")
     style.title(figure, finding(systems))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 

@@ -41,7 +41,7 @@ def draw(swept: Swept) -> Figure:
         axis.set(xlabel="users, each with one request at a time", xscale="log")
         style.plain_log(axis.xaxis)
     style.title(figure, finding(lines), style.keyed(figure, series.key(lines)))
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 

@@ -108,13 +108,13 @@ def value_facts(name: str, data: Mapping[str, JsonValue], value: Value) -> Entry
     )
 
 
-def scenario_sources(given: Mapping[str, JsonValue], where: str = "") -> dict[str, EntrySources]:
+def scenario_sources(data: Mapping[str, JsonValue], where: str = "") -> dict[str, EntrySources]:
     """Return the facts of each part that a scenario names or writes in place, for a result.
 
     Parts are models, chips, clusters, engines, faults and link errors.
     """
     entries: dict[str, EntrySources] = {}
-    for at, kind, part in named_parts(given, where):
+    for at, kind, part in named_parts(data, where):
         try:
             entries |= part_facts(at, kind, part)
         except (UserError, ValidationError, PydanticCustomError):
@@ -152,13 +152,13 @@ def part_facts(
     return inner | {key: facts}
 
 
-def named_parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
+def named_parts(data: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield key, kind and content of each part that a scenario or its sweep has."""
     pairs = (
-        given.items()
-        if isinstance(given, Mapping)
-        else enumerate(given)
-        if isinstance(given, tuple)
+        data.items()
+        if isinstance(data, Mapping)
+        else enumerate(data)
+        if isinstance(data, tuple)
         else ()
     )
     for key, value in pairs:

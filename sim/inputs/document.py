@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from sim.inputs.errors import ScenarioError, expectation, quoted_value
 from sim.inputs.files import load_text, shorten
 from sim.inputs.key_paths import MAX_DEPTH, JsonObject, PathError, dots, replaced, value_at
-from sim.inputs.read_files import ReadFiles, record_again, record_file, recorded_files
+from sim.inputs.read_files import ReadFiles, record_again, recorded_files
 from sim.inputs.values import Text, Value
 from sim.units import brief
 
@@ -37,7 +37,6 @@ class Document:
         self.path = path
         self.shown = shown or shorten(path)
         self.lines: dict[tuple[str, ...], str] = {}  # by path; list indices are texts
-        record_file(path)
         text = load_text(path, self.shown)
         self.comment = opening_comment(text)
         node = _compose(text, self.shown)

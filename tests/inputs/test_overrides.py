@@ -631,7 +631,7 @@ def test_a_point_that_changes_what_is_not_there_is_a_row_with_its_error():
         "",
         *(f"mine.yaml:10: {said}"[:47] for said in ERRORS),
     ]
-    assert "chip sweep.systems.lpu.chip.0" in swept.summary["sources"]
+    assert "chip sweep.systems.lpu.chip.0" in swept.summary.origin.sources
 
 
 ERRORS = (

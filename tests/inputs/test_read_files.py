@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.catalogue.measurements import NetworkMeasurements
 from sim.hardware.chip import Chip, Cluster
 from sim.inputs import document
 from sim.inputs.document import read_document, read_value
@@ -88,3 +89,15 @@ def test_errors_name_the_file_from_the_working_folder(loads, monkeypatch):
     Path("inner").mkdir()
     monkeypatch.chdir("inner")
     assert read_document(path).shown == str(path)
+
+
+def test_a_table_beside_the_file_counts_too(loads):
+    """The rows of `points: network.csv` are in another file."""
+    shipped = find_entry("network", "measurements")
+    table = shipped.with_name("network.csv").read_text(encoding="utf-8")
+    write("network.csv", table)
+    network = write("network.yaml", shipped.read_text(encoding="utf-8"))
+    points = read_value(network, NetworkMeasurements).points
+    first = table.splitlines(keepends=True)
+    write("network.csv", "".join(first[:-1]), age=50.0)
+    assert len(read_value(network, NetworkMeasurements).points) == len(points) - 1

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
-from plots.cdf import latencies
+from plots.cdf import user_latencies
 from sim import read, run
 from sim.results.sensitivity_summary import (
     MetricBands,
@@ -66,7 +66,7 @@ def test_text_stays_inside_and_titles_do_not_overlap_the_axes(saved, name):
 
 def test_latencies_of_the_figure_are_those_of_the_table(result, saved):
     for name, system in result.systems.items():
-        for metric, sample in latencies(saved, name).items():
+        for metric, sample in user_latencies(saved, name).items():
             assert np.median(sample) == pytest.approx(system.metrics.latency(metric).median)
 
 

@@ -299,7 +299,7 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
 def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
     """Against a count request by request, at some moments."""
     for name in saved.summary.systems:
-        times, held, waiting = occupancy.over_time(saved, name)
+        times, held, waiting = occupancy.occupancy_over_time(saved, name)
         rows = saved.requests.filter(polars.col("system") == name)
         start = rows["arrival"].min()
         for place in range(0, len(times), 97):

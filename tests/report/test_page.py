@@ -247,6 +247,7 @@ def swept(tmp_path):
                 "scenario": "mine",
                 "question": "How many?",
                 "version": "1",
+                "inputs": {},
                 "sources": {},
                 "keys": [],
                 "points": [],
