@@ -6,6 +6,7 @@ Each price has a source or a range.  Without a known price nothing is computed.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
@@ -76,6 +77,33 @@ def joules_per_token(
     InferenceX divides its all-in power, without `utilisation` and `pue`.
     """
     return power * pue / (throughput * utilisation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EconomicTerms:
+    """The terms of payment: years, shares of the capital, PUE, shares of the time, USD.
+
+    hosting_usd_per_kw_month: None if electricity is paid for. Then the next field is not None.
+    """
+
+    years: float
+    interest: float = 0.0
+    residual: float = 0.0
+    maintenance: float = 0.0
+    pue: float
+    utilisation: float = 1.0
+    availability: float | None = None
+    hosting_usd_per_kw_month: float | None
+    electricity_usd_per_kwh: float | None
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost of a system over the years, independent of what it serves [USD]."""
+
+    capex_usd: float
+    opex_usd: float
+    total_usd: float
 
 
 class OwnerCosts(Value):
@@ -222,18 +250,24 @@ class Economics(Value):
             else self.hosting
         )
 
-    def as_json(self) -> dict[str, float | None]:
-        """Return the assumptions in USD, kW, months and kWh."""
-        paid = self.electricity is not None
-        return {
-            **self.model_dump(exclude={"hosting", "electricity", "systems"}),
-            "hosting_usd_per_kw_month": None
-            if paid
-            else self.rate / conversion_factor("USD/kW/month", "USD/J"),
-            "electricity_usd_per_kwh": None
-            if self.electricity is None
-            else self.electricity / conversion_factor("USD/kWh", "USD/J"),
-        }
+    @property
+    def terms(self) -> EconomicTerms:
+        """The assumptions in USD, kW, months and kWh."""
+        hosting = self.rate / conversion_factor("USD/kW/month", "USD/J")
+        electricity = None
+        if self.electricity is not None:
+            electricity = self.electricity / conversion_factor("USD/kWh", "USD/J")
+        return EconomicTerms(
+            years=self.years,
+            interest=self.interest,
+            residual=self.residual,
+            maintenance=self.maintenance,
+            pue=self.pue,
+            utilisation=self.utilisation,
+            availability=self.availability,
+            hosting_usd_per_kw_month=hosting if electricity is None else None,
+            electricity_usd_per_kwh=electricity,
+        )
 
 
 class Capex(NamedTuple):
@@ -328,7 +362,7 @@ def annual_costs(
     }
 
 
-def lifetime_costs(economics: Economics, has: Capex) -> dict[str, Dollars]:
+def lifetime_costs(economics: Economics, has: Capex) -> CostEstimate:
     """Return capex, opex and their sum over `economics.years`: a back-of-the-envelope estimate.
 
     Power is the maximum power, with the PUE if electricity is paid for.
@@ -337,4 +371,4 @@ def lifetime_costs(economics: Economics, has: Capex) -> dict[str, Dollars]:
     paid = annual_costs(economics, has, has.power) or {}
     bought = economics.years * (paid.get("chips", 0.0) + paid.get("servers", 0.0))
     total = economics.years * sum(paid.values())
-    return {"capex_usd": bought, "opex_usd": total - bought, "total_usd": total}
+    return CostEstimate(capex_usd=bought, opex_usd=total - bought, total_usd=total)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sim.economics.break_even import PricedSystem
+from sim.economics.owner_costs import CostEstimate, EconomicTerms
 from sim.economics.token_price import TokenPrice
 from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
@@ -111,33 +112,6 @@ class SystemSummary:
             speed_alone=1000 / self.unloaded.tpot_ms,
             speed_loaded=metrics.user_speed,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EconomicTerms:
-    """The terms of payment: years, shares of the capital, PUE, shares of the time, USD.
-
-    hosting_usd_per_kw_month: None if electricity is paid for. Then the next field is not None.
-    """
-
-    years: float
-    interest: float = 0.0
-    residual: float = 0.0
-    maintenance: float = 0.0
-    pue: float
-    utilisation: float = 1.0
-    availability: float | None = None
-    hosting_usd_per_kw_month: float | None
-    electricity_usd_per_kwh: float | None
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """The cost of a system over the years, independent of what it serves [USD]."""
-
-    capex_usd: float
-    opex_usd: float
-    total_usd: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cost.plan import weights_only_chips
-from sim.economics.owner_costs import lifetime_costs
+from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
 from sim.inputs.key_paths import JsonObject
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
-from sim.results.encoding import decode_summary, encode_summary, json_object
+from sim.results.encoding import encode_summary, json_object
 from sim.results.metrics import metrics_by_member, summarize, trace_metrics
 from sim.results.plan_summary import (
     ChipMemory,
@@ -32,8 +32,6 @@ from sim.results.rows import Rows, rows_of_answers
 from sim.results.saving import Saved
 from sim.results.statistics import MemberMetrics, Metrics, TraceMetrics
 from sim.results.summary import (
-    CostEstimate,
-    EconomicTerms,
     LinkUse,
     NetworkUse,
     RunSummary,
@@ -319,16 +317,12 @@ def serve_system(
 def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
     """Return the costs over the years of systems with known prices, whatever they serve."""
     capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
-    return {
-        name: CostEstimate(**lifetime_costs(scenario.money, owned))
-        for name, owned in capex.items()
-        if owned
-    }
+    return {name: lifetime_costs(scenario.money, owned) for name, owned in capex.items() if owned}
 
 
 def economic_terms(scenario: Scenario) -> EconomicTerms:
     """Return the terms of payment of a scenario."""
-    return decode_summary(EconomicTerms, scenario.money.as_json())
+    return scenario.money.terms
 
 
 def unloaded_request(request: SingleRequest) -> UnloadedRequest:

@@ -9,6 +9,7 @@ from sim.economics.owner_costs import (
     ELECTRICITY,
     HOSTING,
     Capex,
+    CostEstimate,
     Economics,
     OwnerCosts,
     annual_capital,
@@ -186,11 +187,8 @@ def test_what_never_works_has_no_price(utilisation, availability):
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
-    assert lifetime_costs(Economics(years=2), Capex(1, 0, 0, 0, 1.0)) == {
-        "capex_usd": 0,
-        "opex_usd": 2 * YEAR,
-        "total_usd": 2 * YEAR,
-    }
+    estimate = lifetime_costs(Economics(years=2), Capex(1, 0, 0, 0, 1.0))
+    assert estimate == CostEstimate(capex_usd=0, opex_usd=2 * YEAR, total_usd=2 * YEAR)
 
 
 # Scenarios.
