@@ -101,7 +101,8 @@ def system_of_row(
         raise InexpressibleError(f"precision {about['precision']!r} is not known")
     model = catalogue_entry(about["model"], "models")
     chip = catalogue_entry(str(options.pop("chip", about["chip"])), "chips")
-    count = int(options.pop("chips", chips or _unpublished_chips(model)))
+    published = _unpublished_chips(model) if chips is None else chips
+    count = int(options.pop("chips", published))
     # Groq: nodes of 8 in a row, two to a stage where there are more nodes than blocks to cut at.
     node = 8 if count // 8 <= len(model.blocks) else 16
     options |= degrees if degrees is not None else parallel_degrees(parallelism, node)
