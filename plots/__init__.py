@@ -45,7 +45,7 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "pareto": (("rate", "users"), pareto.draw),
     "strong-scaling": (("chips",), scaling.draw),
     "users": (("users",), users.draw),
-    "energy": (("rate", "users"), energy.draw_swept),
+    "energy": (("rate", "users"), energy.draw_sweep),
     "card-price": (("rate", "users"), price.draw),
 }
 

@@ -1,18 +1,30 @@
 """Simulated over measured times, log-log, by chip. Fitted points and test points are apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from plots import style
+from sim.results.labels import trimmed_number
+from sim.results.validation_summary import PointRow
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 
 
-def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
+class TimedPoint(NamedTuple):
+    """A point with both times [ms], and the error between them [%]."""
+
+    measured: float
+    simulated: float
+    error_pct: float
+    status: str
+    chip: str
+
+
+def draw(rows: Iterable[PointRow]) -> Figure:
     """Draw one panel of points that engines were not fitted to, and one of points that they were.
 
     Each chip has its own colour and mark.
@@ -20,30 +32,32 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
     scored = [status for statuses in kinds.values() for status in statuses]
-    all_points = (
-        point for table in sets.values() for point in table["points"] if point["status"] in scored
-    )
-    points = [point for point in all_points if point.get("bound") != "kept"]
-    chips = sorted({point["chip"] for point in points})
+    points = [
+        TimedPoint(row.measured, row.simulated, row.error_pct, row.status, row.chip)
+        for row in rows
+        if row.status in scored and not (row.bounds and row.bounds.bound == "kept")
+        if row.measured is not None and row.simulated is not None and row.error_pct is not None
+    ]
+    chips = sorted({point.chip for point in points})
     colours = style.colours(chips)
     panels = {
-        label: of for label, of in kinds.items() if any(point["status"] in of for point in points)
+        label: of for label, of in kinds.items() if any(point.status in of for point in points)
     } or {"fitted to": ()}
     figure = style.figure(1.5 + 4.0 * len(panels), 5.4)
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    times = [point[key] for point in points for key in ("measured", "simulated")]
+    times = [time for point in points for time in (point.measured, point.simulated)]
     low, high = (0.6 * min(times), 1.6 * max(times)) if times else (0.1, 10.0)
     for axis, (label, statuses) in zip(axes, panels.items(), strict=True):
-        shown = [point for point in points if point["status"] in statuses]
+        shown = [point for point in points if point.status in statuses]
         axis.plot([low, high], [low, high], color="#555555", lw=0.8)
         axis.fill_between(
             [low, high], [0.8 * low, 0.8 * high], [1.25 * low, 1.25 * high], color="#eeeeee", lw=0
         )
         for place, chip in enumerate(chips):
-            of_chip = [point for point in shown if point["chip"] == chip]
+            of_chip = [point for point in shown if point.chip == chip]
             axis.plot(
-                [point["measured"] for point in of_chip],
-                [point["simulated"] for point in of_chip],
+                [point.measured for point in of_chip],
+                [point.simulated for point in of_chip],
                 ls="",
                 marker=MARKS[place % len(MARKS)],
                 ms=4,
@@ -51,7 +65,7 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
                 mec=colours[chip],
                 label=chip,
             )
-        errors = [abs(point["error_pct"]) for point in shown if point["status"] != "assumed"]
+        errors = [abs(point.error_pct) for point in shown if point.status != "assumed"]
         middle = f"median error {median(errors):.1f} %" if errors else "none"
         assumed = len(shown) - len(errors)
         also = (
@@ -66,7 +80,7 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_locator(LogLocator(numticks=6))
             ticks.set_minor_locator(NullLocator())
-            ticks.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+            ticks.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
     axes[0].set_ylabel("simulated, ms")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
@@ -75,9 +89,9 @@ def draw(sets: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def finding(points: list[dict[str, Any]]) -> str:
+def finding(points: Sequence[TimedPoint]) -> str:
     """Return the title: the errors of the points that no engine was fitted to."""
-    errors = [abs(point["error_pct"]) for point in points if point["status"] == "tested"]
+    errors = [abs(point.error_pct) for point in points if point.status == "tested"]
     if not errors:
         return "Nothing here tests the simulator: engines were fitted to all of it"
     near = sum(error <= 22.3 for error in errors) / len(errors)  # 100 ln 1.25

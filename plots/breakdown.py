@@ -6,12 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 from sim.results.system_identity import UnloadedRequest
 
 # Term: label and colour. Tol's muted palette, so that no term has the colour of a system.
 # Source: https://sronpersonalpages.nl/~pault/
-TERMS = {
+TERM_COLOURS = {
     "weights": ("weights read", "#332288"),
     "kv": ("KV cache read", "#88CCEE"),
     "activations": ("activations read", "#DDCC77"),
@@ -36,7 +37,7 @@ def draw(saved: Saved) -> Figure:
     for row, name in enumerate(names):
         unloaded = systems[name]
         left = 0.0
-        for term, (_, colour) in TERMS.items():
+        for term, (_, colour) in TERM_COLOURS.items():
             time, fitted = unloaded.terms_ms[term], unloaded.fitted_terms_ms[term]
             if time < 0.005 * unloaded.tpot_ms:
                 left += time
@@ -59,7 +60,7 @@ def draw(saved: Saved) -> Figure:
         axis.text(
             left + 0.01 * total,
             row,
-            f"{style.number(unloaded.tpot_ms)} ms, {unloaded.fitted_share:.0%} fitted",
+            f"{trimmed_number(unloaded.tpot_ms)} ms, {unloaded.fitted_share:.0%} fitted",
             va="center",
             fontsize=9,
         )
@@ -73,7 +74,7 @@ def draw(saved: Saved) -> Figure:
     axis.grid(axis="y", visible=False)
     handles = [
         Patch(facecolor=colour, label=label)
-        for term, (label, colour) in TERMS.items()
+        for term, (label, colour) in TERM_COLOURS.items()
         if term in used
     ]
     handles.append(
@@ -86,7 +87,7 @@ def draw(saved: Saved) -> Figure:
     )
     style.legend(axis, handles, columns=4)
     style.title(figure, finding(systems), key_rows=1 + (len(handles) > 4))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
@@ -95,5 +96,5 @@ def finding(systems: Mapping[str, UnloadedRequest]) -> str:
     parts = []
     for name, unloaded in systems.items():
         term, time = max(unloaded.terms_ms.items(), key=lambda pair: pair[1])
-        parts.append(f"{name} {time / unloaded.tpot_ms:.0%} {TERMS[term][0]}")
+        parts.append(f"{name} {time / unloaded.tpot_ms:.0%} {TERM_COLOURS[term][0]}")
     return "Most of a token's time: " + ", ".join(parts)

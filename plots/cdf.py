@@ -8,10 +8,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
-PANELS = (
+CDF_PANELS = (
     ("ttft", "time to first token, ms"),
     ("tpot", "time per output token, ms"),
     ("e2el", "end-to-end latency, ms"),
@@ -25,8 +26,8 @@ def draw(saved: Saved) -> Figure:
     figure = style.figure(8.5, 3.9)
     axes = figure.subplots(1, 3, sharey=True)
     for name in systems:
-        values = latencies(saved, name)
-        for axis, (metric, label) in zip(axes, PANELS, strict=True):
+        values = user_latencies(saved, name)
+        for axis, (metric, label) in zip(axes, CDF_PANELS, strict=True):
             sample = np.sort(values[metric])
             if len(sample):
                 steps = np.arange(1, len(sample) + 1) / len(sample)
@@ -51,11 +52,11 @@ def draw(saved: Saved) -> Figure:
     axes[0].set_ylabel("share of requests")
     style.legend(axes[0])
     style.title(figure, finding(systems), key_rows=1 + (len(systems) > 5))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
-def latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
+def user_latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
     """Return TTFT, TPOT and E2E latency, `float[request]` of the finished requests [ms].
 
     Left out: the TPOT of requests with a single output token.
@@ -86,7 +87,7 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
         min(end, key=end.__getitem__),
         max(end, key=end.__getitem__),
     )
-    begins, ends = style.number(begin[first]), style.number(end[last])
+    begins, ends = trimmed_number(begin[first]), trimmed_number(end[last])
     text = (
         f"Median first token: {first} after {begins} ms.  "
         f"Median whole answer: {last} after {ends} ms"

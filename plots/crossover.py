@@ -16,6 +16,7 @@ from sim.economics.break_even import (
     break_even_points,
     priced_card_systems,
 )
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 
 NEAR = 1.5  # labels of prices with a smaller ratio would overlap
@@ -46,7 +47,7 @@ def draw(saved: Saved) -> Figure:
                 marker=markers[name],
                 markevery=(5 + 5 * place, 40),
                 ms=4.5,
-                label=f"{name}, {load}: {style.number(speed)} token/s for a user",
+                label=f"{name}, {load}: {trimmed_number(speed)} token/s for a user",
             )
     for price in {systems[name].card_usd: None for name in priced}:
         axis.axvline(price, color="#555555", lw=1.0)
@@ -77,7 +78,7 @@ def draw(saved: Saved) -> Figure:
     axis.minorticks_off()
     style.legend(axis, columns=2)
     style.title(figure, finding(systems), key_rows=len(systems))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
@@ -134,12 +135,12 @@ def finding(systems: PricedSystems) -> str:
     }
     for point in hardest.values():
         price = f"at {usd_of(point.price)} a card" if point.price > 0 else "at no price of a card"
-        parts.append(f"{point.other} with {point.load} ({style.number(point.speed)}) {price}")
-    speed = style.number(systems[best].price_and_speed()[LOADED][1])
+        parts.append(f"{point.other} with {point.load} ({trimmed_number(point.speed)}) {price}")
+    speed = trimmed_number(systems[best].price_and_speed()[LOADED][1])
     costs = f"costs as much as one of {', of '.join(parts)}"
     return f"A token of {best} ({speed} token/s for a user) {costs}"
 
 
 def usd_of(value: float) -> str:
     """Return '$17,160'."""
-    return f"${style.number(value)}"
+    return f"${trimmed_number(value)}"

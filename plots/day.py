@@ -1,7 +1,6 @@
 """Users' view of failing replicas: TTFT and good requests over time, with shaded outages."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.metrics import SLO, limits_met_in_columns
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
@@ -29,20 +29,20 @@ def draw(saved: Saved) -> Figure:
     first, good = figure.subplots(2, 1, sharex=True)
     keys = []
     for name in systems:
-        looks: dict[str, Any] = {"color": colours[name], "ls": dashes[name]}
-        middles, median, p99, rate = over_time(saved, name)
-        first.plot(middles, 1000 * median, lw=1.8, **looks)
-        first.plot(middles, 1000 * p99, lw=0.8, **looks)
-        good.plot(middles, rate, lw=1.4, **looks)
-        keys.append(Line2D([], [], label=name, lw=1.8, **looks))
+        colour, dash = colours[name], dashes[name]
+        middles, median, p99, rate = latency_over_time(saved, name)
+        first.plot(middles, 1000 * median, lw=1.8, color=colour, ls=dash)
+        first.plot(middles, 1000 * p99, lw=0.8, color=colour, ls=dash)
+        good.plot(middles, rate, lw=1.4, color=colour, ls=dash)
+        keys.append(Line2D([], [], label=name, lw=1.8, color=colour, ls=dash))
     for axis in (first, good):
-        shade(axis, systems)
+        shade_outages(axis, systems)
         axis.set_xlim(0, end_of(saved))
     first.set(yscale="log", ylabel="TTFT, median and p99, ms")
     style.plain_log(first.yaxis)
     good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
     style.title(figure, finding(saved), style.keyed(figure, keys))
-    style.footnote(
+    style.run_footnote(
         figure,
         saved.summary,
         "grey: a replica is down; thin: p99; a request counts when it came (TTFT), or ended (good)",
@@ -50,7 +50,7 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def shade(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
+def shade_outages(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
     """Shade the outages of all systems. An outage that several systems share is shaded once."""
     for start, end in {
         (start, end) for system in systems.values() for start, end in system.outages or ()
@@ -63,7 +63,7 @@ def end_of(saved: Saved) -> float:
     return float(saved.requests["arrival"].to_numpy().max())
 
 
-def over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
+def latency_over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], ...]:
     """Return four arrays, each `float[span]`.
 
     They are the middles of the spans [s], median and 99th percentile of TTFT [s], and good requests
@@ -100,7 +100,7 @@ def finding(saved: Saved) -> str:
     for name, system in saved.summary.systems.items():
         own = rows.filter(rows["system"] == name)
         if len(own):
-            longest = style.number((own["first_token"] - own["arrival"]).to_numpy().max())
+            longest = trimmed_number((own["first_token"] - own["arrival"]).to_numpy().max())
             waits.append(f"{name} {longest} s ({system.metrics.retried} restarted)")
     starts = [
         start for system in saved.summary.systems.values() for start, _ in system.outages or ()

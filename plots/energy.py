@@ -5,7 +5,7 @@ At low load a token pays mostly for idle power.
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -14,27 +14,29 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from plots import series, style
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
-if TYPE_CHECKING:
-    import polars
-
-CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
+ENERGY_CAUSES = ("idle", "server", "pue", "compute", "memory", "links")  # from below
 
 
-def draw(
-    points: "polars.DataFrame | Iterable[Mapping[str, Any]]", load: str = "requests per second"
-) -> Figure:
-    """Draw the sum of all causes on the left, and the share of each cause on the right, by system.
+@dataclass(frozen=True)
+class TokenEnergy:
+    """The energy of an output token at one load of a system. joules: by cause."""
 
-    `points` have `system`, `load`, and a column for each cause, as in
-    `joules_per_token_by_cause` of a run's JSON.
-    """
-    rows: list[dict[str, Any]] = [
-        dict(row)
-        for row in (points.iter_rows(named=True) if hasattr(points, "iter_rows") else points)
-    ]
-    systems = list(dict.fromkeys(row["system"] for row in rows))
+    system: str
+    load: float
+    joules: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """The energy, summed over the causes [J]."""
+        return float(sum(self.joules[cause] for cause in ENERGY_CAUSES))
+
+
+def draw(points: Sequence[TokenEnergy], load: str = "requests per second") -> Figure:
+    """Draw the sum of all causes on the left, and on the right each cause's share, by system."""
+    systems = list(dict.fromkeys(point.system for point in points))
     colours = style.colours(systems)
     figure = style.figure(4.2 + 2.4 * len(systems), 5.0)
     axes = figure.subplots(
@@ -42,8 +44,8 @@ def draw(
     )[0]
     labelled: list[tuple[float, float]] = []
     for panel, name in zip(axes[1:], systems, strict=True):
-        own = sorted((row for row in rows if row["system"] == name), key=lambda row: row["load"])
-        loads, totals = [row["load"] for row in own], [joules(row) for row in own]
+        own = points_by_load(points, name)
+        loads, totals = [point.load for point in own], [point.total for point in own]
         axes[0].plot(loads, totals, "o-", color=colours[name], ms=4, label=name)
         for place in (0, -1):
             where = (loads[place], totals[place])
@@ -52,7 +54,7 @@ def draw(
             )
             offset = (4, -11) if crowded else (4, 4)
             axes[0].annotate(
-                f"{style.number(totals[place])} J",
+                f"{trimmed_number(totals[place])} J",
                 where,
                 offset,
                 textcoords="offset points",
@@ -60,10 +62,10 @@ def draw(
             )
             labelled.append(where)
         below = [0.0] * len(own)
-        for cause, colour in zip(CAUSES, style.PALETTE, strict=False):
+        for cause, colour in zip(ENERGY_CAUSES, style.PALETTE, strict=False):
             above = [
-                low + 100 * row[cause] / total
-                for low, row, total in zip(below, own, totals, strict=True)
+                low + 100 * point.joules[cause] / total
+                for low, point, total in zip(below, own, totals, strict=True)
             ]
             panel.fill_between(loads, below, above, color=colour, lw=0, label=cause)
             below = above
@@ -81,42 +83,44 @@ def draw(
     ]
     handles += [
         Patch(color=colour, label=cause)
-        for cause, colour in zip(CAUSES, style.PALETTE, strict=False)
+        for cause, colour in zip(ENERGY_CAUSES, style.PALETTE, strict=False)
     ]
     keyed = style.keyed(figure, handles)
     # Rows of a key are higher than lines of a title.
-    style.title(figure, finding(rows, systems), keyed + keyed // 5)
+    style.title(figure, finding(points, systems), keyed + keyed // 5)
     return figure
 
 
-def draw_swept(swept: Swept) -> Figure:
+def draw_sweep(swept: Swept) -> Figure:
     """Draw the figure for a sweep over users or the request rate. Empty without energies."""
     load = series.load(swept)
     table = swept.table
-    known = [f"energy.joules_per_token_by_cause.{cause}" for cause in CAUSES]
-    if not set(known) <= set(table.columns):
+    causes = {cause: f"energy.joules_per_token_by_cause.{cause}" for cause in ENERGY_CAUSES}
+    if not set(causes.values()) <= set(table.columns):
         return draw([])
-    rows = table.drop_nulls([load, *known]).select("system", load, *known)
-    rows = rows.rename({load: "load", **dict(zip(known, CAUSES, strict=True))}).unique(
-        ["system", "load"], maintain_order=True
-    )
-    figure = draw(rows, "users" if load == "users" else "requests per second")
-    series.footnote(figure, swept)
+    rows = table.drop_nulls([load, *causes.values()]).unique(["system", load], maintain_order=True)
+    points = [
+        TokenEnergy(row["system"], row[load], {cause: row[key] for cause, key in causes.items()})
+        for row in rows.iter_rows(named=True)
+    ]
+    figure = draw(points, "users" if load == "users" else "requests per second")
+    series.sweep_footnote(figure, swept)
     return figure
 
 
-def joules(row: Mapping[str, Any]) -> float:
-    """Return the energy of an output token, summed over the causes [J]."""
-    return float(sum(row[cause] for cause in CAUSES))
+def points_by_load(points: Iterable[TokenEnergy], system: str) -> list[TokenEnergy]:
+    """Return the points of a system, by rising load."""
+    own = (point for point in points if point.system == system)
+    return sorted(own, key=lambda point: point.load)
 
 
-def finding(rows: Sequence[Mapping[str, Any]], systems: Sequence[str]) -> str:
+def finding(points: Sequence[TokenEnergy], systems: Sequence[str]) -> str:
     """Return the title: the energy of a token at the lowest and at the highest load."""
     parts = []
     if not systems:
         return "What a token takes is not known of these systems"
     for name in systems:
-        own = sorted((row for row in rows if row["system"] == name), key=lambda row: row["load"])
-        low, high = (style.number(joules(row)) for row in (own[0], own[-1]))
+        own = points_by_load(points, name)
+        low, high = (trimmed_number(point.total) for point in (own[0], own[-1]))
         parts.append(f"{name} from {low} to {high} J")
     return f"A token takes less under load: {', '.join(parts)}"

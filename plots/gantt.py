@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from plots import style
 from sim.chipsim.machine import TimelineSlice
+from sim.results.labels import trimmed_number
 from sim.studies.timeline import Timeline
 
 # The colours of computing and collectives in the figure of a token's time.
@@ -131,5 +132,5 @@ def finding(
     stages = f"{len(spans)} stages one after the other" if len(spans) > 1 else "one stage"
     parts = f"{computing / whole:.0%} computing, {(inside - computing) / whole:.0%} collectives"
     hops = f", {1 - inside / whole:.0%} between stages" if len(spans) > 1 else ""
-    time = f"{style.number(1e3 * whole)} ms"
+    time = f"{trimmed_number(1e3 * whole)} ms"
     return f"{timeline.system}: a token passes {chips} chips in {time}, {stages}: {parts}{hops}"

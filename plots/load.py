@@ -8,10 +8,11 @@ from matplotlib.lines import Line2D
 
 from plots import series, style
 from plots.series import Series
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
-PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
-STATISTICS: dict[str, dict[str, float]] = {"median": {}, "p99": {"lw": 1.0}}
+LOAD_PANELS = (("ttft", "time to first token, ms"), ("tpot", "time per output token, ms"))
+LINE_WIDTHS = {"median": 1.8, "p99": 1.0}  # width of the line
 
 
 def draw(swept: Swept) -> Figure:
@@ -21,13 +22,13 @@ def draw(swept: Swept) -> Figure:
     """
     lines = series.series(swept, "rate")
     figure = style.figure(8.5, 4.2)
-    for axis, (metric, label) in zip(figure.subplots(1, 2), PANELS, strict=True):
+    for axis, (metric, label) in zip(figure.subplots(1, 2), LOAD_PANELS, strict=True):
         for line in lines:
             rates, full = line.values("rate"), line.overloaded
             end = full.index(True) + 1 if True in full else len(rates)
-            for statistic, looks in STATISTICS.items():
+            for statistic, width in LINE_WIDTHS.items():
                 y = line.values(f"{statistic}_{metric}_ms")[:end]
-                series.plot(axis, line, rates[:end], y, line.hollow[:end], **looks)
+                series.plot(axis, line, rates[:end], y, line.hollow[:end], width)
         axis.set(xlabel="requests per second", ylabel=label, yscale="log", xlim=(0, None))
         style.plain_log(axis.yaxis)
     handles = [
@@ -37,7 +38,7 @@ def draw(swept: Swept) -> Figure:
     if any(True in line.hollow for line in lines):
         handles.append(series.hollow())
     style.title(figure, finding(lines), style.keyed(figure, handles))
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 
@@ -54,9 +55,11 @@ def finding(lines: list[Series]) -> str:
         unit = "" if clauses else " request/s"
         if True in full:
             verb = "" if clauses and " from " in clauses[-1] else "is full "
-            clauses.append(f"{line.label} {verb}from {style.number(rates[full.index(True)])}{unit}")
+            clauses.append(
+                f"{line.label} {verb}from {trimmed_number(rates[full.index(True)])}{unit}"
+            )
         else:
-            clauses.append(f"{line.label} keeps up with {style.number(rates[-1])}{unit}")
+            clauses.append(f"{line.label} keeps up with {trimmed_number(rates[-1])}{unit}")
     text = ", ".join(clauses)
     # Among plans of the same chips, only the quickest counts at each rate.
     kept: dict[tuple[str, int], dict[float, tuple[float, str]]] = {}
@@ -73,7 +76,7 @@ def finding(lines: list[Series]) -> str:
         (best, quick), (worst, slow) = waits[0], waits[-1]
         ratio = style.times(worst / best)
         text += (
-            f"; at {style.number(rate)} request/s the p99 TTFT of {quick} is {ratio} shorter "
+            f"; at {trimmed_number(rate)} request/s the p99 TTFT of {quick} is {ratio} shorter "
             f"than that of {slow}"
         )
     return text

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from plots import style
 from sim.results.plan_summary import PlannedSystem, PlanSummary
 
-# Weights, KV cache and activations have the colours of `breakdown.TERMS`.
+# Weights, KV cache and activations have the colours of `breakdown.TERM_COLOURS`.
 PARTS = {
     "weights": ("weights", "#332288"),
     "activations": ("activations", "#DDCC77"),
@@ -49,7 +49,7 @@ def draw(planned: PlanSummary) -> Figure:
         axis.set(xlabel="stage", ylabel=f"on each chip, {letters}", ylim=(0, None))
         axis.set_xlim(-0.8, max(len(stages) - 0.2, 0.8))
         axis.set_title(
-            f"{style.short(name, 20)}: {style.short(style.hardware(system.identity), 36)}",
+            f"{style.short(name, 20)}: {style.short(style.hardware_text(system.identity), 36)}",
             fontsize=8,
             loc="left",
         )
@@ -89,8 +89,8 @@ def finding(systems: Mapping[str, PlannedSystem]) -> str:
             float(held["weights"].max()) / capacity,
             float(held["room"].min()) / capacity,
         )
-        room = f"{style.percent(left)} left for KV cache" if system.fits else "does not fit"
-        clauses.append(f"{name} {style.percent(weights)} weights, {room}")
+        room = f"{style.share_text(left)} left for KV cache" if system.fits else "does not fit"
+        clauses.append(f"{name} {style.share_text(weights)} weights, {room}")
     return (
         f"The fullest chip's memory: {'; '.join(clauses)}"
         if clauses

@@ -22,7 +22,7 @@ def draw(saved: Saved) -> Figure:
     rooms = {name: system.identity.kv_room() or 1 for name, system in systems.items()}
     figure = style.figure(7.5, 4.8)
     full, queue = figure.subplots(2, 1, sharex=True)
-    seen = {name: over_time(saved, name) for name in systems}
+    seen = {name: occupancy_over_time(saved, name) for name in systems}
     seen = {name: curve for name, curve in seen.items() if len(curve[0])}
     for name, (times, held, waiting) in seen.items():
         looks = {"color": colours[name], "ls": dashes[name], "lw": 1.4}
@@ -37,11 +37,11 @@ def draw(saved: Saved) -> Figure:
         for name, (_, held, waiting) in seen.items()
     }
     style.title(figure, finding(peaks), style.keyed(figure, keys))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
-def over_time(
+def occupancy_over_time(
     saved: Saved, system: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Return three arrays over moments: times [s], tokens in the KV cache, and waiting requests.
@@ -88,7 +88,7 @@ def finding(peaks: dict[str, tuple[float, int]]) -> str:
     """Return the title: the highest filled share of each KV cache, and the longest queues."""
     if not peaks:
         return "No request was finished"
-    full = ", ".join(f"{name} {style.percent(share)}" for name, (share, _) in peaks.items())
+    full = ", ".join(f"{name} {style.share_text(share)}" for name, (share, _) in peaks.items())
     queues = ", ".join(f"{waiting:,} for {name}" for name, (_, waiting) in peaks.items() if waiting)
     waits = f"requests that wait at most: {queues}" if queues else "no request waits"
     return f"KV cache filled at most: {full}; {waits}"

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.series import Series
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 PRICE = "economics.usd_per_mtok"
@@ -40,7 +41,7 @@ def draw(swept: Swept) -> Figure:
     style.title(figure, finding(lines), style.keyed(figure, handles))
     unknown = [line.label for line in lines if None in line.values(power)]
     gap = f"; not known of {', '.join(unknown)}" if unknown else ""
-    series.footnote(
+    series.sweep_footnote(
         figure,
         swept,
         f"power: {power.partition('_')[0]} of the chips, without hosts and cooling{gap}",
@@ -74,7 +75,7 @@ def throughput(line: Series, divisor: str) -> list[float]:
     ]
 
 
-def most(plans: Sequence[Series], divisor: str, speed: float) -> float:
+def highest_throughput(plans: Sequence[Series], divisor: str, speed: float) -> float:
     """Return the highest throughput at which a user still gets `speed`; 0 if there is none.
 
     Left out: overloaded points.
@@ -103,30 +104,35 @@ def finding(lines: Sequence[Series]) -> str:
     own_plans = [line for line in lines if line.chips == fastest.chips]
     rest = [line for line in lines if line not in own_plans]
     if not rest:
-        top = f"{style.number(max(throughput(fastest, 'chips')))} token/s per chip"
-        speed = f"{style.number(max(fastest.speeds))} token/s for a user"
+        top = f"{trimmed_number(max(throughput(fastest, 'chips')))} token/s per chip"
+        speed = f"{trimmed_number(max(fastest.speeds))} token/s for a user"
         return f"{fastest.label}: up to {speed}, and up to {top}"
     rival = max(rest, key=lambda line: max(line.speeds))
     limit = max(rival.speeds)
     rival_plans = [line for line in rest if line.chips == rival.chips]
-    text = f"Beyond {style.number(limit)} token/s for a user there is only {fastest.label}"
+    text = f"Beyond {trimmed_number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower system's knee: the speed at which half of its best throughput is left.
     speeds = sorted((v for line in rival_plans for v in line.speeds), reverse=True)
-    half = most(rival_plans, divisor, 0.0) / 2
-    knee = next((v for v in speeds if most(rival_plans, divisor, v) >= half > 0), None)
+    half = highest_throughput(rival_plans, divisor, 0.0) / 2
+    knee = next(
+        (v for v in speeds if highest_throughput(rival_plans, divisor, v) >= half > 0), None
+    )
     if knee is None:
         return text
-    theirs, own = most(rival_plans, divisor, knee), most(own_plans, divisor, knee)
+    theirs, own = (
+        highest_throughput(rival_plans, divisor, knee),
+        highest_throughput(own_plans, divisor, knee),
+    )
     if own > 0:
         (high, better), (low, other) = sorted(
             [(own, fastest), (theirs, rival)], key=lambda e: -e[0]
         )
         best = ", each in its best plan" if len(own_plans) + len(rival_plans) > 2 else ""
         text += (
-            f"; at {style.number(knee)} token/s {better.label} makes {style.times(high / low)} "
+            f"; at {trimmed_number(knee)} token/s {better.label} makes {style.times(high / low)} "
             f"the tokens per {unit} of {other.label}{best}"
         )
     return text

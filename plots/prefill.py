@@ -7,14 +7,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.studies.prefill import Prefill
 
-COLUMNS = 3
+PANELS_IN_A_ROW = 3
 
 
 def draw(prefills: Sequence[Prefill]) -> Figure:
     """Draw a panel for each deployment. All panels share their axes."""
-    columns = max(1, min(COLUMNS, len(prefills)))
+    columns = max(1, min(PANELS_IN_A_ROW, len(prefills)))
     rows = max(1, math.ceil(len(prefills) / columns))
     figure = style.figure(1.0 + 2.9 * columns, 1.4 + 2.2 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
@@ -74,5 +75,5 @@ def finding(prefills: Sequence[Prefill]) -> str:
 
 def span(values: Sequence[float]) -> str:
     """Return '49 to 64', or one number, to two digits."""
-    low, high = (style.number(float(f"{value:.2g}")) for value in (min(values), max(values)))
+    low, high = (trimmed_number(float(f"{value:.2g}")) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

@@ -4,7 +4,8 @@ It is drawn under the same load, and at the same speed of a user.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from matplotlib.lines import Line2D
 from plots import series, style
 from plots.series import Series
 from sim.economics.break_even import break_even
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 USD, CARDS, CARD = (
@@ -84,13 +86,13 @@ def draw(swept: Swept) -> Figure:
     figure = style.figure(10.0, 4.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for row, pair in enumerate(pairs):
-        looks = {"color": pair.mine.colour, "ls": pair.dashes}
         points = {load: point for load, point in pair.loaded(x).items() if point[0] > 0}
         prices, hollow = (
             [price for price, _ in points.values()],
             [waiting for _, waiting in points.values()],
         )
-        series.plot(left, pair.mine, list(points), prices, hollow, **looks)
+        line = replace(pair.mine, dashes=pair.dashes)
+        series.plot(left, line, list(points), prices, hollow)
         never = [load for load in pair.loaded(x) if load not in points]
         left.plot(
             never,
@@ -106,7 +108,8 @@ def draw(swept: Swept) -> Figure:
             [price if price > 0 else float("nan") for price in steps.values()],
             where="pre",
             lw=1.8,
-            **looks,
+            color=line.colour,
+            ls=line.dashes,
         )
     for axis in (left, right):
         axis.set(yscale="log")
@@ -119,7 +122,7 @@ def draw(swept: Swept) -> Figure:
     if pairs:
         style.plain_log(left.xaxis)
         style.plain_log(left.yaxis)
-        shade(right, pairs)
+        shade_unmatched_speeds(right, pairs)
     handles: list[Artist] = [
         Line2D(
             [],
@@ -133,16 +136,15 @@ def draw(swept: Swept) -> Figure:
         )
         for pair in pairs
     ]
-    marks: dict[str, dict[str, Any]] = {
-        "hollow: users wait for room, or too short to tell": {"marker": "o", "mfc": "white"},
-        "a token costs more even with cards for nothing": {"marker": "x"},
-    }
-    handles += [
-        Line2D([], [], color="#555555", ls="", ms=4.5, label=label, **mark)
-        for label, mark in marks.items()
-    ]
+    for label, marker, face in (
+        ("hollow: users wait for room, or too short to tell", "o", "white"),
+        ("a token costs more even with cards for nothing", "x", None),
+    ):
+        handles.append(
+            Line2D([], [], color="#555555", ls="", ms=4.5, label=label, marker=marker, mfc=face)
+        )
     style.title(figure, finding(pairs, x), style.keyed(figure, handles))
-    series.footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
+    series.sweep_footnote(figure, swept, "speed of a user: 1/TPOT of the median request")
     return figure
 
 
@@ -207,7 +209,7 @@ def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:
         )
 
 
-def shade(axis: Axes, pairs: Sequence[Against]) -> None:
+def shade_unmatched_speeds(axis: Axes, pairs: Sequence[Against]) -> None:
     """Shade the speeds that only the priced cards reach."""
     others = max(max(speeds(line), default=0.0) for pair in pairs for line in pair.others)
     ours = max(max(speeds(pair.mine), default=0.0) for pair in pairs)
@@ -233,7 +235,7 @@ def finding(pairs: Sequence[Against], x: str) -> str:
     candidates = []
     for mine in {pair.mine.label: pair.mine for pair in pairs}.values():
         own = [pair for pair in pairs if pair.mine is mine]
-        if ceilings := [(*ceiling, pair) for pair in own if (ceiling := most(pair, x))]:
+        if ceilings := [(*ceiling, pair) for pair in own if (ceiling := highest_price(pair, x))]:
             candidates.append(
                 (*min(ceilings, key=lambda ceiling: ceiling[0]), max(map(worth, own)))
             )
@@ -246,19 +248,19 @@ def finding(pairs: Sequence[Against], x: str) -> str:
     )
     if price > 0:
         text = (
-            f"Under the same load a card of {pair.mine.label} may cost ${style.number(price)} "
-            f"at most ({style.number(load)} {unit})"
+            f"Under the same load a card of {pair.mine.label} may cost ${trimmed_number(price)} "
+            f"at most ({trimmed_number(load)} {unit})"
         )
     if speed < max(speeds(pair.mine), default=0.0):
-        card = style.number(pair.mine.values(CARD)[0])
+        card = trimmed_number(pair.mine.values(CARD)[0])
         text += (
             f"; at ${card} a card its token is the cheapest only where a user must get more than "
-            f"{style.number(speed)} token/s"
+            f"{trimmed_number(speed)} token/s"
         )
     return text
 
 
-def most(pair: Against, x: str) -> tuple[float, float] | None:
+def highest_price(pair: Against, x: str) -> tuple[float, float] | None:
     """Return the highest card price under one load [$], and that load. None if requests wait."""
     return max(
         ((price, load) for load, (price, waiting) in pair.loaded(x).items() if not waiting),

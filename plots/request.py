@@ -5,6 +5,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from plots import style
+from sim.results.labels import trimmed_number
 from sim.results.saving import Saved
 
 FIRST = 8  # tokens in the left panel
@@ -44,13 +45,13 @@ def draw(saved: Saved) -> Figure:
         for name in tokens
     ]
     style.title(figure, finding(tokens), style.keyed(figure, keys))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
 def _label(name: str, first: float, tpot: float) -> str:
     """Return 'lpu: 34.8 ms, then 3.25 ms a token'."""
-    return f"{name}: {style.number(first)} ms, then {style.number(tpot)} ms a token"
+    return f"{name}: {trimmed_number(first)} ms, then {trimmed_number(tpot)} ms a token"
 
 
 def median_request(saved: Saved) -> dict[str, tuple[float, float, int]]:
@@ -104,7 +105,7 @@ def finding(tokens: dict[str, tuple[float, float, int]]) -> str:
         if name != best
     )
     text = (
-        f"{best}: the first token after {style.number(first)} ms, "
-        f"then one every {style.number(tpot)} ms"
+        f"{best}: the first token after {trimmed_number(first)} ms, "
+        f"then one every {trimmed_number(tpot)} ms"
     )
     return text + (f", {others}" if others else "")

@@ -44,7 +44,7 @@ def draw(swept: Swept) -> Figure:
     style.plain_log(axis.yaxis)
     bound = Line2D([], [], color="#555555", ls=":", lw=1.2, label="bound: reading the weights")
     style.title(figure, finding(lines), style.keyed(figure, [*series.key(lines), bound]))
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from sim.inputs.key_paths import value_at
 from sim.results.verdict import NOT_STEADY, UNSTEADY
 from sim.studies.sweep import Swept
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import polars
 
 
-DEGREES = ("tensor", "pipeline", "replicas")
+SHOWN_DEGREES = ("tensor", "pipeline", "replicas")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +91,9 @@ def series(swept: Swept, x: str) -> list[Series]:
     table, lines = swept.table, []
     if x not in table.columns or "verdict" not in table.columns:
         return []
-    colours = style.colours(swept.summary["systems"])
-    markers = style.markers(swept.summary["systems"])
-    for name in swept.summary["systems"]:
+    colours = style.colours(swept.summary.systems)
+    markers = style.markers(swept.summary.systems)
+    for name in swept.summary.systems:
         own = table.filter(
             (polars.col("system") == name)
             & polars.col(x).is_not_null()
@@ -105,7 +106,7 @@ def series(swept: Swept, x: str) -> list[Series]:
             f"systems.{name}.{x}",
             f"systems.{name}.cluster",
         }
-        keys = swept.summary["keys"] if swept.summary["grid"] else []
+        keys = swept.summary.keys if swept.summary.grid else []
         others = [key for key in keys if key not in own_keys and _matters(key, name)]
         groups = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
         for place, group in enumerate(group for group in groups if len(group)):
@@ -141,11 +142,10 @@ def plot(
     x: Sequence[float],
     y: Sequence[float],
     hollow: Sequence[bool],
-    **looks: Any,
+    width: float = 1.8,
 ) -> None:
     """Draw a line with a mark at each point, hollow where the point says little of the system."""
-    whole: dict[str, Any] = {"lw": 1.8, "ls": line.dashes, "color": line.colour} | looks
-    axis.plot(x, y, **whole)
+    axis.plot(x, y, lw=width, ls=line.dashes, color=line.colour)
     for filled in (True, False):
         at = [i for i, empty in enumerate(hollow) if empty is not filled]
         face = line.colour if filled else "white"
@@ -192,15 +192,15 @@ def hollow() -> Line2D:
     )
 
 
-def footnote(figure: Figure, swept: Swept, *more: str) -> None:
+def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
     """Put under a figure what each system of a sweep is, at its first point without an error."""
     systems = []
-    for name in swept.summary["systems"]:
+    for name in swept.summary.systems:
         own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
         if len(own):
             first = own.row(0, named=True)
             systems.append(style.FootnoteSystem(name, first["model"], _hardware(swept, name, own)))
-    scenario = f"scenario {swept.summary['scenario']}, seed {swept.summary['seed']}"
+    scenario = f"scenario {swept.summary.scenario}, seed {swept.summary.seed}"
     style.write_footnote(figure, scenario, systems, more)
 
 
@@ -209,7 +209,8 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
 
     Left out: the plan, if it is not the same in all points.
     """
-    fleet = swept.summary["inputs"]["systems"][name].get("fleet")
+    origin = swept.summary.origin
+    fleet = value_at(origin.inputs, ("systems", name, "fleet")) if origin else None
     if fleet:
         return ", ".join(f"{copies} {member}" for member, copies in fleet.items())
     first = own.row(0, named=True)
@@ -221,7 +222,7 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
 
 def _plan(own: "polars.DataFrame") -> str:
     """Return ', plan 8 x 72 x 1' (tensor x pipeline x replicas), or '' if points have several."""
-    plans = own.select([f"plan.{key}" for key in DEGREES]).unique()
+    plans = own.select([f"plan.{key}" for key in SHOWN_DEGREES]).unique()
     if len(plans) != 1 or None in plans.row(0):
         return ""
     return f", plan {' x '.join(map(str, plans.row(0)))}"

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from plots import style
-from plots.cdf import latencies
-from sim.results.labels import published_speed, speed_label
+from plots.cdf import user_latencies
+from sim.results.labels import published_speed, speed_label, trimmed_number
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
@@ -27,7 +27,7 @@ def draw(saved: Saved) -> Figure:
     marked = False
     top = 0.0
     for place, (name, system) in enumerate(systems.items()):
-        tpot = latencies(saved, name)["tpot"]
+        tpot = user_latencies(saved, name)["tpot"]
         if not len(tpot):
             continue
         low, middle, high = np.percentile(1000 / tpot, [10, 50, 90])
@@ -36,7 +36,7 @@ def draw(saved: Saved) -> Figure:
             place, middle, [[middle - low], [high - middle]], color="black", capsize=4, lw=1
         )
         axis.annotate(
-            style.number(middle),
+            trimmed_number(middle),
             (place - 0.27, middle),
             (3, 3),
             textcoords="offset points",
@@ -81,7 +81,7 @@ def draw(saved: Saved) -> Figure:
     if marked:
         axis.legend(loc="upper right")
     style.title(figure, finding(systems))
-    style.footnote(figure, saved.summary)
+    style.run_footnote(figure, saved.summary)
     return figure
 
 
@@ -94,6 +94,6 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
     others = ", ".join(
         f"{style.times(speeds[best] / v)} {name}" for name, v in speeds.items() if name != best
     )
-    return f"{best}: {style.number(speeds[best])} tokens per second for a user" + (
+    return f"{best}: {trimmed_number(speeds[best])} tokens per second for a user" + (
         f", {others}" if others else ""
     )

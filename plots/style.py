@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from sim.results.labels import trimmed_number
 from sim.results.summary import RunSummary
 from sim.results.system_identity import Identity
 
@@ -90,11 +91,6 @@ def grow(figure: Figure, inches: float) -> None:
     figure.set_figheight(figure.get_figheight() + inches)
 
 
-def number(value: float) -> str:
-    """Return three digits, and thousands with commas. Without exponents from 0.0001 on."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def times(ratio: float) -> str:
     """Return '6.9 times' or '1.04 times'."""
     return (
@@ -148,7 +144,7 @@ def short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
-def percent(share: float) -> str:
+def share_text(share: float) -> str:
     """Return '12%' or '0.3%'."""
     return f"{share:.0%}" if share >= 0.01 or not share else f"{100 * share:.1g}%"
 
@@ -162,10 +158,10 @@ def plain_log(axis: Axis) -> None:
     steps = (1, 2, 5) if high / low < 1000 else (1,)
     axis.set_major_locator(LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
 
 
-def hardware(system: Identity) -> str:
+def hardware_text(system: Identity) -> str:
     """Return '576 x groq-lpu-v1, groq-compiler', or for a fleet '1 lpu, 4 h100x8'."""
     return ", ".join(system.hardware)
 
@@ -179,13 +175,13 @@ class FootnoteSystem:
     hardware: str
 
 
-def footnote(figure: Figure, summary: RunSummary, *more: str) -> None:
+def run_footnote(figure: Figure, summary: RunSummary, *more: str) -> None:
     """Put under a figure the models, the scenario, its seed, each system and its plan, and more."""
     systems = []
     for name, identity in summary.identities.items():
         plain = identity.plain
         about = f", {plain.precision.weights} weights, plan {plain.plan.text}" if plain else ""
-        systems.append(FootnoteSystem(name, identity.model, hardware(identity) + about))
+        systems.append(FootnoteSystem(name, identity.model, hardware_text(identity) + about))
     write_footnote(figure, f"scenario {summary.scenario}, seed {summary.seed}", systems, more)
 
 

@@ -2,26 +2,32 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from plots import style
+from sim.results.labels import trimmed_number
+from sim.results.sensitivity_summary import (
+    SensitivitySummary,
+    SwingSummary,
+    SystemSensitivity,
+)
 
 MOST = 8  # bars for each system
 
 
-def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
+def draw(summary: SensitivitySummary) -> Figure:
     """Draw bars from the TPOT at the low end of a number's range to that at its high end.
 
     The line is the TPOT with the numbers of the files. The band is the effect of all numbers
     together, if they are independent.
     """
-    shown = {
-        name: [s for s in system["swings"] if width(s, system)][:MOST]
+    systems = summary.systems
+    widest = {
+        name: [s for s in system.swings if swing_width(s, system)][:MOST]
         for name, system in systems.items()
     }
-    shown = {name: swings for name, swings in shown.items() if swings}
+    shown = {name: swings for name, swings in widest.items() if swings}
     colours = style.colours(systems)
     figure = style.figure(8.0, 1.4 + sum(0.8 + 0.33 * len(swings) for swings in shown.values()))
     axes = figure.subplots(
@@ -32,16 +38,16 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
     )[:, 0]
     for axis, (name, swings) in zip(axes, shown.items(), strict=False):
         system = systems[name]
-        low, high = system["tpot_band_ms"]
+        low, high = system.bands.tpot_ms
+        base = system.base.tpot_ms
         axis.axvspan(low, high, color="#eeeeee", lw=0)
-        axis.axvline(system["tpot_ms"], color="black", lw=0.9)
+        axis.axvline(base, color="black", lw=0.9)
         for place, swing in enumerate(reversed(swings)):
-            for end, text in (("low", swing["range"][0]), ("high", swing["range"][1])):
-                if swing[end] is None:
+            ends = zip((swing.low, swing.high), swing.ends, ("", "////"), strict=True)
+            for metrics, text, hatch in ends:
+                if metrics is None:
                     continue
-                at = swing[end]["tpot_ms"]
-                hatch = "" if end == "low" else "////"
-                base = system["tpot_ms"]
+                at = metrics.tpot_ms
                 axis.barh(
                     place,
                     at - base,
@@ -56,17 +62,17 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
                     left = at < base
                     where = {"ha": "right" if left else "left", "va": "center", "fontsize": 7}
                     axis.annotate(
-                        str(text),
+                        text,
                         (at, place),
                         (-3 if left else 3, 0),
                         textcoords="offset points",
                         **where,
                     )
-        axis.set_yticks(range(len(swings)), [s["key"] for s in reversed(swings)], fontsize=8)
+        axis.set_yticks(range(len(swings)), [s.key for s in reversed(swings)], fontsize=8)
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.18)
-        band = f"{style.number(low)} to {style.number(high)} ms"
-        heading = f"{name}: {style.number(system['tpot_ms'])} ms, {band}"
+        band = f"{trimmed_number(low)} to {trimmed_number(high)} ms"
+        heading = f"{name}: {trimmed_number(base)} ms, {band}"
         axis.set_title(heading, fontsize=9, loc="left")
     axes[-1].set_xlabel("TPOT of a single request, ms")
     figure.supxlabel(
@@ -76,29 +82,26 @@ def draw(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> Figure:
         x=0.01,
         ha="left",
     )
-    style.title(figure, finding(scenario, shown, systems))
+    style.title(figure, finding(summary, shown))
     return figure
 
 
-def width(swing: Mapping[str, Any], system: Mapping[str, Any]) -> float:
+def swing_width(swing: SwingSummary, system: SystemSensitivity) -> float:
     """Return how far a number moves TPOT over its range [ms]."""
-    ends = [swing[end]["tpot_ms"] for end in ("low", "high") if swing[end]] + [system["tpot_ms"]]
+    ends = [end.tpot_ms for end in (swing.low, swing.high, system.base) if end]
     # Rounded times differ by less than the tolerance, and such a number moves nothing.
-    return 0.0 if math.isclose(min(ends), max(ends)) else float(max(ends) - min(ends))
+    return 0.0 if math.isclose(min(ends), max(ends)) else max(ends) - min(ends)
 
 
-def finding(
-    scenario: str,
-    shown: Mapping[str, list[Mapping[str, Any]]],
-    systems: Mapping[str, Mapping[str, Any]],
-) -> str:
+def finding(summary: SensitivitySummary, shown: Mapping[str, list[SwingSummary]]) -> str:
     """Return the title: the number that moves TPOT most, for each system."""
     if not shown:
-        return f"{scenario}: no uncertain number moves TPOT"
+        return f"{summary.scenario}: no uncertain number moves TPOT"
     parts = []
     for name, swings in shown.items():
-        part = width(swings[0], systems[name]) / systems[name]["tpot_ms"]
-        parts.append(f"{name}'s TPOT depends most on {name_of(swings[0]['key'])} ({part:.0%})")
+        system, widest = summary.systems[name], swings[0]
+        part = swing_width(widest, system) / system.base.tpot_ms
+        parts.append(f"{name}'s TPOT depends most on {name_of(widest.key)} ({part:.0%})")
     return "; ".join(parts)
 
 

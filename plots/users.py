@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from plots import series, style
 from plots.series import Series
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
 
 FLAT = 0.9  # share of the speed with the fewest users; down to it the speed counts as flat
@@ -40,7 +41,7 @@ def draw(swept: Swept) -> Figure:
         axis.set(xlabel="users, each with one request at a time", xscale="log")
         style.plain_log(axis.xaxis)
     style.title(figure, finding(lines), style.keyed(figure, series.key(lines)))
-    series.footnote(figure, swept)
+    series.sweep_footnote(figure, swept)
     return figure
 
 
@@ -84,10 +85,10 @@ def finding(lines: list[Series]) -> str:
     )
     held = _beside(best, others, lambda line: f"{flat_until(line):,.0f} users")
     wait = _beside(
-        best, others, lambda line: f"{style.number(line.values('median_ttft_ms')[-1] / 1000)} s"
+        best, others, lambda line: f"{trimmed_number(line.values('median_ttft_ms')[-1] / 1000)} s"
     )
     return (
-        f"{best.label}: {style.number(best.speeds[0])} token/s for {fewest_users}{faster}, "
+        f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}{faster}, "
         f"within 10% of that until {held}; with {most:,.0f} a first token takes {wait}"
     )
 

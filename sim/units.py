@@ -138,6 +138,11 @@ def format_quantity(value: float, unit: str) -> str:
     return f"{value / size:.4g} {prefix}{unit}"
 
 
+def value_error(reason: str) -> PydanticCustomError:
+    """Return the error of a field's value; the document adds the line and the key."""
+    return PydanticCustomError("quantity", "{reason}", {"reason": reason})
+
+
 class Unit:
     """A mark for a field that is a quantity with this unit.
 
@@ -154,7 +159,7 @@ class Unit:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> dict[str, list[dict[str, str]]]:
         form = {
             "type": "string",
             "pattern": f"^{QUANTITY.pattern}$",
@@ -171,13 +176,13 @@ class Unit:
             try:
                 number = parse_quantity(value, self.name)
             except UnitError as error:
-                raise PydanticCustomError("quantity", "{reason}", {"reason": str(error)}) from error
+                raise value_error(str(error)) from error
             return int(number) if self.name == "token" and number.is_integer() else number
         if not info.context:
             return value
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             reason = f"got {value} without a unit; try '{value} {self.name}'"
-            raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+            raise value_error(reason)
         raise PydanticCustomError("unit", "expected a quantity in {unit}", {"unit": self.name})
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import tokenize
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ PACKAGE = Path(sim.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The next rebuild rewrites these two packages, prose included.
 REBUILT = (PACKAGE / "cost", PACKAGE / "serving")
+FIGURES = sorted((PACKAGE.parent / "plots").glob("*.py"))
+OF_EACH_FIGURE = {"draw", "finding"}  # a module is a figure, and has both
 PLAIN = [path for path in MODULES if not any(path.is_relative_to(each) for each in REBUILT)]
 OPENINGS = re.compile(
     r"(?:^|[.:;!?]\s+|\n\s*\n\s*)"
@@ -23,7 +26,7 @@ NAMELESS = {"told", "asked", "found", "each", "given"}
 
 
 def name_of(path):
-    return str(path.relative_to(PACKAGE))
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else PACKAGE.parent))
 
 
 def definitions(tree):
@@ -43,9 +46,10 @@ def definitions(tree):
 
 def test_public_names_are_unique():
     homes = defaultdict(list)
-    for path in MODULES:
+    for path in (*MODULES, *FIGURES):
         for name in definitions(ast.parse(path.read_text())):
-            homes[name].append(name_of(path))
+            if path in MODULES or name not in OF_EACH_FIGURE:
+                homes[name].append(path.relative_to(PACKAGE.parent).as_posix())
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
@@ -73,7 +77,7 @@ def prose(path):
         yield begun, " ".join(lines)
 
 
-@pytest.mark.parametrize("path", PLAIN, ids=name_of)
+@pytest.mark.parametrize("path", [*PLAIN, *FIGURES], ids=name_of)
 def test_sentences_begin_with_their_subject(path):
     wrong = [
         f"{line}: {match.group(1)} …"
@@ -83,7 +87,7 @@ def test_sentences_begin_with_their_subject(path):
     assert wrong == []
 
 
-@pytest.mark.parametrize("path", PLAIN, ids=name_of)
+@pytest.mark.parametrize("path", [*PLAIN, *FIGURES], ids=name_of)
 def test_variables_are_named_for_what_they_hold(path):
     tree = ast.parse(path.read_text())
     keys = {  # a field has the name of its key in files
@@ -98,31 +102,86 @@ def test_variables_are_named_for_what_they_hold(path):
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in keys
     }
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     assert names & NAMELESS == set()
 
 
-USER_ERRORS = {"UserError", "ScenarioError", "PlanError", "ScheduleError"}
-
-
+# The user's errors, and the class that a docstring may name in their place.
+USER_ERRORS = {
+    "UserError": {"UserError"},
+    "ScenarioError": {"ScenarioError", "UserError"},
+    "PlanError": {"PlanError", "UserError"},
+    "ScheduleError": {"ScheduleError", "UserError"},
+    "InexpressibleError": {"InexpressibleError", "UserError"},
+}
 DOCUMENTED = [path for path in PLAIN if path.parent.name != "cli"]  # docstrings there are help
+
+
+@cache
+def error_makers():
+    """Return the functions and methods that return a user's error, with its class."""
+    return {
+        node.name: node.returns.id
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and isinstance(node.returns, ast.Name)
+        and node.returns.id in USER_ERRORS
+    }
+
+
+def raised_errors(function, makers):
+    """Yield the classes of a user's errors that a function raises, also `raise helper(...)`."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            called = node.exc.func
+            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            if (error := makers.get(name, name)) in USER_ERRORS:
+                yield error
+
+
+def undocumented_errors(source, makers):
+    """Return 'line: function: class' of each error that a public function's docstring lacks."""
+    return [
+        f"{node.lineno}: {node.name}: {error}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        for error in sorted(set(raised_errors(node, makers)))
+        if not any(
+            re.search(rf"\bRaises?:? [^.]*\b{name}\b", ast.get_docstring(node) or "")
+            for name in USER_ERRORS[error]
+        )
+    ]
 
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=name_of)
 def test_public_functions_list_the_user_errors_that_they_raise(path):
-    missing = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
-            continue
-        raised = {
-            part.exc.func.id
-            for part in ast.walk(node)
-            if isinstance(part, ast.Raise)
-            and isinstance(part.exc, ast.Call)
-            and isinstance(part.exc.func, ast.Name)
-        }
-        if raised & USER_ERRORS and not re.search("Raises: |Raise ", ast.get_docstring(node) or ""):
-            missing.append(f"{node.lineno}: {node.name}")
-    assert missing == []
+    assert undocumented_errors(path.read_text(), error_makers()) == []
+
+
+def test_an_error_that_a_helper_makes_is_one_that_the_function_raises():
+    source = '''
+def check(name):
+    """Check a name.  Raises: UserError if it is short."""
+    raise unknown_name(name)
+
+def lay_out(self):
+    """Lay out.  Raises: PlanError."""
+    raise self.plan_error("x")
+
+def load(name):
+    """Return a file.  Raises: PlanError."""
+    raise unknown_name(name)
+
+def parse(text):
+    """Return a value."""
+    raise ScenarioError(text)
+'''
+    makers = {"unknown_name": "UserError", "plan_error": "PlanError"}
+    assert undocumented_errors(source, makers) == [
+        "10: load: UserError",
+        "14: parse: ScenarioError",
+    ]
 
 
 @pytest.mark.parametrize("path", PLAIN, ids=name_of)

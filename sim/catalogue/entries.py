@@ -10,10 +10,10 @@ from pydantic_core import PydanticCustomError
 from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeeds, Rules
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
-from sim.inputs.document import Document, read_value
+from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import UserError
 from sim.inputs.files import load_text
-from sim.inputs.key_paths import REFERENCE_KEYS
+from sim.inputs.key_paths import REFERENCE_KEYS, JsonValue
 from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.overrides import ABOUT, base_name, overridden
 from sim.inputs.suggestions import unknown_name
@@ -22,6 +22,7 @@ from sim.model.config import SPELLINGS
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
+from sim.results.sources import EntrySources
 from sim.units import brief, format_quantity
 
 CATALOGUE_KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
@@ -36,7 +37,6 @@ IN_PLACE: dict[str, type[Value]] = {
     "faults": Faults,
     "link_errors": LinkErrors,
 }  # what scenarios write, with sources
-Fact = tuple[str, str, str]  # key, value as written, source
 
 
 def catalogue_titles(kind: str) -> dict[str, str]:
@@ -55,66 +55,66 @@ def entry_title(path: Path) -> str:
     return named or text.partition("\n")[0].strip("# \r")
 
 
-def entry_facts(kind: str, name: str) -> tuple[str, list[Fact], str]:
-    """Return title, facts and note of an entry, by catalogue name or path.
+def entry_facts(kind: str, name: str) -> EntrySources:
+    """Return every number of an entry with its source, by catalogue name or path.
 
     Raises: UserError if there is no such kind or entry, ScenarioError if the file is wrong.
     """
     if kind not in ENTRY_KINDS:
         raise unknown_name("show", kind, ENTRY_KINDS)
     folder, cls = ENTRY_KINDS[kind]
-    document = Document(find_entry(name, folder))
+    document = read_document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:
-        return network_facts(document.value(NetworkMeasurements))
+        return network_facts(read_value(document.path, NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
-        return rules_facts(document.value(Rules))
-    return value_facts(document.path.stem, document.data, document.value(cls))
+        return rules_facts(read_value(document.path, Rules))
+    return value_facts(document.path.stem, document.data, read_value(document.path, cls))
 
 
-def value_facts(name: str, data: Mapping[str, Any], value: Value) -> tuple[str, list[Fact], str]:
-    """Return title, facts and note of a value, in the words of its file or scenario."""
+def value_facts(name: str, data: Mapping[str, JsonValue], value: Value) -> EntrySources:
+    """Return every number of a value with its source, in the words of its file or scenario."""
     if isinstance(value, Model):
         return model_facts(name, data, value)
     if isinstance(value, PublishedSpeeds):
-        rows = [
+        rows = tuple(
             (
                 p.id,
                 f"{p.speed:g} token/s{' (paced)' if p.paced else ''}",
                 f"{p.model} on {p.chips or '?'} {p.chip}, {p.date}: {p.source}",
             )
             for p in value.points
-        ]
-        return name, rows, value.note
+        )
+        return EntrySources(name, rows, value.note)
     assert isinstance(value, Sourced)
     flat = flatten({key: base_name(part) for key, part in data.items() if key not in ABOUT})
-    rows = [
+    rows = tuple(
         (
             key,
             f"{text} ({' to '.join(map(str, value.range[key]))})" if key in value.range else text,
             value.source_of(key) or ("" if needs_no_source(text) else "no source given"),
         )
         for key, text in flat
-    ]
+    )
     fitted = (
         f"Fitted: {value.fit.found}."
         if isinstance(value, Engine) and value.fit and value.fit.found
         else ""
     )
     fitted += f" Changed since: {', '.join(value.changed)}." if fitted and value.changed else ""
-    return (
+    return EntrySources(
         f"{name}: {value.name or value.noun()}",
         rows,
         " ".join(filter(None, (value.note.strip(), fitted))),
     )
 
 
-def scenario_sources(given: Mapping[str, Any], where: str = "") -> dict[str, dict[str, Any]]:
+def scenario_sources(data: Mapping[str, JsonValue], where: str = "") -> dict[str, EntrySources]:
     """Return the facts of each part that a scenario names or writes in place, for a result.
 
     Parts are models, chips, clusters, engines, faults and link errors.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for at, kind, part in named_parts(given, where):
+    entries: dict[str, EntrySources] = {}
+    for at, kind, part in named_parts(data, where):
         try:
             entries |= part_facts(at, kind, part)
         except (UserError, ValidationError, PydanticCustomError):
@@ -123,16 +123,18 @@ def scenario_sources(given: Mapping[str, Any], where: str = "") -> dict[str, dic
     return entries
 
 
-def part_facts(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def part_facts(
+    where: str, kind: str, part: str | Mapping[str, JsonValue]
+) -> dict[str, EntrySources]:
     """Return the facts of one part of a scenario, and those of the chip of a cluster."""
     folder, cls = ENTRY_KINDS[kind] if kind in ENTRY_KINDS else ("", IN_PLACE[kind])
     if isinstance(part, str):
-        document = Document(find_entry(part, folder))
+        document = read_document(find_entry(part, folder))
         key, name, data, value = (
             f"{kind} {part}",
             document.path.stem,
             document.data,
-            document.value(cls),
+            read_value(document.path, cls),
         )
     elif "like" in part and issubclass(cls, Entry):
         data, like = overridden(part, folder, cls, cls.model_validate)
@@ -143,20 +145,20 @@ def part_facts(where: str, kind: str, part: str | Mapping[str, Any]) -> dict[str
         )
     else:
         key, name, data, value = f"{kind} {where}", where, dict(part), cls.model_validate(part)
-    title, facts, note = value_facts(name, data, value)
+    facts = value_facts(name, data, value)
     inner = (
         scenario_sources(data, "" if isinstance(part, str) else where) if kind == "cluster" else {}
     )  # its chip is another file
-    return inner | {key: {"title": title, "facts": facts, "note": note}}
+    return inner | {key: facts}
 
 
-def named_parts(given: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
+def named_parts(data: object, where: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield key, kind and content of each part that a scenario or its sweep has."""
     pairs = (
-        given.items()
-        if isinstance(given, Mapping)
-        else enumerate(given)
-        if isinstance(given, tuple)
+        data.items()
+        if isinstance(data, Mapping)
+        else enumerate(data)
+        if isinstance(data, tuple)
         else ()
     )
     for key, value in pairs:
@@ -197,8 +199,8 @@ def flatten(data: object, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, ", ".join(map(str, data)) if isinstance(data, tuple) else str(data))]
 
 
-def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
-    """Return title, facts and note of rules: the rows, the rule and its source."""
+def rules_facts(rules: Rules) -> EntrySources:
+    """Return every rule with its source."""
     rows = []
     for rule in rules.rules:
         said = [f"{key} {value}" for key, value in rule.system.items()]
@@ -211,11 +213,11 @@ def rules_facts(rules: Rules) -> tuple[str, list[Fact], str]:
         said += [] if rule.prefill else ["without the prefill"]
         when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())
         rows.append((when, "; ".join(said), rule.source))
-    return rules.id, rows, rules.note.strip()
+    return EntrySources(rules.id, tuple(rows), rules.note.strip())
 
 
-def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
-    """Return title, facts and note of network measurements, with the sources of software."""
+def network_facts(network: NetworkMeasurements) -> EntrySources:
+    """Return every network measurement with its source, and the sources of software."""
     figures = [
         (
             point.id,
@@ -234,11 +236,11 @@ def network_facts(network: NetworkMeasurements) -> tuple[str, list[Fact], str]:
         for name, part in parts.items()
         for key, text in part.source.items()
     ]
-    return network.id, figures + sources, network.note.strip()
+    return EntrySources(network.id, (*figures, *sources), network.note.strip())
 
 
-def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str, list[Fact], str]:
-    """Return title and facts of a model: numbers computed from config.json, and its keys."""
+def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> EntrySources:
+    """Return numbers of a model that are computed from config.json, and the keys of that."""
     origin = "the config's "
     kv = model.kv_per_token()
     computed = [
@@ -270,7 +272,8 @@ def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str
             "parameters x width",
         ),
     ]
-    flat = {**config, **config.get("text_config", {})}
+    text = config.get("text_config")
+    flat = {**config, **text} if isinstance(text, Mapping) else config
     known = [
         spelt
         for field in Model.model_fields
@@ -285,4 +288,4 @@ def model_facts(name: str, config: Mapping[str, Any], model: Model) -> tuple[str
         (key, brief(text), was.get(key, "config.json"))
         for key, text in flatten({k: flat[k] for k in known if k in flat})
     ]
-    return f"{name}: {model.model_type}", computed + keys, ""
+    return EntrySources(f"{name}: {model.model_type}", (*computed, *keys))

@@ -192,15 +192,15 @@ def errors_at_row(where: str) -> Iterator[None]:
         raise ScenarioError(f"{where}: {error}") from None
 
 
-def read_message_points(given: object) -> object:
+def read_message_points(value: object) -> object:
     """Return the rows of the CSV file that a text names, in the folder of its own file.
 
     Raises: ScenarioError for the first wrong row.
     """
-    if not isinstance(given, Text):
-        return given
+    if not isinstance(value, Text):
+        return value
     points: dict[str, MessagePoint] = {}
-    for where, row in read_csv_table(given.folder / given)[1]:
+    for where, row in read_csv_table(value.folder / value)[1]:
         with errors_at_row(where):
             point = MessagePoint.model_validate({key: cell for key, cell in row.items() if cell})
         if point.id in points:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import TaskID
 
 Progress = Callable[[str, int, int], None]  # system (or set, or points), done, total
 
@@ -74,7 +75,7 @@ class ProgressBars:
 
         self.progress = RichProgress(console=Console(stderr=True), transient=True)
         self.progress.start()
-        self.tasks: dict[str, Any] = {}
+        self.tasks: dict[str, TaskID] = {}
         return self.update
 
     def update(self, system: str, done: int, total: int) -> None:

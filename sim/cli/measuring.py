@@ -57,19 +57,20 @@ def validate_command(
             "--figure: got it with network, which has no figure; expected a set of times;"
             " try sramsim validate calibration"
         )
-    from sim.validation.messages import medians, network_json, network_rows
+    from sim.results.encoding import encode_summary
+    from sim.results.validation_summary import ValidationResult
+    from sim.validation.messages import medians, network_rows, network_summary
 
     tables = validation_tables(name, points)
     messages = network_rows() if points is None and name in (None, "network") else []
     if as_json:
-        sets = {table.name: table.as_json() for table in tables}
-        sets |= {"network": network_json(messages)} if messages else {}
-        as_printed = (
-            {"rows": [row.as_json() for row in messages], "medians": medians(messages)}
-            if network
-            else {}
+        sets = {table.name: table.summary for table in tables}
+        result = ValidationResult(
+            sets=sets | ({"network": network_summary(messages)} if messages else {}),
+            rows=tuple(row.message_row for row in messages) if network else None,
+            medians=medians(messages) if network else None,
         )
-        print_json({"sets": sets, **as_printed})
+        print_json(encode_summary(result))
     else:
         from sim.report.listings import agreement_tables, message_table
 
@@ -102,7 +103,7 @@ def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
     else:
         from plots import agreement
 
-        save_figure(agreement.draw({table.name: table.as_json() for table in tables}), path)
+        save_figure(agreement.draw([row for table in tables for row in table.summary.points]), path)
 
 
 @app.command(
@@ -116,24 +117,27 @@ def sensitivity_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show how much each uncertain number changes the unloaded TTFT and TPOT."""
+    from sim.results.encoding import encode_summary
+    from sim.results.sensitivity_summary import SensitivitySummary
     from sim.studies.sensitivity import sensitivity
 
     check_figure_name(figure)
     scenario = search_open_plans(open_scenario(file, assignments))
     with progress_bars() as progress:
-        systems = {
-            name: system.as_json() for name, system in sensitivity(scenario, progress).items()
-        }
+        systems = sensitivity(scenario, progress)
+    summary = SensitivitySummary(
+        scenario.id, {name: system.summary for name, system in systems.items()}
+    )
     if as_json:
-        print_json({"scenario": scenario.id, "systems": systems})
+        print_json(encode_summary(summary))
     else:
         from sim.report.listings import sensitivity_tables
 
-        show_table(sensitivity_tables(scenario.id, systems))
+        show_table(sensitivity_tables(summary))
     if figure:
         from plots import tornado
 
-        save_figure(tornado.draw(scenario.id, systems), figure)
+        save_figure(tornado.draw(summary), figure)
 
 
 @app.command("calibrate", epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")

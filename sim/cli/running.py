@@ -151,18 +151,16 @@ def capacity_command(
     assignments: SetOption = None,
 ) -> None:
     """Find the highest request rate (or number of users) at which each system meets the SLO."""
+    from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
 
     scenario = search_open_plans(open_scenario(file, assignments), attainment, requests)
     own = capacity(scenario, attainment, requests, print_trial)
-    result = own.as_json()
-    if plans:
-        best = best_plans(scenario, attainment, requests, print_trial, own.systems)
-        for name, plan in best.items():
-            result["systems"][name]["best"] = plan.as_json()
+    best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
+    result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:
-        print_json(result)
+        print_json(encode_summary(result))
     else:
         from sim.report.plan_tables import capacity_table
 

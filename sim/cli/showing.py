@@ -107,6 +107,7 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show what changed between runs, in inputs and in metrics."""
+    from sim.results.encoding import encode_summary
     from sim.studies.compare import compare_runs
 
     if len(folders) < 2:
@@ -116,7 +117,7 @@ def compare_command(
         )
     result = compare_runs(folders)
     if as_json:
-        print_json(result)
+        print_json(encode_summary(result))
     else:
         from sim.report.compare_tables import change_tables
 
@@ -222,4 +223,4 @@ def show_command(
     from sim.catalogue.entries import entry_facts
     from sim.report.listings import entry_table
 
-    show_table(entry_table(*entry_facts(kind, name)))
+    show_table(entry_table(entry_facts(kind, name)))

@@ -4,5 +4,5 @@
     >>> round(capital_recovery(years=3, interest=0.05), 4)  # of the price, each year
     0.3672
 
-Read `owner_costs` first (capital, power, $ per token), then `break_even`.
+Read `owner_costs` first (capital, power), then `token_price` ($ per token) and `break_even`.
 """

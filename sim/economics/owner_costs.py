@@ -6,15 +6,15 @@ Each price has a source or a range.  Without a known price nothing is computed.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from sim.cost.energy import around
 from sim.hardware.chip import Chip
-from sim.inputs.errors import error_at_path, nearest_name
-from sim.inputs.fields import Shorthand
+from sim.inputs.errors import error_at_path
+from sim.inputs.fields import preset_shorthand
 from sim.inputs.values import Value
 from sim.units import (
     YEAR,
@@ -24,7 +24,6 @@ from sim.units import (
     DollarsPerSecond,
     Fraction,
     Joules,
-    Seconds,
     TokensPerSecond,
     Watts,
     conversion_factor,
@@ -80,24 +79,31 @@ def joules_per_token(
     return power * pue / (throughput * utilisation)
 
 
-def _preset(presets: Mapping[str, str], what: str) -> Shorthand:
-    """Return the shorthand that replaces a preset's name by its quantity."""
+@dataclass(frozen=True, kw_only=True)
+class EconomicTerms:
+    """The terms of payment: years, shares of the capital, PUE, shares of the time, USD.
 
-    def quantity_of(value: object) -> object:
-        if not isinstance(value, str) or value[:1] in "0123456789.+-":
-            return value
-        if value not in presets:
-            hint = (
-                f"did you mean {near}?"
-                if (near := nearest_name(value, presets))
-                else f"try {', '.join(presets)}"
-            )
-            raise PydanticCustomError(
-                "quantity", "{reason}", {"reason": f"'{value}' is not a known {what}; {hint}"}
-            )
-        return presets[value]
+    hosting_usd_per_kw_month: None if electricity is paid for. Then the next field is not None.
+    """
 
-    return Shorthand(quantity_of, {"enum": list(presets)})
+    years: float
+    interest: float = 0.0
+    residual: float = 0.0
+    maintenance: float = 0.0
+    pue: float
+    utilisation: float = 1.0
+    availability: float | None = None
+    hosting_usd_per_kw_month: float | None
+    electricity_usd_per_kwh: float | None
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """The cost of a system over the years, independent of what it serves [USD]."""
+
+    capex_usd: float
+    opex_usd: float
+    total_usd: float
 
 
 class OwnerCosts(Value):
@@ -163,7 +169,12 @@ class OwnerCosts(Value):
         return self
 
 
-ElectricityField = Annotated[DollarsPerJoule, _preset(ELECTRICITY, "price of electricity")]
+HostingField = Annotated[
+    DollarsPerJoule, preset_shorthand(HOSTING, "a known hosting", or_quantity=True)
+]
+ElectricityField = Annotated[
+    DollarsPerJoule, preset_shorthand(ELECTRICITY, "a known price of electricity", or_quantity=True)
+]
 
 
 class Economics(Value):
@@ -193,7 +204,7 @@ class Economics(Value):
         default=0.0,
         description="Share of the capital that is spent on maintenance each year, 0 to 1.",
     )
-    hosting: Annotated[DollarsPerJoule, _preset(HOSTING, "hosting")] | None = Field(
+    hosting: HostingField | None = Field(
         default=None,
         description="Price of the maximum power, or a preset [USD/J]; default: `us-colocation`.",
     )
@@ -239,18 +250,24 @@ class Economics(Value):
             else self.hosting
         )
 
-    def as_json(self) -> dict[str, float | None]:
-        """Return the assumptions in USD, kW, months and kWh."""
-        paid = self.electricity is not None
-        return {
-            **self.model_dump(exclude={"hosting", "electricity", "systems"}),
-            "hosting_usd_per_kw_month": None
-            if paid
-            else self.rate / conversion_factor("USD/kW/month", "USD/J"),
-            "electricity_usd_per_kwh": None
-            if self.electricity is None
-            else self.electricity / conversion_factor("USD/kWh", "USD/J"),
-        }
+    @property
+    def terms(self) -> EconomicTerms:
+        """The assumptions in USD, kW, months and kWh."""
+        hosting = self.rate / conversion_factor("USD/kW/month", "USD/J")
+        electricity = None
+        if self.electricity is not None:
+            electricity = self.electricity / conversion_factor("USD/kWh", "USD/J")
+        return EconomicTerms(
+            years=self.years,
+            interest=self.interest,
+            residual=self.residual,
+            maintenance=self.maintenance,
+            pue=self.pue,
+            utilisation=self.utilisation,
+            availability=self.availability,
+            hosting_usd_per_kw_month=hosting if electricity is None else None,
+            electricity_usd_per_kwh=electricity,
+        )
 
 
 class Capex(NamedTuple):
@@ -345,47 +362,7 @@ def annual_costs(
     }
 
 
-class ServedTokens(NamedTuple):
-    """The output tokens and finished requests of a run, and its duration [s]."""
-
-    tokens: float
-    requests: int
-    elapsed: Seconds
-
-
-def token_price(
-    economics: Economics,
-    has: Capex,
-    drawn: Watts | None,
-    served: ServedTokens,
-    availability: float = 1.0,
-) -> dict[str, Any] | None:
-    """Return USD per million output tokens, by cause, and USD per request.
-
-    drawn: as in `annual_costs`.  availability: used if `economics` has none.
-    None if the system never works, or the cost of a year is unknown.
-    """
-    tokens, requests, elapsed = served
-    paid = annual_costs(economics, has, drawn)
-    if paid is None:
-        return None
-    shares = economics.utilisation, economics.availability or availability
-    if not math.prod(shares):
-        return None
-    by_cause = {cause: usd_per_mtok(usd, tokens / elapsed, *shares) for cause, usd in paid.items()}
-    total = sum(by_cause.values())
-    return {
-        "card_usd": has.chips / has.cards,
-        "capital_usd": has.capital,
-        "provisioned_power_w": has.power,
-        "usd_per_year": sum(paid.values()),
-        "usd_per_mtok": total,
-        "usd_per_mtok_by_cause": by_cause,
-        "usd_per_request": total * tokens / 1e6 / requests if requests else None,
-    }
-
-
-def lifetime_costs(economics: Economics, has: Capex) -> dict[str, Dollars]:
+def lifetime_costs(economics: Economics, has: Capex) -> CostEstimate:
     """Return capex, opex and their sum over `economics.years`: a back-of-the-envelope estimate.
 
     Power is the maximum power, with the PUE if electricity is paid for.
@@ -394,4 +371,4 @@ def lifetime_costs(economics: Economics, has: Capex) -> dict[str, Dollars]:
     paid = annual_costs(economics, has, has.power) or {}
     bought = economics.years * (paid.get("chips", 0.0) + paid.get("servers", 0.0))
     total = economics.years * sum(paid.values())
-    return {"capex_usd": bought, "opex_usd": total - bought, "total_usd": total}
+    return CostEstimate(capex_usd=bought, opex_usd=total - bought, total_usd=total)

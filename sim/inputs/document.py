@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from sim.inputs.errors import ScenarioError, expectation, quoted_value
 from sim.inputs.files import load_text, shorten
-from sim.inputs.key_paths import MAX_DEPTH, PathError, dots, replaced, value_at
+from sim.inputs.key_paths import MAX_DEPTH, JsonObject, PathError, dots, replaced, value_at
+from sim.inputs.read_files import ReadFiles, record_again, recorded_files
 from sim.inputs.values import Text, Value
 from sim.units import brief
 
@@ -43,7 +44,7 @@ class Document:
             line = f"{self.shown}:{node.start_mark.line + 1}"
             raise ScenarioError(f"{line}: expected a mapping of keys to values")
         self._nodes = 0
-        self.data: dict[str, Any] = self._plain(node, (), self.shown, path.parent)
+        self.data: JsonObject = self._plain(node, (), self.shown, path.parent)
 
     def set(self, assignment: str) -> None:
         """Apply 'a.b.c=value', where value is YAML with paths relative to the working folder.
@@ -183,9 +184,9 @@ class Document:
 
     def _mapping(
         self, node: yaml.MappingNode, at: tuple[str, ...], where: str, folder: Path
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Return the plain data of a mapping."""
-        mapping: dict[str, Any] = {}
+        mapping: JsonObject = {}
         for key_node, value_node in node.value:
             line = _place(where, key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
@@ -200,12 +201,12 @@ class Document:
             mapping[key] = self._plain(value_node, (*at, key), where, folder)
         return mapping
 
-    def _nested(self, mapping: dict[str, Any], at: tuple[str, ...]) -> dict[str, Any]:
+    def _nested(self, mapping: JsonObject, at: tuple[str, ...]) -> JsonObject:
         """Return a mapping with its dotted keys nested: {a.b: 1} becomes {a: {b: 1}}.
 
         Only mappings with `like` have dotted keys.
         """
-        plain: dict[str, Any] = {key: value for key, value in mapping.items() if "." not in key}
+        plain: JsonObject = {key: value for key, value in mapping.items() if "." not in key}
         for key in (key for key in mapping if "." in key):
             path, line = tuple(key.split(".")), self.lines[(*at, key)]
             if not all(path):
@@ -220,12 +221,47 @@ class Document:
         return plain
 
 
+# Documents and values of files, with the files behind them. A scenario names an engine several
+# times, and a result reads the sources of all entries again. Texts show paths relative to the
+# working folder, so the folder is part of the key.
+_documents: dict[tuple[Path, str], tuple[Document, ReadFiles]] = {}
+_values: dict[tuple[Path, str, type[Value]], tuple[Value, ReadFiles]] = {}
+
+
+def read_document(path: Path) -> Document:
+    """Return the document of a file, which is shared and must not be changed.
+
+    Raises: ScenarioError if the file is missing, unreadable or no mapping.
+    """
+    key = path, os.getcwd()
+    if key in _documents and _documents[key][1].are_unchanged():
+        document, files = _documents[key]
+        record_again(files)
+        return document
+    with recorded_files() as files:
+        document = Document(path)
+    if files.are_settled():
+        _documents[key] = document, files
+    return document
+
+
 def read_value(path: Path | str, cls: type[V]) -> V:
     """Return the value of class `cls` that a file describes.
 
     Raises: ScenarioError if the file is missing, unreadable or wrong.
     """
-    return Document(Path(path)).value(cls)
+    path = Path(path)
+    key = path, os.getcwd(), cls
+    if key in _values and _values[key][1].are_unchanged():
+        known, files = _values[key]
+        assert isinstance(known, cls)
+        record_again(files)
+        return known
+    with recorded_files() as files:
+        value = read_document(path).value(cls)
+    if files.are_settled():
+        _values[key] = value, files
+    return value
 
 
 def opening_comment(text: str) -> str:

@@ -5,7 +5,6 @@ Each is one line: `file:line: key: got X; expected Y; try Z`.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -40,7 +39,7 @@ class ScenarioError(UserError):
     """An error in a file that the user wrote, with its line."""
 
 
-def expectation(kind: str, context: Mapping[str, Any]) -> str:
+def expectation(kind: str, context: Mapping[str, object]) -> str:
     """Return what was expected, for one of pydantic's errors; '' for a kind without words here."""
     numbers = {
         name: int(value) if isinstance(value, float) and value.is_integer() else value

@@ -16,14 +16,19 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from sim.inputs.document import read_value
-from sim.inputs.errors import ScenarioError, nearest_name
+from sim.inputs.errors import ScenarioError
+from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.overrides import overridden
+from sim.inputs.read_files import record_file
+from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Entry, Text, Value
-from sim.units import brief
+from sim.units import brief, value_error
+
+NUMBER_STARTS = tuple("0123456789.+-")
 
 
 class Shorthand:
@@ -32,7 +37,7 @@ class Shorthand:
     `schema` is the JSON Schema of the short form.
     """
 
-    def __init__(self, expand: Callable[[object], object], schema: dict[str, Any]) -> None:
+    def __init__(self, expand: Callable[[object], object], schema: JsonObject) -> None:
         self.expand, self.schema = expand, schema
 
     def __get_pydantic_core_schema__(
@@ -42,8 +47,28 @@ class Shorthand:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         return {"anyOf": [self.schema, handler(schema)]}
+
+
+def preset_shorthand(
+    presets: Mapping[str, object], what: str, or_quantity: bool = False
+) -> Shorthand:
+    """Return the mark for a field that takes the name of a preset in place of its value.
+
+    what: such as 'an SLO preset', for errors.
+    or_quantity: whether a text that begins as a number does is left as it is.
+    """
+
+    def preset_value(value: object) -> object:
+        if not isinstance(value, str) or (or_quantity and value.startswith(NUMBER_STARTS)):
+            return value
+        if value not in presets:
+            hint = spelling_hint(value, presets, f"there are {', '.join(presets)}")
+            raise value_error(f"'{value}' is not {what}; {hint}")
+        return presets[value]
+
+    return Shorthand(preset_value, {"enum": list(presets)})
 
 
 class FromCatalogue:
@@ -63,12 +88,12 @@ class FromCatalogue:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        text = {
+    ) -> JsonObject:
+        text: JsonObject = {
             "type": "string",
             "description": f"a name among the catalogue's {self.kind}, or a file's path",
         }
-        like = {"type": "object", "properties": {"like": text}, "required": ["like"]}
+        like: JsonObject = {"type": "object", "properties": {"like": text}, "required": ["like"]}
         description = "a mapping with `like` (a name or a path) and the keys to change"
         return {"anyOf": [text, {**like, "description": description}, handler(schema)]}
 
@@ -98,10 +123,10 @@ class OfKind:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         kind = f"Kind of {self.base.noun()}."
         if self._describing:  # a kind that holds others of its own: described once
-            inner = {
+            inner: JsonObject = {
                 "type": "object",
                 "properties": {"kind": {"type": "string", "description": kind}},
                 "required": ["kind"],
@@ -119,7 +144,7 @@ class OfKind:
             fields["required"] = list(dict.fromkeys(["kind", *fields.get("required", [])]))
             options.append(option)
         self._describing = False
-        own = {
+        own: JsonObject = {
             "type": "object",
             "properties": {"kind": {"type": "string", "pattern": ":", "description": kind}},
             "required": ["kind"],
@@ -139,7 +164,7 @@ class OfKind:
         if not isinstance(kind, str):
             names = ", ".join(sorted(self.kinds))
             problem = f"got no kind of {self.base.noun()}; expected one of {names}"
-            raise PydanticCustomError("quantity", "{reason}", {"reason": problem})
+            raise value_error(problem)
         cls = self.kinds.get(kind) or custom_class(kind, self.base, self.kinds)
         return cls.model_validate(
             {key: part for key, part in value.items() if key != "kind"}, context=info.context
@@ -159,7 +184,7 @@ class Named:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         own = {
             "type": "string",
             "pattern": ":",
@@ -177,7 +202,7 @@ class Named:
         if not isinstance(value, str):
             names = ", ".join(sorted(self.functions))
             reason = f"expected {self.what}: {names}, or a function as module:function"
-            raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+            raise value_error(reason)
         if value in self.functions:
             return self.functions[value]
         custom = _custom_name(value, self.what, self.functions)
@@ -227,8 +252,7 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
     """
     module_name, colon, name = text.partition(":")
     if not (colon and module_name and name):
-        near = nearest_name(text, kinds)
-        hint = f"did you mean {near}?" if near else f"choose from {', '.join(sorted(kinds))}"
+        hint = spelling_hint(text, kinds, f"choose from {', '.join(sorted(kinds))}")
         raise ScenarioError(f"{_where(text)}{brief(text)!r} is not {what}; {hint}")
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     try:
@@ -241,6 +265,7 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
 
 def _import(module_name: str, path: Path) -> ModuleType:
     """Return the module of a file, if the file exists, or else of the Python path."""
+    record_file(path)
     if not os.path.isfile(path):
         return importlib.import_module(module_name)
     spec = importlib.util.spec_from_file_location(f"{module_name} ({path})", path)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.read_files import record_file
 
 MAX_FILE = 10_000_000  # bytes; a scenario is a few kB
 
@@ -37,6 +38,7 @@ def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
 
     Raises: ScenarioError if it is missing, larger than `most` bytes, unreadable or not UTF-8.
     """
+    record_file(path)
     try:
         if path.stat().st_size > most:
             raise ScenarioError(f"{shown}:1: larger than {most // 1_000_000} MB")

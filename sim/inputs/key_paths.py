@@ -1,12 +1,16 @@
 """Plain data by paths of keys: the value at 'chip.memory.sram.capacity', and how to replace it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 MAX_DEPTH = 100  # of nested mappings and lists
 # Keys whose text names an entry of the catalogue, or a file.
 REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
 KeyPath = tuple[str, ...]
+Scalar: TypeAlias = bool | int | float | str | None
+# The content of a JSON or YAML document.
+JsonValue: TypeAlias = Scalar | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 class PathError(ValueError):
@@ -16,6 +20,38 @@ class PathError(ValueError):
 def dots(path: Iterable[str | int]) -> str:
     """Return a path of keys as --set writes it."""
     return ".".join(map(str, path))
+
+
+def dotted_values(
+    data: JsonValue, above: str = "", into_lists: bool = False
+) -> Iterator[tuple[str, JsonValue]]:
+    """Yield each value of nested mappings with its key: ('plan.tensor', 8).
+
+    into_lists: whether items of lists are values too, with their number as key. Otherwise a list
+    is one value.
+    Empty mappings and empty lists are values.
+    """
+    pairs: Iterable[tuple[str | int, JsonValue]] = ()
+    if isinstance(data, Mapping):
+        pairs = data.items()
+    elif into_lists and isinstance(data, list | tuple):
+        pairs = enumerate(data)
+    if not pairs:
+        yield above, data
+    for key, value in pairs:
+        yield from dotted_values(value, f"{above}.{key}" if above else str(key), into_lists)
+
+
+def scalar_values(data: JsonValue) -> dict[str, Scalar]:
+    """Return the numbers, texts and truth values of nested mappings by dotted key.
+
+    Left out: lists and empty mappings.
+    """
+    return {
+        key: value
+        for key, value in dotted_values(data)
+        if value is None or isinstance(value, bool | int | float | str)
+    }
 
 
 def child(data: object, key: str) -> Any:
@@ -60,8 +96,8 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
 
 
 def changed_leaves(
-    changes: Mapping[str, Any], base: object, above: KeyPath = ()
-) -> Iterator[tuple[KeyPath, Any]]:
+    changes: Mapping[str, JsonValue], base: object, above: KeyPath = ()
+) -> Iterator[tuple[KeyPath, JsonValue]]:
     """Yield the path and the value of each change of `base`.
 
     A mapping changes only the keys that it has.

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
-from sim.inputs.document import Document
-from sim.inputs.errors import ScenarioError, nearest_name
+from sim.inputs.document import read_document
+from sim.inputs.errors import ScenarioError
 from sim.inputs.files import existing
+from sim.inputs.key_paths import value_at
+from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
 from sim.units import brief
 
@@ -44,7 +46,7 @@ def aliases(kind: str) -> dict[str, Path]:
     return {
         alias: path
         for path in catalogue_names(kind).values()
-        for alias in Document(path).data.get("aliases", ())
+        for alias in value_at(read_document(path).data, ("aliases",)) or ()
     }
 
 
@@ -68,6 +70,5 @@ def find_entry(text: str, kind: str) -> Path:
         return known[text]
     if is_path:
         return existing(folder / text, f"{where}{text}")
-    near = nearest_name(text, known)
-    hint = f"did you mean {near}?" if near else f"there are {', '.join(catalogue_names(kind))}"
+    hint = spelling_hint(text, known, f"there are {', '.join(catalogue_names(kind))}")
     raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")

@@ -4,11 +4,20 @@ A changed number loses the source and the range of the number that it replaces.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sim.inputs.document import Document
+from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import error_at_key, quoted_value
-from sim.inputs.key_paths import KeyPath, PathError, changed_leaves, dots, replaced, value_at
+from sim.inputs.key_paths import (
+    JsonObject,
+    JsonValue,
+    KeyPath,
+    PathError,
+    changed_leaves,
+    dots,
+    replaced,
+    value_at,
+)
 from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.values import Change, Entry, Sourced, source_of
 from sim.units import brief
@@ -20,8 +29,8 @@ E = TypeVar("E", bound=Entry)
 
 
 def overridden(
-    override: Mapping[str, Any], kind: str, cls: type[E], validate: Callable[[dict[str, Any]], E]
-) -> tuple[dict[str, Any], E]:
+    override: Mapping[str, JsonValue], kind: str, cls: type[E], validate: Callable[[JsonObject], E]
+) -> tuple[JsonObject, E]:
     """Return the data and the value of an entry that is like another.
 
     Raises: PydanticCustomError if the change is wrong.
@@ -31,34 +40,34 @@ def overridden(
     if not isinstance(name, str):
         expected = f"a name among the catalogue's {kind}, or a file's path"
         raise error_at_key(("like",), f"like: got {quoted_value(name)}; expected {expected}")
-    document = Document(find_entry(name, kind))
-    document.value(cls)  # so that its own errors name its own lines
+    document = read_document(find_entry(name, kind))
+    read_value(document.path, cls)  # so that its own errors name its own lines
     changes = {key: value for key, value in override.items() if key != "like"}
     for key in changes:
         if key not in cls.model_fields:  # a model's class ignores the keys that it does not know
             raise cls.unknown(key)
     base = cls.spelled({"id": document.path.stem, **document.data})
     label = "catalogue" if document.path in catalogue_names(kind).values() else document.shown
-    data: dict[str, Any] = base
+    data: JsonObject = base
     changed: dict[str, Change] = {}
     # Descriptions come first. A new `source` would otherwise replace the sources that
     # `_with_source` writes for the changed numbers.
-    for path, value in sorted(
+    for path, new in sorted(
         changed_leaves(changes, base), key=lambda leaf: leaf[0][0] not in ABOUT
     ):
         was = value_at(base, path)
         try:
-            data = replaced(data, path, value)
+            data = replaced(data, path, new)
         except PathError as error:
             raise error_at_key(path, str(error)) from None
         in_part = any(
             isinstance(value_at(base, path[:depth]), str) for depth in range(1, len(path))
         )
-        if path[0] in ABOUT or in_part or base_name(value) == base_name(was):
+        if path[0] in ABOUT or in_part or base_name(new) == base_name(was):
             continue  # a part, such as the chip of a cluster, records its own changes
         changed[dots(path)] = (
             None if was is None else _value_text(was),
-            _value_text(base_name(value)),
+            _value_text(base_name(new)),
         )
         # A cluster may hold its chip in place, with sources of its own.
         for depth in range(len(path)):
@@ -81,8 +90,8 @@ def _new_source(changes: object, base: object, path: KeyPath, depth: int, label:
 
 
 def _with_source(
-    data: dict[str, Any], path: KeyPath, depth: int, source: str, changes: object
-) -> dict[str, Any]:
+    data: JsonObject, path: KeyPath, depth: int, source: str, changes: object
+) -> JsonObject:
     """Return the data with a source for the value at a path, and without its range.
 
     `depth` is the depth of the entry that has the source. A range in the change is kept.

@@ -9,6 +9,12 @@ from collections.abc import Iterable
 from sim.inputs.errors import UserError, nearest_name
 
 
+def spelling_hint(word: str, names: Iterable[str], otherwise: str) -> str:
+    """Return "did you mean 'chips'?", or `otherwise` if no name looks like the word."""
+    near = nearest_name(word, names)
+    return f"did you mean {near}?" if near else otherwise
+
+
 def unknown_name(where: str, name: str, names: Iterable[str]) -> UserError:
     """Return the error that a name is none of the expected ones.
 
@@ -17,7 +23,7 @@ def unknown_name(where: str, name: str, names: Iterable[str]) -> UserError:
     expected = list(names)
     *most, last = expected or ["none"]
     choice = f"{', '.join(most)} or {last}" if most else last
-    near = nearest_name(name, expected)
+    hint = spelling_hint(name, expected, "")
     return UserError(
-        f"{where}: got {name!r}; expected {choice}" + (f"; did you mean {near}?" if near else "")
+        "; ".join(filter(None, (f"{where}: got {name!r}", f"expected {choice}", hint)))
     )

@@ -8,7 +8,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.inputs.errors import error_at_key, nearest_name
+from sim.inputs.errors import error_at_key
+from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.inputs.suggestions import spelling_hint
 from sim.units import brief
 
 
@@ -41,7 +43,7 @@ class Value(BaseModel):
         """Return the name that errors use: 'tensor-streaming' for TensorStreaming."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Self:
         """Return a copy without the cached properties, which may depend on what is updated."""
         copied = super().model_copy(update=update, deep=deep)
         for name in copied.__dict__.keys() - type(self).model_fields.keys():
@@ -61,13 +63,12 @@ class Value(BaseModel):
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
         """Return the error for a key that this class does not have."""
-        near = nearest_name(str(key), cls.model_fields)
-        hint = f"did you mean {near}?" if near else f"it has {', '.join(cls.model_fields)}"
+        hint = spelling_hint(str(key), cls.model_fields, f"it has {', '.join(cls.model_fields)}")
         path: Any = (key,)
         return error_at_key(path, f"{cls.noun()} has no {brief(str(key))!r}; {hint}")
 
     @classmethod
-    def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+    def spelled(cls, data: Mapping[str, JsonValue]) -> JsonObject:
         """Return the data of a file with every key under the name of its field."""
         return dict(data)
 

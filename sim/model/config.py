@@ -5,12 +5,13 @@ never computed wrongly.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.errors import error_at_key
+from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.values import Entry
 from sim.model.families import FAMILIES, Family
 from sim.model.quantization import quantized_weights
@@ -82,7 +83,7 @@ class ConfigKeys(Entry):
         default=None,
         description="Number format of the checkpoint, such as `bfloat16`; default: `bfloat16`.",
     )
-    quantization_config: dict[str, Any] | None = Field(
+    quantization_config: dict[str, object] | None = Field(
         default=None,
         description="How the checkpoint's weights are quantized; default: not quantized.",
     )
@@ -234,7 +235,7 @@ class ModelConfig(ConfigKeys):
         )
 
     @classmethod
-    def spelled(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+    def spelled(cls, data: Mapping[str, JsonValue]) -> JsonObject:
         """Return the config with text_config unnested and each number under its field's name."""
         flat = unnested(data)
         for key, spellings in SPELLINGS.items():
@@ -358,7 +359,7 @@ class ModelConfig(ConfigKeys):
         )
 
 
-def unnested(config: Mapping[str, Any]) -> dict[str, Any]:
+def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
     """Return the config of the text model alone, without vision and audio models."""
     inner = config.get("text_config")
     outside = (

@@ -20,6 +20,7 @@ from sim.reliability.closed_forms import (
     series_availability,
 )
 from sim.reliability.failures import Failures, Faults, PartGroup, part_groups
+from sim.results.statistics import AvailabilityMetrics, FaultMetrics
 from sim.units import HOUR, YEAR, Fraction, Seconds, format_quantity
 
 FailureProcess = Generator[simpy.Event, Any, None]
@@ -65,21 +66,23 @@ class Availability:
 
         return float(t.ppf(0.975, len(self.samples) - 1)) * self.standard_error
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the metrics for a result; one sample in twenty is below `p5`."""
+    @property
+    def metrics(self) -> AvailabilityMetrics:
+        """The metrics for a result."""
         closed = self.closed
-        return {
-            "availability": self.mean,
-            "ci95_availability": self.half_width,
-            "p5_availability": float(np.percentile(self.samples, 5)),
-            "closed_form_availability": closed and closed.availability,
-            "closed_form_availability_without_swaps": closed and closed.parts,
-            "series_availability": self.without_spares,
-            "mtbf_h": self.mtbf / HOUR,
-            "swap_s": self.swap,
-            "lost_to_model_swaps": self.model_swaps,
-            "outages_per_year": self.outages_per_second * YEAR,
-        }
+        faults = FaultMetrics(
+            p5_availability=float(np.percentile(self.samples, 5)),
+            closed_form_availability=closed.availability if closed else None,
+            closed_form_availability_without_swaps=closed.parts if closed else None,
+            series_availability=self.without_spares,
+            mtbf_h=self.mtbf / HOUR,
+            swap_s=self.swap,
+            lost_to_model_swaps=self.model_swaps,
+            outages_per_year=self.outages_per_second * YEAR,
+        )
+        return AvailabilityMetrics(
+            availability=self.mean, ci95_availability=self.half_width, faults=faults
+        )
 
 
 def require_simulable(faults: Faults, chips: int, load: Seconds | None) -> None:

@@ -4,15 +4,17 @@
 ('verdict', 'completed')
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sim.report.identity_rows import titled_table
+from sim.report.titled_tables import titled_table
 from sim.results.labels import format_number
 from sim.results.statistics import LATENCIES, statistic_key
+
+if TYPE_CHECKING:
+    from sim.studies.compare import RunComparison, ValueChange
 
 
 def compared_keys() -> tuple[str, ...]:
@@ -28,47 +30,49 @@ def compared_keys() -> tuple[str, ...]:
     return (*counts, *rates, *latencies, *unloaded)
 
 
-def change_tables(comparison: Mapping[str, Any]) -> RenderableType:
+def change_tables(comparison: "RunComparison") -> RenderableType:
     """Return the tables of `sramsim compare`: changes of inputs, and of metrics."""
     parts: list[RenderableType] = []
-    for run in comparison["runs"]:
-        title = f"{run['folder']} against {comparison['base']}"
+    for run in comparison.runs:
+        changes = run.changes
+        title = f"{run.folder} against {comparison.base}"
         inputs = titled_table(f"{title}: inputs", [])
-        for column in (comparison["base"], run["folder"]):
+        for column in (comparison.base, run.folder):
             inputs.add_column(column, overflow="fold")
-        for key, pair in run["inputs"].items():
+        for key, pair in changes.inputs.items():
             inputs.add_row(key, *("-" if value is None else str(value) for value in pair))
         metrics_table = titled_table(
-            f"{title}: metrics", [comparison["base"], run["folder"], "change", "%"]
+            f"{title}: metrics", [comparison.base, run.folder, "change", "%"]
         )
-        for name, metrics in run["systems"].items():
+        for name, metrics in changes.systems.items():
             for key in compared_keys():
                 if key in metrics:
                     metrics_table.add_row(f"{name}: {key}", *_change(metrics[key]))
             metrics_table.add_section()
-        parts += [inputs if run["inputs"] else Text(f"{title}: the same inputs."), Text()]
+        parts += [inputs if changes.inputs else Text(f"{title}: the same inputs."), Text()]
         parts += [
             metrics_table if metrics_table.rows else Text(f"{title}: the same metrics."),
             Text(),
         ]
         for label, names in (
-            (comparison["base"], run["only_in_base"]),
-            (run["folder"], run["only_here"]),
+            (comparison.base, changes.only_in_base),
+            (run.folder, changes.only_here),
         ):
             parts += [Text(f"Only in {label}: {', '.join(names)}."), Text()] if names else []
     return Group(*parts[:-1])
 
 
-def _change(metric: Mapping[str, Any]) -> tuple[str, ...]:
-    was, now = (
-        value if isinstance(value, str) else format_number(value)
-        for value in (metric["base"], metric["is"])
-    )
-    by, part = metric["change"], metric["change_pct"]
+def _change(metric: "ValueChange") -> tuple[str, ...]:
+    by, part = metric.difference, metric.percent
     sign = "+" if by and by > 0 else ""
     return (
-        was,
-        now,
+        _value_text(metric.was),
+        _value_text(metric.now),
         "" if by is None else sign + format_number(by),
         "" if part is None else f"{part:+.1f}",
     )
+
+
+def _value_text(value: object) -> str:
+    """Return a number as a person writes it, '-' for None, and other values as they are."""
+    return format_number(value) if isinstance(value, int | float | None) else str(value)

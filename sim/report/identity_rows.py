@@ -8,26 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from sim.economics.token_price import TokenPrice
 from sim.results.labels import format_number, speed_label
-from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
+from sim.results.summary import EnergyUse, TokenCosts
 from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
-
-
-def titled_table(title: str, columns: list[str]) -> Table:
-    """Return a table whose first column has names, and whose others are aligned to the right."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
 
 
 def identity_rows(

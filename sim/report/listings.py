@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.report.identity_rows import titled_table
+from sim.report.titled_tables import left_titled_table, titled_table
 from sim.results.labels import format_number
+from sim.results.sensitivity_summary import RequestMetrics, SensitivitySummary
 
 if TYPE_CHECKING:
+    from sim.results.sources import EntrySources
     from sim.validation.agreement import PointComparison, ValidationReport
     from sim.validation.calibrate import Calibration
     from sim.validation.messages import MessageComparison
@@ -40,13 +42,9 @@ def agreement_tables(table: "ValidationReport") -> RenderableType:
     return Group(*parts)
 
 
-def _left_titled(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", show_edge=False)
-
-
 def _error_table(table: "ValidationReport") -> Table:
     """Return the errors of each group and metric: of all points, and by chip and engine."""
-    errors = _left_titled(f"{table.name}: ln(simulated / measured) of the time")
+    errors = left_titled_table(f"{table.name}: ln(simulated / measured) of the time", pad_edge=True)
     for column in ("points", "metric", "of"):
         errors.add_column(column, no_wrap=True)
     for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
@@ -65,26 +63,27 @@ def _add_errors_by(errors: Table, kind: str, rows: Sequence["PointComparison"]) 
     """Add a row for each chip or engine, if there are two or more."""
     by_name: dict[str, list[PointComparison]] = {}
     for row in rows:
-        by_name.setdefault(row.as_json()[kind], []).append(row)
+        by_name.setdefault(getattr(row, kind), []).append(row)
     for name in sorted(by_name) if len(by_name) > 1 else ():
         errors.add_row("", "", name, *_error_cells(by_name[name]))
 
 
 def _worst_points(table: "ValidationReport") -> list[RenderableType]:
     """Return a table of the points with the largest errors, and a line with each reason."""
-    worst = _left_titled("the ten farthest of those that count")
+    worst = left_titled_table("the ten farthest of those that count", pad_edge=True)
     names = ("point", "model", "chip", "engine", "metric")
     for column in (*names, "measured, ms", "simulated, ms", "error, %"):
         worst.add_column(column, justify="right" if "," in column else "left", no_wrap=True)
     reasons = []
-    for row in (row.as_json() for row in table.worst):
+    for row in table.worst:
         worst.add_row(
-            *(row[key] for key in ("point_id", *names[1:])),
-            format_number(row["measured"]),
-            format_number(row["simulated"]),
-            f"{row['error_pct']:+.0f}",
+            row.point.id,
+            *(row.model, row.chip, row.engine, row.metric),
+            format_number(row.measured_ms),
+            format_number(row.simulated_ms),
+            f"{row.error_pct:+.0f}",
         )
-        reasons.append(f"{row['point_id']}: {row['reason'] or 'no reason is known'}")
+        reasons.append(f"{row.point.id}: {row.reason or 'no reason is known'}")
     return [worst, Text(), *(Text(f"  {line}") for line in dict.fromkeys(reasons))]
 
 
@@ -132,12 +131,11 @@ def _unscored_lines(rows: Sequence["PointComparison"]) -> list[str]:
     lines: list[str] = []
     without: dict[str, list[str]] = {}
     for row in rows:
-        data = row.as_json()
-        if data["measured"] is None:
+        if row.measured_ms is None:
             without.setdefault(row.reason, []).append(f"{row.point.id} {row.metric}")
         else:
-            times = f"measured {format_number(data['measured'])} ms, "
-            times += f"simulated {format_number(data['simulated'])} ms"
+            times = f"measured {format_number(row.measured_ms)} ms, "
+            times += f"simulated {format_number(row.simulated_ms)} ms"
             lines.append(f"  {row.point.id} {row.metric}: {times}: {row.reason}")
     return lines + [f"  {reason}: {', '.join(names)}" for reason, names in without.items()]
 
@@ -147,7 +145,6 @@ def _error_cells(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]
     from sim.validation.agreement import error_statistics
 
     errors = error_statistics(rows)
-    assert errors is not None
     return (
         str(errors.n),
         f"{errors.median_ape:.1f}",
@@ -156,54 +153,45 @@ def _error_cells(rows: Sequence["PointComparison"]) -> tuple[str, str, str, str]
     )
 
 
-# Metrics of `sramsim sensitivity` by key: the label, and the key of the band of all numbers.
+# Metrics of `sramsim sensitivity`: the label of each field.
 SENSITIVE_METRICS = {
-    "tpot_ms": ("TPOT, ms", "tpot_band_ms"),
-    "ttft_ms": ("TTFT, ms", "ttft_band_ms"),
-    "joules_per_token": ("J/token", "joules_per_token_band"),
-    "usd_per_mtok": ("$/Mtok", "usd_per_mtok_band"),
+    "tpot_ms": "TPOT, ms",
+    "ttft_ms": "TTFT, ms",
+    "joules_per_token": "J/token",
+    "usd_per_mtok": "$/Mtok",
 }
 NEGLIGIBLE = 1e-3  # a smaller relative change of a metric has no row
 
 
-def sensitivity_tables(scenario: str, systems: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def sensitivity_tables(summary: SensitivitySummary) -> RenderableType:
     """Return the tables of `sramsim sensitivity`, one for each system.
 
     Rows are the numbers that change speed or cost of a single request, then the band of all.
     """
     parts: list[RenderableType] = []
-    for name, system in systems.items():
-        keys = [key for key in SENSITIVE_METRICS if key in system]
+    for name, system in summary.systems.items():
+        known = [key for key in SENSITIVE_METRICS if getattr(system.base, key) is not None]
+        base = metric_values(system.base, known)
         table = titled_table(
-            f"{scenario}, {name}: a single request",
-            ["is", *(SENSITIVE_METRICS[key][0] for key in keys)],
+            f"{summary.scenario}, {name}: a single request",
+            ["is", *(SENSITIVE_METRICS[key] for key in known)],
         )
         table.add_column("source", overflow="fold", min_width=32)
-        table.add_row("as the files say", "", *(format_number(system[key]) for key in keys), "")
+        table.add_row("as the files say", "", *map(format_number, base), "")
         table.add_section()
         still = []
-        for swing in system["swings"]:
-            ends = [swing[end] for end in ("low", "high")]
-            if all(
-                end and all(math.isclose(end[key], system[key], rel_tol=NEGLIGIBLE) for key in keys)
-                for end in ends
-            ):
-                still.append(swing["key"])
+        for swing in system.swings:
+            ends = [metric_values(end, known) if end else None for end in (swing.low, swing.high)]
+            if all(end and _nearly_equal(end, base) for end in ends):
+                still.append(swing.key)
                 continue
-            for text, end in zip(swing["range"], ends, strict=True):
-                cells = [format_number(end[key]) if end else "does not fit" for key in keys]
-                first = text == swing["range"][0]
+            for text, end, first in zip(swing.ends, ends, (True, False), strict=True):
+                cells = map(format_number, end) if end else ["does not fit"] * len(known)
                 table.add_row(
-                    swing["key"] if first else "",
-                    str(text),
-                    *cells,
-                    swing["source"] if first else "",
+                    swing.key if first else "", text, *cells, swing.source if first else ""
                 )
         table.add_section()
-        bands = (
-            " to ".join(format_number(end) for end in system[SENSITIVE_METRICS[key][1]])
-            for key in keys
-        )
+        bands = (" to ".join(map(format_number, getattr(system.bands, key))) for key in known)
         table.add_row("all together", "", *bands, "if independent: deviations added in squares")
         parts += [table, Text()]
         if still:
@@ -215,6 +203,17 @@ def sensitivity_tables(scenario: str, systems: Mapping[str, Mapping[str, Any]]) 
                 Text(),
             ]
     return Group(*parts)
+
+
+def metric_values(metrics: RequestMetrics, names: Iterable[str]) -> list[float]:
+    """Return the values of some metrics that are known."""
+    return [getattr(metrics, name) for name in names]
+
+
+def _nearly_equal(values: Sequence[float], others: Sequence[float]) -> bool:
+    """Return whether two lists of metrics differ by a negligible part at most."""
+    pairs = zip(values, others, strict=True)
+    return all(math.isclose(*pair, rel_tol=NEGLIGIBLE) for pair in pairs)
 
 
 def calibration_table(fit: "Calibration") -> RenderableType:
@@ -250,9 +249,7 @@ def message_table(
 
     Below are reasons of large errors, reasons of rows without simulation, and the median error.
     """
-    table = Table(
-        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
+    table = left_titled_table(title)
     table.add_column("id", no_wrap=True)
     for column, width in (("system", 15), ("operation", 24), ("devices", 7), ("bytes", 10)):
         table.add_column(column, no_wrap=True, max_width=width, overflow="ellipsis")
@@ -309,26 +306,18 @@ def message_table(
 
 def catalogue_table(kind: str, titles: Mapping[str, str]) -> RenderableType:
     """Return one folder of the catalogue: names and titles."""
-    table = Table(
-        "name",
-        "what",
-        title=kind,
-        title_justify="left",
-        title_style="bold",
-        show_edge=False,
-        pad_edge=False,
-    )
+    table = left_titled_table(kind, ("name", "what"))
     for name, title in titles.items():
         table.add_row(name, title)
     return table if titles else Text(f"{kind}: none yet")
 
 
-def entry_table(title: str, facts: list[tuple[str, str, str]], note: str = "") -> RenderableType:
+def entry_table(entry: "EntrySources") -> RenderableType:
     """Return every number of a catalogue entry with its source."""
-    table = titled_table(title, [])
+    table = titled_table(entry.title, [])
     table.add_column("value", no_wrap=True)
     table.add_column("source", overflow="fold")
-    for key, value, source in facts:
+    for key, value, source in entry.facts:
         table.add_row(
             key,
             value,
@@ -337,4 +326,4 @@ def entry_table(title: str, facts: list[tuple[str, str, str]], note: str = "") -
                 style="yellow" if source.startswith(("assumed", "fitted", "no source")) else "",
             ),
         )
-    return Group(table, Text(), Text(note)) if note else table
+    return Group(table, Text(), Text(entry.note)) if entry.note else table

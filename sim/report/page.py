@@ -10,23 +10,26 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from sim.inputs.key_paths import scalar_values
 from sim.report.findings import notes, verdict_sentence
 from sim.report.html_table import as_html
-from sim.report.identity_rows import titled_table
 from sim.report.tables import run_tables
+from sim.report.titled_tables import titled_table
 from sim.results.encoding import encode_summary
+from sim.results.labels import sortable_text
 from sim.results.saving import load_result
+from sim.results.summary import RunOrigin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +64,13 @@ class DrawnFigure:
 class PageContent:
     """The content of a page for a run or a sweep.
 
-    summary: result.json or sweep.json as data, for its name, question, inputs and sources.
+    scenario: its name. seed, origin: None if the result does not have them.
     every: a title, and the table of all values. command: the one that made the folder.
     """
 
-    summary: Mapping[str, Any]
+    scenario: str
+    seed: int | None
+    origin: RunOrigin | None
     verdict: str
     tables: list[Markup]
     notes: list[str]
@@ -90,11 +95,13 @@ def _of_run(folder: Path) -> PageContent:
     summary = saved.summary
     sentence = verdict_sentence(summary.systems)
     every = titled_table("", list(summary.systems))
-    values = {name: dict(scalar_values(encode_summary(s))) for name, s in summary.systems.items()}
+    values = {name: scalar_values(encode_summary(s)) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
-        every.add_row(key, *(six_digits(of_system.get(key)) for of_system in values.values()))
+        every.add_row(key, *(sortable_text(of_system.get(key)) for of_system in values.values()))
     return PageContent(
-        summary=encode_summary(summary),
+        scenario=summary.scenario,
+        seed=summary.seed,
+        origin=summary.origin,
         verdict=sentence,
         tables=[_table(table) for table in run_tables(summary)],
         notes=[  # Left out: the note that the sentence repeats.
@@ -116,13 +123,15 @@ def _of_sweep(folder: Path) -> PageContent:
     table = titled_table("", rows.columns[1:])
     table.columns[0].header = rows.columns[0]
     for row in rows.iter_rows():
-        table.add_row(*map(six_digits, row))
+        table.add_row(*map(sortable_text, row))
     failed = (rows["error"].fill_null("") != "").sum()
     note = f"{len(rows)} rows, each a system under one set of values"
     note += f"; {failed} of them failed." if failed else "."
     figures = page_figures(draw_swept(swept))
     return PageContent(
-        summary=swept.summary,
+        scenario=swept.summary.scenario,
+        seed=swept.summary.seed,
+        origin=swept.summary.origin,
         verdict=figures[0].finding if figures else note,
         tables=[],
         notes=[note] if figures else [],
@@ -130,23 +139,6 @@ def _of_sweep(folder: Path) -> PageContent:
         every=("Every point", _table(table)),
         command="sweep",
     )
-
-
-def scalar_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield pairs such as ('lone_request.tpot_ms', 1.25) of all numbers and texts.
-
-    Left out: lists.
-    """
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from scalar_values(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            yield f"{prefix}{key}", value
-
-
-def six_digits(value: object) -> str:
-    """Return a value with six digits, '-' for None."""
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def page_figures(figures: Mapping[str, "Figure"]) -> list[DrawnFigure]:
@@ -221,15 +213,19 @@ def colour_variable(colour: str) -> str:
     return f"var(--c{colour[1:]}, {colour})" if colour in DARK_COLOURS else colour
 
 
-def scenario_yaml(summary: Mapping[str, Any]) -> str:
+def scenario_yaml(content: PageContent) -> str:
     """Return the scenario as it was run, with assignments and seed; '' if it was made in code."""
-    inputs = summary.get("inputs") or {}
-    if not inputs:
+    origin = content.origin
+    if not (origin and origin.inputs):
         return ""
-    question = f"# {summary['question']}\n" if summary.get("question") else ""
-    seed = {"seed": summary["seed"]} if "seed" in summary else {}
+    question = f"# {origin.question}\n" if origin.question else ""
+    seed = {} if content.seed is None else {"seed": content.seed}
     return question + yaml.safe_dump(
-        {**inputs, **seed}, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True
+        {**origin.inputs, **seed},
+        sort_keys=False,
+        default_flow_style=None,
+        width=110,
+        allow_unicode=True,
     )
 
 
@@ -238,9 +234,8 @@ def _table(table: "Table") -> Markup:
 
 
 def _page(content: PageContent) -> str:
-    summary = content.summary
-    scenario = scenario_yaml(summary)
-    name = f"{summary['scenario']}.yaml"
+    origin, scenario = content.origin, scenario_yaml(content)
+    name = f"{content.scenario}.yaml"
     script = (HERE / "page.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -257,13 +252,14 @@ def _page(content: PageContent) -> str:
             "script": Markup(script),
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "dark": DARK_COLOURS,
-            "question": summary.get("question") or "",
+            "name": content.scenario,
+            "question": (origin and origin.question) or "",
             "scenario": scenario,
             "file": name,
             "link": f"data:text/yaml;base64,{base64.b64encode(scenario.encode()).decode()}",
-            "sources": summary.get("sources") or {},
+            "sources": (origin and origin.sources) or {},
             "doubtful": ("assumed", "fitted", "changed", "no source"),
-            "version": summary.get("version") or "unknown",
+            "version": (origin and origin.version) or "unknown",
             "reproduce": f"sramsim {content.command} {shlex.quote(name)} --out out",
         }
     )

@@ -4,8 +4,7 @@
 >>> plan_table(plan(read("fleet")).summary([4096]))  # doctest: +SKIP
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,75 +16,65 @@ from sim.report.identity_rows import (
     cost_rows,
     identity_rows,
     loading_row,
-    titled_table,
 )
 from sim.report.tables import COLOURS
-from sim.results.encoding import decode_summary
+from sim.report.titled_tables import titled_table
+from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
 from sim.results.labels import format_number
 from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan
-from sim.results.summary import TokenCosts
-from sim.results.system_identity import PlanDegrees, UnloadedRequest, read_identity
+from sim.results.system_identity import UnloadedRequest
 from sim.units import format_quantity
 
 
-def capacity_table(summary: Mapping[str, Any]) -> RenderableType:
-    """Return the table of `sramsim capacity` from the data of `capacity --json`."""
-    systems = summary["systems"]
-    identities = {name: read_identity(system) for name, system in systems.items()}
+def capacity_table(summary: CapacitySummary) -> RenderableType:
+    """Return the table of `sramsim capacity`."""
+    results, identities = list(summary.systems.values()), summary.identities
     limits = ", ".join(
-        f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary["slo"].items()
+        f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary.slo.items()
     )
     table = titled_table(
-        f"{summary['scenario']}, seed {summary['seed']}: the most that each system takes",
-        list(systems),
+        f"{summary.scenario}, seed {summary.seed}: the most that each system takes",
+        list(summary.systems),
     )
     identity_rows(table, identities.values())
     table.add_section()
-    results = list(systems.values())
-    what, label = ("users", "users") if "max_goodput_users" in results[0] else ("rate", "request/s")
-    table.add_row(
-        f"highest goodput, {label}", *(format_number(s[f"max_goodput_{what}"]) for s in results)
-    )
-    table.add_row(
-        "  for each chip", *(format_number(s[f"max_goodput_{what}_per_chip"]) for s in results)
-    )
-    if any("time_scale" in s for s in results):
-        table.add_row(
-            "  time_scale of the trace", *(format_number(s["time_scale"]) for s in results)
-        )
+    unit = results[0].most.unit
+    table.add_row(f"highest goodput, {unit}", *(format_number(s.most.load) for s in results))
+    table.add_row("  for each chip", *(format_number(s.most.load_per_chip) for s in results))
+    scales = [s.trace.time_scale for s in results if s.trace]
+    if scales:
+        table.add_row("  time_scale of the trace", *map(format_number, scales))
     table.add_row(
         "attainment there",
-        *(f"{s['attainment']:.1%}" if s["attainment"] is not None else "-" for s in results),
+        *("-" if s.attainment is None else f"{s.attainment:.1%}" for s in results),
     )
     table.add_row(
-        "output token/s, all users", *(format_number(s["output_throughput"]) for s in results)
+        "output token/s, all users", *(format_number(s.output_throughput) for s in results)
     )
-    for cost, cells in cost_rows([decode_summary(TokenCosts, s) for s in results]):
+    for cost, cells in cost_rows([s.costs for s in results]):
         table.add_row(cost, *cells)
-    table.add_row("what binds", *(s["binds"] or "-" for s in results))
-    above = [s["above"] for s in results]
-    table.add_row(f"just above, {label}", *(format_number(a["load"]) if a else "-" for a in above))
-    table.add_row("  attainment", *(f"{a['attainment']:.1%}" if a else "-" for a in above))
+    table.add_row("what binds", *(s.binds or "-" for s in results))
+    above = [s.above for s in results]
+    table.add_row(f"just above, {unit}", *(format_number(a.load) if a else "-" for a in above))
+    table.add_row("  attainment", *(f"{a.attainment:.1%}" if a else "-" for a in above))
     table.add_row(
-        "  verdict", *(Text(a["verdict"], style=COLOURS[a["verdict"]]) if a else "-" for a in above)
+        "  verdict", *(Text(a.verdict, style=COLOURS[a.verdict]) if a else "-" for a in above)
     )
-    table.add_row("trials, of requests", *(f"{s['trials']}, {s['requests']:,}" for s in results))
-    if any("best" in s for s in results):
+    table.add_row("trials, of requests", *(f"{s.trials}, {s.requests:,}" for s in results))
+    if any(s.best for s in results):
         table.add_section()
-        _best_plans(table, [s.get("best") for s in results], what, label)
+        _best_plans(table, [s.best for s in results], unit)
     lines = [
         *changed_numbers(identities),
-        f"{100 * summary['attainment']:g} % of the requests must meet {limits}.",
+        f"{100 * summary.attainment:g} % of the requests must meet {limits}.",
     ]
-    lines += [f"{name}: {s['reason']}." for name, s in systems.items() if s["reason"]]
+    lines += [f"{name}: {s.reason}." for name, s in summary.systems.items() if s.reason]
     return Group(table, Text(), *map(Text, lines))
 
 
-def _best_plans(
-    table: Table, best: Sequence[Mapping[str, Any] | None], what: str, label: str
-) -> None:
+def _best_plans(table: Table, best: Sequence[BestPlanSummary | None], unit: str) -> None:
     """Add the best plan that `capacity --plans` found for each system."""
-    plans = [decode_summary(PlanDegrees, b["plan"]) if b else None for b in best]
+    plans = [b.plan if b else None for b in best]
     table.add_row(
         "best plan, tensor x pipeline x replicas", *(plan.text if plan else "-" for plan in plans)
     )
@@ -95,12 +84,11 @@ def _best_plans(
             *(f"{plan.attention_data} / {plan.expert}" if plan else "-" for plan in plans),
         )
     table.add_row(
-        f"  highest goodput, {label}",
-        *(format_number(b[f"max_goodput_{what}"]) if b else "-" for b in best),
+        f"  highest goodput, {unit}", *(format_number(b.most.load) if b else "-" for b in best)
     )
     table.add_row(
         "  plans that fit / simulated",
-        *(f"{b['considered']} / {b['simulated']}" if b else "-" for b in best),
+        *(f"{b.considered} / {b.simulated}" if b else "-" for b in best),
     )
 
 

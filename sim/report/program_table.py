@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sim.cost.program import CollectiveOp
 from sim.inputs.errors import UserError
+from sim.report.titled_tables import left_titled_table
 from sim.results.labels import format_number
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def program_table(
             "because the chips of a replica count from 0; try --chip 0"
         )
     title = f"{system}: one decode step on {plan.pipeline} stages of {plan.stage_size} chips"
-    table = Table(
-        title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
+    table = left_titled_table(title)
     for column, right in (
         ("stages", False),
         ("each chip", False),

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.economics.owner_costs import CostEstimate, EconomicTerms
 from sim.report.findings import notes, verdict_text
 from sim.report.html_table import as_html
 from sim.report.identity_rows import (
@@ -21,8 +22,8 @@ from sim.report.identity_rows import (
     identity_rows,
     loading_row,
     plain_cells,
-    titled_table,
 )
+from sim.report.titled_tables import titled_table
 from sim.results.labels import format_number, published_speed
 from sim.results.statistics import (
     LATENCIES,
@@ -33,7 +34,7 @@ from sim.results.statistics import (
     ReplayMetrics,
     TraceMetrics,
 )
-from sim.results.summary import CostEstimate, EconomicTerms, RunSummary, SystemSummary
+from sim.results.summary import RunSummary, SystemSummary
 from sim.results.system_identity import SpeedPoint
 from sim.results.verdict import NOT_STEADY
 from sim.units import format_quantity

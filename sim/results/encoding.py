@@ -18,8 +18,10 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from sim.inputs.key_paths import JsonObject, JsonValue
+
 Kind = TypeVar("Kind")
-Data = Mapping[str, Any]
+Data = Mapping[str, JsonValue]
 
 OMIT_NONE = "left out"  # a field that is None has no key
 # A field that is a dataclass: its keys are among those of the outer object. An optional field is
@@ -41,7 +43,7 @@ class SplicedField:
     encode: from the field's name and value to keys. decode: from name and data to the value.
     """
 
-    encode: Callable[[str, Any], dict[str, Any]]
+    encode: Callable[[str, Any], Data]
     decode: Callable[[str, Data], Any]
 
 
@@ -54,6 +56,12 @@ def encode_summary(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [encode_summary(item) for item in value]
     return value
+
+
+def json_object(value: object) -> JsonObject:
+    """Return a typed result as the object of a JSON document."""
+    data: JsonObject = encode_summary(value)
+    return data
 
 
 def decode_summary(kind: type[Kind], data: Any) -> Kind:
@@ -105,8 +113,8 @@ def _codecs_of(kind: Any) -> Iterator[_Codec]:
         )
 
 
-def _encode_fields(value: Any) -> dict[str, Any]:
-    data: dict[str, Any] = {}
+def _encode_fields(value: Any) -> JsonObject:
+    data: JsonObject = {}
     kind: Any = type(value)
     for codec in _codecs(kind):
         content = getattr(value, codec.name)
@@ -139,7 +147,7 @@ def _decode(kind: Any, data: Any) -> Any:
 
 
 def _decode_fields(kind: Any, data: Data) -> Any:
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for codec in _codecs(kind):
         if codec.custom:
             values[codec.name] = codec.custom.decode(codec.name, data)

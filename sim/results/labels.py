@@ -7,19 +7,37 @@
 from sim.results.system_identity import Identity, SpeedPoint
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """Return a number as a person writes it, with this many digits; '-' for None."""
+def format_number(value: float | None, digits: int = 3, trailing_zeros: bool = True) -> str:
+    """Return a number as a person writes it, with this many digits; '-' for None.
+
+    Thousands have commas. Whole numbers have all their digits.
+    """
     if value is None:
         return "-"
     if abs(value) >= 1e12:
         return f"{value:.{digits}g}"
-    if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
-        return (
-            f"{value:,.0f}"
-            if isinstance(value, int) or abs(value) >= 10**digits
-            else f"{value:.{digits}g}"
-        )
-    return f"{value:#.{digits}g}" if value else "0"
+    # Round first: 99.96 has three digits before the point, and 999.6 has four.
+    if isinstance(value, int) or abs(float(f"{value:.{digits}g}")) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if not value:
+        return "0"
+    return f"{value:#.{digits}g}" if trailing_zeros else f"{value:.{digits}g}"
+
+
+def trimmed_number(value: float) -> str:
+    """Return a number with up to three digits: '2', not '2.00'.
+
+    Figures use it, because the ticks of an axis are round numbers.
+    """
+    return format_number(value, trailing_zeros=False)
+
+
+def sortable_text(value: object) -> str:
+    """Return a number with six digits and without commas, a text as it is, '-' for None.
+
+    The page uses it for tables that a reader sorts: its script reads no commas.
+    """
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def speed_label(identity: Identity) -> str:

@@ -7,15 +7,15 @@ Names and definitions are those of vLLM's benchmark.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from sim.inputs.errors import ScenarioError, nearest_name
-from sim.inputs.fields import Shorthand
+from sim.inputs.errors import ScenarioError
+from sim.inputs.fields import preset_shorthand
 from sim.inputs.values import Value
 from sim.results.rows import Rows
 from sim.results.statistics import (
@@ -28,7 +28,7 @@ from sim.results.statistics import (
     TraceMetrics,
     Unfinished,
 )
-from sim.results.verdict import UNSTEADY, hints, judge, measure_flow
+from sim.results.verdict import UNSTEADY, hints, judge_flow
 from sim.units import Seconds
 
 Column = NDArray[np.float64]
@@ -66,22 +66,7 @@ PRESETS = {
 }
 
 
-def _preset(value: object) -> object:
-    if isinstance(value, str):
-        if value not in PRESETS:
-            hint = (
-                f"did you mean {near}?"
-                if (near := nearest_name(value, PRESETS))
-                else f"there are {', '.join(PRESETS)}"
-            )
-            raise PydanticCustomError(
-                "quantity", "{reason}", {"reason": f"'{value}' is not an SLO preset; {hint}"}
-            )
-        return PRESETS[value]
-    return value
-
-
-SLOField = Annotated[SLO, Shorthand(_preset, {"enum": list(PRESETS)})]
+SLOField = Annotated[SLO, preset_shorthand(PRESETS, "an SLO preset")]
 
 
 class Measure(Value):
@@ -167,8 +152,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     def rate(amount: float) -> float | None:
         return amount / duration if duration > 0 else None
 
-    verdict = judge(rows)
-    flow = measure_flow(rows) if rows.requests.users is None else None
+    verdict, flow = judge_flow(rows)
     samples = latencies(rows, counted)
     widths = {
         name: None if verdict in UNSTEADY else in_ms(half_width(sample))
@@ -355,8 +339,13 @@ def count_good(rows: Rows, slo: SLO) -> int:
 
 def meets_slo(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
     """Return bool[request]: meets all limits. A refused request meets none."""
+    return all_limits_met(rows, limits_met(rows, slo))
+
+
+def all_limits_met(rows: Rows, limits: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Return bool[request]: finished, and meets each of the limits. limits: bool[request]."""
     ok = rows.finished
-    for within_limit in limits_met(rows, slo).values():
+    for within_limit in limits.values():
         ok = ok & within_limit
     return ok
 

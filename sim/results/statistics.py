@@ -10,8 +10,9 @@ sweep. To add p99.9 of TPOT: `"tpot": Latency("TPOT", ("median", "p99", "p99.9")
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
+from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key, SplicedField
 from sim.results.verdict import Hint, Verdict
 
@@ -72,14 +73,18 @@ def statistic_key(statistic: str, latency: str) -> str:
     return f"{statistic}_{latency}_ms"
 
 
-def _encode_statistics(latency: str, statistics: Statistics) -> dict[str, Any]:
+def _encode_statistics(latency: str, statistics: Statistics) -> Mapping[str, float | None]:
     return {statistic_key(name, latency): value for name, value in statistics.values.items()}
 
 
-def _decode_statistics(latency: str, data: Mapping[str, Any]) -> Statistics:
+def _decode_statistics(latency: str, data: Mapping[str, JsonValue]) -> Statistics:
     pattern = re.compile(rf"(mean|median|std|p[\d.]+)_{latency}_ms")
-    names = {key: match[1] for key in data if (match := pattern.fullmatch(key))}
-    return Statistics({name: data[key] for key, name in names.items()})
+    values: dict[str, float | None] = {}
+    for key, value in data.items():
+        match = pattern.fullmatch(key)
+        if match and isinstance(value, int | float | None):
+            values[match[1]] = value
+    return Statistics(values)
 
 
 LatencyField = Annotated[Statistics, SplicedField(_encode_statistics, _decode_statistics)]

@@ -10,10 +10,14 @@ None has no key in JSON.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from sim.economics.break_even import PricedSystem
+from sim.economics.owner_costs import CostEstimate, EconomicTerms
+from sim.economics.token_price import TokenPrice
+from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.sources import EntrySources
 from sim.results.statistics import Metrics, TraceMetrics
 from sim.results.system_identity import (
     FleetIdentity,
@@ -53,23 +57,6 @@ class EnergyUse:
     joules_per_token_by_cause: Mapping[str, float]
     mean_power_w: float
     pue: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenPrice:
-    """The cost of the tokens of a run, USD.
-
-    provisioned_power_w: W. usd_per_mtok: for a million output tokens.
-    usd_per_request: None if no request finished.
-    """
-
-    card_usd: float
-    capital_usd: float
-    provisioned_power_w: float
-    usd_per_year: float
-    usd_per_mtok: float
-    usd_per_mtok_by_cause: Mapping[str, float]
-    usd_per_request: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,42 +115,6 @@ class SystemSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EconomicTerms:
-    """The terms of payment: years, shares of the capital, PUE, shares of the time, USD.
-
-    hosting_usd_per_kw_month: None if electricity is paid for. Then the next field is not None.
-    """
-
-    years: float
-    interest: float = 0.0
-    residual: float = 0.0
-    maintenance: float = 0.0
-    pue: float
-    utilisation: float = 1.0
-    availability: float | None = None
-    hosting_usd_per_kw_month: float | None
-    electricity_usd_per_kwh: float | None
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """The cost of a system over the years, independent of what it serves [USD]."""
-
-    capex_usd: float
-    opex_usd: float
-    total_usd: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class EntrySources:
-    """An entry of the catalogue, with the source of each number. facts: key, value, source."""
-
-    title: str
-    facts: tuple[tuple[str, str, str], ...]
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunOrigin:
     """The origin of a run in a folder: version, question, inputs and sources.
 
@@ -172,7 +123,7 @@ class RunOrigin:
 
     version: Annotated[str | None, OMIT_NONE] = None
     question: Annotated[str | None, OMIT_NONE] = None
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, JsonValue]
     sources: Annotated[Mapping[str, EntrySources] | None, OMIT_NONE] = None
 
 

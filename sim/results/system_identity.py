@@ -10,21 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from sim.results.encoding import OMIT_NONE, SPLICED, Key, decode_summary
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
 from sim.results.statistics import MemberMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanDegrees:
-    """The layout of a model on the chips. slots: micro-batches in flight."""
+class Degrees:
+    """The degrees of a plan."""
 
     tensor: int
     attention_data: int = 1
     expert: int = 1
     pipeline: int
     replicas: int = 1
-    balance: str | None = None
-    slots: int | None = None
 
     @property
     def text(self) -> str:
@@ -33,17 +31,54 @@ class PlanDegrees:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchedPlan:
-    """The result of `search: capacity`: plans considered, simulated, and the highest goodput.
+class PlanDegrees(Degrees):
+    """The layout of a model on the chips. slots: micro-batches in flight."""
 
-    max_goodput_users: of a closed loop. max_goodput_rate: of arrivals, requests/s.
-    """
+    balance: str | None = None
+    slots: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxGoodput:
+    """The highest goodput: users of a closed loop, or else requests/s of arrivals."""
+
+    users: Annotated[int | None, OMIT_NONE, Key("max_goodput_users")] = None
+    users_per_chip: Annotated[float | None, OMIT_NONE, Key("max_goodput_users_per_chip")] = None
+    rate: Annotated[float | None, OMIT_NONE, Key("max_goodput_rate")] = None
+    rate_per_chip: Annotated[float | None, OMIT_NONE, Key("max_goodput_rate_per_chip")] = None
+
+    @property
+    def unit(self) -> str:
+        """'users' or 'request/s'."""
+        return "request/s" if self.users is None else "users"
+
+    @property
+    def load(self) -> float | None:
+        """The number of users, or the request/s."""
+        return self.rate if self.users is None else self.users
+
+    @property
+    def load_per_chip(self) -> float | None:
+        """The load over the number of chips; None where the chips are not counted."""
+        return self.rate_per_chip if self.users is None else self.users_per_chip
+
+
+def max_goodput(load: float, closed: bool, chips: int | None = None) -> MaxGoodput:
+    """Return the highest goodput as a result has it. chips: None leaves out the load per chip."""
+    per_chip = load / chips if chips else None
+    if closed:
+        return MaxGoodput(users=round(load), users_per_chip=per_chip)
+    return MaxGoodput(rate=load, rate_per_chip=per_chip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchedPlan:
+    """The result of `search: capacity`: plans considered, simulated, and the highest goodput."""
 
     by: str
     considered: int
     simulated: int
-    max_goodput_users: Annotated[int | None, OMIT_NONE] = None
-    max_goodput_rate: Annotated[float | None, OMIT_NONE] = None
+    most: Annotated[MaxGoodput, SPLICED]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +189,6 @@ class SystemIdentity:
         """The identity itself; None for a fleet."""
         return self
 
-    @property
-    def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems have one router."""
-        return False
-
     def parts(self, name: str) -> "Mapping[str, SystemIdentity]":
         """Return its plain systems by name; a plain system is its only part."""
         return {name: self}
@@ -221,11 +251,6 @@ class FleetIdentity:
         """None: a fleet has no plan of its own."""
         return None
 
-    @property
-    def is_fleet(self) -> bool:
-        """Whether replicas of unlike systems have one router."""
-        return True
-
     def parts(self, name: str) -> Mapping[str, SystemIdentity]:
         """Return its plain systems by name; a plain system is its only part."""
         return {member: of.identity for member, of in self.members.items()}
@@ -251,10 +276,3 @@ class FleetIdentity:
 
 
 Identity = SystemIdentity | FleetIdentity
-
-
-def read_identity(data: Mapping[str, Any]) -> Identity:
-    """Return the identity of a system from a result's data."""
-    if "members" in data:
-        return decode_summary(FleetIdentity, data)
-    return decode_summary(SystemIdentity, data)

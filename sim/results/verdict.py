@@ -90,9 +90,19 @@ def judge(rows: Rows) -> Verdict:
 
     A closed loop is never OVERLOADED, because its users wait for answers.
     """
+    return judge_flow(rows)[0]
+
+
+def judge_flow(rows: Rows) -> tuple[Verdict, Flow | None]:
+    """Return the verdict of `judge`, and the flow behind it; None in a closed loop."""
+    flow = measure_flow(rows) if rows.requests.users is None else None
+    return _verdict(rows, flow), flow
+
+
+def _verdict(rows: Rows, flow: Flow | None) -> Verdict:
     if 2 * int(rows.finished.sum()) <= len(rows.arrival):
         return "REFUSED"
-    if rows.requests.users is None and (flow := measure_flow(rows)):
+    if flow:
         lack = flow.offered - flow.served
         if flow.share < KEEPS_UP and lack > CERTAIN * flow.chance and flow.last < KEEPS_UP:
             grows = flow.seconds > 0 and (flow.waiting or flow.rising < RISING)

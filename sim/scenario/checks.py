@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sim.inputs.errors import error_at_path, nearest_name
+from sim.inputs.errors import error_at_path
+from sim.inputs.suggestions import spelling_hint
 from sim.results.metrics import LIMITS
 from sim.scenario.system import Fleet, System
 from sim.units import brief
@@ -24,8 +25,7 @@ def check_members(systems: Mapping[str, System | Fleet]) -> None:
         for member in system.fleet if isinstance(system, Fleet) else ():
             if member in plain:
                 continue
-            near = nearest_name(member, plain)
-            hint = f"did you mean {near}?" if near else f"there are {', '.join(plain) or 'none'}"
+            hint = spelling_hint(member, plain, f"there are {', '.join(plain) or 'none'}")
             what = "a fleet itself" if member in systems else "no system"
             reason = f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
             raise error_at_path((name, "fleet", member), member, reason)
@@ -47,11 +47,7 @@ def _owned_systems(scenario: "Scenario") -> None:
     plain = [name for name, system in scenario.systems.items() if isinstance(system, System)]
     for name, own in scenario.money.systems.items():
         if name not in plain:
-            hint = (
-                f"did you mean {near}?"
-                if (near := nearest_name(name, plain))
-                else f"there are {', '.join(plain) or 'none'}"
-            )
+            hint = spelling_hint(name, plain, f"there are {', '.join(plain) or 'none'}")
             reason = f"{brief(name)!r} is no system with chips; {hint}"
             raise error_at_path(("economics", "systems", name), name, reason)
         serve = scenario.plain(name).hardware[1]

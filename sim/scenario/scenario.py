@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import (
@@ -25,6 +25,7 @@ from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.inputs.document import Document
+from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.values import Value
 from sim.model.transformer import ModelField
@@ -32,6 +33,7 @@ from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides,
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure, SLOField
+from sim.results.summary import RunOrigin
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
@@ -116,13 +118,13 @@ class Scenario(Value):
         check_scenario(self)
         return self
 
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _given: JsonObject = PrivateAttr(default_factory=dict)
     _question: str = PrivateAttr(default="")
     _places: _Places = PrivateAttr(default_factory=lambda: _Places(None))
     _searches: dict[str, PlanSearch] = PrivateAttr(default_factory=dict)
 
     @property
-    def given(self) -> dict[str, Any]:
+    def given(self) -> JsonObject:
         """The data of the file with the command line's assignments; empty if made in code."""
         return self._given
 
@@ -142,10 +144,14 @@ class Scenario(Value):
         return changed
 
     @property
-    def origin(self) -> dict[str, Any]:
+    def origin(self) -> RunOrigin:
         """The origin for a result: version, the file's opening comment, inputs, all sources."""
-        inputs = {"inputs": self.given, "sources": scenario_sources(self.given)}
-        return {"version": __version__, "question": self._question, **inputs}
+        return RunOrigin(
+            version=__version__,
+            question=self._question,
+            inputs=self.given,
+            sources=scenario_sources(self.given),
+        )
 
     @property
     def money(self) -> Economics:

@@ -1,13 +1,11 @@
 """The `sweep` of a scenario: a grid or a list of points."""
 
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
-from sim.units import brief
+from sim.units import brief, value_error
 
 MOST_POINTS = 100_000  # of a sweep
 
@@ -29,17 +27,19 @@ def _checked_sweep(sweep: object) -> object:
     if isinstance(sweep, Mapping) and not reason:
         reason = _grid_problem(sweep)
     if reason:
-        raise PydanticCustomError("quantity", "{reason}", {"reason": reason})
+        raise value_error(reason)
     return sweep
 
 
-def _grid_problem(grid: Mapping[str, Any]) -> str:
+def _grid_problem(grid: Mapping[str, object]) -> str:
     """Return what is wrong with a grid; empty if nothing is."""
+    count = 1
     for key, values in grid.items():
         if not (isinstance(values, tuple) and values):
             value = brief(str(values))
             return f"{key}: {value!r} is not a list of values, such as [1, 2]"
-    if (count := math.prod(map(len, grid.values()))) > MOST_POINTS:
+        count *= len(values)
+    if count > MOST_POINTS:
         return f"{count:,} points, and {MOST_POINTS:,} are the most"
     return ""
 
@@ -58,7 +58,7 @@ _LIST = {
 }
 _SWEEP = {"anyOf": [_GRID, _LIST, {"type": "null"}]}
 SweepField = Annotated[
-    dict[str, tuple[Any, ...]] | tuple[dict[str, Any], ...] | None,
+    dict[str, tuple[object, ...]] | tuple[dict[str, object], ...] | None,
     BeforeValidator(_checked_sweep),
     WithJsonSchema(_SWEEP),
 ]

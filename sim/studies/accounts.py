@@ -10,18 +10,16 @@ from sim.cost.energy import EnergyPart, energy, summed
 from sim.economics.owner_costs import (
     Capex,
     OwnerCosts,
-    ServedTokens,
     host_power,
     joules_per_token,
-    token_price,
 )
+from sim.economics.token_price import ServedTokens, token_price
 from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
-from sim.results.encoding import decode_summary
 from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
-from sim.results.summary import EnergyUse, TokenCosts, TokenPrice
+from sim.results.summary import EnergyUse, TokenCosts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import DAY, Seconds, Watts
@@ -42,7 +40,7 @@ def availability_metrics(
             chips = deployment.chips // deployment.layout.plan.replicas
             parts[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
     if name in parts:
-        return decode_summary(AvailabilityMetrics, parts[name].metrics())
+        return parts[name].metrics
     done = rows.finished
     tokens = dict.fromkeys(members, 0)
     for replica, output in zip(
@@ -98,7 +96,7 @@ def token_costs(
     return TokenCosts(
         busy_share=busy_share(members, rows.systems, busy, worked),
         energy=_energy_use(scenario, parts.values(), worked, tokens / elapsed),
-        economics=TokenPrice(**price) if price else None,
+        economics=price,
     )
 
 

@@ -4,15 +4,22 @@ capacity(sim.read("llama2-70b-lpu-vs-h100")).systems["lpu"].best.goodput  # requ
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from sim.inputs.errors import UserError
-from sim.results.encoding import encode_summary
+from sim.inputs.key_paths import JsonObject
+from sim.results.capacity_summary import (
+    BestPlanSummary,
+    CapacityOfSystem,
+    CapacitySummary,
+    TraceScale,
+)
+from sim.results.encoding import json_object
 from sim.results.metrics import LIMITS
 from sim.results.summary import TokenCosts
+from sim.results.system_identity import max_goodput
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
@@ -81,51 +88,50 @@ class CapacityResult:
     attainment: float
     systems: dict[str, SystemCapacity]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the contract of `capacity --json`: as `run --json`, but with capacities."""
-        slo = self.scenario.slo
-        limits = {
-            f"{name}_ms": 1000 * getattr(slo, name)
-            for name in LIMITS
-            if getattr(slo, name) is not None
-        }
-        return {
-            "scenario": self.scenario.id,
-            "seed": self.scenario.seed,
-            "slo": limits,
-            "attainment": self.attainment,
-            "systems": {
-                name: encode_summary(system_identity(self.scenario, name, system.members))
-                | self._system_json(system)
-                for name, system in self.systems.items()
-            },
-        }
+    def as_json(self) -> JsonObject:
+        """Return the data of `capacity --json`."""
+        return json_object(self.summary())
 
-    def _system_json(self, system: SystemCapacity) -> dict[str, Any]:
-        """Return the capacity of one system as JSON."""
-        workload, best, above = self.scenario.workload, system.best, system.above
-        load = best.goodput if best else 0.0
-        chips = sum(member.chips for member in system.members.values())
-        goodput: dict[str, Any]
-        if workload.load_kind == "users":
-            goodput = {"max_goodput_users": round(load), "max_goodput_users_per_chip": load / chips}
-        else:
-            goodput = {"max_goodput_rate": load, "max_goodput_rate_per_chip": load / chips}
-        if workload.is_recorded:
-            goodput["time_scale"] = system.time_scale
-        return goodput | {
-            "attainment": best.attainment if best else None,
-            "verdict": best.verdict if best else None,
-            "output_throughput": best.output_throughput if best else None,
-            "binds": above.binds(self.attainment) if above else None,
-            "above": {key: value for key, value in vars(above).items() if key != "counted"}
-            if above
-            else None,
-            "trials": system.trials,
-            "requests": system.requests,
-            "reason": system.reason,
-            **encode_summary(system.costs),
-        }
+    def summary(self, best: Mapping[str, BestPlanSummary] | None = None) -> CapacitySummary:
+        """Return the typed capacities. best: the best plans by system; None without a search."""
+        slo = self.scenario.slo
+        return CapacitySummary(
+            scenario=self.scenario.id,
+            seed=self.scenario.seed,
+            slo={
+                f"{name}_ms": 1000 * getattr(slo, name)
+                for name in LIMITS
+                if getattr(slo, name) is not None
+            },
+            attainment=self.attainment,
+            systems={
+                name: replace(self._of_system(name), best=(best or {}).get(name))
+                for name in self.systems
+            },
+        )
+
+    def _of_system(self, name: str) -> CapacityOfSystem:
+        """Return the typed capacity of one system."""
+        workload, system = self.scenario.workload, self.systems[name]
+        best, above = system.best, system.above
+        return CapacityOfSystem(
+            identity=system_identity(self.scenario, name, system.members),
+            most=max_goodput(
+                best.goodput if best else 0.0,
+                workload.load_kind == "users",
+                sum(member.chips for member in system.members.values()),
+            ),
+            trace=TraceScale(system.time_scale) if workload.is_recorded else None,
+            attainment=best.attainment if best else None,
+            verdict=best.verdict if best else None,
+            output_throughput=best.output_throughput if best else None,
+            binds=above.binds(self.attainment) if above else None,
+            above=above.summary if above else None,
+            trials=system.trials,
+            requests=system.requests,
+            reason=system.reason,
+            costs=system.costs,
+        )
 
 
 def capacity(

@@ -12,13 +12,14 @@ own capacity is searched only if it meets that load.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
+from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.metrics import SLO
+from sim.results.system_identity import max_goodput
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
@@ -109,27 +110,23 @@ class BestPlan:
     search: PlanSearch
     closed: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the value of `best` in `capacity --plans --json`."""
+    @property
+    def summary(self) -> BestPlanSummary:
+        """The plan as a result has it."""
         best = self.capacity.best
-        most = (
-            {"max_goodput_users": round(self.search.load)}
-            if self.closed
-            else {"max_goodput_rate": self.search.load}
+        return BestPlanSummary(
+            plan=self.degrees,
+            most=max_goodput(self.search.load, self.closed),
+            attainment=best.attainment if best else None,
+            considered=self.search.considered,
+            simulated=self.search.simulated,
         )
-        return {
-            "plan": self.degrees,
-            **most,
-            "attainment": best.attainment if best else None,
-            "considered": self.search.considered,
-            "simulated": self.search.simulated,
-        }
 
     @property
-    def degrees(self) -> dict[str, int | str | None]:
+    def degrees(self) -> BestDegrees:
         """Degrees of the plan as a scenario writes them, and the precision of its KV cache."""
         resolved = next(iter(self.capacity.members.values())).deployment.layout.plan
-        return {key: getattr(resolved, key) for key in (*DEGREES, "kv")}
+        return BestDegrees(**{key: getattr(resolved, key) for key in (*DEGREES, "kv")})
 
 
 def best_plans(

@@ -25,6 +25,7 @@ from sim.results.system_identity import (
     SpeedPoint,
     SystemIdentity,
     WeightBandwidth,
+    max_goodput,
 )
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
@@ -130,11 +131,9 @@ def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
 def _searched(scenario: Scenario, name: str) -> SearchedPlan:
     """Return the result of `search: capacity` for a system."""
     search = scenario.searches[name]
-    closed = scenario.workload.load_kind == "users"
     return SearchedPlan(
         by="capacity",
         considered=search.considered,
         simulated=search.simulated,
-        max_goodput_users=round(search.load) if closed else None,
-        max_goodput_rate=None if closed else search.load,
+        most=max_goodput(search.load, scenario.workload.load_kind == "users"),
     )

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.cost.layout import weights_only_chips
-from sim.economics.owner_costs import lifetime_costs
+from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
+from sim.inputs.key_paths import JsonObject
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
-from sim.results.encoding import decode_summary, encode_summary
+from sim.results.encoding import encode_summary, json_object
 from sim.results.metrics import metrics_by_member, summarize, trace_metrics
 from sim.results.plan_summary import (
     ChipMemory,
@@ -31,11 +32,8 @@ from sim.results.rows import Rows, rows_of_answers
 from sim.results.saving import Saved
 from sim.results.statistics import MemberMetrics, Metrics, TraceMetrics
 from sim.results.summary import (
-    CostEstimate,
-    EconomicTerms,
     LinkUse,
     NetworkUse,
-    RunOrigin,
     RunSummary,
     SystemSummary,
     TokenCosts,
@@ -103,10 +101,9 @@ class Result:
     systems: dict[str, SystemResult]
     measured: TraceMetrics | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Return the data of `run --json`. Left out: wall time, paths and the commit."""
-        data: dict[str, Any] = encode_summary(self.summary)
-        return data
+        return json_object(self.summary)
 
     @property
     def summary(self) -> RunSummary:
@@ -152,8 +149,7 @@ class Result:
 
     def saved(self) -> Saved:
         """Return the result as a folder keeps it: the summary with its sources, and the rows."""
-        origin = decode_summary(RunOrigin, self.scenario.origin)
-        return Saved(replace(self.summary, origin=origin), self.requests)
+        return Saved(replace(self.summary, origin=self.scenario.origin), self.requests)
 
     @property
     def requests(self) -> "polars.DataFrame":
@@ -199,10 +195,9 @@ class Planned:
     unloaded: dict[str, SingleRequest]
     minimum: dict[str, tuple[int, int, int] | None]
 
-    def as_json(self, lengths: list[int]) -> dict[str, Any]:
+    def as_json(self, lengths: list[int]) -> JsonObject:
         """Return the data of `plan --json`. lengths: of the sequences to count [tokens]."""
-        data: dict[str, Any] = encode_summary(self.summary(lengths))
-        return data
+        return json_object(self.summary(lengths))
 
     def summary(self, lengths: list[int]) -> PlanSummary:
         """Return the typed plans of all systems. lengths: of the sequences to count [tokens]."""
@@ -322,16 +317,12 @@ def serve_system(
 def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
     """Return the costs over the years of systems with known prices, whatever they serve."""
     capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
-    return {
-        name: CostEstimate(**lifetime_costs(scenario.money, owned))
-        for name, owned in capex.items()
-        if owned
-    }
+    return {name: lifetime_costs(scenario.money, owned) for name, owned in capex.items() if owned}
 
 
 def economic_terms(scenario: Scenario) -> EconomicTerms:
     """Return the terms of payment of a scenario."""
-    return decode_summary(EconomicTerms, scenario.money.as_json())
+    return scenario.money.terms
 
 
 def unloaded_request(request: SingleRequest) -> UnloadedRequest:

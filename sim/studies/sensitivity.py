@@ -17,17 +17,29 @@ from pydantic import TypeAdapter
 
 from sim.cost.energy import EnergyPart, Tally, energy
 from sim.cost.plan import PlanError
-from sim.economics.owner_costs import OwnerCosts, ServedTokens, host_power, token_price
+from sim.economics.owner_costs import OwnerCosts, host_power
+from sim.economics.token_price import ServedTokens, token_price
 from sim.inputs.errors import ScenarioError
 from sim.inputs.values import Sourced, Value
 from sim.planning.deployment import Deployment
+from sim.results.sensitivity_summary import (
+    MetricBands,
+    RequestMetrics,
+    SwingSummary,
+    SystemSensitivity,
+)
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.units import Seconds
 
-TIMES = {"tpot": "tpot_ms", "ttft": "ttft_ms"}
-# Keys in JSON, by metric. Joules and dollars are missing if they are unknown.
-SENSITIVITY_METRICS = TIMES | {"joules": "joules_per_token", "usd": "usd_per_mtok"}
+# Fields of a result, by metric. Joules and dollars are missing if they are unknown.
+SENSITIVITY_METRICS = {
+    "tpot": "tpot_ms",
+    "ttft": "ttft_ms",
+    "joules": "joules_per_token",
+    "usd": "usd_per_mtok",
+}
+UNITS = {"tpot": 1000, "ttft": 1000}  # of a result in the unit of the metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,36 +98,40 @@ class Sensitivity:
         up = math.sqrt(sum(max(move) ** 2 for move in moves))
         return base - down, base + up
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the sensitivity as JSON, with times in ms."""
+    @property
+    def summary(self) -> SystemSensitivity:
+        """The sensitivity as a result has it, with times in ms."""
+        bands = {}
+        for name, key in SENSITIVITY_METRICS.items():
+            if name in self.base:
+                low, high = self.band(name)
+                bands[key] = (UNITS.get(name, 1) * low, UNITS.get(name, 1) * high)
+        return SystemSensitivity(
+            base=_request_metrics(self.base),
+            bands=MetricBands(**bands),
+            swings=tuple(
+                SwingSummary(
+                    key=swing.key,
+                    value=swing.value,
+                    ends=swing.ends,
+                    low=_request_metrics(swing.low) if swing.low else None,
+                    high=_request_metrics(swing.high) if swing.high else None,
+                    source=swing.source,
+                )
+                for swing in self.swings
+            ),
+        )
 
-        def metrics_json(metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-            if metrics is None:
-                return None
-            return {
-                key: metrics[name] * (1000 if name in TIMES else 1)
-                for name, key in SENSITIVITY_METRICS.items()
-                if name in metrics
-            }
 
-        bands = {f"{name}_band_ms": [1000 * end for end in self.band(name)] for name in TIMES}
-        bands |= {
-            f"{SENSITIVITY_METRICS[name]}_band": list(self.band(name))
-            for name in self.base
-            if name not in TIMES
+def _request_metrics(metrics: Mapping[str, float]) -> RequestMetrics:
+    """Return metrics by name as a result has them, with times in ms."""
+    return RequestMetrics(
+        **{
+            key: metrics[name] * UNITS.get(name, 1)
+            for name, key in SENSITIVITY_METRICS.items()
+            if name in metrics
         }
-        swings = [
-            {
-                "key": s.key,
-                "value": s.value,
-                "range": s.ends,
-                "low": metrics_json(s.low),
-                "high": metrics_json(s.high),
-                "source": s.source,
-            }
-            for s in self.swings
-        ]
-        return {**(metrics_json(self.base) or {}), **bands, "swings": swings}
+    )
 
 
 def sensitivity(
@@ -194,7 +210,7 @@ def _costs_per_token(
     if has := scenario.capex(name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
         if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
-            metrics["usd"] = price["usd_per_mtok"]
+            metrics["usd"] = price.usd_per_mtok
     return metrics
 
 

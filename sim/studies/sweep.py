@@ -9,32 +9,57 @@ At the end, `sweep.json` has the inputs; `table.parquet` and `table.csv` have th
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from sim import __version__
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
+from sim.inputs.key_paths import JsonValue
+from sim.results.encoding import SPLICED, Key, decode_summary, encode_summary
 from sim.results.saving import write_parquet
+from sim.results.summary import RunOrigin
 from sim.scenario.scenario import open_document, scenario_from
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
+from sim.studies.sweep_record import PointRecord
 from sim.studies.sweep_workers import compute_points
 
 if TYPE_CHECKING:
     import polars
 
 
-@dataclass(frozen=True, eq=False)
-class Swept:
-    """A finished sweep, as figures and reports read it.
+@dataclass(frozen=True)
+class PointValues:
+    """A point of a sweep: the name of its file, and its values by dotted key."""
 
-    summary: content of sweep.json.
-    table: a row for each point and system.
+    digest: Annotated[str, Key("hash")]
+    values: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSummary:
+    """The inputs of a sweep: the content of sweep.json.
+
+    grid: whether all combinations of the values are points. keys: those that the sweep changes.
+    systems: names. origin: None if it is not known.
     """
 
-    summary: dict[str, Any]
+    scenario: str
+    seed: int | None = None
+    origin: Annotated[RunOrigin | None, SPLICED] = None
+    grid: bool = False
+    keys: tuple[str, ...]
+    systems: tuple[str, ...]
+    points: tuple[PointValues, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """A finished sweep, as figures and reports read it. table: a row for each point and system."""
+
+    summary: SweepSummary
     table: "polars.DataFrame"
 
 
@@ -70,20 +95,21 @@ def sweep(
     progress(len(records), len(paths))
     for digest, record in compute_points(missing, jobs or os.cpu_count() or 1, cluster):
         _check_worker(record)
-        if not record.pop("again"):
+        if not record.again:
+            kept = replace(record, again=None)
             with write_whole(folder / "points") as scratch:
-                (scratch / f"{digest}.json").write_text(_json_text(record), encoding="utf-8")
+                (scratch / f"{digest}.json").write_text(_json_text(kept), encoding="utf-8")
         records[digest] = record
         progress(len(records), len(paths))
-    summary = {
-        "scenario": scenario.id,
-        "seed": scenario.seed,
-        **scenario.origin,
-        "grid": isinstance(scenario.sweep, Mapping),
-        "keys": _swept_keys(points),
-        "systems": list(scenario.systems),
-        "points": [{"hash": point.digest, "values": point.values} for point in points],
-    }
+    summary = SweepSummary(
+        scenario=scenario.id,
+        seed=scenario.seed,
+        origin=scenario.origin,
+        grid=isinstance(scenario.sweep, Mapping),
+        keys=tuple(_swept_keys(points)),
+        systems=tuple(scenario.systems),
+        points=tuple(PointValues(point.digest, point.values) for point in points),
+    )
     table = _sweep_table(summary, [records[point.digest] for point in points])
     with write_whole(folder) as scratch:
         (scratch / "sweep.json").write_text(_json_text(summary), encoding="utf-8")
@@ -97,28 +123,34 @@ def load_sweep(folder: Path) -> Swept:
     import polars
 
     try:
-        summary = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (
-            isinstance(summary, dict)
-            and {"scenario", "keys", "points", "systems"} <= summary.keys()
+            isinstance(data, dict) and {"scenario", "keys", "points", "systems"} <= data.keys()
         ):
             raise ValueError("sweep.json is of another kind")
+        summary = decode_summary(SweepSummary, data)
         table = polars.read_parquet((folder / "table.parquet").read_bytes())
         if not {"system", "error"} <= set(table.columns):
             raise ValueError("table.parquet is of another kind")
         return Swept(summary, table)
-    except (OSError, ValueError, polars.exceptions.PolarsError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        polars.exceptions.PolarsError,
+    ) as error:
         raise UserError(
             f"{folder}: holds no finished sweep: {str(error).splitlines()[0]}"
         ) from None
 
 
-def _check_worker(record: Mapping[str, Any]) -> None:
+def _check_worker(record: PointRecord) -> None:
     """Check that the worker of a record runs this version and code.  Raises: UserError."""
-    if (record["version"], record["code"]) != (__version__, package_digest()):
-        code = " with other code" if record["version"] == __version__ else ""
+    if (record.version, record.code) != (__version__, package_digest()):
+        code = " with other code" if record.version == __version__ else ""
         raise UserError(
-            f"sweep: got a worker with sramsim {record['version']}{code}; expected {__version__},"
+            f"sweep: got a worker with sramsim {record.version}{code}; expected {__version__},"
             " as here; try to install the same on all"
         )
 
@@ -128,40 +160,37 @@ def _swept_keys(points: Sequence[SweepPoint]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point.values))
 
 
-def _load_record(path: Path) -> dict[str, Any] | None:
+def _load_record(path: Path) -> PointRecord | None:
     """Return the record in a point's file; None if it is missing or not a whole record."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return decode_summary(PointRecord, data) if isinstance(data, dict) else None
     except (OSError, ValueError):
         return None
-    whole = isinstance(record, dict) and {"version", "error", "systems"} <= record.keys()
-    return record if whole else None
 
 
-def _json_text(record: Mapping[str, Any]) -> str:
+def _json_text(content: PointRecord | SweepSummary) -> str:
     """Return the text of a JSON file."""
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+    return json.dumps(encode_summary(content), indent=2, allow_nan=False) + "\n"
 
 
-def _sweep_table(
-    summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-) -> "polars.DataFrame":
+def _sweep_table(summary: SweepSummary, records: Sequence[PointRecord]) -> "polars.DataFrame":
     """Return a row for each point and system: its number, values, system, error and results."""
     import polars
 
-    rows = []
-    for number, (point, record) in enumerate(zip(summary["points"], records, strict=True)):
-        for name in summary["systems"]:
-            result = record["systems"].get(name) or {
-                "error": record["error"] or f"this point has no system {name}"
+    rows: list[Mapping[str, JsonValue]] = []
+    for number, (point, record) in enumerate(zip(summary.points, records, strict=True)):
+        for name in summary.systems:
+            result = record.systems.get(name) or {
+                "error": record.error or f"this point has no system {name}"
             }
-            values = {key: point["values"].get(key) for key in summary["keys"]}
+            values = {key: point.values.get(key) for key in summary.keys}
             rows.append({"point": number, **values, "system": name, **result})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return polars.DataFrame([_column(key, [row.get(key) for row in rows]) for key in columns])
 
 
-def _column(name: str, values: Sequence[Any]) -> "polars.Series":
+def _column(name: str, values: Sequence[JsonValue]) -> "polars.Series":
     """Return a column of whole numbers, numbers, truth values or texts (JSON for other values)."""
     import polars
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from sim import __version__
 from sim.inputs.document import Document
 from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.key_paths import JsonValue
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.provenance import package_digest, users_digest
 
@@ -31,7 +32,7 @@ class SweepPoint:
     error: why the scenario cannot be read; '' if it can.
     """
 
-    values: dict[str, Any]
+    values: dict[str, JsonValue]
     document: Document
     digest: str
     error: str = ""

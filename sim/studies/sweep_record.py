@@ -1,15 +1,18 @@
 """The record of one sweep point: for each system its flat results, or its error.
 
-compute_record(point.document)["systems"]["lpu"]["median_tpot_ms"]
+compute_record(point.document).systems["lpu"]["median_tpot_ms"]
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from sim import __version__
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
+from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
 from sim.planning.deployment import Deployment
+from sim.results.encoding import OMIT_NONE, json_object
 from sim.scenario.layout import deploy_members
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, scenario_from
@@ -23,25 +26,35 @@ from sim.units import Seconds
 LEFT_OUT = ("members", "published", "network", "tried", "changed")
 
 
-def compute_record(document: Document) -> dict[str, Any]:
-    """Return the record of one point: the result of each system, flat, or its error.
+@dataclass(frozen=True, kw_only=True)
+class PointRecord:
+    """The result of one point: the content of points/HASH.json.
 
-    `again` is true if an error came from something else than the scenario.
+    version, code: of the package that computed it. error: of the whole point; '' without one.
+    systems: by name, the columns of the table with the system's error.
+    again: whether an error came from something else than the scenario; None in a file.
     """
-    record: dict[str, Any] = {
-        "version": __version__,
-        "code": package_digest(),
-        "error": "",
-        "systems": {},
-        "inputs": document.data,
-        "again": False,
-    }
+
+    version: str
+    code: str = ""
+    error: str
+    systems: Mapping[str, Mapping[str, Scalar]]
+    inputs: Mapping[str, JsonValue] = field(default_factory=dict)
+    again: Annotated[bool | None, OMIT_NONE] = None
+
+
+def compute_record(document: Document) -> PointRecord:
+    """Return the record of one point: the result of each system, flat, or its error."""
+    record = PointRecord(
+        version=__version__, code=package_digest(), error="", systems={}, inputs=document.data
+    )
     try:
         scenario = scenario_from(document)
         requests = scenario.workload.draw(scenario.seed)
     except Exception as error:
-        record["error"], record["again"] = error_line(error), not isinstance(error, UserError)
-        return record
+        return replace(record, error=error_line(error), again=not isinstance(error, UserError))
+    systems: dict[str, Mapping[str, Scalar]] = {}
+    again = False
     for name in scenario.systems:
         try:
             scenario = search_plans(scenario, systems=scenario.members(name))
@@ -49,16 +62,15 @@ def compute_record(document: Document) -> dict[str, Any]:
             result = Result(
                 scenario, scenario.seed, {name: serve_system(scenario, name, members, requests)}
             )
-            record["systems"][name] = {
-                "error": "",
-                **flat_values(
-                    _figure_values(scenario, members) | result.as_json()["systems"][name]
-                ),
-            }
+            systems[name] = (
+                {"error": ""}
+                | _figure_values(scenario, members)
+                | table_values(json_object(result.system_summary(name)))
+            )
         except Exception as error:
-            record["systems"][name] = {"error": error_line(error)}
-            record["again"] = record["again"] or not isinstance(error, UserError)
-    return record
+            systems[name] = {"error": error_line(error)}
+            again = again or not isinstance(error, UserError)
+    return replace(record, systems=systems, again=again)
 
 
 def error_line(error: Exception) -> str:
@@ -67,21 +79,15 @@ def error_line(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def flat_values(result: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return the numbers and texts of a result by dotted key, such as 'plan.tensor'.
+def table_values(system: JsonObject) -> dict[str, Scalar]:
+    """Return the numbers and texts of a system's result by dotted key, such as 'plan.tensor'.
 
     Left out: lists, and the keys in LEFT_OUT.
     """
-    values: dict[str, Any] = {}
-    for key, value in result.items():
-        if isinstance(value, Mapping) and key not in LEFT_OUT:
-            values |= flat_values(value, f"{above}{key}.")
-        elif not isinstance(value, Mapping | list | tuple):
-            values[above + key] = value
-    return values
+    return scalar_values({key: value for key, value in system.items() if key not in LEFT_OUT})
 
 
-def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Any]:
+def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Scalar]:
     """Return what figures need in addition to a result: the load, the watts, and a bound of TPOT.
 
     Watts are None if one chip does not publish them.  A fleet has no bound.
@@ -95,13 +101,17 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
             if getattr(power, kind, None) is not None
         ]
         watts[f"{kind}_watts"] = sum(known) if len(known) == len(powers) else None
-    single = next(iter(members.values())).deployment if len(members) == 1 else None
+    fill = bound = None
+    if len(members) == 1:
+        single = next(iter(members.values())).deployment
+        fill = single.limits.fill or single.limits.micro_batches
+        bound = 1000 * _tpot_bound(single)
     return {
         "rate": getattr(scenario.workload, "rate", None),
         "users": getattr(scenario.workload, "users", None),
         **watts,
-        "fill": single and (single.limits.fill or single.limits.micro_batches),
-        "bound_tpot_ms": single and 1000 * _tpot_bound(single),
+        "fill": fill,
+        "bound_tpot_ms": bound,
     }
 
 

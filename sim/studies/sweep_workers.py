@@ -10,13 +10,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
-from sim.studies.sweep_record import compute_record
+from sim.studies.sweep_record import PointRecord, compute_record
 
-Records = Iterator[tuple[str, dict[str, Any]]]  # digest of a point, and its record
+Records = Iterator[tuple[str, PointRecord]]  # digest of a point, and its record
 
 
 def compute_points(missing: Mapping[str, Document], jobs: int, cluster: str | None) -> Records:

@@ -5,9 +5,9 @@ chrome_json(trace(sim.read("llama2-70b-lpu-vs-h100"), "lpu", tokens=3))
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.work import Work
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
+from sim.inputs.key_paths import JsonObject
 from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
 from sim.scenario.layout import deploy_fitting
@@ -173,13 +174,13 @@ def chrome_json(timeline: Timeline) -> str:
     return '{"displayTimeUnit":"ns","traceEvents":[\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
+def chrome_events(timeline: Timeline) -> list[JsonObject]:
     """Return names first, then events by time: slices (X), counters (C), instants (i)."""
     stages = len(timeline.stages)
     chips = [(1 + part.chip // timeline.group, part.chip, part) for part in timeline.chips]
     named: dict[int, str] = {0: timeline.system}
     tracks: dict[tuple[int, int], str] = {}
-    events: list[dict[str, Any]] = []
+    events: list[JsonObject] = []
 
     def tick(time: Seconds) -> int:
         """Return whole picoseconds since the start.
@@ -248,22 +249,27 @@ def chrome_events(timeline: Timeline) -> list[dict[str, Any]]:
                 "args": {"count": timeline.prompt + number},
             }
         )
-    events.sort(key=lambda event: event["ts"])
-    names = [
-        *(
-            {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}}
-            for pid, name in sorted(named.items())
-        ),
-        *(
-            {"ph": "M", "pid": pid, "name": "process_sort_index", "args": {"sort_index": pid}}
-            for pid in sorted(named)
-        ),
-        *(
-            {"ph": "M", "pid": p, "tid": t, "name": "thread_name", "args": {"name": n}}
-            for (p, t), n in sorted(tracks.items())
-        ),
-    ]
-    return [*names, *events]
+    events.sort(key=_event_time)
+    return [*_track_names(named, tracks), *events]
+
+
+def _track_names(
+    named: Mapping[int, str], tracks: Mapping[tuple[int, int], str]
+) -> Iterator[JsonObject]:
+    """Yield the names and the order of processes, and the names of their tracks."""
+    for pid, process in sorted(named.items()):
+        yield {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": process}}
+    for pid in sorted(named):
+        yield {"ph": "M", "pid": pid, "name": "process_sort_index", "args": {"sort_index": pid}}
+    for (pid, tid), track in sorted(tracks.items()):
+        yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": track}}
+
+
+def _event_time(event: JsonObject) -> float:
+    """Return the time of an event, microseconds."""
+    time = event["ts"]
+    assert isinstance(time, float)
+    return time
 
 
 def _counted(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.errors import UserError
-from sim.results.metrics import SLO, Measure, latencies, limits_met, meets_slo, output_between
+from sim.results.capacity_summary import TrialSummary
+from sim.results.metrics import (
+    SLO,
+    Measure,
+    all_limits_met,
+    latencies,
+    limits_met,
+    output_between,
+)
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
 from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
@@ -53,6 +61,19 @@ class LoadTrial:
     missed: dict[str, float]
     counted: tuple[Seconds, Seconds]
     closed: bool = False
+
+    @property
+    def summary(self) -> TrialSummary:
+        """The trial as a result has it."""
+        return TrialSummary(
+            load=self.load,
+            attainment=self.attainment,
+            verdict=self.verdict,
+            output_throughput=self.output_throughput,
+            kept=self.kept,
+            missed=self.missed,
+            closed=self.closed,
+        )
 
     @property
     def keeps_up(self) -> bool:
@@ -150,14 +171,12 @@ class TrialSeries:
             (offered_requests(rows) & counted)[1:] & counted[:-1]
         ].sum()
         throughput = tokens / (end - start) if end > start else 0.0
+        limits = limits_met(rows, self.slo)
         missed = {"refused": float((~done)[counted].mean())}
-        missed |= {
-            limit: float((done & ~ok)[counted].mean())
-            for limit, ok in limits_met(rows, self.slo).items()
-        }
+        missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in limits.items()}
         trial = LoadTrial(
             load=load,
-            attainment=float(meets_slo(rows, self.slo)[counted].mean()),
+            attainment=float(all_limits_met(rows, limits)[counted].mean()),
             verdict=judge(rows),
             output_throughput=throughput,
             kept=tokens / float(offered or 1),
@@ -184,12 +203,13 @@ class TrialSeries:
         rows = self._serve(
             replace(requests, arrival=np.full(n, np.nan), users=1, after=None, think=None)
         )
-        share = float(np.average(meets_slo(rows, self.slo), weights=times))
+        limits = limits_met(rows, self.slo)
+        share = float(np.average(all_limits_met(rows, limits), weights=times))
         if share >= self.share:
             return ""
         missed = {
             limit: float(np.average(rows.finished & ~ok, weights=times))
-            for limit, ok in limits_met(rows, self.slo).items()
+            for limit, ok in limits.items()
         }
         worst = max(missed, key=lambda limit: missed[limit])
         head = (

@@ -5,10 +5,18 @@ ValidationReport("mine", comparisons).as_json()["median_ape"]  # in %
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean, median
-from typing import Any, Literal
+from typing import Literal
 
+from sim.inputs.key_paths import JsonObject
+from sim.results.encoding import json_object
+from sim.results.validation_summary import (
+    ErrorStatistics,
+    PointBound,
+    PointRow,
+    ValidationSummary,
+)
 from sim.scenario.system import System
 from sim.units import Seconds
 from sim.validation.points import MeasuredPoint
@@ -59,26 +67,53 @@ class PointComparison:
         """Whether the model is a mixture of experts."""
         return self.point.system is not None and is_routed(self.point.system)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON: times in ms; for a throughput, that of one token."""
+    @property
+    def measured_ms(self) -> float | None:
+        """The measured time, ms; for a throughput, that of one token; None if there is none."""
+        return None if math.isnan(self.measured) else 1000 * self.measured
+
+    @property
+    def simulated_ms(self) -> float | None:
+        """The simulated time, ms; None if the point cannot be simulated."""
+        return 1000 * self.simulated if self.simulated else None
+
+    @property
+    def error_pct(self) -> float | None:
+        """The error in %; None without both times."""
+        return None if self.error is None else 100 * self.error
+
+    @property
+    def model(self) -> str:
+        """The model as the table names it."""
+        return self.point.about["model"]
+
+    @property
+    def chip(self) -> str:
+        """The simulated chip; as the table names it if none is simulated."""
         chip = self.point.system.chip if self.point.system else None
-        return {
-            "point_id": self.point.id,
-            "metric": self.metric,
-            "measured": None if math.isnan(self.measured) else 1000 * self.measured,
-            "simulated": 1000 * self.simulated if self.simulated else None,
-            "error_pct": None if self.error is None else 100 * self.error,
-            "status": self.status,
-            "bound": self.bound,
-            "bound_reason": self.point.bound,
-            "moe": self.moe,
-            "reason": self.reason,
-            "model": self.point.about["model"],
-            "chip": chip.id if chip else self.point.about["chip"],
-            "engine": self.point.system.engine.id
-            if self.point.system
-            else self.point.about["engine"],
-        }
+        return chip.id if chip else self.point.about["chip"]
+
+    @property
+    def engine(self) -> str:
+        """The simulated engine; as the table names it if none is simulated."""
+        return self.point.system.engine.id if self.point.system else self.point.about["engine"]
+
+    @property
+    def summary(self) -> PointRow:
+        """The comparison as a result has it."""
+        return PointRow(
+            point_id=self.point.id,
+            metric=self.metric,
+            measured=self.measured_ms,
+            simulated=self.simulated_ms,
+            error_pct=self.error_pct,
+            status=self.status,
+            bounds=PointBound(bound=self.bound, bound_reason=self.point.bound, moe=self.moe),
+            reason=self.reason,
+            model=self.model,
+            chip=self.chip,
+            engine=self.engine,
+        )
 
 
 def is_routed(system: System) -> bool:
@@ -87,26 +122,18 @@ def is_routed(system: System) -> bool:
     return any(block.experts for block in system.model.blocks)
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorStatistics:
-    """Statistics of errors, in %: of absolute ones the median and mean, and the mean itself."""
-
-    median_ape: float
-    mape: float
-    bias: float
-    n: int
-
-
-def error_statistics(rows: Iterable[PointComparison]) -> ErrorStatistics | None:
-    """Return the statistics of the rows that have an error; None if none has."""
+def error_statistics(rows: Iterable[PointComparison]) -> ErrorStatistics:
+    """Return the statistics of the rows that have an error."""
     errors = [100 * row.error for row in rows if row.error is not None]
     sizes = [abs(error) for error in errors]
     if not errors:
-        return None
-    return ErrorStatistics(median(sizes), mean(sizes), mean(errors), len(errors))
+        return ErrorStatistics(n=0)
+    return ErrorStatistics(
+        median_ape=median(sizes), mape=mean(sizes), bias=mean(errors), n=len(errors)
+    )
 
 
-def statistics_by_metric(rows: Iterable[PointComparison]) -> dict[str, ErrorStatistics | None]:
+def statistics_by_metric(rows: Iterable[PointComparison]) -> dict[str, ErrorStatistics]:
     """Return the statistics of each metric of the rows, in order of their names."""
     rows = list(rows)
     return {
@@ -180,29 +207,22 @@ class ValidationReport:
         """Names of the numbers that were fitted to the replies that are scored."""
         return fitted_numbers(row.point for row in self.headline)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON.
-
-        `metrics`, `median_ape` and `mape` are statistics of the headline.  `groups` has all
-        counted rows.  `bounds` counts kept bounds too.
-        """
+    @property
+    def summary(self) -> ValidationSummary:
+        """The report as a result has it."""
         overall = error_statistics(self.headline)
-        return {
-            "points": [row.as_json() for row in self.rows],
-            "metrics": _statistics_json(self.headline),
-            "median_ape": overall.median_ape if overall else None,
-            "mape": overall.mape if overall else None,
-            "groups": {name: _statistics_json(rows) for name, rows in self.groups.items()},
-            "bounds": {kind: len(rows) for kind, rows in self.bounds.items()},
-            "expressed": len({row.point.id for row in self.expressed}),
-            "total": len({row.point.id for row in self.rows}),
-            **({"fitted_numbers": self.fitted_numbers} if self.of_replies else {}),
-        }
+        return ValidationSummary(
+            points=tuple(row.summary for row in self.rows),
+            metrics=statistics_by_metric(self.headline),
+            median_ape=overall.median_ape,
+            mape=overall.mape,
+            groups={name: statistics_by_metric(rows) for name, rows in self.groups.items()},
+            bounds={kind: len(rows) for kind, rows in self.bounds.items()},
+            expressed=len({row.point.id for row in self.expressed}),
+            total=len({row.point.id for row in self.rows}),
+            fitted_numbers=tuple(self.fitted_numbers) if self.of_replies else None,
+        )
 
-
-def _statistics_json(rows: list[PointComparison]) -> dict[str, Any]:
-    """Return the statistics of each metric as JSON; without errors only their number, 0."""
-    return {
-        name: asdict(statistics) if statistics else {"n": 0}
-        for name, statistics in statistics_by_metric(rows).items()
-    }
+    def as_json(self) -> JsonObject:
+        """Return the report as an object of `validate --json`."""
+        return json_object(self.summary)

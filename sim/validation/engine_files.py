@@ -12,6 +12,7 @@ import yaml
 
 from sim.inputs.document import EXPONENT, Document
 from sim.inputs.files import load_text
+from sim.inputs.key_paths import value_at
 from sim.validation.calibrate import Calibration
 
 
@@ -21,7 +22,8 @@ def fitted_engine_file(path: Path, fit: Calibration) -> str:
     A range is two standard errors to each side, within the bounds of the fit.
     """
     document = Document(path)
-    source, ranges = dict(document.data.get("source", {})), dict(document.data.get("range", {}))
+    source: dict[str, str] = dict(value_at(document.data, ("source",)) or {})
+    ranges = dict(value_at(document.data, ("range",)) or {})
     for number in fit.moved:
         low = max(number.low, number.value - 2 * number.error)
         high = min(number.high, number.value + 2 * number.error)
@@ -36,15 +38,15 @@ def fitted_engine_file(path: Path, fit: Calibration) -> str:
     errors = (
         f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
     )
-    data = {
+    data: dict[str, object] = {
         key: value for key, value in document.data.items() if key not in ("source", "range", "fit")
     }
     numbers = f"{fit.degrees} number{'s' * (fit.degrees > 1)}"
-    data["fit"] = {**document.data["fit"], "found": f"{numbers}, {fit.data}: {errors}"}
+    data["fit"] = {**value_at(document.data, ("fit",)), "found": f"{numbers}, {fit.data}: {errors}"}
     measured_on = {
         point.system.chip.id for point in fit.points if point.system and point.system.chip
     }
-    data["points"] = sorted({*data.get("points", ()), *measured_on})
+    data["points"] = sorted({*(value_at(data, ("points",)) or ()), *measured_on})
     data["range"], data["source"] = ranges, source
     text = load_text(path, document.shown)
     head = "".join(text.splitlines(keepends=True)[: _comment_lines(text)])
@@ -57,11 +59,11 @@ def _comment_lines(text: str) -> int:
     return next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
 
 
-def yaml_lines(data: Mapping[str, Any]) -> list[str]:
+def yaml_lines(data: Mapping[str, object]) -> list[str]:
     """Return lines of YAML, one for each key, and for each entry of `source`, `range`, `fit`."""
     lines = []
     for key, value in data.items():
-        if key in ("source", "range", "fit"):
+        if key in ("source", "range", "fit") and isinstance(value, Mapping):
             lines.append(f"{key}:\n")
             lines += [f"  {name}: {_flow(entry)}\n" for name, entry in value.items()]
         else:

@@ -6,17 +6,31 @@ medians(network_rows())["tested"]  # median absolute error, number of rows
 from dataclasses import dataclass
 from math import log
 from statistics import mean, median
-from typing import Any, Literal
+from typing import Literal
 
 from sim.catalogue.measurements import MessagePoint, NetworkMeasurements
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
+from sim.results.validation_summary import (
+    ErrorStatistics,
+    MessageRow,
+    PointRow,
+    ValidationSummary,
+)
 
 FAR = 0.15  # a larger relative error is printed with its reason
 # Bytes that cross a chip's cables for each byte of a collective: (n-1)/n times this.
 # Source: NVIDIA/nccl-tests, doc/PERFORMANCE.md, "bus bandwidth".
 CROSSING = {"all_reduce": 2.0, "all_gather": 1.0, "all_to_all": 1.0}
+FigureStatus = Literal["free", "fitted", "given"]
+# The status of a figure in the words of the other sets. None: nothing simulates it.
+STATUSES: dict[FigureStatus | None, str] = {
+    "free": "tested",
+    "fitted": "fitted",
+    "given": "given",
+    None: "not expressed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +46,7 @@ class MessageComparison:
     devices: str
     bytes: str
     software: str | None
-    status: Literal["free", "fitted", "given"] | None
+    status: FigureStatus | None
     unit: Literal["us", "GB/s"]
     measured: float
     simulated: float | None
@@ -69,24 +83,26 @@ class MessageComparison:
         """Return a figure as a time in ms; a bandwidth as the time of 1 GB."""
         return value / 1000 if self.unit == "us" else 1000 / value
 
-    def point_json(self) -> dict[str, Any]:
-        """Return the comparison as a point of `validate --json`, with times in ms."""
+    @property
+    def point_row(self) -> PointRow:
+        """The comparison as a point of a set, with times in ms."""
         error = self.time_error
-        return {
-            "point_id": self.id,
-            "metric": self.metric,
-            "measured": self._milliseconds(self.measured),
-            "simulated": None if self.simulated is None else self._milliseconds(self.simulated),
-            "error_pct": None if error is None else 100 * error,
-            "status": {"free": "tested", None: "not expressed"}.get(self.status, self.status),
-            "reason": self.reason,
-            "chip": self.system,
-            "engine": self.software or "",
-        }
+        return PointRow(
+            point_id=self.id,
+            metric=self.metric,
+            measured=self._milliseconds(self.measured),
+            simulated=None if self.simulated is None else self._milliseconds(self.simulated),
+            error_pct=None if error is None else 100 * error,
+            status=STATUSES[self.status],
+            reason=self.reason,
+            chip=self.system,
+            engine=self.software or "",
+        )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields and the relative error as JSON."""
-        return {key: getattr(self, key) for key in (*self.__slots__, "error")}
+    @property
+    def message_row(self) -> MessageRow:
+        """The comparison as the table has it."""
+        return MessageRow(**{key: getattr(self, key) for key in (*self.__slots__, "error")})
 
 
 def network_rows() -> list[MessageComparison]:
@@ -186,8 +202,8 @@ def medians(compared: list[MessageComparison]) -> dict[str, tuple[float, int]]:
     return {kind: (median(sizes), len(sizes)) for kind, sizes in errors.items() if sizes}
 
 
-def network_json(compared: list[MessageComparison]) -> dict[str, Any]:
-    """Return the set `network` as JSON, in the form of the other sets of `validate --json`.
+def network_summary(compared: list[MessageComparison]) -> ValidationSummary:
+    """Return the set `network` in the form of the other sets.
 
     Left out of the statistics: figures that were inputs (`given`).
     """
@@ -198,15 +214,15 @@ def network_json(compared: list[MessageComparison]) -> dict[str, Any]:
     ]
     sizes = [size for _, size in counted]
     metrics = {
-        name: {"median_ape": median(errors), "mape": mean(errors), "n": len(errors)}
+        name: ErrorStatistics(median_ape=median(errors), mape=mean(errors), n=len(errors))
         for name in ("latency", "bandwidth")
         if (errors := [size for metric, size in counted if metric == name])
     }
-    return {
-        "points": [row.point_json() for row in compared],
-        "metrics": metrics,
-        "median_ape": median(sizes) if sizes else None,
-        "mape": mean(sizes) if sizes else None,
-        "expressed": sum(row.simulated is not None for row in compared),
-        "total": len(compared),
-    }
+    return ValidationSummary(
+        points=tuple(row.point_row for row in compared),
+        metrics=metrics,
+        median_ape=median(sizes) if sizes else None,
+        mape=mean(sizes) if sizes else None,
+        expressed=sum(row.simulated is not None for row in compared),
+        total=len(compared),
+    )

@@ -24,6 +24,8 @@ from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.scenario.system import System
 
+Setting = str | int | float  # of a system, as a rule writes it
+
 
 class InexpressibleError(UserError):
     """A row that no system of the catalogue can express."""
@@ -81,7 +83,7 @@ def system_of_row(
     about: Mapping[str, str],
     chips: int | None,
     parallelism: str,
-    degrees: Mapping[str, Any] | None = None,
+    degrees: Mapping[str, Setting] | None = None,
     users: int = 0,
 ) -> RowSystem:
     """Return the system that ran a row, with what the rules say about it.
@@ -98,12 +100,11 @@ def system_of_row(
     if "plan.weights" not in options:
         raise InexpressibleError(f"precision {about['precision']!r} is not known")
     model = catalogue_entry(about["model"], "models")
-    chip = catalogue_entry(options.pop("chip", about["chip"]), "chips")
-    chips = options.pop("chips", chips)
-    if chips is None:
-        chips = _unpublished_chips(model)
+    chip = catalogue_entry(str(options.pop("chip", about["chip"])), "chips")
+    published = _unpublished_chips(model) if chips is None else chips
+    count = int(options.pop("chips", published))
     # Groq: nodes of 8 in a row, two to a stage where there are more nodes than blocks to cut at.
-    node = 8 if chips // 8 <= len(model.blocks) else 16
+    node = 8 if count // 8 <= len(model.blocks) else 16
     options |= degrees if degrees is not None else parallel_degrees(parallelism, node)
     if not any(block.experts for block in model.blocks):
         options.pop("plan.expert", None)
@@ -113,10 +114,9 @@ def system_of_row(
         if key.startswith("plan.")
     }
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
-    engine = catalogue_entry(rest.pop("engine"), "engines")
-    system = System(
-        chip=chip, chips=chips, engine=engine, model=model, plan=Plan.model_validate(plan), **rest
-    )
+    engine = catalogue_entry(str(rest.pop("engine")), "engines")
+    parts = {"chip": chip, "chips": count, "engine": engine, "model": model}
+    system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **rest})
 
     def last(key: str) -> str:
         """Return the text of the last rule that has one, or nothing."""
@@ -126,12 +126,12 @@ def system_of_row(
     return RowSystem(system, last("assumed"), last("remark"), last("bound"), last("host"), prefill)
 
 
-def _system_options(matching: list[Rule], users: int) -> dict[str, Any]:
+def _system_options(matching: list[Rule], users: int) -> dict[str, Setting]:
     """Return the keys of a system that rules set; later rules replace earlier ones.
 
     Raises: InexpressibleError if a rule excludes the row.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Setting] = {}
     for rule in matching:
         options |= rule.system
         if rule.exclude:

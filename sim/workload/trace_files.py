@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import load_text, shorten
+from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.units import MAX_COUNT, MAX_SIZE, brief
 from sim.workload.requests import HASH_BLOCK
 
@@ -244,13 +245,10 @@ def _mooncake(text: str, shown: str) -> Columns:
         where = f"{shown}:{number}"
         row = _mooncake_row(line, where, first=not rows)
         time, prompt, output = (row[key] for key in MOONCAKE)
-        rows.append(
-            (
-                _time(time, f"{where}: timestamp", "milliseconds") / 1e3,
-                *_lengths(where, MOONCAKE, prompt, output),
-            )
-        )
-        ids.append(_blocks(row.get("hash_ids"), prompt, where))
+        seconds = _time(time, f"{where}: timestamp", "milliseconds") / 1e3
+        lengths = _lengths(where, MOONCAKE, prompt, output)
+        rows.append((seconds, *lengths))
+        ids.append(_blocks(row.get("hash_ids"), lengths[0], where))
         if (ids[-1] is None) != (ids[0] is None):
             raise ScenarioError(
                 f"{where}: got hash_ids for some requests; expected them for all or none"
@@ -262,7 +260,7 @@ def _mooncake(text: str, shown: str) -> Columns:
     )
 
 
-def _mooncake_row(line: str, where: str, first: bool) -> dict[str, Any]:
+def _mooncake_row(line: str, where: str, first: bool) -> JsonObject:
     """Return the mapping of one line, with all keys that are needed.
 
     Raises: ScenarioError otherwise.
@@ -301,22 +299,23 @@ def _blocks(ids: Any, prompt: int, where: str) -> tuple[int, ...] | None:
     return tuple(ids)
 
 
-def _vllm(document: dict[str, Any], text: str, shown: str) -> Columns:
+def _vllm(document: JsonObject, text: str, shown: str) -> Columns:
     """Return the requests of a result with --save-detailed.
 
     It has a list of the times sent (s on the client's clock), of the prompts and of the outputs.
     A request that failed has an output of 0 tokens, and is left out.
     """
-    lists: list[list[Any]] = []
+    lists: list[list[JsonValue]] = []
     for key in VLLM:
-        if not isinstance(document.get(key), list):
+        column = document.get(key)
+        if not isinstance(column, list):
             hint = (
                 "older vLLM saves none"
                 if key == VLLM[0]
                 else "save the benchmark's result with --save-detailed"
             )
             raise ScenarioError(f"{shown}:1: '{key}' is missing: {hint}")
-        lists.append(document[key])
+        lists.append(column)
     lengths = [len(column) for column in lists]
     if len(set(lengths)) > 1:
         raise ScenarioError(
@@ -348,7 +347,7 @@ def _vllm(document: dict[str, Any], text: str, shown: str) -> Columns:
 
 
 def _answered(
-    document: dict[str, Any], sent: NDArray[np.float64], kept: list[int], where: str
+    document: JsonObject, sent: NDArray[np.float64], kept: list[int], where: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Return when vLLM's requests got their first and last tokens [s]; None without these times.
 

@@ -9,9 +9,9 @@ from sim.economics.owner_costs import (
     ELECTRICITY,
     HOSTING,
     Capex,
+    CostEstimate,
     Economics,
     OwnerCosts,
-    ServedTokens,
     annual_capital,
     annual_costs,
     capital_recovery,
@@ -19,9 +19,9 @@ from sim.economics.owner_costs import (
     joules_per_token,
     lifetime_costs,
     system_capex,
-    token_price,
     usd_per_mtok,
 )
+from sim.economics.token_price import ServedTokens, token_price
 from sim.hardware.chip import Power, Server
 from sim.inputs.errors import ScenarioError
 from sim.studies.run import lifetime_estimates
@@ -152,10 +152,10 @@ def test_the_causes_of_a_tokens_price_add_up():
     price = token_price(
         economics, Capex(2, 1e5, 5e4, 2000), None, ServedTokens(1_000_000, 500, 100.0)
     )
-    assert sum(price["usd_per_mtok_by_cause"].values()) == pytest.approx(price["usd_per_mtok"])
-    assert price["usd_per_mtok"] == pytest.approx(price["usd_per_year"] / (1e4 * YEAR * 0.5) * 1e6)
-    assert price["usd_per_request"] == pytest.approx(price["usd_per_mtok"] * 2000 / 1e6)
-    assert price["card_usd"] == 5e4
+    assert sum(price.usd_per_mtok_by_cause.values()) == pytest.approx(price.usd_per_mtok)
+    assert price.usd_per_mtok == pytest.approx(price.usd_per_year / (1e4 * YEAR * 0.5) * 1e6)
+    assert price.usd_per_request == pytest.approx(price.usd_per_mtok * 2000 / 1e6)
+    assert price.card_usd == 5e4
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_token_pays_for_the_time_that_its_system_is_down(given, of_faults, cou
         Economics(availability=given), has, None, ServedTokens(1_000_000, 500, 100.0), of_faults
     )
     always = token_price(Economics(), has, None, ServedTokens(1_000_000, 500, 100.0))
-    assert price["usd_per_mtok"] * counts == pytest.approx(always["usd_per_mtok"])
+    assert price.usd_per_mtok * counts == pytest.approx(always.usd_per_mtok)
 
 
 @pytest.mark.parametrize(("utilisation", "availability"), [(1.0, 0.0), (1e-310, 1e-310)])
@@ -187,11 +187,8 @@ def test_what_never_works_has_no_price(utilisation, availability):
 
 
 def test_years_of_a_rented_system_are_all_running_cost():
-    assert lifetime_costs(Economics(years=2), Capex(1, 0, 0, 0, 1.0)) == {
-        "capex_usd": 0,
-        "opex_usd": 2 * YEAR,
-        "total_usd": 2 * YEAR,
-    }
+    estimate = lifetime_costs(Economics(years=2), Capex(1, 0, 0, 0, 1.0))
+    assert estimate == CostEstimate(capex_usd=0, opex_usd=2 * YEAR, total_usd=2 * YEAR)
 
 
 # Scenarios.

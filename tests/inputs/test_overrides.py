@@ -482,9 +482,7 @@ def test_a_cluster_of_other_chips_names_them():
 
 
 def facts(scenario: Scenario, entry: str) -> dict[str, tuple[str, str]]:
-    return {
-        key: (value, source) for key, value, source in scenario.origin["sources"][entry]["facts"]
-    }
+    return {key: (value, source) for key, value, source in scenario.origin.sources[entry].facts}
 
 
 def test_a_changed_number_has_no_source_but_the_scenario():
@@ -527,7 +525,7 @@ def test_nothing_claims_that_a_changed_number_is_fitted():
     for key in ("layer_overhead", "memory_efficiency.8"):
         assert engine.source_of(key).startswith("changed: ")
     assert engine.source_of("memory_efficiency.16").startswith("assumed: ")
-    note = scenario.origin["sources"]["engine systems.lpu.engine"]["note"]
+    note = scenario.origin.sources["engine systems.lpu.engine"].note
     assert note.endswith("Changed since: layer_overhead, memory_efficiency.8.")
 
 
@@ -633,7 +631,7 @@ def test_a_point_that_changes_what_is_not_there_is_a_row_with_its_error():
         "",
         *(f"mine.yaml:10: {said}"[:47] for said in ERRORS),
     ]
-    assert "chip sweep.systems.lpu.chip.0" in swept.summary["sources"]
+    assert "chip sweep.systems.lpu.chip.0" in swept.summary.origin.sources
 
 
 ERRORS = (
@@ -651,6 +649,6 @@ def test_a_system_may_be_called_as_a_part_is():
 
 def test_inputs_that_a_result_keeps_are_a_scenario_that_gives_the_same(folder):
     scenario = assigned(f"{CAPACITY}=512 MB", "systems.lpu.engine.memory_efficiency.8=0.9")
-    kept = json.loads(json.dumps(scenario.origin["inputs"]))
+    kept = json.loads(json.dumps(scenario.origin.inputs))
     Path("kept.yaml").write_text(json.dumps(kept))
     assert parts(read("kept.yaml")) == parts(scenario)

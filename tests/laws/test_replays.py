@@ -168,7 +168,7 @@ def test_a_run_tells_what_was_made_again_and_how_much_that_is():
 
 
 def test_a_result_keeps_who_says_how_often_links_err():
-    told = " ".join(str(each) for each in read("link-errors").origin["sources"].items())
+    told = " ".join(str(each) for each in read("link-errors").origin.sources.items())
     assert "software notices and begins the step again" in told
 
 

@@ -4,13 +4,20 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import polars
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
-from plots.cdf import latencies
+from plots.cdf import user_latencies
 from sim import read, run
+from sim.results.sensitivity_summary import (
+    MetricBands,
+    RequestMetrics,
+    SensitivitySummary,
+    SwingSummary,
+    SystemSensitivity,
+)
+from sim.results.validation_summary import PointBound, PointRow
 from sim.studies.sensitivity import sensitivity
 from sim.validation.validate import validate_set
 
@@ -59,7 +66,7 @@ def test_text_stays_inside_and_titles_do_not_overlap_the_axes(saved, name):
 
 def test_latencies_of_the_figure_are_those_of_the_table(result, saved):
     for name, system in result.systems.items():
-        for metric, sample in latencies(saved, name).items():
+        for metric, sample in user_latencies(saved, name).items():
             assert np.median(sample) == pytest.approx(system.metrics.latency(metric).median)
 
 
@@ -134,34 +141,32 @@ def test_files_are_the_same_bytes_each_time(saved, tmp_path):
 # Agreement and tornado: of points and swings, not of a result.
 
 
-def compared(error: float, status: str, chip: str = "h100") -> dict[str, object]:
-    return {
-        "measured": 10.0,
-        "simulated": 10.0 * math.exp(error / 100),
-        "error_pct": error,
-        "status": status,
-        "chip": chip,
-    }
+def compared(error: float, status: str, chip: str = "h100", bound: str | None = None) -> PointRow:
+    return PointRow(
+        point_id="one",
+        metric="tpot",
+        measured=10.0,
+        simulated=10.0 * math.exp(error / 100),
+        error_pct=error,
+        status=status,
+        bounds=PointBound(bound=bound, bound_reason="", moe=False),
+        reason="",
+        chip=chip,
+        engine="vllm",
+    )
 
 
-NOT_EXPRESSED = {
-    "measured": None,
-    "simulated": None,
-    "error_pct": None,
-    "status": "not expressed",
-    "chip": "z80",
-}
-SETS = {
-    "one": {
-        "points": [
-            compared(10, "tested"),
-            compared(-30, "tested", "a100"),
-            compared(2, "fitted"),
-            NOT_EXPRESSED,
-        ]
-    },
-    "two": {"points": [compared(4, "tested", "lpu"), compared(90, "assumed")]},
-}
+NOT_EXPRESSED = replace(
+    compared(0.0, "not expressed", "z80"), measured=None, simulated=None, error_pct=None
+)
+POINTS = [
+    compared(10, "tested"),
+    compared(-30, "tested", "a100"),
+    compared(2, "fitted"),
+    NOT_EXPRESSED,
+    compared(4, "tested", "lpu"),
+    compared(90, "assumed"),
+]
 
 
 def drawn_inside(figure) -> None:
@@ -185,7 +190,7 @@ def drawn_inside(figure) -> None:
 
 
 def test_agreement_says_how_far_off_what_was_not_fitted_is():
-    figure = agreement.draw(SETS)
+    figure = agreement.draw(POINTS)
     assert figure.get_suptitle().replace("\n", " ") == (
         "Half of 3 times that no engine was fitted to are within 10.0 %, 67% within the grey band"
     )
@@ -205,7 +210,7 @@ def test_agreement_says_how_far_off_what_was_not_fitted_is():
 
 def test_agreement_of_nothing_or_of_what_was_fitted_says_so():
     for points in ([NOT_EXPRESSED], [compared(2, "fitted")]):
-        figure = agreement.draw({"mine": {"points": points}})
+        figure = agreement.draw(points)
         assert (
             figure.get_suptitle().replace("\n", " ")
             == "Nothing here tests the simulator: engines were fitted to all of it"
@@ -213,13 +218,18 @@ def test_agreement_of_nothing_or_of_what_was_fitted_says_so():
         drawn_inside(figure)
 
 
-def swing(key: str, low: float | None, high: float | None) -> dict[str, object]:
-    ends = {"low": low, "high": high}
-    return {
-        "key": key,
-        "range": ("1", "2"),
-        **{end: at and {"tpot_ms": at} for end, at in ends.items()},
-    }
+def swing(key: str, low: float | None, high: float | None) -> SwingSummary:
+    ends = (at and RequestMetrics(tpot_ms=at, ttft_ms=9.0) for at in (low, high))
+    low_end, high_end = ends
+    return SwingSummary(key=key, value="1", ends=("1", "2"), low=low_end, high=high_end, source="")
+
+
+def sensitive(tpot: float, band: tuple[float, float], *swings: SwingSummary) -> SystemSensitivity:
+    return SystemSensitivity(
+        base=RequestMetrics(tpot_ms=tpot, ttft_ms=9.0),
+        bands=MetricBands(tpot_ms=band, ttft_ms=(9.0, 9.0)),
+        swings=swings,
+    )
 
 
 def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
@@ -229,10 +239,10 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
         swing("idle", 5.0, 5.0 + 1e-12),
     ]
     systems = {
-        "card": {"tpot_ms": 5.0, "tpot_band_ms": [4.0, 7.2], "swings": swings},
-        "still": {"tpot_ms": 1.0, "tpot_band_ms": [1.0, 1.0], "swings": []},
+        "card": sensitive(5.0, (4.0, 7.2), *swings),
+        "still": sensitive(1.0, (1.0, 1.0)),
     }
-    figure = tornado.draw("mine", systems)
+    figure = tornado.draw(SensitivitySummary("mine", systems))
     assert figure.get_suptitle() == "card's TPOT depends most on layer overhead (60%)"
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
@@ -249,30 +259,14 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
 
 
 def test_a_tornado_of_nothing_that_moves_says_so():
-    figure = tornado.draw(
-        "mine",
-        {
-            "still": {
-                "tpot_ms": 1.0,
-                "tpot_band_ms": [1.0, 1.0],
-                "swings": [swing("idle", 1.0, 1.0)],
-            }
-        },
-    )
+    still = sensitive(1.0, (1.0, 1.0), swing("idle", 1.0, 1.0))
+    figure = tornado.draw(SensitivitySummary("mine", {"still": still}))
     assert figure.get_suptitle() == "mine: no uncertain number moves TPOT"
 
 
 def test_agreement_leaves_out_bounds_that_hold():
     """Their error of 0 would halve the median."""
-    rows = [("measured", 20.0, None), ("kept", 0.0, "kept")]
-    told = {"chip": "h100-sxm", "measured": 1.0, "simulated": 1.2, "status": "tested"}
-    figure = agreement.draw(
-        {
-            "mine": {
-                "points": [told | {"point_id": n, "error_pct": e, "bound": b} for n, e, b in rows]
-            }
-        }
-    )
+    figure = agreement.draw([compared(20.0, "tested"), compared(0.0, "tested", bound="kept")])
     assert " ".join(figure.get_suptitle().split()).startswith(
         "Half of 1 times that no engine was fitted to are within 20.0 %"
     )
@@ -284,9 +278,10 @@ def test_agreement_leaves_out_bounds_that_hold():
 
 
 def test_agreement_and_tornado_draw_real_results():
-    drawn_inside(agreement.draw({"replay": validate_set("replay").as_json()}))
+    drawn_inside(agreement.draw(validate_set("replay").summary.points))
     found = sensitivity(read("llama3-8b-lpu-vs-h100"))
-    figure = tornado.draw("llama3-8b", {name: each.as_json() for name, each in found.items()})
+    systems = {name: system.summary for name, system in found.items()}
+    figure = tornado.draw(SensitivitySummary("llama3-8b", systems))
     assert "'s TPOT depends most on" in figure.get_suptitle()
     drawn_inside(figure)
 
@@ -319,23 +314,15 @@ def test_without_prices_there_is_no_crossover(saved):
 
 
 def test_joules_against_load_add_up():
+    def energies(load: float) -> dict[str, float]:
+        work = {"compute": 1, "memory": 1, "links": 0.5}
+        return {"idle": 4 / load, "server": 3 / load, "pue": 2 / load} | work
+
     points = [
-        {
-            "system": name,
-            "load": load,
-            "idle": 4 / load,
-            "server": 3 / load,
-            "pue": 2 / load,
-            "compute": 1,
-            "memory": 1,
-            "links": 0.5,
-        }
+        energy.TokenEnergy(name, load, energies(load))
         for name in ("a", "b")
         for load in (1, 10, 100)
     ]
-    for given in (points, polars.DataFrame(points)):
-        figure = energy.draw(given)
-        assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
-        assert (
-            figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")
-        )
+    figure = energy.draw(points)
+    assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
+    assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")

@@ -1,6 +1,7 @@
 """Figures of sweeps and of what chips hold: their titles say what the data say, and what goes wrong is drawn or told."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from plots import (
     users,
 )
 from sim import plan, read, run
+from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept, sweep
 
 BASE = """\
@@ -65,7 +67,8 @@ def swept(tmp_path_factory) -> dict[str, Swept]:
 def only(swept: Swept, system: str) -> Swept:
     """The sweep as if it had one system."""
     return Swept(
-        swept.summary | {"systems": [system]}, swept.table.filter(polars.col("system") == system)
+        replace(swept.summary, systems=(system,)),
+        swept.table.filter(polars.col("system") == system),
     )
 
 
@@ -117,7 +120,7 @@ def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
 
 
 def test_a_system_keeps_its_colour(swept):
-    colours = style.colours(swept["rate"].summary["systems"])
+    colours = style.colours(swept["rate"].summary.systems)
     for name, of in OF.items():
         for line in SWEPT[name][1](swept[of]).axes[0].lines[:1]:
             assert to_hex(line.get_color()) == colours["lpu"].lower()
@@ -133,10 +136,10 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
     title = " ".join(load.draw(swept["rate"]).get_suptitle().split())
-    assert f"lpu is full from {style.number(firsts['lpu'])} request/s" in title
+    assert f"lpu is full from {trimmed_number(firsts['lpu'])} request/s" in title
     rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
     best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
-    assert f"at {style.number(rate)} request/s the p99 TTFT of" in title
+    assert f"at {trimmed_number(rate)} request/s the p99 TTFT of" in title
     assert style.times(worst / best) in title
     for axis in load.draw(swept["rate"]).axes:
         hollow = [
@@ -156,8 +159,8 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
-    wait = style.number(table["median_ttft_ms"][-1] / 1000)
-    told = f"lpu: {style.number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
+    wait = trimmed_number(table["median_ttft_ms"][-1] / 1000)
+    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
     assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait} s"
 
 
@@ -193,8 +196,9 @@ def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
     fastest = (
         1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
     )
-    assert f"Beyond {style.number(fastest)} token/s for a user there is only lpu" in title.replace(
-        "- ", "-"
+    assert (
+        f"Beyond {trimmed_number(fastest)} token/s for a user there is only lpu"
+        in title.replace("- ", "-")
     )
 
 
@@ -289,13 +293,13 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
         )
     title = " ".join(request.draw(saved).get_suptitle().split())
     best = min(shown, key=lambda name: shown[name][1])
-    assert title.startswith(f"{best}: the first token after {style.number(shown[best][0])} ms")
+    assert title.startswith(f"{best}: the first token after {trimmed_number(shown[best][0])} ms")
 
 
 def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
     """Against a count request by request, at some moments."""
     for name in saved.summary.systems:
-        times, held, waiting = occupancy.over_time(saved, name)
+        times, held, waiting = occupancy.occupancy_over_time(saved, name)
         rows = saved.requests.filter(polars.col("system") == name)
         start = rows["arrival"].min()
         for place in range(0, len(times), 97):
@@ -387,7 +391,7 @@ def test_the_title_of_cards_prices_says_from_which_speed_they_pay(swept):
     title = " ".join(price.draw(swept["users"]).get_suptitle().split())
     card, fast = pair.mine.values(price.CARD)[0], pair.fast()
     dearer = max(speed for speed, value in fast.items() if value < card)
-    assert (f"where a user must get more than {style.number(dearer)} token/s" in title) == (
+    assert (f"where a user must get more than {trimmed_number(dearer)} token/s" in title) == (
         dearer < max(price.speeds(pair.mine))
     )
 
@@ -398,10 +402,11 @@ def test_a_card_is_priced_against_the_cheapest_plan_of_the_other_chips(swept):
     plan = table.filter(polars.col("system") == LONG).with_columns(
         system=polars.lit("plan"), **{price.USD: polars.col(price.USD) / 2}
     )
-    systems = swept["users"].summary["systems"]
-    inputs = swept["users"].summary["inputs"]
-    inputs = inputs | {"systems": inputs["systems"] | {"plan": inputs["systems"][LONG]}}
-    summary = swept["users"].summary | {"systems": [*systems, "plan"], "inputs": inputs}
+    was = swept["users"].summary
+    systems = was.origin.inputs["systems"]
+    inputs = was.origin.inputs | {"systems": systems | {"plan": systems[LONG]}}
+    origin = replace(was.origin, inputs=inputs)
+    summary = replace(was, systems=(*was.systems, "plan"), origin=origin)
     both = Swept(summary, polars.concat([table, plan]))
     (pair,) = price.against(both)
     assert [each.system for each in pair.others] == [LONG, "plan"]

@@ -270,7 +270,7 @@ def test_swaps_of_the_model_take_their_share_and_are_no_outages():
     )
     assert swapped.mean == pytest.approx(0.98, abs=1e-6)
     assert swapped.outages_per_second == 0
-    assert swapped.metrics()["lost_to_model_swaps"] == 0.02
+    assert swapped.metrics.faults.lost_to_model_swaps == 0.02
     assert simulate_availability(plain, 10, 2.0, [0]).mean == 1
 
 

@@ -224,7 +224,7 @@ def luminance(colour: str) -> float:
 
 def test_colours_of_figures_are_seen_on_the_dark_page():
     """At the 3:1 that WCAG asks of graphics."""
-    colours = [*style.PALETTE, *(colour for _, colour in breakdown.TERMS.values())]
+    colours = [*style.PALETTE, *(colour for _, colour in breakdown.TERM_COLOURS.values())]
     ground = luminance(page.DARK_COLOURS["#ffffff"])
     dark = [page.DARK_COLOURS.get(colour.lower(), colour.lower()) for colour in colours]
     assert [c for c in dark if (luminance(c) + 0.05) / (ground + 0.05) < 3] == []
@@ -247,6 +247,7 @@ def swept(tmp_path):
                 "scenario": "mine",
                 "question": "How many?",
                 "version": "1",
+                "inputs": {},
                 "sources": {},
                 "keys": [],
                 "points": [],

@@ -296,7 +296,7 @@ def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
         1 - found["pooled"].availability
     )
     assert 600 < found["pooled"].faults.swap_s < 600.1
-    assert SOURCE in str(result.scenario.origin["sources"])
+    assert SOURCE in str(result.scenario.origin.sources)
     told = " ".join(command(monkeypatch, capsys, "run", "spares").split())
     assert "availability, % and its 95 % interval" in told
     assert "99.875" in told

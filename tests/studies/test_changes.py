@@ -4,47 +4,39 @@ import pytest
 
 from sim import read, run
 from sim.inputs.errors import UserError
+from sim.results.encoding import encode_summary
 from sim.results.saving import save_result
-from sim.studies.compare import compare_runs, compare_summaries
+from sim.results.summary import EntrySources, RunOrigin, RunSummary
+from sim.studies.compare import SummaryChanges, compare_runs, compare_summaries
+
+SOURCES = {"chip x": EntrySources(title="x", facts=(("memory.capacity", "1 GB", "a guess"),))}
+INPUTS = {
+    "model": "m",
+    "seed": 0,
+    "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}, {"chip": 2}]}},
+}
+SYSTEMS = {
+    "a": {
+        "verdict": "STABLE",
+        "completed": 4,
+        "median_tpot_ms": 2.0,
+        "refused": 0,
+        "lone_request": {"tpot_ms": 1.0},
+    },
+    "b": {"verdict": "STABLE", "completed": 4, "median_tpot_ms": None},
+}
 
 
-def summary(**parts: object) -> dict:
+def summary(inputs=INPUTS, sources=SOURCES, version="1", **parts) -> RunSummary:
     """A run of two systems, as far as a comparison reads it."""
-    systems = {
-        "a": {
-            "verdict": "STABLE",
-            "completed": 4,
-            "median_tpot_ms": 2.0,
-            "refused": 0,
-            "lone_request": {"tpot_ms": 1.0},
-        },
-        "b": {"verdict": "STABLE", "completed": 4, "median_tpot_ms": None},
-    }
-    facts = {
-        "chip x": {"title": "x", "facts": [["memory.capacity", "1 GB", "a guess"]], "note": ""}
-    }
-    inputs = {
-        "model": "m",
-        "seed": 0,
-        "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}, {"chip": 2}]}},
-    }
-    return {
-        "scenario": "s",
-        "version": "1",
-        "seed": 0,
-        "inputs": inputs,
-        "sources": facts,
-        "systems": systems,
-    } | parts
+    origin = RunOrigin(version=version, inputs=inputs, sources=sources)
+    return RunSummary(**{"scenario": "s", "seed": 0, "systems": SYSTEMS, "origin": origin} | parts)
 
 
 def test_a_run_against_itself_has_no_changes():
-    assert compare_summaries(summary(), summary()) == {
-        "inputs": {},
-        "only_in_base": [],
-        "only_here": [],
-        "systems": {"a": {}, "b": {}},
-    }
+    assert compare_summaries(summary(), summary()) == SummaryChanges(
+        inputs={}, only_in_base=(), only_here=(), systems={"a": {}, "b": {}}
+    )
 
 
 def test_inputs_are_listed_by_dotted_key_with_version_and_seed():
@@ -54,31 +46,31 @@ def test_inputs_are_listed_by_dotted_key_with_version_and_seed():
         "slo": {"ttft": "1 s"},
         "systems": {"a": {"chip": "x", "exceptions": [{"chip": 1}]}},
     }
-    assert compare_summaries(summary(), summary(inputs=inputs, version="2", seed=3))["inputs"] == {
-        "version": ["1", "2"],
-        "seed": [0, 3],
-        "systems.a.exceptions.1.chip": [2, None],
-        "slo.ttft": [None, "1 s"],
+    assert compare_summaries(summary(), summary(inputs=inputs, version="2", seed=3)).inputs == {
+        "version": ("1", "2"),
+        "seed": (0, 3),
+        "systems.a.exceptions.1.chip": (2, None),
+        "slo.ttft": (None, "1 s"),
     }
 
 
 def test_a_number_of_a_chip_of_both_that_changed_is_an_input_that_changed():
-    other = {"title": "x", "facts": [["memory.capacity", "2 GB", "a data sheet"]], "note": ""}
+    other = EntrySources(title="x", facts=(("memory.capacity", "2 GB", "a data sheet"),))
     found = compare_summaries(summary(), summary(sources={"chip x": other, "chip y": other}))
-    assert found["inputs"] == {"chip x: memory.capacity": ["1 GB", "2 GB"]}
+    assert found.inputs == {"chip x: memory.capacity": ("1 GB", "2 GB")}
 
 
 def test_metrics_change_by_so_much_and_by_so_many_percent():
-    was = summary()
-    slower = was["systems"]["a"] | {
+    slower = SYSTEMS["a"] | {
         "median_tpot_ms": 1.5,
         "refused": 2,
         "verdict": "OVERLOADED",
         "lone_request": {"tpot_ms": 4.0},
     }
-    found = compare_summaries(
-        was, summary(systems={"a": slower, "b": was["systems"]["b"] | {"median_tpot_ms": 3.0}})
-    )["systems"]
+    changes = compare_summaries(
+        summary(), summary(systems={"a": slower, "b": SYSTEMS["b"] | {"median_tpot_ms": 3.0}})
+    )
+    found = encode_summary(changes)["systems"]
     assert found["a"] == {
         "verdict": {"base": "STABLE", "is": "OVERLOADED", "change": None, "change_pct": None},
         "median_tpot_ms": {"base": 2.0, "is": 1.5, "change": -0.5, "change_pct": -25.0},
@@ -91,13 +83,8 @@ def test_metrics_change_by_so_much_and_by_so_many_percent():
 
 
 def test_a_system_of_one_run_only_is_named():
-    a, b = summary()["systems"].values()
-    found = compare_summaries(summary(), summary(systems={"a": a, "c": b}))
-    assert (found["only_in_base"], found["only_here"], list(found["systems"])) == (
-        ["b"],
-        ["c"],
-        ["a"],
-    )
+    found = compare_summaries(summary(), summary(systems={"a": SYSTEMS["a"], "c": SYSTEMS["b"]}))
+    assert (found.only_in_base, found.only_here, list(found.systems)) == (("b",), ("c",), ["a"])
 
 
 def test_folders_are_compared_with_the_first(tmp_path):
@@ -107,7 +94,8 @@ def test_folders_are_compared_with_the_first(tmp_path):
             run(read("llama3-8b-lpu-vs-h100", [f"workload.requests={requests}"])).saved(),
             tmp_path / name,
         )
-    found = compare_runs([tmp_path / name for name in ("base", "more", "most")])
+    folders = [tmp_path / name for name in ("base", "more", "most")]
+    found = encode_summary(compare_runs(folders))
     assert found["base"] == str(tmp_path / "base")
     assert [each["folder"] for each in found["runs"]] == [
         str(tmp_path / "more"),

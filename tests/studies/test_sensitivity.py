@@ -9,6 +9,7 @@ import pytest
 from sim.cost.plan import PlanError
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import find_entry
+from sim.results.encoding import encode_summary
 from sim.scenario.scenario import read
 from sim.studies.sensitivity import Sensitivity, Swing, moved, sensitivity, single_request_metrics
 
@@ -235,7 +236,7 @@ def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, f
     told = json.loads(out)
     assert told == {
         "scenario": "mine",
-        "systems": {"cards": json.loads(json.dumps(found.as_json()))},
+        "systems": {"cards": json.loads(json.dumps(encode_summary(found.summary)))},
     }
     cards = told["systems"]["cards"]
     assert cards["tpot_ms"] == pytest.approx(1000 * found.base["tpot"])

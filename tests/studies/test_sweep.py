@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars
@@ -16,10 +17,11 @@ import sim
 from sim import UserError, read, run
 from sim.cli.app import main
 from sim.inputs.names import find_entry
+from sim.results.encoding import decode_summary, encode_summary
 from sim.scenario.scenario import open_document, scenario_from
 from sim.studies import provenance, sweep_record, sweep_workers
 from sim.studies import sweep_points as points_module
-from sim.studies.sweep import load_sweep, sweep
+from sim.studies.sweep import SweepSummary, load_sweep, sweep
 from sim.studies.sweep_points import SweepPoint, sweep_points
 
 BASE = """\
@@ -259,7 +261,7 @@ def test_a_point_that_other_code_made_is_computed_again(monkeypatch, computed):
 def test_a_worker_with_other_code_is_an_error(monkeypatch):
     before = sweep_workers.compute_record
     monkeypatch.setattr(
-        sweep_workers, "compute_record", lambda document: before(document) | {"code": "other"}
+        sweep_workers, "compute_record", lambda document: replace(before(document), code="other")
     )
     with pytest.raises(
         UserError,
@@ -510,7 +512,8 @@ def test_a_sweep_prints_how_many_rows_have_an_error(monkeypatch, capsys):
 def test_what_is_loaded_is_what_was_written():
     made, found = sweep("mine.yaml", Path("out"), jobs=1), load_sweep(Path("out"))
     assert found.table.equals(made.table)
-    assert found.summary == json.loads(json.dumps(made.summary))
+    written = json.dumps(encode_summary(made.summary))
+    assert found.summary == decode_summary(SweepSummary, json.loads(written))
 
 
 # On a cluster.

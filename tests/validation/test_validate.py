@@ -16,6 +16,7 @@ from sim.inputs.document import read_value
 from sim.inputs.errors import UserError
 from sim.inputs.names import catalogue_names
 from sim.results.metrics import latencies
+from sim.results.validation_summary import ErrorStatistics
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.system import System
@@ -223,11 +224,10 @@ def test_statistics_by_hand(make_point):
         )
 
     statistics = error_statistics([row(10), row(-30), row(None), row(2), row(-4)])
-    assert statistics is not None
     assert asdict(statistics) == pytest.approx(
         {"median_ape": 7, "mape": 46 / 4, "bias": -22 / 4, "n": 4}
     )
-    assert error_statistics([row(None)]) is None
+    assert error_statistics([row(None)]) == ErrorStatistics(n=0)
 
 
 # Which rows count for what.

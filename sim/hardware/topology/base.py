@@ -19,7 +19,8 @@ class Link(Value):
     latency: Seconds = Field(description="Latency of one hop [s].")
     bandwidth: BytesPerSecond = Field(description="Bandwidth of one direction of one cable [B/s].")
     energy: JoulesPerByte | None = Field(
-        default=None, description="Energy of sending over the cable [J/B]; default: unknown."
+        default=None,
+        description="Energy of sending over the cable [J/B], for people; `power.link` counts.",
     )
 
 

@@ -1,0 +1,46 @@
+"""Texts of numbers: the same rule in tables and figures."""
+
+import pytest
+
+from sim.results.labels import format_number, sortable_text, trimmed_number
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0, "0"),
+        (2.0, "2.00"),
+        (0.01234, "0.0123"),
+        (12.34, "12.3"),
+        (99.94, "99.9"),
+        (99.96, "100"),  # three digits, once rounded
+        (123.4, "123"),
+        (999.6, "1,000"),
+        (-999.6, "-1,000"),
+        (1234.5, "1,234"),
+        (26330, "26,330"),
+        (7, "7"),
+        (1e12, "1e+12"),
+        (1e-5, "1.00e-05"),
+    ],
+)
+def test_a_number_of_a_table_has_three_digits(value, text):
+    assert format_number(value) == text
+
+
+def test_fewer_digits_are_rounded_in_the_same_way():
+    assert [format_number(x, 2) for x in (0.123, 1.0, 9.96, 12.3)] == ["0.12", "1.0", "10", "12"]
+
+
+@pytest.mark.parametrize("value", [0.0001, 0.5, 1.0, 2.0, 20.0, 99.96, 100.0, 999.6, 1e6, 0.0])
+def test_a_number_of_a_figure_is_that_of_a_table_without_zeros_at_its_end(value):
+    of_table = format_number(value)
+    zeros = of_table.rstrip("0").rstrip(".") if "." in of_table else of_table
+    assert trimmed_number(value) == zeros
+
+
+def test_a_sortable_number_has_no_commas():
+    texts = [sortable_text(x) for x in (1234567, 1234.5678, "STABLE", None)]
+    assert texts == ["1234567", "1234.57", "STABLE", "-"]
