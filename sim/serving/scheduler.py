@@ -118,9 +118,10 @@ class Scheduler:
         batch.prefilled = take_chunks(self.prefilling, work, chunk_tokens, ends, self.limits.window)
         if not work.tokens:
             if running or len(self.idle) == self.limits.micro_batches - 1:
+                prompts = len(self.prefilling) if self.places(batch) > 0 else 0
                 raise UserError(
-                    f"policy: for {self.state_of(batch)} it chose neither to decode nor any of "
-                    "the prompts, and would for ever"
+                    f"policy: for {self.state_of(batch, prompts)} it chose neither to decode nor "
+                    "any of the prompts, and would for ever"
                 )
             return False
         # After a preemption a waiting request may fit, which is known at the end of the step.
@@ -138,17 +139,17 @@ class Scheduler:
         """Return the policy's decision, with the prompts that may end limited to the places."""
         if self.fast_path and not self.prefilling:
             return BatchDecision(True, 0, 0)
-        state = self.state_of(batch)
-        decodes, chunk_tokens, ends = self.batching(state)
-        chunk_tokens = chunk_tokens if state.prompts else 0
-        return BatchDecision(decodes, chunk_tokens, min(ends, self.places(batch)))
+        places, prompts = self.places(batch), len(self.prefilling)
+        decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
+        if prompts and places <= 0 and not decodes:
+            # A full micro-batch can end no prompt. A policy that puts prompts first would neither
+            # decode nor end one, so it decides as if there were none.
+            prompts = 0
+            decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
+        return BatchDecision(decodes, chunk_tokens if prompts else 0, min(ends, places))
 
-    def state_of(self, batch: MicroBatch) -> BatchState:
-        """Return what a policy sees. A full micro-batch sees no prompts.
-
-        Otherwise a policy that prefers prompts would neither decode nor take one.
-        """
-        prompts = len(self.prefilling) if self.fast_path or self.places(batch) > 0 else 0
+    def state_of(self, batch: MicroBatch, prompts: int) -> BatchState:
+        """Return the state of a micro-batch and so many prompts, as a policy sees it."""
         budget, queue = self.limits.token_budget, QueueView(self, batch)
         return BatchState(batch.running, batch.begun, prompts, budget, self.size, queue)
 

@@ -21,6 +21,7 @@ from sim.serving.policy import (
     PrefixCache,
     continuous,
     prefill_first,
+    steady,
 )
 from sim.serving.service import serve
 from sim.workload.requests import HASH_BLOCK, RequestBatch
@@ -120,6 +121,69 @@ def test_every_request_ends_once_and_leaps_are_their_steps(
         )
     assert rows.gaps.bins == steps.gaps.bins
     assert (rows.preemptions == steps.preemptions).all()
+
+
+def undeclared(state):
+    """Decide as `continuous` does, as a user's function that declares nothing."""
+    return BatchDecision(True, state.budget - state.running, state.budget)
+
+
+@steady
+def declared(state):
+    return undeclared(state)
+
+
+@given(drawn(), plans, st.booleans(), st.sampled_from([None, 1, 3]))
+@settings(max_examples=50)
+def test_a_declaration_changes_the_speed_and_no_row(deployments, requests, plan, windows, size):
+    """A user's copy of `continuous` that declares itself steady gives its very bytes.
+
+    One that declares nothing gives the same rows step by step.
+    """
+    deployment = deployments(plan, windows)
+    columns = ("admitted", "first_token", "last_token")
+    ours, steady_copy, stepwise, copy_stepwise, copy = (
+        run(deployment, requests, Policies(batching=batching, size=size), leap=leap)
+        for batching, leap in (
+            (continuous, True),
+            (declared, True),
+            (continuous, False),
+            (undeclared, False),
+            (undeclared, True),
+        )
+    )
+    for name in columns:
+        assert getattr(ours, name).tobytes() == getattr(steady_copy, name).tobytes()
+        assert getattr(stepwise, name).tobytes() == getattr(copy_stepwise, name).tobytes()
+        for one in (ours, copy):
+            np.testing.assert_allclose(getattr(one, name), getattr(stepwise, name), rtol=1e-9)
+    assert ours.gaps.bins == steady_copy.gaps.bins == copy_stepwise.gaps.bins == copy.gaps.bins
+
+
+@pytest.mark.parametrize(("is_declared", "least", "most"), [(True, 1, 3), (False, 16, 40)])
+def test_a_declared_policy_takes_the_compiled_path(deployments, is_declared, least, most):
+    """A prompt of 20 chunks: the executor computes all but the last one without the policy."""
+    states = []
+
+    def watched(state):
+        states.append(state)
+        return undeclared(state)
+
+    policy = steady(watched) if is_declared else watched
+    deployment = deployments(Plan(pipeline=3))
+    requests = listed([(0.0, 20 * deployment.limits.token_budget, 2)])
+    run(deployment, requests, Policies(batching=policy))
+    assert least <= len(states) <= most
+
+
+def test_a_policy_that_breaks_its_declaration_is_a_user_error(deployments):
+    @steady
+    def half(state):
+        return BatchDecision(True, (state.budget - state.running) // 2, state.budget)
+
+    message = r"policy half: got .* expected BatchDecision\(.*\), as it is declared steady"
+    with pytest.raises(UserError, match=message):
+        run(deployments(Plan()), listed([(0.0, 5, 9)]), Policies(batching=half))
 
 
 def listed(requests, **columns):
