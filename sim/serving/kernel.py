@@ -37,9 +37,9 @@ DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
 # Places of `ring`: its head and length, the number of slots that returned without an event, the
 # tokens left of the waiting prompt (-1: the next return needs a decision anyway), its computed
 # tokens, the token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
-# The histogram of gaps follows.
 HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 0, 1, 2, 3, 4, 5, 6, 7
-FIRST_BIN = 8
+# Then the tokens of KV cache that further decodes may take, and the histogram of gaps.
+ROOM, FIRST_BIN = 8, 9
 # Columns of `read`, sums over chunks of prompts for each kind of attention.
 ATTENDED, CACHED = 0, 1
 # Places of `sums`: the clock of the last entry, the way back from the last stage, the overhead of
@@ -282,7 +282,10 @@ def needs_decision(slot, piece, counts, ring):
 
     piece: tokens of the waiting prompt that fill its budget.
     """
-    if counts[slot, DONE] == counts[slot, DUE] and not counts[slot, SILENT]:
+    if counts[slot, DONE] == counts[slot, DUE]:
+        if not counts[slot, SILENT]:
+            return True
+    elif counts[slot, DECODES] > ring[ROOM]:
         return True
     left = ring[LEFT]
     return left < 0 or (piece > 0 and left <= piece)
@@ -312,6 +315,8 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, 
             continue
         if last:
             empty(slot, batches, counts)
+        else:
+            ring[ROOM] -= counts[slot, DECODES]
         enter(
             slot,
             back,

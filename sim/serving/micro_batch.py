@@ -26,7 +26,8 @@ class MicroBatch(BatchStep):
     window_full_steps: a heap of the steps at which sequences fill the window.
     begun: whether it has decoded since it was last empty.
     skipped_since: sequences that were left out of steps, and when their last tokens came [s].
-    planned: steps for which the batch step was sent. It may make fewer.
+    kv_steps: steps of the batch step whose KV was taken when it was sent. It may make fewer.
+    preempted: whether sequences were preempted for its last step.
     """
 
     window: int | None = None
@@ -39,7 +40,8 @@ class MicroBatch(BatchStep):
     window_full_steps: list[int] = field(default_factory=list)
     begun: bool = False
     skipped_since: list[tuple[int, Seconds]] = field(default_factory=list)
-    planned: int = 1
+    kv_steps: int = 1
+    preempted: bool = False
 
     # Sequences join, decode and leave.
 

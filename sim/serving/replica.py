@@ -50,6 +50,8 @@ class Replica:
             for _ in range(self.limits.micro_batches)
         ]
         self.scheduler = Scheduler(self.admission, batches, executor.tally, rows)
+        if not self.policies.reserve and self.limits.micro_batches > 1:
+            executor.take_kv_from(self.admission.kv_cache)
         self.scheduling_requested = False
         self.in_transit = 0
         self.up = True
@@ -105,10 +107,13 @@ class Replica:
         if request.ended:
             return
         request.cancelled = True
+        self.executor.complete_silent()
         if request.queued:
             self.admission.unqueue(request)
             # It may have stood before requests that fit.
             self.on_submit()
+        elif batch := self.scheduler.batch_of(request):
+            self.executor.interrupt_step(batch)
         else:
             self.executor.interrupt()
 
@@ -124,10 +129,15 @@ class Replica:
             return
         if not self.scheduler.idle or self.scheduler.in_flight >= self.scheduler.allowed:
             if interrupt:
-                self.executor.interrupt(self.prefilling[0] if self.scheduler.fast_path else None)
+                self.executor.interrupt(self.steady_prompt())
         elif not self.scheduling_requested:
             self.scheduling_requested = True
             call_after(self.env, 0.0, self.run_scheduler)
+
+    def steady_prompt(self) -> Request | None:
+        """Return the prompt that the executor may compute by itself; None if there is none."""
+        request = self.prefilling[0]
+        return request if self.scheduler.fast_path and not request.cancelled else None
 
     def run_scheduler(self, _: simpy.Event | None = None) -> None:
         """Let idle micro-batches take the waiting prompts."""
@@ -140,11 +150,9 @@ class Replica:
             and self.scheduler.idle
             and self.scheduler.in_flight < self.scheduler.allowed
         ):
-            if self.scheduler.fast_path:
+            if request := self.steady_prompt():
                 most = self.scheduler.allowed - self.scheduler.in_flight
-                executor.assign_prefill_chunks(
-                    self.prefilling[0], self.scheduler.idle, most, self.start_step
-                )
+                executor.assign_prefill_chunks(request, self.scheduler.idle, most, self.resume)
             if self.scheduler.idle and self.scheduler.in_flight < self.scheduler.allowed:
                 batch = self.scheduler.idle.popleft()
                 batch.clock_error = 0.0
@@ -156,7 +164,11 @@ class Replica:
 
     def start_step(self, batch: MicroBatch) -> bool:
         """Schedule a step and send it, or make the micro-batch idle. Return whether it was sent."""
-        if not self.scheduler.schedule_step(batch):
+        sent = self.scheduler.schedule_step(batch)
+        if batch.preempted and self.limits.micro_batches > 1:
+            # A waiting request may fit now. The next micro-batch to return admits it.
+            self.executor.interrupt()
+        if not sent:
             self.scheduler.idle.append(batch)
             if self.limits.fill is not None:
                 # Too many may be in flight for a prompt that waits. The next to return takes it.
@@ -169,10 +181,9 @@ class Replica:
         self.executor.send(batch)
         return True
 
-    def start_step_later(self, batch: MicroBatch, _: simpy.Event) -> None:
-        """Start a step after the arrivals of this instant."""
+    def resume(self, batch: MicroBatch, _: simpy.Event | None = None) -> None:
+        """Start a step after arrivals whose admission `on_submit` left to the end of a step."""
         if not self.policies.reserve:
-            # `on_submit` left their admission to the end of the step.
             self.admission.admit()
         self.start_step(batch)
 
@@ -185,9 +196,9 @@ class Replica:
             # It was under way when the replica failed.
             return
         decodes = batch.work.decodes
-        if not self.policies.reserve:
+        if not self.policies.reserve and self.limits.micro_batches == 1:
             # KV was taken for the planned steps, of which some were not made.
-            self.admission.kv_cache.grow(-decodes * (batch.planned - batch.steps))
+            self.admission.kv_cache.grow(-decodes * (batch.kv_steps - batch.steps))
         if decodes:
             batch.count_skipped(self.rows.gaps, leave)
         else:
@@ -199,7 +210,7 @@ class Replica:
         if not self.policies.reserve:
             self.admission.admit()
         if ended and not is_instant_over(self.env):
-            call_urgently(self.env, 0.0, partial(self.start_step_later, batch))
+            call_urgently(self.env, 0.0, partial(self.resume, batch))
         else:
             self.start_step(batch)
 

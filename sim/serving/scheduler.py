@@ -71,8 +71,7 @@ class Scheduler:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
         self.prefilling = admission.prefilling
-        steady = is_steady(policies.batching)
-        self.fast_path = steady and policies.reserve and policies.deadline is None
+        self.fast_path = is_steady(policies.batching)
         self.batching = checked_batching(policies.batching)
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.idle = deque(batches)
@@ -105,7 +104,7 @@ class Scheduler:
         """
         if self.admission.drop_cancelled_prompts():
             self.admission.admit()
-        preempted = not self.policies.reserve and self.preempt(batch)
+        batch.preempted = preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
         if not running and (not self.prefilling or self.in_flight > self.allowed):
             return False
@@ -126,14 +125,26 @@ class Scheduler:
             return False
         # After a preemption a waiting request may fit, which is known at the end of the step.
         single = work.prompt_tokens or batch.skipped_since or preempted
-        batch.planned = batch.steps = 1 if single else self.steps_until_change(batch)
+        batch.steps = 1 if single else self.steps_until_change(batch)
+        batch.kv_steps = batch.steps if self.limits.micro_batches == 1 else 1
         if work.decodes:
             batch.begun = True
             if not self.policies.reserve:
-                self.admission.kv_cache.kv_used += running * batch.steps
+                self.take_kv(running, batch)
         batch.counted = not batch.skipped_since
         batch.no_output = self.fast_path and not (running or batch.prefilled)
         return True
+
+    def take_kv(self, sequences: int, batch: MicroBatch) -> None:
+        """Take the KV of a batch step's tokens.
+
+        With one micro-batch it is that of all planned steps, so the peak is known at their end.
+        """
+        kv_cache = self.admission.kv_cache
+        if self.limits.micro_batches == 1:
+            kv_cache.kv_used += sequences * batch.kv_steps
+        else:
+            kv_cache.grow(sequences)
 
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
@@ -168,13 +179,10 @@ class Scheduler:
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
-        pipelined = self.limits.micro_batches > 1
-        if pipelined and (self.policies.deadline is not None or not self.policies.reserve):
-            # Only the next micro-batch to return can be interrupted, and KV taken for later steps
-            # would be missing for other micro-batches.
-            return 1
         steps = batch.steps_until_change()
-        if not self.policies.reserve:
+        # KV taken for later steps would be missing for other micro-batches. With several of them
+        # the executor takes it step by step.
+        if not self.policies.reserve and self.limits.micro_batches == 1:
             steps = min(steps, max(1, self.admission.kv_cache.kv_free // batch.running))
         return steps
 
@@ -235,6 +243,13 @@ class Scheduler:
         if not batch.running:
             batch.begun = False
         return batch.running < before
+
+    def batch_of(self, request: Request) -> MicroBatch | None:
+        """Return the micro-batch that holds a request's sequence; None without one."""
+        for batch in self.batches:
+            if any(running is request for _, _, running in batch.finish_steps):
+                return batch
+        return None
 
     def remove(self, batch: MicroBatch, finish: tuple[int, int, Request]) -> int:
         """Remove a sequence before its end, and return the tokens that it decoded."""

@@ -121,6 +121,62 @@ def test_every_request_ends_once_and_leaps_are_their_steps(
         )
     assert rows.gaps.bins == steps.gaps.bins
     assert (rows.preemptions == steps.preemptions).all()
+    assert rows.kv_peak == steps.kv_peak
+
+
+def pressed(seed):
+    """Return requests that fill the KV cache of a pipeline, and policies that react to it."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(5, 30))
+    requests = RequestBatch(
+        np.cumsum(rng.uniform(0, 2e-3, n)), rng.integers(1, 60, n), rng.integers(1, 60, n)
+    )
+    policies = Policies(
+        batching=[continuous, prefill_first, undeclared][seed % 3],
+        order=ORDERS["shortest-first" if seed % 2 else "first-come-first-served"],
+        reserve=seed % 4 == 0,
+        deadline=[None, 0.02, 0.05][seed % 5 % 3],
+        size=[None, None, 3][seed % 7 % 3],
+    )
+    return requests, policies
+
+
+def test_pipelines_leap_over_steps_under_preemption_and_deadlines(deployments):
+    """Sixty pipelines with little KV, some of whose requests are preempted or cancelled."""
+    preempted = cancelled = 0
+    for seed in range(60):
+        requests, policies = pressed(seed)
+        deployment = deployments(Plan(pipeline=3, slots=[None, 2, 5][seed % 3]), seed % 2 == 0)
+        limits = replace(
+            deployment.limits, kv_tokens=[120, 200, 400][seed % 3], fill=seed % 4 or None
+        )
+        leap, step = (
+            serve(requests, deployment.costs, limits, policies=policies, leap=leap)
+            for leap in (True, False)
+        )
+        assert leap.reason == step.reason
+        assert leap.gaps.bins == step.gaps.bins
+        assert leap.kv_peak == step.kv_peak
+        assert leap.preemptions.tolist() == step.preemptions.tolist()
+        for name in ("admitted", "last_token"):
+            np.testing.assert_allclose(getattr(leap, name), getattr(step, name), rtol=1e-9)
+        preempted += leap.preemptions.sum()
+        cancelled += leap.cancelled.sum()
+    assert preempted > 10
+    assert cancelled > 10
+
+
+@pytest.mark.parametrize("policies", [Policies(reserve=False), Policies(deadline=100.0)])
+def test_a_pipeline_takes_few_decisions_under_preemption_and_deadlines(deployments, policies):
+    """A prompt of 20 chunks and 500 tokens: two sends, as with plain policies."""
+    deployment, sent = deployments(Plan(pipeline=3)), []
+    parts = deployment.costs.parts
+    deployment.costs.parts = lambda work: (sent.append(work), parts(work))[1]
+    try:
+        run(deployment, listed([(0.0, 20 * deployment.limits.token_budget, 500)]), policies)
+    finally:
+        deployment.costs.parts = parts
+    assert len(sent) == 2
 
 
 def undeclared(state):

@@ -18,7 +18,7 @@ from sim.serving import kernel
 from sim.serving.event_order import call_after, next_event_time
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
-from sim.serving.policy import Request, SchedulerLimits
+from sim.serving.policy import KVCache, Request, SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
 from sim.units import Seconds
 
@@ -60,6 +60,7 @@ class CompiledPipelineExecutor(Executor):
         self.request: Request | None = None
         self.left = 0
         self.next: Head | None = None  # the return that is waited for; None while idle
+        self.kv_cache: KVCache | None = None  # that decodes take room from
 
     def send(self, batch_step: BatchStep) -> None:
         work, slot = batch_step.work, self.unused.pop()
@@ -89,19 +90,39 @@ class CompiledPipelineExecutor(Executor):
         slots, self.unused = self.unused[-chunks:], self.unused[:-chunks]
         for slot in slots:
             self.batch_steps[slot] = None
+        decides = self.left < 0
         self.prepare_chunks(request)
         self.state.add_piece(self.budget)
         self.state.assign_chunks(self.env.now, slots)
         request.prefilled += chunks * self.budget
         self.set_prompt(None)
+        if decides:
+            self.interrupt()
         self.wait_if_idle()
 
     def interrupt(self, request: Request | None = None) -> None:
         if request is None or self.costs.sampled:
-            self.left = -1
+            self.request, self.left = None, -1
             self.state.set_prompt(self.left)
-        else:
+        elif self.left >= 0:
+            # Otherwise the next return needs a decision anyway, which must not be forgotten.
             self.prepare_chunks(request)
+
+    def interrupt_step(self, batch_step: BatchStep) -> None:
+        if (slot := self.slot_of(batch_step)) is not None:
+            self.state.end_after_this(slot)
+            if self.next and self.next.slot == slot:
+                self.next = self.next._replace(last=True)
+
+    def slot_of(self, batch_step: BatchStep) -> int | None:
+        """Return the slot of a batch step; None if it is not under way."""
+        for slot, sent in enumerate(self.batch_steps):
+            if sent is batch_step and slot not in self.unused:
+                return slot
+        return None
+
+    def take_kv_from(self, kv_cache: KVCache) -> None:
+        self.kv_cache = kv_cache
 
     def prepare_chunks(self, request: Request) -> None:
         """Let returning micro-batches take full chunks of a prompt."""
@@ -137,13 +158,14 @@ class CompiledPipelineExecutor(Executor):
             self.set_prompt(self.request)
         room = self.budget - (batch_step.work.decodes if batch_step else 0)
         continues = head.last and self.left and batch_step is None
-        if self.left < 0 or 0 < self.left <= room or (head.last and not continues):
+        decides = self.left < 0 or 0 < self.left <= room or (head.last and not continues)
+        if decides or self.is_short(head, batch_step):
             self.complete_silent()
             self.set_prompt(None)
             self.state.pop_head()
             clock_error = head.clock_error + (head.back - now)
             self.over(head.slot, head.steps, min(head.leave, now), clock_error)
-        head = self.state.advance(now, next_event_time(self.env))
+        head = self.advance()
         if self.request:
             self.request.prefilled = head.prefilled
             self.left = self.request.prompt - head.prefilled
@@ -151,6 +173,23 @@ class CompiledPipelineExecutor(Executor):
             self.wait(head)
         else:
             self.next = None
+
+    def is_short(self, head: Head, batch_step: BatchStep | None) -> bool:
+        """Return whether the KV cache has no room for the next tokens of a batch step."""
+        if self.kv_cache is None or batch_step is None or head.last:
+            return False
+        return self.kv_cache.kv_free < batch_step.work.decodes
+
+    def advance(self) -> Head:
+        """Make the steps up to the next event, and take their KV."""
+        now, until = self.env.now, next_event_time(self.env)
+        if self.kv_cache is None:
+            return self.state.advance(now, until)
+        free = self.kv_cache.kv_free
+        self.state.set_room(free)
+        head = self.state.advance(now, until)
+        self.kv_cache.grow(free - self.state.room)
+        return head
 
     def over(self, slot: int, steps: int, leave: Seconds, clock_error: Seconds) -> None:
         """Return a micro-batch to the scheduler."""
@@ -168,7 +207,7 @@ class CompiledPipelineExecutor(Executor):
         slots = self.state.take_silent()
         if not slots:
             return
-        if self.left:
+        if self.left > 0:
             self.set_prompt(None)
         # `over` may use slots again, so they are sorted out first.
         lent = [slot for slot in slots if self.batch_steps[slot] is None]
@@ -184,10 +223,10 @@ class CompiledPipelineExecutor(Executor):
         return tally
 
     def steps_so_far(self, batch_step: BatchStep) -> int:
-        for slot, sent in enumerate(self.batch_steps):
-            if sent is batch_step and slot not in self.unused and batch_step.work.decodes:
-                return int(self.state.counts[slot, kernel.DONE])
-        return 0
+        slot = self.slot_of(batch_step)
+        if slot is None or not batch_step.work.decodes:
+            return 0
+        return int(self.state.counts[slot, kernel.DONE])
 
     def flush(self) -> None:
         self.state.add_to(self.tally)

@@ -13,7 +13,7 @@ from sim.cost.energy import Tally, summed
 from sim.cost.step import Work
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
-from sim.serving.policy import Request
+from sim.serving.policy import KVCache, Request
 from sim.units import Seconds
 
 
@@ -82,6 +82,16 @@ class Executor:
         request: the only prompt that waits, if the executor may compute it by itself. Returning
         micro-batches then take chunks that fill the token budget and continue. The last chunk
         is left to the scheduler.
+        """
+
+    def interrupt_step(self, batch_step: BatchStep) -> None:
+        """Make one batch step over after the step under way, because its sequences change."""
+        self.interrupt()
+
+    def take_kv_from(self, kv_cache: KVCache) -> None:
+        """Take the KV of all steps after a batch step's first one from this cache.
+
+        A batch step is over when the cache has no room for its next tokens.
         """
 
     def assign_prefill_chunks(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
-from sim.cost.step import Costs, Parts
+from sim.cost.step import FOREVER, Costs, Parts
 from sim.results.histogram import Gaps
 from sim.serving import kernel
 from sim.units import Seconds
@@ -56,6 +56,7 @@ class KernelState:
         self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.ring[kernel.BUDGET] = token_budget
         self.ring[kernel.RANKS] = costs.layout.plan.attention_data
+        self.ring[kernel.ROOM] = FOREVER
         self.sums[kernel.RETURN], self.sums[kernel.PIECE] = costs.back, costs.sequence_overhead
         self.tracks = np.zeros((slots if interruptible else 0, kernel.PLACE + 1 + 2 * stages))
         self.state = (
@@ -131,6 +132,19 @@ class KernelState:
         left: 0 without a prompt; -1 if the next micro-batch to return is over in any case.
         """
         self.ring[kernel.LEFT], self.ring[kernel.OLD] = left, prefilled
+
+    def set_room(self, kv_tokens: int) -> None:
+        """Set the tokens of KV cache that further decodes may take."""
+        self.ring[kernel.ROOM] = kv_tokens
+
+    @property
+    def room(self) -> int:
+        """The tokens of KV cache that further decodes may take."""
+        return int(self.ring[kernel.ROOM])
+
+    def end_after_this(self, slot: int) -> None:
+        """Make a slot's step under way its last one."""
+        self.counts[slot, kernel.DUE] = self.counts[slot, kernel.DONE]
 
     def take_silent(self) -> list[int]:
         """Return the slots that returned without an event, and forget them."""
