@@ -11,7 +11,7 @@ from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.scenario.scenario import Scenario
-from sim.serving.replica import ReplicaConfig
+from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.workload.requests import RequestBatch
 
@@ -83,10 +83,13 @@ def serve_requests(
     configs = [
         config for member, of in members.items() for config in replica_configs(scenario, member, of)
     ]
-    think = scenario.workload.pause or 0.0
-    counted = scenario.measure.bounds if scenario.measure else None
     return serve_fleet(
-        requests, configs, scenario.systems[name].router, think, progress=progress, counted=counted
+        requests,
+        configs,
+        scenario.systems[name].router,
+        think=scenario.workload.pause or 0.0,
+        progress=progress,
+        counted=scenario.measure.bounds if scenario.measure else None,
     )
 
 

@@ -15,7 +15,7 @@ from sim.model.transformer import ModelField
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
 from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
-from sim.serving.replica import Outage
+from sim.serving.replica_config import Outage
 from sim.units import Count, Fraction, Seconds, Tokens
 
 MOST_CHIPS = 1_000_000  # of a system; a hundred times the largest system on the market

@@ -3,5 +3,7 @@
     >>> import sim
     >>> sim.run("scheduling").systems  # doctest: +SKIP
 
-Read `replica` first (a scheduler in vLLM's words), then `executors` (steps through the stages).
+Read `scheduler` first (the decisions, in vLLM's words), then `replica` and `executors` (steps
+through the stages). `service` and `fleet` send requests to replicas. `event_order` explains the
+order of events at one time.
 """

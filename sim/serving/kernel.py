@@ -1,10 +1,12 @@
-"""The turns of micro-batches at the stages of a pipeline, compiled: it adds and compares numbers, and knows no physics.
+"""The steps of micro-batches through the stages of a pipeline, compiled by Numba.
 
-Micro-batches come back in the order in which they entered, for stages serve first come first served: a ring of them is enough.
-Times are counted from the last entry's clock, and what clocks round away (`lost`) is carried on.
+The kernel adds and compares numbers and knows no physics. Stages serve first come, first served, so
+micro-batches return in the order in which they entered, and a ring of them is enough. Times are
+counted from the clock of the last entry. The rounding error of the clock (`clock_error`) is carried
+forward.
 
-While a prompt waits, each micro-batch that is back takes a piece of it that fills its step up to the budget; the last piece is
-left to the caller, who has to tell of it.
+While a prompt waits, each micro-batch that returns takes a chunk of it that fills the token budget.
+The last chunk is left to the caller, because a token follows it.
 """
 
 import math
@@ -18,40 +20,47 @@ from sim.serving.numba_cache import compiled
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-# Places in the arrays.  Stages: when each is free, how long it was busy, its time in the step at hand, its layers of each kind.
+# Rows of `stages`: when each stage is free, its working time, its time in the current step, and its
+# layers of each kind of attention.
 FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
-BODY, WAY = 0, 1  # of a number of tokens: seconds at each stage, and on the way to it
-FULL = 0  # the row of those that fill the budget
-# A micro-batch: when it is back, when it left, what clocks lost; then, for each kind of attention, seconds and growth.
-BACK, LEAVE, LOST, SAMPLING, SECONDS = 0, 1, 2, 3, 4
-# The same in whole numbers; beside it, as columns of their own, the ring's order and the list of those that are gone.
+# Rows of `rows`, for a number of tokens: the time at each stage, and on the way to it. The first
+# row is of steps that fill the budget.
+BODY, WAY = 0, 1
+FULL = 0
+# Columns of `batches`: when a micro-batch returns, when it left, its clock error, the sampling
+# time, and for each kind of attention the seconds of a step and what each further step adds.
+BACK, LEAVE, CLOCK_ERROR, SAMPLING, SECONDS = 0, 1, 2, 3, 4
+# Columns of `counts`: the steps of a micro-batch that are made, those to make, the sequences whose
+# gaps are counted, whether it has no output, and its row. Two more columns are lists: the ring's
+# order, and the slots that returned without an event.
 DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
-# The ring, and the prompt that waits: tokens left of it (-1: the caller is to be asked whatever is left), and tokens done; steps of
-# nothing but a piece of it; ranks of attention data parallelism.
-HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, STEPS_WITHOUT_SAMPLING, RANKS, FIRST_BIN = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-)
-ATTENDED, CACHED = 0, 1  # by the pieces of prompts, for each kind of attention: sums
+# Places of `ring`: its head and length, the number of slots that returned without an event, the
+# tokens left of the waiting prompt (-1: the next return needs a decision anyway), its computed
+# tokens, the token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
+HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 0, 1, 2, 3, 4, 5, 6, 7
+# Then the tokens of KV cache that further decodes may take, and the histogram of gaps.
+ROOM, FIRST_BIN = 8, 9
+# Columns of `read`, sums over chunks of prompts for each kind of attention.
+ATTENDED, CACHED = 0, 1
+# Places of `sums`: the clock of the last entry, the way back from the last stage, the overhead of
+# a sequence, and the sums of the histogram of gaps.
 CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
-# A micro-batch's step under way, of replicas that may fail: the piece of a prompt in it, the prompt's tokens before that piece, the
-# gap before the step's tokens and its bin; then, for each stage, when the step leaves and how long the stage works on it.
+# Columns of `tracks`, kept for replicas that can fail: of a micro-batch's step under way the tokens
+# of its chunk, the prompt's tokens before it, the gap before the step's tokens, and its bin. Then
+# for each stage when the step leaves, and its time there.
 TAKEN, BEFORE, GAP, PLACE = 0, 1, 2, 3
-LOWEST_BIN = -12 * BINS_PER_DECADE  # the first bin: no gap is shorter than 1e-12 s
+# No gap is shorter than 1e-12 s.
+LOWEST_BIN = -12 * BINS_PER_DECADE
 BINS = 24 * BINS_PER_DECADE
 
 
 @compiled
 def piece_seconds(line, read, old, piece):
-    """Seconds of one layer's attention for a piece of a prompt, from the two lines of which the higher counts, and the window; what
-    it attends to and reads is added up."""
+    """Return the attention time of one layer for a chunk of a prompt, and add up what it reads.
+
+    line: both sides of the roofline as fixed time, time for each position attended and for each
+    position read; the higher side counts. Then the window. old: computed tokens of the prompt.
+    """
     window = line[6]
     free = min(float(piece), max(0.0, window - old))
     attended = free * old + free * (free + 1) / 2 + (piece - free) * window
@@ -62,6 +71,58 @@ def piece_seconds(line, read, old, piece):
         line[0] + line[1] * attended + line[2] * cached,
         line[3] + line[4] * attended + line[5] * cached,
     )
+
+
+@compiled
+def stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring):
+    """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
+    n, kinds = stages.shape[1], len(stages) - LAYERS
+    work, body = stages[WORK], rows[FULL if piece else counts[slot, ROW], BODY]
+    for s in range(n):
+        work[s] = body[s]
+    work[n - 1] += batches[slot, SAMPLING]
+    done = counts[slot, DONE]
+    for kind in range(kinds):
+        seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
+        if piece:
+            seconds += piece_seconds(lines[piece, kind], read[kind], ring[OLD], piece)
+        for s in range(n):
+            work[s] += stages[LAYERS + kind, s] * seconds
+
+
+@compiled
+def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
+    """Return the time from a step's entry to the end of its last stage.
+
+    start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]. So leave is the
+    sum of all ways and works up to there, plus the longest wait for a stage that was not free.
+    """
+    n = stages.shape[1]
+    free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
+    kept = len(tracks) > 0
+    for s in range(n):
+        busy[s] += work[s]
+    total, late = 0.0, 0.0
+    for s in range(n):
+        late = max(late, free[s] - passed - (total + way[s]))
+        total += way[s] + work[s]
+        free[s] = total + late + clock_error
+        if kept:
+            tracks[slot, PLACE + 1 + s], tracks[slot, PLACE + 1 + n + s] = now + free[s], work[s]
+    return total + late
+
+
+@compiled
+def count_gap(slot, gap, decodes, ring, sums, tracks):
+    """Add the gap before the tokens of a step to the histogram."""
+    place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LOWEST_BIN
+    place = min(max(place, 0), BINS - 1)
+    ring[FIRST_BIN + place] += decodes
+    sums[COUNT] += decodes
+    sums[TOTAL] += decodes * gap
+    sums[SQUARES] += decodes * gap * gap
+    if len(tracks) > 0:
+        tracks[slot, GAP], tracks[slot, PLACE] = gap, place
 
 
 @compiled
@@ -81,67 +142,32 @@ def enter(
     sums,
     tracks,
 ):
-    """A step of one micro-batch from the queue of the first stage to its return, with a piece of the prompt that waits.
+    """Take a step of one micro-batch from the queue of the first stage to its return.
 
-    start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]: leave is the sum of all ways and works up to
-    there, later by the most that a stage on the way was not free in time.
+    piece: tokens of the waiting prompt that are computed with it.
     """
-    n, kinds = stages.shape[1], len(stages) - LAYERS
-    free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
     passed = now - sums[CLOCK] + clock_error
     sums[CLOCK] = now
-    done, decodes = counts[slot, DONE], counts[slot, DECODES]
-    row = FULL if piece else counts[slot, ROW]
+    decodes, row = counts[slot, DECODES], FULL if piece else counts[slot, ROW]
     made[row] += 1
-    body, way = rows[row, BODY], rows[row, WAY]
-    for s in range(n):
-        work[s] = body[s]
-    work[n - 1] += batches[slot, SAMPLING]
-    for kind in range(kinds):
-        seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
-        if piece:
-            seconds += piece_seconds(lines[piece, kind], read[kind], ring[OLD], piece)
-        for s in range(n):
-            work[s] += stages[LAYERS + kind, s] * seconds
-    kept = len(tracks) > 0
-    if kept:
+    stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring)
+    if len(tracks) > 0:
         tracks[slot, TAKEN], tracks[slot, BEFORE] = piece, ring[OLD]
     if piece:
-        if (
-            decodes % ring[RANKS] == 0
-        ):  # else a rank with fewer decodes takes the piece, in the others' time
-            work[n - 1] += sums[PIECE]
+        # Otherwise a rank with fewer decodes takes the chunk while the others sample.
+        if decodes % ring[RANKS] == 0:
+            stages[WORK, stages.shape[1] - 1] += sums[PIECE]
         ring[OLD] += piece
         ring[LEFT] -= piece
-    for s in range(n):
-        busy[s] += work[s]
-    total, late = 0.0, 0.0
-    for s in range(n):
-        late = max(late, free[s] - passed - (total + way[s]))
-        total += way[s] + work[s]
-        free[s] = total + late + clock_error
-        if kept:
-            tracks[slot, PLACE + 1 + s], tracks[slot, PLACE + 1 + n + s] = now + free[s], work[s]
-    leave = total + late
+    leave = pass_stages(slot, now, passed, clock_error, rows[row, WAY], stages, tracks)
     wait = clock_error + leave + sums[RETURN]
     back = now + wait
-    batches[slot, BACK], batches[slot, LEAVE], batches[slot, LOST] = (
-        back,
-        now + (clock_error + leave),
-        wait - (back - now),
-    )
+    batches[slot, BACK], batches[slot, LEAVE] = back, now + (clock_error + leave)
+    batches[slot, CLOCK_ERROR] = wait - (back - now)
     if decodes:
-        gap = leave + sums[RETURN]
-        place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LOWEST_BIN
-        place = min(max(place, 0), BINS - 1)
-        ring[FIRST_BIN + place] += decodes
-        sums[COUNT] += decodes
-        sums[TOTAL] += decodes * gap
-        sums[SQUARES] += decodes * gap * gap
-        if kept:
-            tracks[slot, GAP], tracks[slot, PLACE] = gap, place
+        count_gap(slot, leave + sums[RETURN], decodes, ring, sums, tracks)
     if decodes or not piece:
-        counts[slot, DONE] = done + 1
+        counts[slot, DONE] += 1
     else:
         ring[STEPS_WITHOUT_SAMPLING] += 1
     counts[(ring[HEAD] + ring[LENGTH]) % len(counts), ORDER] = slot
@@ -168,15 +194,16 @@ def join(
     sums,
     tracks,
 ):
-    """A micro-batch enters with a new passage: its `numbers` (steps, decodes, silent, row), and for each kind of attention seconds
-    and what further steps add to them."""
+    """Add a micro-batch with a new batch step.
+
+    numbers: its steps, the sequences whose gaps are counted, whether it has no output, its row.
+    seconds, growth: for each kind of attention, a step's time, and what each further step adds.
+    """
     kinds = len(seconds)
     batches[slot, SAMPLING] = sampling
     for kind in range(kinds):
-        batches[slot, SECONDS + kind], batches[slot, SECONDS + kinds + kind] = (
-            seconds[kind],
-            growth[kind],
-        )
+        batches[slot, SECONDS + kind] = seconds[kind]
+        batches[slot, SECONDS + kinds + kind] = growth[kind]
     counts[slot, DONE] = 0
     counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
     enter(
@@ -198,14 +225,21 @@ def join(
 
 
 @compiled
+def empty(slot, batches, counts):
+    """Make a micro-batch one that has nothing but a chunk of a prompt."""
+    for column in range(SAMPLING, batches.shape[1]):
+        batches[slot, column] = 0.0
+    counts[slot, DONE] = counts[slot, DUE] = 0
+
+
+@compiled
 def assign_prefill_chunks(
     now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks
 ):
-    """Micro-batches that have nothing else to do enter one behind the other, each with a piece of the prompt that waits."""
+    """Add idle micro-batches one after the other, each with a full chunk of the waiting prompt."""
     for slot in slots:
-        for column in range(SAMPLING, batches.shape[1]):
-            batches[slot, column] = 0.0
-        counts[slot, DONE] = counts[slot, DUE] = counts[slot, DECODES] = 0
+        empty(slot, batches, counts)
+        counts[slot, DECODES] = 0
         counts[slot, SILENT] = 1
         enter(
             slot,
@@ -227,31 +261,49 @@ def assign_prefill_chunks(
 
 @compiled
 def head(batches, counts, ring):
-    """Who is back first: when, who, after how many steps and whether these were all; when it left, and what the clock lost; and
-    how much of the prompt is done."""
+    """Return the micro-batch that returns first, as the fields of `kernel_state.Head`."""
     slot = counts[ring[HEAD], ORDER]
-    done, each = counts[slot, DONE], batches[slot]
+    done, batch = counts[slot, DONE], batches[slot]
     return (
-        each[BACK],
+        batch[BACK],
         slot,
         done,
         done == counts[slot, DUE],
-        each[LEAVE],
-        each[LOST],
+        batch[LEAVE],
+        batch[CLOCK_ERROR],
         ring[OLD],
         ring[LENGTH],
     )
 
 
 @compiled
+def needs_decision(slot, piece, counts, ring):
+    """Return whether a micro-batch that returns is the caller's.
+
+    piece: tokens of the waiting prompt that fill its budget.
+    """
+    if counts[slot, DONE] == counts[slot, DUE]:
+        if not counts[slot, SILENT]:
+            return True
+    elif counts[slot, DECODES] > ring[ROOM]:
+        return True
+    left = ring[LEFT]
+    return left < 0 or (piece > 0 and left <= piece)
+
+
+@compiled
 def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
-    """Micro-batches that are back before `until` (or now) enter again while they have steps left or there are pieces of the prompt
-    for them, and are gone where there is nothing to say of them.  Gives the head of the ring, of which that is not true."""
+    """Make all steps that begin before `until`, or now, and need no decision of the caller.
+
+    A micro-batch that returns enters again while it has steps left, or takes a chunk of the waiting
+    prompt. One without output and steps is noted as gone. Return the head of the ring, which needs
+    a decision or returns later.
+    """
     while ring[LENGTH]:
         slot = counts[ring[HEAD], ORDER]
-        back, last, left = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE], ring[LEFT]
-        piece = max(0, ring[BUDGET] - counts[slot, DECODES]) if left else 0
-        if (last and not counts[slot, SILENT]) or left < 0 or (piece and left <= piece):
+        back, last = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
+        piece = max(0, ring[BUDGET] - counts[slot, DECODES]) if ring[LEFT] else 0
+        if needs_decision(slot, piece, counts, ring):
             break
         if back >= until and (back > now or (last and not piece)):
             break
@@ -261,14 +313,14 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, 
             counts[ring[GONES], GONE] = slot
             ring[GONES] += 1
             continue
-        if last:  # it had nothing but a piece of a prompt, and gets another one
-            for column in range(SAMPLING, batches.shape[1]):
-                batches[slot, column] = 0.0
-            counts[slot, DONE] = counts[slot, DUE] = 0
+        if last:
+            empty(slot, batches, counts)
+        else:
+            ring[ROOM] -= counts[slot, DECODES]
         enter(
             slot,
             back,
-            batches[slot, LOST],
+            batches[slot, CLOCK_ERROR],
             piece,
             stages,
             rows,

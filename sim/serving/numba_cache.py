@@ -1,4 +1,4 @@
-"""Numba's compiler, with a cache on disk where that works: it saves seconds, and is no reason to fail."""
+"""Numba's compiler with a cache on disk. The cache saves seconds, and its failure is no error."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,7 +8,7 @@ from numba import njit
 
 
 class OptionalCache:
-    """A cache of compiled code that is empty where it cannot be read, and forgets where it cannot be written."""
+    """A cache of compiled code that is empty if it cannot be read, or cannot be written."""
 
     def __init__(self, cache: Any) -> None:
         self.cache = cache
@@ -17,13 +17,14 @@ class OptionalCache:
         return getattr(self.cache, name)
 
     def load_overload(self, *key: Any) -> Any:
-        """Return compiled code, or None.  A file may be another user's, or half of what it was."""
+        """Return compiled code; None if a file is cut off, or belongs to another user."""
         with suppress(Exception):
             return self.cache.load_overload(*key)
         return None
 
     def save_overload(self, *entry: Any) -> None:
-        with suppress(OSError):  # the disk is full, or over quota
+        # The disk may be full, or over quota.
+        with suppress(OSError):
             self.cache.save_overload(*entry)
 
 
@@ -31,9 +32,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function when it is first called, or load what an earlier process compiled."""
     try:
         dispatcher: Any = njit(cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except RuntimeError:
+        # Neither the package's folder nor the user's cache can be written.
         return njit(function)
-    dispatcher._cache = OptionalCache(
-        dispatcher._cache
-    )  # Numba has no public way to outlive a full disk
+    # Numba has no public way to continue when the disk is full.
+    dispatcher._cache = OptionalCache(dispatcher._cache)
     return dispatcher

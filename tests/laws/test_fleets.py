@@ -13,7 +13,7 @@ from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
-from sim.serving.replica import ReplicaConfig
+from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve, serve_fleet
 from sim.studies.capacity import capacity
 from sim.workload.arrivals import ClosedLoop, Listed, ListedRequest, Poisson

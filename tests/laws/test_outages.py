@@ -15,7 +15,7 @@ from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.results.metrics import summarize
 from sim.serving.policy import BATCHINGS, ORDERS, Policies, least_loaded, round_robin
-from sim.serving.replica import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.workload.requests import RequestBatch
 

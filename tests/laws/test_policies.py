@@ -20,6 +20,7 @@ from sim.serving.policy import (
     Policies,
     continuous,
     prefill_first,
+    steady,
 )
 from sim.serving.service import serve
 from sim.workload.requests import HASH_BLOCK, RequestBatch
@@ -119,6 +120,125 @@ def test_every_request_ends_once_and_leaps_are_their_steps(
         )
     assert rows.gaps.bins == steps.gaps.bins
     assert (rows.preemptions == steps.preemptions).all()
+    assert rows.kv_peak == steps.kv_peak
+
+
+def pressed(seed):
+    """Return requests that fill the KV cache of a pipeline, and policies that react to it."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(5, 30))
+    requests = RequestBatch(
+        np.cumsum(rng.uniform(0, 2e-3, n)), rng.integers(1, 60, n), rng.integers(1, 60, n)
+    )
+    policies = Policies(
+        batching=[continuous, prefill_first, undeclared][seed % 3],
+        order=ORDERS["shortest-first" if seed % 2 else "first-come-first-served"],
+        reserve=seed % 4 == 0,
+        deadline=[None, 0.02, 0.05][seed % 5 % 3],
+        size=[None, None, 3][seed % 7 % 3],
+    )
+    return requests, policies
+
+
+def test_pipelines_leap_over_steps_under_preemption_and_deadlines(deployments):
+    """Sixty pipelines with little KV, some of whose requests are preempted or cancelled."""
+    preempted = cancelled = 0
+    for seed in range(60):
+        requests, policies = pressed(seed)
+        deployment = deployments(Plan(pipeline=3, slots=[None, 2, 5][seed % 3]), seed % 2 == 0)
+        limits = replace(
+            deployment.limits, kv_tokens=[120, 200, 400][seed % 3], fill=seed % 4 or None
+        )
+        leap, step = (
+            serve(requests, deployment.costs, limits, policies=policies, leap=leap)
+            for leap in (True, False)
+        )
+        assert leap.reason == step.reason
+        assert leap.gaps.bins == step.gaps.bins
+        assert leap.kv_peak == step.kv_peak
+        assert leap.preemptions.tolist() == step.preemptions.tolist()
+        for name in ("admitted", "last_token"):
+            np.testing.assert_allclose(getattr(leap, name), getattr(step, name), rtol=1e-9)
+        preempted += leap.preemptions.sum()
+        cancelled += leap.cancelled.sum()
+    assert preempted > 10
+    assert cancelled > 10
+
+
+@pytest.mark.parametrize("policies", [Policies(reserve=False), Policies(deadline=100.0)])
+def test_a_pipeline_takes_few_decisions_under_preemption_and_deadlines(deployments, policies):
+    """A prompt of 20 chunks and 500 tokens: two sends, as with plain policies."""
+    deployment, sent = deployments(Plan(pipeline=3)), []
+    parts = deployment.costs.parts
+    deployment.costs.parts = lambda work: (sent.append(work), parts(work))[1]
+    try:
+        run(deployment, listed([(0.0, 20 * deployment.limits.token_budget, 500)]), policies)
+    finally:
+        deployment.costs.parts = parts
+    assert len(sent) == 2
+
+
+def undeclared(state):
+    """Decide as `continuous` does, as a user's function that declares nothing."""
+    return BatchDecision(True, state.budget - state.running, state.budget)
+
+
+@steady
+def declared(state):
+    return undeclared(state)
+
+
+@given(drawn(), plans, st.booleans(), st.sampled_from([None, 1, 3]))
+@settings(max_examples=50)
+def test_a_declaration_changes_the_speed_and_no_row(deployments, requests, plan, windows, size):
+    """A user's copy of `continuous` that declares itself steady gives its very bytes.
+
+    One that declares nothing gives the same rows step by step.
+    """
+    deployment = deployments(plan, windows)
+    columns = ("admitted", "first_token", "last_token")
+    ours, steady_copy, stepwise, copy_stepwise, copy = (
+        run(deployment, requests, Policies(batching=batching, size=size), leap=leap)
+        for batching, leap in (
+            (continuous, True),
+            (declared, True),
+            (continuous, False),
+            (undeclared, False),
+            (undeclared, True),
+        )
+    )
+    for name in columns:
+        assert getattr(ours, name).tobytes() == getattr(steady_copy, name).tobytes()
+        assert getattr(stepwise, name).tobytes() == getattr(copy_stepwise, name).tobytes()
+        for one in (ours, copy):
+            np.testing.assert_allclose(getattr(one, name), getattr(stepwise, name), rtol=1e-9)
+    assert ours.gaps.bins == steady_copy.gaps.bins == copy_stepwise.gaps.bins == copy.gaps.bins
+
+
+@pytest.mark.parametrize(("is_declared", "least", "most"), [(True, 1, 3), (False, 16, 40)])
+def test_a_declared_policy_takes_the_compiled_path(deployments, is_declared, least, most):
+    """A prompt of 20 chunks: the executor computes all but the last one without the policy."""
+    states = []
+
+    def watched(state):
+        states.append(state)
+        return undeclared(state)
+
+    policy = steady(watched) if is_declared else watched
+    deployment = deployments(Plan(pipeline=3))
+    requests = listed([(0.0, 20 * deployment.limits.token_budget, 2)])
+    run(deployment, requests, Policies(batching=policy))
+    assert least <= len(states) <= most
+
+
+def test_a_policy_that_breaks_its_declaration_is_a_user_error(deployments):
+    @steady
+    def half(state):
+        return BatchDecision(True, (state.budget - state.running) // 2, state.budget)
+
+    message = r"policy half: got .* expected BatchDecision\(.*\), as it is declared steady"
+    with pytest.raises(UserError, match=message):
+        run(deployments(Plan()), listed([(0.0, 5, 9)]), Policies(batching=half))
 
 
 def listed(requests, **columns):

@@ -14,9 +14,10 @@ from sim.results.metrics import Measure
 from sim.results.summary import TokenCosts
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.serving.fleet import Mark, between
 from sim.serving.policy import Policies
-from sim.serving.replica import Outage
-from sim.serving.service import Mark, between, serve
+from sim.serving.replica_config import Outage
+from sim.serving.service import serve
 from sim.studies.run import run
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.requests import RequestBatch

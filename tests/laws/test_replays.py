@@ -12,7 +12,7 @@ from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
 from sim.reliability.link_errors import LinkErrors, LinkErrorSampler, expected_retries
 from sim.serving.policy import Policies
-from sim.serving.replica import Outage, ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.workload.requests import RequestBatch
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sim.cost.plan import Plan
 from sim.serving.policy import Policies, prefill_first, static
-from sim.serving.replica import Replica
+from sim.serving.scheduler import Scheduler
 from sim.serving.service import serve
 from sim.workload.requests import RequestBatch
 
@@ -51,14 +51,14 @@ def test_requests_at_one_instant_are_served_as_those_a_little_apart(pipeline, us
 def test_no_micro_batch_takes_more_than_its_share(pipeline, serve_on, leap, drawn, size):
     """At most ceil(admitted / micro-batches) sequences when it takes one, and never more than `micro_batch`."""
     taken = []
-    join = Replica.join
+    join = Scheduler.join
 
-    def seen(replica, batch, job, leave):
-        join(replica, batch, job, leave)
+    def seen(scheduler, batch, job, leave):
+        join(scheduler, batch, job, leave)
         taken.append((batch.running, -(-24 // STAGES), size))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Replica, "join", seen)
+        patch.setattr(Scheduler, "join", seen)
         serve_on(pipeline, sorted(drawn), leap=leap, policies=Policies(size=size))
     assert all(running <= min(share, size or share) for running, share, _ in taken)
 

@@ -6,7 +6,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.serving.executors import Pipeline
+from sim.serving.executors.stepwise import Pipeline
 
 SECONDS = st.floats(0, 10, allow_subnormal=False)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.serving import replica as replica_module
 from sim.serving.kv_cache import KVCache, block_ranges
 from sim.serving.policy import Policies, Request, SchedulerLimits
-from sim.serving.replica import ReplicaConfig
+from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import Service, serve
 from sim.workload.requests import ENDLESS, RequestBatch
 

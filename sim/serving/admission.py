@@ -1,0 +1,176 @@
+"""The requests of a replica: those that wait, those that are admitted, and their KV cache."""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+
+import simpy
+
+from sim.results.rows import Rows
+from sim.serving.kv_cache import KVCache
+from sim.serving.policy import Request
+from sim.serving.policy_checks import checked_order
+from sim.serving.replica_config import ReplicaConfig
+from sim.units import Seconds
+
+
+class Admission:
+    """A queue of requests, and the KV cache that admits them. It knows no micro-batches.
+
+    waiting: a heap of (key of the order, id, request). Cancelled requests stay until they are
+        first.
+    queued: waiting requests that are not cancelled.
+    prefilling: admitted requests whose prompts are not computed to their end, oldest first.
+    requests: all unfinished requests, by id.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        config: ReplicaConfig,
+        rows: Rows,
+        finished: Callable[[Request, Seconds], None],
+    ) -> None:
+        self.env, self.number, self.rows, self.finished = env, number, rows, finished
+        self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
+        self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
+        self.order = checked_order(config.policies.order)
+        self.waiting: list[tuple[float, int, Request]] = []
+        self.queued = 0
+        self.prefilling: deque[Request] = deque()
+        self.requests: dict[int, Request] = {}
+
+    # A request comes.
+
+    def is_expired(self, request: Request) -> bool:
+        """Return whether a request's deadline has passed before it came."""
+        deadline = self.policies.deadline
+        return deadline is not None and request.arrival + deadline <= self.env.now
+
+    def expire(self, request: Request) -> None:
+        """End a request that comes after its deadline."""
+        assert self.policies.deadline is not None
+        self.rows.expire(request.id, self.policies.deadline)
+        self.finished(request, self.env.now)
+
+    def never_fits(self, request: Request) -> str:
+        """Return why a request can never be served; "" if it can. Set the KV that it needs."""
+        tokens, limits = request.tokens, self.limits
+        request.kv = limits.kv_tokens_needed(tokens)
+        if tokens > limits.context:
+            return f"{tokens} tokens exceed the model's context of {limits.context}"
+        if request.kv > limits.kv_tokens:
+            return f"{request.kv} tokens exceed the KV room of {limits.kv_tokens}"
+        if not self.policies.reserve:
+            request.kv = limits.kv_tokens_needed(request.prompt)
+        return ""
+
+    def is_full(self, request: Request) -> bool:
+        """Return whether the queue has no place. A request that is admitted now needs none."""
+        most = self.policies.max_waiting
+        if most is None or self.queued < most:
+            return False
+        return bool(self.queued) or not self.kv_cache.fits(request, request.kv)
+
+    def refuse(self, request: Request, reason: str) -> None:
+        """End a request that is not accepted. It may come later than sent if a replica failed."""
+        self.rows.reason[request.id] = reason
+        self.finished(request, max(request.arrival, self.env.now - self.overhead))
+
+    def accept(self, request: Request) -> None:
+        """Add a request to the queue, and to the unfinished requests."""
+        rows, number = self.rows, request.id
+        rows.moved[number] |= rows.replica[number] not in (-1, self.number)
+        rows.replica[number] = self.number
+        self.requests[number] = request
+        self.queue(request, self.order(request))
+
+    def queue(self, request: Request, key: float) -> None:
+        """Add a request to the queue. The smallest key is first."""
+        request.queued = True
+        self.queued += 1
+        heapq.heappush(self.waiting, (key, request.id, request))
+
+    def unqueue(self, request: Request) -> None:
+        """End a cancelled request that waits."""
+        self.queued -= 1
+        self.leave(request, self.env.now)
+
+    # A request is admitted, and ends.
+
+    def admit(self) -> None:
+        """Move waiting requests to prefill, in queue order, until the next one does not fit."""
+        while self.waiting:
+            request = self.waiting[0][2]
+            if not request.cancelled:
+                # The time of the last token is nan before the first preemption.
+                preempted = not math.isnan(request.answered)
+                kv_tokens = request.kv
+                if preempted:
+                    # Require KV for the whole output. With KV for the prompt alone, the next step
+                    # could preempt the request again and waste a whole prefill.
+                    kv_tokens = self.limits.kv_tokens_needed(request.tokens)
+                if not self.kv_cache.fits(request, kv_tokens):
+                    return
+                request.queued = False
+                self.queued -= 1
+                if cached := self.kv_cache.take(request):
+                    request.prefilled = cached
+                    self.rows.cached[request.id] += cached
+                if not preempted:
+                    self.rows.admitted[request.id] = self.env.now
+                self.prefilling.append(request)
+            heapq.heappop(self.waiting)
+
+    def drop_cancelled_prompts(self) -> bool:
+        """End cancelled requests whose prompts are next, and return whether there were any."""
+        before = len(self.prefilling)
+        while self.prefilling and self.prefilling[0].cancelled:
+            ended = self.prefilling.popleft()
+            for request, cached in self.kv_cache.uncomputed(ended, self.prefilling):
+                self.rows.cached[request.id] -= request.prefilled - cached
+                request.prefilled = cached
+            self.end(ended, self.env.now)
+        return len(self.prefilling) < before
+
+    def requeue(self, request: Request, generated: int) -> None:
+        """Put a preempted request first in the queue. Its generated tokens join its prompt."""
+        self.kv_cache.give_back(request)
+        self.rows.preemptions[request.id] += 1
+        request.prompt, request.output = request.prompt + generated, request.output - generated
+        request.prefilled = 0
+        request.kv = self.limits.kv_tokens_needed(request.prompt)
+        self.queue(request, -math.inf)
+
+    def end(self, request: Request, leave: Seconds) -> None:
+        """End an admitted request, finished or cancelled."""
+        if not request.cancelled:
+            self.rows.last_token[request.id] = leave
+        self.kv_cache.give_back(request)
+        self.leave(request, leave)
+
+    def leave(self, request: Request, at: Seconds) -> None:
+        """Record that a request has ended."""
+        request.ended = True
+        if request.cancelled:
+            assert self.policies.deadline is not None
+            self.rows.expire(request.id, self.policies.deadline)
+        del self.requests[request.id]
+        self.finished(request, at)
+
+    def lose_all(self) -> list[Request]:
+        """Return all unfinished requests, and forget them, because the replica fails."""
+        self.waiting.clear()
+        self.prefilling.clear()
+        lost = list(self.requests.values())
+        self.requests.clear()
+        for request in lost:
+            request.ended = True
+        return lost
+
+    def arrivals(self) -> list[Seconds]:
+        """Return when the requests arrived that wait or prefill [s]."""
+        requests = [*self.prefilling, *(request for *_, request in self.waiting)]
+        return [request.arrival for request in requests if not request.cancelled]

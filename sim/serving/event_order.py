@@ -1,0 +1,60 @@
+"""The order of events at one instant. No other module uses SimPy's scheduler for it.
+
+Results depend on this order wherever two events have the same simulated time. The rules:
+
+1. Urgent events come first, in the order in which they were scheduled. These are arrivals,
+   failures and repairs of replicas, and the bounds of the counted part of a run.
+2. Returns of steps and deadlines follow, in the order in which they were scheduled. So a request
+   that arrives as a step ends can join the next step.
+3. A micro-batch that returns schedules its next step before the idle micro-batches for which it
+   made room. These follow in the order of the queue.
+4. Idle micro-batches wait for all arrivals of the instant (`is_instant_over`). Otherwise the first
+   of several requests that arrive together would be scheduled alone.
+5. A micro-batch whose step ended a request also waits for them. A closed-loop user without a pause
+   sends the next request at that instant, and it comes first.
+
+SimPy orders events by time, then by priority, then by the order of scheduling. It has no public
+timeout with a priority, so `UrgentTimeout` calls `Environment.schedule`.
+"""
+
+from collections.abc import Callable
+
+import simpy
+from simpy.events import URGENT, Timeout
+
+from sim.units import Seconds
+
+Callback = Callable[[simpy.Event], None]
+
+
+class UrgentTimeout(simpy.Event):
+    """A timeout that is handled before all other events of its instant that are not urgent."""
+
+    def __init__(self, env: simpy.Environment, delay: Seconds) -> None:
+        self.env, self.callbacks, self._ok, self._value = env, [], True, None
+        env.schedule(self, URGENT, delay)
+
+
+def call_urgently(env: simpy.Environment, delay: Seconds, callback: Callback) -> None:
+    """Call a function after `delay` [s], before returns and deadlines of that instant."""
+    UrgentTimeout(env, delay).callbacks.append(callback)
+
+
+def call_after(env: simpy.Environment, delay: Seconds, callback: Callback) -> simpy.Event:
+    """Call a function after `delay` [s], in the order in which such calls are scheduled.
+
+    The returned event identifies the call: SimPy cannot cancel it, so a caller ignores stale ones.
+    """
+    timeout = Timeout(env, delay)
+    timeout.callbacks.append(callback)
+    return timeout
+
+
+def next_event_time(env: simpy.Environment) -> Seconds:
+    """Return the time of the next event; inf without one. Nothing can change before it."""
+    return env.peek()
+
+
+def is_instant_over(env: simpy.Environment) -> bool:
+    """Return whether no other event is scheduled at the current time."""
+    return env.peek() > env.now

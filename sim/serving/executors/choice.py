@@ -1,0 +1,39 @@
+"""The choice of a replica's executor."""
+
+import simpy
+
+from sim.results.histogram import Gaps
+from sim.serving.executors.chips import ChipExecutor
+from sim.serving.executors.executor import Executor
+from sim.serving.executors.fast_forward import FastForwardExecutor
+from sim.serving.executors.retry import RetryExecutor
+from sim.serving.executors.stepwise import StepwiseExecutor
+from sim.serving.replica_config import ReplicaConfig
+
+
+def executor_for(env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool) -> Executor:
+    """Return the executor of a replica.
+
+    leap: whether to make the steps in which nothing changes in one event. Results are the same.
+    """
+    sampler = config.error_sampler
+    if config.machine:
+        executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
+    else:
+        executor = _stage_executor(env, config, gaps, leap and not sampler)
+    return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
+
+
+def _stage_executor(
+    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool
+) -> Executor:
+    """Return an executor of stages. The compiled one does not know hosts that launch layers."""
+    costs, limits = config.costs, config.limits
+    if leap and limits.micro_batches == costs.stages == 1:
+        return FastForwardExecutor(env, costs, gaps)
+    if leap and costs.stages > 1 and not costs.launch:
+        # Numba takes long to import, so it is imported only for a pipeline.
+        from sim.serving.executors.compiled import CompiledPipelineExecutor
+
+        return CompiledPipelineExecutor(env, costs, gaps, limits, bool(config.outages))
+    return StepwiseExecutor(env, costs, gaps)

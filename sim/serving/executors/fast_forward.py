@@ -1,0 +1,133 @@
+"""Many identical steps in one event, for a replica of one stage and one micro-batch."""
+
+import math
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.cost.energy import Tally, summed
+from sim.cost.step import Costs
+from sim.results.histogram import Gaps
+from sim.serving.event_order import call_after
+from sim.serving.executors.executor import BatchStep, Executor
+from sim.serving.policy import Request
+from sim.units import Seconds
+
+
+class FastForwardExecutor(Executor):
+    """An executor that makes many identical steps in one event, for one stage and micro-batch.
+
+    The KV cache grows equally in each step, so step times form an arithmetic series.
+    Then n steps take `n * first_step + n * (n - 1) / 2 * growth`, as with `StepwiseExecutor`.
+    Left out: pipelines (`CompiledPipelineExecutor`) and link errors (`RetryExecutor`).
+    """
+
+    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+        super().__init__()
+        self.env, self.costs, self.gaps = env, costs, gaps
+        self.worked = 0.0  # by steps that are over [s]
+        self.batch_step: BatchStep | None = None  # None while idle
+        self.start = 0.0  # when `batch_step` started [s]
+        self.clock_error = 0.0  # exact time minus `env.now` at the start [s]
+        self.first_step = self.growth = 0.0  # first step; added by each further step [s]
+        self.duration = 0.0  # from `start` to the end of the last step [s]
+        # `back` ignores every other timeout, because SimPy cannot cancel one. After `interrupt`
+        # two are pending, and the batch step would complete twice.
+        self.timeout: simpy.Event | None = None
+
+    def send(self, batch_step: BatchStep) -> None:
+        self.batch_step, self.start = batch_step, self.env.now
+        self.clock_error = batch_step.clock_error
+        self.first_step, self.growth, holds = self.costs.line(batch_step.work)
+        if batch_step.steps > holds:
+            batch_step.steps = holds
+        self.duration = self.duration_of(batch_step.steps)
+        self.timeout = call_after(self.env, self.duration, self.back)
+
+    def duration_of(self, steps: int) -> Seconds:
+        """Return the time from `start` to the end of so many steps."""
+        return self.clock_error + steps * self.first_step + steps * (steps - 1) // 2 * self.growth
+
+    def interrupt(self, request: Request | None = None) -> None:
+        """Make the step under way the last: the first step that ends now or later.
+
+        The number of steps solves the quadratic of `duration_of`. It rounds, so two loops
+        correct it by comparing with the clock.
+        """
+        batch_step, now, start = self.batch_step, self.env.now, self.start
+        if batch_step is None or batch_step.steps == 1:
+            return
+        passed = now - start
+        slope = self.first_step - self.growth / 2
+        steps = int(2 * passed / (slope + math.sqrt(slope * slope + 2 * self.growth * passed)))
+        steps = min(max(steps, 1), batch_step.steps)
+        while steps > 1 and start + self.duration_of(steps - 1) >= now:
+            steps -= 1
+        while steps < batch_step.steps and start + self.duration_of(steps) < now:
+            steps += 1
+        if steps < batch_step.steps:
+            batch_step.steps, self.duration = steps, self.duration_of(steps)
+            self.timeout = call_after(self.env, max(0.0, self.duration - passed), self.back)
+
+    def back(self, timeout: simpy.Event) -> None:
+        """Complete the batch step, unless the timeout is stale."""
+        batch_step = self.batch_step
+        if timeout is not self.timeout or batch_step is None:
+            return
+        self.book(batch_step)
+        now = self.env.now
+        batch_step.clock_error = self.duration - (now - self.start)
+        batch_step.over(batch_step, now)
+
+    def book(self, batch_step: BatchStep) -> None:
+        """Count the steps of a batch step that is over."""
+        self.batch_step = None
+        self.worked += self.duration - self.clock_error
+        self.tally.add(batch_step.work, batch_step.steps)
+        self.count_gaps(batch_step, batch_step.steps)
+
+    def count_gaps(self, batch_step: BatchStep, steps: int) -> None:
+        """Count the gaps before the tokens of so many steps."""
+        decodes = batch_step.work.decodes
+        if steps and decodes and batch_step.counted:
+            self.gaps.add_linear(self.first_step, self.growth, steps, decodes)
+
+    def abort(self) -> None:
+        self.interrupt()
+        if (batch_step := self.batch_step) is None:
+            return
+        # After `interrupt` the step under way is the last one.
+        self.batch_step, work, whole = None, batch_step.work, batch_step.steps - 1
+        before, seconds = self.duration_of(whole), self.first_step + whole * self.growth
+        worked = min(max(self.env.now - self.start - before, 0.0), seconds)
+        self.worked += before - self.clock_error + worked
+        self.tally.add(work, batch_step.steps)
+        self.tally.take_back(work, 1 - worked / seconds)
+        self.count_gaps(batch_step, whole)
+        self.interrupted[batch_step] = whole + worked / seconds
+
+    def tally_so_far(self) -> Tally:
+        tally = summed([self.tally])
+        if self.batch_step:
+            under_way = Tally()
+            under_way.add(self.batch_step.work, self.batch_step.steps)
+            tally = summed([tally, under_way.times(self.share)])
+        return tally
+
+    def busy_so_far(self) -> NDArray[np.float64]:
+        return np.array([self.worked + (self.env.now - self.start if self.batch_step else 0.0)])
+
+    def steps_so_far(self, batch_step: BatchStep) -> int:
+        if batch_step is not self.batch_step or not batch_step.work.decodes:
+            return 0
+        return round(self.share * batch_step.steps)
+
+    @property
+    def share(self) -> float:
+        """The part of the duration of the batch step under way that has passed."""
+        return min(1.0, (self.env.now - self.start) / self.duration)
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        return np.array([self.worked])

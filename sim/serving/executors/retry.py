@@ -1,0 +1,87 @@
+"""Steps that fail from link errors are repeated."""
+
+from functools import partial
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.reliability.link_errors import LinkErrorSampler
+from sim.results.histogram import Gaps
+from sim.results.rows import Traffic
+from sim.serving.event_order import call_after
+from sim.serving.executors.executor import BatchStep, Executor
+from sim.units import Seconds
+
+
+class RetryExecutor(Executor):
+    """An executor that repeats failed steps, from the first stage, on another executor.
+
+    inner: by batch step under way, the batch step of the other executor.
+    retried: batch steps under way of which at least one attempt is over.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        through: Executor,
+        error_sampler: LinkErrorSampler,
+        gaps: Gaps,
+    ) -> None:
+        self.env, self.through, self.error_sampler = env, through, error_sampler
+        self.gaps, self.tally = gaps, through.tally
+        self.inner: dict[BatchStep, BatchStep] = {}
+        self.retried: set[BatchStep] = set()
+
+    def send(self, batch_step: BatchStep) -> None:
+        once = partial(self.back, batch_step)
+        inner = BatchStep(
+            once,
+            batch_step.work,
+            last=batch_step.last,
+            counted=False,
+            clock_error=batch_step.clock_error,
+        )
+        self.inner[batch_step] = inner
+        self.through.send(inner)
+
+    def back(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
+        """Repeat a failed step after the restart time; complete the others."""
+        if self.error_sampler(batch_step.work.tokens):
+            self.replays += 1
+            self.retried.add(batch_step)
+            restart = self.error_sampler.errors.restart
+            call_after(self.env, restart, lambda _: self.through.send(attempt))
+            return
+        del self.inner[batch_step]
+        self.retried.discard(batch_step)
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
+        batch_step.steps, batch_step.clock_error = 1, attempt.clock_error
+        batch_step.over(batch_step, leave)
+
+    def abort(self) -> None:
+        self.through.abort()
+
+    def steps_made(self, batch_step: BatchStep) -> float:
+        """Return the steps made. A step that is being repeated counts whole."""
+        if batch_step in self.retried:
+            return 1.0
+        inner = self.inner.get(batch_step)
+        return self.through.steps_made(inner) if inner else 0.0
+
+    def stop(self) -> None:
+        self.through.stop()
+        super().stop()
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.through.free_at
+
+    @property
+    def traffic(self) -> Traffic | None:
+        return self.through.traffic
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        return self.through.busy

@@ -1,0 +1,226 @@
+"""The replicas of a run behind one router, their failures, and what they did."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.cost.energy import Tally, summed
+from sim.results.rows import Rows, Span, Traffic
+from sim.serving.event_order import call_after, call_urgently
+from sim.serving.executors.choice import executor_for
+from sim.serving.policy import Request, Router
+from sim.serving.policy_checks import checked_router
+from sim.serving.replica import Replica
+from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.units import Seconds
+
+
+class ReplicaRecord(NamedTuple):
+    """The work of a replica until it failed, or the run was over.
+
+    busy: float[stage], s. replays: steps that were repeated. kv_peak: tokens.
+    traffic: bytes of each link; None unless links are simulated.
+    """
+
+    tally: Tally
+    busy: NDArray[np.float64]
+    replays: int
+    kv_peak: int
+    traffic: Traffic | None
+
+    @classmethod
+    def by(cls, replica: Replica) -> "ReplicaRecord":
+        """Return the record of a replica."""
+        executor = replica.executor
+        return cls(
+            executor.tally,
+            executor.busy.copy(),
+            executor.replays,
+            replica.admission.kv_cache.kv_peak,
+            executor.traffic,
+        )
+
+
+class Mark(NamedTuple):
+    """The work of each replica up to a time: its tally, and float[stage], the working times [s]."""
+
+    at: Seconds
+    works: list[tuple[Tally, NDArray[np.float64]]]
+
+
+def between(start: Mark, end: Mark) -> Span:
+    """Return what was done from one mark to the other.
+
+    A stage is busy for that time at most: only a part of the steps under way at a mark counts.
+    """
+    length, tallies, seconds = end.at - start.at, [], []
+    for (before, was_busy), (after, is_busy) in zip(start.works, end.works, strict=True):
+        busy = is_busy - was_busy
+        part = min(1.0, length / most) if (most := float(busy.max())) > 0 else 1.0
+        tallies.append(after.since(before).times(part))
+        seconds.append(part * busy)
+    return Span(start.at, end.at, tallies, seconds)
+
+
+class RequestSource(Protocol):
+    """The sender of requests, which also records their ends."""
+
+    def request(self, number: int, arrival: Seconds) -> Request:
+        """Return a request as it was sent. One that a failure interrupted begins again with it."""
+
+    def finished(self, request: Request, at: Seconds) -> None:
+        """Record that a request has ended."""
+
+
+class ServingFleet:
+    """The replicas as they are now, and the records of those that failed.
+
+    failed: by replica, a record for each failure. held: requests that wait while none is up.
+    overhead: the smallest of all replicas, which has passed when a request is routed [s].
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        rows: Rows,
+        configs: Sequence[ReplicaConfig],
+        router: Router,
+        source: RequestSource,
+        leap: bool,
+    ) -> None:
+        self.env, self.rows, self.configs, self.source, self.leap = env, rows, configs, source, leap
+        self.router = checked_router(router)
+        self.overhead = min(config.overhead for config in configs)
+        deadlines = [config.policies.deadline for config in configs]
+        known = [deadline for deadline in deadlines if deadline is not None]
+        # A request that is held is given up after the longest deadline of any replica.
+        self.patience = max(known) if len(known) == len(deadlines) else None
+        self.replicas = [self.build(number) for number in range(len(configs))]
+        self.failing = any(config.outages for config in configs)
+        self.failed: list[list[ReplicaRecord]] = [[] for _ in configs]
+        self.held: deque[Request] = deque()
+
+    def build(self, number: int) -> Replica:
+        """Return an empty replica with its executor."""
+        config = self.configs[number]
+        executor = executor_for(self.env, config, self.rows.gaps, self.leap)
+        return Replica(self.env, number, config, executor, self.rows, self.source.finished)
+
+    # Requests are routed.
+
+    def send(self, request: Request) -> None:
+        """Route a request to a replica, or hold it if none is up."""
+        replicas = self.replicas
+        up = [replica for replica in replicas if replica.up] if self.failing else replicas
+        if not up:
+            self.hold(request)
+            return
+        replica = up[self.router(up, request) if len(up) > 1 else 0]
+        if replica.overhead == self.overhead:
+            replica.submit(request)
+        else:
+            replica.in_transit += 1
+            hand_over = partial(self.hand_over, replica, request)
+            call_urgently(self.env, replica.overhead - self.overhead, hand_over)
+
+    def hand_over(self, replica: Replica, request: Request, _: simpy.Event) -> None:
+        """Submit a request that was on its way. If the replica has failed, route it again."""
+        replica.in_transit -= 1
+        if replica.up:
+            replica.submit(request)
+        else:
+            self.send(request)
+
+    def hold(self, request: Request) -> None:
+        """Keep a request until a replica is up, or its deadline passes."""
+        self.held.append(request)
+        if (patience := self.patience) is not None:
+            wait = max(0.0, request.arrival + patience - self.env.now)
+            call_after(self.env, wait, lambda _: self.give_up(request, patience))
+
+    def give_up(self, request: Request, deadline: Seconds) -> None:
+        """Cancel a request whose deadline passes while no replica is up."""
+        if request in self.held:
+            self.held.remove(request)
+            self.rows.expire(request.id, deadline)
+            self.source.finished(request, self.env.now)
+
+    # Replicas fail.
+
+    def schedule_outages(self) -> None:
+        """Schedule the failures and repairs of all replicas, in the order of each one's failures.
+
+        A repair is scheduled before the next failure. So at one instant it comes first.
+        """
+        for number, config in enumerate(self.configs):
+            for outage in sorted(config.outages, key=lambda outage: outage.at):
+                call_urgently(self.env, outage.at, partial(self.down, number, outage))
+                call_urgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))
+
+    def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
+        """Let a replica fail. Its requests begin again, or fail."""
+        replica, rows = self.replicas[number], self.rows
+        lost = replica.fail()
+        self.failed[number].append(ReplicaRecord.by(replica))
+        replica.executor.stop()
+        for request in lost:
+            rows.admitted[request.id] = rows.first_token[request.id] = math.nan
+            if outage.requests == "fail":
+                rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
+                self.source.finished(request, self.env.now)
+            else:
+                rows.retries[request.id] += 1
+                self.send_again(self.source.request(request.id, request.arrival))
+
+    def up_again(self, number: int, _: simpy.Event) -> None:
+        """Replace a failed replica by an empty one, which has its weights loaded."""
+        self.replicas[number] = self.build(number)
+        while self.held:
+            self.send_again(self.held.popleft())
+
+    def send_again(self, request: Request) -> None:
+        """Send a request as one of several arrivals of this instant.
+
+        The replica that gets the first one then waits for the others before it schedules.
+        """
+        call_urgently(self.env, 0.0, lambda _: self.send(request))
+
+    # The work that was done.
+
+    def mark(self) -> Mark:
+        """Return what each replica did up to now, before and after its failures."""
+        works = []
+        for before, replica in zip(self.failed, self.replicas, strict=True):
+            lives = [(record.tally, record.busy) for record in before]
+            if replica.up:
+                lives.append(replica.so_far())
+            tallies, busy = zip(*lives, strict=True)
+            works.append((summed(tallies), np.sum(busy, axis=0)))
+        return Mark(self.env.now, works)
+
+    def book(self) -> None:
+        """Write what each replica did, before and after its failures, to the rows."""
+        rows, replicas = self.rows, self.replicas
+        for replica in replicas:
+            replica.executor.flush()
+        done = [
+            [*before, ReplicaRecord.by(replica)]
+            for before, replica in zip(self.failed, replicas, strict=True)
+        ]
+        rows.systems = [replica.system for replica in replicas]
+        rows.kv_tokens = [replica.limits.kv_tokens for replica in replicas]
+        rows.tallies = [summed(life.tally for life in lives) for lives in done]
+        rows.busy = [np.sum([life.busy for life in lives], axis=0) for lives in done]
+        rows.replays = [sum(life.replays for life in lives) for lives in done]
+        rows.kv_peak = [max(life.kv_peak for life in lives) for lives in done]
+        carried = [[life.traffic for life in lives if life.traffic] for lives in done]
+        rows.traffic = {
+            number: Traffic.summed(lives) for number, lives in enumerate(carried) if lives
+        }
+        rows.worked_until = max(replica.executor.free_at for replica in replicas)

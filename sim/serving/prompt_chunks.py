@@ -1,0 +1,50 @@
+"""Chunks of prompts that a step computes, and the positions that their tokens attend to.
+
+>>> attended_positions(2, 3, None)  # the tokens at positions 3, 4 and 5
+12
+"""
+
+from collections import deque
+
+from sim.cost.work import Work
+from sim.serving.policy import Request
+
+
+def attended_positions(old: int, new: int, window: int | None) -> int:
+    """Return the positions that `new` tokens after `old` ones attend to, summed.
+
+    Each token attends to itself and to the tokens before it. window: the most positions of one
+    token; None for all.
+    """
+    free = new if window is None else min(new, max(0, window - old))
+    return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
+
+
+def take_chunks(
+    prefilling: deque[Request], work: Work, tokens: int, ends: int, window: int | None
+) -> list[Request]:
+    """Add chunks of the oldest prompts to a step, and return the requests whose prompts end.
+
+    prefilling: admitted requests; those whose prompts end are removed.
+    tokens: the most prompt tokens of the step. ends: the most prompts that may end with it. The
+    last token of a further prompt is left to a micro-batch with room for its sequence.
+    """
+    prefilled: list[Request] = []
+    while prefilling and work.prompt_tokens < tokens:
+        request = prefilling[0]
+        left = request.prompt - request.prefilled - (len(prefilled) >= ends)
+        if not left:
+            break
+        chunk = min(left, tokens - work.prompt_tokens)
+        work.attended += attended_positions(request.prefilled, chunk, None)
+        if window:
+            work.windowed_attended += attended_positions(request.prefilled, chunk, window)
+            work.windowed_cached += min(request.prefilled + chunk, window + chunk)
+        request.prefilled += chunk
+        work.cached += request.prefilled
+        work.prompt_tokens += chunk
+        work.chunks += 1
+        if request.prefilled == request.prompt:
+            prefilled.append(prefilling.popleft())
+    work.logits += len(prefilled)
+    return prefilled

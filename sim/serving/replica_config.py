@@ -1,0 +1,56 @@
+"""The configuration of one replica: costs, limits, policies, and its failures."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.chipsim.machine import MachineFactory
+from sim.cost.step import Costs
+from sim.inputs.values import Value
+from sim.reliability.link_errors import LinkErrorSampler
+from sim.serving.policy import DEFAULT, Policies, SchedulerLimits
+from sim.units import Seconds
+
+
+class Outage(Value):
+    """A time in which a replica is down. All that it holds is lost.
+
+    With `requests: retry` its requests begin again from their prompts on another replica. Without
+    another replica they wait for the first that is up again.
+    """
+
+    at: Seconds = Field(description="Start of the outage [s].")
+    lasts: Annotated[Seconds, Field(gt=0)] = Field(
+        description="Time until the spare is in place and the weights are loaded, detection "
+        "included [s]."
+    )
+    replica: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Number of the replica, from 0."
+    )
+    requests: Literal["retry", "fail"] = Field(
+        default="retry",
+        description="Fate of its requests: begin again on another replica, or fail.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """One replica. Equal replicas share all but their numbers.
+
+    overhead: time of a request before the scheduler sees it: client, HTTP, tokenizer [s].
+    machine: makes its chips, if every chip is to be a process; None computes stages.
+    system: the system that it is a copy of. number: its number among the copies.
+    outages: when it is down.
+    error_sampler: samples the steps that fail from link errors; None without link errors.
+    """
+
+    costs: Costs
+    limits: SchedulerLimits
+    policies: Policies = DEFAULT
+    overhead: Seconds = 0.0
+    machine: MachineFactory | None = None
+    system: str = ""
+    number: int = 0
+    outages: tuple[Outage, ...] = ()
+    error_sampler: LinkErrorSampler | None = None

@@ -1,0 +1,261 @@
+"""The scheduler of a replica, in vLLM's words: what each micro-batch computes next.
+
+It decides and computes no times. `schedule_step` chooses the work of a micro-batch's next step,
+which is fixed from then on. `process_outputs` books the tokens of a step that is over. `preempt`
+takes sequences out where the KV cache has no room for their next tokens.
+"""
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+from sim.cost.energy import Tally
+from sim.cost.work import Work
+from sim.inputs.errors import UserError
+from sim.results.rows import Rows
+from sim.serving.admission import Admission
+from sim.serving.micro_batch import MicroBatch
+from sim.serving.policy import (
+    BatchDecision,
+    BatchState,
+    Request,
+    is_steady,
+)
+from sim.serving.policy_checks import checked_batching
+from sim.serving.prompt_chunks import take_chunks
+from sim.units import Seconds
+
+
+class QueueView(NamedTuple):
+    """The queue of a replica, as a batching policy sees it."""
+
+    scheduler: "Scheduler"
+    batch: MicroBatch
+
+    def __repr__(self) -> str:
+        return f"<kv_free={self.kv_free}, age={self.age:g}, slack={self.slack:g}>"
+
+    @property
+    def kv_free(self) -> int:
+        return self.scheduler.admission.kv_cache.kv_free
+
+    @property
+    def age(self) -> Seconds:
+        now = self.scheduler.admission.env.now
+        return now - min(self.scheduler.admission.arrivals(), default=now)
+
+    @property
+    def slack(self) -> Seconds:
+        deadline = self.scheduler.policies.deadline
+        running = [request.arrival for _, _, request in self.batch.finish_steps]
+        oldest = min([*self.scheduler.admission.arrivals(), *running], default=None)
+        if deadline is None or oldest is None:
+            return math.inf
+        return oldest + deadline - self.scheduler.admission.env.now
+
+
+class Scheduler:
+    """The micro-batches of a replica, and the choice of their work.
+
+    idle: micro-batches that are not under way.
+    decoding: micro-batches that hold sequences.
+    allowed: micro-batches that may be in flight while prompts wait, see `resized`.
+    fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
+        can compute its chunks without the scheduler.
+    tally: the executor's, which sequences that leave add their tokens to.
+    """
+
+    def __init__(
+        self, admission: Admission, batches: list[MicroBatch], tally: Tally, rows: Rows
+    ) -> None:
+        self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
+        self.limits, self.policies = limits, policies = admission.limits, admission.policies
+        self.prefilling = admission.prefilling
+        self.fast_path = is_steady(policies.batching)
+        self.batching = checked_batching(policies.batching)
+        self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
+        self.idle = deque(batches)
+        self.decoding = 0
+        self.allowed = limits.micro_batches if limits.fill is None else limits.fill
+
+    @property
+    def in_flight(self) -> int:
+        """Micro-batches in the pipeline or its queue."""
+        return self.limits.micro_batches - len(self.idle)
+
+    def resized(self, batch: MicroBatch, before: int) -> None:
+        """Count the micro-batches that hold sequences, and limit those in flight.
+
+        While prompts wait, as many may be in flight as fill the pipeline, and at least one more
+        than those that decode. More chunks of prompts would only queue at the first stage, and
+        delay every decode behind them.
+        """
+        self.decoding += bool(batch.running) - bool(before)
+        if self.limits.fill is not None:
+            self.allowed = max(self.limits.fill, self.decoding + 1)
+
+    def schedule_step(self, batch: MicroBatch) -> bool:
+        """Choose the work of a micro-batch's next step, and return whether there is any.
+
+        Without prompts it repeats the step until a sequence ends, a window is full, or the KV
+        cache is. Several micro-batches may have chunks of one prompt: stages serve them in order.
+
+        Raises: UserError if the policy chooses no work, and nothing can change that.
+        """
+        if self.admission.drop_cancelled_prompts():
+            self.admission.admit()
+        batch.preempted = preempted = not self.policies.reserve and self.preempt(batch)
+        running = batch.running
+        if not running and (not self.prefilling or self.in_flight > self.allowed):
+            return False
+        decodes, chunk_tokens, ends = self.decide(batch)
+        batch.work = work = Work()
+        if decodes and running:
+            work.decodes = work.logits = running
+            work.context, work.windowed_context = batch.context, batch.windowed
+            work.growing = batch.growing
+        batch.prefilled = take_chunks(self.prefilling, work, chunk_tokens, ends, self.limits.window)
+        if not work.tokens:
+            if running or len(self.idle) == self.limits.micro_batches - 1:
+                prompts = len(self.prefilling) if self.places(batch) > 0 else 0
+                raise UserError(
+                    f"policy: for {self.state_of(batch, prompts)} it chose neither to decode nor "
+                    "any of the prompts, and would for ever"
+                )
+            return False
+        # After a preemption a waiting request may fit, which is known at the end of the step.
+        single = work.prompt_tokens or batch.skipped_since or preempted
+        batch.steps = 1 if single else self.steps_until_change(batch)
+        batch.kv_steps = batch.steps if self.limits.micro_batches == 1 else 1
+        if work.decodes:
+            batch.begun = True
+            if not self.policies.reserve:
+                self.take_kv(running, batch)
+        batch.counted = not batch.skipped_since
+        batch.no_output = self.fast_path and not (running or batch.prefilled)
+        return True
+
+    def take_kv(self, sequences: int, batch: MicroBatch) -> None:
+        """Take the KV of a batch step's tokens.
+
+        With one micro-batch it is that of all planned steps, so the peak is known at their end.
+        """
+        kv_cache = self.admission.kv_cache
+        if self.limits.micro_batches == 1:
+            kv_cache.kv_used += sequences * batch.kv_steps
+        else:
+            kv_cache.grow(sequences)
+
+    def decide(self, batch: MicroBatch) -> BatchDecision:
+        """Return the policy's decision, with the prompts that may end limited to the places."""
+        if self.fast_path and not self.prefilling:
+            return BatchDecision(True, 0, 0)
+        places, prompts = self.places(batch), len(self.prefilling)
+        decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
+        if prompts and places <= 0 and not decodes:
+            # A full micro-batch can end no prompt. A policy that puts prompts first would neither
+            # decode nor end one, so it decides as if there were none.
+            prompts = 0
+            decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
+        return BatchDecision(decodes, chunk_tokens if prompts else 0, min(ends, places))
+
+    def state_of(self, batch: MicroBatch, prompts: int) -> BatchState:
+        """Return the state of a micro-batch and so many prompts, as a policy sees it."""
+        budget, queue = self.limits.token_budget, QueueView(self, batch)
+        return BatchState(batch.running, batch.begun, prompts, budget, self.size, queue)
+
+    def places(self, batch: MicroBatch) -> int:
+        """Return how many more sequences a micro-batch may take: an even share of all admitted.
+
+        If the share has a remainder, so many micro-batches hold one more. Otherwise requests that
+        come together would pack into one micro-batch, and the stages would wait for it.
+        """
+        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
+        if more:
+            above = sum(other.running > share for other in self.batches if other is not batch)
+            share += not share or above < more
+        size = self.policies.size
+        return (share if size is None else min(share, size)) - batch.running
+
+    def steps_until_change(self, batch: MicroBatch) -> int:
+        """Return the steps for which nothing changes."""
+        steps = batch.steps_until_change()
+        # KV taken for later steps would be missing for other micro-batches. With several of them
+        # the executor takes it step by step.
+        if not self.policies.reserve and self.limits.micro_batches == 1:
+            steps = min(steps, max(1, self.admission.kv_cache.kv_free // batch.running))
+        return steps
+
+    def process_outputs(self, batch: MicroBatch, leave: Seconds) -> bool:
+        """Book the tokens of a step, and admit requests. Return whether a request ended."""
+        before, running = len(self.admission.requests), batch.running
+        if batch.work.decodes:
+            batch.advance()
+            for request in batch.pop_finished():
+                if not self.policies.reserve:
+                    request.kv += request.output - 1
+                request.prefilled = request.tokens - 1  # nothing attends to the last token
+                batch.add_decoded(self.tally, request, request.output - 1)
+                self.admission.end(request, leave)
+            if self.policies.deadline is not None:
+                for finish in batch.cancelled():
+                    self.remove(batch, finish)
+                    self.admission.end(finish[2], leave)
+        for request in batch.prefilled:
+            self.join(batch, request, leave)
+        self.resized(batch, running)
+        if not batch.running:
+            batch.begun = False
+        self.admission.admit()
+        return len(self.admission.requests) < before
+
+    def join(self, batch: MicroBatch, request: Request, leave: Seconds) -> None:
+        """Add a sequence to a micro-batch: its prompt is computed and a first token is ready.
+
+        For a preempted request it is the next token.
+        """
+        if request.cancelled:
+            self.admission.end(request, leave)
+            return
+        if math.isnan(request.answered):
+            self.rows.first_token[request.id] = leave
+        else:
+            self.rows.gaps.add(leave - request.answered, 1)
+        if request.output == 1:
+            self.admission.end(request, leave)
+        else:
+            batch.join(request, leave)
+
+    def preempt(self, batch: MicroBatch) -> bool:
+        """Preempt the youngest sequences until the KV cache has room for a token of the others.
+
+        Return whether there were any. Their tokens are computed again later.
+        """
+        before, admitted = batch.running, self.rows.admitted
+        while batch.running and self.admission.kv_cache.kv_free < batch.running:
+            finish = max(batch.finish_steps, key=lambda finish: (admitted[finish[2].id], finish[1]))
+            request, decoded = finish[2], self.remove(batch, finish)
+            if request.cancelled:
+                self.admission.end(request, self.admission.env.now)
+            else:
+                self.admission.requeue(request, 1 + decoded)
+        self.resized(batch, before)
+        if not batch.running:
+            batch.begun = False
+        return batch.running < before
+
+    def batch_of(self, request: Request) -> MicroBatch | None:
+        """Return the micro-batch that holds a request's sequence; None without one."""
+        for batch in self.batches:
+            if any(running is request for _, _, running in batch.finish_steps):
+                return batch
+        return None
+
+    def remove(self, batch: MicroBatch, finish: tuple[int, int, Request]) -> int:
+        """Remove a sequence before its end, and return the tokens that it decoded."""
+        request, decoded = finish[2], batch.remove(finish)
+        batch.add_decoded(self.tally, request, decoded)
+        if not self.policies.reserve:
+            request.kv += decoded
+        request.prefilled = request.prompt + decoded
+        return decoded
