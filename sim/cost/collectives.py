@@ -38,7 +38,7 @@ class Exchange(NamedTuple):
 class Collectives:
     """The communication of one layout: exchanges, their times, and the bytes on links.
 
-    What depends only on bytes or tokens is kept.
+    Results that depend only on bytes or tokens are kept.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -164,7 +164,7 @@ class Collectives:
     def _exchange(
         self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()
     ) -> tuple[Exchange, ...]:
-        """Return one exchange in each rank of a stage, or in the whole stage if it is all-to-all."""
+        """Return one exchange in each rank of a stage, or for all-to-all in the whole stage."""
         key = (operation, stage, nbytes, copies)
         if key not in self._exchanges:
             plan, engine = self.layout.plan, self.layout.engine
@@ -183,7 +183,7 @@ class Collectives:
             if latency or efficiency != 1:
                 ideal = [self._timed(operation, g, nbytes, (0.0, 1.0), copies) for g in groups]
             algorithms = tuple(algorithm for _, algorithm in timed)
-            slowest, lossless = (max(time for time, _ in each) for each in (timed, ideal))
+            slowest, lossless = (max(time for time, _ in times) for times in (timed, ideal))
             self._exchanges[key] = (
                 Exchange(
                     operation, groups, nbytes, algorithms, latency, efficiency, slowest, lossless

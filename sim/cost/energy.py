@@ -28,7 +28,7 @@ class Tally:
     batch_steps: steps by their number of tokens.
     logits: positions of the output head.
     context, attended, cached, windowed_*: as in `Work`, over decoded tokens and prompt chunks.
-    Of a step that an outage interrupts, the finished part counts, so that steps may be fractions.
+    A step that an outage interrupts counts in part, so that steps may be fractions.
     """
 
     batch_steps: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))

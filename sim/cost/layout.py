@@ -162,11 +162,11 @@ class MemoryFit:
 
 
 def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
-    """Return the sequences of `tokens` that fit: on the fullest stage, and in all memory together."""
+    """Return the sequences of `tokens` that fit, by the fullest stage and by all memory together."""
     plan, window = layout.plan, layout.model.window
-    each = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
-    fullest = min((max(0, math.floor(room / kv)) for room, kv in each if kv), default=0)
-    together = sum(room for room, _ in each) / sum(kv for _, kv in each)
+    rooms = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
+    fullest = min((max(0, math.floor(room / kv)) for room, kv in rooms if kv), default=0)
+    together = sum(room for room, _ in rooms) / sum(kv for _, kv in rooms)
     return plan.attention_data * fullest, max(0, math.floor(plan.attention_data * together))
 
 

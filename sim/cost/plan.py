@@ -14,7 +14,7 @@ from sim.model.blocks import Block
 from sim.model.transformer import Model
 from sim.units import Count, brief
 
-# Of a system. Each takes 5 to 160 kB of memory, because its queue and pipeline are simulated.
+# A replica takes 5 to 160 kB of memory, because its queue and pipeline are simulated.
 MOST_REPLICAS = 10_000
 PrecisionField = Annotated[
     Precision,
@@ -125,7 +125,7 @@ class Plan(Value):
     @classmethod
     def _known_precisions(cls, kv: object) -> object:
         """A list is read here, since an error of the union would speak of a single precision."""
-        if isinstance(kv, tuple) and not (kv and all(each in tuple(Precision) for each in kv)):
+        if isinstance(kv, tuple) and not (kv and all(name in tuple(Precision) for name in kv)):
             raise ValueError(
                 f"got {_listed(kv)}; expected precisions of {', '.join(Precision)}; try [fp16, fp8]"
             )
@@ -141,18 +141,15 @@ class Plan(Value):
                 )
             return self
         degrees = (*DEGREES, "slots")
-        given = [
+        extra = [
             key
             for key in degrees
             if key in self.model_fields_set and getattr(self, key) is not None
         ]
-        if given:
-            reason = f"got {getattr(self, given[0])}; expected no degrees with search: capacity, which finds them"
-            raise error_at_path(
-                (given[0],),
-                getattr(self, given[0]),
-                f"{reason}; try leaving {', '.join(given)} out",
-            )
+        if extra:
+            value = getattr(self, extra[0])
+            reason = f"got {value}; expected no degrees with search: capacity, which finds them"
+            raise error_at_path((extra[0],), value, f"{reason}; try leaving {', '.join(extra)} out")
         return self
 
     @property
@@ -291,12 +288,12 @@ def _listed(values: tuple[object, ...]) -> str:
     return f"[{brief(', '.join(map(str, values)))}]"
 
 
-def _auto(given: object) -> object:
-    if isinstance(given, str) and given != "auto":
+def _auto(value: object) -> object:
+    if isinstance(value, str) and value != "auto":
         raise PydanticCustomError(
-            "quantity", "{reason}", {"reason": f"'{given}' is not a plan; write auto, or a mapping"}
+            "quantity", "{reason}", {"reason": f"'{value}' is not a plan; write auto, or a mapping"}
         )
-    return {"search": "speed"} if given == "auto" else given
+    return {"search": "speed"} if value == "auto" else value
 
 
 PlanField = Annotated[Plan, Shorthand(_auto, {"const": "auto"})]

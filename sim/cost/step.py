@@ -78,7 +78,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """What does not change from step to step: how often stages have a block, and its matrices.
+    """How often stages have a block, and its matrices; these are the same in all steps.
 
     alike: the same as `repeats`, by the first of the stages with equal collectives.
     """
@@ -105,7 +105,7 @@ class Costs:
         self._alike = {s: (like == s).astype(float) for s in dict.fromkeys(like.tolist())}
         self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self._head = layout.model.blocks[-1]
-        self.blocks = {b: self._block_cost(b) for b in layout.model.distinct}
+        self.blocks = {b: _block_cost(layout, b, self._alike) for b in layout.model.distinct}
         self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
         self.layers: list[Array] = [
             np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)
@@ -119,18 +119,6 @@ class Costs:
         self._prompt_cores: dict[int, list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int, int, int], Seconds] = {}  # of `line`: all but attention
-
-    def _block_cost(self, block: Block) -> BlockCost:
-        layout = self.layout
-        members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
-        repeats = np.array([float(member.count(block)) for member in members])
-        alike = {stage: repeats * mask for stage, mask in self._alike.items()}
-        return BlockCost(
-            repeats,
-            {stage: some for stage, some in alike.items() if some.any()},
-            dense_multiplies(layout, block),
-            expert_multiplies(layout, block),
-        )
 
     # The contributions to a step.
 
@@ -317,7 +305,7 @@ class Costs:
         return np.array(rows).reshape(-1, 7)
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
-        """Return one layer's time and growth by kind of attention, and the steps that these hold."""
+        """Return one layer's times and growth by kind of attention, and how long these hold."""
         times, growth, holds = [], [], 1 if self.sampled else FOREVER
         if work.decodes:
             for line in self._decode_lines(work.decodes):
@@ -343,6 +331,18 @@ class Costs:
             cores = (self._core(shape, decodes, True) for shape in self.shapes)
             self._lines[decodes] = [decode_line(core) for core in cores]
         return self._lines[decodes]
+
+
+def _block_cost(layout: Layout, block: Block, alike: dict[int, Array]) -> BlockCost:
+    members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
+    repeats = np.array([float(member.count(block)) for member in members])
+    masked = {stage: repeats * mask for stage, mask in alike.items()}
+    return BlockCost(
+        repeats,
+        {stage: some for stage, some in masked.items() if some.any()},
+        dense_multiplies(layout, block),
+        expert_multiplies(layout, block),
+    )
 
 
 def _attention_row(shape: Attention, layers: Array, sides: Sides) -> Row:

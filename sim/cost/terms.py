@@ -1,4 +1,4 @@
-"""Rows of a step's cost: seconds on each stage, with their causes and without the engine's losses."""
+"""Rows of a step's cost: seconds on each stage by cause, with and without the engine's losses."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -40,7 +40,7 @@ def block_ranges(content: Content, block: int, blocks: int) -> Iterator[tuple[Ha
 def common_blocks(first: Request, second: Request, block: int) -> int:
     """Return how many full blocks of two prompts are equal, from their beginnings."""
     common = 0
-    ranges = (block_ranges(each.content, block, each.prompt // block) for each in (first, second))
+    ranges = (block_ranges(r.content, block, r.prompt // block) for r in (first, second))
     for (key, _, end), (other, _, other_end) in zip(*ranges, strict=False):
         if key != other:
             break
@@ -54,7 +54,8 @@ def common_blocks(first: Request, second: Request, block: int) -> int:
 class Chain:
     """Consecutive blocks of one part of a content; other chains continue it.
 
-    All blocks before `count` are there. The first `held` belong to requests.
+    All blocks before `count` are there. The first `held` belong to requests. The first `computed`
+    are computed; those after them are in the work of a request that holds them.
     runs: [first block, stamp] of the others, in the order of their last use, last blocks first.
     holders: how many requests hold how many of its blocks.
     children: by the number of blocks after which they continue, and their key.
@@ -65,6 +66,7 @@ class Chain:
     begin: int = 0  # blocks of the content before it
     count: int = 0
     held: int = 0
+    computed: int = 0
     holders: dict[int, int] = field(default_factory=dict)
     runs: deque[list[int]] = field(default_factory=deque)
     children: "dict[tuple[int, Hashable], Chain]" = field(default_factory=dict)
@@ -125,11 +127,13 @@ class KVCache:
         """Return how many tokens of its prompt are cached; the last one is always computed."""
         if not self.block:
             return 0
-        return self._found(request, (request.prompt - 1) // self.block, held=False) * self.block
+        return (
+            self._known_blocks(request, (request.prompt - 1) // self.block, held=False) * self.block
+        )
 
     def shared_tokens(self, request: Request) -> int:
         """Return how many tokens of its prompt are in blocks that other requests hold."""
-        return self._room(0, self._found(request, request.prompt // self.block, held=True))
+        return self._room(0, self._known_blocks(request, request.prompt // self.block, held=True))
 
     def take(self, request: Request) -> int:
         """Admit a request, and return how many tokens of its prompt are cached.
@@ -180,18 +184,18 @@ class KVCache:
                     yield request, computed * self.block
                 computed = common
 
-    def _found(self, request: Request, blocks: int, held: bool) -> int:
+    def _known_blocks(self, request: Request, blocks: int, held: bool) -> int:
         """Return how many of the first blocks of a request are there, or are held by others."""
-        found, chain, at = 0, self.root, 0
+        known, chain, at = 0, self.root, 0
         for key, begin, end in self._ranges(request, blocks):
             child = chain.children.get((at, key))
             if not child:
                 break
-            found = min(end, begin + (child.held if held else child.count))
-            if found < end:
+            known = min(end, begin + (child.held if held else child.count))
+            if known < end:
                 break
             chain, at = child, end - begin
-        return found
+        return known
 
     def _ranges(self, request: Request, blocks: int) -> Iterator[tuple[Hashable, int, int]]:
         return block_ranges(request.content, self.block, blocks)
@@ -238,10 +242,11 @@ class KVCache:
     def _release(self, path: list[tuple[Chain, int]], computed: int) -> None:
         """Let go of a path; of what nobody else holds, the computed blocks stay."""
         for chain, n in reversed(path):
-            held = chain.leave(n)
+            held, first = chain.leave(n), chain.begin
+            chain.computed = max(chain.computed, min(n, computed - first))
             if held == chain.held:
                 continue
-            first, stays = chain.begin, max(held, min(n, computed - chain.begin))
+            stays = max(held, min(n, chain.computed))
             self.kv_used -= self._room(first + held, first + n)
             self.kept += self._room(first + held, first + stays)
             chain.held = held
@@ -259,6 +264,7 @@ class KVCache:
             stamp, chain = next(iter(self.unused.items()))
             begin, end = chain.runs[0][0], chain.count
             chain.count = max(begin, end - -(-excess // self.block))
+            chain.computed = min(chain.computed, chain.count)
             self.kept -= self._room(chain.begin + chain.count, chain.begin + end)
             if chain.count == begin:
                 chain.runs.popleft()

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sim.serving import replica as replica_module
+from sim.serving import admission as admission_module
 from sim.serving.kv_cache import KVCache, block_ranges
 from sim.serving.policy import Policies, Request, SchedulerLimits
 from sim.serving.replica_config import ReplicaConfig
@@ -271,6 +271,7 @@ class Blocks:
     def __init__(self, kv_tokens, block):
         self.kv_tokens, self.block = kv_tokens, block
         self.refs, self.unused, self.private = Counter(), OrderedDict(), {}
+        self.computed = set()
 
     @property
     def used(self):
@@ -291,7 +292,8 @@ class Blocks:
 
     def evict(self):
         while self.block * len(self.unused) > self.kv_tokens - self.used:
-            self.unused.popitem(last=False)
+            name, _ = self.unused.popitem(last=False)
+            self.computed.discard(name)
 
     def take(self, request):
         self.evict()
@@ -311,12 +313,13 @@ class Blocks:
         names = self.names(request, max(held, computed))
         for name in names[held:]:
             self.refs[name] += 1
-        for n, name in reversed(list(enumerate(names))):
+        self.computed.update(names[:computed])
+        for name in reversed(names):
             self.refs[name] -= 1
             if not self.refs[name]:
                 del self.refs[name]
                 self.unused.pop(name, None)
-                if n < computed:
+                if name in self.computed:
                     self.unused[name] = None
 
 
@@ -337,6 +340,7 @@ def contents(draw):
     st.sampled_from([1, 4, 6]),
     st.integers(40, 150),
 )
+@example([((("a", ENDLESS),), 1, 2)] * 3, [0, 0, 3, 8, 6], 1, 40)  # one block, computed by another
 @settings(max_examples=200)
 def test_chains_are_their_blocks(drawn, actions, block, kv_tokens):
     """Whatever comes and goes, as much is used, kept and found as by blocks one by one."""
@@ -469,16 +473,13 @@ def test_what_is_held_is_used_and_all_of_it_comes_back(
     limits = replace(deployment.limits, kv_block=block)
     policies = Policies(reserve=reserve, prefix_caching=caching, deadline=deadline)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replica_module, "KVCache", WatchedCache)
+        patch.setattr(admission_module, "KVCache", WatchedCache)
         service = Service(
             requests,
             [ReplicaConfig(deployment.costs, limits, policies)],
             policies.router,
-            0.0,
-            True,
-            lambda done, total: None,
         )
-        cache = service.fleet[0].kv_cache
+        cache = service.fleet.replicas[0].kv_cache
         take = cache.take
 
         def checked(request):
