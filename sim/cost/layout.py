@@ -162,7 +162,7 @@ class MemoryFit:
 
 
 def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
-    """Return the sequences of `tokens` that fit, by the fullest stage and by all memory together."""
+    """Return the sequences of `tokens` that fit, by the fullest stage and if memory were one."""
     plan, window = layout.plan, layout.model.window
     rooms = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
     fullest = min((max(0, math.floor(room / kv)) for room, kv in rooms if kv), default=0)
