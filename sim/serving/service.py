@@ -33,6 +33,7 @@ from sim.serving.policy import (
     checked_router,
 )
 from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
+from sim.serving.users import ClosedLoopUsers
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -144,7 +145,7 @@ class Service:
             (number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at
         )
         self.coming = next(self.arrivals, None)
-        self.left = deque(range(len(self.prompts)))  # that no user has asked yet
+        self.users = ClosedLoopUsers(requests.users or 0, len(self.prompts))
         self.next_turns: dict[int, list[int]] = {}
         if requests.after is not None:
             for number, before in enumerate(requests.after.tolist()):
@@ -206,8 +207,8 @@ class Service:
         if requests.users is None:
             self.expect()
         else:
-            for _ in range(min(requests.users, len(self.left))):
-                env.process(self.ask(None, 0.0))
+            for user in range(min(requests.users, len(self.prompts))):
+                env.process(self.ask_next(user, 0.0))
         env.run()
         assert self.ended == len(self.prompts), "a request was lost"
         self.book()
@@ -284,15 +285,27 @@ class Service:
             self.see_arrival()
             self.send(self.request(number, arrival))
 
-    def ask(self, number: int | None, after: Seconds) -> ServiceProcess:
-        """A user's next request, sent at `after`."""
-        while after + self.overhead > self.env.now:
-            yield UrgentTimeout(self.env, after + self.overhead - self.env.now)
-        if number is not None or self.left:
-            number = self.left.popleft() if number is None else number
-            self.rows.arrival[number] = after
-            self.see_arrival()
-            self.send(self.request(number, after))
+    def ask(self, number: int, after: Seconds) -> ServiceProcess:
+        """Send the next turn of a session at `after`."""
+        yield from self.wait_for(after + self.overhead)
+        self.arrive_after(number, after)
+
+    def ask_next(self, user: int, after: Seconds) -> ServiceProcess:
+        """Send the next request of a user of a closed loop at `after`, if one is left."""
+        yield from self.wait_for(after + self.overhead)
+        if (number := self.users.next_request(user)) is not None:
+            self.arrive_after(number, after)
+
+    def wait_for(self, due: Seconds) -> ServiceProcess:
+        """Wait until the clock has reached `due`: a wait may end a rounding error early."""
+        while due > self.env.now:
+            yield UrgentTimeout(self.env, due - self.env.now)
+
+    def arrive_after(self, number: int, after: Seconds) -> None:
+        """Send a request whose arrival an answer decided."""
+        self.rows.arrival[number] = after
+        self.see_arrival()
+        self.send(self.request(number, after))
 
     def request(self, number: int, arrival: Seconds) -> Request:
         ids, priority = self.requests.hash_ids, self.requests.priority
@@ -336,8 +349,8 @@ class Service:
         self.ended += 1
         rows.ended[request.id] = at
         self.progress(self.ended, len(self.prompts))
-        if requests.users is not None and self.left:
-            self.env.process(self.ask(None, at + self.think))
+        if requests.users is not None and self.users.left:
+            self.env.process(self.ask_next(self.users.sender(request.id), at + self.think))
         for number in self.next_turns.get(request.id, ()):
             if rows.reason[request.id]:
                 rows.arrival[number], rows.reason[number] = (
