@@ -182,7 +182,9 @@ class Replica:
         own_order = policies.order not in ORDERS.values()
         self.order = checked_order(policies.order) if own_order else policies.order
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
-        self.waiting: list[tuple[float, int, Request]] = []  # a heap, by the order's key
+        # A heap, by the order's key, and then by arrival: in a closed loop and in sessions a
+        # request may be sent after one with a larger number.
+        self.waiting: list[tuple[float, Seconds, int, Request]] = []
         self.queued = 0  # of these, those that are not cancelled
         self.prefilling: deque[Request] = deque()
         self.batches = [MicroBatch(self.back) for _ in range(limits.micro_batches)]
@@ -256,12 +258,12 @@ class Replica:
     def queue(self, request: Request, key: float) -> None:
         request.queued = True
         self.queued += 1
-        heapq.heappush(self.waiting, (key, request.id, request))
+        heapq.heappush(self.waiting, (key, request.arrival, request.id, request))
 
     def admit(self) -> None:
         """Whoever is next, while there is room."""
         while self.waiting:
-            request = self.waiting[0][2]
+            request = self.waiting[0][-1]
             if not request.cancelled:
                 # Who was preempted (and so answered, which is not nan) waits for room to its end, or would be so again at once.
                 again = request.answered == request.answered

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.serving.policy import BATCHINGS, Policies
+from sim.serving.policy import BATCHINGS, ORDERS, Policies
+from sim.serving.service import serve
+from sim.workload.requests import RequestBatch
 
 SIZES = st.tuples(st.floats(0, 0.002), st.integers(1, 30), st.integers(1, 30))
 
@@ -88,3 +90,20 @@ def test_a_user_pauses_after_a_full_queue(make_deployment, serve_on):
     assert len(sent) > 5
     assert sent == pytest.approx(think * np.arange(len(sent)))
     assert sent[-1] < served <= sent[-1] + think
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_of_equals_the_first_to_come_is_admitted_first(make_deployment, order):
+    """Not the one with the smaller number: turn 1 of the first session comes after the second."""
+    deployment, nan = make_deployment(), np.nan
+    requests = RequestBatch(
+        np.array([0.0, nan, 0.001, 0.002]),
+        np.full(4, 5),
+        np.array([20, 9, 9, 9]),
+        after=np.array([-1, 0, -1, -1]),
+        think=np.zeros(4),
+    )
+    limits = replace(deployment.limits, sequences=1)
+    rows = serve(requests, deployment.costs, limits, policies=Policies(order=ORDERS[order]))
+    assert rows.arrival[1] > rows.arrival[3]
+    assert np.argsort(rows.admitted).tolist() == [0, 2, 3, 1]
