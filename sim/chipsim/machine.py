@@ -8,9 +8,10 @@ link that another collective or step has taken, is an error of the schedule.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sim.cost.work import Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
-JITTER_BATCH = 4096  # factors sampled together, for speed
+JITTER_BATCH = 256  # factors of a chip sampled together, for speed
 
 MachineFactory = Callable[[simpy.Environment, int], "Machine"]  # makes the machine of a replica
 
@@ -89,11 +90,11 @@ class Machine:
         env: simpy.Environment,
         costs: Costs,
         irregular: Irregularities = NO_IRREGULARITIES,
-        stream: np.random.Generator | None = None,
+        seed: Sequence[int] = (),
         recording: bool = False,
     ) -> None:
         layout = costs.layout
-        self.env, self.costs, self.irregular, self.stream = env, costs, irregular, stream
+        self.env, self.costs, self.irregular, self.seed = env, costs, irregular, seed
         self.group, self.tensor = layout.plan.stage_size, layout.plan.tensor
         self.network = Network(layout.topology, irregular.scheduled, irregular.links, recording)
         self.transport = Transport(env, self.network)
@@ -102,7 +103,6 @@ class Machine:
         self.recording = recording
         self.slices: list[TimelineSlice] = []
         self.left: list[Seconds] = []  # when each step left the last stage
-        self.jitters: list[float] = []
         own = {exception.number: exception for exception in irregular.chips}
         self.kinds: list[Costs] = list(
             dict.fromkeys(
@@ -220,6 +220,8 @@ class Machine:
         """
         env, stage, place = self.env, self.stages[number // self.group], number % self.group
         rank = place // self.tensor
+        jitter = self.irregular.jitter
+        factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
         turn = stage.turn
         while True:
             chip_step: ChipStep = yield turn
@@ -229,10 +231,7 @@ class Machine:
                 start = env.now
                 if isinstance(step, ComputeOp):
                     due += step.seconds
-                    yield Timeout(
-                        env,
-                        step.seconds * slowness * (self.jitter() if self.irregular.jitter else 1.0),
-                    )
+                    yield Timeout(env, step.seconds * slowness * next(factors))
                 elif isinstance(step, WaitOp):
                     launched = chip_step.began + step.seconds
                     due = max(due, launched)
@@ -261,30 +260,34 @@ class Machine:
         if early > 0:
             yield Timeout(self.env, early)
 
-    def jitter(self) -> float:
-        """Return the next factor on a computing time: lognormal, of mean 1."""
-        if not self.jitters:
-            sigma = self.irregular.jitter
-            assert self.stream is not None
-            factors = self.stream.lognormal(-(sigma**2) / 2, sigma, JITTER_BATCH)
-            self.jitters = factors[::-1].tolist()
-        return self.jitters.pop()
-
     @property
     def traffic(self) -> Traffic:
         """The traffic of the links."""
         return self.transport.traffic
 
 
+def jitter_factors(sigma: float, seed: Sequence[int]) -> Iterator[float]:
+    """Yield factors on the computing times of a chip, without end: lognormal, of mean 1."""
+    stream = np.random.default_rng(seed)
+    while True:
+        yield from stream.lognormal(-(sigma**2) / 2, sigma, JITTER_BATCH).tolist()
+
+
 def machine_factory(
-    costs: Costs, replicas: Sequence[Irregularities], seed: Sequence[int], recording: bool = False
+    costs: Costs,
+    replicas: Sequence[Irregularities],
+    seed: Sequence[int],
+    recording: bool = False,
+    first: int = 0,
 ) -> MachineFactory:
-    """Return a factory of machines, one for each replica, each with its own random stream."""
+    """Return a factory of machines, one for each replica.
+
+    Each chip has a random stream of its own, so a slower system meets the same jitter.
+    first: number of the first replica in its fleet, which tells the fleet's streams apart.
+    """
 
     def make(env: simpy.Environment, replica: int) -> Machine:
-        return Machine(
-            env, costs, replicas[replica], np.random.default_rng([*seed, replica]), recording
-        )
+        return Machine(env, costs, replicas[replica], [*seed, first + replica], recording)
 
     return make
 

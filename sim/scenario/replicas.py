@@ -1,19 +1,20 @@
 """The replicas of a laid-out system, and the service of requests on them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.chipsim.exceptions import Irregularities, replica_irregularities
 from sim.chipsim.machine import MachineFactory, machine_factory
+from sim.cost.step import Costs
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.scenario.scenario import Scenario
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
-from sim.workload.requests import RequestBatch
+from sim.workload.requests import RequestBatch, stream_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,14 @@ def chip_machines(
     name: str,
     deployment: Deployment,
     recording: bool = False,
-    copies: int = 1,
+    costs: Sequence[Costs] = (),
+    first: int = 0,
 ) -> MachineFactory:
     """Return the factory of the machines of a plain system's replicas, of all copies.
 
     Each copy has the same exceptions.
+    costs: by replica, of all copies; empty for one copy with the deployment's.
+    first: number of the first replica in its fleet.
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
     system, layout = scenario.plain(name), deployment.layout
@@ -64,9 +68,10 @@ def chip_machines(
         ]
     except ValueError as error:
         raise scenario.plan_error(name, error) from error
-    return machine_factory(
-        deployment.costs, copies * parts, [scenario.seed, *name.encode()], recording
-    )
+    costs, seed = costs or [deployment.costs] * len(parts), stream_seed(scenario.seed, "jitter")
+    parts *= len(costs) // len(parts)
+    factories = [machine_factory(own, parts, seed, recording, first) for own in costs]
+    return lambda env, replica: factories[replica](env, replica)
 
 
 def serve_requests(
@@ -80,9 +85,9 @@ def serve_requests(
 
     progress: called with the number of finished requests and of all.
     """
-    configs = [
-        config for member, of in members.items() for config in replica_configs(scenario, member, of)
-    ]
+    configs: list[ReplicaConfig] = []
+    for member, of in members.items():
+        configs += replica_configs(scenario, member, of, first=len(configs))
     return serve_fleet(
         requests,
         configs,
@@ -93,16 +98,33 @@ def serve_requests(
     )
 
 
-def replica_configs(scenario: Scenario, name: str, member: Member) -> list[ReplicaConfig]:
-    """Return the configuration of each replica of all copies of a plain system."""
+def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> list[Costs]:
+    """Return the costs of each replica of all copies of a plain system.
+
+    Where experts are sampled, each replica has a stream of its own, which begins with the run.
+    first: number of the first replica in its fleet.
+    """
+    if scenario.plain(name).routing == "expected":
+        return [member.deployment.costs] * member.replicas
+    seeds = (stream_seed(scenario.seed, "experts", first + n) for n in range(member.replicas))
+    return [Costs(member.deployment.layout, np.random.default_rng(seed)) for seed in seeds]
+
+
+def replica_configs(
+    scenario: Scenario, name: str, member: Member, first: int = 0
+) -> list[ReplicaConfig]:
+    """Return the configuration of each replica of all copies of a plain system.
+
+    first: number of the first replica in its fleet.
+    """
     system, deployment = scenario.plain(name), member.deployment
+    costs = replica_costs(scenario, name, member, first)
     machine = (
-        chip_machines(scenario, name, deployment, copies=member.copies)
+        chip_machines(scenario, name, deployment, costs=costs, first=first)
         if scenario.by_chip(name)
         else None
     )
     shared = (
-        deployment.costs,
         deployment.limits,
         system.policies,
         system.request_overhead,
@@ -113,11 +135,14 @@ def replica_configs(scenario: Scenario, name: str, member: Member) -> list[Repli
     outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
-        streams = np.random.default_rng([scenario.seed, *f"link errors of {name}".encode()]).spawn(
-            member.replicas
-        )
+        streams = [
+            np.random.default_rng(stream_seed(scenario.seed, "link errors", first + number))
+            for number in range(member.replicas)
+        ]
         error_sampler = [LinkErrorSampler(errors, deployment.costs, stream) for stream in streams]
     return [
-        ReplicaConfig(*shared, number, outages[number % of_each], error_sampler[number])
+        ReplicaConfig(
+            costs[number], *shared, number, outages[number % of_each], error_sampler[number]
+        )
         for number in range(member.replicas)
     ]

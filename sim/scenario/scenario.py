@@ -38,6 +38,7 @@ from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
 from sim.workload.kinds import WorkloadField
+from sim.workload.requests import stream_seed
 
 
 def _system_or_fleet(value: object, info: ValidationInfo) -> object:
@@ -272,7 +273,7 @@ class Scenario(Value):
                     system.kv_tokens,
                     system.memory_fraction,
                 ),
-                np.random.default_rng([self.seed, *name.encode()])
+                np.random.default_rng(stream_seed(self.seed, "experts"))
                 if system.routing == "sampled"
                 else None,
             )

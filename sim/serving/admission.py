@@ -18,8 +18,8 @@ from sim.units import Seconds
 class Admission:
     """A queue of requests, and the KV cache that admits them. It knows no micro-batches.
 
-    waiting: a heap of (key of the order, id, request). Cancelled requests stay until they are
-        first.
+    waiting: a heap of (key of the order, arrival, id, request). In a closed loop and in sessions
+        a request may come after one with a larger id. Cancelled requests stay until they are first.
     queued: waiting requests that are not cancelled.
     prefilling: admitted requests whose prompts are not computed to their end, oldest first.
     requests: all unfinished requests, by id.
@@ -37,7 +37,7 @@ class Admission:
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order = checked_order(config.policies.order)
-        self.waiting: list[tuple[float, int, Request]] = []
+        self.waiting: list[tuple[float, Seconds, int, Request]] = []
         self.queued = 0
         self.prefilling: deque[Request] = deque()
         self.requests: dict[int, Request] = {}
@@ -91,7 +91,7 @@ class Admission:
         """Add a request to the queue. The smallest key is first."""
         request.queued = True
         self.queued += 1
-        heapq.heappush(self.waiting, (key, request.id, request))
+        heapq.heappush(self.waiting, (key, request.arrival, request.id, request))
 
     def unqueue(self, request: Request) -> None:
         """End a cancelled request that waits."""
@@ -103,7 +103,7 @@ class Admission:
     def admit(self) -> None:
         """Move waiting requests to prefill, in queue order, until the next one does not fit."""
         while self.waiting:
-            request = self.waiting[0][2]
+            request = self.waiting[0][-1]
             if not request.cancelled:
                 # The time of the last token is nan before the first preemption.
                 preempted = not math.isnan(request.answered)

@@ -1,6 +1,5 @@
 """Serving on SimPy: requests arrive, a router assigns them to replicas, and their rows result."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -13,6 +12,7 @@ from sim.serving.event_order import UrgentTimeout, call_urgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.users import ClosedLoopUsers
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -85,7 +85,7 @@ class Service:
     """One run: the requests as they come and end.
 
     arrivals: the open-loop requests to come, as (number, arrival). coming: the next one.
-    left: numbers of the closed-loop requests that no user has sent yet.
+    users: the users of a closed loop.
     next_turns: by request, the turns of its session that follow it.
     marks: the bounds of the counted part of the run.
     """
@@ -107,7 +107,7 @@ class Service:
             (number, at) for number, at in enumerate(requests.arrival.tolist()) if at == at
         )
         self.coming = next(self.arrivals, None)
-        self.left = deque(range(len(self.prompts)))
+        self.users = ClosedLoopUsers(requests.users or 0, len(self.prompts))
         self.next_turns: dict[int, list[int]] = {}
         if requests.after is not None:
             for number, before in enumerate(requests.after.tolist()):
@@ -126,8 +126,8 @@ class Service:
         if self.requests.users is None:
             self.expect()
         else:
-            for _ in range(min(self.requests.users, len(self.left))):
-                self.env.process(self.ask(None, 0.0))
+            for user in range(min(self.requests.users, len(self.prompts))):
+                self.env.process(self.ask_next(user, 0.0))
         self.env.run()
         assert self.ended == len(self.prompts), "a request was lost"
         self.fleet.book()
@@ -179,15 +179,27 @@ class Service:
             self.see_arrival()
             self.fleet.send(self.request(number, arrival))
 
-    def ask(self, number: int | None, after: Seconds) -> ServiceProcess:
-        """Send a user's next request at `after` [s]. number: None takes the next one."""
-        while after + self.fleet.overhead > self.env.now:
-            yield UrgentTimeout(self.env, after + self.fleet.overhead - self.env.now)
-        if number is not None or self.left:
-            number = self.left.popleft() if number is None else number
-            self.rows.arrival[number] = after
-            self.see_arrival()
-            self.fleet.send(self.request(number, after))
+    def ask(self, number: int, after: Seconds) -> ServiceProcess:
+        """Send the next turn of a session at `after` [s]."""
+        yield from self.wait_for(after + self.fleet.overhead)
+        self.arrive_after(number, after)
+
+    def ask_next(self, user: int, after: Seconds) -> ServiceProcess:
+        """Send the next request of a user of a closed loop at `after` [s], if one is left."""
+        yield from self.wait_for(after + self.fleet.overhead)
+        if (number := self.users.next_request(user)) is not None:
+            self.arrive_after(number, after)
+
+    def wait_for(self, due: Seconds) -> ServiceProcess:
+        """Wait until the clock has reached `due`: a wait may end a rounding error early."""
+        while due > self.env.now:
+            yield UrgentTimeout(self.env, due - self.env.now)
+
+    def arrive_after(self, number: int, after: Seconds) -> None:
+        """Send a request whose arrival an answer decided."""
+        self.rows.arrival[number] = after
+        self.see_arrival()
+        self.fleet.send(self.request(number, after))
 
     def request(self, number: int, arrival: Seconds) -> Request:
         """Return a request as it is sent."""
@@ -205,8 +217,9 @@ class Service:
         self.ended += 1
         rows.ended[request.id] = at
         self.progress(self.ended, len(self.prompts))
-        if requests.users is not None and self.left:
-            self.env.process(self.ask(None, at + self.think))
+        if requests.users is not None and self.users.left:
+            user = self.users.sender(request.id)
+            self.env.process(self.ask_next(user, at + self.think))
         for number in self.next_turns.get(request.id, ()):
             if rows.reason[request.id]:
                 self.skip_turn(number, at)

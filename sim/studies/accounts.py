@@ -23,6 +23,7 @@ from sim.results.summary import EnergyUse, TokenCosts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import DAY, Seconds, Watts
+from sim.workload.requests import stream_seed
 
 
 def availability_metrics(
@@ -34,9 +35,12 @@ def availability_metrics(
     None if the fleet gave no token.
     """
     parts: dict[str, Availability] = {}
+    first = 0  # number of the member's first replica, which tells the members' streams apart
     for member, of in members.items():
+        seed = stream_seed(scenario.seed, "faults", first)
+        first += of.replicas
         if faults := scenario.plain(member).faults:
-            deployment, seed = of.deployment, [scenario.seed, *f"faults of {member}".encode()]
+            deployment = of.deployment
             chips = deployment.chips // deployment.layout.plan.replicas
             parts[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
     if name in parts:

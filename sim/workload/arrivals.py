@@ -152,7 +152,11 @@ class Gamma(_OpenLoop):
 
 
 class ClosedLoop(RandomWorkload):
-    """A closed loop: each of `users` sends its next request `think` after the answer."""
+    """A closed loop: each of `users` sends its next request `think` after the answer.
+
+    Request i belongs to user i modulo `users`, whose requests come in order in every system.
+    After its own a user sends those that others have not sent yet.
+    """
 
     load_kind = "users"
     users: Count = Field(description="Number of users, each with one request at a time.")

@@ -71,3 +71,12 @@ def random_streams(seed: int) -> list[np.random.Generator]:
     """Return one generator for each name in STREAMS; draws from one do not change the others."""
     seeds = np.random.SeedSequence(seed).spawn(len(STREAMS))
     return [np.random.default_rng(stream_seed) for stream_seed in seeds]
+
+
+def stream_seed(seed: int, purpose: str, *numbers: int) -> list[int]:
+    """Return the seed of a stream of draws that belong to no request, such as a link's errors.
+
+    numbers: of what draws, such as a replica and a chip.
+    A system's name is not part of it, so equal systems meet equal luck.
+    """
+    return [seed, *purpose.encode(), *numbers]

@@ -53,7 +53,7 @@ def step(deployment, irregular=None, work=None, seed=0) -> tuple[float, Machine]
         env,
         deployment.costs,
         irregular or Irregularities(),
-        np.random.default_rng(seed),
+        [seed],
         recording=True,
     )
     env.process(machine.run_step(work or Work(decodes=1, context=9, logits=1)))
@@ -184,6 +184,40 @@ def test_the_same_seed_draws_the_same_jitter(lay, serve_on):
     ]
     assert (rows[0].last_token == rows[1].last_token).all()
     assert (rows[0].last_token != rows[2].last_token).all()
+
+
+def test_a_straggler_meets_the_same_jitter_and_leaves_the_others_theirs(lay):
+    """A chip's k-th factor does not depend on when the other chips ask for theirs."""
+    deployment = lay(tensor=2, pipeline=2)
+    slow = Irregularities(jitter=0.3, chips=(ChipException(1, 0.5),))
+    times = []
+    for irregular in (Irregularities(jitter=0.3), slow):
+        _, machine = step(deployment, irregular)
+        computed = [each for each in machine.slices if each.kind == "compute"]
+        times.append([[s.end - s.start for s in computed if s.chip == chip] for chip in range(4)])
+    alike, slowed = times
+    assert slowed[1] == pytest.approx([2 * seconds for seconds in alike[1]])
+    for chip in (0, 2, 3):
+        assert slowed[chip] == pytest.approx(alike[chip])
+    assert alike[0] != pytest.approx(alike[1])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_the_mean_of_jitter_is_one(lay, sigma):
+    """Computing takes as long as without jitter, over many steps of one chip.
+
+    The factor has variance exp(sigma^2) - 1; the bound is five standard errors of the sum.
+    """
+    deployment, env = lay(tensor=1), simpy.Environment()
+    work, steps = Work(decodes=1, context=9, logits=1), 4000
+    parts = [each.seconds for each in instructions(deployment) if isinstance(each, ComputeOp)]
+    machine = Machine(env, deployment.costs, Irregularities(jitter=sigma), [3])
+    for _ in range(steps):
+        env.process(machine.run_step(work))
+    env.run()
+    error = np.sqrt(np.expm1(sigma**2) * np.square(parts).sum() * steps)
+    assert machine.busy[0] == pytest.approx(steps * sum(parts), abs=5 * error)
+    assert 5 * error < steps * sum(parts) * sigma**2 / 2  # a median of 1 would be seen
 
 
 # Links that are not alike.

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 import sim
 from sim.cost.plan import Plan, PlanError
+from sim.cost.work import Work
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve, serve_fleet
 from sim.studies.capacity import capacity
 from sim.workload.arrivals import ClosedLoop, Listed, ListedRequest, Poisson
@@ -261,3 +262,48 @@ def test_the_members_of_a_fleet_serve_one_model(make_scenario, make_model):
             match=r"systems\.both: quick serves in-place, and slow in-place; the members of a fleet serve",
         ):
             ask(scenario)
+
+
+@pytest.mark.parametrize("leap", [True, False])
+def test_each_member_cancels_at_its_own_deadline(deployments, leap):
+    """Equal requests, in turn to replicas of three deadlines; each needs more than 0.1 s.
+
+    A deadline counts from when the user sent the request, 4 ms before the scheduler sees it.
+    """
+    one, deadlines = deployments["quick"], (0.02, 0.05, None)
+    limits = replace(one.limits, kv_tokens=1000)
+    made = [
+        ReplicaConfig(one.costs, limits, Policies(deadline=deadline), 0.004, system=str(deadline))
+        for deadline in deadlines
+    ]
+    arrival = np.repeat([0.0, 0.001], 3)
+    asked = RequestBatch(arrival, np.full(6, 5), np.full(6, 300))
+    rows = serve_fleet(asked, made, round_robin, leap=leap)
+    assert rows.cancelled.tolist() == [True, True, False] * 2
+    step = one.costs.step(Work(2, 600, logits=2)).time.sum()
+    for number in (0, 1, 3, 4):
+        deadline = deadlines[number % 3]
+        assert rows.reason[number] == f"not finished {deadline:g} s after it was sent"
+        waited = rows.ended[number] - rows.arrival[number]
+        assert deadline <= waited <= deadline + 1.01 * step
+    assert rows.last_token[[2, 5]].min() > 0.1
+
+
+def test_while_no_member_is_up_the_longest_deadline_counts(deployments):
+    """A request that is held may still go to the replica with the most patience."""
+    one, down = deployments["quick"], Outage(at=0.0, lasts=1.0)
+    made = [
+        ReplicaConfig(
+            one.costs,
+            one.limits,
+            Policies(deadline=deadline),
+            system=str(deadline),
+            outages=(down,),
+        )
+        for deadline in (0.02, 0.05)
+    ]
+    asked = RequestBatch(np.array([0.001, 0.96]), np.full(2, 5), np.full(2, 1))
+    rows = serve_fleet(asked, made, least_loaded)
+    assert rows.cancelled.tolist() == [True, True]
+    assert rows.ended[0] == pytest.approx(0.051)
+    assert rows.ended[1] == pytest.approx(1.0)  # back up, it goes to the member with 20 ms

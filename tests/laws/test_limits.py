@@ -7,6 +7,7 @@ import pytest
 
 from sim.cost.plan import Plan
 from sim.hardware.engine import Engine
+from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names
 
@@ -98,3 +99,52 @@ def test_without_an_engines_limits_those_of_before_hold(deployed):
 def test_engines_of_the_catalogue_have_their_own_defaults(engine, sequences, tokens):
     found = read_value(catalogue_names("engines")[engine], Engine)
     assert (found.max_sequences, found.token_budget) == (sequences, tokens)
+
+
+@pytest.mark.parametrize(
+    ("chips", "plan", "budget", "micro_batches", "sequences"),
+    [
+        (1, Plan(), 16, 1, 16),  # each takes a token of the budget
+        (1, Plan(), 4096, 1, 256),
+        (4, Plan(pipeline=4), 16, 4, 64),
+        (4, Plan(pipeline=4), 512, 4, 1024),  # 256 in each of four micro-batches
+        (2, Plan(pipeline=2, slots=5), 300, 5, 1280),
+        (4, Plan(pipeline=2, replicas=2), 512, 2, 512),  # each replica
+        (2, Plan(attention_data=2), 400, 1, 256),  # the default is not one of each rank
+    ],
+)
+def test_without_limits_a_micro_batch_has_256_sequences(
+    make_deployment, make_chip, chips, plan, budget, micro_batches, sequences
+):
+    deployment = make_deployment(
+        chips, chip=make_chip(capacity=1e9), plan=plan, token_budget=budget
+    )
+    limits = deployment.limits
+    assert (limits.micro_batches, limits.sequences) == (micro_batches, sequences)
+
+
+@pytest.mark.parametrize(
+    ("beat", "stages", "micro_batches", "sequences"),
+    [
+        (2, 2, 128, 256),  # 256 sequences, two in each micro-batch
+        (50, 2, 6, 256),  # the last one is not full
+        (200, 2, 3, 600),  # 3 fill the pipeline, with 200 in each
+    ],
+)
+def test_without_limits_a_compiled_pipeline_has_256_sequences_or_what_fills_it(
+    make_deployment, make_chip, make_engine, beat, stages, micro_batches, sequences
+):
+    """A pass through two stages and a hop between takes 2 to 3 times as long as the slower stage.
+
+    A hop of 0.4 ms is longer than the faster stage falls short of the slower one.
+    """
+    slow = FullyConnected(link=Link(latency=4e-4, bandwidth=1e15))
+    deployment = make_deployment(
+        stages,
+        chip=make_chip(capacity=1e9, topology=slow),
+        engine=make_engine(tokens_per_beat=beat, layer_overhead=5e-3),
+        plan=Plan(pipeline=stages),
+        token_budget=None,
+    )
+    limits = deployment.limits
+    assert (limits.micro_batches, limits.sequences) == (micro_batches, sequences)

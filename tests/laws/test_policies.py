@@ -386,16 +386,16 @@ def test_a_leap_stops_for_whom_a_preemption_gives_room(deployments):
     """A long sequence is preempted after a short one, which then fits, although nobody has ended."""
     deployment = deployments(Plan())
     limits = replace(deployment.limits, kv_tokens=73, sequences=4)
-    prompts, outputs = np.array([1] * 9 + [42]), np.array([5, 8, 10, 1, 17, 17, 14, 2, 8, 4])
+    prompts, outputs = np.array([40, 1, 1, 29, 39]), np.array([11, 8, 11, 5, 3])
     asked, policies = (
-        RequestBatch(np.full(10, np.nan), prompts, outputs, users=4),
+        RequestBatch(np.full(5, np.nan), prompts, outputs, users=4),
         Policies(batching=prefill_first, reserve=False),
     )
     leap, step = (
         serve(asked, deployment.costs, limits, policies=policies, leap=leap)
         for leap in (True, False)
     )
-    assert leap.preemptions[-2:].tolist() == [1, 1]
+    assert leap.preemptions.tolist() == [0, 0, 1, 1, 0]
     assert leap.admitted == pytest.approx(step.admitted)
     assert leap.last_token == pytest.approx(step.last_token)
     assert leap.kv_peak == step.kv_peak

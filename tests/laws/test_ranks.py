@@ -1,0 +1,106 @@
+"""Ranks of attention data parallelism that share nothing are copies of the model in lock step."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.cost.plan import Plan
+from sim.cost.terms import TIME
+from sim.cost.work import Work
+from sim.serving.policy import Policies, round_robin
+
+RANKS = st.integers(2, 4)
+
+
+@pytest.fixture(scope="module")
+def lay(make_deployment, make_chip, lossy):
+    """The small dense model, whole on each chip: as ranks or as replicas, with a budget a chip."""
+    found = {}
+
+    def build(ranks=1, replicas=1, budget=16, capacity=5e5):
+        key = ranks, replicas, budget, capacity
+        if key not in found:
+            found[key] = make_deployment(
+                ranks * replicas,
+                chip=make_chip(capacity=capacity),
+                engine=lossy,
+                plan=Plan(attention_data=ranks, replicas=replicas),
+                token_budget=budget,
+            )
+        return found[key]
+
+    return build
+
+
+@given(RANKS)
+def test_ranks_have_the_limits_of_as_many_replicas(lay, n):
+    one, ranks = lay(), lay(ranks=n)
+    assert ranks.limits.kv_tokens == n * one.limits.kv_tokens > 0
+    assert ranks.limits.sequences == n * one.limits.sequences
+    assert ranks.limits.token_budget == n * one.limits.token_budget
+    assert ranks.sequences(64)[0] == n * one.sequences(64)[0]
+
+
+@settings(max_examples=40)
+@given(
+    RANKS,
+    st.lists(st.tuples(st.floats(0, 0.003), st.integers(1, 200)), min_size=1, max_size=30),
+)
+def test_ranks_under_n_times_the_load_serve_as_n_replicas(lay, serve_on, n, drawn):
+    """Requests come n at once, so that each rank has one of them, and all of a step are alike.
+
+    Prompts have one token: longer ones are not spread over the ranks one by one.
+    There is room for all: KV cache is one sum over ranks, where a replica could have a rest.
+    """
+    times = np.cumsum([gap for gap, _ in drawn])
+    requests = [
+        (at, 1, output) for at, (_, output) in zip(times, drawn, strict=True) for _ in range(n)
+    ]
+    apart = serve_on(
+        lay(replicas=n, capacity=1e8),
+        requests,
+        replicas=n,
+        policies=Policies(router=round_robin),
+    )
+    together = serve_on(lay(ranks=n, capacity=1e8), requests)
+    for name in ("admitted", "first_token", "last_token"):
+        assert getattr(together, name) == pytest.approx(getattr(apart, name), rel=1e-9)
+    assert together.kv_peak == [sum(apart.kv_peak)]
+
+
+@given(
+    RANKS,
+    st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    st.integers(0, 16),
+    st.integers(0, 40),
+)
+def test_every_term_of_n_ranks_is_that_of_one_with_its_share(lay, n, contexts, new, old):
+    """n times the sequences and prompts in n ranks: bytes of activations are divided as tokens are."""
+
+    def work(copies):
+        return Work(
+            decodes=copies * len(contexts),
+            context=copies * sum(contexts),
+            prompt_tokens=copies * new,
+            chunks=copies * bool(new),
+            attended=copies * (new * old + new * (new + 1) // 2),
+            cached=copies * (new + old) * bool(new),
+            logits=copies * len(contexts),
+        )
+
+    one, ranks = lay().costs.terms(work(1)), lay(ranks=n).costs.terms(work(n))
+    assert ranks[:, TIME] == pytest.approx(one[:, TIME], rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(("budget", "ranks", "tokens"), [(16, 1, 16), (16, 4, 16), (5, 3, 5)])
+def test_activations_hold_the_tokens_of_a_rank(lay, budget, ranks, tokens):
+    """The widest multiply has 64 rows and 256 columns (gate and up together), at 2 B each."""
+    assert lay(ranks=ranks, budget=budget).fit.activations == tokens * (64 + 256) * 2
+
+
+def test_activations_of_a_limit_of_all_ranks_are_divided(make_deployment, make_engine):
+    """Of 18 tokens in 4 ranks the fullest has 5."""
+    engine = make_engine(limits_per="replica")
+    four = make_deployment(4, engine=engine, plan=Plan(attention_data=4), token_budget=18)
+    assert four.fit.activations == 5 * (64 + 256) * 2
