@@ -4,7 +4,6 @@ import pytest
 
 from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
-from sim.cost.energy import link_bytes
 from sim.cost.plan import Plan
 from sim.cost.terms import COLLECTIVES, TIME
 from sim.cost.work import Work
@@ -81,7 +80,7 @@ def test_dispatch_and_combine_carry_a_copy_for_each_shard_that_a_token_reaches(
     tokens = 8  # two in each of the four ranks
     each_chip = 2 * HIDDEN * copies * ((out or back) + back)
     sent = 4 * each_chip * 3 / 4
-    assert link_bytes(deployment.costs, {tokens: 1}) == pytest.approx(LAYERS * sent)
+    assert deployment.costs.collectives.link_bytes(tokens) == pytest.approx(LAYERS * sent)
     # A quarter goes over each cable; the two exchanges have a latency each.
     seconds = LAYERS * (2 * link.latency + each_chip / 4 / link.bandwidth)
     terms = deployment.costs.terms(Work(decodes=tokens, context=80, logits=tokens))
