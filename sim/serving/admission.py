@@ -82,8 +82,10 @@ class Admission:
     def accept(self, request: Request) -> None:
         """Add a request to the queue, and to the unfinished requests."""
         rows, number = self.rows, request.id
-        rows.moved[number] |= rows.replica[number] not in (-1, self.number)
-        rows.replica[number] = self.number
+        before = rows.replica[number]
+        if before != self.number:
+            rows.moved[number] |= before != -1
+            rows.replica[number] = self.number
         self.requests[number] = request
         self.queue(request, self.order(request))
 
@@ -124,16 +126,14 @@ class Admission:
                 self.prefilling.append(request)
             heapq.heappop(self.waiting)
 
-    def drop_cancelled_prompts(self) -> bool:
-        """End cancelled requests whose prompts are next, and return whether there were any."""
-        before = len(self.prefilling)
+    def drop_cancelled_prompts(self) -> None:
+        """End cancelled requests whose prompts are next."""
         while self.prefilling and self.prefilling[0].cancelled:
             ended = self.prefilling.popleft()
             for request, cached in self.kv_cache.uncomputed(ended, self.prefilling):
                 self.rows.cached[request.id] -= request.prefilled - cached
                 request.prefilled = cached
             self.end(ended, self.env.now)
-        return len(self.prefilling) < before
 
     def requeue(self, request: Request, generated: int) -> None:
         """Put a preempted request first in the queue. Its generated tokens join its prompt."""

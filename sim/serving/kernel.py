@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.results.histogram import BINS_PER_DECADE
-from sim.serving.numba_cache import compiled
+from sim.serving.numba_cache import compiled, inlined
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -54,7 +54,7 @@ LOWEST_BIN = -12 * BINS_PER_DECADE
 BINS = 24 * BINS_PER_DECADE
 
 
-@compiled
+@inlined
 def piece_seconds(line, read, old, piece):
     """Return the attention time of one layer for a chunk of a prompt, and add up what it reads.
 
@@ -73,7 +73,7 @@ def piece_seconds(line, read, old, piece):
     )
 
 
-@compiled
+@inlined
 def stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring):
     """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
     n, kinds = stages.shape[1], len(stages) - LAYERS
@@ -90,7 +90,7 @@ def stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring):
             work[s] += stages[LAYERS + kind, s] * seconds
 
 
-@compiled
+@inlined
 def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
     """Return the time from a step's entry to the end of its last stage.
 
@@ -100,10 +100,9 @@ def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
     n = stages.shape[1]
     free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
     kept = len(tracks) > 0
-    for s in range(n):
-        busy[s] += work[s]
     total, late = 0.0, 0.0
     for s in range(n):
+        busy[s] += work[s]
         late = max(late, free[s] - passed - (total + way[s]))
         total += way[s] + work[s]
         free[s] = total + late + clock_error
@@ -112,7 +111,7 @@ def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
     return total + late
 
 
-@compiled
+@inlined
 def count_gap(slot, gap, decodes, ring, sums, tracks):
     """Add the gap before the tokens of a step to the histogram."""
     place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LOWEST_BIN
@@ -276,7 +275,7 @@ def head(batches, counts, ring):
     )
 
 
-@compiled
+@inlined
 def needs_decision(slot, piece, counts, ring):
     """Return whether a micro-batch that returns is the caller's.
 

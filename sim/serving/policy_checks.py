@@ -57,6 +57,8 @@ def _is_decision(decision: object) -> bool:
 
 
 def _is_count(number: object) -> bool:
+    if type(number) is int:  # nearly always, and ten times as fast as the test of its kind
+        return number >= 0
     if isinstance(number, bool) or not isinstance(number, Integral):
         return False
     return int(number) >= 0

@@ -177,8 +177,9 @@ class Replica:
             return False
         # A policy that refuses prompts now refuses them until something changes. But another
         # micro-batch may take them.
-        interrupt = batch.work.prompt_tokens > 0 or self.limits.micro_batches > 1
-        self.request_scheduling(interrupt)
+        if self.prefilling:
+            interrupt = batch.work.prompt_tokens > 0 or self.limits.micro_batches > 1
+            self.request_scheduling(interrupt)
         self.executor.send(batch)
         return True
 
@@ -200,10 +201,10 @@ class Replica:
         if not self.policies.reserve and self.limits.micro_batches == 1:
             # KV was taken for the planned steps, of which some were not made.
             self.admission.kv_cache.grow(-decodes * (batch.kv_steps - batch.steps))
-        if decodes:
-            batch.count_skipped(self.rows.gaps, leave)
-        else:
+        if not decodes:
             batch.skip()
+        elif batch.skipped_since:
+            batch.count_skipped(self.rows.gaps, leave)
         batch.last = leave
         ended = (
             self.scheduler.process_outputs(batch, leave) if decodes or batch.prefilled else False

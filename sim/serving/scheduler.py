@@ -90,9 +90,10 @@ class Scheduler:
         than those that decode. More chunks of prompts would only queue at the first stage, and
         delay every decode behind them.
         """
-        self.decoding += bool(batch.running) - bool(before)
-        if self.limits.fill is not None:
-            self.allowed = max(self.limits.fill, self.decoding + 1)
+        fill = self.limits.fill
+        if fill is not None:
+            self.decoding += bool(batch.running) - bool(before)
+            self.allowed = max(fill, self.decoding + 1)
 
     def schedule_step(self, batch: MicroBatch) -> bool:
         """Choose the work of a micro-batch's next step, and return whether there is any.
@@ -102,20 +103,24 @@ class Scheduler:
 
         Raises: UserError if the policy chooses no work, and nothing can change that.
         """
-        if self.admission.drop_cancelled_prompts():
+        prefilling = self.prefilling
+        if prefilling and prefilling[0].cancelled:
+            self.admission.drop_cancelled_prompts()
             self.admission.admit()
         batch.preempted = preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
-        if not running and (not self.prefilling or self.in_flight > self.allowed):
+        if not running and (not prefilling or self.in_flight > self.allowed):
             return False
-        decodes, chunk_tokens, ends = self.decide(batch)
         batch.work = work = Work()
+        batch.prefilled = []
+        decodes, chunk_tokens, ends = self.decide(batch)
         if decodes and running:
             work.decodes = work.logits = running
             work.context, work.windowed_context = batch.context, batch.windowed
             work.growing = batch.growing
-        batch.prefilled = take_chunks(self.prefilling, work, chunk_tokens, ends, self.limits.window)
-        if not work.tokens:
+        if chunk_tokens > 0:
+            batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits.window)
+        if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.micro_batches - 1:
                 prompts = len(self.prefilling) if self.places(batch) > 0 else 0
                 raise UserError(
@@ -171,11 +176,14 @@ class Scheduler:
         come together would pack into one micro-batch, and the stages would wait for it.
         """
         share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
-        if more:
-            above = sum(other.running > share for other in self.batches if other is not batch)
-            share += not share or above < more
+        if more and (not share or self.count_above(share, batch) < more):
+            share += 1
         size = self.policies.size
         return (share if size is None else min(share, size)) - batch.running
+
+    def count_above(self, share: int, batch: MicroBatch) -> int:
+        """Return how many other micro-batches hold more sequences than `share`."""
+        return sum(other.running > share for other in self.batches if other is not batch)
 
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
