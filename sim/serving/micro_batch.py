@@ -1,7 +1,6 @@
 """Sequences that decode together."""
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sim.cost.energy import Tally
@@ -75,15 +74,17 @@ class MicroBatch(BatchStep):
             heapq.heappop(self.window_full_steps)
             self.growing -= 1
 
-    def pop_finished(self) -> Iterator[Request]:
-        """Remove the sequences whose last token is ready, and yield their requests."""
+    def pop_finished(self) -> list[Request]:
+        """Remove the sequences whose last token is ready, and return their requests."""
+        finished = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
             request = heapq.heappop(self.finish_steps)[2]
             self.running -= 1
             self.context -= request.tokens
             if self.window:
                 self._leave_window(self.window, request.tokens, request)
-            yield request
+            finished.append(request)
+        return finished
 
     def remove(self, finish: tuple[int, int, Request]) -> int:
         """Remove a sequence before its end, and return the tokens that it decoded.

@@ -113,7 +113,10 @@ class Scheduler:
             return False
         batch.work = work = Work()
         batch.prefilled = []
-        decodes, chunk_tokens, ends = self.decide(batch)
+        if self.fast_path and not prefilling:
+            decodes, chunk_tokens, ends = True, 0, 0
+        else:
+            decodes, chunk_tokens, ends = self.decide(batch)
         if decodes and running:
             work.decodes = work.logits = running
             work.context, work.windowed_context = batch.context, batch.windowed
@@ -153,8 +156,6 @@ class Scheduler:
 
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
-        if self.fast_path and not self.prefilling:
-            return BatchDecision(True, 0, 0)
         places, prompts = self.places(batch), len(self.prefilling)
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
@@ -196,7 +197,8 @@ class Scheduler:
 
     def process_outputs(self, batch: MicroBatch, leave: Seconds) -> bool:
         """Book the tokens of a step, and admit requests. Return whether a request ended."""
-        before, running = len(self.admission.requests), batch.running
+        admission, running = self.admission, batch.running
+        before = len(admission.requests)
         if batch.work.decodes:
             batch.advance()
             for request in batch.pop_finished():
@@ -204,18 +206,20 @@ class Scheduler:
                     request.kv += request.output - 1
                 request.prefilled = request.tokens - 1  # nothing attends to the last token
                 batch.add_decoded(self.tally, request, request.output - 1)
-                self.admission.end(request, leave)
+                admission.end(request, leave)
             if self.policies.deadline is not None:
                 for finish in batch.cancelled():
                     self.remove(batch, finish)
-                    self.admission.end(finish[2], leave)
+                    admission.end(finish[2], leave)
         for request in batch.prefilled:
             self.join(batch, request, leave)
-        self.resized(batch, running)
+        if running != batch.running:
+            self.resized(batch, running)
         if not batch.running:
             batch.begun = False
-        self.admission.admit()
-        return len(self.admission.requests) < before
+        if admission.waiting:
+            admission.admit()
+        return len(admission.requests) < before
 
     def join(self, batch: MicroBatch, request: Request, leave: Seconds) -> None:
         """Add a sequence to a micro-batch: its prompt is computed and a first token is ready.
