@@ -190,7 +190,7 @@ class Plan(Value):
             activations=activations,
             hidden=hidden,
             dispatch=self.dispatch or hidden,
-            kv=self.kv or own,
+            kv=Precision(self.kv) if self.kv else own,  # `candidate_plans` copies names
             head=self.head or own,
             balance=self.balance,
             slots=self.slots,
