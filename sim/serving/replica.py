@@ -224,10 +224,8 @@ class Replica:
                 or self.queued < most
                 or (not self.queued and self.kv_cache.holds(request.kv))
             ):
-                self.rows.moved[request.id] |= self.rows.replica[request.id] not in (
-                    -1,
-                    self.number,
-                )
+                if self.rows.replica[request.id] not in (-1, self.number):
+                    self.rows.moved[request.id] = True
                 self.rows.replica[request.id] = self.number
                 self.unfinished += 1
                 self.requests[request.id] = request
