@@ -115,6 +115,12 @@ def replica_configs(scenario: Scenario, name: str, member: Member) -> list[Repli
         )
         error_sampler = [LinkErrorSampler(errors, deployment.costs, stream) for stream in streams]
     return [
-        ReplicaConfig(*shared, number, outages[number % of_each], error_sampler[number])
+        ReplicaConfig(
+            *shared,
+            number,
+            outages[number % of_each],
+            error_sampler[number],
+            scenario.request_tokens,
+        )
         for number in range(member.replicas)
     ]

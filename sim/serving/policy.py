@@ -112,6 +112,14 @@ def static(state: BatchState) -> BatchDecision:
     return BatchDecision(False, state.budget, state.size - state.running)
 
 
+def ring(state: BatchState) -> BatchDecision:
+    """Sequences keep their beats, and prompts take the free ones: a `RingReplica` computes both.
+
+    It has no micro-batches, so that nothing calls this function.
+    """
+    raise NotImplementedError("a ring of beats has no micro-batches")
+
+
 # Who is next.
 
 Order = Callable[
@@ -284,6 +292,7 @@ BATCHINGS: dict[str, Callable[..., Any]] = {
     "continuous": continuous,
     "prefill-first": prefill_first,
     "static": static,
+    "ring": ring,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "first-come-first-served": first_come_first_served,

@@ -118,6 +118,7 @@ class ReplicaConfig:
     error_sampler: LinkErrorSampler | None = (
         None  # draws which steps are made again; steps are then made one by one
     )
+    request_tokens: float = 1.0  # of a mean request, for the beat of a ring
 
 
 class QueueView(NamedTuple):

@@ -31,8 +31,10 @@ from sim.serving.policy import (
     Router,
     SchedulerLimits,
     checked_router,
+    ring,
 )
 from sim.serving.replica import Outage, Replica, ReplicaConfig, UrgentTimeout
+from sim.serving.ring import RingReplica
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -168,6 +170,8 @@ class Service:
     def build(self, number: int) -> Replica:
         """A replica that is empty, with what its passages go through."""
         env, setup, gaps = self.env, self.setups[number], self.rows.gaps
+        if setup.policies.batching is ring:
+            return RingReplica(env, number, setup, self.rows, self.finished)
         costs, slots, leap = (
             setup.costs,
             setup.limits.micro_batches,
