@@ -37,6 +37,7 @@ class System(Value):
     `policy: ring` is for a compiled pipeline: a sequence decodes on a beat of its own, once a turn.
     A turn is an unloaded pass, rounded up to whole beats. Prompts take the free beats in order.
     So an arrival waits for the next beat, and TPOT is a whole number of beats.
+    Unloaded times leave this rounding out.
     All beats are those of a mean request's last token; `check` warns of longer ones.
     At most as many sequences run as the ring has beats.
 

@@ -18,8 +18,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import simpy
@@ -252,10 +251,11 @@ class RingReplica(Replica):
         self.beats[request.id] = beats
         self.rows.first_token[request.id] = last * beat + unloaded
         leave = (last + decodes * turn) * beat + unloaded
-        Timeout(env, leave - now).callbacks.append(partial(self.answered, request, leave))
+        Timeout(env, leave - now, (request, leave)).callbacks.append(self.answered)
 
-    def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
+    def answered(self, event: simpy.Event) -> None:
         """End a request whose last token left the pipeline, and admit others in its room."""
+        request, leave = cast("tuple[Request, Seconds]", event.value)
         del self.beats[request.id]
         self.counter.counted[request.prompt, request.prompt, request.output - 1] += 1
         self.counter.last_leave = leave
