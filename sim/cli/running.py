@@ -70,7 +70,7 @@ def check_command(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and check that every system fits, without a simulation."""
-    from sim.scenario.layout import check
+    from sim.scenario.layout import check, system_warnings
     from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 
@@ -88,7 +88,8 @@ def check_command(
                 "checked is the one with the highest bound, and run simulates the best few"
             )
         for name, members in systems.items():
-            for warning in members[name].deployment.warnings if name in members else ():
+            deployment = members[name].deployment if name in members else None
+            for warning in system_warnings(scenario, name, deployment) if deployment else ():
                 note(f"{file}: systems.{name}: warning: {warning}")
 
 

@@ -134,7 +134,7 @@ class Engine(Sourced):
         default="kv-heads",
         description="Decode reads the KV cache once for each KV head, or for each query head.",
     )
-    policy: Literal["continuous", "prefill-first", "static"] = Field(
+    policy: Literal["continuous", "prefill-first", "static", "ring"] = Field(
         default="continuous",
         description="Default of a system: the rule for the next work of a micro-batch.",
     )

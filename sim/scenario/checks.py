@@ -7,6 +7,7 @@ from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.results.metrics import LIMITS
 from sim.scenario.system import Fleet, System
+from sim.serving.policy import ring
 from sim.units import brief
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def check_scenario(scenario: "Scenario") -> None:
     """
     _owned_systems(scenario)
     _what_only_chips_have(scenario)
+    _what_a_ring_obeys(scenario)
     _refused_users_pause(scenario)
     _searched_within_limits(scenario)
 
@@ -70,6 +72,38 @@ def _what_only_chips_have(scenario: "Scenario") -> None:
             value = getattr(system, keys[0])
             reason = f"expected fidelity chip for this key; try systems.{name}.fidelity: chip"
             raise error_at_path(("systems", name, keys[0]), value, reason)
+
+
+def _what_a_ring_obeys(scenario: "Scenario") -> None:
+    """Check that systems with `policy: ring` have compiled pipelines and no key that it ignores."""
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet) or system.policies.batching is not ring:
+            continue
+        if problem := _ring_problem(system, scenario.by_chip(name)):
+            key = "policy" if system.policy else "engine"
+            reason = f"got policy ring with {problem}; try policy: continuous"
+            raise error_at_path(("systems", name, key), getattr(system, key), reason)
+
+
+def _ring_problem(system: System, by_chip: bool) -> str:
+    """Return what a ring of beats lacks or cannot simulate, and what is expected; or ''."""
+    engine, tokens = system.engine.id, system.engine.tokens_per_beat
+    if tokens != 1:
+        has = f"{tokens} tokens per beat" if tokens else "no tokens_per_beat"
+        return f"engine {engine}, which has {has}; expected one token per beat"
+    problems = {
+        "admission: prompt": not system.policies.reserve,
+        "deadline": system.deadline is not None,
+        "fidelity: chip": by_chip,
+        "link_errors": system.link_errors is not None,
+        "micro_batch": system.micro_batch is not None,
+        "outages": bool(system.outages),
+        "plan.slots": system.plan.slots is not None,
+        "prefix_caching": system.prefix_caching,
+        "routing: sampled": system.routing == "sampled",
+    }
+    problem = next((key for key, has in problems.items() if has), "")
+    return problem and f"{problem}; expected a system without it"
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:

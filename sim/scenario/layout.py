@@ -6,6 +6,10 @@ from sim.planning.deployment import Deployment, require_fit
 from sim.reliability.availability import require_simulable
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
+from sim.serving.policy import ring
+from sim.serving.ring import beat_schedule
+
+RING_TOLERANCE = 0.02  # relative difference of beats that `policy: ring` neglects in silence
 
 
 def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
@@ -27,6 +31,7 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
                 faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
             )
         require_valid_outages(scenario, name, deployment.layout.plan.replicas)
+        require_ring_places(scenario, name, deployment)
         if errors := scenario.plain(name).link_errors:
             errors.require_finite_retries(deployment.costs)
     except ValueError as error:
@@ -54,6 +59,41 @@ def require_valid_outages(scenario: Scenario, name: str, replicas: int) -> None:
             )
             raise error_at_path(("outages", number, "at"), outage.at, reason)
         free[outage.replica] = outage.at + outage.lasts
+
+
+def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -> None:
+    """Check that the ring of a system with `policy: ring` has a beat for each sequence.
+
+    Raises: ValueError if `max_sequences` of the system is more than the beats.
+    """
+    system = scenario.plain(name)
+    if system.policies.batching is not ring or not (most := system.max_sequences):
+        return
+    turn = beat_schedule(deployment.costs, scenario.request_tokens).turn
+    if most > turn:
+        reason = f"got {most}; expected at most the {turn} beats of policy ring; try {turn}"
+        raise error_at_path(("max_sequences",), most, reason)
+
+
+def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> list[str]:
+    """Return the warnings of a plain system's deployment and of its policy.
+
+    Beats of `policy: ring` are those of a mean request.  A warning names the error for the
+    longest sequence that the system holds, above 2 %.
+    """
+    lines = deployment.warnings
+    if scenario.plain(name).policies.batching is not ring:
+        return lines
+    limits, tokens = deployment.limits, scenario.request_tokens
+    longest = min(limits.context, limits.kv_tokens)
+    assumed, slowest = (beat_schedule(deployment.costs, n) for n in (tokens, longest))
+    longer = max(slowest.beat / assumed.beat, slowest.unloaded / assumed.unloaded) - 1
+    if longer > RING_TOLERANCE:
+        lines.append(
+            f"policy ring: all beats take {1e6 * assumed.beat:.4g} us, as for {tokens:g} tokens; "
+            f"for {longest} tokens they would take {longer:.1%} more (policy continuous counts it)"
+        )
+    return lines
 
 
 def check(scenario: Scenario) -> dict[str, dict[str, Member]]:

@@ -142,7 +142,12 @@ def replica_configs(
         error_sampler = [LinkErrorSampler(errors, deployment.costs, stream) for stream in streams]
     return [
         ReplicaConfig(
-            costs[number], *shared, number, outages[number % of_each], error_sampler[number]
+            costs[number],
+            *shared,
+            number,
+            outages[number % of_each],
+            error_sampler[number],
+            scenario.request_tokens,
         )
         for number in range(member.replicas)
     ]

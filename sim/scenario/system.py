@@ -33,6 +33,14 @@ class System(Value):
     """Chips, their engine, the plan of the model on them, and the options of the scheduler.
 
     With `admission: prompt` the youngest sequence is preempted when the KV cache is full.
+
+    `policy: ring` is for a compiled pipeline: a sequence decodes on a beat of its own, once a turn.
+    A turn is an unloaded pass, rounded up to whole beats. Prompts take the free beats in order.
+    So an arrival waits for the next beat, and TPOT is a whole number of beats.
+    Unloaded times leave this rounding out.
+    All beats are those of a mean request's last token; `check` warns of longer ones.
+    At most as many sequences run as the ring has beats.
+
     Requests are served while the system works, except for `outages` and `link_errors`.
     """
 
@@ -90,7 +98,9 @@ class System(Value):
         description="Tokens to experts: by expected loads, or sampled in each step.",
     )
     policy: BatchingField | None = Field(
-        default=None, description="Rule for the next work of a micro-batch; default: the engine's."
+        default=None,
+        description="Rule for the next work of a micro-batch, or `ring` for a compiled pipeline; "
+        "default: the engine's.",
     )
     micro_batch: Count | None = Field(
         default=None,

@@ -14,10 +14,11 @@ from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
 from sim.serving.event_order import call_after, call_urgently
 from sim.serving.executors.choice import executor_for
-from sim.serving.policy import Request, Router
+from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.ring import RingReplica
 from sim.units import Seconds
 
 
@@ -109,6 +110,8 @@ class ServingFleet:
     def build(self, number: int) -> Replica:
         """Return an empty replica with its executor."""
         config = self.configs[number]
+        if config.policies.batching is ring:
+            return RingReplica(self.env, number, config, self.rows, self.source.finished)
         executor = executor_for(self.env, config, self.rows.gaps, self.leap)
         return Replica(self.env, number, config, executor, self.rows, self.source.finished)
 

@@ -148,6 +148,14 @@ def static(state: BatchState) -> BatchDecision:
     return BatchDecision(False, state.budget, state.size - state.running)
 
 
+def ring(state: BatchState) -> BatchDecision:
+    """Let sequences keep their beats, and prompts take the free ones, as a `RingReplica` does.
+
+    A ring has no micro-batches, so nothing calls this function.
+    """
+    raise NotImplementedError("a ring of beats has no micro-batches")
+
+
 # The order of the queue.
 
 # A key of a request, taken once when it arrives. The smallest is next; equal keys in order of id.
@@ -271,6 +279,7 @@ BATCHINGS: dict[str, Callable[..., Any]] = {
     "continuous": continuous,
     "prefill-first": prefill_first,
     "static": static,
+    "ring": ring,
 }
 ORDERS: dict[str, Callable[..., Any]] = {
     "first-come-first-served": first_come_first_served,

@@ -13,7 +13,7 @@ from sim.cost.work import Work
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
-from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, round_robin
+from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, ring, round_robin
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve, serve_fleet
 from sim.studies.capacity import capacity
@@ -24,7 +24,7 @@ from sim.workload.requests import RequestBatch
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(
     Policies,
-    batching=st.sampled_from(list(BATCHINGS.values())),
+    batching=st.sampled_from([policy for policy in BATCHINGS.values() if policy is not ring]),
     order=st.sampled_from(list(ORDERS.values())),
     reserve=st.booleans(),
     max_waiting=st.sampled_from([None, None, 0, 3]),

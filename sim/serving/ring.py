@@ -1,0 +1,284 @@
+"""The beats of a compiled pipeline as a ring, in closed form.
+
+A token enters the first stage with each beat, and leaves the last stage an unloaded pass later.  A
+sequence decodes on one beat of the ring, once each turn, until its output ends.  Prompts take the
+free beats, one prompt after the other.
+
+>>> ring = BeatRing(4)
+>>> ring.enter(0, 3)
+(0, 2)
+>>> ring.hold(2, 5)
+>>> ring.enter(0, 4)
+(3, 7)
+"""
+
+import heapq
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.cost.energy import Tally
+from sim.cost.step import Costs
+from sim.cost.work import Work
+from sim.results.histogram import Gaps
+from sim.results.rows import Rows
+from sim.serving.event_order import call_after
+from sim.serving.executors.executor import Executor
+from sim.serving.policy import Request
+from sim.serving.prompt_chunks import attended_positions
+from sim.serving.replica import Replica
+from sim.serving.replica_config import ReplicaConfig
+from sim.units import Seconds
+
+ROUNDING = 1e-6  # beats: a request that is later by less is on time, since clocks round
+
+
+class BeatSchedule(NamedTuple):
+    """The fixed times of a compiled pipeline.
+
+    beat: time between two tokens at the first stage [s].
+    unloaded: time of a token through all stages [s].
+    turn: beats of the ring, from a token of a sequence to its next one.
+    """
+
+    beat: Seconds
+    unloaded: Seconds
+    turn: int
+
+    @property
+    def tpot(self) -> Seconds:
+        """The time of a turn, in which each decoding sequence gets a token."""
+        return self.turn * self.beat
+
+
+def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
+    """Return the schedule of one token a beat, each of which attends to `context` positions.
+
+    Beat and pass are those of a decode or of a prompt's last token, the longer ones.
+    turn = (pass + way back) / beat, rounded up.
+    """
+    windowed = min(context, costs.layout.model.window or context)
+    decode = Work(1, context, logits=1, windowed_context=windowed)
+    last = Work(
+        prompt_tokens=1,
+        chunks=1,
+        attended=context,
+        cached=context,
+        logits=1,
+        windowed_attended=windowed,
+        windowed_cached=windowed,
+    )
+    beat = unloaded = 0.0
+    hops = float(costs.hops(1).sum())
+    for work in (decode, last):
+        stages = costs.step(work).time
+        beat = max(beat, float(stages.max()))
+        unloaded = max(unloaded, float(stages.sum()) + hops)
+    return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
+
+
+class BeatRing:
+    """The free beats of a ring, and the times when the others become free.
+
+    A place is a beat's number modulo the turn.
+    """
+
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+        self.free = list(range(turn))  # places, sorted
+        self.ends: list[int] = []  # a heap: the last beat of each sequence that has a place
+        self.next = 0  # prompts take no earlier beat
+
+    def enter(self, start: int, tokens: int) -> tuple[int, int]:
+        """Return the first beat that a prompt may take, free or not, and that of its last token.
+
+        start: the first beat after its admission.  Beats of earlier prompts are left out.
+        While no sequence ends, the free places stay, and the last beat is found by division.
+        """
+        free, ends, turn = self.free, self.ends, self.turn
+        first = now = max(start, self.next)
+        left = tokens
+        while True:
+            place = now % turn
+            passed = bisect_left(free, place)
+            if free:
+                turns, index = divmod(passed + left - 1, len(free))
+                last = now - place + turn * turns + free[index]
+                if not ends or last < ends[0]:
+                    break
+            end = heapq.heappop(ends)
+            freed = end % turn
+            index = bisect_left(free, freed)
+            if end >= now:
+                turns = (end - now + place) // turn
+                left -= turns * len(free) + index - passed
+                now = end + 1
+            free.insert(index, freed)
+        self.next = last + 1
+        return first, last
+
+    def hold(self, beat: int, turns: int) -> None:
+        """Give the place of this beat to a sequence that decodes `turns` tokens there."""
+        del self.free[bisect_left(self.free, beat % self.turn)]
+        heapq.heappush(self.ends, beat + turns * self.turn)
+
+
+# Tokens of a request that entered: tokens of its prompt, how many of them, and decodes after them.
+Entered = tuple[int, int, int]
+
+
+def ring_tally(counted: Counter[Entered], window: int | None) -> Tally:
+    """Return the sums over steps of one token each.  counted: requests by what entered."""
+    tally = Tally()
+    for (prompt, prefilled, decodes), times in counted.items():
+        ended = prefilled == prompt
+        tally.batch_steps[1] += times * (prefilled + decodes)
+        tally.steps_without_sampling += times * (prefilled - ended)
+        tally.logits += times * (ended + decodes)
+        tally.attended += times * attended_positions(0, prefilled, None)
+        tally.context += times * attended_positions(prompt, decodes, None)
+        if window:
+            tally.windowed_attended += times * attended_positions(0, prefilled, window)
+            tally.windowed_cached += times * attended_positions(0, prefilled, window + 1)
+            tally.windowed_context += times * attended_positions(prompt, decodes, window)
+    tally.cached = tally.attended  # a piece of one token reads what it attends to
+    return tally
+
+
+def _decodes(counted: Counter[Entered]) -> int:
+    return sum(times * decodes for (_, _, decodes), times in counted.items())
+
+
+def ring_busy(costs: Costs, counted: Counter[Entered], tally: Tally) -> NDArray[np.float64]:
+    """Return the seconds of each stage: every token at the mean context of its kind."""
+    busy = np.zeros(costs.stages)
+    if decodes := _decodes(counted):
+        windowed = tally.windowed_context / decodes
+        work = Work(1, tally.context / decodes, logits=1, windowed_context=windowed)
+        busy += decodes * costs.step(work).time
+    tokens = tally.batch_steps[1] - decodes
+    inner = tally.steps_without_sampling
+    for steps, logits in ((inner, 0), (tokens - inner, 1)):
+        if steps:
+            work = Work(
+                prompt_tokens=1,
+                chunks=1,
+                attended=tally.attended / tokens,
+                cached=tally.cached / tokens,
+                logits=logits,
+                windowed_attended=tally.windowed_attended / tokens,
+                windowed_cached=tally.windowed_cached / tokens,
+            )
+            busy += steps * costs.step(work).time
+    return busy
+
+
+class BeatCounter(Executor):
+    """The work of a ring's beats.  Beats are never sent, since the ring computes them."""
+
+    def __init__(self, costs: Costs, gaps: Gaps, schedule: BeatSchedule) -> None:
+        super().__init__()
+        self.costs, self.gaps, self.schedule = costs, gaps, schedule
+        self.counted: Counter[Entered] = Counter()
+        self.last_leave = -math.inf
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        """The seconds that each stage worked."""
+        return ring_busy(self.costs, self.counted, self.tally)
+
+    def flush(self) -> None:
+        """Book the steps, and the gaps, all of which are a turn."""
+        self.tally = ring_tally(self.counted, self.costs.layout.model.window)
+        if decodes := _decodes(self.counted):
+            self.gaps.add(self.schedule.tpot, decodes)
+
+    @property
+    def free_at(self) -> Seconds:
+        """When the last counted token left the pipeline."""
+        return self.last_leave
+
+
+class RingReplica(Replica):
+    """A replica whose sequences keep their beats.  It needs one event for each request.
+
+    Requests are admitted as in any replica, when KV cache and a sequence's place are free.  There
+    are no more places than beats, so that an admitted prompt always finds a free one.  Its times
+    follow at once, since the beats of all requests before it are known.
+
+    Arrivals, prompts and turns start with a beat.  A prompt waits up to one beat for its first,
+    and the time per output token is a whole number of beats.
+    All beats are equal, as in a compiled program: those of a mean request's last token.
+    Left out: stages that are faster at shorter contexts.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        config: ReplicaConfig,
+        rows: Rows,
+        finished: Callable[[Request, Seconds], None],
+    ) -> None:
+        self.schedule = schedule = beat_schedule(config.costs, config.request_tokens)
+        limits = replace(config.limits, sequences=min(config.limits.sequences, schedule.turn))
+        self.counter = BeatCounter(config.costs, rows.gaps, schedule)
+        config = replace(config, limits=limits)
+        super().__init__(env, number, config, self.counter, rows, finished)
+        self.ring = BeatRing(schedule.turn)
+        # Of admitted requests: the first beat that the prompt may take, and that of its last token.
+        self.beats: dict[int, tuple[int, int]] = {}
+
+    def on_submit(self) -> None:
+        """Admit requests, and give them their beats."""
+        self.admission.admit()
+        while self.prefilling:
+            self.schedule_request(self.prefilling.popleft())
+
+    def schedule_request(self, request: Request) -> None:
+        """Find the beats of an admitted request, and wait for its last token."""
+        env, (beat, unloaded, turn) = self.env, self.schedule
+        now, decodes = env.now, request.output - 1
+        beats = self.ring.enter(math.ceil(now / beat - ROUNDING), request.prompt)
+        last = beats[1]
+        if decodes:
+            self.ring.hold(last, decodes)
+        self.beats[request.id] = beats
+        self.rows.first_token[request.id] = last * beat + unloaded
+        leave = (last + decodes * turn) * beat + unloaded
+        call_after(env, leave - now, partial(self.answered, request, leave))
+
+    def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
+        """End a request whose last token left the pipeline, and admit others in its room."""
+        del self.beats[request.id]
+        self.counter.counted[request.prompt, request.prompt, request.output - 1] += 1
+        self.counter.last_leave = leave
+        self.admission.end(request, leave)
+        if self.admission.waiting:
+            self.on_submit()
+
+    def so_far(self) -> tuple[Tally, NDArray[np.float64]]:
+        """Return the work of all tokens that entered up to now, and the seconds of each stage.
+
+        Of a prompt under way, tokens are counted in proportion to its beats.
+        """
+        costs, counted = self.counter.costs, self.counter.counted.copy()
+        begun = math.floor(self.env.now / self.schedule.beat + ROUNDING) + 1  # beats
+        for number, (first, last) in self.beats.items():
+            request = self.admission.requests[number]
+            prompt = request.prompt
+            if begun > last:
+                decodes = min(request.output - 1, (begun - 1 - last) // self.schedule.turn)
+                counted[prompt, prompt, decodes] += 1
+            elif begun > first:
+                counted[prompt, prompt * (begun - first) // (last + 1 - first), 0] += 1
+        tally = ring_tally(counted, costs.layout.model.window)
+        return tally, ring_busy(costs, counted, tally)

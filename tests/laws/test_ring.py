@@ -1,0 +1,198 @@
+"""The ring of beats in closed form is a plain loop over beats, and does the work of any other policy."""
+
+import math
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.cost.plan import Plan
+from sim.serving.policy import Policies, continuous, ring
+from sim.serving.replica_config import ReplicaConfig
+from sim.serving.ring import beat_schedule
+from sim.serving.service import serve_fleet
+from sim.workload.requests import RequestBatch
+
+PLANS = {
+    "one stage": (1, Plan()),
+    "three uneven stages": (3, Plan(pipeline=3)),
+    "four stages": (4, Plan(pipeline=4)),
+    "two stages of two": (4, Plan(tensor=2, pipeline=2)),
+}
+TOKENS = 40  # of a mean request
+windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
+
+
+@pytest.fixture(scope="module")
+def compiled(make_deployment, make_model, make_chip, lossy):
+    """A plan of `PLANS` under an engine that takes a token a beat."""
+    engine = lossy.model_copy(update={"tokens_per_beat": 1})
+
+    def make(plan, model=None, **limits):
+        chips, degrees = PLANS[plan]
+        deployment = make_deployment(
+            chips,
+            TOKENS,
+            plan=degrees,
+            chip=make_chip(capacity=2e6),
+            model=make_model(**(model or {})),
+            engine=engine,
+            token_budget=None,
+        )
+        return replace(deployment, limits=replace(deployment.limits, **limits))
+
+    return make
+
+
+def serve(deployment, requests, replicas=1, policy=ring, think=0.0, counted=None, **options):
+    policies = Policies(batching=policy, **options)
+    configs = [
+        ReplicaConfig(
+            deployment.costs, deployment.limits, policies, number=n, request_tokens=TOKENS
+        )
+        for n in range(replicas)
+    ]
+    return serve_fleet(requests, configs, policies.router, think, counted=counted)
+
+
+def drawn(schedule, load, count=300, seed=0):
+    """Requests of varied lengths at a share of the beats; some arrive exactly with a beat."""
+    random = np.random.default_rng(seed)
+    prompt, output = random.integers(1, 60, count), random.integers(1, 30, count)
+    output[::7] = 1
+    beats = np.cumsum(random.exponential((prompt + output).mean() / load, count))
+    beats[::5] = np.floor(beats[::5])
+    return RequestBatch(beats * schedule.beat, prompt, output)
+
+
+def loop_over_beats(schedule, limits, requests):
+    """Return first and last token times of requests, one beat after the other."""
+    beat, unloaded, turn = schedule
+    arrivals, prompts, outputs = (
+        x.tolist() for x in (requests.arrival, requests.prompt, requests.output)
+    )
+    coming, waiting, prefilling = deque(range(len(arrivals))), deque(), deque()
+    first, last = [math.nan] * len(arrivals), [math.nan] * len(arrivals)
+    places, left, leaving = [None] * turn, {}, []  # who decodes where, and what is left to do
+    free, seats, number = limits.kv_tokens, min(limits.sequences, turn), 0
+    while coming or waiting or prefilling or any(x is not None for x in places) or leaving:
+        now = (number + 1e-6) * beat  # clocks round
+        while coming and arrivals[coming[0]] <= now:
+            waiting.append(coming.popleft())
+        for who in [who for who in leaving if last[who] <= now]:
+            leaving.remove(who)
+            free, seats = free + prompts[who] + outputs[who], seats + 1
+        while waiting and seats and prompts[waiting[0]] + outputs[waiting[0]] <= free:
+            who = waiting.popleft()
+            free, seats, left[who] = free - prompts[who] - outputs[who], seats - 1, prompts[who]
+            prefilling.append(who)
+        who, leave = places[number % turn], number * beat + unloaded
+        if who is not None:
+            left[who] -= 1
+        elif prefilling:
+            who = prefilling[0]
+            left[who] -= 1
+            if not left[who]:
+                prefilling.popleft()
+                first[who], left[who], places[number % turn] = leave, outputs[who] - 1, who
+        if who is not None and places[number % turn] == who and not left[who]:
+            last[who], places[number % turn] = leave, None
+            leaving.append(who)
+        number += 1
+    return np.array(first), np.array(last)
+
+
+@pytest.mark.parametrize(("kv_tokens", "sequences"), [(10_000, 256), (130, 256), (10_000, 2)])
+@pytest.mark.parametrize("load", [0.3, 0.9, 3.0])
+@pytest.mark.parametrize("plan", sorted(PLANS))
+def test_the_closed_form_is_a_loop_over_beats(compiled, plan, load, kv_tokens, sequences):
+    """With room for all and with room for few, below and above what the beats allow."""
+    deployment = compiled(plan, kv_tokens=kv_tokens, sequences=sequences)
+    schedule = beat_schedule(deployment.costs, TOKENS)
+    requests = drawn(schedule, load)
+    rows = serve(deployment, requests)
+    first, last = loop_over_beats(schedule, deployment.limits, requests)
+    np.testing.assert_allclose(rows.first_token, first, rtol=1e-9, atol=0)
+    np.testing.assert_allclose(rows.last_token, last, rtol=1e-9, atol=0)
+    places = min(sequences, schedule.turn)
+    for moment in rows.admitted:
+        assert ((rows.admitted <= moment) & (moment < rows.last_token - 1e-9)).sum() <= places
+
+
+def test_a_turn_is_an_unloaded_pass_in_whole_beats(compiled):
+    for plan in PLANS:
+        costs = compiled(plan).costs
+        beat, unloaded, turn = schedule = beat_schedule(costs, TOKENS)
+        assert (turn - 1) * beat < unloaded + costs.back <= turn * beat * (1 + 1e-9)
+        rows = serve(compiled(plan), RequestBatch(np.zeros(1), np.array([5]), np.array([9])))
+        assert rows.first_token[0] == pytest.approx(4 * beat + unloaded, rel=1e-12)
+        assert rows.last_token[0] - rows.first_token[0] == pytest.approx(8 * schedule.tpot)
+
+
+def test_a_ring_keeps_a_sequences_pace_whatever_comes(compiled):
+    """At a load of three times the beats, each gap is a turn."""
+    deployment = compiled("four stages")
+    schedule = beat_schedule(deployment.costs, TOKENS)
+    requests = drawn(schedule, load=3.0)
+    rows = serve(deployment, requests)
+    np.testing.assert_allclose(
+        rows.last_token - rows.first_token, (requests.output - 1) * schedule.tpot, rtol=1e-9
+    )
+    assert rows.gaps.count == (requests.output - 1).sum()
+    assert len(rows.gaps.bins) == 1
+    assert rows.gaps.mean == pytest.approx(schedule.tpot)
+
+
+@pytest.mark.parametrize("model", [None, windowed], ids=["full attention", "windows"])
+@pytest.mark.parametrize("plan", ["one stage", "three uneven stages"])
+def test_its_work_is_that_of_micro_batches(compiled, plan, model):
+    """Tokens, positions and busy seconds of requests that come one by one do not depend on the policy."""
+    deployment = compiled(plan, model)
+    schedule = beat_schedule(deployment.costs, TOKENS)
+    requests = drawn(schedule, load=0.01, count=40)
+    rows, others = (serve(deployment, requests, policy=policy) for policy in (ring, continuous))
+    (tally,), (other,) = rows.tallies, others.tallies
+    for name in type(tally).__slots__:
+        assert getattr(tally, name) == getattr(other, name), name
+    np.testing.assert_allclose(rows.busy[0], others.busy[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("users", [None, 7])
+def test_every_request_ends_once_on_replicas_behind_a_router(compiled, users):
+    deployment = compiled("four stages", kv_tokens=85)
+    schedule = beat_schedule(deployment.costs, TOKENS)
+    requests = drawn(schedule, load=2.0)
+    if users:
+        requests = replace(requests, arrival=np.full(300, np.nan), users=users)
+    rows = serve(deployment, requests, replicas=2, think=1e-4, max_waiting=20)
+    tokens = requests.prompt + requests.output
+    too_long, done = tokens > 85, rows.finished
+    assert 0 < too_long.sum() < 300
+    assert (np.array([bool(reason) for reason in rows.reason]) == ~done).all()
+    assert (too_long | rows.turned_away == ~done).all()
+    assert bool(rows.turned_away.any()) == (users is None)
+    assert np.isfinite(rows.ended).all()
+    assert (rows.arrival[done] <= rows.admitted[done]).all()
+    assert (rows.admitted[done] < rows.first_token[done]).all()
+    assert max(rows.kv_peak) <= 85
+    for number, tally in enumerate(rows.tallies):
+        here = rows.replica == number
+        assert here.any()
+        steps = (requests.prompt + requests.output - 1)[here & done].sum()
+        assert tally.batch_steps == {1: steps}
+        assert tally.logits == requests.output[here & done].sum()
+
+
+def test_a_part_of_a_run_counts_the_tokens_that_enter_in_it(compiled):
+    """By hand: of a prompt of 4 and 10 tokens after it, those of the beats from 2.5 to 3 + 5.5 turns."""
+    deployment = compiled("four stages")
+    beat, _, turn = beat_schedule(deployment.costs, TOKENS)
+    requests = RequestBatch(np.zeros(1), np.array([4]), np.array([11]))
+    until = (3 + 5.5 * turn) * beat
+    span = serve(deployment, requests, counted=(2.5 * beat, until)).span
+    (tally,) = span.tallies
+    assert tally.batch_steps[1] == 1 + 5
+    assert tally.attended == 4
+    assert tally.context == sum(range(5, 10))
+    assert tally.logits == 1 + 5
