@@ -234,7 +234,7 @@ class RingReplica(Replica):
         config = replace(config, limits=limits)
         super().__init__(env, number, config, self.counter, rows, finished)
         self.ring = BeatRing(schedule.turn)
-        # Of admitted requests: the first beat that the prompt may take, and that of its last token.
+        # By admitted request: the first beat that its prompt may take, and the beat of its last token.
         self.beats: dict[int, tuple[int, int]] = {}
 
     def on_submit(self) -> None:
@@ -268,7 +268,7 @@ class RingReplica(Replica):
     def so_far(self) -> tuple[Tally, NDArray[np.float64]]:
         """Return the work of all tokens that entered up to now, and the seconds of each stage.
 
-        Of a prompt under way, tokens are counted in proportion to its beats.
+        Tokens of a prompt under way count in proportion to its beats.
         """
         costs, counted = self.counter.costs, self.counter.counted.copy()
         begun = math.floor(self.env.now / self.schedule.beat + ROUNDING) + 1  # beats

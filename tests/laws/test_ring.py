@@ -53,7 +53,7 @@ def serve(deployment, requests, replicas=1, policy=ring, think=0.0, counted=None
         )
         for n in range(replicas)
     ]
-    return serve_fleet(requests, configs, policies.router, think, counted=counted)
+    return serve_fleet(requests, configs, policies.router, think=think, counted=counted)
 
 
 def drawn(schedule, load, count=300, seed=0):
