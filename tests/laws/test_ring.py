@@ -63,6 +63,7 @@ def drawn(schedule, load, count=300, seed=0):
     output[::7] = 1
     beats = np.cumsum(random.exponential((prompt + output).mean() / load, count))
     beats[::5] = np.floor(beats[::5])
+    beats.sort()  # a request that comes earlier is first in the queue
     return RequestBatch(beats * schedule.beat, prompt, output)
 
 
