@@ -23,6 +23,7 @@ from sim.results.system_identity import max_goodput
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 
@@ -32,7 +33,8 @@ BRACKET_RATIO = 1.02
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
 # First step from a guess, up or down. The next steps are its square, then 2, because a guess is
 # seldom farther off.
-GUESS_STEP = 1.25
+GUESS_STEP = 1.15
+SEARCH_FROM = 0.9  # of a bound: the first load that is tried
 MOST_FILLS = 4  # users beyond this many times what the system can hold only wait
 
 
@@ -148,11 +150,11 @@ def capacity(
     less than 97 % of the offered output tokens come out.  A refused request meets no limit.
     The reported rate is never more than what is served.
 
-    The rate of single requests is doubled (or halved) until the capacity is bracketed, and then
-    bisected.  Every trial has the same requests.  Their arrivals are stretched so that the counted
-    ones come at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed
-    loop, users are added.  The first tenth of a trial's requests is not counted, because the
-    system fills up.
+    The load is raised (or lowered) in steps until the capacity is bracketed, and then bisected.
+    Every trial has the same requests.  Their arrivals are stretched so that the counted ones come
+    at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
+    users are added.  The first tenth of a trial's requests is not counted, because the system
+    fills up.
 
     requests: number of requests of a trial; None means the largest of these numbers:
 
@@ -162,7 +164,7 @@ def capacity(
     * what arrives in 50 times the limit of TTFT (or of E2EL, if that is less)
 
     A trace has all its requests in a trial.
-    guess: where to begin.  None means one user, or the rate of single requests one by one.
+    guess: where to begin.  None means 0.9 of the bound (`studies.bound`).
     Joules and dollars are those of the counted part of the best trial: see
     `sim.studies.accounts.token_costs`.
 
@@ -174,7 +176,9 @@ def capacity(
     systems = {}
     for name, members in check(scenario).items():
         series = TrialSeries(scenario, scenario.slo, name, members, attainment, requests, progress)
-        systems[name] = _system_capacity(series, guess)
+        bound = load_bound(scenario, members)
+        first = Guess(SEARCH_FROM * bound) if bound else None
+        systems[name] = _system_capacity(series, guess or first)
     return CapacityResult(scenario, attainment, systems)
 
 

@@ -3,10 +3,8 @@
     from sim.studies.design import search_plans
     search_plans(sim.read("mine.yaml")).systems["h100x8"].plan  # for plan: {search: capacity}
 
-A bound takes a fraction of a second and a capacity many seconds, so bounds decide which plans are
-simulated.  A bound is an estimate and no proof.  It assumes steps without gaps, requests of mean
-length, and no waiting.  A plan is simulated at a little more than the highest load so far.  Its
-own capacity is searched only if it meets that load.
+Bounds (`studies.bound`) decide which plans are simulated.  A plan is simulated at a little more
+than the highest load so far.  Its own capacity is searched only if it meets that load.
 """
 
 import math
@@ -14,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
-from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
@@ -22,14 +19,19 @@ from sim.results.metrics import SLO
 from sim.results.system_identity import max_goodput
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
-from sim.studies.capacity import BRACKET_RATIO, Guess, SystemCapacity, capacity
+from sim.studies.bound import goodput_bound
+from sim.studies.capacity import (
+    BRACKET_RATIO,
+    SEARCH_FROM,
+    Guess,
+    SystemCapacity,
+    capacity,
+)
 from sim.studies.trials import LoadTrial
-from sim.units import Seconds
 
 SIMULATED = 5  # plans, the best of each stage shape first
 # Plans below this share of the highest bound are not simulated. Bounds are not farther off.
 NEAR_BOUND = 0.75
-SEARCH_FROM = 0.9  # of a plan's bound: the first load that is tried
 
 TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
 CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
@@ -277,83 +279,3 @@ def candidate_plans(scenario: Scenario, name: str) -> Iterator[Plan]:
             degrees = dict(zip(DEGREES, (tensor, data, expert, pipeline, replicas), strict=True))
             for kv in own.kv if isinstance(own.kv, tuple) else (own.kv,):
                 yield own.model_copy(update=degrees | {"kv": kv, "search": None, "slots": None})
-
-
-def goodput_bound(
-    deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
-) -> float:
-    """Return about how many request/s all replicas can serve, with no gaps at the slowest stage.
-
-    prompt, output: mean tokens of a request.
-    Each of M micro-batches has k sequences and their part of prompts,
-    c = k prompt / (output - 1) tokens.  A step takes the time t of the slowest stage, and
-    k / (output - 1) requests end with it.  The rate is k / (output - 1) / t for the best k.
-    The KV cache, the engine's limits and the SLO's TPOT limit k.  If a step has no room for a
-    sequence and its part of prompts, each token takes its share of a step.
-
-    With a pause `think`, the result is users of a closed loop.  They are the rate times (Little's
-    law) the time between two requests of a user: first token, answer and pause.  If all room is
-    taken, the first token comes as late as the SLO allows.  Else no request waits, and more users
-    slow the steps down.
-    """
-    limits, replicas = deployment.limits, deployment.layout.plan.replicas
-    steps, context = max(1.0, output - 1), prompt + output / 2
-    held = limits.max_concurrent(math.ceil(prompt + output))
-    if not held:
-        return 0.0
-    in_flight = limits.fill or limits.micro_batches
-    most = max(1, min(held // in_flight, int(limits.token_budget * steps / (prompt + steps))))
-    best = 0.0
-    for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
-        tokens = k * (prompt + steps) / steps  # of a step
-        shares = max(1.0, tokens / limits.token_budget)  # steps that they take
-        piece = 0 if shares > 1 and k == 1 else round(k * prompt / steps)
-        time, unloaded = _step_times(deployment, k, context, piece, prompt)
-        tpot = max(in_flight * time, unloaded)
-        if slo.tpot is None or tpot <= slo.tpot:
-            rate = k / steps / (time * shares)
-            if think is not None:
-                answer = steps * tpot
-                wait = _allowed_wait(slo, answer) if k == most else 0.0
-                rate *= max(wait, _first_token(deployment, prompt)) + answer + think
-            best = max(best, rate)
-    return replicas * best
-
-
-def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
-    """Return how late the first token may come in the SLO, with an answer that takes `answer`."""
-    waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
-    return min((limit for limit in waits if limit is not None), default=0.0)
-
-
-def _first_token(deployment: Deployment, prompt: float) -> Seconds:
-    """Return about the TTFT of an unloaded request.
-
-    Its pieces enter one after another, and the last one passes all stages.
-    """
-    piece = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = _step_times(deployment, 0, 0.0, piece, prompt)
-    return (math.ceil(prompt / piece) - 1) * time + unloaded
-
-
-def _step_times(
-    deployment: Deployment, decodes: int, context: float, piece: int, prompt: float
-) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and through all stages.
-
-    piece: prompt tokens of the step.
-    """
-    costs, window = deployment.costs, deployment.limits.window or math.inf
-    work = Work(
-        decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window)
-    )
-    if piece:
-        work.prompt_tokens, work.chunks, work.cached = (
-            piece,
-            max(1, round(piece / prompt)),
-            piece + prompt / 2,
-        )
-        work.attended, work.windowed_attended = piece * prompt / 2, piece * min(prompt / 2, window)
-        work.windowed_cached = min(work.cached, piece + window)
-    stages = costs.step(work).time
-    return float(stages.max()), float(stages.sum() + costs.hops(work.tokens).sum()) + costs.back

@@ -12,6 +12,7 @@ from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
+from sim.studies.bound import goodput_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import (
     SIMULATED,
@@ -19,7 +20,6 @@ from sim.studies.design import (
     _single_system,
     best_plans,
     candidate_plans,
-    goodput_bound,
     ranked_plans,
     search_plans,
 )
