@@ -41,9 +41,12 @@ SHORTER = {
             for name in ("one-of-lpus", "two-of-lpus", "four-of-h100x8")
         ),
     ],
+    "dead-link": ["workload.output=8 token"],
+    "jitter": ["workload.output=12 token"],
     "kimi-k2-on-lpus": ["workload.output=4 token"],
     "latency-vs-load": ["workload.requests=2000"],
     "link-errors": ["workload.requests=48"],
+    "straggler": ["workload.output=8 token"],
 }
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
 STATISTICS = [
@@ -209,7 +212,7 @@ def test_a_straggler_costs_a_pipeline_a_stage_and_a_group_everything():
     # Messages are as fast as before.
     computing = sum(
         op.seconds
-        for op in program(costs, Work(1, 20, logits=1)).stages[36]
+        for op in program(costs, Work(1, 12, logits=1)).stages[36]
         if isinstance(op, ComputeOp)
     )
     assert 1e-3 * (tpot(result, "lpu-straggler") - tpot(result, "lpu")) == pytest.approx(
