@@ -234,7 +234,7 @@ class RingReplica(Replica):
         config = replace(config, limits=limits)
         super().__init__(env, number, config, self.counter, rows, finished)
         self.ring = BeatRing(schedule.turn)
-        # By admitted request: the first beat of its prompt, and the beat of its last token.
+        # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}
 
     def on_submit(self) -> None:

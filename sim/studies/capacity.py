@@ -270,7 +270,8 @@ def _bracket(
     while (best is None or above is None) and least <= load <= most:
         trial = series.run_trial(load)
         if trial.met(series.share):
-            best, load = trial, max(load + 1, float(round(load * step))) if whole else load * step
+            higher = max(load + 1, float(round(load * step))) if whole else load * step
+            best, load = trial, min(higher, most) if load < most else higher
         else:
             lower = min(load - 1, float(round(load / step))) if whole else load / step
             above, load = trial, max(lower, least) if load > least else lower
