@@ -345,7 +345,7 @@ LONG = "sweep: {seed: [0, 1, 2, 3, 4, 5, 6, 7]}\n"
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(sent):
     """Its processes end with it; points that it finished are not touched again."""
-    write(LONG, BASE.replace("requests: 20,", "requests: 2000,"))
+    write(LONG, BASE.replace("requests: 20,", "requests: 900,"))
     words = [sys.executable, "-m", "sim", "sweep", "mine.yaml", "--jobs", "2", "--out", "out"]
     stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list(Path("out/points").glob("*.json")))
@@ -530,7 +530,7 @@ def test_without_dask_the_error_says_how_to_install_it(monkeypatch):
 def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed():
     """With two workers, one is killed while it computes; the other one takes over its points."""
     distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
-    write(LONG, BASE.replace("requests: 20,", "requests: 2000,"))
+    write(LONG, BASE.replace("requests: 20,", "requests: 900,"))
     sweep("mine.yaml", Path("here"), jobs=1)
     killed = []
     with distributed.LocalCluster(
