@@ -277,7 +277,7 @@ def test_the_flagship_takes_the_same_time(serve_on, system):
     scenario = sim.read("llama2-70b-lpu-vs-h100")
     deployment = scenario.deploy(system)
     chips = chip_machines(scenario.model_copy(update={"fidelity": "chip"}), system, deployment)
-    requests = [(0.0, 100, 6)]
+    requests = [(0.0, 40, 6)]
     same(serve_on(deployment, requests), serve_on(deployment, requests, machine=chips))
 
 

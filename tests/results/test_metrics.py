@@ -180,7 +180,7 @@ def covered(series, mean):
 
 
 def test_the_interval_of_independent_values_holds_the_mean_95_times_in_100():
-    stream, runs = np.random.default_rng(0), 20_000
+    stream, runs = np.random.default_rng(0), 6_000
     share = covered((stream.normal(1.0, 1.0, 200) for _ in range(runs)), 1.0) / runs
     assert abs(share - 0.95) < 3 * math.sqrt(0.95 * 0.05 / runs)
 

@@ -198,7 +198,7 @@ def tpot(result, name) -> float:
 
 @pytest.mark.parametrize("system", ["lpu", "h100x8"])
 def test_the_flagship_at_chip_fidelity_has_the_same_tpot(system):
-    short = ["workload.requests=1", "workload.output=12 token", "workload.prompt=64 token"]
+    short = ["workload.requests=1", "workload.output=6 token", "workload.prompt=16 token"]
     stage, chip = (
         run(read(FLAGSHIP, [*short, f"fidelity={fidelity}"])) for fidelity in ("stage", "chip")
     )

@@ -22,7 +22,7 @@ from sim.workload.lengths import Length
 from sim.workload.sessions import Sessions, Think, Turns
 from sim.workload.traces import Trace
 
-SEEDS = range(20)
+SEEDS = range(10)
 PROMPT, ANSWER = (
     Length(fixed=16),
     Length(fixed=1),
