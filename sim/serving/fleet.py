@@ -1,4 +1,4 @@
-"""The replicas of a run behind one router, their failures, and what they did."""
+"""The replicas of a run behind one router: their requests, failures and work."""
 
 import math
 from collections import deque
@@ -56,7 +56,7 @@ class Mark(NamedTuple):
 
 
 def between(start: Mark, end: Mark) -> Span:
-    """Return what was done from one mark to the other.
+    """Return the work from one mark to the other.
 
     A stage is busy for that time at most: only a part of the steps under way at a mark counts.
     """
@@ -64,7 +64,7 @@ def between(start: Mark, end: Mark) -> Span:
     for (before, was_busy), (after, is_busy) in zip(start.works, end.works, strict=True):
         busy = is_busy - was_busy
         part = min(1.0, length / most) if (most := float(busy.max())) > 0 else 1.0
-        tallies.append(after.since(before).times(part))
+        tallies.append(after.since(before).scaled(part))
         seconds.append(part * busy)
     return Span(start.at, end.at, tallies, seconds)
 
@@ -73,7 +73,7 @@ class RequestSource(Protocol):
     """The sender of requests, which also records their ends."""
 
     def request(self, number: int, arrival: Seconds) -> Request:
-        """Return a request as it was sent. One that a failure interrupted begins again with it."""
+        """Return a request as it was sent. After a failure it begins again."""
 
     def finished(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
@@ -83,7 +83,7 @@ class ServingFleet:
     """The replicas as they are now, and the records of those that failed.
 
     failed: by replica, a record for each failure. held: requests that wait while none is up.
-    overhead: the smallest of all replicas, which has passed when a request is routed [s].
+    overhead: the smallest of all replicas [s]; it has passed when a request is routed.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class ServingFleet:
     # The work that was done.
 
     def mark(self) -> Mark:
-        """Return what each replica did up to now, before and after its failures."""
+        """Return the work of each replica up to now, before and after its failures."""
         works = []
         for before, replica in zip(self.failed, self.replicas, strict=True):
             lives = [(record.tally, record.busy) for record in before]
@@ -208,7 +208,7 @@ class ServingFleet:
         return Mark(self.env.now, works)
 
     def book(self) -> None:
-        """Write what each replica did, before and after its failures, to the rows."""
+        """Write the work of each replica, before and after its failures, to the rows."""
         rows, replicas = self.rows, self.replicas
         for replica in replicas:
             replica.executor.flush()

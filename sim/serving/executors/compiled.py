@@ -73,8 +73,8 @@ class CompiledPipelineExecutor(Executor):
         else:
             row = self.state.row(work.tokens)
         if work.prompt_tokens:
-            self.tally.pieces(work)
-        self.state.add_piece(self.budget - work.decodes)
+            self.tally.add_chunks(work)
+        self.state.add_chunk(self.budget - work.decodes)
         self.batch_steps[slot] = batch_step
         steps, counted = min(batch_step.steps, parts.holds), work.decodes * batch_step.counted
         numbers = steps, counted, int(batch_step.no_output), row
@@ -94,7 +94,7 @@ class CompiledPipelineExecutor(Executor):
             self.batch_steps[slot] = None
         decides = self.left < 0
         self.prepare_chunks(request)
-        self.state.add_piece(self.budget)
+        self.state.add_chunk(self.budget)
         self.state.assign_chunks(self.env.now, slots)
         request.prefilled += chunks * self.budget
         self.set_prompt(None)
@@ -238,7 +238,7 @@ class CompiledPipelineExecutor(Executor):
         state, stages = self.state, self.costs.stages
         for slot in state.slots_under_way():
             track, batch_step = state.tracks[slot], self.batch_steps[slot]
-            leave, times = track[kernel.PLACE + 1 :].reshape(2, stages)
+            leave, times = track[kernel.STAGE_TIMES :].reshape(2, stages)
             unmade = unworked_seconds(leave, times, self.env.now)
             state.stages[kernel.BUSY] -= unmade
             part = float(unmade.sum() / times.sum())
