@@ -16,7 +16,7 @@ from sim.units import Seconds
 
 
 class Admission:
-    """A queue of requests, and the KV cache that admits them. It knows no micro-batches.
+    """A queue of requests, and the KV cache that admits them, without micro-batches.
 
     waiting: a heap of (key of the order, arrival, id, request). In a closed loop and in sessions
         a request may come after one with a larger id. Cancelled requests stay until they are first.
@@ -56,7 +56,7 @@ class Admission:
         self.finished(request, self.env.now)
 
     def never_fits(self, request: Request) -> str:
-        """Return why a request can never be served; "" if it can. Set the KV that it needs."""
+        """Set the KV that a request needs. Return why it can never be served; "" if it can."""
         tokens, limits = request.tokens, self.limits
         request.kv = limits.kv_tokens_needed(tokens)
         if tokens > limits.context:
@@ -68,14 +68,14 @@ class Admission:
         return ""
 
     def is_full(self, request: Request) -> bool:
-        """Return whether the queue has no place. A request that is admitted now needs none."""
+        """Return whether the queue has no place. A request that fits now needs none."""
         most = self.policies.max_waiting
         if most is None or self.queued < most:
             return False
         return bool(self.queued) or not self.kv_cache.fits(request, request.kv)
 
     def refuse(self, request: Request, reason: str) -> None:
-        """End a request that is not accepted. It may come later than sent if a replica failed."""
+        """End a request that is not accepted. After a failure it may come later than sent."""
         self.rows.reason[request.id] = reason
         self.finished(request, max(request.arrival, self.env.now - self.overhead))
 
@@ -136,7 +136,7 @@ class Admission:
             self.end(ended, self.env.now)
 
     def requeue(self, request: Request, generated: int) -> None:
-        """Put a preempted request first in the queue. Its generated tokens join its prompt."""
+        """Put a preempted request first in the queue. Its generated tokens become prompt."""
         self.kv_cache.give_back(request)
         self.rows.preemptions[request.id] += 1
         request.prompt, request.output = request.prompt + generated, request.output - generated
@@ -171,6 +171,6 @@ class Admission:
         return lost
 
     def arrivals(self) -> list[Seconds]:
-        """Return when the requests arrived that wait or prefill [s]."""
+        """Return the arrivals of the requests that wait or prefill [s]."""
         requests = [*self.prefilling, *(request for *_, request in self.waiting)]
         return [request.arrival for request in requests if not request.cancelled]
