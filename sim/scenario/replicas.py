@@ -83,7 +83,7 @@ def serve_requests(
 ) -> Rows:
     """Serve requests on one system.
 
-    progress: called with the number of finished requests and of all.
+    progress: called with the number of ended requests and of all.
     """
     configs: list[ReplicaConfig] = []
     for system, member in members.items():

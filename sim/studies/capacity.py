@@ -27,12 +27,11 @@ from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 
-# The bisection ends when the lowest load that is not met is at most this many times the highest
-# load that is met.
+# The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
-# First step from a guess, up or down. The next steps are its square, then 2, because a guess is
-# seldom farther off.
+# First step from a guess, up or down. The next steps are its square, then 2. It is small, because a
+# guess is rarely farther off.
 GUESS_STEP = 1.15
 SEARCH_FROM = 0.9  # of a bound: the first load that is tried
 MOST_FILLS = 4  # users beyond this many times what the system can hold only wait
