@@ -31,9 +31,9 @@ class Admission:
         number: int,
         config: ReplicaConfig,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
-        self.env, self.number, self.rows, self.finished = env, number, rows, finished
+        self.env, self.number, self.rows, self.on_end = env, number, rows, on_end
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order = checked_order(config.policies.order)
@@ -53,7 +53,7 @@ class Admission:
         """End a request that comes after its deadline."""
         assert self.policies.deadline is not None
         self.rows.expire(request.id, self.policies.deadline)
-        self.finished(request, self.env.now)
+        self.on_end(request, self.env.now)
 
     def never_fits(self, request: Request) -> str:
         """Set the KV that a request needs. Return why it can never be served; "" if it can."""
@@ -77,7 +77,7 @@ class Admission:
     def refuse(self, request: Request, reason: str) -> None:
         """End a request that is not accepted. After a failure it may come later than sent."""
         self.rows.reason[request.id] = reason
-        self.finished(request, max(request.arrival, self.env.now - self.overhead))
+        self.on_end(request, max(request.arrival, self.env.now - self.overhead))
 
     def accept(self, request: Request) -> None:
         """Add a request to the queue, and to the unfinished requests."""
@@ -158,7 +158,7 @@ class Admission:
             assert self.policies.deadline is not None
             self.rows.expire(request.id, self.policies.deadline)
         del self.requests[request.id]
-        self.finished(request, at)
+        self.on_end(request, at)
 
     def lose_all(self) -> list[Request]:
         """Return all unfinished requests, and forget them, because the replica fails."""

@@ -75,7 +75,7 @@ class RequestSource(Protocol):
     def request(self, number: int, arrival: Seconds) -> Request:
         """Return a request as it was sent. After a failure it begins again."""
 
-    def finished(self, request: Request, at: Seconds) -> None:
+    def on_end(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
 
 
@@ -111,9 +111,9 @@ class ServingFleet:
         """Return an empty replica with its executor."""
         config = self.configs[number]
         if config.policies.batching is ring:
-            return RingReplica(self.env, number, config, self.rows, self.source.finished)
+            return RingReplica(self.env, number, config, self.rows, self.source.on_end)
         executor = executor_for(self.env, config, self.rows.gaps, self.leap)
-        return Replica(self.env, number, config, executor, self.rows, self.source.finished)
+        return Replica(self.env, number, config, executor, self.rows, self.source.on_end)
 
     # Requests are routed.
 
@@ -152,7 +152,7 @@ class ServingFleet:
         if request in self.held:
             self.held.remove(request)
             self.rows.expire(request.id, deadline)
-            self.source.finished(request, self.env.now)
+            self.source.on_end(request, self.env.now)
 
     # Replicas fail.
 
@@ -176,7 +176,7 @@ class ServingFleet:
             rows.admitted[request.id] = rows.first_token[request.id] = math.nan
             if outage.requests == "fail":
                 rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
-                self.source.finished(request, self.env.now)
+                self.source.on_end(request, self.env.now)
             else:
                 rows.retries[request.id] += 1
                 self.send_again(self.source.request(request.id, request.arrival))

@@ -39,12 +39,12 @@ class Replica:
         config: ReplicaConfig,
         executor: Executor,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
         self.env, self.executor, self.rows = env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
-        self.admission = Admission(env, number, config, rows, finished)
+        self.admission = Admission(env, number, config, rows, on_end)
         self.prefilling = self.admission.prefilling
         batches = [
             MicroBatch(self.back, window=self.limits.window)

@@ -232,13 +232,13 @@ class RingReplica(Replica):
         number: int,
         config: ReplicaConfig,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
         self.schedule = schedule = beat_schedule(config.costs, config.request_tokens)
         limits = replace(config.limits, sequences=min(config.limits.sequences, schedule.turn))
         self.counter = BeatCounter(config.costs, rows.gaps, schedule)
         config = replace(config, limits=limits)
-        super().__init__(env, number, config, self.counter, rows, finished)
+        super().__init__(env, number, config, self.counter, rows, on_end)
         self.ring = BeatRing(schedule.turn)
         # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}

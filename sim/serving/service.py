@@ -29,7 +29,7 @@ class ServiceOptions(TypedDict, total=False):
 
     think: a user's pause between an answer and the next request, in a closed loop; 0 [s].
     leap: whether to make the steps in which nothing changes in one event; True. Results are equal.
-    progress: called with the number of finished requests and of all.
+    progress: called with the number of ended requests and of all.
     counted: start and end of the part of the run whose work is kept in `Rows.span` [s]. Without
         an end it is over when the last request is sent. None keeps nothing.
     """
@@ -211,7 +211,7 @@ class Service:
             request.priority = int(priority[number])
         return request
 
-    def finished(self, request: Request, at: Seconds) -> None:
+    def on_end(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended, and send the requests that wait for its answer."""
         rows, requests = self.rows, self.requests
         self.ended += 1
@@ -232,4 +232,4 @@ class Service:
         self.rows.arrival[number] = at
         self.rows.reason[number] = "the turn before it was not answered"
         self.count_arrival()
-        self.finished(Request(number, at, 0, 0, 0), at)
+        self.on_end(Request(number, at, 0, 0, 0), at)

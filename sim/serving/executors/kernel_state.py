@@ -38,7 +38,7 @@ class KernelState:
     """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
     A slot is the place of one micro-batch in the arrays. A row of `rows` holds the body and the
-    hops of a number of tokens, and is added when that number first comes up. Where tokens are
+    hops of a number of tokens. It is added when that number first comes up. Where tokens are
     routed to experts step by step, each slot has its own row.
 
     made: steps of each row. row_of: rows by number of tokens.
