@@ -12,36 +12,37 @@ from sim.model.blocks import Attention
 from sim.units import Bytes, Flop, Seconds
 
 FOREVER = 1 << 62
-POSITIONS = 2.0**20  # at which the linear times of a chip are probed
+POSITIONS = 2.0**20  # of a probe of the chip's times, which are linear in positions
 
-# Fixed seconds, seconds for each position attended, seconds for each position read.
-Plane = tuple[float, float, float]
+# A time: fixed seconds, seconds for each position attended, seconds for each position read.
+LinearTime = tuple[float, float, float]
 
 
 class AttentionCore(NamedTuple):
-    """Both sides of the roofline of one layer's attention for some new tokens, as planes.
+    """The time of one layer's attention for a number of new tokens: both sides of the roofline.
 
     windowed: whether the layer sees positions through a window.
-    The positions are those of all ranks; the planes have the share of the fullest rank.
+    ideal_*: without the engine's losses.
+    Positions are counted over all ranks. Slopes contain the share of the fullest rank.
     """
 
     windowed: bool
-    compute: Plane
-    memory: Plane
-    ideal_compute: Plane
-    ideal_memory: Plane
+    compute: LinearTime
+    memory: LinearTime
+    ideal_compute: LinearTime
+    ideal_memory: LinearTime
 
     def decode_sides(self, work: Work) -> Sides:
         """Return both sides of the decodes of a step, each of which reads what it attends to."""
         context = work.windowed_context if self.windowed else work.context
-        return Sides(*(_at(plane, context, context) for plane in self[1:]))
+        return Sides(*(_seconds_at(time, context, context) for time in self[1:]))
 
     def prompt_sides(self, work: Work) -> Sides:
         """Return both sides of the prompt chunks of a step."""
-        return Sides(*(_at(plane, *self._prompt_positions(work)) for plane in self[1:]))
+        return Sides(*(_seconds_at(time, *self._prompt_positions(work)) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
-        """Return the longer of these sides, without the sides that lose nothing."""
+        """Return the longer of these sides; the ideal ones are not computed, for speed."""
         attended, cached = self._prompt_positions(work)
         (c, c_attended, c_read), (m, m_attended, m_read) = self.compute, self.memory
         compute = c + c_attended * attended + c_read * cached
@@ -56,9 +57,9 @@ class AttentionCore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLine:
-    """The core of decodes along their growing context: both sides of the roofline as lines.
+    """The attention of decodes, linear in their context: both sides of the roofline.
 
-    These are the sides of `AttentionCore.decode_sides` with both slopes added.
+    A decode reads what it attends to, so both slopes of `AttentionCore` are added.
     """
 
     windowed: bool
@@ -83,37 +84,37 @@ class DecodeLine:
         return compute, more * compute_slope, holds
 
 
-def _at(plane: Plane, attended: float, cached: float) -> Seconds:
-    return plane[0] + plane[1] * attended + plane[2] * cached
+def _seconds_at(time: LinearTime, attended: float, cached: float) -> Seconds:
+    return time[0] + time[1] * attended + time[2] * cached
 
 
 def attention_core(layout: Layout, shape: Attention, tokens: int, decode: bool) -> AttentionCore:
-    """Return the core for `tokens` new tokens, of which the fullest rank has its share.
+    """Return the attention of a layer for `tokens` new tokens, of which each rank has its share.
 
     It computes at 16 bits, whatever the precision of K and V.
     Left out: FP8 attention.
     """
     engine, ranked = layout.engine, layout.plan.ranked(tokens)
-    compute, memory = _planes(layout, shape, ranked, decode, 1.0)
-    times = cache_reads(layout, shape, decode)
-    slow = _planes(layout, shape, ranked, decode, times) if times > 1 else (compute, memory)
+    compute, memory = _linear_times(layout, shape, ranked, decode, 1.0)
+    reads = cache_reads(layout, shape, decode)
+    real = _linear_times(layout, shape, ranked, decode, reads) if reads > 1 else (compute, memory)
     share = ranked / tokens
 
-    def slowed(plane: Plane, efficiency: float) -> Plane:
-        fixed, attended, read = (seconds / efficiency for seconds in plane)
+    def slowed(time: LinearTime, efficiency: float) -> LinearTime:
+        fixed, attended, read = (seconds / efficiency for seconds in time)
         return fixed, share * attended, share * read
 
     return AttentionCore(
         shape.window is not None,
-        slowed(slow[0], engine.attention_compute_efficiency),
-        slowed(slow[1], engine.attention_memory_efficiency),
+        slowed(real[0], engine.attention_compute_efficiency),
+        slowed(real[1], engine.attention_memory_efficiency),
         slowed(compute, 1.0),
         slowed(memory, 1.0),
     )
 
 
 def decode_line(core: AttentionCore) -> DecodeLine:
-    """Return the core of decodes as lines over their context."""
+    """Return the attention of decodes as a line for each side, over their context."""
     (c, c_attended, c_read), (m, m_attended, m_read) = core.compute, core.memory
     return DecodeLine(core.windowed, c, c_attended + c_read, m, m_attended + m_read)
 
@@ -121,7 +122,7 @@ def decode_line(core: AttentionCore) -> DecodeLine:
 def cache_reads(layout: Layout, shape: Attention, decode: bool) -> float:
     """Return how often the engine reads what is cached.
 
-    With `kv_reads: query-heads` each query head reads its KV head, or the latent, anew.
+    With `kv_reads: query-heads` each query head reads its KV head, or the latent, again.
     """
     if not decode or layout.engine.kv_reads == "kv-heads":
         return 1.0
@@ -139,10 +140,13 @@ def position_bytes(layout: Layout, shape: Attention) -> Bytes:
     return layout.kv_width(shape) * layout.plan.kv.bytes
 
 
-def _planes(
+def _linear_times(
     layout: Layout, shape: Attention, tokens: int, decode: bool, reads: float
-) -> tuple[Plane, Plane]:
-    """Return computing, and reading what is cached `reads` times, from three probes of the chip."""
+) -> tuple[LinearTime, LinearTime]:
+    """Return the time to compute, and the time to read the cache `reads` times.
+
+    Three probes of the chip give them, because its times are linear in FLOPs and bytes.
+    """
     flops, nbytes = position_flops(layout, shape, decode), position_bytes(layout, shape)
 
     def times(attended: float, cached: float) -> tuple[Seconds, Seconds]:

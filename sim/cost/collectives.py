@@ -38,14 +38,14 @@ class Exchange(NamedTuple):
 class Collectives:
     """The communication of one layout: exchanges, their times, and the bytes on links.
 
-    Results that depend only on bytes or tokens are kept.
+    Results are kept, because they depend on few numbers: tokens, bytes and the stage.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.stages = layout, len(layout.stages)
-        # For each stage, the first stage whose collectives take equal times.
+        # For each stage, the first stage whose collectives take equal times. It stands for all.
         first: dict[object, int] = {}
-        self.like = [
+        self.representatives = [
             first.setdefault(self._equivalence(stage), stage) for stage in range(self.stages)
         ]
         self.last = (self.stages - 1) * layout.plan.stage_size  # the chip that samples
@@ -74,16 +74,17 @@ class Collectives:
         if block.kind == "head":
             return ()
         hidden = self._hidden_bytes(tokens)
-        joined = self._exchange("all_reduce", stage, hidden)
+        exchanges = self._exchange("all_reduce", stage, hidden)
         if block.attention and self.layout.kv_parts(block.attention) > 1:
-            joined *= 2  # the parts' results are summed before the output projection
+            exchanges *= 2  # the parts' results are summed before the output projection
         if block.experts and plan.attention_data > 1:
             chips, copies = self._expert_copies(block.experts, stage)
-            back = hidden * chips / plan.tensor  # each chip of a rank sends its share
-            out = back * plan.dispatch.bytes / plan.hidden.bytes
-            dispatch = self._exchange("all_to_all", stage, out, copies)
-            joined = (*dispatch, *self._exchange("all_to_all", stage, back, copies), *joined)
-        return joined
+            combined = hidden * chips / plan.tensor  # each chip of a rank sends its share
+            dispatched = combined * plan.dispatch.bytes / plan.hidden.bytes
+            dispatch = self._exchange("all_to_all", stage, dispatched, copies)
+            combine = self._exchange("all_to_all", stage, combined, copies)
+            exchanges = (*dispatch, *combine, *exchanges)
+        return exchanges
 
     def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         """Return the all-gather with which every stage but the first begins.
@@ -103,9 +104,9 @@ class Collectives:
     def exposed(
         self, exchanges: tuple[Exchange, ...], tokens: int, computing: Seconds, ideal: Seconds
     ) -> tuple[Seconds, Seconds]:
-        """Return the seconds of exchanges that are not hidden, and the same without losses.
+        """Return the seconds of exchanges that are not hidden, and those without losses.
 
-        Slower computing hides more, so that the second may be the longer one.
+        Slower computing hides more, so the time without losses may be the longer one.
         """
         time, lossless, routed = 0.0, 0.0, 0.0
         for exchange in exchanges:
@@ -118,7 +119,10 @@ class Collectives:
         return time, lossless
 
     def _overlapped(self, routed: Seconds, tokens: int, computing: Seconds) -> Seconds:
-        """Return what computing hides; a single token for each rank makes no second micro-batch."""
+        """Return the seconds that computing hides.
+
+        A single token for each rank cannot be split into two micro-batches, so nothing hides it.
+        """
         return min(routed, computing) if self.layout.plan.ranked(tokens) > 1 else 0.0
 
     def hops(self, tokens: int) -> Array:
@@ -139,7 +143,8 @@ class Collectives:
     def link_bytes(self, tokens: int) -> Bytes:
         """Return the bytes of a step, each counted on every cable that it crosses.
 
-        They are those of the collectives, from stage to stage, and of the sampled token's way back.
+        These are the collectives, the messages from stage to stage, and the sampled token's way
+        back.
         """
         if tokens not in self._link_bytes:
             blocks = self.layout.model.blocks
@@ -147,13 +152,13 @@ class Collectives:
             if self.last:
                 total += TOKEN_BYTES * self.layout.topology.hops(self.last, 0)
             of_block: dict[tuple[Block, int], Bytes] = {}
-            for stage, like in zip(self.layout.stages, self.like, strict=True):
-                total += self._carried(self.gather(tokens, like))
+            for stage, number in zip(self.layout.stages, self.representatives, strict=True):
+                total += self._cable_bytes(self.gather(tokens, number))
                 for block in blocks[stage.first : stage.last + 1]:
-                    if (block, like) not in of_block:
-                        exchanges = self.of_block(block, tokens, like)
-                        of_block[block, like] = self._carried(exchanges)
-                    total += of_block[block, like]
+                    if (block, number) not in of_block:
+                        exchanges = self.of_block(block, tokens, number)
+                        of_block[block, number] = self._cable_bytes(exchanges)
+                    total += of_block[block, number]
             self._link_bytes[tokens] = total
         return self._link_bytes[tokens]
 
@@ -199,7 +204,10 @@ class Collectives:
         software: tuple[Seconds, float],
         copies: Copies,
     ) -> tuple[Seconds, Algorithm | Copies]:
-        """Return the time of a collective with the software's latency and efficiency, and how."""
+        """Return the time of a collective, and the algorithm or the copies that it is for.
+
+        software: latency before each phase [s], and efficiency.
+        """
         topology = self.layout.topology
         match operation:
             case "all_reduce":
@@ -229,14 +237,17 @@ class Collectives:
         n, hops = self.layout.plan.stage_size, self.layout.topology.hops
         return sum(hops(chip, chip + n) for chip in range(self.last))
 
-    def _carried(self, exchanges: Iterable[Exchange]) -> Bytes:
+    def _cable_bytes(self, exchanges: Iterable[Exchange]) -> Bytes:
+        """Return the bytes of exchanges, each counted on every cable that it crosses."""
         return sum(
-            exchange.nbytes * self._crossed(exchange.operation, group, algorithm)
+            exchange.nbytes * self._cables_crossed(exchange.operation, group, algorithm)
             for exchange in exchanges
             for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True)
         )
 
-    def _crossed(self, operation: Operation, group: range, algorithm: Algorithm | Copies) -> float:
+    def _cables_crossed(
+        self, operation: Operation, group: range, algorithm: Algorithm | Copies
+    ) -> float:
         """Return the cables that a byte of a collective crosses, over all of its messages."""
         key = operation, group, algorithm
         if key not in self._cables:

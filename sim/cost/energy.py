@@ -1,7 +1,7 @@
 """FLOPs and bytes of a run, and the joules that they and idle chips take.
 
-A replica tallies steps, prompt chunks and ends of requests, not tokens. All else is linear in
-these sums, or follows from how many steps had how many tokens.
+A replica tallies steps, prompt chunks and ended requests, because a tally of each token would be
+slow. FLOPs and bytes are linear in these sums, or follow from the number of steps of each size.
 """
 
 from collections import defaultdict
@@ -45,20 +45,20 @@ class Tally:
         """Count equal steps; their decoded tokens are counted when a request ends."""
         self.batch_steps[work.tokens] += steps
         if work.prompt_tokens:
-            self.pieces(work)
+            self.add_chunks(work)
 
-    def times(self, share: float) -> "Tally":
-        """Return the tally multiplied by `share`; its steps need not be whole."""
+    def scaled(self, share: float) -> "Tally":
+        """Return the tally multiplied by `share`; its steps may become fractions."""
         batch_steps = defaultdict[int, float](
             float, {tokens: steps * share for tokens, steps in self.batch_steps.items()}
         )
         return Tally(batch_steps, *(getattr(self, name) * share for name in _SUMS))
 
     def since(self, before: "Tally") -> "Tally":
-        """Return what was added after `before`, an earlier state of the tally."""
-        return summed([self, before.times(-1)])
+        """Return the difference from `before`, an earlier state of the tally."""
+        return summed([self, before.scaled(-1)])
 
-    def pieces(self, work: Work, times: float = 1) -> None:
+    def add_chunks(self, work: Work, times: float = 1) -> None:
         """Count the prompt chunks of a step."""
         self.attended += times * work.attended
         self.cached += times * work.cached
@@ -72,7 +72,7 @@ class Tally:
         """Subtract the part of a step that an outage kept from being made."""
         self.batch_steps[work.tokens] -= part
         if work.prompt_tokens:
-            self.pieces(work, -part)
+            self.add_chunks(work, -part)
 
 
 _SUMS = tuple(name for name in Tally.__slots__ if name != "batch_steps")
@@ -92,8 +92,8 @@ def summed(tallies: Iterable[Tally]) -> Tally:
 class Usage(NamedTuple):
     """FLOPs and bytes over all chips of a replica.
 
-    flops: by the precisions of their operands.
-    nbytes: by the memory that they are read from.
+    flops: by the precisions of the operands.
+    nbytes: bytes read, by memory.
     link_bytes: each byte counted on every cable that it crosses.
     """
 
@@ -114,8 +114,8 @@ class _Part(NamedTuple):
 def usage(costs: Costs, tally: Tally) -> Usage:
     """Return the FLOPs and bytes of a tally.
 
-    Weights are read once a step, by each chip of a stage as by the fullest one.
-    Experts are read as many as are reached in expectation.
+    Each chip reads its weights once a step. All chips of a stage count as the fullest one.
+    Experts are read as far as the step's tokens reach them, in expectation.
 
     Left out: padding to tiles; writing K and V; norms and biases; additions of a collective.
     """
@@ -191,10 +191,10 @@ def _attention_part(costs: Costs, shape: Attention, tally: Tally, decode: bool) 
 def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
     """Return the joules of computing, reading and sending, without the idle power.
 
-    flop: power.flop at the fastest precision. Others take more in proportion, because a chip at
-    full rate draws the same power in each.
-    read: the memory's energy for each byte.
-    sent: power.link for each byte and cable.
+    Computing: `power.flop` at the fastest precision. At others a FLOP takes more, in proportion,
+    because a chip at full rate draws the same power in each.
+    Reading: the memory's `energy` for each byte.
+    Sending: `power.link` for each byte and cable.
     None: the chip's file lacks one of these numbers.
     """
     power = chip.power
@@ -214,7 +214,7 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 
 
 class EnergyPart(NamedTuple):
-    """Equal chips of a system, the tally of all their replicas, and the power around each chip."""
+    """Equal chips of a system, the tally of all their replicas, and the server's power per chip."""
 
     costs: Costs
     chips: float
@@ -245,6 +245,6 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
     return total
 
 
-def around(chip: Chip) -> Watts:
+def server_watts(chip: Chip) -> Watts:
     """Return the power of a chip's share of its server [W]."""
     return chip.server.power / chip.server.chips if chip.server else 0.0

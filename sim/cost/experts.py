@@ -15,7 +15,7 @@ def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> t
 
     One shard: E - sum of (1 - q_i)^T, where q_i is the chance that a token takes expert i.
     Several shards: the mean over 64 draws of the shard that reaches most.
-    The result is kept beyond one deployment, because other engines and chips need the same.
+    Results are kept for the whole process, because other engines and chips need the same ones.
     """
     if shards == 1:
         reached = float(np.sum(1 - (1 - experts.chances(skew)) ** tokens))
@@ -26,7 +26,7 @@ def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> t
 def slowest_shard(
     experts: Experts, skew: float, tokens: int, shards: int, stream: np.random.Generator, draws: int
 ) -> tuple[float, float]:
-    """Return the same as the mean of `draws` draws from `stream`.
+    """Return both numbers of `expected_shard` as means of `draws` draws from `stream`.
 
     Expert i lies on shard i modulo shards, so that popular experts are spread.
     """

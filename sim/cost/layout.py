@@ -88,13 +88,13 @@ class Layout:
 
     @property
     def weights_memory(self) -> Memory:
-        """The memory of the weights; the plan must name it."""
+        """The memory of the weights. Memories must have been chosen: `plan.weights_in`."""
         assert self.plan.weights_in
         return self.chip.memory[self.plan.weights_in]
 
     @property
     def kv_memory(self) -> Memory:
-        """The memory of the KV cache and the activations; the plan must name it."""
+        """The memory of the KV cache and the activations, once `plan.kv_in` is chosen."""
         assert self.plan.kv_in
         return self.chip.memory[self.plan.kv_in]
 
@@ -143,7 +143,7 @@ class MemoryFit:
 
     kv_tokens: tokens of KV cache, over all sequences, for which the fullest stage has room
     before any window is full.
-    apart: weights have a memory of their own, and the capacity is that of the other one.
+    apart: whether weights have a memory of their own. The capacity is then that of the other one.
     """
 
     fits: bool
@@ -162,7 +162,7 @@ class MemoryFit:
 
 
 def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
-    """Return the sequences of `tokens` that fit, by the fullest stage and if memory were one."""
+    """Return the sequences of `tokens` that fit: in the fullest stage, and in shared memory."""
     plan, window = layout.plan, layout.model.window
     rooms = [(layout.room(stage), stage.kv(tokens, window)) for stage in layout.stages]
     fullest = min((max(0, math.floor(room / kv)) for room, kv in rooms if kv), default=0)
@@ -180,12 +180,12 @@ def weights_only_chips(layout: Layout) -> int:
 def most_kv_tokens(layout: Layout) -> int:
     """Return the tokens of KV cache that fill the fullest chip without what the engine keeps.
 
-    More is impossible. A server may have more than `fit` has, because `memory_fraction` and
-    `reserve` are estimates.
+    No server holds more. It may hold more than `MemoryFit.kv_tokens`, because `memory_fraction`
+    and `reserve` are estimates.
     """
-    full = layout.kv_memory.capacity
+    capacity = layout.kv_memory.capacity
     rooms = [
-        (full - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
+        (capacity - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
         for stage in layout.stages
     ]
     return layout.plan.attention_data * max(
@@ -196,13 +196,13 @@ def most_kv_tokens(layout: Layout) -> int:
 def fit(layout: Layout, request_tokens: float) -> MemoryFit:
     """Return whether every chip holds its weights, activations, reserve and one request's cache."""
     stages, window = layout.stages, layout.model.window
-    full = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
+    fullest = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
     rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
     tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
     return MemoryFit(
         fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
-        weights=full.weights,
-        kv=full.kv(request_tokens, window),
+        weights=fullest.weights,
+        kv=fullest.kv(request_tokens, window),
         activations=layout.activations,
         reserve=layout.engine.reserve,
         capacity=layout.usable,

@@ -56,7 +56,7 @@ def _multiply(
 
 
 def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
-    """Return the time to compute and the time to read one multiply of `tokens` tokens.
+    """Return the time to compute, and the time to read, for one multiply of `tokens` tokens.
 
     Weights that stream from a memory of their own hide the reading of activations.
     """

@@ -32,7 +32,7 @@ class Plan(Value):
     """Degrees of parallelism and precisions.
 
     `tensor` x `attention_data` chips make a stage. Routed experts are dealt to `expert` shards of
-    it. The chips of a shard split what the shard holds of each expert.
+    the stage. The chips of a shard split each of its experts.
     Hidden states have 16 bits also if `activations` are narrower: INT8, FP8 and FP4 are formats of
     a multiply's operands, and sums need more. Results of experts come back as `hidden`.
     Latent attention counts as one KV head. With `kv_split: sequence` attention's results need one
@@ -124,7 +124,7 @@ class Plan(Value):
     @field_validator("kv", mode="before")
     @classmethod
     def _known_precisions(cls, kv: object) -> object:
-        """A list is read here, since an error of the union would speak of a single precision."""
+        """Check a list here, because an error of the union would name only single precisions."""
         if isinstance(kv, tuple) and not (kv and all(name in tuple(Precision) for name in kv)):
             raise ValueError(
                 f"got {_listed(kv)}; expected precisions of {', '.join(Precision)}; try [fp16, fp8]"
@@ -275,13 +275,13 @@ class ResolvedPlan:
 class PlanSearch:
     """How `search: capacity` found a plan.
 
-    considered, simulated: numbers of plans that fit, and that were simulated.
+    considered, simulated: the number of plans that fit, and of those that were simulated.
     load: the highest load [request/s], or users of a closed loop.
     """
 
     considered: int
     simulated: int
-    load: float  # request/s, or users of a closed loop
+    load: float
 
 
 def _listed(values: tuple[object, ...]) -> str:

@@ -1,6 +1,6 @@
 """The program of each chip in one step: computing, collectives, and messages to the next stage.
 
-A program has the rows of `Costs.rows` one after the other, with collectives as messages. Chip
+A program has the times of `Costs.rows` block by block, and its collectives are messages. Chip
 fidelity executes it, and `sramsim trace --program` prints it.
 """
 

@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
     time: float[stage] [s].
     growth: float[stage], what each further identical step adds as the KV cache grows [s].
-    holds: identical steps for which the growth stays so.
+    holds: identical steps for which this growth holds.
     """
 
     time: Array
@@ -64,7 +64,7 @@ class Step(NamedTuple):
 class Parts(NamedTuple):
     """A step as the compiled pipeline adds it up.
 
-    body: float[stage], what depends on the number of tokens alone [s].
+    body: float[stage], the part that depends on the number of tokens alone [s].
     sampling: what the last stage adds for the head and the sequences [s].
     attention, growth: by kind of attention, one layer's time, and what each further step adds [s].
     """
@@ -78,19 +78,19 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """How often stages have a block, and its matrices; these are the same in all steps.
+    """How often stages have a block, and its matrices. No step changes these.
 
-    alike: the same as `repeats`, by the first of the stages with equal collectives.
+    by_group: `repeats` in each group of stages with equal collectives, by its first stage.
     """
 
     repeats: Array
-    alike: dict[int, Array]
+    by_group: dict[int, Array]
     dense: tuple[Multiply, ...]
     routed: tuple[Multiply, ...]
 
 
 class Costs:
-    """The cost of steps on one layout; what depends on token counts alone is kept.
+    """The cost of steps on one layout. Times that depend on token counts alone are kept.
 
     sampled: a random stream that routes the tokens of each step to experts; None: expectations.
     """
@@ -100,12 +100,12 @@ class Costs:
         self.stages = len(layout.stages)
         self.collectives = Collectives(layout)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
-        like = np.array(self.collectives.like)
-        # For each stage with collectives of its own, the stages with equal ones.
-        self._alike = {s: (like == s).astype(float) for s in dict.fromkeys(like.tolist())}
+        # Groups of stages with equal collectives: 1 for each member, by the group's first stage.
+        first = np.array(self.collectives.representatives)
+        self.stage_groups = {s: (first == s).astype(float) for s in dict.fromkeys(first.tolist())}
         self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self._head = layout.model.blocks[-1]
-        self.blocks = {b: _block_cost(layout, b, self._alike) for b in layout.model.distinct}
+        self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
         self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
         self.layers: list[Array] = [
             np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)
@@ -123,7 +123,7 @@ class Costs:
     # The contributions to a step.
 
     def rows(self, work: Work) -> Iterator[Row]:
-        """Yield all contributions to a step but its way from stage to stage."""
+        """Yield all contributions to a step except the hops from stage to stage."""
         yield from self._body_rows(work.tokens)
         yield from self._sampling_rows(work.logits, work.decodes + work.chunks)
         for shape, layers in zip(self.shapes, self.layers, strict=True):
@@ -135,20 +135,23 @@ class Costs:
                 yield _attention_row(shape, layers, sides)
 
     def _body_rows(self, tokens: int) -> Iterator[Row]:
-        """Yield what depends on tokens alone: blocks but the head, collectives, the step itself."""
+        """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
+
+        Left out: the head, and attention.
+        """
         for block, cost in self.blocks.items():
             if block.kind != "head":
                 rows = [*self._block_rows(block, cost, tokens)]
                 yield from rows
                 alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
-                for stage, repeats in cost.alike.items():
+                for stage, repeats in cost.by_group.items():
                     exchanges = self.collectives.of_block(block, tokens, stage)
                     time = self.collectives.exposed(exchanges, tokens, *alone)
                     yield Row(block, repeats, *time, _IS_COLLECTIVE)
-        for stage, once in self._alike.items():
+        for stage, members in self.stage_groups.items():
             if gather := self.collectives.gather(tokens, stage):
                 time = self.collectives.exposed(gather, tokens, 0.0, 0.0)
-                yield Row(None, once, *time, _IS_COLLECTIVE)
+                yield Row(None, members, *time, _IS_COLLECTIVE)
         overhead = self.layout.engine.step_overhead
         yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
 
@@ -205,13 +208,13 @@ class Costs:
             self._cores[key] = attention_core(self.layout, shape, tokens, decode)
         return self._cores[key]
 
-    # Their sums.
+    # Sums of the contributions.
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
 
-        A step with decodes alone grows linearly until the other side of an attention's roofline
-        binds, or until a window fills, which the caller knows.
+        A step with decodes alone grows linearly until the other side of attention's roofline binds
+        (`holds`), or until a window fills. The caller watches the windows.
         """
         parts = self.parts(work)
         time, growth = parts.body.copy(), np.zeros(self.stages)
@@ -224,7 +227,10 @@ class Costs:
         return Step(time, growth, parts.holds)
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
-        """Return the same of a single stage in plain floats, which is ten times as fast."""
+        """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
+
+        Plain floats are ten times as fast as arrays of one number.
+        """
         decodes = work.decodes
         key = decodes + work.prompt_tokens, work.logits, decodes + work.chunks
         if key not in self._fixed or self.sampled:
@@ -298,14 +304,14 @@ class Costs:
         layers: Array = np.sum(self.layers, axis=0)
         return layers * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
-    def piece_lines(self, tokens: int) -> Array:
-        """Return float[kind, 7]: both planes of a prompt chunk's attention, and its window."""
+    def chunk_lines(self, tokens: int) -> Array:
+        """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window."""
         cores = zip(self.shapes, self._prompts(tokens), strict=True)
         rows = [[*core.compute, *core.memory, shape.window or FOREVER] for shape, core in cores]
         return np.array(rows).reshape(-1, 7)
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
-        """Return one layer's times and growth by kind of attention, and how long these hold."""
+        """Return one layer's time and growth by kind of attention, and for how many steps."""
         times, growth, holds = [], [], 1 if self.sampled else FOREVER
         if work.decodes:
             for line in self._decode_lines(work.decodes):
@@ -333,13 +339,13 @@ class Costs:
         return self._lines[decodes]
 
 
-def _block_cost(layout: Layout, block: Block, alike: dict[int, Array]) -> BlockCost:
-    members = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
-    repeats = np.array([float(member.count(block)) for member in members])
-    masked = {stage: repeats * mask for stage, mask in alike.items()}
+def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> BlockCost:
+    stages = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
+    repeats = np.array([float(blocks.count(block)) for blocks in stages])
+    by_group = {stage: repeats * members for stage, members in groups.items()}
     return BlockCost(
         repeats,
-        {stage: some for stage, some in masked.items() if some.any()},
+        {stage: counts for stage, counts in by_group.items() if counts.any()},
         dense_multiplies(layout, block),
         expert_multiplies(layout, block),
     )

@@ -12,7 +12,7 @@ class Work:
     C*S + C*(C+1)/2.
     cached: positions whose K and V the chunks read: S + C.
     logits: positions from which a token is sampled.
-    windowed_*: the same as layers with a window see it; not read without such layers.
+    windowed_*: these numbers in layers with a window; not read without such layers.
     growing: sequences whose windowed context still grows.
     """
 

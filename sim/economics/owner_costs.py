@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, model_validator
 
-from sim.cost.energy import around
+from sim.cost.energy import server_watts
 from sim.hardware.chip import Chip
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import preset_shorthand
@@ -297,7 +297,7 @@ class Capex(NamedTuple):
 
 def host_power(chip: Chip, own: OwnerCosts) -> Watts:
     """Return the power of a chip's share of the server."""
-    return around(chip) if own.server_power is None else own.server_power
+    return server_watts(chip) if own.server_power is None else own.server_power
 
 
 def system_capex(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:

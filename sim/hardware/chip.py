@@ -307,7 +307,7 @@ class TensorStreaming(Compute):
         ) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
-        """Return None: a large piece of a prompt would delay every micro-batch behind it.
+        """Return None: a large chunk of a prompt would delay every micro-batch behind it.
 
         Stages serve first come, first served.
         """

@@ -56,7 +56,7 @@ class Engine(Sourced):
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
-    `tokens_per_beat` b: a prompt enters in pieces of b tokens, and a micro-batch holds at most b
+    `tokens_per_beat` b: a prompt enters in chunks of b tokens, and a micro-batch holds at most b
     sequences. As many micro-batches are in flight as the requests need.
 
     `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.

@@ -80,7 +80,7 @@ class Deployment:
         Messages of such a collective meet on cables.
         """
         costs, topology, operations = self.costs, self.layout.topology, set()
-        for stage in set(costs.collectives.like):
+        for stage in set(costs.collectives.representatives):
             exchanges = [*costs.collectives.gather(1, stage)]
             for block, cost in costs.blocks.items():
                 exchanges += (

@@ -19,7 +19,7 @@ from sim.workload.requests import RequestBatch, stream_seed
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """Copies of a laid-out system.  A system that is no fleet is its own only member."""
+    """Copies of a laid-out system in a fleet.  A system that is no fleet is its own only member."""
 
     deployment: Deployment
     copies: int = 1
@@ -43,10 +43,10 @@ def chip_machines(
     costs: Sequence[Costs] = (),
     first: int = 0,
 ) -> MachineFactory:
-    """Return the factory of the machines of a plain system's replicas, of all copies.
+    """Return the factory of the machines of a plain system: one for each replica of all copies.
 
     Each copy has the same exceptions.
-    costs: by replica, of all copies; empty for one copy with the deployment's.
+    costs: by replica, of all copies; empty for one copy, which has the deployment's costs.
     first: number of the first replica in its fleet.
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
@@ -83,11 +83,11 @@ def serve_requests(
 ) -> Rows:
     """Serve requests on one system.
 
-    progress: called with the number of finished requests and of all.
+    progress: called with the number of ended requests and of all.
     """
     configs: list[ReplicaConfig] = []
-    for member, of in members.items():
-        configs += replica_configs(scenario, member, of, first=len(configs))
+    for system, member in members.items():
+        configs += replica_configs(scenario, system, member, first=len(configs))
     return serve_fleet(
         requests,
         configs,
@@ -131,8 +131,11 @@ def replica_configs(
         machine,
         name,
     )
-    of_each = member.deployment.layout.plan.replicas  # of each copy the same ones fail
-    outages = [tuple(o for o in system.outages if o.replica == number) for number in range(of_each)]
+    per_copy = deployment.layout.plan.replicas
+    # An outage is of one replica of each copy.
+    outages = [
+        tuple(o for o in system.outages if o.replica == number) for number in range(per_copy)
+    ]
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
         streams = [
@@ -145,7 +148,7 @@ def replica_configs(
             costs[number],
             *shared,
             number,
-            outages[number % of_each],
+            outages[number % per_copy],
             error_sampler[number],
             scenario.request_tokens,
         )

@@ -16,7 +16,7 @@ from sim.units import Seconds
 
 
 class Admission:
-    """A queue of requests, and the KV cache that admits them. It knows no micro-batches.
+    """A queue of requests, and the KV cache that admits them, without micro-batches.
 
     waiting: a heap of (key of the order, arrival, id, request). In a closed loop and in sessions
         a request may come after one with a larger id. Cancelled requests stay until they are first.
@@ -31,9 +31,9 @@ class Admission:
         number: int,
         config: ReplicaConfig,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
-        self.env, self.number, self.rows, self.finished = env, number, rows, finished
+        self.env, self.number, self.rows, self.on_end = env, number, rows, on_end
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
         self.order = checked_order(config.policies.order)
@@ -53,10 +53,10 @@ class Admission:
         """End a request that comes after its deadline."""
         assert self.policies.deadline is not None
         self.rows.expire(request.id, self.policies.deadline)
-        self.finished(request, self.env.now)
+        self.on_end(request, self.env.now)
 
     def never_fits(self, request: Request) -> str:
-        """Return why a request can never be served; "" if it can. Set the KV that it needs."""
+        """Set the KV that a request needs. Return why it can never be served; "" if it can."""
         tokens, limits = request.tokens, self.limits
         request.kv = limits.kv_tokens_needed(tokens)
         if tokens > limits.context:
@@ -68,16 +68,16 @@ class Admission:
         return ""
 
     def is_full(self, request: Request) -> bool:
-        """Return whether the queue has no place. A request that is admitted now needs none."""
+        """Return whether the queue has no place. A request that fits now needs none."""
         most = self.policies.max_waiting
         if most is None or self.queued < most:
             return False
         return bool(self.queued) or not self.kv_cache.fits(request, request.kv)
 
     def refuse(self, request: Request, reason: str) -> None:
-        """End a request that is not accepted. It may come later than sent if a replica failed."""
+        """End a request that is not accepted. After a failure it may come later than sent."""
         self.rows.reason[request.id] = reason
-        self.finished(request, max(request.arrival, self.env.now - self.overhead))
+        self.on_end(request, max(request.arrival, self.env.now - self.overhead))
 
     def accept(self, request: Request) -> None:
         """Add a request to the queue, and to the unfinished requests."""
@@ -136,7 +136,7 @@ class Admission:
             self.end(ended, self.env.now)
 
     def requeue(self, request: Request, generated: int) -> None:
-        """Put a preempted request first in the queue. Its generated tokens join its prompt."""
+        """Put a preempted request first in the queue. Its generated tokens become prompt."""
         self.kv_cache.give_back(request)
         self.rows.preemptions[request.id] += 1
         request.prompt, request.output = request.prompt + generated, request.output - generated
@@ -158,7 +158,7 @@ class Admission:
             assert self.policies.deadline is not None
             self.rows.expire(request.id, self.policies.deadline)
         del self.requests[request.id]
-        self.finished(request, at)
+        self.on_end(request, at)
 
     def lose_all(self) -> list[Request]:
         """Return all unfinished requests, and forget them, because the replica fails."""
@@ -171,6 +171,6 @@ class Admission:
         return lost
 
     def arrivals(self) -> list[Seconds]:
-        """Return when the requests arrived that wait or prefill [s]."""
+        """Return the arrivals of the requests that wait or prefill [s]."""
         requests = [*self.prefilling, *(request for *_, request in self.waiting)]
         return [request.arrival for request in requests if not request.cancelled]

@@ -1,4 +1,4 @@
-"""The replicas of a run behind one router, their failures, and what they did."""
+"""The replicas of a run behind one router: their requests, failures and work."""
 
 import math
 from collections import deque
@@ -56,7 +56,7 @@ class Mark(NamedTuple):
 
 
 def between(start: Mark, end: Mark) -> Span:
-    """Return what was done from one mark to the other.
+    """Return the work from one mark to the other.
 
     A stage is busy for that time at most: only a part of the steps under way at a mark counts.
     """
@@ -64,7 +64,7 @@ def between(start: Mark, end: Mark) -> Span:
     for (before, was_busy), (after, is_busy) in zip(start.works, end.works, strict=True):
         busy = is_busy - was_busy
         part = min(1.0, length / most) if (most := float(busy.max())) > 0 else 1.0
-        tallies.append(after.since(before).times(part))
+        tallies.append(after.since(before).scaled(part))
         seconds.append(part * busy)
     return Span(start.at, end.at, tallies, seconds)
 
@@ -73,9 +73,9 @@ class RequestSource(Protocol):
     """The sender of requests, which also records their ends."""
 
     def request(self, number: int, arrival: Seconds) -> Request:
-        """Return a request as it was sent. One that a failure interrupted begins again with it."""
+        """Return a request as it was sent. After a failure it begins again."""
 
-    def finished(self, request: Request, at: Seconds) -> None:
+    def on_end(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
 
 
@@ -83,7 +83,7 @@ class ServingFleet:
     """The replicas as they are now, and the records of those that failed.
 
     failed: by replica, a record for each failure. held: requests that wait while none is up.
-    overhead: the smallest of all replicas, which has passed when a request is routed [s].
+    overhead: the smallest of all replicas [s]; it has passed when a request is routed.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class ServingFleet:
         """Return an empty replica with its executor."""
         config = self.configs[number]
         if config.policies.batching is ring:
-            return RingReplica(self.env, number, config, self.rows, self.source.finished)
+            return RingReplica(self.env, number, config, self.rows, self.source.on_end)
         executor = executor_for(self.env, config, self.rows.gaps, self.leap)
-        return Replica(self.env, number, config, executor, self.rows, self.source.finished)
+        return Replica(self.env, number, config, executor, self.rows, self.source.on_end)
 
     # Requests are routed.
 
@@ -152,7 +152,7 @@ class ServingFleet:
         if request in self.held:
             self.held.remove(request)
             self.rows.expire(request.id, deadline)
-            self.source.finished(request, self.env.now)
+            self.source.on_end(request, self.env.now)
 
     # Replicas fail.
 
@@ -176,7 +176,7 @@ class ServingFleet:
             rows.admitted[request.id] = rows.first_token[request.id] = math.nan
             if outage.requests == "fail":
                 rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
-                self.source.finished(request, self.env.now)
+                self.source.on_end(request, self.env.now)
             else:
                 rows.retries[request.id] += 1
                 self.send_again(self.source.request(request.id, request.arrival))
@@ -197,7 +197,7 @@ class ServingFleet:
     # The work that was done.
 
     def mark(self) -> Mark:
-        """Return what each replica did up to now, before and after its failures."""
+        """Return the work of each replica up to now, before and after its failures."""
         works = []
         for before, replica in zip(self.failed, self.replicas, strict=True):
             lives = [(record.tally, record.busy) for record in before]
@@ -208,7 +208,7 @@ class ServingFleet:
         return Mark(self.env.now, works)
 
     def book(self) -> None:
-        """Write what each replica did, before and after its failures, to the rows."""
+        """Write the work of each replica, before and after its failures, to the rows."""
         rows, replicas = self.rows, self.replicas
         for replica in replicas:
             replica.executor.flush()

@@ -1,9 +1,12 @@
 """The steps of micro-batches through the stages of a pipeline, compiled by Numba.
 
-The kernel adds and compares numbers and knows no physics. Stages serve first come, first served, so
-micro-batches return in the order in which they entered, and a ring of them is enough. Times are
-counted from the clock of the last entry. The rounding error of the clock (`clock_error`) is carried
-forward.
+The kernel adds and compares numbers and knows no physics. Stages serve first come, first served.
+So micro-batches return in the order in which they entered, and a ring buffer of slots is enough.
+Times are counted from the clock of the last entry. The rounding error of the clock (`clock_error`)
+is carried forward.
+
+All state is in arrays, because Numba compiles loops over arrays. The constants below name their
+rows, columns and places.
 
 While a prompt waits, each micro-batch that returns takes a chunk of it that fills the token budget.
 The last chunk is left to the caller, because a token follows it.
@@ -20,51 +23,59 @@ from sim.serving.numba_cache import compiled, inlined
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-# Rows of `stages`: when each stage is free, its working time, its time in the current step, and its
-# layers of each kind of attention.
+# Rows of `stages`, float[row, stage], s: when a stage is free, its working time so far, and its
+# time in the current step. Then its layers, a row for each kind of attention.
 FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
-# Rows of `rows`, for a number of tokens: the time at each stage, and on the way to it. The first
-# row is of steps that fill the budget.
-BODY, WAY = 0, 1
+# `rows`, float[row, 2, stage], s: for a number of tokens, the time at each stage, and on the way to
+# it. The first row is of steps that fill the budget.
+BODY, HOPS = 0, 1
 FULL = 0
-# Columns of `batches`: when a micro-batch returns, when it left, its clock error, the sampling
-# time, and for each kind of attention the seconds of a step and what each further step adds.
+# Columns of `batches`, float[slot, column], s: when a micro-batch returns, when it left the last
+# stage, its clock error, and the sampling time. Then for each kind of attention the time of a step,
+# and after these what each further step adds.
 BACK, LEAVE, CLOCK_ERROR, SAMPLING, SECONDS = 0, 1, 2, 3, 4
-# Columns of `counts`: the steps of a micro-batch that are made, those to make, the sequences whose
-# gaps are counted, whether it has no output, and its row. Two more columns are lists: the ring's
-# order, and the slots that returned without an event.
-DONE, DUE, DECODES, SILENT, ROW, ORDER, GONE = 0, 1, 2, 3, 4, 5, 6
-# Places of `ring`: its head and length, the number of slots that returned without an event, the
-# tokens left of the waiting prompt (-1: the next return needs a decision anyway), its computed
-# tokens, the token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
-HEAD, LENGTH, GONES, LEFT, OLD, BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 0, 1, 2, 3, 4, 5, 6, 7
-# Then the tokens of KV cache that further decodes may take, and the histogram of gaps.
+# Columns of `counts`, int[slot, column]: the steps that a micro-batch has made, the steps to make,
+# the sequences whose gaps are counted, whether it has no output, and its row of `rows`.
+DONE, DUE, DECODES, NO_OUTPUT, ROW = 0, 1, 2, 3, 4
+# Two more columns of `counts` are lists of slots: in the order of their return (a ring buffer), and
+# those that returned without an event.
+ORDER, SILENT_SLOTS = 5, 6
+# Places of `integers`: the head and length of the ring `ORDER`, and the length of `SILENT_SLOTS`.
+HEAD, LENGTH, SILENT_COUNT = 0, 1, 2
+# The tokens left of the waiting prompt (-1: the next return needs a decision in any case), and its
+# computed tokens.
+PROMPT_LEFT, PROMPT_DONE = 3, 4
+# The token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
+BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 5, 6, 7
+# The tokens of KV cache that further decodes may take, and the histogram of gaps.
 ROOM, FIRST_BIN = 8, 9
 # Columns of `read`, sums over chunks of prompts for each kind of attention.
 ATTENDED, CACHED = 0, 1
-# Places of `sums`: the clock of the last entry, the way back from the last stage, the overhead of
-# a sequence, and the sums of the histogram of gaps.
-CLOCK, RETURN, PIECE, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
-# Columns of `tracks`, kept for replicas that can fail: of a micro-batch's step under way the tokens
-# of its chunk, the prompt's tokens before it, the gap before the step's tokens, and its bin. Then
-# for each stage when the step leaves, and its time there.
-TAKEN, BEFORE, GAP, PLACE = 0, 1, 2, 3
+# Places of `floats`: the clock of the last entry, the time from the last stage to the first, and
+# the overhead of a sequence [s]. Then the sums of the histogram of gaps.
+CLOCK, WAY_BACK, SEQUENCE_OVERHEAD, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
+# Columns of `tracks`, kept for replicas that can fail, of a slot's step under way: the tokens of
+# its chunk, the prompt's tokens before the chunk, the gap before the step's tokens, and its bin.
+CHUNK_TOKENS, TOKENS_BEFORE, GAP, GAP_BIN = 0, 1, 2, 3
+# Then for each stage when the step leaves, and after these its time there.
+STAGE_TIMES = 4
 # No gap is shorter than 1e-12 s.
 LOWEST_BIN = -12 * BINS_PER_DECADE
 BINS = 24 * BINS_PER_DECADE
 
 
 @inlined
-def piece_seconds(line, read, old, piece):
+def chunk_seconds(line, read, old, chunk):
     """Return the attention time of one layer for a chunk of a prompt, and add up what it reads.
 
-    line: both sides of the roofline as fixed time, time for each position attended and for each
-    position read; the higher side counts. Then the window. old: computed tokens of the prompt.
+    line: for both sides of the roofline the fixed time, the time for each position attended, and
+    for each position read. Then the window. The longer side counts.
+    old: computed tokens of the prompt.
     """
     window = line[6]
-    free = min(float(piece), max(0.0, window - old))
-    attended = free * old + free * (free + 1) / 2 + (piece - free) * window
-    cached = min(float(old + piece), window + piece)
+    free = min(float(chunk), max(0.0, window - old))
+    attended = free * old + free * (free + 1) / 2 + (chunk - free) * window
+    cached = min(float(old + chunk), window + chunk)
     read[ATTENDED] += attended
     read[CACHED] += cached
     return max(
@@ -74,28 +85,28 @@ def piece_seconds(line, read, old, piece):
 
 
 @inlined
-def stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring):
+def stage_times(slot, chunk, stages, rows, lines, read, batches, counts, integers):
     """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
     n, kinds = stages.shape[1], len(stages) - LAYERS
-    work, body = stages[WORK], rows[FULL if piece else counts[slot, ROW], BODY]
+    work, body = stages[WORK], rows[FULL if chunk else counts[slot, ROW], BODY]
     for s in range(n):
         work[s] = body[s]
     work[n - 1] += batches[slot, SAMPLING]
     done = counts[slot, DONE]
     for kind in range(kinds):
         seconds = batches[slot, SECONDS + kind] + done * batches[slot, SECONDS + kinds + kind]
-        if piece:
-            seconds += piece_seconds(lines[piece, kind], read[kind], ring[OLD], piece)
+        if chunk:
+            seconds += chunk_seconds(lines[chunk, kind], read[kind], integers[PROMPT_DONE], chunk)
         for s in range(n):
             work[s] += stages[LAYERS + kind, s] * seconds
 
 
 @inlined
-def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
+def pass_stages(slot, now, passed, clock_error, hops, stages, tracks):
     """Return the time from a step's entry to the end of its last stage.
 
-    start[s] = max(leave[s-1] + way[s], free[s]) and leave[s] = start[s] + work[s]. So leave is the
-    sum of all ways and works up to there, plus the longest wait for a stage that was not free.
+    start[s] = max(leave[s-1] + hops[s], free[s]) and leave[s] = start[s] + work[s]. So
+    leave[s] is the sum of all hops and work up to s, plus the longest wait for a busy stage.
     """
     n = stages.shape[1]
     free, busy, work = stages[FREE], stages[BUSY], stages[WORK]
@@ -103,25 +114,28 @@ def pass_stages(slot, now, passed, clock_error, way, stages, tracks):
     total, late = 0.0, 0.0
     for s in range(n):
         busy[s] += work[s]
-        late = max(late, free[s] - passed - (total + way[s]))
-        total += way[s] + work[s]
+        late = max(late, free[s] - passed - (total + hops[s]))
+        total += hops[s] + work[s]
         free[s] = total + late + clock_error
         if kept:
-            tracks[slot, PLACE + 1 + s], tracks[slot, PLACE + 1 + n + s] = now + free[s], work[s]
+            tracks[slot, STAGE_TIMES + s], tracks[slot, STAGE_TIMES + n + s] = (
+                now + free[s],
+                work[s],
+            )
     return total + late
 
 
 @inlined
-def count_gap(slot, gap, decodes, ring, sums, tracks):
+def count_gap(slot, gap, decodes, integers, floats, tracks):
     """Add the gap before the tokens of a step to the histogram."""
     place = math.floor(math.log10(gap) * BINS_PER_DECADE) - LOWEST_BIN
     place = min(max(place, 0), BINS - 1)
-    ring[FIRST_BIN + place] += decodes
-    sums[COUNT] += decodes
-    sums[TOTAL] += decodes * gap
-    sums[SQUARES] += decodes * gap * gap
+    integers[FIRST_BIN + place] += decodes
+    floats[COUNT] += decodes
+    floats[TOTAL] += decodes * gap
+    floats[SQUARES] += decodes * gap * gap
     if len(tracks) > 0:
-        tracks[slot, GAP], tracks[slot, PLACE] = gap, place
+        tracks[slot, GAP], tracks[slot, GAP_BIN] = gap, place
 
 
 @compiled
@@ -129,7 +143,7 @@ def enter(
     slot,
     now,
     clock_error,
-    piece,
+    chunk,
     stages,
     rows,
     made,
@@ -137,40 +151,40 @@ def enter(
     read,
     batches,
     counts,
-    ring,
-    sums,
+    integers,
+    floats,
     tracks,
 ):
     """Take a step of one micro-batch from the queue of the first stage to its return.
 
-    piece: tokens of the waiting prompt that are computed with it.
+    chunk: tokens of the waiting prompt that are computed with it.
     """
-    passed = now - sums[CLOCK] + clock_error
-    sums[CLOCK] = now
-    decodes, row = counts[slot, DECODES], FULL if piece else counts[slot, ROW]
+    passed = now - floats[CLOCK] + clock_error
+    floats[CLOCK] = now
+    decodes, row = counts[slot, DECODES], FULL if chunk else counts[slot, ROW]
     made[row] += 1
-    stage_times(slot, piece, stages, rows, lines, read, batches, counts, ring)
+    stage_times(slot, chunk, stages, rows, lines, read, batches, counts, integers)
     if len(tracks) > 0:
-        tracks[slot, TAKEN], tracks[slot, BEFORE] = piece, ring[OLD]
-    if piece:
+        tracks[slot, CHUNK_TOKENS], tracks[slot, TOKENS_BEFORE] = chunk, integers[PROMPT_DONE]
+    if chunk:
         # Otherwise a rank with fewer decodes takes the chunk while the others sample.
-        if decodes % ring[RANKS] == 0:
-            stages[WORK, stages.shape[1] - 1] += sums[PIECE]
-        ring[OLD] += piece
-        ring[LEFT] -= piece
-    leave = pass_stages(slot, now, passed, clock_error, rows[row, WAY], stages, tracks)
-    wait = clock_error + leave + sums[RETURN]
+        if decodes % integers[RANKS] == 0:
+            stages[WORK, stages.shape[1] - 1] += floats[SEQUENCE_OVERHEAD]
+        integers[PROMPT_DONE] += chunk
+        integers[PROMPT_LEFT] -= chunk
+    leave = pass_stages(slot, now, passed, clock_error, rows[row, HOPS], stages, tracks)
+    wait = clock_error + leave + floats[WAY_BACK]
     back = now + wait
     batches[slot, BACK], batches[slot, LEAVE] = back, now + (clock_error + leave)
     batches[slot, CLOCK_ERROR] = wait - (back - now)
     if decodes:
-        count_gap(slot, leave + sums[RETURN], decodes, ring, sums, tracks)
-    if decodes or not piece:
+        count_gap(slot, leave + floats[WAY_BACK], decodes, integers, floats, tracks)
+    if decodes or not chunk:
         counts[slot, DONE] += 1
     else:
-        ring[STEPS_WITHOUT_SAMPLING] += 1
-    counts[(ring[HEAD] + ring[LENGTH]) % len(counts), ORDER] = slot
-    ring[LENGTH] += 1
+        integers[STEPS_WITHOUT_SAMPLING] += 1
+    counts[(integers[HEAD] + integers[LENGTH]) % len(counts), ORDER] = slot
+    integers[LENGTH] += 1
 
 
 @compiled
@@ -189,8 +203,8 @@ def join(
     read,
     batches,
     counts,
-    ring,
-    sums,
+    integers,
+    floats,
     tracks,
 ):
     """Add a micro-batch with a new batch step.
@@ -204,7 +218,7 @@ def join(
         batches[slot, SECONDS + kind] = seconds[kind]
         batches[slot, SECONDS + kinds + kind] = growth[kind]
     counts[slot, DONE] = 0
-    counts[slot, DUE], counts[slot, DECODES], counts[slot, SILENT], counts[slot, ROW] = numbers
+    counts[slot, DUE], counts[slot, DECODES], counts[slot, NO_OUTPUT], counts[slot, ROW] = numbers
     enter(
         slot,
         now,
@@ -217,15 +231,15 @@ def join(
         read,
         batches,
         counts,
-        ring,
-        sums,
+        integers,
+        floats,
         tracks,
     )
 
 
 @compiled
 def empty(slot, batches, counts):
-    """Make a micro-batch one that has nothing but a chunk of a prompt."""
+    """Leave a micro-batch nothing but a chunk of a prompt."""
     for column in range(SAMPLING, batches.shape[1]):
         batches[slot, column] = 0.0
     counts[slot, DONE] = counts[slot, DUE] = 0
@@ -233,18 +247,18 @@ def empty(slot, batches, counts):
 
 @compiled
 def assign_prefill_chunks(
-    now, slots, stages, rows, made, lines, read, batches, counts, ring, sums, tracks
+    now, slots, stages, rows, made, lines, read, batches, counts, integers, floats, tracks
 ):
     """Add idle micro-batches one after the other, each with a full chunk of the waiting prompt."""
     for slot in slots:
         empty(slot, batches, counts)
         counts[slot, DECODES] = 0
-        counts[slot, SILENT] = 1
+        counts[slot, NO_OUTPUT] = 1
         enter(
             slot,
             now,
             0.0,
-            ring[BUDGET],
+            integers[BUDGET],
             stages,
             rows,
             made,
@@ -252,16 +266,16 @@ def assign_prefill_chunks(
             read,
             batches,
             counts,
-            ring,
-            sums,
+            integers,
+            floats,
             tracks,
         )
 
 
 @compiled
-def head(batches, counts, ring):
+def head(batches, counts, integers):
     """Return the micro-batch that returns first, as the fields of `kernel_state.Head`."""
-    slot = counts[ring[HEAD], ORDER]
+    slot = counts[integers[HEAD], ORDER]
     done, batch = counts[slot, DONE], batches[slot]
     return (
         batch[BACK],
@@ -270,57 +284,57 @@ def head(batches, counts, ring):
         done == counts[slot, DUE],
         batch[LEAVE],
         batch[CLOCK_ERROR],
-        ring[OLD],
-        ring[LENGTH],
+        integers[PROMPT_DONE],
+        integers[LENGTH],
     )
 
 
 @inlined
-def needs_decision(slot, piece, counts, ring):
-    """Return whether a micro-batch that returns is the caller's.
+def needs_decision(slot, chunk, counts, integers):
+    """Return whether the caller has to decide about a micro-batch that returns.
 
-    piece: tokens of the waiting prompt that fill its budget.
+    chunk: tokens of the waiting prompt that fill its budget.
     """
     if counts[slot, DONE] == counts[slot, DUE]:
-        if not counts[slot, SILENT]:
+        if not counts[slot, NO_OUTPUT]:
             return True
-    elif counts[slot, DECODES] > ring[ROOM]:
+    elif counts[slot, DECODES] > integers[ROOM]:
         return True
-    left = ring[LEFT]
-    return left < 0 or (piece > 0 and left <= piece)
+    left = integers[PROMPT_LEFT]
+    return left < 0 or (chunk > 0 and left <= chunk)
 
 
 @compiled
-def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, sums, tracks):
+def advance(now, until, stages, rows, made, lines, read, batches, counts, integers, floats, tracks):
     """Make all steps that begin before `until`, or now, and need no decision of the caller.
 
     A micro-batch that returns enters again while it has steps left, or takes a chunk of the waiting
-    prompt. One without output and steps is noted as gone. Return the head of the ring, which needs
-    a decision or returns later.
+    prompt. A micro-batch without output and without steps is listed in `SILENT_SLOTS`. Return the
+    head of the ring, which needs a decision or returns later.
     """
-    while ring[LENGTH]:
-        slot = counts[ring[HEAD], ORDER]
+    while integers[LENGTH]:
+        slot = counts[integers[HEAD], ORDER]
         back, last = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
-        piece = max(0, ring[BUDGET] - counts[slot, DECODES]) if ring[LEFT] else 0
-        if needs_decision(slot, piece, counts, ring):
+        chunk = max(0, integers[BUDGET] - counts[slot, DECODES]) if integers[PROMPT_LEFT] else 0
+        if needs_decision(slot, chunk, counts, integers):
             break
-        if back >= until and (back > now or (last and not piece)):
+        if back >= until and (back > now or (last and not chunk)):
             break
-        ring[HEAD] = (ring[HEAD] + 1) % len(counts)
-        ring[LENGTH] -= 1
-        if last and not piece:
-            counts[ring[GONES], GONE] = slot
-            ring[GONES] += 1
+        integers[HEAD] = (integers[HEAD] + 1) % len(counts)
+        integers[LENGTH] -= 1
+        if last and not chunk:
+            counts[integers[SILENT_COUNT], SILENT_SLOTS] = slot
+            integers[SILENT_COUNT] += 1
             continue
         if last:
             empty(slot, batches, counts)
         else:
-            ring[ROOM] -= counts[slot, DECODES]
+            integers[ROOM] -= counts[slot, DECODES]
         enter(
             slot,
             back,
             batches[slot, CLOCK_ERROR],
-            piece,
+            chunk,
             stages,
             rows,
             made,
@@ -328,8 +342,8 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, ring, 
             read,
             batches,
             counts,
-            ring,
-            sums,
+            integers,
+            floats,
             tracks,
         )
-    return head(batches, counts, ring)
+    return head(batches, counts, integers)

@@ -21,9 +21,10 @@ from sim.workload.requests import Content
 
 
 def block_ranges(content: Content, block: int, blocks: int) -> Iterator[tuple[Hashable, int, int]]:
-    """Yield key, begin and end of each part of a content, in blocks, for its first `blocks`.
+    """Yield (key, first block, end block) of each part of a content, up to `blocks` blocks.
 
-    A block belongs to the part of its last token. Parts without a block are keys of the next one.
+    block: tokens of a block. A block belongs to the part that holds its last token. A part in which
+    no block ends is added to the key of the next part.
     """
     begin, skipped = 0, tuple[Hashable, ...]()
     for key, tokens in content:
@@ -52,13 +53,15 @@ def common_blocks(first: Request, second: Request, block: int) -> int:
 
 @dataclass(eq=False, slots=True)
 class Chain:
-    """Consecutive blocks of one part of a content; other chains continue it.
+    """Consecutive blocks of one part of a content: a node of the tree of all cached contents.
 
-    All blocks before `count` are there. The first `held` belong to requests. The first `computed`
-    are computed; those after them are in the work of a request that holds them.
-    runs: [first block, stamp] of the others, in the order of their last use, last blocks first.
-    holders: how many requests hold how many of its blocks.
-    children: by the number of blocks after which they continue, and their key.
+    count: blocks that are in the cache, from the first one.
+    held: those that requests hold, from the first one. The others may be evicted.
+    computed: those that are computed. The request that holds the next ones computes them.
+    runs: [first block, stamp] of blocks that no request holds, least recently used first. Those
+        are the last blocks of the chain.
+    holders: by number of blocks, how many requests hold so many.
+    children: the chains that continue it, by the block after which they do, and by their key.
     """
 
     parent: "Chain | None" = None
@@ -72,18 +75,18 @@ class Chain:
     children: "dict[tuple[int, Hashable], Chain]" = field(default_factory=dict)
 
     def end_of_last_run(self) -> int:
-        """Return where the run that was used last ends."""
+        """Return the end of the run that was used last."""
         return self.runs[-2][0] if len(self.runs) > 1 else self.count
 
     def leave(self, n: int) -> int:
-        """Let one holder of n blocks go, and return how many blocks the others hold."""
+        """Remove one holder of n blocks, and return how many blocks the others hold."""
         self.holders[n] -= 1
         if not self.holders[n]:
             del self.holders[n]
         return max(self.holders, default=0)
 
     def discard_if_empty(self) -> None:
-        """Leave the parent if no block is there."""
+        """Leave the parent if no block is left."""
         if not self.count and self.parent:
             del self.parent.children[self.place]
 
@@ -94,8 +97,8 @@ class KVCache:
     kv_used: tokens that requests hold or have reserved, each shared block once.
     kept: tokens of cached blocks that no request holds; a part of what is free.
     With attention data parallelism, the room is the sum over the ranks.
-    Left out: ranks that cache for themselves; the copy of a last block, whose last token is
-    computed again; windows of sequences that share a prefix.
+    Left out: ranks that cache for themselves, and windows of sequences that share a prefix. Also
+    the copy of a last block, whose last token is computed again.
     """
 
     def __init__(self, limits: SchedulerLimits, prefix_caching: bool = False) -> None:
@@ -106,7 +109,8 @@ class KVCache:
         self.root = Chain()
         self.paths: dict[int, list[tuple[Chain, int]]] = {}  # of admitted requests: blocks held
         self.stamp = 0
-        self.unused: OrderedDict[int, Chain] = OrderedDict()  # runs of chains, by stamp
+        # The chains of the runs that no request holds, by stamp, least recently used first.
+        self.unused: OrderedDict[int, Chain] = OrderedDict()
 
     @property
     def kv_free(self) -> int:
@@ -114,7 +118,7 @@ class KVCache:
         return self.kv_tokens - self.kv_used
 
     def fits(self, request: Request, tokens: int) -> bool:
-        """Return whether a request that will hold so many tokens fits.
+        """Return whether a request that will hold `tokens` tokens fits.
 
         Blocks of its prompt that other requests hold need no room.
         """
@@ -124,7 +128,7 @@ class KVCache:
         return missing <= 0 or (self.block > 0 and missing <= self.shared_tokens(request))
 
     def cached_tokens(self, request: Request) -> int:
-        """Return how many tokens of its prompt are cached; the last one is always computed."""
+        """Return how many tokens of a request's prompt are cached. The last one never counts."""
         if not self.block:
             return 0
         return (
@@ -132,13 +136,13 @@ class KVCache:
         )
 
     def shared_tokens(self, request: Request) -> int:
-        """Return how many tokens of its prompt are in blocks that other requests hold."""
+        """Return how many tokens of a request's prompt are in blocks that other requests hold."""
         return self._room(0, self._known_blocks(request, request.prompt // self.block, held=True))
 
     def take(self, request: Request) -> int:
         """Admit a request, and return how many tokens of its prompt are cached.
 
-        The full blocks of its prompt are there for the requests after it, which compute later.
+        Requests after it find the full blocks of its prompt, because they compute theirs later.
         """
         self.sequences_used += 1
         if not self.block:
@@ -153,13 +157,13 @@ class KVCache:
         return cached
 
     def grow(self, tokens: int) -> None:
-        """Give admitted requests so many tokens more."""
+        """Give admitted requests more tokens of the cache."""
         self.kv_used += tokens
         if self.kv_used > self.kv_peak:
             self.kv_peak = self.kv_used
 
     def give_back(self, request: Request) -> None:
-        """Free what a request holds; the full blocks of what it has computed stay cached."""
+        """Free the tokens that a request holds. Full blocks that it has computed stay cached."""
         self.sequences_used -= 1
         if not self.block:
             self.kv_used -= request.kv
@@ -172,9 +176,10 @@ class KVCache:
         self._release(self.paths.pop(request.id), computed)
 
     def uncomputed(self, ended: Request, later: Iterable[Request]) -> Iterator[tuple[Request, int]]:
-        """Yield prompts that relied on blocks of one that was cancelled before it computed them.
+        """Yield the requests that counted on blocks which a cancelled request has not computed.
 
-        With each comes how many of its tokens are cached. It computes the rest for those after it.
+        ended: the cancelled request. later: those that wait to compute their prompts, in order.
+        Each comes with its tokens that are cached. It computes the rest for those after it.
         """
         computed = ended.prefilled // self.block if self.block else 0
         for request in later if self.block else ():
@@ -185,7 +190,10 @@ class KVCache:
                 computed = common
 
     def _known_blocks(self, request: Request, blocks: int, held: bool) -> int:
-        """Return how many of the first blocks of a request are there, or are held by others."""
+        """Return how many of the first blocks of a request are cached.
+
+        held: count only blocks that other requests hold.
+        """
         known, chain, at = 0, self.root, 0
         for key, begin, end in self._ranges(request, blocks):
             child = chain.children.get((at, key))
@@ -201,14 +209,14 @@ class KVCache:
         return block_ranges(request.content, self.block, blocks)
 
     def _room(self, begin: int, end: int) -> int:
-        """Return the tokens that the blocks from begin to end of a content take."""
+        """Return the tokens of KV cache that the blocks from begin to end of a content take."""
         if not self.limits.window:
             return (end - begin) * self.block
         needed = self.limits.kv_tokens_needed
         return needed(end * self.block) - needed(begin * self.block)
 
     def _hold(self, request: Request, blocks: int) -> None:
-        """Hold the first blocks of a request, of which it may hold some."""
+        """Hold the first blocks of a request, of which it may hold some already."""
         path = self.paths.setdefault(request.id, [])
         chain, at = self.root, 0
         for number, (key, begin, end) in enumerate(self._ranges(request, blocks)):
@@ -227,7 +235,7 @@ class KVCache:
             chain, at = child, n
 
     def _hold_in(self, chain: Chain, n: int) -> None:
-        """Hold the first n blocks of a chain, of which fewer were held."""
+        """Hold the first n blocks of a chain, of which fewer were held before."""
         first = chain.begin
         if (known := min(n, chain.count)) > chain.held:
             self.kept -= self._room(first + chain.held, first + known)
@@ -240,7 +248,7 @@ class KVCache:
         chain.held, chain.count = n, max(n, chain.count)
 
     def _release(self, path: list[tuple[Chain, int]], computed: int) -> None:
-        """Let go of a path; of what nobody else holds, the computed blocks stay."""
+        """Release the blocks of a path. Computed blocks that no other request holds stay cached."""
         for chain, n in reversed(path):
             held, first = chain.leave(n), chain.begin
             chain.computed = max(chain.computed, min(n, computed - first))
@@ -259,7 +267,7 @@ class KVCache:
             chain.discard_if_empty()
 
     def _evict(self) -> None:
-        """Drop the blocks that were not used for longest, until the kept ones fit."""
+        """Drop the least recently used blocks until the kept ones fit."""
         while self.kept and (excess := self.kept - self.kv_free) > 0:
             stamp, chain = next(iter(self.unused.items()))
             begin, end = chain.runs[0][0], chain.count

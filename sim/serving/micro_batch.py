@@ -1,4 +1,4 @@
-"""Sequences that decode together."""
+"""Micro-batches: sequences that decode together, kept as sums."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ class MicroBatch(BatchStep):
     """Sequences that step together, and their batch step.
 
     Sequences are aggregated, not iterated: `finish_steps` is a heap of (finish step, id, request),
-    and the rest are sums. So a step of any size takes the same time to book.
+    and all else is sums. So booking a step takes equally long for any number of sequences.
 
     window: the attention window of the layers that have one; None without such layers.
     running: sequences. context: positions that their next tokens attend to, summed.
     step: steps with decodes so far.
     windowed: `context` as layers with a window see it. growing: sequences shorter than the window.
     window_full_steps: a heap of the steps at which sequences fill the window.
-    begun: whether it has decoded since it was last empty.
-    skipped_since: sequences that were left out of steps, and when their last tokens came [s].
-    kv_steps: steps of the batch step whose KV was taken when it was sent. It may make fewer.
+    begun: whether it has decoded since it was last without sequences.
+    skipped_since: (sequences that were left out of steps, when their last tokens came [s]).
+    kv_steps: steps for which KV was taken when the batch step was sent. It may make fewer.
     preempted: whether sequences were preempted for its last step.
     """
 
@@ -112,7 +112,10 @@ class MicroBatch(BatchStep):
         return [finish for finish in self.finish_steps if finish[2].cancelled]
 
     def add_decoded(self, tally: Tally, request: Request, decoded: float) -> None:
-        """Add the decoded tokens of a sequence to a tally. A part is of an interrupted step."""
+        """Add the decoded tokens of a sequence to a tally.
+
+        decoded: a fraction comes from an interrupted step.
+        """
         whole, window = int(decoded), self.window
         tally.logits += decoded
         tally.context += attended_positions(request.prompt, whole, None)
@@ -123,7 +126,7 @@ class MicroBatch(BatchStep):
             tally.context += part * context
             tally.windowed_context += part * min(context, window or context)
 
-    # Steps without decodes delay the next tokens of its sequences.
+    # A step without decodes delays the next tokens of the sequences.
 
     def skip(self) -> None:
         """Note that the sequences got no token from its batch step."""
@@ -158,7 +161,7 @@ class MicroBatch(BatchStep):
     def _leave_window(
         self, window: int, context: int, request: Request, joined: int | None = None
     ) -> None:
-        """Remove a sequence of so much context from the windowed sums.
+        """Remove a sequence with `context` positions from the windowed sums.
 
         joined: the step at which it joined, for a sequence that leaves before its end.
         """

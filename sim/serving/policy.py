@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A request being served. Requests of equal lengths are unequal.
+    """A request being served. Requests are compared by identity, not by their fields.
 
     After a preemption its generated tokens are a part of its prompt.
 
@@ -56,7 +56,7 @@ class Request:
 
 
 class Queue(Protocol):
-    """The queue of a replica beside one of its micro-batches, computed when a policy reads it."""
+    """The queue of a replica and one of its micro-batches, computed when a policy reads it."""
 
     @property
     def kv_free(self) -> int:
@@ -168,12 +168,12 @@ def first_come_first_served(request: Request) -> float:
 
 
 def shortest_first(request: Request) -> float:
-    """Return all its tokens, as if the output were known."""
+    """Return the tokens of a request, prompt and output, as if the output were known."""
     return float(request.tokens)
 
 
 def by_priority(request: Request) -> float:
-    """Return its priority."""
+    """Return the priority of a request."""
     return float(request.priority)
 
 
@@ -184,13 +184,15 @@ def by_priority(request: Request) -> float:
 class SchedulerLimits:
     """The limits of a replica.
 
-    micro_batches: in flight. token_budget: tokens of a step. sequences: admitted requests.
-    kv_tokens: tokens of the KV cache. context: the most tokens of a request.
+    micro_batches: those in flight. token_budget: tokens of a step of one micro-batch.
+    sequences: admitted requests. kv_tokens: tokens of the KV cache.
+    context: the most tokens of a request.
     window: the attention window of the layers that have one; None without such layers.
     windowed_share: the part of a token's KV cache in layers with a window, on the stage where it
         is smallest.
-    fill: micro-batches that keep every stage busy; None is no limit. More would only queue at the
-        first stage, so prompts take no more.
+    fill: micro-batches that keep every stage busy, which prompts may take; more would only queue
+        at the first stage. None is no limit.
+    kv_block: tokens of a block of the prefix cache.
     """
 
     micro_batches: int
@@ -201,18 +203,18 @@ class SchedulerLimits:
     window: int | None = None
     windowed_share: float = 0.0
     fill: int | None = None
-    kv_block: int = 16  # tokens of a block of the prefix cache
+    kv_block: int = 16
 
     def kv_tokens_needed(self, tokens: int) -> int:
-        """Return the KV cache of a sequence, in tokens that no window shortens.
+        """Return the KV cache of a sequence, counted in tokens of layers without a window.
 
-        tokens: its prompt and output. The stage that saves least decides.
+        tokens: its prompt and output. The stage on which windows save least decides.
         """
         saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
         return tokens - int(saved)
 
     def max_concurrent(self, tokens: int) -> int:
-        """Return how many sequences of so many tokens it holds at one time."""
+        """Return how many sequences of `tokens` tokens each it holds at one time."""
         return min(self.sequences, self.kv_tokens // max(1, self.kv_tokens_needed(tokens)))
 
 
@@ -254,7 +256,7 @@ def relative_load(replica: RoutedReplica, request: Request) -> float:
 def least_loaded(replicas: Sequence[RoutedReplica], request: Request) -> int:
     """Return the replica of the smallest `relative_load`; the first of equals.
 
-    So a replica with room for few sequences gets few, and a request goes where it fits.
+    So a replica with room for few sequences gets few requests.
     """
     return min(range(len(replicas)), key=lambda number: relative_load(replicas[number], request))
 

@@ -11,7 +11,7 @@ from sim.serving.policy import Request
 
 
 def attended_positions(old: int, new: int, window: int | None) -> int:
-    """Return the positions that `new` tokens after `old` ones attend to, summed.
+    """Return the sum of the positions that `new` tokens after `old` ones attend to.
 
     Each token attends to itself and to the tokens before it. window: the most positions of one
     token; None for all.
@@ -26,8 +26,9 @@ def take_chunks(
     """Add chunks of the oldest prompts to a step, and return the requests whose prompts end.
 
     prefilling: admitted requests; those whose prompts end are removed.
-    tokens: the most prompt tokens of the step. ends: the most prompts that may end with it. The
-    last token of a further prompt is left to a micro-batch with room for its sequence.
+    tokens: the most prompt tokens of the step.
+    ends: the most prompts that may end with it. The last token of the next prompt is left to a
+    micro-batch with room for its sequence.
     """
     prefilled: list[Request] = []
     while prefilling and work.prompt_tokens < tokens:

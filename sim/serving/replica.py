@@ -29,7 +29,7 @@ class Replica:
 
     in_transit: requests that were routed to it and are still on their way.
     scheduling_requested: whether idle micro-batches will take prompts at this instant.
-    up: whether it has not failed. A replica that has failed is replaced by another object.
+    up: False after a failure. Another object then takes its place.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Replica:
         config: ReplicaConfig,
         executor: Executor,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
         self.env, self.executor, self.rows = env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
-        self.admission = Admission(env, number, config, rows, finished)
+        self.admission = Admission(env, number, config, rows, on_end)
         self.prefilling = self.admission.prefilling
         batches = [
             MicroBatch(self.back, window=self.limits.window)
@@ -111,14 +111,14 @@ class Replica:
         self.executor.complete_silent()
         if request.queued:
             self.admission.unqueue(request)
-            # It may have stood before requests that fit.
+            # It may have blocked requests behind it that fit.
             self.on_submit()
         elif batch := self.scheduler.batch_of(request):
             self.executor.interrupt_step(batch)
         else:
             self.executor.interrupt()
 
-    # Micro-batches get work, go, and come back.
+    # Micro-batches get work, are sent, and return.
 
     def request_scheduling(self, interrupt: bool = True) -> None:
         """Let micro-batches take the waiting prompts, if there are any.
@@ -195,7 +195,7 @@ class Replica:
         leave: when it left the last stage [s].
         """
         if not self.up:
-            # It was under way when the replica failed.
+            # The replica failed while the step was under way.
             return
         decodes = batch.work.decodes
         if not self.policies.reserve and self.limits.micro_batches == 1:
@@ -233,7 +233,7 @@ class Replica:
     def fail(self) -> list[Request]:
         """Stop for good, and return the requests that are lost.
 
-        Their decoded tokens took energy, and so did the part of a step that was made.
+        Their decoded tokens count, because they took energy. So does the part of a step under way.
         """
         self.up = False
         self.executor.abort()

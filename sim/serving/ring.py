@@ -1,8 +1,8 @@
 """The beats of a compiled pipeline as a ring, in closed form.
 
 A token enters the first stage with each beat, and leaves the last stage an unloaded pass later.  A
-sequence decodes on one beat of the ring, once each turn, until its output ends.  Prompts take the
-free beats, one prompt after the other.
+turn is the number of beats from a token of a sequence to its next one.  A sequence decodes on one
+beat of each turn, until its output ends.  Prompts take the free beats, one prompt after the other.
 
 >>> ring = BeatRing(4)
 >>> ring.enter(0, 3)
@@ -38,7 +38,7 @@ from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
 from sim.units import Seconds
 
-ROUNDING = 1e-6  # beats: a request that is later by less is on time, since clocks round
+ROUNDING = 1e-6  # beats: a request that is later by less is on time, because clocks round
 
 
 class BeatSchedule(NamedTuple):
@@ -62,7 +62,7 @@ class BeatSchedule(NamedTuple):
 def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     """Return the schedule of one token a beat, each of which attends to `context` positions.
 
-    Beat and pass are those of a decode or of a prompt's last token, the longer ones.
+    Beat and pass are the longer ones of two tokens: a decode, and the last token of a prompt.
     turn = (pass + way back) / beat, rounded up.
     """
     windowed = min(context, costs.layout.model.window or context)
@@ -100,8 +100,8 @@ class BeatRing:
     def enter(self, start: int, tokens: int) -> tuple[int, int]:
         """Return the first beat that a prompt may take, free or not, and that of its last token.
 
-        start: the first beat after its admission.  Beats of earlier prompts are left out.
-        While no sequence ends, the free places stay, and the last beat is found by division.
+        start: the first beat after its admission.  Earlier prompts take all beats to their end.
+        While no sequence ends, the free places stay the same.  So division gives the last beat.
         """
         free, ends, turn = self.free, self.ends, self.turn
         first = now = max(start, self.next)
@@ -131,12 +131,15 @@ class BeatRing:
         heapq.heappush(self.ends, beat + turns * self.turn)
 
 
-# Tokens of a request that entered: tokens of its prompt, how many of them, and decodes after them.
+# A request: tokens of its prompt, how many of them have entered, and the decodes that have.
 Entered = tuple[int, int, int]
 
 
 def ring_tally(counted: Counter[Entered], window: int | None) -> Tally:
-    """Return the sums over steps of one token each.  counted: requests by what entered."""
+    """Return the tally of steps of one token each.
+
+    counted: requests, by the tokens that entered.
+    """
     tally = Tally()
     for (prompt, prefilled, decodes), times in counted.items():
         ended = prefilled == prompt
@@ -149,7 +152,7 @@ def ring_tally(counted: Counter[Entered], window: int | None) -> Tally:
             tally.windowed_attended += times * attended_positions(0, prefilled, window)
             tally.windowed_cached += times * attended_positions(0, prefilled, window + 1)
             tally.windowed_context += times * attended_positions(prompt, decodes, window)
-    tally.cached = tally.attended  # a piece of one token reads what it attends to
+    tally.cached = tally.attended  # a chunk of one token reads what it attends to
     return tally
 
 
@@ -158,7 +161,7 @@ def _decodes(counted: Counter[Entered]) -> int:
 
 
 def ring_busy(costs: Costs, counted: Counter[Entered], tally: Tally) -> NDArray[np.float64]:
-    """Return the seconds of each stage: every token at the mean context of its kind."""
+    """Return float[stage]: the seconds of all tokens, each at the mean context of its kind."""
     busy = np.zeros(costs.stages)
     if decodes := _decodes(counted):
         windowed = tally.windowed_context / decodes
@@ -182,7 +185,10 @@ def ring_busy(costs: Costs, counted: Counter[Entered], tally: Tally) -> NDArray[
 
 
 class BeatCounter(Executor):
-    """The work of a ring's beats.  Beats are never sent, since the ring computes them."""
+    """An executor that only counts: the ring computes the times, so nothing is sent to it.
+
+    counted: ended requests, by the tokens that entered.
+    """
 
     def __init__(self, costs: Costs, gaps: Gaps, schedule: BeatSchedule) -> None:
         super().__init__()
@@ -196,7 +202,7 @@ class BeatCounter(Executor):
         return ring_busy(self.costs, self.counted, self.tally)
 
     def flush(self) -> None:
-        """Book the steps, and the gaps, all of which are a turn."""
+        """Book the steps and the gaps between tokens.  Each gap is a turn."""
         self.tally = ring_tally(self.counted, self.costs.layout.model.window)
         if decodes := _decodes(self.counted):
             self.gaps.add(self.schedule.tpot, decodes)
@@ -208,14 +214,14 @@ class BeatCounter(Executor):
 
 
 class RingReplica(Replica):
-    """A replica whose sequences keep their beats.  It needs one event for each request.
+    """A replica whose sequences keep their beats.  A request needs one event after its arrival.
 
     Requests are admitted as in any replica, when KV cache and a sequence's place are free.  There
-    are no more places than beats, so that an admitted prompt always finds a free one.  Its times
-    follow at once, since the beats of all requests before it are known.
+    are no more places than beats, so an admitted prompt always finds a free one.  Its times are
+    known immediately, because the beats of all requests before it are.
 
-    Arrivals, prompts and turns start with a beat.  A prompt waits up to one beat for its first,
-    and the time per output token is a whole number of beats.
+    Prompts and turns start with a beat.  So a prompt waits up to one beat, and the time per output
+    token is a whole number of beats.
     All beats are equal, as in a compiled program: those of a mean request's last token.
     Left out: stages that are faster at shorter contexts.
     """
@@ -226,13 +232,13 @@ class RingReplica(Replica):
         number: int,
         config: ReplicaConfig,
         rows: Rows,
-        finished: Callable[[Request, Seconds], None],
+        on_end: Callable[[Request, Seconds], None],
     ) -> None:
         self.schedule = schedule = beat_schedule(config.costs, config.request_tokens)
         limits = replace(config.limits, sequences=min(config.limits.sequences, schedule.turn))
         self.counter = BeatCounter(config.costs, rows.gaps, schedule)
         config = replace(config, limits=limits)
-        super().__init__(env, number, config, self.counter, rows, finished)
+        super().__init__(env, number, config, self.counter, rows, on_end)
         self.ring = BeatRing(schedule.turn)
         # The first beat of the prompt and the beat of its last token, by admitted request.
         self.beats: dict[int, tuple[int, int]] = {}
@@ -257,7 +263,7 @@ class RingReplica(Replica):
         call_after(env, leave - now, partial(self.answered, request, leave))
 
     def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
-        """End a request whose last token left the pipeline, and admit others in its room."""
+        """End a request whose last token left the pipeline, and admit others in its place."""
         del self.beats[request.id]
         self.counter.counted[request.prompt, request.prompt, request.output - 1] += 1
         self.counter.last_leave = leave
@@ -271,7 +277,7 @@ class RingReplica(Replica):
         Tokens of a prompt under way count in proportion to its beats.
         """
         costs, counted = self.counter.costs, self.counter.counted.copy()
-        begun = math.floor(self.env.now / self.schedule.beat + ROUNDING) + 1  # beats
+        begun = math.floor(self.env.now / self.schedule.beat + ROUNDING) + 1  # beats so far
         for number, (first, last) in self.beats.items():
             request = self.admission.requests[number]
             prompt = request.prompt

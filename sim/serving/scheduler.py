@@ -1,6 +1,6 @@
 """The scheduler of a replica, in vLLM's words: what each micro-batch computes next.
 
-It decides and computes no times. `schedule_step` chooses the work of a micro-batch's next step,
+It decides, and computes no times. `schedule_step` chooses the work of a micro-batch's next step,
 which is fixed from then on. `process_outputs` books the tokens of a step that is over. `preempt`
 takes sequences out where the KV cache has no room for their next tokens.
 """
@@ -59,10 +59,11 @@ class Scheduler:
 
     idle: micro-batches that are not under way.
     decoding: micro-batches that hold sequences.
-    allowed: micro-batches that may be in flight while prompts wait, see `resized`.
+    size: the most sequences of a micro-batch, as policies see it.
+    allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
         can compute its chunks without the scheduler.
-    tally: the executor's, which sequences that leave add their tokens to.
+    tally: the executor's. Sequences that leave add their tokens to it.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class Scheduler:
         """Micro-batches in the pipeline or its queue."""
         return self.limits.micro_batches - len(self.idle)
 
-    def resized(self, batch: MicroBatch, before: int) -> None:
+    def update_allowed(self, batch: MicroBatch, before: int) -> None:
         """Count the micro-batches that hold sequences, and limit those in flight.
 
-        While prompts wait, as many may be in flight as fill the pipeline, and at least one more
-        than those that decode. More chunks of prompts would only queue at the first stage, and
-        delay every decode behind them.
+        before: sequences that the micro-batch held before it changed.
+        While prompts wait, as many may be in flight as fill the pipeline, or one more than decode,
+        whichever is more. More chunks of prompts would only queue at the first stage, and delay
+        every decode behind them.
         """
         fill = self.limits.fill
         if fill is not None:
@@ -131,7 +133,7 @@ class Scheduler:
                     "any of the prompts, and would for ever"
                 )
             return False
-        # After a preemption a waiting request may fit, which is known at the end of the step.
+        # After a preemption a waiting request may fit. It is admitted at the end of this step.
         single = work.prompt_tokens or batch.skipped_since or preempted
         batch.steps = 1 if single else self.steps_until_change(batch)
         batch.kv_steps = batch.steps if self.limits.micro_batches == 1 else 1
@@ -146,7 +148,8 @@ class Scheduler:
     def take_kv(self, sequences: int, batch: MicroBatch) -> None:
         """Take the KV of a batch step's tokens.
 
-        With one micro-batch it is that of all planned steps, so the peak is known at their end.
+        With one micro-batch that is the KV of all planned steps, some of which may not be made. So
+        the peak is only known at their end.
         """
         kv_cache = self.admission.kv_cache
         if self.limits.micro_batches == 1:
@@ -160,21 +163,21 @@ class Scheduler:
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
             # A full micro-batch can end no prompt. A policy that puts prompts first would neither
-            # decode nor end one, so it decides as if there were none.
+            # decode nor end a prompt. So it decides as if there were no prompts.
             prompts = 0
             decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         return BatchDecision(decodes, chunk_tokens if prompts else 0, min(ends, places))
 
     def state_of(self, batch: MicroBatch, prompts: int) -> BatchState:
-        """Return the state of a micro-batch and so many prompts, as a policy sees it."""
+        """Return the state of a micro-batch and its queue, as a policy sees it."""
         budget, queue = self.limits.token_budget, QueueView(self, batch)
         return BatchState(batch.running, batch.begun, prompts, budget, self.size, queue)
 
     def places(self, batch: MicroBatch) -> int:
         """Return how many more sequences a micro-batch may take: an even share of all admitted.
 
-        If the share has a remainder, so many micro-batches hold one more. Otherwise requests that
-        come together would pack into one micro-batch, and the stages would wait for it.
+        With a remainder r, r micro-batches hold one more. Without an even share, requests that come
+        together would pack into one micro-batch, and the stages would wait for it.
         """
         share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
         if more and (not share or self.count_above(share, batch) < more):
@@ -189,8 +192,8 @@ class Scheduler:
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
         steps = batch.steps_until_change()
-        # KV taken for later steps would be missing for other micro-batches. With several of them
-        # the executor takes it step by step.
+        # With several micro-batches, KV taken for later steps would be missing for the others. The
+        # executor then takes it step by step.
         if not self.policies.reserve and self.limits.micro_batches == 1:
             steps = min(steps, max(1, self.admission.kv_cache.kv_free // batch.running))
         return steps
@@ -214,7 +217,7 @@ class Scheduler:
         for request in batch.prefilled:
             self.join(batch, request, leave)
         if running != batch.running:
-            self.resized(batch, running)
+            self.update_allowed(batch, running)
         if not batch.running:
             batch.begun = False
         if admission.waiting:
@@ -251,7 +254,7 @@ class Scheduler:
                 self.admission.end(request, self.admission.env.now)
             else:
                 self.admission.requeue(request, 1 + decoded)
-        self.resized(batch, before)
+        self.update_allowed(batch, before)
         if not batch.running:
             batch.begun = False
         return batch.running < before

@@ -1,4 +1,4 @@
-"""Serving on SimPy: requests arrive, a router assigns them to replicas, and their rows result."""
+"""One run: requests arrive, a router assigns them to replicas, and each gets a row of results."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypedDict, Unpack
@@ -29,7 +29,7 @@ class ServiceOptions(TypedDict, total=False):
 
     think: a user's pause between an answer and the next request, in a closed loop; 0 [s].
     leap: whether to make the steps in which nothing changes in one event; True. Results are equal.
-    progress: called with the number of finished requests and of all.
+    progress: called with the number of ended requests and of all.
     counted: start and end of the part of the run whose work is kept in `Rows.span` [s]. Without
         an end it is over when the last request is sent. None keeps nothing.
     """
@@ -75,8 +75,8 @@ def serve_fleet(
 ) -> Rows:
     """Serve all requests on one replica for each configuration, and return their rows.
 
-    A request is routed when the smallest overhead of all replicas has passed. The rest of its
-    replica's overhead passes then.
+    A request is routed when the smallest overhead of all replicas has passed. After that, the rest
+    of its replica's overhead passes.
     """
     return Service(requests, configs, router, **options).run()
 
@@ -118,16 +118,16 @@ class Service:
         self.marks: list[Mark] = []
         self.counts_to_the_last = False
         if counted := options.get("counted"):
-            self.count(*counted)
+            self.count_span(*counted)
 
     def run(self) -> Rows:
         """Run until all requests have ended, and return their rows."""
         self.fleet.schedule_outages()
         if self.requests.users is None:
-            self.expect()
+            self.schedule_arrival()
         else:
             for user in range(min(self.requests.users, len(self.prompts))):
-                self.env.process(self.ask_next(user, 0.0))
+                self.env.process(self.send_next_of(user, 0.0))
         self.env.run()
         assert self.ended == len(self.prompts), "a request was lost"
         self.fleet.book()
@@ -137,7 +137,7 @@ class Service:
 
     # A part of the run is counted.
 
-    def count(self, start: Seconds, end: Seconds | None) -> None:
+    def count_span(self, start: Seconds, end: Seconds | None) -> None:
         """Count the part of the run from start to end; without an end, to the last arrival."""
         call_urgently(self.env, start, self.mark)
         if end is None:
@@ -145,7 +145,7 @@ class Service:
         else:
             call_urgently(self.env, end, self.mark)
 
-    def see_arrival(self) -> None:
+    def count_arrival(self) -> None:
         """Count an arrival, and end the part that lasts to the last one."""
         self.arrived += 1
         if self.counts_to_the_last and self.arrived == len(self.prompts):
@@ -157,49 +157,49 @@ class Service:
 
     # Requests come.
 
-    def expect(self) -> None:
+    def schedule_arrival(self) -> None:
         """Wait for the next arrival of an open loop."""
         if self.coming is not None:
             wait = max(0.0, self.coming[1] + self.fleet.overhead - self.env.now)
             call_urgently(self.env, wait, self.arrive)
 
     def arrive(self, _: simpy.Event) -> None:
-        """Send a request that arrives. The next arrival is scheduled first.
+        """Send a request that arrives. The next arrival is scheduled before that.
 
         So a replica sees whether more requests arrive at this instant.
         """
         assert self.coming is not None
         number, arrival = self.coming
         if arrival + self.fleet.overhead > self.env.now:
-            # The wait ended a rounding early.
-            self.expect()
+            # The wait ended a rounding error early.
+            self.schedule_arrival()
         else:
             self.coming = next(self.arrivals, None)
-            self.expect()
-            self.see_arrival()
+            self.schedule_arrival()
+            self.count_arrival()
             self.fleet.send(self.request(number, arrival))
 
-    def ask(self, number: int, after: Seconds) -> ServiceProcess:
-        """Send the next turn of a session at `after` [s]."""
-        yield from self.wait_for(after + self.fleet.overhead)
-        self.arrive_after(number, after)
+    def send_turn(self, number: int, at: Seconds) -> ServiceProcess:
+        """Send the next turn of a session at a time [s]."""
+        yield from self.wait_until(at + self.fleet.overhead)
+        self.send_follow_up(number, at)
 
-    def ask_next(self, user: int, after: Seconds) -> ServiceProcess:
-        """Send the next request of a user of a closed loop at `after` [s], if one is left."""
-        yield from self.wait_for(after + self.fleet.overhead)
+    def send_next_of(self, user: int, at: Seconds) -> ServiceProcess:
+        """Send the next request of a user of a closed loop at a time [s], if one is left."""
+        yield from self.wait_until(at + self.fleet.overhead)
         if (number := self.users.next_request(user)) is not None:
-            self.arrive_after(number, after)
+            self.send_follow_up(number, at)
 
-    def wait_for(self, due: Seconds) -> ServiceProcess:
-        """Wait until the clock has reached `due`: a wait may end a rounding error early."""
-        while due > self.env.now:
-            yield UrgentTimeout(self.env, due - self.env.now)
+    def wait_until(self, at: Seconds) -> ServiceProcess:
+        """Wait until the clock has reached a time. A single wait may end a rounding error early."""
+        while at > self.env.now:
+            yield UrgentTimeout(self.env, at - self.env.now)
 
-    def arrive_after(self, number: int, after: Seconds) -> None:
-        """Send a request whose arrival an answer decided."""
-        self.rows.arrival[number] = after
-        self.see_arrival()
-        self.fleet.send(self.request(number, after))
+    def send_follow_up(self, number: int, at: Seconds) -> None:
+        """Send a request that follows an answer, now, with the arrival `at` [s]."""
+        self.rows.arrival[number] = at
+        self.count_arrival()
+        self.fleet.send(self.request(number, at))
 
     def request(self, number: int, arrival: Seconds) -> Request:
         """Return a request as it is sent."""
@@ -211,7 +211,7 @@ class Service:
             request.priority = int(priority[number])
         return request
 
-    def finished(self, request: Request, at: Seconds) -> None:
+    def on_end(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended, and send the requests that wait for its answer."""
         rows, requests = self.rows, self.requests
         self.ended += 1
@@ -219,17 +219,17 @@ class Service:
         self.progress(self.ended, len(self.prompts))
         if requests.users is not None and self.users.left:
             user = self.users.sender(request.id)
-            self.env.process(self.ask_next(user, at + self.think))
+            self.env.process(self.send_next_of(user, at + self.think))
         for number in self.next_turns.get(request.id, ()):
             if rows.reason[request.id]:
                 self.skip_turn(number, at)
             else:
                 assert requests.think is not None
-                self.env.process(self.ask(number, at + float(requests.think[number])))
+                self.env.process(self.send_turn(number, at + float(requests.think[number])))
 
     def skip_turn(self, number: int, at: Seconds) -> None:
         """End a turn of a session whose turn before it was not answered."""
         self.rows.arrival[number] = at
         self.rows.reason[number] = "the turn before it was not answered"
-        self.see_arrival()
-        self.finished(Request(number, at, 0, 0, 0), at)
+        self.count_arrival()
+        self.on_end(Request(number, at, 0, 0, 0), at)

@@ -11,17 +11,17 @@ class ClosedLoopUsers:
 
     Request i belongs to user i modulo users.  A user sends its own requests in order.
     So its k-th request has the same lengths in every system, however fast the others are.
-    After its own a user sends the first unsent request of the others.
-    Without this, the load would fall towards the end of a run, as quick users would finish first.
+    After its own requests, a user sends the first unsent request of the others. Otherwise the load
+    would fall towards the end of a run, because quick users finish first.
     """
 
     def __init__(self, users: int, requests: int) -> None:
         self.users, self.requests = users, requests
-        self.own = list(range(users))  # by user: its next request, if nobody has sent that
+        self.own = list(range(users))  # by user: its next request, unless another user has sent it
         self.unsent = bytearray(b"\1") * requests  # 1 for each unsent request
         self.left = requests  # how many are unsent
-        self.first = 0  # no earlier request is unsent
-        self.senders: dict[int, int] = {}  # by request in flight: the user who sent it
+        self.first = 0  # all requests before it are sent
+        self.senders: dict[int, int] = {}  # by request in flight: the user that sent it
 
     def next_request(self, user: int) -> int | None:
         """Return the request that a user sends now; None if all are sent."""
@@ -39,5 +39,5 @@ class ClosedLoopUsers:
         return number
 
     def sender(self, number: int) -> int:
-        """Return the user who sent a request that has ended."""
+        """Return the user that sent a request which has ended."""
         return self.senders.pop(number)

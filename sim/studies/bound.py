@@ -1,9 +1,9 @@
-"""A bound of a system's goodput, from the slowest stage and the SLO: an estimate and no proof.
+"""A bound of a system's goodput from the slowest stage and the SLO: an estimate, not a proof.
 
     load_bound(scenario, members)  # request/s, or users of a closed loop
 
 It assumes steps without gaps, requests of mean length, and no waiting. It takes a fraction of a
-second where a capacity takes many, so searches begin with it.
+second, and a capacity takes many seconds. So searches begin with the bound.
 """
 
 import math
@@ -18,7 +18,7 @@ from sim.units import Seconds
 
 
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
-    """Return about the load that a system takes within the SLO: the sum over its members."""
+    """Return an estimate of the load that a system takes within the SLO, summed over members."""
     workload, slo = scenario.workload, scenario.slo or SLO()
     prompt, output, think = workload.mean_prompt, workload.mean_output, workload.pause
     return sum(
@@ -30,36 +30,35 @@ def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
 def goodput_bound(
     deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
 ) -> float:
-    """Return about how many request/s all replicas can serve, with no gaps at the slowest stage.
+    """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
 
     prompt, output: mean tokens of a request.
-    Each of M micro-batches has k sequences and their part of prompts,
-    c = k prompt / (output - 1) tokens.  A step takes the time t of the slowest stage, and
-    k / (output - 1) requests end with it.  The rate is k / (output - 1) / t for the best k.
-    The KV cache, the engine's limits and the SLO's TPOT limit k.  If a step has no room for a
-    sequence and its part of prompts, each token takes its share of a step.
+    A micro-batch has k sequences and the prompt tokens that replace those which end:
+    c = k prompt / (output - 1).  A step takes the time t of the slowest stage, and k / (output - 1)
+    requests end with it.  The rate is k / (output - 1) / t for the best k.
+    The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
+    even for k = 1, the tokens take several steps.
 
-    With a pause `think`, the result is users of a closed loop.  They are the rate times (Little's
-    law) the time between two requests of a user: first token, answer and pause.  If all room is
-    taken, the first token comes as late as the SLO allows.  Else no request waits, and more users
-    slow the steps down.
+    With a pause `think`, the result is users of a closed loop.  They are the rate times the time
+    between two requests of a user (Little's law): first token, answer and pause.  At the largest k
+    the first token comes as late as the SLO allows.  At a smaller k no request waits.
     """
     limits, replicas = deployment.limits, deployment.layout.plan.replicas
     steps, context = max(1.0, output - 1), prompt + output / 2
-    held = limits.max_concurrent(math.ceil(prompt + output))
-    if not held:
+    concurrent = limits.max_concurrent(math.ceil(prompt + output))
+    if not concurrent:
         return 0.0
     in_flight = limits.fill or limits.micro_batches
-    most = max(1, min(held // in_flight, int(limits.token_budget * steps / (prompt + steps))))
+    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / (prompt + steps))))
     best = 0.0
     for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
-        tokens = k * (prompt + steps) / steps  # of a step
-        shares = max(1.0, tokens / limits.token_budget)  # steps that they take
-        piece = 0 if shares > 1 and k == 1 else round(k * prompt / steps)
-        time, unloaded = _step_times(deployment, k, context, piece, prompt)
+        tokens = k * (prompt + steps) / steps  # k + c
+        passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
+        chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
+        time, unloaded = _step_times(deployment, k, context, chunk, prompt)
         tpot = max(in_flight * time, unloaded)
         if slo.tpot is None or tpot <= slo.tpot:
-            rate = k / steps / (time * shares)
+            rate = k / steps / (time * passes)
             if think is not None:
                 answer = steps * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
@@ -69,39 +68,42 @@ def goodput_bound(
 
 
 def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
-    """Return how late the first token may come in the SLO, with an answer that takes `answer`."""
+    """Return how late the first token may come within the SLO.
+
+    answer: time from the first token to the last.
+    """
     waits = [slo.ttft, slo.e2el and max(0.0, slo.e2el - answer)]
     return min((limit for limit in waits if limit is not None), default=0.0)
 
 
 def _first_token(deployment: Deployment, prompt: float) -> Seconds:
-    """Return about the TTFT of an unloaded request.
+    """Return an estimate of the TTFT of an unloaded request.
 
-    Its pieces enter one after another, and the last one passes all stages.
+    Its chunks enter one after another, and the last one passes all stages.
     """
-    piece = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = _step_times(deployment, 0, 0.0, piece, prompt)
-    return (math.ceil(prompt / piece) - 1) * time + unloaded
+    chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
+    time, unloaded = _step_times(deployment, 0, 0.0, chunk, prompt)
+    return (math.ceil(prompt / chunk) - 1) * time + unloaded
 
 
 def _step_times(
-    deployment: Deployment, decodes: int, context: float, piece: int, prompt: float
+    deployment: Deployment, decodes: int, context: float, chunk: int, prompt: float
 ) -> tuple[Seconds, Seconds]:
     """Return the time of a step on the slowest stage, and through all stages.
 
-    piece: prompt tokens of the step.
+    decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
     """
     costs, window = deployment.costs, deployment.limits.window or math.inf
     work = Work(
         decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window)
     )
-    if piece:
+    if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
-            piece,
-            max(1, round(piece / prompt)),
-            piece + prompt / 2,
+            chunk,
+            max(1, round(chunk / prompt)),
+            chunk + prompt / 2,
         )
-        work.attended, work.windowed_attended = piece * prompt / 2, piece * min(prompt / 2, window)
-        work.windowed_cached = min(work.cached, piece + window)
+        work.attended, work.windowed_attended = chunk * prompt / 2, chunk * min(prompt / 2, window)
+        work.windowed_cached = min(work.cached, chunk + window)
     stages = costs.step(work).time
     return float(stages.max()), float(stages.sum() + costs.hops(work.tokens).sum()) + costs.back

@@ -27,12 +27,11 @@ from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 
-# The bisection ends if the lowest load that is not met is at most this many times the highest
-# that is met.
+# The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
 DOUBLINGS = 20  # and halvings of the rate, before the search ends
-# First step from a guess, up or down. The next steps are its square, then 2, because a guess is
-# seldom farther off.
+# First step from a guess, up or down. The next steps are its square, then 2. It is small, because a
+# guess is rarely farther off.
 GUESS_STEP = 1.15
 SEARCH_FROM = 0.9  # of a bound: the first load that is tried
 MOST_FILLS = 4  # users beyond this many times what the system can hold only wait
@@ -73,7 +72,7 @@ class SystemCapacity:
 
     @property
     def requests(self) -> int:
-        """The requests of a trial; the most of them in a closed loop."""
+        """The requests of a trial; in a closed loop, of the trial with the most."""
         return self.series.most_requests
 
     @cached_property
@@ -146,8 +145,9 @@ def capacity(
     """Return the highest load that each system meets, to 2 %.
 
     A load is met if a share `attainment` of the requests is within all limits of the SLO.
-    DistServe (OSDI 2024) calls this goodput.  A rate is not met if the verdict is OVERLOADED, or if
-    less than 97 % of the offered output tokens come out.  A refused request meets no limit.
+    DistServe (OSDI 2024) calls this goodput.  A rate is not met if the verdict is OVERLOADED.  It
+    is not met either if less than 97 % of the offered output tokens come out.  A refused request
+    meets no limit.
     The reported rate is never more than what is served.
 
     The load is raised (or lowered) in steps until the capacity is bracketed, and then bisected.

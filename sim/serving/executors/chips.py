@@ -15,7 +15,7 @@ from sim.units import Seconds
 
 
 class ChipExecutor(Executor):
-    """An executor that passes each step to a machine of chips. Its time is not known before."""
+    """An executor that passes each step to a machine of chips, whose time cannot be predicted."""
 
     def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ChipExecutor(Executor):
         batch_step.over(batch_step, leave)
 
     def abort(self) -> None:
-        """Book the steps under way in part. The whole of a step is that of equal chips."""
+        """Book the steps under way in part: the seconds worked, divided by those of equal chips."""
         self.machine.abort(self.under_way.values())
         for batch_step, step in self.under_way.items():
             whole = float(self.machine.costs.step(batch_step.work).time.sum())

@@ -27,7 +27,7 @@ def executor_for(env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap
 def _stage_executor(
     env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool
 ) -> Executor:
-    """Return an executor of stages. The compiled one does not know hosts that launch layers."""
+    """Return an executor of stages. The compiled one cannot simulate hosts that launch layers."""
     costs, limits = config.costs, config.limits
     if leap and limits.micro_batches == costs.stages == 1:
         return FastForwardExecutor(env, costs, gaps)

@@ -28,12 +28,12 @@ from sim.units import Seconds
 class CompiledPipelineExecutor(Executor):
     """A `StepwiseExecutor` that makes the steps of several micro-batches in one event.
 
-    Until the run's next event only micro-batches can return. So the compiled code takes those with
-    steps left through the stages up to that time. One timeout waits for the next one that needs a
+    Until the run's next event nothing but returns of micro-batches can happen. So the compiled code
+    makes all their steps up to that time. One timeout waits for the next return that needs a
     decision.
 
-    It also computes chunks of a waiting prompt that fill the token budget. They return no token,
-    and their time follows from the prompt.
+    The compiled code also computes chunks of a waiting prompt that fill the token budget. They need
+    no decision, because they return no token and their time follows from the prompt.
 
     interruptible: whether the replica can fail, so that steps under way may count in part.
     Left out: hosts that launch layers (`Costs.launch`) and link errors.
@@ -60,7 +60,7 @@ class CompiledPipelineExecutor(Executor):
         self.start_step: Callable[[Any], object] = self.idle.append
         # The waiting prompt, and its tokens left; -1 if the next return needs a decision anyway.
         self.request: Request | None = None
-        self.left = 0
+        self.prompt_left = 0
         self.next: Head | None = None  # the return that is waited for; None while idle
         self.kv_cache: KVCache | None = None  # that decodes take room from
 
@@ -73,8 +73,8 @@ class CompiledPipelineExecutor(Executor):
         else:
             row = self.state.row(work.tokens)
         if work.prompt_tokens:
-            self.tally.pieces(work)
-        self.state.add_piece(self.budget - work.decodes)
+            self.tally.add_chunks(work)
+        self.state.add_chunk(self.budget - work.decodes)
         self.batch_steps[slot] = batch_step
         steps, counted = min(batch_step.steps, parts.holds), work.decodes * batch_step.counted
         numbers = steps, counted, int(batch_step.no_output), row
@@ -92,21 +92,21 @@ class CompiledPipelineExecutor(Executor):
         slots, self.unused = self.unused[-chunks:], self.unused[:-chunks]
         for slot in slots:
             self.batch_steps[slot] = None
-        decides = self.left < 0
+        needs_decision = self.prompt_left < 0
         self.prepare_chunks(request)
-        self.state.add_piece(self.budget)
+        self.state.add_chunk(self.budget)
         self.state.assign_chunks(self.env.now, slots)
         request.prefilled += chunks * self.budget
         self.set_prompt(None)
-        if decides:
+        if needs_decision:
             self.interrupt()
         self.wait_if_idle()
 
     def interrupt(self, request: Request | None = None) -> None:
         if request is None or self.costs.sampled:
-            self.request, self.left = None, -1
-            self.state.set_prompt(self.left)
-        elif self.left >= 0:
+            self.request, self.prompt_left = None, -1
+            self.state.set_prompt(self.prompt_left)
+        elif self.prompt_left >= 0:
             # Otherwise the next return needs a decision anyway, which must not be forgotten.
             self.prepare_chunks(request)
 
@@ -133,10 +133,10 @@ class CompiledPipelineExecutor(Executor):
 
     def set_prompt(self, request: Request | None) -> None:
         """Set the waiting prompt, or none."""
-        self.request, self.left = request, 0
+        self.request, self.prompt_left = request, 0
         if request:
-            self.left = request.prompt - request.prefilled
-            self.state.set_prompt(self.left, request.prefilled)
+            self.prompt_left = request.prompt - request.prefilled
+            self.state.set_prompt(self.prompt_left, request.prefilled)
         else:
             self.state.set_prompt(0)
 
@@ -148,9 +148,9 @@ class CompiledPipelineExecutor(Executor):
     def wait(self, head: Head) -> None:
         """Wait for a return."""
         self.next = head
-        call_after(self.env, max(0.0, head.back - self.env.now), self.alarm)
+        call_after(self.env, max(0.0, head.back - self.env.now), self.on_return)
 
-    def alarm(self, _: simpy.Event) -> None:
+    def on_return(self, _: simpy.Event) -> None:
         """Complete the micro-batch that returns, or let it continue. Then advance the others."""
         head, now = self.next, self.env.now
         assert head is not None
@@ -158,10 +158,10 @@ class CompiledPipelineExecutor(Executor):
         if self.request:
             # The scheduler may have computed chunks of the prompt since.
             self.set_prompt(self.request)
-        room = self.budget - (batch_step.work.decodes if batch_step else 0)
-        continues = head.last and self.left and batch_step is None
-        decides = self.left < 0 or 0 < self.left <= room or (head.last and not continues)
-        if decides or self.is_short(head, batch_step):
+        left, room = self.prompt_left, self.budget - (batch_step.work.decodes if batch_step else 0)
+        continues = head.last and left and batch_step is None
+        needs_decision = left < 0 or 0 < left <= room or (head.last and not continues)
+        if needs_decision or self.lacks_kv(head, batch_step):
             self.complete_silent()
             self.set_prompt(None)
             self.state.pop_head()
@@ -170,13 +170,13 @@ class CompiledPipelineExecutor(Executor):
         head = self.advance()
         if self.request:
             self.request.prefilled = head.prefilled
-            self.left = self.request.prompt - head.prefilled
+            self.prompt_left = self.request.prompt - head.prefilled
         if head.in_flight:
             self.wait(head)
         else:
             self.next = None
 
-    def is_short(self, head: Head, batch_step: BatchStep | None) -> bool:
+    def lacks_kv(self, head: Head, batch_step: BatchStep | None) -> bool:
         """Return whether the KV cache has no room for the next tokens of a batch step."""
         if self.kv_cache is None or batch_step is None or head.last:
             return False
@@ -209,7 +209,7 @@ class CompiledPipelineExecutor(Executor):
         slots = self.state.take_silent()
         if not slots:
             return
-        if self.left > 0:
+        if self.prompt_left > 0:
             self.set_prompt(None)
         # `over` may use slots again, so they are sorted out first.
         lent = [slot for slot in slots if self.batch_steps[slot] is None]
@@ -238,7 +238,7 @@ class CompiledPipelineExecutor(Executor):
         state, stages = self.state, self.costs.stages
         for slot in state.slots_under_way():
             track, batch_step = state.tracks[slot], self.batch_steps[slot]
-            leave, times = track[kernel.PLACE + 1 :].reshape(2, stages)
+            leave, times = track[kernel.STAGE_TIMES :].reshape(2, stages)
             unmade = unworked_seconds(leave, times, self.env.now)
             state.stages[kernel.BUSY] -= unmade
             part = float(unmade.sum() / times.sum())

@@ -1,4 +1,4 @@
-"""The contract between a replica's scheduler and what takes its steps through the stages."""
+"""The contract of executors, which take the steps of a replica's scheduler through the stages."""
 
 import math
 from collections import deque
@@ -27,7 +27,7 @@ class BatchStep:
     prefilled: requests whose prompts end with the step.
     last: when the micro-batch last left the last stage [s].
     counted: whether the executor counts the gaps before the step's tokens. Otherwise the
-        scheduler does, because sequences were left out of the steps before.
+        scheduler does, because sequences were left out of earlier steps.
     no_output: whether the step has no token to return. Its micro-batch is then free for prompts.
     clock_error: rounding error carried forward: exact time minus `env.now`, at entry and at
         return [s]. Without it the clock of a long run would drift.
@@ -47,9 +47,9 @@ class Executor:
     """An executor takes batch steps through the stages of one replica, and tallies them.
 
     The scheduler calls `send` for a micro-batch. The executor makes as many of its identical steps
-    as it can predict, and calls `over`. The scheduler calls `interrupt` when a request waits, so
-    that the next micro-batch to return is over after the step under way. An executor that makes
-    one step at a time needs none of the other methods: here they do nothing.
+    as it can predict, and calls `over`. The scheduler calls `interrupt` when a request waits. The
+    next micro-batch to return is then over after the step under way. An executor that makes one
+    step at a time needs none of the other methods, which do nothing here.
 
     An outage interrupts the steps under way (`abort`). A part of such a step counts: the seconds
     that its stages have worked, divided by all its seconds.
@@ -143,7 +143,7 @@ class Executor:
         return -math.inf
 
     def stop(self) -> None:
-        """Forget the failed replica: its steps under way continue and nothing of them counts."""
+        """Stop counting, because the replica failed: its steps under way still return."""
         self.gaps, self.tally = Gaps(), Tally()
 
 

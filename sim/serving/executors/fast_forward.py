@@ -112,7 +112,7 @@ class FastForwardExecutor(Executor):
         if self.batch_step:
             under_way = Tally()
             under_way.add(self.batch_step.work, self.batch_step.steps)
-            tally = summed([tally, under_way.times(self.share)])
+            tally = summed([tally, under_way.scaled(self.share)])
         return tally
 
     def busy_so_far(self) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ class Head(NamedTuple):
     """The micro-batch that returns first.
 
     back, leave: when it returns, and when it left the last stage [s].
-    slot, steps: its slot, and the steps that it made.
+    slot, steps: its place in the arrays, and the steps that it made.
     last: whether it has no steps left.
     clock_error: exact time minus the clock, at its return [s].
     prefilled: tokens of the waiting prompt that are computed.
@@ -35,10 +35,14 @@ class Head(NamedTuple):
 
 
 class KernelState:
-    """The state of a compiled pipeline. `kernel` names the places in its arrays.
+    """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
-    A row holds the body and the hops of a number of tokens. Rows are added as numbers of tokens
-    come up. Where tokens are routed to experts step by step, a slot has a row of its own.
+    A slot is the place of one micro-batch in the arrays. A row of `rows` holds the body and the
+    hops of a number of tokens. It is added when that number first comes up. Where tokens are
+    routed to experts step by step, each slot has its own row.
+
+    made: steps of each row. row_of: rows by number of tokens.
+    lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
     """
 
     def __init__(self, costs: Costs, slots: int, token_budget: int, interruptible: bool) -> None:
@@ -54,22 +58,22 @@ class KernelState:
         self.read = np.zeros((kinds, 2))
         self.batches = np.zeros((slots, kernel.SECONDS + 2 * kinds))
         self.counts = np.zeros((slots, 7), np.int64)
-        self.ring, self.sums = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
-        self.ring[kernel.BUDGET] = token_budget
-        self.ring[kernel.RANKS] = costs.layout.plan.attention_data
-        self.ring[kernel.ROOM] = FOREVER
-        self.sums[kernel.RETURN], self.sums[kernel.PIECE] = (
+        self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
+        self.integers[kernel.BUDGET] = token_budget
+        self.integers[kernel.RANKS] = costs.layout.plan.attention_data
+        self.integers[kernel.ROOM] = FOREVER
+        self.floats[kernel.WAY_BACK], self.floats[kernel.SEQUENCE_OVERHEAD] = (
             costs.back,
             costs.layout.engine.sequence_overhead,
         )
-        self.tracks = np.zeros((slots if interruptible else 0, kernel.PLACE + 1 + 2 * stages))
+        self.tracks = np.zeros((slots if interruptible else 0, kernel.STAGE_TIMES + 2 * stages))
         self.state = (
             self.lines,
             self.read,
             self.batches,
             self.counts,
-            self.ring,
-            self.sums,
+            self.integers,
+            self.floats,
             self.tracks,
         )
 
@@ -89,11 +93,11 @@ class KernelState:
         self.rows[1 + slot] = body, self.costs.hops(tokens)
         return 1 + slot
 
-    def add_piece(self, tokens: int) -> None:
-        """Add the attention time of prompt chunks of so many tokens, unless it is there."""
+    def add_chunk(self, tokens: int) -> None:
+        """Set the attention time of prompt chunks of this many tokens, unless it is set."""
         if tokens > 0 and not self.known[tokens]:
             self.known[tokens] = True
-            self.lines[tokens] = self.costs.piece_lines(tokens)
+            self.lines[tokens] = self.costs.chunk_lines(tokens)
 
     def join(
         self,
@@ -119,7 +123,7 @@ class KernelState:
 
     def head(self) -> Head:
         """Return the micro-batch that returns first."""
-        return Head(*kernel.head(self.batches, self.counts, self.ring))
+        return Head(*kernel.head(self.batches, self.counts, self.integers))
 
     def advance(self, now: Seconds, until: Seconds) -> Head:
         """Make the steps that begin before `until` [s]; return the first that needs a decision."""
@@ -127,24 +131,24 @@ class KernelState:
 
     def pop_head(self) -> None:
         """Remove the micro-batch that returns first."""
-        self.ring[kernel.HEAD] = (self.ring[kernel.HEAD] + 1) % len(self.counts)
-        self.ring[kernel.LENGTH] -= 1
+        self.integers[kernel.HEAD] = (self.integers[kernel.HEAD] + 1) % len(self.counts)
+        self.integers[kernel.LENGTH] -= 1
 
     def set_prompt(self, left: int, prefilled: int = 0) -> None:
         """Set the waiting prompt: its tokens left and those computed.
 
-        left: 0 without a prompt; -1 if the next micro-batch to return is over in any case.
+        left: 0 without a prompt; -1 if the next micro-batch to return needs a decision in any case.
         """
-        self.ring[kernel.LEFT], self.ring[kernel.OLD] = left, prefilled
+        self.integers[kernel.PROMPT_LEFT], self.integers[kernel.PROMPT_DONE] = left, prefilled
 
     def set_room(self, kv_tokens: int) -> None:
         """Set the tokens of KV cache that further decodes may take."""
-        self.ring[kernel.ROOM] = kv_tokens
+        self.integers[kernel.ROOM] = kv_tokens
 
     @property
     def room(self) -> int:
         """The tokens of KV cache that further decodes may take."""
-        return int(self.ring[kernel.ROOM])
+        return int(self.integers[kernel.ROOM])
 
     def end_after_this(self, slot: int) -> None:
         """Make a slot's step under way its last one."""
@@ -152,22 +156,22 @@ class KernelState:
 
     def take_silent(self) -> list[int]:
         """Return the slots that returned without an event, and forget them."""
-        gone = int(self.ring[kernel.GONES])
-        self.ring[kernel.GONES] = 0
-        return self.counts[:gone, kernel.GONE].tolist() if gone else []
+        count = int(self.integers[kernel.SILENT_COUNT])
+        self.integers[kernel.SILENT_COUNT] = 0
+        return self.counts[:count, kernel.SILENT_SLOTS].tolist() if count else []
 
     def slots_under_way(self) -> list[int]:
         """Return the slots under way, the first to return first."""
-        order = np.roll(self.counts[:, kernel.ORDER], -self.ring[kernel.HEAD])
-        slots: list[int] = order[: self.ring[kernel.LENGTH]].tolist()
+        order = np.roll(self.counts[:, kernel.ORDER], -self.integers[kernel.HEAD])
+        slots: list[int] = order[: self.integers[kernel.LENGTH]].tolist()
         return slots
 
     def take_back_gap(self, slot: int) -> None:
         """Remove the gap before the tokens of a slot's step under way."""
         if decodes := int(self.counts[slot, kernel.DECODES]):
-            gap, place = self.tracks[slot, [kernel.GAP, kernel.PLACE]].tolist()
-            self.ring[kernel.FIRST_BIN + int(place)] -= decodes
-            self.sums[[kernel.COUNT, kernel.TOTAL, kernel.SQUARES]] -= (
+            gap, place = self.tracks[slot, [kernel.GAP, kernel.GAP_BIN]].tolist()
+            self.integers[kernel.FIRST_BIN + int(place)] -= decodes
+            self.floats[[kernel.COUNT, kernel.TOTAL, kernel.SQUARES]] -= (
                 decodes,
                 decodes * gap,
                 decodes * gap * gap,
@@ -188,20 +192,20 @@ class KernelState:
             else:
                 tally.attended += attended
                 tally.cached += cached
-        tally.steps_without_sampling += int(self.ring[kernel.STEPS_WITHOUT_SAMPLING])
+        tally.steps_without_sampling += int(self.integers[kernel.STEPS_WITHOUT_SAMPLING])
 
     def add_gaps_to(self, gaps: Gaps) -> None:
         """Add the gaps that the compiled code counted to a histogram."""
-        bins = self.ring[kernel.FIRST_BIN :]
+        bins = self.integers[kernel.FIRST_BIN :]
         used = np.flatnonzero(bins)
         places = (used + kernel.LOWEST_BIN).tolist()
         counts = dict(zip(places, bins[used].tolist(), strict=True))
-        gaps.join(counts, *self.sums[[kernel.TOTAL, kernel.SQUARES]].tolist())
+        gaps.join(counts, *self.floats[[kernel.TOTAL, kernel.SQUARES]].tolist())
 
     @property
     def free_at(self) -> Seconds:
         """The time at which the last stage in use is free [s]."""
-        return float(self.sums[kernel.CLOCK] + self.stages[kernel.FREE].max())
+        return float(self.floats[kernel.CLOCK] + self.stages[kernel.FREE].max())
 
     @property
     def busy(self) -> NDArray[np.float64]:

@@ -17,33 +17,33 @@ from sim.units import Seconds
 class RetryExecutor(Executor):
     """An executor that repeats failed steps, from the first stage, on another executor.
 
-    inner: by batch step under way, the batch step of the other executor.
+    executor: the other one, which takes each attempt through the stages.
+    inner: by batch step under way, the batch step that is sent to the other executor.
     retried: batch steps under way of which at least one attempt is over.
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        through: Executor,
+        executor: Executor,
         error_sampler: LinkErrorSampler,
         gaps: Gaps,
     ) -> None:
-        self.env, self.through, self.error_sampler = env, through, error_sampler
-        self.gaps, self.tally = gaps, through.tally
+        self.env, self.executor, self.error_sampler = env, executor, error_sampler
+        self.gaps, self.tally = gaps, executor.tally
         self.inner: dict[BatchStep, BatchStep] = {}
         self.retried: set[BatchStep] = set()
 
     def send(self, batch_step: BatchStep) -> None:
-        once = partial(self.back, batch_step)
         inner = BatchStep(
-            once,
+            partial(self.back, batch_step),
             batch_step.work,
             last=batch_step.last,
             counted=False,
             clock_error=batch_step.clock_error,
         )
         self.inner[batch_step] = inner
-        self.through.send(inner)
+        self.executor.send(inner)
 
     def back(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
         """Repeat a failed step after the restart time; complete the others."""
@@ -51,7 +51,7 @@ class RetryExecutor(Executor):
             self.replays += 1
             self.retried.add(batch_step)
             restart = self.error_sampler.errors.restart
-            call_after(self.env, restart, lambda _: self.through.send(attempt))
+            call_after(self.env, restart, lambda _: self.executor.send(attempt))
             return
         del self.inner[batch_step]
         self.retried.discard(batch_step)
@@ -61,27 +61,27 @@ class RetryExecutor(Executor):
         batch_step.over(batch_step, leave)
 
     def abort(self) -> None:
-        self.through.abort()
+        self.executor.abort()
 
     def steps_made(self, batch_step: BatchStep) -> float:
         """Return the steps made. A step that is being repeated counts whole."""
         if batch_step in self.retried:
             return 1.0
         inner = self.inner.get(batch_step)
-        return self.through.steps_made(inner) if inner else 0.0
+        return self.executor.steps_made(inner) if inner else 0.0
 
     def stop(self) -> None:
-        self.through.stop()
+        self.executor.stop()
         super().stop()
 
     @property
     def free_at(self) -> Seconds:
-        return self.through.free_at
+        return self.executor.free_at
 
     @property
     def traffic(self) -> Traffic | None:
-        return self.through.traffic
+        return self.executor.traffic
 
     @property
     def busy(self) -> NDArray[np.float64]:
-        return self.through.busy
+        return self.executor.busy
