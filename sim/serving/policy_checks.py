@@ -72,6 +72,8 @@ def checked_order(order: Order) -> Order:
 
     def _key_of(request: Request) -> float:
         key = order(request)
+        if type(key) is float and key == key:
+            return key
         if not isinstance(key, Real) or math.isnan(key):
             raise UserError(
                 f"order {_name_of(order)}: got {key!r} for request {request.id}; "
