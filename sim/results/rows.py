@@ -40,7 +40,8 @@ COLUMNS = {
     "last_token": "s: when its last token was ready",
     "prompt_tokens": "integer: tokens of the prompt",
     "output_tokens": "integer: tokens of the output",
-    "cached_tokens": "integer: tokens of the prompt that the prefix cache had",
+    "cached_tokens": "integer: tokens of the prompt that the prefix cache had when it was first "
+    "admitted, on its last replica",
     "preemptions": "integer: how often it lost its room and was computed again",
     "retries": "integer: how often its replica failed, and it began anew",
     "moved": "true or false: it began anew on another replica",

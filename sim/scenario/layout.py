@@ -7,7 +7,7 @@ from sim.reliability.availability import require_simulable
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.policy import ring
-from sim.serving.ring import beat_schedule
+from sim.serving.ring import ring_schedule
 
 RING_TOLERANCE = 0.02  # relative difference of beats that `policy: ring` neglects in silence
 
@@ -69,7 +69,7 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
     system = scenario.plain(name)
     if system.policies.batching is not ring or not (most := system.max_sequences):
         return
-    turn = beat_schedule(deployment.costs, scenario.request_tokens).turn
+    turn = ring_schedule(deployment.costs, deployment.limits, scenario.request_tokens).turn
     if most > turn:
         reason = f"got {most}; expected at most the {turn} beats of policy ring; try {turn}"
         raise error_at_path(("max_sequences",), most, reason)
@@ -86,7 +86,7 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
         return lines
     limits, tokens = deployment.limits, scenario.request_tokens
     longest = min(limits.context, limits.kv_tokens)
-    assumed, slowest = (beat_schedule(deployment.costs, n) for n in (tokens, longest))
+    assumed, slowest = (ring_schedule(deployment.costs, limits, n) for n in (tokens, longest))
     longer = max(slowest.beat / assumed.beat, slowest.unloaded / assumed.unloaded) - 1
     if longer > RING_TOLERANCE:
         lines.append(

@@ -118,10 +118,10 @@ class Admission:
                     return
                 request.queued = False
                 self.queued -= 1
-                if cached := self.kv_cache.take(request):
-                    request.prefilled = cached
-                    self.rows.cached[request.id] += cached
+                request.prefilled = self.kv_cache.take(request)
                 if not preempted:
+                    # After a preemption its prompt was computed once, and vLLM counts no more.
+                    self.rows.cached[request.id] = request.prefilled
                     self.rows.admitted[request.id] = self.env.now
                 self.prefilling.append(request)
             heapq.heappop(self.waiting)
@@ -131,8 +131,9 @@ class Admission:
         while self.prefilling and self.prefilling[0].cancelled:
             ended = self.prefilling.popleft()
             for request, cached in self.kv_cache.uncomputed(ended, self.prefilling):
-                self.rows.cached[request.id] -= request.prefilled - cached
                 request.prefilled = cached
+                if math.isnan(request.answered):
+                    self.rows.cached[request.id] = cached
             self.end(ended, self.env.now)
 
     def requeue(self, request: Request, generated: int) -> None:

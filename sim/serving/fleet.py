@@ -174,6 +174,7 @@ class ServingFleet:
         replica.executor.stop()
         for request in lost:
             rows.admitted[request.id] = rows.first_token[request.id] = math.nan
+            rows.cached[request.id] = 0
             if outage.requests == "fail":
                 rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
                 self.source.on_end(request, self.env.now)

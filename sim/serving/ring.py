@@ -32,7 +32,7 @@ from sim.results.histogram import Gaps
 from sim.results.rows import Rows
 from sim.serving.event_order import call_after
 from sim.serving.executors.executor import Executor
-from sim.serving.policy import Request
+from sim.serving.policy import Request, SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
@@ -83,6 +83,14 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
         beat = max(beat, float(stages.max()))
         unloaded = max(unloaded, float(stages.sum()) + hops)
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
+
+
+def ring_schedule(costs: Costs, limits: SchedulerLimits, request_tokens: float) -> BeatSchedule:
+    """Return the schedule of a replica, whose beats are those of a mean request's last token.
+
+    request_tokens: of a mean request.  Tokens beyond the model's context are never served.
+    """
+    return beat_schedule(costs, min(request_tokens, limits.context))
 
 
 class BeatRing:
@@ -234,9 +242,10 @@ class RingReplica(Replica):
         rows: Rows,
         on_end: Callable[[Request, Seconds], None],
     ) -> None:
-        self.schedule = schedule = beat_schedule(config.costs, config.request_tokens)
-        limits = replace(config.limits, sequences=min(config.limits.sequences, schedule.turn))
-        self.counter = BeatCounter(config.costs, rows.gaps, schedule)
+        costs, limits = config.costs, config.limits
+        self.schedule = schedule = ring_schedule(costs, limits, config.request_tokens)
+        limits = replace(limits, sequences=min(limits.sequences, schedule.turn))
+        self.counter = BeatCounter(costs, rows.gaps, schedule)
         config = replace(config, limits=limits)
         super().__init__(env, number, config, self.counter, rows, on_end)
         self.ring = BeatRing(schedule.turn)

@@ -20,6 +20,7 @@ from sim.results.encoding import json_object
 from sim.results.metrics import LIMITS
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
+from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
@@ -234,14 +235,24 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
                 reason += "; they would only wait, and no limit is missed for that"
         elif known:
             reason = f"it does not take {least:.4g}"
-        else:
-            reason = "alone enough requests meet the SLO, "
-            reason += "but at no rate that was tried: they come in bursts"
+        elif above:
+            reason = _why_no_rate(above, series.share)
     scale = None
     if best and workload.is_recorded:
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
         scale = getattr(workload, "time_scale", 1.0) * measured_rate(batch) / best.goodput
     return SystemCapacity(series, best, above, reason, scale)
+
+
+def _why_no_rate(lowest: LoadTrial, share: float) -> str:
+    """Return why no rate is met, though enough single requests meet the SLO."""
+    if lowest.attainment >= share:
+        return (
+            f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
+            f"{lowest.kept:.1%} of the offered output tokens come out, and {KEEPS_UP:.0%} are due:"
+            f" {lowest.missed['refused']:.1%} of the requests are refused or cancelled"
+        )
+    return "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
 
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:

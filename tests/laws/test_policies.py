@@ -112,7 +112,7 @@ def test_every_request_ends_once_and_leaps_are_their_steps(
             (rows.last_token - rows.first_token)[done].sum(), rel=1e-9, abs=1e-12
         )
     assert max(rows.kv_peak) <= deployment.limits.kv_tokens
-    assert (rows.cached <= (requests.prompt + requests.output) * (1 + rows.preemptions)).all()
+    assert (rows.cached < requests.prompt).all()
     steps = run(deployment, requests, policies, leap=False)
     assert steps.reason == rows.reason
     for name in ("admitted", "first_token", "last_token"):
@@ -416,6 +416,20 @@ def test_routers(deployments):
     same = rows["prefix-aware"].replica
     assert len({same[i] for i in (0, 1, 3, 4)}) == 1
     assert rows["prefix-aware"].cached.sum() > rows["round-robin"].cached.sum() >= 0
+
+
+def test_one_system_prompt_does_not_fill_one_replica(deployments):
+    """Of 200 requests at one instant with one prefix, each of two replicas takes a half.
+
+    The first has it in its cache, and gets requests alone until it has 65 more than the other.
+    Then both have it, and the load decides.
+    """
+    deployment = deployments(Plan(replicas=2))
+    requests = listed([(0.0, HASH_BLOCK, 20)] * 200, hash_ids=[(0,)] * 200)
+    policies = Policies(router=ROUTERS["prefix-aware"], prefix_caching=True)
+    replica = run(deployment, requests, policies).replica
+    assert set(replica[:65]) == {replica[0]}
+    assert (replica == replica[0]).sum() == 100
 
 
 def test_a_policy_that_starves_a_batch_is_told(deployments):

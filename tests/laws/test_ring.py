@@ -197,3 +197,14 @@ def test_a_part_of_a_run_counts_the_tokens_that_enter_in_it(compiled):
     assert tally.attended == 4
     assert tally.context == sum(range(5, 10))
     assert tally.logits == 1 + 5
+
+
+def test_beats_are_no_longer_than_those_of_the_longest_request_that_is_served(compiled):
+    """A mean request of 40 tokens is refused where the context has 30, and needs no beats."""
+    deployment = compiled("four stages", context=30)
+    expected, mean = (beat_schedule(deployment.costs, n).tpot for n in (30, TOKENS))
+    requests = RequestBatch(np.zeros(2), np.array([20, 30]), np.array([10, 10]))
+    rows = serve(deployment, requests)
+    assert rows.finished.tolist() == [True, False]
+    assert (rows.last_token - rows.first_token)[0] == pytest.approx(9 * expected)
+    assert expected < mean

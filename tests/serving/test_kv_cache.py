@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.serving import admission as admission_module
 from sim.serving.kv_cache import KVCache, block_ranges
 from sim.serving.policy import Policies, Request, SchedulerLimits
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service, serve
 from sim.workload.requests import ENDLESS, RequestBatch
 
@@ -206,8 +206,31 @@ def test_preempted_requests_find_their_own_blocks(run):
     plain = run(requests, policies=replace(policies, prefix_caching=False), kv_tokens=100)
     assert rows.preemptions.tolist() == plain.preemptions.tolist() == [0, 1]
     # It had 40 tokens and some answers. The other one, of 69 in the end, leaves 31: one block.
-    assert rows.cached.tolist() == [0, 16]
+    computed = [sum(n * k for n, k in r.tallies[0].batch_steps.items()) for r in (rows, plain)]
+    assert computed[1] - computed[0] == 16
     assert rows.last_token[1] < plain.last_token[1]
+    # Its prompt was computed once before, so that none of it was cached.
+    assert rows.cached.tolist() == [0, 0]
+
+
+def test_after_an_outage_only_the_last_beginning_of_a_request_counts_as_cached(
+    make_deployment, make_chip, lossy
+):
+    """The second one finds 64 tokens, is lost, and begins again on a replica that kept nothing."""
+    deployment = make_deployment(chip=make_chip(capacity=3e6), engine=lossy)
+    requests = RequestBatch(np.zeros(2), np.full(2, 100), np.full(2, 30), shared_prefix=70)
+
+    def served(outages):
+        config = ReplicaConfig(deployment.costs, deployment.limits, CACHING, outages=outages)
+        return Service(requests, [config], CACHING.router).run()
+
+    first = served(())
+    at = float(first.first_token[1] + first.last_token[1]) / 2
+    again = served((Outage(replica=0, at=at, lasts=1.0),))
+    assert again.retries.tolist() == [1, 1]
+    assert first.cached.tolist() == again.cached.tolist() == [0, 64]
+    failed = served((Outage(replica=0, at=at, lasts=1.0, requests="fail"),))
+    assert failed.cached.tolist() == [0, 0]
 
 
 def test_a_cancelled_prompt_leaves_its_blocks_to_the_next_one():

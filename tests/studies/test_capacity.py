@@ -286,6 +286,19 @@ def test_the_first_tenth_is_not_counted(make_scenario, service, tmp_path, togeth
     assert ("they come in bursts" in found.reason) != met
 
 
+def test_tokens_that_a_deadline_takes_at_any_rate_are_the_reason(make_scenario, service):
+    """Answers from 1 to 60 tokens, and time for 54: one in ten, with more tokens, is cancelled."""
+    workload = Poisson(rate=1.0, requests=100, prompt=PROMPT, output=Length(uniform=(1, 60)))
+    scenario = make_scenario(SLO(ttft=1e3 * service), workload)
+    single = scenario.unloaded(scenario.deploy("one"))
+    scenario = make_scenario(scenario.slo, workload, deadline=single.ttft + 53.5 * single.tpot)
+    found = capacity(scenario, attainment=0.8, requests=500).systems["one"]
+    assert found.best is None
+    assert found.above.attainment == pytest.approx(0.9, abs=0.05)
+    assert f"only {found.above.kept:.1%} of the offered output tokens come out" in found.reason
+    assert f"{found.above.missed['refused']:.1%} of the requests are refused" in found.reason
+
+
 def test_bursts_take_less(make_scenario, service):
     gamma = Gamma(rate=1.0, requests=100, prompt=PROMPT, output=ANSWER, burstiness=0.25)
     slo = SLO(ttft=3.5 * service)
