@@ -76,15 +76,21 @@ def require_ring_places(scenario: Scenario, name: str, deployment: Deployment) -
 
 
 def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> list[str]:
-    """Return the warnings of a plain system's deployment and of its policy.
+    """Return the warnings of a plain system's deployment, requests and policy.
 
+    Requests beyond the model's context are refused. A warning says so if a mean one is.
     Beats of `policy: ring` are those of a mean request.  A warning names the error for the
     longest sequence that the system holds, above 2 %.
     """
     lines = deployment.warnings
+    limits, tokens = deployment.limits, scenario.request_tokens
+    if tokens > limits.context:
+        lines.append(
+            f"a mean request has {tokens:g} tokens, and the model's context is {limits.context}: "
+            "longer requests are refused"
+        )
     if scenario.plain(name).policies.batching is not ring:
         return lines
-    limits, tokens = deployment.limits, scenario.request_tokens
     longest = min(limits.context, limits.kv_tokens)
     assumed, slowest = (ring_schedule(deployment.costs, limits, n) for n in (tokens, longest))
     longer = max(slowest.beat / assumed.beat, slowest.unloaded / assumed.unloaded) - 1

@@ -1101,3 +1101,13 @@ def test_a_grid_whose_rows_do_not_divide_the_group_agrees_or_says_that_it_does_n
     assert f"stage: {said}" in out
     assert f"chip: {said}" not in out
     assert said in sramsim("check", str(file))[2]
+
+
+def test_check_warns_of_requests_beyond_the_models_context(sramsim):
+    """512 + 128 tokens and a prefix: 4,096 positions of Llama 2 hold one of 3,456 tokens, not one more."""
+    for prefix, warned in ((3456, False), (3457, True)):
+        status, _, printed = sramsim(
+            "check", "llama2-70b-lpu-vs-h100", "--set", f"workload.shared_prefix={prefix} token"
+        )
+        assert status == 0
+        assert ("longer requests are refused" in printed) == warned
