@@ -12,7 +12,9 @@ import simpy
 
 import sim
 from sim.results.metrics import summarize
-from sim.serving.service import serve
+from sim.serving.policy import BATCHINGS, Policies
+from sim.serving.replica_config import ReplicaConfig
+from sim.serving.service import serve_fleet
 
 TIMEOUTS = 200_000
 
@@ -37,33 +39,39 @@ def test_bare_loop(benchmark):
 
 
 @pytest.mark.parametrize(
-    ("system", "rate", "requests"),
-    [  # 8xH100 serves 47.6 requests a second at most, 576 LPUs 154
-        pytest.param("h100x8", 1, 1_000, id="8xH100, 1 request/s, a thousand"),
-        pytest.param("h100x8", 1, 10_000, id="(a) 8xH100, 1 request/s"),
-        pytest.param("h100x8", 38, 10_000, id="(b) 8xH100, 38 request/s"),
-        pytest.param("lpu", 77, 10_000, id="(c) 576 LPUs at 50 %"),
-        pytest.param("lpu", 139, 10_000, id="(c) 576 LPUs at 90 %"),
-        pytest.param("h100x8", 1, 1_000_000, id="(d) 8xH100, 1 request/s, a million"),
+    ("system", "rate", "requests", "policy"),
+    [  # 8xH100 serves 47.6 requests a second at most, 576 LPUs 25.3
+        pytest.param("h100x8", 1, 1_000, "continuous", id="8xH100, 1 request/s, a thousand"),
+        pytest.param("h100x8", 1, 10_000, "continuous", id="(a) 8xH100, 1 request/s"),
+        pytest.param("h100x8", 38, 10_000, "continuous", id="(b) 8xH100, 38 request/s"),
+        pytest.param("lpu", 12.6, 10_000, "continuous", id="(c) 576 LPUs at 50 %"),
+        pytest.param("lpu", 22.8, 10_000, "continuous", id="(c) 576 LPUs at 90 %"),
+        pytest.param("lpu", 12.6, 10_000, "ring", id="(c) a ring of 576 LPUs at 50 %"),
+        pytest.param("lpu", 22.8, 10_000, "ring", id="(c) a ring of 576 LPUs at 90 %"),
+        pytest.param("h100x8", 1, 1_000_000, "continuous", id="(d) 8xH100, 1 request/s, a million"),
     ],
 )
-def test_serving(benchmark, system, rate, requests):
+def test_serving(benchmark, system, rate, requests, policy):
     """Drawing the requests, serving them, and the summary, on costs that remember nothing yet."""
     overrides = [f"workload.rate={rate} request/s", f"workload.requests={requests}"]
     scenario = sim.read("llama2-70b-lpu-vs-h100", overrides)
-    serve(
-        scenario.workload.model_copy(update={"requests": 2}).draw(0),
-        (warm := scenario.deploy(system)).costs,
-        warm.limits,
-    )
+    policies = Policies(batching=BATCHINGS[policy])
+
+    def config():
+        deployment = scenario.deploy(system)
+        tokens = scenario.request_tokens
+        return ReplicaConfig(deployment.costs, deployment.limits, policies, request_tokens=tokens)
 
     def deploy():
-        return (scenario.deploy(system),), {}
+        return (config(),), {}
 
-    def run(deployment):
-        rows = serve(scenario.workload.draw(0), deployment.costs, deployment.limits)
+    def run(config):
+        rows = serve_fleet(scenario.workload.draw(0), [config], policies.router)
         summarize(rows)
         return rows
+
+    warm_up = scenario.workload.model_copy(update={"requests": 2}).draw(0)
+    serve_fleet(warm_up, [config()], policies.router)
 
     rows = benchmark.pedantic(run, setup=deploy, rounds=1 if requests > 100_000 else 3)
     tokens = int(rows.requests.output[np.isfinite(rows.last_token)].sum())
