@@ -277,9 +277,13 @@ class Costs:
         """
         assert self.stages == 1
         parts: dict[Block | Attention | None, Seconds] = defaultdict(float)
+        messages = parts.copy()
         for row in self.rows(work):
-            parts[row.part] += row.seconds
-        return {b: parts[b] + (parts[b.attention] if b.attention else 0.0) for b in self.blocks}
+            (messages if row.shares is _IS_COLLECTIVE else parts)[row.part] += row.seconds
+        # Messages come last, as in the chips' program. Cuts that take equal times are told apart by
+        # rounding alone, so another order of sums would move the stages.
+        attention = {b: parts[b.attention] if b.attention else 0.0 for b in self.blocks}
+        return {b: parts[b] + attention[b] + messages[b] for b in self.blocks}
 
     def body(self, tokens: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone."""
