@@ -270,9 +270,8 @@ class Costs:
         return table
 
     def block_times(self, work: Work) -> dict[Block, Seconds]:
-        """Return the seconds that each block adds to a single stage of all blocks.
+        """Return the seconds that each block adds to a single stage, by which stages are balanced.
 
-        Stages are balanced by them.
         Left out: the gather with which every stage but the first begins.
         """
         assert self.stages == 1
@@ -280,8 +279,7 @@ class Costs:
         messages = parts.copy()
         for row in self.rows(work):
             (messages if row.shares is _IS_COLLECTIVE else parts)[row.part] += row.seconds
-        # Messages come last, as in the chips' program. Cuts that take equal times are told apart by
-        # rounding alone, so another order of sums would move the stages.
+        # Rounding decides between equal cuts, so another order of these sums moves the stages.
         attention = {b: parts[b.attention] if b.attention else 0.0 for b in self.blocks}
         return {b: parts[b] + attention[b] + messages[b] for b in self.blocks}
 
