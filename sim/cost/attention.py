@@ -44,9 +44,8 @@ class AttentionCore(NamedTuple):
     def prompt_seconds(self, work: Work) -> Seconds:
         """Return the longer of these sides; the ideal ones are not computed, for speed."""
         attended, cached = self._prompt_positions(work)
-        (c, c_attended, c_read), (m, m_attended, m_read) = self.compute, self.memory
-        compute = c + c_attended * attended + c_read * cached
-        memory = m + m_attended * attended + m_read * cached
+        compute = _seconds_at(self.compute, attended, cached)
+        memory = _seconds_at(self.memory, attended, cached)
         return compute if compute > memory else memory
 
     def _prompt_positions(self, work: Work) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sim.cost.layout import Layout
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
-from sim.hardware.chip import Op, Precision
+from sim.hardware.chip import Op
 from sim.model.blocks import Block
 from sim.units import Bytes, Flop
 
@@ -46,7 +46,7 @@ def _multiply(
     efficiencies = layout.engine.efficiencies(precision)
     return Multiply(
         2.0 * shape[0] * shape[1],
-        shape[0] * shape[1] * Precision(precision).bytes,
+        shape[0] * shape[1] * precision.bytes,
         sum(shape) * plan.activations.bytes,
         (precision, plan.activations),
         shape,

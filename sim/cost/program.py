@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from sim.cost.collectives import TOKEN_BYTES, Exchange
 from sim.cost.step import Costs
-from sim.cost.terms import COLLECTIVES
 from sim.cost.work import Work
-from sim.model.blocks import Attention, Block
 from sim.model.transformer import Model
 from sim.units import Bytes, Seconds
 
@@ -56,10 +54,7 @@ def program(costs: Costs, work: Work) -> Program:
 
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
-    seconds: dict[Block | Attention | None, Seconds] = {}
-    for row in costs.rows(work):
-        if row.shares[0][0] != COLLECTIVES:
-            seconds[row.part] = seconds.get(row.part, 0.0) + row.seconds
+    seconds = costs.computing(work)
     names = labels(costs.layout.model)
     stages = []
     for number, stage in enumerate(costs.layout.stages):
@@ -69,8 +64,8 @@ def program(costs: Costs, work: Work) -> Program:
         ]
         for place in range(stage.first, stage.last + 1):
             block = costs.layout.model.blocks[place]
-            time = seconds[block] + (seconds[block.attention] if block.attention else 0.0)
             exchanges = costs.collectives.of_block(block, work.tokens, number)
+            time = seconds[block]
             time -= costs.collectives.hidden(exchanges, work.tokens, time)
             instructions += _of_block(names[place], time, exchanges)
         if costs.launch:

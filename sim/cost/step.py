@@ -269,19 +269,13 @@ class Costs:
         table[:, TIME, HOPS] += self.hops(work.tokens)
         return table
 
-    def block_times(self, work: Work) -> dict[Block, Seconds]:
-        """Return the seconds that each block adds to a single stage, by which stages are balanced.
-
-        Left out: the gather with which every stage but the first begins.
-        """
-        assert self.stages == 1
+    def computing(self, work: Work) -> dict[Block, Seconds]:
+        """Return the seconds that each block takes every chip of its stage, without messages."""
         parts: dict[Block | Attention | None, Seconds] = defaultdict(float)
-        messages = parts.copy()
         for row in self.rows(work):
-            (messages if row.shares is _IS_COLLECTIVE else parts)[row.part] += row.seconds
-        # Rounding decides between equal cuts, so another order of these sums moves the stages.
-        attention = {b: parts[b.attention] if b.attention else 0.0 for b in self.blocks}
-        return {b: parts[b] + attention[b] + messages[b] for b in self.blocks}
+            if row.shares is not _IS_COLLECTIVE:
+                parts[row.part] += row.seconds
+        return {b: parts[b] + (parts[b.attention] if b.attention else 0.0) for b in self.blocks}
 
     def body(self, tokens: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone."""
@@ -339,6 +333,19 @@ class Costs:
             cores = (self._core(shape, decodes, True) for shape in self.shapes)
             self._lines[decodes] = [decode_line(core) for core in cores]
         return self._lines[decodes]
+
+
+def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
+    """Return the seconds that each block adds to the first stage, if the block is there.
+
+    Stages are balanced by them.
+    Left out: the gather with which every stage but the first begins.
+    """
+    times = {}
+    for block, time in costs.computing(work).items():
+        exchanges = costs.collectives.of_block(block, work.tokens, 0)
+        times[block] = time + costs.collectives.exposed(exchanges, work.tokens, time, 0.0)[0]
+    return times
 
 
 def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> BlockCost:

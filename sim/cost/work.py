@@ -1,4 +1,8 @@
-"""The work of one step: the tokens that it computes, and the positions that they attend to."""
+"""The work of one step: the tokens that it computes, and the positions that they attend to.
+
+>>> decodes_at(2, 100.0, window=64).windowed_context
+128.0
+"""
 
 from dataclasses import dataclass
 
@@ -32,3 +36,9 @@ class Work:
     def tokens(self) -> int:
         """The tokens that the step computes."""
         return self.decodes + self.prompt_tokens
+
+
+def decodes_at(sequences: int, context: float, window: int | None) -> Work:
+    """Return the work of sequences that decode, each of which attends to `context` positions."""
+    seen = min(context, window or context)
+    return Work(sequences, sequences * context, logits=sequences, windowed_context=sequences * seen)

@@ -9,7 +9,7 @@ import numpy as np
 from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
 from sim.cost.plan import Plan, PlanError, ResolvedPlan
 from sim.cost.step import Costs
-from sim.cost.work import Work
+from sim.cost.work import Work, decodes_at
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
@@ -348,7 +348,7 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
     most, beat = 1, 0.0
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
-        decode = Work(tokens, tokens * context, logits=tokens, windowed_context=tokens * windowed)
+        decode = decodes_at(tokens, context, costs.layout.model.window)
         chunk = replace(
             decode,
             decodes=0,

@@ -11,8 +11,8 @@ from functools import cached_property
 from itertools import accumulate
 
 from sim.cost.layout import Layout
-from sim.cost.step import Costs
-from sim.cost.work import Work
+from sim.cost.step import Costs, block_times
+from sim.cost.work import decodes_at
 
 BALANCE_CONTEXT = 1024.0  # positions for which stages are balanced; assumed: a conversation
 
@@ -54,12 +54,10 @@ class Cutter:
 
         Computed on first use, because whether a layout fits does not depend on them.
         """
-        blocks, window = self.layout.model.blocks, self.layout.model.window
+        model = self.layout.model
         costs = Costs(replace(self.layout, bounds=(0,)))  # for the times of single blocks only
-        work = Work(decodes=1, context=BALANCE_CONTEXT, logits=1)
-        work = replace(work, windowed_context=min(BALANCE_CONTEXT, window or BALANCE_CONTEXT))
-        time = costs.block_times(work)
-        return [0.0, *accumulate(time[block] for block in blocks)]
+        times = block_times(costs, decodes_at(1, BALANCE_CONTEXT, model.window))
+        return [0.0, *accumulate(times[block] for block in model.blocks)]
 
     def bounds(self, pipeline: int) -> tuple[int, ...]:
         """Return the first block of each of `pipeline` stages."""

@@ -10,7 +10,7 @@ from sim.cost.layout import Layout
 from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, ResolvedPlan
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
-from sim.cost.work import Work
+from sim.cost.work import decodes_at
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
 from sim.planning.memories import fewest_stages, with_memories
@@ -152,9 +152,7 @@ def estimate_tpot(layout: Layout, request_tokens: float) -> Seconds:
     """Return the unloaded TPOT with blocks cut evenly by number, in the plan's memories."""
     blocks, depth = len(layout.model.blocks), layout.plan.pipeline
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
-    context = max(1.0, request_tokens)
-    window = layout.model.window or context
-    work = Work(1, context, logits=1, windowed_context=min(context, window))
+    work = decodes_at(1, max(1.0, request_tokens), layout.model.window)
     return float(costs.terms(work)[:, TIME].sum()) + costs.back
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from sim.chipsim.machine import Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, labels, program
-from sim.cost.work import Work
+from sim.cost.work import decodes_at
 from sim.hardware.topology import Hop
 from sim.inputs.errors import UserError
 from sim.inputs.key_paths import JsonObject
@@ -64,10 +64,8 @@ def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
     """
     deployment = _traced_deployment(scenario, name)
     context = round(scenario.workload.mean_prompt + scenario.workload.mean_output / 2)
-    window = deployment.layout.model.window or context
-    return deployment, program(
-        deployment.costs, Work(1, context, logits=1, windowed_context=min(context, window))
-    )
+    work = decodes_at(1, context, deployment.layout.model.window)
+    return deployment, program(deployment.costs, work)
 
 
 def _traced_deployment(scenario: Scenario, name: str) -> Deployment:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan, PlanError
-from sim.cost.step import Costs
+from sim.cost.step import Costs, block_times
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
@@ -133,9 +133,9 @@ def test_a_stages_time_is_that_of_its_blocks_and_of_the_gather_before_them(make_
     layout, costs = deployment.layout, deployment.costs
     latency = lossy.collective_latency + 2 * lossy.collective_latency_per_chip
     gather = layout.topology.all_gather(range(2), 64 * 2, latency, lossy.collective_efficiency)
-    block_times = Costs(replace(layout, bounds=(0,))).block_times(WORK)
+    times = block_times(Costs(replace(layout, bounds=(0,))), WORK)
     for stage, time in zip(layout.stages, costs.step(WORK).time, strict=True):
-        blocks = sum(block_times[b] for b in layout.model.blocks[stage.first : stage.last + 1])
+        blocks = sum(times[b] for b in layout.model.blocks[stage.first : stage.last + 1])
         assert blocks + (gather if stage.first else 0) == pytest.approx(time)
 
 
