@@ -120,7 +120,7 @@ class Admission:
                 self.queued -= 1
                 request.prefilled = self.kv_cache.take(request)
                 if not preempted:
-                    # After a preemption its prompt was computed once, and vLLM counts no more.
+                    # After a preemption it finds its own blocks, which save no first computing.
                     self.rows.cached[request.id] = request.prefilled
                     self.rows.admitted[request.id] = self.env.now
                 self.prefilling.append(request)

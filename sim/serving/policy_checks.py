@@ -31,21 +31,22 @@ def checked_batching(policy: Batching) -> Batching:
         decision = policy(state)
         if not _is_decision(decision):
             raise UserError(
-                f"policy {_name_of(policy)}: got {decision!r} for {state}; "
+                f"policy {policy_name(policy)}: got {decision!r} for {state}; "
                 "expected a BatchDecision of true or false and two whole numbers, at least 0; "
                 "try BatchDecision(True, state.budget - state.running, state.budget)"
             )
         if is_declared and decision != (expected := continuous(state)):
             raise UserError(
-                f"policy {_name_of(policy)}: got {decision!r} for {state}; expected {expected!r}, "
-                "as it is declared steady; try to leave out @steady"
+                f"policy {policy_name(policy)}: got {decision!r} for {state}; "
+                f"expected {expected!r}, as it is declared steady; try to leave out @steady"
             )
         return decision
 
     return _decide
 
 
-def _name_of(function: Callable[..., Any]) -> str:
+def policy_name(function: Callable[..., Any]) -> str:
+    """Return the name of a policy, for errors."""
     return getattr(function, "__name__", repr(function))
 
 
@@ -76,7 +77,7 @@ def checked_order(order: Order) -> Order:
             return key
         if not isinstance(key, Real) or math.isnan(key):
             raise UserError(
-                f"order {_name_of(order)}: got {key!r} for request {request.id}; "
+                f"order {policy_name(order)}: got {key!r} for request {request.id}; "
                 "expected a number, the smallest first; try request.arrival"
             )
         return float(key)
@@ -94,7 +95,7 @@ def checked_router(router: Router) -> Router:
         number = router(replicas, request)
         if not isinstance(number, Integral) or not 0 <= int(number) < len(replicas):
             raise UserError(
-                f"router {_name_of(router)}: got {number!r} for request {request.id}; "
+                f"router {policy_name(router)}: got {number!r} for request {request.id}; "
                 f"expected the place of a replica, 0 to {len(replicas) - 1}; "
                 "try range(len(replicas))"
             )

@@ -20,6 +20,17 @@ def attended_positions(old: int, new: int, window: int | None) -> int:
     return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
 
 
+def add_chunk(work: Work, old: int, new: int, window: int | None) -> None:
+    """Add a chunk of `new` prompt tokens after `old` computed ones to a step."""
+    work.attended += attended_positions(old, new, None)
+    work.cached += old + new
+    if window:
+        work.windowed_attended += attended_positions(old, new, window)
+        work.windowed_cached += min(old, window) + new
+    work.prompt_tokens += new
+    work.chunks += 1
+
+
 def take_chunks(
     prefilling: deque[Request], work: Work, tokens: int, ends: int, window: int | None
 ) -> list[Request]:
@@ -37,14 +48,8 @@ def take_chunks(
         if not left:
             break
         chunk = min(left, tokens - work.prompt_tokens)
-        work.attended += attended_positions(request.prefilled, chunk, None)
-        if window:
-            work.windowed_attended += attended_positions(request.prefilled, chunk, window)
-            work.windowed_cached += min(request.prefilled + chunk, window + chunk)
+        add_chunk(work, request.prefilled, chunk, window)
         request.prefilled += chunk
-        work.cached += request.prefilled
-        work.prompt_tokens += chunk
-        work.chunks += 1
         if request.prefilled == request.prompt:
             prefilled.append(prefilling.popleft())
     work.logits += len(prefilled)

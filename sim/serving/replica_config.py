@@ -43,7 +43,7 @@ class ReplicaConfig:
     system: the system that it is a copy of. number: its number among the copies.
     outages: when it is down.
     error_sampler: samples the steps that fail from link errors; None without link errors.
-    request_tokens: tokens of a mean request, for the beat of a ring.
+    request_tokens: tokens of a mean request. A ring needs them for its beat.
     """
 
     costs: Costs
@@ -55,4 +55,4 @@ class ReplicaConfig:
     number: int = 0
     outages: tuple[Outage, ...] = ()
     error_sampler: LinkErrorSampler | None = None
-    request_tokens: float = 1.0
+    request_tokens: float | None = None

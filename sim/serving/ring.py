@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
 from sim.cost.step import Costs
-from sim.cost.work import Work
+from sim.cost.work import Work, decodes_at
 from sim.results.histogram import Gaps
 from sim.results.rows import Rows
 from sim.serving.event_order import call_after
@@ -65,17 +65,10 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
     Beat and pass are the longer ones of two tokens: a decode, and the last token of a prompt.
     turn = (pass + way back) / beat, rounded up.
     """
-    windowed = min(context, costs.layout.model.window or context)
-    decode = Work(1, context, logits=1, windowed_context=windowed)
-    last = Work(
-        prompt_tokens=1,
-        chunks=1,
-        attended=context,
-        cached=context,
-        logits=1,
-        windowed_attended=windowed,
-        windowed_cached=windowed,
-    )
+    window = costs.layout.model.window
+    decode = decodes_at(1, context, window)
+    seen = min(context, window or context)
+    last = _prompt_token(context, (seen, seen), logits=1)
     beat = unloaded = 0.0
     hops = float(costs.hops(1).sum())
     for work in (decode, last):
@@ -83,6 +76,15 @@ def beat_schedule(costs: Costs, context: float) -> BeatSchedule:
         beat = max(beat, float(stages.max()))
         unloaded = max(unloaded, float(stages.sum()) + hops)
     return BeatSchedule(beat, unloaded, math.ceil((unloaded + costs.back) / beat - 1e-9))
+
+
+def _prompt_token(context: float, windowed: tuple[float, float], logits: int) -> Work:
+    """Return the work of one token of a prompt, which reads the positions that it attends to.
+
+    windowed: positions attended and read, as layers with a window see them.
+    """
+    attended, read = windowed
+    return Work(0, 0.0, 1, 1, context, context, logits, 0.0, attended, read)
 
 
 def ring_schedule(costs: Costs, limits: SchedulerLimits, request_tokens: float) -> BeatSchedule:
@@ -179,15 +181,8 @@ def ring_busy(costs: Costs, counted: Counter[Entered], tally: Tally) -> NDArray[
     inner = tally.steps_without_sampling
     for steps, logits in ((inner, 0), (tokens - inner, 1)):
         if steps:
-            work = Work(
-                prompt_tokens=1,
-                chunks=1,
-                attended=tally.attended / tokens,
-                cached=tally.cached / tokens,
-                logits=logits,
-                windowed_attended=tally.windowed_attended / tokens,
-                windowed_cached=tally.windowed_cached / tokens,
-            )
+            seen = tally.windowed_attended / tokens, tally.windowed_cached / tokens
+            work = _prompt_token(tally.attended / tokens, seen, logits)
             busy += steps * costs.step(work).time
     return busy
 
@@ -243,6 +238,7 @@ class RingReplica(Replica):
         on_end: Callable[[Request, Seconds], None],
     ) -> None:
         costs, limits = config.costs, config.limits
+        assert config.request_tokens is not None, "a ring needs the tokens of a mean request"
         self.schedule = schedule = ring_schedule(costs, limits, config.request_tokens)
         limits = replace(limits, sequences=min(limits.sequences, schedule.turn))
         self.counter = BeatCounter(costs, rows.gaps, schedule)

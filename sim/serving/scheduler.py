@@ -21,7 +21,7 @@ from sim.serving.policy import (
     Request,
     is_steady,
 )
-from sim.serving.policy_checks import checked_batching
+from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
 from sim.units import Seconds
 
@@ -58,7 +58,7 @@ class Scheduler:
     """The micro-batches of a replica, and the choice of their work.
 
     idle: micro-batches that are not under way.
-    decoding: micro-batches that hold sequences.
+    decoding: micro-batches that hold sequences; counted only if `limits.fill` is a number.
     size: the most sequences of a micro-batch, as policies see it.
     allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
@@ -129,8 +129,10 @@ class Scheduler:
             if running or len(self.idle) == self.limits.micro_batches - 1:
                 prompts = len(self.prefilling) if self.places(batch) > 0 else 0
                 raise UserError(
-                    f"policy: for {self.state_of(batch, prompts)} it chose neither to decode nor "
-                    "any of the prompts, and would for ever"
+                    f"policy {policy_name(self.policies.batching)}: got no work for "
+                    f"{self.state_of(batch, prompts)}; expected decodes or prompt tokens, because "
+                    "nothing else is under way; "
+                    "try BatchDecision(True, state.budget - state.running, state.budget)"
                 )
             return False
         # After a preemption a waiting request may fit. It is admitted at the end of this step.

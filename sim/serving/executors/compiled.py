@@ -21,7 +21,7 @@ from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
 from sim.serving.kv_cache import KVCache
 from sim.serving.policy import Request, SchedulerLimits
-from sim.serving.prompt_chunks import attended_positions
+from sim.serving.prompt_chunks import add_chunk
 from sim.units import Seconds
 
 
@@ -253,18 +253,9 @@ class CompiledPipelineExecutor(Executor):
         batch_step, (tokens, old) = self.batch_steps[slot], self.state.tracks[slot, :2].tolist()
         if batch_step and not tokens:
             return batch_step.work
-        tokens, old, window = int(tokens), int(old), self.costs.layout.model.window
         decodes = batch_step.work.decodes if batch_step else 0
-        work = Work(
-            decodes,
-            prompt_tokens=tokens,
-            attended=attended_positions(old, tokens, None),
-            cached=old + tokens,
-            logits=decodes,
-        )
-        if window:
-            work.windowed_attended = attended_positions(old, tokens, window)
-            work.windowed_cached = min(old, window) + tokens
+        work = Work(decodes, logits=decodes)
+        add_chunk(work, int(old), int(tokens), self.costs.layout.model.window)
         return work
 
     @property
