@@ -5,6 +5,8 @@
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -57,12 +59,25 @@ def load_result(folder: Path) -> Saved:
     """
     import polars
 
-    try:
+    with one_line_for(folder, "result of `sramsim run --out`"):
         data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if not (isinstance(data, dict) and {"scenario", "seed", "systems"} <= data.keys()):
             raise ValueError("result.json is of another kind")
         summary = decode_summary(RunSummary, data)
         return Saved(summary, polars.read_parquet((folder / "requests.parquet").read_bytes()))
+
+
+@contextmanager
+def one_line_for(folder: Path, what: str) -> Iterator[None]:
+    """Turn every error of reading saved files into one line.
+
+    what: what the folder should hold, such as 'finished sweep'.
+    Raises: UserError if the block inside cannot read a file, or the file is of another kind.
+    """
+    import polars
+
+    try:
+        yield
     except (
         OSError,
         ValueError,
@@ -70,6 +85,4 @@ def load_result(folder: Path) -> Saved:
         AttributeError,
         polars.exceptions.PolarsError,
     ) as error:
-        raise UserError(
-            f"{folder}: holds no result of `sramsim run --out`: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"{folder}: holds no {what}: {str(error).splitlines()[0]}") from None

@@ -18,7 +18,7 @@ from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import SPLICED, Key, decode_summary, encode_summary
-from sim.results.saving import write_parquet
+from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
 from sim.scenario.scenario import open_document, scenario_from
 from sim.studies.provenance import package_digest
@@ -122,7 +122,7 @@ def load_sweep(folder: Path) -> Swept:
     """Return a sweep that was written.  Raises: UserError if the folder has no finished one."""
     import polars
 
-    try:
+    with one_line_for(folder, "finished sweep"):
         data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (
             isinstance(data, dict) and {"scenario", "keys", "points", "systems"} <= data.keys()
@@ -133,16 +133,6 @@ def load_sweep(folder: Path) -> Swept:
         if not {"system", "error"} <= set(table.columns):
             raise ValueError("table.parquet is of another kind")
         return Swept(summary, table)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        polars.exceptions.PolarsError,
-    ) as error:
-        raise UserError(
-            f"{folder}: holds no finished sweep: {str(error).splitlines()[0]}"
-        ) from None
 
 
 def _check_worker(record: PointRecord) -> None:
