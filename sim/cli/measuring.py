@@ -67,7 +67,7 @@ def validate_command(
         sets = {table.name: table.summary for table in tables}
         result = ValidationResult(
             sets=sets | ({"network": network_summary(messages)} if messages else {}),
-            rows=tuple(row.message_row for row in messages) if network else None,
+            rows=tuple(messages) if network else None,
             medians=medians(messages) if network else None,
         )
         print_json(encode_summary(result))

@@ -83,7 +83,11 @@ class ValidationSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageRow:
-    """A published figure about messages, and the simulated one. measured, simulated: in `unit`."""
+    """A published figure about messages, and the simulated one.
+
+    status: free, fitted or given. measured, simulated: in `unit`, us or GB/s.
+    error: simulated / measured - 1. None: nothing simulates the figure.
+    """
 
     id: str
     system: str

@@ -23,9 +23,8 @@ FAR = 0.15  # a larger relative error is printed with its reason
 # Bytes that cross a chip's cables for each byte of a collective: (n-1)/n times this.
 # Source: NVIDIA/nccl-tests, doc/PERFORMANCE.md, "bus bandwidth".
 CROSSING = {"all_reduce": 2.0, "all_gather": 1.0, "all_to_all": 1.0}
-FigureStatus = Literal["free", "fitted", "given"]
 # The status of a figure in the words of the other sets. None: nothing simulates it.
-STATUSES: dict[FigureStatus | None, str] = {
+STATUSES: dict[str | None, str] = {
     "free": "tested",
     "fitted": "fitted",
     "given": "given",
@@ -33,29 +32,9 @@ STATUSES: dict[FigureStatus | None, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MessageComparison:
-    """A published figure, and the simulated one.
-
-    measured, simulated: in `unit`; `simulated` is None if nothing simulates the figure.
-    """
-
-    id: str
-    system: str
-    operation: str
-    devices: str
-    bytes: str
-    software: str | None
-    status: FigureStatus | None
-    unit: Literal["us", "GB/s"]
-    measured: float
-    simulated: float | None
-    reason: str
-
-    @property
-    def error(self) -> float | None:
-        """Relative error, simulated / measured - 1; None if nothing was simulated."""
-        return None if self.simulated is None else self.simulated / self.measured - 1
+@dataclass(frozen=True, kw_only=True)
+class MessageComparison(MessageRow):
+    """A published figure beside the simulated one, with what statistics need of them."""
 
     @property
     def far(self) -> bool:
@@ -99,11 +78,6 @@ class MessageComparison:
             engine=self.software or "",
         )
 
-    @property
-    def message_row(self) -> MessageRow:
-        """The comparison as the table has it."""
-        return MessageRow(**{key: getattr(self, key) for key in (*self.__slots__, "error")})
-
 
 def network_rows() -> list[MessageComparison]:
     """Return the comparison of every published figure of the catalogue about messages."""
@@ -115,22 +89,26 @@ def message_rows(table: NetworkMeasurements) -> list[MessageComparison]:
 
     Raises: ScenarioError if a row needs more chips than its system has.
     """
-    return [
-        MessageComparison(
-            id=point.id,
-            system=point.system,
-            operation=point.operation,
-            devices=point.n_devices,
-            bytes=point.message_bytes,
-            software=point.software,
-            status=point.status,
-            unit="us" if point.latency_us else "GB/s",
-            measured=point.latency_us or point.bandwidth_GBps or 0.0,
-            simulated=simulated_message(table, point),
-            reason=point.reason,
-        )
-        for point in table.points
-    ]
+    return [_compared(table, point) for point in table.points]
+
+
+def _compared(table: NetworkMeasurements, point: MessagePoint) -> MessageComparison:
+    measured = point.latency_us or point.bandwidth_GBps or 0.0
+    simulated = simulated_message(table, point)
+    return MessageComparison(
+        id=point.id,
+        system=point.system,
+        operation=point.operation,
+        devices=point.n_devices,
+        bytes=point.message_bytes,
+        software=point.software,
+        status=point.status,
+        unit="us" if point.latency_us else "GB/s",
+        measured=measured,
+        simulated=simulated,
+        reason=point.reason,
+        error=None if simulated is None else simulated / measured - 1,
+    )
 
 
 def simulated_message(table: NetworkMeasurements, point: MessagePoint) -> float | None:
