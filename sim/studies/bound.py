@@ -9,7 +9,7 @@ second, and a capacity takes many seconds. So searches begin with the bound.
 import math
 from collections.abc import Mapping
 
-from sim.cost.work import Work
+from sim.cost.work import decodes_at
 from sim.planning.deployment import Deployment
 from sim.results.metrics import SLO
 from sim.scenario.replicas import Member
@@ -94,9 +94,7 @@ def _step_times(
     decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
     """
     costs, window = deployment.costs, deployment.limits.window or math.inf
-    work = Work(
-        decodes, decodes * context, logits=decodes, windowed_context=decodes * min(context, window)
-    )
+    work = decodes_at(decodes, context, deployment.limits.window)
     if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,

@@ -177,9 +177,8 @@ def capacity(
     systems = {}
     for name, members in check(scenario).items():
         series = TrialSeries(scenario, scenario.slo, name, members, attainment, requests, progress)
-        bound = load_bound(scenario, members)
-        first = Guess(SEARCH_FROM * bound) if bound else None
-        systems[name] = _system_capacity(series, guess or first)
+        start = guess or _guess_from_bound(scenario, members)
+        systems[name] = _system_capacity(series, start)
     return CapacityResult(scenario, attainment, systems)
 
 
@@ -211,6 +210,12 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
                 f"capacity {scenario.id}: systems.{name}: got outages;"
                 f" expected none, because a capacity is of a working system; try {drop}"
             )
+
+
+def _guess_from_bound(scenario: Scenario, members: Mapping[str, Member]) -> Guess | None:
+    """Return the load to begin with; None if the bound is 0, because no step meets the SLO."""
+    bound = load_bound(scenario, members)
+    return Guess(SEARCH_FROM * bound) if bound else None
 
 
 def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity:
@@ -249,10 +254,10 @@ def _why_no_rate(lowest: LoadTrial, share: float) -> str:
     if lowest.attainment >= share:
         return (
             f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
-            f"{lowest.kept:.1%} of the offered output tokens come out, and {KEEPS_UP:.0%} are due:"
+            f"{lowest.kept:.1%} of the offered output tokens come out; expected {KEEPS_UP:.0%}:"
             f" {lowest.missed['refused']:.1%} of the requests are refused or cancelled"
         )
-    return "alone enough requests meet the SLO, but at no rate that was tried: they come in bursts"
+    return "enough single requests meet the SLO, but not at any rate that was tried: bursts"
 
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:

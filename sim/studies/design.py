@@ -15,11 +15,11 @@ from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
-from sim.results.metrics import SLO
 from sim.results.system_identity import max_goodput
+from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
-from sim.studies.bound import goodput_bound
+from sim.studies.bound import load_bound
 from sim.studies.capacity import (
     BRACKET_RATIO,
     SEARCH_FROM,
@@ -224,8 +224,6 @@ def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
     The highest bound is first.
     Raises: PlanError if no plan fits.
     """
-    workload, slo = scenario.workload, scenario.slo or SLO()
-    think = workload.pause
     # The key is the degrees, because the system's own plan is among the candidates twice.
     bounds: dict[tuple[object, ...], tuple[float, Scenario]] = {}
     first, refusal = None, None
@@ -240,8 +238,7 @@ def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:
         first = first or deployment
         degrees = tuple(getattr(deployment.layout.plan, key) for key in (*DEGREES, "kv"))
         if deployment.fit.fits and degrees not in bounds:
-            most = goodput_bound(deployment, workload.mean_prompt, workload.mean_output, slo, think)
-            bounds[degrees] = most, changed
+            bounds[degrees] = load_bound(changed, {name: Member(deployment)}), changed
     if refusal and not first:
         raise refusal
     if not bounds:
