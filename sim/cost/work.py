@@ -1,7 +1,7 @@
 """The work of one step: the tokens that it computes, and the positions that they attend to.
 
 >>> decodes_at(2, 100.0, window=64).windowed_context
-128.0
+128
 """
 
 from dataclasses import dataclass

@@ -257,7 +257,7 @@ def _why_no_rate(lowest: LoadTrial, share: float) -> str:
             f"{lowest.kept:.1%} of the offered output tokens come out; expected {KEEPS_UP:.0%}:"
             f" {lowest.missed['refused']:.1%} of the requests are refused or cancelled"
         )
-    return "enough single requests meet the SLO, but not at any rate that was tried: bursts"
+    return "enough single requests meet the SLO, but no tried rate does: they come in bursts"
 
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:
