@@ -4,6 +4,8 @@
 '1,234'
 """
 
+from collections.abc import Mapping
+
 from sim.results.system_identity import Identity, SpeedPoint
 
 
@@ -45,10 +47,21 @@ def speed_label(identity: Identity) -> str:
     return ", ".join(identity.speed_labels)
 
 
+def system_label(name: str, identity: Identity) -> str:
+    """Return the label of a system; its name without one."""
+    return identity.label or name
+
+
+def system_labels(identities: Mapping[str, Identity]) -> dict[str, str]:
+    """Return the label of each system by name."""
+    return {name: system_label(name, identity) for name, identity in identities.items()}
+
+
 def labelled(name: str, identity: Identity) -> str:
-    """Return a system's name with the label of its speeds: 'card (extrapolated)'."""
-    label = speed_label(identity)
-    return f"{name} ({label})" if label else name
+    """Return a system's label with that of its speeds: 'card (extrapolated)'."""
+    label = system_label(name, identity)
+    speed = speed_label(identity)
+    return f"{label} ({speed})" if speed else label
 
 
 def published_speed(point: SpeedPoint) -> str:

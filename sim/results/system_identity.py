@@ -157,6 +157,8 @@ CHANGED_PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptio
 class SystemIdentity:
     """The identity of a plain system.
 
+    label, colour: in tables and figures; None if the scenario leaves them out.
+    vendor: maker of the chips.
     speed_label: such as 'extrapolated'; None if an engine was measured on the chip.
     contended: collectives whose times by stage are estimates; None without any.
     memories: of the chip. token_budget: tokens of a step. kv_tokens: room of a replica, tokens.
@@ -165,7 +167,10 @@ class SystemIdentity:
     changed: by dotted key; None without changes.
     """
 
+    label: Annotated[str | None, OMIT_NONE] = None
+    colour: Annotated[str | None, OMIT_NONE] = None
     model: str
+    vendor: Annotated[str | None, OMIT_NONE] = None
     chip: str
     chips: int
     engine: str
@@ -240,8 +245,13 @@ class FleetMember:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetIdentity:
-    """The identity of a fleet: its model, the number of chips, and its members by name."""
+    """The identity of a fleet: its model, the number of chips, and its members by name.
 
+    label, colour: in tables and figures; None if the scenario leaves them out.
+    """
+
+    label: Annotated[str | None, OMIT_NONE] = None
+    colour: Annotated[str | None, OMIT_NONE] = None
     model: str
     chips: int
     members: Mapping[str, FleetMember]

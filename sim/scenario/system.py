@@ -1,8 +1,9 @@
 """A system of a scenario: chips, engine, plan and scheduling; or a fleet of systems."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sim.chipsim.exceptions import ExceptionField
 from sim.cost.plan import MOST_REPLICAS, Plan, PlanField
@@ -18,6 +19,19 @@ from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, R
 from sim.serving.replica_config import Outage
 from sim.units import Count, Fraction, Seconds, Tokens
 
+# Names of the colours of Okabe and Ito's palette, which colour-blind readers tell apart.
+# Source: https://jfly.uni-koeln.de/color/
+COLOUR_CODES = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "pink": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}
+MOST_LABEL = 40  # characters; a longer label does not fit a key or a column
 MOST_CHIPS = 1_000_000  # of a system; a hundred times the largest system on the market
 
 
@@ -29,7 +43,46 @@ def too_many_replicas(replicas: int) -> str:
     )
 
 
-class System(Value):
+def _colour_code(colour: str) -> str:
+    """Return '#0072B2' for 'blue', and a code as it is.
+
+    Raises: ValueError if it is neither a name in COLOUR_CODES nor a code.
+    """
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        return colour
+    if colour not in COLOUR_CODES:
+        raise ValueError(
+            f"got {colour!r}; expected one of {', '.join(COLOUR_CODES)}, or a code; try '#0072B2'"
+        )
+    return COLOUR_CODES[colour]
+
+
+def _single_line(label: str) -> str:
+    """Return a label as it is.
+
+    Raises: ValueError if it is empty, too long or has control characters.
+    """
+    if not (label.strip() and label.isprintable() and len(label) <= MOST_LABEL):
+        raise ValueError(
+            f"got {label!r}; expected one line of 1 to {MOST_LABEL} characters; try '576 Groq LPUs'"
+        )
+    return label
+
+
+class Shown(Value):
+    """The label and the colour of a system in tables and figures."""
+
+    label: Annotated[str, AfterValidator(_single_line)] | None = Field(
+        default=None,
+        description="Name of the system in tables and figures; default: its key.",
+    )
+    colour: Annotated[str, AfterValidator(_colour_code)] | None = Field(
+        default=None,
+        description=f"Colour in figures: {', '.join(COLOUR_CODES)}, or a code; default: by maker.",
+    )
+
+
+class System(Shown):
     """Chips, their engine, the plan of the model on them, and the options of the scheduler.
 
     With `admission: prompt` the youngest sequence is preempted when the KV cache is full.
@@ -238,7 +291,7 @@ class System(Value):
         return self.chip, self.chips, self.topology
 
 
-class Fleet(Value):
+class Fleet(Shown):
     """Replicas of different systems behind one router.
 
     Each copy has all options of its system except `router`.  The router of the fleet distributes

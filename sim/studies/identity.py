@@ -44,7 +44,10 @@ def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]
         )
         for member, of in members.items()
     }
+    fleet = scenario.systems[name]
     return FleetIdentity(
+        label=fleet.label,
+        colour=fleet.colour,
         model=next(iter(parts.values())).identity.model,
         chips=sum(part.copies * part.identity.chips for part in parts.values()),
         members=parts,
@@ -61,8 +64,12 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
     weights_memory, kv_memory = plan.weights_in, plan.kv_in
     assert weights_memory is not None  # a layout has chosen both
     assert kv_memory is not None
+    system = scenario.systems[name]
     return SystemIdentity(
+        label=system.label,
+        colour=system.colour,
         model=layout.model.id,
+        vendor=chip.vendor or None,
         chip=chip.id,
         chips=deployment.chips,
         engine=layout.engine.id,

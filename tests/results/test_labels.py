@@ -2,7 +2,9 @@
 
 import pytest
 
-from sim.results.labels import format_number, sortable_text, trimmed_number
+import sim
+from sim.inputs.errors import UserError
+from sim.results.labels import format_number, sortable_text, system_labels, trimmed_number
 
 
 @pytest.mark.parametrize(
@@ -44,3 +46,24 @@ def test_a_number_of_a_figure_is_that_of_a_table_without_zeros_at_its_end(value)
 def test_a_sortable_number_has_no_commas():
     texts = [sortable_text(x) for x in (1234567, 1234.5678, "STABLE", None)]
     assert texts == ["1234567", "1234.57", "STABLE", "-"]
+
+
+def test_a_label_replaces_the_name_of_a_system() -> None:
+    sizes = ["systems.lpu.label=576 LPUs", "systems.lpu.colour=green", "workload.requests=2"]
+    identities = sim.run(sim.read("llama2-70b-lpu-vs-h100", sizes)).summary.identities
+    assert system_labels(identities) == {"lpu": "576 LPUs", "h100": "h100", "h100x8": "h100x8"}
+    assert identities["lpu"].colour == "#009E73"
+    assert identities["h100"].colour is None
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("label=" + 41 * "a", "1 to 40 characters"),
+        ("colour=grey", "expected one of blue, vermilion"),
+        ("colour='#12345'", "expected one of blue, vermilion"),
+    ],
+)
+def test_a_wrong_label_or_colour_is_refused(change: str, part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        sim.read("llama2-70b-lpu-vs-h100", [f"systems.lpu.{change}"])
