@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.hardware.topology import TopologyField
+from sim.hardware.topology import TopologyField, Unlinked
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue, OfKind
 from sim.inputs.values import Sourced, Value
@@ -329,7 +329,10 @@ class Chip(Sourced):
         description="How fast the chip multiplies: peak rates by precision; sparse headline rates "
         "are halved."
     )
-    topology: TopologyField = Field(description="How chips of this kind are joined.")
+    topology: TopologyField = Field(
+        default_factory=Unlinked,
+        description="How chips of this kind are joined; default: not at all.",
+    )
     power: Power | None = Field(
         default=None,
         description="Power of the chip and its parts; default: unknown, without J per token.",
