@@ -266,8 +266,16 @@ def test_a_load_that_no_trace_has_is_refused_until_the_unit_is_given(file, text,
     assert read_trace(path, unit=own).arrival[-1] == pytest.approx(in_own)
 
 
-def test_a_burst_of_a_few_requests_keeps_the_unit_of_its_format(file):
-    assert read_trace(file(mooncake([0, 1, 5]))).arrival.tolist() == [0, 0.001, 0.005]
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        (mooncake([0, 1, 5]), 0.005),  # a burst of a few requests
+        (mooncake(list(range(0, 600_001, 50))), 600.0),  # a busy service: 20 request/s
+        (vidur([0, 7200, 86_400]), 86_400.0),  # a quiet day
+    ],
+)
+def test_a_load_that_a_trace_may_have_keeps_the_unit_of_its_format(file, text, last):
+    assert read_trace(file(text)).arrival[-1] == last
 
 
 @pytest.mark.parametrize(("unit", "size"), [("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
