@@ -650,7 +650,7 @@ def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_pa
         "--set",
         "workload.max_prompt=20 token",
     ]
-    told = "failed requests left out: 1; prompts cut to 20 token: 1"
+    told = "BurstGPT, times in s; requests without output left out: 1; prompts cut to 20 token: 1"
     assert f"Trace: {told}." in command(monkeypatch, capsys, *words)
     assert json.loads(command(monkeypatch, capsys, *words, "--json"))["note"] == told
 
