@@ -494,7 +494,10 @@ FLEET = "mine.yaml:9"
         ),
         ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: got 0; expected at least 1"),
         ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
-        ("{lpu: 1}, chips: 4", f"{FLEET}: fleet has no 'chips'; it has fleet, router"),
+        (
+            "{lpu: 1}, chips: 4",
+            f"{FLEET}: fleet has no 'chips'; it has colour, fleet, label, router",
+        ),
         (
             "{lpu: 1}, router: nearest",
             f"{FLEET}: 'nearest' is not a router; choose from least-loaded, prefix-aware, round-robin",
