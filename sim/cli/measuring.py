@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.app import app
+from sim.cli.app import EXTEND, TRUST, app
+from sim.cli.completion import complete_chips, complete_engines, complete_models
 from sim.cli.console import note, print_json, progress_bars, show_table
 from sim.cli.options import (
     FileArgument,
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    "validate", epilog="Example: sramsim validate serving; sramsim validate --points mine.csv"
+    "validate",
+    rich_help_panel=TRUST,
+    epilog="Example: sramsim validate serving; sramsim validate --points mine.csv",
 )
 def validate_command(
     name: Annotated[
@@ -108,6 +111,7 @@ def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
 
 @app.command(
     "sensitivity",
+    rich_help_panel=TRUST,
     epilog="Example: sramsim sensitivity llama2-70b-lpu-vs-h100 --figure tornado.png",
 )
 def sensitivity_command(
@@ -140,13 +144,16 @@ def sensitivity_command(
         save_figure(tornado.draw(summary), figure)
 
 
-@app.command("calibrate", epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")
+@app.command(
+    "calibrate", rich_help_panel=EXTEND, epilog="Example: sramsim calibrate mine.yaml -o mine.yaml"
+)
 def calibrate_command(
     engine: Annotated[
         str,
         typer.Argument(
             metavar="ENGINE|FILE",
             help="Catalogue name of an engine, or its file; its `fit:` names the free numbers.",
+            autocompletion=complete_engines,
         ),
     ],
     write: Annotated[
@@ -169,18 +176,21 @@ def calibrate_command(
 
 @app.command(
     "measure",
+    rich_help_panel=EXTEND,
     epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml",
 )
 def measure_command(
     chip: Annotated[
         str,
         typer.Option(
-            help="Chip of the catalogue, or a file; efficiencies are relative to its peaks."
+            help="Chip of the catalogue, or a file; efficiencies are relative to its peaks.",
+            autocompletion=complete_chips,
         ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Engine file to write.")],
     model: Annotated[
-        str, typer.Option(help="Model whose layer shapes are timed.")
+        str,
+        typer.Option(help="Model whose layer shapes are timed.", autocompletion=complete_models),
     ] = "llama-3.1-8b",
 ) -> None:
     """Measure this machine's GPU with PyTorch and write its engine file (extra: measure)."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli.completion import complete_scenarios
 from sim.cli.console import note
 
 if TYPE_CHECKING:
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="Scenario file, or the name of one in the catalogue."),
+    typer.Argument(
+        metavar="FILE",
+        help="Scenario file, or the name of one in the catalogue.",
+        autocompletion=complete_scenarios,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

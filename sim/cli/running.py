@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.app import INTERRUPTED, app
+from sim.cli.app import ASK, INTERRUPTED, app
+from sim.cli.completion import complete_scenarios
 from sim.cli.console import note, print_json, progress_bars, show_table
 from sim.cli.options import (
     FileArgument,
@@ -21,6 +22,7 @@ from sim.cli.saving import check_figure_name, check_folder, save_figure, save_ru
 
 @app.command(
     "run",
+    rich_help_panel=ASK,
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --set workload.rate='2 request/s' "
     "--out out/busy --plots",
 )
@@ -62,10 +64,17 @@ def run_command(
         show_table(comparison(result.summary, file))
 
 
-@app.command("check", epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
+@app.command(
+    "check", rich_help_panel=ASK, epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml"
+)
 def check_command(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Scenario files, or catalogue names.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Scenario files, or catalogue names.",
+            autocompletion=complete_scenarios,
+        ),
     ],
     assignments: SetOption = None,
 ) -> None:
@@ -95,6 +104,7 @@ def check_command(
 
 @app.command(
     "plan",
+    rich_help_panel=ASK,
     epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 "
     "--set systems.lpu.chips=640",
 )
@@ -130,7 +140,9 @@ def plan_command(
 
 
 @app.command(
-    "capacity", epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99"
+    "capacity",
+    rich_help_panel=ASK,
+    epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99",
 )
 def capacity_command(
     file: FileArgument,
@@ -170,6 +182,7 @@ def capacity_command(
 
 @app.command(
     "sweep",
+    rich_help_panel=ASK,
     epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load "
     "&& sramsim plot out/load",
 )

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.app import app
+from sim.cli.app import LOOK, TRUST, app
+from sim.cli.completion import complete_entries, complete_results
 from sim.cli.console import print_json, show_table
 from sim.cli.options import (
     FileArgument,
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
-@app.command("plot", epilog="Example: sramsim plot out")
+@app.command("plot", rich_help_panel=LOOK, epilog="Example: sramsim plot out")
 def plot_command(
     source: Annotated[
         str,
         typer.Argument(
             metavar="DIR|FILE",
             help="Folder of `run --out` or `sweep --out`, or a scenario to run first.",
+            autocompletion=complete_results,
         ),
     ],
     out: Annotated[
@@ -74,12 +76,18 @@ def plot_command(
 
 @app.command(
     "report",
+    rich_help_panel=LOOK,
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out "
     "&& sramsim report out -o out/report.html",
 )
 def report_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of `run --out` or `sweep --out`.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of `run --out` or `sweep --out`.",
+            autocompletion=complete_results,
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path(
         "report.html"
@@ -98,11 +106,15 @@ def report_command(
     save_text(page.html_page(folder), out)
 
 
-@app.command("compare", epilog="Example: sramsim compare out/base out/busy")
+@app.command("compare", rich_help_panel=LOOK, epilog="Example: sramsim compare out/base out/busy")
 def compare_command(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base."),
+        typer.Argument(
+            metavar="DIR DIR...",
+            help="Folders of `run --out`; the first is the base.",
+            autocompletion=complete_results,
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -126,6 +138,7 @@ def compare_command(
 
 @app.command(
     "trace",
+    rich_help_panel=LOOK,
     epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json "
     "--figure gantt.png",
 )
@@ -192,7 +205,7 @@ def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
     show_table(program_table(name, *step_program(search_open_plans(scenario), name), chip))
 
 
-@app.command("catalog", epilog="Example: sramsim catalog chips")
+@app.command("catalog", rich_help_panel=TRUST, epilog="Example: sramsim catalog chips")
 def catalog_command(
     kind: Annotated[
         str | None,
@@ -214,10 +227,17 @@ def catalog_command(
     show_table(Group(*tables[:-1]))
 
 
-@app.command("show", epilog="Example: sramsim show chip groq-lpu-v1")
+@app.command("show", rich_help_panel=TRUST, epilog="Example: sramsim show chip groq-lpu-v1")
 def show_command(
     kind: Annotated[str, typer.Argument(help="chip, engine, model, cluster or measurement.")],
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Catalogue name, or a file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="Catalogue name, or a file.",
+            autocompletion=complete_entries,
+        ),
+    ],
 ) -> None:
     """Show one entry of the catalogue: every number with its source."""
     from sim.catalogue.entries import entry_facts

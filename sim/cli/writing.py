@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.app import app
+from sim.cli.app import EXTEND, app
 from sim.cli.console import print_json
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
@@ -38,7 +38,9 @@ systems:                        # every system serves the same requests
 """
 
 
-@app.command("schema", epilog="Example: sramsim schema > scenario.schema.json")
+@app.command(
+    "schema", rich_help_panel=EXTEND, epilog="Example: sramsim schema > scenario.schema.json"
+)
 def schema_command(
     kind: Annotated[
         str, typer.Argument(help="scenario, chip, cluster, engine or model.")
@@ -58,7 +60,9 @@ def schema_command(
         print_json(schemas.json_schema(kind))
 
 
-@app.command("new", epilog="Example: sramsim new mine && sramsim run mine.yaml")
+@app.command(
+    "new", rich_help_panel=EXTEND, epilog="Example: sramsim new mine && sramsim run mine.yaml"
+)
 def new_command(
     name: Annotated[str, typer.Argument(help="Name of the scenario; writes NAME.yaml.")],
 ) -> None:

@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-from sim.inputs.document import read_document
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import existing
 from sim.inputs.key_paths import value_at
 from sim.inputs.suggestions import spelling_hint
-from sim.inputs.values import Text
-from sim.units import brief
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -43,6 +40,8 @@ def aliases(kind: str) -> dict[str, Path]:
     """Return the entries of one folder of the catalogue by their other names."""
     if kind == "scenarios":
         return {}
+    from sim.inputs.document import read_document  # slow: completion needs only names of files
+
     return {
         alias: path
         for path in catalogue_names(kind).values()
@@ -58,6 +57,9 @@ def find_entry(text: str, kind: str) -> Path:
 
     Raises: ScenarioError with the nearest names, if there is no such file or entry.
     """
+    from sim.inputs.values import Text
+    from sim.units import brief
+
     where = f"{text.where}: " if isinstance(text, Text) else ""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     known = catalogue_names(kind)

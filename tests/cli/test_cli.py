@@ -171,6 +171,14 @@ def test_no_command_prints_the_help(sramsim):
     assert "catalog" in out
 
 
+@pytest.mark.parametrize("words", ["-h", "run -h", "new --help"])
+def test_help_is_short_or_long(sramsim, words):
+    status, out, err = sramsim(*words.split())
+    assert (status, err) == (0, "")
+    assert "-h" in out
+    assert ("Extend" in out) == (words == "-h")  # a panel of commands
+
+
 def test_version(sramsim):
     assert sramsim("--version") == (0, f"sramsim {sim.__version__}\n", "")
 
