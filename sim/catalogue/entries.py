@@ -61,7 +61,7 @@ def entry_facts(kind: str, name: str) -> EntrySources:
     Raises: UserError if there is no such kind or entry, ScenarioError if the file is wrong.
     """
     if kind not in ENTRY_KINDS:
-        raise unknown_name("show", kind, ENTRY_KINDS)
+        raise unknown_name("show", kind, (*ENTRY_KINDS, "scenario"))
     folder, cls = ENTRY_KINDS[kind]
     document = read_document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:

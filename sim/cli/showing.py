@@ -229,7 +229,9 @@ def catalog_command(
 
 @app.command("show", rich_help_panel=TRUST, epilog="Example: sramsim show chip groq-lpu-v1")
 def show_command(
-    kind: Annotated[str, typer.Argument(help="chip, engine, model, cluster or measurement.")],
+    kind: Annotated[
+        str, typer.Argument(help="chip, engine, model, cluster, measurement or scenario.")
+    ],
     name: Annotated[
         str,
         typer.Argument(
@@ -239,7 +241,13 @@ def show_command(
         ),
     ],
 ) -> None:
-    """Show one entry of the catalogue: every number with its source."""
+    """Show one entry of the catalogue: every number with its source, or a scenario's file."""
+    if kind == "scenario":
+        from sim.inputs.files import load_text
+        from sim.inputs.names import find_entry
+
+        print(load_text(find_entry(name, "scenarios"), name), end="")
+        return
     from sim.catalogue.entries import entry_facts
     from sim.report.listings import entry_table
 

@@ -84,8 +84,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "show chips h100-sxm",
-            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you "
-            "mean 'chip'?",
+            "show: got 'chips'; expected chip, engine, model, cluster, measurement or scenario; did "
+            "you mean 'chip'?",
         ),
         (
             "show chip h100-smx",
@@ -126,6 +126,14 @@ def mine(old: str, new: str) -> None:
             "compare . nope",
             ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
             "'result.json'",
+        ),
+        (
+            "show scenario flee",
+            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
+        ),
+        (
+            "new my --from flee",
+            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
         ),
         ("new mine", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml", "new: got mine.yaml, which exists; expected a new name; try another one"),
@@ -639,6 +647,18 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
         assert "*" not in other
         assert "±" in other or "interval" not in line
     assert "* card is overloaded: " in out
+
+
+def test_a_new_scenario_begins_as_a_shipped_one(sramsim, refusal):
+    status, text, _ = sramsim("show", "scenario", "straggler")
+    assert status == 0
+    assert sramsim("new", "mine2", "--from", "straggler")[0] == 0
+    head, _, rest = Path("mine2.yaml").read_text().partition("\n")
+    assert head == "# mine2, from straggler: change the question."
+    assert rest == text
+    assert sim.read("mine2.yaml").systems == sim.read("straggler").systems
+    for name, beside in (("fleet", "by_length.py"), ("replay-vllm-rtx4090", "replay-vllm")):
+        assert f"--from: got {name}, which reads {beside}" in refusal("new", "b", "--from", name)
 
 
 def test_a_new_scenario_is_written_and_can_be_read(sramsim, folder):
