@@ -211,19 +211,25 @@ def catalog_command(
         str | None,
         typer.Argument(help="chips, engines, models, clusters, measurements or scenarios."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the entries of the catalogue."""
+    """List the entries of the catalogue; of chips also capacity and bandwidth."""
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue.entries import CATALOGUE_KINDS, catalogue_titles
+    from sim.catalogue.entries import CATALOGUE_KINDS, listed_entries
     from sim.report.listings import catalogue_table
+    from sim.results.encoding import encode_summary
 
     if kind is not None and kind not in CATALOGUE_KINDS:
         raise unknown_name("catalog", kind, CATALOGUE_KINDS)
+    entries = {each: listed_entries(each) for each in ([kind] if kind else CATALOGUE_KINDS)}
+    if as_json:
+        print_json(encode_summary(entries))
+        return
     tables: list[RenderableType] = []
-    for listed in [kind] if kind else CATALOGUE_KINDS:
-        tables += [catalogue_table(listed, catalogue_titles(listed)), Text()]
+    for folder, rows in entries.items():
+        tables += [catalogue_table(folder, rows), Text()]
     show_table(Group(*tables[:-1]))
 
 

@@ -691,6 +691,19 @@ def test_the_catalogue_is_listed(sramsim, kind):
     assert shown.get(kind, "does-not-fit") in out
 
 
+def test_chips_are_listed_with_capacity_and_bandwidth(sramsim):
+    _, table, _ = sramsim("catalog", "chips")
+    corsair = table[table.index("dmatrix-corsair") :].splitlines()[:2]
+    assert [line.split("│")[1:4] for line in corsair] == [
+        [" sram   ", "     2 GB ", "   150 TB/s "],
+        [" lpddr  ", "   256 GB ", "   400 GB/s "],
+    ]
+    entries = {
+        entry["name"]: entry for entry in json.loads(sramsim("catalog", "--json")[1])["chips"]
+    }
+    assert entries["h200-sxm"]["memory"] == {"hbm": {"capacity": 150.7e9, "bandwidth": 4.8e12}}
+
+
 @pytest.mark.parametrize(
     "words",
     [
