@@ -24,6 +24,7 @@ from sim.catalogue.measurements import read_csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
+from sim.units import QUANTITY
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import decode_floors, is_replies
 from sim.validation.simulate import host_overhead, serve_point
@@ -231,8 +232,8 @@ def free_number(
 
 def _split_quantity(text: str | float) -> tuple[float, str]:
     """Return a number and its unit.  Raises: ValueError if it does not begin with a number."""
-    value, _, unit = str(text).partition(" ")
-    return float(value), unit
+    match = QUANTITY.fullmatch(str(text))
+    return (float(match[1]), match[2]) if match else (float(str(text)), "")
 
 
 def _put(document: Document, number: FreeNumber, value: float) -> None:
