@@ -80,7 +80,7 @@ def entry_facts(kind: str, name: str) -> EntrySources:
         return network_facts(read_value(document.path, NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
         return rules_facts(read_value(document.path, Rules))
-    return value_facts(document.path.stem, document.data, read_value(document.path, cls))
+    return value_facts(document.name, document.data, read_value(document.path, cls))
 
 
 def value_facts(name: str, data: Mapping[str, JsonValue], value: Value) -> EntrySources:
@@ -144,7 +144,7 @@ def part_facts(
         document = read_document(find_entry(part, folder))
         key, name, data, value = (
             f"{kind} {part}",
-            document.path.stem,
+            document.name,
             document.data,
             read_value(document.path, cls),
         )

@@ -649,6 +649,25 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
     assert "* card is overloaded: " in out
 
 
+def test_a_models_folder_is_as_good_as_its_config(sramsim, refusal, folder):
+    (folder / "my-llama").mkdir()
+    config = (catalogue_folder() / "models" / "llama-2-7b.json").read_text(encoding="utf-8")
+    (folder / "my-llama" / "config.json").write_text(config.replace("32000", "64000"))
+    for name in ("my-llama", "./my-llama", "my-llama/config.json"):
+        Path("mine.yaml").write_text(MINE.replace("llama-2-7b", name))
+        model = sim.read("mine.yaml").model
+        assert (model.id, model.vocab_size) == ("my-llama", 64000)
+    assert sramsim("show", "model", "my-llama")[1].startswith("my-llama: llama")
+    Path("mine.yaml").write_text(MINE.replace("llama-2-7b", "meta-llama/Llama-9"))
+    assert refusal("check", "mine.yaml") == (
+        "mine.yaml:2: got 'meta-llama/Llama-9', which is no file; expected a catalogue name, or a"
+        " config.json or its folder; for the Hugging Face Hub's meta-llama/Llama-9 try `hf download"
+        " meta-llama/Llama-9 config.json --local-dir Llama-9`, and name Llama-9/config.json"
+    )
+    (folder / "empty").mkdir()
+    assert refusal("show", "model", "./empty") == "./empty: is a directory; expected a file"
+
+
 def test_a_new_scenario_begins_as_a_shipped_one(sramsim, refusal):
     status, text, _ = sramsim("show", "scenario", "straggler")
     assert status == 0
