@@ -45,7 +45,9 @@ def agreement_tables(table: "ValidationReport") -> RenderableType:
 
 def _error_table(table: "ValidationReport") -> Table:
     """Return the errors of each group and metric: of all points, and by chip and engine."""
-    errors = left_titled_table(f"{table.name}: ln(simulated / measured) of the time", pad_edge=True)
+    errors = left_titled_table(
+        f"{table.name}: error of the time, simulated / measured - 1", pad_edge=True
+    )
     for column in ("points", "metric", "of"):
         errors.add_column(column, no_wrap=True)
     for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
@@ -238,9 +240,8 @@ def calibration_table(fit: "Calibration") -> RenderableType:
     line = (
         f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
     )
-    return Group(
-        table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it).")
-    )
+    counted = f"of 100 ln(simulated / measured); a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it"
+    return Group(table, Text(), Text(f"{line} ({counted})."))
 
 
 def message_table(

@@ -50,7 +50,7 @@ class PointComparison:
 
     @property
     def error(self) -> float | None:
-        """ln(simulated / measured) of the time, at least 0 for a bound; None without both."""
+        """simulated / measured - 1 of the time, at least 0 for a bound; None without both."""
         if not self.simulated or not self.measured > 0:
             return None
         return self.point.error(self.metric, self.simulated, self.measured)

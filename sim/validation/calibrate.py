@@ -301,7 +301,8 @@ def fit_residuals(
     """Return the error of every metric of the points: float[residual], a TTFT weighted.
 
     known: served times by key of a point; the function adds the missing ones.
-    See `MeasuredPoint.error`.
+    An error is ln(simulated / measured), so that half the time is as far as twice the time.
+    See `MeasuredPoint.error` for bounds.
     """
     errors = []
     for point in points:
@@ -313,7 +314,7 @@ def fit_residuals(
         times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
-            errors.append(weight * point.error(metric, times[metric], measured))
+            errors.append(weight * math.log1p(point.error(metric, times[metric], measured)))
     return np.array(errors)
 
 
