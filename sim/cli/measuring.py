@@ -21,6 +21,13 @@ from sim.inputs.errors import UserError
 if TYPE_CHECKING:
     from sim.validation.agreement import ValidationReport
 
+# A test compares this text with the columns that `sim.validation.own_points` reads.
+POINTS_HELP = (
+    "Columns: model, chip, chips, concurrency, tpot_ms; optional: ttft_ms, prompt (512 tokens),"
+    " output (128 tokens), engine (vllm), host, id, and degrees and precisions of a plan, such as"
+    " tensor (all chips)."
+)
+
 
 @app.command(
     "validate",
@@ -36,7 +43,7 @@ def validate_command(
         ),
     ] = None,
     points: Annotated[
-        Path | None, typer.Option(help="CSV file with the columns of one set, instead of a set.")
+        Path | None, typer.Option(help=f"CSV file instead of a set. {POINTS_HELP}")
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="The set network.")] = False,
     figure: Annotated[
@@ -87,11 +94,14 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import SETS, validate_file, validate_set
+    from sim.validation.validate import SETS, validate_own_file, validate_set
 
     with progress_bars() as progress:
         if points is not None:
-            return [validate_file(points, progress)]
+            report = validate_own_file(points, progress)
+            for line in report.own.notes if report.own else ():
+                note(line)
+            return [report]
         names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
         return [validate_set(set_name, progress) for set_name in names]
 
@@ -145,7 +155,9 @@ def sensitivity_command(
 
 
 @app.command(
-    "calibrate", rich_help_panel=EXTEND, epilog="Example: sramsim calibrate mine.yaml -o mine.yaml"
+    "calibrate",
+    rich_help_panel=EXTEND,
+    epilog="Example: sramsim calibrate vllm --points mine.csv -o mine.yaml",
 )
 def calibrate_command(
     engine: Annotated[
@@ -156,19 +168,23 @@ def calibrate_command(
             autocompletion=complete_engines,
         ),
     ],
+    points: Annotated[
+        Path | None,
+        typer.Option(help=f"CSV file with your measurements, to fit to them. {POINTS_HELP}"),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the engine's file with the fitted numbers."),
     ] = None,
 ) -> None:
-    """Fit an engine's numbers to the measured points reserved for fitting."""
+    """Fit an engine's numbers to your measurements, or to the catalogue's for that engine."""
     from sim.inputs.names import find_entry
     from sim.report.listings import calibration_table
     from sim.validation.calibrate import calibrate
     from sim.validation.engine_files import fitted_engine_file
 
     path = find_entry(engine, "engines")
-    fit = calibrate(path, note)
+    fit = calibrate(path, note, points)
     show_table(calibration_table(fit))
     if write:
         save_text(fitted_engine_file(path, fit), write)

@@ -223,7 +223,7 @@ def catalog_command(
 
     if kind is not None and kind not in CATALOGUE_KINDS:
         raise unknown_name("catalog", kind, CATALOGUE_KINDS)
-    entries = {each: listed_entries(each) for each in ([kind] if kind else CATALOGUE_KINDS)}
+    entries = {name: listed_entries(name) for name in ([kind] if kind else CATALOGUE_KINDS)}
     if as_json:
         print_json(encode_summary(entries))
         return

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from sim.catalogue.measurements import read_csv_table
 from sim.cost.plan import PlanError
+from sim.inputs.errors import UserError
+from sim.inputs.files import shorten
 from sim.inputs.names import catalogue_names
 from sim.inputs.suggestions import unknown_name
 from sim.scenario.scenario import read
 from sim.scenario.system import System
 from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
+from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
 from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
@@ -49,12 +52,30 @@ def validate_set(name: str, progress: SetProgress = _no_progress) -> ValidationR
     return validate_file(shipped_table(name), progress)
 
 
-def validate_file(path: Path, progress: SetProgress = _no_progress) -> ValidationReport:
-    """Return the report of a CSV file with the columns of one of the sets.
+def validate_own_file(path: Path, progress: SetProgress = _no_progress) -> ValidationReport:
+    """Return the report of a user's CSV file: own measurements, or the columns of one of the sets.
 
-    Raises: ScenarioError if the header is unknown or a cell is malformed.
+    Raises: ScenarioError if the header is unknown, or a cell of a set is malformed.
+    Raises: UserError if no row can be compared.
     """
-    points = points_of(path)
+    report = validate_file(path, progress)
+    if not report.expressed:
+        left_out = report.own.left_out if report.own else ()
+        reasons = [*left_out, *(f"{row.point.id}: {row.reason}" for row in report.rows)]
+        raise UserError(
+            f"{shorten(path)}: got no row that can be compared; expected at least one;"
+            f" the first: {reasons[0] if reasons else 'the table has no rows'}"
+        )
+    return report
+
+
+def validate_file(path: Path, progress: SetProgress = _no_progress) -> ValidationReport:
+    """Return the report of a CSV file with the columns of one of the sets, or a user's columns.
+
+    Raises: ScenarioError if the header is unknown or a cell of a set is malformed.
+    """
+    own = read_own_points(path) if is_own_table(path) else None
+    points = own.points if own else points_of(path)
     simulated: dict[str, dict[str, float] | str] = {}  # by key: times, or why there are none
     rows: list[PointComparison] = []
     for done, point in enumerate(points):
@@ -72,7 +93,7 @@ def validate_file(path: Path, progress: SetProgress = _no_progress) -> Validatio
             times = simulated.get(point.key, point.reason)
             rows.append(compare_metric(point, metric, measured, times))
     progress(path.stem, len(points), len(points))
-    return ValidationReport(path.stem, tuple(rows))
+    return ValidationReport(path.stem, tuple(rows), own)
 
 
 def validate_replay() -> ValidationReport:
@@ -166,6 +187,13 @@ def _is_fitted(point: MeasuredPoint, metric: str) -> bool:
         assert point.system is not None
         source = point.system.engine.source_of("layer_overhead") or ""
         return metric == "tpot" and "sram-replies" in source
+    if point.about.get("table") == "own":
+        assert point.system is not None
+        fit = f"--points {point.about['file']}"
+        return any(
+            text.startswith("fitted") and text.endswith(fit)
+            for text in point.system.engine.source.values()
+        )
     return point.id in fitted_ids()
 
 
