@@ -106,20 +106,26 @@ def report_command(
     save_text(page.html_page(folder), out)
 
 
-@app.command("compare", rich_help_panel=LOOK, epilog="Example: sramsim compare out/base out/busy")
+@app.command(
+    "compare",
+    rich_help_panel=LOOK,
+    epilog="Example: sramsim compare out/base out/busy; sramsim compare out bench.json",
+)
 def compare_command(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR DIR...",
-            help="Folders of `run --out`; the first is the base.",
+            metavar="DIR DIR...|DIR FILE",
+            help="Folders of `run --out`, the first is the base; or a folder and a JSON result of "
+            "`vllm bench serve --save-result`.",
             autocompletion=complete_results,
         ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what changed between runs, in inputs and in metrics."""
+    """Show what changed between runs, or the error of a run against a measured benchmark."""
     from sim.results.encoding import encode_summary
+    from sim.studies.benchmark import compare_benchmark
     from sim.studies.compare import compare_runs
 
     if len(folders) < 2:
@@ -127,13 +133,18 @@ def compare_command(
             f"compare: got one folder, {folders[0]}; expected two or more, the first as the base;"
             f" try sramsim compare {folders[0]} OTHER"
         )
-    result = compare_runs(folders)
-    if as_json:
-        print_json(encode_summary(result))
-    else:
-        from sim.report.compare_tables import change_tables
+    from sim.report.compare_tables import benchmark_tables, change_tables
 
-        show_table(change_tables(result))
+    if any(path.is_file() for path in folders):
+        measured = compare_benchmark(folders)
+        data, table = encode_summary(measured), benchmark_tables(measured)
+    else:
+        result = compare_runs(folders)
+        data, table = encode_summary(result), change_tables(result)
+    if as_json:
+        print_json(data)
+    else:
+        show_table(table)
 
 
 @app.command(
