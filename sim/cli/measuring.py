@@ -7,7 +7,7 @@ import typer
 
 from sim.cli.app import EXTEND, TRUST, app
 from sim.cli.completion import complete_chips, complete_engines, complete_models
-from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.console import note, print_json, progress_bars, show_table, status_line
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -184,7 +184,8 @@ def calibrate_command(
     from sim.validation.engine_files import fitted_engine_file
 
     path = find_entry(engine, "engines")
-    fit = calibrate(path, note, points)
+    with status_line("fitting"):
+        fit = calibrate(path, note, points)
     show_table(calibration_table(fit))
     if write:
         save_text(fitted_engine_file(path, fit), write)

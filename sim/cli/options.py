@@ -49,6 +49,5 @@ def search_open_plans(
 
 def print_trial(system: str, trial: "LoadTrial") -> None:
     """Print the result of one trial of a capacity search on stderr."""
-    note(
-        f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}"
-    )
+    load = f"{trial.load:.4g} {'users' if trial.closed else 'request/s'}"
+    note(f"{system}: at {load}, {trial.attainment:.1%} meet the SLO, {trial.verdict}")

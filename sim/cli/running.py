@@ -8,7 +8,7 @@ import typer
 
 from sim.cli.app import ASK, INTERRUPTED, app
 from sim.cli.completion import complete_scenarios
-from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.console import note, print_json, progress_bars, show_table, status_line
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -128,7 +128,8 @@ def plan_command(
     from sim.studies.run import plan
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
+    with status_line("laying out the systems"):
+        result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
     if as_json:
         print_json(encode_summary(result))
     else:
@@ -168,10 +169,12 @@ def capacity_command(
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
 
-    scenario = search_open_plans(open_scenario(file, assignments), attainment, requests)
-    own = capacity(scenario, attainment, requests, print_trial)
-    best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
-    result = own.summary({name: plan.summary for name, plan in best.items()})
+    scenario = open_scenario(file, assignments)
+    with status_line("simulating trials"):
+        scenario = search_open_plans(scenario, attainment, requests)
+        own = capacity(scenario, attainment, requests, print_trial)
+        best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
+        result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:
         print_json(encode_summary(result))
     else:
