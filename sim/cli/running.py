@@ -1,5 +1,6 @@
 """Commands that simulate scenarios or lay them out: run, check, plan, capacity, sweep."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ from sim.cli.options import (
     search_open_plans,
 )
 from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+from sim.inputs.errors import UserError
+
+LEAST_REQUESTS = 100  # of a trial; with fewer, the attainment is too uncertain
 
 
 @app.command(
@@ -61,7 +65,13 @@ def run_command(
     if as_json:
         print_json(result.as_json())
     else:
-        show_table(comparison(result.summary, file))
+        show_table(comparison(result.summary, command_words(file, assignments, seed)))
+
+
+def command_words(file: str, assignments: list[str] | None, seed: int | None) -> str:
+    """Return the words of a command line that open the same scenario again."""
+    changes = [*(assignments or ()), *([] if seed is None else [f"seed={seed}"])]
+    return shlex.join([file, *(word for change in changes for word in ("--set", change))])
 
 
 @app.command(
@@ -97,9 +107,10 @@ def check_command(
                 "checked is the one with the highest bound, and run simulates the best few"
             )
         for name, members in systems.items():
-            deployment = members[name].deployment if name in members else None
-            for warning in system_warnings(scenario, name, deployment) if deployment else ():
-                note(f"{file}: systems.{name}: warning: {warning}")
+            for member_name, member in members.items():
+                where = name if member_name == name else f"{name}.fleet.{member_name}"
+                for warning in system_warnings(scenario, member_name, member.deployment):
+                    note(f"{file}: systems.{where}: warning: {warning}")
 
 
 @app.command(
@@ -154,8 +165,8 @@ def capacity_command(
     requests: Annotated[
         int | None,
         typer.Option(
-            min=100,
-            help="Requests of a trial; default: 2,000, or more if a system holds many at once.",
+            help="Requests of a trial, at least 100; default: 2,000, or more if a system holds "
+            "many at once.",
         ),
     ] = None,
     plans: Annotated[
@@ -169,6 +180,10 @@ def capacity_command(
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
 
+    if requests is not None and requests < LEAST_REQUESTS:
+        raise UserError(
+            f"--requests: got {requests}; expected at least {LEAST_REQUESTS}; try {LEAST_REQUESTS}"
+        )
     scenario = open_scenario(file, assignments)
     with status_line("simulating trials"):
         scenario = search_open_plans(scenario, attainment, requests)

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,7 +165,10 @@ def test_a_wrong_command_line_is_one_line(refusal, words, message):
         ("run mine.yaml --out", "--out"),
         ("run mine.yaml --set", "--set"),
         ("plan mine.yaml --tokens 0", "--tokens"),
-        ("capacity mine.yaml --requests 99", "--requests"),
+        (
+            "capacity mine.yaml --requests 99",
+            "--requests: got 99; expected at least 100; try 100",
+        ),
         ("capacity mine.yaml --attainment much", "--attainment"),
     ],
 )
@@ -608,7 +612,7 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
     [
         (
             (),
-            "capacity mine: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: "
+            "mine.yaml:2: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: "
             "100 ms}",
         ),
         (
@@ -622,13 +626,29 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
                 "token}]}",
                 *WITH_SLO,
             ),
-            "capacity mine: workload: got listed; its requests are listed one by one; "
+            "--set workload: got listed; its requests are listed one by one; "
             "expected a rate of requests or users to vary; try poisson, gamma, trace or closed",
         ),
     ],
 )
 def test_a_scenario_without_a_capacity_is_one_line(refusal, words, message):
     assert refusal("capacity", "mine.yaml", *words) == message
+
+
+def test_the_pointer_to_capacity_keeps_what_was_set(sramsim):
+    chips = "systems.card.chips=1"
+    _, out, _ = sramsim("run", "mine.yaml", *WITH_SLO, "--set", chips, "--seed", "7")
+    words = shlex.split(out.partition("J and $ at capacity: sramsim ")[2])  # lines are cut
+    assert words[:8] == ["capacity", "mine.yaml", *WITH_SLO, "--set", chips, "--set", "seed=7"]
+
+
+def test_check_warns_of_the_members_of_a_fleet_too(sramsim):
+    fleet = "systems.both={fleet: {card: 2}}"
+    long = "workload.output=5000 token"
+    status, _, err = sramsim("check", "mine.yaml", "--set", fleet, "--set", long)
+    assert status == 0
+    for name in ("card", "both.fleet.card"):
+        assert f"mine.yaml: systems.{name}: warning: a mean request has 5064 tokens" in err
 
 
 def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
