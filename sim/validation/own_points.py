@@ -24,7 +24,7 @@ from sim.inputs.values import Entry, Text
 from sim.model.transformer import Model
 from sim.scenario.system import System
 from sim.validation.points import OWN_COLUMNS, MeasuredPoint, cell_number
-from sim.validation.simulate import serve_point
+from sim.validation.simulate import point_scenario, serve_point
 
 # These have defaults: a column that is missing, or an empty cell, means the text below.
 OWN_DEFAULTS = {
@@ -40,6 +40,7 @@ OWN_DEFAULTS = {
 DEGREE_COLUMNS = ("tensor", "pipeline", "replicas", "attention_data", "expert")
 PRECISION_COLUMNS = ("weights", "attention", "activations", "kv", "head")
 PROMPT, OUTPUT, ENGINE = "512", "128", "vllm"
+MOST_USERS = 10_000  # each sends 10 requests; more would take hours
 UNNAMED_HOST = "unknown"  # no engine's file has it, so the mean of the others counts
 
 
@@ -142,6 +143,8 @@ def _own_point(
         return read_value(find_entry(text, f"{key}s"), cls)
 
     chips, users = (cell_number(row, key, int) for key in ("chips", "concurrency"))
+    if users > MOST_USERS:
+        raise ValueError(f"concurrency: got {users}; expected at most {MOST_USERS}")
     measured = {
         metric: cell_number(cells, f"{metric}_ms") / 1000
         for metric in ("tpot", "ttft")
@@ -162,7 +165,7 @@ def _own_point(
     )
     about = {"table": "own", "file": path.name, "model": cells["model"], "chip": cells["chip"]}
     about |= {"engine": system.engine.id, "precision": cells.get("weights", "")}
-    return MeasuredPoint(
+    point = MeasuredPoint(
         cells.get("id", where),
         about,
         measured,
@@ -174,6 +177,8 @@ def _own_point(
         host=cells.get("host", UNNAMED_HOST),
         group=where,
     )
+    point_scenario(point, users)  # a length beyond all models is an error of this row
+    return point
 
 
 def _plan(cells: Mapping[str, str], chips: int) -> Plan:
