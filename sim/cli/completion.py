@@ -38,7 +38,7 @@ def complete_scenarios(incomplete: str) -> list[str]:
 def complete_results(incomplete: str) -> list[str]:
     """Return the scenarios, files and folders of results that begin with a text."""
     folders = {
-        path.parent.as_posix()
+        path.rpartition("/")[0]
         for name in ("result.json", "sweep.json")
         for pattern in (f"*/{name}", f"*/*/{name}")
         for path in _below(incomplete, pattern)
@@ -53,16 +53,17 @@ def complete_entries(context: typer.Context, incomplete: str) -> list[str]:
 
 def _names_and_files(kind: str, incomplete: str) -> list[str]:
     names = [name for name in catalogue_names(kind) if name.startswith(incomplete)]
-    files = {path.as_posix() for pattern in FILE_PATTERNS for path in _below(incomplete, pattern)}
+    files = {path for pattern in FILE_PATTERNS for path in _below(incomplete, pattern)}
     return names + sorted(files)
 
 
-def _below(incomplete: str, pattern: str) -> list[Path]:
+def _below(incomplete: str, pattern: str) -> list[str]:
     """Return the paths of a pattern that begin with a text, in the folder that the text names."""
     folder = Path(incomplete or ".")
     if not incomplete.endswith("/"):
         folder = folder.parent
     if not folder.is_dir():
         return []
-    start = incomplete.removeprefix("./")
-    return [path for path in folder.glob(pattern) if path.as_posix().startswith(start)]
+    here = "./" if incomplete.startswith("./") else ""  # pathlib drops it, and the shell compares
+    paths = [here + path.as_posix() for path in folder.glob(pattern)]
+    return [path for path in paths if path.startswith(incomplete)]

@@ -174,7 +174,7 @@ def _weakest_numbers(
 ) -> list[FreeNumber]:
     """Return the numbers that few measurements cannot identify: those with the least effect.
 
-    They are held.  Fewer numbers than measurements are left, and each has an effect.
+    They are held, so that fewer numbers than measurements are left.
     """
     residuals = _Residuals(document, free, points, progress)
     start = residuals(residuals.start)
@@ -184,7 +184,7 @@ def _weakest_numbers(
     ]
     residuals(residuals.start)
     strongest = sorted(range(len(free)), key=lambda column: -effects[column])
-    kept = [column for column in strongest[: max(0, metrics - 1)] if effects[column] > UNMOVED]
+    kept = strongest[: max(0, metrics - 1)]
     weak = [number for column, number in enumerate(free) if column not in kept]
     for number in weak:
         _hold(document, number, progress)

@@ -30,6 +30,7 @@ def completions(words: str) -> list[str]:
         ("sramsim show engine groq", ["groq-compiler"]),
         ("sramsim plan claims/sp", ["claims/speed-10x"]),
         ("sramsim check below/m", ["below/mine.yaml"]),
+        ("sramsim check ./below/m", ["./below/mine.yaml"]),
         ("sramsim report o", ["out"]),
     ],
 )
