@@ -1,7 +1,8 @@
 """Quantities with units in files ('80 TB/s') are plain floats in SI base units in code.
 
 The annotation of a field states its unit and sign (`bandwidth: BytesPerSecond`).
-One pattern splits a text into number, space and unit, so that Pint parses each unit only once.
+One pattern splits a text into number and unit, so that Pint parses each unit only once.
+Data sheets write rates as TOPS and TFLOPS; these are TOP/s and TFLOP/s.
 A number without a unit is an error in a file and correct in code.
 """
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pint
 
 QUANTITY = re.compile(
-    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) +"
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) *"
     r"([A-Za-zµμ]+(?:[*/][A-Za-zµμ]+)*)"
 )
 MAX_TEXT = 60  # characters; a longer text is no quantity, and slow to match and to parse
@@ -52,6 +53,8 @@ byte = [data] = B
 bit = byte / 8 = b
 flop = [operation] = FLOP
 op = flop = OP
+flop_rate = flop / second = FLOPS
+op_rate = op / second = OPS
 joule = [energy] = J
 watt = joule / second = W
 watt_hour = 3600 * joule = Wh

@@ -22,7 +22,7 @@ from sim.model.config import SPELLINGS
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
-from sim.results.sources import EntrySources
+from sim.results.sources import EntrySources, ListedEntry, ListedMemory
 from sim.units import brief, format_quantity
 
 CATALOGUE_KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
@@ -39,9 +39,21 @@ IN_PLACE: dict[str, type[Value]] = {
 }  # what scenarios write, with sources
 
 
-def catalogue_titles(kind: str) -> dict[str, str]:
-    """Return the titles of the entries of a folder, by name."""
-    return {name: entry_title(path) for name, path in catalogue_names(kind).items()}
+def listed_entries(kind: str) -> tuple[ListedEntry, ...]:
+    """Return the entries of a folder, with memories of chips and parameters of models."""
+    return tuple(_listed_entry(kind, name, path) for name, path in catalogue_names(kind).items())
+
+
+def _listed_entry(kind: str, name: str, path: Path) -> ListedEntry:
+    memory = parameters = None
+    if kind == "chips":
+        memory = {
+            key: ListedMemory(capacity=part.capacity, bandwidth=part.bandwidth)
+            for key, part in read_value(path, Chip).memory.items()
+        }
+    if kind == "models":
+        parameters = read_value(path, Model).parameters
+    return ListedEntry(name=name, title=entry_title(path), memory=memory, parameters=parameters)
 
 
 def entry_title(path: Path) -> str:
@@ -61,14 +73,14 @@ def entry_facts(kind: str, name: str) -> EntrySources:
     Raises: UserError if there is no such kind or entry, ScenarioError if the file is wrong.
     """
     if kind not in ENTRY_KINDS:
-        raise unknown_name("show", kind, ENTRY_KINDS)
+        raise unknown_name("show", kind, (*ENTRY_KINDS, "scenario"))
     folder, cls = ENTRY_KINDS[kind]
     document = read_document(find_entry(name, folder))
     if cls is PublishedSpeeds and "systems" in document.data:
         return network_facts(read_value(document.path, NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
         return rules_facts(read_value(document.path, Rules))
-    return value_facts(document.path.stem, document.data, read_value(document.path, cls))
+    return value_facts(document.name, document.data, read_value(document.path, cls))
 
 
 def value_facts(name: str, data: Mapping[str, JsonValue], value: Value) -> EntrySources:
@@ -132,7 +144,7 @@ def part_facts(
         document = read_document(find_entry(part, folder))
         key, name, data, value = (
             f"{kind} {part}",
-            document.path.stem,
+            document.name,
             document.data,
             read_value(document.path, cls),
         )

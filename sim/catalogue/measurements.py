@@ -161,7 +161,8 @@ def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str
     Raises: ScenarioError if a row does not have as many cells as the head.
     """
     shown = shorten(path)
-    reader = csv.DictReader(load_text(path, shown).splitlines())
+    text = load_text(path, shown).removeprefix("\ufeff")  # the mark with which Excel begins a file
+    reader = csv.DictReader(text.splitlines())
     rows: list[tuple[str, dict[str, str]]] = []
     for row in reader:
         where = f"{shown}:{reader.line_num}"

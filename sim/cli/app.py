@@ -9,11 +9,14 @@ from sim import __version__
 from sim.cli.console import discard_output, note, prepare_streams
 from sim.inputs.errors import UserError
 
+# Panels of `sramsim --help`, in this order.
+ASK, LOOK, TRUST, EXTEND = "Ask", "Look", "Trust", "Extend"
+
 app = typer.Typer(
     name="sramsim",
     help="Simulate a language model in the SRAM of hundreds of chips, and compare it with GPUs.",
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --plots",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 # Typer's error for a wrong command line. Newer versions have their own copy of click, and older

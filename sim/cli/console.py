@@ -66,6 +66,15 @@ def progress_bars() -> AbstractContextManager[Progress]:
     return ProgressBars()
 
 
+def status_line(task: str) -> AbstractContextManager[object]:
+    """Return a context that shows a task on stderr while it runs, if that is a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(task)
+
+
 class ProgressBars:
     """A context with one progress bar for each system, updated at most a hundred times each."""
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.app import app
-from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.app import EXTEND, TRUST, app
+from sim.cli.completion import complete_chips, complete_engines, complete_models
+from sim.cli.console import note, print_json, progress_bars, show_table, status_line
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -21,9 +22,18 @@ from sim.inputs.errors import UserError
 if TYPE_CHECKING:
     from sim.validation.agreement import ValidationReport
 
+# A test compares this text with the columns that `sim.validation.own_points` reads.
+POINTS_HELP = (
+    "Columns: model, chip, chips, concurrency, tpot_ms; optional: ttft_ms, prompt (512 tokens),"
+    " output (128 tokens), engine (vllm), host, id, and degrees and precisions of a plan, such as"
+    " tensor (all chips)."
+)
+
 
 @app.command(
-    "validate", epilog="Example: sramsim validate serving; sramsim validate --points mine.csv"
+    "validate",
+    rich_help_panel=TRUST,
+    epilog="Example: sramsim validate serving; sramsim validate --points mine.csv",
 )
 def validate_command(
     name: Annotated[
@@ -34,7 +44,7 @@ def validate_command(
         ),
     ] = None,
     points: Annotated[
-        Path | None, typer.Option(help="CSV file with the columns of one set, instead of a set.")
+        Path | None, typer.Option(help=f"CSV file instead of a set. {POINTS_HELP}")
     ] = None,
     network: Annotated[bool, typer.Option("--network", help="The set network.")] = False,
     figure: Annotated[
@@ -88,11 +98,14 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import SETS, validate_file, validate_set
+    from sim.validation.validate import SETS, validate_own_file, validate_set
 
     with progress_bars() as progress:
         if points is not None:
-            return [validate_file(points, progress, jobs)]
+            report = validate_own_file(points, progress, jobs)
+            for line in report.own.notes if report.own else ():
+                note(line)
+            return [report]
         names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
         return [validate_set(set_name, progress, jobs) for set_name in names]
 
@@ -112,6 +125,7 @@ def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
 
 @app.command(
     "sensitivity",
+    rich_help_panel=TRUST,
     epilog="Example: sramsim sensitivity llama2-70b-lpu-vs-h100 --figure tornado.png",
 )
 def sensitivity_command(
@@ -144,28 +158,38 @@ def sensitivity_command(
         save_figure(tornado.draw(summary), figure)
 
 
-@app.command("calibrate", epilog="Example: sramsim calibrate mine.yaml -o mine.yaml")
+@app.command(
+    "calibrate",
+    rich_help_panel=EXTEND,
+    epilog="Example: sramsim calibrate vllm --points mine.csv -o mine.yaml",
+)
 def calibrate_command(
     engine: Annotated[
         str,
         typer.Argument(
             metavar="ENGINE|FILE",
             help="Catalogue name of an engine, or its file; its `fit:` names the free numbers.",
+            autocompletion=complete_engines,
         ),
     ],
+    points: Annotated[
+        Path | None,
+        typer.Option(help=f"CSV file with your measurements, to fit to them. {POINTS_HELP}"),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the engine's file with the fitted numbers."),
     ] = None,
 ) -> None:
-    """Fit an engine's numbers to the measured points reserved for fitting."""
+    """Fit an engine's numbers to your measurements, or to the catalogue's for that engine."""
     from sim.inputs.names import find_entry
     from sim.report.listings import calibration_table
     from sim.validation.calibrate import calibrate
     from sim.validation.engine_files import fitted_engine_file
 
     path = find_entry(engine, "engines")
-    fit = calibrate(path, note)
+    with status_line("fitting"):
+        fit = calibrate(path, note, points)
     show_table(calibration_table(fit))
     if write:
         save_text(fitted_engine_file(path, fit), write)
@@ -173,18 +197,21 @@ def calibrate_command(
 
 @app.command(
     "measure",
+    rich_help_panel=EXTEND,
     epilog="Example: sramsim measure --chip h100-sxm --model llama-3.1-8b -o my-h100.yaml",
 )
 def measure_command(
     chip: Annotated[
         str,
         typer.Option(
-            help="Chip of the catalogue, or a file; efficiencies are relative to its peaks."
+            help="Chip of the catalogue, or a file; efficiencies are relative to its peaks.",
+            autocompletion=complete_chips,
         ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Engine file to write.")],
     model: Annotated[
-        str, typer.Option(help="Model whose layer shapes are timed.")
+        str,
+        typer.Option(help="Model whose layer shapes are timed.", autocompletion=complete_models),
     ] = "llama-3.1-8b",
 ) -> None:
     """Measure this machine's GPU with PyTorch and write its engine file (extra: measure)."""

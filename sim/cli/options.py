@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli.completion import complete_scenarios
 from sim.cli.console import note
 
 if TYPE_CHECKING:
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="Scenario file, or the name of one in the catalogue."),
+    typer.Argument(
+        metavar="FILE",
+        help="Scenario file, or the name of one in the catalogue.",
+        autocompletion=complete_scenarios,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -44,6 +49,5 @@ def search_open_plans(
 
 def print_trial(system: str, trial: "LoadTrial") -> None:
     """Print the result of one trial of a capacity search on stderr."""
-    note(
-        f"{system}: at load {trial.load:.4g}, {trial.attainment:.1%} meet the SLO, {trial.verdict}"
-    )
+    load = f"{trial.load:.4g} {'users' if trial.closed else 'request/s'}"
+    note(f"{system}: at {load}, {trial.attainment:.1%} meet the SLO, {trial.verdict}")

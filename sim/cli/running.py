@@ -1,13 +1,15 @@
 """Commands that simulate scenarios or lay them out: run, check, plan, capacity, sweep."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sim.cli.app import INTERRUPTED, app
-from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.app import ASK, INTERRUPTED, app
+from sim.cli.completion import complete_scenarios
+from sim.cli.console import note, print_json, progress_bars, show_table, status_line
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -17,10 +19,14 @@ from sim.cli.options import (
     search_open_plans,
 )
 from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+from sim.inputs.errors import UserError
+
+LEAST_REQUESTS = 100  # of a trial; with fewer, the attainment is too uncertain
 
 
 @app.command(
     "run",
+    rich_help_panel=ASK,
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --set workload.rate='2 request/s' "
     "--out out/busy --plots",
 )
@@ -59,13 +65,26 @@ def run_command(
     if as_json:
         print_json(result.as_json())
     else:
-        show_table(comparison(result.summary, file))
+        show_table(comparison(result.summary, command_words(file, assignments, seed)))
 
 
-@app.command("check", epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")
+def command_words(file: str, assignments: list[str] | None, seed: int | None) -> str:
+    """Return the words of a command line that open the same scenario again."""
+    changes = [*(assignments or ()), *([] if seed is None else [f"seed={seed}"])]
+    return shlex.join([file, *(word for change in changes for word in ("--set", change))])
+
+
+@app.command(
+    "check", rich_help_panel=ASK, epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml"
+)
 def check_command(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Scenario files, or catalogue names.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Scenario files, or catalogue names.",
+            autocompletion=complete_scenarios,
+        ),
     ],
     assignments: SetOption = None,
 ) -> None:
@@ -88,13 +107,15 @@ def check_command(
                 "checked is the one with the highest bound, and run simulates the best few"
             )
         for name, members in systems.items():
-            deployment = members[name].deployment if name in members else None
-            for warning in system_warnings(scenario, name, deployment) if deployment else ():
-                note(f"{file}: systems.{name}: warning: {warning}")
+            for member_name, member in members.items():
+                where = name if member_name == name else f"{name}.fleet.{member_name}"
+                for warning in system_warnings(scenario, member_name, member.deployment):
+                    note(f"{file}: systems.{where}: warning: {warning}")
 
 
 @app.command(
     "plan",
+    rich_help_panel=ASK,
     epilog="Example: sramsim plan llama2-70b-lpu-vs-h100 --tokens 4096 --tokens 1024 "
     "--set systems.lpu.chips=640",
 )
@@ -118,7 +139,8 @@ def plan_command(
     from sim.studies.run import plan
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
+    with status_line("laying out the systems"):
+        result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
     if as_json:
         print_json(encode_summary(result))
     else:
@@ -130,7 +152,9 @@ def plan_command(
 
 
 @app.command(
-    "capacity", epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99"
+    "capacity",
+    rich_help_panel=ASK,
+    epilog="Example: sramsim capacity llama2-70b-lpu-vs-h100 --attainment 0.99",
 )
 def capacity_command(
     file: FileArgument,
@@ -141,8 +165,8 @@ def capacity_command(
     requests: Annotated[
         int | None,
         typer.Option(
-            min=100,
-            help="Requests of a trial; default: 2,000, or more if a system holds many at once.",
+            help="Requests of a trial, at least 100; default: 2,000, or more if a system holds "
+            "many at once.",
         ),
     ] = None,
     plans: Annotated[
@@ -156,10 +180,16 @@ def capacity_command(
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
 
-    scenario = search_open_plans(open_scenario(file, assignments), attainment, requests)
-    own = capacity(scenario, attainment, requests, print_trial)
-    best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
-    result = own.summary({name: plan.summary for name, plan in best.items()})
+    if requests is not None and requests < LEAST_REQUESTS:
+        raise UserError(
+            f"--requests: got {requests}; expected at least {LEAST_REQUESTS}; try {LEAST_REQUESTS}"
+        )
+    scenario = open_scenario(file, assignments)
+    with status_line("simulating trials"):
+        scenario = search_open_plans(scenario, attainment, requests)
+        own = capacity(scenario, attainment, requests, print_trial)
+        best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
+        result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:
         print_json(encode_summary(result))
     else:
@@ -170,6 +200,7 @@ def capacity_command(
 
 @app.command(
     "sweep",
+    rich_help_panel=ASK,
     epilog="Example: sramsim sweep latency-vs-load --jobs 2 --out out/load "
     "&& sramsim plot out/load",
 )

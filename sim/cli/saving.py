@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.cli.console import note
+from sim.cli.console import note, status_line
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 
@@ -37,7 +37,8 @@ def save_run_figures(saved: "Saved", folder: Path) -> None:
     """Write all figures of a result as PNG, SVG and PDF."""
     from plots import draw_all
 
-    save_figures(draw_all(saved), folder)
+    with status_line("drawing figures"):
+        save_figures(draw_all(saved), folder)
 
 
 def save_figures(figures: "dict[str, Figure]", folder: Path) -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.app import app
+from sim.cli.app import LOOK, TRUST, app
+from sim.cli.completion import complete_entries, complete_results
 from sim.cli.console import print_json, show_table
 from sim.cli.options import (
     FileArgument,
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
-@app.command("plot", epilog="Example: sramsim plot out")
+@app.command("plot", rich_help_panel=LOOK, epilog="Example: sramsim plot out")
 def plot_command(
     source: Annotated[
         str,
         typer.Argument(
             metavar="DIR|FILE",
             help="Folder of `run --out` or `sweep --out`, or a scenario to run first.",
+            autocompletion=complete_results,
         ),
     ],
     out: Annotated[
@@ -74,12 +76,18 @@ def plot_command(
 
 @app.command(
     "report",
+    rich_help_panel=LOOK,
     epilog="Example: sramsim run llama2-70b-lpu-vs-h100 --out out "
     "&& sramsim report out -o out/report.html",
 )
 def report_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of `run --out` or `sweep --out`.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of `run --out` or `sweep --out`.",
+            autocompletion=complete_results,
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path(
         "report.html"
@@ -98,16 +106,26 @@ def report_command(
     save_text(page.html_page(folder), out)
 
 
-@app.command("compare", epilog="Example: sramsim compare out/base out/busy")
+@app.command(
+    "compare",
+    rich_help_panel=LOOK,
+    epilog="Example: sramsim compare out/base out/busy; sramsim compare out bench.json",
+)
 def compare_command(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR DIR...", help="Folders of `run --out`; the first is the base."),
+        typer.Argument(
+            metavar="DIR DIR...|DIR FILE",
+            help="Folders of `run --out`, the first is the base; or a folder and a JSON result of "
+            "`vllm bench serve --save-result`.",
+            autocompletion=complete_results,
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show what changed between runs, in inputs and in metrics."""
+    """Show what changed between runs, or the error of a run against a measured benchmark."""
     from sim.results.encoding import encode_summary
+    from sim.studies.benchmark import compare_benchmark
     from sim.studies.compare import compare_runs
 
     if len(folders) < 2:
@@ -115,17 +133,23 @@ def compare_command(
             f"compare: got one folder, {folders[0]}; expected two or more, the first as the base;"
             f" try sramsim compare {folders[0]} OTHER"
         )
-    result = compare_runs(folders)
-    if as_json:
-        print_json(encode_summary(result))
-    else:
-        from sim.report.compare_tables import change_tables
+    from sim.report.compare_tables import benchmark_tables, change_tables
 
-        show_table(change_tables(result))
+    if any(path.is_file() for path in folders):
+        measured = compare_benchmark(folders)
+        data, table = encode_summary(measured), benchmark_tables(measured)
+    else:
+        result = compare_runs(folders)
+        data, table = encode_summary(result), change_tables(result)
+    if as_json:
+        print_json(data)
+    else:
+        show_table(table)
 
 
 @app.command(
     "trace",
+    rich_help_panel=LOOK,
     epilog="Example: sramsim trace llama2-70b-lpu-vs-h100 --system lpu -o trace.json "
     "--figure gantt.png",
 )
@@ -192,34 +216,55 @@ def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
     show_table(program_table(name, *step_program(search_open_plans(scenario), name), chip))
 
 
-@app.command("catalog", epilog="Example: sramsim catalog chips")
+@app.command("catalog", rich_help_panel=TRUST, epilog="Example: sramsim catalog chips")
 def catalog_command(
     kind: Annotated[
         str | None,
         typer.Argument(help="chips, engines, models, clusters, measurements or scenarios."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the entries of the catalogue."""
+    """List the entries of the catalogue; of chips also capacity and bandwidth."""
     from rich.console import Group
     from rich.text import Text
 
-    from sim.catalogue.entries import CATALOGUE_KINDS, catalogue_titles
+    from sim.catalogue.entries import CATALOGUE_KINDS, listed_entries
     from sim.report.listings import catalogue_table
+    from sim.results.encoding import encode_summary
 
     if kind is not None and kind not in CATALOGUE_KINDS:
         raise unknown_name("catalog", kind, CATALOGUE_KINDS)
+    entries = {name: listed_entries(name) for name in ([kind] if kind else CATALOGUE_KINDS)}
+    if as_json:
+        print_json(encode_summary(entries))
+        return
     tables: list[RenderableType] = []
-    for listed in [kind] if kind else CATALOGUE_KINDS:
-        tables += [catalogue_table(listed, catalogue_titles(listed)), Text()]
+    for folder, rows in entries.items():
+        tables += [catalogue_table(folder, rows), Text()]
     show_table(Group(*tables[:-1]))
 
 
-@app.command("show", epilog="Example: sramsim show chip groq-lpu-v1")
+@app.command("show", rich_help_panel=TRUST, epilog="Example: sramsim show chip groq-lpu-v1")
 def show_command(
-    kind: Annotated[str, typer.Argument(help="chip, engine, model, cluster or measurement.")],
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Catalogue name, or a file.")],
+    kind: Annotated[
+        str, typer.Argument(help="chip, engine, model, cluster, measurement or scenario.")
+    ],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="Catalogue name, or a file.",
+            autocompletion=complete_entries,
+        ),
+    ],
 ) -> None:
-    """Show one entry of the catalogue: every number with its source."""
+    """Show one entry of the catalogue: every number with its source, or a scenario's file."""
+    if kind == "scenario":
+        from sim.inputs.files import load_text
+        from sim.inputs.names import find_entry
+
+        print(load_text(find_entry(name, "scenarios"), name), end="")
+        return
     from sim.catalogue.entries import entry_facts
     from sim.report.listings import entry_table
 

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.app import app
+from sim.cli.app import EXTEND, app
+from sim.cli.completion import complete_scenarios
 from sim.cli.console import print_json
 from sim.inputs.errors import UserError
-from sim.inputs.files import write_whole
+from sim.inputs.files import load_text, write_whole
+from sim.inputs.names import catalogue_folder, find_entry
+from sim.inputs.read_files import recorded_files
 from sim.inputs.suggestions import unknown_name
 
 SCENARIO_TEMPLATE = """\
@@ -38,7 +41,9 @@ systems:                        # every system serves the same requests
 """
 
 
-@app.command("schema", epilog="Example: sramsim schema > scenario.schema.json")
+@app.command(
+    "schema", rich_help_panel=EXTEND, epilog="Example: sramsim schema > scenario.schema.json"
+)
 def schema_command(
     kind: Annotated[
         str, typer.Argument(help="scenario, chip, cluster, engine or model.")
@@ -58,9 +63,20 @@ def schema_command(
         print_json(schemas.json_schema(kind))
 
 
-@app.command("new", epilog="Example: sramsim new mine && sramsim run mine.yaml")
+@app.command(
+    "new", rich_help_panel=EXTEND, epilog="Example: sramsim new mine && sramsim run mine.yaml"
+)
 def new_command(
     name: Annotated[str, typer.Argument(help="Name of the scenario; writes NAME.yaml.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Scenario to copy, such as one of the catalogue; default: a short example.",
+            autocompletion=complete_scenarios,
+        ),
+    ] = None,
 ) -> None:
     """Write a commented scenario to start from."""
     path = Path(name)
@@ -69,6 +85,35 @@ def new_command(
     path = path if path.suffix in (".yaml", ".yml") else path.with_name(f"{path.name}.yaml")
     if os.path.lexists(path):
         raise UserError(f"new: got {path}, which exists; expected a new name; try another one")
+    if source is None:
+        text = SCENARIO_TEMPLATE.format(name=path.stem)
+    else:
+        text = f"# {path.stem}, from {source}: change the question.\n{scenario_text(source, path)}"
     with write_whole(path.parent) as scratch:
-        (scratch / path.name).write_text(SCENARIO_TEMPLATE.format(name=path.stem), encoding="utf-8")
+        (scratch / path.name).write_text(text, encoding="utf-8")
     print(f"{path}: written; try `sramsim run {path}`")
+
+
+def scenario_text(source: str, path: Path) -> str:
+    """Return the text of a scenario that shall be copied to `path`.
+
+    Raises: UserError if there is no such scenario, or it reads files that are not at `path`.
+    """
+    from sim.scenario.scenario import read
+
+    original = find_entry(source, "scenarios")
+    with recorded_files() as files:
+        scenario = read(original)
+        scenario.workload.draw(scenario.seed)  # a trace is read only now
+    shipped = [catalogue_folder() / kind for kind in ("chips", "clusters", "engines", "models")]
+    beside = [
+        file.name
+        for file in files.stamps
+        if file != original.absolute() and file.parent not in shipped
+    ]
+    if beside and path.absolute().parent != original.absolute().parent:
+        raise UserError(
+            f"--from: got {source}, which reads {beside[0]} beside it; expected a scenario of one"
+            f" file; try a copy of both from {original.parent}"
+        )
+    return load_text(original, source)

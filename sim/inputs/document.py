@@ -46,6 +46,14 @@ class Document:
         self._nodes = 0
         self.data: JsonObject = self._plain(node, (), self.shown, path.parent)
 
+    @property
+    def name(self) -> str:
+        """The file's name without suffix; of a config.json that of its folder."""
+        path = self.path.absolute()
+        name = path.parent.name if path.name == "config.json" else path.stem
+        # Bytes that are not a text could not be written to files later.
+        return os.fsencode(name).decode(errors="replace")
+
     def set(self, assignment: str) -> None:
         """Apply 'a.b.c=value', where value is YAML with paths relative to the working folder.
 
@@ -98,9 +106,7 @@ class Document:
         """
         data = self.data
         if "id" in cls.model_fields and "id" not in data:
-            # Bytes that are not a text could not be written to files later.
-            stem = os.fsencode(self.path.stem).decode(errors="replace")
-            data = {"id": stem, **data}
+            data = {"id": self.name, **data}
         try:
             return cls.model_validate(data, context={"file": self.shown})
         except ValidationError as error:

@@ -5,11 +5,12 @@ Each is one line: `file:line: key: got X; expected Y; try Z`.
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
-
-from sim.units import brief
+# Only a wrong file needs pydantic, which takes 0.1 s to import. `sramsim --help` does not.
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # The expected value, by the name that pydantic gives to the error.
 _EXPECTED = {
@@ -50,6 +51,8 @@ def expectation(kind: str, context: Mapping[str, object]) -> str:
 
 def quoted_value(value: object) -> str:
     """Return a value as an error quotes it: texts in quotes, long ones cut."""
+    from sim.units import brief
+
     match value:
         case dict():
             return "a mapping"
@@ -69,16 +72,21 @@ def nearest_name(word: str, names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, list(names), 3, 0.6))
 
 
-def error_at_key(path: tuple[str, ...], reason: str) -> PydanticCustomError:
+def error_at_key(path: tuple[str, ...], reason: str) -> "PydanticCustomError":
     """Return the error that `Document.value` reports at the line of a key, without the key."""
+    from pydantic_core import PydanticCustomError
+
     return PydanticCustomError("key", "{reason}", {"key": path, "reason": reason})
 
 
-def error_at_path(path: tuple[int | str, ...], value: object, reason: str) -> ValidationError:
+def error_at_path(path: tuple[int | str, ...], value: object, reason: str) -> "ValidationError":
     """Return the error for a value at a path below the class that raises it.
 
     An error of that class itself would name the class's key instead.
     """
+    from pydantic import ValidationError
+    from pydantic_core import PydanticCustomError
+
     problem = PydanticCustomError("value_error", "{error}", {"error": reason})
     details: InitErrorDetails = {"type": problem, "loc": path, "input": value}
     return ValidationError.from_exception_data(str(path[-1]), [details])

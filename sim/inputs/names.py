@@ -1,17 +1,17 @@
 """Catalogue names: which file a text in a scenario names."""
 
 import os
+import re
 from pathlib import Path
 
-from sim.inputs.document import read_document
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import existing
 from sim.inputs.key_paths import value_at
 from sim.inputs.suggestions import spelling_hint
-from sim.inputs.values import Text
-from sim.units import brief
 
 SUFFIXES = (".yaml", ".yml", ".json")
+MODEL_FILE = "config.json"  # as the Hugging Face Hub names the description of a model
+HUB_ID = re.compile(r"(?!\.\.?/)[\w.-]+/[\w.-]+(?<!\.json)(?<!\.yaml)(?<!\.yml)", re.ASCII)
 
 
 def catalogue_folder() -> Path:
@@ -43,6 +43,8 @@ def aliases(kind: str) -> dict[str, Path]:
     """Return the entries of one folder of the catalogue by their other names."""
     if kind == "scenarios":
         return {}
+    from sim.inputs.document import read_document  # slow: completion needs only names of files
+
     return {
         alias: path
         for path in catalogue_names(kind).values()
@@ -55,9 +57,13 @@ def find_entry(text: str, kind: str) -> Path:
 
     A text with a '/', or that ends in .yaml, .yml or .json, is a path.
     Any other text is a catalogue name or an alias.
+    A model may also be named by the folder of its config.json.
 
     Raises: ScenarioError with the nearest names, if there is no such file or entry.
     """
+    from sim.inputs.values import Text
+    from sim.units import brief
+
     where = f"{text.where}: " if isinstance(text, Text) else ""
     folder = text.folder if isinstance(text, Text) else Path.cwd()
     known = catalogue_names(kind)
@@ -68,7 +74,21 @@ def find_entry(text: str, kind: str) -> Path:
         known |= aliases(kind)
     if text in known:
         return known[text]
+    if kind == "models" and os.path.isfile(folder / text / MODEL_FILE):
+        return folder / text / MODEL_FILE
     if is_path:
+        if kind == "models" and HUB_ID.fullmatch(text) and not os.path.exists(folder / text):
+            raise ScenarioError(f"{where}{_hub_hint(text)}")
         return existing(folder / text, f"{where}{text}")
     hint = spelling_hint(text, known, f"there are {', '.join(catalogue_names(kind))}")
     raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")
+
+
+def _hub_hint(text: str) -> str:
+    """Return what to download for a text that looks like an id of the Hugging Face Hub."""
+    name = text.partition("/")[2]
+    return (
+        f"got {text!r}, which is no file; expected a catalogue name, or a {MODEL_FILE} or its"
+        f" folder; for the Hugging Face Hub's {text} try"
+        f" `hf download {text} {MODEL_FILE} --local-dir {name}`, and name {name}/{MODEL_FILE}"
+    )

@@ -14,6 +14,7 @@ from sim.results.labels import format_number
 from sim.results.statistics import LATENCIES, statistic_key
 
 if TYPE_CHECKING:
+    from sim.studies.benchmark import BenchmarkComparison
     from sim.studies.compare import RunComparison, ValueChange
 
 
@@ -60,6 +61,34 @@ def change_tables(comparison: "RunComparison") -> RenderableType:
         ):
             parts += [Text(f"Only in {label}: {', '.join(names)}."), Text()] if names else []
     return Group(*parts[:-1])
+
+
+def benchmark_tables(comparison: "BenchmarkComparison") -> RenderableType:
+    """Return the tables of `sramsim compare` for a run and a measured benchmark."""
+    settings = ", ".join(f"{key} {value}" for key, value in comparison.settings.items())
+    parts: list[RenderableType] = [Text(f"{comparison.benchmark}: {settings}"), Text()]
+    for name, metrics in comparison.systems.items():
+        table = titled_table(
+            f"{comparison.run}, {name}, against {comparison.benchmark}",
+            ["measured", "simulated", "error, %"],
+        )
+        for key, metric in metrics.items():
+            table.add_row(
+                key,
+                format_number(metric.measured),
+                format_number(metric.simulated),
+                "" if metric.error_pct is None else f"{metric.error_pct:+.1f}",
+            )
+        parts += [table, Text()]
+    for name, keys in comparison.unlike.items():
+        parts.append(
+            Text(
+                f"{name}: not the same requests ({', '.join(keys)} differ). To replay the measured"
+                " ones, save the benchmark with --save-detailed and use it as"
+                " workload: {kind: trace, path: ...}."
+            )
+        )
+    return Group(*(parts if comparison.unlike else parts[:-1]))
 
 
 def _change(metric: "ValueChange") -> tuple[str, ...]:

@@ -24,7 +24,7 @@ Systems = Mapping[str, SystemSummary]
 def notes(summary: RunSummary, file: str = "") -> list[str]:
     """Return the lines below the tables: what was left out, what was counted, and the findings.
 
-    file: the scenario's name or path, for a command to try.
+    file: words that name the scenario in a command to try, with its `--set` options.
     """
     systems = summary.systems
     lines = changed_numbers(summary.identities)

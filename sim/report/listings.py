@@ -11,9 +11,10 @@ from rich.text import Text
 from sim.report.titled_tables import left_titled_table, titled_table
 from sim.results.labels import format_number
 from sim.results.sensitivity_summary import RequestMetrics, SensitivitySummary
+from sim.units import format_quantity
 
 if TYPE_CHECKING:
-    from sim.results.sources import EntrySources
+    from sim.results.sources import EntrySources, ListedEntry
     from sim.validation.agreement import PointComparison, ValidationReport
     from sim.validation.calibrate import Calibration
     from sim.validation.messages import MessageComparison
@@ -44,7 +45,9 @@ def agreement_tables(table: "ValidationReport") -> RenderableType:
 
 def _error_table(table: "ValidationReport") -> Table:
     """Return the errors of each group and metric: of all points, and by chip and engine."""
-    errors = left_titled_table(f"{table.name}: ln(simulated / measured) of the time", pad_edge=True)
+    errors = left_titled_table(
+        f"{table.name}: error of the time, simulated / measured - 1", pad_edge=True
+    )
     for column in ("points", "metric", "of"):
         errors.add_column(column, no_wrap=True)
     for column in ("n", "median |error|, %", "mean |error|, %", "bias, %"):
@@ -227,7 +230,7 @@ def calibration_table(fit: "Calibration") -> RenderableType:
         kept = number in fit.unidentifiable
         between = f"{number.written(number.low)} and {number.written(number.high)}"
         fitted = (
-            ("not identifiable", "-")
+            ("assumed: not identifiable", "-")
             if kept
             else (number.written(number.value), number.written(number.error))
         )
@@ -237,9 +240,8 @@ def calibration_table(fit: "Calibration") -> RenderableType:
     line = (
         f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
     )
-    return Group(
-        table, Text(), Text(f"{line} (a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it).")
-    )
+    counted = f"of 100 ln(simulated / measured); a TTFT beside a TPOT counts {TTFT_WEIGHT:g} of it"
+    return Group(table, Text(), Text(f"{line} ({counted})."))
 
 
 def message_table(
@@ -304,12 +306,22 @@ def message_table(
     )
 
 
-def catalogue_table(kind: str, titles: Mapping[str, str]) -> RenderableType:
-    """Return one folder of the catalogue: names and titles."""
-    table = left_titled_table(kind, ("name", "what"))
-    for name, title in titles.items():
-        table.add_row(name, title)
-    return table if titles else Text(f"{kind}: none yet")
+def catalogue_table(kind: str, entries: Sequence["ListedEntry"]) -> RenderableType:
+    """Return one folder of the catalogue: names and titles, of chips their memories too."""
+    memories = any(entry.memory for entry in entries)
+    table = left_titled_table(kind, ("name",))
+    for column in ("memory", "capacity", "bandwidth") if memories else ():
+        table.add_column(column, no_wrap=True, justify="left" if column == "memory" else "right")
+    table.add_column("what")
+    for entry in entries:
+        parts = entry.memory or {}
+        cells = (
+            "\n".join(parts),
+            "\n".join(format_quantity(part.capacity, "B") for part in parts.values()),
+            "\n".join(format_quantity(part.bandwidth, "B/s") for part in parts.values()),
+        )
+        table.add_row(entry.name, *(cells if memories else ()), entry.title)
+    return table if entries else Text(f"{kind}: none yet")
 
 
 def entry_table(entry: "EntrySources") -> RenderableType:

@@ -4,7 +4,11 @@
 ''
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from sim.results.encoding import OMIT_NONE
 
 Fact = tuple[str, str, str]  # key, value as written, source
 
@@ -16,3 +20,21 @@ class EntrySources:
     title: str
     facts: tuple[Fact, ...]
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedMemory:
+    """A memory of a chip: its capacity [B] and bandwidth [B/s]."""
+
+    capacity: float
+    bandwidth: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedEntry:
+    """An entry as `catalog` lists it. memory: of chips only. parameters: of models only."""
+
+    name: str
+    title: str
+    memory: Annotated[Mapping[str, ListedMemory] | None, OMIT_NONE] = None
+    parameters: Annotated[int | None, OMIT_NONE] = None

@@ -44,7 +44,7 @@ class PointRow:
     """One metric of a point, measured and simulated.
 
     measured, simulated: ms; for a throughput, that of one token; None if there is none.
-    error_pct: 100 ln(simulated / measured); None without both. bounds, model: None for messages.
+    error_pct: 100 (simulated / measured - 1); None without both. bounds, model: None for messages.
     """
 
     point_id: str

@@ -186,7 +186,10 @@ class Scenario(Value):
 
     def where(self, name: str, *keys: int | str) -> str:
         """Return the place of a key of a system for errors: 'mine.yaml:7: systems.lpu.plan'."""
-        path = ("systems", name, *map(str, keys))
+        return self.where_key("systems", name, *map(str, keys))
+
+    def where_key(self, *path: str) -> str:
+        """Return the place of a key for errors: 'mine.yaml:7: slo'; made in code the key alone."""
         dotted = ".".join(path)
         place = self._places.where(*path)
         if not place or place == f"--set {dotted}":

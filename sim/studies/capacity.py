@@ -187,7 +187,7 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
     workload, slo = scenario.workload, scenario.slo
     if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
         raise UserError(
-            f"capacity {scenario.id}: slo: got none; expected a limit to meet;"
+            f"{scenario.where_key('slo')}: got none; expected a limit to meet;"
             " try slo: {ttft: 2 s, tpot: 100 ms}"
         )
     if not 0 < attainment <= 1:
@@ -196,7 +196,7 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
         )
     if workload.load_kind is None:
         raise UserError(
-            f"capacity {scenario.id}: workload: got {workload.noun()}; {workload.no_load};"
+            f"{scenario.where_key('workload')}: got {workload.noun()}; {workload.no_load};"
             " expected a rate of requests or users to vary; try poisson, gamma, trace or closed"
         )
     for name in scenario.systems:
@@ -207,7 +207,7 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
                 if scenario.plain(member).outages
             )
             raise UserError(
-                f"capacity {scenario.id}: systems.{name}: got outages;"
+                f"{scenario.where(name)}: got outages;"
                 f" expected none, because a capacity is of a working system; try {drop}"
             )
 

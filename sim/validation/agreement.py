@@ -19,6 +19,7 @@ from sim.results.validation_summary import (
 )
 from sim.scenario.system import System
 from sim.units import Seconds
+from sim.validation.own_points import OwnPoints
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import fitted_numbers
 
@@ -50,7 +51,7 @@ class PointComparison:
 
     @property
     def error(self) -> float | None:
-        """ln(simulated / measured) of the time, at least 0 for a bound; None without both."""
+        """simulated / measured - 1 of the time, at least 0 for a bound; None without both."""
         if not self.simulated or not self.measured > 0:
             return None
         return self.point.error(self.metric, self.simulated, self.measured)
@@ -144,10 +145,14 @@ def statistics_by_metric(rows: Iterable[PointComparison]) -> dict[str, ErrorStat
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """A set of measured points with the comparison of each metric, or the reason for none."""
+    """A set of measured points with the comparison of each metric, or the reason for none.
+
+    own: the user's table, with the rows and columns that are not used; None for other tables.
+    """
 
     name: str
     rows: tuple[PointComparison, ...]
+    own: OwnPoints | None = None
 
     @property
     def expressed(self) -> list[PointComparison]:

@@ -9,13 +9,15 @@ upper bound, only a longer simulated time is an error.
 A number is not identifiable if it ends at a bound or changes nothing.  Neither is one with a
 standard error above half of its range, or above the number itself.  It keeps the value of the
 file, and the others are fitted again.
+
+A user's points are often few.  Then the numbers with the least effect on them keep their values
+too, until fewer numbers than measurements are left.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ from sim.catalogue.measurements import read_csv_table
 from sim.hardware.engine import Engine
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
+from sim.validation.free_numbers import FreeNumber, free_number, set_number
+from sim.validation.own_points import usable_points
 from sim.validation.points import MeasuredPoint
 from sim.validation.replies import decode_floors, is_replies
 from sim.validation.simulate import host_overhead, serve_point
@@ -44,31 +48,6 @@ UNMOVED = 1e-6  # a number that changes no residual by more, over its whole rang
 
 
 @dataclass(frozen=True, slots=True)
-class FreeNumber:
-    """A number that a fit may change, before or after it, in the unit of the file.
-
-    keys: keys of the file that share the number.
-    error: its standard error; nan before the fit.
-    """
-
-    keys: tuple[str, ...]
-    low: float
-    high: float
-    unit: str
-    start: float
-    value: float
-    error: float
-
-    def vagueness(self) -> float:
-        """Return the standard error as a part of the range."""
-        return self.error / (self.high - self.low)
-
-    def written(self, value: float) -> str:
-        """Return a value with three significant digits and the unit."""
-        return f"{float(f'{value:.3g}'):g}{' ' if self.unit else ''}{self.unit}"
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
     """A fit of an engine's numbers to measured points.
 
@@ -84,6 +63,12 @@ class Calibration:
     tables: tuple[str, ...]
     error: float
     left_out: float
+    own: str = ""  # file of the user's points; empty for points of the catalogue
+
+    @property
+    def command(self) -> str:
+        """The command that makes the fit, for sources."""
+        return f"sramsim calibrate {self.engine}" + (f" --points {self.own}" if self.own else "")
 
     @property
     def degrees(self) -> int:
@@ -98,9 +83,14 @@ class Calibration:
         return f"{len(self.points) - bounds} points{also} of {', '.join(self.tables)}"
 
 
-def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -> Calibration:
+def calibrate(
+    path: Path,
+    progress: Callable[[str], None] = lambda line: None,
+    own_table: Path | None = None,
+) -> Calibration:
     """Return the fit of the numbers that an engine's file declares free in `fit.bounds`.
 
+    own_table: a user's measurements; None means the catalogue's points of that engine.
     Standard errors and leave-one-out errors are those of the linear problem at the minimum.
     A residual r that is left out becomes r / (1 - h), with its leverage h.
     Raises: UserError if the file has no `fit`, no points, fewer points than numbers, or if no
@@ -113,22 +103,23 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
             f"{document.shown}: fit: got none; expected the free numbers with their bounds;"
             " try fit: {bounds: {layer_overhead: [0 us, 200 us]}}"
         )
-    own = [
-        (name, point)
-        for name in SETS
-        for point in points_for_fits(shipped_table(name))
-        if point.system and point.system.engine.id == engine.id
-    ]
-    if not own:
-        raise UserError(
-            f"{document.shown}: got no points for fits that were measured with engine {engine.id};"
-            " expected at least one; try an engine of the catalogue"
-        )
+    if own_table:
+        own = [(own_table.stem, point) for point in usable_points(own_table, engine, progress)]
+    else:
+        own = _shipped_points(document, engine)
     points = [point for _, point in own]
     free = [free_number(document, keys, bounds) for keys, bounds in engine.fit.bounds.items()]
     fixed: list[FreeNumber] = []
     metrics = sum(not point.is_bound(metric) for point in points for metric in point.measured)
+    if own_table:
+        fixed = _weakest_numbers(document, free, points, metrics, progress)
+        free = [number for number in free if number not in fixed]
     while True:
+        if not free:
+            raise UserError(
+                f"{document.shown}: fit.bounds: got no number that is identifiable from"
+                f" {metrics} measured ones; expected one; try other numbers"
+            )
         if len(free) >= metrics:
             raise UserError(
                 f"{document.shown}: fit.bounds: got {len(free)} numbers to fit to {metrics}"
@@ -139,18 +130,9 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         if not stuck:
             break
         for number in stuck:
-            progress(
-                f"{' and '.join(number.keys)}: not identifiable;"
-                f" stays {number.written(number.start)}"
-            )
-            _put(document, number, number.start)
+            _hold(document, number, progress)
         fixed += stuck
         free = [number for number in free if number.keys not in {s.keys for s in stuck}]
-        if not free:
-            raise UserError(
-                f"{document.shown}: fit.bounds: got no number that is identifiable from"
-                f" {metrics} measured ones; expected one; try other numbers"
-            )
     leverage = np.diag(jacobian @ np.linalg.pinv(jacobian))
     counted = _counted(points, residuals)
     left_out = (residuals / np.maximum(1 - leverage, 1e-3))[counted]
@@ -163,7 +145,63 @@ def calibrate(path: Path, progress: Callable[[str], None] = lambda line: None) -
         tuple(dict.fromkeys(name for name, _ in own)),
         float(np.sqrt(np.mean(residuals**2))),
         float(np.sqrt(np.mean(left_out**2))),
+        own_table.name if own_table else "",
     )
+
+
+def _shipped_points(document: Document, engine: Engine) -> list[tuple[str, MeasuredPoint]]:
+    """Return the catalogue's points of an engine with their tables.  Raises: UserError if none."""
+    own = [
+        (name, point)
+        for name in SETS
+        for point in points_for_fits(shipped_table(name))
+        if point.system and point.system.engine.id == engine.id
+    ]
+    if not own:
+        raise UserError(
+            f"{document.shown}: got no points for fits that were measured with engine {engine.id};"
+            " expected at least one; try your own measurements, --points mine.csv"
+        )
+    return own
+
+
+def _weakest_numbers(
+    document: Document,
+    free: list[FreeNumber],
+    points: list[MeasuredPoint],
+    metrics: int,
+    progress: Callable[[str], None],
+) -> list[FreeNumber]:
+    """Return the numbers that few measurements cannot identify: those with the least effect.
+
+    They are held, so that fewer numbers than measurements are left.
+    """
+    residuals = _Residuals(document, free, points, progress)
+    start = residuals(residuals.start)
+    effects = [
+        float(np.abs(residuals(_moved(residuals.start, column)) - start).max())
+        for column in range(len(free))
+    ]
+    residuals(residuals.start)
+    strongest = sorted(range(len(free)), key=lambda column: -effects[column])
+    kept = strongest[: max(0, metrics - 1)]
+    weak = [number for column, number in enumerate(free) if column not in kept]
+    for number in weak:
+        _hold(document, number, progress)
+    return weak
+
+
+def _moved(place: NDArray[np.float64], column: int) -> NDArray[np.float64]:
+    """Return a place with one number moved by a tenth of its range, inwards."""
+    moved = place.copy()
+    moved[column] += 0.1 if moved[column] < 0.5 else -0.1
+    return moved
+
+
+def _hold(document: Document, number: FreeNumber, progress: Callable[[str], None]) -> None:
+    """Give a number its value of the file, and report that it is not identifiable."""
+    progress(f"{' and '.join(number.keys)}: not identifiable; stays {number.written(number.start)}")
+    set_number(document, number, number.start)
 
 
 def _unidentifiable(fitted: list[FreeNumber], jacobian: NDArray[np.float64]) -> list[FreeNumber]:
@@ -193,52 +231,35 @@ def points_for_fits(path: Path) -> list[MeasuredPoint]:
     return [point for point in points_of(path) if point.id in fitted_ids()]
 
 
-def free_number(
-    document: Document, keys: str, bounds: tuple[str | float, str | float]
-) -> FreeNumber:
-    """Return a number that may change, from an entry of `fit.bounds` in an engine's file.
+class _Residuals:
+    """The residuals at a place of the free numbers, each a share of its range from its low end."""
 
-    Raises: UserError if the file has no such number, or the bounds do not fit to it.
-    """
-    parts = tuple(key.strip() for key in keys.split(","))
-    where = f"{document.shown}: fit.bounds.{parts[0]}"
-    value: Any = document.data
-    for key in parts[0].split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"{where}: got a key that the file has not; expected one of its keys")
-        value = value[key]
-    try:
-        (low, low_unit), (high, high_unit), (start, unit) = (
-            _split_quantity(bounds[0]),
-            _split_quantity(bounds[1]),
-            _split_quantity(value),
-        )
-    except ValueError:
-        raise UserError(
-            f"{where}: got {bounds[0]}, {bounds[1]} for {value}; expected numbers"
-        ) from None
-    if not unit == low_unit == high_unit:
-        units = " and ".join(dict.fromkeys(part or "none" for part in (low_unit, high_unit)))
-        raise UserError(
-            f"{where}: got bounds in {units}; expected {unit or 'no unit'}, the number's own"
-        )
-    if not low < high:
-        raise UserError(
-            f"{where}: got {bounds[0]} to {bounds[1]}; expected a lower bound below the upper one"
-        )
-    return FreeNumber(parts, low, high, unit, start, start, math.nan)
+    def __init__(
+        self,
+        document: Document,
+        free: list[FreeNumber],
+        points: list[MeasuredPoint],
+        progress: Callable[[str], None],
+    ) -> None:
+        self.document, self.free, self.points, self.progress = document, free, points, progress
+        self.low = np.array([number.low for number in free])
+        self.width = np.array([number.high for number in free]) - self.low
+        starts = np.array([number.start for number in free])
+        self.start = np.clip((starts - self.low) / self.width, 0.01, 0.99)
+        self.hosts = np.array([number.keys[0].startswith("request_overhead") for number in free])
+        # Served times by the other numbers: they do not depend on what hosts add.
+        self.known: dict[bytes, dict[str, dict[str, float]]] = {}
+        self.runs = 0
 
-
-def _split_quantity(text: str | float) -> tuple[float, str]:
-    """Return a number and its unit.  Raises: ValueError if it does not begin with a number."""
-    value, _, unit = str(text).partition(" ")
-    return float(value), unit
-
-
-def _put(document: Document, number: FreeNumber, value: float) -> None:
-    """Set all keys of a number in the document to a value."""
-    for key in number.keys:
-        document.set(f"{key}={value:.9f}{' ' if number.unit else ''}{number.unit}")
+    def __call__(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return float[residual] at a place, and set its numbers in the document."""
+        for number, value in zip(self.free, self.low + place * self.width, strict=True):
+            set_number(self.document, number, value)
+        times = self.known.setdefault(place[~self.hosts].tobytes(), {})
+        values = fit_residuals(self.document.value(Engine), self.points, times)
+        self.runs += 1
+        self.progress(f"run {self.runs}: root mean square {np.sqrt(np.mean(values**2)):.4f}")
+        return values
 
 
 def _least_squares(
@@ -253,27 +274,10 @@ def _least_squares(
     """
     from scipy import optimize
 
-    low = np.array([number.low for number in free])
-    high = np.array([number.high for number in free])
-    hosts = np.array([number.keys[0].startswith("request_overhead") for number in free])
-    # Served times by the other numbers: they do not depend on what hosts add.
-    known: dict[bytes, dict[str, dict[str, float]]] = {}
-    runs = 0
-
-    def residuals(place: NDArray[np.float64]) -> NDArray[np.float64]:
-        nonlocal runs
-        for number, value in zip(free, low + place * (high - low), strict=True):
-            _put(document, number, value)
-        times = known.setdefault(place[~hosts].tobytes(), {})
-        values = fit_residuals(document.value(Engine), points, times)
-        runs += 1
-        progress(f"run {runs}: root mean square {np.sqrt(np.mean(values**2)):.4f}")
-        return values
-
-    start = (np.array([number.start for number in free]) - low) / (high - low)
+    residuals = _Residuals(document, free, points, progress)
     fit = optimize.least_squares(
         residuals,
-        np.clip(start, 0.01, 0.99),
+        residuals.start,
         bounds=(0, 1),
         diff_step=DIFFERENCE_STEP,
         loss="soft_l1",
@@ -285,8 +289,8 @@ def _least_squares(
     rest = residuals(fit.x)
     spare = max(1, int(_counted(points, rest).sum()) - len(free))
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * 2 * fit.cost / spare
-    errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * (high - low)
-    values = low + fit.x * (high - low)
+    errors = np.sqrt(np.maximum(0.0, np.diag(covariance))) * residuals.width
+    values = residuals.low + fit.x * residuals.width
     fitted = [
         replace(number, value=float(value), error=float(error))
         for number, value, error in zip(free, values, errors, strict=True)
@@ -300,7 +304,8 @@ def fit_residuals(
     """Return the error of every metric of the points: float[residual], a TTFT weighted.
 
     known: served times by key of a point; the function adds the missing ones.
-    See `MeasuredPoint.error`.
+    An error is ln(simulated / measured), so that half the time is as far as twice the time.
+    See `MeasuredPoint.error` for bounds.
     """
     errors = []
     for point in points:
@@ -312,7 +317,7 @@ def fit_residuals(
         times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point.host)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
-            errors.append(weight * point.error(metric, times[metric], measured))
+            errors.append(weight * math.log1p(point.error(metric, times[metric], measured)))
     return np.array(errors)
 
 

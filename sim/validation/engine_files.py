@@ -30,11 +30,11 @@ def fitted_engine_file(path: Path, fit: Calibration) -> str:
         for key in number.keys:
             document.set(f"{key}={number.written(number.value)}")
             value = f"{number.written(number.value)} +- {number.written(number.error)}"
-            source[key] = f"fitted: {value}, to {fit.data}; sramsim calibrate {fit.engine}"
+            source[key] = f"fitted: {value}, to {fit.data}; {fit.command}"
             ranges[key] = (number.written(low), number.written(high))
     for key in (key for number in fit.unidentifiable for key in number.keys):
         if source.get(key, "").startswith("fitted"):
-            source[key] = f"assumed: {fit.data} do not identify it; sramsim calibrate {fit.engine}"
+            source[key] = f"assumed: {fit.data} do not identify it; {fit.command}"
     errors = (
         f"root mean square error {100 * fit.error:.1f} %, leave-one-out {100 * fit.left_out:.1f} %"
     )

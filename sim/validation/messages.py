@@ -4,7 +4,6 @@ medians(network_rows())["tested"]  # median absolute error, number of rows
 """
 
 from dataclasses import dataclass
-from math import log
 from statistics import mean, median
 from typing import Literal
 
@@ -53,10 +52,10 @@ class MessageComparison(MessageRow):
 
     @property
     def time_error(self) -> float | None:
-        """ln(simulated / measured) of the time; None if nothing was simulated."""
+        """simulated / measured - 1 of the time; None if nothing was simulated."""
         if self.simulated is None:
             return None
-        return log(self._milliseconds(self.simulated) / self._milliseconds(self.measured))
+        return self._milliseconds(self.simulated) / self._milliseconds(self.measured) - 1
 
     def _milliseconds(self, value: float) -> float:
         """Return a figure as a time in ms; a bandwidth as the time of 1 GB."""

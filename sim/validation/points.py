@@ -48,6 +48,8 @@ REPLIES = (
     "prompt_time_s", "completion_time_s", "ttft_s", "tokens_per_s_reported", "acceptance_rate",
     "speculative", "flags",
 )  # fmt: skip
+# A row of a user's own table needs these. With a TTFT, its TPOT may be empty.
+OWN_COLUMNS = ("model", "chip", "chips", "concurrency", "tpot_ms")
 # Our metric for each metric of a table.
 POINT_METRICS = {
     "decode_tok_s_user": "tpot",
@@ -109,8 +111,8 @@ class MeasuredPoint:
         return bool(self.bound) and metric not in ("ttft", "beat")
 
     def error(self, metric: str, simulated: float, measured: float) -> float:
-        """Return ln(simulated / measured) of a time; at least 0 if it is an upper bound."""
-        error = math.log(simulated / measured)
+        """Return simulated / measured - 1 of a time; at least 0 if it is an upper bound."""
+        error = simulated / measured - 1
         return max(0.0, error) if self.is_bound(metric) else error
 
 
@@ -125,7 +127,8 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
         raise ScenarioError(
-            f"{shorten(path)}:1: got an unknown header; expected the columns of"
+            f"{shorten(path)}:1: got an unknown header; expected at least"
+            f" {', '.join(OWN_COLUMNS)}, or the columns of"
             f" published figures ({', '.join(PUBLISHED)}),"
             f" serving measurements ({', '.join(SERVING)}), steps ({', '.join(STEPS)})"
             f" or replies ({', '.join(REPLIES)})"
@@ -138,7 +141,7 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     return points
 
 
-def _number(row: Mapping[str, str], key: str, kind: type = float) -> Any:
+def cell_number(row: Mapping[str, str], key: str, kind: type = float) -> Any:
     """Return the number in a cell.  Raises: ValueError if it is not finite and above 0."""
     try:
         value = kind(row[key])
@@ -179,7 +182,7 @@ def _published_point(row: Mapping[str, str]) -> MeasuredPoint:
     }
     about |= {"source": row.get("source_url", ""), "prompt": row["input_tokens"]}
     name, metric = row["point_id"], row["metric"]
-    value = _number(row, "value")
+    value = cell_number(row, "value")
     if metric not in POINT_METRICS:
         reason = f"metric {metric}: nothing simulates it; there are {', '.join(POINT_METRICS)}"
         return MeasuredPoint(name, about, {}, reason=reason)
@@ -237,10 +240,10 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     }
     about |= {"source": row.get("source", ""), "date": "", "prompt": row["isl"]}
     keys = ("tp", "pp", "attention_dp", "moe_tp", "moe_ep", "chips", "concurrency", "isl", "osl")
-    tp, pp, dp, _, ep, chips, users, isl, osl = (_number(row, key, int) for key in keys)
+    tp, pp, dp, _, ep, chips, users, isl, osl = (cell_number(row, key, int) for key in keys)
     measured = {
-        "ttft": _number(row, "mean_ttft_ms") / 1000,
-        "tpot": _number(row, "mean_tpot_ms") / 1000,
+        "ttft": cell_number(row, "mean_ttft_ms") / 1000,
+        "tpot": cell_number(row, "mean_tpot_ms") / 1000,
     }
     degrees = {
         "plan.tensor": tp,
@@ -275,10 +278,10 @@ def _steps_point(row: Mapping[str, str]) -> MeasuredPoint:
     }
     about |= {"source": "", "date": "2023"}
     keys = ("prompt_size", "batch_size", "token_size", "tensor_parallel")
-    prompt, users, output, tensor = (_number(row, key, int) for key in keys)
+    prompt, users, output, tensor = (cell_number(row, key, int) for key in keys)
     measured = {
-        "ttft": _number(row, "prompt_time") / 1000,
-        "tpot": _number(row, "token_time") / 1000,
+        "ttft": cell_number(row, "prompt_time") / 1000,
+        "tpot": cell_number(row, "token_time") / 1000,
     }
     name = row["line"]
     group = f"tensor {tensor}, prompt {prompt}, output {output}, batch {users}"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sim.catalogue.measurements import read_csv_table
 from sim.cost.plan import PlanError
+from sim.inputs.errors import UserError
+from sim.inputs.files import shorten
 from sim.inputs.names import catalogue_names
 from sim.inputs.suggestions import unknown_name
 from sim.scenario.scenario import read
@@ -17,6 +19,7 @@ from sim.scenario.system import System
 from sim.studies.processes import on_processes
 from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
+from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
 from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
@@ -54,16 +57,36 @@ def validate_set(
     return validate_file(shipped_table(name), progress, jobs)
 
 
+def validate_own_file(
+    path: Path, progress: SetProgress = _no_progress, jobs: int = 1
+) -> ValidationReport:
+    """Return the report of a user's CSV file: own measurements, or the columns of one of the sets.
+
+    Raises: ScenarioError if the header is unknown, or a cell of a set is malformed.
+    Raises: UserError if no row can be compared.
+    """
+    report = validate_file(path, progress, jobs)
+    if not report.expressed:
+        left_out = report.own.left_out if report.own else ()
+        reasons = [*left_out, *(f"{row.point.id}: {row.reason}" for row in report.rows)]
+        raise UserError(
+            f"{shorten(path)}: got no row that can be compared; expected at least one;"
+            f" the first: {reasons[0] if reasons else 'the table has no rows'}"
+        )
+    return report
+
+
 def validate_file(
     path: Path, progress: SetProgress = _no_progress, jobs: int = 1
 ) -> ValidationReport:
-    """Return the report of a CSV file with the columns of one of the sets.
+    """Return the report of a CSV file with the columns of one of the sets, or a user's columns.
 
     Points with equal keys are simulated once.
 
-    Raises: ScenarioError if the header is unknown or a cell is malformed.
+    Raises: ScenarioError if the header is unknown or a cell of a set is malformed.
     """
-    points = points_of(path)
+    own = read_own_points(path) if is_own_table(path) else None
+    points = own.points if own else points_of(path)
     distinct = {
         point.key: point
         for point in reversed(points)
@@ -80,7 +103,7 @@ def validate_file(
         for point in points
         for metric, measured in (point.measured or {"none": math.nan}).items()
     )
-    return ValidationReport(path.stem, rows)
+    return ValidationReport(path.stem, rows, own)
 
 
 def try_simulate(point: MeasuredPoint) -> SimulatedTimes:
@@ -182,6 +205,13 @@ def _is_fitted(point: MeasuredPoint, metric: str) -> bool:
         assert point.system is not None
         source = point.system.engine.source_of("layer_overhead") or ""
         return metric == "tpot" and "sram-replies" in source
+    if point.about.get("table") == "own":
+        assert point.system is not None
+        fit = f"--points {point.about['file']}"
+        return any(
+            text.startswith("fitted") and text.endswith(fit)
+            for text in point.system.engine.source.values()
+        )
     return point.id in fitted_ids()
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,8 +85,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "show chips h100-sxm",
-            "show: got 'chips'; expected chip, engine, model, cluster or measurement; did you "
-            "mean 'chip'?",
+            "show: got 'chips'; expected chip, engine, model, cluster, measurement or scenario; did "
+            "you mean 'chip'?",
         ),
         (
             "show chip h100-smx",
@@ -127,6 +128,14 @@ def mine(old: str, new: str) -> None:
             ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
             "'result.json'",
         ),
+        (
+            "show scenario flee",
+            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
+        ),
+        (
+            "new my --from flee",
+            "'flee' is not among the catalogue's scenarios; did you mean 'fleet'?",
+        ),
         ("new mine", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml", "new: got mine.yaml, which exists; expected a new name; try another one"),
         ("new mine.yaml/x", "mine.yaml: cannot be written: File exists"),
@@ -156,7 +165,10 @@ def test_a_wrong_command_line_is_one_line(refusal, words, message):
         ("run mine.yaml --out", "--out"),
         ("run mine.yaml --set", "--set"),
         ("plan mine.yaml --tokens 0", "--tokens"),
-        ("capacity mine.yaml --requests 99", "--requests"),
+        (
+            "capacity mine.yaml --requests 99",
+            "--requests: got 99; expected at least 100; try 100",
+        ),
         ("capacity mine.yaml --attainment much", "--attainment"),
     ],
 )
@@ -169,6 +181,14 @@ def test_no_command_prints_the_help(sramsim):
     assert (status, err) == (0, "")
     assert "Usage" in out
     assert "catalog" in out
+
+
+@pytest.mark.parametrize("words", ["-h", "run -h", "new --help"])
+def test_help_is_short_or_long(sramsim, words):
+    status, out, err = sramsim(*words.split())
+    assert (status, err) == (0, "")
+    assert "-h" in out
+    assert ("Extend" in out) == (words == "-h")  # a panel of commands
 
 
 def test_version(sramsim):
@@ -592,7 +612,7 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
     [
         (
             (),
-            "capacity mine: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: "
+            "mine.yaml:2: slo: got none; expected a limit to meet; try slo: {ttft: 2 s, tpot: "
             "100 ms}",
         ),
         (
@@ -606,13 +626,29 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
                 "token}]}",
                 *WITH_SLO,
             ),
-            "capacity mine: workload: got listed; its requests are listed one by one; "
+            "--set workload: got listed; its requests are listed one by one; "
             "expected a rate of requests or users to vary; try poisson, gamma, trace or closed",
         ),
     ],
 )
 def test_a_scenario_without_a_capacity_is_one_line(refusal, words, message):
     assert refusal("capacity", "mine.yaml", *words) == message
+
+
+def test_the_pointer_to_capacity_keeps_what_was_set(sramsim):
+    chips = "systems.card.chips=1"
+    _, out, _ = sramsim("run", "mine.yaml", *WITH_SLO, "--set", chips, "--seed", "7")
+    words = shlex.split(out.partition("J and $ at capacity: sramsim ")[2])  # lines are cut
+    assert words[:8] == ["capacity", "mine.yaml", *WITH_SLO, "--set", chips, "--set", "seed=7"]
+
+
+def test_check_warns_of_the_members_of_a_fleet_too(sramsim):
+    fleet = "systems.both={fleet: {card: 2}}"
+    long = "workload.output=5000 token"
+    status, _, err = sramsim("check", "mine.yaml", "--set", fleet, "--set", long)
+    assert status == 0
+    for name in ("card", "both.fleet.card"):
+        assert f"mine.yaml: systems.{name}: warning: a mean request has 5064 tokens" in err
 
 
 def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
@@ -631,6 +667,37 @@ def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
         assert "*" not in other
         assert "±" in other or "interval" not in line
     assert "* card is overloaded: " in out
+
+
+def test_a_models_folder_is_as_good_as_its_config(sramsim, refusal, folder):
+    (folder / "my-llama").mkdir()
+    config = (catalogue_folder() / "models" / "llama-2-7b.json").read_text(encoding="utf-8")
+    (folder / "my-llama" / "config.json").write_text(config.replace("32000", "64000"))
+    for name in ("my-llama", "./my-llama", "my-llama/config.json"):
+        Path("mine.yaml").write_text(MINE.replace("llama-2-7b", name))
+        model = sim.read("mine.yaml").model
+        assert (model.id, model.vocab_size) == ("my-llama", 64000)
+    assert sramsim("show", "model", "my-llama")[1].startswith("my-llama: llama")
+    Path("mine.yaml").write_text(MINE.replace("llama-2-7b", "meta-llama/Llama-9"))
+    assert refusal("check", "mine.yaml") == (
+        "mine.yaml:2: got 'meta-llama/Llama-9', which is no file; expected a catalogue name, or a"
+        " config.json or its folder; for the Hugging Face Hub's meta-llama/Llama-9 try `hf download"
+        " meta-llama/Llama-9 config.json --local-dir Llama-9`, and name Llama-9/config.json"
+    )
+    (folder / "empty").mkdir()
+    assert refusal("show", "model", "./empty") == "./empty: is a directory; expected a file"
+
+
+def test_a_new_scenario_begins_as_a_shipped_one(sramsim, refusal):
+    status, text, _ = sramsim("show", "scenario", "straggler")
+    assert status == 0
+    assert sramsim("new", "mine2", "--from", "straggler")[0] == 0
+    head, _, rest = Path("mine2.yaml").read_text().partition("\n")
+    assert head == "# mine2, from straggler: change the question."
+    assert rest == text
+    assert sim.read("mine2.yaml").systems == sim.read("straggler").systems
+    for name, beside in (("fleet", "by_length.py"), ("replay-vllm-rtx4090", "replay-vllm")):
+        assert f"--from: got {name}, which reads {beside}" in refusal("new", "b", "--from", name)
 
 
 def test_a_new_scenario_is_written_and_can_be_read(sramsim, folder):
@@ -661,6 +728,19 @@ def test_the_catalogue_is_listed(sramsim, kind):
     }
     shown["clusters"] = "dgx-h100"
     assert shown.get(kind, "does-not-fit") in out
+
+
+def test_chips_are_listed_with_capacity_and_bandwidth(sramsim):
+    _, table, _ = sramsim("catalog", "chips")
+    corsair = table[table.index("dmatrix-corsair") :].splitlines()[:2]
+    assert [line.split("│")[1:4] for line in corsair] == [
+        [" sram   ", "     2 GB ", "   150 TB/s "],
+        [" lpddr  ", "   256 GB ", "   400 GB/s "],
+    ]
+    entries = {
+        entry["name"]: entry for entry in json.loads(sramsim("catalog", "--json")[1])["chips"]
+    }
+    assert entries["h200-sxm"]["memory"] == {"hbm": {"capacity": 150.7e9, "bandwidth": 4.8e12}}
 
 
 @pytest.mark.parametrize(

@@ -378,8 +378,8 @@ TALKS = Sessions(
 @pytest.mark.parametrize(
     ("slo", "workload", "attainment", "message"),
     [
-        (None, None, 0.9, "capacity scenario: slo: got none; expected a limit to meet"),
-        (SLO(), None, 0.9, "capacity scenario: slo: got none; expected a limit to meet"),
+        (None, None, 0.9, "slo: got none; expected a limit to meet"),
+        (SLO(), None, 0.9, "slo: got none; expected a limit to meet"),
         (
             SLO(ttft=1.0),
             ONE_BY_ONE,

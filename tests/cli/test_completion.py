@@ -1,0 +1,56 @@
+"""The shell completes names of the catalogue and files, without reading any."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def completions(words: str) -> list[str]:
+    """Return what the shell offers for the last word of a command line."""
+    code = "import sys; from sim.cli import main; sys.argv[0] = 'sramsim'; main()"
+    asked = {
+        "_SRAMSIM_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    run = [sys.executable, "-c", code]
+    return subprocess.run(
+        run, env=os.environ | asked, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("sramsim run llama2", ["llama2-70b-lpu-vs-h100"]),
+        ("sramsim show chip groq-lpu", ["groq-lpu-v1"]),
+        ("sramsim show engine groq", ["groq-compiler"]),
+        ("sramsim plan claims/sp", ["claims/speed-10x"]),
+        ("sramsim check below/m", ["below/mine.yaml"]),
+        ("sramsim check ./below/m", ["./below/mine.yaml"]),
+        ("sramsim report o", ["out"]),
+    ],
+)
+def test_the_shell_completes_names_and_files(tmp_path, monkeypatch, words, names):
+    monkeypatch.chdir(tmp_path)
+    for file in ("below/mine.yaml", "out/result.json"):
+        Path(file).parent.mkdir()
+        Path(file).write_text("")
+    assert completions(words) == names
+
+
+def test_help_and_completion_import_nothing_slow():
+    code = (
+        "import sys, contextlib, io\n"
+        "from sim.cli import completion, main\n"
+        "completion.complete_scenarios('ll')\n"
+        "sys.argv[1:] = ['-h']\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"pydantic", "yaml", "numpy", "pint"} & set(run.stdout.split()) == set()
