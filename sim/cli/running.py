@@ -1,8 +1,9 @@
 """Commands that simulate scenarios or lay them out: run, check, plan, capacity, sweep."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,10 @@ from sim.cli.options import (
     search_open_plans,
 )
 from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+
+if TYPE_CHECKING:
+    from sim.planning.deployment import Deployment
+    from sim.scenario.scenario import Scenario
 
 
 @app.command(
@@ -70,7 +75,7 @@ def check_command(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and check that every system fits, without a simulation."""
-    from sim.scenario.layout import check, system_warnings
+    from sim.scenario.layout import check
     from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 
@@ -87,10 +92,22 @@ def check_command(
                 f"{file}: systems.{name}: search: capacity: {search.considered} plans fit; "
                 "checked is the one with the highest bound, and run simulates the best few"
             )
-        for name, members in systems.items():
-            deployment = members[name].deployment if name in members else None
-            for warning in system_warnings(scenario, name, deployment) if deployment else ():
-                note(f"{file}: systems.{name}: warning: {warning}")
+        print_warnings(
+            file,
+            scenario,
+            {name: of[name].deployment for name, of in systems.items() if name in of},
+        )
+
+
+def print_warnings(
+    file: str, scenario: "Scenario", deployments: "Mapping[str, Deployment]"
+) -> None:
+    """Print the warnings of plain systems on stderr."""
+    from sim.scenario.layout import system_warnings
+
+    for name, deployment in deployments.items():
+        for warning in system_warnings(scenario, name, deployment):
+            note(f"{file}: systems.{name}: warning: {warning}")
 
 
 @app.command(
@@ -118,11 +135,14 @@ def plan_command(
     from sim.studies.run import plan
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
-    result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
+    planned = plan(search_open_plans(open_scenario(file, assignments)))
+    result = planned.summary(lengths)
     if as_json:
         print_json(encode_summary(result))
     else:
         show_table(plan_table(result))
+    fitting = {name: of for name, of in planned.deployments.items() if of.fit.fits}
+    print_warnings(file, planned.scenario, fitting)
     if figure:
         from plots import memory
 

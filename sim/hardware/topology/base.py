@@ -173,6 +173,11 @@ class Topology(Value, ABC):
     def pair(self, group: range) -> Channel:
         """Return the channel of each pair of a group while all pairs communicate."""
 
+    @property
+    def most_chips(self) -> int | None:
+        """The largest number of chips that it joins; None without a limit."""
+        return self.chips or self.limit
+
     def sized(self, chips: int) -> Self:
         """Return the topology with `chips` chips, or with the larger number of its file.
 
