@@ -1,7 +1,7 @@
 """The text of `sramsim explain`, in 80 columns.
 
->>> _wrapped("a " * 60, "  ")[1][:4]
-'  a '
+>>> _wrapped("weights read", "  ")
+['  weights read']
 """
 
 import textwrap
