@@ -33,7 +33,7 @@ CASES = {
     "pipeline": (6, Plan(tensor=2), {"topology": FABRIC}),
     "streaming": (4, Plan(tensor=2), {"compute": STREAMING}),
     "own kind": (2, Plan(tensor=2), {"compute": Fixed(fp16=1e12)}),
-    "experts": (4, Plan(tensor=2, attention_data=2, expert=4), {}),
+    "experts": (4, Plan(tensor=2, attention_data=2, expert=2), {}),
 }
 
 
