@@ -5,6 +5,7 @@ from .scenario.scenario import Scenario, read
 from .studies.capacity import capacity
 from .studies.design import search_plans
 from .studies.run import Result, plan, run
+from .studies.sizing import size
 from .studies.sweep import sweep
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "read",
     "run",
     "search_plans",
+    "size",
     "sweep",
 ]
 

@@ -2,8 +2,9 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,10 @@ from sim.cli.saving import check_figure_name, check_folder, save_figure, save_ru
 from sim.inputs.errors import UserError
 
 LEAST_REQUESTS = 100  # of a trial; with fewer, the attainment is too uncertain
+
+if TYPE_CHECKING:
+    from sim.planning.deployment import Deployment
+    from sim.scenario.scenario import Scenario
 
 
 @app.command(
@@ -89,7 +94,7 @@ def check_command(
     assignments: SetOption = None,
 ) -> None:
     """Read scenarios and check that every system fits, without a simulation."""
-    from sim.scenario.layout import check, system_warnings
+    from sim.scenario.layout import check
     from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 
@@ -109,8 +114,21 @@ def check_command(
         for name, members in systems.items():
             for member_name, member in members.items():
                 where = name if member_name == name else f"{name}.fleet.{member_name}"
-                for warning in system_warnings(scenario, member_name, member.deployment):
-                    note(f"{file}: systems.{where}: warning: {warning}")
+                print_warnings(file, scenario, {where: (member_name, member.deployment)})
+
+
+def print_warnings(
+    file: str, scenario: "Scenario", deployments: "Mapping[str, tuple[str, Deployment]]"
+) -> None:
+    """Print the warnings of plain systems on stderr.
+
+    deployments: by place in the scenario, the system's name and its deployment.
+    """
+    from sim.scenario.layout import system_warnings
+
+    for place, (name, deployment) in deployments.items():
+        for warning in system_warnings(scenario, name, deployment):
+            note(f"{file}: systems.{place}: warning: {warning}")
 
 
 @app.command(
@@ -140,11 +158,14 @@ def plan_command(
 
     lengths = [*(tokens or []), *(more or [])] or [4096]
     with status_line("laying out the systems"):
-        result = plan(search_open_plans(open_scenario(file, assignments))).summary(lengths)
+        planned = plan(search_open_plans(open_scenario(file, assignments)))
+        result = planned.summary(lengths)
     if as_json:
         print_json(encode_summary(result))
     else:
         show_table(plan_table(result))
+    fitting = {name: (name, of) for name, of in planned.deployments.items() if of.fit.fits}
+    print_warnings(file, planned.scenario, fitting)
     if figure:
         from plots import memory
 

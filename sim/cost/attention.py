@@ -34,21 +34,26 @@ class AttentionCore(NamedTuple):
 
     def decode_sides(self, work: Work) -> Sides:
         """Return both sides of the decodes of a step, each of which reads what it attends to."""
-        context = work.windowed_context if self.windowed else work.context
-        return Sides(*(_seconds_at(time, context, context) for time in self[1:]))
+        return Sides(*(_seconds_at(time, *self.decode_positions(work)) for time in self[1:]))
 
     def prompt_sides(self, work: Work) -> Sides:
         """Return both sides of the prompt chunks of a step."""
-        return Sides(*(_seconds_at(time, *self._prompt_positions(work)) for time in self[1:]))
+        return Sides(*(_seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
         """Return the longer of these sides; the ideal ones are not computed, for speed."""
-        attended, cached = self._prompt_positions(work)
+        attended, cached = self.prompt_positions(work)
         compute = _seconds_at(self.compute, attended, cached)
         memory = _seconds_at(self.memory, attended, cached)
         return compute if compute > memory else memory
 
-    def _prompt_positions(self, work: Work) -> tuple[float, float]:
+    def decode_positions(self, work: Work) -> tuple[float, float]:
+        """Return the positions that decodes attend to, and those that they read: the same ones."""
+        context = work.windowed_context if self.windowed else work.context
+        return context, context
+
+    def prompt_positions(self, work: Work) -> tuple[float, float]:
+        """Return the positions that prompt chunks attend to, and those that they read."""
         if self.windowed:
             return work.windowed_attended, work.windowed_cached
         return work.attended, work.cached

@@ -125,6 +125,22 @@ class Collectives:
         """
         return min(routed, computing) if self.layout.plan.ranked(tokens) > 1 else 0.0
 
+    def latency(self, exchange: Exchange) -> Seconds:
+        """Return the time of an exchange without bytes: latencies, and additions of its phases."""
+        software = exchange.latency, exchange.efficiency
+        topology, times = self.layout.topology, list[Seconds]()
+        for group, algorithm in zip(exchange.groups, exchange.algorithms, strict=True):
+            if exchange.operation == "all_reduce":
+                offered = topology.all_reduces(group, 0.0, *software)
+                times += [
+                    time
+                    for way, time in topology.with_additions(group, offered)
+                    if way == algorithm
+                ]
+            else:
+                times.append(self._timed(exchange.operation, group, 0.0, software, ())[0])
+        return max(times)
+
     def hops(self, tokens: int) -> Array:
         """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first."""
         if tokens not in self._hops:

@@ -13,7 +13,7 @@ class Multiply(NamedTuple):
     """A weight matrix on the fullest chip: what its multiplication needs.
 
     flops, activations: for each token.
-    efficiencies: the engine's, of computing and of reading.
+    efficiencies: the engine's, of computing and of reading; efficiency_keys: of its file.
     chips: chips over which the matrix is split.
     """
 
@@ -24,6 +24,7 @@ class Multiply(NamedTuple):
     shape: tuple[int, int]
     efficiencies: tuple[float, float]
     chips: int
+    efficiency_keys: tuple[str, str]
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -43,7 +44,8 @@ def _multiply(
     layout: Layout, block: Block, shape: tuple[int, int], chips: int, reading: float | None = None
 ) -> Multiply:
     plan, precision = layout.plan, layout.plan.precision(block)
-    efficiencies = layout.engine.efficiencies(precision)
+    efficiencies, bits = layout.engine.efficiencies(precision), f"{8 * precision.bytes:.0f}"
+    read_key = "moe_memory_efficiency" if reading else f"memory_efficiency.{bits}"
     return Multiply(
         2.0 * shape[0] * shape[1],
         shape[0] * shape[1] * precision.bytes,
@@ -52,17 +54,23 @@ def _multiply(
         shape,
         (efficiencies[0], reading or efficiencies[1]),
         chips,
+        (f"compute_efficiency.{bits}", read_key),
     )
 
 
-def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
-    """Return the time to compute, and the time to read, for one multiply of `tokens` tokens.
+def multiply_op(layout: Layout, multiply: Multiply, tokens: float) -> Op:
+    """Return the operation of one multiply of `tokens` tokens on the fullest chip.
 
     Weights that stream from a memory of their own hide the reading of activations.
     """
-    flops, weights, activations, precisions, shape, (computing, reading), _ = multiply
-    read = 0.0 if layout.apart else activations * tokens
-    op = Op(tokens, flops * tokens, weights, 0.0, read, precisions, (shape,))
+    read = 0.0 if layout.apart else multiply.activations * tokens
+    flops = multiply.flops * tokens
+    return Op(tokens, flops, multiply.weights, 0.0, read, multiply.precisions, (multiply.shape,))
+
+
+def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
+    """Return the time to compute, and the time to read, for one multiply of `tokens` tokens."""
+    op, (computing, reading) = multiply_op(layout, multiply, tokens), multiply.efficiencies
     compute, memory = layout.chip.compute.times(op, layout.weights_memory)
     return Sides(compute / computing, memory / reading, compute, memory)
 

@@ -7,6 +7,7 @@ rows up: `step` for the serving loop, `line` for a single stage, `terms` by caus
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,14 @@ from sim.cost.attention import (
     attention_core,
     decode_line,
 )
-from sim.cost.collectives import Collectives
+from sim.cost.causes import (
+    attention_causes,
+    embedding_causes,
+    exchange_causes,
+    multiply_causes,
+    overhead_causes,
+)
+from sim.cost.collectives import Collectives, Exchange
 from sim.cost.experts import expected_shard, slowest_shard
 from sim.cost.layout import Layout
 from sim.cost.multiplies import (
@@ -38,7 +46,6 @@ from sim.cost.terms import (
     TIME,
     Array,
     Row,
-    Sides,
     by_term,
 )
 from sim.cost.work import Work
@@ -128,11 +135,11 @@ class Costs:
         yield from self._sampling_rows(work.logits, work.decodes + work.chunks)
         for shape, layers in zip(self.shapes, self.layers, strict=True):
             if work.decodes:
-                sides = self._core(shape, work.decodes, True).decode_sides(work)
-                yield _attention_row(shape, layers, sides)
+                core = self._core(shape, work.decodes, True)
+                yield _attention_row(self.layout, shape, layers, core, work, True)
             if work.prompt_tokens:
-                sides = self._core(shape, work.prompt_tokens, False).prompt_sides(work)
-                yield _attention_row(shape, layers, sides)
+                core = self._core(shape, work.prompt_tokens, False)
+                yield _attention_row(self.layout, shape, layers, core, work, False)
 
     def _body_rows(self, tokens: int) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
@@ -147,13 +154,12 @@ class Costs:
                 for stage, repeats in cost.by_group.items():
                     exchanges = self.collectives.of_block(block, tokens, stage)
                     time = self.collectives.exposed(exchanges, tokens, *alone)
-                    yield Row(block, repeats, *time, _IS_COLLECTIVE)
+                    yield _exchange_row(self.collectives, block, repeats, exchanges, time)
         for stage, members in self.stage_groups.items():
             if gather := self.collectives.gather(tokens, stage):
                 time = self.collectives.exposed(gather, tokens, 0.0, 0.0)
-                yield Row(None, members, *time, _IS_COLLECTIVE)
-        overhead = self.layout.engine.step_overhead
-        yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
+                yield _exchange_row(self.collectives, None, members, gather, time)
+        yield _overhead(self._head, self._last, "step_overhead", self.layout.engine.step_overhead)
 
     def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
         """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
@@ -164,19 +170,18 @@ class Costs:
         if block.kind == "embedding":
             width = layout.plan.precision(block).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
-            yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),))
+            causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
+            yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
-        overhead = layout.engine.layer_overhead / 2
-        yield Row(block, cost.repeats, overhead, 0.0, _IS_OVERHEAD)
+        yield _overhead(block, cost.repeats, "layer_overhead", layout.engine.layer_overhead / 2)
         for multiply in cost.dense:
-            yield self._multiply_row(block, cost.repeats, multiply, ranked)
+            yield _multiply_row(layout, block, cost.repeats, multiply, ranked, 1.0)
         if block.experts:
             reached, share = self._reached(block.experts, tokens)
             for multiply in cost.routed:
-                row = self._multiply_row(block, cost.repeats, multiply, share)
-                yield row._replace(seconds=reached * row.seconds, ideal=reached * row.ideal)
+                yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
             overhead = layout.engine.moe_layer_overhead or 0.0
-            yield Row(block, cost.repeats, overhead, 0.0, _IS_OVERHEAD)
+            yield _overhead(block, cost.repeats, "moe_layer_overhead", overhead)
 
     def _sampling_rows(self, logits: int, sequences: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
@@ -186,14 +191,9 @@ class Costs:
         ranked = self.layout.plan.ranked
         if logits:
             (head,) = self.blocks[self._head].dense
-            yield self._multiply_row(self._head, self._last, head, ranked(logits))
+            yield _multiply_row(self.layout, self._head, self._last, head, ranked(logits), 1.0)
         overhead = self.layout.engine.sequence_overhead * ranked(sequences)
-        yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
-
-    def _multiply_row(self, block: Block, repeats: Array, multiply: Multiply, tokens: float) -> Row:
-        sides = multiply_sides(self.layout, multiply, tokens)
-        shares = multiply_shares(self.layout, multiply, tokens, sides)
-        return Row(block, repeats, sides.seconds, sides.ideal, shares)
+        yield _overhead(self._head, self._last, "sequence_overhead", overhead)
 
     def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
         """Return the experts that the slowest shard reaches, and the tokens of each of them."""
@@ -335,19 +335,6 @@ class Costs:
         return self._lines[decodes]
 
 
-def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
-    """Return the seconds that each block adds to the first stage, if the block is there.
-
-    Stages are balanced by them.
-    Left out: the gather with which every stage but the first begins.
-    """
-    times = {}
-    for block, time in costs.computing(work).items():
-        exchanges = costs.collectives.of_block(block, work.tokens, 0)
-        times[block] = time + costs.collectives.exposed(exchanges, work.tokens, time, 0.0)[0]
-    return times
-
-
 def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> BlockCost:
     stages = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
     repeats = np.array([float(blocks.count(block)) for blocks in stages])
@@ -360,9 +347,43 @@ def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> Block
     )
 
 
-def _attention_row(shape: Attention, layers: Array, sides: Sides) -> Row:
+def _multiply_row(
+    layout: Layout, block: Block, repeats: Array, multiply: Multiply, tokens: float, times: float
+) -> Row:
+    """Return the row of a multiply that runs `times` times, such as once for each expert."""
+    sides = multiply_sides(layout, multiply, tokens)
+    shares = multiply_shares(layout, multiply, tokens, sides)
+    causes = partial(multiply_causes, layout, multiply, tokens, sides, times)
+    return Row(block, repeats, times * sides.seconds, times * sides.ideal, shares, causes)
+
+
+def _attention_row(
+    layout: Layout, shape: Attention, layers: Array, core: AttentionCore, work: Work, decode: bool
+) -> Row:
+    tokens = work.decodes if decode else work.prompt_tokens
+    sides = core.decode_sides(work) if decode else core.prompt_sides(work)
+    positions = core.decode_positions(work) if decode else core.prompt_positions(work)
+    ranked = layout.plan.ranked(tokens), tokens
+    causes = partial(attention_causes, layout, shape, positions, ranked, decode, sides)
     term = COMPUTE if sides.compute >= sides.memory else KV
-    return Row(shape, layers, sides.seconds, sides.ideal, ((term, 1.0),))
+    return Row(shape, layers, sides.seconds, sides.ideal, ((term, 1.0),), causes)
+
+
+def _exchange_row(
+    collectives: Collectives,
+    part: Block | None,
+    repeats: Array,
+    exchanges: tuple[Exchange, ...],
+    times: tuple[Seconds, Seconds],
+) -> Row:
+    """Return the row of collectives. times: not hidden, with losses and without."""
+    causes = partial(exchange_causes, collectives, exchanges, times[0])
+    return Row(part, repeats, *times, _IS_COLLECTIVE, causes)
+
+
+def _overhead(block: Block, repeats: Array, key: str, seconds: Seconds) -> Row:
+    causes = partial(overhead_causes, key, seconds)
+    return Row(block, repeats, seconds, 0.0, _IS_OVERHEAD, causes)
 
 
 def _total(rows: Iterator[Row], stages: int) -> Array:

@@ -1,13 +1,16 @@
 """Rows of a step's cost: seconds on each stage by cause, with and without the engine's losses."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.model.blocks import Attention, Block
 from sim.units import Seconds
+
+if TYPE_CHECKING:
+    from sim.cost.causes import Cause
 
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
@@ -24,6 +27,7 @@ class Row(NamedTuple):
     repeats: float[stage], how often each stage has it.
     seconds, ideal: time of one, with and without the engine's losses [s].
     shares: the parts of the time by term; they add up to 1.
+    causes: returns the numbers behind `seconds`; called only to explain a time.
     """
 
     part: Block | Attention | None
@@ -31,6 +35,7 @@ class Row(NamedTuple):
     seconds: Seconds
     ideal: Seconds
     shares: tuple[tuple[int, float], ...]
+    causes: "Callable[[], tuple[Cause, ...]]"
 
 
 def by_term(rows: Iterable[Row], stages: int) -> Array:

@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from sim.hardware.power import Power, Server
 from sim.hardware.topology import TopologyField, Unlinked
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue, OfKind
@@ -26,9 +27,7 @@ from sim.units import (
     FlopPerSecond,
     Hertz,
     JoulesPerByte,
-    JoulesPerFlop,
     Seconds,
-    Watts,
     format_quantity,
 )
 
@@ -98,45 +97,25 @@ class Memory(Value):
     )
 
 
-class Power(Value):
-    """The power of a chip: its limit, its typical draw at work, and the parts of that.
-
-    The energy of reading is the memory's.
-    """
-
-    maximum: Watts = Field(description="Limit of the chip, or of the card if sold as one [W].")
-    typical: Watts | None = Field(default=None, description="Power at work [W]; default: unknown.")
-    idle: Watts | None = Field(
-        default=None, description="Power always drawn [W]; default: unknown."
-    )
-    flop: JoulesPerFlop | None = Field(
-        default=None,
-        description="Energy of computing at the fastest precision [J/FLOP]; inversely "
-        "proportional to the rate at others.",
-    )
-    link: JoulesPerByte | None = Field(
-        default=None, description="Energy of sending over each cable [J/B]; default: unknown."
-    )
-
-
-class Server(Value):
-    """The surroundings of `chips` chips: hosts, fans, and their part of racks and network.
-
-    Left out: the chips themselves.
-    """
-
-    chips: Count = Field(description="Number of chips in one server.")
-    power: Watts = Field(description="Power that the surroundings of these chips always draw [W].")
-    maximum: Watts | None = Field(
-        default=None,
-        description="Power that the surroundings are provided with, for hosting [W]; default: "
-        "that of `power`.",
-    )
-    price: Dollars = Field(description="Price of the surroundings of these chips [USD].")
-
-
 # Bytes of KV cache, not whole numbers of any block, so that rounding up shows as well.
 _PROBE_SCALES = (777.7, 7.777e6, 7.777e10)
+
+
+class Quotient(NamedTuple):
+    """A time as amount / rate.
+
+    key: of the rate in the chip's file; `memory` stands for the memory that is read.
+    """
+
+    amount: float
+    unit: Literal["FLOP", "B"]
+    rate: float
+    key: str
+
+    @property
+    def seconds(self) -> Seconds:
+        """The time."""
+        return self.amount / self.rate
 
 
 _RATE = "Dense peak rate at this precision [FLOP/s]; default: that of the next wider one."
@@ -165,6 +144,10 @@ class Compute(Value, ABC):
         Both must be linear in `op.flops` and `op.kv` while the rest of the Op stays the same. The
         simulator relies on this when it makes many steps in one event.
         """
+
+    def quotients(self, op: Op, memory: Memory) -> tuple[Quotient, Quotient] | None:
+        """Return both times with their amounts and rates; None: this kind has no such form."""
+        return None
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """Return the tokens of a step if neither scenario nor engine limits them.
@@ -219,6 +202,12 @@ class Compute(Value, ABC):
     def _peaks(self) -> dict[tuple[str, ...], FlopPerSecond]:
         return {}
 
+    def computed(self, op: Op, flops: Flop) -> Quotient:
+        """Return the time of some FLOPs of an operation, at the peak of its precisions."""
+        peak = self.peak(*op.precisions)
+        name = next(name for name in Precision if getattr(self, name) == peak)
+        return Quotient(flops, "FLOP", peak, f"compute.{name}")
+
     def _peak(self, operands: tuple[str, ...]) -> FlopPerSecond:
         own: list[FlopPerSecond] = [
             rate
@@ -250,9 +239,13 @@ class Roofline(Compute):
     """
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        return op.flops / self.peak(*op.precisions), (
-            op.weights + op.kv + op.activations
-        ) / memory.bandwidth
+        computing, reading = self.quotients(op, memory)
+        return computing.seconds, reading.seconds
+
+    def quotients(self, op: Op, memory: Memory) -> tuple[Quotient, Quotient]:
+        nbytes = op.weights + op.kv + op.activations
+        reading = Quotient(nbytes, "B", memory.bandwidth, "memory.bandwidth")
+        return self.computed(op, op.flops), reading
 
 
 class TensorStreaming(Compute):
@@ -293,19 +286,23 @@ class TensorStreaming(Compute):
         return self
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        peak, path = self.peak(*op.precisions), min(self.weight_load, memory.bandwidth)
+        computing, reading = self.quotients(op, memory)
+        return computing.seconds, reading.seconds
+
+    def quotients(self, op: Op, memory: Memory) -> tuple[Quotient, Quotient]:
+        """Return both times; a multiply computes and reads whole tiles."""
+        path, key = self.weight_load, "compute.weight_load"
         tiles = sum(
             math.ceil(rows / self.tile) * math.ceil(columns / self.tile)
             for rows, columns in op.matrices
         )
+        if memory.bandwidth < path or not (tiles or self.kv_path == "load"):
+            path, key = memory.bandwidth, "memory.bandwidth"
         if not tiles:
-            return op.flops / peak, (op.weights + op.kv) / (
-                path if self.kv_path == "load" else memory.bandwidth
-            )
+            return self.computed(op, op.flops), Quotient(op.weights + op.kv, "B", path, key)
         padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (
-            padded * Precision(op.precisions[0]).bytes + op.kv
-        ) / path
+        nbytes = padded * Precision(op.precisions[0]).bytes + op.kv
+        return self.computed(op, 2 * padded * op.tokens), Quotient(nbytes, "B", path, key)
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """Return None: a large chunk of a prompt would delay every micro-batch behind it.

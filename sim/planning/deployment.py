@@ -17,7 +17,7 @@ from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
-from sim.planning.search import PlanTrial, minimum_chips, search_degrees
+from sim.planning.search import PlanTrial, minimum_chips, search_degrees, sized_layout
 from sim.serving.policy import SchedulerLimits
 from sim.units import Seconds, format_quantity
 
@@ -107,7 +107,8 @@ class Deployment:
 
         They name three things: the loss if tensor parallelism does not divide heads, columns or
         tokens evenly, since the fullest chip decides; collectives with estimated times; and more
-        `kv_tokens` than the engine would take.
+        `kv_tokens` than the engine would take.  A loss that rounds to 0.0 % is left out.
+        Source: vLLM's ModelConfig, which raises ValueError for heads that tensor does not divide.
         """
         model, tensor = self.layout.model, self.layout.plan.tensor
         lines = []
@@ -118,14 +119,15 @@ class Deployment:
             (model.vocab_size, "tokens of the vocabulary"),
         ):
             loss = math.ceil(parts / tensor) * tensor / parts - 1 if parts else 0.0
-            if loss > 0:
+            if loss >= 0.0005 or (what == "attention heads" and parts % tensor):
                 held = (
                     f"each is held {tensor / parts:g} times"
                     if tensor > parts
                     else "the fullest chip decides"
                 )
+                refused = "GPU engines such as vLLM refuse it; " * (what == "attention heads")
                 lines.append(
-                    f"tensor {tensor} does not divide {parts} {what}: {held}, "
+                    f"tensor {tensor} does not divide {parts} {what}: {refused}{held}, "
                     f"{loss:.1%} more than an even share"
                 )
         if self.contended:
@@ -182,7 +184,7 @@ def deploy(
     each other.
     """
     tried = tuple[PlanTrial, ...]()
-    lay = partial(_uncut_layout, parts, overrides)
+    lay = partial(uncut_layout, parts, overrides)
     if parts.plan.search == "capacity":
         reason = "got capacity; expected degrees here"
         hint = "try sim.search_plans(scenario), which finds them"
@@ -191,7 +193,7 @@ def deploy(
         plan, tried = search_degrees(parts.plan, parts.chips, parts.model, request_tokens, lay)
     else:
         plan = parts.plan.resolved(parts.chips, parts.model)
-    bare = lay(plan)
+    bare = sized_layout(lay(plan))
     layout = cut_into_stages(with_memories(bare, request_tokens), request_tokens)
     if not _token_budget(parts, overrides, plan):
         chunk = best_chunk(layout, request_tokens, prompt_tokens)
@@ -214,13 +216,12 @@ def _token_budget(
     return min((n for n in (budget, beat) if n), default=None)
 
 
-def _uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: ResolvedPlan) -> Layout:
-    """Return the layout of a plan before it is cut into stages."""
-    topology = parts.topology or parts.chip.topology
+def uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: ResolvedPlan) -> Layout:
+    """Return the layout of a plan, not cut into stages; its topology is not sized."""
     return Layout(
         parts.model,
         parts.chip,
-        topology.sized(plan.stage_size * plan.pipeline),
+        parts.topology or parts.chip.topology,
         parts.engine,
         plan,
         _token_budget(parts, overrides, plan) or CHUNKS[0],

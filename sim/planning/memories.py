@@ -42,12 +42,24 @@ def memory_choices(layout: Layout) -> list[Layout]:
     ]
 
 
-def fewest_stages(layout: Layout, request_tokens: float) -> int:
-    """Return the fewest stages that hold the model in any memory.
+class StageCounter:
+    """How few stages of one shape hold the model, in any memory, with some sequences.
 
-    More than there are blocks if no number of stages holds it.
+    request_tokens: tokens of each sequence.
     """
-    return min(
-        Cutter(choice, request_tokens).stages(math.inf, request_tokens)
-        for choice in memory_choices(layout)
-    )
+
+    def __init__(self, layout: Layout, request_tokens: float) -> None:
+        self.plan, self.request_tokens = layout.plan, request_tokens
+        self.cutters = [Cutter(choice, request_tokens) for choice in memory_choices(layout)]
+
+    def fewest(self, sequences: int = 1) -> int:
+        """Return the fewest stages that hold the model and the sequences.
+
+        More than there are blocks if no number of stages holds them.
+        """
+        return min(self.fewest_in(place, sequences) for place in range(len(self.cutters)))
+
+    def fewest_in(self, place: int, sequences: int) -> int:
+        """Return the same for one memory, by its place among `memory_choices`."""
+        tokens = self.plan.ranked(sequences) * self.request_tokens
+        return self.cutters[place].stages(math.inf, tokens)

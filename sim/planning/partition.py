@@ -11,10 +11,25 @@ from functools import cached_property
 from itertools import accumulate
 
 from sim.cost.layout import Layout
-from sim.cost.step import Costs, block_times
-from sim.cost.work import decodes_at
+from sim.cost.step import Costs
+from sim.cost.work import Work, decodes_at
+from sim.model.blocks import Block
+from sim.units import Seconds
 
 BALANCE_CONTEXT = 1024.0  # positions for which stages are balanced; assumed: a conversation
+
+
+def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
+    """Return the seconds that each block adds to the first stage, if the block is there.
+
+    Stages are balanced by them.
+    Left out: the gather with which every stage but the first begins.
+    """
+    times = {}
+    for block, time in costs.computing(work).items():
+        exchanges = costs.collectives.of_block(block, work.tokens, 0)
+        times[block] = time + costs.collectives.exposed(exchanges, work.tokens, time, 0.0)[0]
+    return times
 
 
 class Cutter:

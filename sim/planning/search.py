@@ -1,9 +1,10 @@
 """The search for a plan: the fastest one, or the one with the fewest chips."""
 
+import heapq
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
@@ -13,7 +14,7 @@ from sim.cost.terms import TIME
 from sim.cost.work import decodes_at
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
-from sim.planning.memories import fewest_stages, with_memories
+from sim.planning.memories import StageCounter, with_memories
 from sim.units import Seconds
 
 
@@ -60,6 +61,91 @@ def stage_shapes(model: Model, chips: int | None) -> Iterator[tuple[int, int, in
             yield tensor, data, tensor * data
 
 
+@dataclass(frozen=True)
+class PlanSpace:
+    """All plans of a model on one kind of chip.
+
+    plan: its precisions and memories hold for all; its degrees are replaced.
+    lay: returns the layout of a plan, without stages.  Its topology may join fewer chips.
+    request_tokens: tokens of each sequence that a plan holds.
+    """
+
+    model: Model
+    plan: ResolvedPlan
+    lay: Callable[[ResolvedPlan], Layout]
+    request_tokens: float
+
+    def single(self, tensor: int, data: int, expert: int) -> Layout:
+        """Return the layout of a single stage."""
+        return self.lay(
+            replace(self.plan, tensor=tensor, attention_data=data, expert=expert, pipeline=1)
+        )
+
+    @cached_property
+    def counters(self) -> list[tuple[Layout, StageCounter]]:
+        """The single stage of each shape, and how few stages hold the model."""
+        singles = [self.single(*shape) for shape in stage_shapes(self.model, None)]
+        return [(single, StageCounter(single, self.request_tokens)) for single in singles]
+
+
+class SmallPlan(NamedTuple):
+    """A plan with the fewest stages of its shape that hold some sequences, in one replica.
+
+    single: the layout with one stage, whose topology is not sized.
+    """
+
+    chips: int
+    pipeline: int
+    single: Layout
+
+    def deepened(self) -> "SmallPlan":
+        """Return the plan with one more stage."""
+        more = self.pipeline + 1
+        return self._replace(chips=self.single.plan.stage_size * more, pipeline=more)
+
+    def layout(self) -> Layout:
+        """Return its layout.  Raises: ValueError if the topology joins fewer chips."""
+        plan = replace(self.single.plan, pipeline=self.pipeline)
+        return sized_layout(replace(self.single, plan=plan))
+
+
+def sized_layout(layout: Layout) -> Layout:
+    """Return the layout with its topology sized.  Raises: ValueError if that joins too few."""
+    chips = layout.plan.stage_size * layout.plan.pipeline
+    return replace(layout, topology=layout.topology.sized(chips))
+
+
+def smallest_plans(space: PlanSpace, sequences: int = 1) -> Iterator[SmallPlan]:
+    """Yield the plan of each stage shape with the fewest stages that hold the sequences.
+
+    This is the one search for the fewest chips: of `search: chips`, of the hint for a model that
+    does not fit, and of `sramsim size`.
+    sequences: held at the same time.
+    Left out: shapes that hold the sequences on no number of stages.
+    """
+    for single, counter in space.counters:
+        pipeline = counter.fewest(sequences)
+        if pipeline <= len(space.model.blocks):
+            yield SmallPlan(single.plan.stage_size * pipeline, pipeline, single)
+
+
+def plans_by_chips(space: PlanSpace, sequences: int = 1) -> Iterator[SmallPlan]:
+    """Yield every plan that holds the sequences, with the fewest chips first.
+
+    After the fewest stages of a shape come plans with more of them.
+    """
+    queue = [
+        (plan.chips, number, plan) for number, plan in enumerate(smallest_plans(space, sequences))
+    ]
+    heapq.heapify(queue)
+    while queue:
+        _, number, plan = heapq.heappop(queue)
+        yield plan
+        if plan.pipeline < len(space.model.blocks):
+            deeper = plan.deepened()
+            heapq.heappush(queue, (deeper.chips, number, deeper))
+
+
 def search_degrees(
     plan: Plan,
     chips: int,
@@ -70,9 +156,9 @@ def search_degrees(
     """Return the best plan, and all trials with the best first.
 
     search: speed: the lowest unloaded TPOT on all the chips.
-    search: chips: the fewest chips.  They are those of `minimum_chips` if there are as many.
+    search: chips: the fewest chips, as `smallest_plans` finds them, if there are as many.
     The search tries every stage of `stage_shapes`.  Times are for blocks cut evenly by number.
-    lay: returns the layout of a plan, without stages.
+    lay: returns the layout of a plan, without stages and with a topology that is not sized.
     If no plan fits, the first trial is returned, so that an error can name what is missing.
 
     Raises: ValueError if the plan has degrees of its own, or no plan can be laid out at all.
@@ -85,46 +171,59 @@ def search_degrees(
             f"try leaving {', '.join(extra)} out"
         )
         raise error_at_path(("plan", extra[0]), value, reason)
+    space = PlanSpace(model, any_plan(plan, model), lay, request_tokens)
+    by_speed = plan.search == "speed"
+    tried = _plans_on(space, chips) if by_speed else _shapes_within(space, chips)
     trials: dict[PlanTrial, Layout] = {}
     refusal = ValueError(
         f"got {chips} chips, over which no plan splits {model.id}; expected a number of chips "
         "that a plan fills; try another number of chips"
     )
-    by_speed = plan.search == "speed"
-    for tensor, data, expert in stage_shapes(model, chips if by_speed else None):
-        group = tensor * data
-        for replicas in range(1, (min(chips, MOST_REPLICAS) if by_speed else 1) + 1):
-            depth, rest = divmod(chips, group * replicas)
-            if not depth:
-                break
-            if by_speed and (rest or depth > len(model.blocks)):
-                continue
-            depth = min(depth, len(model.blocks))
-            degrees = {
-                "tensor": tensor,
-                "attention_data": data,
-                "expert": expert,
-                "replicas": replicas,
-                "search": None,
-            }
-            candidate = plan.model_copy(update=degrees)
-            try:
-                single = lay(
-                    candidate.model_copy(update={"pipeline": 1}).resolved(group * replicas, model)
-                )
-                least = fewest_stages(single, request_tokens)
-                fits = least <= depth
-                depth = least if fits and not by_speed else depth
-                layout = lay(replace(single.plan, pipeline=depth))
-            except ValueError as error:  # mostly a topology that joins fewer chips than a replica
-                refusal = error
-                continue
-            total = group * depth * replicas
-            trial = PlanTrial(total, tensor, data, expert, depth, replicas, fits, None)
-            trials[trial] = layout
+    for candidate, replicas in tried:
+        single = replace(candidate.single, plan=replace(candidate.single.plan, replicas=replicas))
+        try:
+            single.topology.sized(single.plan.stage_size)
+            fits = StageCounter(single, request_tokens).fewest() <= candidate.pipeline
+            layout = candidate._replace(single=single).layout()
+        except ValueError as error:  # mostly a topology that joins fewer chips than a replica
+            refusal = error
+            continue
+        shape = single.plan
+        degrees = shape.tensor, shape.attention_data, shape.expert, candidate.pipeline
+        trials[PlanTrial(candidate.chips * replicas, *degrees, replicas, fits, None)] = layout
     if not trials:
         raise refusal
     return _ranked(trials, request_tokens, by_speed)
+
+
+def any_plan(plan: Plan, model: Model) -> ResolvedPlan:
+    """Return a resolved plan of one chip, from which a search takes all but the degrees."""
+    one_chip = dict.fromkeys(DEGREES, 1) | {"search": None}
+    return plan.model_copy(update=one_chip).resolved(1, model)
+
+
+def _plans_on(space: PlanSpace, chips: int) -> Iterator[tuple[SmallPlan, int]]:
+    """Yield every plan of one replica that uses all chips, with the number of replicas."""
+    for shape in stage_shapes(space.model, chips):
+        single = space.single(*shape)
+        for replicas in range(1, min(chips, MOST_REPLICAS) + 1):
+            depth, rest = divmod(chips, single.plan.stage_size * replicas)
+            if not depth:
+                break
+            if not rest and depth <= len(space.model.blocks):
+                yield SmallPlan(chips // replicas, depth, single), replicas
+
+
+def _shapes_within(space: PlanSpace, chips: int) -> Iterator[tuple[SmallPlan, int]]:
+    """Yield the smallest plan of each shape; if it needs more chips, one that fills them."""
+    small = {id(plan.single): plan for plan in smallest_plans(space)}
+    for single, _ in space.counters:
+        plan = small.get(id(single))
+        if plan is None or plan.chips > chips:
+            depth = min(chips // single.plan.stage_size, len(space.model.blocks))
+            plan = SmallPlan(single.plan.stage_size * depth, depth, single)
+        if plan.pipeline:
+            yield plan, 1
 
 
 def _ranked(
@@ -163,22 +262,21 @@ def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] |
     The fastest for a single request wins among equal plans, as in `search_degrees`.
     None if no plan fits.
     """
-    layouts = list[Layout]()
     fabric = bare.topology.model_copy(update={"chips": None})
-    for tensor, data, expert in stage_shapes(bare.model, None):
-        plan = replace(bare.plan, tensor=tensor, attention_data=data, expert=expert, pipeline=1)
-        pipeline = fewest_stages(replace(bare, plan=plan), request_tokens)
-        if pipeline <= len(bare.model.blocks):
-            with suppress(ValueError):  # more chips than the topology joins: not a plan
-                sized = fabric.sized(plan.stage_size * pipeline)
-                plan = replace(plan, pipeline=pipeline)
-                layouts.append(replace(bare, plan=plan, topology=sized))
 
-    def chips_of(layout: Layout) -> int:
-        return layout.plan.stage_size * layout.plan.pipeline
+    def lay(plan: ResolvedPlan) -> Layout:
+        return replace(bare, plan=plan, topology=fabric)
 
-    fewest = min(map(chips_of, layouts), default=0)
-    layouts = [layout for layout in layouts if chips_of(layout) == fewest]
+    space = PlanSpace(bare.model, bare.plan, lay, request_tokens)
+    fewest, layouts = 0, list[Layout]()
+    for small in sorted(smallest_plans(space), key=lambda plan: plan.chips):
+        if layouts and small.chips > fewest:
+            break
+        try:
+            layouts.append(small.layout())
+        except ValueError:  # more chips than the topology joins: not a plan
+            continue
+        fewest = small.chips
     if not layouts:
         return None
     if len(layouts) > 1:

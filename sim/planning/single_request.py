@@ -1,13 +1,17 @@
 """The time of a single request on an otherwise idle system."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sim.cost.terms import FITTED, HOPS, TERMS, TIME
+from sim.cost.terms import FITTED, HOPS, TERMS, TIME, Array
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
+from sim.serving.prompt_chunks import add_chunk
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -38,6 +42,7 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     Left out: the limits on KV cache and context.
     """
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
+    work = mean_decode(deployment, prompt, output)
     limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
     rows = serve(
         RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
@@ -45,12 +50,6 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
         limits,
         leap=costs.stages == 1,
     )
-    contexts = range(prompt + 1, prompt + output)
-    window = deployment.limits.window
-    mean, windowed = (
-        sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
-    )
-    work = Work(decodes=1, context=mean, logits=1, windowed_context=windowed)
     table = costs.terms(work).sum(axis=0)
     table[TIME, HOPS] += costs.back
     return SingleRequest(
@@ -59,3 +58,79 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
         terms=dict(zip(TERMS, table[TIME].tolist(), strict=True)),
         fitted=dict(zip(TERMS, table[FITTED].tolist(), strict=True)),
     )
+
+
+def mean_decode(deployment: Deployment, prompt: int, output: int) -> Work:
+    """Return the mean decode step of a single request, which has the mean time of all.
+
+    Times are linear in the context, except where the other side of a roofline begins to bind.
+    """
+    window = deployment.limits.window
+    contexts = range(prompt + 1, prompt + output)
+    mean, windowed = (
+        sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
+    )
+    return Work(decodes=1, context=mean, logits=1, windowed_context=windowed)
+
+
+class PathStep(NamedTuple):
+    """A step on the way to a token: float[stage], how often its stages and its hops count."""
+
+    work: Work
+    stages: Array
+    hops: Array
+
+
+def first_token_path(deployment: Deployment, prompt: int) -> list[PathStep]:
+    """Return the steps whose times make up the unloaded TTFT.
+
+    The first chunk of the prompt passes the stages up to the slowest one.  All chunks pass that
+    stage one after another, and the last ones pass the stages behind it.
+    Left out: prompts so long that the slowest stage changes on the way.
+    """
+    costs, limits = deployment.costs, deployment.limits
+    budget = min(limits.token_budget, prompt)
+    starts = list(range(0, prompt, budget))
+    chunks = [_chunk(start, min(budget, prompt - start), limits.window) for start in starts]
+    *others, last = chunks
+    last.logits = 1
+    whole = np.ones(costs.stages)
+    if not others:
+        return [PathStep(last, whole, whole)]
+    works = chunks[0], _mean(others), others[-1], last
+    first, middle, full, final = (costs.step(work).time for work in works)
+    hop, last_hop = costs.hops(budget), costs.hops(last.tokens)
+    # The way is longest if it turns from the first chunk to all at stage `here`, and from the
+    # last full chunk to the last one, which may be smaller, at stage `there`.
+    passed = np.cumsum(full + hop)
+    ends = np.append((final + last_hop)[::-1].cumsum()[::-1][1:], 0.0)
+    until = np.cumsum(first + hop) - first + len(others) * middle - passed
+    best = np.maximum.accumulate(until)
+    there = int(np.argmax(best + passed + final + ends))
+    here = int(np.argmax(until[: there + 1]))
+    stage = np.arange(costs.stages)
+    between = (here < stage) & (stage <= there)
+    nowhere = np.zeros(costs.stages)
+    return [
+        PathStep(chunks[0], _counts(stage < here), _counts(stage <= here)),
+        PathStep(works[1], len(others) * _counts(stage == here), nowhere),
+        PathStep(others[-1], _counts(between), _counts(between)),
+        PathStep(last, _counts(stage >= there), _counts(stage > there)),
+    ]
+
+
+def _counts(stages: NDArray[np.bool_]) -> Array:
+    return stages.astype(float)
+
+
+def _chunk(start: int, tokens: int, window: int | None) -> Work:
+    work = Work()
+    add_chunk(work, start, tokens, window)
+    return work
+
+
+def _mean(works: Sequence[Work]) -> Work:
+    """Return the mean of chunks with equal numbers of tokens."""
+    sums = ("attended", "cached", "windowed_attended", "windowed_cached")
+    means = {name: sum(getattr(work, name) for work in works) / len(works) for name in sums}
+    return replace(works[0], **means)

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds, Rules
 from sim.hardware import chip, topology
-from sim.hardware.chip import Chip, Cluster, Memory, Power
+from sim.hardware.chip import Chip, Cluster, Memory
 from sim.hardware.engine import Engine
+from sim.hardware.power import Power
 from sim.hardware.topology import Link
 from sim.inputs import names
 from sim.inputs.document import read_value

@@ -14,7 +14,8 @@ from sim.cost.energy import EnergyPart, Tally, Usage, energy, spent, summed, usa
 from sim.cost.plan import Plan
 from sim.cost.step import Costs
 from sim.cost.work import Work
-from sim.hardware.chip import Chip, Memory, Power, Precision, Server
+from sim.hardware.chip import Chip, Memory, Precision
+from sim.hardware.power import Power, Server
 from sim.hardware.topology import Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names

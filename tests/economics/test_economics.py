@@ -22,7 +22,7 @@ from sim.economics.owner_costs import (
     usd_per_mtok,
 )
 from sim.economics.token_price import ServedTokens, token_price
-from sim.hardware.chip import Power, Server
+from sim.hardware.power import Power, Server
 from sim.inputs.errors import ScenarioError
 from sim.studies.run import lifetime_estimates
 from sim.units import YEAR, parse_quantity

@@ -9,7 +9,8 @@ from sim.cost.energy import Tally
 from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.economics.owner_costs import Economics
-from sim.hardware.chip import Memory, Power, Server
+from sim.hardware.chip import Memory
+from sim.hardware.power import Power, Server
 from sim.results.metrics import Measure
 from sim.results.summary import TokenCosts
 from sim.scenario.scenario import Scenario

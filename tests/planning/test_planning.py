@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.plan import Plan, PlanError
-from sim.cost.step import Costs, block_times
+from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.errors import ScenarioError
 from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy, require_fit
-from sim.planning.partition import BALANCE_CONTEXT
+from sim.planning.partition import BALANCE_CONTEXT, block_times
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import time_single_request
 from sim.scenario.scenario import read

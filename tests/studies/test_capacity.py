@@ -9,7 +9,8 @@ import pytest
 
 from sim.cost.plan import Plan
 from sim.cost.work import Work
-from sim.hardware.chip import Memory, Power
+from sim.hardware.chip import Memory
+from sim.hardware.power import Power
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario

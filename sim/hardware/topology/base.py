@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -173,6 +173,11 @@ class Topology(Value, ABC):
     def pair(self, group: range) -> Channel:
         """Return the channel of each pair of a group while all pairs communicate."""
 
+    @property
+    def most_chips(self) -> int | None:
+        """The largest number of chips that it joins; None without a limit."""
+        return self.chips or self.limit
+
     def sized(self, chips: int) -> Self:
         """Return the topology with `chips` chips, or with the larger number of its file.
 
@@ -263,8 +268,8 @@ class Topology(Value, ABC):
         """
         offered = self.all_reduces(group, nbytes, latency, efficiency)
         times = [
-            (time + self._additions(group, algorithm), algorithm)
-            for algorithm, time in offered.items()
+            (time, algorithm)
+            for algorithm, time in self.with_additions(group, offered)
             if algorithm[0] in allowed or not allowed
         ]
         if not times:
@@ -274,6 +279,13 @@ class Topology(Value, ABC):
                 f"the {self.noun()} has no {expected} all-reduce for this group; it has {has}"
             )
         return min(times)
+
+    def with_additions(
+        self, group: range, times: Mapping[Algorithm, Seconds]
+    ) -> Iterator[tuple[Algorithm, Seconds]]:
+        """Yield each algorithm of `all_reduces` with its time and that of its additions."""
+        for algorithm, time in times.items():
+            yield algorithm, time + self._additions(group, algorithm)
 
     def _additions(self, group: range, algorithm: Algorithm) -> Seconds:
         """Return the time of an all-reduce's additions; the second half of its phases has none."""

@@ -55,6 +55,11 @@ class Mesh(Nested):
         dimension = Ring if self.wraps else Line
         return tuple(dimension(link=self.link, chips=n) for n in reversed(self.dims))
 
+    @property
+    def most_chips(self) -> int | None:
+        """The chips of its dims."""
+        return math.prod(self.dims)
+
     def sized(self, chips: int) -> Self:
         """Return the topology with as many chips as `dims` has.
 

@@ -356,6 +356,12 @@ class Hierarchical(Nested):
             self.levels[-1].sized(math.ceil((self.chips or 1) / self._inside)),
         )
 
+    @property
+    def most_chips(self) -> int | None:
+        """The chips of its file, or those of all blocks of the outermost level."""
+        blocks = self.levels[-1].most_chips
+        return self.chips or (blocks and blocks * self._inside) or self.limit
+
     def sized(self, chips: int) -> Self:
         """Return the topology with whole blocks of the outermost level, as many as needed.
 

@@ -1,0 +1,177 @@
+"""The numbers behind each contribution to a step: amount / (chips x rate x efficiency).
+
+    >>> Cause("weights", "memory", 8e9, "B", 8, 1e12, 0.5).seconds
+    0.002
+
+`Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
+"""
+
+from typing import Literal, NamedTuple
+
+from sim.cost.attention import cache_reads, position_bytes, position_flops
+from sim.cost.collectives import Collectives, Exchange
+from sim.cost.layout import Layout
+from sim.cost.multiplies import Multiply, multiply_op
+from sim.cost.terms import Sides
+from sim.hardware.chip import Op, Quotient
+from sim.model.blocks import Attention
+from sim.units import Bytes, Seconds
+
+Resource = Literal["memory", "compute", "link", "host", "software"]
+
+
+class Cause(NamedTuple):
+    """A part of a row's time, and the numbers that make it.
+
+    what: what it is for, such as 'weights' or 'one-shot all-reduce'.
+    amount: over all `chips` that work at the same time; seconds if there is no rate.
+    unit: of the amount: B, FLOP or s.
+    rate: of one chip, without the engine's losses; efficiency: the engine's.
+    keys: of the numbers, such as 'engine.layer_overhead' and 'chip.compute.int8'.
+    """
+
+    what: str
+    resource: Resource
+    amount: float
+    unit: str
+    chips: int = 1
+    rate: float | None = None
+    efficiency: float = 1.0
+    keys: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> Seconds:
+        """The time."""
+        if self.rate is None:
+            return self.amount
+        return self.amount / (self.chips * self.rate * self.efficiency)
+
+
+def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
+    """Return the cause of a time that the engine's file states, under its key.
+
+    Attention and the MLP have half of the overhead of a layer each.
+    """
+    what = f"half of {key}" if key == "layer_overhead" else key
+    return (Cause(what, "software", seconds, "s", keys=(f"engine.{key}",)),)
+
+
+def multiply_causes(
+    layout: Layout, multiply: Multiply, tokens: float, sides: Sides, times: float = 1.0
+) -> tuple[Cause, ...]:
+    """Return the cause of a multiply: the longer side of its roofline.
+
+    times: how often it runs, such as the number of experts that are reached.
+    """
+    op, computing = multiply_op(layout, multiply, tokens), sides.compute >= sides.memory
+    quotients = layout.chip.compute.quotients(op, layout.weights_memory)
+    efficiency = multiply.efficiencies[0 if computing else 1]
+    quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)
+    key = multiply.efficiency_keys[0 if computing else 1]
+    return (
+        Cause(
+            "multiplies" if computing else "weights read",
+            "compute" if computing else "memory",
+            times * multiply.chips * quotient.amount,
+            quotient.unit,
+            multiply.chips,
+            quotient.rate,
+            efficiency,
+            (f"chip.{quotient.key}", f"engine.{key}"),
+        ),
+    )
+
+
+def attention_causes(
+    layout: Layout,
+    shape: Attention,
+    positions: tuple[float, float],
+    ranked: tuple[int, int],
+    decode: bool,
+    sides: Sides,
+) -> tuple[Cause, ...]:
+    """Return the cause of one layer's attention: the longer side of its roofline.
+
+    positions: attended and cached, over all ranks.  ranked: tokens of the fullest rank, and of all.
+    """
+    share, chips = ranked[0] / ranked[1], layout.plan.tensor
+    attended, cached = (share * count for count in positions)
+    op = Op(
+        ranked[0],
+        attended * position_flops(layout, shape, decode),
+        0.0,
+        cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode),
+        0.0,
+        ("fp16", "fp16"),
+    )
+    engine, computing = layout.engine, sides.compute >= sides.memory
+    quotients = layout.chip.compute.quotients(op, layout.kv_memory)
+    key = "attention_compute_efficiency" if computing else "attention_memory_efficiency"
+    efficiency: float = getattr(engine, key)
+    quotient = _binding(quotients, op, sides, efficiency, layout.plan.kv_in)
+    return (
+        Cause(
+            "attention over the KV cache" if computing else "KV cache read",
+            "compute" if computing else "memory",
+            chips * quotient.amount,
+            quotient.unit,
+            chips,
+            quotient.rate,
+            efficiency,
+            (f"chip.{quotient.key}", f"engine.{key}"),
+        ),
+    )
+
+
+def embedding_causes(layout: Layout, nbytes: Bytes) -> tuple[Cause, ...]:
+    """Return the cause of reading the rows of an embedding."""
+    key = f"chip.memory.{layout.plan.weights_in}.bandwidth"
+    rate = layout.weights_memory.bandwidth
+    return (Cause("row of a token read", "memory", nbytes, "B", rate=rate, keys=(key,)),)
+
+
+def exchange_causes(
+    collectives: Collectives, exchanges: tuple[Exchange, ...], exposed: Seconds
+) -> tuple[Cause, ...]:
+    """Return the causes of collectives: latency, bytes, and what computing hides.
+
+    exposed: seconds that are not hidden.
+    """
+    causes: list[Cause] = []
+    for exchange in exchanges:
+        name = exchange.operation.replace("_", "-")
+        chips = len(exchange.groups[0])
+        latency = min(collectives.latency(exchange), exchange.time)
+        causes.append(Cause(f"{name} over {chips} chips: latency", "link", latency, "s"))
+        if sending := exchange.time - latency:
+            rate = exchange.nbytes / sending
+            causes.append(
+                Cause(f"{name} over {chips} chips: bytes", "link", exchange.nbytes, "B", 1, rate)
+            )
+    if hidden := sum(cause.seconds for cause in causes) - exposed:
+        causes.append(
+            Cause("hidden behind computing", "link", -hidden, "s", keys=("engine.overlap",))
+        )
+    return tuple(causes)
+
+
+def _binding(
+    quotients: tuple[Quotient, Quotient] | None,
+    op: Op,
+    sides: Sides,
+    efficiency: float,
+    home: str | None,
+) -> Quotient:
+    """Return the longer side; of a user's own kind, with the rate that its time implies.
+
+    home: the memory that is read.
+    """
+    computing = sides.compute >= sides.memory
+    if quotients:
+        quotient = quotients[0 if computing else 1]
+        key = f"memory.{home}.bandwidth"
+        return quotient._replace(key=key) if quotient.key == "memory.bandwidth" else quotient
+    unit: Literal["FLOP", "B"] = "FLOP" if computing else "B"
+    amount = op.flops if computing else op.weights + op.kv + op.activations
+    seconds = sides.seconds * efficiency
+    return Quotient(amount, unit, amount / seconds if seconds else 1.0, "compute")

@@ -1,0 +1,146 @@
+"""A step's time as lines that can be printed: each with its amount, rate and file keys.
+
+    merged(contributions(costs, work, *np.ones((2, costs.stages))))
+
+The lines are `Costs.rows` and the hops. Their seconds add up to `Costs.terms`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sim.cost.causes import Resource
+from sim.cost.step import Costs
+from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Row, by_term
+from sim.cost.work import Work
+from sim.model.blocks import Block
+from sim.units import Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """A line of an explanation: seconds = amount / (chips x rate x efficiency).
+
+    term: of `TERMS`.  part: such as 'attention'.  what: such as 'weights read'.
+    count: how often it occurs on the token's way.
+    amount, unit: over all occurrences, in B, FLOP or s.  rate: None for seconds.
+    ideal: seconds without the engine's losses.
+    keys: of the numbers, such as 'engine.layer_overhead'; empty for those of the topology.
+    """
+
+    term: str
+    part: str
+    what: str
+    resource: Resource
+    count: float
+    amount: float
+    unit: str
+    chips: int
+    rate: float | None
+    efficiency: float
+    seconds: Seconds
+    ideal: Seconds
+    keys: tuple[str, ...]
+
+
+def contributions(
+    costs: Costs, work: Work, weights: Array, hop_weights: Array
+) -> Iterator[Contribution]:
+    """Yield the lines of a step, and of the hops to its stages.
+
+    weights, hop_weights: float[stage], how often a stage, and the hop to it, counts.
+    Left out: the way back of the sampled token (`way_back`).
+    """
+    rows = list(costs.rows(work))
+    for row in rows:
+        yield from _of_row(row, float((row.repeats * weights).sum()))
+    if costs.launch:
+        launching = costs.launching(work)
+        wait = np.maximum(0.0, launching - by_term(rows, costs.stages)[:, TIME].sum(axis=1))
+        key = "prefill" if work.prompt_tokens else "decode"
+        seconds = float((wait * weights).sum())
+        layers = float((weights * np.sum(costs.layers, axis=0)).sum())
+        line = _seconds(OVERHEAD, "host", "launching layers", "host", layers, seconds)
+        yield replace(line, ideal=0.0, keys=(f"engine.layer_launch.{key}",))
+    collectives = costs.collectives
+    hops, latency = costs.hops(work.tokens), collectives.hops(0)
+    count = float(hop_weights[1:].sum())
+    waited = float((latency * hop_weights).sum())
+    sent = float((hops * hop_weights).sum()) - waited
+    yield _seconds(HOPS, "hops", "latency", "link", count, waited)
+    if sent > 0:
+        nbytes = count * collectives.slice_bytes(work.tokens)
+        line = _seconds(HOPS, "hops", "slice sent by each chip", "link", count, sent)
+        yield replace(line, amount=nbytes, unit="B", rate=nbytes / sent)
+
+
+def way_back(costs: Costs) -> Contribution:
+    """Return the line of the sampled token's way from the last chip to the first stage."""
+    return _seconds(HOPS, "hops", "sampled token back", "link", 1.0, costs.back)
+
+
+def merged(lines: Iterable[Contribution]) -> list[Contribution]:
+    """Return the lines with equal ones added up, the longest first.  Empty lines are left out."""
+    sums: dict[tuple[object, ...], Contribution] = {}
+    for line in lines:
+        # The rate of messages is a mean over groups of chips that lie differently.
+        rate = None if line.resource == "link" else line.rate
+        key = line.term, line.part, line.what, line.chips, rate, line.efficiency, line.keys
+        other = sums.get(key)
+        sums[key] = line if other is None else _added(other, line)
+    return sorted((line for line in sums.values() if line.seconds), key=lambda c: -c.seconds)
+
+
+def _added(one: Contribution, other: Contribution) -> Contribution:
+    """Return the sum of two lines, at the mean rate."""
+    amount, seconds = one.amount + other.amount, one.seconds + other.seconds
+    mean = one.rate and amount / (one.chips * one.efficiency * seconds)
+    return replace(
+        one,
+        count=one.count + other.count,
+        amount=amount,
+        rate=one.rate if one.rate == other.rate else mean,
+        seconds=seconds,
+        ideal=one.ideal + other.ideal,
+    )
+
+
+def _of_row(row: Row, count: float) -> Iterator[Contribution]:
+    """Yield the lines of a row that occurs `count` times: one for each term and cause."""
+    total = row.seconds
+    for cause in row.causes() if count else ():
+        for term, share in row.shares:
+            times = count * share
+            yield Contribution(
+                TERMS[term],
+                _part(row, term),
+                cause.what if share == 1 or TERMS[term] != "activations" else "activations read",
+                cause.resource,
+                count,
+                times * cause.amount,
+                cause.unit,
+                cause.chips,
+                cause.rate,
+                cause.efficiency,
+                times * cause.seconds,
+                times * cause.seconds * (row.ideal / total if total else 0.0),
+                cause.keys,
+            )
+
+
+def _part(row: Row, term: int) -> str:
+    if isinstance(row.part, Block):
+        return "experts" if row.part.experts else row.part.kind
+    if row.part is None:
+        return "stage"
+    return "KV cache" if term == KV else "attention"
+
+
+def _seconds(
+    term: int, part: str, what: str, resource: Resource, count: float, seconds: Seconds
+) -> Contribution:
+    """Return a line that is stated in seconds, without losses of the engine."""
+    return Contribution(
+        TERMS[term], part, what, resource, count, seconds, "s", 1, None, 1.0, seconds, seconds, ()
+    )
