@@ -301,10 +301,8 @@ class TensorStreaming(Compute):
             return op.flops / peak, (op.weights + op.kv) / (
                 path if self.kv_path == "load" else memory.bandwidth
             )
-        padded = tiles * self.tile**2
-        return 2 * padded * op.tokens / peak, (
-            padded * Precision(op.precisions[0]).bytes + op.kv
-        ) / path
+        padded, weights = tiles * self.tile**2, sum(math.prod(shape) for shape in op.matrices)
+        return 2 * padded * op.tokens / peak, (padded * (op.weights / weights) + op.kv) / path
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:
         """Return None: a large chunk of a prompt would delay every micro-batch behind it.

@@ -1,6 +1,11 @@
 """Facts of each model_type that its config.json does not state."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+# Layers with a window, if the config has one and no layer_types.
+# all: every layer. pattern: all but each so-manieth. late: from `max_window_layers` on, if chosen.
+# chosen: every layer, with `use_sliding_window`. without rotary: each so-manieth, if chosen.
+WindowLayers = Literal["all", "pattern", "pattern, not last", "late", "chosen", "without rotary"]
 
 
 class Family(NamedTuple):
@@ -10,29 +15,32 @@ class Family(NamedTuple):
     qkv_bias: bool = False
     qk_norm: bool = False
     norms: int = 2  # in a layer
-    tied: bool = False  # if the config has no tie_word_embeddings
+    norm_biases: bool = False  # layer norms have biases, root-mean-square norms have none
     shared_expert: bool = False  # one of the same size as the routed experts (Llama 4)
+    windows: WindowLayers = "all"
+    pattern: int = 0  # of `windows`, if the config has no sliding_window_pattern
 
 
 FAMILIES = {
     "arcee": Family(gated=False),
-    "cohere": Family(tied=True, norms=1),
+    "cohere": Family(norms=1),
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
     "ernie4_5": Family(),
-    "exaone4": Family(qk_norm=True),
-    "falcon": Family(gated=False),
-    "gemma": Family(tied=True),
-    "gemma2": Family(tied=True, norms=4),
-    "gemma3_text": Family(tied=True, norms=4, qk_norm=True),
-    "gemma4_text": Family(tied=True, norms=7, qk_norm=True),
+    "exaone4": Family(qk_norm=True, windows="pattern", pattern=4),
+    "falcon": Family(gated=False, norm_biases=True),
+    "gemma": Family(),
+    "gemma2": Family(norms=4, windows="pattern", pattern=2),
+    "gemma3_text": Family(norms=4, qk_norm=True, windows="pattern", pattern=6),
+    "gemma4_text": Family(norms=7, qk_norm=True, windows="pattern, not last", pattern=6),
     "glm4": Family(norms=4),
     "glm4_moe": Family(),
-    "gpt_neox": Family(gated=False),
-    "gpt_oss": Family(),
+    "gpt_neox": Family(gated=False, norm_biases=True),
+    "gpt_oss": Family(windows="pattern", pattern=2),
     "granite": Family(),
     "granitemoe": Family(),
+    "granitemoehybrid": Family(),
     "internlm2": Family(),
     "kimi_k2": Family(),
     "llama": Family(),
@@ -45,15 +53,16 @@ FAMILIES = {
     "olmoe": Family(qk_norm=True),
     "phi": Family(gated=False),
     "phi3": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen2_5_vl_text": Family(qkv_bias=True),
-    "qwen2_moe": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
-    "qwen3_moe": Family(qk_norm=True),
+    "qwen2": Family(qkv_bias=True, windows="late"),
+    "qwen2_5_vl_text": Family(qkv_bias=True, windows="late"),
+    "qwen2_moe": Family(qkv_bias=True, windows="late"),
+    "qwen2_vl_text": Family(qkv_bias=True, windows="late"),
+    "qwen3": Family(qk_norm=True, windows="late"),
+    "qwen3_moe": Family(qk_norm=True, windows="chosen"),
     "qwen3_vl_moe_text": Family(qk_norm=True),
     "qwen3_vl_text": Family(qk_norm=True),
     "seed_oss": Family(),
-    "smollm3": Family(),
+    "smollm3": Family(windows="without rotary", pattern=4),
     "stablelm": Family(),
-    "starcoder2": Family(gated=False),
+    "starcoder2": Family(gated=False, norm_biases=True),
 }
