@@ -55,7 +55,8 @@ class Layout:
         if self.model.tie_word_embeddings and len(blocks) == len(
             self.model.blocks
         ):  # one table serves both ends
-            weights -= self._kind_weights[0]
+            positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
+            weights -= self._kind_weights[0] - positions
         attentions = [block.attention for block in blocks if block.attention]
         whole = sum(self.kv_width(a) for a in attentions if not a.window)
         windowed = sum(self.kv_width(a) for a in attentions if a.window)

@@ -64,7 +64,7 @@ class ModelConfig(ConfigKeys):
                 f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
             )
         _refuse_layers(flat)
-        if "quantization_config" not in flat:
+        if flat.get("quantization_config") is None:
             flat |= _quantization_beside(data)
         return _with_defaults(flat)
 
@@ -175,11 +175,9 @@ class ModelConfig(ConfigKeys):
             case "pattern, not last":
                 return (layer + 1) % self.family.pattern != 0 and not last
             case "late":
-                return bool(self.use_sliding_window) and layer >= self.max_window_layers
-            case "chosen":
-                return bool(self.use_sliding_window)
+                return layer >= self.max_window_layers
             case "without rotary":
-                return bool(self.use_sliding_window) and (layer + 1) % self.family.pattern == 0
+                return (layer + 1) % self.family.pattern == 0
 
     def has_experts(self, layer: int) -> bool:
         """Return whether a layer's MLP is a mixture of experts."""
@@ -201,18 +199,20 @@ class ModelConfig(ConfigKeys):
 def _with_defaults(flat: JsonObject) -> JsonObject:
     """Return the keys with the defaults of the model's class.
 
-    A key that is null means that the model has no such thing. Only a key that is needed stays.
+    A key that is null means that the model has no such thing.
+
+    Raises: PydanticCustomError if a key that every model needs is null.
     """
     fields = ConfigKeys.model_fields
     keys = {**class_defaults(str(flat.get("model_type"))), **flat}
     if not keys.get("num_local_experts"):
         # Dense files of families with experts write 0.
         keys.pop("num_experts_per_tok", None)
-    return {
-        key: value
-        for key, value in keys.items()
-        if value is not None or (key in fields and fields[key].is_required())
-    }
+    for key, value in keys.items():
+        if value is None and key in fields and fields[key].is_required():
+            expected = "a text" if key == "model_type" else "a whole number"
+            raise error_at_key((key,), f"{key}: got null; expected {expected}")
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def _refuse_layers(flat: JsonObject) -> None:
@@ -229,6 +229,13 @@ def _refuse_layers(flat: JsonObject) -> None:
         del flat["layer_types"]
         for key in STATE_SPACE:
             flat.pop(key, None)
+    last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
+    if end not in (None, -1) and isinstance(last, int) and end != last - 1:
+        reason = f"got {end}; covered is the last layer, {last - 1}"
+        raise error_at_key(("moe_layer_end_index",), f"moe_layer_end_index: {reason}")
+    if flat.get("word_embed_proj_dim") not in (None, flat.get("hidden_size")):
+        reason = "an embedding of another width than hidden_size is not covered"
+        raise error_at_key(("word_embed_proj_dim",), f"word_embed_proj_dim: {reason}")
     for key, what in NOT_COVERED.items():
         if flat.get(key):
             raise error_at_key((key,), f"'{key}': {what} is not covered")

@@ -18,12 +18,16 @@ from sim.units import Count
 # Other names of the same number, in some families.
 SPELLINGS = {
     "num_key_value_heads": ("num_kv_heads",),
-    "num_local_experts": ("num_experts", "n_routed_experts"),
-    "num_experts_per_tok": ("experts_per_token", "top_k_experts"),
+    "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("experts_per_token", "top_k_experts", "moe_k", "moe_topk"),
+    "n_shared_experts": ("moe_num_shared_experts",),
+    "first_k_dense_replace": ("moe_layer_start_index",),
+    "decoder_sparse_step": ("moe_layer_interval",),
+    "intermediate_size": ("ffn_dim",),
     "hidden_act": ("hidden_activation",),
     "torch_dtype": ("dtype",),
     "max_position_embeddings": ("model_max_length",),
-    "use_bias": ("bias",),
+    "use_bias": ("bias", "enable_bias"),
     "quantization_config": ("compression_config", "quantization"),
 }
 # Wrappers of a language model with vision or audio, and the language model's own type.
@@ -37,6 +41,8 @@ TEXT_TYPES = {
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",
 }
+# Keys that Hunyuan writes as a list with a number for each layer; equal ones are covered.
+EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
 # Keys outside text_config that describe the language model too.
 OUTER_KEYS = (
     "id",
@@ -223,6 +229,10 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
         present = [flat.pop(name) for name in (key, *spellings) if name in flat]
         if present:
             flat[key] = next((value for value in present if value is not None), None)
+    for key in EXPERT_LISTS:
+        value = flat.get(key)
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            flat[key] = value[0]
     return flat
 
 

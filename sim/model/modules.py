@@ -31,6 +31,10 @@ _SHARED_EXPERT = Modules(
     shared_up=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
     shared_down="mlp.shared_expert.down_proj",
 )
+_MIXTRAL = Modules(
+    experts_up=("block_sparse_moe.experts.0.w1", "block_sparse_moe.experts.0.w3"),
+    experts_down="block_sparse_moe.experts.0.w2",
+)
 _UNGATED = Modules(up=("mlp.up_proj",))
 _PHI3 = Modules(qkv=("self_attn.qkv_proj",), up=("mlp.gate_up_proj",))
 _GRANITE_MOE = Modules(
@@ -52,6 +56,7 @@ MODULES = {
     "gemma4_text": Modules(
         experts_up=("experts.0.gate_proj", "experts.0.up_proj"), experts_down="experts.0.down_proj"
     ),
+    "glm": Modules(up=("mlp.gate_up_proj",)),
     "glm4": Modules(up=("mlp.gate_up_proj",)),
     "gpt_neox": Modules(
         layers="gpt_neox.layers",
@@ -67,6 +72,10 @@ MODULES = {
     ),
     "granitemoe": _GRANITE_MOE,
     "granitemoehybrid": _GRANITE_MOE,
+    "hunyuan_v1_moe": Modules(
+        shared_up=("mlp.shared_mlp.gate_proj", "mlp.shared_mlp.up_proj"),
+        shared_down="mlp.shared_mlp.down_proj",
+    ),
     "internlm2": Modules(
         qkv=("attention.wqkv",),
         output="attention.wo",
@@ -83,13 +92,19 @@ MODULES = {
         shared_up=("feed_forward.shared_expert.gate_proj", "feed_forward.shared_expert.up_proj"),
         shared_down="feed_forward.shared_expert.down_proj",
     ),
-    "mixtral": Modules(
-        experts_up=("block_sparse_moe.experts.0.w1", "block_sparse_moe.experts.0.w3"),
-        experts_down="block_sparse_moe.experts.0.w2",
-    ),
+    "minimax_m2": _MIXTRAL,
+    "mixtral": _MIXTRAL,
     "nemotron": _UNGATED,
+    "opt": Modules(
+        layers="model.decoder.layers",
+        output="self_attn.out_proj",
+        up=("fc1",),
+        down="fc2",
+        embedding="model.decoder.embed_tokens",
+    ),
     "phi": Modules(output="self_attn.dense", up=("mlp.fc1",), down="mlp.fc2"),
     "phi3": _PHI3,
+    "phimoe": _MIXTRAL,
     "qwen2_moe": _SHARED_EXPERT,
     "starcoder2": Modules(up=("mlp.c_fc",), down="mlp.c_proj"),
 }

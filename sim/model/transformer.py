@@ -125,6 +125,7 @@ class Model(ModelConfig):
             + ((heads + 2 * kv) * size if biases or self.family.qkv_bias else 0)
             + (d if biases else 0)
             + (2 * size if self.family.qk_norm else 0)
+            + ((heads + kv) * size if self.family.whole_qk_norm else 0)
         )
         columns, modules = (query, key) if shared else (query, key, key), self._modules
         names = modules.in_layer(layer, *modules.qkv[: len(columns)])
@@ -188,7 +189,9 @@ class Model(ModelConfig):
         if self.tie_word_embeddings:
             head = head._replace(stored=table.stored)
         last = Block("head", (head,), self._norm)
-        return (Block("embedding", (table,)), *layers, last)
+        places = self.max_position_embeddings + 2 if self.family.learned_positions else 0
+        first = Block("embedding", (table,), places * self.hidden_size)
+        return (first, *layers, last)
 
     @cached_property
     def distinct(self) -> tuple[Block, ...]:

@@ -59,6 +59,44 @@ GRANITE4_MICRO = {
 }
 STARCODER2_3B = {"model_type": "starcoder2", "max_position_embeddings": 16384}
 ERNIE_03B = {"model_type": "ernie4_5"}
+OPT_6_7B = {
+    "model_type": "opt",
+    "hidden_size": 4096,
+    "ffn_dim": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
+COMMAND_R7B = {
+    "model_type": "cohere2",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+OLMO3_7B = {"model_type": "olmo3", "vocab_size": 100278}
+GLM4_9B = {"model_type": "glm"}
+DOTS1 = {
+    "model_type": "dots1",
+    "hidden_size": 4096,
+    "n_routed_experts": 128,
+    "num_experts_per_tok": 6,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+}
+HUNYUAN_A13B = {
+    "model_type": "hunyuan_v1_moe",
+    "intermediate_size": 3072,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128167,
+    "num_experts": 64,
+    "moe_topk": [8] * 32,
+    "moe_intermediate_size": [3072] * 32,
+    "tie_word_embeddings": True,
+}
+ERNIE_21B = {"model_type": "ernie4_5_moe", "moe_layer_end_index": 27}
+PHI35_MOE = {"model_type": "phimoe", "attention_bias": True}
 EXAONE4_1B = {
     "model_type": "exaone4",
     "hidden_size": 2048,
@@ -85,6 +123,16 @@ def test_every_family_has_the_defaults_of_its_class():
         (STARCODER2_3B, 3.0304, 2 * 30 * 2 * 128),
         (ERNIE_03B, 0.3607, 2 * 18 * 2 * 128),
         (EXAONE4_1B, 1.28, 2 * 30 * 8 * 64),
+        (COMMAND_R7B, 8.03, 2 * 32 * 8 * 128),
+        (OLMO3_7B, 7.30, 2 * 32 * 32 * 128),
+        (GLM4_9B, 9.40, 2 * 40 * 2 * 128),
+        (OPT_6_7B, 6.66, 2 * 32 * 32 * 128),
+        (DOTS1, 142.8, 2 * 62 * 32 * 128),
+        (HUNYUAN_A13B, 80.4, 2 * 32 * 8 * 128),
+        (ERNIE_21B, 21.8, 2 * 28 * 4 * 128),
+        (PHI35_MOE, 41.9, 2 * 32 * 8 * 128),
+        ({"model_type": "minimax_m2"}, 229, 2 * 62 * 8 * 128),
+        ({"model_type": "ministral3"}, 8.49, 2 * 34 * 8 * 128),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
 )
@@ -102,6 +150,8 @@ def test_files_without_keys_have_the_published_parameters(config, billions, kv_p
         ({"model_type": "exaone4"}, [4096, 4096, 4096, None] * 8),
         ({"model_type": "gemma3_text"}, ([4096] * 5 + [None]) * 4 + [4096] * 2),
         ({"model_type": "mistral"}, [4096] * 32),
+        (COMMAND_R7B, [4096, 4096, 4096, None] * 8),
+        (DOTS1, [None] * 62),
         ({"model_type": "qwen3", "use_sliding_window": True}, [None] * 28 + [4096] * 4),
         ({"model_type": "qwen2"}, [None] * 32),
     ],
@@ -120,8 +170,11 @@ def test_the_file_of_defaults_agrees_with_the_installed_transformers(model_type)
     if not version("transformers").startswith(DEFAULTS["transformers"]):
         pytest.skip("another version of transformers is installed")
     assert class_defaults(model_type) == installed_defaults(model_type)
-    kinds = getattr(installed_class(model_type)(), "layer_types", None)
+    installed = installed_class(model_type)()
+    kinds = getattr(installed, "layer_types", None)
     if kinds and model_type != "granitemoehybrid":  # its class has state-space layers
+        sizes = (getattr(installed, key, 0) for key in ("sliding_window", "attention_chunk_size"))
+        window = any(sizes)
         model = Model.model_validate({"model_type": model_type})
         whole = [model.windowed(layer) is None for layer in range(model.num_hidden_layers)]
-        assert [kind == "full_attention" for kind in kinds] == whole
+        assert [kind == "full_attention" or not window for kind in kinds] == whole
