@@ -224,7 +224,9 @@ def _refuse_layers(flat: JsonObject) -> None:
             reason = "state-space layers are not covered; covered are files with attention alone"
             raise error_at_key(("layer_types",), f"layer_types: {reason}")
         if "shared_intermediate_size" not in flat:
-            reason = "'shared_intermediate_size' is missing: the inner width of the MLP"
+            reason = (
+                "'shared_intermediate_size' is missing: the MLPs' width, as all layers are dense"
+            )
             raise error_at_key(("shared_intermediate_size",), reason)
         del flat["layer_types"]
         for key in STATE_SPACE:

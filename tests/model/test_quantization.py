@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sim.inputs.document import read_value
+from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import find_entry
 from sim.model.transformer import Model
@@ -163,7 +163,25 @@ def test_a_form_that_is_not_covered_is_refused_by_its_name(tmp_path, quantizatio
         read_value(path, Model)
 
 
-def test_gpt_oss_is_as_large_as_published():
-    """The checkpoint has 65.3 GB: experts with a scale byte for 32 weights, the rest at 16 bits."""
-    read = read_value(find_entry("gpt-oss-120b", "models"), Model)
-    assert sum(row.nbytes for row in read.weight_map) / 1e9 == pytest.approx(65.2, abs=0.1)
+KIMI_K2_THINKING = tensors(
+    INT4 | {"group_size": 32, "symmetric": True},
+    ignore=[
+        "lm_head",
+        "re:.*self_attn.*",
+        "re:.*shared_experts.*",
+        r"re:.*mlp\.(gate|up|gate_up|down)_proj.*",
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization", "gigabytes"),
+    [("gpt-oss-120b", {}, 65.2), ("kimi-k2", KIMI_K2_THINKING, 594)],
+)
+def test_checkpoints_are_as_large_as_published(name, quantization, gigabytes):
+    """https://huggingface.co/openai/gpt-oss-120b and https://huggingface.co/moonshotai/Kimi-K2-Thinking."""
+    config = dict(read_document(find_entry(name, "models")).data)
+    if quantization:
+        config["quantization_config"] = quantization
+    total = sum(row.nbytes for row in Model.model_validate(config).weight_map)
+    assert total / 1e9 == pytest.approx(gigabytes, rel=0.002)
