@@ -5,7 +5,6 @@ python -m sim.model.installed_classes
 
 import importlib.metadata
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ import yaml
 from sim.inputs.key_paths import JsonObject
 from sim.model.class_defaults import DEFAULTS_FILE
 from sim.model.config_keys import ConfigKeys, spelled_keys
+from sim.model.families import FAMILIES
 
 NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"}
 
@@ -41,20 +41,23 @@ def installed_defaults(model_type: str) -> JsonObject:
     return {key: value for key, value in known if key in sizes and value is not None}
 
 
-def written_defaults(model_types: Iterable[str]) -> str:
-    """Return the text of `class_defaults.yaml` with the classes of the installed transformers."""
+def written_defaults() -> str:
+    """Return the text of `class_defaults.yaml` with the classes of the installed transformers.
+
+    Classes from elsewhere stay as they are.
+    """
     text = DEFAULTS_FILE.read_text(encoding="utf-8")
+    elsewhere = yaml.safe_load(text)["elsewhere"]
     comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
     version = importlib.metadata.version("transformers")
     content = {
         "source": "huggingface/transformers, src/transformers/models/*/configuration_*.py",
         "transformers": version,
-        "classes": {name: installed_defaults(name) for name in sorted(model_types)},
-        "elsewhere": yaml.safe_load(text)["elsewhere"],
+        "classes": {name: installed_defaults(name) for name in FAMILIES if name not in elsewhere},
+        "elsewhere": elsewhere,
     }
     return comment + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=96)
 
 
 if __name__ == "__main__":
-    covered = yaml.safe_load(DEFAULTS_FILE.read_text(encoding="utf-8"))["classes"]
-    DEFAULTS_FILE.write_text(written_defaults(covered), encoding="utf-8")
+    DEFAULTS_FILE.write_text(written_defaults(), encoding="utf-8")
