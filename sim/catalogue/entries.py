@@ -18,7 +18,8 @@ from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.overrides import ABOUT, base_name, overridden
 from sim.inputs.suggestions import unknown_name
 from sim.inputs.values import Entry, Sourced, Value
-from sim.model.config import SPELLINGS
+from sim.model.class_defaults import class_defaults
+from sim.model.config_keys import SPELLINGS
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
@@ -272,17 +273,7 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
             format_quantity(2 * kv, "B"),
             "2 x layers x KV heads x head size x 2 B",
         ),
-        (
-            "weights, int8 with 16-bit tables",
-            format_quantity(
-                sum(
-                    b.parameters() * (2 if b.kind in ("embedding", "head") else 1)
-                    for b in model.blocks
-                ),
-                "B",
-            ),
-            "parameters x width",
-        ),
+        *weight_rows(model),
     ]
     text = config.get("text_config")
     flat = {**config, **text} if isinstance(text, Mapping) else config
@@ -292,6 +283,12 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
         if field != "aliases"
         for spelt in (field, *SPELLINGS.get(field, ()))
     ]
+    present = Model.spelled(config)
+    absent = [
+        (key, str(value), f"config.json leaves it out: the default of {model.model_type}'s class")
+        for key, value in class_defaults(model.model_type).items()
+        if key in Model.model_fields and key not in present
+    ]
     was = {
         key: f"changed: set by the scenario (config.json: {change[0] or 'none'})"
         for key, change in model.changed.items()
@@ -300,4 +297,18 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
         (key, brief(text), was.get(key, "config.json"))
         for key, text in flatten({k: flat[k] for k in known if k in flat})
     ]
-    return EntrySources(f"{name}: {model.model_type}", (*computed, *keys))
+    return EntrySources(f"{name}: {model.model_type}", (*computed, *keys, *absent))
+
+
+def weight_rows(model: Model) -> Iterator[tuple[str, str, str]]:
+    """Yield the bytes of the weights: all, and of each part by number format.
+
+    Left out: norms and biases. A table that embedding and head share counts once.
+    """
+    parts = [r for r in model.weight_map if not (model.tie_word_embeddings and r.part == "head")]
+    total = format_quantity(sum(row.nbytes for row in parts), "B")
+    yield "weights", total, "as the checkpoint stores them, with block scales"
+    for row in parts:
+        label, counted = f"  {row.part}", f"{row.parameters / 1e9:.4g} B parameters"
+        text = f"{row.stored.precision}, {row.stored.bits:.4g} bits"
+        yield label, format_quantity(row.nbytes, "B"), f"{text}, {counted}"

@@ -143,7 +143,7 @@ def _parts(costs: Costs, block: Block, tally: Tally) -> Iterator[_Part]:
     steps = sum(tally.batch_steps.values())
     tokens = sum(number * count for number, count in tally.batch_steps.items())
     if block.kind == "embedding":
-        width = plan.precision(block).bytes
+        width = plan.stored(block, block.matrices[0]).bytes
         yield _Part(("fp16", "fp16"), 0.0, tokens * layout.model.hidden_size * width, 0.0)
         return
     if block.kind == "head":

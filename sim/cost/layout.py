@@ -51,9 +51,12 @@ class Layout:
     def stage(self, first: int, last: int) -> Stage:
         """Return the stage that blocks first..last make."""
         plan, blocks = self.plan, self.model.blocks[first : last + 1]
-        weights = sum(self.weights(block) for block in blocks)
-        if self.model.tied and len(blocks) == len(self.model.blocks):  # one table serves both ends
-            weights -= self.weights(blocks[0])
+        weights = sum(self._kind_weights[kind] for kind in self.model.kinds[first : last + 1])
+        if self.model.tie_word_embeddings and len(blocks) == len(
+            self.model.blocks
+        ):  # one table serves both ends
+            positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
+            weights -= self._kind_weights[0] - positions
         attentions = [block.attention for block in blocks if block.attention]
         whole = sum(self.kv_width(a) for a in attentions if not a.window)
         windowed = sum(self.kv_width(a) for a in attentions if a.window)
@@ -70,12 +73,17 @@ class Layout:
             return 1
         return max(1, self.plan.tensor // (1 if attention.latent else attention.kv_heads))
 
+    @cached_property
+    def _kind_weights(self) -> tuple[Bytes, ...]:
+        """The bytes of each distinct block on the fullest chip of its stage."""
+        return tuple(self.weights(block) for block in self.model.distinct)
+
     def weights(self, block: Block) -> Bytes:
         """Return the bytes of a block on the fullest chip of its stage."""
         plan = self.plan
-        return (
-            block.parameters(plan.tensor, plan.expert, plan.expert_tensor)
-            * plan.precision(block).bytes
+        routed = block.experts.count if block.experts else 0
+        return block_bytes(
+            plan, block, math.ceil(routed / plan.expert), plan.tensor, plan.expert_tensor
         )
 
     @cached_property
@@ -137,6 +145,31 @@ class Layout:
         )
 
 
+def block_bytes(
+    plan: ResolvedPlan, block: Block, experts: int, tensor: int = 1, expert_tensor: int = 1
+) -> Bytes:
+    """Return the bytes of a block with `experts` routed experts, on the fullest chip.
+
+    tensor, expert_tensor: chips that share the block, and each of its experts.
+    Norms and biases have the width of the block's first matrix, without its block scales.
+    """
+    vector = plan.vector_bytes(block)
+    nbytes = block.vectors * vector
+    for matrix in block.matrices:
+        nbytes += math.prod(matrix.share(tensor)) * plan.stored(block, matrix).bytes
+    if block.experts:
+        routed = block.experts.vectors * vector
+        for matrix in block.experts.matrices:
+            routed += math.prod(matrix.share(expert_tensor)) * plan.stored(block, matrix).bytes
+        nbytes += experts * routed
+    return nbytes
+
+
+def read_bytes(plan: ResolvedPlan, block: Block) -> Bytes:
+    """Return the bytes of a block that one token needs, over all chips."""
+    return block_bytes(plan, block, block.experts.per_token if block.experts else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryFit:
     """Whether a layout fits, and what its fullest chip holds with one request [B].
@@ -173,7 +206,10 @@ def sequences(layout: Layout, tokens: int) -> tuple[int, int]:
 def weights_only_chips(layout: Layout) -> int:
     """Return the chips that the weights alone fill, split by the byte; no plan needs fewer."""
     plan = layout.plan
-    nbytes = sum(block.parameters() * plan.precision(block).bytes for block in layout.model.blocks)
+    nbytes = sum(
+        block_bytes(plan, block, block.experts.count if block.experts else 0)
+        for block in layout.model.blocks
+    )
     return math.ceil(nbytes / layout.weights_memory.capacity)
 
 

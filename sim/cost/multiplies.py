@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from sim.cost.layout import Layout
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
-from sim.hardware.chip import Op
-from sim.model.blocks import Block
+from sim.hardware.chip import Op, Precision
+from sim.model.blocks import Block, Matrix
 from sim.units import Bytes, Flop
 
 
@@ -30,27 +30,31 @@ class Multiply(NamedTuple):
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
     """Return the multiplies of a block that every token passes."""
     tensor = layout.plan.tensor
-    return tuple(_multiply(layout, block, m.share(tensor), tensor) for m in block.matrices)
+    return tuple(_multiply(layout, block, matrix, tensor) for matrix in block.matrices)
 
 
 def expert_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
     """Return the multiplies of one routed expert of a block; none without experts."""
     chips, reading = layout.plan.expert_tensor, layout.engine.moe_memory_efficiency
     matrices = block.experts.matrices if block.experts else ()
-    return tuple(_multiply(layout, block, m.share(chips), chips, reading) for m in matrices)
+    return tuple(_multiply(layout, block, matrix, chips, reading) for matrix in matrices)
 
 
 def _multiply(
-    layout: Layout, block: Block, shape: tuple[int, int], chips: int, reading: float | None = None
+    layout: Layout, block: Block, matrix: Matrix, chips: int, reading: float | None = None
 ) -> Multiply:
-    plan, precision = layout.plan, layout.plan.precision(block)
-    efficiencies, bits = layout.engine.efficiencies(precision), f"{8 * precision.bytes:.0f}"
+    plan, stored, shape = layout.plan, layout.plan.stored(block, matrix), matrix.share(chips)
+    precision = stored.precision
+    efficiencies, bits = (
+        layout.engine.efficiencies(precision),
+        f"{8 * Precision(precision).bytes:.0f}",
+    )
     read_key = "moe_memory_efficiency" if reading else f"memory_efficiency.{bits}"
     return Multiply(
         2.0 * shape[0] * shape[1],
-        shape[0] * shape[1] * precision.bytes,
+        shape[0] * shape[1] * stored.bytes,
         sum(shape) * plan.activations.bytes,
-        (precision, plan.activations),
+        (stored.precision, plan.activations),
         shape,
         (efficiencies[0], reading or efficiencies[1]),
         chips,

@@ -1,7 +1,7 @@
 """The plan of a system: degrees of parallelism and precisions, as written and as resolved."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -10,7 +10,7 @@ from sim.hardware.chip import Precision
 from sim.inputs.errors import UserError, error_at_path
 from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
-from sim.model.blocks import Block
+from sim.model.blocks import Block, Matrix, NumberFormat
 from sim.model.transformer import Model
 from sim.units import Count, brief
 
@@ -58,17 +58,19 @@ class Plan(Value):
     )
     replicas: Count = Field(default=1, description="Copies of the model, each on its own chips.")
     weights: PrecisionField | None = Field(
-        default=None, description="Precision of the weights; default: that of the model's config."
+        default=None,
+        description="Precision of all weights but embedding and head, without block scales; "
+        "default: as the model's config stores each of them.",
     )
     attention: PrecisionField | None = Field(
         default=None,
-        description="Precision of attention's weights; default: that of `weights`, unless the "
-        "config keeps its own.",
+        description="Precision of attention's weights, without block scales; default: that of "
+        "`weights`, or as the model's config stores them.",
     )
     activations: PrecisionField | None = Field(
         default=None,
         description="Precision of what is multiplied by weights; default: that of the model's "
-        "config.",
+        "checkpoint.",
     )
     hidden: PrecisionField | None = Field(
         default=None,
@@ -83,12 +85,12 @@ class Plan(Value):
     kv: PrecisionField | tuple[PrecisionField, ...] | None = Field(
         default=None,
         description="Precision of the KV cache, or a list with `search: capacity`; default: that "
-        "of the model's config.",
+        "of the model's checkpoint.",
     )
     head: PrecisionField | None = Field(
         default=None,
-        description="Precision of the embedding and the output head; default: that of the model's "
-        "config.",
+        description="Precision of embedding and output head; default: as the config stores them, "
+        "32 bits with `weights` as 16.",
     )
     balance: Literal["time", "memory"] = Field(
         default="time",
@@ -171,13 +173,19 @@ class Plan(Value):
         if self.stage_size % expert:
             reason = f"got {expert}; expected a divisor of the {self.stage_size} chips of a stage"
             raise error_at_path(("plan", "expert"), expert, f"{reason}; try {self.stage_size}")
-        own = Precision(model.precision)
-        quantized, keeps_attention = model.quantization
-        weights = self.weights or Precision(quantized)
-        activations = self.activations or own
+        own, checkpoint = Precision(model.precision), model.quantization
         sixteen = own if own.bytes == 2 else Precision.BF16
+        head = self.head
+        if own.bytes > sixteen.bytes and self.weights not in (None, own):
+            # Engines serve a file of 32 bits at 16, unless they are told to keep 32.
+            own, head = sixteen, self.head or sixteen
+        activations = self.activations or Precision(checkpoint.activations or own)
         hidden = self.hidden or (activations if activations.bytes >= 2 else sixteen)
-        kept = own if keeps_attention and not self.weights else weights
+        chosen = ChosenWeights(self.weights, self.attention or self.weights, head)
+        stored = {
+            kind: Precision(model.main_format(kind).precision)
+            for kind in ("mlp", "attention", "head")
+        }
         assert not isinstance(self.kv, tuple), "a search takes one precision at a time"
         return ResolvedPlan(
             tensor=self.tensor,
@@ -185,13 +193,14 @@ class Plan(Value):
             expert=expert,
             pipeline=pipeline,
             replicas=self.replicas,
-            weights=weights,
-            attention=self.attention or kept,
+            weights=chosen.mlp or stored["mlp"],
+            attention=chosen.attention or stored["attention"],
             activations=activations,
             hidden=hidden,
             dispatch=self.dispatch or hidden,
-            kv=Precision(self.kv) if self.kv else own,  # `candidate_plans` copies names
-            head=self.head or own,
+            kv=Precision(self.kv or checkpoint.kv or own),  # `candidate_plans` copies names
+            head=chosen.head or stored["head"],
+            chosen=chosen,
             balance=self.balance,
             slots=self.slots,
             kv_split=self.kv_split,
@@ -223,11 +232,21 @@ class Plan(Value):
         return pipeline
 
 
+class ChosenWeights(NamedTuple):
+    """The precisions of weights that a plan chooses; None: as the checkpoint stores them."""
+
+    mlp: Precision | None
+    attention: Precision | None
+    head: Precision | None
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedPlan:
     """A plan for a number of chips: every degree and every precision has a value.
 
     The fields are the keys of `Plan`.
+    weights, attention, head: precisions of most of the MLPs', attention's and tables' weights.
+    chosen: those that the plan chooses; `stored` has the format of each matrix.
     slots: None for the default, which depends on the engine.
     weights_in, kv_in: None until the memories are chosen.
     """
@@ -244,6 +263,7 @@ class ResolvedPlan:
     dispatch: Precision
     kv: Precision
     head: Precision
+    chosen: ChosenWeights
     balance: Literal["time", "memory"]
     slots: int | None
     kv_split: Literal["heads", "sequence"]
@@ -264,11 +284,21 @@ class ResolvedPlan:
         """Return the tokens, or sequences, of the fullest rank of attention data parallelism."""
         return -(-tokens // self.attention_data)
 
-    def precision(self, block: Block) -> Precision:
-        """Return the precision of a block's weights."""
-        if block.kind in ("embedding", "head"):
-            return self.head
-        return self.attention if block.kind == "attention" else self.weights
+    def stored(self, block: Block, matrix: Matrix) -> NumberFormat:
+        """Return how a matrix of a block is stored: as the plan chooses, or in the checkpoint.
+
+        A precision that the plan chooses has no block scales.
+        """
+        chosen = self.chosen.mlp
+        if block.kind == "attention":
+            chosen = self.chosen.attention
+        elif block.kind != "mlp":
+            chosen = self.chosen.head
+        return NumberFormat(chosen, 8 * chosen.bytes) if chosen else matrix.stored
+
+    def vector_bytes(self, block: Block) -> float:
+        """Return the bytes of each number of a block's norms and biases."""
+        return Precision(self.stored(block, block.matrices[0]).precision).bytes
 
 
 @dataclass(frozen=True, slots=True)

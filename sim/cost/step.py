@@ -168,7 +168,7 @@ class Costs:
         """
         layout, ranked = self.layout, self.layout.plan.ranked(tokens)
         if block.kind == "embedding":
-            width = layout.plan.precision(block).bytes
+            width = layout.plan.stored(block, block.matrices[0]).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)

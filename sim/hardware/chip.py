@@ -300,8 +300,8 @@ class TensorStreaming(Compute):
             path, key = memory.bandwidth, "memory.bandwidth"
         if not tiles:
             return self.computed(op, op.flops), Quotient(op.weights + op.kv, "B", path, key)
-        padded = tiles * self.tile**2
-        nbytes = padded * Precision(op.precisions[0]).bytes + op.kv
+        padded, weights = tiles * self.tile**2, sum(math.prod(shape) for shape in op.matrices)
+        nbytes = padded * (op.weights / weights) + op.kv
         return self.computed(op, 2 * padded * op.tokens), Quotient(nbytes, "B", path, key)
 
     def token_budget(self, precisions: tuple[str, str]) -> int | None:

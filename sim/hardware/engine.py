@@ -203,7 +203,7 @@ class Engine(Sourced):
             has = ", ".join(sorted(self.memory_efficiency.keys() & self.compute_efficiency.keys()))
             raise ValueError(
                 f"engine {self.id} has no efficiencies for {bits}-bit weights ({precision});"
-                f" it has {has}"
+                f" it has {has}; try another precision of plan.weights, attention or head"
             )
         return self.compute_efficiency[bits], self.memory_efficiency[bits]
 

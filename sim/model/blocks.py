@@ -1,6 +1,7 @@
 """The blocks of a transformer: matrices, parameters, FLOPs and KV cache of each part."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,11 +24,34 @@ class Dim(NamedTuple):
         return (math.ceil(self.parts / tensor) if self.split else self.parts) * self.size
 
 
+class NumberFormat(NamedTuple):
+    """How numbers are stored: the precision, and the bits of one number with its block scales.
+
+    >>> NumberFormat("fp4", 4.25)  # MXFP4: a scale of 8 bits for 32 numbers
+    NumberFormat(precision='fp4', bits=4.25)
+
+    Odd widths have the next wider precision: 3-bit integers are multiplied as int4.
+    """
+
+    precision: str
+    bits: float
+
+    @property
+    def bytes(self) -> float:
+        """The bytes of one number."""
+        return self.bits / 8
+
+
+Part = Literal["embedding", "attention", "mlp", "router", "shared experts", "experts", "head"]
+
+
 class Matrix(NamedTuple):
     """A weight matrix whose sides consist of parts that split separately (q, k and v heads)."""
 
     rows: tuple[Dim, ...]
     columns: tuple[Dim, ...]
+    part: Part
+    stored: NumberFormat
 
     def share(self, tensor: int) -> tuple[int, int]:
         """Return the rows and columns on the fullest of `tensor` chips."""
@@ -190,6 +214,13 @@ class Block:
             if self.experts
             else 0
         )
+
+    @property
+    def weights(self) -> Iterator[tuple[Matrix, int]]:
+        """The distinct matrices, each with how often the block has it."""
+        yield from ((matrix, 1) for matrix in self.matrices)
+        if self.experts:
+            yield from ((matrix, self.experts.count) for matrix in self.experts.matrices)
 
     @property
     def active(self) -> int:

@@ -1,28 +1,29 @@
-"""The keys of a Hugging Face `config.json`, and what they mean for each layer.
+"""The meaning of a config.json's keys for each layer, checked.
 
-Keys keep their Hugging Face names. A model that is not covered is refused by naming the key, and
-never computed wrongly.
+A key that is absent has the default of the model's own class. A model that is not covered is
+refused by naming the key, and never computed wrongly.
 """
 
-from collections.abc import Mapping
-from typing import Annotated
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from sim.inputs.errors import error_at_key
+from sim.inputs.document import read_document
+from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
-from sim.inputs.values import Entry
+from sim.inputs.values import Text
+from sim.model.class_defaults import class_defaults
+from sim.model.config_keys import DTYPES, SPELLINGS, ConfigKeys, spelled_keys, unnested
 from sim.model.families import FAMILIES, Family
-from sim.model.quantization import quantized_weights
-from sim.units import Count
+from sim.model.quantization import Quantization, read_quantization
 
+STATE_SPACE = ("ssm_cfg", "ssm_state_size", "state_size", "mamba_d_state")
 NOT_COVERED = {
-    "ssm_cfg": "state-space layers",
-    "ssm_state_size": "state-space layers",
-    "state_size": "state-space layers",
-    "mamba_d_state": "state-space layers",
-    "hybrid_override_pattern": "state-space layers",
+    **dict.fromkeys((*STATE_SPACE, "hybrid_override_pattern"), "state-space layers"),
     "linear_num_value_heads": "linear attention",
     "linear_attn_config": "linear attention",
     "index_topk": "sparse attention",
@@ -31,168 +32,12 @@ NOT_COVERED = {
     "num_kv_shared_layers": "KV cache shared between layers",
     "hidden_size_per_layer_input": "embeddings for each layer",
 }
-# Other names of the same number, in some families.
-SPELLINGS = {
-    "num_key_value_heads": ("num_kv_heads",),
-    "num_local_experts": ("num_experts", "n_routed_experts"),
-    "num_experts_per_tok": ("experts_per_token", "top_k_experts"),
-    "hidden_act": ("hidden_activation",),
-    "torch_dtype": ("dtype",),
-    "max_position_embeddings": ("model_max_length",),
-}
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
-
-
-class ConfigKeys(Entry):
-    """The keys of a config.json, under one name each."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-    aliases: tuple[str, ...] = Field(
-        default=(), description="Other names that tables and people use; each means one entry."
-    )
-    model_type: str = Field(description="Family of the architecture, such as `llama`.")
-    hidden_size: Count = Field(description="Width of the hidden state.")
-    intermediate_size: Count | None = Field(
-        default=None,
-        description="Inner width of a dense MLP; Falcon's default: 4 times the hidden size.",
-    )
-    # The bound stops a mistyped number from taking all memory.
-    num_hidden_layers: Annotated[Count, Field(le=1000)] = Field(description="Number of layers.")
-    num_attention_heads: Count = Field(description="Query heads of a layer.")
-    num_key_value_heads: Count | None = Field(
-        default=None, description="KV heads of a layer; default: one for each query head."
-    )
-    head_dim: Count | None = Field(
-        default=None, description="Width of a head; default: hidden size divided by query heads."
-    )
-    vocab_size: Count = Field(description="Number of tokens of the vocabulary.")
-    max_position_embeddings: Count = Field(description="Longest sequence [token].")
-    tie_word_embeddings: bool | None = Field(
-        default=None,
-        description="Whether embedding and head share one table; default: that of the family.",
-    )
-    hidden_act: str = Field(
-        default="silu", description="Activation function of the MLPs; it costs nothing here."
-    )
-    attention_bias: bool = Field(
-        default=False, description="Whether attention's projections have biases."
-    )
-    mlp_bias: bool = Field(default=False, description="Whether the MLPs have biases.")
-    torch_dtype: str | None = Field(
-        default=None,
-        description="Number format of the checkpoint, such as `bfloat16`; default: `bfloat16`.",
-    )
-    quantization_config: dict[str, object] | None = Field(
-        default=None,
-        description="How the checkpoint's weights are quantized; default: not quantized.",
-    )
-    # Windows of attention, by layer.
-    sliding_window: Count | None = Field(
-        default=None, description="Window of layers with sliding attention [token]; default: none."
-    )
-    use_sliding_window: bool | None = Field(
-        default=None, description="Whether `sliding_window` holds; default: that of the family."
-    )
-    max_window_layers: int = Field(
-        default=0, description="First layer with a sliding window, in Qwen."
-    )
-    sliding_window_pattern: Count | None = Field(
-        default=None,
-        description="Every so many layers one attends to all positions, in Gemma 3; default: 6.",
-    )
-    attention_chunk_size: Count | None = Field(
-        default=None, description="Chunk of layers with chunked attention [token]; default: none."
-    )
-    layer_types: tuple[str, ...] | None = Field(
-        default=None, description="Kind of attention of each layer; default: that of the family."
-    )
-    global_head_dim: Count | None = Field(
-        default=None,
-        description="Width of a head in layers that attend to all positions; default: `head_dim`.",
-    )
-    num_global_key_value_heads: Count | None = Field(
-        default=None,
-        description="KV heads of layers that attend to all positions; default: those of the other "
-        "layers.",
-    )
-    attention_k_eq_v: bool = Field(
-        default=False,
-        description="Whether keys also serve as values in layers that attend to all positions.",
-    )
-    # Latent attention.
-    q_lora_rank: Count | None = Field(
-        default=None,
-        description="Rank of the compressed query in latent attention; default: not compressed.",
-    )
-    kv_lora_rank: Count | None = Field(
-        default=None,
-        description="Width of the latent that is cached in latent attention; default: no latent "
-        "attention.",
-    )
-    qk_rope_head_dim: Count | None = Field(
-        default=None, description="Width of the rotary part of a key in latent attention."
-    )
-    qk_nope_head_dim: Count | None = Field(
-        default=None, description="Width of the other part of a key in latent attention."
-    )
-    v_head_dim: Count | None = Field(
-        default=None, description="Width of a value in latent attention."
-    )
-    # Mixture of experts.
-    num_local_experts: int | None = Field(
-        default=None, description="Routed experts of a layer; default: no experts."
-    )
-    num_experts_per_tok: Count = Field(
-        default=1, description="Routed experts that each token uses."
-    )
-    moe_intermediate_size: Count | None = Field(
-        default=None, description="Inner width of an expert; default: `intermediate_size`."
-    )
-    n_shared_experts: int | None = Field(
-        default=None, description="Experts of a layer that every token uses; default: none."
-    )
-    shared_expert_intermediate_size: int | None = Field(
-        default=None, description="Inner width of the shared expert; default: no such expert."
-    )
-    intermediate_size_mlp: Count | None = Field(
-        default=None,
-        description="Inner width of the MLP in layers without experts; default: "
-        "`intermediate_size`.",
-    )
-    first_k_dense_replace: int = Field(
-        default=0, description="Number of first layers without experts."
-    )
-    moe_layer_freq: Count = Field(
-        default=1, description="Every so many layers one has experts, from layer 0."
-    )
-    n_group: Count | None = Field(
-        default=None, description="Groups of routed experts; default: one."
-    )
-    topk_group: Count | None = Field(
-        default=None, description="Groups among which a token's experts are chosen; default: all."
-    )
-    decoder_sparse_step: Count = Field(
-        default=1, description="Every so many layers one has experts, in Qwen."
-    )
-    interleave_moe_layer_step: Count = Field(
-        default=1, description="Every so many layers one has experts, in Llama 4."
-    )
-    mlp_only_layers: tuple[int, ...] = Field(
-        default=(), description="Layers without experts, numbered from 0."
-    )
-    enable_moe_block: bool = Field(
-        default=False,
-        description="Whether layers with experts have a dense MLP as well, in Gemma 4.",
-    )
-    # Falcon.
-    multi_query: bool = Field(
-        default=False, description="Whether all query heads share one KV head, in Falcon."
-    )
-    new_decoder_architecture: bool = Field(
-        default=False,
-        description="Whether Falcon's KV heads are those of the config, despite `multi_query`.",
-    )
+# Names of classes without a language-model head.
+HEADLESS = re.compile(
+    r"(For(Sequence|Token)Classification|ForQuestionAnswering|RewardModel|Model)$"
+)
+# The window of a layer, by its entry in layer_types.
+LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 class ModelConfig(ConfigKeys):
@@ -201,9 +46,10 @@ class ModelConfig(ConfigKeys):
     @model_validator(mode="before")
     @classmethod
     def _covered(cls, data: object) -> object:
-        """Give each number its one name, and refuse a model that is not covered."""
+        """Give each number its one name and default, and refuse a model that is not covered."""
         if not isinstance(data, Mapping):
             return data
+        _refuse_other_files(data)
         flat = unnested(data)
         for key in ("torch_dtype", "dtype"):
             if (dtype := flat.get(key)) is not None and dtype not in tuple(DTYPES):
@@ -211,19 +57,16 @@ class ModelConfig(ConfigKeys):
                     (key,), f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}"
                 )
         flat = cls.spelled(flat)
-        for key, what in NOT_COVERED.items():
-            if flat.get(key):
-                raise error_at_key((key,), f"'{key}': {what} is not covered")
         family = flat.get("model_type")
         if isinstance(family, str) and family not in FAMILIES:
             raise error_at_key(
                 ("model_type",),
                 f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
             )
-        if family == "falcon":
-            # The length that it was trained on; its configs have no such key.
-            flat.setdefault("max_position_embeddings", 2048)
-        return flat
+        _refuse_layers(flat)
+        if flat.get("quantization_config") is None:
+            flat |= _quantization_beside(data)
+        return _with_defaults(flat)
 
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
@@ -236,17 +79,7 @@ class ModelConfig(ConfigKeys):
 
     @classmethod
     def spelled(cls, data: Mapping[str, JsonValue]) -> JsonObject:
-        """Return the config with text_config unnested and each number under its field's name."""
-        flat = unnested(data)
-        for key, spellings in SPELLINGS.items():
-            numbers = [
-                flat.pop(spelling)
-                for spelling in (key, *spellings)
-                if flat.get(spelling) is not None
-            ]
-            if numbers:
-                flat[key] = numbers[0]
-        return flat
+        return spelled_keys(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -256,7 +89,7 @@ class ModelConfig(ConfigKeys):
                 f"hidden_size {hidden} is no multiple of num_attention_heads {heads},"
                 " and there is no head_dim"
             )
-        if heads % kv:
+        if heads % kv and not self.kv_lora_rank:
             raise ValueError(
                 f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             )
@@ -267,9 +100,8 @@ class ModelConfig(ConfigKeys):
                 f" num_hidden_layers is {self.num_hidden_layers}"
             )
         self._check_expert_groups()
-        known = {"full_attention", "sliding_attention", "chunked_attention"}
-        if odd := set(self.layer_types or ()) - known:
-            covered = ", ".join(sorted(known))
+        if odd := set(self.layer_types or ()) - set(LAYER_TYPES):
+            covered = ", ".join(sorted(LAYER_TYPES))
             reason = f"layer_types: '{min(odd)}' is not covered; covered are {covered}"
             raise error_at_key(("layer_types",), reason)
         if self.kv_lora_rank and not latent:
@@ -307,42 +139,45 @@ class ModelConfig(ConfigKeys):
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
-    def tied(self) -> bool:
-        """Whether embedding and head share one table."""
-        return self.family.tied if self.tie_word_embeddings is None else self.tie_word_embeddings
-
-    @property
     def precision(self) -> str:
         """The precision of the config, as a short word; bf16 if it has none."""
         return DTYPES[self.torch_dtype or "bfloat16"]
 
-    @property
-    def quantization(self) -> tuple[str, bool]:
-        """The precision of the weights, and whether attention's weights keep the config's own."""
-        return quantized_weights(self.quantization_config, self.precision)
+    @cached_property
+    def quantization(self) -> Quantization:
+        """The number formats of the checkpoint."""
+        return read_quantization(self.quantization_config, self.precision)
 
     def windowed(self, layer: int) -> int | None:
-        """Return the window of a layer; None if it attends to all positions.
-
-        Without layer_types, a window of the config holds for every layer, except in families that
-        alternate.
-        """
+        """Return the window of a layer; None if it attends to all positions."""
         window = self.sliding_window if self.use_sliding_window is not False else None
         if self.layer_types:
-            return {
-                "full_attention": None,
-                "sliding_attention": window,
-                "chunked_attention": self.attention_chunk_size,
-            }[self.layer_types[layer]]
+            windows = dict(zip(LAYER_TYPES, (None, window, self.attention_chunk_size), strict=True))
+            return windows[self.layer_types[layer]]
         if self.attention_chunk_size:  # Llama 4: every fourth layer attends to all positions
             return self.attention_chunk_size if (layer + 1) % 4 else None
-        if self.model_type in ("gemma2", "gpt_oss"):
-            return window if layer % 2 == 0 else None
-        if self.model_type == "gemma3_text":
-            return window if (layer + 1) % (self.sliding_window_pattern or 6) else None
-        if self.model_type.startswith("qwen"):
-            return window if self.use_sliding_window and layer >= self.max_window_layers else None
-        return window
+        return window if self._slides(layer) else None
+
+    def _slides(self, layer: int) -> bool:
+        """Return whether a layer without an entry in layer_types has the window, if there is one.
+
+        Source: transformers' configuration classes, which fill in layer_types.
+        """
+        last = layer == self.num_hidden_layers - 1
+        match self.family.windows:
+            case "all":
+                return True
+            case "pattern":
+                pattern = self.sliding_window_pattern or self.family.pattern
+                if isinstance(pattern, str):
+                    return pattern[layer % len(pattern)] == "L" and not last
+                return (layer + 1) % pattern != 0
+            case "pattern, not last":
+                return (layer + 1) % self.family.pattern != 0 and not last
+            case "late":
+                return layer >= self.max_window_layers
+            case "without rotary":
+                return (layer + 1) % self.family.pattern == 0
 
     def has_experts(self, layer: int) -> bool:
         """Return whether a layer's MLP is a mixture of experts."""
@@ -352,6 +187,8 @@ class ModelConfig(ConfigKeys):
             or layer < self.first_k_dense_replace
         ):
             return False
+        if self.moe_layers is not None:
+            return layer in self.moe_layers
         return (
             layer % self.moe_layer_freq == 0
             and (layer + 1) % self.decoder_sparse_step == 0
@@ -359,19 +196,78 @@ class ModelConfig(ConfigKeys):
         )
 
 
-def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
-    """Return the config of the text model alone, without vision and audio models."""
-    inner = config.get("text_config")
-    outside = (
-        "id",
-        "aliases",
-        "torch_dtype",
-        "dtype",
-        "tie_word_embeddings",
-        "quantization_config",
-    )
-    return (
-        {**{key: config[key] for key in outside if key in config}, **inner}
-        if isinstance(inner, Mapping)
-        else dict(config)
-    )
+def _with_defaults(flat: JsonObject) -> JsonObject:
+    """Return the keys with the defaults of the model's class.
+
+    A key that is null means that the model has no such thing.
+
+    Raises: PydanticCustomError if a key that every model needs is null.
+    """
+    fields = ConfigKeys.model_fields
+    keys = {**class_defaults(str(flat.get("model_type"))), **flat}
+    if not keys.get("num_local_experts"):
+        # Dense files of families with experts write 0.
+        keys.pop("num_experts_per_tok", None)
+    for key, value in keys.items():
+        if value is None and key in fields and fields[key].is_required():
+            expected = "a text" if key == "model_type" else "a whole number"
+            raise error_at_key((key,), f"{key}: got null; expected {expected}")
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _refuse_layers(flat: JsonObject) -> None:
+    """Raise the error of layers that are not covered; name attention as other families do."""
+    kinds = flat.get("layer_types")
+    if flat.get("model_type") == "granitemoehybrid":
+        named = isinstance(kinds, Sequence) and kinds and set(kinds) <= {"attention"}
+        if not named:
+            reason = "state-space layers are not covered; covered are files with attention alone"
+            raise error_at_key(("layer_types",), f"layer_types: {reason}")
+        if "shared_intermediate_size" not in flat:
+            reason = (
+                "'shared_intermediate_size' is missing: the MLPs' width, as all layers are dense"
+            )
+            raise error_at_key(("shared_intermediate_size",), reason)
+        del flat["layer_types"]
+        for key in STATE_SPACE:
+            flat.pop(key, None)
+    last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
+    if end not in (None, -1) and isinstance(last, int) and end != last - 1:
+        reason = f"got {end}; covered is the last layer, {last - 1}"
+        raise error_at_key(("moe_layer_end_index",), f"moe_layer_end_index: {reason}")
+    if flat.get("word_embed_proj_dim") not in (None, flat.get("hidden_size")):
+        reason = "an embedding of another width than hidden_size is not covered"
+        raise error_at_key(("word_embed_proj_dim",), f"word_embed_proj_dim: {reason}")
+    for key, what in NOT_COVERED.items():
+        if flat.get(key):
+            raise error_at_key((key,), f"'{key}': {what} is not covered")
+
+
+def _refuse_other_files(data: Mapping[str, JsonValue]) -> None:
+    """Raise the error of a file that is no config.json of a model that generates tokens."""
+    if "peft_type" in data or "base_model_name_or_path" in data:
+        base = quoted_value(data.get("base_model_name_or_path"))
+        key = "peft_type" if "peft_type" in data else "base_model_name_or_path"
+        reason = f"got an adapter of the model {base}; expected the config.json of that model"
+        raise error_at_key((key,), reason)
+    quantization = data.get("quantization")
+    if "model_type" not in data and isinstance(quantization, Mapping):
+        reason = "got hf_quant_config.json; expected config.json, beside which it is read"
+        raise error_at_key(("quantization",), reason)
+    if "model_type" not in data and "dim" in data and "n_layers" in data:
+        reason = "got params.json in its publisher's own form; expected Hugging Face's config.json"
+        raise error_at_key(("dim",), reason)
+    classes = data.get("architectures")
+    names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+    if names and "text_config" not in data and all(HEADLESS.search(name) for name in names):
+        reason = f"got {names[0]}, which generates no tokens; expected a class ...ForCausalLM"
+        raise error_at_key(("architectures",), f"architectures: {reason}")
+
+
+def _quantization_beside(data: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the quantization of an hf_quant_config.json beside config.json, which engines read."""
+    model_type = data.get("model_type")
+    if not isinstance(model_type, Text) or "config.json:" not in model_type.where:
+        return {}
+    path = Path(model_type.folder) / "hf_quant_config.json"
+    return {"quantization_config": read_document(path).data} if path.is_file() else {}

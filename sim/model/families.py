@@ -1,6 +1,11 @@
 """Facts of each model_type that its config.json does not state."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+# Layers with a window, if the config has one and no layer_types.
+# all: every layer. pattern: all but each so-manieth. late: from `max_window_layers` on.
+# without rotary: each so-manieth, which has no rotary embedding.
+WindowLayers = Literal["all", "pattern", "pattern, not last", "late", "without rotary"]
 
 
 class Family(NamedTuple):
@@ -8,52 +13,70 @@ class Family(NamedTuple):
 
     gated: bool = True
     qkv_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: bool = False  # for one head
+    whole_qk_norm: bool = False  # for all heads together
     norms: int = 2  # in a layer
-    tied: bool = False  # if the config has no tie_word_embeddings
-    shared_expert: bool = False  # one of the same size as the routed experts (Llama 4)
+    norm_biases: bool = False  # layer norms have biases, root-mean-square norms have none
+    shared_expert: bool = False  # one of the same size as the routed experts
+    learned_positions: bool = False  # a table of positions, with two more than the longest
+    windows: WindowLayers = "all"
+    pattern: int = 0  # of `windows`, if the config has no sliding_window_pattern
 
 
 FAMILIES = {
     "arcee": Family(gated=False),
-    "cohere": Family(tied=True, norms=1),
+    "cohere": Family(norms=1),
+    "cohere2": Family(norms=1, windows="pattern", pattern=4),
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
+    "dots1": Family(qk_norm=True, windows="late"),
     "ernie4_5": Family(),
-    "exaone4": Family(qk_norm=True),
-    "falcon": Family(gated=False),
-    "gemma": Family(tied=True),
-    "gemma2": Family(tied=True, norms=4),
-    "gemma3_text": Family(tied=True, norms=4, qk_norm=True),
-    "gemma4_text": Family(tied=True, norms=7, qk_norm=True),
+    "ernie4_5_moe": Family(),
+    "exaone4": Family(qk_norm=True, windows="pattern", pattern=4),
+    "falcon": Family(gated=False, norm_biases=True),
+    "gemma": Family(),
+    "gemma2": Family(norms=4, windows="pattern", pattern=2),
+    "gemma3_text": Family(norms=4, qk_norm=True, windows="pattern", pattern=6),
+    "gemma4_text": Family(norms=7, qk_norm=True, windows="pattern, not last", pattern=6),
+    "glm": Family(),
     "glm4": Family(norms=4),
     "glm4_moe": Family(),
-    "gpt_neox": Family(gated=False),
-    "gpt_oss": Family(),
+    "gpt_neox": Family(gated=False, norm_biases=True),
+    "gpt_oss": Family(windows="pattern", pattern=2),
     "granite": Family(),
     "granitemoe": Family(),
+    "granitemoehybrid": Family(),
+    "hunyuan_v1_dense": Family(qk_norm=True),
+    "hunyuan_v1_moe": Family(qk_norm=True, shared_expert=True),
     "internlm2": Family(),
     "kimi_k2": Family(),
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
+    "minimax_m2": Family(whole_qk_norm=True),
+    "ministral": Family(),
+    "ministral3": Family(),
     "mistral": Family(),
     "mixtral": Family(),
     "nemotron": Family(gated=False),
     "olmo": Family(norms=0),
-    "olmo2": Family(qk_norm=True),
-    "olmoe": Family(qk_norm=True),
+    "olmo2": Family(whole_qk_norm=True),
+    "olmo3": Family(whole_qk_norm=True, windows="pattern", pattern=4),
+    "olmoe": Family(whole_qk_norm=True),
+    "opt": Family(gated=False, norm_biases=True, learned_positions=True),
     "phi": Family(gated=False),
     "phi3": Family(),
-    "qwen2": Family(qkv_bias=True),
-    "qwen2_5_vl_text": Family(qkv_bias=True),
-    "qwen2_moe": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
+    "phimoe": Family(norm_biases=True),
+    "qwen2": Family(qkv_bias=True, windows="late"),
+    "qwen2_5_vl_text": Family(qkv_bias=True, windows="late"),
+    "qwen2_moe": Family(qkv_bias=True, windows="late"),
+    "qwen2_vl_text": Family(qkv_bias=True, windows="late"),
+    "qwen3": Family(qk_norm=True, windows="late"),
     "qwen3_moe": Family(qk_norm=True),
     "qwen3_vl_moe_text": Family(qk_norm=True),
     "qwen3_vl_text": Family(qk_norm=True),
     "seed_oss": Family(),
-    "smollm3": Family(),
+    "smollm3": Family(windows="without rotary", pattern=4),
     "stablelm": Family(),
-    "starcoder2": Family(gated=False),
+    "starcoder2": Family(gated=False, norm_biases=True),
 }

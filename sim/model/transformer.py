@@ -1,28 +1,81 @@
 """A transformer made of blocks: its parameters, FLOPs and KV cache."""
 
+import math
+from collections import Counter
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from sim.inputs.fields import FromCatalogue
-from sim.model.blocks import Attention, Block, Dim, Experts, Latent, Matrix
+from sim.model.blocks import (
+    Attention,
+    Block,
+    Dim,
+    Experts,
+    Latent,
+    Matrix,
+    NumberFormat,
+    Part,
+)
 from sim.model.config import ModelConfig
+from sim.model.modules import Modules, family_modules
+from sim.model.quantization import mean_format
+
+
+class StoredPart(NamedTuple):
+    """The weights of a part that have the same number format.
+
+    kind: kind of the blocks that hold them.
+    parameters: how many there are, without norms and biases.
+    """
+
+    kind: str
+    part: Part
+    stored: NumberFormat
+    parameters: int
+
+    @property
+    def nbytes(self) -> float:
+        """The bytes of these weights."""
+        return self.parameters * self.stored.bytes
 
 
 class Model(ModelConfig):
     """A decoder as its config.json describes it, layer by layer.
 
+    A key that is absent has the default of transformers' class for its `model_type`. A key that is
+    null means that the model has no such thing.
     Covered: grouped-query and latent attention, dense MLPs and mixtures of experts.
     A chunk of chunked attention counts as a window.
     Left out: vision and audio towers, and multi-token-prediction layers.
     Left out: element-wise work, such as softmax and soft-capping of logits.
     """
 
+    @cached_property
+    def _modules(self) -> Modules:
+        """The names of the matrices in the checkpoint."""
+        return family_modules(self.model_type)
+
+    @property
+    def _norm(self) -> int:
+        """The numbers of one norm."""
+        return self.hidden_size * (2 if self.family.norm_biases else 1)
+
+    def _matrix(
+        self, part: Part, rows: tuple[Dim, ...], columns: tuple[Dim, ...], names: tuple[str, ...]
+    ) -> Matrix:
+        """Return a matrix with its number format: `names` has one for all columns, or for each."""
+        formats = [self.quantization.stored(part, name) for name in names]
+        sizes = [1] if len(names) < len(columns) else [column.share(1) for column in columns]
+        return Matrix(rows, columns, part, mean_format(zip(formats, sizes, strict=False)))
+
     def _attention(self, layer: int) -> Block:
         """Return the attention block of a layer."""
-        return self._latent_attention() if self.kv_lora_rank else self._grouped_attention(layer)
+        return (
+            self._latent_attention(layer) if self.kv_lora_rank else self._grouped_attention(layer)
+        )
 
-    def _latent_attention(self) -> Block:
-        """Return a block of multi-head latent attention, which is the same in each layer."""
+    def _latent_attention(self, layer: int) -> Block:
+        """Return a block of multi-head latent attention."""
         d, heads = self.hidden_size, self.num_attention_heads
         hidden = Dim(d)
         assert self.kv_lora_rank
@@ -33,20 +86,28 @@ class Model(ModelConfig):
             self.kv_lora_rank, self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim
         )
         query = Dim(heads, latent.nope + latent.rope, split=True)
-        matrices = [Matrix((hidden,), (query,))]
-        if self.q_lora_rank:
-            matrices = [
-                Matrix((hidden,), (Dim(self.q_lora_rank),)),
-                Matrix((Dim(self.q_lora_rank),), (query,)),
-            ]
         unpacked = Dim(heads, latent.nope + latent.value, split=True)
-        matrices += [
-            Matrix((hidden,), (Dim(latent.rank + latent.rope),)),
-            Matrix((Dim(latent.rank),), (unpacked,)),
-            Matrix((Dim(heads, latent.value, split=True),), (hidden,)),
-        ]
-        norms = self.family.norms // 2 * d + (self.q_lora_rank or 0) + latent.rank
-        return Block("attention", tuple(matrices), norms, Attention(heads, heads, 0, latent=latent))
+        compressed, value = Dim(latent.rank + latent.rope), Dim(heads, latent.value, split=True)
+        sides = {"q_proj": (hidden, query)}
+        if self.q_lora_rank:
+            rank = Dim(self.q_lora_rank)
+            sides = {"q_a_proj": (hidden, rank), "q_b_proj": (rank, query)}
+        sides |= {
+            "kv_a_proj_with_mqa": (hidden, compressed),
+            "kv_b_proj": (Dim(latent.rank), unpacked),
+            "o_proj": (value, hidden),
+        }
+        matrices = tuple(
+            self._matrix(
+                "attention",
+                (rows,),
+                (columns,),
+                self._modules.in_layer(layer, f"self_attn.{name}"),
+            )
+            for name, (rows, columns) in sides.items()
+        )
+        norms = self.family.norms // 2 * self._norm + (self.q_lora_rank or 0) + latent.rank
+        return Block("attention", matrices, norms, Attention(heads, heads, 0, latent=latent))
 
     def _grouped_attention(self, layer: int) -> Block:
         """Return a block of multi-head, grouped-query or multi-query attention."""
@@ -58,49 +119,54 @@ class Model(ModelConfig):
         kv = (self.num_global_key_value_heads if whole else None) or self.kv_heads
         shared = self.attention_k_eq_v and whole
         query, key = Dim(heads, size, split=True), Dim(kv, size, split=True)
-        bias = (heads + 2 * kv) * size if self.attention_bias or self.family.qkv_bias else 0
+        biases = self.attention_bias or self.use_bias
         vectors = (
-            self.family.norms // 2 * d
-            + bias
-            + (d if self.attention_bias else 0)
+            self.family.norms // 2 * self._norm
+            + ((heads + 2 * kv) * size if biases or self.family.qkv_bias else 0)
+            + (d if biases else 0)
             + (2 * size if self.family.qk_norm else 0)
+            + ((heads + kv) * size if self.family.whole_qk_norm else 0)
         )
-        matrices = [
-            Matrix((hidden,), (query, key) if shared else (query, key, key)),
-            Matrix((query,), (hidden,)),
-        ]
-        return Block(
-            "attention", tuple(matrices), vectors, Attention(heads, kv, size, window, shared)
+        columns, modules = (query, key) if shared else (query, key, key), self._modules
+        names = modules.in_layer(layer, *modules.qkv[: len(columns)])
+        output = modules.in_layer(layer, modules.output)
+        matrices = (
+            self._matrix("attention", (hidden,), columns, names),
+            self._matrix("attention", (query,), (hidden,), output),
         )
+        return Block("attention", matrices, vectors, Attention(heads, kv, size, window, shared))
 
-    def _mlp(self, size: int) -> tuple[Matrix, ...]:
+    def _mlp(self, part: Part, size: int, layer: int) -> tuple[Matrix, ...]:
         """Return the matrices of an MLP: gate and up as one (or up without a gate), then down."""
-        hidden, inner = Dim(self.hidden_size), Dim(size, split=True)
+        modules, hidden, inner = self._modules, Dim(self.hidden_size), Dim(size, split=True)
+        up, down = {
+            "experts": (modules.experts_up, modules.experts_down),
+            "shared experts": (modules.shared_up, modules.shared_down),
+        }.get(part, (modules.up, modules.down))
+        columns = (inner, inner) if self.family.gated else (inner,)
         return (
-            Matrix((hidden,), (inner, inner) if self.family.gated else (inner,)),
-            Matrix((inner,), (hidden,)),
+            self._matrix(part, (hidden,), columns, modules.in_layer(layer, *up)),
+            self._matrix(part, (inner,), (hidden,), modules.in_layer(layer, down)),
         )
 
     def _feed_forward(self, layer: int) -> Block:
         """Return the MLP block of a layer, dense or with experts."""
-        d, norms = self.hidden_size, (self.family.norms + 1) // 2 * self.hidden_size
+        d, norms = self.hidden_size, (self.family.norms + 1) // 2 * self._norm
         dense = self.intermediate_size or 4 * d
         if not self.has_experts(layer):
-            dense = self.intermediate_size_mlp or dense
-            return Block(
-                "mlp",
-                self._mlp(dense),
-                norms + ((1 + self.family.gated) * dense + d if self.mlp_bias else 0),
-            )
+            dense = self.shared_intermediate_size or self.intermediate_size_mlp or dense
+            biases = (1 + self.family.gated) * dense + d if self.mlp_bias or self.use_bias else 0
+            return Block("mlp", self._mlp("mlp", dense, layer), norms + biases)
         count, size = self.num_local_experts or 0, self.moe_intermediate_size or dense
         beside = size * (self.n_shared_experts or 0) + (self.shared_expert_intermediate_size or 0)
-        beside += size if self.family.shared_expert else 0
-        matrices = [Matrix((Dim(d),), (Dim(count),))]  # the router
-        matrices += self._mlp(beside) if beside else ()
-        matrices += self._mlp(dense) if self.enable_moe_block else ()
+        beside += size if self.family.shared_expert else self.shared_intermediate_size or 0
+        matrices = [self._matrix("router", (Dim(d),), (Dim(count),), ("router",))]
+        matrices += self._mlp("shared experts", beside, layer) if beside else ()
+        matrices += self._mlp("mlp", dense, layer) if self.enable_moe_block else ()
         bias = 2 * size + d if self.model_type == "gpt_oss" else 0
         groups = self.n_group or 1, self.topk_group or self.n_group or 1
-        experts = Experts(count, self.num_experts_per_tok, self._mlp(size), bias, *groups)
+        routed = self._mlp("experts", size, layer)
+        experts = Experts(count, self.num_experts_per_tok, routed, bias, *groups)
         return Block("mlp", tuple(matrices), norms, experts=experts)
 
     @cached_property
@@ -117,8 +183,15 @@ class Model(ModelConfig):
         ]
         known: dict[Block, Block] = {}
         layers = [known.setdefault(block, block) for block in layers]
-        head = Block("head", (Matrix((hidden,), (vocabulary,)),), self.hidden_size)
-        return (Block("embedding", (Matrix((vocabulary,), (hidden,)),)), *layers, head)
+        modules = self._modules
+        table = self._matrix("embedding", (vocabulary,), (hidden,), (modules.embedding,))
+        head = self._matrix("head", (hidden,), (vocabulary,), (modules.head,))
+        if self.tie_word_embeddings:
+            head = head._replace(stored=table.stored)
+        last = Block("head", (head,), self._norm)
+        places = self.max_position_embeddings + 2 if self.family.learned_positions else 0
+        first = Block("embedding", (table,), places * self.hidden_size)
+        return (first, *layers, last)
 
     @cached_property
     def distinct(self) -> tuple[Block, ...]:
@@ -134,11 +207,26 @@ class Model(ModelConfig):
         places = {block: place for place, block in enumerate(self.distinct)}
         return tuple(places[block] for block in self.blocks)
 
+    def main_format(self, kind: str) -> NumberFormat:
+        """Return the number format of most weights in the blocks of a kind."""
+        rows = [row for row in self.weight_map if row.kind == kind]
+        return max(rows, key=lambda row: row.parameters).stored
+
+    @cached_property
+    def weight_map(self) -> tuple[StoredPart, ...]:
+        """The parts of the model by number format, as the checkpoint has them."""
+        counts: Counter[tuple[str, Part, NumberFormat]] = Counter()
+        for block in self.blocks:
+            for matrix, count in block.weights:
+                size = math.prod(matrix.share(1))
+                counts[block.kind, matrix.part, matrix.stored] += count * size
+        return tuple(StoredPart(*key, count) for key, count in counts.items())
+
     @property
     def parameters(self) -> int:
         """All parameters, with the shared table of a tied embedding counted once."""
         total = sum(block.parameters() for block in self.blocks)
-        return total - (self.vocab_size * self.hidden_size if self.tied else 0)
+        return total - (self.vocab_size * self.hidden_size if self.tie_word_embeddings else 0)
 
     @property
     def active_parameters(self) -> int:

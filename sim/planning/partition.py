@@ -51,7 +51,7 @@ class Cutter:
         # Bytes that a stage with both ends saves, if they use one table.
         self.shared = (
             self.weights[-1] - layout.stage(0, len(blocks) - 1).weights
-            if layout.model.tied
+            if layout.model.tie_word_embeddings
             else 0.0
         )
         self.kv = [

@@ -46,9 +46,15 @@ def identity_rows(
 
 
 def precisions(system: SystemIdentity) -> str:
-    """Return 'int8/int8/fp16/int8': weights, activations, KV cache, output head."""
+    """Return 'int8/int8/fp16/int8': weights, activations, KV cache, output head.
+
+    Attention's weights are named if they differ: 'bf16, attention int4/bf16/bf16/bf16'.
+    """
     formats = system.precision
-    return f"{formats.weights}/{formats.activations}/{formats.kv}/{formats.head}"
+    weights = formats.weights
+    if formats.attention not in (None, weights):
+        weights += f", attention {formats.attention}"
+    return f"{weights}/{formats.activations}/{formats.kv}/{formats.head}"
 
 
 def found_by_search(system: SystemIdentity) -> str:

@@ -23,11 +23,11 @@ LIBRARIES = [
 
 @cache
 def package_digest() -> str:
-    """Return the digest of this package's modules, read once in a process.
+    """Return the digest of this package's modules and model defaults, read once in a process.
 
     It changes with the code even if the version does not.
     """
-    return _digest(PACKAGE, sorted(PACKAGE.rglob("*.py")))
+    return _digest(PACKAGE, sorted([*PACKAGE.rglob("*.py"), *PACKAGE.glob("model/*.yaml")]))
 
 
 def users_digest(path: Path) -> str:

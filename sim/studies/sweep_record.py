@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from sim import __version__
+from sim.cost.layout import read_bytes
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
@@ -124,5 +125,5 @@ def _tpot_bound(deployment: Deployment) -> Seconds:
     """
     layout = deployment.layout
     plan, chip = layout.plan, layout.chip
-    nbytes = sum(block.active * plan.precision(block).bytes for block in layout.model.blocks[1:])
+    nbytes = sum(read_bytes(plan, block) for block in layout.model.blocks[1:])
     return nbytes / (chip.weight_bandwidth(layout.weights_memory, plan.weights) * plan.stage_size)

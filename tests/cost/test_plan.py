@@ -292,3 +292,61 @@ def test_what_chips_send_each_other_has_the_width_of_hidden_states(make_deployme
         assert whole[:, term] == pytest.approx(2 * half[:, term])
     others = [term for term in range(half.shape[1]) if term not in (COLLECTIVES, HOPS)]
     assert (whole[:, others] == half[:, others]).all()
+
+
+# Checkpoints that store parts in formats of their own.
+
+GROUPS_OF_32 = {"num_bits": 4, "type": "int", "group_size": 32}  # 4.5 bits a weight
+
+
+@pytest.fixture
+def mixed(make_model):
+    """Attention in groups of INT4, MLPs kept at 16 bits; activations and cache in FP8."""
+    eight = {"num_bits": 8, "type": "float"}
+    group = {"targets": ["Linear"], "weights": GROUPS_OF_32, "input_activations": eight}
+    return make_model(
+        quantization_config={
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": group},
+            "kv_cache_scheme": eight,
+            "ignore": ["lm_head", "re:.*mlp.*"],
+        }
+    )
+
+
+def test_what_a_chip_holds_and_reads_follows_the_checkpoints_formats(mixed, make_deployment):
+    deployment = make_deployment(model=mixed)
+    norms = 4 * NORM * (0.5 + 2) + 2 * NORM  # at their block's width
+    matrices = 4 * (4.5 / 8 * ATTENTION + 2 * MLP) + 2 * 2 * TABLE
+    assert held(deployment) == [matrices + norms]
+    read = sum(
+        cost.repeats.item() * multiply.weights
+        for block, cost in deployment.costs.blocks.items()
+        for multiply in cost.dense
+        if block.kind != "embedding"  # only rows are read of it
+    )
+    assert read == matrices - 2 * TABLE
+
+
+def test_a_plan_takes_what_it_does_not_say_from_the_checkpoint(mixed):
+    def precisions(**keys):
+        plan = Plan(**keys).resolved(1, mixed)
+        return [plan.weights, plan.attention, plan.activations, plan.kv, plan.head]
+
+    assert precisions() == ["fp16", "int4", "fp8", "fp8", "fp16"]
+    assert precisions(weights="fp8") == ["fp8", "fp8", "fp8", "fp8", "fp16"]
+    assert precisions(attention="int8", kv="fp16") == ["fp16", "int8", "fp8", "fp16", "fp16"]
+
+
+def test_a_precision_that_the_plan_names_has_no_block_scales(mixed, make_deployment):
+    plain = 4 * (ATTENTION + MLP + 2 * NORM) / 2 + 2 * (2 * TABLE + NORM)
+    assert held(make_deployment(model=mixed, plan=Plan(weights="int4"))) == [plain]
+
+
+def test_a_file_of_32_bits_is_served_at_16_where_the_plan_says_so(make_model, make_deployment):
+    wide = make_model(torch_dtype="float32")
+    plan = Plan(weights="bf16")
+    served = plan.resolved(1, wide)
+    assert {served.activations, served.kv, served.head} == {"bf16"}
+    assert Plan().resolved(1, wide).head == "fp32"
+    assert held(make_deployment(model=wide, plan=plan)) == held(make_deployment())

@@ -38,7 +38,8 @@ def op(
 
 def tile(tokens: int, weights: str, activations: str, shape=(320, 320), count=1) -> Op:
     """So many matrices of one shape; one tile of Groq's unless told."""
-    return op(tokens, precisions=(weights, activations), matrices=(shape,) * count)
+    nbytes = count * math.prod(shape) * Precision(weights).bytes
+    return op(tokens, 0.0, nbytes, precisions=(weights, activations), matrices=(shape,) * count)
 
 
 def groq(**changes) -> TensorStreaming:
@@ -267,7 +268,7 @@ def test_a_streamed_multiply_takes_the_cycles_of_loading_or_computing(
     op = Op(
         tokens,
         2.0 * rows * columns * tokens,
-        0.0,
+        float(rows * columns * width),
         0.0,
         0.0,
         (precision, precision),

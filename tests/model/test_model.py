@@ -79,7 +79,7 @@ def test_a_tied_table_is_counted_once_and_multiplied_all_the_same():
         ({"attention_bias": True}, 8 + 4 + 4 + 8),  # on q, k, v and the output
         ({"mlp_bias": True}, 16 + 16 + 8),
         ({"model_type": "qwen2"}, 8 + 4 + 4),  # on q, k and v, whatever the config says
-        ({"model_type": "qwen3"}, 2 + 2),  # norms of a head's size on q and k
+        ({"model_type": "qwen3", "head_dim": 2}, 2 + 2),  # norms of a head's size on q and k
         ({"model_type": "mistral"}, 0),
     ],
 )
@@ -243,10 +243,34 @@ def test_heads_that_do_not_divide_are_refused(tmp_path, changes, reason):
 
 
 @pytest.mark.parametrize("key", sorted(TINY.keys() - {"num_key_value_heads"}))
-def test_a_key_without_which_nothing_can_be_computed_is_missed(tmp_path, key):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({k: v for k, v in TINY.items() if k != key}), encoding="utf-8")
-    with pytest.raises(ScenarioError, match=f"'{key}' is missing"):
+def test_a_key_without_which_nothing_can_be_computed_may_not_be_null(tmp_path, key):
+    with pytest.raises(ScenarioError, match=f"config.json:.*{key}"):
+        from_file(tmp_path, **{key: None})
+
+
+def test_other_keys_that_are_null_mean_nothing_of_the_kind():
+    """Also where the class has a default: Mistral's is 8 KV heads and a window of 4,096."""
+    nulls = dict.fromkeys(("num_key_value_heads", "sliding_window", "tie_word_embeddings"))
+    model = tiny(model_type="mistral", attention_bias=None, mlp_only_layers=None, **nulls)
+    assert model.kv_heads == 4
+    assert model.window is None
+    assert model.parameters == WHOLE + 3 * 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"peft_type": "LORA", "base_model_name_or_path": "x/y"}, "an adapter of the model 'x/y'"),
+        ({"quantization": {"quant_algo": "FP8"}}, "got hf_quant_config.json"),
+        ({"dim": 4096, "n_layers": 32}, "got params.json"),
+        (TINY | {"architectures": ["LlamaForSequenceClassification"]}, "generates no tokens"),
+        (TINY | {"architectures": ["LlamaModel"]}, "generates no tokens"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path, content, reason):
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ScenarioError, match=reason):
         read_value(path, Model)
 
 
@@ -290,7 +314,16 @@ def test_experts_are_counted_all_and_those_that_a_token_meets():
 @pytest.mark.parametrize(
     ("changes", "layers"),
     [
-        ({"model_type": "deepseek_v3", "n_routed_experts": 4, "first_k_dense_replace": 1}, [1, 2]),
+        (
+            {
+                "model_type": "deepseek_v3",
+                "n_routed_experts": 8,
+                "num_experts_per_tok": 1,
+                "first_k_dense_replace": 1,
+            },
+            [1, 2],
+        ),
+        ({"model_type": "llama4_text", "num_local_experts": 4, "moe_layers": (2,)}, [2]),
         ({"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2}, [1]),
         ({"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": (0,)}, [1, 2]),
         (
@@ -308,12 +341,14 @@ def test_which_layers_have_experts(changes, layers):
 def test_a_shared_expert_is_met_by_every_token():
     plain = {
         "model_type": "deepseek_v3",
-        "n_routed_experts": 4,
+        "n_routed_experts": 8,
         "num_experts_per_tok": 1,
         "moe_intermediate_size": 5,
+        "first_k_dense_replace": 0,
     }
+    none = tiny(**plain, n_shared_experts=0)
     assert (
-        tiny(**plain, n_shared_experts=2).active_parameters - tiny(**plain).active_parameters
+        tiny(**plain, n_shared_experts=2).active_parameters - none.active_parameters
         == 3 * 2 * 3 * 8 * 5
     )
 
@@ -352,6 +387,10 @@ def test_latent_attention_keeps_its_rank_and_a_rotary_key():
         (
             {"sliding_window": 7, "model_type": "gemma3_text", "sliding_window_pattern": 3},
             [7, 7, None],
+        ),
+        (
+            {"sliding_window": 7, "model_type": "exaone4", "sliding_window_pattern": "LGL"},
+            [7, None, None],  # the last layer of letters attends to all
         ),
         (
             {
@@ -393,6 +432,7 @@ def test_global_layers_may_have_heads_of_their_own():
     """As Gemma 4: other heads in the layers that see all, whose V is their K."""
     model = tiny(
         model_type="gemma4_text",
+        head_dim=2,
         sliding_window=7,
         layer_types=("sliding_attention", "sliding_attention", "full_attention"),
         global_head_dim=4,
@@ -400,30 +440,6 @@ def test_global_layers_may_have_heads_of_their_own():
         attention_k_eq_v=True,
     )
     assert (shape(model, 0).kv_width(), shape(model, 2).kv_width()) == (2 * 2 * 2, 1 * 4)
-
-
-@pytest.mark.parametrize(
-    ("config", "weights"),
-    [
-        ({"quant_method": "fp8"}, ("fp8", False)),
-        (
-            {"quant_method": "mxfp4", "modules_to_not_convert": ("model.layers.*.self_attn",)},
-            ("fp4", True),
-        ),
-        ({"quant_method": "gptq", "bits": 8}, ("int8", False)),
-        ({"quant_method": "awq", "bits": 4}, ("int4", False)),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "config_groups": {"g": {"weights": {"type": "float", "num_bits": 8}}},
-            },
-            ("fp8", False),
-        ),
-        (None, ("bf16", False)),
-    ],
-)
-def test_a_quantized_checkpoint_says_its_weights_precision(config, weights):
-    assert tiny(quantization_config=config).quantization == weights
 
 
 # Routing.

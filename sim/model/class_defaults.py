@@ -1,0 +1,32 @@
+"""Meaning of a key that a config.json leaves out: the default of the model's own class.
+
+>>> class_defaults("mistral")["num_key_value_heads"]
+8
+"""
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from sim.inputs.key_paths import JsonObject
+
+DEFAULTS_FILE = Path(__file__).with_suffix(".yaml")
+
+
+@cache
+def _tables() -> dict[str, JsonObject]:
+    """Return the defaults of every class by model_type."""
+    content = yaml.safe_load(DEFAULTS_FILE.read_text(encoding="utf-8"))
+    tables: dict[str, JsonObject] = dict(content["classes"])
+    for model_type, table in content["elsewhere"].items():
+        tables[model_type] = table["keys"]
+    return tables
+
+
+def class_defaults(model_type: str) -> JsonObject:
+    """Return the defaults of a model_type's class, by the names of this package.
+
+    Left out: keys with the default None, and names of numbers that this package does not read.
+    """
+    return _tables().get(model_type, {})

@@ -1,0 +1,249 @@
+"""The keys of a Hugging Face `config.json`, with their other names.
+
+Keys keep their Hugging Face names.
+
+>>> spelled_keys({"model_type": "falcon", "num_kv_heads": 8})
+{'model_type': 'falcon', 'num_key_value_heads': 8}
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.inputs.values import Entry
+from sim.units import Count
+
+# Other names of the same number, in some families.
+SPELLINGS = {
+    "num_key_value_heads": ("num_kv_heads",),
+    "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("experts_per_token", "top_k_experts", "moe_k", "moe_topk"),
+    "n_shared_experts": ("moe_num_shared_experts",),
+    "first_k_dense_replace": ("moe_layer_start_index",),
+    "decoder_sparse_step": ("moe_layer_interval",),
+    "intermediate_size": ("ffn_dim",),
+    "hidden_act": ("hidden_activation",),
+    "torch_dtype": ("dtype",),
+    "max_position_embeddings": ("model_max_length",),
+    "use_bias": ("bias", "enable_bias"),
+    "quantization_config": ("compression_config", "quantization"),
+}
+# Wrappers of a language model with vision or audio, and the language model's own type.
+TEXT_TYPES = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+}
+# Keys that Hunyuan writes as a list with a number for each layer; equal ones are covered.
+EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+# Keys outside text_config that describe the language model too.
+OUTER_KEYS = (
+    "id",
+    "aliases",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "tie_word_embeddings",
+    *("quantization_config", "compression_config", "quantization"),
+)
+WindowLetters = Annotated[str, Field(pattern="^[LG]+$")]
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
+
+
+class ConfigKeys(Entry):
+    """The keys of a config.json, under one name each."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    aliases: tuple[str, ...] = Field(
+        default=(), description="Other names that tables and people use; each means one entry."
+    )
+    model_type: str = Field(description="Family of the architecture, such as `llama`.")
+    hidden_size: Count = Field(description="Width of the hidden state.")
+    intermediate_size: Count | None = Field(
+        default=None,
+        description="Inner width of a dense MLP; Falcon's default: 4 times the hidden size.",
+    )
+    # The bound stops a mistyped number from taking all memory.
+    num_hidden_layers: Annotated[Count, Field(le=1000)] = Field(description="Number of layers.")
+    num_attention_heads: Count = Field(description="Query heads of a layer.")
+    num_key_value_heads: Count | None = Field(
+        default=None, description="KV heads of a layer; default: one for each query head."
+    )
+    head_dim: Count | None = Field(
+        default=None, description="Width of a head; default: hidden size divided by query heads."
+    )
+    vocab_size: Count = Field(description="Number of tokens of the vocabulary.")
+    max_position_embeddings: Count = Field(description="Longest sequence [token].")
+    tie_word_embeddings: bool = Field(
+        default=False, description="Whether embedding and head share one table."
+    )
+    hidden_act: str = Field(
+        default="silu", description="Activation function of the MLPs; it costs nothing here."
+    )
+    attention_bias: bool = Field(
+        default=False, description="Whether attention's projections have biases."
+    )
+    mlp_bias: bool = Field(default=False, description="Whether the MLPs have biases.")
+    use_bias: bool = Field(
+        default=False, description="Whether attention and MLPs have biases, in some families."
+    )
+    torch_dtype: str | None = Field(
+        default=None,
+        description="Number format of the checkpoint, such as `bfloat16`; default: `bfloat16`.",
+    )
+    quantization_config: dict[str, object] | None = Field(
+        default=None,
+        description="How the checkpoint's weights are quantized; default: not quantized.",
+    )
+    # Windows of attention, by layer.
+    sliding_window: Count | None = Field(
+        default=None, description="Window of layers with sliding attention [token]; default: none."
+    )
+    use_sliding_window: bool | None = Field(
+        default=None, description="Whether `sliding_window` holds; default: it does."
+    )
+    max_window_layers: int = Field(
+        default=0, description="First layer with a sliding window, in Qwen."
+    )
+    sliding_window_pattern: Count | WindowLetters | None = Field(
+        default=None,
+        description="Every so many layers one attends to all positions, or letters L and G; "
+        "default: that of the family.",
+    )
+    attention_chunk_size: Count | None = Field(
+        default=None, description="Chunk of layers with chunked attention [token]; default: none."
+    )
+    layer_types: tuple[str, ...] | None = Field(
+        default=None, description="Kind of attention of each layer; default: that of the family."
+    )
+    global_head_dim: Count | None = Field(
+        default=None,
+        description="Width of a head in layers that attend to all positions; default: `head_dim`.",
+    )
+    num_global_key_value_heads: Count | None = Field(
+        default=None,
+        description="KV heads of layers that attend to all positions; default: those of the other "
+        "layers.",
+    )
+    attention_k_eq_v: bool = Field(
+        default=False,
+        description="Whether keys also serve as values in layers that attend to all positions.",
+    )
+    # Latent attention.
+    q_lora_rank: Count | None = Field(
+        default=None,
+        description="Rank of the compressed query in latent attention; default: not compressed.",
+    )
+    kv_lora_rank: Count | None = Field(
+        default=None,
+        description="Width of the latent that is cached in latent attention; default: no latent "
+        "attention.",
+    )
+    qk_rope_head_dim: Count | None = Field(
+        default=None, description="Width of the rotary part of a key in latent attention."
+    )
+    qk_nope_head_dim: Count | None = Field(
+        default=None, description="Width of the other part of a key in latent attention."
+    )
+    v_head_dim: Count | None = Field(
+        default=None, description="Width of a value in latent attention."
+    )
+    # Mixture of experts.
+    num_local_experts: int | None = Field(
+        default=None, description="Routed experts of a layer; default: no experts."
+    )
+    num_experts_per_tok: Count = Field(
+        default=1, description="Routed experts that each token uses."
+    )
+    moe_intermediate_size: Count | None = Field(
+        default=None, description="Inner width of an expert; default: `intermediate_size`."
+    )
+    n_shared_experts: int | None = Field(
+        default=None, description="Experts of a layer that every token uses; default: none."
+    )
+    shared_expert_intermediate_size: int | None = Field(
+        default=None, description="Inner width of the shared expert; default: no such expert."
+    )
+    intermediate_size_mlp: Count | None = Field(
+        default=None,
+        description="Inner width of the MLP in layers without experts; default: "
+        "`intermediate_size`.",
+    )
+    first_k_dense_replace: int = Field(
+        default=0, description="Number of first layers without experts."
+    )
+    moe_layer_freq: Count = Field(
+        default=1, description="Every so many layers one has experts, from layer 0."
+    )
+    n_group: Count | None = Field(
+        default=None, description="Groups of routed experts; default: one."
+    )
+    topk_group: Count | None = Field(
+        default=None, description="Groups among which a token's experts are chosen; default: all."
+    )
+    decoder_sparse_step: Count = Field(
+        default=1, description="Every so many layers one has experts, in Qwen."
+    )
+    interleave_moe_layer_step: Count = Field(
+        default=1, description="Every so many layers one has experts, in Llama 4."
+    )
+    mlp_only_layers: tuple[int, ...] = Field(
+        default=(), description="Layers without experts, numbered from 0."
+    )
+    moe_layers: tuple[int, ...] | None = Field(
+        default=None,
+        description="Layers with experts, in Llama 4; default: by `interleave_moe_layer_step`.",
+    )
+    shared_intermediate_size: Count | None = Field(
+        default=None, description="Inner width of the MLP beside the experts, in Granite 4."
+    )
+    enable_moe_block: bool = Field(
+        default=False,
+        description="Whether layers with experts have a dense MLP as well, in Gemma 4.",
+    )
+    # Falcon.
+    multi_query: bool = Field(
+        default=False, description="Whether all query heads share one KV head, in Falcon."
+    )
+    new_decoder_architecture: bool = Field(
+        default=False,
+        description="Whether Falcon's KV heads are those of the config, despite `multi_query`.",
+    )
+
+
+def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the config with text_config unnested and each number under its field's name.
+
+    The first spelling that is not null counts.
+    """
+    flat = unnested(data)
+    for key, spellings in SPELLINGS.items():
+        present = [flat.pop(name) for name in (key, *spellings) if name in flat]
+        if present:
+            flat[key] = next((value for value in present if value is not None), None)
+    for key in EXPERT_LISTS:
+        value = flat.get(key)
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            flat[key] = value[0]
+    return flat
+
+
+def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the config of the text model alone, without vision and audio models."""
+    inner = config.get("text_config")
+    flat = dict(config)
+    outer_type = config.get("model_type")
+    if isinstance(inner, Mapping):
+        flat = {**{key: config[key] for key in OUTER_KEYS if key in config}, **inner}
+        flat.setdefault("model_type", outer_type)
+    if isinstance(model_type := flat.get("model_type"), str) and model_type in TEXT_TYPES:
+        flat["model_type"] = TEXT_TYPES[model_type]
+    return flat

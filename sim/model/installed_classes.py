@@ -1,0 +1,63 @@
+"""Write `class_defaults.yaml` anew from an installed transformers.
+
+python -m sim.model.installed_classes
+"""
+
+import importlib.metadata
+import inspect
+from typing import Any
+
+import yaml
+
+from sim.inputs.key_paths import JsonObject
+from sim.model.class_defaults import DEFAULTS_FILE
+from sim.model.config_keys import ConfigKeys, spelled_keys
+from sim.model.families import FAMILIES
+
+NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"}
+
+
+def installed_class(model_type: str) -> Any:
+    """Return the configuration class of a model_type in the installed transformers.
+
+    Raises: KeyError if transformers has no class for it.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]
+
+
+def installed_defaults(model_type: str) -> JsonObject:
+    """Return the defaults of a model_type's class, by the names of this package.
+
+    Raises: KeyError if transformers has no class for it.
+    """
+    parameters = inspect.signature(installed_class(model_type).__init__).parameters.values()
+    values: JsonObject = {p.name: p.default for p in parameters if p.default is not p.empty}
+    # The base class ties tables where a class has no such parameter.
+    values.setdefault("tie_word_embeddings", True)
+    known = spelled_keys(values).items()
+    sizes = ConfigKeys.model_fields.keys() - NOT_SIZES
+    return {key: value for key, value in known if key in sizes and value is not None}
+
+
+def written_defaults() -> str:
+    """Return the text of `class_defaults.yaml` with the classes of the installed transformers.
+
+    Classes from elsewhere stay as they are.
+    """
+    text = DEFAULTS_FILE.read_text(encoding="utf-8")
+    elsewhere = yaml.safe_load(text)["elsewhere"]
+    comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    version = importlib.metadata.version("transformers")
+    content = {
+        "source": "huggingface/transformers, src/transformers/models/*/configuration_*.py",
+        "transformers": version,
+        "classes": {name: installed_defaults(name) for name in FAMILIES if name not in elsewhere},
+        "elsewhere": elsewhere,
+    }
+    return comment + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=96)
+
+
+if __name__ == "__main__":
+    DEFAULTS_FILE.write_text(written_defaults(), encoding="utf-8")

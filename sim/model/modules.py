@@ -1,0 +1,116 @@
+"""Names of weight matrices in checkpoints, by which a config.json says how they are stored."""
+
+from typing import NamedTuple
+
+
+class Modules(NamedTuple):
+    """The names of a family's matrices.
+
+    layers: name of the list of layers. Names of other matrices follow it and the layer's number.
+    A tuple has a name for each matrix that the simulator counts as one (q, k and v).
+    """
+
+    layers: str = "model.layers"
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    output: str = "self_attn.o_proj"
+    up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
+    experts_up: tuple[str, ...] = ("mlp.experts.0.gate_proj", "mlp.experts.0.up_proj")
+    experts_down: str = "mlp.experts.0.down_proj"
+    shared_up: tuple[str, ...] = ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj")
+    shared_down: str = "mlp.shared_experts.down_proj"
+    head: str = "lm_head"
+    embedding: str = "model.embed_tokens"
+
+    def in_layer(self, layer: int, *names: str) -> tuple[str, ...]:
+        """Return the whole names of matrices of a layer."""
+        return tuple(f"{self.layers}.{layer}.{name}" for name in names)
+
+
+_SHARED_EXPERT = Modules(
+    shared_up=("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
+    shared_down="mlp.shared_expert.down_proj",
+)
+_MIXTRAL = Modules(
+    experts_up=("block_sparse_moe.experts.0.w1", "block_sparse_moe.experts.0.w3"),
+    experts_down="block_sparse_moe.experts.0.w2",
+)
+_UNGATED = Modules(up=("mlp.up_proj",))
+_PHI3 = Modules(qkv=("self_attn.qkv_proj",), up=("mlp.gate_up_proj",))
+_GRANITE_MOE = Modules(
+    experts_up=("block_sparse_moe.input_linear",),
+    experts_down="block_sparse_moe.output_linear",
+    up=("shared_mlp.input_linear",),
+    down="shared_mlp.output_linear",
+)
+MODULES = {
+    "arcee": _UNGATED,
+    "falcon": Modules(
+        layers="transformer.h",
+        qkv=("self_attention.query_key_value",),
+        output="self_attention.dense",
+        up=("mlp.dense_h_to_4h",),
+        down="mlp.dense_4h_to_h",
+        embedding="transformer.word_embeddings",
+    ),
+    "gemma4_text": Modules(
+        experts_up=("experts.0.gate_proj", "experts.0.up_proj"), experts_down="experts.0.down_proj"
+    ),
+    "glm": Modules(up=("mlp.gate_up_proj",)),
+    "glm4": Modules(up=("mlp.gate_up_proj",)),
+    "gpt_neox": Modules(
+        layers="gpt_neox.layers",
+        qkv=("attention.query_key_value",),
+        output="attention.dense",
+        up=("mlp.dense_h_to_4h",),
+        down="mlp.dense_4h_to_h",
+        head="embed_out",
+        embedding="gpt_neox.embed_in",
+    ),
+    "gpt_oss": Modules(
+        experts_up=("mlp.experts.gate_up_proj",), experts_down="mlp.experts.down_proj"
+    ),
+    "granitemoe": _GRANITE_MOE,
+    "granitemoehybrid": _GRANITE_MOE,
+    "hunyuan_v1_moe": Modules(
+        shared_up=("mlp.shared_mlp.gate_proj", "mlp.shared_mlp.up_proj"),
+        shared_down="mlp.shared_mlp.down_proj",
+    ),
+    "internlm2": Modules(
+        qkv=("attention.wqkv",),
+        output="attention.wo",
+        up=("feed_forward.w1", "feed_forward.w3"),
+        down="feed_forward.w2",
+        head="output",
+        embedding="model.tok_embeddings",
+    ),
+    "llama4_text": Modules(
+        up=("feed_forward.gate_proj", "feed_forward.up_proj"),
+        down="feed_forward.down_proj",
+        experts_up=("feed_forward.experts.0.gate_proj", "feed_forward.experts.0.up_proj"),
+        experts_down="feed_forward.experts.0.down_proj",
+        shared_up=("feed_forward.shared_expert.gate_proj", "feed_forward.shared_expert.up_proj"),
+        shared_down="feed_forward.shared_expert.down_proj",
+    ),
+    "minimax_m2": _MIXTRAL,
+    "mixtral": _MIXTRAL,
+    "nemotron": _UNGATED,
+    "opt": Modules(
+        layers="model.decoder.layers",
+        output="self_attn.out_proj",
+        up=("fc1",),
+        down="fc2",
+        embedding="model.decoder.embed_tokens",
+    ),
+    "phi": Modules(output="self_attn.dense", up=("mlp.fc1",), down="mlp.fc2"),
+    "phi3": _PHI3,
+    "phimoe": _MIXTRAL,
+    "qwen2_moe": _SHARED_EXPERT,
+    "starcoder2": Modules(up=("mlp.c_fc",), down="mlp.c_proj"),
+}
+_STANDARD = Modules()
+
+
+def family_modules(model_type: str) -> Modules:
+    """Return the names of a family's matrices; most families have Llama's."""
+    return MODULES.get(model_type, _STANDARD)
