@@ -178,6 +178,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         output_throughput=rate(written),
         total_token_throughput=rate(read + written),
         goodput=Goodput(rate(within_slo)) if slo else None,
+        attainment=float(meets_slo(rows, slo)[counted].mean()) if slo else None,
         ttft=latency_statistics("ttft", samples["ttft"]),
         tpot=latency_statistics("tpot", samples["tpot"]),
         itl=Statistics(

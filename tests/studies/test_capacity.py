@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sim
 from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.hardware.chip import Memory, Power
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
+from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
+from sim.studies.trials import TrialSeries
 from sim.units import YEAR
 from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson
 from sim.workload.lengths import Length
@@ -408,3 +411,31 @@ def test_a_trace_whose_requests_come_at_once_has_no_rate(make_scenario, tmp_path
     path = trace_of(tmp_path, np.zeros(5))
     with pytest.raises(UserError, match="got a trace whose requests all arrive together"):
         capacity(make_scenario(SLO(ttft=1.0), Trace(path=path)))
+
+
+def test_an_estimate_of_capacity_costs_what_the_search_finds():
+    """J and $ of a token at the bound, over those of a simulated trial near it, for 576 LPUs."""
+    systems = [
+        "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}"
+    ]
+    scenario = sim.read("llama2-70b-lpu-vs-h100", systems)
+    estimate = sim.run(scenario).summary.systems["lpu"].at_capacity
+    series = TrialSeries(
+        scenario, scenario.slo, "lpu", check(scenario)["lpu"], 0.9, None, lambda *_: None
+    )
+    trial = series.run_trial(0.98 * estimate.load)
+    assert trial.attainment > 0.9
+    costs, full = series.costs(trial), estimate.costs
+    assert full.energy.joules_per_token == pytest.approx(costs.energy.joules_per_token, rel=0.03)
+    assert full.economics.usd_per_mtok == pytest.approx(costs.economics.usd_per_mtok, rel=0.03)
+    for cause in ("compute", "memory", "links"):
+        assert full.energy.joules_per_token_by_cause[cause] == pytest.approx(
+            costs.energy.joules_per_token_by_cause[cause], rel=0.03
+        )
+    assert estimate.output_throughput == pytest.approx(estimate.load * 128)
+
+
+@pytest.mark.parametrize("change", ["slo={ttft: 1 ms}", "slo={tpot: 1 us}", "slo={e2el: 10 ms}"])
+def test_a_capacity_without_a_load_is_not_estimated(change):
+    scenario = sim.read("llama2-70b-lpu-vs-h100", [change, "workload.requests=2"])
+    assert sim.run(scenario).summary.systems["h100"].at_capacity is None
