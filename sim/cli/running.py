@@ -1,13 +1,14 @@
 """Commands that simulate scenarios or lay them out: run, check, plan, capacity, sweep."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sim.cli.app import INTERRUPTED, app
-from sim.cli.console import note, print_json, progress_bars, show_table
+from sim.cli.console import note, print_json, progress_bars, show_screen, show_table
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -17,6 +18,15 @@ from sim.cli.options import (
     search_open_plans,
 )
 from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+from sim.inputs.errors import UserError
+
+
+class OutputFormat(StrEnum):
+    """A format of the output of `run`."""
+
+    TEXT = "text"
+    VLLM = "vllm"
+    JSON = "json"
 
 
 @app.command(
@@ -26,6 +36,13 @@ from sim.cli.saving import check_figure_name, check_folder, save_figure, save_ru
 )
 def run_command(
     file: FileArgument,
+    every_row: Annotated[
+        bool, typer.Option("--all", help="Print every row and finding, at least 120 columns wide.")
+    ] = False,
+    output: Annotated[
+        OutputFormat,
+        typer.Option("--format", help="`vllm`: a block for each system as `vllm bench serve`."),
+    ] = OutputFormat.TEXT,
     as_json: JsonOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and requests.parquet.")
@@ -38,9 +55,12 @@ def run_command(
 ) -> None:
     """Simulate every system of a scenario under the same requests, and compare them."""
     from sim.cost.plan import PlanError
+    from sim.report.first_screen import first_screen
     from sim.report.tables import comparison, estimate_table
+    from sim.report.vllm_block import vllm_blocks
     from sim.studies.run import economic_terms, lifetime_estimates, run
 
+    output = _one_format(output, as_json, every_row)
     scenario = open_scenario(file, assignments, seed)
     folder = out or Path("out")
     if out or plots:
@@ -51,15 +71,39 @@ def run_command(
             result = run(scenario, scenario.seed, progress)
     except PlanError:
         # Prices do not depend on the requests, so print them although a model does not fit.
-        if scenario.economics and (estimate := lifetime_estimates(scenario)) and not as_json:
-            show_table(estimate_table(scenario.id, economic_terms(scenario), estimate))
+        if (
+            scenario.economics
+            and (estimate := lifetime_estimates(scenario))
+            and output is OutputFormat.TEXT
+        ):
+            named = {scenario.systems[name].label or name: cost for name, cost in estimate.items()}
+            show_table(estimate_table(scenario.id, economic_terms(scenario), named))
         raise
     if out or plots:
         save_run(result.saved(), folder, plots)
-    if as_json:
+    if output is OutputFormat.JSON:
         print_json(result.as_json())
-    else:
+    elif output is OutputFormat.VLLM:
+        print(vllm_blocks(result.summary))
+    elif every_row:
         show_table(comparison(result.summary, file))
+    else:
+        summary, question = result.summary, scenario.question
+        show_screen(lambda width: first_screen(summary, question, file, width))
+
+
+def _one_format(output: OutputFormat, as_json: bool, every_row: bool) -> OutputFormat:
+    """Return the format of the output. `--json` is short for `--format json`.
+
+    Raises: UserError if two of the options contradict each other.
+    """
+    if as_json and output is not OutputFormat.TEXT:
+        raise UserError(f"--format: got {output} with --json; expected one; try leaving --json out")
+    if as_json:
+        output = OutputFormat.JSON
+    if every_row and output is not OutputFormat.TEXT:
+        raise UserError(f"--all: got it with {output}; expected text; try leaving --all out")
+    return output
 
 
 @app.command("check", epilog="Example: sramsim check mine.yaml && sramsim run mine.yaml")

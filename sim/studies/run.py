@@ -187,10 +187,10 @@ class Result:
         return polars.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        """Return the comparison as HTML, for a notebook."""
-        from sim.report.tables import comparison_html
+        """Return the first screen as HTML, for a notebook."""
+        from sim.report.first_screen import first_screen_html
 
-        return comparison_html(self.summary)
+        return first_screen_html(self.summary, self.scenario.question)
 
 
 @dataclass(frozen=True, eq=False)
