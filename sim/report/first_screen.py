@@ -25,7 +25,7 @@ from sim.report.answer import (
 )
 from sim.report.findings import conditions_of_numbers, estimated_collectives, judgement, notes
 from sim.report.html_table import as_html
-from sim.report.tables import COLOURS, run_tables, trace_table
+from sim.report.tables import COLOURS, percent, run_tables, trace_table
 from sim.results.labels import format_number, system_label, system_labels
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary, SystemSummary
@@ -55,7 +55,10 @@ def first_screen(summary: RunSummary, question: str, file: str, width: int) -> R
         parts += [Text(), key_table(rows, labels, first, last)]
     parts.append(Text())
     if summary.measured:
-        parts += [trace_table(summary.measured, summary.systems), Text()]
+        names = list(summary.systems)
+        for pair in (names[first : first + 2] for first in range(0, len(names), 2)):
+            systems = {name: summary.systems[name] for name in pair}
+            parts += [trace_table(summary.measured, systems), Text()]
     parts += map(Text, [*remarks(summary), answer_sentence(summary)])
     return Group(*parts, *map(Text, next_commands(summary, file)))
 
@@ -89,7 +92,8 @@ def key_rows(summary: RunSummary) -> list[KeyRow]:
     for label, value in values.items():
         pairs = zip(systems, ratios([value(system) for system in systems]), strict=True)
         rows.append(KeyRow(label, tuple(_starred(s.metrics, cell) for s, cell in pairs)))
-    rows.append(_shares("requests within SLO", systems, lambda s: s.metrics.attainment, 3))
+    attained = (attainment_text(s.metrics.attainment) for s in systems)
+    rows.append(KeyRow("requests within SLO", tuple(map(Text, attained))))
     loads = (capacity_share(summary.load, s) or "-" for s in systems)
     rows.append(KeyRow("load / capacity", tuple(map(Text, loads))))
     if summary.estimate:
@@ -99,7 +103,12 @@ def key_rows(summary: RunSummary) -> list[KeyRow]:
     for label, costs in (("$ per Mtok", token_usd), ("J per token", token_joules)):
         here, full = zip(*map(costs, systems), strict=True)
         rows += [KeyRow(label, ratios(here)), KeyRow("  at capacity, about", ratios(full))]
-    rows.append(_shares("fitted share", systems, lambda s: s.metrics.fitted_share, 2))
+    known = [s.metrics.availability for s in systems]
+    works = (f"{percent(a, a.availability)}%" if a else "-" for a in known)
+    rows.append(KeyRow("availability", tuple(map(Text, works))))
+    fitted = (s.metrics.fitted_share for s in systems)
+    shares = ("-" if share is None else f"{share:.0%}" for share in fitted)
+    rows.append(KeyRow("fitted share", tuple(map(Text, shares))))
     return [row for row in rows if any(cell.plain != "-" for cell in row.cells)]
 
 
@@ -109,15 +118,11 @@ def _starred(metrics: Metrics, cell: Text) -> Text:
     return Text(f"{cell.plain} *", style="red") if starred else cell
 
 
-def _shares(
-    label: str,
-    systems: Sequence[SystemSummary],
-    share: Callable[[SystemSummary], float | None],
-    digits: int,
-) -> KeyRow:
-    shares = map(share, systems)
-    cells = ("-" if part is None else f"{100 * part:.{digits}g}%" for part in shares)
-    return KeyRow(label, tuple(map(Text, cells)))
+def attainment_text(share: float | None) -> str:
+    """Return '99.4%'; '100%' only if every request is within the SLO."""
+    if share is None:
+        return "-"
+    return f"{share if share == 1 else min(share, 0.999):.1%}".replace(".0%", "%")
 
 
 def ratios(values: Sequence[float | None]) -> tuple[Text, ...]:

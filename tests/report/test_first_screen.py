@@ -8,7 +8,13 @@ from rich.console import Console
 
 from sim import read, run
 from sim.report.answer import answer_sentence, condition_lines, opening_question
-from sim.report.first_screen import first_screen, key_rows, ratios, remarks
+from sim.report.first_screen import (
+    attainment_text,
+    first_screen,
+    key_rows,
+    ratios,
+    remarks,
+)
 from sim.results.verdict import Verdict
 
 LABELS = {"lpu": "576 Groq LPUs", "h100": "One H100", "h100x8": "Eight H100"}
@@ -136,6 +142,27 @@ def test_loads_of_every_kind_are_described():
     }
     for name, (changes, text) in texts.items():
         assert text in " ".join(condition_lines(run(read(name, changes)).summary))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(None, "-"), (1.0, "100%"), (0.9999, "99.9%"), (0.994, "99.4%"), (0.5, "50%"), (0.0, "0%")],
+)
+def test_all_requests_are_within_the_slo_only_if_none_is_not(share, text):
+    assert attainment_text(share) == text
+
+
+def test_a_replay_stands_beside_its_measured_times_and_faults_beside_availability():
+    result = run("replay-vllm-rtx4090")
+    lines = printed(result)
+    assert any(line.startswith("E2E latency median, ms") for line in lines)
+    assert max(map(len, lines)) <= 80
+    faults = [
+        f"systems.{name}.faults.samples=20" for name in ("no-spare", "pooled", "one-per-rack")
+    ]
+    spares = run(read("spares", ["workload.requests=4", *faults])).summary
+    rows = {row.label: [cell.plain for cell in row.cells] for row in key_rows(spares)}
+    assert all(cell.endswith("%") for cell in rows["availability"])
 
 
 @pytest.mark.parametrize(
