@@ -180,8 +180,11 @@ def capacity_command(
     file: FileArgument,
     as_json: JsonOption = False,
     attainment: Annotated[
-        float, typer.Option(help="Share of the requests that must meet the SLO.")
-    ] = 0.9,
+        float | None,
+        typer.Option(
+            help="Share of the requests that must meet the SLO; default: its percentile, or 0.9."
+        ),
+    ] = None,
     requests: Annotated[
         int | None,
         typer.Option(

@@ -227,4 +227,5 @@ def slo_line(summary: RunSummary) -> str:
     limits = (
         f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in summary.slo.items()
     )
-    return f"SLO: {', '.join(limits)}."
+    asked = summary.slo_percentile
+    return f"SLO: {', '.join(limits)}{f' for {asked:g}% of the requests' if asked else ''}."

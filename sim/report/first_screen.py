@@ -187,13 +187,18 @@ def key_table(rows: Sequence[KeyRow], labels: Sequence[str], first: int, last: i
 
 
 def remarks(summary: RunSummary) -> list[str]:
-    """Return conditions, estimates, verdicts that are not STABLE, and unfinished requests."""
+    """Return conditions, estimates, verdicts that are not STABLE, and missed SLOs."""
     lines = conditions_of_numbers(summary)
     for name, system in summary.systems.items():
         lines += estimated_collectives(name, system)
         metrics = system.metrics
+        label = system_label(name, system.identity)
         if metrics.verdict != "STABLE" or metrics.unfinished:
-            lines += judgement(system_label(name, system.identity), metrics)
+            lines += judgement(label, metrics)
+        asked, share = summary.slo_percentile, metrics.attainment
+        if asked and share is not None and share < asked / 100:
+            within = f"{attainment_text(share)} of the requests are within the SLO"
+            lines.append(f"{label}: {within}; expected {asked:g}%.")
     return lines
 
 

@@ -182,7 +182,8 @@ class RunSummary:
     workload: its kind. load: its requests; None in results of earlier versions.
     note: the parts of a trace that were left out or cut.
     measured: latencies of the trace's own server.
-    slo: limits by name [s]. economics: None if the scenario has none.
+    slo: limits by name [s]. slo_percentile: of the requests that must be within them; None: not
+        judged. economics: None if the scenario has none.
     estimate: by system; None if no prices are known.
     origin: None in `run --json`.
     """
@@ -194,6 +195,7 @@ class RunSummary:
     note: Annotated[str | None, OMIT_NONE] = None
     measured: Annotated[TraceMetrics | None, OMIT_NONE] = None
     slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    slo_percentile: Annotated[float | None, OMIT_NONE] = None
     economics: Annotated[EconomicTerms | None, OMIT_NONE] = None
     estimate: Annotated[Mapping[str, CostEstimate] | None, OMIT_NONE] = None
     systems: Mapping[str, SystemSummary]

@@ -152,6 +152,19 @@ def test_all_requests_are_within_the_slo_only_if_none_is_not(share, text):
     assert attainment_text(share) == text
 
 
+def test_an_slo_with_a_percentile_names_who_misses_it(flagship):
+    asked = "slo={ttft: 90 ms, tpot: 200 ms, percentile: 99}"
+    summary = run(read("llama2-70b-lpu-vs-h100", [asked])).summary
+    assert condition_lines(summary)[-1] == "SLO: TTFT 90 ms, TPOT 200 ms for 99% of the requests."
+    share = summary.systems["h100"].metrics.attainment
+    assert 0.5 < share < 0.99
+    assert remarks(summary) == [
+        f"h100: {share:.0%} of the requests are within the SLO; expected 99%."
+    ]
+    assert "percentile" not in summary.slo
+    assert remarks(flagship.summary) == []
+
+
 def test_a_replay_stands_beside_its_measured_times_and_faults_beside_availability():
     result = run("replay-vllm-rtx4090")
     lines = printed(result)

@@ -439,3 +439,13 @@ def test_an_estimate_of_capacity_costs_what_the_search_finds():
 def test_a_capacity_without_a_load_is_not_estimated(change):
     scenario = sim.read("llama2-70b-lpu-vs-h100", [change, "workload.requests=2"])
     assert sim.run(scenario).summary.systems["h100"].at_capacity is None
+
+
+def test_a_capacity_meets_the_percentile_of_the_slo():
+    slo = "slo={ttft: 1 s, percentile: 98}"
+    scenario = sim.read("llama3-8b-lpu-vs-h100", [slo])
+    scenario = scenario.model_copy(update={"systems": {"h100": scenario.systems["h100"]}})
+    result = capacity(scenario, requests=100)
+    assert result.attainment == 0.98
+    assert result.systems["h100"].best.attainment >= 0.98
+    assert capacity(scenario, 0.5, requests=100).attainment == 0.5
