@@ -227,5 +227,7 @@ def slo_line(summary: RunSummary) -> str:
     limits = (
         f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in summary.slo.items()
     )
-    asked = summary.slo_percentile
-    return f"SLO: {', '.join(limits)}{f' for {asked:g}% of the requests' if asked else ''}."
+    percentile = summary.slo_percentile
+    return (
+        f"SLO: {', '.join(limits)}{f' for {percentile:g}% of the requests' if percentile else ''}."
+    )

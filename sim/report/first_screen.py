@@ -195,10 +195,10 @@ def remarks(summary: RunSummary) -> list[str]:
         label = system_label(name, system.identity)
         if metrics.verdict != "STABLE" or metrics.unfinished:
             lines += judgement(label, metrics)
-        asked, share = summary.slo_percentile, metrics.attainment
-        if asked and share is not None and share < asked / 100:
+        percentile, share = summary.slo_percentile, metrics.attainment
+        if percentile and share is not None and share < percentile / 100:
             within = f"{attainment_text(share)} of the requests are within the SLO"
-            lines.append(f"{label}: {within}; expected {asked:g}%.")
+            lines.append(f"{label}: {within}; expected {percentile:g}%.")
     return lines
 
 
