@@ -338,7 +338,7 @@ def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys)
     assert price
     card = f"economics.systems.nodes.card={price[1].replace(',', '')} USD"
     systems = json.loads(
-        command(monkeypatch, capsys, "run", "--all", "jia-2024", "--json", *few, "--set", card)
+        command(monkeypatch, capsys, "run", "jia-2024", "--json", *few, "--set", card)
     )["systems"]
     usd = {name: system["economics"]["usd_per_mtok"] for name, system in systems.items()}
     assert usd["nodes"] == pytest.approx(usd["h100x8"], rel=1e-3)
@@ -374,7 +374,7 @@ def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     words = [word for each in sets for word in ("--set", each)]
     drop = ["--set", "systems.no-spare.faults=null", "--set", "systems.one-per-rack.faults=null"]
     told = json.loads(
-        command(monkeypatch, capsys, "run", "--all", "spares", "--json", *words, *drop)
+        command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop)
     )["systems"]
     assert told["pooled"]["closed_form_availability"] is None
     assert "availability" not in told["no-spare"]
