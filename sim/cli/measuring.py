@@ -1,5 +1,6 @@
 """Commands about measured figures: validate, sensitivity, calibrate, measure."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,9 @@ def validate_command(
             help="Draw simulated over measured; for sram-replies, prompt times (png, svg, pdf)."
         ),
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes; default: one for each core.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show measured and simulated figures, and the error of each."""
@@ -61,7 +65,7 @@ def validate_command(
     from sim.results.validation_summary import ValidationResult
     from sim.validation.messages import medians, network_rows, network_summary
 
-    tables = validation_tables(name, points)
+    tables = validation_tables(name, points, jobs or os.cpu_count() or 1)
     messages = network_rows() if points is None and name in (None, "network") else []
     if as_json:
         sets = {table.name: table.summary for table in tables}
@@ -82,15 +86,15 @@ def validate_command(
         draw_validation(tables, figure)
 
 
-def validation_tables(name: str | None, points: Path | None) -> list["ValidationReport"]:
+def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
     from sim.validation.validate import SETS, validate_file, validate_set
 
     with progress_bars() as progress:
         if points is not None:
-            return [validate_file(points, progress)]
+            return [validate_file(points, progress, jobs)]
         names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
-        return [validate_set(set_name, progress) for set_name in names]
+        return [validate_set(set_name, progress, jobs) for set_name in names]
 
 
 def draw_validation(tables: list["ValidationReport"], path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.hardware.topology import TopologyField
+from sim.hardware.topology import TopologyField, Unlinked
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue, OfKind
 from sim.inputs.values import Sourced, Value
@@ -141,6 +141,7 @@ _PROBE_SCALES = (777.7, 7.777e6, 7.777e10)
 
 _RATE = "Dense peak rate at this precision [FLOP/s]; default: that of the next wider one."
 Rate = Annotated[FlopPerSecond | None, Field(description=_RATE)]
+_JOINED = "How chips of this kind are joined; default: not at all."
 
 
 class Compute(Value, ABC):
@@ -329,7 +330,7 @@ class Chip(Sourced):
         description="How fast the chip multiplies: peak rates by precision; sparse headline rates "
         "are halved."
     )
-    topology: TopologyField = Field(description="How chips of this kind are joined.")
+    topology: TopologyField = Field(default_factory=Unlinked, description=_JOINED)
     power: Power | None = Field(
         default=None,
         description="Power of the chip and its parts; default: unknown, without J per token.",

@@ -33,24 +33,40 @@ def existing(path: Path, shown: str) -> Path:
     return path
 
 
-def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
-    """Return a file's text.
+def load_bytes(path: Path, shown: str, most: int) -> bytes:
+    """Return a file's content.
 
-    Raises: ScenarioError if it is missing, larger than `most` bytes, unreadable or not UTF-8.
+    Raises: ScenarioError if it is missing, larger than `most` bytes or unreadable.
     """
     record_file(path)
     try:
         if path.stat().st_size > most:
             raise ScenarioError(f"{shown}:1: larger than {most // 1_000_000} MB")
-        content = path.read_bytes()
-        text = content.decode("utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise ScenarioError(f"{shown}: no such file") from None
     except OSError as error:
         raise ScenarioError(f"{shown}: {error.strerror}") from None
+
+
+def decoded(content: bytes, shown: str) -> str:
+    """Return the text of a file's content.
+
+    Raises: ScenarioError with the line, if it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ScenarioError(f"{shown}:{line}: not a UTF-8 text") from None
+
+
+def load_text(path: Path, shown: str, most: int = MAX_FILE) -> str:
+    """Return a file's text.
+
+    Raises: ScenarioError if it is missing, larger than `most` bytes, unreadable or not UTF-8.
+    """
+    text = decoded(load_bytes(path, shown, most), shown)
     # JSON allows tabs as indentation, YAML does not.
     return text.replace("\t", " ") if path.suffix == ".json" else text
 

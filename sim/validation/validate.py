@@ -14,6 +14,7 @@ from sim.inputs.names import catalogue_names
 from sim.inputs.suggestions import unknown_name
 from sim.scenario.scenario import read
 from sim.scenario.system import System
+from sim.studies.processes import on_processes
 from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
@@ -30,6 +31,8 @@ KEYS_BY_METRIC = {
     "itl": DECODE_KEYS,
     "e2el": DECODE_KEYS,
 }
+SimulatedTimes = dict[str, float] | str  # seconds by metric, or why there are none
+WORTH_PROCESSES = 200  # points; fewer take less time than the start of processes
 SetProgress = Callable[[str, int, int], None]  # name of the set, points done, points in all
 
 
@@ -37,8 +40,10 @@ def _no_progress(name: str, done: int, total: int) -> None:
     """Report no progress."""
 
 
-def validate_set(name: str, progress: SetProgress = _no_progress) -> ValidationReport:
-    """Return the report of one of the catalogue's sets.
+def validate_set(
+    name: str, progress: SetProgress = _no_progress, jobs: int = 1
+) -> ValidationReport:
+    """Return the report of one of the catalogue's sets, computed by `jobs` processes.
 
     Raises: UserError if there is no set of that name.
     """
@@ -46,33 +51,44 @@ def validate_set(name: str, progress: SetProgress = _no_progress) -> ValidationR
         return validate_replay()
     if name not in SETS:
         raise unknown_name("validate", name, (*SETS, "replay", "network"))
-    return validate_file(shipped_table(name), progress)
+    return validate_file(shipped_table(name), progress, jobs)
 
 
-def validate_file(path: Path, progress: SetProgress = _no_progress) -> ValidationReport:
+def validate_file(
+    path: Path, progress: SetProgress = _no_progress, jobs: int = 1
+) -> ValidationReport:
     """Return the report of a CSV file with the columns of one of the sets.
+
+    Points with equal keys are simulated once.
 
     Raises: ScenarioError if the header is unknown or a cell is malformed.
     """
     points = points_of(path)
-    simulated: dict[str, dict[str, float] | str] = {}  # by key: times, or why there are none
-    rows: list[PointComparison] = []
-    for done, point in enumerate(points):
-        progress(path.stem, done, len(points))
-        if (
-            point.system is not None
-            and point.key not in simulated
-            and not all(map(math.isnan, point.measured.values()))
-        ):
-            try:
-                simulated[point.key] = simulate(point)
-            except PlanError as error:
-                simulated[point.key] = str(error)
-        for metric, measured in (point.measured or {"none": math.nan}).items():
-            times = simulated.get(point.key, point.reason)
-            rows.append(compare_metric(point, metric, measured, times))
-    progress(path.stem, len(points), len(points))
-    return ValidationReport(path.stem, tuple(rows))
+    distinct = {
+        point.key: point
+        for point in reversed(points)
+        if point.system is not None and not all(map(math.isnan, point.measured.values()))
+    }
+    simulated: dict[str, SimulatedTimes] = {}
+    if len(distinct) < WORTH_PROCESSES:
+        jobs = 1
+    for key, times in on_processes(try_simulate, distinct, jobs):
+        simulated[key] = times
+        progress(path.stem, len(simulated), len(distinct))
+    rows = tuple(
+        compare_metric(point, metric, measured, simulated.get(point.key, point.reason))
+        for point in points
+        for metric, measured in (point.measured or {"none": math.nan}).items()
+    )
+    return ValidationReport(path.stem, rows)
+
+
+def try_simulate(point: MeasuredPoint) -> SimulatedTimes:
+    """Return the simulated time of each metric [s], or the reason why there is none."""
+    try:
+        return simulate(point)
+    except PlanError as error:
+        return str(error)
 
 
 def validate_replay() -> ValidationReport:
@@ -135,7 +151,7 @@ def fitted_ids() -> frozenset[str]:
 
 
 def compare_metric(
-    point: MeasuredPoint, metric: str, measured: float, simulated: dict[str, float] | str
+    point: MeasuredPoint, metric: str, measured: float, simulated: SimulatedTimes
 ) -> PointComparison:
     """Return the comparison of one metric of a point.
 

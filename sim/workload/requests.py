@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HASH_BLOCK = (
-    512  # tokens of a prompt for which one of its `hash_ids` stands, as in Mooncake's traces
-)
+# Tokens of a prompt for which one of its `hash_ids` stands, as in Mooncake's traces.
+HASH_BLOCK = 512
 ENDLESS = 2**62
 # The identity of a request's tokens: parts with a key and an end [token]. Two requests are equal as
 # far as their parts are. The last part is endless, because it also has the answer.
@@ -26,12 +25,12 @@ class RequestBatch:
     after, think: int[request] and float[request], of sessions. Request i follows `think[i]` seconds
     after the answer to request `after[i]`, which is less than i; -1: it has an arrival.
     priority: int[request]. The smaller number goes first, as in vLLM.
-    hash_ids: the blocks of each prompt, one id for each 512 tokens, the last one perhaps partial.
-    Two prompts are equal as far as their ids agree.
+    hash_ids: the blocks of each prompt, one id for each `hash_block` tokens, the last one perhaps
+    partial. Two prompts are equal as far as their ids agree.
     sessions: int[request]. A request's prompt begins with all prompts and answers of its session.
     shared_prefix: tokens with which every prompt begins.
     answered: float[request] each, s: measured times of the first and the last token of a trace.
-    note: what of a trace was left out or cut.
+    note: a trace's format, and what of it was left out or cut.
     """
 
     arrival: np.ndarray
@@ -42,6 +41,7 @@ class RequestBatch:
     think: np.ndarray | None = None
     priority: np.ndarray | None = None
     hash_ids: list[tuple[int, ...]] | None = None
+    hash_block: int = HASH_BLOCK
     sessions: np.ndarray | None = None
     shared_prefix: int = 0
     answered: tuple[np.ndarray, np.ndarray] | None = None
@@ -57,7 +57,7 @@ class RequestBatch:
         last = (("request", number), ENDLESS)
         prompt = int(self.prompt[number])
         if self.hash_ids:
-            ends = range(HASH_BLOCK, prompt + HASH_BLOCK, HASH_BLOCK)
+            ends = range(self.hash_block, prompt + self.hash_block, self.hash_block)
             ids = zip(self.hash_ids[number], ends, strict=False)
             return *((key, min(end, prompt)) for key, end in ids), last
         if self.sessions is not None:

@@ -15,6 +15,7 @@ from sim.inputs.values import Text
 from sim.units import Count, Seconds, Tokens
 from sim.workload.arrivals import Gamma, Poisson, Workload
 from sim.workload.requests import HASH_BLOCK, RequestBatch
+from sim.workload.trace_columns import TimeUnit
 from sim.workload.trace_files import read_trace
 
 
@@ -40,7 +41,7 @@ class Trace(Workload):
     """Requests as they were recorded at `path`, or `synthetic` ones in their place without a path.
 
     The format is recognised by content: CSV of Azure, BurstGPT and Vidur, JSON lines of Mooncake,
-    and vLLM's benchmark result.
+    Bailian and AIPerf, and results of vLLM's benchmark and guidellm. The file may be compressed.
     Requests from `start` to before `end` are used. Their times count from `start`.
     """
 
@@ -48,6 +49,16 @@ class Trace(Workload):
     is_recorded = True
     path: PathField | None = Field(
         default=None, description="File of recorded requests; its format is recognised by content."
+    )
+    time_unit: TimeUnit | None = Field(
+        default=None,
+        description="Unit of the file's times, if they are numbers; default: the format's, or that "
+        "of times since 1970.",
+    )
+    hash_block: Tokens | None = Field(
+        default=None,
+        description="Tokens of a block of `hash_ids` [token]; default: the format's, 512 of "
+        "Mooncake and 16 of Bailian.",
     )
     synthetic: Annotated[Workload, OfKind(SYNTHETIC, Workload)] | None = Field(
         default=None, description="Workload that is used without a `path`."
@@ -78,6 +89,8 @@ class Trace(Workload):
     def _one(self) -> "Trace":
         if self.path is None and self.synthetic is None:
             raise ValueError("a trace has a path, or a synthetic workload in its place")
+        if self.path is None and (self.time_unit or self.hash_block):
+            raise ValueError("time_unit and hash_block are of a file; try a path")
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"from start {self.start:g} s to end {self.end:g} s is no time")
         return self
@@ -90,16 +103,16 @@ class Trace(Workload):
         """
         if self.path is None:
             return None
-        columns = read_trace(self.path)
+        columns = read_trace(self.path, self.time_unit, self.hash_block)
         whole = RequestBatch(
             columns.arrival,
             columns.prompt,
             columns.output,
             hash_ids=columns.hash_ids,
+            hash_block=columns.hash_block or HASH_BLOCK,
             answered=columns.answered,
         )
-        failed = [f"failed requests left out: {columns.failed}"] if columns.failed else []
-        return self._cut(whole, failed)
+        return self._cut(whole, columns.notes)
 
     @property
     def mean_prompt(self) -> float:
@@ -155,7 +168,7 @@ class Trace(Workload):
                 notes = [*notes, f"{name} cut to {most} token: {longer}"]
         if self.max_prompt:
             prompt = np.minimum(prompt, self.max_prompt)
-            blocks = -(-self.max_prompt // HASH_BLOCK)
+            blocks = -(-self.max_prompt // whole.hash_block)
             ids = [prompt_ids[:blocks] for prompt_ids in ids] if ids else None
         output = np.minimum(output, self.max_output) if self.max_output else output
         return replace(

@@ -257,7 +257,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "engine: ideal",
             "engine: ideal\n    slots: 3",
-            "9: system has no 'slots'; it has chip, chips, cluster, engine",
+            "9: system has no 'slots'; it has chip, chips, cluster, colour",
         ),
         (
             "tensor: 1",

@@ -214,6 +214,14 @@ def chip(**memories: Memory) -> Chip:
     )
 
 
+def test_a_card_without_a_topology_is_a_replica_by_itself():
+    card = Chip(memory={"gddr": MEMORY}, compute=MIXED)
+    alone = card.topology.sized(1)
+    assert alone.all_reduce(range(1), 1e6) == alone.all_to_all(range(1), 1e6) == 0
+    with pytest.raises(ValueError, match="no topology: got a replica of 2 chips; expected 1; try"):
+        card.topology.sized(2)
+
+
 def test_a_chip_has_a_memory_for_weights_and_cache():
     assert chip(sram=SRAM, hbm=MEMORY).homes == ("sram", "hbm")
     assert chip(sram=SRAM.model_copy(update={"holds": ()}), hbm=MEMORY).homes == ("hbm",)

@@ -316,7 +316,10 @@ def test_a_changed_part_survives_the_way_to_another_process():
             "systems.lpu.chip={like: lpu, source: 5, price: 3 USD}",
             "systems.lpu.chip.source: got 5; expected a mapping",
         ),
-        ("systems.lpu={fleet: {lpu: 1}, like: lpu}", "fleet has no 'like'; it has fleet, router"),
+        (
+            "systems.lpu={fleet: {lpu: 1}, like: lpu}",
+            "fleet has no 'like'; it has colour, fleet, label, router",
+        ),
         (
             "model.num_hidden_layer=4",
             "model has no 'num_hidden_layer'; did you mean 'num_hidden_layers', ",

@@ -162,7 +162,7 @@ requests = st.lists(
     st.sampled_from(["dense", "windows"]),
     engines,
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, model, engine):
     deployment = lay(APART[topology], plan, model, engine)
     assert uncontended(deployment)
@@ -170,7 +170,7 @@ def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, 
 
 
 @given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), engines)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topology, plan, engine):
     """Whatever the topology: only messages of other stages or passages, met on a cable, tell the two apart."""
     deployment = lay(SHARED[topology], plan, engine=engine)
@@ -186,7 +186,7 @@ def test_where_no_message_waited_the_time_is_the_same(lay, serve_on, drawn, topo
     st.sampled_from(EXPERT_PLANS),
     st.sampled_from(["ideal", "lossy", "hiding"]),
 )
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine):
     deployment = lay(APART[topology], plan, "experts", engine)
     if uncontended(deployment):
@@ -206,7 +206,7 @@ def test_experts_take_the_same_time(lay, serve_on, drawn, topology, plan, engine
     st.integers(2, 9),
     engines,
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_a_lone_request_takes_the_same_time(lay, serve_on, topology, plan, prompt, output, engine):
     """Of a prompt that is one chunk."""
     deployment = lay((SHARED | APART)[topology], plan, engine=engine)

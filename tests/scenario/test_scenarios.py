@@ -373,9 +373,9 @@ def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     ]
     words = [word for each in sets for word in ("--set", each)]
     drop = ["--set", "systems.no-spare.faults=null", "--set", "systems.one-per-rack.faults=null"]
-    told = json.loads(
-        command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop)
-    )["systems"]
+    told = json.loads(command(monkeypatch, capsys, "run", "spares", "--json", *words, *drop))[
+        "systems"
+    ]
     assert told["pooled"]["closed_form_availability"] is None
     assert "availability" not in told["no-spare"]
     assert "in closed form" in command(monkeypatch, capsys, "run", "--all", "spares", *words, *drop)
@@ -499,7 +499,10 @@ FLEET = "mine.yaml:9"
         ),
         ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: got 0; expected at least 1"),
         ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
-        ("{lpu: 1}, chips: 4", f"{FLEET}: fleet has no 'chips'; it has fleet, router"),
+        (
+            "{lpu: 1}, chips: 4",
+            f"{FLEET}: fleet has no 'chips'; it has colour, fleet, label, router",
+        ),
         (
             "{lpu: 1}, router: nearest",
             f"{FLEET}: 'nearest' is not a router; choose from least-loaded, prefix-aware, round-robin",
@@ -655,7 +658,7 @@ def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_pa
         "--set",
         "workload.max_prompt=20 token",
     ]
-    told = "failed requests left out: 1; prompts cut to 20 token: 1"
+    told = "BurstGPT, times in s; requests without output left out: 1; prompts cut to 20 token: 1"
     assert f"Trace: {told}." in command(monkeypatch, capsys, *words)
     assert json.loads(command(monkeypatch, capsys, *words, "--json"))["note"] == told
 

@@ -51,10 +51,13 @@ def test_a_function_is_compiled_where_no_folder_can_be_written(monkeypatch):
     assert compiled(lambda x: x + 1)(41) == 42
 
 
-SCENARIO = """\
-model: llama-2-7b
-workload: {kind: closed, users: 1, requests: 1, prompt: 30 token, output: 3 token}
-systems: {pair: {chip: h100-sxm, chips: 2, engine: ideal, plan: {pipeline: 2}}}
+# A compiled function of the package, called with a slot that has neither steps nor time.
+PROGRAM = """\
+import numpy as np
+from sim.serving import kernel
+counts = np.ones((1, 7), np.int64)
+kernel.empty(0, np.ones((1, 6)), counts)
+print(counts[0, kernel.DUE])
 """
 
 
@@ -63,7 +66,7 @@ systems: {pair: {chip: h100-sxm, chips: 2, engine: ideal, plan: {pipeline: 2}}}
     os.geteuid() == 0 and not shutil.which("setpriv"),
     reason="root, and no setpriv to be another user",
 )
-def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
+def test_an_installation_and_a_home_that_nobody_may_write_compile_all_the_same():
     """As another user where this one is root, whom no mode stops."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -73,9 +76,8 @@ def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
             shutil.copytree(
                 source, Path(folder) / name, ignore=shutil.ignore_patterns("__pycache__")
             )
-        (Path(folder) / "mine.yaml").write_text(SCENARIO)
         subprocess.run(["chmod", "-R", "a-w,a+rX", folder], check=True)
-        words = [sys.executable, "-B", "-m", "sim", "run", "mine.yaml", "--json"]
+        words = [sys.executable, "-B", "-c", PROGRAM]
         if os.geteuid() == 0:
             words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
         settings = {
@@ -93,5 +95,4 @@ def test_an_installation_and_a_home_that_nobody_may_write_serve_all_the_same():
         subprocess.run(["chmod", "-R", "u+w", folder], check=True)
     if ended.returncode in (126, 127):
         pytest.skip("that user may not start this Python")
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert '"verdict"' in ended.stdout
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", "0\n")

@@ -409,6 +409,16 @@ def test_every_row_of_a_users_file_is_counted(mixed, fitted):
         )
 
 
+def test_the_number_of_processes_changes_nothing(mixed, fitted, monkeypatch):
+    monkeypatch.setattr(module, "WORTH_PROCESSES", 1)
+    calls = []
+    alone = validate_file(mixed)
+    several = validate_file(mixed, lambda *call: calls.append(call), jobs=2)
+    assert several.summary == alone.summary
+    done = [count for _, count, _ in calls]
+    assert done == list(range(1, len(done) + 1))
+
+
 def test_json_has_the_keys_that_were_promised(mixed, fitted):
     path = mixed
     told = json.loads(json.dumps(validate_file(path).as_json(), allow_nan=False))

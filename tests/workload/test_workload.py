@@ -3,6 +3,7 @@
 A mean is held to within three standard errors of what theory says, over the draws of twenty fixed seeds.
 """
 
+import json
 import math
 
 import numpy as np
@@ -400,6 +401,7 @@ MOONCAKE = "".join(
     f'{{"timestamp": {1000 * at}, "input_length": {p}, "output_length": {o}, "hash_ids": {list(range(-(-p // 512)))}}}\n'
     for at, p, o in RECORDED
 )
+FORMAT = "Mooncake, times in ms, blocks of 512 token"
 
 
 @pytest.fixture
@@ -414,7 +416,7 @@ def test_a_trace_is_replayed_whole_and_the_same_for_every_seed(recorded):
     requests = recorded().draw(0)
     assert list(zip(requests.arrival, requests.prompt, requests.output, strict=True)) == RECORDED
     assert requests.hash_ids == [(0,), (0,), (0, 1, 2), (0,)]
-    assert requests.note == ""
+    assert requests.note == FORMAT
     assert columns(recorded(), 0) == columns(recorded(), 1)
 
 
@@ -455,8 +457,21 @@ def test_caps_cut_what_is_longer_with_its_blocks_and_say_how_many(recorded):
     assert requests.prompt.tolist() == [100, 200, 600, 50]
     assert requests.output.tolist() == [10, 20, 25, 25]
     assert requests.hash_ids[2] == (0, 1)
-    assert requests.note == "prompts cut to 600 token: 1; outputs cut to 25 token: 2"
-    assert recorded(max_prompt=1500).draw(0).note == ""
+    assert requests.note == f"{FORMAT}; prompts cut to 600 token: 1; outputs cut to 25 token: 2"
+    assert recorded(max_prompt=1500).draw(0).note == FORMAT
+
+
+def test_blocks_of_a_trace_have_the_size_of_its_format(tmp_path):
+    """Bailian's are 16 tokens: 40 tokens are two full blocks and a part, and 20 are one and a part."""
+    path = tmp_path / "recorded"
+    row = {"chat_id": 1, "timestamp": 0.5, "input_length": 40, "output_length": 5}
+    path.write_text(json.dumps(row | {"hash_ids": [7, 8, 9]}))
+    whole, cut = Trace(path=path).draw(0), Trace(path=path, max_prompt=20).draw(0)
+    assert whole.content(0)[:-1] == ((7, 16), (8, 32), (9, 40))
+    assert cut.content(0)[:-1] == ((7, 16), (8, 20))
+    halves = Trace(path=path, hash_block=20, max_prompt=25)
+    with pytest.raises(ScenarioError, match="got 3 ids; expected 2 for 40 tokens, one for each 20"):
+        halves.draw(0)
 
 
 def test_requests_that_failed_where_they_were_recorded_are_counted(tmp_path):
@@ -464,7 +479,7 @@ def test_requests_that_failed_where_they_were_recorded_are_counted(tmp_path):
     path.write_text("Timestamp,Request tokens,Response tokens\n1,10,5\n2,10,0\n3,10,5\n")
     requests = Trace(path=path).draw(0)
     assert len(requests.arrival) == 2
-    assert requests.note == "failed requests left out: 1"
+    assert requests.note == "BurstGPT, times in s; requests without output left out: 1"
 
 
 def test_a_window_in_which_nothing_comes_is_refused(recorded):
@@ -490,6 +505,19 @@ def test_without_a_path_the_synthetic_workload_stands_for_the_trace():
     ("fields", "reason"),
     [
         ({}, "a trace has a path, or a synthetic workload"),
+        (
+            {
+                "synthetic": {
+                    "kind": "poisson",
+                    "rate": 1,
+                    "requests": 1,
+                    "prompt": 1,
+                    "output": 1,
+                },
+                "time_unit": "s",
+            },
+            "time_unit and hash_block are of a file; try a path",
+        ),
         (
             {"synthetic": gamma(1.0), "start": 5.0, "end": 5.0},
             "from start 5 s to end 5 s is no time",

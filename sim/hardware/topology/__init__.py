@@ -37,7 +37,7 @@ from sim.hardware.topology.base import (
     two_shot_all_reduce,
 )
 from sim.hardware.topology.dragonfly import Dragonfly
-from sim.hardware.topology.flat import Bus, FullyConnected, Line, Ring, Switch
+from sim.hardware.topology.flat import Bus, FullyConnected, Line, Ring, Switch, Unlinked
 from sim.hardware.topology.mesh import Mesh, Torus
 from sim.hardware.topology.nested import Hierarchical, Nested
 
@@ -77,6 +77,7 @@ __all__ = [
     "Topology",
     "TopologyField",
     "Torus",
+    "Unlinked",
     "adding_phases",
     "all_to_all_gather",
     "everyone_to_everyone",

@@ -1,8 +1,9 @@
 """Chips joined at one level: fully, by a switch, by a bus, in a ring or a line."""
 
+import math
 from collections.abc import Hashable
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -23,6 +24,31 @@ from sim.hardware.topology.base import (
     mirrored,
 )
 from sim.units import Bytes, Seconds
+
+
+class Unlinked(Topology):
+    """A chip without links to others, as a card that is sold alone; a replica is one chip."""
+
+    def route(self, a: int, b: int) -> tuple[Hop, ...]:
+        return ()
+
+    def link_of(self, hop: Hop) -> Link:
+        raise KeyError(hop)
+
+    def pair(self, group: range) -> Channel:
+        return Channel(0.0, math.inf)
+
+    def sized(self, chips: int) -> Self:
+        """Return the topology of one chip.
+
+        Raises: ValueError for several chips.
+        """
+        if chips > 1:
+            raise ValueError(
+                f"the chip's file has no topology: got a replica of {chips} chips; expected 1;"
+                " try a topology for the system"
+            )
+        return super().sized(chips)
 
 
 class FullyConnected(Topology):

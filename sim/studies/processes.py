@@ -1,0 +1,67 @@
+"""Calls of one function on several processes of this machine.
+
+dict(on_processes(math.sqrt, {"a": 4.0, "b": 9.0}, jobs=2))  # {'a': 2.0, 'b': 3.0}
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from sim.inputs.errors import UserError
+
+K = TypeVar("K")
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+def on_processes(
+    function: Callable[[A], R], arguments: Mapping[K, A], jobs: int
+) -> Iterator[tuple[K, R]]:
+    """Yield the key and the result of each call when it is over.
+
+    The processes end with this one. With one job, or one argument, the calls are made here.
+
+    Raises: UserError if one of the processes is killed.
+    """
+    if min(jobs, len(arguments)) <= 1:
+        yield from ((key, function(argument)) for key, argument in arguments.items())
+        return
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        min(jobs, len(arguments)),
+        multiprocessing.get_context("spawn"),
+        initializer=_follow_parent,
+    )
+    try:
+        futures = {pool.submit(function, argument): key for key, argument in arguments.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "--jobs: got a killed process (out of memory?); expected each to end by itself;"
+            " try the same command with fewer --jobs"
+        ) from None
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Make a process of the pool end with its parent, and silently on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
