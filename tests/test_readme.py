@@ -28,6 +28,14 @@ def test_examples_are_files_that_tests_run(file):
     ]
 
 
+def test_the_screen_it_shows_is_that_of_its_command(sramsim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = sramsim("run", "llama2-70b-lpu-vs-h100")
+    screen = "\n".join(line.rstrip() for line in out.splitlines())
+    assert status == 0
+    assert f"```\n{screen}\n```" in README
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "scenarios/README.md"])
 def test_files_it_names_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import TaskID
 
+WIDEST = 100  # columns of a screen of sentences; longer lines are hard to read
 Progress = Callable[[str, int, int], None]  # system (or set, or points), done, total
 
 
@@ -28,6 +29,19 @@ def show_table(table: "RenderableType") -> None:
     if not console.is_terminal:
         console = Console(width=max(120, console.width))
     console.print(table, markup=False)
+
+
+def show_screen(screen: "Callable[[int], RenderableType]") -> None:
+    """Print what a function returns for the width of the terminal, at most `WIDEST` columns.
+
+    Where stdout is no terminal the width is `COLUMNS`, or 80.
+    """
+    from rich.console import Console
+
+    console = Console()
+    wide = console.width if console.is_terminal or "COLUMNS" in os.environ else 80
+    console = Console(width=min(WIDEST, wide))
+    console.print(screen(console.width), markup=False, highlight=False)
 
 
 def note(line: str) -> None:

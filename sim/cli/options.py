@@ -39,7 +39,7 @@ def open_scenario(file: str, assignments: list[str] | None, seed: int | None = N
 
 
 def search_open_plans(
-    scenario: "Scenario", attainment: float = 0.9, requests: int | None = None
+    scenario: "Scenario", attainment: float | None = None, requests: int | None = None
 ) -> "Scenario":
     """Return the scenario with degrees in place of `search: capacity`, and print each trial."""
     from sim.studies.design import search_plans

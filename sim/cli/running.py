@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,14 @@ import typer
 
 from sim.cli.app import ASK, INTERRUPTED, app
 from sim.cli.completion import complete_scenarios
-from sim.cli.console import note, print_json, progress_bars, show_table, status_line
+from sim.cli.console import (
+    note,
+    print_json,
+    progress_bars,
+    show_screen,
+    show_table,
+    status_line,
+)
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -29,6 +37,14 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
+class OutputFormat(StrEnum):
+    """A format of the output of `run`."""
+
+    TEXT = "text"
+    VLLM = "vllm"
+    JSON = "json"
+
+
 @app.command(
     "run",
     rich_help_panel=ASK,
@@ -37,6 +53,13 @@ if TYPE_CHECKING:
 )
 def run_command(
     file: FileArgument,
+    every_row: Annotated[
+        bool, typer.Option("--all", help="Print every row and finding, at least 120 columns wide.")
+    ] = False,
+    output: Annotated[
+        OutputFormat,
+        typer.Option("--format", help="`vllm`: a block for each system as `vllm bench serve`."),
+    ] = OutputFormat.TEXT,
     as_json: JsonOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and requests.parquet.")
@@ -49,9 +72,12 @@ def run_command(
 ) -> None:
     """Simulate every system of a scenario under the same requests, and compare them."""
     from sim.cost.plan import PlanError
+    from sim.report.first_screen import first_screen
     from sim.report.tables import comparison, estimate_table
+    from sim.report.vllm_block import vllm_blocks
     from sim.studies.run import economic_terms, lifetime_estimates, run
 
+    output, words = _one_format(output, as_json, every_row), command_words(file, assignments, seed)
     scenario = open_scenario(file, assignments, seed)
     folder = out or Path("out")
     if out or plots:
@@ -62,15 +88,39 @@ def run_command(
             result = run(scenario, scenario.seed, progress)
     except PlanError:
         # Prices do not depend on the requests, so print them although a model does not fit.
-        if scenario.economics and (estimate := lifetime_estimates(scenario)) and not as_json:
-            show_table(estimate_table(scenario.id, economic_terms(scenario), estimate))
+        if (
+            scenario.economics
+            and (estimate := lifetime_estimates(scenario))
+            and output is OutputFormat.TEXT
+        ):
+            named = {scenario.systems[name].label or name: cost for name, cost in estimate.items()}
+            show_table(estimate_table(scenario.id, economic_terms(scenario), named))
         raise
     if out or plots:
         save_run(result.saved(), folder, plots)
-    if as_json:
+    if output is OutputFormat.JSON:
         print_json(result.as_json())
+    elif output is OutputFormat.VLLM:
+        print(vllm_blocks(result.summary))
+    elif every_row:
+        show_table(comparison(result.summary, words))
     else:
-        show_table(comparison(result.summary, command_words(file, assignments, seed)))
+        summary, question = result.summary, scenario.question
+        show_screen(lambda width: first_screen(summary, question, words, width))
+
+
+def _one_format(output: OutputFormat, as_json: bool, every_row: bool) -> OutputFormat:
+    """Return the format of the output. `--json` is short for `--format json`.
+
+    Raises: UserError if two of the options contradict each other.
+    """
+    if as_json and output is not OutputFormat.TEXT:
+        raise UserError(f"--format: got {output} with --json; expected one; try leaving --json out")
+    if as_json:
+        output = OutputFormat.JSON
+    if every_row and output is not OutputFormat.TEXT:
+        raise UserError(f"--all: got it with {output}; expected text; try leaving --all out")
+    return output
 
 
 def command_words(file: str, assignments: list[str] | None, seed: int | None) -> str:
@@ -181,8 +231,11 @@ def capacity_command(
     file: FileArgument,
     as_json: JsonOption = False,
     attainment: Annotated[
-        float, typer.Option(help="Share of the requests that must meet the SLO.")
-    ] = 0.9,
+        float | None,
+        typer.Option(
+            help="Share of the requests that must meet the SLO; default: its percentile, or 0.9."
+        ),
+    ] = None,
     requests: Annotated[
         int | None,
         typer.Option(

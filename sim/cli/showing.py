@@ -92,8 +92,11 @@ def report_command(
     out: Annotated[Path, typer.Option("--output", "-o", help="HTML page to write.")] = Path(
         "report.html"
     ),
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Write only what prints on one sheet.")
+    ] = False,
 ) -> None:
-    """Write one HTML page with verdict, tables, figures, the scenario and all sources.
+    """Write one HTML page with the answer, figures, tables, the scenario and all sources.
 
     The page needs no network.
     """
@@ -103,7 +106,7 @@ def report_command(
         )
     from sim.report import page
 
-    save_text(page.html_page(folder), out)
+    save_text(page.html_page(folder, brief), out)
 
 
 @app.command(

@@ -4,5 +4,5 @@
     >>> format_number(0.123456)
     '0.123'
 
-Read `tables` first, then `page`.
+Read `first_screen` first, then `tables` and `page`.
 """

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sim.economics.break_even import ALONE, LOADED, break_even_points, priced_card_systems
 from sim.report.identity_rows import WEIGHT_BANDWIDTHS, changed_numbers
-from sim.results.labels import format_number, labelled
+from sim.results.labels import format_number, labelled, system_label, system_labels
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary, SystemSummary
 from sim.results.system_identity import SystemIdentity
@@ -26,27 +26,32 @@ def notes(summary: RunSummary, file: str = "") -> list[str]:
 
     file: words that name the scenario in a command to try, with its `--set` options.
     """
-    systems = summary.systems
-    lines = changed_numbers(summary.identities)
-    if summary.note:
-        lines.append(f"Trace: {summary.note}.")
+    lines = conditions_of_numbers(summary)
     if summary.estimate:
         lines.append(
             "The ratios of what systems cost say nothing of tokens: they compare as if all systems "
             "were equally fast."
         )
         lines += token_cost_findings(summary)
-    spans = {name: span for name, s in systems.items() if (span := s.metrics.measured)}
+    plain = [identity for s in summary.systems.values() if (identity := s.identity.plain)]
+    if any(point.paced for identity in plain for point in identity.published):
+        lines.append("(paced): the service throttled this speed; the hardware is at least as fast.")
+    return lines + mostly_idle(summary, file) + findings(summary.systems)
+
+
+def conditions_of_numbers(summary: RunSummary) -> list[str]:
+    """Return changed numbers, the parts of a trace that were left out, and the part that counts."""
+    lines, labels = changed_numbers(summary.identities), system_labels(summary.identities)
+    if summary.note:
+        lines.append(f"Trace: {summary.note}.")
+    spans = {name: span for name, s in summary.systems.items() if (span := s.metrics.measured)}
     if spans:
         parts = ", ".join(
-            f"{name} from {format_number(span.start)} to {format_number(span.end)} s"
+            f"{labels[name]} from {format_number(span.start)} to {format_number(span.end)} s"
             for name, span in spans.items()
         )
         lines.append(f"Counted: {parts}; ITL and verdict of the whole run.")
-    plain = [identity for s in systems.values() if (identity := s.identity.plain)]
-    if any(point.paced for identity in plain for point in identity.published):
-        lines.append("(paced): the service throttled this speed; the hardware is at least as fast.")
-    return lines + mostly_idle(summary, file) + findings(systems)
+    return lines
 
 
 def mostly_idle(summary: RunSummary, file: str) -> list[str]:
@@ -72,15 +77,15 @@ def token_cost_findings(summary: RunSummary) -> list[str]:
         or any(LOADED not in by_load for by_load in costs.values())
     ):
         return []
-    lines = []
+    lines, labels = [], system_labels(summary.identities)
     for name in (name for name in costs if name not in mine):
         for one in mine:
             alone, loaded = (
                 ratio(costs[one][load][0] / costs[name][load][0]) for load in (ALONE, LOADED)
             )
             lines.append(
-                f"A token of {one} costs {alone} times one of {name} with one user each, "
-                f"{loaded} times under this load."
+                f"A token of {labels[one]} costs {alone} times one of {labels[name]} with one user "
+                f"each, {loaded} times under this load."
             )
     best, points = break_even_points(priced)
     speed = format_number(costs[best][LOADED][1])
@@ -92,8 +97,8 @@ def token_cost_findings(summary: RunSummary) -> list[str]:
         )
         user = f"{format_number(point.speed)} token/s for a user"
         lines.append(
-            f"A token of {best} under this load ({speed} token/s for a user) costs as much as one "
-            f"of {point.other} with {point.load} ({user}) {at}."
+            f"A token of {labels[best]} under this load ({speed} token/s for a user) costs as "
+            f"much as one of {labels[point.other]} with {point.load} ({user}) {at}."
         )
     return lines
 
@@ -102,16 +107,6 @@ def verdict_text(metrics: Metrics) -> str:
     """Return the verdict, with a remark if requests come in bursts: 'STABLE, with bursts'."""
     bursts = any(hint.kind == "bursts" for hint in metrics.hints)
     return metrics.verdict + (", with bursts" if bursts else "")
-
-
-def verdict_sentence(systems: Systems) -> str:
-    """Return the comparison in a sentence: the fastest for a user, and which do not keep up."""
-    fastest = next(iter(_fastest(systems)), "No system gave a user two tokens.")
-    verdicts = {name: verdict_text(s.metrics) for name, s in systems.items()}
-    behind = [f"{name} is {verdict}" for name, verdict in verdicts.items() if verdict != "STABLE"]
-    every = "every system" if len(systems) > 1 else next(iter(systems))
-    load = " and ".join(behind) or f"{every} is STABLE"
-    return f"{fastest.removesuffix('.')}; under this load {load}."
 
 
 def _user_speeds(systems: Systems) -> dict[str, float]:
@@ -142,37 +137,38 @@ def findings(systems: Systems) -> list[str]:
     if len(speeds) > 1:
         lines += _fastest(systems)
         lines += bandwidth_claims(systems, speeds)
-    lines += [f"{name}: {member_shares(s)}." for name, s in systems.items() if s.members]
+    labels = {name: system_label(name, s.identity) for name, s in systems.items()}
+    lines += [f"{labels[name]}: {member_shares(s)}." for name, s in systems.items() if s.members]
     for name, system in systems.items():
-        lines += _contended(name, system)
-        lines += judgement(name, system.metrics)
-        lines += _waits(name, system)
+        lines += estimated_collectives(name, system)
+        lines += judgement(labels[name], system.metrics)
+        lines += _waits(labels[name], system)
     return lines
 
 
-def _contended(name: str, system: SystemSummary) -> list[str]:
+def estimated_collectives(name: str, system: SystemSummary) -> list[str]:
     """Return the collectives whose times are estimates, of plain systems at stage fidelity."""
     fidelities = {member: of.fidelity for member, of in system.members.items()}
     return [
-        f"{part}: {identity.contended}."
+        f"{system_label(part, identity)}: {identity.contended}."
         for part, identity in system.identity.parts(name).items()
         if identity.contended and fidelities.get(part, system.fidelity) != "chip"
     ]
 
 
-def _waits(name: str, system: SystemSummary) -> list[str]:
+def _waits(label: str, system: SystemSummary) -> list[str]:
     """Return the link that messages waited for longest."""
     network = system.network
     if not network or not network.links_waited_for:
         return []
     link = network.links_waited_for[0]
     return [
-        f"{name}: messages waited most for the link {link.link}: {format_number(link.waited_ms)} "
+        f"{label}: messages waited most for the link {link.link}: {format_number(link.waited_ms)} "
         f"of {format_number(network.waited_ms)} ms, for {link.messages:,} messages."
     ]
 
 
-def judgement(name: str, metrics: Metrics) -> list[str]:
+def judgement(label: str, metrics: Metrics) -> list[str]:
     """Return the meaning of a verdict, reasons of unfinished requests, and hints."""
     lines = []
     share = metrics.served_share
@@ -180,12 +176,12 @@ def judgement(name: str, metrics: Metrics) -> list[str]:
     match metrics.verdict:
         case "OVERLOADED":
             lines.append(
-                f"* {name} is overloaded: it serves {served} of what it is offered, its backlog "
+                f"* {label} is overloaded: it serves {served} of what it is offered, its backlog "
                 "grows, and its latencies are those of this run's length only."
             )
         case "REFUSED":
             lines.append(
-                f"* {name} did not finish half of the requests or more; its latencies are those "
+                f"* {label} did not finish half of the requests or more; its latencies are those "
                 "of the others."
             )
         case "TOO SHORT":
@@ -195,19 +191,19 @@ def judgement(name: str, metrics: Metrics) -> list[str]:
                 else "more requests arrive than leave, up to the last arrival"
             )
             lines.append(
-                f"{name}: the run is too short to tell whether it keeps up: {why}; ask for more "
+                f"{label}: the run is too short to tell whether it keeps up: {why}; ask for more "
                 "requests."
             )
         case "BACKLOGGED":
             lines.append(
-                f"{name} is backlogged: more than a tenth of its requests waited longer than they "
+                f"{label} is backlogged: more than a tenth of its requests waited longer than they "
                 "were served."
             )
     lines += [
-        f"{name}: {part.requests:,} requests unanswered: {part.reason}."
+        f"{label}: {part.requests:,} requests unanswered: {part.reason}."
         for part in metrics.unfinished
     ]
-    return lines + [f"{name}: {hint.text}." for hint in metrics.hints]
+    return lines + [f"{label}: {hint.text}." for hint in metrics.hints]
 
 
 def member_shares(fleet: SystemSummary) -> str:
@@ -220,7 +216,7 @@ def member_shares(fleet: SystemSummary) -> str:
         part = f"{served.completed / completed:.0%}" if completed else "none"
         times = f"median TTFT {format_number(served.ttft.median)} ms, "
         times += f"TPOT {format_number(served.tpot.median)} ms"
-        text = f"{name} served {part} of the requests"
+        text = f"{system_label(name, member.identity)} served {part} of the requests"
         parts.append(f"{text} ({times})" if served.completed else text)
     return ", ".join(parts)
 
@@ -247,7 +243,8 @@ def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]
     for name in rest:
         if plain[name].chip == plain[first].chip:
             continue
-        lines.append(_bandwidths(first, plain[first], name, plain[name]))
+        pair = f"{system_label(first, plain[first])} over {system_label(name, plain[name])}"
+        lines.append(_bandwidths(pair, plain[first], plain[name]))
         times = [systems[one].unloaded for one in (name, first)]
         unloaded = times[0].tpot_ms / times[1].tpot_ms if times[0] and times[1] else float("nan")
         busy = (
@@ -255,12 +252,12 @@ def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]
             if {first, name} <= speeds.keys()
             else ""
         )
-        lines.append(f"Speed of a user, {first} over {name}: {unloaded:.1f} unloaded{busy}.")
+        lines.append(f"Speed of a user, {pair}: {unloaded:.1f} unloaded{busy}.")
     return lines
 
 
-def _bandwidths(first: str, one: SystemIdentity, name: str, other: SystemIdentity) -> str:
+def _bandwidths(pair: str, one: SystemIdentity, other: SystemIdentity) -> str:
     ratios = (
         f"{rate(one) / rate(other):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items()
     )
-    return f"Reading weights, {first} over {name}: {', '.join(ratios)}."
+    return f"Reading weights, {pair}: {', '.join(ratios)}."

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from rich.table import Table
 
 from sim.economics.token_price import TokenPrice
-from sim.results.labels import format_number, speed_label
+from sim.results.labels import format_number, speed_label, system_label
 from sim.results.summary import EnergyUse, TokenCosts
 from sim.results.system_identity import CHANGED_PARTS, Identity, SystemIdentity
 from sim.units import format_quantity
@@ -91,7 +91,8 @@ def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
         for key, change in (system.changed or {}).items():
             part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
             kind = part.rpartition(".")[2]
-            head = f"† {name}: {' '.join(filter(None, (kind, entries.get(kind))))} with"
+            entry = " ".join(filter(None, (kind, entries.get(kind))))
+            head = f"† {system_label(name, system)}: {entry} with"
             was = "new" if change.was is None else f"instead of {change.was}"
             start = f"{lines[head]}," if head in lines else head
             lines[head] = f"{start} {key.removeprefix(f'{part}.')} {change.now} ({was})"

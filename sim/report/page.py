@@ -22,12 +22,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sim.inputs.key_paths import scalar_values
-from sim.report.findings import notes, verdict_sentence
+from sim.report.answer import answer_sentence, condition_lines
+from sim.report.findings import notes
+from sim.report.first_screen import key_rows, key_table, remarks
 from sim.report.html_table import as_html
 from sim.report.tables import run_tables
 from sim.report.titled_tables import titled_table
 from sim.results.encoding import encode_summary
-from sim.results.labels import sortable_text
+from sim.results.labels import sortable_text, system_labels
 from sim.results.saving import load_result
 from sim.results.summary import RunOrigin
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HERE = Path(__file__).parent  # of page.html, page.css and page.js
+LEAD = "speed"  # the figure below the answer of a run
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 # Colours of figures on a dark page. The first is the ground. Other colours are visible on both.
 DARK_COLOURS = {
@@ -65,49 +68,60 @@ class PageContent:
     """The content of a page for a run or a sweep.
 
     scenario: its name. seed, origin: None if the result does not have them.
-    every: a title, and the table of all values. command: the one that made the folder.
+    lead: the figure below the answer. key_rows: the table of the first screen; None of a sweep.
+    conditions: systems, requests, SLO. notes: what to know about the numbers.
+    tables, figures: the rest. every: a title, and the table of all values.
+    command: the one that made the folder.
     """
 
     scenario: str
     seed: int | None
     origin: RunOrigin | None
-    verdict: str
-    tables: list[Markup]
+    answer: str
+    lead: DrawnFigure | None
+    key_rows: Markup | None
+    conditions: list[str]
     notes: list[str]
+    tables: list[Markup]
     figures: list[DrawnFigure]
     every: tuple[str, Markup]
     command: str
 
 
-def html_page(folder: Path) -> str:
+def html_page(folder: Path, brief: bool = False) -> str:
     """Return the page of a folder. Equal folders give equal bytes.
 
+    brief: whether the page has only what prints on one sheet.
     Raises: UserError if the folder holds no result.
     """
-    return _page(_of_sweep(folder) if (folder / "sweep.json").is_file() else _of_run(folder))
+    of_sweep = (folder / "sweep.json").is_file()
+    return _page(_of_sweep(folder) if of_sweep else _of_run(folder, brief), brief)
 
 
-def _of_run(folder: Path) -> PageContent:
+def _of_run(folder: Path, brief: bool) -> PageContent:
     """Return the content of the page for one run."""
     from plots import draw_all
 
     saved = load_result(folder)
     summary = saved.summary
-    sentence = verdict_sentence(summary.systems)
-    every = titled_table("", list(summary.systems))
+    labels = list(system_labels(summary.identities).values())
+    every = titled_table("", labels)
     values = {name: scalar_values(encode_summary(s)) for name, s in summary.systems.items()}
     for key in dict.fromkeys(key for of_system in values.values() for key in of_system):
         every.add_row(key, *(sortable_text(of_system.get(key)) for of_system in values.values()))
+    figures = page_figures(draw_all(saved))
+    lead = next((figure for figure in figures if figure.name == LEAD), figures[0])
     return PageContent(
         scenario=summary.scenario,
         seed=summary.seed,
         origin=summary.origin,
-        verdict=sentence,
+        answer=answer_sentence(summary),
+        lead=lead,
+        key_rows=_table(key_table(key_rows(summary), labels, 0, len(labels))),
+        conditions=condition_lines(summary),
+        notes=remarks(summary) if brief else notes(summary),
         tables=[_table(table) for table in run_tables(summary)],
-        notes=[  # Left out: the note that the sentence repeats.
-            note for note in notes(summary) if not sentence.startswith(note.removesuffix("."))
-        ],
-        figures=page_figures(draw_all(saved)),
+        figures=[figure for figure in figures if figure is not lead],
         every=("Every metric", _table(every)),
         command="run",
     )
@@ -132,10 +146,13 @@ def _of_sweep(folder: Path) -> PageContent:
         scenario=swept.summary.scenario,
         seed=swept.summary.seed,
         origin=swept.summary.origin,
-        verdict=figures[0].finding if figures else note,
-        tables=[],
+        answer=figures[0].finding if figures else note,
+        lead=figures[0] if figures else None,
+        key_rows=None,
+        conditions=[],
         notes=[note] if figures else [],
-        figures=figures,
+        tables=[],
+        figures=figures[1:],
         every=("Every point", _table(table)),
         command="sweep",
     )
@@ -233,7 +250,7 @@ def _table(table: "Table") -> Markup:
     return Markup(as_html(table))
 
 
-def _page(content: PageContent) -> str:
+def _page(content: PageContent, brief: bool) -> str:
     origin, scenario = content.origin, scenario_yaml(content)
     name = f"{content.scenario}.yaml"
     script = (HERE / "page.js").read_text(encoding="utf-8")
@@ -248,6 +265,7 @@ def _page(content: PageContent) -> str:
     return environment.get_template("page.html").render(
         {
             **vars(content),
+            "brief": brief,
             "style": Markup((HERE / "page.css").read_text(encoding="utf-8")),
             "script": Markup(script),
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -20,7 +20,7 @@ from sim.report.identity_rows import (
 from sim.report.tables import COLOURS
 from sim.report.titled_tables import titled_table
 from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
-from sim.results.labels import format_number
+from sim.results.labels import format_number, system_labels
 from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan
 from sim.results.system_identity import UnloadedRequest
 from sim.units import format_quantity
@@ -29,12 +29,13 @@ from sim.units import format_quantity
 def capacity_table(summary: CapacitySummary) -> RenderableType:
     """Return the table of `sramsim capacity`."""
     results, identities = list(summary.systems.values()), summary.identities
+    labels = system_labels(identities)
     limits = ", ".join(
         f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary.slo.items()
     )
     table = titled_table(
         f"{summary.scenario}, seed {summary.seed}: the most that each system takes",
-        list(summary.systems),
+        labels.values(),
     )
     identity_rows(table, identities.values())
     table.add_section()
@@ -68,7 +69,7 @@ def capacity_table(summary: CapacitySummary) -> RenderableType:
         *changed_numbers(identities),
         f"{100 * summary.attainment:g} % of the requests must meet {limits}.",
     ]
-    lines += [f"{name}: {s.reason}." for name, s in summary.systems.items() if s.reason]
+    lines += [f"{labels[name]}: {s.reason}." for name, s in summary.systems.items() if s.reason]
     return Group(table, Text(), *map(Text, lines))
 
 
@@ -106,7 +107,8 @@ def plan_table(summary: PlanSummary) -> RenderableType:
     """Return the table of `sramsim plan`."""
     systems = list(summary.systems.values())
     identities = {name: system.identity for name, system in summary.systems.items()}
-    table = titled_table(f"{summary.scenario}: what each system holds", list(identities))
+    labels = system_labels(identities)
+    table = titled_table(f"{summary.scenario}: what each system holds", labels.values())
     identity_rows(table, identities.values())
     table.add_section()
     fits = (Text("yes", "green") if s.fits else Text("no", "red") for s in systems)
@@ -133,7 +135,7 @@ def plan_table(summary: PlanSummary) -> RenderableType:
     _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
     lines = changed_numbers(identities)
     lines += [
-        _tried(name, s.plain.tried)
+        _tried(labels[name], s.plain.tried)
         for name, s in summary.systems.items()
         if s.plain and s.plain.tried
     ]
@@ -157,7 +159,7 @@ def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> 
     table.add_row("fitted share of a token", *shares)
 
 
-def _tried(name: str, tried: Sequence[TriedPlan]) -> str:
+def _tried(label: str, tried: Sequence[TriedPlan]) -> str:
     """Return how many plans the search tried, and the five best that fit."""
     fit = [plan for plan in tried if plan.fits]
     best = ", ".join(
@@ -165,7 +167,7 @@ def _tried(name: str, tried: Sequence[TriedPlan]) -> str:
         + (f"({format_number(1000 * plan.tpot)} ms)" if plan.tpot else f"({plan.chips} chips)")
         for plan in fit[:5]
     )
-    text = f"{name}: {len(tried)} plans tried, {len(fit)} fit"
+    text = f"{label}: {len(tried)} plans tried, {len(fit)} fit"
     return (
         f"{text}; the best, as tensor x attention data x pipeline x replicas: {best}"
         if fit

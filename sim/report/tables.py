@@ -1,4 +1,4 @@
-"""The tables of `sramsim run`, made from a run's summary without simulation.
+"""The tables of `sramsim run --all`, made from a run's summary without simulation.
 
 >>> from sim.results.saving import load_result
 >>> run_tables(load_result(folder).summary)  # doctest: +SKIP
@@ -6,7 +6,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,7 +13,6 @@ from rich.text import Text
 
 from sim.economics.owner_costs import CostEstimate, EconomicTerms
 from sim.report.findings import notes, verdict_text
-from sim.report.html_table import as_html
 from sim.report.identity_rows import (
     WEIGHT_BANDWIDTHS,
     beat_rows,
@@ -24,7 +22,7 @@ from sim.report.identity_rows import (
     plain_cells,
 )
 from sim.report.titled_tables import titled_table
-from sim.results.labels import format_number, published_speed
+from sim.results.labels import format_number, published_speed, system_label, system_labels
 from sim.results.statistics import (
     LATENCIES,
     AvailabilityMetrics,
@@ -49,18 +47,12 @@ COLOURS = {
 
 
 def comparison(summary: RunSummary, file: str = "") -> RenderableType:
-    """Return the output of `sramsim run`: tables and sentences.
+    """Return the output of `sramsim run --all`: tables and sentences.
 
     file: the scenario's name or path, for a command to try.
     """
     parts = [part for table in run_tables(summary) for part in (table, Text())]
     return Group(*parts, *map(Text, notes(summary, file)))
-
-
-def comparison_html(summary: RunSummary) -> str:
-    """Return tables and sentences as HTML, for a notebook."""
-    lines = "".join(f"<p>{escape(note)}</p>" for note in notes(summary))
-    return "".join(map(as_html, run_tables(summary))) + lines
 
 
 def run_tables(summary: RunSummary) -> list[Table]:
@@ -70,7 +62,9 @@ def run_tables(summary: RunSummary) -> list[Table]:
     """
     shown = [systems_table(summary)]
     if summary.estimate and summary.economics:
-        shown.insert(0, estimate_table(summary.scenario, summary.economics, summary.estimate))
+        labels = system_labels(summary.identities)
+        estimate = {labels[name]: cost for name, cost in summary.estimate.items()}
+        shown.insert(0, estimate_table(summary.scenario, summary.economics, estimate))
     if summary.measured:
         shown.append(trace_table(summary.measured, summary.systems))
     return shown
@@ -89,7 +83,8 @@ COUNT_ROWS: dict[str, Callable[[Metrics], int]] = {
 
 def systems_table(summary: RunSummary) -> Table:
     """Return a table with a column for each system: identity, metrics, single-request times."""
-    table = titled_table(f"{summary.scenario}, seed {summary.seed}", list(summary.systems))
+    labels = system_labels(summary.identities).values()
+    table = titled_table(f"{summary.scenario}, seed {summary.seed}", labels)
     systems = list(summary.systems.values())
     identity_rows(table, summary.identities.values(), [s.fidelity for s in systems])
     table.add_section()
@@ -182,7 +177,7 @@ def estimate_table(
 ) -> Table:
     """Return the cost of each system over the years, before any token [USD].
 
-    The last columns are the first system as a multiple of each other one.
+    estimate: by label.  The last columns are the first system as a multiple of each other one.
     """
     power = (
         f"${format_number(terms.hosting_usd_per_kw_month)} a kW and month"
@@ -258,18 +253,21 @@ def percent(availability: AvailabilityMetrics, share: float | None) -> str:
 
 def trace_table(measured: TraceMetrics, systems: Mapping[str, SystemSummary]) -> Table:
     """Return the latencies of the trace's own server next to those of each system."""
-    title = "as measured where the trace was taken, and simulated"
-    table = titled_table(title, ["measured", *systems])
-    for name, of_trace in (("ttft", measured.ttft), ("tpot", measured.tpot)):
+    labels = (system_label(name, s.identity) for name, s in systems.items())
+    title = "as measured where the trace was taken, and simulated (error in %)"
+    table = titled_table(title, ["measured", *labels])
+    times = {"ttft": measured.ttft, "tpot": measured.tpot, "e2el": measured.e2el}
+    for name, of_trace in times.items():
         for statistic in ("mean", "median", "p90"):
             was = of_trace[statistic]
             if was:
-                times = [s.metrics.latency(name)[statistic] for s in systems.values()]
+                simulated = (s.metrics.latency(name)[statistic] for s in systems.values())
                 cells = (
-                    f"{format_number(time)} ({100 * math.log(time / was):+.1f} %)" if time else "-"
-                    for time in times
+                    f"{format_number(time)} ({100 * (time / was - 1):+.1f} %)" if time else "-"
+                    for time in simulated
                 )
-                table.add_row(f"{name.upper()} {statistic}, ms", format_number(was), *cells)
+                label = f"{LATENCIES[name].label} {statistic}, ms"
+                table.add_row(label, format_number(was), *cells)
     return table
 
 

@@ -49,6 +49,21 @@ class SLO(Value):
     e2el: Seconds | None = Field(
         default=None, description="Longest end-to-end latency [s]; default: no limit."
     )
+    percentile: Annotated[float, Field(gt=0, le=100)] | None = Field(
+        default=None,
+        description="Percent of the requests that must meet all limits; default: 90 for "
+        "`capacity`, and not judged by `run`.",
+    )
+
+    @property
+    def share(self) -> float:
+        """The share of the requests that must be within all limits."""
+        return 0.9 if self.percentile is None else self.percentile / 100
+
+    @property
+    def limits(self) -> dict[str, Seconds]:
+        """The limits by name [s]."""
+        return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
 
 
 # p99 TTFT and TPOT of MLPerf Inference's server and interactive scenarios.
@@ -178,6 +193,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         output_throughput=rate(written),
         total_token_throughput=rate(read + written),
         goodput=Goodput(rate(within_slo)) if slo else None,
+        attainment=float(meets_slo(rows, slo)[counted].mean()) if slo else None,
         ttft=latency_statistics("ttft", samples["ttft"]),
         tpot=latency_statistics("tpot", samples["tpot"]),
         itl=Statistics(

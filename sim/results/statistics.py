@@ -169,7 +169,8 @@ class Metrics:
         span of `measure` [s].
     moved: requests that began again on another replica, of those that are `retried`.
     request_throughput: requests/s. output_throughput, total_token_throughput: tokens/s.
-    goodput: None without an SLO.
+    goodput, attainment: None without an SLO. attainment: share of the requests that meet it; a
+        refused request does not.
     ci95_mean_…_ms: half width of the mean's 95 % confidence interval, by batch means, ms; None
         where there is no steady state, or there are too few requests.
     measured: None where the whole run is counted.
@@ -195,6 +196,7 @@ class Metrics:
     output_throughput: float | None
     total_token_throughput: float | None
     goodput: Annotated[Goodput | None, SPLICED] = None
+    attainment: Annotated[float | None, OMIT_NONE] = None
     ttft: LatencyField
     tpot: LatencyField
     itl: LatencyField
@@ -216,6 +218,11 @@ class Metrics:
     def user_speed(self) -> float | None:
         """Output tokens per second of the median user, 1/TPOT."""
         return 1000 / self.tpot.median if self.tpot.median else None
+
+    @property
+    def works(self) -> float:
+        """The share of time that the system works; 1 if no parts fail."""
+        return self.availability.availability if self.availability else 1.0
 
     def latency(self, name: str) -> Statistics:
         """Return the statistics of a latency of `LATENCIES`."""

@@ -72,11 +72,53 @@ class TokenCosts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CapacityEstimate:
+    """An estimate of the highest load of a system within the SLO, without a simulation.
+
+    load: request/s, or users of a closed loop. output_throughput, costs: at that load; tokens/s.
+    """
+
+    load: float
+    output_throughput: float
+    costs: Annotated[TokenCosts, SPLICED]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLengths:
+    """The tokens of prompts or of outputs: least, mean and most."""
+
+    least: int
+    mean: float
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferedLoad:
+    """The requests that every system gets.
+
+    rate: request/s, or sessions/s of sessions. users: of a closed loop. None: it has none.
+    """
+
+    requests: int
+    sessions: Annotated[int | None, OMIT_NONE] = None
+    rate: Annotated[float | None, OMIT_NONE] = None
+    users: Annotated[int | None, OMIT_NONE] = None
+    prompt: TokenLengths
+    output: TokenLengths
+
+    @property
+    def varied(self) -> float | None:
+        """The load that a search of capacity varies: users, or request/s."""
+        return self.users if self.users is not None else None if self.sessions else self.rate
+
+
+@dataclass(frozen=True, kw_only=True)
 class SystemSummary:
     """One system: its identity, the metrics of its users, its costs.
 
     fidelity: 'stage' or 'chip'. network: None at stage fidelity.
     outages: start and end of each time when a replica is down [s]. unloaded: None for a fleet.
+    at_capacity: None without an SLO, without a load to vary, or if no load meets the SLO.
     """
 
     identity: Annotated[Identity, SPLICED]
@@ -84,8 +126,14 @@ class SystemSummary:
     network: Annotated[NetworkUse | None, OMIT_NONE] = None
     metrics: Annotated[Metrics, SPLICED]
     costs: Annotated[TokenCosts, SPLICED]
+    at_capacity: Annotated[CapacityEstimate | None, OMIT_NONE] = None
     outages: Annotated[tuple[tuple[float, float], ...] | None, OMIT_NONE] = None
     unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
+
+    @property
+    def costs_at_capacity(self) -> TokenCosts:
+        """The estimated costs of a token at capacity, as far as they are known."""
+        return self.at_capacity.costs if self.at_capacity else TokenCosts()
 
     @property
     def by_chip(self) -> bool:
@@ -131,9 +179,11 @@ class RunOrigin:
 class RunSummary:
     """The summary of a run, and its origin.
 
-    workload: its kind. note: the parts of a trace that were left out or cut.
+    workload: its kind. load: its requests; None in results of earlier versions.
+    note: the parts of a trace that were left out or cut.
     measured: latencies of the trace's own server.
-    slo: limits by name [s]. economics: None if the scenario has none.
+    slo: limits by name [s]. slo_percentile: of the requests that must be within them; None: not
+        judged. economics: None if the scenario has none.
     estimate: by system; None if no prices are known.
     origin: None in `run --json`.
     """
@@ -141,9 +191,11 @@ class RunSummary:
     scenario: str
     seed: int
     workload: Annotated[str | None, OMIT_NONE] = None
+    load: Annotated[OfferedLoad | None, OMIT_NONE] = None
     note: Annotated[str | None, OMIT_NONE] = None
     measured: Annotated[TraceMetrics | None, OMIT_NONE] = None
     slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    slo_percentile: Annotated[float | None, OMIT_NONE] = None
     economics: Annotated[EconomicTerms | None, OMIT_NONE] = None
     estimate: Annotated[Mapping[str, CostEstimate] | None, OMIT_NONE] = None
     systems: Mapping[str, SystemSummary]

@@ -267,8 +267,10 @@ class FleetIdentity:
 
     @property
     def hardware(self) -> tuple[str, ...]:
-        """('1 lpu', '4 h100x8'): copies and members."""
-        return tuple(f"{of.copies} {member}" for member, of in self.members.items())
+        """('1 lpu', '4 h100x8'): copies and members, by their labels."""
+        return tuple(
+            f"{of.copies} {of.identity.label or member}" for member, of in self.members.items()
+        )
 
     @property
     def speed_labels(self) -> tuple[str, ...]:

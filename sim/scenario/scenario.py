@@ -130,6 +130,11 @@ class Scenario(Value):
         return self._given
 
     @property
+    def question(self) -> str:
+        """The opening comment of the file; empty if made in code."""
+        return self._question
+
+    @property
     def searches(self) -> dict[str, PlanSearch]:
         """The searches of plans with `search: capacity`, by system."""
         return self._searches
@@ -149,7 +154,7 @@ class Scenario(Value):
         """The origin for a result: version, the file's opening comment, inputs, all sources."""
         return RunOrigin(
             version=__version__,
-            question=self._question,
+            question=self.question,
             inputs=self.given,
             sources=scenario_sources(self.given),
         )

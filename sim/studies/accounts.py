@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.cost.energy import EnergyPart, energy, summed
+from sim.cost.energy import EnergyPart, Tally, energy, summed
 from sim.economics.owner_costs import (
     Capex,
     OwnerCosts,
@@ -14,14 +15,16 @@ from sim.economics.owner_costs import (
     joules_per_token,
 )
 from sim.economics.token_price import ServedTokens, token_price
+from sim.planning.single_request import SingleRequest
 from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
-from sim.results.summary import EnergyUse, TokenCosts
+from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.studies.bound import load_point
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
 
@@ -84,23 +87,72 @@ def token_costs(
         tallies, busy, worked = rows.tallies, rows.busy, elapsed
     if not tokens or elapsed <= 0 or worked <= 0:
         return TokenCosts()
-    money, replicas = scenario.money, list(zip(rows.systems, tallies, strict=True))
-    parts = {}
+    replicas = list(zip(rows.systems, tallies, strict=True))
+    own = {name: summed(tally for system, tally in replicas if system == name) for name in members}
+    served = ServedTokens(tokens, finished, elapsed)
+    costs = costs_of_work(scenario, members, own, worked, served, availability)
+    return replace(costs, busy_share=busy_share(members, rows.systems, busy, worked))
+
+
+def costs_of_work(
+    scenario: Scenario,
+    members: Mapping[str, Member],
+    tallies: Mapping[str, Tally],
+    worked: Seconds,
+    served: ServedTokens,
+    availability: float,
+) -> TokenCosts:
+    """Return the energy and cost of served tokens. Left out: the busy share.
+
+    tallies: the work of all replicas in `worked`, by member.
+    """
+    money, parts = scenario.money, {}
     for name, of in members.items():
         around = host_power(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
         chips = of.chips + of.copies * scenario.spare_chips(name)
-        tally = summed(tally for system, tally in replicas if system == name)
-        parts[name] = EnergyPart(of.deployment.costs, chips, tally, around)
+        parts[name] = EnergyPart(of.deployment.costs, chips, tallies[name], around)
     owned = total_capex(scenario, {name: of.copies for name, of in members.items()})
     price = None
     if owned:
         drawn = _metered_power(scenario, parts, worked)
-        served = ServedTokens(tokens, finished, elapsed)
         price = token_price(money, owned, drawn, served, availability)
     return TokenCosts(
-        busy_share=busy_share(members, rows.systems, busy, worked),
-        energy=_energy_use(scenario, parts.values(), worked, tokens / elapsed),
+        energy=_energy_use(scenario, parts.values(), worked, served.tokens / served.elapsed),
         economics=price,
+    )
+
+
+def capacity_estimate(
+    scenario: Scenario,
+    members: Mapping[str, Member],
+    unloaded: Mapping[str, SingleRequest],
+    availability: float,
+) -> CapacityEstimate | None:
+    """Return an estimate of the highest load within the SLO, and of a token's costs there.
+
+    The load is that of `sim.studies.bound`, which finds it without a simulation.
+    unloaded: a single request on each member.  availability: as in `token_costs`.
+    Left out: waiting, and cached prefixes.
+    None without an SLO, without a load to vary, or if a mean request misses a limit unloaded.
+    """
+    workload, slo = scenario.workload, scenario.slo
+    if slo is None or workload.load_kind is None:
+        return None
+    prompt, output, tallies = workload.mean_prompt, workload.mean_output, {}
+    load = rate = 0.0
+    for name, of in members.items():
+        alone = unloaded[name]
+        times = {"ttft": alone.ttft, "e2el": alone.ttft + max(0.0, output - 1) * alone.tpot}
+        point = load_point(of.deployment, prompt, output, slo, workload.pause)
+        if point is None or any(time > (getattr(slo, key) or time) for key, time in times.items()):
+            return None
+        load, rate = load + of.copies * point.load, rate + of.copies * point.rate
+        tallies[name] = point.tally.scaled(of.copies)
+    served = ServedTokens(rate * output, round(rate), 1.0)
+    return CapacityEstimate(
+        load=load,
+        output_throughput=served.tokens,
+        costs=costs_of_work(scenario, members, tallies, 1.0, served, availability),
     )
 
 

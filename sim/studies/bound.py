@@ -8,13 +8,28 @@ second, and a capacity takes many seconds. So searches begin with the bound.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from sim.cost.work import decodes_at
+from sim.cost.energy import Tally
+from sim.cost.work import Work, decodes_at
 from sim.planning.deployment import Deployment
 from sim.results.metrics import SLO
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import Seconds
+
+
+@dataclass(frozen=True)
+class LoadPoint:
+    """The highest load of a deployment within the SLO, by the bound, over all replicas.
+
+    load: request/s, or users of a closed loop. rate: request/s in both cases.
+    tally: the work of one second.
+    """
+
+    load: float
+    rate: float
+    tally: Tally
 
 
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
@@ -30,9 +45,17 @@ def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
 def goodput_bound(
     deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
 ) -> float:
+    """Return the load of `load_point`; 0 if no load is within the SLO."""
+    point = load_point(deployment, prompt, output, slo, think)
+    return point.load if point else 0.0
+
+
+def load_point(
+    deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
+) -> LoadPoint | None:
     """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
 
-    prompt, output: mean tokens of a request.
+    prompt, output: mean tokens of a request.  None if no load is within the SLO.
     A micro-batch has k sequences and the prompt tokens that replace those which end:
     c = k prompt / (output - 1).  A step takes the time t of the slowest stage, and k / (output - 1)
     requests end with it.  The rate is k / (output - 1) / t for the best k.
@@ -47,24 +70,30 @@ def goodput_bound(
     steps, context = max(1.0, output - 1), prompt + output / 2
     concurrent = limits.max_concurrent(math.ceil(prompt + output))
     if not concurrent:
-        return 0.0
+        return None
     in_flight = limits.fill or limits.micro_batches
     most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / (prompt + steps))))
-    best = 0.0
+    best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
     for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
         tokens = k * (prompt + steps) / steps  # k + c
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
         chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
-        time, unloaded = _step_times(deployment, k, context, chunk, prompt)
+        work = _mean_step(deployment, k, context, chunk, prompt)
+        time, unloaded = _step_times(deployment, work)
         tpot = max(in_flight * time, unloaded)
         if slo.tpot is None or tpot <= slo.tpot:
-            rate = k / steps / (time * passes)
+            rate = load = k / steps / (time * passes)
             if think is not None:
                 answer = steps * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
-                rate *= max(wait, _first_token(deployment, prompt)) + answer + think
-            best = max(best, rate)
-    return replicas * best
+                load *= max(wait, _first_token(deployment, prompt)) + answer + think
+            if best is None or load > best[0]:
+                best = load, rate, work
+    if best is None:
+        return None
+    load, rate, work = best
+    tally = _work_of_a_second(deployment, work, rate * steps, rate * prompt, prompt)
+    return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
 
 
 def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
@@ -82,18 +111,18 @@ def _first_token(deployment: Deployment, prompt: float) -> Seconds:
     Its chunks enter one after another, and the last one passes all stages.
     """
     chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = _step_times(deployment, 0, 0.0, chunk, prompt)
+    time, unloaded = _step_times(deployment, _mean_step(deployment, 0, 0.0, chunk, prompt))
     return (math.ceil(prompt / chunk) - 1) * time + unloaded
 
 
-def _step_times(
+def _mean_step(
     deployment: Deployment, decodes: int, context: float, chunk: int, prompt: float
-) -> tuple[Seconds, Seconds]:
-    """Return the time of a step on the slowest stage, and through all stages.
+) -> Work:
+    """Return the work of a step.
 
     decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
     """
-    costs, window = deployment.costs, deployment.limits.window or math.inf
+    window = deployment.limits.window or math.inf
     work = decodes_at(decodes, context, deployment.limits.window)
     if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
@@ -103,5 +132,35 @@ def _step_times(
         )
         work.attended, work.windowed_attended = chunk * prompt / 2, chunk * min(prompt / 2, window)
         work.windowed_cached = min(work.cached, chunk + window)
+    return work
+
+
+def _step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+    """Return the time of a step on the slowest stage, and through all stages."""
+    costs = deployment.costs
     stages = costs.step(work).time
     return float(stages.max()), float(stages.sum() + costs.hops(work.tokens).sum()) + costs.back
+
+
+def _work_of_a_second(
+    deployment: Deployment, step: Work, decoded: float, read: float, prompt: float
+) -> Tally:
+    """Return the work of a second on one replica.
+
+    step: the step at the highest load. decoded, read: tokens after the first, and prompt tokens,
+    in a second. Prompts have steps of their own if `step` has none of their tokens.
+    """
+    tally, steps = Tally(), decoded / step.decodes
+    tally.batch_steps[step.tokens] += steps
+    tally.context += steps * step.context
+    tally.windowed_context += steps * step.windowed_context
+    tally.logits += decoded + read / prompt
+    if step.prompt_tokens:
+        tally.add_chunks(step, steps)
+        return tally
+    chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
+    work = _mean_step(deployment, 0, 0.0, chunk, prompt)
+    tally.batch_steps[chunk] += read / chunk
+    tally.add_chunks(work, read / chunk)
+    tally.steps_without_sampling -= read / max(prompt, chunk)  # the last chunk of each prompt
+    return tally

@@ -17,7 +17,7 @@ from sim.results.capacity_summary import (
     TraceScale,
 )
 from sim.results.encoding import json_object
-from sim.results.metrics import LIMITS
+from sim.results.metrics import SLO
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
@@ -100,11 +100,7 @@ class CapacityResult:
         return CapacitySummary(
             scenario=self.scenario.id,
             seed=self.scenario.seed,
-            slo={
-                f"{name}_ms": 1000 * getattr(slo, name)
-                for name in LIMITS
-                if getattr(slo, name) is not None
-            },
+            slo={f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {},
             attainment=self.attainment,
             systems={
                 name: replace(self._of_system(name), best=(best or {}).get(name))
@@ -138,7 +134,7 @@ class CapacityResult:
 
 def capacity(
     scenario: Scenario,
-    attainment: float = 0.9,
+    attainment: float | None = None,
     requests: int | None = None,
     progress: Callable[[str, LoadTrial], None] = lambda system, trial: None,
     guess: Guess | None = None,
@@ -157,6 +153,7 @@ def capacity(
     users are added.  The first tenth of a trial's requests is not counted, because the system
     fills up.
 
+    attainment: None means that of the SLO's `percentile`, or else 0.9.
     requests: number of requests of a trial; None means the largest of these numbers:
 
     * the scenario's
@@ -172,20 +169,21 @@ def capacity(
     Left out: `measure` of the scenario.
     Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit.
     """
-    _check_capacity(scenario, attainment)
+    share = (scenario.slo or SLO()).share if attainment is None else attainment
+    _check_capacity(scenario, share)
     assert scenario.slo is not None
     systems = {}
     for name, members in check(scenario).items():
-        series = TrialSeries(scenario, scenario.slo, name, members, attainment, requests, progress)
+        series = TrialSeries(scenario, scenario.slo, name, members, share, requests, progress)
         start = guess or _guess_from_bound(scenario, members)
         systems[name] = _system_capacity(series, start)
-    return CapacityResult(scenario, attainment, systems)
+    return CapacityResult(scenario, share, systems)
 
 
 def _check_capacity(scenario: Scenario, attainment: float) -> None:
     """Check that a scenario has a capacity.  Raises: UserError if it has none."""
     workload, slo = scenario.workload, scenario.slo
-    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
+    if slo is None or not slo.limits:
         raise UserError(
             f"{scenario.where_key('slo')}: got none; expected a limit to meet;"
             " try slo: {ttft: 2 s, tpot: 100 ms}"

@@ -43,7 +43,7 @@ def _no_progress(system: str, trial: LoadTrial) -> None:
 
 def search_plans(
     scenario: Scenario,
-    attainment: float = 0.9,
+    attainment: float | None = None,
     requests: int | None = None,
     progress: TrialProgress = _no_progress,
     systems: Iterable[str] | None = None,
@@ -52,6 +52,7 @@ def search_plans(
 
     `searches` of the result says how they were found.  Without open plans, the result is the
     scenario itself.
+    attainment: as in `capacity`.
     systems: plain systems to search in; None means all.
     Raises: PlanError if no plan of a system fits or meets the SLO.
     """
@@ -95,7 +96,7 @@ def _single_system(scenario: Scenario, name: str) -> Scenario:
 
 
 def _capacity_search(
-    name: str, attainment: float, requests: int | None, progress: TrialProgress
+    name: str, attainment: float | None, requests: int | None, progress: TrialProgress
 ) -> CapacitySearch:
     """Return the function that searches the capacity of a scenario's only system from a guess."""
     return lambda scenario, guess: capacity(
@@ -133,7 +134,7 @@ class BestPlan:
 
 def best_plans(
     scenario: Scenario,
-    attainment: float,
+    attainment: float | None,
     requests: int | None = None,
     progress: TrialProgress = _no_progress,
     own: Mapping[str, SystemCapacity] | None = None,

@@ -42,9 +42,16 @@ from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario, read
-from sim.studies.accounts import availability_metrics, replay_metrics, token_costs, total_capex
+from sim.studies.accounts import (
+    availability_metrics,
+    capacity_estimate,
+    replay_metrics,
+    token_costs,
+    total_capex,
+)
 from sim.studies.design import search_plans
 from sim.studies.identity import plain_identity, system_identity
+from sim.studies.offered import offered_load
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -110,13 +117,16 @@ class Result:
         """The result without its rows, typed."""
         scenario = self.scenario
         estimate = lifetime_estimates(scenario) if scenario.economics else {}
+        requests = next(iter(self.systems.values())).rows.requests
         return RunSummary(
             scenario=scenario.id,
             seed=self.seed,
             workload=scenario.workload.noun(),
-            note=next(iter(self.systems.values())).rows.requests.note or None,
+            load=offered_load(scenario.workload, requests),
+            note=requests.note or None,
             measured=self.measured,
-            slo=scenario.slo.model_dump(exclude_none=True) if scenario.slo else None,
+            slo=scenario.slo.limits if scenario.slo else None,
+            slo_percentile=scenario.slo.percentile if scenario.slo else None,
             economics=economic_terms(scenario) if scenario.economics else None,
             estimate=estimate or None,
             systems={name: self.system_summary(name) for name in self.systems},
@@ -143,6 +153,9 @@ class Result:
             network=system.network,
             metrics=system.metrics,
             costs=system.costs,
+            at_capacity=capacity_estimate(
+                scenario, system.members, system.unloaded, system.metrics.works
+            ),
             outages=tuple(scenario.outages(name)) or None,
             unloaded=unloaded_request(system.unloaded[name]) if identity.plain else None,
         )
@@ -175,10 +188,10 @@ class Result:
         return polars.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        """Return the comparison as HTML, for a notebook."""
-        from sim.report.tables import comparison_html
+        """Return the first screen as HTML, for a notebook."""
+        from sim.report.first_screen import first_screen_html
 
-        return comparison_html(self.summary)
+        return first_screen_html(self.summary, self.scenario.question)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,14 +316,13 @@ def serve_system(
         availability=availability_metrics(scenario, name, members, rows),
         link_errors=replay_metrics(scenario, members, rows),
     )
-    works = metrics.availability.availability if metrics.availability else 1.0
     return SystemResult(
         members,
         unloaded,
         metrics_by_member(rows, scenario.measure),
         rows,
         metrics,
-        token_costs(scenario, members, rows, works),
+        token_costs(scenario, members, rows, metrics.works),
     )
 
 

@@ -1,7 +1,6 @@
 """The command line: results on stdout, and errors as one line on stderr with status 2."""
 
 import json
-import math
 import os
 import re
 import resource
@@ -637,7 +636,7 @@ def test_a_scenario_without_a_capacity_is_one_line(refusal, words, message):
 
 def test_the_pointer_to_capacity_keeps_what_was_set(sramsim):
     chips = "systems.card.chips=1"
-    _, out, _ = sramsim("run", "mine.yaml", *WITH_SLO, "--set", chips, "--seed", "7")
+    _, out, _ = sramsim("run", "mine.yaml", "--all", *WITH_SLO, "--set", chips, "--seed", "7")
     words = shlex.split(out.partition("J and $ at capacity: sramsim ")[2])  # lines are cut
     assert words[:8] == ["capacity", "mine.yaml", *WITH_SLO, "--set", chips, "--set", "seed=7"]
 
@@ -651,12 +650,45 @@ def test_check_warns_of_the_members_of_a_fleet_too(sramsim):
         assert f"mine.yaml: systems.{name}: warning: a mean request has 5064 tokens" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--format", "vllm", "--json"),
+            "--format: got vllm with --json; expected one; try leaving --json out",
+        ),
+        (("--all", "--json"), "--all: got it with json; expected text; try leaving --all out"),
+    ],
+)
+def test_formats_that_contradict_each_other_are_one_line(refusal, words, message):
+    assert refusal("run", "mine.yaml", *words) == message
+
+
+def test_the_block_of_vllm_has_its_rows_and_widths(sramsim):
+    """One block for each system; the numbers are those of --format json."""
+    out = sramsim("run", "mine.yaml", "--format", "vllm", *WITH_SLO)[1]
+    card = json.loads(sramsim("run", "mine.yaml", "--format", "json", *WITH_SLO)[1])["systems"]
+    label, *lines = out.splitlines()
+    assert label == "card"
+    assert lines[0] == "============ Serving Benchmark Result ============"
+    assert lines[1] == "Successful requests:                     3         "
+    assert lines[3] == "Total input tokens:                      192       "
+    assert lines[9] == "---------------Time to First Token----------------"
+    values = dict(re.findall(r"^(.*):\s+([\d.]+) *$", out, re.MULTILINE))
+    assert values["P99 TPOT (ms)"] == f"{card['card']['p99_tpot_ms']:.2f}"
+    assert (
+        values["Total Token throughput (tok/s)"] == f"{card['card']['total_token_throughput']:.2f}"
+    )
+    assert lines[-1] == 50 * "="
+
+
 def test_an_overloaded_system_is_marked_beside_each_statistic(sramsim):
     """Numbers of the overloaded system have a star, with a line about its meaning."""
     load = "workload={kind: poisson, rate: 700 request/s, requests: 400, prompt: 64 token, output: 8 token}"
     two = "systems.two={chip: h100-sxm, chips: 8, engine: ideal, plan: {replicas: 8}}"
     status, out, _ = sramsim(
-        "run", "mine.yaml", "--set", load, "--set", two, "--set", "systems.card.engine=vllm"
+        *("run", "--all", "mine.yaml", "--set", load, "--set", two),
+        *("--set", "systems.card.engine=vllm"),
     )
     assert status == 0
     lines = [line for line in out.splitlines() if "median / p99" in line or "95 % interval" in line]
@@ -763,7 +795,7 @@ def test_an_entry_is_shown_with_sources(sramsim, words):
 def test_a_throttled_speed_is_marked_in_tables_and_json(sramsim):
     """GroqCloud served Llama-3.1-8B at a pace of 750 token/s."""
     words = ["run", "llama3-8b-lpu-vs-h100", "--set", "workload.requests=2"]
-    out = sramsim(*words)[1]
+    out = sramsim(*words, "--all")[1]
     assert "751 (paced)" in out
     assert "(paced): the service throttled this speed; the hardware is at least as fast." in out
     (speed,) = json.loads(sramsim(*words, "--json")[1])["systems"]["lpu"]["published"]
@@ -1037,8 +1069,10 @@ def test_measured_times_of_a_trace_are_shown_with_each_system(sramsim, folder):
     status, out, _ = sramsim("run", "mine.yaml")
     (row,) = [line.split() for line in out.splitlines() if line.startswith("TTFT mean")]
     assert row[4] == "200"
-    simulated = told["systems"]["card"]["mean_ttft_ms"]
-    assert f"({100 * math.log(simulated / 200):+.1f}" in row[-2]
+    card = told["systems"]["card"]
+    assert f"({100 * (card['mean_ttft_ms'] / 200 - 1):+.1f}" in row[-2]
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("E2E latency median")]
+    assert f"({100 * (card['median_e2el_ms'] / 500 - 1):+.1f}" in row[-2]
     status, out, _ = sramsim("run", "mine.yaml", "--json", "--set", "workload.time_scale=2")
     assert "measured" not in json.loads(out)
 
@@ -1048,7 +1082,7 @@ def test_measured_times_of_a_trace_are_shown_with_each_system(sramsim, folder):
 
 def test_the_estimate_is_printed_before_the_tokens(sramsim):
     status, out, _ = sramsim(
-        "run", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4"
+        "run", "--all", "jia-2024", "--set", "workload.requests=16", "--set", "workload.users=4"
     )
     assert status == 0
     assert [
@@ -1103,7 +1137,7 @@ systems:
 def test_speeds_say_what_they_are_wherever_they_stand(sramsim, tmp_path):
     (tmp_path / "mine.yaml").write_text(LABELS, encoding="utf-8")
     file = str(tmp_path / "mine.yaml")
-    for command in ("run", "plan"):
+    for command, every in (("run", ["--all"]), ("plan", [])):
         systems = json.loads(sramsim(command, file, "--json")[1])["systems"]
         labels = {name: system["speed_label"] for name, system in systems.items()}
         assert labels == {
@@ -1111,12 +1145,12 @@ def test_speeds_say_what_they_are_wherever_they_stand(sramsim, tmp_path):
             "carried": "extrapolated",
             "light": "speed of light, no engine known",
         }
-        out = " ".join(sramsim(command, file)[1].split())
+        out = " ".join(sramsim(command, file, *every)[1].split())
         assert "its speeds are" in out
         assert "extrapolated" in out
-    assert "light (speed of light, no engine known) gives a user" in " ".join(
-        sramsim("run", file)[1].split()
-    )
+    out = " ".join(sramsim("run", file)[1].split())
+    assert "light (speed of light, no engine known) is fastest for a user" in out
+    assert "carried: 1 x a100-80gb, vllm, bf16 weights, 1 x 1 x 1, extrapolated" in out
 
 
 @pytest.mark.parametrize(

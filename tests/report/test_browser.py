@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -161,6 +162,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             scenario = scenario.model_copy(update={"systems": systems})
         save_result(run(scenario).saved(), folder)
         (folder / f"{name}.html").write_text(page.html_page(folder), encoding="utf-8")
+        if name == "run":
+            (folder / "brief.html").write_text(page.html_page(folder, True), encoding="utf-8")
     (folder / "sweep.json").write_text(
         json.dumps({"scenario": "mine", "keys": [], "points": [], "systems": []})
     )
@@ -172,7 +175,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     polars.DataFrame(speeds).write_parquet(folder / "table.parquet")
     (folder / "sweep.html").write_text(page.html_page(folder), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in (*given, "sweep")}
+    return {name: folder / f"{name}.html" for name in (*given, "brief", "sweep")}
 
 
 OPEN_ALL = "document.querySelectorAll('details').forEach((each) => (each.open = true))"
@@ -188,7 +191,7 @@ def test_it_is_silent_and_asks_for_nothing_but_itself(
     assert browser.asked_for() == [files[name].as_uri()]
 
 
-@pytest.mark.parametrize("name", ["run", "hostile", "sweep"])
+@pytest.mark.parametrize("name", ["run", "hostile", "brief", "sweep"])
 def test_on_a_phone_it_does_not_scroll_sideways(
     browser: Browser, files: dict[str, Path], name: str
 ) -> None:
@@ -265,3 +268,17 @@ def test_on_paper_everything_is_open(browser: Browser, files: dict[str, Path]) -
     assert browser.value("document.querySelectorAll('details:not([open])').length") > 0
     assert base64.b64decode(browser.tell("Page.printToPDF")["data"]).startswith(b"%PDF")
     assert browser.value("document.querySelectorAll('details:not([open])').length") == 0
+
+
+def test_the_brief_page_prints_on_one_sheet(browser: Browser, files: dict[str, Path]) -> None:
+    """In both of the usual paper sizes [inch]."""
+    browser.open(files["brief"])
+    for width, height in ((8.27, 11.69), (8.5, 11)):
+        pdf = browser.tell("Page.printToPDF", paperWidth=width, paperHeight=height)["data"]
+        assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(pdf))) == 1
+
+
+def test_figures_are_as_wide_as_a_phone_at_most(browser: Browser, files: dict[str, Path]) -> None:
+    browser.open(files["run"], width=390)
+    widths = "[...document.querySelectorAll('figure svg')].map((each) => each.clientWidth)"
+    assert 0 < max(browser.value(widths)) <= 390

@@ -9,6 +9,7 @@ import pytest
 
 from sim import read, run
 from sim.inputs.names import catalogue_folder
+from sim.report.answer import answer_sentence
 from sim.report.findings import notes
 from sim.results.rows import COLUMNS
 
@@ -23,8 +24,11 @@ def result():
 def test_a_result_shows_itself_as_its_comparison(result):
     html = result._repr_html_()
     summary = result.summary
-    assert html.count("<table") == 1
-    assert ">lpu</th>" in html
+    assert html.startswith(f"<p>{result.scenario.question}</p><p>{answer_sentence(summary)}</p>")
+    short, every = html.split("<details>")
+    assert short.count("<table") == every.count("<table") == 1
+    assert ">lpu</th>" in short
+    assert "first token, median ms" in short
     assert "TPOT median / p99, ms" in html
     assert all(f"<p>{note}</p>" in html for note in notes(summary))
 

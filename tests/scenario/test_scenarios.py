@@ -134,7 +134,12 @@ def test_the_flagship_says_where_its_joules_of_a_busy_system_are(monkeypatch, ca
         "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}",
     )
     out = command(
-        monkeypatch, capsys, "run", FLAGSHIP, *(word for each in words for word in ("--set", each))
+        monkeypatch,
+        capsys,
+        "run",
+        "--all",
+        FLAGSHIP,
+        *(word for each in words for word in ("--set", each)),
     )
     assert pointer in out
     assert "chips busy, % of their time" in out
@@ -231,7 +236,7 @@ def test_contention_is_slower_than_the_closed_form_and_the_link_is_named(monkeyp
         assert 1.01 < by_chip / closed < 1.5
     assert result.systems["by-chip"].network.links_waited_for[0].link == "bus"
     assert "by-chip: messages waited most for the link bus" in " ".join(
-        command(monkeypatch, capsys, "run", "contention").split()
+        command(monkeypatch, capsys, "run", "--all", "contention").split()
     )
 
 
@@ -262,7 +267,7 @@ def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
     rows = result.systems["short-to-lpus"].rows
     tokens = rows.requests.prompt + rows.requests.output
     assert (tokens[rows.replica == 0] <= 1024).all()
-    told = " ".join(command(monkeypatch, capsys, "run", "fleet").split())
+    told = " ".join(command(monkeypatch, capsys, "run", "--all", "fleet").split())
     assert "1 lpus + 1 gpus" in told
     assert re.search(r"short-to-lpus: lpus served 3\d% of the requests \(median TTFT", told)
 
@@ -300,7 +305,7 @@ def test_three_pooled_spares_beat_one_in_each_rack(monkeypatch, capsys):
     )
     assert 600 < found["pooled"].faults.swap_s < 600.1
     assert SOURCE in str(result.scenario.origin.sources)
-    told = " ".join(command(monkeypatch, capsys, "run", "spares").split())
+    told = " ".join(command(monkeypatch, capsys, "run", "--all", "spares").split())
     assert "availability, % and its 95 % interval" in told
     assert "99.875" in told
 
@@ -324,7 +329,7 @@ def test_spares_idle_and_cost_and_who_is_down_earns_nothing():
 def test_the_estimate_is_followed_by_the_answer_for_a_token(monkeypatch, capsys):
     """At the price that is told, a run says that tokens cost the same; with 305 chips the estimate stands before the refusal."""
     few = ["--set", "workload.requests=8", "--set", "workload.users=2"]
-    told = " ".join(command(monkeypatch, capsys, "run", "jia-2024", *few).split())
+    told = " ".join(command(monkeypatch, capsys, "run", "--all", "jia-2024", *few).split())
     assert all(ratio in told for ratio in ("38.13", "10.58", "32.80"))
     price = re.search(
         r"costs as much as one of h100x8 with this load \([\d.]+ token/s for a user\) at \$([\d,.]+) a card",
@@ -373,7 +378,7 @@ def test_fewer_samples_and_no_closed_form_are_told(monkeypatch, capsys):
     ]
     assert told["pooled"]["closed_form_availability"] is None
     assert "availability" not in told["no-spare"]
-    assert "in closed form" in command(monkeypatch, capsys, "run", "spares", *words, *drop)
+    assert "in closed form" in command(monkeypatch, capsys, "run", "--all", "spares", *words, *drop)
 
 
 DAY = [
@@ -661,7 +666,7 @@ def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_pa
 def test_a_new_scenario_runs_as_it_is_written(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     command(monkeypatch, capsys, "new", "mine")
-    assert "lpu gives a user" in command(monkeypatch, capsys, "run", "mine.yaml")
+    assert "A user gets the first token" in command(monkeypatch, capsys, "run", "mine.yaml")
 
 
 def test_a_strangers_chip_and_its_own_kind(monkeypatch, capsys, tmp_path):

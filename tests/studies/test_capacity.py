@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sim
 from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.inputs.errors import UserError
 from sim.results.metrics import SLO
+from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
+from sim.studies.trials import TrialSeries
 from sim.units import YEAR
 from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson
 from sim.workload.lengths import Length
@@ -409,3 +412,41 @@ def test_a_trace_whose_requests_come_at_once_has_no_rate(make_scenario, tmp_path
     path = trace_of(tmp_path, np.zeros(5))
     with pytest.raises(UserError, match="got a trace whose requests all arrive together"):
         capacity(make_scenario(SLO(ttft=1.0), Trace(path=path)))
+
+
+def test_an_estimate_of_capacity_costs_what_the_search_finds():
+    """J and $ of a token at the bound, over those of a simulated trial near it, for 576 LPUs."""
+    systems = [
+        "systems={lpu: {cluster: groq-576, engine: groq-compiler, plan: {tensor: 8, weights: int8}}}"
+    ]
+    scenario = sim.read("llama2-70b-lpu-vs-h100", systems)
+    estimate = sim.run(scenario).summary.systems["lpu"].at_capacity
+    series = TrialSeries(
+        scenario, scenario.slo, "lpu", check(scenario)["lpu"], 0.9, None, lambda *_: None
+    )
+    trial = series.run_trial(0.98 * estimate.load)
+    assert trial.attainment > 0.9
+    costs, full = series.costs(trial), estimate.costs
+    assert full.energy.joules_per_token == pytest.approx(costs.energy.joules_per_token, rel=0.03)
+    assert full.economics.usd_per_mtok == pytest.approx(costs.economics.usd_per_mtok, rel=0.03)
+    for cause in ("compute", "memory", "links"):
+        assert full.energy.joules_per_token_by_cause[cause] == pytest.approx(
+            costs.energy.joules_per_token_by_cause[cause], rel=0.03
+        )
+    assert estimate.output_throughput == pytest.approx(estimate.load * 128)
+
+
+@pytest.mark.parametrize("change", ["slo={ttft: 1 ms}", "slo={tpot: 1 us}", "slo={e2el: 10 ms}"])
+def test_a_capacity_without_a_load_is_not_estimated(change):
+    scenario = sim.read("llama2-70b-lpu-vs-h100", [change, "workload.requests=2"])
+    assert sim.run(scenario).summary.systems["h100"].at_capacity is None
+
+
+def test_a_capacity_meets_the_percentile_of_the_slo():
+    slo = "slo={ttft: 1 s, percentile: 98}"
+    scenario = sim.read("llama3-8b-lpu-vs-h100", [slo])
+    scenario = scenario.model_copy(update={"systems": {"h100": scenario.systems["h100"]}})
+    result = capacity(scenario, requests=100)
+    assert result.attainment == 0.98
+    assert result.systems["h100"].best.attainment >= 0.98
+    assert capacity(scenario, 0.5, requests=100).attainment == 0.5

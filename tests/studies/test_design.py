@@ -320,7 +320,7 @@ def test_every_command_finds_the_plan(sramsim, mine):
         assert "best" not in system, "it was searched already"
         assert "two: at " in progress
     assert sramsim("trace", "mine.yaml", "--program")[0] == 0
-    _, out, _ = sramsim("run", "mine.yaml")
+    _, out, _ = sramsim("run", "--all", "mine.yaml")
     assert f"{plan['tensor']} x {plan['pipeline']} x {plan['replicas']}" in out
     assert "found by search" in out
     assert "simulated" in out
