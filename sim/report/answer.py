@@ -116,10 +116,10 @@ def _at_cost_and_load(summary: RunSummary, stable: _Systems) -> str:
         other = stable[first if first != last else last_next]
         pairs = zip(token_usd(stable[last]), token_usd(other), strict=True)
         here, full = (_multiple(mine, theirs) for mine, theirs in pairs)
-        at_capacity = f" (about {full} at capacity)" if full else ""
+        if_full = f" ({full} if both are always full)" if full else ""
         if here:
             the = "" if here == "the same" else " of the" if here.startswith("1/") else " the"
-            clauses.append(f"{here}{the} price of a token{at_capacity}")
+            clauses.append(f"{here}{the} price of a token{if_full}")
     if share := capacity_share(summary.load, stable[last]):
         clauses.append(f"{share} of its capacity")
     text = f", at {' and '.join(clauses)}" if clauses else ""
@@ -139,13 +139,13 @@ def _multiple(mine: float | None, other: float | None) -> str:
 
 
 def token_usd(system: SystemSummary) -> tuple[float | None, float | None]:
-    """Return the $ of a million output tokens under this load, and about at capacity."""
+    """Return the $ of a million output tokens under this load, and if the system is always full."""
     here, full = system.costs.economics, system.costs_at_capacity.economics
     return here.usd_per_mtok if here else None, full.usd_per_mtok if full else None
 
 
 def token_joules(system: SystemSummary) -> tuple[float | None, float | None]:
-    """Return the J of an output token under this load, and about at capacity."""
+    """Return the J of an output token under this load, and if the system is always full."""
     here, full = system.costs.energy, system.costs_at_capacity.energy
     return here.joules_per_token if here else None, full.joules_per_token if full else None
 

@@ -102,7 +102,7 @@ def key_rows(summary: RunSummary) -> list[KeyRow]:
             rows.append(KeyRow(label, ratios([getattr(cost, usd, None) for cost in bought])))
     for label, costs in (("$ per Mtok", token_usd), ("J per token", token_joules)):
         here, full = zip(*map(costs, systems), strict=True)
-        rows += [KeyRow(label, ratios(here)), KeyRow("  at capacity, about", ratios(full))]
+        rows += [KeyRow(label, ratios(here)), KeyRow("  if always full", ratios(full))]
     known = [s.metrics.availability for s in systems]
     works = (f"{percent(a, a.availability)}%" if a else "-" for a in known)
     rows.append(KeyRow("availability", tuple(map(Text, works))))
