@@ -16,7 +16,13 @@ from sim.cli.options import (
     print_trial,
     search_open_plans,
 )
-from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+from sim.cli.saving import (
+    check_figure_name,
+    check_folder,
+    save_capacity,
+    save_figure,
+    save_run,
+)
 
 
 @app.command(
@@ -149,15 +155,30 @@ def capacity_command(
         bool,
         typer.Option("--plans", help="Search the plan with the highest goodput of each system."),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for capacity.json, trials.csv and a figure of all trials."),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Find the highest request rate (or number of users) at which each system meets the SLO."""
     from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
+    from sim.studies.trials import LoadTrial
 
     scenario = search_open_plans(open_scenario(file, assignments), attainment, requests)
-    own = capacity(scenario, attainment, requests, print_trial)
+    trials: dict[str, list[LoadTrial]] = {name: [] for name in scenario.systems}
+
+    def keep_trial(system: str, trial: LoadTrial) -> None:
+        trials[system].append(trial)
+        print_trial(system, trial)
+
+    if out:
+        check_folder(out)
+    own = capacity(scenario, attainment, requests, keep_trial)
+    if out:
+        save_capacity(own, trials, out)
     best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
     result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:
