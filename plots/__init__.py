@@ -81,7 +81,7 @@ def draw_swept(swept: Swept, metrics: Sequence[str] = ()) -> dict[str, Figure]:
     }
     if not price.against(swept):
         named = {name: draw for name, draw in named.items() if name != "card-price"}
-    known = [name for name in metric.DEFAULT_METRICS if name in swept.table.columns]
+    known = {"point", "verdict", *metric.DEFAULT_METRICS} <= set(swept.table.columns)
     if not named and known and (swept.table["error"] == "").any():
-        return draw_swept(swept, known)
+        return draw_swept(swept, metric.DEFAULT_METRICS)
     return {name: draw(swept) for name, draw in named.items()}

@@ -34,7 +34,7 @@ class Cause:
         return Patch(label=self.label, **self.filled)
 
 
-# By the keys of a result. Equal causes have equal looks in all figures.
+# The keys are those of a result. Equal causes have equal looks in all figures.
 TOKEN_CAUSES = {
     "weights": Cause("weights read", "#332288", "//"),
     "kv": Cause("KV cache read", "#ddcc77", "...."),

@@ -61,7 +61,7 @@ failure = [failure]
 usd = [money] = USD
 """
 WHOLE = ("byte", "bit", "flop", "op", "token", "request", "failure")
-# Of files, one for each dimension: fields have no other.
+# Units of fields in files, one for each dimension.
 SI_UNITS = (
     *("token", "request/s", "s", "B", "B/s", "FLOP", "FLOP/s", "W", "J", "J/B", "J/FLOP", "USD"),
     *("USD/s", "USD/J", "failure/s", "token/s", "Hz"),

@@ -19,7 +19,7 @@ from sim.units import si_quantity
 if TYPE_CHECKING:
     import polars
 
-Column = tuple[str, Sequence[JsonValue]]
+NamedColumn = tuple[str, Sequence[JsonValue]]
 
 
 def sweep_table(
@@ -41,7 +41,7 @@ def sweep_table(
                 "error": record.error or f"this point has no system {name}"
             }
             rows.append({"point": number, **swept, "system": name, **result})
-    columns: list[Column] = []
+    columns: list[NamedColumn] = []
     for key in dict.fromkeys(key for row in rows for key in row):
         columns.append((key, [row.get(key) for row in rows]))
         if key in keys and (numeric := si_column(*columns[-1])):
@@ -49,7 +49,7 @@ def sweep_table(
     return polars.DataFrame([_column(name, values) for name, values in columns])
 
 
-def si_column(key: str, values: Sequence[JsonValue]) -> Column | None:
+def si_column(key: str, values: Sequence[JsonValue]) -> NamedColumn | None:
     """Return the values of a key in SI units: 'workload.rate [request/s]', [1.0, 2.0].
 
     None if a value is no quantity, or the units differ.

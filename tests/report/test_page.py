@@ -89,7 +89,7 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
     summary = load_result(folder).summary
     assert "What do 64 LPUs gain for a small model over the one H100" in told.text
     assert re.search(
-        r"\w+ gives a user [\d,]+ token/s: .* times that of \w+; under this load ", told.text
+        r"[\w ]+ gives a user [\d,]+ token/s: .* times that of [\w ]+; under this load ", told.text
     )
     for label in (
         "TPOT median / p99, ms",

@@ -243,7 +243,7 @@ def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, f
     cards = told["systems"]["cards"]
     assert cards["tpot_ms"] == pytest.approx(1000 * found.base["tpot"])
     assert cards["tpot_band_ms"] == pytest.approx([1000 * end for end in found.band("tpot")])
-    assert "TPOT depends most on bandwidth" in Path("tornado.svg").read_text()
+    assert "TPOT depends most: cards on bandwidth" in Path("tornado.svg").read_text()
     status, out, err = sramsim("sensitivity", "mine.yaml")
     assert (status, err) == (0, "")
     assert "Without effect on a single request, to 0.1%: chip.power.maximum." in " ".join(
