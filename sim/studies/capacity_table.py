@@ -34,4 +34,6 @@ def trial_table(
             missed = {f"missed.{limit}": share for limit, share in trial.missed.items()}
             costs = scalar_values(json_object(result.systems[name].series.costs(trial)))
             rows.append({"system": name, **values, **missed, **costs})
+    if not rows:  # even a single request misses the SLO, so no load was tried
+        return polars.DataFrame(schema=dict.fromkeys(("system", *TRIAL_KEYS), polars.String))
     return polars.DataFrame(rows, infer_schema_length=None)
