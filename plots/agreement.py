@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from plots import style
-from plots.looks import MAKER_COLOURS, OTHER_MAKERS
+from plots.looks import Appearance, system_colours
 from sim.results.labels import trimmed_number
 from sim.results.validation_summary import PointRow
 
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d", "p")
 
 
 class TimedPoint(NamedTuple):
@@ -29,7 +29,7 @@ class TimedPoint(NamedTuple):
 def draw(rows: Iterable[PointRow]) -> Figure:
     """Draw one panel of points that engines were not fitted to, and one of points that they were.
 
-    Each chip has a mark of its own, in the colour of its maker.
+    Each chip has a mark of its own, in a shade of the colour of its maker.
     Left out: bounds that hold, because they have no error to show.
     """
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
@@ -44,6 +44,8 @@ def draw(rows: Iterable[PointRow]) -> Figure:
     ]
     chips = sorted({point.chip for point in points})
     makers = {point.chip: point.vendor for point in points}
+    drawn = [Appearance(chip, None, makers[chip], chip) for chip in chips]
+    colours = dict(zip(chips, system_colours(drawn), strict=True))
     panels = {
         label: of for label, of in kinds.items() if any(point.status in of for point in points)
     } or {"fitted to": ()}
@@ -66,7 +68,7 @@ def draw(rows: Iterable[PointRow]) -> Figure:
                 marker=MARKS[place % len(MARKS)],
                 ms=4,
                 mfc="none",
-                mec=MAKER_COLOURS.get(makers[chip], OTHER_MAKERS[0]),
+                mec=colours[chip],
                 label=chip,
             )
         errors = [abs(point.error_pct) for point in shown if point.status != "assumed"]

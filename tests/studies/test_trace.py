@@ -119,7 +119,7 @@ def test_prefill_adds_the_prompt_to_the_timeline(scenario, timeline):
 def test_the_figure_shows_where_the_time_goes(scenario, system, label):
     timeline = trace(scenario, system, tokens=1)
     figure = gantt.draw(timeline)
-    title = figure.get_suptitle()
+    title = " ".join(figure.get_suptitle().split())
     assert title.startswith(f"{label}: a token passes")
     assert "% computing" in title
     assert len(figure.axes) == (2 if len(timeline.stages) > 1 else 1)
