@@ -6,17 +6,19 @@
 Read `speed` first, then `style`. Left out: simulation and reading of files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
 from plots import (
     breakdown,
     cdf,
+    cost,
     crossover,
     day,
     energy,
     load,
+    metric,
     occupancy,
     pareto,
     price,
@@ -47,6 +49,7 @@ SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "users": (("users",), users.draw),
     "energy": (("rate", "users"), energy.draw_sweep),
     "card-price": (("rate", "users"), price.draw),
+    "cost": (("rate", "users"), cost.draw),
 }
 
 
@@ -62,11 +65,15 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
     return {name: draw(saved) for name, draw in named.items()}
 
 
-def draw_swept(swept: Swept) -> dict[str, Figure]:
-    """Return every figure that a sweep has points for.
+def draw_swept(swept: Swept, metrics: Sequence[str] = ()) -> dict[str, Figure]:
+    """Return the figures of a sweep by the names of their files.
 
-    Left out: prices of cards, if no card has a price.
+    metrics: columns of the table to draw over the swept keys. Without any, the figures are those
+    that the sweep has points for, or else the figures of `metric.DEFAULT_METRICS`.
+    Left out: prices of cards, if no card has a price; and all figures, if no point worked.
     """
+    if metrics:
+        return {name.replace("/", "-"): metric.draw(swept, name) for name in metrics}
     named = {
         name: draw
         for name, (over, draw) in SWEPT.items()
@@ -74,4 +81,7 @@ def draw_swept(swept: Swept) -> dict[str, Figure]:
     }
     if not price.against(swept):
         named = {name: draw for name, draw in named.items() if name != "card-price"}
+    known = {"point", "verdict", *metric.DEFAULT_METRICS} <= set(swept.table.columns)
+    if not named and known and (swept.table["error"] == "").any():
+        return draw_swept(swept, metric.DEFAULT_METRICS)
     return {name: draw(swept) for name, draw in named.items()}

@@ -8,38 +8,44 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from plots import style
+from plots.looks import Appearance, system_colours
 from sim.results.labels import trimmed_number
 from sim.results.validation_summary import PointRow
 
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "d", "p")
 
 
 class TimedPoint(NamedTuple):
-    """A point with both times [ms], and the error between them [%]."""
+    """A point with both times [ms], the error between them [%], its chip and maker."""
 
     measured: float
     simulated: float
     error_pct: float
     status: str
     chip: str
+    vendor: str
 
 
 def draw(rows: Iterable[PointRow]) -> Figure:
     """Draw one panel of points that engines were not fitted to, and one of points that they were.
 
-    Each chip has its own colour and mark.
+    Each chip has a mark of its own, in a shade of the colour of its maker.
     Left out: bounds that hold, because they have no error to show.
     """
     kinds = {"not fitted to": ("tested", "assumed"), "fitted to": ("fitted",)}
     scored = [status for statuses in kinds.values() for status in statuses]
     points = [
-        TimedPoint(row.measured, row.simulated, row.error_pct, row.status, row.chip)
+        TimedPoint(
+            row.measured, row.simulated, row.error_pct, row.status, row.chip, row.vendor or ""
+        )
         for row in rows
         if row.status in scored and not (row.bounds and row.bounds.bound == "kept")
         if row.measured is not None and row.simulated is not None and row.error_pct is not None
     ]
     chips = sorted({point.chip for point in points})
-    colours = style.colours(chips)
+    makers = {point.chip: point.vendor for point in points}
+    drawn = [Appearance(chip, None, makers[chip], chip) for chip in chips]
+    colours = dict(zip(chips, system_colours(drawn), strict=True))
     panels = {
         label: of for label, of in kinds.items() if any(point.status in of for point in points)
     } or {"fitted to": ()}

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from plots import style
-from sim.results.labels import trimmed_number
+from plots import claims, style
+from plots.looks import system_looks
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
 
@@ -21,11 +20,10 @@ CDF_PANELS = (
 
 def draw(saved: Saved) -> Figure:
     """Draw one panel for each latency, on logarithmic axes."""
-    systems = saved.summary.systems
-    colours, dashes = style.colours(systems), style.lines(systems)
+    systems, looks = saved.summary.systems, system_looks(saved.summary.identities)
     figure = style.figure(8.5, 3.9)
     axes = figure.subplots(1, 3, sharey=True)
-    for name in systems:
+    for name, look in looks.items():
         values = user_latencies(saved, name)
         for axis, (metric, label) in zip(axes, CDF_PANELS, strict=True):
             sample = np.sort(values[metric])
@@ -35,23 +33,15 @@ def draw(saved: Saved) -> Figure:
                     np.r_[sample[0], sample],
                     np.r_[0, steps],
                     where="post",
-                    color=colours[name],
-                    ls=dashes[name],
                     lw=1.8,
-                    label=name,
+                    **look.stroke,
                 )
             axis.set(xscale="log", xlabel=label)
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_formatter(NullFormatter())
     for axis in axes:
-        low, high = axis.get_xlim()
-        if high / low < 40:  # few decades: label some steps between too
-            axis.xaxis.set_minor_formatter(
-                FuncFormatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else "")
-            )
+        style.plain_log(axis.xaxis, dense=40)  # a narrow panel
     axes[0].set_ylabel("share of requests")
-    style.legend(axes[0])
-    style.title(figure, finding(systems), key_rows=1 + (len(systems) > 5))
+    keys = [look.line_entry() for look in looks.values()]
+    style.title(figure, finding(systems), style.keyed(figure, keys))
     style.run_footnote(figure, saved.summary)
     return figure
 
@@ -73,27 +63,24 @@ def user_latencies(saved: Saved, system: str) -> dict[str, NDArray[np.float64]]:
 
 
 def finding(systems: Mapping[str, SystemSummary]) -> str:
-    """Return the title: the earliest median first token, and the earliest median answer."""
+    """Return the title: the earliest median first token, and the earliest median answer.
+
+    Only systems that keep up are compared.
+    """
     begin: dict[str, float] = {}
     end: dict[str, float] = {}
-    for name, system in systems.items():
+    for label, system in claims.keeping_up(systems).items():
         ttft, e2el = system.metrics.ttft.median, system.metrics.e2el.median
         if ttft is not None and e2el is not None:
-            begin[name], end[name] = ttft, e2el
+            begin[label], end[label] = ttft, e2el
+    late = claims.behind(systems)
     if not begin:
-        return "No request was served"
-    first, last, slowest = (
-        min(begin, key=begin.__getitem__),
-        min(end, key=end.__getitem__),
-        max(end, key=end.__getitem__),
-    )
-    begins, ends = trimmed_number(begin[first]), trimmed_number(end[last])
-    text = (
-        f"Median first token: {first} after {begins} ms.  "
-        f"Median whole answer: {last} after {ends} ms"
-    )
-    return text + (
-        f", {style.times(end[slowest] / end[last])} faster than {slowest}"
-        if slowest != last
-        else ""
+        return f"No system keeps up with the load; {late}" if late else "No request was served"
+    first, last = min(begin, key=begin.__getitem__), min(end, key=end.__getitem__)
+    others = claims.ratios(last, {label: 1 / time for label, time in end.items()})
+    return claims.joined(
+        f"Median first token: {first} after {style.duration(begin[first])}",
+        f"median whole answer: {last} after {style.duration(end[last])}"
+        + (f", {others} sooner" if others else ""),
+        late,
     )

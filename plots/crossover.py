@@ -3,13 +3,14 @@
 The systems with the first kind of card that has a price are compared with all others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plots import style
+from plots import claims, style
+from plots.looks import system_looks
 from sim.economics.break_even import (
     LOADED,
     PricedSystems,
@@ -29,8 +30,8 @@ def draw(saved: Saved) -> Figure:
     """
     systems = saved.summary.priced_systems
     priced = priced_card_systems(systems)
-    colours = style.colours(saved.summary.systems)
-    markers = style.markers(saved.summary.systems)
+    looks = system_looks(saved.summary.identities)
+    verdicts = {name: s.metrics.verdict for name, s in saved.summary.systems.items()}
     figure = style.figure(8.0, 5.2)
     axis = figure.subplots()
     dearest = max(systems[name].card_usd for name in priced)
@@ -38,16 +39,18 @@ def draw(saved: Saved) -> Figure:
     for place, (name, system) in enumerate(systems.items()):
         for load, (usd, speed) in system.price_and_speed().items():
             line = "-" if load == LOADED else "--"
+            behind = load == LOADED and verdicts[name] in claims.BEHIND
+            star = "*" if behind else ""
             flat, slope = system.split_token_price(usd) if name in priced else (usd, 0.0)
             axis.plot(
                 prices,
                 flat + slope * prices,
                 line,
-                color=colours[name],
-                marker=markers[name],
+                color=looks[name].colour,
+                marker=looks[name].marker,
                 markevery=(5 + 5 * place, 40),
                 ms=4.5,
-                label=f"{name}, {load}: {trimmed_number(speed)} token/s for a user",
+                label=f"{looks[name].label}, {load}{star}: {trimmed_number(speed)} token/s",
             )
     for price in {systems[name].card_usd: None for name in priced}:
         axis.axvline(price, color="#555555", lw=1.0)
@@ -65,7 +68,7 @@ def draw(saved: Saved) -> Figure:
     axis.set(
         xscale="log",
         yscale="log",
-        xlabel=f"price of a card ({', '.join(priced)}), $",
+        xlabel=f"price of a card ({systems[priced[0]].chip}), $",
         ylabel="$ per million output tokens",
     )
     ticks = [
@@ -76,9 +79,12 @@ def draw(saved: Saved) -> Figure:
     axis.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     style.plain_log(axis.yaxis)
     axis.minorticks_off()
-    style.legend(axis, columns=2)
-    style.title(figure, finding(systems), key_rows=len(systems))
-    style.run_footnote(figure, saved.summary)
+    labels = {name: look.label for name, look in looks.items()}
+    rows = style.keyed(figure, axis.get_legend_handles_labels()[0])
+    style.title(figure, finding(systems, labels), rows)
+    late = set(verdicts.values()) & set(claims.BEHIND)
+    note = "* the system does not keep up with this load"
+    style.run_footnote(figure, saved.summary, *([note] if late else []))
     return figure
 
 
@@ -120,25 +126,27 @@ def mark_crossings(
             )
 
 
-def finding(systems: PricedSystems) -> str:
+def finding(systems: PricedSystems, labels: Mapping[str, str]) -> str:
     """Return the title: the card price at which the cheapest tokens of both kinds cost as much.
 
     It is the price of the system with the cheapest tokens under load, for each load of the others.
     """
     best, crossings = break_even_points(systems)
     if not crossings:
-        return f"{best}: {usd_of(systems[best].usd_per_mtok)} a million tokens"
-    parts = []
+        return f"{labels[best]}: {usd_of(systems[best].usd_per_mtok)} a million tokens"
     hardest = {
         load: min((p for p in crossings if p.load == load), key=lambda p: p.price)
         for load in dict.fromkeys(point.load for point in crossings)
     }
+    mine = labels[best]
+    if all(point.price <= 0 for point in hardest.values()):
+        others = claims.listed(list(dict.fromkeys(labels[p.other] for p in hardest.values())))
+        return f"A token of {mine} costs more than one of {others}, even with cards for nothing"
+    parts = []
     for point in hardest.values():
         price = f"at {usd_of(point.price)} a card" if point.price > 0 else "at no price of a card"
-        parts.append(f"{point.other} with {point.load} ({trimmed_number(point.speed)}) {price}")
-    speed = trimmed_number(systems[best].price_and_speed()[LOADED][1])
-    costs = f"costs as much as one of {', of '.join(parts)}"
-    return f"A token of {best} ({speed} token/s for a user) {costs}"
+        parts.append(f"{labels[point.other]} with {point.load} {price}")
+    return f"A token of {mine} costs as much as one of {'; of '.join(parts)}"
 
 
 def usd_of(value: float) -> str:

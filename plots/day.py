@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from plots import style
-from sim.results.labels import trimmed_number
+from plots import claims, style
+from plots.looks import system_looks
+from sim.results.labels import system_label
 from sim.results.metrics import SLO, limits_met_in_columns
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
@@ -24,23 +25,22 @@ def draw(saved: Saved) -> Figure:
     Good requests: those that finished in the span and meet the SLO. Without an SLO all are good.
     """
     systems = saved.summary.systems
-    colours, dashes = style.colours(systems), style.lines(systems)
+    size, unit = style.time_axis(end_of(saved))
     figure = style.figure(7.5, 4.8)
     first, good = figure.subplots(2, 1, sharex=True)
-    keys = []
-    for name in systems:
-        colour, dash = colours[name], dashes[name]
+    keys: list[Artist] = []
+    for name, look in system_looks(saved.summary.identities).items():
         middles, median, p99, rate = latency_over_time(saved, name)
-        first.plot(middles, 1000 * median, lw=1.8, color=colour, ls=dash)
-        first.plot(middles, 1000 * p99, lw=0.8, color=colour, ls=dash)
-        good.plot(middles, rate, lw=1.4, color=colour, ls=dash)
-        keys.append(Line2D([], [], label=name, lw=1.8, color=colour, ls=dash))
+        first.plot(middles / size, 1000 * median, lw=1.8, **look.stroke)
+        first.plot(middles / size, 1000 * p99, lw=0.8, **look.stroke)
+        good.plot(middles / size, rate, lw=1.4, **look.stroke)
+        keys.append(look.line_entry())
     for axis in (first, good):
-        shade_outages(axis, systems)
-        axis.set_xlim(0, end_of(saved))
+        shade_outages(axis, systems, size)
+        axis.set_xlim(0, end_of(saved) / size)
     first.set(yscale="log", ylabel="TTFT, median and p99, ms")
     style.plain_log(first.yaxis)
-    good.set(ylabel="good requests per second", xlabel="time, s", ylim=(0, None))
+    good.set(ylabel="good requests per second", xlabel=f"time, {unit}", ylim=(0, None))
     style.title(figure, finding(saved), style.keyed(figure, keys))
     style.run_footnote(
         figure,
@@ -50,12 +50,15 @@ def draw(saved: Saved) -> Figure:
     return figure
 
 
-def shade_outages(axis: Axes, systems: Mapping[str, SystemSummary]) -> None:
-    """Shade the outages of all systems. An outage that several systems share is shaded once."""
+def shade_outages(axis: Axes, systems: Mapping[str, SystemSummary], size: float) -> None:
+    """Shade the outages of all systems. An outage that several systems share is shaded once.
+
+    size: of the axis's unit [s].
+    """
     for start, end in {
         (start, end) for system in systems.values() for start, end in system.outages or ()
     }:
-        axis.axvspan(start, end, color="#888888", alpha=0.2, lw=0)
+        axis.axvspan(start / size, end / size, color="#888888", alpha=0.2, lw=0)
 
 
 def end_of(saved: Saved) -> float:
@@ -94,14 +97,15 @@ def latency_over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], .
 
 
 def finding(saved: Saved) -> str:
-    """Return the title: the longest TTFT, and the number of restarted requests, by system."""
+    """Return the title: the longest TTFT, and the restarted requests, of two systems at most."""
     rows = saved.requests.filter(saved.requests["outcome"] == "finished")
-    waits = []
+    waits = {}
     for name, system in saved.summary.systems.items():
         own = rows.filter(rows["system"] == name)
         if len(own):
-            longest = trimmed_number((own["first_token"] - own["arrival"]).to_numpy().max())
-            waits.append(f"{name} {longest} s ({system.metrics.retried} restarted)")
+            label = system_label(name, system.identity)
+            longest = 1000 * (own["first_token"] - own["arrival"]).to_numpy().max()
+            waits[label] = (longest, system.metrics.retried)
     starts = [
         start for system in saved.summary.systems.values() for start, _ in system.outages or ()
     ]
@@ -110,5 +114,12 @@ def finding(saved: Saved) -> str:
         if min(starts) < end_of(saved)
         else "A replica fails after the last request came"
     )
-    longest_waits = ", ".join(waits) or "no request was served"
-    return f"{fails}; the longest wait for a first token: {longest_waits}"
+    if not waits:
+        return f"{fails}; no request was served"
+    order = sorted(waits, key=lambda label: waits[label][0])
+    shown = order if len(order) <= claims.NAMED else [order[-1], order[0]]
+    texts = (
+        f"{label} {style.duration(waits[label][0])} ({waits[label][1]} restarted)"
+        for label in shown
+    )
+    return f"{fails}; longest wait for a first token: {', '.join(texts)}"

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from plots import style
+from plots.causes import CHIP_CAUSES
 from sim.chipsim.machine import TimelineSlice
 from sim.results.labels import trimmed_number
 from sim.studies.timeline import Timeline
 
-# The colours of computing and collectives in the figure of a token's time.
-KINDS = {
-    "compute": ("computing", "#117733"),
-    "exchange": ("collectives, waiting for others included", "#CC6677"),
-}
 MOST_ROWS = 16  # chips of the slowest stage that are drawn
 
 
@@ -45,14 +40,10 @@ def draw(timeline: Timeline) -> Figure:
         above.set(ylabel="stage", xlabel="time since the token's step began, us")
         above.set_ylim(stages - 0.5, -0.5)
         above.set_xlim(0, 1e6 * (end - begin))
-        style.legend(
-            above, [Patch(facecolor=colour, label=label) for label, colour in KINDS.values()]
-        )
+        style.legend(above, [cause.entry for cause in CHIP_CAUSES.values()])
     else:
         below = figure.subplots()
-        style.legend(
-            below, [Patch(facecolor=colour, label=label) for label, colour in KINDS.values()]
-        )
+        style.legend(below, [cause.entry for cause in CHIP_CAUSES.values()])
     first = slowest * timeline.group
     inside = [piece for piece in slices if first <= piece.chip < first + rows]
     _bars(below, [(piece.chip - first, piece) for piece in inside], begin)
@@ -103,13 +94,13 @@ def _shown(piece: TimelineSlice, timeline: Timeline, spans: dict[int, tuple[floa
 
 def _bars(axis: Axes, rows: Sequence[tuple[int, TimelineSlice]], begin: float) -> None:
     """Draw slices as bars, each in its row, in us since `begin` [s]."""
-    for kind, (_, colour) in KINDS.items():
+    for kind, cause in CHIP_CAUSES.items():
         for row, piece in rows:
             if piece.kind == kind:
                 axis.broken_barh(
                     [(1e6 * (piece.start - begin), 1e6 * (piece.end - piece.start))],
                     (row - 0.4, 0.8),
-                    color=colour,
+                    color=cause.colour,
                     lw=0,
                 )
     axis.grid(axis="y", visible=False)

@@ -3,6 +3,8 @@
 A line ends where its system is full.
 """
 
+import math
+
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -46,37 +48,42 @@ def finding(lines: list[Series]) -> str:
     """Return the title: the rate at which each system is full, and the ratio of the TTFTs.
 
     The ratio is of the 99th percentiles at the highest rate that all kinds of chips keep up with.
+    Among plans of the same chips, only the one that is full last counts.
     """
     if not lines:
         return "No system served a request"
-    clauses: list[str] = []
+    best: dict[tuple[str, int], Series] = {}
     for line in lines:
-        rates, full = line.values("rate"), line.overloaded
-        unit = "" if clauses else " request/s"
-        if True in full:
-            verb = "" if clauses and " from " in clauses[-1] else "is full "
-            clauses.append(
-                f"{line.label} {verb}from {trimmed_number(rates[full.index(True)])}{unit}"
-            )
-        else:
-            clauses.append(f"{line.label} keeps up with {trimmed_number(rates[-1])}{unit}")
-    text = ", ".join(clauses)
+        best[line.chips] = max(best.get(line.chips, line), line, key=full_from)
+    clauses = []
+    for line in sorted(best.values(), key=full_from, reverse=True):
+        full, last = full_from(line), line.values("rate")[-1]
+        state = f"full from {trimmed_number(full)}"
+        if full > last:
+            state = f"not full at {trimmed_number(last)}"
+        clauses.append(f"{line.label} {state} request/s")
     # Among plans of the same chips, only the quickest counts at each rate.
     kept: dict[tuple[str, int], dict[float, tuple[float, str]]] = {}
     for line in lines:
         plans = kept.setdefault(line.chips, {})
-        columns = (line.values("rate"), line.values("p99_ttft_ms"), line.overloaded)
-        for rate, wait, overloaded in zip(*columns, strict=True):
-            if not overloaded:
+        columns = (line.values("rate"), line.values("p99_ttft_ms"), line.steady)
+        for rate, wait, steady in zip(*columns, strict=True):
+            if steady:
                 plans[rate] = min((wait, line.label), plans.get(rate, (wait, line.label)))
     common = set.intersection(*map(set, kept.values())) if len(kept) > 1 else set()
+    text = ", ".join(clauses)
     if common:
         rate = max(common)
         waits = sorted(line[rate] for line in kept.values())
-        (best, quick), (worst, slow) = waits[0], waits[-1]
-        ratio = style.times(worst / best)
+        (shortest, quick), (longest, slow) = waits[0], waits[-1]
         text += (
-            f"; at {trimmed_number(rate)} request/s the p99 TTFT of {quick} is {ratio} shorter "
-            f"than that of {slow}"
+            f"; at {trimmed_number(rate)} the p99 TTFT of {quick} is "
+            f"{style.times(longest / shortest)} shorter than that of {slow}"
         )
     return text
+
+
+def full_from(line: Series) -> float:
+    """Return the first rate at which a system is overloaded; inf if there is none."""
+    full = line.overloaded
+    return line.values("rate")[full.index(True)] if True in full else math.inf

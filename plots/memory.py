@@ -3,21 +3,17 @@
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from plots import style
+from plots.causes import MEMORY_PARTS
+from sim.results.labels import system_label
 from sim.results.plan_summary import PlannedSystem, PlanSummary
 
-# Weights, KV cache and activations have the colours of `breakdown.TERM_COLOURS`.
-PARTS = {
-    "weights": ("weights", "#332288"),
-    "activations": ("activations", "#DDCC77"),
-    "reserve": ("reserve of the engine", "#BBBBBB"),
-    "room": ("room for KV cache", "#88CCEE"),
-}
 ACROSS = 3  # panels in a row
 
 
@@ -34,22 +30,18 @@ def draw(planned: PlanSummary) -> Figure:
     for (name, system), axis in zip(systems.items(), axes, strict=False):
         held = parts(system)
         unit, letters = (1e9, "GB") if system.bytes_per_chip.capacity > 1e9 else (1e6, "MB")
-        stages, base = np.arange(len(system.stages)), np.zeros(len(system.stages))
-        for part, (_, colour) in PARTS.items():
-            axis.bar(
-                stages,
-                held[part] / unit,
-                bottom=base / unit,
-                width=1.0 if len(stages) > 12 else 0.8,
-                color=colour,
-                lw=0,
-            )
-            base += held[part]
+        # Stairs, not bars: hundreds of bars with a thin gap give a moiré pattern.
+        edges, base = np.arange(len(system.stages) + 1) - 0.5, np.zeros(len(system.stages))
+        for part, cause in MEMORY_PARTS.items():
+            top = base + held[part]
+            axis.stairs(top / unit, edges, baseline=base / unit, fill=True, **cause.filled)
+            base = top
+        stages = range(len(system.stages))
         axis.axhline(system.bytes_per_chip.capacity / unit, color="black", lw=1)
         axis.set(xlabel="stage", ylabel=f"on each chip, {letters}", ylim=(0, None))
         axis.set_xlim(-0.8, max(len(stages) - 0.2, 0.8))
         axis.set_title(
-            f"{style.short(name, 20)}: {style.short(style.hardware_text(system.identity), 36)}",
+            f"{system_label(name, system.identity)}\n{_hardware_line(system)}",
             fontsize=8,
             loc="left",
         )
@@ -59,10 +51,16 @@ def draw(planned: PlanSummary) -> Figure:
         axis.grid(axis="x", visible=False)
     for axis in list(axes):
         axis.remove()
-    used = [Patch(facecolor=colour, label=label) for label, colour in PARTS.values()]
-    figure.legend(handles=used, loc="outside lower left", ncols=4, fontsize=9)
+    used: list[Artist] = [part.entry for part in MEMORY_PARTS.values()]
+    used.append(Line2D([], [], color="black", lw=1, label="usable memory"))
+    figure.legend(handles=used, loc="outside lower left", ncols=3, fontsize=9)
     style.title(figure, finding(systems))
     return figure
+
+
+def _hardware_line(system: PlannedSystem) -> str:
+    """Return the chips and the engine, short enough for the title of a panel."""
+    return style.short(style.hardware_text(system.identity), 40)
 
 
 def parts(system: PlannedSystem) -> dict[str, NDArray[np.float64]]:
@@ -90,7 +88,8 @@ def finding(systems: Mapping[str, PlannedSystem]) -> str:
             float(held["room"].min()) / capacity,
         )
         room = f"{style.share_text(left)} left for KV cache" if system.fits else "does not fit"
-        clauses.append(f"{name} {style.share_text(weights)} weights, {room}")
+        label = system_label(name, system.identity)
+        clauses.append(f"{label} {style.share_text(weights)} weights, {room}")
     return (
         f"The fullest chip's memory: {'; '.join(clauses)}"
         if clauses

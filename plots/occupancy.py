@@ -2,10 +2,10 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from plots import style
+from plots.looks import system_looks
 from sim.results.saving import Saved
 
 # Points of a line. More cannot be seen. With fewer requests than this, every change is a point too.
@@ -15,25 +15,28 @@ MOMENTS = 600
 def draw(saved: Saved) -> Figure:
     """Draw the filled share of the KV cache above, and the requests that wait for room below.
 
-    Tokens fill the cache. Room that is reserved but empty does not count.
+    Tokens fill the cache. Room that is reserved but empty does not count. The share is at most 1,
+    because the rows do not have the KV that preempted requests gave back.
     """
     systems = saved.summary.systems
-    colours, dashes = style.colours(systems), style.lines(systems)
+    looks = system_looks(saved.summary.identities)
     rooms = {name: system.identity.kv_room() or 1 for name, system in systems.items()}
     figure = style.figure(7.5, 4.8)
     full, queue = figure.subplots(2, 1, sharex=True)
     seen = {name: occupancy_over_time(saved, name) for name in systems}
     seen = {name: curve for name, curve in seen.items() if len(curve[0])}
+    size, unit = style.time_axis(max((curve[0][-1] for curve in seen.values()), default=0.0))
     for name, (times, held, waiting) in seen.items():
-        looks = {"color": colours[name], "ls": dashes[name], "lw": 1.4}
-        full.plot(times, 100 * held / rooms[name], **looks)
-        queue.plot(times, waiting, drawstyle="steps-post", **looks)
+        drawn = looks[name].stroke | {"lw": 1.4}
+        full.plot(times / size, 100 * np.minimum(held / rooms[name], 1), **drawn)
+        queue.plot(times / size, waiting, drawstyle="steps-post", **drawn)
     full.set(ylabel="KV cache filled, %", ylim=(0, None))
-    queue.set(ylabel="requests waiting", xlabel="time since the first request, s", ylim=(0, None))
+    queue.set(ylabel="requests waiting", ylim=(0, None))
+    queue.set_xlabel(f"time since the first request, {unit}")
     queue.set_ylim(0, max(1.0, queue.get_ylim()[1]))
-    keys = [Line2D([], [], color=colours[name], ls=dashes[name], label=name) for name in seen]
+    keys = [looks[name].line_entry() for name in seen]
     peaks = {
-        name: (float(max(held)) / rooms[name], int(max(waiting)))
+        looks[name].label: (min(1.0, float(max(held)) / rooms[name]), int(max(waiting)))
         for name, (_, held, waiting) in seen.items()
     }
     style.title(figure, finding(peaks), style.keyed(figure, keys))
@@ -85,10 +88,13 @@ def occupancy_over_time(
 
 
 def finding(peaks: dict[str, tuple[float, int]]) -> str:
-    """Return the title: the highest filled share of each KV cache, and the longest queues."""
+    """Return the title: the fullest KV cache, the emptiest one, and the longest queue."""
     if not peaks:
         return "No request was finished"
-    full = ", ".join(f"{name} {style.share_text(share)}" for name, (share, _) in peaks.items())
-    queues = ", ".join(f"{waiting:,} for {name}" for name, (_, waiting) in peaks.items() if waiting)
-    waits = f"requests that wait at most: {queues}" if queues else "no request waits"
-    return f"KV cache filled at most: {full}; {waits}"
+    order = sorted(peaks, key=lambda label: -peaks[label][0])
+    shown = order if len(order) <= 2 else [order[0], order[-1]]
+    full = ", ".join(f"{label} {style.share_text(peaks[label][0])}" for label in shown)
+    longest = max(peaks, key=lambda label: peaks[label][1])
+    waiting = peaks[longest][1]
+    queue = f"longest queue: {longest} {waiting:,}" if waiting else "no request waits"
+    return f"KV cache filled at most: {full}; {queue}"

@@ -75,19 +75,24 @@ def throughput(line: Series, divisor: str) -> list[float]:
     ]
 
 
+def top_speed(line: Series) -> float:
+    """Return the highest speed of a user at a load that the system keeps up with."""
+    return max((x for x, steady in zip(line.speeds, line.steady, strict=True) if steady), default=0)
+
+
 def highest_throughput(plans: Sequence[Series], divisor: str, speed: float) -> float:
     """Return the highest throughput at which a user still gets `speed`; 0 if there is none.
 
-    Left out: overloaded points.
+    Left out: points at which the system does not keep up.
     """
     return max(
         (
             y
             for line in plans
-            for x, y, full in zip(
-                line.speeds, throughput(line, divisor), line.overloaded, strict=True
+            for x, y, steady in zip(
+                line.speeds, throughput(line, divisor), line.steady, strict=True
             )
-            if x >= speed and not full
+            if x >= speed and steady
         ),
         default=0.0,
     )
@@ -100,15 +105,18 @@ def finding(lines: Sequence[Series]) -> str:
     """
     if not lines:
         return "No system served a request"
-    fastest = max(lines, key=lambda line: max(line.speeds))
-    own_plans = [line for line in lines if line.chips == fastest.chips]
-    rest = [line for line in lines if line not in own_plans]
+    able = [line for line in lines if True in line.steady]
+    if not able:
+        return "No system keeps up with any of these loads"
+    fastest = max(able, key=top_speed)
+    own_plans = [line for line in able if line.chips == fastest.chips]
+    rest = [line for line in able if line not in own_plans]
     if not rest:
-        top = f"{trimmed_number(max(throughput(fastest, 'chips')))} token/s per chip"
-        speed = f"{trimmed_number(max(fastest.speeds))} token/s for a user"
+        top = f"{trimmed_number(highest_throughput([fastest], 'chips', 0.0))} token/s per chip"
+        speed = f"{trimmed_number(top_speed(fastest))} token/s for a user"
         return f"{fastest.label}: up to {speed}, and up to {top}"
-    rival = max(rest, key=lambda line: max(line.speeds))
-    limit = max(rival.speeds)
+    rival = max(rest, key=top_speed)
+    limit = top_speed(rival)
     rival_plans = [line for line in rest if line.chips == rival.chips]
     text = f"Beyond {trimmed_number(limit)} token/s for a user there is only {fastest.label}"
     power = watts(lines)

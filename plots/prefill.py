@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from plots.looks import MAKER_COLOURS, OTHER_MAKERS
 from sim.results.labels import trimmed_number
 from sim.studies.prefill import Prefill
 
@@ -19,10 +20,9 @@ def draw(prefills: Sequence[Prefill]) -> Figure:
     rows = max(1, math.ceil(len(prefills) / columns))
     figure = style.figure(1.0 + 2.9 * columns, 1.4 + 2.2 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    colours = style.colours(prefill.label for prefill in prefills)
     for axis, prefill in zip(axes, prefills, strict=False):
         tokens, seconds = zip(*prefill.measured, strict=True)
-        colour = colours[prefill.label]
+        colour = MAKER_COLOURS.get(prefill.vendor, OTHER_MAKERS[0])
         axis.plot(
             tokens, [1000 * s for s in seconds], ls="", marker="o", ms=4, mfc="none", mec=colour
         )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import series, style
+from plots.looks import LINES, LineStyle
 from plots.series import Series
 from sim.economics.break_even import break_even
 from sim.results.labels import trimmed_number
@@ -30,7 +31,7 @@ class Against(NamedTuple):
 
     mine: Series
     others: tuple[Series, ...]
-    dashes: str
+    dashes: LineStyle
 
     @property
     def label(self) -> str:
@@ -91,7 +92,7 @@ def draw(swept: Swept) -> Figure:
             [price for price, _ in points.values()],
             [waiting for _, waiting in points.values()],
         )
-        line = replace(pair.mine, dashes=pair.dashes)
+        line = replace(pair.mine, look=replace(pair.mine.look, dashes=pair.dashes))
         series.plot(left, line, list(points), prices, hollow)
         never = [load for load in pair.loaded(x) if load not in points]
         left.plot(
@@ -109,12 +110,12 @@ def draw(swept: Swept) -> Figure:
             where="pre",
             lw=1.8,
             color=line.colour,
-            ls=line.dashes,
+            ls=pair.dashes,
         )
     for axis in (left, right):
         axis.set(yscale="log")
         cards_cost(axis, pairs)
-    left.set(xscale="log", ylabel=f"price of a card of {named(pairs)}, $")
+    left.set(xscale="log", ylabel=f"price of a card{_kind(pairs)}, $")
     left.set_xlabel(
         "users, each with one request at a time" if x == "users" else "requests per second"
     )
@@ -130,7 +131,7 @@ def draw(swept: Swept) -> Figure:
             color=pair.mine.colour,
             ls=pair.dashes,
             lw=1.8,
-            marker=pair.mine.marker,
+            marker=pair.mine.look.marker,
             ms=4.5,
             label=pair.label,
         )
@@ -162,7 +163,7 @@ def against(swept: Swept) -> list[Against]:
         if kinds and line.chips[0] != kinds[0]:
             others.setdefault(line.chips, []).append(line)
     return [
-        Against(line, tuple(plans), style.LINES[(place + len(others) * own) % len(style.LINES)])
+        Against(line, tuple(plans), LINES[(place + len(others) * own) % len(LINES)])
         for own, line in enumerate(mine)
         for place, plans in enumerate(others.values())
     ]
@@ -193,6 +194,11 @@ def enough(line: Series, speed: float) -> list[int]:
 def named(pairs: Sequence[Against]) -> str:
     """Return the labels of the systems with priced cards."""
     return ", ".join(dict.fromkeys(pair.mine.label for pair in pairs))
+
+
+def _kind(pairs: Sequence[Against]) -> str:
+    """Return ' (groq-lpu-v1)', the kind of the priced cards; '' without any."""
+    return f" ({pairs[0].mine.chips[0]})" if pairs else ""
 
 
 def cards_cost(axis: Axes, pairs: Sequence[Against]) -> None:

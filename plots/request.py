@@ -1,12 +1,15 @@
 """Times of the tokens of one request, by system: the first token, then a steady stream."""
 
+from collections.abc import Mapping
+
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
-from plots import style
-from sim.results.labels import trimmed_number
+from plots import claims, style
+from plots.looks import system_looks
+from sim.results.labels import system_label
 from sim.results.saving import Saved
+from sim.results.summary import SystemSummary
 
 FIRST = 8  # tokens in the left panel
 
@@ -16,42 +19,49 @@ def draw(saved: Saved) -> Figure:
 
     Rows have only the times of the first and the last token, so the line between them is straight.
     """
-    systems = saved.summary.systems
-    colours, dashes = style.colours(systems), style.lines(systems)
+    systems, looks = saved.summary.systems, system_looks(saved.summary.identities)
     tokens = median_request(saved)
     figure = style.figure(8.0, 4.0)
     for axis, most in zip(figure.subplots(1, 2, width_ratios=[1, 2]), (FIRST, None), strict=True):
         for name, (first, tpot, count) in tokens.items():
             end = min(most or count, count)
-            looks = {"color": colours[name], "ls": dashes[name], "lw": 1.8}
-            axis.plot([1, end], [first, first + (end - 1) * tpot], **looks)
-            axis.plot(1, first, marker="o", ms=5, color=colours[name])
+            look = looks[name]
+            axis.plot([1, end], [first, first + (end - 1) * tpot], lw=1.8, **look.stroke)
+            axis.plot(1, first, marker=look.marker, ms=5, color=look.colour)
         axis.set(
             xlabel=f"token (the first {most})" if most else "token (all)",
             xlim=(0.5 if most else 0, None),
-            ylim=(0, None),
+            ylim=(0, _top(systems, tokens, most)),
         )
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     figure.axes[0].set_ylabel("time since the request came, ms")
-    keys = [
-        Line2D(
-            [],
-            [],
-            color=colours[name],
-            ls=dashes[name],
-            lw=1.8,
-            label=_label(name, *tokens[name][:2]),
-        )
-        for name in tokens
-    ]
-    style.title(figure, finding(tokens), style.keyed(figure, keys))
-    style.run_footnote(figure, saved.summary)
+    keys = [looks[name].entry(_entry(looks[name].label, *tokens[name][:2])) for name in tokens]
+    style.title(figure, finding(systems, tokens), style.keyed(figure, keys))
+    note = "a system that does not keep up may be above the axes"
+    style.run_footnote(figure, saved.summary, *([note] if claims.behind(systems) else []))
     return figure
 
 
-def _label(name: str, first: float, tpot: float) -> str:
-    """Return 'lpu: 34.8 ms, then 3.25 ms a token'."""
-    return f"{name}: {trimmed_number(first)} ms, then {trimmed_number(tpot)} ms a token"
+def _top(
+    systems: Mapping[str, SystemSummary],
+    tokens: Mapping[str, tuple[float, float, int]],
+    most: int | None,
+) -> float | None:
+    """Return the top of a time axis [ms], so that all systems that keep up are inside.
+
+    The line of an overloaded system may leave the axes. None if no system keeps up.
+    """
+    ends = [
+        first + (min(most or count, count) - 1) * tpot
+        for name, (first, tpot, count) in tokens.items()
+        if systems[name].metrics.verdict not in claims.BEHIND
+    ]
+    return 1.08 * max(ends) if ends else None
+
+
+def _entry(label: str, first: float, tpot: float) -> str:
+    """Return '576 LPUs: 34.8 ms, then 3.25 ms a token'."""
+    return f"{label}: {style.duration(first)}, then {style.duration(tpot)} a token"
 
 
 def median_request(saved: Saved) -> dict[str, tuple[float, float, int]]:
@@ -93,19 +103,26 @@ def median_request(saved: Saved) -> dict[str, tuple[float, float, int]]:
     return requests
 
 
-def finding(tokens: dict[str, tuple[float, float, int]]) -> str:
-    """Return the title: the system with the shortest TPOT, against the others."""
+def finding(
+    systems: Mapping[str, SystemSummary], tokens: dict[str, tuple[float, float, int]]
+) -> str:
+    """Return the title: the system with the shortest TPOT, and the first and the last token.
+
+    Only systems that keep up are compared.
+    """
     if not tokens:
         return "No request was answered with two tokens"
-    best = min(tokens, key=lambda name: tokens[name][1])
-    first, tpot, _ = tokens[best]
-    others = ", ".join(
-        f"{style.times(request[1] / tpot)} faster than {name}"
+    able = {
+        system_label(name, systems[name].identity): request
         for name, request in tokens.items()
-        if name != best
+        if systems[name].metrics.verdict not in claims.BEHIND
+    }
+    late = claims.behind(systems)
+    if not able:
+        return f"No system keeps up with the load; {late}"
+    race = claims.Race(
+        {label: 1000 / tpot for label, (_, tpot, _) in able.items()},
+        {label: ttft for label, (ttft, _, _) in able.items()},
+        {label: ttft + (n - 1) * tpot for label, (ttft, tpot, n) in able.items()},
     )
-    text = (
-        f"{best}: the first token after {trimmed_number(first)} ms, "
-        f"then one every {trimmed_number(tpot)} ms"
-    )
-    return text + (f", {others}" if others else "")
+    return claims.joined(race.finding, late)

@@ -60,8 +60,5 @@ def finding(lines: list[Series]) -> str:
             gain = f"{style.times(times[0] / times[best])} faster on {chips[best]:,.0f}"
             gain = gain if best else f"no faster on {chips[-1]:,.0f}"
             ratio = style.times(times[best] / bound[best])
-            clauses.append(
-                f"{line.label}: {gain} chips than on {chips[0]:,.0f}, "
-                f"where it takes {ratio} the bound"
-            )
+            clauses.append(f"{line.label}: {gain} chips than on {chips[0]:,.0f}, {ratio} the bound")
     return "; ".join(clauses) or "No system ran on several numbers of chips"

@@ -1,7 +1,7 @@
 """The lines of a sweep's figure: the points of each system, by rising x."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plots import style
+from plots.claims import BEHIND
+from plots.looks import LINES, MARKERS, Appearance, Look, looks
 from sim.inputs.key_paths import value_at
-from sim.results.verdict import NOT_STEADY, UNSTEADY
+from sim.results.verdict import NOT_STEADY
 from sim.studies.sweep import Swept
+from sim.studies.sweep_table import swept_key
 
 if TYPE_CHECKING:
     import polars
@@ -28,11 +31,18 @@ class Series:
     """
 
     system: str
-    label: str
+    look: Look
     table: "polars.DataFrame"
-    colour: str
-    dashes: str
-    marker: str
+
+    @property
+    def label(self) -> str:
+        """The label of the system, with the values of the other keys of a grid."""
+        return self.look.label
+
+    @property
+    def colour(self) -> str:
+        """The colour of the system."""
+        return self.look.colour
 
     def values(self, column: str) -> list[float]:
         """Return the values of a column, by rising x."""
@@ -54,11 +64,13 @@ class Series:
 
     @property
     def hollow(self) -> list[bool]:
-        """Points that depend more on the run's length than on the system.
+        """Points that say little of the system: users wait for room, or the run is too short."""
+        return [verdict != "STABLE" for verdict in self.table["verdict"]]
 
-        Their verdict is OVERLOADED, REFUSED or TOO SHORT.
-        """
-        return list(self.table["verdict"].is_in(UNSTEADY))
+    @property
+    def steady(self) -> list[bool]:
+        """Points at which the system keeps up with the load."""
+        return [verdict not in BEHIND for verdict in self.table["verdict"]]
 
     @property
     def chips(self) -> tuple[str, int]:
@@ -79,52 +91,80 @@ def load(swept: Swept) -> str:
     return "users" if varies(swept, "users") else "rate"
 
 
+def swept_looks(swept: Swept) -> dict[str, Look]:
+    """Return the look of each system of a sweep, by name."""
+    systems = {}
+    for name in swept.summary.systems:
+        own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
+        first = own.row(0, named=True) if len(own) else {}
+        systems[name] = Appearance(
+            first.get("label") or name,
+            first.get("colour"),
+            first.get("vendor"),
+            first.get("chip"),
+        )
+    return looks(systems)
+
+
 def series(swept: Swept, x: str) -> list[Series]:
     """Return the lines of a figure over a column of the table.
 
     In a grid each combination of the other keys is a line of its own. In a list each system is one
-    line.
+    line. If a system has several lines, line styles and markers follow the place of the line.
     Left out: rows without a value of x, and keys of other systems.
     """
     import polars
 
-    table, lines = swept.table, []
+    table, groups = swept.table, []
     if x not in table.columns or "verdict" not in table.columns:
         return []
-    colours = style.colours(swept.summary.systems)
-    markers = style.markers(swept.summary.systems)
+    looked = swept_looks(swept)
     for name in swept.summary.systems:
         own = table.filter(
             (polars.col("system") == name)
             & polars.col(x).is_not_null()
             & polars.col("completed").gt(0)
         )
-        own_keys = {
-            "workload",
-            f"workload.{x}",
-            f"systems.{name}",
-            f"systems.{name}.{x}",
-            f"systems.{name}.cluster",
-        }
-        keys = swept.summary.keys if swept.summary.grid else []
-        others = [key for key in keys if key not in own_keys and _matters(key, name)]
-        groups = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
-        for place, group in enumerate(group for group in groups if len(group)):
-            varied = [
-                f"{key.rpartition('.')[2]} {group[key][0]}" for key in others if len(groups) > 1
-            ]
-            rows = group.unique(x, keep="first", maintain_order=True).sort(x)
-            lines.append(
-                Series(
-                    name,
-                    ", ".join([name, *varied]),
-                    rows,
-                    colours[name],
-                    style.LINES[place % len(style.LINES)],
-                    markers[name],
-                )
-            )
-    return lines
+        others = other_keys(swept, x, name)
+        parts = own.partition_by(others, maintain_order=True) if others and len(own) else [own]
+        for part in (part for part in parts if len(part)):
+            varied = [f"{short_key(key)} {part[key][0]}" for key in others if len(parts) > 1]
+            rows = part.unique(x, keep="first", maintain_order=True).sort(x)
+            groups.append((name, varied, rows))
+    several = len(groups) > len({name for name, _, _ in groups})
+    return [
+        Series(name, _line_look(looked[name], varied, place if several else None), rows)
+        for place, (name, varied, rows) in enumerate(groups)
+    ]
+
+
+def other_keys(swept: Swept, x: str, system: str) -> list[str]:
+    """Return the keys of a grid that change a system and are not on the x axis."""
+    own_keys = {
+        "workload",
+        x,
+        f"workload.{x}",
+        f"systems.{system}",
+        f"systems.{system}.{x}",
+        f"systems.{system}.cluster",
+    }
+    keys = swept.summary.keys if swept.summary.grid else ()
+    axis = swept_key(x)
+    return [key for key in keys if key not in own_keys | {axis} and _matters(key, system)]
+
+
+def short_key(key: str) -> str:
+    """Return 'max_sequences' for 'systems.lpu.max_sequences'."""
+    return key.rpartition(".")[2]
+
+
+def _line_look(look: Look, varied: Sequence[str], place: int | None) -> Look:
+    """Return the look of a line of a system. place: of the line, if a system has several."""
+    label = ", ".join([look.label, *varied])
+    if place is None:
+        return replace(look, label=label)
+    dashes, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
+    return replace(look, label=label, dashes=dashes, marker=marker)
 
 
 def _matters(key: str, system: str) -> bool:
@@ -145,7 +185,7 @@ def plot(
     width: float = 1.8,
 ) -> None:
     """Draw a line with a mark at each point, hollow where the point says little of the system."""
-    axis.plot(x, y, lw=width, ls=line.dashes, color=line.colour)
+    axis.plot(x, y, lw=width, ls=line.look.dashes, color=line.colour)
     for filled in (True, False):
         at = [i for i, empty in enumerate(hollow) if empty is not filled]
         face = line.colour if filled else "white"
@@ -153,7 +193,7 @@ def plot(
             [x[i] for i in at],
             [y[i] for i in at],
             ls="",
-            marker=line.marker,
+            marker=line.look.marker,
             ms=4.5,
             mfc=face,
             mec=line.colour,
@@ -163,19 +203,7 @@ def plot(
 
 def key(lines: Sequence[Series]) -> list[Line2D]:
     """Return the entries of the key: one for each line."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=line.colour,
-            ls=line.dashes,
-            lw=1.8,
-            marker=line.marker,
-            ms=4.5,
-            label=line.label,
-        )
-        for line in lines
-    ]
+    return [line.look.entry() for line in lines]
 
 
 def hollow() -> Line2D:
@@ -188,7 +216,7 @@ def hollow() -> Line2D:
         marker="o",
         ms=4.5,
         mfc="white",
-        label="hollow: overloaded, or too short to tell",
+        label="hollow: users wait for room, or too short to tell",
     )
 
 
@@ -199,7 +227,8 @@ def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
         own = swept.table.filter((swept.table["system"] == name) & (swept.table["error"] == ""))
         if len(own):
             first = own.row(0, named=True)
-            systems.append(style.FootnoteSystem(name, first["model"], _hardware(swept, name, own)))
+            label = first.get("label") or name
+            systems.append(style.FootnoteSystem(label, first["model"], _hardware(swept, name, own)))
     scenario = f"scenario {swept.summary.scenario}, seed {swept.summary.seed}"
     style.write_footnote(figure, scenario, systems, more)
 

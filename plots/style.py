@@ -1,8 +1,8 @@
-"""One look for all figures: sizes, fonts, and one colour for each system in every figure."""
+"""One style for all figures: sizes, fonts, titles, keys and footnotes."""
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sim.results.labels import trimmed_number
+from sim.results.labels import system_label, trimmed_number
 from sim.results.summary import RunSummary
 from sim.results.system_identity import Identity
 
-# Okabe and Ito's palette: colour-blind readers see different colours.
-# Source: https://jfly.uni-koeln.de/color/
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 LONGEST = 60  # letters of an entry in a key
+MOST_LINES = 2  # of a title
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -59,31 +55,25 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, metadata={dated: None} if dated else None)
 
 
-def colours(systems: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each system, by its place in the scenario."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(systems)}
-
-
-def lines(systems: Iterable[str]) -> dict[str, str]:
-    """Return a line style for each system, so that lines differ in grey print."""
-    return {name: LINES[i % len(LINES)] for i, name in enumerate(systems)}
-
-
-def markers(systems: Iterable[str]) -> dict[str, str]:
-    """Return a marker for each system, so that points differ in grey print."""
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(systems)}
-
-
 def title(figure: Figure, finding: str, key_rows: int = 0) -> None:
     """Write the finding over the whole width, and leave room for a key of `key_rows` rows below.
 
-    The finding has as many lines as it needs. With many lines the figure grows, so that the axes
-    keep their height.
+    A title has at most two lines. Clauses that do not fit are left out from the end; they are
+    parted by '; '. With many rows in the key the figure grows, so that the axes keep their height.
     """
-    width = int(figure.get_figwidth() * 11)  # letters that go on a line
-    lines = textwrap.wrap(finding, width, break_on_hyphens=False)
+    width = int(figure.get_figwidth() * 10.5)  # letters that go on a line
+    clauses = finding.split("; ")
+    kept = len(clauses)
+    while kept > 1 and len(title_lines("; ".join(clauses[:kept]), width)) > MOST_LINES:
+        kept -= 1
+    lines = title_lines("; ".join(clauses[:kept]), width, MOST_LINES)
     figure.suptitle("\n".join(lines) + "\n" * key_rows, ha="left", x=0.01)
     grow(figure, 0.19 * max(0, len(lines) + key_rows - 3))
+
+
+def title_lines(text: str, width: int, most: int | None = None) -> list[str]:
+    """Return a text in lines of at most `width` letters; beyond `most` lines it is cut."""
+    return textwrap.wrap(text, width, break_on_hyphens=False, max_lines=most, placeholder=" …")
 
 
 def grow(figure: Figure, inches: float) -> None:
@@ -100,6 +90,19 @@ def times(ratio: float) -> str:
         if ratio < 100
         else f"{ratio:.0f} times"
     )
+
+
+def duration(milliseconds: float) -> str:
+    """Return '34.8 ms', '9.69 s' or '10 min'."""
+    for unit, size in (("h", 3.6e6), ("min", 6e4), ("s", 1e3)):
+        if milliseconds >= 2 * size:
+            return f"{trimmed_number(milliseconds / size)} {unit}"
+    return f"{trimmed_number(milliseconds)} ms"
+
+
+def time_axis(seconds: float) -> tuple[float, str]:
+    """Return the size in seconds and the name of the unit for an axis of this length."""
+    return (3600.0, "h") if seconds > 3 * 3600 else (60.0, "min") if seconds > 300 else (1.0, "s")
 
 
 def legend(axis: Axes, handles: Sequence[Artist] | None = None, columns: int = 5) -> None:
@@ -149,14 +152,16 @@ def share_text(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 or not share else f"{100 * share:.1g}%"
 
 
-def plain_log(axis: Axis) -> None:
+def plain_log(axis: Axis, dense: float = 1000) -> None:
     """Label a logarithmic axis with plain numbers.
 
-    With fewer than three decades, the steps 2 and 5 have labels too.
+    Up to the ratio `dense` of its ends, the steps 2 and 5 have labels too. A span below a factor of
+    four has equal steps, because powers of ten may miss it.
     """
     low, high = sorted(axis.get_view_interval())
-    steps = (1, 2, 5) if high / low < 1000 else (1,)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    steps = (1, 2, 5) if high / low < dense else (1,)
+    narrow = high / low < 4
+    axis.set_major_locator(MaxNLocator(3) if narrow else LogLocator(subs=steps, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: trimmed_number(value)))
 
@@ -168,9 +173,9 @@ def hardware_text(system: Identity) -> str:
 
 @dataclass(frozen=True)
 class FootnoteSystem:
-    """A system in a footnote: its name, its model, and its hardware with its plan."""
+    """A system in a footnote: its label, its model, and its hardware with its plan."""
 
-    name: str
+    label: str
     model: str
     hardware: str
 
@@ -181,7 +186,8 @@ def run_footnote(figure: Figure, summary: RunSummary, *more: str) -> None:
     for name, identity in summary.identities.items():
         plain = identity.plain
         about = f", {plain.precision.weights} weights, plan {plain.plan.text}" if plain else ""
-        systems.append(FootnoteSystem(name, identity.model, hardware_text(identity) + about))
+        label = system_label(name, identity)
+        systems.append(FootnoteSystem(label, identity.model, hardware_text(identity) + about))
     write_footnote(figure, f"scenario {summary.scenario}, seed {summary.seed}", systems, more)
 
 
@@ -191,7 +197,7 @@ def write_footnote(
     """Put under a figure the models, the scenario with its seed, what each system is, and more."""
     models = ", ".join(dict.fromkeys(system.model for system in systems))
     parts = [f"{models}; {scenario}"]
-    parts += [f"{system.name}: {system.hardware}" for system in systems]
+    parts += [f"{system.label}: {system.hardware}" for system in systems]
     parts += more
     lines, width = [""], int(figure.get_figwidth() * 19)
     for part in parts:

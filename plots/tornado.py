@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from plots import style
+from plots.looks import Appearance, looks
 from sim.results.labels import trimmed_number
 from sim.results.sensitivity_summary import (
     SensitivitySummary,
@@ -28,7 +29,12 @@ def draw(summary: SensitivitySummary) -> Figure:
         for name, system in systems.items()
     }
     shown = {name: swings for name, swings in widest.items() if swings}
-    colours = style.colours(systems)
+    looked = looks(
+        {
+            name: Appearance(system.label or name, system.colour, system.vendor, system.chip)
+            for name, system in systems.items()
+        }
+    )
     figure = style.figure(8.0, 1.4 + sum(0.8 + 0.33 * len(swings) for swings in shown.values()))
     axes = figure.subplots(
         max(1, len(shown)),
@@ -53,7 +59,7 @@ def draw(summary: SensitivitySummary) -> Figure:
                     at - base,
                     left=base,
                     height=0.6,
-                    fc=colours[name],
+                    fc=looked[name].colour,
                     ec="white",
                     hatch=hatch,
                     lw=0,
@@ -72,7 +78,7 @@ def draw(summary: SensitivitySummary) -> Figure:
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.18)
         band = f"{trimmed_number(low)} to {trimmed_number(high)} ms"
-        heading = f"{name}: {trimmed_number(base)} ms, {band}"
+        heading = f"{looked[name].label}: {trimmed_number(base)} ms, {band}"
         axis.set_title(heading, fontsize=9, loc="left")
     axes[-1].set_xlabel("TPOT of a single request, ms")
     figure.supxlabel(
@@ -101,8 +107,8 @@ def finding(summary: SensitivitySummary, shown: Mapping[str, list[SwingSummary]]
     for name, swings in shown.items():
         system, widest = summary.systems[name], swings[0]
         part = swing_width(widest, system) / system.base.tpot_ms
-        parts.append(f"{name}'s TPOT depends most on {name_of(widest.key)} ({part:.0%})")
-    return "; ".join(parts)
+        parts.append(f"{system.label or name} on {name_of(widest.key)} ({part:.0%})")
+    return f"TPOT depends most: {'; '.join(parts)}"
 
 
 def name_of(key: str) -> str:

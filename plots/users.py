@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from plots import series, style
+from plots import claims, series, style
 from plots.series import Series
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
@@ -17,6 +17,7 @@ def draw(swept: Swept) -> Figure:
     lines = series.series(swept, "users")
     figure = style.figure(8.5, 4.2)
     speed, first = figure.subplots(1, 2)
+    texts = 0
     for line in lines:
         users = line.values("users")
         series.plot(speed, line, users, line.speeds, line.hollow)
@@ -28,12 +29,13 @@ def draw(swept: Swept) -> Figure:
             first.annotate(
                 f"{busy:.0f} users keep {line.label} busy",
                 (busy, 0),
-                (4, 4),
+                (4, 4 + 11 * texts),
                 xycoords=first.get_xaxis_transform(),
                 textcoords="offset points",
                 fontsize=8,
                 color=line.colour,
             )
+            texts += 1
     speed.set(ylabel="output tokens per second of one user", ylim=(0, None))
     first.set(ylabel="time to first token, ms", yscale="log")
     style.plain_log(first.yaxis)
@@ -76,24 +78,24 @@ def finding(lines: list[Series]) -> str:
     """
     if not lines:
         return "No system served a request"
-    best = max(lines, key=lambda line: line.speeds[0])
-    others = [line for line in lines if line is not best]
+    able = [line for line in lines if line.steady[0]]
+    if not able:
+        return "No system keeps up with the fewest users"
+    best = max(able, key=lambda line: line.speeds[0])
     fewest, most = best.values("users")[0], best.values("users")[-1]
     fewest_users = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
-    faster = "".join(
-        f", {style.times(best.speeds[0] / line.speeds[0])} {line.label}" for line in others
-    )
-    held = _beside(best, others, lambda line: f"{flat_until(line):,.0f} users")
-    wait = _beside(
-        best, others, lambda line: f"{trimmed_number(line.values('median_ttft_ms')[-1] / 1000)} s"
-    )
-    return (
-        f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}{faster}, "
-        f"within 10% of that until {held}; with {most:,.0f} a first token takes {wait}"
+    others = claims.ratios(best.label, {line.label: line.speeds[0] for line in able})
+    held = _beside(best, able, lambda line: f"{flat_until(line):,.0f} users")
+    wait = _beside(best, able, lambda line: style.duration(line.values("median_ttft_ms")[-1]))
+    return claims.joined(
+        f"{best.label}: {trimmed_number(best.speeds[0])} token/s for {fewest_users}"
+        + (f", {others}" if others else ""),
+        f"within 10 % of that until {held}",
+        f"with {most:,.0f} a first token takes {wait}",
     )
 
 
-def _beside(best: Series, others: list[Series], value: Callable[[Series], str]) -> str:
-    """Return '9.69 s (h100x8: 0.277 s)'."""
-    rest = ", ".join(f"{line.label}: {value(line)}" for line in others)
-    return value(best) + (f" ({rest})" if rest else "")
+def _beside(best: Series, lines: list[Series], value: Callable[[Series], str]) -> str:
+    """Return '9.69 s (8 H100: 0.277 s)': the best system and the first one of other chips."""
+    other = next((line for line in lines if line.chips != best.chips), None)
+    return value(best) + (f" ({other.label}: {value(other)})" if other else "")

@@ -64,6 +64,11 @@ failure = [failure]
 usd = [money] = USD
 """
 WHOLE = ("byte", "bit", "flop", "op", "token", "request", "failure")
+# Units of fields in files, one for each dimension.
+SI_UNITS = (
+    *("token", "request/s", "s", "B", "B/s", "FLOP", "FLOP/s", "W", "J", "J/B", "J/FLOP", "USD"),
+    *("USD/s", "USD/J", "failure/s", "token/s", "Hz"),
+)
 FRACTIONS = ("milli", "micro", "nano", "pico")
 
 
@@ -117,6 +122,16 @@ def parse_quantity(text: str, unit: str) -> float:
         bound = f"at least {MIN_SIZE:g}" if abs(value) < 1 else f"at most {MAX_SIZE:g}"
         raise UnitError(f"{expected}, {bound} {unit}")
     return value
+
+
+def si_quantity(text: str) -> tuple[float, str] | None:
+    """Return the value and the SI unit of '500 MB': (5e8, 'B'). None if the text is no quantity."""
+    for unit in SI_UNITS:
+        try:
+            return parse_quantity(text, unit), unit
+        except UnitError:
+            continue
+    return None
 
 
 def brief(text: str) -> str:

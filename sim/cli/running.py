@@ -27,7 +27,13 @@ from sim.cli.options import (
     print_trial,
     search_open_plans,
 )
-from sim.cli.saving import check_figure_name, check_folder, save_figure, save_run
+from sim.cli.saving import (
+    check_figure_name,
+    check_folder,
+    save_capacity,
+    save_figure,
+    save_run,
+)
 from sim.inputs.errors import UserError
 
 LEAST_REQUESTS = 100  # of a trial; with fewer, the attainment is too uncertain
@@ -93,7 +99,9 @@ def run_command(
             and (estimate := lifetime_estimates(scenario))
             and output is OutputFormat.TEXT
         ):
-            named = {scenario.systems[name].label or name: cost for name, cost in estimate.items()}
+            named = {
+                scenario.systems[name].full_label or name: cost for name, cost in estimate.items()
+            }
             show_table(estimate_table(scenario.id, economic_terms(scenario), named))
         raise
     if out or plots:
@@ -247,21 +255,36 @@ def capacity_command(
         bool,
         typer.Option("--plans", help="Search the plan with the highest goodput of each system."),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for capacity.json, trials.csv and a figure of all trials."),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Find the highest request rate (or number of users) at which each system meets the SLO."""
     from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
+    from sim.studies.trials import LoadTrial
 
     if requests is not None and requests < LEAST_REQUESTS:
         raise UserError(
             f"--requests: got {requests}; expected at least {LEAST_REQUESTS}; try {LEAST_REQUESTS}"
         )
     scenario = open_scenario(file, assignments)
+    trials: dict[str, list[LoadTrial]] = {name: [] for name in scenario.systems}
+
+    def keep_trial(system: str, trial: LoadTrial) -> None:
+        trials[system].append(trial)
+        print_trial(system, trial)
+
+    if out:
+        check_folder(out)
     with status_line("simulating trials"):
         scenario = search_open_plans(scenario, attainment, requests)
-        own = capacity(scenario, attainment, requests, print_trial)
+        own = capacity(scenario, attainment, requests, keep_trial)
+        if out:
+            save_capacity(own, trials, out)
         best = best_plans(scenario, attainment, requests, print_trial, own.systems) if plans else {}
         result = own.summary({name: plan.summary for name, plan in best.items()})
     if as_json:

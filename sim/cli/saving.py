@@ -1,5 +1,7 @@
 """Files that the commands write: results, figures and pages, whole or not at all."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sim.results.saving import Saved
+    from sim.studies.capacity import CapacityResult
+    from sim.studies.trials import LoadTrial
 
 FIGURE_SUFFIXES = ("png", "svg", "pdf")
 
@@ -39,6 +43,25 @@ def save_run_figures(saved: "Saved", folder: Path) -> None:
 
     with status_line("drawing figures"):
         save_figures(draw_all(saved), folder)
+
+
+def save_capacity(
+    result: "CapacityResult", trials: Mapping[str, Sequence["LoadTrial"]], folder: Path
+) -> None:
+    """Write capacity.json, the table of all trials, and the figure of attainment over load."""
+    from plots import attainment
+    from sim.results.encoding import encode_summary
+    from sim.results.saving import write_parquet
+    from sim.studies.capacity_table import trial_table
+
+    table, summary = trial_table(result, trials), result.summary()
+    with write_whole(folder) as scratch:
+        text = json.dumps(encode_summary(summary), indent=2, allow_nan=False) + "\n"
+        (scratch / "capacity.json").write_text(text, encoding="utf-8")
+        (scratch / "trials.csv").write_bytes(table.write_csv().encode())
+        write_parquet(table, scratch / "trials.parquet")
+        save_figures({"capacity": attainment.draw(summary, table)}, scratch)
+    note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
 
 
 def save_figures(figures: "dict[str, Figure]", folder: Path) -> None:

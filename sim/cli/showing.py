@@ -45,10 +45,21 @@ def plot_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the figures; default: DIR itself, or out.")
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a sweep: draw this column of its table, such as output_throughput; repeatable."
+        ),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
-    """Draw the figures of a result as PNG, SVG and PDF."""
+    """Draw the figures of a result as PNG, SVG and PDF; of a sweep, also print its table."""
     folder = Path(source)
+    if metric and not (folder / "sweep.json").exists():
+        raise UserError(
+            f"--metric: got {metric[0]} with {source}, which is no sweep; expected a folder of"
+            " sramsim sweep --out; try without --metric"
+        )
     if not folder.is_dir():
         run_command(source, out=out, plots=True, assignments=assignments)
         return
@@ -59,14 +70,18 @@ def plot_command(
         )
     if (folder / "sweep.json").exists():
         from plots import draw_swept
+        from sim.report.sweep_tables import point_table
         from sim.studies.sweep import load_sweep
+        from sim.studies.sweep_table import metric_column
 
-        figures = draw_swept(load_sweep(folder))
+        swept = load_sweep(folder)
+        metrics = [metric_column(swept.table, name) for name in metric or ()]
+        figures = draw_swept(swept, metrics)
         if not figures:
             raise UserError(
-                f"{folder}: got the same rate, users and chips at all points that worked;"
-                " expected at least two of one; try a sweep of workload.rate"
+                f"{folder}: got no point that worked; expected one; see the errors in table.csv"
             )
+        show_table(point_table(swept, metrics))
         save_figures(figures, out or folder)
     else:
         from sim.results.saving import load_result

@@ -53,8 +53,16 @@ class SwingSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class SystemSensitivity:
-    """The metrics of a system's unloaded request, their bands, and the swings behind them."""
+    """The metrics of a system's unloaded request, their bands, and the swings behind them.
 
+    label, colour: in tables and figures; None if the scenario leaves them out.
+    vendor, chip: maker and kind of the chips.
+    """
+
+    label: Annotated[str | None, OMIT_NONE] = None
+    colour: Annotated[str | None, OMIT_NONE] = None
+    vendor: Annotated[str | None, OMIT_NONE] = None
+    chip: Annotated[str | None, OMIT_NONE] = None
     base: Annotated[RequestMetrics, SPLICED]
     bands: Annotated[MetricBands, SPLICED]
     swings: tuple[SwingSummary, ...]

@@ -45,6 +45,7 @@ class PointRow:
 
     measured, simulated: ms; for a throughput, that of one token; None if there is none.
     error_pct: 100 (simulated / measured - 1); None without both. bounds, model: None for messages.
+    vendor: maker of the chips; None if it is not known.
     """
 
     point_id: str
@@ -57,6 +58,7 @@ class PointRow:
     reason: str
     model: Annotated[str | None, OMIT_NONE] = None
     chip: str
+    vendor: Annotated[str | None, OMIT_NONE] = None
     engine: str
 
 

@@ -74,12 +74,17 @@ class Shown(Value):
 
     label: Annotated[str, AfterValidator(_single_line)] | None = Field(
         default=None,
-        description="Name of the system in tables and figures; default: its key.",
+        description="Name in tables and figures; `{chips}` is the number of chips; default: the key.",
     )
     colour: Annotated[str, AfterValidator(_colour_code)] | None = Field(
         default=None,
         description=f"Colour in figures: {', '.join(COLOUR_CODES)}, or a code; default: by maker.",
     )
+
+    @property
+    def full_label(self) -> str | None:
+        """The label as it is shown; None without one."""
+        return self.label
 
 
 class System(Shown):
@@ -240,6 +245,11 @@ class System(Shown):
         return self
 
     @property
+    def full_label(self) -> str | None:
+        """The label with the number of chips in the place of '{chips}'; None without a label."""
+        return self.label and self.label.replace("{chips}", f"{self.hardware[1]:,}")
+
+    @property
     def changed(self) -> dict[str, Change]:
         """The changes of the entries that its parts are like, by dotted key.
 
@@ -307,6 +317,16 @@ class Fleet(Shown):
         validate_default=True,
         description="Rule for the replica of a request, over the replicas of all copies.",
     )
+
+    @field_validator("label")
+    @classmethod
+    def _without_chips(cls, label: str | None) -> str | None:
+        if label and "{chips}" in label:
+            raise ValueError(
+                f"got {label!r}; expected a label without {{chips}}, because a fleet has members; "
+                "try 'LPUs and H100'"
+            )
+        return label
 
     @field_validator("fleet")
     @classmethod

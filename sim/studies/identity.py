@@ -46,7 +46,7 @@ def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]
     }
     fleet = scenario.systems[name]
     return FleetIdentity(
-        label=fleet.label,
+        label=fleet.full_label,
         colour=fleet.colour,
         model=next(iter(parts.values())).identity.model,
         chips=sum(part.copies * part.identity.chips for part in parts.values()),
@@ -66,7 +66,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
     assert kv_memory is not None
     system = scenario.systems[name]
     return SystemIdentity(
-        label=system.label,
+        label=system.full_label,
         colour=system.colour,
         model=layout.model.id,
         vendor=chip.vendor or None,

@@ -28,13 +28,14 @@ class Prefill:
     """A deployment's prompt times, measured and simulated.
 
     measured, simulated: new prompt tokens, and prompt time [s].
-    label: the model, half-year and chips that served it.
+    label: the model, half-year and chips that served it. vendor: maker of the chips.
     """
 
     label: str
     provider: str
     measured: tuple[tuple[int, float], ...]
     simulated: tuple[tuple[int, float], ...]
+    vendor: str = ""
 
 
 def prefills(report: ValidationReport) -> list[Prefill]:
@@ -53,9 +54,9 @@ def prompt_times(point: MeasuredPoint) -> Prefill:
         np.geomspace(min(lengths), max(lengths), LENGTHS).round().astype(int)
     ).tolist()
     simulated = tuple((tokens, prompt_time(deployment, tokens)) for tokens in chosen)
-    chip = point.system.chip.id if point.system.chip else ""
-    label = f"{point.about['model']} {point.about['half_year']}: {point.system.chips} x {chip}"
-    return Prefill(label, point.about["provider"], point.prompts, simulated)
+    chip = point.system.hardware[0]
+    label = f"{point.about['model']} {point.about['half_year']}: {point.system.chips} x {chip.id}"
+    return Prefill(label, point.about["provider"], point.prompts, simulated, chip.vendor)
 
 
 def chip_counts(deployment: str) -> Iterator[tuple[int, float, float]]:

@@ -79,10 +79,11 @@ class Swing:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """A system's metrics, and their swings; the widest swing of TPOT is first."""
+    """A system, its metrics, and their swings; the widest swing of TPOT is first."""
 
     base: dict[str, float]
     swings: tuple[Swing, ...]
+    system: System
 
     def band(self, metric: str) -> tuple[float, float]:
         """Return the least and the most of a metric if the numbers are independent.
@@ -106,7 +107,12 @@ class Sensitivity:
             if name in self.base:
                 low, high = self.band(name)
                 bands[key] = (UNITS.get(name, 1) * low, UNITS.get(name, 1) * high)
+        chip = self.system.hardware[0]
         return SystemSensitivity(
+            label=self.system.full_label,
+            colour=self.system.colour,
+            vendor=chip.vendor or None,
+            chip=chip.id,
             base=_request_metrics(self.base),
             bands=MetricBands(**bands),
             swings=tuple(
@@ -157,7 +163,7 @@ def sensitivity(
             swings.append(Swing(number.key, number.value, number.ends, low, high, number.source))
         progress(name, len(numbers), len(numbers))
         swings.sort(key=lambda swing: -swing.width("tpot", base))
-        result[name] = Sensitivity(base, tuple(swings))
+        result[name] = Sensitivity(base, tuple(swings), system)
     if not any(system.swings for system in result.values()):
         raise ScenarioError(
             f"{scenario.id}: got no number with a range in the files of its chips and engines;"

@@ -24,6 +24,7 @@ from sim.scenario.scenario import open_document, scenario_from
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
 from sim.studies.sweep_record import PointRecord
+from sim.studies.sweep_table import sweep_table
 from sim.studies.sweep_workers import compute_points
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ def sweep(
         systems=tuple(scenario.systems),
         points=tuple(PointValues(point.digest, point.values) for point in points),
     )
-    table = _sweep_table(summary, [records[point.digest] for point in points])
+    table = sweep_table(
+        summary.keys,
+        summary.systems,
+        [(point.values, records[point.digest]) for point in points],
+    )
     with write_whole(folder) as scratch:
         (scratch / "sweep.json").write_text(_json_text(summary), encoding="utf-8")
         write_parquet(table, scratch / "table.parquet")
@@ -162,39 +167,3 @@ def _load_record(path: Path) -> PointRecord | None:
 def _json_text(content: PointRecord | SweepSummary) -> str:
     """Return the text of a JSON file."""
     return json.dumps(encode_summary(content), indent=2, allow_nan=False) + "\n"
-
-
-def _sweep_table(summary: SweepSummary, records: Sequence[PointRecord]) -> "polars.DataFrame":
-    """Return a row for each point and system: its number, values, system, error and results."""
-    import polars
-
-    rows: list[Mapping[str, JsonValue]] = []
-    for number, (point, record) in enumerate(zip(summary.points, records, strict=True)):
-        for name in summary.systems:
-            result = record.systems.get(name) or {
-                "error": record.error or f"this point has no system {name}"
-            }
-            values = {key: point.values.get(key) for key in summary.keys}
-            rows.append({"point": number, **values, "system": name, **result})
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return polars.DataFrame([_column(key, [row.get(key) for row in rows]) for key in columns])
-
-
-def _column(name: str, values: Sequence[JsonValue]) -> "polars.Series":
-    """Return a column of whole numbers, numbers, truth values or texts (JSON for other values)."""
-    import polars
-
-    kinds = {type(value) for value in values if value is not None}
-    for dtype, allowed in (
-        (polars.Boolean, {bool}),
-        (polars.Int64, {int}),
-        (polars.Float64, {int, float}),
-    ):
-        if kinds and kinds <= allowed:
-            return polars.Series(name, values, dtype=dtype, strict=False)
-    texts = [
-        value if value is None or isinstance(value, str) else json.dumps(value) for value in values
-    ]
-    return polars.Series(
-        name, [None if text is None else str(text) for text in texts], dtype=polars.String
-    )

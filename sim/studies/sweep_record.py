@@ -9,6 +9,7 @@ from typing import Annotated
 
 from sim import __version__
 from sim.cost.layout import read_bytes
+from sim.economics.owner_costs import OwnerCosts
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
@@ -20,7 +21,7 @@ from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.design import search_plans
 from sim.studies.provenance import package_digest
 from sim.studies.run import Result, serve_system
-from sim.units import Seconds
+from sim.units import Seconds, parse_quantity
 
 # Keys of a system's result without a column: no single number, a fleet's parts, or known from the
 # values of the point.
@@ -66,6 +67,7 @@ def compute_record(document: Document) -> PointRecord:
             systems[name] = (
                 {"error": ""}
                 | _figure_values(scenario, members)
+                | _card_price_range(scenario, name)
                 | table_values(json_object(result.system_summary(name)))
             )
         except Exception as error:
@@ -114,6 +116,21 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
         "fill": fill,
         "bound_tpot_ms": bound,
     }
+
+
+def _card_price_range(scenario: Scenario, name: str) -> dict[str, Scalar]:
+    """Return the least and the most that a card may cost by its chip's file [USD].
+
+    Left out: fleets, and systems with a price of their own in `economics`.
+    """
+    if name not in scenario.members(name):
+        return {}
+    costs = scenario.money.systems.get(name, OwnerCosts())
+    chip = scenario.plain(name).hardware[0]
+    if costs.card is not None or costs.capital is not None or "price" not in chip.range:
+        return {}
+    least, most = sorted(parse_quantity(str(end), "USD") for end in chip.range["price"])
+    return {"least_card_usd": least, "most_card_usd": most}
 
 
 def _tpot_bound(deployment: Deployment) -> Seconds:

@@ -45,7 +45,7 @@ class Timeline:
     All times are seconds of the simulated clock.
     """
 
-    system: str
+    system: str  # its label
     identity: str  # model, chips, engine
     group: int  # chips of a stage
     stages: tuple[str, ...]
@@ -115,7 +115,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     start = 0.0 if prefill else float(rows.first_token[0])
     names = labels(layout.model)
     return Timeline(
-        system=name,
+        system=scenario.plain(name).full_label or name,
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
         group=layout.plan.stage_size,
         stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),

@@ -113,6 +113,7 @@ class PointComparison:
             reason=self.reason,
             model=self.model,
             chip=self.chip,
+            vendor=(self.point.system and self.point.system.hardware[0].vendor) or None,
             engine=self.engine,
         )
 

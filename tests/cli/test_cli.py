@@ -606,6 +606,30 @@ def test_a_capacity_and_its_trials_are_printed(sramsim):
     assert f"{card['attainment']:.1%}" in table[1]
 
 
+@pytest.mark.parametrize("ttft", ["500 ms", "1 us"])  # with 1 us no load is tried
+def test_the_trials_of_a_capacity_are_saved_and_drawn(sramsim, ttft):
+    limits = f"slo={{ttft: {ttft}, tpot: 20 ms}}"
+    words = ("capacity", "mine.yaml", "--requests", "100", "--set", limits)
+    status, out, err = sramsim(*words, "--json", "--out", "cap")
+    assert status == 0
+    assert json.loads(Path("cap/capacity.json").read_text()) == json.loads(out)
+    trials = Path("cap/trials.csv").read_text().splitlines()
+    assert len(trials) - 1 == len(err.splitlines()) - 1  # a header, and the note of the files
+    assert Path("cap/capacity.png").exists()
+
+
+def test_the_figure_of_any_column_is_drawn_and_another_name_is_one_line(sramsim):
+    grid = "sweep={workload.rate: [1 request/s, 2 request/s]}"
+    assert sramsim("sweep", "mine.yaml", "--out", "swept", "--jobs", "1", "--set", grid)[0] == 0
+    status, out, err = sramsim("plot", "swept", "--metric", "joules_per_token")
+    assert (status, err) == (0, "")
+    assert Path("swept/energy.joules_per_token.png").exists()
+    assert "STABLE" in out or "TOO SHORT" in out
+    status, _, err = sramsim("plot", "swept", "--metric", "median_tpt_ms")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "did you mean 'median_tpot_ms'" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

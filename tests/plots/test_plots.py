@@ -1,14 +1,20 @@
 """Figures say their finding, name what they show, and are the same bytes each time."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 
 from plots import FIGURES, agreement, draw_all, energy, style, tornado
+from plots.causes import CHIP_CAUSES, ENERGY_CAUSES, MEMORY_PARTS, TOKEN_CAUSES
 from plots.cdf import user_latencies
+from plots.claims import Race
+from plots.looks import MAKER_COLOURS, OTHER_MAKERS, Appearance, looks, system_looks
 from sim import read, run
+from sim.results.labels import system_labels
 from sim.results.sensitivity_summary import (
     MetricBands,
     RequestMetrics,
@@ -17,6 +23,7 @@ from sim.results.sensitivity_summary import (
     SystemSensitivity,
 )
 from sim.results.validation_summary import PointBound, PointRow
+from sim.scenario.system import COLOUR_CODES
 from sim.studies.sensitivity import sensitivity
 from sim.validation.validate import validate_set
 
@@ -35,7 +42,8 @@ def saved(result):
 def test_titles_say_the_finding_and_axes_their_units(saved, name):
     figure = FIGURES[name](saved)
     assert figure.get_suptitle()
-    assert any(system in figure.get_suptitle() for system in saved.summary.systems)
+    labels = system_labels(saved.summary.identities).values()
+    assert any(label in figure.get_suptitle() for label in labels)
     for axis in figure.axes:
         label = axis.get_xlabel() + axis.get_ylabel()
         assert any(
@@ -96,36 +104,84 @@ def test_a_bar_too_thin_to_be_seen_keeps_its_place():
 
 
 def test_a_system_keeps_its_colour_in_every_figure(saved):
-    from matplotlib.colors import to_hex
-
-    colours = style.colours(saved.summary.systems)
-    lines = {
-        line.get_label(): to_hex(line.get_color())
-        for line in FIGURES["latency-cdf"](saved).axes[0].lines
-    }
-    bars = [to_hex(patch.get_facecolor()) for patch in FIGURES["speed"](saved).axes[0].patches]
-    assert {name: colour.lower() for name, colour in colours.items()} == lines
-    assert bars == [colour.lower() for colour in colours.values()]
+    looked = system_looks(saved.summary.identities).values()
+    colours = [look.colour.lower() for look in looked]
+    lines = [to_hex(line.get_color()) for line in FIGURES["latency-cdf"](saved).axes[0].lines]
+    bars = [to_hex(patch.get_edgecolor()) for patch in FIGURES["speed"](saved).axes[0].patches]
+    assert lines == bars == colours
+    assert colours == [MAKER_COLOURS["Groq"].lower(), MAKER_COLOURS["NVIDIA"].lower()]
 
 
 def test_a_fleet_is_drawn_beside_its_members():
     """By its rows; of a lone token's time it has none of its own."""
     saved = run(read("fleet", ["workload.requests=20"])).saved()
     labels = [label.get_text() for label in FIGURES["speed"](saved).axes[0].get_xticklabels()]
-    assert labels[2:] == ["by-room\n1 lpus\n1 gpus", "short-to-lpus\n1 lpus\n1 gpus"]
+    assert labels[2:] == ["fleet by room\n1 lpus\n1 gpus", "fleet by length\n1 lpus\n1 gpus"]
     assert [
         label.get_text() for label in FIGURES["token-time"](saved).axes[0].get_yticklabels()
-    ] == ["lpus", "gpus"]
+    ] == ["576 Groq LPUs", "32 H100"]
     assert len(FIGURES["latency-cdf"](saved).axes[0].lines) == 4
 
 
-def test_colours_differ_in_lightness_for_those_who_see_no_hue():
-    def lightness(colour: str) -> float:
-        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+def distance(one: str, other: str) -> float:
+    return math.dist(to_rgb(one), to_rgb(other))
 
-    first = [lightness(colour) for colour in style.PALETTE[:3]]
-    assert min(abs(a - b) for i, a in enumerate(first) for b in first[:i]) > 0.02
+
+def test_no_cause_has_a_colour_of_a_system_and_causes_of_a_figure_differ_in_hatch():
+    systems = {*MAKER_COLOURS.values(), *OTHER_MAKERS, *COLOUR_CODES.values()}
+    for causes in (TOKEN_CAUSES, CHIP_CAUSES, MEMORY_PARTS, ENERGY_CAUSES):
+        for cause in causes.values():
+            assert min(distance(cause.colour, colour) for colour in systems) > 0.1, cause
+        assert len({cause.hatch for cause in causes.values()}) == len(causes)
+
+
+def test_systems_of_one_colour_differ_in_line_style_and_marker():
+    """Two plans of LPUs and four of GPUs: one colour for each kind of chip."""
+    systems = {f"lpu{i}": Appearance("a", None, "Groq", "v1") for i in range(2)}
+    systems |= {f"gpu{i}": Appearance("b", None, "NVIDIA", f"h{i % 2}") for i in range(4)}
+    drawn = list(looks(systems).values())
+    assert [look.colour.lower() for look in drawn[:2]] == [MAKER_COLOURS["Groq"].lower()] * 2
+    assert len({look.colour for look in drawn}) == 3
+    assert len({look.dashes for look in drawn}) == len({look.marker for look in drawn}) == 6
+
+
+def test_systems_of_one_maker_have_a_colour_each_and_the_scenario_wins():
+    systems = {f"v{i}": Appearance("a", None, "Google", f"v{i}") for i in range(4)}
+    colours = [look.colour for look in looks(systems).values()]
+    assert colours[0] == MAKER_COLOURS["Google"]
+    assert len(set(colours)) == 4
+    systems["v1"] = replace(systems["v1"], colour="#123456")
+    assert [look.colour for look in looks(systems).values()] == [
+        colours[0],
+        "#123456",
+        *colours[2:],
+    ]
+
+
+@pytest.mark.parametrize("verdict", ["OVERLOADED", "BACKLOGGED", "REFUSED"])
+@pytest.mark.parametrize("name", ["speed", "latency-cdf", "token-latency"])
+def test_no_title_lets_a_system_win_that_does_not_keep_up(saved, name, verdict):
+    """The LPUs are faster, but their users wait for room."""
+    systems = dict(saved.summary.systems)
+    metrics = replace(systems["lpu"].metrics, verdict=verdict)
+    systems["lpu"] = replace(systems["lpu"], metrics=metrics)
+    late = replace(saved, summary=replace(saved.summary, systems=systems))
+    title = " ".join(FIGURES[name](late).get_suptitle().split())
+    assert title.endswith(f"{verdict.lower()}: 64 Groq LPUs")
+    assert title.count("64 Groq LPUs") == 1
+    assert "64 Groq LPUs" in " ".join(FIGURES[name](saved).get_suptitle().split())
+
+
+def test_the_system_whose_answers_end_late_is_not_called_the_fastest():
+    race = Race({"a": 90.0, "b": 80.0}, {"a": 2000.0, "b": 50.0}, {"a": 4000.0, "b": 2500.0})
+    assert race.finding.startswith("Whole answer: earliest from b, 2.5 s (a: 4 s)")
+
+
+def test_a_title_has_at_most_two_lines():
+    figure = style.figure()
+    clause = "a clause that takes most of a line of the title of a narrow figure"
+    style.title(figure, "; ".join([clause] * 4))
+    assert len(figure.get_suptitle().splitlines()) == 2
 
 
 def test_files_are_the_same_bytes_each_time(saved, tmp_path):
@@ -240,7 +296,7 @@ def test_a_tornado_has_a_bar_to_each_end_that_moves_a_token():
         "still": sensitive(1.0, (1.0, 1.0)),
     }
     figure = tornado.draw(SensitivitySummary("mine", systems))
-    assert figure.get_suptitle() == "card's TPOT depends most on layer overhead (60%)"
+    assert figure.get_suptitle() == "TPOT depends most: card on layer overhead (60%)"
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "chip.memory.hbm.bandwidth",
@@ -279,7 +335,7 @@ def test_agreement_and_tornado_draw_real_results():
     found = sensitivity(read("llama3-8b-lpu-vs-h100"))
     systems = {name: system.summary for name, system in found.items()}
     figure = tornado.draw(SensitivitySummary("llama3-8b", systems))
-    assert "'s TPOT depends most on" in figure.get_suptitle()
+    assert "TPOT depends most: 64 Groq LPUs on" in figure.get_suptitle()
     drawn_inside(figure)
 
 
@@ -320,6 +376,7 @@ def test_joules_against_load_add_up():
         for name in ("a", "b")
         for load in (1, 10, 100)
     ]
-    figure = energy.draw(points)
+    looked = looks({name: Appearance(name) for name in ("a", "b")})
+    figure = energy.draw(points, looked)
     assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
-    assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J, b from 11.5 to 2.59 J")
+    assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J; b from 11.5 to 2.59 J")

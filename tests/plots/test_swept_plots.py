@@ -12,9 +12,11 @@ from matplotlib.colors import to_hex
 
 from plots import (
     SWEPT,
+    cost,
     draw_swept,
     load,
     memory,
+    metric,
     occupancy,
     pareto,
     price,
@@ -24,9 +26,12 @@ from plots import (
     style,
     users,
 )
+from plots.looks import MAKER_COLOURS
 from sim import plan, read, run
+from sim.inputs.errors import UserError
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept, sweep
+from sim.studies.sweep_table import axis_column, metric_column, swept_key
 
 BASE = """\
 # How does a small model scale?
@@ -51,6 +56,7 @@ OF = {
     "users": "users",
     "strong-scaling": "chips",
     "card-price": "users",
+    "cost": "users",
 }
 
 
@@ -95,7 +101,7 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
             *(axis.get_legend().get_texts() if axis.get_legend() else ()),
         ]
         assert "second" in axis.get_xlabel() + axis.get_ylabel() or axis.get_ylabel().endswith(
-            (", ms", ", $")
+            (", ms", ", $", "million output tokens", "J for an output token")
         )
     for text in (text for text in texts if text.get_text()):
         box = text.get_window_extent()
@@ -112,18 +118,83 @@ def test_all_text_is_inside_and_no_title_over_the_axes(swept, name, system):
 
 
 def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
-    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", "pareto", "energy", "card-price"]
-    assert list(draw_swept(swept["users"])) == ["pareto", "users", "energy", "card-price"]
+    common = ["pareto", "energy", "card-price", "cost"]
+    assert list(draw_swept(swept["rate"])) == ["latency-vs-load", *common]
+    assert list(draw_swept(swept["users"])) == ["pareto", "users", *common[1:]]
     assert list(draw_swept(swept["chips"])) == ["strong-scaling"]
     failed = changed(swept["rate"], error="no", completed=None)
     assert draw_swept(failed) == {}
 
 
+GRID = "{systems.lpu.max_sequences: [1, 2, 3, 4, 5], workload.prompt: [%s]}"
+ANY = {
+    "quantities": "{systems.lpu.chip.memory.sram.capacity: [200 MB, 0.5 GB]}",
+    "texts": "{systems.lpu.engine: [ideal, groq-compiler]}",
+    "two keys, one with few values": GRID % "64 token, 128 token",
+    "two keys": GRID % ", ".join(f"{n} token" for n in (8, 16, 32, 64, 128)),
+    "a list": "[{systems.lpu.kv_tokens: 100 token, seed: 1}, {systems.lpu.kv_tokens: 200 token}]",
+}
+
+
+@pytest.fixture(scope="module")
+def any_swept(tmp_path_factory) -> dict[str, Swept]:
+    folder: Path = tmp_path_factory.mktemp("any")
+    done = {}
+    for place, (name, lines) in enumerate(ANY.items()):
+        file = folder / f"{place}.yaml"
+        file.write_text(f"{BASE.replace('300', '2')}sweep: {lines}\n")
+        done[name] = sweep(file, folder / name, jobs=1)
+    return done
+
+
+@pytest.mark.parametrize("name", ANY)
+def test_any_sweep_draws(any_swept, name):
+    swept = any_swept[name]
+    for column, figure in draw_swept(swept).items():
+        FigureCanvasAgg(figure).draw()
+        assert figure.get_suptitle().startswith(column)
+        drawn = [line for line in figure.axes[0].lines if len(line.get_xdata())]
+        assert drawn or figure.axes[0].images
+    assert list(draw_swept(swept)) == list(metric.DEFAULT_METRICS)
+    assert list(draw_swept(swept, ["energy.joules_per_token"])) == ["energy.joules_per_token"]
+
+
+def test_a_quantity_has_a_numeric_axis_in_si_units(any_swept):
+    swept = any_swept["quantities"]
+    key = "systems.lpu.chip.memory.sram.capacity"
+    assert axis_column(swept.table, key) == f"{key} [B]"
+    assert swept_key(f"{key} [B]") == key
+    figure = metric.draw(swept, "chips")
+    assert sorted(set(figure.axes[0].lines[0].get_xdata())) == [2e8, 5e8]
+
+
+def test_a_heat_map_has_the_values_of_the_table(any_swept):
+    swept = any_swept["two keys"]
+    figure = metric.draw(swept, "median_ttft_ms")
+    own = swept.table.filter(polars.col("system") == "lpu")
+    assert figure.axes[0].images[0].get_array().ravel().tolist() == own["median_ttft_ms"].to_list()
+
+
+def test_a_metric_is_found_by_the_end_of_its_name(any_swept):
+    table = any_swept["texts"].table
+    assert metric_column(table, "joules_per_token") == "energy.joules_per_token"
+    with pytest.raises(UserError, match="did you mean 'median_tpot_ms'"):
+        metric_column(table, "median_tpt_ms")
+
+
+def test_the_band_of_a_token_price_is_that_of_the_cards_price(swept):
+    """The file of the LPU gives $500 to $20,000 for a card, and the run uses $20,000."""
+    (line, _) = series.series(swept["users"], "users")
+    low, high = cost.price_band(line)
+    assert high == pytest.approx(line.values(price.USD))
+    first = swept["users"].table.filter(polars.col("system") == "lpu").row(0, named=True)
+    assert low[0] == pytest.approx(usd(first, 500))
+
+
 def test_a_system_keeps_its_colour(swept):
-    colours = style.colours(swept["rate"].summary.systems)
     for name, of in OF.items():
         for line in SWEPT[name][1](swept[of]).axes[0].lines[:1]:
-            assert to_hex(line.get_color()) == colours["lpu"].lower()
+            assert to_hex(line.get_color()) == MAKER_COLOURS["Groq"].lower()
 
 
 def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
@@ -135,11 +206,11 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     )
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
-    title = " ".join(load.draw(swept["rate"]).get_suptitle().split())
-    assert f"lpu is full from {trimmed_number(firsts['lpu'])} request/s" in title
+    title = load.finding(series.series(swept["rate"], "rate"))
+    assert f"lpu full from {trimmed_number(firsts['lpu'])} request/s" in title
     rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
     best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
-    assert f"at {trimmed_number(rate)} request/s the p99 TTFT of" in title
+    assert f"at {trimmed_number(rate)} the p99 TTFT of" in title
     assert style.times(worst / best) in title
     for axis in load.draw(swept["rate"]).axes:
         hollow = [
@@ -159,9 +230,9 @@ def test_users_title_says_until_when_the_speed_holds(swept):
     line = next(each for each in series.series(swept["users"], "users") if each.system == "lpu")
     assert users.flat_until(line) == max(held)
     title = users.finding([line])
-    wait = trimmed_number(table["median_ttft_ms"][-1] / 1000)
-    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user, within 10% of that until {max(held)} users"
-    assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait} s"
+    wait = style.duration(table["median_ttft_ms"][-1])
+    told = f"lpu: {trimmed_number(speeds[0])} token/s for a single user; within 10 % of that until {max(held)} users"
+    assert title == f"{told}; with {int(table['users'][-1])} a first token takes {wait}"
 
 
 def test_a_pipeline_is_busy_where_twice_the_users_get_no_more(tmp_path):
@@ -293,7 +364,8 @@ def test_the_request_that_is_shown_is_one_of_all_systems(saved):
         )
     title = " ".join(request.draw(saved).get_suptitle().split())
     best = min(shown, key=lambda name: shown[name][1])
-    assert title.startswith(f"{best}: the first token after {trimmed_number(shown[best][0])} ms")
+    assert title.startswith(f"{best}: {trimmed_number(1000 / shown[best][1])} token/s for a user")
+    assert f"first token after {style.duration(shown[best][0])}" in title
 
 
 def test_tokens_in_the_cache_and_requests_that_wait_are_those_of_the_rows(saved):
@@ -324,20 +396,20 @@ def test_bars_of_memory_are_what_the_plan_says():
     told = plan(read("llama3-8b-lpu-vs-h100")).summary([4096])
     figure = memory.draw(told)
     lpu, capacity = told.systems["lpu"], told.systems["lpu"].bytes_per_chip.capacity
-    heights = np.array([patch.get_height() for patch in figure.axes[0].patches]).reshape(
-        4, len(lpu.stages)
-    )
+    stairs = [patch.get_data() for patch in figure.axes[0].patches]
+    heights = np.array([data.values - data.baseline for data in stairs])
+    assert heights.shape == (4, len(lpu.stages))
     assert np.allclose(heights[0], [stage.weights / 1e6 for stage in lpu.stages])
     assert np.allclose(heights.sum(axis=0), capacity / 1e6)
     weights = max(stage.weights for stage in lpu.stages) / capacity
-    assert f"lpu {weights:.0%} weights" in figure.get_suptitle().replace("\n", " ")
+    assert f"64 Groq LPUs {weights:.0%} weights" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_model_that_does_not_fit_stands_out_of_its_memory():
     figure = memory.draw(plan(read("does-not-fit")).summary([4096]))
     assert "does not fit" in " ".join(figure.get_suptitle().split())
     axis = figure.axes[0]
-    top = max(patch.get_y() + patch.get_height() for patch in axis.patches)
+    top = max(patch.get_data().values.max() for patch in axis.patches)
     assert top > axis.lines[0].get_ydata()[0]
 
 

@@ -12,7 +12,9 @@ from html.parser import HTMLParser
 import polars
 import pytest
 
-from plots import breakdown, draw_all, style
+from plots import draw_all
+from plots.causes import ENERGY_CAUSES, TOKEN_CAUSES
+from plots.looks import MAKER_COLOURS, OTHER_MAKERS, shaded
 from sim import read, run
 from sim.catalogue.entries import scenario_sources
 from sim.inputs.document import Document
@@ -21,6 +23,7 @@ from sim.report import page
 from sim.report.answer import answer_sentence, condition_lines
 from sim.report.findings import notes
 from sim.results.saving import load_result, save_result
+from sim.scenario.system import COLOUR_CODES
 
 HOSTILE = """\
 # Is <b>this</b> a "question"
@@ -232,11 +235,13 @@ def luminance(colour: str) -> float:
 
 def test_colours_of_figures_are_seen_on_the_dark_page():
     """At the 3:1 that WCAG asks of graphics."""
-    colours = [*style.PALETTE, *(colour for _, colour in breakdown.TERM_COLOURS.values())]
+    causes = [*TOKEN_CAUSES.values(), *ENERGY_CAUSES.values()]
+    shades = [shaded(colour, -0.4) for colour in MAKER_COLOURS.values()]
+    colours = {*COLOUR_CODES.values(), *OTHER_MAKERS, *shades, *(cause.colour for cause in causes)}
     ground = luminance(page.DARK_COLOURS["#ffffff"])
     dark = [page.DARK_COLOURS.get(colour.lower(), colour.lower()) for colour in colours]
     assert [c for c in dark if (luminance(c) + 0.05) / (ground + 0.05) < 3] == []
-    assert len(set(dark)) == len(set(colours))
+    assert len(set(dark)) == len(colours)
 
 
 def test_a_run_of_an_older_version_is_shown_without_what_it_lacks(folder, tmp_path):

@@ -148,7 +148,7 @@ def test_an_end_at_which_the_model_does_not_fit_is_none(found):
     assert swing.low is None
 
 
-def test_a_band_adds_deviations_in_squares_each_way_apart():
+def test_a_band_adds_deviations_in_squares_each_way_apart(found):
     """3 and 4 down make 5; 6 and 8 up make 10; an end that does not fit has no effect."""
 
     def swing(low: float | None, high: float | None) -> Swing:
@@ -158,11 +158,13 @@ def test_a_band_adds_deviations_in_squares_each_way_apart():
         return Swing("x", "1", ("0", "2"), *ends, "")
 
     told = Sensitivity(
-        {"tpot": 100, "ttft": 1.0}, (swing(-3, 6), swing(8, -4), swing(None, 0), swing(None, None))
+        {"tpot": 100, "ttft": 1.0},
+        (swing(-3, 6), swing(8, -4), swing(None, 0), swing(None, None)),
+        found.system,
     )
     assert told.band("tpot") == pytest.approx((95, 110))
     assert told.band("ttft") == (1.0, 1.0)
-    both_up = Sensitivity({"tpot": 100, "ttft": 1.0}, (swing(3, 4),))
+    both_up = Sensitivity({"tpot": 100, "ttft": 1.0}, (swing(3, 4),), found.system)
     assert both_up.band("tpot") == pytest.approx((100, 104))
 
 
@@ -241,7 +243,7 @@ def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, f
     cards = told["systems"]["cards"]
     assert cards["tpot_ms"] == pytest.approx(1000 * found.base["tpot"])
     assert cards["tpot_band_ms"] == pytest.approx([1000 * end for end in found.band("tpot")])
-    assert "TPOT depends most on bandwidth" in Path("tornado.svg").read_text()
+    assert "TPOT depends most: cards on bandwidth" in Path("tornado.svg").read_text()
     status, out, err = sramsim("sensitivity", "mine.yaml")
     assert (status, err) == (0, "")
     assert "Without effect on a single request, to 0.1%: chip.power.maximum." in " ".join(

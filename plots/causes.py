@@ -1,0 +1,64 @@
+"""The look of each cause of time, energy and memory use: a colour that no system has, and a hatch.
+
+The colours are of Tol's muted palette, without those near the colour of a maker.
+Source: https://sronpersonalpages.nl/~pault/
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.patches import Patch
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A part of a bar: its label, colour and hatch. The hatch tells it apart in grey print."""
+
+    label: str
+    colour: str
+    hatch: str
+
+    @property
+    def filled(self) -> dict[str, Any]:
+        """The looks of the part: the colour, with a white hatch."""
+        return {"facecolor": self.colour, "edgecolor": "white", "hatch": self.hatch, "lw": 0.6}
+
+    @property
+    def open(self) -> dict[str, Any]:
+        """The looks of its fitted share: white, with a hatch in the colour."""
+        return {"facecolor": "white", "edgecolor": self.colour, "hatch": self.hatch, "lw": 0.6}
+
+    @property
+    def entry(self) -> Patch:
+        """An entry of a key."""
+        return Patch(label=self.label, **self.filled)
+
+
+# The keys are those of a result. Equal causes have equal looks in all figures.
+TOKEN_CAUSES = {
+    "weights": Cause("weights read", "#332288", "//"),
+    "kv": Cause("KV cache read", "#ddcc77", "...."),
+    "activations": Cause("activations read", "#999933", "+++"),
+    "compute": Cause("computing", "#882255", "\\\\\\"),
+    "collectives": Cause("collectives", "#aa4499", "xxx"),
+    "hops": Cause("hops between stages", "#555555", "---"),
+    "overhead": Cause("engine overhead", "#bbbbbb", "oo"),
+}
+CHIP_CAUSES = {
+    "compute": TOKEN_CAUSES["compute"],
+    "exchange": Cause("collectives, waiting for others included", "#ddcc77", "xxx"),
+}
+MEMORY_PARTS = {
+    "weights": Cause("weights", "#332288", "//"),
+    "activations": Cause("activations", "#999933", "+++"),
+    "reserve": Cause("reserve of the engine", "#bbbbbb", "oo"),
+    "room": Cause("room for KV cache", "#ddcc77", "...."),
+}
+ENERGY_CAUSES = {  # from below
+    "idle": Cause("idle chips", "#bbbbbb", "oo"),
+    "server": Cause("servers", "#555555", "---"),
+    "pue": Cause("cooling (PUE)", "#999933", "+++"),
+    "compute": Cause("computing", "#882255", "\\\\\\"),
+    "memory": Cause("memory", "#332288", "//"),
+    "links": Cause("links", "#aa4499", "xxx"),
+}
