@@ -74,7 +74,7 @@ class Shown(Value):
 
     label: Annotated[str, AfterValidator(_single_line)] | None = Field(
         default=None,
-        description="Name in tables and figures; `{chips}` is the number of chips; default: the key.",
+        description="Name in tables and figures; `{chips}` becomes their number; default: the key.",
     )
     colour: Annotated[str, AfterValidator(_colour_code)] | None = Field(
         default=None,
