@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 
 @dataclass(frozen=True)
-class Cause:
+class CauseLook:
     """A part of a bar: its label, colour and hatch. The hatch tells it apart in grey print."""
 
     label: str
@@ -36,29 +36,29 @@ class Cause:
 
 # The keys are those of a result. Equal causes have equal looks in all figures.
 TOKEN_CAUSES = {
-    "weights": Cause("weights read", "#332288", "//"),
-    "kv": Cause("KV cache read", "#ddcc77", "...."),
-    "activations": Cause("activations read", "#999933", "+++"),
-    "compute": Cause("computing", "#882255", "\\\\\\"),
-    "collectives": Cause("collectives", "#aa4499", "xxx"),
-    "hops": Cause("hops between stages", "#555555", "---"),
-    "overhead": Cause("engine overhead", "#bbbbbb", "oo"),
+    "weights": CauseLook("weights read", "#332288", "//"),
+    "kv": CauseLook("KV cache read", "#ddcc77", "...."),
+    "activations": CauseLook("activations read", "#999933", "+++"),
+    "compute": CauseLook("computing", "#882255", "\\\\\\"),
+    "collectives": CauseLook("collectives", "#aa4499", "xxx"),
+    "hops": CauseLook("hops between stages", "#555555", "---"),
+    "overhead": CauseLook("engine overhead", "#bbbbbb", "oo"),
 }
 CHIP_CAUSES = {
     "compute": TOKEN_CAUSES["compute"],
-    "exchange": Cause("collectives, waiting for others included", "#ddcc77", "xxx"),
+    "exchange": CauseLook("collectives, waiting for others included", "#ddcc77", "xxx"),
 }
 MEMORY_PARTS = {
-    "weights": Cause("weights", "#332288", "//"),
-    "activations": Cause("activations", "#999933", "+++"),
-    "reserve": Cause("reserve of the engine", "#bbbbbb", "oo"),
-    "room": Cause("room for KV cache", "#ddcc77", "...."),
+    "weights": CauseLook("weights", "#332288", "//"),
+    "activations": CauseLook("activations", "#999933", "+++"),
+    "reserve": CauseLook("reserve of the engine", "#bbbbbb", "oo"),
+    "room": CauseLook("room for KV cache", "#ddcc77", "...."),
 }
 ENERGY_CAUSES = {  # from below
-    "idle": Cause("idle chips", "#bbbbbb", "oo"),
-    "server": Cause("servers", "#555555", "---"),
-    "pue": Cause("cooling (PUE)", "#999933", "+++"),
-    "compute": Cause("computing", "#882255", "\\\\\\"),
-    "memory": Cause("memory", "#332288", "//"),
-    "links": Cause("links", "#aa4499", "xxx"),
+    "idle": CauseLook("idle chips", "#bbbbbb", "oo"),
+    "server": CauseLook("servers", "#555555", "---"),
+    "pue": CauseLook("cooling (PUE)", "#999933", "+++"),
+    "compute": CauseLook("computing", "#882255", "\\\\\\"),
+    "memory": CauseLook("memory", "#332288", "//"),
+    "links": CauseLook("links", "#aa4499", "xxx"),
 }

@@ -77,7 +77,7 @@ def finding(systems: Mapping[str, SystemSummary]) -> str:
     if not begin:
         return f"No system keeps up with the load; {late}" if late else "No request was served"
     first, last = min(begin, key=begin.__getitem__), min(end, key=end.__getitem__)
-    others = claims.ratios(last, {label: 1 / time for label, time in end.items()})
+    others = claims.multiples_of(last, {label: 1 / time for label, time in end.items()})
     return claims.joined(
         f"Median first token: {first} after {style.duration(begin[first])}",
         f"median whole answer: {last} after {style.duration(end[last])}"

@@ -46,7 +46,7 @@ def listed(labels: Sequence[str]) -> str:
     return f"{', '.join(labels[:NAMED])} and {len(labels) - NAMED} more"
 
 
-def ratios(best: str, values: Mapping[str, float]) -> str:
+def multiples_of(best: str, values: Mapping[str, float]) -> str:
     """Return '2.3 times 8 H100, 10 times 1 H100': the next best and the last of other systems.
 
     values: the more, the better, by label. '' without other systems.
@@ -86,7 +86,7 @@ class Race:
                 f"{style.duration(self.last[best])}); fastest stream: {best}, {speed}; "
                 f"first token: earliest from {earliest}, {begins}"
             )
-        others = ratios(best, self.speeds)
+        others = multiples_of(best, self.speeds)
         first = f"first token after {style.duration(self.first[best])}"
         if earliest != best:
             first += f" ({earliest}: {style.duration(self.first[earliest])})"

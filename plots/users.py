@@ -84,7 +84,7 @@ def finding(lines: list[Series]) -> str:
     best = max(able, key=lambda line: line.speeds[0])
     fewest, most = best.values("users")[0], best.values("users")[-1]
     fewest_users = "a single user" if fewest == 1 else f"each of {fewest:,.0f} users"
-    others = claims.ratios(best.label, {line.label: line.speeds[0] for line in able})
+    others = claims.multiples_of(best.label, {line.label: line.speeds[0] for line in able})
     held = _beside(best, able, lambda line: f"{flat_until(line):,.0f} users")
     wait = _beside(best, able, lambda line: style.duration(line.values("median_ttft_ms")[-1]))
     return claims.joined(

@@ -28,14 +28,14 @@ workload:
 slo: {{ttft: 2 s, tpot: 100 ms}}  # or an MLPerf preset: llama3.1-8b
 systems:                        # every system serves the same requests
   lpu:
-    label: "{chips} Groq LPUs"  # in tables and figures
+    label: "{{chips}} Groq LPUs"  # in tables and figures
     chip: groq-lpu-v1           # a catalogue name, a YAML file, or a mapping in place
     chips: 64
     engine: groq-compiler       # losses of the software; `ideal` loses nothing
     # Left out below: pipeline, which is chips / tensor.
     plan: {{tensor: 8, weights: int8, activations: int8, kv: fp16, head: int8}}
   h100:
-    label: "{chips} H100"
+    label: "{{chips}} H100"
     chip: h100-sxm
     chips: 1
     engine: vllm

@@ -15,7 +15,7 @@ from sim.results.explanation_summary import (
 )
 from sim.results.labels import format_number
 
-WIDTH = 80
+LINE_WIDTH = 80
 SMALL = 0.005  # shares below are added up
 TERM_TITLES = {
     "weights": "reading weights",
@@ -26,7 +26,7 @@ TERM_TITLES = {
     "hops": "hops between stages",
     "overhead": "overhead",
 }
-SAME = 1e-6  # relative difference of two times that are equal
+UNCHANGED = 1e-6  # relative difference of two times that are equal
 
 
 def explanation_text(summary: ExplanationSummary) -> str:
@@ -46,7 +46,7 @@ def _system_lines(name: str, system: ExplainedSystem) -> Iterator[str]:
     if system.speed_label:
         yield f"  its speeds are: {system.speed_label}"
     saved = system.saved_tpot_ms
-    if saved and abs(saved / token.simulated_ms - 1) > SAME:
+    if saved and abs(saved / token.simulated_ms - 1) > UNCHANGED:
         yield from _wrapped(
             f"The result has TPOT {format_number(saved)} ms: a file, or sramsim, changed since.",
             "  ",
@@ -112,5 +112,9 @@ def _amount(ms: float) -> str:
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False
+        text,
+        LINE_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_on_hyphens=False,
     )

@@ -8,7 +8,7 @@ from sim.results.labels import system_labels
 from sim.results.statistics import Metrics
 from sim.results.summary import RunSummary
 
-WIDTH = 50  # columns of a block
+BLOCK_WIDTH = 50  # columns of a block
 SECTIONS = {
     "ttft": ("TTFT", "Time to First Token"),
     "tpot": ("TPOT", "Time per Output Token (excl. 1st token)"),
@@ -30,7 +30,7 @@ def serving_block(metrics: Metrics) -> str:
     small t, and add rows, such as peaks.
     Source: vllm-project/vllm, vllm/benchmarks/serve.py.
     """
-    lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}"]
+    lines = [f"{' Serving Benchmark Result ':=^{BLOCK_WIDTH}}"]
     lines += [
         block_row("Successful requests:", metrics.completed),
         block_row("Benchmark duration (s):", metrics.duration),
@@ -45,11 +45,11 @@ def serving_block(metrics: Metrics) -> str:
         block_row("Total Token throughput (tok/s):", metrics.total_token_throughput or 0.0),
     ]
     for name, (short, title) in SECTIONS.items():
-        lines.append(f"{title:-^{WIDTH}}")
+        lines.append(f"{title:-^{BLOCK_WIDTH}}")
         statistics = metrics.latency(name)
         for word, statistic in (("Mean", "mean"), ("Median", "median"), ("P99", "p99")):
             lines.append(block_row(f"{word} {short} (ms):", statistics[statistic] or 0.0))
-    return "\n".join([*lines, "=" * WIDTH])
+    return "\n".join([*lines, "=" * BLOCK_WIDTH])
 
 
 def block_row(name: str, value: float) -> str:

@@ -277,7 +277,7 @@ def test_a_name_too_long_for_a_file_is_not_there(refusal):
         (
             "engine: ideal",
             "engine: ideal\n    slots: 3",
-            "9: system has no 'slots'; it has chip, chips, cluster, colour",
+            "9: system has no 'slots'; it has label, colour, chip, chips",
         ),
         (
             "tensor: 1",
@@ -458,7 +458,11 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
     ("old", "new", "message"),
     [
         ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are arcee, "),
-        ('  "hidden_size": 4096,\n', "", "1: 'hidden_size' is missing"),
+        (
+            '"hidden_size": 4096',
+            '"hidden_size": null',
+            "6: hidden_size: got null; expected a whole number",
+        ),
         (
             '"hidden_size": 4096',
             '"hidden_size": "4096"',

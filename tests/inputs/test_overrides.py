@@ -318,7 +318,7 @@ def test_a_changed_part_survives_the_way_to_another_process():
         ),
         (
             "systems.lpu={fleet: {lpu: 1}, like: lpu}",
-            "fleet has no 'like'; it has colour, fleet, label, router",
+            "fleet has no 'like'; it has label, colour, fleet, router",
         ),
         (
             "model.num_hidden_layer=4",

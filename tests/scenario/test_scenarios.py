@@ -501,7 +501,7 @@ FLEET = "mine.yaml:9"
         ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
         (
             "{lpu: 1}, chips: 4",
-            f"{FLEET}: fleet has no 'chips'; it has colour, fleet, label, router",
+            f"{FLEET}: fleet has no 'chips'; it has label, colour, fleet, router",
         ),
         (
             "{lpu: 1}, router: nearest",
@@ -659,7 +659,7 @@ def test_what_of_a_trace_was_left_out_or_cut_is_told(monkeypatch, capsys, tmp_pa
         "workload.max_prompt=20 token",
     ]
     told = "BurstGPT, times in s; requests without output left out: 1; prompts cut to 20 token: 1"
-    assert f"Trace: {told}." in command(monkeypatch, capsys, *words)
+    assert f"Trace: {told}." in " ".join(command(monkeypatch, capsys, *words).split())
     assert json.loads(command(monkeypatch, capsys, *words, "--json"))["note"] == told
 
 

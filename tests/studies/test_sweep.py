@@ -196,7 +196,8 @@ def test_the_packages_own_modules_are_read_once_and_all_of_them(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), before(path))[1])
     provenance.package_digest.cache_clear()
     assert provenance.package_digest() == provenance.package_digest()
-    assert sorted(reads) == sorted(Path(sim.__file__).parent.rglob("*.py"))
+    package = Path(sim.__file__).parent
+    assert sorted(reads) == sorted([*package.rglob("*.py"), *package.rglob("*/*.yaml")])
 
 
 MODULE = """\
