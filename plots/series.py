@@ -234,7 +234,7 @@ def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
 
 
 def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
-    """Return '8 x h100-sxm, vllm, fp8 weights, plan 8 x 1 x 1', of a fleet '1 lpu, 4 h100x8'.
+    """Return '8 x h100-sxm, vllm, fp8 weights, plan 8 x 1 x 1', of a fleet '1 x lpu, 4 x h100x8'.
 
     Left out: the plan, if it is not the same in all points.
     """

@@ -167,7 +167,7 @@ def plain_log(axis: Axis, dense: float = 1000) -> None:
 
 
 def hardware_text(system: Identity) -> str:
-    """Return '576 x groq-lpu-v1, groq-compiler', or for a fleet '1 lpu, 4 h100x8'."""
+    """Return '576 x groq-lpu-v1, groq-compiler', or for a fleet '1 x lpu, 4 x h100x8'."""
     return ", ".join(system.hardware)
 
 

@@ -71,7 +71,7 @@ def plain_cells(systems: Iterable[Identity], cell: Callable[[SystemIdentity], st
 
 
 def hardware(system: Identity) -> str:
-    """Return '576 x groq-lpu-v1', of a fleet '1 lpu + 4 h100x8'."""
+    """Return '576 x groq-lpu-v1', of a fleet '1 x lpu + 4 x h100x8'."""
     if plain := system.plain:
         return marked_changed(plain, plain.hardware[0], "chip", "cluster", "exceptions")
     return " + ".join(system.hardware)

@@ -94,8 +94,10 @@ class PlannedMember:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFleet:
-    """A fleet: the plans of its members."""
+    """A fleet: the plans of its members. label, colour: None if the scenario leaves them out."""
 
+    label: Annotated[str | None, OMIT_NONE] = None
+    colour: Annotated[str | None, OMIT_NONE] = None
     model: str
     chips: int
     members: Mapping[str, PlannedMember]
@@ -108,7 +110,13 @@ class PlannedFleet:
             name: FleetMember(copies=member.copies, identity=member.system.identity)
             for name, member in self.members.items()
         }
-        return FleetIdentity(model=self.model, chips=self.chips, members=members)
+        return FleetIdentity(
+            label=self.label,
+            colour=self.colour,
+            model=self.model,
+            chips=self.chips,
+            members=members,
+        )
 
     @property
     def plain(self) -> PlannedSystem | None:

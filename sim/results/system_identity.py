@@ -267,9 +267,9 @@ class FleetIdentity:
 
     @property
     def hardware(self) -> tuple[str, ...]:
-        """('1 lpu', '4 h100x8'): copies and members, by their labels."""
+        """('1 x lpu', '4 x h100x8'): copies and members, by their labels."""
         return tuple(
-            f"{of.copies} {of.identity.label or member}" for member, of in self.members.items()
+            f"{of.copies} x {of.identity.label or member}" for member, of in self.members.items()
         )
 
     @property

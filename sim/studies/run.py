@@ -224,7 +224,10 @@ class Planned:
                 member: PlannedMember(copies=copies, system=plain[member])
                 for member, copies in self.scenario.members(name).items()
             }
+            fleet = self.scenario.systems[name]
             systems[name] = PlannedFleet(
+                label=fleet.full_label,
+                colour=fleet.colour,
                 model=next(iter(members.values())).system.identity.model,
                 chips=sum(of.copies * of.system.identity.chips for of in members.values()),
                 members=members,

@@ -116,7 +116,10 @@ def test_a_fleet_is_drawn_beside_its_members():
     """By its rows; of a lone token's time it has none of its own."""
     saved = run(read("fleet", ["workload.requests=20"])).saved()
     labels = [label.get_text() for label in FIGURES["speed"](saved).axes[0].get_xticklabels()]
-    assert labels[2:] == ["fleet by room\n1 lpus\n1 gpus", "fleet by length\n1 lpus\n1 gpus"]
+    assert labels[2:] == [
+        "fleet by room\n1 x 576 Groq LPUs\n1 x 32 H100",
+        "fleet by length\n1 x 576 Groq LPUs\n1 x 32 H100",
+    ]
     assert [
         label.get_text() for label in FIGURES["token-time"](saved).axes[0].get_yticklabels()
     ] == ["576 Groq LPUs", "32 H100"]

@@ -268,8 +268,7 @@ def test_a_fleet_takes_what_neither_of_its_members_can(monkeypatch, capsys):
     tokens = rows.requests.prompt + rows.requests.output
     assert (tokens[rows.replica == 0] <= 1024).all()
     told = " ".join(command(monkeypatch, capsys, "run", "--all", "fleet").split())
-    assert "1 lpus + 1 gpus" in told
-    assert re.search(r"short-to-lpus: lpus served 3\d% of the requests \(median TTFT", told)
+    assert re.search(r"fleet by length: 576 Groq LPUs served 3\d% of the requests \(median", told)
 
 
 def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsys):
@@ -277,7 +276,9 @@ def test_plan_and_check_put_a_fleet_together_from_its_members(monkeypatch, capsy
     fleet = systems["by-room"]
     assert (fleet["fits"], fleet["chips"]) == (True, 608)
     assert fleet["members"] == {name: {"copies": 1} | systems[name] for name in ("lpus", "gpus")}
-    assert "1 lpus + 1 gpus" in command(monkeypatch, capsys, "plan", "fleet")
+    table = command(monkeypatch, capsys, "plan", "fleet")
+    assert table.count("1 x 576 Groq LPUs +") == 2
+    assert "fleet by room" in table
     assert "by-room on 608 chips" in command(monkeypatch, capsys, "check", "fleet")
 
 
