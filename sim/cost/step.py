@@ -11,13 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.cost.attention import (
-    FOREVER,
-    AttentionCore,
-    DecodeLine,
-    attention_core,
-    decode_line,
-)
+from sim.cost.attention import FOREVER, AttentionCore, AttentionKind, DecodeLine
 from sim.cost.collectives import Collectives
 from sim.cost.experts import expected_shard, slowest_shard
 from sim.cost.layout import Layout
@@ -31,14 +25,11 @@ from sim.cost.multiplies import (
 from sim.cost.terms import (
     ACTIVATIONS,
     COLLECTIVES,
-    COMPUTE,
     HOPS,
-    KV,
     OVERHEAD,
     TIME,
     Array,
     Row,
-    Sides,
     by_term,
 )
 from sim.cost.work import Work
@@ -93,10 +84,19 @@ class Costs:
     """The cost of steps on one layout. Times that depend on token counts alone are kept.
 
     sampled: a random stream that routes the tokens of each step to experts; None: expectations.
+    widths: tokens of a decoding sequence in each pass of a step; None: one pass of the layout's.
+    drafter: the cost of the drafter on the last stage; None without speculation. In a step it
+    takes all tokens once, as its target does, and then a token of each sequence for each further
+    draft. Source: vLLM v1, spec_decode/eagle.py.
     """
 
-    def __init__(self, layout: Layout, sampled: np.random.Generator | None = None) -> None:
-        self.layout, self.sampled = layout, sampled
+    def __init__(
+        self,
+        layout: Layout,
+        sampled: np.random.Generator | None = None,
+        widths: tuple[int, ...] | None = None,
+    ) -> None:
+        self.layout, self.sampled, self.widths = layout, sampled, widths or (layout.width,)
         self.stages = len(layout.stages)
         self.collectives = Collectives(layout)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
@@ -106,33 +106,47 @@ class Costs:
         self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self._head = layout.model.blocks[-1]
         self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
-        self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
-        self.layers: list[Array] = [
-            np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)
-            for shape in self.shapes
-        ]
+        self.drafter: Costs | None = None
+        if layout.drafter:
+            self.drafter = Costs(layout.drafter, widths=(layout.width, *[1] * (layout.width - 2)))
+        self.kinds = [*self._own_kinds(), *self._draft_kinds()]
+        self.layers: list[Array] = [kind.layers for kind in self.kinds]
         self._first_layers = [float(layers[0]) for layers in self.layers]
-        self._no_growth = [0.0] * len(self.shapes)
+        self._no_growth = [0.0] * len(self.kinds)
         self._body: dict[int, Array] = {}
-        self._sampling: dict[tuple[int, int], Seconds] = {}
-        self._cores: dict[tuple[Attention, int, bool], AttentionCore] = {}
+        self._sampling: dict[tuple[int, int, int], Seconds] = {}
         self._prompt_cores: dict[int, list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
-        self._fixed: dict[tuple[int, int, int], Seconds] = {}  # of `line`: all but attention
+        self._fixed: dict[tuple[int, int, int, int], Seconds] = {}  # of `line`: all but attention
+
+    def _own_kinds(self) -> Iterator[AttentionKind]:
+        """Yield the kinds of attention of the layout's model."""
+        for shape in dict.fromkeys(b.attention for b in self.blocks if b.attention):
+            repeats = [c.repeats for b, c in self.blocks.items() if b.attention == shape]
+            layers, (first, *further) = np.sum(repeats, axis=0), self.widths
+            yield AttentionKind(self.layout, shape, layers, shape, first)
+            if further:
+                layers = len(further) * layers
+                yield AttentionKind(self.layout, shape, layers, shape, further[0], prompts=False)
+
+    def _draft_kinds(self) -> Iterator[AttentionKind]:
+        """Yield the kinds of the drafter's attention, as parts of the last stage's head."""
+        for kind in self.drafter.kinds if self.drafter else ():
+            layers, others = kind.layers.item() * self._last, (kind.width, kind.prompts)
+            yield AttentionKind(kind.layout, kind.shape, layers, self._head, *others)
 
     # The contributions to a step.
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""
         yield from self._body_rows(work.tokens)
-        yield from self._sampling_rows(work.logits, work.decodes + work.chunks)
-        for shape, layers in zip(self.shapes, self.layers, strict=True):
+        yield from self._sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+        for kind in self.kinds:
             if work.decodes:
-                sides = self._core(shape, work.decodes, True).decode_sides(work)
-                yield _attention_row(shape, layers, sides)
-            if work.prompt_tokens:
-                sides = self._core(shape, work.prompt_tokens, False).prompt_sides(work)
-                yield _attention_row(shape, layers, sides)
+                sides = kind.of_decodes(work.decodes).decode_sides(work, kind.width)
+                yield kind.row(sides)
+            if work.prompt_tokens and kind.prompts:
+                yield kind.row(kind.of_chunks(work.prompt_tokens).prompt_sides(work))
 
     def _body_rows(self, tokens: int) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
@@ -154,6 +168,14 @@ class Costs:
                 yield Row(None, members, *time, _IS_COLLECTIVE)
         overhead = self.layout.engine.step_overhead
         yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
+        if self.drafter:
+            yield from self._drafting(self.drafter._body_rows(tokens), 1)
+
+    def _drafting(self, rows: Iterator[Row], passes: int) -> Iterator[Row]:
+        """Yield rows of the drafter for some passes, as rows of the last stage's head."""
+        for row in rows if passes else ():
+            repeats = passes * row.repeats.item() * self._last
+            yield row._replace(part=self._head, repeats=repeats)
 
     def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
         """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
@@ -178,9 +200,10 @@ class Costs:
             overhead = layout.engine.moe_layer_overhead or 0.0
             yield Row(block, cost.repeats, overhead, 0.0, _IS_OVERHEAD)
 
-    def _sampling_rows(self, logits: int, sequences: int) -> Iterator[Row]:
+    def _sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
 
+        With speculation, also what each pass of the drafter adds for the `drafting` sequences.
         Left out: gathering the logits.
         """
         ranked = self.layout.plan.ranked
@@ -189,6 +212,13 @@ class Costs:
             yield self._multiply_row(self._head, self._last, head, ranked(logits))
         overhead = self.layout.engine.sequence_overhead * ranked(sequences)
         yield Row(self._head, self._last, overhead, 0.0, _IS_OVERHEAD)
+        if self.drafter and drafting:
+            passes, heads = (
+                len(self.drafter.widths),
+                self.drafter._sampling_rows(drafting, drafting, 0),
+            )
+            yield from self._drafting(heads, passes)
+            yield from self._drafting(self.drafter._body_rows(drafting), passes - 1)
 
     def _multiply_row(self, block: Block, repeats: Array, multiply: Multiply, tokens: float) -> Row:
         sides = multiply_sides(self.layout, multiply, tokens)
@@ -201,12 +231,6 @@ class Costs:
         if self.sampled:
             return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
         return expected_shard(experts, skew, tokens, shards)
-
-    def _core(self, shape: Attention, tokens: int, decode: bool) -> AttentionCore:
-        key = shape, tokens, decode
-        if key not in self._cores:
-            self._cores[key] = attention_core(self.layout, shape, tokens, decode)
-        return self._cores[key]
 
     # Sums of the contributions.
 
@@ -232,7 +256,9 @@ class Costs:
         Plain floats are ten times as fast as arrays of one number.
         """
         decodes = work.decodes
-        key = decodes + work.prompt_tokens, work.logits, decodes + work.chunks
+        tokens = decodes * work.width + work.prompt_tokens
+        drafting = decodes if self.drafter else 0
+        key = tokens, work.logits, decodes + work.chunks, drafting
         if key not in self._fixed or self.sampled:
             self._fixed[key] = self.body(key[0]).item() + self.sampling(*key[1:])
         time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
@@ -254,7 +280,8 @@ class Costs:
 
     def parts(self, work: Work) -> Parts:
         """Return the step in the parts that the compiled pipeline adds up."""
-        sampling = self.sampling(work.logits, work.decodes + work.chunks)
+        drafting = work.decodes if self.drafter else 0
+        sampling = self.sampling(work.logits, work.decodes + work.chunks, drafting)
         return Parts(self.body(work.tokens), sampling, *self._attention(work))
 
     def terms(self, work: Work) -> Array:
@@ -283,9 +310,12 @@ class Costs:
             self._body[tokens] = _total(self._body_rows(tokens), self.stages)
         return self._body[tokens]
 
-    def sampling(self, logits: int, sequences: int) -> Seconds:
-        """Return the seconds that the head and the sequences add to the last stage."""
-        key = logits, sequences
+    def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
+        """Return the seconds that the head, the sequences and drafts add to the last stage.
+
+        drafting: sequences for which drafts are made.
+        """
+        key = logits, sequences, drafting
         if key not in self._sampling:
             self._sampling[key] = float(_total(self._sampling_rows(*key), self.stages)[-1])
         return self._sampling[key]
@@ -302,8 +332,8 @@ class Costs:
 
     def chunk_lines(self, tokens: int) -> Array:
         """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window."""
-        cores = zip(self.shapes, self._prompts(tokens), strict=True)
-        rows = [[*core.compute, *core.memory, shape.window or FOREVER] for shape, core in cores]
+        cores = zip(self.kinds, self._prompts(tokens), strict=True)
+        rows = [[*core.compute, *core.memory, kind.shape.window or FOREVER] for kind, core in cores]
         return np.array(rows).reshape(-1, 7)
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
@@ -324,14 +354,12 @@ class Costs:
 
     def _prompts(self, tokens: int) -> list[AttentionCore]:
         if tokens not in self._prompt_cores:
-            cores = [self._core(shape, tokens, False) for shape in self.shapes]
-            self._prompt_cores[tokens] = cores
+            self._prompt_cores[tokens] = [kind.of_chunks(tokens) for kind in self.kinds]
         return self._prompt_cores[tokens]
 
     def _decode_lines(self, decodes: int) -> list[DecodeLine]:
         if decodes not in self._lines:
-            cores = (self._core(shape, decodes, True) for shape in self.shapes)
-            self._lines[decodes] = [decode_line(core) for core in cores]
+            self._lines[decodes] = [kind.line(decodes) for kind in self.kinds]
         return self._lines[decodes]
 
 
@@ -358,11 +386,6 @@ def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> Block
         dense_multiplies(layout, block),
         expert_multiplies(layout, block),
     )
-
-
-def _attention_row(shape: Attention, layers: Array, sides: Sides) -> Row:
-    term = COMPUTE if sides.compute >= sides.memory else KV
-    return Row(shape, layers, sides.seconds, sides.ideal, ((term, 1.0),))
 
 
 def _total(rows: Iterator[Row], stages: int) -> Array:

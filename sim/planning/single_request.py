@@ -9,6 +9,7 @@ from sim.cost.terms import FITTED, HOPS, TERMS, TIME
 from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.serving.service import serve
+from sim.serving.step_draws import StepDraws
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -38,24 +39,32 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     Left out: the limits on KV cache and context.
     """
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
-    limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
+    limits = replace(deployment.limits, context=prompt + output)
+    limits = replace(limits, kv_tokens=limits.kv_tokens_needed(prompt + output))
+    of = deployment.layout.speculation
+    draws = StepDraws(of.acceptance, seed=None) if of else None
     rows = serve(
         RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
         costs,
         limits,
         leap=costs.stages == 1,
+        draws=draws,
     )
+    steps = draws.steps(0, output - 1) if draws else output - 1
+    tokens = deployment.layout.mean_tokens  # of a step
     contexts = range(prompt + 1, prompt + output)
     window = deployment.limits.window
     mean, windowed = (
         sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
     )
-    work = Work(decodes=1, context=mean, logits=1, windowed_context=windowed)
+    width = limits.width
+    work = Work(decodes=1, context=mean, logits=width, windowed_context=windowed, width=width)
     table = costs.terms(work).sum(axis=0)
     table[TIME, HOPS] += costs.back
+    table /= tokens
     return SingleRequest(
         ttft=float(rows.first_token[0]),
-        tpot=float(rows.last_token[0] - rows.first_token[0]) / (output - 1),
+        tpot=float(rows.last_token[0] - rows.first_token[0]) / steps / tokens,
         terms=dict(zip(TERMS, table[TIME].tolist(), strict=True)),
         fitted=dict(zip(TERMS, table[FITTED].tolist(), strict=True)),
     )

@@ -36,6 +36,8 @@ def goodput_bound(
     A micro-batch has k sequences and the prompt tokens that replace those which end:
     c = k prompt / (output - 1).  A step takes the time t of the slowest stage, and k / (output - 1)
     requests end with it.  The rate is k / (output - 1) / t for the best k.
+    With speculation, output - 1 is divided by the mean tokens of a step, and each sequence takes
+    `width` tokens of the budget.
     The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
     even for k = 1, the tokens take several steps.
 
@@ -44,23 +46,25 @@ def goodput_bound(
     the first token comes as late as the SLO allows.  At a smaller k no request waits.
     """
     limits, replicas = deployment.limits, deployment.layout.plan.replicas
-    steps, context = max(1.0, output - 1), prompt + output / 2
+    width, mean = limits.width, deployment.layout.mean_tokens
+    steps, context = max(1.0, (output - 1) / mean), prompt + output / 2
     concurrent = limits.max_concurrent(math.ceil(prompt + output))
     if not concurrent:
         return 0.0
     in_flight = limits.fill or limits.micro_batches
-    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / (prompt + steps))))
+    needed = prompt + width * steps  # tokens that the steps of a request compute
+    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
     best = 0.0
     for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
-        tokens = k * (prompt + steps) / steps  # k + c
+        tokens = k * needed / steps  # k + c
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
         chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
         time, unloaded = _step_times(deployment, k, context, chunk, prompt)
-        tpot = max(in_flight * time, unloaded)
+        tpot = max(in_flight * time, unloaded) / mean
         if slo.tpot is None or tpot <= slo.tpot:
             rate = k / steps / (time * passes)
             if think is not None:
-                answer = steps * tpot
+                answer = steps * mean * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
                 rate *= max(wait, _first_token(deployment, prompt)) + answer + think
             best = max(best, rate)
@@ -94,7 +98,7 @@ def _step_times(
     decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
     """
     costs, window = deployment.costs, deployment.limits.window or math.inf
-    work = decodes_at(decodes, context, deployment.limits.window)
+    work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
     if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,

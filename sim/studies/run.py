@@ -156,7 +156,8 @@ class Result:
         """A row for each request and system, with the columns of requests.parquet."""
         import polars
 
-        return polars.concat([s.rows.table(name) for name, s in self.systems.items()])
+        tables = [s.rows.table(name) for name, s in self.systems.items()]
+        return polars.concat(tables, how="diagonal")  # only some systems may speculate
 
     @property
     def metrics(self) -> "polars.DataFrame":
