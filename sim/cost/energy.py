@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sim.cost.attention import cache_reads, position_bytes, position_flops
 from sim.cost.experts import expected_shard
 from sim.cost.multiplies import Multiply
-from sim.cost.step import Costs
+from sim.cost.rows import StepRows
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Chip
 from sim.model.blocks import Attention, Block
@@ -114,7 +114,7 @@ class _Part(NamedTuple):
     others: Bytes
 
 
-def usage(costs: Costs, tally: Tally) -> Usage:
+def usage(costs: StepRows, tally: Tally) -> Usage:
     """Return the FLOPs and bytes of a tally.
 
     Each chip reads its weights once a step. All chips of a stage count as the fullest one.
@@ -175,7 +175,7 @@ def _draft_tally(tally: Tally, passes: int) -> Tally:
     )
 
 
-def _parts(costs: Costs, block: Block, tally: Tally) -> Iterator[_Part]:
+def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
     """Yield the parts of one block."""
     layout, plan, cost = costs.layout, costs.layout.plan, costs.blocks[block]
     steps = sum(tally.batch_steps.values())
@@ -210,7 +210,7 @@ def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
     )
 
 
-def _attention_part(costs: Costs, shape: Attention, tally: Tally, decode: bool) -> _Part:
+def _attention_part(costs: StepRows, shape: Attention, tally: Tally, decode: bool) -> _Part:
     layout, chips = costs.layout, costs.layout.plan.tensor
     attended, cached, context = tally.attended, tally.cached, tally.context
     if shape.window is not None:
@@ -255,7 +255,7 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip."""
 
-    costs: Costs
+    costs: StepRows
     chips: float
     tally: Tally
     server: Watts

@@ -195,6 +195,7 @@ def deploy(
     else:
         plan = parts.plan.resolved(parts.chips, parts.model)
     bare = lay(plan)
+    _require_draft_chips(bare)
     layout = cut_into_stages(with_memories(bare, request_tokens), request_tokens)
     if not _token_budget(parts, overrides, plan):
         chunk = best_chunk(layout, request_tokens, prompt_tokens)
@@ -232,6 +233,14 @@ def _uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: Resol
         overrides.memory_fraction or parts.engine.memory_fraction,
         speculation=parts.speculation,
     )
+
+
+def _require_draft_chips(layout: Layout) -> None:
+    """Raise ValueError if the drafter needs more chips than a stage has."""
+    if (drafter := layout.drafter) and drafter.plan.stage_size > layout.plan.stage_size:
+        tensor, most = drafter.plan.tensor, layout.plan.tensor
+        reason = f"got {tensor}; expected at most {most}, the chips of a stage; try {most}"
+        raise error_at_path(("speculate", "draft", "plan", "tensor"), tensor, reason)
 
 
 def _require_kv_room(layout: Layout, fitted: MemoryFit, kv_tokens: int | None) -> None:

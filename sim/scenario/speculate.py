@@ -43,8 +43,8 @@ class Speculate(Value):
         description="Drafts of each sequence in a step; 0: no speculation."
     )
     acceptance: Chance | tuple[Chance, ...] = Field(
-        description="Probability that the first draft is accepted, the first two, and so on; or "
-        "one number a, for a, a^2, and so on."
+        description="Chances that the first 1, 2, 3 drafts are accepted; one number a means a, "
+        "a^2, a^3."
     )
     sampling: Literal["sampled", "expected"] = Field(
         default="sampled",
