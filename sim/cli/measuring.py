@@ -28,8 +28,8 @@ def validate_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="calibration, validation, serving, steps-2023, sram-replies, replay or network; "
-            "default: all."
+            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay "
+            "or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -89,7 +89,13 @@ def validation_tables(name: str | None, points: Path | None) -> list["Validation
     with progress_bars() as progress:
         if points is not None:
             return [validate_file(points, progress)]
-        names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
+        names = (
+            [*SETS, "speculation", "replay"]
+            if name is None
+            else [name]
+            if name != "network"
+            else []
+        )
         return [validate_set(set_name, progress) for set_name in names]
 
 

@@ -24,6 +24,7 @@ from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse_quantity
+from sim.validation.speculation import SpeculationMeasurements
 from sim.validation.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
@@ -34,7 +35,11 @@ CLASSES = {
     "clusters": Cluster,
     "measurements": PublishedSpeeds,
 }
-OTHERS = {"network": NetworkMeasurements, "rules": Rules}
+OTHERS = {
+    "network": NetworkMeasurements,
+    "rules": Rules,
+    "speculation": SpeculationMeasurements,
+}
 FILES = [(kind, name) for kind in CLASSES for name in catalogue_names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
 
