@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds, Rules
+from sim.catalogue.measurements import (
+    NetworkMeasurements,
+    PublishedSpeed,
+    PublishedSpeeds,
+    Rules,
+    SpeculationMeasurements,
+)
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory, Power
 from sim.hardware.engine import Engine
@@ -24,7 +30,6 @@ from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse_quantity
-from sim.validation.speculation import SpeculationMeasurements
 from sim.validation.validate import SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
