@@ -226,7 +226,8 @@ class Replica:
         tally = self.executor.tally_so_far()
         for batch in self.scheduler.batches:
             steps = self.executor.steps_so_far(batch) if batch.finish_steps else 0
-            tally.decode_steps += steps
+            if self.limits.width > 1:
+                tally.decode_steps += steps
             for last, _, request in batch.finish_steps:
                 batch.add_decoded(tally, request, batch.steps_made(last, request) + steps)
         return tally, self.executor.busy_so_far()
@@ -240,7 +241,8 @@ class Replica:
         self.executor.abort()
         for batch in self.scheduler.batches:
             made = self.executor.steps_made(batch) if batch.work.decodes else 0
-            self.executor.tally.decode_steps += made
+            if self.limits.width > 1:
+                self.executor.tally.decode_steps += made
             for last, _, request in batch.finish_steps:
                 steps = batch.steps_made(last, request) + made
                 batch.add_decoded(self.executor.tally, request, steps)

@@ -15,8 +15,11 @@ from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.model.draft_layer import draft_layer
 from sim.planning.single_request import time_single_request
-from sim.serving.policy import Policies, prefill_first
+from sim.serving.policy import Policies, least_loaded, prefill_first
+from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
+from sim.workload.requests import RequestBatch
 
 WINDOW = 24
 LAYOUTS = {
@@ -289,3 +292,24 @@ def test_no_tally_of_drafts_without_decodes(make_deployment, speculate):
     plain = replace(costs.layout, speculation=None)
     more = usage(costs, tally).nbytes["sram"] - usage(type(costs)(plain), tally).nbytes["sram"]
     assert more > sum(blocks) - 2.0 * (64 * 4)  # its layer's matrices, without norms
+
+
+@pytest.mark.parametrize("layout", ["one chip", "three stages"])
+@pytest.mark.parametrize("at", [0.0031, 0.0074, 0.0123])
+def test_a_failure_amid_drafts_leaves_the_tally_of_its_steps(deployments, layout, at):
+    """Sequences are lost amid a leap; their work up to then counts, the last step in part."""
+    deployment = deployments[layout, 3]
+    outages = (Outage(at=at, lasts=0.01),)
+    requests = RequestBatch(np.array([0.0, 0.001]), np.array([20, 9]), np.array([30, 40]))
+    draws = StepDraws((0.8, 0.5, 0.3), seed=0)
+    config = ReplicaConfig(deployment.costs, deployment.limits, outages=outages, draws=draws)
+    leap, step = (
+        serve_fleet(requests, [config], least_loaded, leap=leap) for leap in (True, False)
+    )
+    assert leap.retries.tolist() == step.retries.tolist() == [1, 1]
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+    for name in ("decode_steps", "decodes", "context", "logits"):
+        assert getattr(leap.tallies[0], name) == pytest.approx(
+            getattr(step.tallies[0], name), rel=1e-9
+        )
+    assert leap.tallies[0].decode_steps >= step.steps.max()
