@@ -15,7 +15,8 @@ from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.model.draft_layer import draft_layer
 from sim.planning.single_request import time_single_request
-from sim.serving.policy import Policies, least_loaded, prefill_first
+from sim.serving.micro_batch import MicroBatch
+from sim.serving.policy import Policies, Request, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
@@ -313,3 +314,43 @@ def test_a_failure_amid_drafts_leaves_the_tally_of_its_steps(deployments, layout
             getattr(step.tallies[0], name), rel=1e-9
         )
     assert leap.tallies[0].decode_steps >= step.steps.max()
+
+
+@pytest.mark.parametrize("users", [1, 3, 5])
+def test_chunks_beside_verified_drafts_leave_them_their_tokens(deployments, serve_on, users):
+    """Prompts of many chunks wait while sequences decode four tokens in each step."""
+    deployment = deployments["three stages", 3]
+    limits = replace(deployment.limits, token_budget=16, kv_tokens=4000, context=400, sequences=12)
+    requests = [(0.001 * i, 3, 90) for i in range(users)] + [(0.0103, 195, 5), (0.0104, 161, 5)]
+    draws = StepDraws((0.5, 0.3, 0.1), seed=1)
+    leap, step = (
+        serve_on(deployment, requests, limits=limits, leap=leap, draws=draws)
+        for leap in (True, False)
+    )
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+    assert leap.busy[0] == pytest.approx(step.busy[0], rel=1e-11)
+    assert leap.tallies[0].batch_steps == step.tallies[0].batch_steps
+    assert step.tallies[0].batch_steps[16] > 20  # else the case does not occur
+
+
+def test_a_micro_batch_grows_by_mean_tokens_until_the_window():
+    """What steps attend to adds up to what a sequence is tallied with, also where it overshoots."""
+    batch, tally = MicroBatch(lambda step, at: None, window=WINDOW, width=4), Tally()
+    requests = [
+        Request(number, 0.0, prompt, output, 0, steps=steps, rate=(output - 1) / steps)
+        for number, (prompt, output, steps) in enumerate([(10, 41, 16), (30, 12, 5), (3, 9, 3)])
+    ]
+    for request in requests:
+        batch.join(request, 0.0)
+    context = windowed = 0.0
+    while batch.running:
+        context, windowed = context + batch.context, windowed + batch.windowed
+        batch.steps = 1
+        batch.advance(tally)
+        for request in batch.pop_finished():
+            batch.add_decoded(tally, request, request.steps)
+    assert tally.context == pytest.approx(context)
+    assert tally.windowed_context == pytest.approx(windowed)
+    assert (tally.decode_steps, tally.decodes) == (16, 16 + 5 + 3)
+    assert batch.context == batch.windowed == batch.added == batch.growing == 0
+    assert not batch.window_full_steps
