@@ -150,11 +150,11 @@ def test_rejected_drafts_cost_a_step_for_each_token_and_accepted_ones_save_them(
 def test_constant_costs_give_leviathans_speedup(
     make_deployment, make_chip, make_engine, make_model, serve_on, speculate
 ):
-    """A layer of the target and of the draft model takes 1 ms, and all else nothing."""
+    """A layer of target and drafter takes 1 ms, a draft of a sequence 0.5 ms, and all else nothing."""
     chip = make_chip(bandwidth=1e30, fp16=1e40)
     drafter = make_model(num_hidden_layers=1)
-    engine = make_engine(layer_overhead=1e-3)
-    chance, drafts, relative_cost = 0.5, 2, 1 / 4
+    engine = make_engine(layer_overhead=1e-3, draft_sequence_overhead=5e-4)
+    chance, drafts, relative_cost = 0.5, 2, 1.5 / 4
     of = speculate(drafts, chance, "draft", drafter)
     parts = {"chip": chip, "engine": engine}
     plain, faster = make_deployment(**parts), make_deployment(**parts, speculation=of)
