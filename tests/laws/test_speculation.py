@@ -15,11 +15,13 @@ from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.model.draft_layer import draft_layer
 from sim.planning.single_request import time_single_request
+from sim.results.metrics import SLO
 from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import Policies, Request, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
+from sim.studies.bound import goodput_bound
 from sim.workload.requests import RequestBatch
 
 WINDOW = 24
@@ -354,3 +356,19 @@ def test_a_micro_batch_grows_by_mean_tokens_until_the_window():
     assert (tally.decode_steps, tally.decodes) == (16, 16 + 5 + 3)
     assert batch.context == batch.windowed == batch.added == batch.growing == 0
     assert not batch.window_full_steps
+
+
+def test_the_bound_counts_the_tokens_of_drafts_and_the_output_of_a_step(
+    make_deployment, make_chip, make_engine, make_model, speculate
+):
+    """Steps take 7 ms. A request has 10 of them for 40 tokens, and the budget holds two requests."""
+    of = speculate(3, 1.0, "draft", make_model(num_hidden_layers=1))
+    deployment = make_deployment(
+        chip=make_chip(capacity=1e9, bandwidth=1e30, fp16=1e40),
+        engine=make_engine(layer_overhead=1e-3),
+        speculation=of,
+    )
+    step = 4e-3 + 3 * 1e-3
+    fits = int(16 * 10 / (16 + 4 * 10))
+    slo = SLO(tpot=0.9 * step)  # a quarter of a step is a token
+    assert goodput_bound(deployment, 16, 41, slo) == pytest.approx(fits / 10 / step, rel=1e-6)
