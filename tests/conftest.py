@@ -135,8 +135,11 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
         built = {name: options.pop(name, None) or build() for name, build in parts.items()}
         topology, sampled = options.pop("topology", None), options.pop("sampled", None)
         prompt_tokens = options.pop("prompt_tokens", None)
+        of = options.pop("speculation", None)
         return deploy(
-            DeploymentParts(**built, chips=chips, plan=plan or Plan(), topology=topology),
+            DeploymentParts(
+                **built, chips=chips, plan=plan or Plan(), topology=topology, speculation=of
+            ),
             request_tokens,
             prompt_tokens,
             LimitOverrides(**({"token_budget": 16} | options)),

@@ -7,7 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeeds, Rules
+from sim.catalogue.measurements import (
+    NetworkMeasurements,
+    PublishedSpeeds,
+    Rules,
+    SpeculationMeasurements,
+)
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_document, read_value
@@ -81,6 +86,8 @@ def entry_facts(kind: str, name: str) -> EntrySources:
         return network_facts(read_value(document.path, NetworkMeasurements))
     if cls is PublishedSpeeds and "rules" in document.data:
         return rules_facts(read_value(document.path, Rules))
+    if cls is PublishedSpeeds and "against" in document.data:
+        return speedup_facts(read_value(document.path, SpeculationMeasurements))
     return value_facts(document.name, document.data, read_value(document.path, cls))
 
 
@@ -227,6 +234,16 @@ def rules_facts(rules: Rules) -> EntrySources:
         when = "; ".join(f"{key} {', '.join(texts)}" for key, texts in rule.when.items())
         rows.append((when, "; ".join(said), rule.source))
     return EntrySources(rules.id, tuple(rows), rules.note.strip())
+
+
+def speedup_facts(table: SpeculationMeasurements) -> EntrySources:
+    """Return every published speed-up with its source."""
+    rows = [
+        (f"{point.id}-{users}", f"{speedup:g}", point.source)
+        for point in table.points
+        for users, speedup in zip(point.users, point.speedups, strict=True)
+    ]
+    return EntrySources(table.id, tuple(rows), table.note.strip())
 
 
 def network_facts(network: NetworkMeasurements) -> EntrySources:

@@ -15,7 +15,7 @@ from sim.inputs.errors import ScenarioError
 from sim.inputs.files import load_text, shorten
 from sim.inputs.names import catalogue_names
 from sim.inputs.values import Sourced, Text, Value
-from sim.units import Count, Fraction, Seconds, TokensPerSecond
+from sim.units import Count, Fraction, Seconds, Tokens, TokensPerSecond
 
 
 class PublishedSpeed(Value):
@@ -232,6 +232,44 @@ class NetworkMeasurements(Value):
                     f"{', '.join(self.software)}"
                 )
         return self
+
+
+class PublishedSpeedups(Value):
+    """The speed-ups of one system by drafts, for numbers of users of a closed loop.
+
+    system: keys of a system with `model` and `speculate`, as a scenario has them.
+    users: numbers of users, or sequences of a batch. speedups: token throughput over that without
+    drafts, for each number of users.
+    status: `fitted`: a number of the engine was fitted to them; `tested`: none was; `assumed`: the
+    acceptance is not published. reason: what is assumed, and which errors are known.
+    """
+
+    id: str
+    system: dict[str, object]
+    prompt: Tokens
+    output: Tokens
+    users: tuple[Count, ...]
+    speedups: tuple[Annotated[float, Field(gt=0)], ...]
+    status: Literal["fitted", "tested", "assumed"]
+    reason: str
+    source: str
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if len(self.users) != len(self.speedups):
+            raise ValueError(
+                f"got {len(self.speedups)} speedups for {len(self.users)} users; expected one each"
+            )
+        return self
+
+
+class SpeculationMeasurements(Value):
+    """A file of published speed-ups by drafts. against: what they are compared with."""
+
+    id: str
+    note: str = ""
+    against: str
+    points: tuple[PublishedSpeedups, ...]
 
 
 class Rule(Value):

@@ -39,8 +39,8 @@ def validate_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="calibration, validation, serving, steps-2023, sram-replies, replay or network; "
-            "default: all."
+            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay "
+            "or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -106,7 +106,13 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
             for line in report.own.notes if report.own else ():
                 note(line)
             return [report]
-        names = [*SETS, "replay"] if name is None else [name] if name != "network" else []
+        names = (
+            [*SETS, "speculation", "replay"]
+            if name is None
+            else [name]
+            if name != "network"
+            else []
+        )
         return [validate_set(set_name, progress, jobs) for set_name in names]
 
 

@@ -5,10 +5,10 @@ from math import ceil
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
-from sim.cost.terms import Sides
-from sim.cost.work import Work
+from sim.cost.terms import Array, Sides
+from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Op
-from sim.model.blocks import Attention
+from sim.model.blocks import Attention, Block
 from sim.units import Bytes, Flop, Seconds
 
 FOREVER = 1 << 62
@@ -32,9 +32,10 @@ class AttentionCore(NamedTuple):
     ideal_compute: LinearTime
     ideal_memory: LinearTime
 
-    def decode_sides(self, work: Work) -> Sides:
-        """Return both sides of the decodes of a step, each of which reads what it attends to."""
-        return Sides(*(_seconds_at(time, *self.decode_positions(work)) for time in self[1:]))
+    def decode_sides(self, work: Work, width: int) -> Sides:
+        """Return both sides of the decodes of a step, with `width` tokens of each sequence."""
+        positions = self.decode_positions(work, width)
+        return Sides(*(_seconds_at(time, *positions) for time in self[1:]))
 
     def prompt_sides(self, work: Work) -> Sides:
         """Return both sides of the prompt chunks of a step."""
@@ -47,10 +48,10 @@ class AttentionCore(NamedTuple):
         memory = _seconds_at(self.memory, attended, cached)
         return compute if compute > memory else memory
 
-    def decode_positions(self, work: Work) -> tuple[float, float]:
-        """Return the positions that decodes attend to, and those that they read: the same ones."""
+    def decode_positions(self, work: Work, width: int) -> tuple[float, float]:
+        """Return the positions that decodes attend to, and those that they read."""
         context = work.windowed_context if self.windowed else work.context
-        return context, context
+        return verified_positions(context, work.decodes, width)
 
     def prompt_positions(self, work: Work) -> tuple[float, float]:
         """Return the positions that prompt chunks attend to, and those that they read."""
@@ -61,10 +62,7 @@ class AttentionCore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLine:
-    """The attention of decodes, linear in their context: both sides of the roofline.
-
-    A decode reads what it attends to, so both slopes of `AttentionCore` are added.
-    """
+    """The attention of decodes, linear in their context: both sides of the roofline."""
 
     windowed: bool
     compute: Seconds
@@ -77,7 +75,8 @@ class DecodeLine:
         if self.windowed:
             context, more = work.windowed_context, work.growing
         else:
-            context, more = work.context, work.decodes
+            context, added = work.context, work.added
+            more = work.decodes if added is None else added
         compute_slope, memory_slope = self.compute_slope, self.memory_slope
         compute = self.compute + compute_slope * context
         memory = self.memory + memory_slope * context
@@ -92,13 +91,61 @@ def _seconds_at(time: LinearTime, attended: float, cached: float) -> Seconds:
     return time[0] + time[1] * attended + time[2] * cached
 
 
-def attention_core(layout: Layout, shape: Attention, tokens: int, decode: bool) -> AttentionCore:
+class AttentionKind:
+    """Layers with equal attention, and the times of one. Times are kept by number of tokens.
+
+    layers: float[stage], how many each stage has.
+    part: the part of the model to which the rows of a step belong.
+    width: tokens of each decoding sequence. prompts: whether chunks of prompts pass the layers.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        shape: Attention,
+        layers: Array,
+        part: Attention | Block,
+        width: int,
+        prompts: bool = True,
+    ) -> None:
+        self.layout, self.shape, self.layers, self.part = layout, shape, layers, part
+        self.width, self.prompts = width, prompts
+        self._decodes: dict[int, AttentionCore] = {}
+        self._chunks: dict[int, AttentionCore] = {}
+
+    def of_decodes(self, decodes: int) -> AttentionCore:
+        """Return the attention of a layer for the tokens of so many sequences."""
+        if decodes not in self._decodes:
+            tokens = decodes * self.width
+            core = attention_core(self.layout, self.shape, tokens, True, self.width)
+            self._decodes[decodes] = core
+        return self._decodes[decodes]
+
+    def of_chunks(self, tokens: int) -> AttentionCore:
+        """Return the attention of a layer for chunks of prompts."""
+        if tokens not in self._chunks:
+            core = attention_core(self.layout, self.shape, tokens, False)
+            if not self.prompts:
+                nothing = (0.0, 0.0, 0.0)
+                core = AttentionCore(core.windowed, nothing, nothing, nothing, nothing)
+            self._chunks[tokens] = core
+        return self._chunks[tokens]
+
+    def line(self, decodes: int) -> DecodeLine:
+        """Return the attention of a layer for so many sequences, over their context."""
+        return decode_line(self.of_decodes(decodes), decodes, self.width)
+
+
+def attention_core(
+    layout: Layout, shape: Attention, tokens: int, decode: bool, width: int = 1
+) -> AttentionCore:
     """Return the attention of a layer for `tokens` new tokens, of which each rank has its share.
 
+    width: tokens of a sequence, which stay on one rank.
     It computes at 16 bits, whatever the precision of K and V.
     Left out: FP8 attention.
     """
-    engine, ranked = layout.engine, layout.plan.ranked(tokens)
+    engine, ranked = layout.engine, width * layout.plan.ranked(tokens // width)
     compute, memory = _linear_times(layout, shape, ranked, decode, 1.0)
     reads = cache_reads(layout, shape, decode)
     real = _linear_times(layout, shape, ranked, decode, reads) if reads > 1 else (compute, memory)
@@ -117,10 +164,17 @@ def attention_core(layout: Layout, shape: Attention, tokens: int, decode: bool) 
     )
 
 
-def decode_line(core: AttentionCore) -> DecodeLine:
-    """Return the attention of decodes as a line for each side, over their context."""
-    (c, c_attended, c_read), (m, m_attended, m_read) = core.compute, core.memory
-    return DecodeLine(core.windowed, c, c_attended + c_read, m, m_attended + m_read)
+def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
+    """Return the attention of decodes as a line for each side, over their context.
+
+    Positions attended and positions read are linear in the context (`verified_positions`).
+    """
+    attended, read = verified_positions(0.0, decodes, width)
+
+    def line(time: LinearTime) -> tuple[Seconds, float]:
+        return _seconds_at(time, attended, read), width * time[1] + time[2]
+
+    return DecodeLine(core.windowed, *line(core.compute), *line(core.memory))
 
 
 def cache_reads(layout: Layout, shape: Attention, decode: bool) -> float:

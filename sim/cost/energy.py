@@ -6,14 +6,14 @@ slow. FLOPs and bytes are linear in these sums, or follow from the number of ste
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sim.cost.attention import cache_reads, position_bytes, position_flops
 from sim.cost.experts import expected_shard
 from sim.cost.multiplies import Multiply
-from sim.cost.step import Costs
-from sim.cost.work import Work
+from sim.cost.rows import StepRows
+from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Chip
 from sim.model.blocks import Attention, Block
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
@@ -27,7 +27,8 @@ class Tally:
 
     batch_steps: steps by their number of tokens.
     logits: positions of the output head.
-    context, attended, cached, windowed_*: as in `Work`, over decoded tokens and prompt chunks.
+    context, attended, cached, windowed_*: as in `Work`, over decodes and prompt chunks.
+    decode_steps: steps with decodes, counted with speculation. decodes: their sequences.
     A step that an outage interrupts counts in part, so that steps may be fractions.
     """
 
@@ -40,9 +41,11 @@ class Tally:
     windowed_context: float = 0
     windowed_attended: float = 0
     windowed_cached: float = 0
+    decode_steps: float = 0
+    decodes: float = 0
 
     def add(self, work: Work, steps: int) -> None:
-        """Count equal steps; their decoded tokens are counted when a request ends."""
+        """Count equal steps. The scheduler counts their decodes."""
         self.batch_steps[work.tokens] += steps
         if work.prompt_tokens:
             self.add_chunks(work)
@@ -64,7 +67,7 @@ class Tally:
         self.cached += times * work.cached
         self.windowed_attended += times * work.windowed_attended
         self.windowed_cached += times * work.windowed_cached
-        self.logits += times * (work.logits - work.decodes)
+        self.logits += times * (work.logits - work.decodes * work.width)
         if not work.logits:
             self.steps_without_sampling += times
 
@@ -111,11 +114,12 @@ class _Part(NamedTuple):
     others: Bytes
 
 
-def usage(costs: Costs, tally: Tally) -> Usage:
+def usage(costs: StepRows, tally: Tally) -> Usage:
     """Return the FLOPs and bytes of a tally.
 
     Each chip reads its weights once a step. All chips of a stage count as the fullest one.
     Experts are read as far as the step's tokens reach them, in expectation.
+    With speculation, the passes of the drafter are added.
 
     Left out: padding to tiles; writing K and V; norms and biases; additions of a collective.
     """
@@ -134,10 +138,44 @@ def usage(costs: Costs, tally: Tally) -> Usage:
     links = sum(
         steps * costs.collectives.link_bytes(tokens) for tokens, steps in tally.batch_steps.items()
     )
-    return Usage(dict(flops), dict(nbytes), links)
+    used = Usage(dict(flops), dict(nbytes), links)
+    if drafter := costs.drafter:
+        used = _both(used, usage(drafter, _draft_tally(tally, len(drafter.widths))))
+    return used
 
 
-def _parts(costs: Costs, block: Block, tally: Tally) -> Iterator[_Part]:
+def _both(first: Usage, second: Usage) -> Usage:
+    """Return the sum of two usages."""
+    flops, nbytes = dict(first.flops), dict(first.nbytes)
+    for operands, flop in second.flops.items():
+        flops[operands] = flops.get(operands, 0.0) + flop
+    for memory, read in second.nbytes.items():
+        nbytes[memory] = nbytes.get(memory, 0.0) + read
+    return Usage(flops, nbytes, first.link_bytes + second.link_bytes)
+
+
+def _draft_tally(tally: Tally, passes: int) -> Tally:
+    """Return the tally of the drafter's passes.
+
+    The first pass of a step takes its tokens. The further ones take a token of each sequence, and
+    all passes sample a draft. The further ones have the mean number of sequences, or the two whole
+    numbers around it.
+    """
+    steps, batch_steps = tally.decode_steps, tally.batch_steps.copy()
+    if steps:
+        mean, further = tally.decodes / steps, (passes - 1) * steps
+        fewer = max(1, int(mean))
+        batch_steps[fewer] += (1 - (mean - fewer)) * further
+        batch_steps[fewer + 1] += (mean - fewer) * further
+    return replace(
+        tally,
+        batch_steps=batch_steps,
+        steps_without_sampling=sum(batch_steps.values()) - passes * steps,
+        logits=passes * tally.decodes,
+    )
+
+
+def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
     """Yield the parts of one block."""
     layout, plan, cost = costs.layout, costs.layout.plan, costs.blocks[block]
     steps = sum(tally.batch_steps.values())
@@ -172,14 +210,15 @@ def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
     )
 
 
-def _attention_part(costs: Costs, shape: Attention, tally: Tally, decode: bool) -> _Part:
+def _attention_part(costs: StepRows, shape: Attention, tally: Tally, decode: bool) -> _Part:
     layout, chips = costs.layout, costs.layout.plan.tensor
     attended, cached, context = tally.attended, tally.cached, tally.context
     if shape.window is not None:
         attended, cached = tally.windowed_attended, tally.windowed_cached
         context = tally.windowed_context
     if decode:
-        attended = cached = context
+        passes = [verified_positions(context, tally.decodes, width) for width in costs.widths]
+        attended, cached = map(sum, zip(*passes, strict=True))
     return _Part(
         ("fp16", "fp16"),
         chips * attended * position_flops(layout, shape, decode),
@@ -216,7 +255,7 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip."""
 
-    costs: Costs
+    costs: StepRows
     chips: float
     tally: Tally
     server: Watts

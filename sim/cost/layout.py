@@ -1,10 +1,11 @@
 """A model laid on chips by a plan: stages, bytes, and whether they fit. Arithmetic only."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sim.cost.plan import ResolvedPlan
+from sim.cost.speculation import Speculation
 from sim.hardware.chip import Chip, Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
@@ -31,12 +32,24 @@ class Stage:
         """Return the KV cache of one sequence."""
         return tokens * self.kv_per_token + min(tokens, window or tokens) * self.windowed_per_token
 
+    def beside(self, drafter: "Stage | None") -> "Stage":
+        """Return the stage with what it holds of the drafter, if there is one."""
+        if drafter is None:
+            return self
+        return replace(
+            self,
+            weights=self.weights + drafter.weights,
+            kv_per_token=self.kv_per_token + drafter.kv_per_token,
+            windowed_per_token=self.windowed_per_token + drafter.windowed_per_token,
+        )
+
 
 @dataclass(frozen=True)
 class Layout:
     """One replica: a model laid on chips by a resolved plan.
 
     bounds: the first block of each stage; the planner cuts the stages.
+    speculation: None if each step yields one token of a sequence.
     """
 
     model: Model
@@ -47,6 +60,39 @@ class Layout:
     token_budget: int
     memory_fraction: float
     bounds: tuple[int, ...] = ()
+    speculation: Speculation | None = None
+
+    @property
+    def width(self) -> int:
+        """The tokens of each decoding sequence in a step: one, and the drafts."""
+        return 1 + self.speculation.tokens if self.speculation else 1
+
+    @property
+    def mean_tokens(self) -> float:
+        """The tokens of a sequence that a step yields in the mean."""
+        return self.speculation.mean_tokens if self.speculation else 1.0
+
+    @cached_property
+    def drafter(self) -> "Layout | None":
+        """The layout of the drafter, on the chips of the last stage; None without speculation."""
+        if not (of := self.speculation):
+            return None
+        return replace(
+            self,
+            model=of.model,
+            engine=of.engine(self.engine),
+            plan=of.plan.on(self.plan, of.model),
+            bounds=(0,),
+            speculation=None,
+        )
+
+    @property
+    def draft_stage(self) -> "Stage | None":
+        """The blocks of the drafter that the last stage holds beside its own."""
+        if not (self.drafter and self.speculation):
+            return None
+        last = len(self.drafter.model.blocks) - 1
+        return self.drafter.stage(1, last - 1) if self.speculation.layer else self.drafter.stages[0]
 
     def stage(self, first: int, last: int) -> Stage:
         """Return the stage that blocks first..last make."""
@@ -60,7 +106,9 @@ class Layout:
         attentions = [block.attention for block in blocks if block.attention]
         whole = sum(self.kv_width(a) for a in attentions if not a.window)
         windowed = sum(self.kv_width(a) for a in attentions if a.window)
-        return Stage(first, last, weights, whole * plan.kv.bytes, windowed * plan.kv.bytes)
+        stage = Stage(first, last, weights, whole * plan.kv.bytes, windowed * plan.kv.bytes)
+        ends = last == len(self.model.blocks) - 1
+        return stage.beside(self.draft_stage) if ends else stage
 
     def kv_width(self, attention: Attention) -> float:
         """Return the numbers that a token adds to one layer's cache on the fullest chip."""
@@ -128,7 +176,8 @@ class Layout:
             for block in self.model.distinct
             for matrix in block.matrices
         )
-        return math.ceil(self.token_budget / plan.attention_data) * widest * plan.activations.bytes
+        own = math.ceil(self.token_budget / plan.attention_data) * widest * plan.activations.bytes
+        return max(own, self.drafter.activations) if self.drafter else own
 
     def room(self, stage: Stage) -> Bytes:
         """Return the bytes that a chip of the stage has left for KV cache.
@@ -210,6 +259,8 @@ def weights_only_chips(layout: Layout) -> int:
         block_bytes(plan, block, block.experts.count if block.experts else 0)
         for block in layout.model.blocks
     )
+    if stage := layout.draft_stage:
+        nbytes += stage.weights * layout.plan.stage_size
     return math.ceil(nbytes / layout.weights_memory.capacity)
 
 

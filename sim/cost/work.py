@@ -9,15 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)  # not frozen, because that triples the time to make one, once a step
 class Work:
-    """The tokens of one step: one for each of `decodes` sequences, and chunks of prompts.
+    """The tokens of one step: `width` for each of `decodes` sequences, and chunks of prompts.
 
-    context: positions that the decoded tokens attend to, themselves included, over all sequences.
+    width: 1, or with speculation the drafts to verify and one more token.
+    context: positions that the first of these tokens attends to, itself included, over all
+    sequences.
+    added: what each further step adds to `context`; None: one position for each sequence.
     attended: positions that the tokens of chunks attend to; C after S earlier ones make
     C*S + C*(C+1)/2.
     cached: positions whose K and V the chunks read: S + C.
     logits: positions from which a token is sampled.
     windowed_*: these numbers in layers with a window; not read without such layers.
-    growing: sequences whose windowed context still grows.
+    growing: what each further step adds to `windowed_context`.
     """
 
     decodes: int = 0
@@ -30,15 +33,33 @@ class Work:
     windowed_context: float = 0.0
     windowed_attended: float = 0.0
     windowed_cached: float = 0.0
-    growing: int = 0
+    growing: float = 0
+    width: int = 1
+    added: float | None = None
 
     @property
     def tokens(self) -> int:
         """The tokens that the step computes."""
-        return self.decodes + self.prompt_tokens
+        return self.decodes * self.width + self.prompt_tokens
 
 
-def decodes_at(sequences: int, context: float, window: int | None) -> Work:
+def decodes_at(sequences: int, context: float, window: int | None, width: int = 1) -> Work:
     """Return the work of sequences that decode, each of which attends to `context` positions."""
     seen = min(context, window or context)
-    return Work(sequences, sequences * context, logits=sequences, windowed_context=sequences * seen)
+    return Work(
+        sequences,
+        sequences * context,
+        logits=sequences * width,
+        windowed_context=sequences * seen,
+        width=width,
+    )
+
+
+def verified_positions(context: float, sequences: float, width: int) -> tuple[float, float]:
+    """Return the positions that decodes attend to, and those whose K and V they read.
+
+    The tokens of one sequence attend to one position more each, and read the cache together.
+    Left out: that a full window sees no position more.
+    """
+    later = width - 1
+    return width * context + sequences * (width * later // 2), context + sequences * later

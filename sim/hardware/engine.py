@@ -82,6 +82,11 @@ class Engine(Sourced):
     sequence_overhead: Seconds = Field(
         description="Extra time of a step for each sequence of the fullest attention rank [s]."
     )
+    draft_sequence_overhead: Seconds = Field(
+        default=0.0,
+        description="With speculation, extra time of each draft for each sequence of the fullest "
+        "attention rank [s].",
+    )
     collective_latency: Seconds = Field(
         description="Software's latency of each phase of a collective [s]."
     )

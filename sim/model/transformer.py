@@ -175,6 +175,10 @@ class Model(ModelConfig):
 
         Equal layers share their blocks.
         """
+        return self._blocks()
+
+    def _blocks(self) -> tuple[Block, ...]:
+        """Return all blocks, in order."""
         vocabulary, hidden = Dim(self.vocab_size, split=True), Dim(self.hidden_size)
         layers = [
             block

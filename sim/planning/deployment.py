@@ -8,13 +8,15 @@ import numpy as np
 
 from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
 from sim.cost.plan import Plan, PlanError, ResolvedPlan
+from sim.cost.speculation import Speculation
 from sim.cost.step import Costs
-from sim.cost.work import Work, decodes_at
+from sim.cost.work import decodes_at
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
+from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
 from sim.planning.search import PlanTrial, minimum_chips, search_degrees, sized_layout
@@ -25,8 +27,6 @@ from sim.units import Seconds, format_quantity
 # Source: the default of vLLM's max_num_seqs.
 MAX_SEQUENCES = 256
 MOST_SLOTS = 100_000  # micro-batches of a replica
-# Token budgets that `best_chunk` compares: powers of the square root of 2.
-CHUNKS = tuple(dict.fromkeys(round(2 ** (n / 2)) for n in range(25)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Deployment:
 class DeploymentParts:
     """A model, chips, an engine and a plan, which `deploy` puts together.
 
-    topology: None for that of the chip.
+    topology: None for that of the chip. speculation: None for one token in each step.
     """
 
     model: Model
@@ -153,6 +153,7 @@ class DeploymentParts:
     engine: Engine
     plan: Plan
     topology: Topology | None = None
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def deploy(
     """
     tried = tuple[PlanTrial, ...]()
     lay = partial(uncut_layout, parts, overrides)
+    if parts.speculation:
+        request_tokens += parts.speculation.tokens
     if parts.plan.search == "capacity":
         reason = "got capacity; expected degrees here"
         hint = "try sim.search_plans(scenario), which finds them"
@@ -194,6 +197,7 @@ def deploy(
     else:
         plan = parts.plan.resolved(parts.chips, parts.model)
     bare = sized_layout(lay(plan))
+    _require_draft_chips(bare)
     layout = cut_into_stages(with_memories(bare, request_tokens), request_tokens)
     if not _token_budget(parts, overrides, plan):
         chunk = best_chunk(layout, request_tokens, prompt_tokens)
@@ -211,6 +215,8 @@ def _token_budget(
     engine, beat = parts.engine, parts.engine.tokens_per_beat
     precisions = (plan.weights, plan.activations)
     advised = None if beat else parts.chip.compute.token_budget(precisions)
+    if beat and parts.speculation:
+        beat *= 1 + parts.speculation.tokens  # a program for so many tokens of each sequence
     rank_budget = overrides.token_budget or engine.token_budget or advised
     budget = rank_budget and rank_budget * limited_ranks(engine, plan)
     return min((n for n in (budget, beat) if n), default=None)
@@ -226,7 +232,16 @@ def uncut_layout(parts: DeploymentParts, overrides: LimitOverrides, plan: Resolv
         plan,
         _token_budget(parts, overrides, plan) or CHUNKS[0],
         overrides.memory_fraction or parts.engine.memory_fraction,
+        speculation=parts.speculation,
     )
+
+
+def _require_draft_chips(layout: Layout) -> None:
+    """Raise ValueError if the drafter needs more chips than a stage has."""
+    if (drafter := layout.drafter) and drafter.plan.stage_size > layout.plan.stage_size:
+        tensor, most = drafter.plan.tensor, layout.plan.tensor
+        reason = f"got {tensor}; expected at most {most}, the chips of a stage; try {most}"
+        raise error_at_path(("speculate", "draft", "plan", "tensor"), tensor, reason)
 
 
 def _require_kv_room(layout: Layout, fitted: MemoryFit, kv_tokens: int | None) -> None:
@@ -248,12 +263,17 @@ def _scheduler_limits(
 
     Raises: ValueError if there are too many micro-batches, or more sequences than they carry.
     """
-    engine, plan, budget = layout.engine, layout.plan, layout.token_budget
+    engine, plan, tokens = layout.engine, layout.plan, layout.token_budget
+    budget = tokens // layout.width  # sequences of a micro-batch
+    if not budget:
+        drafts = layout.width - 1
+        reason = f"got {drafts}; expected less than the token budget of {tokens}; try {tokens - 1}"
+        raise error_at_path(("speculate", "tokens"), drafts, reason)
     beat = fill = None
     ranks = limited_ranks(engine, plan)
     limit = (overrides.max_sequences or engine.max_sequences or 0) * ranks
     if engine.tokens_per_beat:
-        beat, fill = pipeline_beat(Costs(layout), budget, request_tokens)
+        beat, fill = pipeline_beat(Costs(layout), tokens, request_tokens)
         most = limit or max(MAX_SEQUENCES, fill * budget)
         slots = plan.slots or max(fill, math.ceil(most / budget))
         most = min(most, slots * budget)
@@ -273,7 +293,7 @@ def _scheduler_limits(
         each_rank = " for each of the attention ranks" if ranks > 1 else ""
         reason = (
             f"got {overrides.max_sequences}; expected at most {carried}{each_rank}, which {slots} "
-            f"micro-batches of {budget} tokens carry, so that prompts do not starve; "
+            f"micro-batches of {tokens} tokens carry, so that prompts do not starve; "
             f"try {carried}"
         )
         raise error_at_path(("max_sequences",), overrides.max_sequences, reason)
@@ -283,7 +303,7 @@ def _scheduler_limits(
     model = layout.model
     limits = SchedulerLimits(
         slots,
-        budget,
+        tokens,
         most,
         overrides.kv_tokens or fitted.kv_tokens,
         model.max_position_embeddings,
@@ -291,6 +311,7 @@ def _scheduler_limits(
         min(shares),
         fill,
         engine.kv_block,
+        layout.width,
     )
     return limits, beat
 
@@ -305,40 +326,6 @@ def cut_into_stages(layout: Layout, request_tokens: float) -> Layout:
     return replace(layout, bounds=Cutter(layout, request_tokens).bounds(layout.plan.pipeline))
 
 
-def best_chunk(layout: Layout, request_tokens: float, prompt_tokens: float | None) -> int:
-    """Return the token budget of `CHUNKS` with which an unloaded prompt ends soonest.
-
-    A prompt of n tokens in chunks of c takes ceil(n / c) - 1 steps of the slowest stage, and
-    one pass through all stages.
-    More compute shortens both for every c, so it never makes a chip slower.
-    Left out: decodes that wait behind a chunk.
-    """
-    costs, prompt = Costs(layout), prompt_tokens or request_tokens
-
-    def first_token(tokens: int) -> Seconds:
-        cached, window = prompt / 2, layout.model.window or prompt
-        windowed = min(cached, window)
-        work = Work(
-            0,
-            0.0,
-            tokens,
-            1,
-            tokens * cached,
-            cached,
-            windowed_attended=tokens * windowed,
-            windowed_cached=windowed,
-        )
-        stages = costs.step(work).time
-        return float(
-            (math.ceil(prompt / tokens) - 1) * stages.max()
-            + stages.sum()
-            + costs.hops(tokens).sum()
-        )
-
-    fitting = [n for n in CHUNKS if fit(replace(layout, token_budget=n), request_tokens).fits]
-    return min(fitting or CHUNKS[:1], key=first_token)
-
-
 def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Seconds, int]:
     """Return the beat for `tokens`, and how many micro-batches keep the slowest stage busy.
 
@@ -346,10 +333,10 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
     Both are maxima over decodes and chunks of prompts (without the output head), and over
     contexts of one token and of `request_tokens`.
     """
-    most, beat = 1, 0.0
+    most, beat, width = 1, 0.0, costs.layout.width
     for context in (1.0, max(1.0, request_tokens)):
         windowed = min(context, costs.layout.model.window or context)
-        decode = decodes_at(tokens, context, costs.layout.model.window)
+        decode = decodes_at(tokens // width, context, costs.layout.model.window, width)
         chunk = replace(
             decode,
             decodes=0,
@@ -362,7 +349,7 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             stages = costs.step(work).time
-            unloaded = stages.sum() + costs.hops(tokens).sum() + costs.back
+            unloaded = stages.sum() + costs.hops(work.tokens).sum() + costs.back
             most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
             beat = max(beat, float(stages.max()))
     return beat, most

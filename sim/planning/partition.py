@@ -71,7 +71,8 @@ class Cutter:
         """
         model = self.layout.model
         costs = Costs(replace(self.layout, bounds=(0,)))  # for the times of single blocks only
-        times = block_times(costs, decodes_at(1, BALANCE_CONTEXT, model.window))
+        work = decodes_at(1, BALANCE_CONTEXT, model.window, self.layout.width)
+        times = block_times(costs, work)
         return [0.0, *accumulate(times[block] for block in model.blocks)]
 
     def bounds(self, pipeline: int) -> tuple[int, ...]:

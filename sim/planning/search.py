@@ -251,8 +251,8 @@ def estimate_tpot(layout: Layout, request_tokens: float) -> Seconds:
     """Return the unloaded TPOT with blocks cut evenly by number, in the plan's memories."""
     blocks, depth = len(layout.model.blocks), layout.plan.pipeline
     costs = Costs(replace(layout, bounds=tuple(blocks * s // depth for s in range(depth))))
-    work = decodes_at(1, max(1.0, request_tokens), layout.model.window)
-    return float(costs.terms(work)[:, TIME].sum()) + costs.back
+    work = decodes_at(1, max(1.0, request_tokens), layout.model.window, layout.width)
+    return (float(costs.terms(work)[:, TIME].sum()) + costs.back) / layout.mean_tokens
 
 
 def minimum_chips(bare: Layout, request_tokens: float) -> tuple[int, int, int] | None:

@@ -13,6 +13,7 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.service import serve
+from sim.serving.step_draws import StepDraws
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
@@ -43,18 +44,25 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     """
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     work = mean_decode(deployment, prompt, output)
-    limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
+    limits = replace(deployment.limits, context=prompt + output)
+    limits = replace(limits, kv_tokens=limits.kv_tokens_needed(prompt + output))
+    of = deployment.layout.speculation
+    draws = StepDraws(of.acceptance, seed=None) if of else None
     rows = serve(
         RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
         costs,
         limits,
         leap=costs.stages == 1,
+        draws=draws,
     )
+    steps = draws.steps(0, output - 1) if draws else output - 1
+    tokens = deployment.layout.mean_tokens  # of a step
     table = costs.terms(work).sum(axis=0)
     table[TIME, HOPS] += costs.back
+    table /= tokens
     return SingleRequest(
         ttft=float(rows.first_token[0]),
-        tpot=float(rows.last_token[0] - rows.first_token[0]) / (output - 1),
+        tpot=float(rows.last_token[0] - rows.first_token[0]) / steps / tokens,
         terms=dict(zip(TERMS, table[TIME].tolist(), strict=True)),
         fitted=dict(zip(TERMS, table[FITTED].tolist(), strict=True)),
     )
@@ -70,7 +78,8 @@ def mean_decode(deployment: Deployment, prompt: int, output: int) -> Work:
     mean, windowed = (
         sum(min(c, w) for c in contexts) / len(contexts) for w in (math.inf, window or math.inf)
     )
-    return Work(decodes=1, context=mean, logits=1, windowed_context=windowed)
+    width = deployment.limits.width
+    return Work(decodes=1, context=mean, logits=width, windowed_context=windowed, width=width)
 
 
 class PathStep(NamedTuple):

@@ -36,6 +36,9 @@ def identity_rows(
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
         cells = plain_cells(identities, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
+    if any(s.speculation for s in plain):
+        cells = plain_cells(identities, lambda s: s.speculation.text if s.speculation else "-")
+        table.add_row("drafts of a step, its output", *cells)
     if any(map(speed_label, identities)):
         table.add_row("its speeds are", *(speed_label(s) or "-" for s in identities))
     if "chip" in fidelities:

@@ -21,7 +21,13 @@ from sim.report.tables import COLOURS
 from sim.report.titled_tables import titled_table
 from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
 from sim.results.labels import format_number, system_labels
-from sim.results.plan_summary import ChipMemory, PlannedSystem, PlanSummary, TriedPlan
+from sim.results.plan_summary import (
+    ChipMemory,
+    PlannedSystem,
+    PlanSummary,
+    SpeculationGain,
+    TriedPlan,
+)
 from sim.results.system_identity import UnloadedRequest
 from sim.units import format_quantity
 
@@ -133,6 +139,7 @@ def plan_table(summary: PlanSummary) -> RenderableType:
     loading_row(table, list(identities.values()))
     table.add_section()
     _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
+    _draft_rows(table, [s.plain.draft_gain if s.plain else None for s in systems])
     lines = changed_numbers(identities)
     lines += [
         _tried(labels[name], s.plain.tried)
@@ -157,6 +164,26 @@ def _unloaded_rows(table: Table, requests: Sequence[UnloadedRequest | None]) -> 
         table.add_row(f"  {term}", *times)
     shares = (f"{r.fitted_share:.0%}" if r else "-" for r in requests)
     table.add_row("fitted share of a token", *shares)
+
+
+def _draft_rows(table: Table, gains: Sequence[SpeculationGain | None]) -> None:
+    """Add what drafts cost and gain for a single request."""
+    if not any(gains):
+        return
+    table.add_section()
+    for label, cell in DRAFT_ROWS.items():
+        table.add_row(label, *(cell(gain) if gain else "-" for gain in gains))
+
+
+DRAFT_ROWS: dict[str, Callable[[SpeculationGain], str]] = {
+    "step without drafts = 1: verification": lambda gain: f"{gain.verify:.3f}",
+    "  drafting": lambda gain: f"{gain.draft:.3f}",
+    "  tokens of a step": lambda gain: f"{gain.tokens_per_step:.3f}",
+    "  times as fast as without drafts": lambda gain: format_number(gain.speedup),
+    "  chance of a draft from which they pay": lambda gain: (
+        "none" if gain.break_even is None else format_number(gain.break_even)
+    ),
+}
 
 
 def _tried(label: str, tried: Sequence[TriedPlan]) -> str:

@@ -204,7 +204,15 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         ci95_mean_tpot_ms=widths["tpot"],
         ci95_mean_e2el_ms=widths["e2el"],
         measured=MeasuredSpan(*span) if span else None,
+        tokens_per_step=tokens_per_step(rows, done),
     )
+
+
+def tokens_per_step(rows: Rows, counted: NDArray[np.bool_]) -> float | None:
+    """Return the mean output of a decode step for a sequence; None without speculation."""
+    if rows.steps is None or not (steps := int(rows.steps[counted].sum())):
+        return None
+    return float((rows.requests.output[counted] - 1).sum()) / steps
 
 
 def latency_statistics(latency: str, sample: Column) -> Statistics:

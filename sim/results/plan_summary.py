@@ -61,11 +61,27 @@ class TriedPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeculationGain:
+    """The gain of drafts for a single request, whose step without drafts takes 1.
+
+    tokens_per_step: mean output of a step. verify, draft: times of its parts. speedup: their use.
+    break_even: chance of each draft from which drafts pay; None if they never do.
+    """
+
+    tokens_per_step: float
+    verify: float
+    draft: float
+    speedup: float
+    break_even: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedSystem:
     """A plain system: its memory, and the speed of a single request if the model fits.
 
     minimum_chips: None if no number of chips is enough.
     max_sequences: by length in tokens. unloaded: None if the model does not fit.
+    draft_gain: None without speculation, or if the model does not fit.
     """
 
     identity: Annotated[SystemIdentity, SPLICED]
@@ -77,6 +93,7 @@ class PlannedSystem:
     max_sequences: Mapping[str, SequenceCounts]
     unloaded: Annotated[UnloadedRequest | None, Key("lone_request")]
     tried: Annotated[tuple[TriedPlan, ...] | None, OMIT_NONE] = None
+    draft_gain: Annotated[SpeculationGain | None, OMIT_NONE] = None
 
     @property
     def plain(self) -> "PlannedSystem | None":

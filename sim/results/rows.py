@@ -46,6 +46,12 @@ COLUMNS = {
     "retries": "integer: how often its replica failed, and it began anew",
     "moved": "true or false: it began anew on another replica",
 }
+# Further columns of a run in which a system speculates; null where a request was not finished, and
+# for systems without speculation.
+DRAFT_COLUMNS = {
+    "steps": "integer: steps in which it decoded, after its first token",
+    "accepted": "integer: drafts that became tokens of its output",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,7 @@ class Rows:
     arrival, admitted, first_token, last_token, ended: float[request] [s], nan if never.
     ended: when a request finished, or was refused, cancelled or failed.
     replica: int[request], -1 if no replica served the request.
+    steps: int[request], decode steps; None without speculation.
     turned_away: bool[request], refused because the queue was full.
     """
 
@@ -118,6 +125,7 @@ class Rows:
     traffic: dict[int, Traffic] = field(default_factory=dict)  # by replica at chip fidelity
     worked_until: Seconds = -math.inf  # when the last step ended
     span: Span | None = None  # the part of the run that `measure` counts
+    steps: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.requests.arrival)
@@ -178,7 +186,7 @@ class Rows:
 
         n = len(self.arrival)
         unfinished = np.where(self.cancelled, CANCELLED, np.where(self.failed, FAILED, REFUSED))
-        return polars.DataFrame(
+        table = polars.DataFrame(
             {
                 "system": [system] * n,
                 "id": np.arange(n),
@@ -198,6 +206,15 @@ class Rows:
                 "moved": self.moved,
             }
         )
+        if self.steps is None:
+            return table
+        counts = (self.steps, self.requests.output - 1 - self.steps)
+        drafted = polars.DataFrame(dict(zip(DRAFT_COLUMNS, counts, strict=True)))
+        finished = polars.Series(self.finished)
+        drafted = drafted.select(
+            polars.when(finished).then(polars.col(name)).alias(name) for name in DRAFT_COLUMNS
+        )
+        return table.hstack(drafted)
 
 
 def rows_of_answers(requests: RequestBatch) -> Rows:

@@ -175,6 +175,7 @@ class Metrics:
         where there is no steady state, or there are too few requests.
     measured: None where the whole run is counted.
     fitted_share: of the time of a token of a single request; None of a fleet.
+    tokens_per_step: output of a sequence, without its first token; None without speculation.
     """
 
     verdict: Verdict
@@ -206,6 +207,7 @@ class Metrics:
     ci95_mean_e2el_ms: float | None = None
     measured: Annotated[MeasuredSpan | None, OMIT_NONE] = None
     fitted_share: Annotated[float | None, OMIT_NONE] = None
+    tokens_per_step: Annotated[float | None, OMIT_NONE] = None
     availability: Annotated[AvailabilityMetrics | None, SPLICED] = None
     link_errors: Annotated[ReplayMetrics | None, SPLICED] = None
 

@@ -126,6 +126,26 @@ class Beat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """The speculation of a system.
+
+    drafter: the model that drafts. tokens: drafts of a step. acceptance: by place, the probability
+    that all drafts up to there are accepted. tokens_per_step: mean output of a sequence.
+    """
+
+    method: str
+    drafter: str
+    tokens: int
+    acceptance: tuple[float, ...]
+    tokens_per_step: float
+
+    @property
+    def text(self) -> str:
+        """'3 of mtp, 2.82 token': drafts of a step, and its mean output."""
+        return f"{self.tokens} of {self.method}, {self.tokens_per_step:.3g} token"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeedPoint:
     """A published speed of one user with this model, chip, engine and width of weights.
 
@@ -164,6 +184,7 @@ class SystemIdentity:
     memories: of the chip. token_budget: tokens of a step. kv_tokens: room of a replica, tokens.
     beat: None if the pipeline is not compiled.
     load_s: time to load the weights from the hosts [s]; None if the link is not known.
+    speculation: None if each step yields one token of a sequence.
     changed: by dotted key; None without changes.
     """
 
@@ -187,6 +208,7 @@ class SystemIdentity:
     beat: Beat | None = None
     load_s: float | None = None
     published: tuple[SpeedPoint, ...] = ()
+    speculation: Annotated[Drafts | None, OMIT_NONE] = None
     changed: Annotated[Mapping[str, ChangedValue] | None, OMIT_NONE] = None
 
     @property

@@ -40,6 +40,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _owned_systems(scenario)
     _what_only_chips_have(scenario)
     _what_a_ring_obeys(scenario)
+    _what_speculation_obeys(scenario)
     _refused_users_pause(scenario)
     _searched_within_limits(scenario)
 
@@ -104,6 +105,25 @@ def _ring_problem(system: System, by_chip: bool) -> str:
     }
     problem = next((key for key, has in problems.items() if has), "")
     return problem and f"{problem}; expected a system without it"
+
+
+def _what_speculation_obeys(scenario: "Scenario") -> None:
+    """Check that systems with `speculate` have no key with which drafts are not simulated."""
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet) or not (system.speculate and system.speculate.tokens):
+            continue
+        problems = {
+            "policy: ring": (system.policies.batching is ring, "policy: continuous"),
+            "admission: prompt": (not system.policies.reserve, "admission: reserve"),
+            "fidelity: chip": (scenario.by_chip(name), "fidelity: stage"),
+            "link_errors": (system.link_errors is not None, "leaving link_errors out"),
+            "routing: sampled": (system.routing == "sampled", "routing: expected"),
+        }
+        for key, (has, hint) in problems.items():
+            if has:
+                reason = f"got {key}; expected a system without it, since its drafts are not "
+                reason += f"simulated; try {hint}"
+                raise error_at_path(("systems", name, "speculate"), system.speculate, reason)
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:

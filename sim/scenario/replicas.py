@@ -14,6 +14,7 @@ from sim.results.rows import Rows
 from sim.scenario.scenario import Scenario
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
+from sim.serving.step_draws import StepDraws
 from sim.workload.requests import RequestBatch, stream_seed
 
 
@@ -131,7 +132,10 @@ def replica_configs(
         machine,
         name,
     )
-    per_copy = deployment.layout.plan.replicas
+    per_copy, draws = deployment.layout.plan.replicas, None
+    if system.speculate and (of := deployment.layout.speculation):
+        seed = scenario.seed if system.speculate.sampling == "sampled" else None
+        draws = StepDraws(of.acceptance, seed)
     # An outage is of one replica of each copy.
     outages = [
         tuple(o for o in system.outages if o.replica == number) for number in range(per_copy)
@@ -151,6 +155,7 @@ def replica_configs(
             outages[number % per_copy],
             error_sampler[number],
             scenario.request_tokens,
+            draws,
         )
         for number in range(member.replicas)
     ]

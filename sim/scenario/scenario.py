@@ -268,10 +268,12 @@ class Scenario(Value):
         """
         system = self.plain(name)
         chip, chips, topology = system.hardware
+        model, of = system.model or self.model, system.speculate
         try:
+            speculation = of.speculation(model) if of else None
             return deploy(
                 DeploymentParts(
-                    system.model or self.model, chip, chips, system.engine, system.plan, topology
+                    model, chip, chips, system.engine, system.plan, topology, speculation
                 ),
                 self.request_tokens,
                 self.workload.mean_prompt,

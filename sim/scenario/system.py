@@ -15,6 +15,7 @@ from sim.inputs.values import Change, Entry, Value
 from sim.model.transformer import ModelField
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
+from sim.scenario.speculate import Speculate
 from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.serving.replica_config import Outage
 from sim.units import Count, Fraction, Seconds, Tokens
@@ -151,6 +152,9 @@ class System(Shown):
         description="Time that client, HTTP and tokenizer take before the scheduler sees a "
         "request [s].",
     )
+    speculate: Speculate | None = Field(
+        default=None, description="Drafts that each step verifies; default: one token a step."
+    )
     routing: Literal["expected", "sampled"] = Field(
         default="expected",
         description="Tokens to experts: by expected loads, or sampled in each step.",
@@ -262,6 +266,7 @@ class System(Shown):
             "engine": self.engine,
         }
         parts |= {"cluster.chip": self.cluster.chip} if self.cluster else {}
+        parts |= {"speculate.draft.model": self.speculate.draft.model} if self.speculate else {}
         parts |= {
             f"exceptions.{number}.like": exception.like
             for number, exception in enumerate(self.exceptions)

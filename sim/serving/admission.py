@@ -36,7 +36,7 @@ class Admission:
         self.env, self.number, self.rows, self.on_end = env, number, rows, on_end
         self.limits, self.policies, self.overhead = config.limits, config.policies, config.overhead
         self.kv_cache = KVCache(config.limits, config.policies.prefix_caching)
-        self.order = checked_order(config.policies.order)
+        self.order, self.draws = checked_order(config.policies.order), config.draws
         self.waiting: list[tuple[float, Seconds, int, Request]] = []
         self.queued = 0
         self.prefilling: deque[Request] = deque()
@@ -87,6 +87,12 @@ class Admission:
             rows.moved[number] |= before != -1
             rows.replica[number] = self.number
         self.requests[number] = request
+        request.steps = decoded = request.output - 1
+        if rows.steps is not None:
+            if self.draws and decoded:
+                request.steps = self.draws.steps(number, decoded)
+                request.rate = decoded / request.steps
+            rows.steps[number] = request.steps
         self.queue(request, self.order(request))
 
     def queue(self, request: Request, key: float) -> None:
@@ -141,6 +147,7 @@ class Admission:
         self.kv_cache.give_back(request)
         self.rows.preemptions[request.id] += 1
         request.prompt, request.output = request.prompt + generated, request.output - generated
+        request.steps = request.output - 1
         request.prefilled = 0
         request.kv = self.limits.kv_tokens_needed(request.prompt)
         self.queue(request, -math.inf)

@@ -47,8 +47,9 @@ HEAD, LENGTH, SILENT_COUNT = 0, 1, 2
 PROMPT_LEFT, PROMPT_DONE = 3, 4
 # The token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
 BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 5, 6, 7
-# The tokens of KV cache that further decodes may take, and the histogram of gaps.
-ROOM, FIRST_BIN = 8, 9
+# The tokens of KV cache that further decodes may take, the tokens of a sequence in a step, and the
+# histogram of gaps.
+ROOM, WIDTH, FIRST_BIN = 8, 9, 10
 # Columns of `read`, sums over chunks of prompts for each kind of attention.
 ATTENDED, CACHED = 0, 1
 # Places of `floats`: the clock of the last entry, the time from the last stage to the first, and
@@ -315,7 +316,8 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, intege
     while integers[LENGTH]:
         slot = counts[integers[HEAD], ORDER]
         back, last = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
-        chunk = max(0, integers[BUDGET] - counts[slot, DECODES]) if integers[PROMPT_LEFT] else 0
+        used = counts[slot, DECODES] * integers[WIDTH]
+        chunk = max(0, integers[BUDGET] - used) if integers[PROMPT_LEFT] else 0
         if needs_decision(slot, chunk, counts, integers):
             break
         if back >= until and (back > now or (last and not chunk)):

@@ -7,7 +7,7 @@ from sim.cost.energy import Tally
 from sim.results.histogram import Gaps
 from sim.serving.executors.executor import BatchStep
 from sim.serving.policy import Request
-from sim.serving.prompt_chunks import attended_positions
+from sim.serving.prompt_chunks import attended_positions, steps_to_fill
 from sim.units import Seconds
 
 
@@ -17,12 +17,15 @@ class MicroBatch(BatchStep):
 
     Sequences are aggregated, not iterated: `finish_steps` is a heap of (finish step, id, request),
     and all else is sums. So booking a step takes equally long for any number of sequences.
+    With speculation, each sequence grows by its mean tokens of a step (`Request.rate`).
 
     window: the attention window of the layers that have one; None without such layers.
+    width: tokens of each sequence in a step.
     running: sequences. context: positions that their next tokens attend to, summed.
-    step: steps with decodes so far.
-    windowed: `context` as layers with a window see it. growing: sequences shorter than the window.
-    window_full_steps: a heap of the steps at which sequences fill the window.
+    added: what each step adds to `context`. step: steps with decodes so far.
+    windowed: `context` as layers with a window see it. growing: what each step adds to it.
+    window_full_steps: a heap of the steps at which sequences fill the window, with their rate,
+        and the positions by which the last step exceeds the window.
     begun: whether it has decoded since it was last without sequences.
     skipped_since: (sequences that were left out of steps, when their last tokens came [s]).
     kv_steps: steps for which KV was taken when the batch step was sent. It may make fewer.
@@ -30,13 +33,15 @@ class MicroBatch(BatchStep):
     """
 
     window: int | None = None
+    width: int = 1
     running: int = 0
-    context: int = 0
+    context: float = 0
+    added: float = 0
     step: int = 0
     finish_steps: list[tuple[int, int, Request]] = field(default_factory=list)
-    windowed: int = 0
-    growing: int = 0
-    window_full_steps: list[int] = field(default_factory=list)
+    windowed: float = 0
+    growing: float = 0
+    window_full_steps: list[tuple[int, float, float]] = field(default_factory=list)
     begun: bool = False
     skipped_since: list[tuple[int, Seconds]] = field(default_factory=list)
     kv_steps: int = 1
@@ -54,75 +59,90 @@ class MicroBatch(BatchStep):
         request.joined = leave
         self.running += 1
         self.context += request.prompt + 1
+        self.added += request.rate
         if self.window:
             self._join_window(self.window, request)
-        heapq.heappush(self.finish_steps, (self.step + request.output - 1, request.id, request))
+        heapq.heappush(self.finish_steps, (self.step + request.steps, request.id, request))
 
     def steps_until_change(self) -> int:
         """Return the steps until a sequence ends or fills the window."""
         steps = self.finish_steps[0][0] - self.step
         if self.window_full_steps:
-            steps = min(steps, self.window_full_steps[0] - self.step)
+            steps = min(steps, self.window_full_steps[0][0] - self.step)
         return steps
 
-    def advance(self) -> None:
+    def advance(self, tally: Tally) -> None:
         """Book the steps that its batch step made."""
         self.step += self.steps
-        self.context += self.running * self.steps
+        if self.width > 1:
+            tally.decode_steps += self.steps
+        self.context += self.added * self.steps
         self.windowed += self.growing * self.steps
-        while self.window_full_steps and self.window_full_steps[0] <= self.step:
-            heapq.heappop(self.window_full_steps)
-            self.growing -= 1
+        while self.window_full_steps and self.window_full_steps[0][0] <= self.step:
+            _, rate, excess = heapq.heappop(self.window_full_steps)
+            self.growing -= rate
+            self.windowed -= excess
 
     def pop_finished(self) -> list[Request]:
         """Remove the sequences whose last token is ready, and return their requests."""
         finished = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
-            request = heapq.heappop(self.finish_steps)[2]
+            last, _, request = heapq.heappop(self.finish_steps)
             self.running -= 1
             self.context -= request.tokens
+            self.added -= request.rate
             if self.window:
-                self._leave_window(self.window, request.tokens, request)
+                self._leave_window(self.window, last - request.steps, request)
             finished.append(request)
+        if not self.running:
+            self._clear()
         return finished
 
     def remove(self, finish: tuple[int, int, Request]) -> int:
-        """Remove a sequence before its end, and return the tokens that it decoded.
+        """Remove a sequence before its end, and return the steps in which it decoded.
 
         The request then has the time of its last token, from which the next gap is counted.
         """
         last, _, request = finish
         self.finish_steps.remove(finish)
         heapq.heapify(self.finish_steps)
-        decoded = self.decoded(last, request)
-        context = request.prompt + 1 + decoded
+        made = self.steps_made(last, request)
         self.running -= 1
-        self.context -= context
+        self.context -= request.prompt + 1 + request.rate * made
+        self.added -= request.rate
         if self.window:
-            self._leave_window(self.window, context, request, last - request.output + 1)
-        request.answered = self._unskip(request, decoded) if self.skipped_since else self.last
-        return decoded
+            self._leave_window(self.window, last - request.steps, request)
+        if not self.running:
+            self._clear()
+        request.answered = self._unskip(request, made) if self.skipped_since else self.last
+        return made
 
-    def decoded(self, finish_step: int, request: Request) -> int:
-        """Return the tokens that a sequence has decoded, the first token left out."""
-        return request.output - 1 - (finish_step - self.step)
+    def _clear(self) -> None:
+        """Set the sums of no sequence to 0. Sums of fractions would keep rounding errors."""
+        self.context = self.added = self.windowed = self.growing = 0
+
+    def steps_made(self, finish_step: int, request: Request) -> int:
+        """Return the steps in which a sequence has decoded."""
+        return request.steps - (finish_step - self.step)
 
     def cancelled(self) -> list[tuple[int, int, Request]]:
         """Return the entries of `finish_steps` whose requests are cancelled."""
         return [finish for finish in self.finish_steps if finish[2].cancelled]
 
-    def add_decoded(self, tally: Tally, request: Request, decoded: float) -> None:
-        """Add the decoded tokens of a sequence to a tally.
+    def add_decoded(self, tally: Tally, request: Request, steps: float) -> None:
+        """Add the decodes of a sequence to a tally.
 
-        decoded: a fraction comes from an interrupted step.
+        steps: in which it decoded; a fraction comes from an interrupted step.
         """
-        whole, window = int(decoded), self.window
-        tally.logits += decoded
-        tally.context += attended_positions(request.prompt, whole, None)
+        whole, window, rate = int(steps), self.window, request.rate
+        tally.logits += steps * self.width
+        if self.width > 1:
+            tally.decodes += steps
+        tally.context += attended_positions(request.prompt, whole, None, rate)
         if window:
-            tally.windowed_context += attended_positions(request.prompt, whole, window)
-        if part := decoded - whole:
-            context = request.prompt + whole + 1
+            tally.windowed_context += attended_positions(request.prompt, whole, window, rate)
+        if part := steps - whole:
+            context = request.prompt + rate * whole + 1
             tally.context += part * context
             tally.windowed_context += part * min(context, window or context)
 
@@ -139,9 +159,12 @@ class MicroBatch(BatchStep):
             gaps.add(leave - since, sequences)
         self.skipped_since.clear()
 
-    def _unskip(self, request: Request, decoded: int) -> Seconds:
-        """Remove a sequence from those left out; return when its last token came [s]."""
-        answered = self.skipped_since[0][1] if decoded else request.joined
+    def _unskip(self, request: Request, steps: int) -> Seconds:
+        """Remove a sequence from those left out; return when its last token came [s].
+
+        steps: in which it decoded.
+        """
+        answered = self.skipped_since[0][1] if steps else request.joined
         times = [since for _, since in self.skipped_since]
         place = times.index(answered)
         sequences, since = self.skipped_since[place]
@@ -154,21 +177,23 @@ class MicroBatch(BatchStep):
         """Add a sequence to the windowed sums. It grows until it ends or fills the window."""
         self.windowed += min(request.prompt + 1, window)
         if request.prompt + 1 < window:
-            self.growing += 1
+            self.growing += request.rate
             if request.tokens > window:
-                heapq.heappush(self.window_full_steps, self.step + window - request.prompt - 1)
+                heapq.heappush(self.window_full_steps, self._filling(window, self.step, request))
 
-    def _leave_window(
-        self, window: int, context: int, request: Request, joined: int | None = None
-    ) -> None:
-        """Remove a sequence with `context` positions from the windowed sums.
+    def _leave_window(self, window: int, joined: int, request: Request) -> None:
+        """Remove a sequence from the windowed sums. joined: the step at which it joined."""
+        filling = self._filling(window, joined, request)
+        if request.tokens > window and filling[0] <= self.step:
+            self.windowed -= window
+            return
+        self.windowed -= request.prompt + 1 + request.rate * (self.step - joined)
+        self.growing -= request.rate
+        if request.tokens > window:
+            self.window_full_steps.remove(filling)
+            heapq.heapify(self.window_full_steps)
 
-        joined: the step at which it joined, for a sequence that leaves before its end.
-        """
-        self.windowed -= min(context, window)
-        full = context > window or (context == window and request.tokens > window)
-        if request.prompt + 1 < window and not full:
-            self.growing -= 1
-            if joined is not None and request.tokens > window:
-                self.window_full_steps.remove(joined + window - request.prompt - 1)
-                heapq.heapify(self.window_full_steps)
+    def _filling(self, window: int, joined: int, request: Request) -> tuple[int, float, float]:
+        """Return the entry of `window_full_steps` of a sequence that joined at a step."""
+        steps, rate = steps_to_fill(request.prompt, window, request.rate), request.rate
+        return joined + steps, rate, request.prompt + 1 + rate * steps - window

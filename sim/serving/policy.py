@@ -29,6 +29,8 @@ class Request:
     content: identity of its tokens, if prefixes are cached.
     answered: when its last token before a preemption was ready [s]; nan before the first one.
     joined: when its prompt was computed [s]; nan before.
+    steps: in which it decodes the tokens after its first one; set when it is accepted.
+    rate: tokens that it decodes in a step, in the mean over its steps; 1 without speculation.
     queued: whether it waits to be admitted.
     """
 
@@ -42,6 +44,8 @@ class Request:
     content: Content = ()
     answered: Seconds = math.nan
     joined: Seconds = math.nan
+    steps: int = 0
+    rate: float = 1
     queued: bool = True
     cancelled: bool = False
     ended: bool = False
@@ -193,6 +197,7 @@ class SchedulerLimits:
     fill: micro-batches that keep every stage busy, which prompts may take; more would only queue
         at the first stage. None is no limit.
     kv_block: tokens of a block of the prefix cache.
+    width: tokens of a decoding sequence in a step: one, and with speculation its drafts.
     """
 
     micro_batches: int
@@ -204,14 +209,16 @@ class SchedulerLimits:
     windowed_share: float = 0.0
     fill: int | None = None
     kv_block: int = 16
+    width: int = 1
 
     def kv_tokens_needed(self, tokens: int) -> int:
         """Return the KV cache of a sequence, counted in tokens of layers without a window.
 
         tokens: its prompt and output. The stage on which windows save least decides.
+        Drafts need room behind them.
         """
         saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
-        return tokens - int(saved)
+        return tokens + self.width - 1 - int(saved)
 
     def max_concurrent(self, tokens: int) -> int:
         """Return how many sequences of `tokens` tokens each it holds at one time."""

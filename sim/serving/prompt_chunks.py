@@ -4,20 +4,30 @@
 12
 """
 
+import math
 from collections import deque
 
 from sim.cost.work import Work
 from sim.serving.policy import Request
 
 
-def attended_positions(old: int, new: int, window: int | None) -> int:
+def attended_positions(old: int, new: int, window: int | None, rate: float = 1) -> float:
     """Return the sum of the positions that `new` tokens after `old` ones attend to.
 
     Each token attends to itself and to the tokens before it. window: the most positions of one
     token; None for all.
+    rate: positions from one token to the next; with speculation, from one step to the next.
     """
-    free = new if window is None else min(new, max(0, window - old))
-    return free * old + free * (free + 1) // 2 + (new - free) * (window or 0)
+    free = new if window is None else min(new, steps_to_fill(old, window, rate))
+    return free * (old + 1) + rate * (free * (free - 1) // 2) + (new - free) * (window or 0)
+
+
+def steps_to_fill(prompt: int, window: int, rate: float) -> int:
+    """Return the steps after which a sequence fills its window; 0 if its prompt does.
+
+    prompt: its tokens, after which comes the first token. rate: positions of a step.
+    """
+    return max(0, math.ceil((window - prompt - 1) / rate))
 
 
 def add_chunk(work: Work, old: int, new: int, window: int | None) -> None:

@@ -47,7 +47,7 @@ class Replica:
         self.admission = Admission(env, number, config, rows, on_end)
         self.prefilling = self.admission.prefilling
         batches = [
-            MicroBatch(self.back, window=self.limits.window)
+            MicroBatch(self.back, window=self.limits.window, width=self.limits.width)
             for _ in range(self.limits.micro_batches)
         ]
         self.scheduler = Scheduler(self.admission, batches, executor.tally, rows)
@@ -226,8 +226,10 @@ class Replica:
         tally = self.executor.tally_so_far()
         for batch in self.scheduler.batches:
             steps = self.executor.steps_so_far(batch) if batch.finish_steps else 0
+            if self.limits.width > 1:
+                tally.decode_steps += steps
             for last, _, request in batch.finish_steps:
-                batch.add_decoded(tally, request, batch.decoded(last, request) + steps)
+                batch.add_decoded(tally, request, batch.steps_made(last, request) + steps)
         return tally, self.executor.busy_so_far()
 
     def fail(self) -> list[Request]:
@@ -239,7 +241,9 @@ class Replica:
         self.executor.abort()
         for batch in self.scheduler.batches:
             made = self.executor.steps_made(batch) if batch.work.decodes else 0
+            if self.limits.width > 1:
+                self.executor.tally.decode_steps += made
             for last, _, request in batch.finish_steps:
-                decoded = batch.decoded(last, request) + made
-                batch.add_decoded(self.executor.tally, request, decoded)
+                steps = batch.steps_made(last, request) + made
+                batch.add_decoded(self.executor.tally, request, steps)
         return self.admission.lose_all()

@@ -10,6 +10,7 @@ from sim.cost.step import Costs
 from sim.inputs.values import Value
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.serving.policy import DEFAULT, Policies, SchedulerLimits
+from sim.serving.step_draws import StepDraws
 from sim.units import Seconds
 
 
@@ -44,6 +45,7 @@ class ReplicaConfig:
     outages: when it is down.
     error_sampler: samples the steps that fail from link errors; None without link errors.
     request_tokens: tokens of a mean request. A ring needs them for its beat.
+    draws: the steps of requests with speculation; None without.
     """
 
     costs: Costs
@@ -56,3 +58,4 @@ class ReplicaConfig:
     outages: tuple[Outage, ...] = ()
     error_sampler: LinkErrorSampler | None = None
     request_tokens: float | None = None
+    draws: StepDraws | None = None

@@ -75,6 +75,7 @@ class Scheduler:
         self.fast_path = is_steady(policies.batching)
         self.batching = checked_batching(policies.batching)
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
+        self.width = limits.width
         self.idle = deque(batches)
         self.decoding = 0
         self.allowed = limits.micro_batches if limits.fill is None else limits.fill
@@ -120,9 +121,10 @@ class Scheduler:
         else:
             decodes, chunk_tokens, ends = self.decide(batch)
         if decodes and running:
-            work.decodes = work.logits = running
+            work.decodes, work.width = running, self.width
+            work.logits = running * self.width
             work.context, work.windowed_context = batch.context, batch.windowed
-            work.growing = batch.growing
+            work.added, work.growing = batch.added, batch.growing
         if chunk_tokens > 0:
             batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits.window)
         if not work.decodes and not work.prompt_tokens:
@@ -168,6 +170,9 @@ class Scheduler:
             # decode nor end a prompt. So it decides as if there were no prompts.
             prompts = 0
             decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
+        if self.width > 1:  # a policy counts one token for each sequence
+            used = batch.running * self.width if decodes else 0
+            chunk_tokens = min(chunk_tokens, max(0, self.limits.token_budget - used))
         return BatchDecision(decodes, chunk_tokens if prompts else 0, min(ends, places))
 
     def state_of(self, batch: MicroBatch, prompts: int) -> BatchState:
@@ -205,12 +210,12 @@ class Scheduler:
         admission, running = self.admission, batch.running
         before = len(admission.requests)
         if batch.work.decodes:
-            batch.advance()
+            batch.advance(self.tally)
             for request in batch.pop_finished():
                 if not self.policies.reserve:
                     request.kv += request.output - 1
                 request.prefilled = request.tokens - 1  # nothing attends to the last token
-                batch.add_decoded(self.tally, request, request.output - 1)
+                batch.add_decoded(self.tally, request, request.steps)
                 admission.end(request, leave)
             if self.policies.deadline is not None:
                 for finish in batch.cancelled():
@@ -270,8 +275,9 @@ class Scheduler:
 
     def remove(self, batch: MicroBatch, finish: tuple[int, int, Request]) -> int:
         """Remove a sequence before its end, and return the tokens that it decoded."""
-        request, decoded = finish[2], batch.remove(finish)
-        batch.add_decoded(self.tally, request, decoded)
+        request, steps = finish[2], batch.remove(finish)
+        batch.add_decoded(self.tally, request, steps)
+        decoded = int(request.rate * steps)
         if not self.policies.reserve:
             request.kv += decoded
         request.prefilled = request.prompt + decoded

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import simpy
 
 from sim.chipsim.machine import MachineFactory
@@ -12,6 +13,7 @@ from sim.serving.event_order import UrgentTimeout, call_urgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.step_draws import StepDraws
 from sim.serving.users import ClosedLoopUsers
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -47,6 +49,7 @@ class ServeOptions(TypedDict, total=False):
     leap: bool
     overhead: Seconds
     machine: MachineFactory | None
+    draws: StepDraws | None
 
 
 def serve(
@@ -60,7 +63,9 @@ def serve(
     """Serve all requests on equal replicas, and return their rows."""
     overhead, machine = options.get("overhead", 0.0), options.get("machine")
     configs = [
-        ReplicaConfig(costs, limits, policies, overhead, machine, number=number)
+        ReplicaConfig(
+            costs, limits, policies, overhead, machine, number=number, draws=options.get("draws")
+        )
         for number in range(replicas)
     ]
     think, leap = options.get("think", 0.0), options.get("leap", True)
@@ -98,6 +103,8 @@ class Service:
         **options: Unpack[ServiceOptions],
     ) -> None:
         self.env, self.rows, self.requests = simpy.Environment(), Rows(requests), requests
+        if any(config.draws for config in configs):
+            self.rows.steps = np.zeros(len(requests.prompt), np.int64)
         self.caching = any(config.policies.prefix_caching for config in configs)
         self.think = options.get("think", 0.0)
         self.progress: ProgressCallback = options.get("progress", _no_progress)

@@ -59,6 +59,8 @@ def load_point(
     A micro-batch has k sequences and the prompt tokens that replace those which end:
     c = k prompt / (output - 1).  A step takes the time t of the slowest stage, and k / (output - 1)
     requests end with it.  The rate is k / (output - 1) / t for the best k.
+    With speculation, output - 1 is divided by the mean tokens of a step, and each sequence takes
+    `width` tokens of the budget.
     The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
     even for k = 1, the tokens take several steps.
 
@@ -67,24 +69,26 @@ def load_point(
     the first token comes as late as the SLO allows.  At a smaller k no request waits.
     """
     limits, replicas = deployment.limits, deployment.layout.plan.replicas
-    steps, context = max(1.0, output - 1), prompt + output / 2
+    width, mean = limits.width, deployment.layout.mean_tokens
+    steps, context = max(1.0, (output - 1) / mean), prompt + output / 2
     concurrent = limits.max_concurrent(math.ceil(prompt + output))
     if not concurrent:
         return None
     in_flight = limits.fill or limits.micro_batches
-    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / (prompt + steps))))
+    needed = prompt + width * steps  # tokens that the steps of a request compute
+    most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
     for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
-        tokens = k * (prompt + steps) / steps  # k + c
+        tokens = k * needed / steps  # k + c
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
         chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
         work = _mean_step(deployment, k, context, chunk, prompt)
         time, unloaded = _step_times(deployment, work)
-        tpot = max(in_flight * time, unloaded)
+        tpot = max(in_flight * time, unloaded) / mean
         if slo.tpot is None or tpot <= slo.tpot:
             rate = load = k / steps / (time * passes)
             if think is not None:
-                answer = steps * tpot
+                answer = steps * mean * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
                 load *= max(wait, _first_token(deployment, prompt)) + answer + think
             if best is None or load > best[0]:
@@ -123,7 +127,7 @@ def _mean_step(
     decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
     """
     window = deployment.limits.window or math.inf
-    work = decodes_at(decodes, context, deployment.limits.window)
+    work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
     if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,
@@ -147,14 +151,17 @@ def _work_of_a_second(
 ) -> Tally:
     """Return the work of a second on one replica.
 
-    step: the step at the highest load. decoded, read: tokens after the first, and prompt tokens,
-    in a second. Prompts have steps of their own if `step` has none of their tokens.
+    step: the step at the highest load. decoded: decodes in a second, each of a step's width.
+    read: prompt tokens in a second. They have steps of their own if `step` has none of them.
     """
     tally, steps = Tally(), decoded / step.decodes
     tally.batch_steps[step.tokens] += steps
     tally.context += steps * step.context
     tally.windowed_context += steps * step.windowed_context
-    tally.logits += decoded + read / prompt
+    tally.logits += decoded * step.width + read / prompt
+    if step.width > 1:
+        tally.decode_steps += steps
+        tally.decodes += decoded
     if step.prompt_tokens:
         tally.add_chunks(step, steps)
         return tally

@@ -15,6 +15,7 @@ from sim.planning.deployment import Deployment
 from sim.results.system_identity import (
     Beat,
     ChangedValue,
+    Drafts,
     FleetIdentity,
     FleetMember,
     Identity,
@@ -94,6 +95,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         beat=_beat(deployment),
         load_s=deployment.load,
         published=_published(deployment),
+        speculation=_drafts(deployment),
         changed={
             key: ChangedValue(was, now) for key, (was, now) in scenario.whole(name).changed.items()
         }
@@ -111,6 +113,19 @@ def _beat(deployment: Deployment) -> Beat | None:
         tokens=tokens,
         max_token_throughput=tokens / deployment.beat,
         fill=deployment.limits.fill,
+    )
+
+
+def _drafts(deployment: Deployment) -> Drafts | None:
+    """Return the speculation of a deployment; None without."""
+    if (of := deployment.layout.speculation) is None:
+        return None
+    return Drafts(
+        method=of.method,
+        drafter=of.model.id,
+        tokens=of.tokens,
+        acceptance=of.acceptance,
+        tokens_per_step=of.mean_tokens,
     )
 
 

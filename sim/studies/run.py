@@ -14,6 +14,7 @@ from sim.cost.layout import weights_only_chips
 from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
 from sim.inputs.key_paths import JsonObject
 from sim.planning.deployment import Deployment
+from sim.planning.draft_gain import draft_gain
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
 from sim.results.encoding import encode_summary, json_object
@@ -25,6 +26,7 @@ from sim.results.plan_summary import (
     PlannedSystem,
     PlanSummary,
     SequenceCounts,
+    SpeculationGain,
     StageWeights,
     TriedPlan,
 )
@@ -169,7 +171,8 @@ class Result:
         """A row for each request and system, with the columns of requests.parquet."""
         import polars
 
-        return polars.concat([s.rows.table(name) for name, s in self.systems.items()])
+        tables = [s.rows.table(name) for name, s in self.systems.items()]
+        return polars.concat(tables, how="diagonal")  # only some systems may speculate
 
     @property
     def metrics(self) -> "polars.DataFrame":
@@ -257,6 +260,21 @@ class Planned:
             max_sequences={str(n): SequenceCounts(*deployment.sequences(n)) for n in lengths},
             unloaded=unloaded_request(self.unloaded[name]) if name in self.unloaded else None,
             tried=tuple(TriedPlan(**trial._asdict()) for trial in deployment.tried) or None,
+            draft_gain=self._draft_gain(deployment) if fit.fits else None,
+        )
+
+    def _draft_gain(self, deployment: Deployment) -> SpeculationGain | None:
+        """Return what drafts gain for a mean request, in the middle of its output."""
+        workload = self.scenario.workload
+        gain = draft_gain(deployment, workload.mean_prompt + workload.mean_output / 2)
+        if gain is None:
+            return None
+        return SpeculationGain(
+            tokens_per_step=gain.tokens,
+            verify=gain.verify,
+            draft=gain.draft,
+            speedup=gain.speedup,
+            break_even=gain.break_even,
         )
 
 

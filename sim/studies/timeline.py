@@ -80,6 +80,11 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
             f"--system: got {name}, which is a fleet; expected one of its members;"
             f" try --system {next(iter(members))}"
         )
+    if (speculate := scenario.plain(name).speculate) and speculate.tokens:
+        raise UserError(
+            f"trace: systems.{name}: got speculate; expected a system without drafts;"
+            f" try --set systems.{name}.speculate.tokens=0"
+        )
     return deploy_fitting(scenario, name)
 
 

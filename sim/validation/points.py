@@ -212,7 +212,12 @@ def _published_point(row: Mapping[str, str]) -> MeasuredPoint:
     except InexpressibleError as error:
         return MeasuredPoint(name, about, measured, reason=str(error))
     if row["speculative_decoding"] not in ("0", "", "False"):
-        return MeasuredPoint(name, about, measured, reason="speculative decoding is not simulated")
+        return MeasuredPoint(
+            name,
+            about,
+            measured,
+            reason="speculative decoding, and its acceptance is not published",
+        )
     users = users or (0 if pattern == "full" else 1)
     group = " ".join(
         [*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"]

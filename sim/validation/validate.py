@@ -23,6 +23,7 @@ from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
 from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
+from sim.validation.speculation import speculation_report
 
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}  # by precision of weights; others: 16
@@ -52,8 +53,10 @@ def validate_set(
     """
     if name == "replay":
         return validate_replay()
+    if name == "speculation":
+        return speculation_report()
     if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, "replay", "network"))
+        raise unknown_name("validate", name, (*SETS, "speculation", "replay", "network"))
     return validate_file(shipped_table(name), progress, jobs)
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from sim.catalogue.measurements import NetworkMeasurements, PublishedSpeed, PublishedSpeeds, Rules
+from sim.catalogue.measurements import (
+    NetworkMeasurements,
+    PublishedSpeed,
+    PublishedSpeeds,
+    Rules,
+    SpeculationMeasurements,
+)
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory
 from sim.hardware.engine import Engine
@@ -35,7 +41,11 @@ CLASSES = {
     "clusters": Cluster,
     "measurements": PublishedSpeeds,
 }
-OTHERS = {"network": NetworkMeasurements, "rules": Rules}
+OTHERS = {
+    "network": NetworkMeasurements,
+    "rules": Rules,
+    "speculation": SpeculationMeasurements,
+}
 FILES = [(kind, name) for kind in CLASSES for name in catalogue_names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]
 

@@ -183,7 +183,11 @@ def test_degrees_are_read(text, degrees):
         ("published", {"accelerator_chip_id": "z80"}, "'z80' is not among the catalogue's chips"),
         ("published", {"weight_precision": "1.58-bit"}, "precision '1.58-bit' is not known"),
         ("published", {"parallelism": "by hand"}, "parallelism 'by hand' is not known"),
-        ("published", {"speculative_decoding": "1"}, "speculative decoding is not simulated"),
+        (
+            "published",
+            {"speculative_decoding": "1"},
+            "speculative decoding, and its acceptance is not published",
+        ),
         ("published", {"engine": "Hazy"}, "a kernel of its own for one model"),
         (
             "serving",

@@ -49,8 +49,9 @@ class CompiledPipelineExecutor(Executor):
     ) -> None:
         super().__init__()
         self.env, self.costs, self.gaps, self.budget = env, costs, gaps, limits.token_budget
+        self.width = limits.width
         slots = limits.micro_batches
-        self.state = KernelState(costs, slots, limits.token_budget, interruptible)
+        self.state = KernelState(costs, slots, limits, interruptible)
         # The batch step of each slot; None for a micro-batch with a chunk of a prompt alone.
         self.batch_steps: list[BatchStep | None] = [None] * slots
         self.unused = list(range(slots))
@@ -74,7 +75,7 @@ class CompiledPipelineExecutor(Executor):
             row = self.state.row(work.tokens)
         if work.prompt_tokens:
             self.tally.add_chunks(work)
-        self.state.add_chunk(self.budget - work.decodes)
+        self.state.add_chunk(self.budget - work.decodes * work.width)
         self.batch_steps[slot] = batch_step
         steps, counted = min(batch_step.steps, parts.holds), work.decodes * batch_step.counted
         numbers = steps, counted, int(batch_step.no_output), row
@@ -158,7 +159,8 @@ class CompiledPipelineExecutor(Executor):
         if self.request:
             # The scheduler may have computed chunks of the prompt since.
             self.set_prompt(self.request)
-        left, room = self.prompt_left, self.budget - (batch_step.work.decodes if batch_step else 0)
+        work = batch_step.work if batch_step else Work()
+        left, room = self.prompt_left, self.budget - work.decodes * work.width
         continues = head.last and left and batch_step is None
         needs_decision = left < 0 or 0 < left <= room or (head.last and not continues)
         if needs_decision or self.lacks_kv(head, batch_step):
@@ -254,7 +256,7 @@ class CompiledPipelineExecutor(Executor):
         if batch_step and not tokens:
             return batch_step.work
         decodes = batch_step.work.decodes if batch_step else 0
-        work = Work(decodes, logits=decodes)
+        work = Work(decodes, logits=decodes * self.width, width=self.width)
         add_chunk(work, int(old), int(tokens), self.costs.layout.model.window)
         return work
 

@@ -10,6 +10,7 @@ from sim.cost.energy import Tally
 from sim.cost.step import Costs, Parts
 from sim.results.histogram import Gaps
 from sim.serving import kernel
+from sim.serving.policy import SchedulerLimits
 from sim.units import Seconds
 
 
@@ -45,7 +46,10 @@ class KernelState:
     lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
     """
 
-    def __init__(self, costs: Costs, slots: int, token_budget: int, interruptible: bool) -> None:
+    def __init__(
+        self, costs: Costs, slots: int, limits: SchedulerLimits, interruptible: bool
+    ) -> None:
+        token_budget = limits.token_budget
         self.costs, self.budget = costs, token_budget
         stages, kinds = costs.stages, len(costs.layers)
         self.stages = np.zeros((kernel.LAYERS + kinds, stages))
@@ -62,6 +66,7 @@ class KernelState:
         self.integers[kernel.BUDGET] = token_budget
         self.integers[kernel.RANKS] = costs.layout.plan.attention_data
         self.integers[kernel.ROOM] = FOREVER
+        self.integers[kernel.WIDTH] = limits.width
         self.floats[kernel.WAY_BACK], self.floats[kernel.SEQUENCE_OVERHEAD] = (
             costs.back,
             costs.layout.engine.sequence_overhead,
@@ -182,8 +187,8 @@ class KernelState:
         for tokens, row in self.row_of.items():
             tally.batch_steps[tokens] += int(self.made[row])
         read = {
-            shape.window is not None: sums
-            for shape, sums in zip(self.costs.shapes, self.read.tolist(), strict=True)
+            kind.shape.window is not None: sums
+            for kind, sums in zip(self.costs.kinds, self.read.tolist(), strict=True)
         }
         for windowed, (attended, cached) in read.items():
             if windowed:

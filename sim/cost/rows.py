@@ -1,0 +1,240 @@
+"""The rows of a step: what each block, collective and overhead contributes, on every stage."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sim.cost.attention import AttentionKind
+from sim.cost.causes import (
+    attention_causes,
+    embedding_causes,
+    exchange_causes,
+    multiply_causes,
+    overhead_causes,
+)
+from sim.cost.collectives import Collectives, Exchange
+from sim.cost.experts import expected_shard, slowest_shard
+from sim.cost.layout import Layout
+from sim.cost.multiplies import (
+    Multiply,
+    dense_multiplies,
+    expert_multiplies,
+    multiply_shares,
+    multiply_sides,
+)
+from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, KV, OVERHEAD, Array, Row
+from sim.cost.work import Work
+from sim.model.blocks import Block, Experts
+from sim.units import Seconds
+
+IS_OVERHEAD, IS_COLLECTIVE = ((OVERHEAD, 1.0),), ((COLLECTIVES, 1.0),)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCost:
+    """How often stages have a block, and its matrices. No step changes these.
+
+    by_group: `repeats` in each group of stages with equal collectives, by its first stage.
+    """
+
+    repeats: Array
+    by_group: dict[int, Array]
+    dense: tuple[Multiply, ...]
+    routed: tuple[Multiply, ...]
+
+
+class StepRows:
+    """The contributions to a step on one layout.
+
+    sampled: a random stream that routes the tokens of each step to experts; None: expectations.
+    widths: tokens of a decoding sequence in each pass of a step; None: one pass of the layout's.
+    head: the last block. last: float[stage], 1 for the last stage and 0 for the others.
+    drafter: the rows of the drafter on the last stage; None without speculation. In a step it
+    takes all tokens once, as its target does, and then a token of each sequence for each further
+    draft. Source: vLLM v1, spec_decode/eagle.py.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        sampled: np.random.Generator | None = None,
+        widths: tuple[int, ...] | None = None,
+    ) -> None:
+        self.layout, self.sampled, self.widths = layout, sampled, widths or (layout.width,)
+        self.stages = len(layout.stages)
+        self.collectives = Collectives(layout)
+        # Groups of stages with equal collectives: 1 for each member, by the group's first stage.
+        first = np.array(self.collectives.representatives)
+        self.stage_groups = {s: (first == s).astype(float) for s in dict.fromkeys(first.tolist())}
+        self.last = np.array([*[0.0] * (self.stages - 1), 1.0])
+        self.head = layout.model.blocks[-1]
+        self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
+        self.drafter: StepRows | None = None
+        if layout.drafter:
+            widths = (layout.width, *[1] * (layout.width - 2))
+            self.drafter = StepRows(layout.drafter, widths=widths)
+        self.kinds = [*self._own_kinds(), *self._draft_kinds()]
+
+    def _own_kinds(self) -> Iterator[AttentionKind]:
+        """Yield the kinds of attention of the layout's model."""
+        for shape in dict.fromkeys(b.attention for b in self.blocks if b.attention):
+            repeats = [c.repeats for b, c in self.blocks.items() if b.attention == shape]
+            layers, (first, *further) = np.sum(repeats, axis=0), self.widths
+            yield AttentionKind(self.layout, shape, layers, shape, first)
+            if further:
+                layers = len(further) * layers
+                yield AttentionKind(self.layout, shape, layers, shape, further[0], prompts=False)
+
+    def _draft_kinds(self) -> Iterator[AttentionKind]:
+        """Yield the kinds of the drafter's attention, as parts of the last stage's head."""
+        for kind in self.drafter.kinds if self.drafter else ():
+            layers, others = kind.layers.item() * self.last, (kind.width, kind.prompts)
+            yield AttentionKind(kind.layout, kind.shape, layers, self.head, *others)
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield all contributions to a step except the hops from stage to stage."""
+        yield from self.body_rows(work.tokens)
+        yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+        for kind in self.kinds:
+            if work.decodes:
+                yield _attention_row(kind, work, decode=True)
+            if work.prompt_tokens and kind.prompts:
+                yield _attention_row(kind, work, decode=False)
+
+    def body_rows(self, tokens: int) -> Iterator[Row]:
+        """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
+
+        Left out: the head, and attention.
+        """
+        for block, cost in self.blocks.items():
+            if block.kind != "head":
+                rows = [*self._block_rows(block, cost, tokens)]
+                yield from rows
+                alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
+                for stage, repeats in cost.by_group.items():
+                    exchanges = self.collectives.of_block(block, tokens, stage)
+                    time = self.collectives.exposed(exchanges, tokens, *alone)
+                    yield _exchange_row(self.collectives, block, repeats, exchanges, time)
+        for stage, members in self.stage_groups.items():
+            if gather := self.collectives.gather(tokens, stage):
+                time = self.collectives.exposed(gather, tokens, 0.0, 0.0)
+                yield _exchange_row(self.collectives, None, members, gather, time)
+        yield _overhead_row(self.head, self.last, "step_overhead", self.layout.engine.step_overhead)
+        if self.drafter:
+            yield from self._drafting(self.drafter.body_rows(tokens), 1)
+
+    def _drafting(self, rows: Iterator[Row], passes: int) -> Iterator[Row]:
+        """Yield rows of the drafter for some passes, as rows of the last stage's head."""
+        for row in rows if passes else ():
+            repeats = passes * row.repeats.item() * self.last
+            yield row._replace(part=self.head, repeats=repeats)
+
+    def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
+        """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
+
+        An embedding reads a row for each token.
+        """
+        layout, ranked = self.layout, self.layout.plan.ranked(tokens)
+        if block.kind == "embedding":
+            width = layout.plan.stored(block, block.matrices[0]).bytes
+            time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
+            causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
+            yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
+            return
+        overhead = layout.engine.layer_overhead / 2
+        yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
+        for multiply in cost.dense:
+            yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
+        if block.experts:
+            reached, share = self._reached(block.experts, tokens)
+            for multiply in cost.routed:
+                yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
+            overhead = layout.engine.moe_layer_overhead or 0.0
+            yield _overhead_row(block, cost.repeats, "moe_layer_overhead", overhead)
+
+    def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
+        """Yield the head for the positions that are sampled, and the engine's time for sequences.
+
+        With speculation, also what each pass of the drafter adds for the `drafting` sequences.
+        Left out: gathering the logits.
+        """
+        ranked = self.layout.plan.ranked
+        if logits:
+            (head,) = self.blocks[self.head].dense
+            yield _multiply_row(self.layout, self.head, self.last, head, ranked(logits))
+        overhead = self.layout.engine.sequence_overhead * ranked(sequences)
+        yield _overhead_row(self.head, self.last, "sequence_overhead", overhead)
+        if self.drafter and drafting:
+            passes = len(self.drafter.widths)
+            heads = self.drafter.sampling_rows(drafting, drafting, 0)
+            yield from self._drafting(heads, passes)
+            yield from self._drafting(self.drafter.body_rows(drafting), passes - 1)
+
+    def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
+        """Return the experts that the slowest shard reaches, and the tokens of each of them."""
+        skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert
+        if self.sampled:
+            return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
+        return expected_shard(experts, skew, tokens, shards)
+
+
+def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> BlockCost:
+    stages = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
+    repeats = np.array([float(blocks.count(block)) for blocks in stages])
+    by_group = {stage: repeats * members for stage, members in groups.items()}
+    return BlockCost(
+        repeats,
+        {stage: counts for stage, counts in by_group.items() if counts.any()},
+        dense_multiplies(layout, block),
+        expert_multiplies(layout, block),
+    )
+
+
+def _multiply_row(
+    layout: Layout,
+    block: Block,
+    repeats: Array,
+    multiply: Multiply,
+    tokens: float,
+    times: float = 1.0,
+) -> Row:
+    """Return the row of a multiply that runs `times` times, such as once for each expert."""
+    sides = multiply_sides(layout, multiply, tokens)
+    shares = multiply_shares(layout, multiply, tokens, sides)
+    causes = partial(multiply_causes, layout, multiply, tokens, sides, times)
+    return Row(block, repeats, times * sides.seconds, times * sides.ideal, shares, causes)
+
+
+def _attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
+    """Return the row of the decodes of a step, or of its prompt chunks."""
+    plan, width = kind.layout.plan, kind.width
+    if decode:
+        core, tokens = kind.of_decodes(work.decodes), work.decodes * width
+        sides, positions = core.decode_sides(work, width), core.decode_positions(work, width)
+        ranked = width * plan.ranked(work.decodes), tokens
+    else:
+        core, tokens = kind.of_chunks(work.prompt_tokens), work.prompt_tokens
+        sides, positions = core.prompt_sides(work), core.prompt_positions(work)
+        ranked = plan.ranked(tokens), tokens
+    causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
+    term = COMPUTE if sides.compute >= sides.memory else KV
+    return Row(kind.part, kind.layers, sides.seconds, sides.ideal, ((term, 1.0),), causes)
+
+
+def _exchange_row(
+    collectives: Collectives,
+    part: Block | None,
+    repeats: Array,
+    exchanges: tuple[Exchange, ...],
+    times: tuple[Seconds, Seconds],
+) -> Row:
+    """Return the row of collectives. times: not hidden, with losses and without."""
+    causes = partial(exchange_causes, collectives, exchanges, times[0])
+    return Row(part, repeats, *times, IS_COLLECTIVE, causes)
+
+
+def _overhead_row(block: Block, repeats: Array, key: str, seconds: Seconds) -> Row:
+    causes = partial(overhead_causes, key, seconds)
+    return Row(block, repeats, seconds, 0.0, IS_OVERHEAD, causes)

@@ -1,0 +1,90 @@
+"""Speculation: a drafter proposes tokens, and the model verifies all of them in one step.
+
+>>> geometric_acceptance(0.5, 3)
+(0.5, 0.25, 0.125)
+"""
+
+from dataclasses import dataclass, replace
+
+from pydantic import Field
+
+from sim.cost.plan import PrecisionField, ResolvedPlan
+from sim.hardware.engine import Engine
+from sim.inputs.values import Value
+from sim.model.transformer import Model
+from sim.units import Count
+
+
+def geometric_acceptance(chance: float, tokens: int) -> tuple[float, ...]:
+    """Return the probabilities that the first 1, 2, ... drafts are accepted: `chance` ** i.
+
+    Each draft is accepted with the same chance, if those before it are.
+    Source: Leviathan et al., arXiv 2211.17192, section 3.1.
+    """
+    return tuple(chance**place for place in range(1, tokens + 1))
+
+
+class DraftPlan(Value):
+    """Precisions and tensor parallelism of the drafter; the others are those of the system."""
+
+    tensor: Count | None = Field(
+        default=None,
+        description="Chips of the last stage over which each layer of the drafter is split; "
+        "default: those of the plan.",
+    )
+    weights: PrecisionField | None = Field(
+        default=None, description="Precision of its weights; default: that of the plan."
+    )
+    activations: PrecisionField | None = Field(
+        default=None,
+        description="Precision of what is multiplied by them; default: that of the plan.",
+    )
+    kv: PrecisionField | None = Field(
+        default=None, description="Precision of its KV cache; default: that of the plan."
+    )
+    head: PrecisionField | None = Field(
+        default=None,
+        description="Precision of its embedding and head; default: that of the plan.",
+    )
+
+    def on(self, plan: ResolvedPlan, model: Model) -> ResolvedPlan:
+        """Return the plan of the drafter on a stage of the system's plan."""
+        routed = any(block.experts for block in model.blocks)
+        return replace(
+            plan,
+            tensor=self.tensor or plan.tensor,
+            expert=plan.expert if routed and not self.tensor else 1,
+            pipeline=1,
+            weights=self.weights or plan.weights,
+            attention=self.weights or plan.attention,
+            activations=self.activations or plan.activations,
+            kv=self.kv or plan.kv,
+            head=self.head or plan.head,
+        )
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """The drafts of each step, and the drafter.
+
+    tokens: drafts that a step verifies. acceptance: by place, from 1 to `tokens`, the probability
+    that all drafts up to there are accepted.
+    layer: whether the drafter is a layer that uses the embedding and the head of its model.
+    """
+
+    method: str
+    tokens: int
+    acceptance: tuple[float, ...]
+    model: Model
+    layer: bool
+    plan: DraftPlan
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a step in the mean: one, and the accepted drafts."""
+        return 1.0 + sum(self.acceptance)
+
+    def engine(self, engine: Engine) -> Engine:
+        """Return the engine of a pass of the drafter. A step's overhead is the target's."""
+        overheads = {"step_overhead": 0.0, "sequence_overhead": engine.draft_sequence_overhead}
+        return engine.model_copy(update=overheads)

@@ -1,0 +1,39 @@
+"""The steps that the output of each request takes with speculation.
+
+>>> StepDraws((0.5, 0.25), seed=None).steps(number=0, tokens=14)  # 1.75 tokens a step
+8
+"""
+
+import math
+
+import numpy as np
+
+from sim.workload.requests import stream_seed
+
+
+class StepDraws:
+    """The decode steps of requests, drawn before they decode.
+
+    A step yields one token, and the drafts that are accepted: as many as exceed a uniform number
+    in `acceptance`. Each request has its own stream of uniform numbers, so all systems and
+    policies meet the same luck.
+
+    acceptance: by place, the probability that all drafts up to there are accepted.
+    seed: of all streams; None takes the mean number of tokens in each step.
+    """
+
+    def __init__(self, acceptance: tuple[float, ...], seed: int | None) -> None:
+        self.seed, self.mean_tokens = seed, 1.0 + sum(acceptance)
+        self.ascending = np.array(acceptance[::-1])
+
+    def steps(self, number: int, tokens: int) -> int:
+        """Return the steps in which request `number` decodes so many tokens.
+
+        The tokens of the last step are cut at the end of the output.
+        """
+        if self.seed is None:
+            return math.ceil(tokens / self.mean_tokens * (1 - 1e-12))
+        stream = np.random.default_rng(stream_seed(self.seed, "speculation", number))
+        rejected = np.searchsorted(self.ascending, stream.random(tokens), side="right")
+        decoded = np.cumsum(1 + len(self.ascending) - rejected)
+        return 1 + int(np.searchsorted(decoded, tokens))
