@@ -26,7 +26,7 @@ class Tally:
     """Sums over the steps of a replica, from which FLOPs, bytes and joules follow.
 
     batch_steps: steps by their number of tokens.
-    logits: positions of the output head.
+    logits: positions of the output head, of which a decode has one.
     context, attended, cached, windowed_*: as in `Work`, over decodes and prompt chunks.
     decode_steps: steps with decodes, counted with speculation. decodes: their sequences.
     A step that an outage interrupts counts in part, so that steps may be fractions.
@@ -171,7 +171,7 @@ def _draft_tally(tally: Tally, passes: int) -> Tally:
         tally,
         batch_steps=batch_steps,
         steps_without_sampling=sum(batch_steps.values()) - passes * steps,
-        logits=passes * tally.decodes,
+        logits=0.0,  # `_parts` adds the drafts
     )
 
 
@@ -184,8 +184,9 @@ def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
         width = plan.stored(block, block.matrices[0]).bytes
         yield _Part(("fp16", "fp16"), 0.0, tokens * layout.model.hidden_size * width, 0.0)
         return
-    if block.kind == "head":
-        steps, tokens = steps - tally.steps_without_sampling, tally.logits
+    if block.kind == "head":  # beside a decode's token, its drafts are verified, or made
+        steps -= tally.steps_without_sampling
+        tokens = tally.logits + tally.decodes * (costs.widths[0] - 1)
     for multiply in cost.dense:
         yield _multiply_part(multiply, plan.attention_data * steps, tokens)
     if experts := block.experts:

@@ -87,11 +87,11 @@ class Admission:
             rows.moved[number] |= before != -1
             rows.replica[number] = self.number
         self.requests[number] = request
-        request.steps = decoded = request.output - 1
+        request.steps = request.output - 1
         if rows.steps is not None:
-            if self.draws and decoded:
-                request.steps = self.draws.steps(number, decoded)
-                request.rate = decoded / request.steps
+            if self.draws and request.steps:
+                request.steps = self.draws.steps(number, request.output - 1)
+                request.rate = (request.output - 1) / request.steps
             rows.steps[number] = request.steps
         self.queue(request, self.order(request))
 

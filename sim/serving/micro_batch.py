@@ -87,12 +87,13 @@ class MicroBatch(BatchStep):
         """Remove the sequences whose last token is ready, and return their requests."""
         finished = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
-            last, _, request = heapq.heappop(self.finish_steps)
+            finish = heapq.heappop(self.finish_steps)
+            request = finish[2]
             self.running -= 1
             self.context -= request.tokens
             self.added -= request.rate
             if self.window:
-                self._leave_window(self.window, last - request.steps, request)
+                self._leave_window(self.window, finish[0] - request.steps, request)
             finished.append(request)
         if not self.running:
             self._clear()
@@ -135,7 +136,7 @@ class MicroBatch(BatchStep):
         steps: in which it decoded; a fraction comes from an interrupted step.
         """
         whole, window, rate = int(steps), self.window, request.rate
-        tally.logits += steps * self.width
+        tally.logits += steps
         if self.width > 1:
             tally.decodes += steps
         tally.context += attended_positions(request.prompt, whole, None, rate)

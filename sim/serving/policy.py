@@ -217,8 +217,10 @@ class SchedulerLimits:
         tokens: its prompt and output. The stage on which windows save least decides.
         Drafts need room behind them.
         """
-        saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
-        return tokens + self.width - 1 - int(saved)
+        room = tokens + self.width - 1
+        if self.window:
+            room -= int(self.windowed_share * max(0, tokens - self.window))
+        return room
 
     def max_concurrent(self, tokens: int) -> int:
         """Return how many sequences of `tokens` tokens each it holds at one time."""

@@ -18,8 +18,10 @@ def attended_positions(old: int, new: int, window: int | None, rate: float = 1) 
     token; None for all.
     rate: positions from one token to the next; with speculation, from one step to the next.
     """
-    free = new if window is None else min(new, steps_to_fill(old, window, rate))
-    return free * (old + 1) + rate * (free * (free - 1) // 2) + (new - free) * (window or 0)
+    if window is None:
+        return new * (old + 1) + rate * (new * (new - 1) // 2)
+    free = min(new, steps_to_fill(old, window, rate))
+    return attended_positions(old, free, None, rate) + (new - free) * window
 
 
 def steps_to_fill(prompt: int, window: int, rate: float) -> int:
