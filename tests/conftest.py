@@ -53,6 +53,21 @@ def make_model() -> Callable[..., Model]:
 
 
 @pytest.fixture(scope="session")
+def make_hybrid(make_model) -> Callable[..., Model]:
+    """The same with a state in place of K and V in every other layer: 4 x 8 x 8 numbers of 4 B and 3 x 64 inputs of 2 B."""
+
+    def make(**changes: object) -> Model:
+        sizes = {"key_heads": 2, "value_heads": 4}
+        config = {f"linear_num_{key}": count for key, count in sizes.items()}
+        config |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        kinds = ("linear_attention", "full_attention") * 2
+        config |= {"model_type": "qwen3_5_text", "head_dim": 16, "layer_types": kinds}
+        return make_model(**(config | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_chip() -> Callable[..., Chip]:
     """1 MB at 1 GB/s, 1 TFLOP/s, links of 1 us and 1 GB/s; `compute` and `topology` replace theirs whole."""
 

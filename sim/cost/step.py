@@ -49,7 +49,7 @@ from sim.cost.terms import (
     by_term,
 )
 from sim.cost.work import Work
-from sim.model.blocks import Attention, Block, Experts
+from sim.model.blocks import Block, Experts, Mixer
 from sim.units import Seconds
 
 _IS_OVERHEAD, _IS_COLLECTIVE = ((OVERHEAD, 1.0),), ((COLLECTIVES, 1.0),)
@@ -113,16 +113,20 @@ class Costs:
         self._last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self._head = layout.model.blocks[-1]
         self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
-        self.shapes = list(dict.fromkeys(b.attention for b in self.blocks if b.attention))
+        self.shapes = list(dict.fromkeys(mixer for b in self.blocks for mixer in b.mixers))
         self.layers: list[Array] = [
-            np.sum([c.repeats for b, c in self.blocks.items() if b.attention == shape], axis=0)
+            np.sum([c.repeats for b, c in self.blocks.items() if shape in b.mixers], axis=0)
             for shape in self.shapes
         ]
+        # Layers that a host launches, each with its mixers.
+        self.launched: Array = np.sum(
+            [c.repeats for b, c in self.blocks.items() if b.mixers], axis=0
+        )
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.shapes)
         self._body: dict[int, Array] = {}
         self._sampling: dict[tuple[int, int], Seconds] = {}
-        self._cores: dict[tuple[Attention, int, bool], AttentionCore] = {}
+        self._cores: dict[tuple[Mixer, int, bool], AttentionCore] = {}
         self._prompt_cores: dict[int, list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int, int, int], Seconds] = {}  # of `line`: all but attention
@@ -202,7 +206,7 @@ class Costs:
             return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
         return expected_shard(experts, skew, tokens, shards)
 
-    def _core(self, shape: Attention, tokens: int, decode: bool) -> AttentionCore:
+    def _core(self, shape: Mixer, tokens: int, decode: bool) -> AttentionCore:
         key = shape, tokens, decode
         if key not in self._cores:
             self._cores[key] = attention_core(self.layout, shape, tokens, decode)
@@ -271,11 +275,11 @@ class Costs:
 
     def computing(self, work: Work) -> dict[Block, Seconds]:
         """Return the seconds that each block takes every chip of its stage, without messages."""
-        parts: dict[Block | Attention | None, Seconds] = defaultdict(float)
+        parts: dict[Block | Mixer | None, Seconds] = defaultdict(float)
         for row in self.rows(work):
             if row.shares is not _IS_COLLECTIVE:
                 parts[row.part] += row.seconds
-        return {b: parts[b] + (parts[b.attention] if b.attention else 0.0) for b in self.blocks}
+        return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in self.blocks}
 
     def body(self, tokens: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone."""
@@ -297,8 +301,7 @@ class Costs:
     def launching(self, work: Work) -> Array:
         """Return float[stage]: the seconds in which the host launches the layers."""
         assert self.launch
-        layers: Array = np.sum(self.layers, axis=0)
-        return layers * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
+        return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def chunk_lines(self, tokens: int) -> Array:
         """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window."""
@@ -358,7 +361,7 @@ def _multiply_row(
 
 
 def _attention_row(
-    layout: Layout, shape: Attention, layers: Array, core: AttentionCore, work: Work, decode: bool
+    layout: Layout, shape: Mixer, layers: Array, core: AttentionCore, work: Work, decode: bool
 ) -> Row:
     tokens = work.decodes if decode else work.prompt_tokens
     sides = core.decode_sides(work) if decode else core.prompt_sides(work)

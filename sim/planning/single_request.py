@@ -43,7 +43,8 @@ def time_single_request(deployment: Deployment, prompt: int, output: int) -> Sin
     """
     costs, output = deployment.costs, max(2, output)  # a single token has no TPOT
     work = mean_decode(deployment, prompt, output)
-    limits = replace(deployment.limits, kv_tokens=prompt + output, context=prompt + output)
+    limits, tokens = deployment.limits, prompt + output
+    limits = replace(limits, kv_tokens=tokens + limits.state_tokens, context=tokens)
     rows = serve(
         RequestBatch(np.zeros(1), np.array([prompt]), np.array([output])),
         costs,

@@ -40,6 +40,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _owned_systems(scenario)
     _what_only_chips_have(scenario)
     _what_a_ring_obeys(scenario)
+    _no_prefixes_of_states(scenario)
     _refused_users_pause(scenario)
     _searched_within_limits(scenario)
 
@@ -104,6 +105,23 @@ def _ring_problem(system: System, by_chip: bool) -> str:
     }
     problem = next((key for key, has in problems.items() if has), "")
     return problem and f"{problem}; expected a system without it"
+
+
+def _no_prefixes_of_states(scenario: "Scenario") -> None:
+    """Check that no system keeps prefixes of a model that has states of fixed size.
+
+    A state holds a whole prompt. A prefix would need a copy of the state at its end.
+    """
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet) or not system.prefix_caching:
+            continue
+        model = system.model or scenario.model
+        if model.state_bytes():
+            reason = (
+                f"got true; expected false for {model.id}, since copies of its states at the ends "
+                "of prefixes are not simulated; try leaving prefix_caching out"
+            )
+            raise error_at_path(("systems", name, "prefix_caching"), True, reason)
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:

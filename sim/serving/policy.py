@@ -193,6 +193,7 @@ class SchedulerLimits:
     fill: micro-batches that keep every stage busy, which prompts may take; more would only queue
         at the first stage. None is no limit.
     kv_block: tokens of a block of the prefix cache.
+    state_tokens: the states of a sequence, counted in tokens of KV cache; 0 without such layers.
     """
 
     micro_batches: int
@@ -204,14 +205,15 @@ class SchedulerLimits:
     windowed_share: float = 0.0
     fill: int | None = None
     kv_block: int = 16
+    state_tokens: int = 0
 
     def kv_tokens_needed(self, tokens: int) -> int:
-        """Return the KV cache of a sequence, counted in tokens of layers without a window.
+        """Return the room of a sequence, counted in tokens of layers without a window.
 
         tokens: its prompt and output. The stage on which windows save least decides.
         """
         saved = self.windowed_share * max(0, tokens - self.window) if self.window else 0.0
-        return tokens - int(saved)
+        return tokens - int(saved) + self.state_tokens
 
     def max_concurrent(self, tokens: int) -> int:
         """Return how many sequences of `tokens` tokens each it holds at one time."""

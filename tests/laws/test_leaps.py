@@ -46,6 +46,8 @@ LAYOUTS = {
         Plan(),
         {"launched": True, "windowed": True},
     ),
+    "one chip, layers with states": (1, Plan(), {"hybrid": True}),
+    "three stages, layers with states": (3, Plan(pipeline=3), {"hybrid": True}),
     "three stages that wait for their hosts": (3, Plan(pipeline=3), {"launched": True}),
 }
 
@@ -58,10 +60,11 @@ class Crossing(Compute):
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_model, make_chip, lossy, eager):
-    def make(chips, plan, crossing=False, windowed=False, launched=False):
+def deployments(make_deployment, make_model, make_hybrid, make_chip, lossy, eager):
+    def make(chips, plan, crossing=False, windowed=False, launched=False, hybrid=False):
         types = ("sliding_attention", "full_attention") * 2
         model = make_model(sliding_window=WINDOW, layer_types=types) if windowed else make_model()
+        model = make_hybrid() if hybrid else model
         chip = make_chip(**({"compute": Crossing()} if crossing else {}))
         return make_deployment(
             chips, plan=plan, model=model, chip=chip, engine=eager if launched else lossy

@@ -37,8 +37,8 @@ def tiny(**changes) -> Model:
 
 def shape(model: Model, layer: int = 0) -> Attention:
     """How a layer attends."""
-    attention = model.blocks[1 + 2 * layer].attention
-    assert attention
+    (attention,) = model.blocks[1 + 2 * layer].mixers
+    assert isinstance(attention, Attention)
     return attention
 
 
