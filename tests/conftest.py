@@ -68,6 +68,19 @@ def make_hybrid(make_model) -> Callable[..., Model]:
 
 
 @pytest.fixture(scope="session")
+def make_sparse(make_model) -> Callable[..., Model]:
+    """The same with latents of 16 + 8 numbers; a token attends to 24 positions, by the scores of 2 heads of 8 numbers."""
+
+    def make(**changes: object) -> Model:
+        config = {"model_type": "deepseek_v32", "num_local_experts": 0, "q_lora_rank": 16}
+        config |= {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+        config |= {"v_head_dim": 8, "index_topk": 24, "index_n_heads": 2, "index_head_dim": 8}
+        return make_model(**(config | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_chip() -> Callable[..., Chip]:
     """1 MB at 1 GB/s, 1 TFLOP/s, links of 1 us and 1 GB/s; `compute` and `topology` replace theirs whole."""
 

@@ -66,8 +66,8 @@ class Layout:
             positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
             weights -= self._kind_weights[0] - positions
         mixers = [mixer for block in blocks for mixer in block.mixers]
-        whole = sum(self.kv_width(mixer) for mixer in mixers if not mixer.window)
-        windowed = sum(self.kv_width(mixer) for mixer in mixers if mixer.window)
+        windowed = sum(self.kv_width(mixer) for mixer in mixers if mixer.forgets)
+        whole = sum(self.kv_width(mixer) for mixer in mixers) - windowed
         state = sum(mixer.state_bytes(plan.tensor) for mixer in mixers)
         return Stage(first, last, weights, whole * plan.kv.bytes, windowed * plan.kv.bytes, state)
 

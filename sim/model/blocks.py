@@ -1,7 +1,7 @@
 """The blocks of a transformer: matrices, parameters, FLOPs and KV cache of each part."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -69,9 +69,30 @@ class Latent(NamedTuple):
     value: int  # numbers of a value
 
 
+class Stateless:
+    """A mixer without a state of fixed size."""
+
+    __slots__ = ()
+
+    def state_bytes(self, tensor: int = 1) -> float:
+        """Return the bytes of a state of fixed size: none."""
+        return 0.0
+
+    def state_reads(self, tokens: float, decode: bool) -> float:
+        """Return how often a step reads and writes a state: never."""
+        return 0.0
+
+    def token_flops(self, tensor: int = 1, chunk: float = 1.0) -> float:
+        """Return the FLOPs of a new token that do not depend on its positions: none."""
+        return 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position."""
+class Attention(Stateless):
+    """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position.
+
+    sparse: it attends to `window` positions that an indexer chooses, and keeps all of them.
+    """
 
     heads: int
     kv_heads: int
@@ -79,10 +100,16 @@ class Attention:
     window: int | None = None  # positions that it attends to; None: all
     shared: bool = False  # V equals K and is stored once
     latent: Latent | None = None
+    sparse: bool = False
 
     # Words of an explanation.
     name, cache = "attention", "KV cache"
     computing, reading = "attention over the KV cache", "KV cache read"
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the cache drops positions that the window has passed."""
+        return self.window is not None and not self.sparse
 
     @property
     def cached_heads(self) -> int:
@@ -102,30 +129,49 @@ class Attention:
         """Return the FLOPs for each position that a new token attends to, on the fullest chip.
 
         They are q times k and weights times v. Decode attends to a latent directly (absorbed:
-        2H(2*rank + rope)). Prefill unpacks the latent to heads.
+        2H(2*rank + rope)). Prefill unpacks the latent to heads, unless it is sparse.
         """
         heads = math.ceil(self.heads / tensor)
         if self.latent is None:
             return 4.0 * heads * self.head_size
         latent = self.latent
         absorbed, unpacked = 2 * latent.rank + latent.rope, latent.nope + latent.rope + latent.value
-        return 2.0 * heads * (absorbed if decode else unpacked)
+        return 2.0 * heads * (absorbed if decode or self.sparse else unpacked)
 
     def reads(self, tensor: int = 1) -> float:
         """Return the query heads for each KV head on the fullest chip."""
         return math.ceil(self.heads / tensor) / math.ceil(self.kv_heads / tensor)
 
-    def state_bytes(self, tensor: int = 1) -> float:
-        """Return the bytes of a state of fixed size: none."""
-        return 0.0
 
-    def state_reads(self, tokens: float, decode: bool) -> float:
-        """Return how often a step reads and writes a state: never."""
-        return 0.0
+@dataclass(frozen=True, slots=True)
+class Indexer(Stateless):
+    """The scores by which sparse attention chooses positions: a query and one key of its own.
 
-    def token_flops(self, tensor: int = 1, chunk: float = 1.0) -> float:
-        """Return the FLOPs of a new token that do not depend on its positions: none."""
-        return 0.0
+    Every chip of a group has the whole indexer, as in vLLM.
+    Left out: the choice itself, and keys in fewer bits than the KV cache.
+    """
+
+    heads: int
+    size: int
+
+    window = None
+    forgets = False
+    cached_heads = 1
+    # Words of an explanation.
+    name, cache = "indexer", "index keys"
+    computing, reading = "positions scored", "index keys read"
+
+    def kv_width(self, tensor: int = 1) -> int:
+        """Return the numbers of a key, which one token adds to the cache."""
+        return self.size
+
+    def flops(self, tensor: int = 1, decode: bool = True) -> float:
+        """Return the FLOPs for each position that a new token scores."""
+        return 2.0 * self.heads * self.size
+
+    def reads(self, tensor: int = 1) -> float:
+        """Return how often a decode reads what is cached: once."""
+        return 1.0
 
 
 class UpdateRule(NamedTuple):
@@ -177,6 +223,7 @@ class Recurrence:
     input_width: float = 2.0
 
     window = None  # of positions, which it does not keep
+    forgets = False
     cached_heads = 0
     # Words of an explanation.
     name, cache = "recurrence", "state"
@@ -216,7 +263,7 @@ class Recurrence:
         return 2.0 * (with_state + min(chunk, self.rule.chunk) * together)
 
 
-Mixer = Attention | Recurrence
+Mixer = Attention | Indexer | Recurrence
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,12 +351,18 @@ class Experts:
         return drawn
 
 
+# Makes a matrix from its rows, its columns, and the names of its modules.
+Dims = tuple[Dim, ...]
+MatrixMaker = Callable[[Dims, Dims, tuple[str, ...]], Matrix]
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A part of the model that is on one stage as a whole; a plan cuts between blocks.
 
     `vectors` are the numbers of norms and biases, which every chip of a group holds.
     `mixers` are how a token sees earlier ones: attention, a recurrence, or both side by side.
+    An indexer stands beside the attention that it serves.
     """
 
     kind: Literal["embedding", "attention", "recurrent", "mlp", "head"]

@@ -24,6 +24,7 @@ from sim.model.layer_kinds import (
     HYBRID_TYPES,
     MLP_TYPES,
     SIDE_BY_SIDE,
+    SPARSE_TYPES,
     linear_attention_keys,
     spelled_layer_types,
 )
@@ -48,8 +49,8 @@ RECURRENCE_NEEDS = {
 }
 NOT_COVERED = {
     **dict.fromkeys(("ssm_cfg", "state_size"), "state-space layers"),
+    "index_topk_pattern": "indexers by a pattern",
     "moe_latent_size": "experts of another width than hidden_size",
-    "index_topk": "sparse attention",
     "encoder_layers": "encoders",
     "is_encoder_decoder": "encoders",
     "num_kv_shared_layers": "KV cache shared between layers",
@@ -83,8 +84,11 @@ class ModelConfig(ConfigKeys):
                 ("model_type",),
                 f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
             )
-        recurrent = isinstance(family, str) and FAMILIES[family].recurrence is not None
-        for key, what in (NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)).items():
+        known = FAMILIES[family] if isinstance(family, str) else Family()
+        recurrent = known.recurrence is not None
+        refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
+        refused |= {} if known.sparse else {"index_topk": "sparse attention"}
+        for key, what in refused.items():
             if flat.get(key):
                 raise error_at_key((key,), f"'{key}': {what} is not covered")
         flat = cls.spelled(flat)
@@ -120,16 +124,17 @@ class ModelConfig(ConfigKeys):
                 f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             )
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
-        if self.layer_types and len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(
-                f"layer_types names {len(self.layer_types)} layers,"
-                f" num_hidden_layers is {self.num_hidden_layers}"
-            )
+        for key in ("layer_types", "mlp_layer_types", "indexer_types"):
+            kinds = getattr(self, key)
+            if kinds and len(kinds) != self.num_hidden_layers:
+                count = self.num_hidden_layers
+                raise ValueError(f"{key} names {len(kinds)} layers, num_hidden_layers is {count}")
         self._check_expert_groups()
         self._check_recurrence()
-        kinds = HYBRID_TYPES if self.family.recurrence else ATTENTION_TYPES
-        if odd := set(self.layer_types or ()) - set(kinds):
-            covered = ", ".join(sorted(kinds))
+        known = set(HYBRID_TYPES if self.family.recurrence else ATTENTION_TYPES)
+        known = set(SPARSE_TYPES) if self.family.sparse else known
+        if odd := set(self.layer_types or ()) - known:
+            covered = ", ".join(sorted(known))
             reason = f"layer_types: '{min(odd)}' is not covered; covered are {covered}"
             raise error_at_key(("layer_types",), reason)
         if self.kv_lora_rank and not latent:
@@ -149,6 +154,12 @@ class ModelConfig(ConfigKeys):
         if self.mamba_ssm_dtype not in DTYPES:
             reason = f"'{self.mamba_ssm_dtype}' is not covered; covered are {', '.join(DTYPES)}"
             raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype {reason}")
+
+    def has_indexer(self, layer: int) -> bool:
+        """Return whether a layer of sparse attention chooses its positions by itself."""
+        if self.indexer_types:
+            return self.indexer_types[layer] == "full"
+        return max(0, layer + 1 - self.index_skip_topk_offset) % self.index_topk_freq == 0
 
     def _check_expert_groups(self) -> None:
         """Raise the error of groups that the experts do not fill, or that are too few."""
@@ -218,6 +229,8 @@ class ModelConfig(ConfigKeys):
 
     def has_experts(self, layer: int) -> bool:
         """Return whether a layer's MLP is a mixture of experts."""
+        if self.mlp_layer_types and self.num_local_experts:
+            return self.mlp_layer_types[layer] == "sparse"
         if (
             not self.num_local_experts
             or layer in self.mlp_only_layers

@@ -7,7 +7,7 @@ Keys keep their Hugging Face names.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -191,6 +191,23 @@ class ConfigKeys(Entry):
     v_head_dim: Count | None = Field(
         default=None, description="Width of a value in latent attention."
     )
+    index_topk: Count | None = Field(
+        default=None,
+        description="Positions that sparse attention attends to [token]; default: all.",
+    )
+    index_n_heads: Count = Field(default=64, description="Heads of the indexer of a layer.")
+    index_head_dim: Count = Field(default=128, description="Width of a key of the indexer.")
+    index_topk_freq: Count = Field(
+        default=1, description="Every so many layers one has an indexer, in GLM-5."
+    )
+    index_skip_topk_offset: int = Field(
+        default=2, description="First layers that all have an indexer, in GLM-5."
+    )
+    indexer_types: tuple[Literal["full", "shared"], ...] | None = Field(
+        default=None,
+        description="Whether each layer has an indexer, or uses an earlier one; default: by "
+        "`index_topk_freq`.",
+    )
     # Linear attention and state-space layers.
     linear_num_key_heads: Count | None = Field(
         default=None, description="Key heads of linear attention."
@@ -288,6 +305,9 @@ class ConfigKeys(Entry):
     moe_layers: tuple[int, ...] | None = Field(
         default=None,
         description="Layers with experts, in Llama 4; default: by `interleave_moe_layer_step`.",
+    )
+    mlp_layer_types: tuple[Literal["dense", "sparse"], ...] | None = Field(
+        default=None, description="Whether each layer has experts; default: by the keys above."
     )
     shared_intermediate_size: Count | None = Field(
         default=None, description="Inner width of the MLP beside the experts, in Granite 4."

@@ -28,6 +28,7 @@ class Family(NamedTuple):
     pattern: int = 0  # of `windows`, if the config has no sliding_window_pattern
     recurrence: RecurrenceKind | None = None  # of some layers; None: all have attention
     gated_query: bool = False  # a gate for the result of each query head
+    sparse: bool = False  # latent attention to positions that an indexer chooses
 
 
 FAMILIES = {
@@ -37,6 +38,7 @@ FAMILIES = {
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
+    "deepseek_v32": Family(sparse=True),
     "dots1": Family(qk_norm=True, windows="late"),
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
@@ -50,6 +52,7 @@ FAMILIES = {
     "glm": Family(),
     "glm4": Family(norms=4),
     "glm4_moe": Family(),
+    "glm_moe_dsa": Family(sparse=True),
     "gpt_neox": Family(gated=False, norm_biases=True),
     "gpt_oss": Family(windows="pattern", pattern=2),
     "granite": Family(),

@@ -11,6 +11,7 @@ from sim.inputs.key_paths import JsonObject, JsonValue
 
 # Kinds of layers, in the words of transformers. Those of a hybrid model follow the first three.
 ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+SPARSE_TYPES = ("full_attention", "deepseek_sparse_attention")
 RECURRENT, SIDE_BY_SIDE = "linear_attention", "hybrid"
 MLP_TYPES = ("mlp", "moe")  # a layer of its own
 HYBRID_TYPES = ("full_attention", RECURRENT, SIDE_BY_SIDE, *MLP_TYPES)

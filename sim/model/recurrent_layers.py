@@ -4,14 +4,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sim.model.blocks import DELTA, SCAN, SSD, Dim, Matrix, Recurrence
+from sim.model.blocks import DELTA, SCAN, SSD, Dim, Dims, Matrix, MatrixMaker, Recurrence
 from sim.model.config import ModelConfig
 from sim.model.config_keys import DTYPES
 from sim.model.families import RecurrenceKind
 from sim.model.quantization import WIDTHS
-
-# Makes a matrix from its rows, its columns, and the names of its modules in the layer.
-MatrixMaker = Callable[[tuple[Dim, ...], tuple[Dim, ...], tuple[str, ...]], Matrix]
 
 
 class RecurrentLayer(NamedTuple):
@@ -125,7 +122,7 @@ _KINDS: dict[RecurrenceKind, Callable[[ModelConfig, MatrixMaker], RecurrentLayer
 }
 
 
-def _length(sides: tuple[Dim, ...]) -> int:
+def _length(sides: Dims) -> int:
     return sum(side.share(1) for side in sides)
 
 

@@ -11,20 +11,20 @@ from sim.model.blocks import (
     Attention,
     Block,
     Dim,
+    Dims,
     Experts,
-    Latent,
     Matrix,
+    MatrixMaker,
     Mixer,
     NumberFormat,
     Part,
 )
 from sim.model.config import ModelConfig
+from sim.model.latent_attention import latent_attention
 from sim.model.layer_kinds import MLP_TYPES, RECURRENT, SIDE_BY_SIDE
 from sim.model.modules import Modules, family_modules
 from sim.model.quantization import mean_format
 from sim.model.recurrent_layers import recurrent_layer
-
-Dims = tuple[Dim, ...]
 
 
 def parallel_mixers(attention: Block, recurrent: Block, norm: int) -> Block:
@@ -102,55 +102,27 @@ class Model(ModelConfig):
 
     def _attention(self, layer: int) -> Block:
         """Return the attention block of a layer."""
-        return (
-            self._latent_attention(layer) if self.kv_lora_rank else self._grouped_attention(layer)
-        )
+        if self.kv_lora_rank:
+            norms = self.family.norms // 2 * self._norm
+            return latent_attention(
+                self, layer, norms, self._maker("attention", layer, "self_attn")
+            )
+        return self._grouped_attention(layer)
 
     def _recurrent(self, layer: int) -> Block:
         """Return the block of a layer that has a recurrence in place of attention."""
-
-        def matrix(rows: Dims, columns: Dims, names: tuple[str, ...]) -> Matrix:
-            modules = (f"{self._modules.recurrent}.{name}" for name in names)
-            return self._matrix("recurrent", rows, columns, self._modules.in_layer(layer, *modules))
-
-        made = recurrent_layer(self, matrix)
+        made = recurrent_layer(self, self._maker("recurrent", layer, self._modules.recurrent))
         norms = self.family.norms // 2 * self._norm
         return Block("recurrent", made.matrices, norms + made.vectors, (made.recurrence,))
 
-    def _latent_attention(self, layer: int) -> Block:
-        """Return a block of multi-head latent attention."""
-        d, heads = self.hidden_size, self.num_attention_heads
-        hidden = Dim(d)
-        assert self.kv_lora_rank
-        assert self.qk_rope_head_dim
-        assert self.qk_nope_head_dim
-        assert self.v_head_dim
-        latent = Latent(
-            self.kv_lora_rank, self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim
-        )
-        query = Dim(heads, latent.nope + latent.rope, split=True)
-        unpacked = Dim(heads, latent.nope + latent.value, split=True)
-        compressed, value = Dim(latent.rank + latent.rope), Dim(heads, latent.value, split=True)
-        sides = {"q_proj": (hidden, query)}
-        if self.q_lora_rank:
-            rank = Dim(self.q_lora_rank)
-            sides = {"q_a_proj": (hidden, rank), "q_b_proj": (rank, query)}
-        sides |= {
-            "kv_a_proj_with_mqa": (hidden, compressed),
-            "kv_b_proj": (Dim(latent.rank), unpacked),
-            "o_proj": (value, hidden),
-        }
-        matrices = tuple(
-            self._matrix(
-                "attention",
-                (rows,),
-                (columns,),
-                self._modules.in_layer(layer, f"self_attn.{name}"),
-            )
-            for name, (rows, columns) in sides.items()
-        )
-        norms = self.family.norms // 2 * self._norm + (self.q_lora_rank or 0) + latent.rank
-        return Block("attention", matrices, norms, (Attention(heads, heads, 0, latent=latent),))
+    def _maker(self, part: Part, layer: int, module: str) -> MatrixMaker:
+        """Return the maker of a layer's matrices, whose names follow that of a module."""
+
+        def matrix(rows: Dims, columns: Dims, names: tuple[str, ...]) -> Matrix:
+            named = self._modules.in_layer(layer, *(f"{module}.{name}" for name in names))
+            return self._matrix(part, rows, columns, named)
+
+        return matrix
 
     def _grouped_attention(self, layer: int) -> Block:
         """Return a block of multi-head, grouped-query or multi-query attention."""
