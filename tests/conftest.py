@@ -53,6 +53,34 @@ def make_model() -> Callable[..., Model]:
 
 
 @pytest.fixture(scope="session")
+def make_hybrid(make_model) -> Callable[..., Model]:
+    """The same with a state in place of K and V in every other layer: 4 x 8 x 8 numbers of 4 B and 3 x 64 inputs of 2 B."""
+
+    def make(**changes: object) -> Model:
+        sizes = {"key_heads": 2, "value_heads": 4}
+        config = {f"linear_num_{key}": count for key, count in sizes.items()}
+        config |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        kinds = ("linear_attention", "full_attention") * 2
+        config |= {"model_type": "qwen3_5_text", "head_dim": 16, "layer_types": kinds}
+        return make_model(**(config | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sparse(make_model) -> Callable[..., Model]:
+    """The same with latents of 16 + 8 numbers; a token attends to 24 positions, by the scores of 2 heads of 8 numbers."""
+
+    def make(**changes: object) -> Model:
+        config = {"model_type": "deepseek_v32", "num_local_experts": 0, "q_lora_rank": 16}
+        config |= {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+        config |= {"v_head_dim": 8, "index_topk": 24, "index_n_heads": 2, "index_head_dim": 8}
+        return make_model(**(config | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_chip() -> Callable[..., Chip]:
     """1 MB at 1 GB/s, 1 TFLOP/s, links of 1 us and 1 GB/s; `compute` and `topology` replace theirs whole."""
 

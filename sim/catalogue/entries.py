@@ -290,6 +290,7 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
             format_quantity(2 * kv, "B"),
             "2 x layers x KV heads x head size x 2 B",
         ),
+        *_state_rows(model),
         *weight_rows(model),
     ]
     text = config.get("text_config")
@@ -315,6 +316,13 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
         for key, text in flatten({k: flat[k] for k in known if k in flat})
     ]
     return EntrySources(f"{name}: {model.model_type}", (*computed, *keys, *absent))
+
+
+def _state_rows(model: Model) -> Iterator[tuple[str, str, str]]:
+    """Yield the states of fixed size of a sequence, if the model has some."""
+    if nbytes := model.state_bytes():
+        text = "layers with a recurrence, at any length: states, and inputs of convolutions"
+        yield "state per sequence", format_quantity(nbytes, "B"), text
 
 
 def weight_rows(model: Model) -> Iterator[tuple[str, str, str]]:

@@ -1,14 +1,16 @@
-"""The attention core of one layer: its time is linear in positions attended and positions read."""
+"""The mixer of one layer: its time is linear in positions attended and positions read.
+
+A state of fixed size takes a time that depends on tokens alone.
+"""
 
 from dataclasses import dataclass
-from math import ceil
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
 from sim.cost.terms import Array, Sides
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Op
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Flop, Seconds
 
 FOREVER = 1 << 62
@@ -19,7 +21,7 @@ LinearTime = tuple[float, float, float]
 
 
 class AttentionCore(NamedTuple):
-    """The time of one layer's attention for a number of new tokens: both sides of the roofline.
+    """The time of one layer's mixer for a number of new tokens: both sides of the roofline.
 
     windowed: whether the layer sees positions through a window.
     ideal_*: without the engine's losses.
@@ -92,7 +94,7 @@ def _seconds_at(time: LinearTime, attended: float, cached: float) -> Seconds:
 
 
 class AttentionKind:
-    """Layers with equal attention, and the times of one. Times are kept by number of tokens.
+    """Layers with equal mixers, and the times of one. Times are kept by number of tokens.
 
     layers: float[stage], how many each stage has.
     part: the part of the model to which the rows of a step belong.
@@ -102,9 +104,9 @@ class AttentionKind:
     def __init__(
         self,
         layout: Layout,
-        shape: Attention,
+        shape: Mixer,
         layers: Array,
-        part: Attention | Block,
+        part: Mixer | Block,
         width: int,
         prompts: bool = True,
     ) -> None:
@@ -137,13 +139,14 @@ class AttentionKind:
 
 
 def attention_core(
-    layout: Layout, shape: Attention, tokens: int, decode: bool, width: int = 1
+    layout: Layout, shape: Mixer, tokens: int, decode: bool, width: int = 1
 ) -> AttentionCore:
-    """Return the attention of a layer for `tokens` new tokens, of which each rank has its share.
+    """Return the mixer of a layer for `tokens` new tokens, of which each rank has its share.
 
     width: tokens of a sequence, which stay on one rank.
-    It computes at 16 bits, whatever the precision of K and V.
-    Left out: FP8 attention.
+    It computes at 16 bits, whatever the precision of K and V. A state has the efficiencies of
+    attention, which are assumed for it.
+    Left out: FP8 attention, and products with states in more bits.
     """
     engine, ranked = layout.engine, width * layout.plan.ranked(tokens // width)
     compute, memory = _linear_times(layout, shape, ranked, decode, 1.0)
@@ -177,39 +180,53 @@ def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
     return DecodeLine(core.windowed, *line(core.compute), *line(core.memory))
 
 
-def cache_reads(layout: Layout, shape: Attention, decode: bool) -> float:
+def cache_reads(layout: Layout, shape: Mixer, decode: bool) -> float:
     """Return how often the engine reads what is cached.
 
     With `kv_reads: query-heads` each query head reads its KV head, or the latent, again.
     """
     if not decode or layout.engine.kv_reads == "kv-heads":
         return 1.0
-    tensor = layout.plan.tensor
-    return ceil(shape.heads / tensor) / ceil(shape.kv_heads / tensor)
+    return shape.reads(layout.plan.tensor)
 
 
-def position_flops(layout: Layout, shape: Attention, decode: bool) -> Flop:
+def position_flops(layout: Layout, shape: Mixer, decode: bool) -> Flop:
     """Return the FLOPs of one position that a token attends to, on the fullest chip."""
     return shape.flops(layout.plan.tensor, decode)
 
 
-def position_bytes(layout: Layout, shape: Attention) -> Bytes:
+def position_bytes(layout: Layout, shape: Mixer) -> Bytes:
     """Return the bytes of one position that is read, on the fullest chip."""
     return layout.kv_width(shape) * layout.plan.kv.bytes
 
 
+def state_flops(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> Flop:
+    """Return the FLOPs of a recurrence for `tokens` tokens of a step, on the fullest chip."""
+    return tokens * shape.token_flops(layout.plan.tensor, 1.0 if decode else tokens)
+
+
+def state_traffic(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> Bytes:
+    """Return the bytes of states that a step reads and writes, on the fullest chip.
+
+    Writing takes as long as reading.
+    """
+    return 2 * shape.state_reads(tokens, decode) * shape.state_bytes(layout.plan.tensor)
+
+
 def _linear_times(
-    layout: Layout, shape: Attention, tokens: int, decode: bool, reads: float
+    layout: Layout, shape: Mixer, tokens: int, decode: bool, reads: float
 ) -> tuple[LinearTime, LinearTime]:
     """Return the time to compute, and the time to read the cache `reads` times.
 
     Three probes of the chip give them, because its times are linear in FLOPs and bytes.
     """
     flops, nbytes = position_flops(layout, shape, decode), position_bytes(layout, shape)
+    of_state = state_flops(layout, shape, tokens, decode)
+    traffic = state_traffic(layout, shape, tokens, decode)
 
     def times(attended: float, cached: float) -> tuple[Seconds, Seconds]:
-        kv = reads * cached * nbytes
-        op = Op(tokens, attended * flops, 0.0, kv, 0.0, ("fp16", "fp16"))
+        kv = reads * cached * nbytes + traffic
+        op = Op(tokens, attended * flops + of_state, 0.0, kv, 0.0, ("fp16", "fp16"))
         return layout.chip.compute.times(op, layout.kv_memory)
 
     fixed, attending, reading = times(0.0, 0.0), times(POSITIONS, 0.0), times(0.0, POSITIONS)

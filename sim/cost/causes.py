@@ -8,13 +8,19 @@
 
 from typing import Literal, NamedTuple
 
-from sim.cost.attention import cache_reads, position_bytes, position_flops
+from sim.cost.attention import (
+    cache_reads,
+    position_bytes,
+    position_flops,
+    state_flops,
+    state_traffic,
+)
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply, multiply_op
 from sim.cost.terms import Sides
 from sim.hardware.chip import Op, Quotient
-from sim.model.blocks import Attention
+from sim.model.blocks import Mixer
 from sim.units import Bytes, Seconds
 
 Resource = Literal["memory", "compute", "link", "host", "software"]
@@ -84,13 +90,13 @@ def multiply_causes(
 
 def attention_causes(
     layout: Layout,
-    shape: Attention,
+    shape: Mixer,
     positions: tuple[float, float],
     ranked: tuple[int, int],
     decode: bool,
     sides: Sides,
 ) -> tuple[Cause, ...]:
-    """Return the cause of one layer's attention: the longer side of its roofline.
+    """Return the causes of one layer's mixer: the longer side of its roofline.
 
     positions: attended and cached, over all ranks.  ranked: tokens of the fullest rank, and of all.
     """
@@ -98,9 +104,11 @@ def attention_causes(
     attended, cached = (share * count for count in positions)
     op = Op(
         ranked[0],
-        attended * position_flops(layout, shape, decode),
+        attended * position_flops(layout, shape, decode)
+        + state_flops(layout, shape, ranked[0], decode),
         0.0,
-        cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode),
+        cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
+        + state_traffic(layout, shape, ranked[0], decode),
         0.0,
         ("fp16", "fp16"),
     )
@@ -111,7 +119,7 @@ def attention_causes(
     quotient = _binding(quotients, op, sides, efficiency, layout.plan.kv_in)
     return (
         Cause(
-            "attention over the KV cache" if computing else "KV cache read",
+            shape.computing if computing else shape.reading,
             "compute" if computing else "memory",
             chips * quotient.amount,
             quotient.unit,

@@ -75,7 +75,7 @@ class Collectives:
             return ()
         hidden = self._hidden_bytes(tokens)
         exchanges = self._exchange("all_reduce", stage, hidden)
-        if block.attention and self.layout.kv_parts(block.attention) > 1:
+        if any(self.layout.kv_parts(mixer) > 1 for mixer in block.mixers):
             exchanges *= 2  # the parts' results are summed before the output projection
         if block.experts and plan.attention_data > 1:
             chips, copies = self._expert_copies(block.experts, stage)

@@ -60,7 +60,7 @@ def contributions(
         wait = np.maximum(0.0, launching - by_term(rows, costs.stages)[:, TIME].sum(axis=1))
         key = "prefill" if work.prompt_tokens else "decode"
         seconds = float((wait * weights).sum())
-        layers = float((weights * np.sum(costs.layers, axis=0)).sum())
+        layers = float((weights * costs.launched).sum())
         line = _seconds(OVERHEAD, "host", "launching layers", "host", layers, seconds)
         yield replace(line, ideal=0.0, keys=(f"engine.layer_launch.{key}",))
     collectives = costs.collectives
@@ -134,7 +134,7 @@ def _part(row: Row, term: int) -> str:
         return "experts" if row.part.experts else row.part.kind
     if row.part is None:
         return "stage"
-    return "KV cache" if term == KV else "attention"
+    return row.part.cache if term == KV else row.part.name
 
 
 def _seconds(

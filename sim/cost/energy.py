@@ -9,13 +9,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from sim.cost.attention import cache_reads, position_bytes, position_flops
+from sim.cost.attention import (
+    cache_reads,
+    position_bytes,
+    position_flops,
+    state_flops,
+    state_traffic,
+)
 from sim.cost.experts import expected_shard
 from sim.cost.multiplies import Multiply
 from sim.cost.rows import StepRows
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Chip
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Flop, Joules, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
@@ -27,6 +33,7 @@ class Tally:
 
     batch_steps: steps by their number of tokens.
     logits: positions of the output head, of which a decode has one.
+    prompt_tokens, prompt_steps: tokens of prompts, and the steps that have some.
     context, attended, cached, windowed_*: as in `Work`, over decodes and prompt chunks.
     decode_steps: steps with decodes, counted with speculation. decodes: their sequences.
     A step that an outage interrupts counts in part, so that steps may be fractions.
@@ -35,6 +42,8 @@ class Tally:
     batch_steps: defaultdict[int, float] = field(default_factory=lambda: defaultdict(int))
     steps_without_sampling: float = 0
     logits: float = 0
+    prompt_tokens: float = 0
+    prompt_steps: float = 0
     context: float = 0
     attended: float = 0
     cached: float = 0
@@ -63,6 +72,8 @@ class Tally:
 
     def add_chunks(self, work: Work, times: float = 1) -> None:
         """Count the prompt chunks of a step."""
+        self.prompt_tokens += times * work.prompt_tokens
+        self.prompt_steps += times
         self.attended += times * work.attended
         self.cached += times * work.cached
         self.windowed_attended += times * work.windowed_attended
@@ -197,9 +208,10 @@ def _parts(costs: StepRows, block: Block, tally: Tally) -> Iterator[_Part]:
         )
         for multiply in cost.routed:
             yield _multiply_part(multiply, reached, tokens * experts.per_token)
-    if block.attention:
-        yield _attention_part(costs, block.attention, tally, decode=False)
-        yield _attention_part(costs, block.attention, tally, decode=True)
+    for mixer in block.mixers:
+        yield _attention_part(costs, mixer, tally, decode=False)
+        yield _attention_part(costs, mixer, tally, decode=True)
+        yield _state_part(costs, mixer, tally, tokens)
 
 
 def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
@@ -211,7 +223,7 @@ def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
     )
 
 
-def _attention_part(costs: StepRows, shape: Attention, tally: Tally, decode: bool) -> _Part:
+def _attention_part(costs: StepRows, shape: Mixer, tally: Tally, decode: bool) -> _Part:
     layout, chips = costs.layout, costs.layout.plan.tensor
     attended, cached, context = tally.attended, tally.cached, tally.context
     if shape.window is not None:
@@ -225,6 +237,27 @@ def _attention_part(costs: StepRows, shape: Attention, tally: Tally, decode: boo
         chips * attended * position_flops(layout, shape, decode),
         0.0,
         chips * cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode),
+    )
+
+
+def _state_part(costs: StepRows, shape: Mixer, tally: Tally, tokens: float) -> _Part:
+    """Return the work of a recurrence, with prompts in equal parts for each of their steps."""
+    layout, chips = costs.layout, costs.layout.plan.tensor
+    decoded, steps = tokens - tally.prompt_tokens, tally.prompt_steps
+    chunk = tally.prompt_tokens / steps if steps else 0.0
+    return _Part(
+        ("fp16", "fp16"),
+        chips
+        * (
+            decoded * state_flops(layout, shape, 1.0, True)
+            + steps * state_flops(layout, shape, chunk, False)
+        ),
+        0.0,
+        chips
+        * (
+            decoded * state_traffic(layout, shape, 1.0, True)
+            + steps * state_traffic(layout, shape, chunk, False)
+        ),
     )
 
 

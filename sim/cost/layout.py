@@ -9,7 +9,7 @@ from sim.cost.speculation import Speculation
 from sim.hardware.chip import Chip, Memory
 from sim.hardware.engine import Engine
 from sim.hardware.topology import Topology
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block, Mixer
 from sim.model.transformer import Model
 from sim.units import Bytes
 
@@ -20,6 +20,7 @@ class Stage:
 
     kv_per_token: KV cache of a token in layers without a window [B].
     windowed_per_token: KV cache of a token in layers with one, until the window has passed it [B].
+    state: states of fixed size of a sequence [B].
     """
 
     first: int
@@ -27,10 +28,17 @@ class Stage:
     weights: Bytes
     kv_per_token: Bytes
     windowed_per_token: Bytes
+    state: Bytes = 0.0
+
+    @property
+    def first_token(self) -> Bytes:
+        """The KV cache of a token before any window is full."""
+        return self.kv_per_token + self.windowed_per_token
 
     def kv(self, tokens: float, window: int | None) -> Bytes:
-        """Return the KV cache of one sequence."""
-        return tokens * self.kv_per_token + min(tokens, window or tokens) * self.windowed_per_token
+        """Return the KV cache and the states of one sequence."""
+        windowed = min(tokens, window or tokens) * self.windowed_per_token
+        return tokens * self.kv_per_token + windowed + self.state
 
     def beside(self, drafter: "Stage | None") -> "Stage":
         """Return the stage with what it holds of the drafter, if there is one."""
@@ -103,23 +111,24 @@ class Layout:
         ):  # one table serves both ends
             positions = blocks[0].vectors * plan.vector_bytes(blocks[0])
             weights -= self._kind_weights[0] - positions
-        attentions = [block.attention for block in blocks if block.attention]
-        whole = sum(self.kv_width(a) for a in attentions if not a.window)
-        windowed = sum(self.kv_width(a) for a in attentions if a.window)
-        stage = Stage(first, last, weights, whole * plan.kv.bytes, windowed * plan.kv.bytes)
+        mixers = [mixer for block in blocks for mixer in block.mixers]
+        windowed = sum(self.kv_width(mixer) for mixer in mixers if mixer.forgets)
+        whole = sum(self.kv_width(mixer) for mixer in mixers) - windowed
+        state = sum(mixer.state_bytes(plan.tensor) for mixer in mixers)
+        kv = whole * plan.kv.bytes, windowed * plan.kv.bytes
+        stage = Stage(first, last, weights, *kv, state)
         ends = last == len(self.model.blocks) - 1
         return stage.beside(self.draft_stage) if ends else stage
 
-    def kv_width(self, attention: Attention) -> float:
+    def kv_width(self, mixer: Mixer) -> float:
         """Return the numbers that a token adds to one layer's cache on the fullest chip."""
-        plan = self.plan
-        return attention.kv_width(plan.tensor) / self.kv_parts(attention)
+        return mixer.kv_width(self.plan.tensor) / self.kv_parts(mixer)
 
-    def kv_parts(self, attention: Attention) -> int:
+    def kv_parts(self, mixer: Mixer) -> int:
         """Return the chips over which the sequence of one KV head, or of a latent, is split."""
-        if self.plan.kv_split == "heads":
+        if self.plan.kv_split == "heads" or not mixer.cached_heads:
             return 1
-        return max(1, self.plan.tensor // (1 if attention.latent else attention.kv_heads))
+        return max(1, self.plan.tensor // mixer.cached_heads)
 
     @cached_property
     def _kind_weights(self) -> tuple[Bytes, ...]:
@@ -225,6 +234,8 @@ class MemoryFit:
 
     kv_tokens: tokens of KV cache, over all sequences, for which the fullest stage has room
     before any window is full.
+    state_tokens: tokens that a sequence's states count as. With them, no stage overflows.
+    state_sequences: sequences for which stages without KV cache have room; None without any.
     apart: whether weights have a memory of their own. The capacity is then that of the other one.
     """
 
@@ -235,6 +246,8 @@ class MemoryFit:
     reserve: Bytes
     capacity: Bytes
     kv_tokens: int
+    state_tokens: int = 0
+    state_sequences: int | None = None
     apart: bool = False
 
     @property
@@ -272,7 +285,7 @@ def most_kv_tokens(layout: Layout) -> int:
     """
     capacity = layout.kv_memory.capacity
     rooms = [
-        (capacity - (0.0 if layout.apart else stage.weights), stage.kv(1, None))
+        (capacity - (0.0 if layout.apart else stage.weights), stage.first_token)
         for stage in layout.stages
     ]
     return layout.plan.attention_data * max(
@@ -280,12 +293,29 @@ def most_kv_tokens(layout: Layout) -> int:
     )
 
 
+def state_room(layout: Layout, kv_tokens: int) -> tuple[int, int | None]:
+    """Return the tokens that a sequence's states count as, and how many fit without KV cache.
+
+    kv_tokens: tokens for which the fullest stage of a rank has room.
+    n sequences with T tokens fit in a stage if T kv + n state <= room. One budget stands for all
+    stages with KV cache: T + n s <= K, where K = min(room / kv) and s = K max(state / room). It is
+    exact if the same stage is the fullest in both ways, and else too careful.
+    """
+    with_kv = [stage for stage in layout.stages if stage.first_token and stage.state]
+    shares = [stage.state / max(layout.room(stage), stage.state) for stage in with_kv]
+    others = [stage for stage in layout.stages if not stage.first_token and stage.state]
+    alone = (max(0, math.floor(layout.room(stage) / stage.state)) for stage in others)
+    tokens = math.ceil(kv_tokens * max(shares, default=0.0))
+    return tokens, layout.plan.attention_data * min(alone) if others else None
+
+
 def fit(layout: Layout, request_tokens: float) -> MemoryFit:
     """Return whether every chip holds its weights, activations, reserve and one request's cache."""
     stages, window = layout.stages, layout.model.window
     fullest = min(stages, key=lambda stage: layout.room(stage) - stage.kv(request_tokens, window))
-    rooms = [(layout.room(stage), stage.kv(1, None)) for stage in stages]
+    rooms = [(layout.room(stage), stage.first_token) for stage in stages]
     tokens = min((math.floor(room / kv) for room, kv in rooms if kv), default=0)
+    state_tokens, state_sequences = state_room(layout, max(0, tokens))
     return MemoryFit(
         fits=all(layout.room(stage) >= stage.kv(request_tokens, window) for stage in stages),
         weights=fullest.weights,
@@ -294,5 +324,7 @@ def fit(layout: Layout, request_tokens: float) -> MemoryFit:
         reserve=layout.engine.reserve,
         capacity=layout.usable,
         kv_tokens=max(0, tokens) * layout.plan.attention_data,
+        state_tokens=state_tokens,
+        state_sequences=state_sequences,
         apart=layout.apart,
     )

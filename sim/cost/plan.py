@@ -290,7 +290,7 @@ class ResolvedPlan:
         A precision that the plan chooses has no block scales.
         """
         chosen = self.chosen.mlp
-        if block.kind == "attention":
+        if block.kind in ("attention", "recurrent"):
             chosen = self.chosen.attention
         elif block.kind != "mlp":
             chosen = self.chosen.head

@@ -92,10 +92,9 @@ def _of_block(
 
 def labels(model: Model) -> list[str]:
     """Return the label of each block, such as 'layer 3 attention'."""
-    names, layer = [], -1
-    for block in model.blocks:
-        layer += block.kind == "attention"
-        names.append(
-            f"layer {layer} {block.kind}" if block.kind in ("attention", "mlp") else block.kind
-        )
-    return names
+    layers = [
+        f"layer {layer} {block.kind}"
+        for layer in range(model.num_hidden_layers)
+        for block in model.layer(layer)
+    ]
+    return ["embedding", *layers, "head"]

@@ -79,8 +79,8 @@ class StepRows:
 
     def _own_kinds(self) -> Iterator[AttentionKind]:
         """Yield the kinds of attention of the layout's model."""
-        for shape in dict.fromkeys(b.attention for b in self.blocks if b.attention):
-            repeats = [c.repeats for b, c in self.blocks.items() if b.attention == shape]
+        for shape in dict.fromkeys(mixer for b in self.blocks for mixer in b.mixers):
+            repeats = [c.repeats for b, c in self.blocks.items() if shape in b.mixers]
             layers, (first, *further) = np.sum(repeats, axis=0), self.widths
             yield AttentionKind(self.layout, shape, layers, shape, first)
             if further:
@@ -92,6 +92,14 @@ class StepRows:
         for kind in self.drafter.kinds if self.drafter else ():
             layers, others = kind.layers.item() * self.last, (kind.width, kind.prompts)
             yield AttentionKind(kind.layout, kind.shape, layers, self.head, *others)
+
+    def _mixing(self) -> Array:
+        """Return float[stage]: the layers with mixers, over all passes of a step."""
+        own = [c.repeats for b, c in self.blocks.items() if b.mixers]
+        layers: Array = len(self.widths) * np.sum(own, axis=0)
+        if self.drafter:
+            layers = layers + self.drafter._mixing().item() * self.last
+        return layers
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""

@@ -15,7 +15,7 @@ from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, StepRows
 from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, Row, by_term
 from sim.cost.work import Work
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
 
 
@@ -59,6 +59,8 @@ class Costs(StepRows):
         super().__init__(layout, sampled, widths)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
         self.layers: list[Array] = [kind.layers for kind in self.kinds]
+        # Layers that a host launches, each with its mixers, in each pass of a step.
+        self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
         self._body: dict[int, Array] = {}
@@ -131,11 +133,11 @@ class Costs(StepRows):
 
     def computing(self, work: Work) -> dict[Block, Seconds]:
         """Return the seconds that each block takes every chip of its stage, without messages."""
-        parts: dict[Block | Attention | None, Seconds] = defaultdict(float)
+        parts: dict[Block | Mixer | None, Seconds] = defaultdict(float)
         for row in self.rows(work):
             if row.shares is not IS_COLLECTIVE or row.part is self.head:  # of a drafter
                 parts[row.part] += row.seconds
-        return {b: parts[b] + (parts[b.attention] if b.attention else 0.0) for b in self.blocks}
+        return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in self.blocks}
 
     def body(self, tokens: int) -> Array:
         """Return float[stage]: the seconds that depend on the number of tokens alone."""
@@ -160,8 +162,7 @@ class Costs(StepRows):
     def launching(self, work: Work) -> Array:
         """Return float[stage]: the seconds in which the host launches the layers."""
         assert self.launch
-        layers: Array = np.sum(self.layers, axis=0)
-        return layers * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
+        return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def chunk_lines(self, tokens: int) -> Array:
         """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.model.blocks import Attention, Block
+from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ Array = NDArray[np.float64]
 class Row(NamedTuple):
     """One contribution to the time of a step.
 
-    part: the block, or the kind of attention, that it belongs to; None: the stage.
+    part: the block, or the kind of mixer, that it belongs to; None: the stage.
     repeats: float[stage], how often each stage has it.
     seconds, ideal: time of one, with and without the engine's losses [s].
     shares: the parts of the time by term; they add up to 1.
     causes: returns the numbers behind `seconds`; called only to explain a time.
     """
 
-    part: Block | Attention | None
+    part: Block | Mixer | None
     repeats: Array
     seconds: Seconds
     ideal: Seconds

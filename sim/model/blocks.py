@@ -1,7 +1,7 @@
 """The blocks of a transformer: matrices, parameters, FLOPs and KV cache of each part."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -42,7 +42,9 @@ class NumberFormat(NamedTuple):
         return self.bits / 8
 
 
-Part = Literal["embedding", "attention", "mlp", "router", "shared experts", "experts", "head"]
+Part = Literal[
+    "embedding", "attention", "recurrent", "mlp", "router", "shared experts", "experts", "head"
+]
 
 
 class Matrix(NamedTuple):
@@ -67,9 +69,30 @@ class Latent(NamedTuple):
     value: int  # numbers of a value
 
 
+class Stateless:
+    """A mixer without a state of fixed size."""
+
+    __slots__ = ()
+
+    def state_bytes(self, tensor: int = 1) -> float:
+        """Return the bytes of a state of fixed size: none."""
+        return 0.0
+
+    def state_reads(self, tokens: float, decode: bool) -> float:
+        """Return how often a step reads and writes a state: never."""
+        return 0.0
+
+    def token_flops(self, tensor: int = 1, chunk: float = 1.0) -> float:
+        """Return the FLOPs of a new token that do not depend on its positions: none."""
+        return 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class Attention:
-    """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position."""
+class Attention(Stateless):
+    """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position.
+
+    sparse: it attends to `window` positions that an indexer chooses, and keeps all of them.
+    """
 
     heads: int
     kv_heads: int
@@ -77,6 +100,21 @@ class Attention:
     window: int | None = None  # positions that it attends to; None: all
     shared: bool = False  # V equals K and is stored once
     latent: Latent | None = None
+    sparse: bool = False
+
+    # Words of an explanation.
+    name, cache = "attention", "KV cache"
+    computing, reading = "attention over the KV cache", "KV cache read"
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the cache drops positions that the window has passed."""
+        return self.window is not None and not self.sparse
+
+    @property
+    def cached_heads(self) -> int:
+        """The heads of the cache. A latent counts as one."""
+        return 1 if self.latent else self.kv_heads
 
     def kv_width(self, tensor: int = 1) -> int:
         """Return the numbers that one token adds to the cache on the fullest of `tensor` chips.
@@ -91,18 +129,141 @@ class Attention:
         """Return the FLOPs for each position that a new token attends to, on the fullest chip.
 
         They are q times k and weights times v. Decode attends to a latent directly (absorbed:
-        2H(2*rank + rope)). Prefill unpacks the latent to heads.
+        2H(2*rank + rope)). Prefill unpacks the latent to heads, unless it is sparse.
         """
         heads = math.ceil(self.heads / tensor)
         if self.latent is None:
             return 4.0 * heads * self.head_size
         latent = self.latent
         absorbed, unpacked = 2 * latent.rank + latent.rope, latent.nope + latent.rope + latent.value
-        return 2.0 * heads * (absorbed if decode else unpacked)
+        return 2.0 * heads * (absorbed if decode or self.sparse else unpacked)
 
-    def seen(self, positions: float) -> float:
-        """Return how many of these positions it attends to, and keeps in the cache."""
-        return min(positions, self.window) if self.window else positions
+    def reads(self, tensor: int = 1) -> float:
+        """Return the query heads for each KV head on the fullest chip."""
+        return math.ceil(self.heads / tensor) / math.ceil(self.kv_heads / tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Indexer(Stateless):
+    """The scores by which sparse attention chooses positions: a query and one key of its own.
+
+    Every chip of a group has the whole indexer, as in vLLM.
+    Left out: the choice itself, and keys in fewer bits than the KV cache.
+    """
+
+    heads: int
+    size: int
+
+    window = None
+    forgets = False
+    cached_heads = 1
+    # Words of an explanation.
+    name, cache = "indexer", "index keys"
+    computing, reading = "positions scored", "index keys read"
+
+    def kv_width(self, tensor: int = 1) -> int:
+        """Return the numbers of a key, which one token adds to the cache."""
+        return self.size
+
+    def flops(self, tensor: int = 1, decode: bool = True) -> float:
+        """Return the FLOPs for each position that a new token scores."""
+        return 2.0 * self.heads * self.size
+
+    def reads(self, tensor: int = 1) -> float:
+        """Return how often a decode reads what is cached: once."""
+        return 1.0
+
+
+class UpdateRule(NamedTuple):
+    """How a recurrence updates its state, as the matrix products of one head.
+
+    state: products of a token with the whole state.
+    keys, values: products with each token of its chunk, as long as a key, and as a value.
+    chunk: tokens of a prompt between two states that kernels write; a config may have its own.
+    """
+
+    state: int
+    keys: int
+    values: int
+    chunk: int
+
+
+# Mamba-2. Source: Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6: a chunk needs
+# its keys times queries, these times values, the state that it adds, and the state that it reads.
+SSD = UpdateRule(2, 1, 1, 256)
+# Mamba. Its scan has no products inside a chunk. Source: state-spaces/mamba,
+# selective_scan_fwd_kernel.cuh, which writes a state after 2,048 tokens.
+SCAN = UpdateRule(2, 0, 0, 2048)
+# Gated DeltaNet and Kimi delta attention. Source: Yang et al., arXiv 2406.06484, section 3: keys
+# times keys, the inverse times keys and values, queries times keys, and the products with values.
+# flash-linear-attention has chunks of 64.
+DELTA = UpdateRule(3, 3, 2, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A layer that keeps a state of fixed size for each sequence, instead of keys and values.
+
+    The state has heads x key x value numbers. A short convolution before it keeps its last inputs.
+    groups: heads of a group share their keys.
+    convolved: channels of the convolution; kept: inputs that it keeps of each.
+    state_width, input_width: bytes of a number of the state, and of an input.
+
+    Left out: rounding of prompts to whole chunks; element-wise work.
+    """
+
+    heads: int
+    groups: int
+    key: int
+    value: int
+    convolved: tuple[Dim, ...]
+    kept: int
+    rule: UpdateRule
+    state_width: float = 4.0
+    input_width: float = 2.0
+
+    window = None  # of positions, which it does not keep
+    forgets = False
+    cached_heads = 0
+    # Words of an explanation.
+    name, cache = "recurrence", "state"
+    computing, reading = "states updated", "states read and written"
+
+    def kv_width(self, tensor: int = 1) -> int:
+        """Return the numbers that one token adds to the cache: none."""
+        return 0
+
+    def flops(self, tensor: int = 1, decode: bool = True) -> float:
+        """Return the FLOPs for each earlier position: none."""
+        return 0.0
+
+    def reads(self, tensor: int = 1) -> float:
+        """Return how often a decode reads what is cached: once."""
+        return 1.0
+
+    def state_bytes(self, tensor: int = 1) -> float:
+        """Return the bytes of a sequence's state on the fullest of `tensor` chips."""
+        numbers = math.ceil(self.heads / tensor) * self.key * self.value
+        inputs = self.kept * sum(channels.share(tensor) for channels in self.convolved)
+        return numbers * self.state_width + inputs * self.input_width
+
+    def state_reads(self, tokens: float, decode: bool) -> float:
+        """Return how often a step of `tokens` reads a state, which it then writes.
+
+        A decode does so for each token. A prompt does so for each chunk, and at its beginning.
+        Left out: the beginnings of further prompts in a step.
+        """
+        return tokens if decode else 1 + tokens / self.rule.chunk
+
+    def token_flops(self, tensor: int = 1, chunk: float = 1.0) -> float:
+        """Return the FLOPs of a new token, in a prompt's part of `chunk` tokens."""
+        heads, groups = math.ceil(self.heads / tensor), math.ceil(self.groups / tensor)
+        with_state = self.rule.state * heads * self.key * self.value
+        together = self.rule.keys * groups * self.key + self.rule.values * heads * self.value
+        return 2.0 * (with_state + min(chunk, self.rule.chunk) * together)
+
+
+Mixer = Attention | Indexer | Recurrence
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +351,24 @@ class Experts:
         return drawn
 
 
+# Makes a matrix from its rows, its columns, and the names of its modules.
+Dims = tuple[Dim, ...]
+MatrixMaker = Callable[[Dims, Dims, tuple[str, ...]], Matrix]
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A part of the model that is on one stage as a whole; a plan cuts between blocks.
 
     `vectors` are the numbers of norms and biases, which every chip of a group holds.
+    `mixers` are how a token sees earlier ones: attention, a recurrence, or both side by side.
+    An indexer stands beside the attention that it serves.
     """
 
-    kind: Literal["embedding", "attention", "mlp", "head"]
+    kind: Literal["embedding", "attention", "recurrent", "mlp", "head"]
     matrices: tuple[Matrix, ...]
     vectors: int = 0
-    attention: Attention | None = None
+    mixers: tuple[Mixer, ...] = ()
     experts: Experts | None = None
 
     def parameters(self, tensor: int = 1, expert: int = 1, expert_tensor: int = 1) -> int:

@@ -5,7 +5,7 @@ refused by naming the key, and never computed wrongly.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -19,14 +19,38 @@ from sim.inputs.values import Text
 from sim.model.class_defaults import class_defaults
 from sim.model.config_keys import DTYPES, SPELLINGS, ConfigKeys, spelled_keys, unnested
 from sim.model.families import FAMILIES, Family
+from sim.model.layer_kinds import (
+    ATTENTION_TYPES,
+    HYBRID_TYPES,
+    MLP_TYPES,
+    SIDE_BY_SIDE,
+    SPARSE_TYPES,
+    linear_attention_keys,
+    spelled_layer_types,
+)
 from sim.model.quantization import Quantization, read_quantization
 
-STATE_SPACE = ("ssm_cfg", "ssm_state_size", "state_size", "mamba_d_state")
-NOT_COVERED = {
-    **dict.fromkeys((*STATE_SPACE, "hybrid_override_pattern"), "state-space layers"),
+STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
+# Keys of families with a recurrence. In other families they are refused.
+RECURRENT_KEYS = {
+    **dict.fromkeys(STATE_SPACE, "state-space layers"),
     "linear_num_value_heads": "linear attention",
     "linear_attn_config": "linear attention",
-    "index_topk": "sparse attention",
+}
+# Numbers that each kind of recurrence needs.
+RECURRENCE_NEEDS = {
+    **dict.fromkeys(
+        ("gated delta", "kimi delta"),
+        tuple(f"linear_{key}" for key in ("num_key_heads", "num_value_heads"))
+        + tuple(f"linear_{key}" for key in ("key_head_dim", "value_head_dim")),
+    ),
+    "mamba": ("ssm_state_size",),
+    "mamba2": ("mamba_num_heads", "ssm_state_size"),
+}
+NOT_COVERED = {
+    **dict.fromkeys(("ssm_cfg", "state_size"), "state-space layers"),
+    "index_topk_pattern": "indexers by a pattern",
+    "moe_latent_size": "experts of another width than hidden_size",
     "encoder_layers": "encoders",
     "is_encoder_decoder": "encoders",
     "num_kv_shared_layers": "KV cache shared between layers",
@@ -36,8 +60,6 @@ NOT_COVERED = {
 HEADLESS = re.compile(
     r"(For(Sequence|Token)Classification|ForQuestionAnswering|RewardModel|Model)$"
 )
-# The window of a layer, by its entry in layer_types.
-LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 class ModelConfig(ConfigKeys):
@@ -56,17 +78,25 @@ class ModelConfig(ConfigKeys):
                 raise error_at_key(
                     (key,), f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}"
                 )
-        flat = cls.spelled(flat)
         family = flat.get("model_type")
         if isinstance(family, str) and family not in FAMILIES:
             raise error_at_key(
                 ("model_type",),
                 f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
             )
+        known = FAMILIES[family] if isinstance(family, str) else Family()
+        recurrent = known.recurrence is not None
+        refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
+        refused |= {} if known.sparse else {"index_topk": "sparse attention"}
+        for key, what in refused.items():
+            if flat.get(key):
+                raise error_at_key((key,), f"'{key}': {what} is not covered")
+        flat = cls.spelled(flat)
         _refuse_layers(flat)
         if flat.get("quantization_config") is None:
             flat |= _quantization_beside(data)
-        return _with_defaults(flat)
+        flat = _with_defaults(flat)
+        return _with_layer_kinds(flat) if recurrent else flat
 
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
@@ -94,14 +124,17 @@ class ModelConfig(ConfigKeys):
                 f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             )
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
-        if self.layer_types and len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(
-                f"layer_types names {len(self.layer_types)} layers,"
-                f" num_hidden_layers is {self.num_hidden_layers}"
-            )
+        for key in ("layer_types", "mlp_layer_types", "indexer_types"):
+            kinds = getattr(self, key)
+            if kinds and len(kinds) != self.num_hidden_layers:
+                count = self.num_hidden_layers
+                raise ValueError(f"{key} names {len(kinds)} layers, num_hidden_layers is {count}")
         self._check_expert_groups()
-        if odd := set(self.layer_types or ()) - set(LAYER_TYPES):
-            covered = ", ".join(sorted(LAYER_TYPES))
+        self._check_recurrence()
+        known = set(HYBRID_TYPES if self.family.recurrence else ATTENTION_TYPES)
+        known = set(SPARSE_TYPES) if self.family.sparse else known
+        if odd := set(self.layer_types or ()) - known:
+            covered = ", ".join(sorted(known))
             reason = f"layer_types: '{min(odd)}' is not covered; covered are {covered}"
             raise error_at_key(("layer_types",), reason)
         if self.kv_lora_rank and not latent:
@@ -112,6 +145,21 @@ class ModelConfig(ConfigKeys):
             raise ValueError("'intermediate_size' is missing")
         _ = self.quantization  # raises if it is not covered
         return self
+
+    def _check_recurrence(self) -> None:
+        """Raise the error of a recurrence that lacks a number."""
+        for key in RECURRENCE_NEEDS.get(self.family.recurrence or "", ()):
+            if getattr(self, key) is None:
+                raise error_at_key((key,), f"'{key}' is missing")
+        if self.mamba_ssm_dtype not in DTYPES:
+            reason = f"'{self.mamba_ssm_dtype}' is not covered; covered are {', '.join(DTYPES)}"
+            raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype {reason}")
+
+    def has_indexer(self, layer: int) -> bool:
+        """Return whether a layer of sparse attention chooses its positions by itself."""
+        if self.indexer_types:
+            return self.indexer_types[layer] == "full"
+        return max(0, layer + 1 - self.index_skip_topk_offset) % self.index_topk_freq == 0
 
     def _check_expert_groups(self) -> None:
         """Raise the error of groups that the experts do not fill, or that are too few."""
@@ -152,8 +200,8 @@ class ModelConfig(ConfigKeys):
         """Return the window of a layer; None if it attends to all positions."""
         window = self.sliding_window if self.use_sliding_window is not False else None
         if self.layer_types:
-            windows = dict(zip(LAYER_TYPES, (None, window, self.attention_chunk_size), strict=True))
-            return windows[self.layer_types[layer]]
+            windows = {"sliding_attention": window, "chunked_attention": self.attention_chunk_size}
+            return windows.get(self.layer_types[layer])
         if self.attention_chunk_size:  # Llama 4: every fourth layer attends to all positions
             return self.attention_chunk_size if (layer + 1) % 4 else None
         return window if self._slides(layer) else None
@@ -181,18 +229,23 @@ class ModelConfig(ConfigKeys):
 
     def has_experts(self, layer: int) -> bool:
         """Return whether a layer's MLP is a mixture of experts."""
+        if self.mlp_layer_types and self.num_local_experts:
+            return self.mlp_layer_types[layer] == "sparse"
         if (
             not self.num_local_experts
             or layer in self.mlp_only_layers
             or layer < self.first_k_dense_replace
         ):
             return False
+        if self.layer_types and self.layer_types[layer] in MLP_TYPES:
+            return self.layer_types[layer] == "moe"
         if self.moe_layers is not None:
             return layer in self.moe_layers
         return (
             layer % self.moe_layer_freq == 0
             and (layer + 1) % self.decoder_sparse_step == 0
             and (layer + 1) % self.interleave_moe_layer_step == 0
+            and (layer - self.expert_layer_offset) % self.expert_layer_period == 0
         )
 
 
@@ -215,22 +268,30 @@ def _with_defaults(flat: JsonObject) -> JsonObject:
     return {key: value for key, value in keys.items() if value is not None}
 
 
+def _with_layer_kinds(flat: JsonObject) -> JsonObject:
+    """Return the keys of a hybrid model with one name for the kinds of its layers.
+
+    Raises: PydanticCustomError if the kinds are missing or not covered.
+    """
+    if flat.get("mamba_head_dim") == "auto":
+        del flat["mamba_head_dim"]
+    if flat.get("mamba_dt_rank") == "auto":
+        del flat["mamba_dt_rank"]
+    if flat.get("shared_expert_intermediate_size"):
+        flat.pop("n_shared_experts", None)  # the width is that of all shared experts
+    flat |= linear_attention_keys(flat)
+    kinds = spelled_layer_types(flat)
+    if not {"full_attention", SIDE_BY_SIDE} & set(kinds):
+        reason = "no layer has attention, which is not covered"
+        raise error_at_key(("layer_types",), f"layer_types: {reason}")
+    return {"num_hidden_layers": len(kinds)} | flat | {"layer_types": kinds}
+
+
 def _refuse_layers(flat: JsonObject) -> None:
-    """Raise the error of layers that are not covered; name attention as other families do."""
-    kinds = flat.get("layer_types")
-    if flat.get("model_type") == "granitemoehybrid":
-        named = isinstance(kinds, Sequence) and kinds and set(kinds) <= {"attention"}
-        if not named:
-            reason = "state-space layers are not covered; covered are files with attention alone"
-            raise error_at_key(("layer_types",), f"layer_types: {reason}")
-        if "shared_intermediate_size" not in flat:
-            reason = (
-                "'shared_intermediate_size' is missing: the MLPs' width, as all layers are dense"
-            )
-            raise error_at_key(("shared_intermediate_size",), reason)
-        del flat["layer_types"]
-        for key in STATE_SPACE:
-            flat.pop(key, None)
+    """Raise the error of layers that are not covered."""
+    if flat.get("model_type") == "granitemoehybrid" and "shared_intermediate_size" not in flat:
+        reason = "'shared_intermediate_size' is missing: the width of the MLP of each layer"
+        raise error_at_key(("shared_intermediate_size",), reason)
     last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
     if end not in (None, -1) and isinstance(last, int) and end != last - 1:
         reason = f"got {end}; covered is the last layer, {last - 1}"
@@ -238,9 +299,6 @@ def _refuse_layers(flat: JsonObject) -> None:
     if flat.get("word_embed_proj_dim") not in (None, flat.get("hidden_size")):
         reason = "an embedding of another width than hidden_size is not covered"
         raise error_at_key(("word_embed_proj_dim",), f"word_embed_proj_dim: {reason}")
-    for key, what in NOT_COVERED.items():
-        if flat.get(key):
-            raise error_at_key((key,), f"'{key}': {what} is not covered")
 
 
 def _refuse_other_files(data: Mapping[str, JsonValue]) -> None:

@@ -7,7 +7,7 @@ Keys keep their Hugging Face names.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -19,8 +19,16 @@ from sim.units import Count
 SPELLINGS = {
     "num_key_value_heads": ("num_kv_heads",),
     "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("experts_per_token", "top_k_experts", "moe_k", "moe_topk"),
-    "n_shared_experts": ("moe_num_shared_experts",),
+    "num_experts_per_tok": (
+        "num_experts_per_token",
+        "experts_per_token",
+        "top_k_experts",
+        "moe_k",
+        "moe_topk",
+    ),
+    "n_shared_experts": ("moe_num_shared_experts", "num_shared_experts"),
+    "n_group": ("num_expert_group",),
+    "shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
     "first_k_dense_replace": ("moe_layer_start_index",),
     "decoder_sparse_step": ("moe_layer_interval",),
     "intermediate_size": ("ffn_dim",),
@@ -28,6 +36,14 @@ SPELLINGS = {
     "torch_dtype": ("dtype",),
     "max_position_embeddings": ("model_max_length",),
     "use_bias": ("bias", "enable_bias"),
+    "conv_kernel": ("linear_conv_kernel_dim", "mamba_d_conv"),
+    "mamba_num_heads": ("mamba_n_heads",),
+    "mamba_head_dim": ("mamba_d_head",),
+    "ssm_state_size": ("mamba_d_state",),
+    "mamba_n_groups": ("n_groups",),
+    "mamba_expand": ("expand",),
+    "mamba_chunk_size": ("chunk_size",),
+    "mamba_ssm_dtype": ("mamba_ssm_cache_dtype",),
     "quantization_config": ("compression_config", "quantization"),
 }
 # Wrappers of a language model with vision or audio, and the language model's own type.
@@ -38,6 +54,8 @@ TEXT_TYPES = {
     "mistral3": "mistral",
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen2_vl": "qwen2_vl_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",
 }
@@ -54,6 +72,7 @@ OUTER_KEYS = (
     *("quantization_config", "compression_config", "quantization"),
 )
 WindowLetters = Annotated[str, Field(pattern="^[LG]+$")]
+LayerLetters = Annotated[str, Field(pattern="^[ME*-]+$")]
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
 
 
@@ -122,7 +141,23 @@ class ConfigKeys(Entry):
         default=None, description="Chunk of layers with chunked attention [token]; default: none."
     )
     layer_types: tuple[str, ...] | None = Field(
-        default=None, description="Kind of attention of each layer; default: that of the family."
+        default=None, description="Kind of each layer; default: that of the family."
+    )
+    full_attention_interval: Count = Field(
+        default=4, description="Every so many layers one has attention, in Qwen3-Next."
+    )
+    attn_layer_period: Count = Field(
+        default=8, description="Every so many layers one has attention, in Jamba."
+    )
+    attn_layer_offset: int = Field(
+        default=4, description="The first layer with attention, in Jamba."
+    )
+    hybrid_override_pattern: LayerLetters | None = Field(
+        default=None,
+        description="Layers of Nemotron-H: M recurrent, * attention, - MLP, E experts.",
+    )
+    linear_attn_config: dict[str, object] | None = Field(
+        default=None, description="Layers and sizes of Kimi's linear attention."
     )
     global_head_dim: Count | None = Field(
         default=None,
@@ -155,6 +190,69 @@ class ConfigKeys(Entry):
     )
     v_head_dim: Count | None = Field(
         default=None, description="Width of a value in latent attention."
+    )
+    index_topk: Count | None = Field(
+        default=None,
+        description="Positions that sparse attention attends to [token]; default: all.",
+    )
+    index_n_heads: Count = Field(default=64, description="Heads of the indexer of a layer.")
+    index_head_dim: Count = Field(default=128, description="Width of a key of the indexer.")
+    index_topk_freq: Count = Field(
+        default=1, description="Every so many layers one has an indexer, in GLM-5."
+    )
+    index_skip_topk_offset: int = Field(
+        default=2, description="First layers that all have an indexer, in GLM-5."
+    )
+    indexer_types: tuple[Literal["full", "shared"], ...] | None = Field(
+        default=None,
+        description="Whether each layer has an indexer, or uses an earlier one; default: by "
+        "`index_topk_freq`.",
+    )
+    # Linear attention and state-space layers.
+    linear_num_key_heads: Count | None = Field(
+        default=None, description="Key heads of linear attention."
+    )
+    linear_num_value_heads: Count | None = Field(
+        default=None, description="Value heads of linear attention; each has a state."
+    )
+    linear_key_head_dim: Count | None = Field(
+        default=None, description="Width of a key in linear attention."
+    )
+    linear_value_head_dim: Count | None = Field(
+        default=None, description="Width of a value in linear attention."
+    )
+    conv_kernel: Count = Field(
+        default=4, description="Inputs of the short convolution before a recurrence [token]."
+    )
+    mamba_num_heads: Count | None = Field(
+        default=None, description="Heads of a Mamba-2 layer; each has a state."
+    )
+    mamba_head_dim: Count | None = Field(
+        default=None,
+        description="Width of a head of a Mamba-2 layer; default: the layer's width divided by "
+        "its heads.",
+    )
+    ssm_state_size: Count | None = Field(
+        default=None, description="Numbers of the state of each channel of a Mamba layer."
+    )
+    mamba_n_groups: Count = Field(
+        default=1, description="Groups of heads of a Mamba-2 layer that share B and C."
+    )
+    mamba_expand: Count = Field(
+        default=2, description="Width of a Mamba layer divided by the hidden size."
+    )
+    mamba_d_ssm: Count | None = Field(
+        default=None, description="Width of a Mamba layer; default: by `mamba_expand`."
+    )
+    mamba_dt_rank: Count | None = Field(
+        default=None,
+        description="Rank of the time steps of a Mamba layer; default: hidden size divided by 16.",
+    )
+    mamba_chunk_size: Count | None = Field(
+        default=None, description="Chunk of a prompt in a Mamba-2 layer [token]; default: 256."
+    )
+    mamba_ssm_dtype: str = Field(
+        default="float32", description="Number format of the states, such as `float32`."
     )
     # Mixture of experts.
     num_local_experts: int | None = Field(
@@ -195,12 +293,21 @@ class ConfigKeys(Entry):
     interleave_moe_layer_step: Count = Field(
         default=1, description="Every so many layers one has experts, in Llama 4."
     )
+    expert_layer_period: Count = Field(
+        default=1, description="Every so many layers one has experts, in Jamba."
+    )
+    expert_layer_offset: int = Field(
+        default=0, description="The first layer with experts, in Jamba."
+    )
     mlp_only_layers: tuple[int, ...] = Field(
         default=(), description="Layers without experts, numbered from 0."
     )
     moe_layers: tuple[int, ...] | None = Field(
         default=None,
         description="Layers with experts, in Llama 4; default: by `interleave_moe_layer_step`.",
+    )
+    mlp_layer_types: tuple[Literal["dense", "sparse"], ...] | None = Field(
+        default=None, description="Whether each layer has experts; default: by the keys above."
     )
     shared_intermediate_size: Count | None = Field(
         default=None, description="Inner width of the MLP beside the experts, in Granite 4."

@@ -21,7 +21,7 @@ class MultiTokenLayer(Model):
             "attention",
             (projection, *attention.matrices),
             attention.vectors,
-            attention.attention,
+            attention.mixers,
         )
         return embedding, drafting, self._draft_mlp(mlp), head
 

@@ -8,6 +8,11 @@ from typing import Literal, NamedTuple
 WindowLayers = Literal["all", "pattern", "pattern, not last", "late", "without rotary"]
 
 
+# Kinds of layers in place of attention. Papers: arXiv 2412.06464 (gated delta), 2510.26692 (Kimi
+# delta), 2312.00752 (mamba), 2405.21060 (mamba2).
+RecurrenceKind = Literal["gated delta", "kimi delta", "mamba", "mamba2"]
+
+
 class Family(NamedTuple):
     """Facts of a model_type that its config does not state."""
 
@@ -21,6 +26,9 @@ class Family(NamedTuple):
     learned_positions: bool = False  # a table of positions, with two more than the longest
     windows: WindowLayers = "all"
     pattern: int = 0  # of `windows`, if the config has no sliding_window_pattern
+    recurrence: RecurrenceKind | None = None  # of some layers; None: all have attention
+    gated_query: bool = False  # a gate for the result of each query head
+    sparse: bool = False  # latent attention to positions that an indexer chooses
 
 
 FAMILIES = {
@@ -30,11 +38,13 @@ FAMILIES = {
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
+    "deepseek_v32": Family(sparse=True),
     "dots1": Family(qk_norm=True, windows="late"),
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
     "exaone4": Family(qk_norm=True, windows="pattern", pattern=4),
     "falcon": Family(gated=False, norm_biases=True),
+    "falcon_h1": Family(recurrence="mamba2"),
     "gemma": Family(),
     "gemma2": Family(norms=4, windows="pattern", pattern=2),
     "gemma3_text": Family(norms=4, qk_norm=True, windows="pattern", pattern=6),
@@ -42,15 +52,18 @@ FAMILIES = {
     "glm": Family(),
     "glm4": Family(norms=4),
     "glm4_moe": Family(),
+    "glm_moe_dsa": Family(sparse=True),
     "gpt_neox": Family(gated=False, norm_biases=True),
     "gpt_oss": Family(windows="pattern", pattern=2),
     "granite": Family(),
     "granitemoe": Family(),
-    "granitemoehybrid": Family(),
+    "granitemoehybrid": Family(recurrence="mamba2"),
     "hunyuan_v1_dense": Family(qk_norm=True),
     "hunyuan_v1_moe": Family(qk_norm=True, shared_expert=True),
     "internlm2": Family(),
+    "jamba": Family(recurrence="mamba"),
     "kimi_k2": Family(),
+    "kimi_linear": Family(recurrence="kimi delta"),
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
     "minimax_m2": Family(whole_qk_norm=True),
@@ -59,6 +72,7 @@ FAMILIES = {
     "mistral": Family(),
     "mixtral": Family(),
     "nemotron": Family(gated=False),
+    "nemotron_h": Family(gated=False, recurrence="mamba2"),
     "olmo": Family(norms=0),
     "olmo2": Family(whole_qk_norm=True),
     "olmo3": Family(whole_qk_norm=True, windows="pattern", pattern=4),
@@ -72,7 +86,10 @@ FAMILIES = {
     "qwen2_moe": Family(qkv_bias=True, windows="late"),
     "qwen2_vl_text": Family(qkv_bias=True, windows="late"),
     "qwen3": Family(qk_norm=True, windows="late"),
+    "qwen3_5_moe_text": Family(qk_norm=True, recurrence="gated delta", gated_query=True),
+    "qwen3_5_text": Family(qk_norm=True, recurrence="gated delta", gated_query=True),
     "qwen3_moe": Family(qk_norm=True),
+    "qwen3_next": Family(qk_norm=True, recurrence="gated delta", gated_query=True),
     "qwen3_vl_moe_text": Family(qk_norm=True),
     "qwen3_vl_text": Family(qk_norm=True),
     "seed_oss": Family(),

@@ -13,6 +13,7 @@ class Modules(NamedTuple):
     layers: str = "model.layers"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     output: str = "self_attn.o_proj"
+    recurrent: str = "mamba"  # holds the matrices of a recurrence
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     down: str = "mlp.down_proj"
     experts_up: tuple[str, ...] = ("mlp.experts.0.gate_proj", "mlp.experts.0.up_proj")
@@ -43,6 +44,7 @@ _GRANITE_MOE = Modules(
     up=("shared_mlp.input_linear",),
     down="shared_mlp.output_linear",
 )
+_LINEAR_QWEN = _SHARED_EXPERT._replace(recurrent="linear_attn")
 MODULES = {
     "arcee": _UNGATED,
     "falcon": Modules(
@@ -52,6 +54,9 @@ MODULES = {
         up=("mlp.dense_h_to_4h",),
         down="mlp.dense_4h_to_h",
         embedding="transformer.word_embeddings",
+    ),
+    "falcon_h1": Modules(
+        up=("feed_forward.gate_proj", "feed_forward.up_proj"), down="feed_forward.down_proj"
     ),
     "gemma4_text": Modules(
         experts_up=("experts.0.gate_proj", "experts.0.up_proj"), experts_down="experts.0.down_proj"
@@ -84,6 +89,20 @@ MODULES = {
         head="output",
         embedding="model.tok_embeddings",
     ),
+    "jamba": Modules(
+        up=("feed_forward.gate_proj", "feed_forward.up_proj"),
+        down="feed_forward.down_proj",
+        experts_up=("feed_forward.experts.0.gate_proj", "feed_forward.experts.0.up_proj"),
+        experts_down="feed_forward.experts.0.down_proj",
+    ),
+    "kimi_linear": _MIXTRAL._replace(
+        recurrent="self_attn",
+        shared_up=(
+            "block_sparse_moe.shared_experts.gate_proj",
+            "block_sparse_moe.shared_experts.up_proj",
+        ),
+        shared_down="block_sparse_moe.shared_experts.down_proj",
+    ),
     "llama4_text": Modules(
         up=("feed_forward.gate_proj", "feed_forward.up_proj"),
         down="feed_forward.down_proj",
@@ -95,6 +114,19 @@ MODULES = {
     "minimax_m2": _MIXTRAL,
     "mixtral": _MIXTRAL,
     "nemotron": _UNGATED,
+    "nemotron_h": Modules(
+        layers="backbone.layers",
+        qkv=("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"),
+        output="mixer.o_proj",
+        recurrent="mixer",
+        up=("mixer.up_proj",),
+        down="mixer.down_proj",
+        experts_up=("mixer.experts.0.up_proj",),
+        experts_down="mixer.experts.0.down_proj",
+        shared_up=("mixer.shared_experts.up_proj",),
+        shared_down="mixer.shared_experts.down_proj",
+        embedding="backbone.embeddings",
+    ),
     "opt": Modules(
         layers="model.decoder.layers",
         output="self_attn.out_proj",
@@ -106,6 +138,9 @@ MODULES = {
     "phi3": _PHI3,
     "phimoe": _MIXTRAL,
     "qwen2_moe": _SHARED_EXPERT,
+    "qwen3_5_moe_text": _LINEAR_QWEN,
+    "qwen3_5_text": _LINEAR_QWEN,
+    "qwen3_next": _LINEAR_QWEN,
     "starcoder2": Modules(up=("mlp.c_fc",), down="mlp.c_proj"),
 }
 _STANDARD = Modules()

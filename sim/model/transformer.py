@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -10,15 +11,30 @@ from sim.model.blocks import (
     Attention,
     Block,
     Dim,
+    Dims,
     Experts,
-    Latent,
     Matrix,
+    MatrixMaker,
+    Mixer,
     NumberFormat,
     Part,
 )
 from sim.model.config import ModelConfig
+from sim.model.latent_attention import latent_attention
+from sim.model.layer_kinds import MLP_TYPES, RECURRENT, SIDE_BY_SIDE
 from sim.model.modules import Modules, family_modules
 from sim.model.quantization import mean_format
+from sim.model.recurrent_layers import recurrent_layer
+
+
+def parallel_mixers(attention: Block, recurrent: Block, norm: int) -> Block:
+    """Return a block with attention and a recurrence, which share a norm of `norm` numbers."""
+    return Block(
+        "attention",
+        attention.matrices + recurrent.matrices,
+        attention.vectors + recurrent.vectors - norm,
+        attention.mixers + recurrent.mixers,
+    )
 
 
 class StoredPart(NamedTuple):
@@ -44,7 +60,8 @@ class Model(ModelConfig):
 
     A key that is absent has the default of transformers' class for its `model_type`. A key that is
     null means that the model has no such thing.
-    Covered: grouped-query and latent attention, dense MLPs and mixtures of experts.
+    Covered: grouped-query and latent attention, linear attention and state spaces, dense MLPs and
+    mixtures of experts.
     A chunk of chunked attention counts as a window.
     Left out: vision and audio towers, and multi-token-prediction layers.
     Left out: element-wise work, such as softmax and soft-capping of logits.
@@ -68,46 +85,44 @@ class Model(ModelConfig):
         sizes = [1] if len(names) < len(columns) else [column.share(1) for column in columns]
         return Matrix(rows, columns, part, mean_format(zip(formats, sizes, strict=False)))
 
+    def layer(self, number: int) -> tuple[Block, ...]:
+        """Return the blocks of a layer: usually its mixers, and its MLP.
+
+        In Nemotron-H a layer has one of them.
+        """
+        kind = self.layer_types[number] if self.layer_types else ""
+        if kind in MLP_TYPES:
+            return (self._feed_forward(number),)
+        attention = None if kind == RECURRENT else self._attention(number)
+        mixers = attention or self._recurrent(number)
+        if attention and kind == SIDE_BY_SIDE:
+            mixers = parallel_mixers(attention, self._recurrent(number), self._norm)
+        alone = set(MLP_TYPES) & set(self.layer_types or ())
+        return (mixers,) if alone else (mixers, self._feed_forward(number))
+
     def _attention(self, layer: int) -> Block:
         """Return the attention block of a layer."""
-        return (
-            self._latent_attention(layer) if self.kv_lora_rank else self._grouped_attention(layer)
-        )
-
-    def _latent_attention(self, layer: int) -> Block:
-        """Return a block of multi-head latent attention."""
-        d, heads = self.hidden_size, self.num_attention_heads
-        hidden = Dim(d)
-        assert self.kv_lora_rank
-        assert self.qk_rope_head_dim
-        assert self.qk_nope_head_dim
-        assert self.v_head_dim
-        latent = Latent(
-            self.kv_lora_rank, self.qk_rope_head_dim, self.qk_nope_head_dim, self.v_head_dim
-        )
-        query = Dim(heads, latent.nope + latent.rope, split=True)
-        unpacked = Dim(heads, latent.nope + latent.value, split=True)
-        compressed, value = Dim(latent.rank + latent.rope), Dim(heads, latent.value, split=True)
-        sides = {"q_proj": (hidden, query)}
-        if self.q_lora_rank:
-            rank = Dim(self.q_lora_rank)
-            sides = {"q_a_proj": (hidden, rank), "q_b_proj": (rank, query)}
-        sides |= {
-            "kv_a_proj_with_mqa": (hidden, compressed),
-            "kv_b_proj": (Dim(latent.rank), unpacked),
-            "o_proj": (value, hidden),
-        }
-        matrices = tuple(
-            self._matrix(
-                "attention",
-                (rows,),
-                (columns,),
-                self._modules.in_layer(layer, f"self_attn.{name}"),
+        if self.kv_lora_rank:
+            norms = self.family.norms // 2 * self._norm
+            return latent_attention(
+                self, layer, norms, self._maker("attention", layer, "self_attn")
             )
-            for name, (rows, columns) in sides.items()
-        )
-        norms = self.family.norms // 2 * self._norm + (self.q_lora_rank or 0) + latent.rank
-        return Block("attention", matrices, norms, Attention(heads, heads, 0, latent=latent))
+        return self._grouped_attention(layer)
+
+    def _recurrent(self, layer: int) -> Block:
+        """Return the block of a layer that has a recurrence in place of attention."""
+        made = recurrent_layer(self, self._maker("recurrent", layer, self._modules.recurrent))
+        norms = self.family.norms // 2 * self._norm
+        return Block("recurrent", made.matrices, norms + made.vectors, (made.recurrence,))
+
+    def _maker(self, part: Part, layer: int, module: str) -> MatrixMaker:
+        """Return the maker of a layer's matrices, whose names follow that of a module."""
+
+        def matrix(rows: Dims, columns: Dims, names: tuple[str, ...]) -> Matrix:
+            named = self._modules.in_layer(layer, *(f"{module}.{name}" for name in names))
+            return self._matrix(part, rows, columns, named)
+
+        return matrix
 
     def _grouped_attention(self, layer: int) -> Block:
         """Return a block of multi-head, grouped-query or multi-query attention."""
@@ -119,6 +134,7 @@ class Model(ModelConfig):
         kv = (self.num_global_key_value_heads if whole else None) or self.kv_heads
         shared = self.attention_k_eq_v and whole
         query, key = Dim(heads, size, split=True), Dim(kv, size, split=True)
+        gated = Dim(heads, 2 * size if self.family.gated_query else size, split=True)
         biases = self.attention_bias or self.use_bias
         vectors = (
             self.family.norms // 2 * self._norm
@@ -127,14 +143,14 @@ class Model(ModelConfig):
             + (2 * size if self.family.qk_norm else 0)
             + ((heads + kv) * size if self.family.whole_qk_norm else 0)
         )
-        columns, modules = (query, key) if shared else (query, key, key), self._modules
+        columns, modules = (gated, key) if shared else (gated, key, key), self._modules
         names = modules.in_layer(layer, *modules.qkv[: len(columns)])
         output = modules.in_layer(layer, modules.output)
         matrices = (
             self._matrix("attention", (hidden,), columns, names),
             self._matrix("attention", (query,), (hidden,), output),
         )
-        return Block("attention", matrices, vectors, Attention(heads, kv, size, window, shared))
+        return Block("attention", matrices, vectors, (Attention(heads, kv, size, window, shared),))
 
     def _mlp(self, part: Part, size: int, layer: int) -> tuple[Matrix, ...]:
         """Return the matrices of an MLP: gate and up as one (or up without a gate), then down."""
@@ -180,11 +196,7 @@ class Model(ModelConfig):
     def _blocks(self) -> tuple[Block, ...]:
         """Return all blocks, in order."""
         vocabulary, hidden = Dim(self.vocab_size, split=True), Dim(self.hidden_size)
-        layers = [
-            block
-            for i in range(self.num_hidden_layers)
-            for block in (self._attention(i), self._feed_forward(i))
-        ]
+        layers = [block for i in range(self.num_hidden_layers) for block in self.layer(i)]
         known: dict[Block, Block] = {}
         layers = [known.setdefault(block, block) for block in layers]
         modules = self._modules
@@ -212,8 +224,8 @@ class Model(ModelConfig):
         return tuple(places[block] for block in self.blocks)
 
     def main_format(self, kind: str) -> NumberFormat:
-        """Return the number format of most weights in the blocks of a kind."""
-        rows = [row for row in self.weight_map if row.kind == kind]
+        """Return the number format of most weights in the blocks of a kind, or of all blocks."""
+        rows = [row for row in self.weight_map if row.kind == kind] or self.weight_map
         return max(rows, key=lambda row: row.parameters).stored
 
     @cached_property
@@ -243,11 +255,7 @@ class Model(ModelConfig):
 
         Raises: ValueError if there are several.
         """
-        windows = {
-            block.attention.window
-            for block in self.blocks
-            if block.attention and block.attention.window
-        }
+        windows = {mixer.window for mixer in self._mixers if mixer.window}
         if len(windows) > 1:
             raise ValueError(
                 f"{self.id} has windows of {sorted(windows)} positions; one is covered"
@@ -256,7 +264,16 @@ class Model(ModelConfig):
 
     def kv_per_token(self) -> int:
         """Return the numbers that a token adds to the KV cache before any window is full."""
-        return sum(block.attention.kv_width() for block in self.blocks if block.attention)
+        return sum(mixer.kv_width() for mixer in self._mixers)
+
+    def state_bytes(self) -> float:
+        """Return the bytes of the states of a sequence, which do not grow."""
+        return sum(mixer.state_bytes() for mixer in self._mixers)
+
+    @property
+    def _mixers(self) -> Iterator[Mixer]:
+        """The mixers of all blocks."""
+        return (mixer for block in self.blocks for mixer in block.mixers)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of the matrix multiplies for one token.

@@ -58,9 +58,11 @@ class Deployment:
         The first number follows from the fullest stage, or from `kv_tokens` of the system.
         """
         fullest, together = sequences(self.layout, tokens)
-        if self.limits.kv_tokens == self.fit.kv_tokens:
+        limits, most = self.limits, self.fit.state_sequences
+        if limits.kv_tokens == self.fit.kv_tokens and not limits.state_tokens:
             return fullest, together
-        return self.limits.kv_tokens // max(1, self.limits.kv_tokens_needed(tokens)), together
+        admitted = limits.kv_tokens // max(1, limits.kv_tokens_needed(tokens))
+        return admitted if most is None else min(admitted, most), together
 
     @property
     def load(self) -> Seconds | None:
@@ -115,6 +117,10 @@ class Deployment:
         for parts, what in (
             (model.num_attention_heads, "attention heads"),
             (model.kv_heads, "KV heads"),
+            (
+                model.linear_num_value_heads or model.mamba_num_heads or 0,
+                "heads of linear attention" if model.linear_num_value_heads else "heads of Mamba",
+            ),
             (model.intermediate_size or 0, "columns of the MLP"),
             (model.vocab_size, "tokens of the vocabulary"),
         ):
@@ -298,9 +304,11 @@ def _scheduler_limits(
         )
         raise error_at_path(("max_sequences",), overrides.max_sequences, reason)
     shares = [
-        stage.windowed_per_token / stage.kv(1, None) for stage in layout.stages if stage.kv(1, None)
+        stage.windowed_per_token / stage.first_token for stage in layout.stages if stage.first_token
     ]
     model = layout.model
+    if fitted.state_sequences is not None:
+        most = min(most, max(1, fitted.state_sequences))
     limits = SchedulerLimits(
         slots,
         tokens,
@@ -312,6 +320,7 @@ def _scheduler_limits(
         fill,
         engine.kv_block,
         layout.width,
+        fitted.state_tokens,
     )
     return limits, beat
 

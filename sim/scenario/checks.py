@@ -41,6 +41,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _what_only_chips_have(scenario)
     _what_a_ring_obeys(scenario)
     _what_speculation_obeys(scenario)
+    _no_prefixes_of_states(scenario)
     _refused_users_pause(scenario)
     _searched_within_limits(scenario)
 
@@ -112,7 +113,12 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
     for name, system in scenario.systems.items():
         if isinstance(system, Fleet) or not (system.speculate and system.speculate.tokens):
             continue
+        model = system.model or scenario.model
         problems = {
+            f"{model.id}, which has states of fixed size": (
+                model.state_bytes() > 0,
+                "another model",
+            ),
             "policy: ring": (system.policies.batching is ring, "policy: continuous"),
             "admission: prompt": (not system.policies.reserve, "admission: reserve"),
             "fidelity: chip": (scenario.by_chip(name), "fidelity: stage"),
@@ -124,6 +130,23 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 reason = f"got {key}; expected a system without it, since its drafts are not "
                 reason += f"simulated; try {hint}"
                 raise error_at_path(("systems", name, "speculate"), system.speculate, reason)
+
+
+def _no_prefixes_of_states(scenario: "Scenario") -> None:
+    """Check that no system keeps prefixes of a model that has states of fixed size.
+
+    A state holds a whole prompt. A prefix would need a copy of the state at its end.
+    """
+    for name, system in scenario.systems.items():
+        if isinstance(system, Fleet) or not system.prefix_caching:
+            continue
+        model = system.model or scenario.model
+        if model.state_bytes():
+            reason = (
+                f"got true; expected false for {model.id}, since copies of its states at the ends "
+                "of prefixes are not simulated; try leaving prefix_caching out"
+            )
+            raise error_at_path(("systems", name, "prefix_caching"), True, reason)
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:

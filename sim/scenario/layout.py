@@ -91,7 +91,7 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
         )
     if scenario.plain(name).policies.batching is not ring:
         return lines
-    longest = min(limits.context, limits.kv_tokens)
+    longest = min(limits.context, limits.kv_tokens - limits.state_tokens)
     assumed, slowest = (ring_schedule(deployment.costs, limits, n) for n in (tokens, longest))
     longer = max(slowest.beat / assumed.beat, slowest.unloaded / assumed.unloaded) - 1
     if longer > RING_TOLERANCE:

@@ -50,8 +50,9 @@ BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 5, 6, 7
 # The tokens of KV cache that further decodes may take, the tokens of a sequence in a step, and the
 # histogram of gaps.
 ROOM, WIDTH, FIRST_BIN = 8, 9, 10
-# Columns of `read`, sums over chunks of prompts for each kind of attention.
-ATTENDED, CACHED = 0, 1
+# Columns of `read`, sums over chunks of prompts for each kind of attention: positions attended and
+# read, tokens, and the number of chunks.
+ATTENDED, CACHED, TOKENS, CHUNKS = 0, 1, 2, 3
 # Places of `floats`: the clock of the last entry, the time from the last stage to the first, and
 # the overhead of a sequence [s]. Then the sums of the histogram of gaps.
 CLOCK, WAY_BACK, SEQUENCE_OVERHEAD, COUNT, TOTAL, SQUARES = 0, 1, 2, 3, 4, 5
@@ -79,6 +80,8 @@ def chunk_seconds(line, read, old, chunk):
     cached = min(float(old + chunk), window + chunk)
     read[ATTENDED] += attended
     read[CACHED] += cached
+    read[TOKENS] += chunk
+    read[CHUNKS] += 1
     return max(
         line[0] + line[1] * attended + line[2] * cached,
         line[3] + line[4] * attended + line[5] * cached,

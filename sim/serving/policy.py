@@ -198,6 +198,7 @@ class SchedulerLimits:
         at the first stage. None is no limit.
     kv_block: tokens of a block of the prefix cache.
     width: tokens of a decoding sequence in a step: one, and with speculation its drafts.
+    state_tokens: the states of a sequence, counted in tokens of KV cache; 0 without such layers.
     """
 
     micro_batches: int
@@ -210,14 +211,15 @@ class SchedulerLimits:
     fill: int | None = None
     kv_block: int = 16
     width: int = 1
+    state_tokens: int = 0
 
     def kv_tokens_needed(self, tokens: int) -> int:
-        """Return the KV cache of a sequence, counted in tokens of layers without a window.
+        """Return the room of a sequence, counted in tokens of layers without a window.
 
         tokens: its prompt and output. The stage on which windows save least decides.
         Drafts need room behind them.
         """
-        room = tokens + self.width - 1
+        room = tokens + self.width - 1 + self.state_tokens
         if self.window:
             room -= int(self.windowed_share * max(0, tokens - self.window))
         return room

@@ -154,6 +154,8 @@ def ring_tally(counted: Counter[Entered], window: int | None) -> Tally:
     for (prompt, prefilled, decodes), times in counted.items():
         ended = prefilled == prompt
         tally.batch_steps[1] += times * (prefilled + decodes)
+        tally.prompt_tokens += times * prefilled
+        tally.prompt_steps += times * prefilled
         tally.steps_without_sampling += times * (prefilled - ended)
         tally.logits += times * (ended + decodes)
         tally.attended += times * attended_positions(0, prefilled, None)

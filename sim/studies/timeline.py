@@ -112,7 +112,8 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     made: list[Machine] = []
     machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     single = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
-    limits = replace(deployment.limits, kv_tokens=prompt + tokens + 1, context=prompt + tokens + 1)
+    limits, longest = deployment.limits, prompt + tokens + 1
+    limits = replace(limits, kv_tokens=longest + limits.state_tokens, context=longest)
     if not prefill:
         # The prompt is not shown, so let it pass in one step. Token by token takes minutes.
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))

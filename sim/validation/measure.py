@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sim.hardware.chip import Chip
 from sim.inputs.errors import UserError
+from sim.model.blocks import Attention
 from sim.model.transformer import Model
 from sim.units import Seconds, format_quantity
 
@@ -147,7 +148,7 @@ def _multiply(torch: Any, shape: tuple[int, int], tokens: int, bits: int) -> Sec
 
 def _attention_bandwidth(torch: Any, model: Model) -> float:
     """Return the bandwidth at which decode attention reads K and V [B/s]."""
-    shape = next(block.attention for block in model.blocks if block.attention)
+    shape = next(m for b in model.blocks for m in b.mixers if isinstance(m, Attention))
     size = (SEQUENCES, shape.kv_heads, CONTEXT, shape.head_size)
     pool = [
         [torch.randn(size, dtype=torch.bfloat16, device="cuda") for _ in range(2)] for _ in range(4)

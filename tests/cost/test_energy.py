@@ -41,6 +41,8 @@ def counted(work, times=1):
         windowed_context=times * work.windowed_context,
         windowed_attended=times * work.windowed_attended,
         windowed_cached=times * work.windowed_cached,
+        prompt_tokens=times * work.prompt_tokens,
+        prompt_steps=times if work.prompt_tokens else 0,
         steps_without_sampling=0 if work.logits else times,
     )
     tally.batch_steps[work.tokens] += times

@@ -46,6 +46,10 @@ LAYOUTS = {
         Plan(),
         {"launched": True, "windowed": True},
     ),
+    "one chip, layers with states": (1, Plan(), {"kind": "hybrid"}),
+    "three stages, layers with states": (3, Plan(pipeline=3), {"kind": "hybrid"}),
+    "one chip, sparse attention": (1, Plan(), {"kind": "sparse"}),
+    "three stages, sparse attention": (3, Plan(pipeline=3), {"kind": "sparse"}),
     "three stages that wait for their hosts": (3, Plan(pipeline=3), {"launched": True}),
 }
 
@@ -58,10 +62,11 @@ class Crossing(Compute):
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_model, make_chip, lossy, eager):
-    def make(chips, plan, crossing=False, windowed=False, launched=False):
+def deployments(make_deployment, make_model, make_hybrid, make_sparse, make_chip, lossy, eager):
+    def make(chips, plan, crossing=False, windowed=False, launched=False, kind=None):
         types = ("sliding_attention", "full_attention") * 2
         model = make_model(sliding_window=WINDOW, layer_types=types) if windowed else make_model()
+        model = {None: lambda: model, "hybrid": make_hybrid, "sparse": make_sparse}[kind]()
         chip = make_chip(**({"compute": Crossing()} if crossing else {}))
         return make_deployment(
             chips, plan=plan, model=model, chip=chip, engine=eager if launched else lossy

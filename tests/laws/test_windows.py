@@ -37,7 +37,7 @@ def kept(deployment, tokens):
     model, nbytes = deployment.layout.model, []
     for stage in deployment.layout.stages:
         blocks = model.blocks[stage.first : stage.last + 1]
-        windows = [block.attention.window for block in blocks if block.attention]
+        windows = [mixer.window for block in blocks for mixer in block.mixers]
         nbytes.append(sum(LAYER * min(tokens, window or tokens) for window in windows))
     return np.array(nbytes)
 

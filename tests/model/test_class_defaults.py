@@ -159,7 +159,7 @@ def test_files_without_keys_have_the_published_parameters(config, billions, kv_p
 )
 def test_windows_that_a_file_leaves_out_are_those_of_the_class(config, windowed):
     blocks = Model.model_validate(config).blocks
-    assert [block.attention.window for block in blocks if block.attention] == windowed
+    assert [mixer.window for block in blocks for mixer in block.mixers] == windowed
 
 
 @pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")

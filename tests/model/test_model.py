@@ -37,8 +37,8 @@ def tiny(**changes) -> Model:
 
 def shape(model: Model, layer: int = 0) -> Attention:
     """How a layer attends."""
-    attention = model.blocks[1 + 2 * layer].attention
-    assert attention
+    (attention,) = model.blocks[1 + 2 * layer].mixers
+    assert isinstance(attention, Attention)
     return attention
 
 
@@ -186,6 +186,7 @@ def test_blocks_are_what_a_plan_cuts_between():
         ("mamba_d_state", 16, "state-space layers"),
         ("linear_num_value_heads", 4, "linear attention"),
         ("index_topk", 2048, "sparse attention"),
+        ("index_topk_pattern", "FSSS", "indexers by a pattern"),
         ("model_type", "mamba2", "covered are arcee"),
         ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
         ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),

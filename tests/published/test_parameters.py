@@ -56,6 +56,12 @@ COUNTS = [
     Count("gemma-2-9b", 9.24, None, "https://huggingface.co/google/gemma-2-9b"),
     Count("gemma-4-26b-a4b", 25.2, 3.8, "https://huggingface.co/google/gemma-4-26B-A4B"),
     Count("kimi-k2", 1030, 32, "https://huggingface.co/moonshotai/Kimi-K2-Instruct"),
+    Count(
+        "nemotron-nano-9b-v2",
+        8.89,
+        None,
+        "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2",
+    ),
     Count("falcon-180b", 180, None, "https://huggingface.co/tiiuae/falcon-180B"),
 ]
 

@@ -46,6 +46,7 @@ SHORTER = {
     "kimi-k2-on-lpus": ["workload.output=4 token"],
     "latency-vs-load": ["workload.requests=2000"],
     "link-errors": ["workload.requests=48"],
+    "long-contexts": ["workload.prompt=2048 token"],
     "straggler": ["workload.output=8 token"],
 }
 FLAGSHIP = "llama2-70b-lpu-vs-h100"

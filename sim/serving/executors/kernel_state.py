@@ -59,7 +59,7 @@ class KernelState:
         self.row_of: dict[int, int] = {}
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
-        self.read = np.zeros((kinds, 2))
+        self.read = np.zeros((kinds, 4))
         self.batches = np.zeros((slots, kernel.SECONDS + 2 * kinds))
         self.counts = np.zeros((slots, 7), np.int64)
         self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
@@ -190,7 +190,9 @@ class KernelState:
             kind.shape.window is not None: sums
             for kind, sums in zip(self.costs.kinds, self.read.tolist(), strict=True)
         }
-        for windowed, (attended, cached) in read.items():
+        tally.prompt_tokens += self.read[0, kernel.TOKENS].item()
+        tally.prompt_steps += self.read[0, kernel.CHUNKS].item()
+        for windowed, (attended, cached, _, _) in read.items():
             if windowed:
                 tally.windowed_attended += attended
                 tally.windowed_cached += cached
