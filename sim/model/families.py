@@ -66,6 +66,7 @@ FAMILIES = {
     "kimi_linear": Family(recurrence="kimi delta"),
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
+    "mimo": Family(qkv_bias=True, windows="late"),
     "minimax_m2": Family(whole_qk_norm=True),
     "ministral": Family(),
     "ministral3": Family(),

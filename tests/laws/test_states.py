@@ -1,12 +1,14 @@
 """States of fixed size: they take room for each sequence and time for each step, whatever the context."""
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.cost.energy import usage
+from sim.cost.energy import Tally, usage
 from sim.cost.layout import state_room
 from sim.cost.plan import Plan
 from sim.cost.work import Work, decodes_at
@@ -14,7 +16,7 @@ from sim.cost.work import Work, decodes_at
 STATE = 4 * 8 * 8 * 4 + 3 * (2 * 16 + 32) * 2  # B of a layer: states at 4 B, inputs at 2 B
 KV = 2 * 2 * 16 * 2  # B of a token in a layer
 KINDS = st.lists(
-    st.sampled_from(["linear_attention", "full_attention"]), min_size=4, max_size=4
+    st.sampled_from(["linear_attention", "full_attention"]), min_size=6, max_size=6
 ).filter(lambda kinds: "full_attention" in kinds)
 
 
@@ -50,27 +52,36 @@ def test_as_many_sequences_run_together_as_have_room(make_deployment, make_hybri
 
 
 @settings(max_examples=60)
-@given(
-    KINDS,
-    st.sampled_from([1, 2, 3]),
-    st.sampled_from([4.5e5, 5e5]),
-    st.lists(st.integers(2, 100), min_size=1, max_size=100),
-)
+@example(["linear_attention"] * 2 + ["full_attention"] * 3 + ["linear_attention"], 2, 6e5, 1)
+@given(KINDS, st.sampled_from([1, 2, 3, 14]), st.sampled_from([6e5, 7e5]), st.integers(1, 30))
 def test_no_stage_overflows_within_the_limits(
-    make_deployment, make_hybrid, make_chip, kinds, stages, capacity, sizes
+    make_deployment, make_hybrid, make_chip, kinds, stages, capacity, tokens
 ):
-    """Also where stages have unequal numbers of layers of both kinds."""
-    model, chip = make_hybrid(layer_types=tuple(kinds)), make_chip(capacity=capacity)
-    deployment = make_deployment(stages, model=model, chip=chip, plan=Plan(pipeline=stages))
-    assert deployment.fit.fits
-    limits, used, held = deployment.limits, 0, []
-    for tokens in sizes:
-        used += limits.kv_tokens_needed(tokens)
-        if used > limits.kv_tokens or len(held) == limits.sequences:
-            break
-        held.append(tokens)
+    """Also where stages have unequal numbers of layers of both kinds, or of one kind alone."""
+    model = make_hybrid(num_hidden_layers=6, layer_types=tuple(kinds))
+    chip = make_chip(capacity=capacity)
+    deployment = make_deployment(
+        stages, model=model, chip=chip, plan=Plan(pipeline=stages), request_tokens=2
+    )
+    limits, alone = deployment.limits, deployment.fit.state_sequences
+    held = limits.kv_tokens // limits.kv_tokens_needed(tokens)
+    held = held if alone is None else min(held, alone)
     for stage, free in zip(deployment.layout.stages, room(deployment), strict=True):
-        assert sum(stage.kv(tokens, None) for tokens in held) <= free
+        assert held * stage.kv(tokens, None) <= free
+
+
+def test_stages_with_states_alone_limit_the_sequences(make_deployment, make_hybrid, make_chip):
+    """A stage for each block: the first recurrence has room for eight states beside its weights."""
+    plan, model = Plan(pipeline=10), make_hybrid()
+    large = make_deployment(10, model=model, plan=plan, request_tokens=2)
+    (stage, *_) = (stage for stage in large.layout.stages if stage.state)
+    assert stage.first_token == 0
+    capacity = stage.weights + large.layout.activations + 8.5 * STATE
+    tight = make_deployment(
+        10, model=model, plan=plan, request_tokens=2, chip=make_chip(capacity=capacity)
+    )
+    assert tight.fit.state_sequences == tight.limits.sequences == 8
+    assert tight.sequences(2)[0] <= 8
 
 
 def test_the_tokens_of_a_state_are_exact_on_one_stage(make_deployment, make_hybrid):
@@ -122,16 +133,27 @@ def test_chips_share_the_state(make_hybrid, tensor):
     assert state.state_bytes() / tensor <= state.state_bytes(tensor) < state.state_bytes()
 
 
-def test_energy_counts_the_bytes_that_the_time_counts(make_deployment, make_hybrid, serve_on):
-    """A prompt of 20 tokens in two steps of 16 and 4, and seven tokens after it, on top of the same run without states."""
-    deployment = make_deployment(model=make_hybrid())
-    rows = serve_on(deployment, [(0.0, 20, 8)])
-    (tally,) = rows.tallies
+def test_energy_counts_the_bytes_that_the_time_counts(make_deployment, make_hybrid):
+    """20 tokens in two steps read 2 + 20/64 states as chunks of prompts, and 20 as decodes; weights are the same."""
+    costs = make_deployment(model=make_hybrid()).costs
+    steps = defaultdict(int, {10: 2})
+    prompts, decodes = (
+        usage(costs, Tally(steps, **counts))
+        for counts in ({"prompt_tokens": 20, "prompt_steps": 2}, {})
+    )
+    more = prompts.nbytes["sram"] - decodes.nbytes["sram"]
+    assert more == pytest.approx((2 + 20 / 64 - 20) * 2 * 2 * STATE)
+    together = 3 * 8 + 2 * 8  # products of a head with each token of a chunk of 10, or with itself
+    more = prompts.flops["fp16", "fp16"] - decodes.flops["fp16", "fp16"]
+    assert more == 2 * 20 * (10 - 1) * 2 * 4 * together
+
+
+@pytest.mark.parametrize("chips", [1, 3])
+def test_runs_tally_the_tokens_and_steps_of_prompts(make_deployment, make_hybrid, serve_on, chips):
+    """A prompt of 20 tokens in steps of 16 and 4."""
+    deployment = make_deployment(chips, model=make_hybrid(), plan=Plan(pipeline=chips))
+    (tally,) = serve_on(deployment, [(0.0, 20, 8)]).tallies
     assert (tally.prompt_tokens, tally.prompt_steps) == (20, 2)
-    costs, nbytes = deployment.costs, usage(deployment.costs, tally).nbytes["sram"]
-    tally.prompt_tokens = tally.prompt_steps = tally.batch_steps[1] = 0
-    reads = 2 + 20 / 64
-    assert reads * 2 * 2 * STATE < nbytes - usage(costs, tally).nbytes["sram"]
 
 
 def test_prefixes_of_a_model_with_states_are_refused():

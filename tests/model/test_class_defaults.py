@@ -97,6 +97,13 @@ HUNYUAN_A13B = {
 }
 ERNIE_21B = {"model_type": "ernie4_5_moe", "moe_layer_end_index": 27}
 PHI35_MOE = {"model_type": "phimoe", "attention_bias": True}
+MIMO_7B = {
+    "model_type": "mimo",
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "vocab_size": 151680,
+}
 EXAONE4_1B = {
     "model_type": "exaone4",
     "hidden_size": 2048,
@@ -132,6 +139,8 @@ def test_every_family_has_the_defaults_of_its_class():
         (ERNIE_21B, 21.8, 2 * 28 * 4 * 128),
         (PHI35_MOE, 41.9, 2 * 32 * 8 * 128),
         ({"model_type": "minimax_m2"}, 229, 2 * 62 * 8 * 128),
+        # 7.83 B with a layer for multi-token prediction: a layer's 0.177 B and a matrix of 2 x 4,096^2.
+        (MIMO_7B, 7.83 - 0.211, 2 * 36 * 8 * 128),
         ({"model_type": "ministral3"}, 8.49, 2 * 34 * 8 * 128),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
