@@ -42,6 +42,11 @@ class Admission:
         self.prefilling: deque[Request] = deque()
         self.requests: dict[int, Request] = {}
 
+    @property
+    def sequences(self) -> int:
+        """Admitted requests that micro-batches share."""
+        return self.kv_cache.sequences_used
+
     # A request comes.
 
     def is_expired(self, request: Request) -> bool:
@@ -81,13 +86,17 @@ class Admission:
 
     def accept(self, request: Request) -> None:
         """Add a request to the queue, and to the unfinished requests."""
+        self.record_replica(request)
+        self.requests[request.id] = request
+        self.queue(request, self.order(request))
+
+    def record_replica(self, request: Request) -> None:
+        """Record that this replica serves a request, which another one may have served before."""
         rows, number = self.rows, request.id
         before = rows.replica[number]
         if before != self.number:
             rows.moved[number] |= before != -1
             rows.replica[number] = self.number
-        self.requests[number] = request
-        self.queue(request, self.order(request))
 
     def queue(self, request: Request, key: float) -> None:
         """Add a request to the queue. The smallest key is first."""
@@ -119,12 +128,16 @@ class Admission:
                 request.queued = False
                 self.queued -= 1
                 request.prefilled = self.kv_cache.take(request)
-                if not preempted:
-                    # After a preemption it finds its own blocks, which save no first computing.
-                    self.rows.cached[request.id] = request.prefilled
-                    self.rows.admitted[request.id] = self.env.now
-                self.prefilling.append(request)
+                self.begin(request, preempted)
             heapq.heappop(self.waiting)
+
+    def begin(self, request: Request, preempted: bool) -> None:
+        """Let an admitted request wait for a micro-batch that computes its prompt."""
+        if not preempted:
+            # After a preemption it finds its own blocks, which save no first computing.
+            self.rows.cached[request.id] = request.prefilled
+            self.rows.admitted[request.id] = self.env.now
+        self.prefilling.append(request)
 
     def drop_cancelled_prompts(self) -> None:
         """End cancelled requests whose prompts are next."""
