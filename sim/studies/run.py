@@ -169,7 +169,9 @@ class Result:
         """A row for each request and system, with the columns of requests.parquet."""
         import polars
 
-        return polars.concat([s.rows.table(name) for name, s in self.systems.items()])
+        # Only systems of pools have the columns of transfers.
+        tables = [s.rows.table(name) for name, s in self.systems.items()]
+        return polars.concat(tables, how="diagonal")
 
     @property
     def metrics(self) -> "polars.DataFrame":
