@@ -42,11 +42,6 @@ class Admission:
         self.prefilling: deque[Request] = deque()
         self.requests: dict[int, Request] = {}
 
-    @property
-    def sequences(self) -> int:
-        """Admitted requests that micro-batches share."""
-        return self.kv_cache.sequences_used
-
     # A request comes.
 
     def is_expired(self, request: Request) -> bool:

@@ -10,6 +10,7 @@ A request of one output token ends after the first of these.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -63,16 +64,25 @@ class PrefillAdmission(Admission):
 class DecodeAdmission(Admission):
     """The requests of a decode replica.
 
-    arriving: admitted requests whose prompts are not there yet.
+    An admitted request holds KV cache, and takes a place among the sequences when its prompt has
+    come and one is free. No request is admitted while all places are taken, as in vLLM.
+    ready: requests whose prompts have come, and that wait for a place.
     on_admitted: called with a request that has room for its prompt.
+    Source: vLLM 0.11, vllm/v1/core/sched/scheduler.py, WAITING_FOR_REMOTE_KVS.
     """
 
     on_admitted: Callable[[Request], None]
-    arriving = 0
 
-    @property
-    def sequences(self) -> int:
-        return self.kv_cache.sequences_used - self.arriving
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        config: ReplicaConfig,
+        rows: Rows,
+        on_end: Callable[[Request, Seconds], None],
+    ) -> None:
+        super().__init__(env, number, config, rows, on_end)
+        self.ready: deque[Request] = deque()
 
     def record_replica(self, request: Request) -> None:
         self.rows.replica[request.id] = self.number
@@ -81,17 +91,31 @@ class DecodeAdmission(Admission):
         if preempted:  # it is computed again here
             super().begin(request, preempted)
             return
-        self.arriving += 1
+        self.kv_cache.sequences_used -= 1
         self.on_admitted(request)
 
     def receive(self, request: Request, answered: Seconds) -> None:
-        """Let a request whose prompt has come wait for a micro-batch.
+        """Let a request whose prompt has come wait for a place.
 
         answered: when its first token was ready [s].
         """
-        self.arriving -= 1
         request.prefilled, request.joined = request.prompt, answered
-        self.prefilling.append(request)
+        self.ready.append(request)
+        self.give_places()
+
+    def give_places(self) -> None:
+        """Let ready requests wait for a micro-batch, as far as places are free."""
+        while self.ready and self.kv_cache.sequences_used < self.kv_cache.sequences:
+            self.kv_cache.sequences_used += 1
+            self.prefilling.append(self.ready.popleft())
+
+    def end(self, request: Request, leave: Seconds) -> None:
+        super().end(request, leave)
+        self.give_places()
+
+    def requeue(self, request: Request, generated: int) -> None:
+        super().requeue(request, generated)
+        self.give_places()
 
 
 class PrefillReplica(Replica):
@@ -155,13 +179,13 @@ class PooledFleet(ServingFleet):
         """Return an empty replica of its pool."""
         config = self.configs[number]
         executor = executor_for(self.env, config, self.rows.gaps, self.leap)
-        parts = self.env, number, config, executor, self.rows, self.source.on_end
+        parts = self.env, number, config, executor, self.rows
         if number < self.pools.prefill:
-            prefill = PrefillReplica(*parts)
+            prefill = PrefillReplica(*parts, self.on_prompt_ended)
             prefill.admission.on_admitted = self.on_prompt_admitted
             prefill.admission.on_prefilled = self.on_prefilled
             return prefill
-        decode = DecodeReplica(*parts)
+        decode = DecodeReplica(*parts, self.source.on_end)
         decode.admission.on_admitted = self.on_room
         return decode
 
@@ -201,6 +225,11 @@ class PooledFleet(ServingFleet):
             self.reserve(journey)
         elif not math.isnan(journey.roomed):
             self.start(journey)
+
+    def on_prompt_ended(self, prompt: Request, at: Seconds) -> None:
+        """End a request that a prefill replica refuses, or that needs one token only."""
+        self.journeys.pop(prompt.id, None)
+        self.source.on_end(prompt, at)
 
     def reserve(self, journey: Journey) -> None:
         """Route a request to a decode replica, which admits it when it has room."""

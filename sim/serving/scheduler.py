@@ -181,7 +181,7 @@ class Scheduler:
         With a remainder r, r micro-batches hold one more. Without an even share, requests that come
         together would pack into one micro-batch, and the stages would wait for it.
         """
-        share, more = divmod(self.admission.sequences, self.limits.micro_batches)
+        share, more = divmod(self.admission.kv_cache.sequences_used, self.limits.micro_batches)
         if more and (not share or self.count_above(share, batch) < more):
             share += 1
         size = self.policies.size
