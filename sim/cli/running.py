@@ -153,6 +153,7 @@ def check_command(
 ) -> None:
     """Read scenarios and check that every system fits, without a simulation."""
     from sim.scenario.layout import check
+    from sim.scenario.pools import member_place
     from sim.scenario.scenario import read
     from sim.studies.design import bound_plans
 
@@ -171,7 +172,7 @@ def check_command(
             )
         for name, members in systems.items():
             for member_name, member in members.items():
-                where = name if member_name == name else f"{name}.fleet.{member_name}"
+                where = member_place(scenario.systems, name, member_name)
                 print_warnings(file, scenario, {where: (member_name, member.deployment)})
 
 

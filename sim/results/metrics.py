@@ -271,7 +271,7 @@ def metrics_by_member(rows: Rows, measure: Measure | None = None) -> dict[str, M
     members: dict[str, MemberMetrics] = {}
     for system in dict.fromkeys(rows.systems):
         replicas = [number for number, name in enumerate(rows.systems) if name == system]
-        own = counted & np.isin(rows.replica, replicas)
+        own = counted & rows.served_by(replicas)
         done = own & rows.finished
         shown = {
             name: Statistics(

@@ -9,14 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally
 from sim.results.histogram import Gaps
-from sim.units import Seconds
+from sim.units import Bytes, Seconds
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ COLUMNS = {
 DRAFT_COLUMNS = {
     "steps": "integer: steps in which it decoded, after its first token",
     "accepted": "integer: drafts that became tokens of its output",
+}
+# The further columns of a run with prefill and decode pools. `replica` is then the decode replica.
+TRANSFER_COLUMNS = {
+    "prefill_replica": "integer: the replica that computed its prompt, -1 where none did",
+    "transfer_start": "s: when its KV cache began to travel, without what left during the prefill",
+    "transfer_end": "s: when its KV cache had travelled",
 }
 
 
@@ -90,6 +96,31 @@ class Traffic:
         return sorted(waited, key=lambda link: (-link[3], link[0]))[:most]
 
 
+class Transfers:
+    """The transfers of prompts between pools.
+
+    prefill_replica: int[request], -1 before any. start, end: float[request] [s], nan if never.
+    nbytes: of all transfers [B]. busy: time in use of each replica's links [s].
+    """
+
+    def __init__(self, requests: int, busy: list[Seconds]) -> None:
+        self.prefill_replica = np.full(requests, -1)
+        self.start = np.full(requests, np.nan)
+        self.end = np.full(requests, np.nan)
+        self.nbytes = 0.0
+        self.busy = busy
+
+    def add(self, number: int, times: tuple[Seconds, Seconds], nbytes: Bytes) -> None:
+        """Add the transfer of a request: its start and end [s], and its bytes."""
+        self.start[number], self.end[number] = times
+        self.nbytes += nbytes
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of `TRANSFER_COLUMNS`."""
+        values = self.prefill_replica, self.start, self.end
+        return dict(zip(TRANSFER_COLUMNS, values, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Span:
     """A part of a run: its start and end [s], and the work of each replica in it.
@@ -126,6 +157,7 @@ class Rows:
     worked_until: Seconds = -math.inf  # when the last step ended
     span: Span | None = None  # the part of the run that `measure` counts
     steps: NDArray[np.int64] | None = None
+    transfers: Transfers | None = None  # of prefill and decode pools
 
     def __post_init__(self) -> None:
         n = len(self.requests.arrival)
@@ -175,6 +207,13 @@ class Rows:
         reasons = (NUMBERED.sub("more tokens than", reason) for reason in self.reason if reason)
         return dict(sorted(Counter(reasons).items(), key=lambda count: (-count[1], count[0])))
 
+    def served_by(self, replicas: list[int]) -> NDArray[np.bool_]:
+        """Return bool[request]: one of these replicas computed its prompt or its output."""
+        served = np.isin(self.replica, replicas)
+        if self.transfers:
+            served |= np.isin(self.transfers.prefill_replica, replicas)
+        return served
+
     def expire(self, number: int, deadline: Seconds) -> None:
         """Cancel a request whose deadline has passed."""
         self.cancelled[number] = True
@@ -205,6 +244,7 @@ class Rows:
                 "retries": self.retries,
                 "moved": self.moved,
             }
+            | (self.transfers.columns() if self.transfers else {})
         )
         if self.steps is None:
             return table

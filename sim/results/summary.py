@@ -206,6 +206,15 @@ class RunSummary:
         """The identity of each system."""
         return {name: system.identity for name, system in self.systems.items()}
 
+    def unloaded_of(self, name: str) -> UnloadedRequest | None:
+        """Return the single request of a plain system, or of a pool in place: 'pd.decode'."""
+        for owner, system in self.systems.items():
+            if owner == name:
+                return system.unloaded
+            if name in system.members and name not in self.systems:
+                return system.members[name].unloaded
+        return None
+
     @property
     def priced_systems(self) -> dict[str, PricedSystem]:
         """The plain systems whose token price is known and more than zero, by name."""

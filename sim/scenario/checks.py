@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.results.metrics import LIMITS
+from sim.scenario.pools import POOLS, Pools, key_path, plain_systems, pool_problem
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
 from sim.units import brief
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
-def check_members(systems: Mapping[str, System | Fleet]) -> None:
-    """Check that there are systems, and that fleets are made of those with chips.
+def check_members(systems: Mapping[str, System | Fleet | Pools]) -> None:
+    """Check that there are systems, and that fleets and pools are made of those with chips.
 
     Raises: ValueError otherwise.
     """
@@ -23,13 +24,21 @@ def check_members(systems: Mapping[str, System | Fleet]) -> None:
         raise ValueError("name at least one system")
     plain = [name for name, system in systems.items() if isinstance(system, System)]
     for name, system in systems.items():
-        for member in system.fleet if isinstance(system, Fleet) else ():
+        parts: dict[tuple[str, ...], str] = {}
+        if isinstance(system, Fleet):
+            parts = {(name, "fleet", member): member for member in system.fleet}
+        elif isinstance(system, Pools):
+            parts = {(name, pool): member for pool, member in system.named.items()}
+        for path, member in parts.items():
             if member in plain:
                 continue
             hint = spelling_hint(member, plain, f"there are {', '.join(plain) or 'none'}")
-            what = "a fleet itself" if member in systems else "no system"
-            reason = f"{brief(member)!r} is {what}; a fleet is made of systems with chips: {hint}"
-            raise error_at_path((name, "fleet", member), member, reason)
+            whole = "a fleet" if isinstance(system, Fleet) else "a system of pools"
+            other = "a fleet" if isinstance(systems.get(member), Fleet) else "a system of pools"
+            what = f"{other} itself" if other == whole else other
+            reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
+            reason += f"; {whole} is made of systems with chips: {hint}"
+            raise error_at_path(path, member, reason)
 
 
 def check_scenario(scenario: "Scenario") -> None:
@@ -43,12 +52,13 @@ def check_scenario(scenario: "Scenario") -> None:
     _what_speculation_obeys(scenario)
     _no_prefixes_of_states(scenario)
     _refused_users_pause(scenario)
+    _what_pools_simulate(scenario)
     _searched_within_limits(scenario)
 
 
 def _owned_systems(scenario: "Scenario") -> None:
     """Check that owner costs are those of systems with chips, and that enough chips are bought."""
-    plain = [name for name, system in scenario.systems.items() if isinstance(system, System)]
+    plain = list(plain_systems(scenario.systems))
     for name, own in scenario.money.systems.items():
         if name not in plain:
             hint = spelling_hint(name, plain, f"there are {', '.join(plain) or 'none'}")
@@ -62,9 +72,7 @@ def _owned_systems(scenario: "Scenario") -> None:
 
 def _what_only_chips_have(scenario: "Scenario") -> None:
     """Check that keys of chip fidelity are used at chip fidelity only."""
-    for name, system in scenario.systems.items():
-        if isinstance(system, Fleet):
-            continue
+    for name, system in plain_systems(scenario.systems).items():
         keys = [
             key
             for key in ("network", "jitter", "exceptions")
@@ -73,18 +81,21 @@ def _what_only_chips_have(scenario: "Scenario") -> None:
         if keys and not scenario.by_chip(name):
             value = getattr(system, keys[0])
             reason = f"expected fidelity chip for this key; try systems.{name}.fidelity: chip"
-            raise error_at_path(("systems", name, keys[0]), value, reason)
+            raise error_at_path(
+                ("systems", *key_path(scenario.systems, name), keys[0]), value, reason
+            )
 
 
 def _what_a_ring_obeys(scenario: "Scenario") -> None:
     """Check that systems with `policy: ring` have compiled pipelines and no key that it ignores."""
-    for name, system in scenario.systems.items():
-        if isinstance(system, Fleet) or system.policies.batching is not ring:
+    for name, system in plain_systems(scenario.systems).items():
+        if system.policies.batching is not ring:
             continue
         if problem := _ring_problem(system, scenario.by_chip(name)):
             key = "policy" if system.policy else "engine"
             reason = f"got policy ring with {problem}; try policy: continuous"
-            raise error_at_path(("systems", name, key), getattr(system, key), reason)
+            path = ("systems", *key_path(scenario.systems, name), key)
+            raise error_at_path(path, getattr(system, key), reason)
 
 
 def _ring_problem(system: System, by_chip: bool) -> str:
@@ -110,8 +121,8 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 
 def _what_speculation_obeys(scenario: "Scenario") -> None:
     """Check that systems with `speculate` have no key with which drafts are not simulated."""
-    for name, system in scenario.systems.items():
-        if isinstance(system, Fleet) or not (system.speculate and system.speculate.tokens):
+    for name, system in plain_systems(scenario.systems).items():
+        if not (system.speculate and system.speculate.tokens):
             continue
         model = system.model or scenario.model
         problems = {
@@ -129,7 +140,8 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
             if has:
                 reason = f"got {key}; expected a system without it, since its drafts are not "
                 reason += f"simulated; try {hint}"
-                raise error_at_path(("systems", name, "speculate"), system.speculate, reason)
+                path = ("systems", *key_path(scenario.systems, name), "speculate")
+                raise error_at_path(path, system.speculate, reason)
 
 
 def _no_prefixes_of_states(scenario: "Scenario") -> None:
@@ -137,8 +149,8 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
 
     A state holds a whole prompt. A prefix would need a copy of the state at its end.
     """
-    for name, system in scenario.systems.items():
-        if isinstance(system, Fleet) or not system.prefix_caching:
+    for name, system in plain_systems(scenario.systems).items():
+        if not system.prefix_caching:
             continue
         model = system.model or scenario.model
         if model.state_bytes():
@@ -146,7 +158,8 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
                 f"got true; expected false for {model.id}, since copies of its states at the ends "
                 "of prefixes are not simulated; try leaving prefix_caching out"
             )
-            raise error_at_path(("systems", name, "prefix_caching"), True, reason)
+            path = ("systems", *key_path(scenario.systems, name), "prefix_caching")
+            raise error_at_path(path, True, reason)
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:
@@ -158,24 +171,48 @@ def _refused_users_pause(scenario: "Scenario") -> None:
     if workload.pause != 0:
         return
     users = getattr(workload, "users", 0)
-    for name, system in scenario.systems.items():
-        most = system.max_waiting if isinstance(system, System) else None
+    for name, system in plain_systems(scenario.systems).items():
+        most = system.max_waiting
         if most is not None and most < users:
             reason = (
                 f"got {most} with {users} users who do not pause; expected a pause, "
                 "as a refused user asks again at the same instant; try workload.think: 1 s, "
                 "or leave max_waiting out"
             )
-            raise error_at_path(("systems", name, "max_waiting"), most, reason)
+            raise error_at_path(
+                ("systems", *key_path(scenario.systems, name), "max_waiting"), most, reason
+            )
+
+
+def _what_pools_simulate(scenario: "Scenario") -> None:
+    """Check that the systems of pools have no key that pools do not simulate."""
+    for name, pools in scenario.systems.items():
+        if not isinstance(pools, Pools):
+            continue
+        for pool in POOLS:
+            key, reason = pool_problem(pool, scenario.plain(f"{name}.{pool}"))
+            if not key:
+                continue
+            if system := pools.named.get(pool):
+                reason = f"system {system}: {key}: {reason}"
+                raise error_at_path(("systems", name, pool), system, reason)
+            raise error_at_path(("systems", name, pool, key), key, reason)
 
 
 def _searched_within_limits(scenario: "Scenario") -> None:
     """Check that each search by capacity has limits to meet and a load to vary."""
-    for name, system in scenario.systems.items():
-        if isinstance(system, Fleet) or system.plan.search != "capacity":
+    for name, system in plain_systems(scenario.systems).items():
+        if system.plan.search != "capacity":
             continue
-        if reason := _search_problem(scenario, system):
-            raise error_at_path(("systems", name, "plan", "search"), "capacity", reason)
+        reason = _search_problem(scenario, system)
+        if name not in scenario.systems:
+            reason = (
+                "got capacity for a pool in place; expected a system that serves requests alone; "
+                "try search: speed"
+            )
+        if reason:
+            path = ("systems", *key_path(scenario.systems, name), "plan", "search")
+            raise error_at_path(path, "capacity", reason)
 
 
 def _search_problem(scenario: "Scenario", system: System) -> str:

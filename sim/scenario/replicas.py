@@ -11,19 +11,25 @@ from sim.cost.step import Costs
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
+from sim.scenario.pools import Pools, router_of
 from sim.scenario.scenario import Scenario
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
+from sim.serving.transfer import PoolConfig
 from sim.workload.requests import RequestBatch, stream_seed
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """Copies of a laid-out system in a fleet.  A system that is no fleet is its own only member."""
+    """Copies of a laid-out system in a fleet or a pool.  A plain system is its own only member.
+
+    pool: 'prefill' or 'decode'; '' outside pools.
+    """
 
     deployment: Deployment
     copies: int = 1
+    pool: str = ""
 
     @property
     def chips(self) -> int:
@@ -87,12 +93,17 @@ def serve_requests(
     progress: called with the number of ended requests and of all.
     """
     configs: list[ReplicaConfig] = []
-    for system, member in members.items():
-        configs += replica_configs(scenario, system, member, first=len(configs))
+    for member_name, member in members.items():
+        configs += replica_configs(scenario, member_name, member, first=len(configs))
+    system = scenario.systems[name]
+    pools = None
+    if isinstance(system, Pools):
+        pools = PoolConfig(members[f"{name}.prefill"].replicas, system.transfer)
     return serve_fleet(
         requests,
         configs,
-        scenario.systems[name].router,
+        router_of(scenario.systems, name),
+        pools=pools,
         think=scenario.workload.pause or 0.0,
         progress=progress,
         counted=scenario.measure.bounds if scenario.measure else None,

@@ -35,20 +35,24 @@ from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure, SLOField
 from sim.results.summary import RunOrigin
 from sim.scenario.checks import check_members, check_scenario
+from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_system
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
 from sim.workload.kinds import WorkloadField
 from sim.workload.requests import stream_seed
 
 
-def _system_or_fleet(value: object, info: ValidationInfo) -> object:
-    """Return a fleet if a mapping has the key `fleet`, else a system.
+def _system_of_kind(value: object, info: ValidationInfo) -> object:
+    """Return a fleet if a mapping has the key `fleet`, pools if it has one, else a system.
 
-    Without this choice an error would list the problems of both classes.
+    Without this choice an error would list the problems of all classes.
     """
     if not isinstance(value, Mapping):
         return value
-    return (Fleet if "fleet" in value else System).model_validate(value, context=info.context)
+    kind: type[Fleet | Pools | System] = Fleet if "fleet" in value else System
+    if any(pool in value for pool in POOLS):
+        kind = Pools
+    return kind.model_validate(value, context=info.context)
 
 
 class _Places:
@@ -100,7 +104,7 @@ class Scenario(Value):
         default=None,
         description="Rules and prices for $ per token; default: the assumptions of Economics.",
     )
-    systems: dict[str, Annotated[System | Fleet, BeforeValidator(_system_or_fleet)]] = Field(
+    systems: dict[str, Annotated[AnySystem, BeforeValidator(_system_of_kind)]] = Field(
         description="Systems to compare, by name."
     )
     sweep: SweepField = Field(
@@ -110,7 +114,7 @@ class Scenario(Value):
 
     @field_validator("systems")
     @classmethod
-    def _some(cls, systems: dict[str, System | Fleet]) -> dict[str, System | Fleet]:
+    def _some(cls, systems: dict[str, AnySystem]) -> dict[str, AnySystem]:
         check_members(systems)
         return systems
 
@@ -164,12 +168,15 @@ class Scenario(Value):
         """The scenario's economics; by default the assumptions of `Economics`."""
         return self.economics or Economics()
 
+    def owner_costs(self, name: str) -> OwnerCosts:
+        """Return the owner costs of a plain system; by default the assumptions of `OwnerCosts`."""
+        key = ".".join(key_path(self.systems, name))
+        return self.money.systems.get(key, OwnerCosts())
+
     def capex(self, name: str, copies: int = 1) -> Capex | None:
         """Return the purchase of copies of a plain system, with spares; None if unknown."""
         chip, chips, _ = self.plain(name).hardware
-        one = system_capex(
-            chip, chips + self.spare_chips(name), self.money.systems.get(name, OwnerCosts())
-        )
+        one = system_capex(chip, chips + self.spare_chips(name), self.owner_costs(name))
         return one.times(copies) if one else None
 
     def spare_chips(self, name: str) -> int:
@@ -191,7 +198,7 @@ class Scenario(Value):
 
     def where(self, name: str, *keys: int | str) -> str:
         """Return the place of a key of a system for errors: 'mine.yaml:7: systems.lpu.plan'."""
-        return self.where_key("systems", name, *map(str, keys))
+        return self.where_key("systems", *key_path(self.systems, name), *map(str, keys))
 
     def where_key(self, *path: str) -> str:
         """Return the place of a key for errors: 'mine.yaml:7: slo'; made in code the key alone."""
@@ -212,29 +219,31 @@ class Scenario(Value):
         return PlanError(f"{self.where(name, *problem['loc'])}: {problem['msg']}")
 
     def plain(self, name: str) -> System:
-        """Return a system that is not a fleet."""
-        system = self.systems[name]
-        assert isinstance(system, System)
-        return system
+        """Return a system with chips of its own; 'pd.prefill' is the one of that pool."""
+        return plain_system(self.systems, name)
 
     def members(self, name: str) -> dict[str, int]:
         """Return the plain systems of a system, and the copies of each.
 
-        A plain system has only itself.
+        A plain system has only itself. The pools of 'pd' are 'pd.prefill' and 'pd.decode'.
         Raises: PlanError if they serve several models.
         """
-        system = self.systems[name]
-        if isinstance(system, System):
+        system = self.systems.get(name)
+        if system is None or isinstance(system, System):
             return {name: 1}
-        models = {member: self.plain(member).model or self.model for member in system.fleet}
+        copies = (
+            {f"{name}.{pool}": getattr(system.copies, pool) for pool in POOLS}
+            if isinstance(system, Pools)
+            else system.fleet
+        )
+        models = {member: self.plain(member).model or self.model for member in copies}
         first = next(iter(models))
         for member, model in models.items():
             if model != models[first]:
                 served = f"{first} serves {models[first].id}, and {member} {model.id}"
-                raise PlanError(
-                    f"{self.where(name)}: {served}; the members of a fleet serve one model"
-                )
-        return system.fleet
+                parts = "pools" if isinstance(system, Pools) else "the members of a fleet"
+                raise PlanError(f"{self.where(name)}: {served}; {parts} serve one model")
+        return copies
 
     def require_few(self, name: str, deployments: Mapping[str, Deployment]) -> None:
         """Raise PlanError if a system has too many replicas to simulate, over all copies."""

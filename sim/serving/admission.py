@@ -81,11 +81,8 @@ class Admission:
 
     def accept(self, request: Request) -> None:
         """Add a request to the queue, and to the unfinished requests."""
+        self.record_replica(request)
         rows, number = self.rows, request.id
-        before = rows.replica[number]
-        if before != self.number:
-            rows.moved[number] |= before != -1
-            rows.replica[number] = self.number
         self.requests[number] = request
         request.steps = request.output - 1
         if rows.steps is not None:
@@ -94,6 +91,14 @@ class Admission:
                 request.rate = (request.output - 1) / request.steps
             rows.steps[number] = request.steps
         self.queue(request, self.order(request))
+
+    def record_replica(self, request: Request) -> None:
+        """Record that this replica serves a request, which another one may have served before."""
+        rows, number = self.rows, request.id
+        before = rows.replica[number]
+        if before != self.number:
+            rows.moved[number] |= before != -1
+            rows.replica[number] = self.number
 
     def queue(self, request: Request, key: float) -> None:
         """Add a request to the queue. The smallest key is first."""
@@ -125,12 +130,16 @@ class Admission:
                 request.queued = False
                 self.queued -= 1
                 request.prefilled = self.kv_cache.take(request)
-                if not preempted:
-                    # After a preemption it finds its own blocks, which save no first computing.
-                    self.rows.cached[request.id] = request.prefilled
-                    self.rows.admitted[request.id] = self.env.now
-                self.prefilling.append(request)
+                self.begin(request, preempted)
             heapq.heappop(self.waiting)
+
+    def begin(self, request: Request, preempted: bool) -> None:
+        """Let an admitted request wait for a micro-batch that computes its prompt."""
+        if not preempted:
+            # After a preemption it finds its own blocks, which save no first computing.
+            self.rows.cached[request.id] = request.prefilled
+            self.rows.admitted[request.id] = self.env.now
+        self.prefilling.append(request)
 
     def drop_cancelled_prompts(self) -> None:
         """End cancelled requests whose prompts are next."""

@@ -55,6 +55,11 @@ class Request:
         """Prompt and output tokens. The last one is never attended to, but engines reserve it."""
         return self.prompt + self.output
 
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether K and V of the whole prompt are there: another replica has computed them."""
+        return self.prefilled == self.prompt
+
 
 # The next step of a micro-batch.
 

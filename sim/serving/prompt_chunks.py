@@ -57,7 +57,7 @@ def take_chunks(
     while prefilling and work.prompt_tokens < tokens:
         request = prefilling[0]
         left = request.prompt - request.prefilled - (len(prefilled) >= ends)
-        if not left:
+        if left <= 0:  # less than 0 for a received prompt without a place
             break
         chunk = min(left, tokens - work.prompt_tokens)
         add_chunk(work, request.prefilled, chunk, window)

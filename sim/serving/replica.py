@@ -32,6 +32,8 @@ class Replica:
     up: False after a failure. Another object then takes its place.
     """
 
+    admission_class: type[Admission] = Admission
+
     def __init__(
         self,
         env: simpy.Environment,
@@ -44,7 +46,7 @@ class Replica:
         self.env, self.executor, self.rows = env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
-        self.admission = Admission(env, number, config, rows, on_end)
+        self.admission = self.admission_class(env, number, config, rows, on_end)
         self.prefilling = self.admission.prefilling
         batches = [
             MicroBatch(self.back, window=self.limits.window, width=self.limits.width)
@@ -138,7 +140,8 @@ class Replica:
     def steady_prompt(self) -> Request | None:
         """Return the prompt that the executor may compute by itself; None if there is none."""
         request = self.prefilling[0]
-        return request if self.scheduler.fast_path and not request.cancelled else None
+        steady = self.scheduler.fast_path and not request.cancelled and not request.is_prefilled
+        return request if steady else None
 
     def run_scheduler(self, _: simpy.Event | None = None) -> None:
         """Let idle micro-batches take the waiting prompts."""

@@ -23,6 +23,7 @@ from sim.serving.policy import (
 )
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
+from sim.serving.received import clear_first_prompts, join_received
 from sim.units import Seconds
 
 
@@ -107,9 +108,8 @@ class Scheduler:
         Raises: UserError if the policy chooses no work, and nothing can change that.
         """
         prefilling = self.prefilling
-        if prefilling and prefilling[0].cancelled:
-            self.admission.drop_cancelled_prompts()
-            self.admission.admit()
+        if prefilling and (prefilling[0].cancelled or prefilling[0].is_prefilled):
+            clear_first_prompts(self, batch)
         batch.preempted = preempted = not self.policies.reserve and self.preempt(batch)
         running = batch.running
         if not running and (not prefilling or self.in_flight > self.allowed):
@@ -252,6 +252,7 @@ class Scheduler:
         """Preempt the youngest sequences until the KV cache has room for a token of the others.
 
         Return whether there were any. Their tokens are computed again later.
+        If none is left, received sequences take the free places: nothing else may be under way.
         """
         before, admitted = batch.running, self.rows.admitted
         while batch.running and self.admission.kv_cache.kv_free < batch.running:
@@ -264,7 +265,11 @@ class Scheduler:
         self.update_allowed(batch, before)
         if not batch.running:
             batch.begun = False
-        return batch.running < before
+        preempted = batch.running < before
+        if preempted and not batch.running and self.prefilling and self.prefilling[0].is_prefilled:
+            join_received(self, batch)
+            self.preempt(batch)
+        return preempted
 
     def batch_of(self, request: Request) -> MicroBatch | None:
         """Return the micro-batch that holds a request's sequence; None without one."""

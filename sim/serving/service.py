@@ -12,8 +12,10 @@ from sim.results.rows import Rows
 from sim.serving.event_order import UrgentTimeout, call_urgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
+from sim.serving.pools import PooledFleet
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.step_draws import StepDraws
+from sim.serving.transfer import PoolConfig
 from sim.serving.users import ClosedLoopUsers
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -34,12 +36,15 @@ class ServiceOptions(TypedDict, total=False):
     progress: called with the number of ended requests and of all.
     counted: start and end of the part of the run whose work is kept in `Rows.span` [s]. Without
         an end it is over when the last request is sent. None keeps nothing.
+    pools: the prefill and decode pools of the replicas; None without pools. Each pool then has the
+        router of its policies.
     """
 
     think: Seconds
     leap: bool
     progress: ProgressCallback
     counted: tuple[Seconds, Seconds | None] | None
+    pools: PoolConfig | None
 
 
 class ServeOptions(TypedDict, total=False):
@@ -121,7 +126,12 @@ class Service:
                 self.next_turns.setdefault(before, []).append(number)
         self.arrived = self.ended = 0
         leap = options.get("leap", True)
-        self.fleet = ServingFleet(self.env, self.rows, configs, router, self, leap)
+        pools = options.get("pools")
+        self.fleet = (
+            PooledFleet(self.env, self.rows, configs, pools, self, leap)
+            if pools
+            else ServingFleet(self.env, self.rows, configs, router, self, leap)
+        )
         self.marks: list[Mark] = []
         self.counts_to_the_last = False
         if counted := options.get("counted"):

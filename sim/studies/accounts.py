@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sim.cost.energy import EnergyPart, Tally, energy, summed
 from sim.economics.owner_costs import (
     Capex,
-    OwnerCosts,
     host_power,
     joules_per_token,
 )
@@ -25,6 +24,7 @@ from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_point
+from sim.studies.pool_bound import pools_point
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
 
@@ -108,7 +108,7 @@ def costs_of_work(
     """
     money, parts = scenario.money, {}
     for name, of in members.items():
-        around = host_power(of.deployment.layout.chip, money.systems.get(name, OwnerCosts()))
+        around = host_power(of.deployment.layout.chip, scenario.owner_costs(name))
         chips = of.chips + of.copies * scenario.spare_chips(name)
         parts[name] = EnergyPart(of.deployment.costs, chips, tallies[name], around)
     owned = total_capex(scenario, {name: of.copies for name, of in members.items()})
@@ -140,6 +140,8 @@ def capacity_estimate(
         return None
     prompt, output, tallies = workload.mean_prompt, workload.mean_output, {}
     load = rate = 0.0
+    if any(of.pool for of in members.values()):
+        return _estimate_of_pools(scenario, members, availability)
     for name, of in members.items():
         alone = unloaded[name]
         times = {"ttft": alone.ttft, "e2el": alone.ttft + max(0.0, output - 1) * alone.tpot}
@@ -148,9 +150,29 @@ def capacity_estimate(
             return None
         load, rate = load + of.copies * point.load, rate + of.copies * point.rate
         tallies[name] = point.tally.scaled(of.copies)
-    served = ServedTokens(rate * output, round(rate), 1.0)
+    return _estimate(scenario, members, (load, rate), tallies, availability)
+
+
+def _estimate_of_pools(
+    scenario: Scenario, members: Mapping[str, Member], availability: float
+) -> CapacityEstimate | None:
+    """Return the estimate of `capacity_estimate` for pools; None if no load meets the SLO."""
+    if (point := pools_point(scenario, members)) is None:
+        return None
+    return _estimate(scenario, members, (point.load, point.rate), point.tallies, availability)
+
+
+def _estimate(
+    scenario: Scenario,
+    members: Mapping[str, Member],
+    load: tuple[float, float],
+    tallies: Mapping[str, Tally],
+    availability: float,
+) -> CapacityEstimate:
+    """Return the estimate at a load, given also as request/s. tallies: the work of a second."""
+    served = ServedTokens(load[1] * scenario.workload.mean_output, round(load[1]), 1.0)
     return CapacityEstimate(
-        load=load,
+        load=load[0],
         output_throughput=served.tokens,
         costs=costs_of_work(scenario, members, tallies, 1.0, served, availability),
     )
@@ -185,11 +207,7 @@ def _metered_power(
     money = scenario.money
     if money.electricity is None:
         return None
-    bought = [
-        part
-        for name, part in parts.items()
-        if name not in money.systems or money.systems[name].rent is None
-    ]
+    bought = [part for name, part in parts.items() if scenario.owner_costs(name).rent is None]
     joules = energy(bought, worked, 1.0)
     return sum(joules.values()) / worked if joules else None
 

@@ -78,19 +78,19 @@ def load_point(
     needed = prompt + width * steps  # tokens that the steps of a request compute
     most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
-    for k in sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}):
+    for k in decode_counts(most):
         tokens = k * needed / steps  # k + c
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
         chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
-        work = _mean_step(deployment, k, context, chunk, prompt)
-        time, unloaded = _step_times(deployment, work)
+        work = mean_step(deployment, k, context, chunk, prompt)
+        time, unloaded = step_times(deployment, work)
         tpot = max(in_flight * time, unloaded) / mean
         if slo.tpot is None or tpot <= slo.tpot:
             rate = load = k / steps / (time * passes)
             if think is not None:
                 answer = steps * mean * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
-                load *= max(wait, _first_token(deployment, prompt)) + answer + think
+                load *= max(wait, first_token(deployment, prompt)) + answer + think
             if best is None or load > best[0]:
                 best = load, rate, work
     if best is None:
@@ -98,6 +98,11 @@ def load_point(
     load, rate, work = best
     tally = _work_of_a_second(deployment, work, rate * steps, rate * prompt, prompt)
     return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
+
+
+def decode_counts(most: int) -> list[int]:
+    """Return the numbers of sequences to try: powers of the root of 2, and `most`."""
+    return sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)})
 
 
 def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
@@ -109,17 +114,17 @@ def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
     return min((limit for limit in waits if limit is not None), default=0.0)
 
 
-def _first_token(deployment: Deployment, prompt: float) -> Seconds:
+def first_token(deployment: Deployment, prompt: float) -> Seconds:
     """Return an estimate of the TTFT of an unloaded request.
 
     Its chunks enter one after another, and the last one passes all stages.
     """
     chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = _step_times(deployment, _mean_step(deployment, 0, 0.0, chunk, prompt))
+    time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt))
     return (math.ceil(prompt / chunk) - 1) * time + unloaded
 
 
-def _mean_step(
+def mean_step(
     deployment: Deployment, decodes: int, context: float, chunk: int, prompt: float
 ) -> Work:
     """Return the work of a step.
@@ -139,7 +144,7 @@ def _mean_step(
     return work
 
 
-def _step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
     """Return the time of a step on the slowest stage, and through all stages."""
     costs = deployment.costs
     stages = costs.step(work).time
@@ -166,7 +171,7 @@ def _work_of_a_second(
         tally.add_chunks(step, steps)
         return tally
     chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
-    work = _mean_step(deployment, 0, 0.0, chunk, prompt)
+    work = mean_step(deployment, 0, 0.0, chunk, prompt)
     tally.batch_steps[chunk] += read / chunk
     tally.add_chunks(work, read / chunk)
     tally.steps_without_sampling -= read / max(prompt, chunk)  # the last chunk of each prompt

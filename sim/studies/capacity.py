@@ -26,6 +26,7 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
+from sim.studies.pool_bound import pools_point
 from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
 
 # The bisection ends at this ratio of the lowest load that is not met to the highest that is.
@@ -212,7 +213,11 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
 
 def _guess_from_bound(scenario: Scenario, members: Mapping[str, Member]) -> Guess | None:
     """Return the load to begin with; None if the bound is 0, because no step meets the SLO."""
-    bound = load_bound(scenario, members)
+    if any(member.pool for member in members.values()):
+        point = pools_point(scenario, members)
+        bound = point.load if point else 0.0
+    else:
+        bound = load_bound(scenario, members)
     return Guess(SEARCH_FROM * bound) if bound else None
 
 

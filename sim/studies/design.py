@@ -16,6 +16,7 @@ from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.system_identity import max_goodput
+from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
@@ -85,9 +86,14 @@ def bound_plans(scenario: Scenario) -> Scenario:
 
 def _open_plans(scenario: Scenario, systems: Iterable[str] | None) -> list[str]:
     """Return the systems with `search: capacity`, among those named; None means all."""
-    named = scenario.systems if systems is None else systems
-    plain = {name: system for name in named if isinstance(system := scenario.systems[name], System)}
-    return [name for name, system in plain.items() if system.plan.search == "capacity"]
+    plain = plain_systems(scenario.systems)
+    paths = (
+        [(name,) for name in plain]
+        if systems is None
+        else (key_path(scenario.systems, name) for name in systems)
+    )
+    named = {".".join(path) for path in paths}
+    return [name for name, own in plain.items() if name in named and own.plan.search == "capacity"]
 
 
 def _single_system(scenario: Scenario, name: str) -> Scenario:

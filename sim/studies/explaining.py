@@ -31,8 +31,8 @@ from sim.results.explanation_summary import (
 )
 from sim.results.saving import Saved
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
-from sim.scenario.system import System
 from sim.studies.identity import plain_identity
 from sim.studies.sensitivity import moved
 from sim.units import Seconds, format_quantity
@@ -53,13 +53,13 @@ def explain(
     Left out: exceptions, jitter and contention of chip fidelity.
     Raises: UserError for an unknown system or a fleet; PlanError if a model does not fit.
     """
-    plain = [name for name, system in scenario.systems.items() if isinstance(system, System)]
+    plain = list(plain_systems(scenario.systems))
     for name in names or ():
         if name not in plain:
             raise unknown_name("--system", name, plain)
     systems = {}
     for name in names or plain:
-        unloaded = saved.summary.systems[name].unloaded if saved else None
+        unloaded = saved.summary.unloaded_of(name) if saved else None
         system = _SystemExplainer(scenario, name).explained()
         systems[name] = replace(system, saved_tpot_ms=unloaded.tpot_ms if unloaded else None)
     return ExplanationSummary(scenario.id, systems)

@@ -65,7 +65,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
     weights_memory, kv_memory = plan.weights_in, plan.kv_in
     assert weights_memory is not None  # a layout has chosen both
     assert kv_memory is not None
-    system = scenario.systems[name]
+    system = scenario.plain(name)
     return SystemIdentity(
         label=system.full_label,
         colour=system.colour,

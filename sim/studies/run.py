@@ -171,8 +171,9 @@ class Result:
         """A row for each request and system, with the columns of requests.parquet."""
         import polars
 
+        # Only systems of pools have the columns of transfers, and only drafts those of steps.
         tables = [s.rows.table(name) for name, s in self.systems.items()]
-        return polars.concat(tables, how="diagonal")  # only some systems may speculate
+        return polars.concat(tables, how="diagonal")
 
     @property
     def metrics(self) -> "polars.DataFrame":

@@ -28,6 +28,7 @@ from sim.results.sensitivity_summary import (
     SwingSummary,
     SystemSensitivity,
 )
+from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.units import Seconds
@@ -148,9 +149,7 @@ def sensitivity(
     Raises: PlanError if one does not fit as it is; ScenarioError if no number is uncertain.
     """
     result = {}
-    for name, system in scenario.systems.items():
-        if not isinstance(system, System):
-            continue
+    for name, system in plain_systems(scenario.systems).items():
         numbers = list(uncertain_numbers(system))
         base = single_request_metrics(scenario, name, system)
         assert base is not None
@@ -184,7 +183,7 @@ def single_request_metrics(
     changed = scenario.model_copy(update={"systems": {name: system}})
     deployment = changed.deploy(name)
     if not deployment.fit.fits:
-        if system == scenario.systems[name]:
+        if system == scenario.plain(name):
             raise PlanError(
                 f"systems.{name}: {deployment.layout.model.id} does not fit;"
                 " try sramsim check for what would do"

@@ -21,6 +21,7 @@ from sim.inputs.key_paths import JsonObject
 from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.service import serve
@@ -73,12 +74,14 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
 
     Raises: UserError if there is no such system; PlanError if it does not fit.
     """
-    if name not in scenario.systems:
-        raise unknown_name("--system", name, scenario.systems)
-    if name not in (members := scenario.members(name)):
+    plain = plain_systems(scenario.systems)
+    if name not in scenario.systems and name not in plain:
+        raise unknown_name("--system", name, [*scenario.systems, *plain])
+    if name not in plain:
+        first = key_path(scenario.systems, next(iter(scenario.members(name))))
         raise UserError(
-            f"--system: got {name}, which is a fleet; expected one of its members;"
-            f" try --system {next(iter(members))}"
+            f"--system: got {name}, which has several systems; expected one of them;"
+            f" try --system {'.'.join(first)}"
         )
     if (speculate := scenario.plain(name).speculate) and speculate.tokens:
         raise UserError(

@@ -51,6 +51,7 @@ class LoadTrial:
     kept: output tokens that came out over those offered, in the counted part.
     missed: share of the requests that missed each limit, or were refused.
     counted: start and end of the counted part [s].
+    pool: the pool whose requests wait more at the end; '' without pools.
     """
 
     load: float
@@ -61,6 +62,7 @@ class LoadTrial:
     missed: dict[str, float]
     counted: tuple[Seconds, Seconds]
     closed: bool = False
+    pool: str = ""
 
     @property
     def summary(self) -> TrialSummary:
@@ -95,11 +97,14 @@ class LoadTrial:
     def binds(self, share: float) -> str:
         """Return why the load is not met: the limit that most requests miss, or 'refused'.
 
-        'overload' if the share is met, because the SLO allows long waits.
+        'overload' if the share is met, because the SLO allows long waits. With pools, it names the
+        one that binds, as 'ttft (prefill)'.
         """
-        if self.attainment >= share:
-            return "overload"
-        return max(self.missed, key=lambda limit: self.missed[limit])
+        limit = "overload"
+        if self.attainment < share:
+            limit = max(self.missed, key=lambda limit: self.missed[limit])
+        pool = {"ttft": "prefill", "tpot": "decode"}.get(limit, self.pool) if self.pool else ""
+        return f"{limit} ({pool})" if pool else limit
 
 
 @dataclass(eq=False)
@@ -183,6 +188,7 @@ class TrialSeries:
             missed=missed,
             counted=(start, end),
             closed=rows.requests.users is not None,
+            pool=busier_pool(rows, end),
         )
         self.progress(self.name, trial)
         return trial
@@ -243,6 +249,21 @@ class TrialSeries:
         """Return the rows of one more trial."""
         self.trials += 1
         return serve_requests(self.scenario, self.name, self.members, requests)
+
+
+def busier_pool(rows: Rows, at: Seconds) -> str:
+    """Return the pool that has more requests waiting at a time; '' without pools.
+
+    In the prefill pool they wait for their first token, and in the decode pool for room and for
+    the transfer.
+    """
+    if rows.transfers is None:
+        return ""
+    come = rows.arrival <= at
+    before = come & ~(rows.first_token <= at)
+    between = come & (rows.first_token <= at) & ~(rows.transfers.end <= at)
+    between &= rows.requests.output > 1
+    return "prefill" if before.sum() > between.sum() else "decode"
 
 
 def first_requests(requests: RequestBatch, n: int | None) -> RequestBatch:

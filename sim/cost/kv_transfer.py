@@ -1,0 +1,39 @@
+"""The KV cache of a prompt as it travels from one replica to another, in bytes."""
+
+from sim.cost.layout import Layout
+from sim.model.blocks import Attention, Mixer
+from sim.units import Bytes
+
+
+def stored_width(layout: Layout, mixer: Mixer) -> float:
+    """Return the numbers that a token adds to one layer's cache, over all chips of a stage.
+
+    Chips that hold copies of one KV head count each. A latent, or a key of an indexer, counts once.
+    """
+    width = mixer.kv_width()
+    if not isinstance(mixer, Attention) or mixer.latent:
+        return width
+    heads = mixer.kv_heads * layout.kv_parts(mixer)
+    return width * max(1.0, layout.plan.tensor / heads)
+
+
+def prompt_kv_bytes(layout: Layout, tokens: int) -> Bytes:
+    """Return the KV cache of `tokens` consecutive tokens of a prompt, over all layers [B].
+
+    tokens: those that the receiver lacks. A layer with a window has no more than the window, and a
+    state of fixed size travels whole.
+    Copies of KV heads travel, because each chip sends what it holds. One copy of a latent travels.
+    Left out: a change of precision or of layout on the way.
+    Source: vLLM, docs/features/disagg_prefill.md, for ranks that send what they hold.
+    """
+    numbers, states = 0.0, 0.0
+    for mixer in (mixer for block in layout.model.blocks for mixer in block.mixers):
+        kept = min(tokens, mixer.window or tokens) if mixer.forgets else tokens
+        numbers += kept * stored_width(layout, mixer)
+        states += mixer.state_bytes()
+    return numbers * layout.plan.kv.bytes + states
+
+
+def kv_layers(layout: Layout) -> int:
+    """Return the number of layers that keep a KV cache or a state."""
+    return sum(bool(block.mixers) for block in layout.model.blocks)

@@ -1,0 +1,35 @@
+"""Sequences that a replica receives: another replica has computed their prompts."""
+
+from typing import TYPE_CHECKING
+
+from sim.serving.micro_batch import MicroBatch
+
+if TYPE_CHECKING:
+    from sim.serving.scheduler import Scheduler
+
+
+def clear_first_prompts(scheduler: "Scheduler", batch: MicroBatch) -> None:
+    """Remove the first prompts that need no computing: cancelled or received ones."""
+    if scheduler.prefilling[0].cancelled:
+        scheduler.admission.drop_cancelled_prompts()
+        scheduler.admission.admit()
+    else:
+        join_received(scheduler, batch)
+
+
+def join_received(scheduler: "Scheduler", batch: MicroBatch) -> None:
+    """Add received sequences to a micro-batch, as far as it has places.
+
+    The gap before the next token of each began with its first token, on the other replica.
+    """
+    before, prefilling = batch.running, scheduler.prefilling
+    while prefilling and prefilling[0].is_prefilled and scheduler.places(batch) > 0:
+        request = prefilling.popleft()
+        if batch.running == before:
+            batch.skip()  # the others' gaps differ from those of the sequences that join
+        noted = bool(batch.skipped_since)
+        batch.join(request, request.joined)
+        if not noted:  # else `join` has noted the gap
+            batch.skipped_since.append((1, request.joined))
+    if batch.running != before:
+        scheduler.update_allowed(batch, before)

@@ -1,0 +1,212 @@
+"""Prefill and decode pools: queues, links and rooms obey closed forms."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.cost.kv_transfer import prompt_kv_bytes
+from sim.cost.plan import Plan
+from sim.cost.work import Work
+from sim.serving.policy import DEFAULT, Policies, least_loaded
+from sim.serving.replica_config import ReplicaConfig
+from sim.serving.service import Service, serve
+from sim.serving.transfer import PoolConfig, Transfer
+from sim.workload.requests import RequestBatch
+
+INSTANT = Transfer(bandwidth=1e30)
+
+
+@pytest.fixture(scope="module")
+def deployments(make_deployment, make_chip, lossy):
+    """A replica of one stage, and one of three."""
+    return {
+        "one": make_deployment(1, engine=lossy),
+        "piped": make_deployment(3, plan=Plan(pipeline=3), engine=lossy),
+    }
+
+
+def pool(deployment, replicas=1, policies=DEFAULT, **limits):
+    """The configurations of equal replicas."""
+    config = ReplicaConfig(deployment.costs, replace(deployment.limits, **limits), policies)
+    return [replace(config, number=number) for number in range(replicas)]
+
+
+def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True):
+    """The rows.  At the end no replica holds room, and nothing is on its way."""
+    pools = PoolConfig(len(prefill), transfer)
+    service = Service(asked, [*prefill, *decode], least_loaded, pools=pools, leap=leap)
+    rows = service.run()
+    for replica in service.fleet.replicas:
+        assert (replica.kv_cache.kv_used, replica.kv_cache.sequences_used) == (0, 0)
+    assert service.fleet.journeys == {}
+    return rows
+
+
+def apart(n, prompt, output, gap=10.0):
+    """Requests that never meet."""
+    return RequestBatch(gap * np.arange(n), np.full(n, prompt), np.full(n, output))
+
+
+@pytest.mark.parametrize("kind", ["one", "piped"])
+def test_an_instant_link_and_no_queue_leave_both_phases_as_they_are(deployments, kind):
+    one = deployments[kind]
+    asked = apart(3, 40, 12)
+    together = serve(asked, one.costs, one.limits)
+    rows = serve_pools(asked, pool(one), pool(one))
+    assert rows.first_token == pytest.approx(together.first_token, rel=1e-12)
+    assert rows.last_token == pytest.approx(together.last_token, rel=1e-12)
+    assert rows.gaps.mean == pytest.approx(together.gaps.mean, rel=1e-9)
+
+
+policies = st.builds(
+    Policies,
+    reserve=st.booleans(),
+    prefix_caching=st.booleans(),
+    size=st.sampled_from([None, None, 1, 2]),
+)
+
+
+@st.composite
+def runs(draw):
+    """Requests, both pools' kinds, rooms and policies, and the links."""
+    n = draw(st.integers(1, 25))
+    prompts, outputs = (
+        np.array(draw(st.lists(st.integers(1, most), min_size=n, max_size=n))) for most in (60, 30)
+    )
+    if users := draw(st.none() | st.integers(1, 5)):
+        asked = RequestBatch(np.full(n, np.nan), prompts, outputs, users)
+    else:
+        gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
+        asked = RequestBatch(np.cumsum(gaps), prompts, outputs)
+    pools = [
+        (
+            draw(st.sampled_from(["one", "piped"])),
+            draw(st.integers(1, 3)),
+            draw(policies),
+            {"kv_tokens": draw(st.integers(20, 300)), "sequences": draw(st.integers(1, 8))},
+        )
+        for _ in range(2)
+    ]
+    transfer = Transfer(
+        bandwidth=draw(st.sampled_from([1e6, 1e7, 1e30])),
+        latency=draw(st.sampled_from([0.0, 1e-3])),
+        handover=draw(st.sampled_from([0.0, 2e-3])),
+        overlap=draw(st.sampled_from(["none", "layers", "chunks"])),
+        per=draw(st.sampled_from(["flow", "replica", "chip"])),
+    )
+    return asked, pools, transfer
+
+
+@settings(max_examples=80)
+@given(runs())
+def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deployments, drawn):
+    asked, drawn_pools, transfer = drawn
+    prefill, decode = (
+        pool(deployments[kind], replicas, policy, **limits)
+        for kind, replicas, policy, limits in drawn_pools
+    )
+    rows, steps = (serve_pools(asked, prefill, decode, transfer, leap) for leap in (True, False))
+    moved, done, sent = rows.transfers, rows.finished, rows.requests.output > 1
+    assert all(bool(reason) != ok for reason, ok in zip(rows.reason, done, strict=True))
+    assert all(peak <= room for peak, room in zip(rows.kv_peak, rows.kv_tokens, strict=True))
+    travelled = done & sent
+    assert (np.isfinite(moved.end) == travelled).all()
+    assert (moved.end >= moved.start + transfer.latency - 1e-12)[travelled].all()
+    assert (moved.start >= rows.first_token)[travelled].all()
+    assert (rows.last_token > moved.end + transfer.handover)[travelled].all()
+    assert (rows.replica[done] >= np.where(sent, len(prefill), 0)[done]).all()
+    layout = prefill[0].costs.layout
+    nbytes = sum(prompt_kv_bytes(layout, int(n)) for n in rows.requests.prompt[travelled])
+    assert moved.nbytes == pytest.approx(nbytes)
+    if transfer.overlap == "none":
+        rate = transfer.bandwidth * (
+            min(r.costs.stages for r in (prefill[0], decode[0])) if transfer.per == "chip" else 1
+        )
+        assert sum(moved.busy) == pytest.approx(2 * nbytes / rate)
+    for column in ("arrival", "admitted", "first_token", "last_token"):
+        assert getattr(rows, column) == pytest.approx(
+            getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True
+        )
+    assert rows.gaps.bins == steps.gaps.bins
+    tokens = rows.requests.output[done].sum()
+    assert rows.gaps.count == tokens - done.sum()
+
+
+def prompt_seconds(deployment, prompt):
+    """The time of a prompt of one chunk on a replica of one stage."""
+    seen = prompt * (prompt + 1) / 2
+    return deployment.costs.line(Work(0, 0, prompt, 1, seen, prompt, logits=1))[0]
+
+
+def test_prompts_of_one_length_queue_as_in_md1(deployments):
+    """One prompt at a time on the only prefill replica, 70 % of the time."""
+    one, prompt, n = deployments["one"], 12, 12_000
+    service = prompt_seconds(one, prompt)
+    gaps = np.random.default_rng(1).exponential(service / 0.7, n)
+    asked = RequestBatch(np.cumsum(gaps), np.full(n, prompt), np.full(n, 2))
+    rows = serve_pools(asked, pool(one, sequences=1), pool(one, 4))
+    waits = rows.first_token - rows.arrival - service
+    assert waits.mean() == pytest.approx(service * 0.7 / (2 * 0.3), rel=0.08)
+
+
+@pytest.mark.parametrize(("prefills", "decodes"), [(1, 3), (4, 1)])
+def test_the_slower_pool_sets_the_pace_of_a_full_closed_loop(deployments, prefills, decodes):
+    one, prompt, output, places = deployments["one"], 12, 9, 2
+    contexts = range(prompt + 1, prompt + output)
+    turns = (one.costs.line(Work(places, places * at, logits=places))[0] for at in contexts)
+    rates = prefills / prompt_seconds(one, prompt), decodes * places / sum(turns)
+    n = 3000
+    asked = RequestBatch(np.full(n, np.nan), np.full(n, prompt), np.full(n, output), 40)
+    rows = serve_pools(
+        asked, pool(one, prefills, sequences=1), pool(one, decodes, sequences=places)
+    )
+    ended = np.sort(rows.last_token)[n // 5 : 4 * n // 5]
+    assert (len(ended) - 1) / (ended[-1] - ended[0]) == pytest.approx(min(rates), rel=0.02)
+
+
+def test_transfers_of_one_replica_share_its_link(deployments):
+    """Three prompts at once, one step: the first transfer takes 1/bandwidth, the last one three times that."""
+    one, n = deployments["one"], 3
+    nbytes = prompt_kv_bytes(one.layout, 5)
+    asked = RequestBatch(np.zeros(n), np.full(n, 5), np.full(n, 4))
+    for per, waits in (("replica", [1, 2, 3]), ("flow", [1, 1, 1])):
+        transfer = Transfer(bandwidth=nbytes / 0.01, latency=0.003, per=per)
+        rows = serve_pools(asked, pool(one), pool(one), transfer)
+        took = rows.transfers.end - rows.first_token
+        assert sorted(took) == pytest.approx([0.003 + 0.01 * times for times in waits])
+
+
+@pytest.mark.parametrize("overlap", ["layers", "chunks"])
+@pytest.mark.parametrize("share", [0.1, 3.0])
+def test_parts_that_leave_early_leave_less_for_the_end(deployments, overlap, share):
+    """A transfer that takes a tenth of the prefill ends a part after it; one of three prefills ends (n - 1)/n sooner."""
+    one, prompt = deployments["one"], 48
+    plain = serve(apart(1, prompt, 2), one.costs, one.limits).first_token[0]
+    parts = {"layers": 4, "chunks": 3}[overlap]
+    whole = share * plain
+    transfer = Transfer(bandwidth=prompt_kv_bytes(one.layout, prompt) / whole, overlap=overlap)
+    rows = serve_pools(apart(1, prompt, 3), pool(one), pool(one), transfer)
+    left = max(whole / parts, whole - (parts - 1) / parts * plain)
+    assert (rows.transfers.end - rows.first_token)[0] == pytest.approx(left, rel=0.02)
+
+
+def test_a_full_decode_pool_holds_room_in_the_prefill_pool(deployments):
+    """The decode replica has room for one request, so the next prompt waits where it is, and a third has no room there."""
+    one = deployments["one"]
+    asked = RequestBatch(np.zeros(3), np.full(3, 10), np.full(3, 30))
+    rows = serve_pools(asked, pool(one, kv_tokens=11), pool(one, kv_tokens=40))
+    first, second, third = (int(i) for i in np.argsort(rows.first_token))
+    assert rows.transfers.start[second] >= rows.last_token[first]
+    assert rows.admitted[third] >= rows.transfers.end[second]
+
+
+def test_a_request_that_no_decode_replica_can_hold_is_refused_before_its_prefill(deployments):
+    one = deployments["one"]
+    asked = RequestBatch(np.zeros(2), np.full(2, 10), np.array([30, 1]))
+    rows = serve_pools(asked, pool(one, kv_tokens=20), pool(one, kv_tokens=39))
+    assert rows.reason == ["40 tokens exceed the KV room of 39", ""]
+    assert rows.transfers.prefill_replica.tolist() == [-1, 0]
+    assert rows.replica.tolist() == [-1, 0]
