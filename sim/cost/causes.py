@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from sim.cost.attention import cache_reads, position_bytes, position_flops
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
-from sim.cost.multiplies import Multiply, multiply_op
+from sim.cost.multiplies import Multiply, is_walk, multiply_op
 from sim.cost.terms import Sides
 from sim.hardware.chip import Op, Quotient
 from sim.model.blocks import Attention
@@ -56,18 +56,29 @@ def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
     return (Cause(what, "software", seconds, "s", keys=(f"engine.{key}",)),)
 
 
+def fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
+    """Return the causes of the fixed times of multiplies."""
+    return tuple(
+        Cause("start of a multiply", "software", m.fixed, "s", keys=(f"{m.fixed_key}.fixed",))
+        for m in multiplies
+    )
+
+
 def multiply_causes(
     layout: Layout, multiply: Multiply, tokens: float, sides: Sides, times: float = 1.0
 ) -> tuple[Cause, ...]:
-    """Return the cause of a multiply: the longer side of its roofline.
+    """Return the cause of a multiply: the longer side of its roofline, or a tile's walk.
 
     times: how often it runs, such as the number of experts that are reached.
     """
+    if is_walk(multiply, sides):
+        walk_keys = (f"{multiply.fixed_key}.per_input",)
+        return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=walk_keys),)
     op, computing = multiply_op(layout, multiply, tokens), sides.compute >= sides.memory
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
     quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)
-    key = multiply.efficiency_keys[0 if computing else 1]
+    keys = multiply.efficiency_keys[0 if computing else 1]
     return (
         Cause(
             "multiplies" if computing else "weights read",
@@ -77,7 +88,7 @@ def multiply_causes(
             multiply.chips,
             quotient.rate,
             efficiency,
-            (f"chip.{quotient.key}", f"engine.{key}"),
+            (f"chip.{quotient.key}", *keys),
         ),
     )
 

@@ -322,6 +322,11 @@ class Chip(Sourced):
     """One accelerator: memory, computing, links to other chips, power and price."""
 
     vendor: str = Field(default="", description="Maker of the chip.")
+    generation: str = Field(
+        default="",
+        description="Generation by which an engine's `kernels` have numbers, such as hopper; "
+        "default: that of the kernels' file.",
+    )
     memory: dict[str, Memory] = Field(description="Memories by name, fastest first.")
     compute: Annotated[Compute, OfKind(COMPUTE_KINDS, Compute)] = Field(
         description="How fast the chip multiplies: peak rates by precision; sparse headline rates "
