@@ -59,7 +59,7 @@ def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
 def fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
     """Return the causes of the fixed times of multiplies."""
     return tuple(
-        Cause("start of a multiply", "software", m.fixed, "s", keys=(f"{m.fixed_key}.fixed",))
+        Cause("start of a multiply", "software", m.fixed, "s", keys=m.time_keys[:1])
         for m in multiplies
     )
 
@@ -72,8 +72,8 @@ def multiply_causes(
     times: how often it runs, such as the number of experts that are reached.
     """
     if is_walk(multiply, sides):
-        walk_keys = (f"{multiply.fixed_key}.per_input",)
-        return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=walk_keys),)
+        key = multiply.time_keys[1]
+        return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,)),)
     op, computing = multiply_op(layout, multiply, tokens), sides.compute >= sides.memory
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]

@@ -16,7 +16,7 @@ class Multiply(NamedTuple):
     flops, activations: for each token.
     efficiencies: the software's, of computing and of reading; efficiency_keys: of its files.
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
-    tile passes all inputs; fixed_key: of the kernel that has both.
+    tile passes all inputs; time_keys: of both.
     chips: chips over which the matrix is split.
     """
 
@@ -30,7 +30,7 @@ class Multiply(NamedTuple):
     walk: Seconds
     chips: int
     efficiency_keys: tuple[tuple[str, ...], tuple[str, ...]]
-    fixed_key: str
+    time_keys: tuple[str, str]
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -88,12 +88,13 @@ def shaped_multiply(
     compute_keys: tuple[str, ...] = (f"engine.compute_efficiency.{bits}",)
     memory_keys: tuple[str, ...] = (f"engine.memory_efficiency.{bits}",)
     fixed = walk = 0.0
-    key = ""
+    fixed_key = walk_key = ""
     if named := engine.kernel(chip, (stored.precision, stored.bits), activations):
         key, kernel = f"engine.kernels.{named.key}", named.kernel
         computing *= kernel.compute_efficiency
         reading *= kernel.memory_efficiency
-        fixed, walk = kernel.fixed, shape[0] * kernel.per_input
+        fixed, walk = named.fixed, shape[0] * kernel.per_input
+        fixed_key, walk_key = f"engine.kernels.{named.fixed_key}.fixed", f"{key}.per_input"
         compute_keys += (f"{key}.compute_efficiency",)
         memory_keys += (f"{key}.memory_efficiency",)
     return Multiply(
@@ -107,7 +108,7 @@ def shaped_multiply(
         walk,
         1,
         (compute_keys, memory_keys),
-        key,
+        (fixed_key, walk_key),
     )
 
 

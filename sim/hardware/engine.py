@@ -74,6 +74,11 @@ class Engine(Sourced):
         default=None,
         description="Multiplies as they were timed alone; default: a multiply has no fixed time.",
     )
+    quantizing: Literal["fused", "apart"] = Field(
+        default="apart",
+        description="Inputs of a multiply are quantized by the kernel before it (fused: it has the "
+        "fixed time of the 16-bit kernel), or by one of their own.",
+    )
     memory_efficiency: dict[str, Efficiency] = Field(
         description="Share of the memory bandwidth that multiplies reach, by bits of the weights, "
         "0 to 1; with `kernels`, of what their kernel reaches, 0 to 2."
@@ -225,7 +230,7 @@ class Engine(Sourced):
         if self.kernels is None:
             return None
         precision = kernel_precision(*weights, activations)
-        return self.kernels.multiply(chip.generation, precision)
+        return self.kernels.multiply(chip.generation, precision, self.quantizing == "fused")
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""

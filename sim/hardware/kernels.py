@@ -42,10 +42,15 @@ class MultiplyKernel(Value):
 
 
 class NamedKernel(NamedTuple):
-    """A kernel, and its key in the file, such as 'multiplies.hopper.fp8'."""
+    """A kernel, and its key in the file, such as 'multiplies.hopper.fp8'.
+
+    fixed: its fixed time, or that of the 16-bit kernel; fixed_key: of the kernel that has it.
+    """
 
     key: str
     kernel: MultiplyKernel
+    fixed: Seconds
+    fixed_key: str
 
 
 class Kernels(Sourced):
@@ -73,13 +78,18 @@ class Kernels(Sourced):
                 )
         return self
 
-    def multiply(self, generation: str, precision: str) -> NamedKernel:
-        """Return the kernel for a generation and a precision, or the one that stands in for it."""
+    def multiply(self, generation: str, precision: str, fused: bool = False) -> NamedKernel:
+        """Return the kernel for a generation and a precision, or the one that stands in for it.
+
+        fused: another kernel quantizes the inputs, so the fixed time is that of 16 bits.
+        """
         generation = generation if generation in self.multiplies else self.otherwise
         known = self.multiplies[generation]
         while precision not in known:
             precision = STAND_INS.get(precision, SIXTEEN)
-        return NamedKernel(f"multiplies.{generation}.{precision}", known[precision])
+        timed = SIXTEEN if fused else precision
+        keys = [f"multiplies.{generation}.{name}" for name in (precision, timed)]
+        return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1])
 
 
 def kernel_precision(weights: str, bits: float, activations: str) -> str:

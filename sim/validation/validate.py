@@ -53,7 +53,7 @@ def validate_set(
     if name == "replay":
         return validate_replay()
     if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, "replay", "network"))
+        raise unknown_name("validate", name, (*SETS, "replay", "kernels", "network"))
     return validate_file(shipped_table(name), progress, jobs)
 
 

@@ -68,3 +68,10 @@ def test_only_factors_on_kernels_may_exceed_1():
     with pytest.raises(ValidationError, match=r"got 1\.1; expected at most 1 without kernels"):
         Engine(**data)
     assert Engine(**data | {"kernels": KERNELS.model_dump()}).memory_efficiency == {"16": 1.1}
+
+
+def test_fused_quantizing_takes_the_fixed_time_of_16_bits():
+    apart, fused = (KERNELS.multiply("new", "fp8", fused) for fused in (False, True))
+    assert (apart.fixed, fused.fixed) == pytest.approx((7e-6, 3e-6))
+    assert fused.kernel == apart.kernel
+    assert fused.fixed_key == "multiplies.new.bf16"
