@@ -6,15 +6,17 @@
 `Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 from sim.cost.attention import cache_reads, position_bytes, position_flops
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply, is_walk, multiply_op
-from sim.cost.terms import Sides
+from sim.cost.terms import OVERHEAD, Array, Row, Sides
 from sim.hardware.chip import Op, Quotient
-from sim.model.blocks import Attention
+from sim.model.blocks import Attention, Block
 from sim.units import Bytes, Seconds
 
 Resource = Literal["memory", "compute", "link", "host", "software"]
@@ -56,11 +58,17 @@ def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
     return (Cause(what, "software", seconds, "s", keys=(f"engine.{key}",)),)
 
 
-def fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
-    """Return the causes of the fixed times of multiplies."""
+def fixed_rows(block: Block, repeats: Array, multiplies: tuple[Multiply, ...]) -> Iterator[Row]:
+    """Yield the row of the fixed times of multiplies, if they have any."""
+    if seconds := sum(multiply.fixed for multiply in multiplies):
+        causes = partial(_fixed_causes, multiplies)
+        yield Row(block, repeats, seconds, 0.0, ((OVERHEAD, 1.0),), causes)
+
+
+def _fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
     return tuple(
-        Cause("start of a multiply", "software", m.fixed, "s", keys=m.time_keys[:1])
-        for m in multiplies
+        Cause("start of a multiply", "software", multiply.fixed, "s", keys=multiply.time_keys[:1])
+        for multiply in multiplies
     )
 
 

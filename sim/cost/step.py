@@ -23,7 +23,7 @@ from sim.cost.causes import (
     attention_causes,
     embedding_causes,
     exchange_causes,
-    fixed_causes,
+    fixed_rows,
     multiply_causes,
     overhead_causes,
 )
@@ -89,14 +89,12 @@ class BlockCost:
     """How often stages have a block, and its matrices. No step changes these.
 
     by_group: `repeats` in each group of stages with equal collectives, by its first stage.
-    fixed: time of the dense multiplies whatever their size [s].
     """
 
     repeats: Array
     by_group: dict[int, Array]
     dense: tuple[Multiply, ...]
     routed: tuple[Multiply, ...]
-    fixed: Seconds
 
 
 class Costs:
@@ -177,8 +175,7 @@ class Costs:
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
         yield _overhead(block, cost.repeats, "layer_overhead", layout.engine.layer_overhead / 2)
-        if cost.fixed:
-            yield _fixed_row(block, cost.repeats, cost.dense, cost.fixed)
+        yield from fixed_rows(block, cost.repeats, cost.dense)
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked, 1.0)
         if block.experts:
@@ -196,8 +193,7 @@ class Costs:
         ranked = self.layout.plan.ranked
         if logits:
             (head,) = self.blocks[self._head].dense
-            if head.fixed:
-                yield _fixed_row(self._head, self._last, (head,), head.fixed)
+            yield from fixed_rows(self._head, self._last, (head,))
             yield _multiply_row(self.layout, self._head, self._last, head, ranked(logits), 1.0)
         overhead = self.layout.engine.sequence_overhead * ranked(sequences)
         yield _overhead(self._head, self._last, "sequence_overhead", overhead)
@@ -346,22 +342,12 @@ def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> Block
     stages = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
     repeats = np.array([float(blocks.count(block)) for blocks in stages])
     by_group = {stage: repeats * members for stage, members in groups.items()}
-    dense = dense_multiplies(layout, block)
     return BlockCost(
         repeats,
         {stage: counts for stage, counts in by_group.items() if counts.any()},
-        dense,
+        dense_multiplies(layout, block),
         expert_multiplies(layout, block),
-        sum(multiply.fixed for multiply in dense),
     )
-
-
-def _fixed_row(
-    block: Block, repeats: Array, multiplies: tuple[Multiply, ...], seconds: Seconds
-) -> Row:
-    """Return the row of the fixed times of multiplies."""
-    causes = partial(fixed_causes, multiplies)
-    return Row(block, repeats, seconds, 0.0, _IS_OVERHEAD, causes)
 
 
 def _multiply_row(

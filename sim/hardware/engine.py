@@ -22,8 +22,7 @@ EXTRAPOLATED = "extrapolated"  # the engine was measured on other chips
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-# Of kernels that were timed alone, a step may reach somewhat more, since one starts while the
-# other ends.
+# A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
 

@@ -19,12 +19,12 @@ from sim.validation.kernels import FEW_TOKENS, FORMATS, TimedMultiply, timed_mul
 from sim.validation.validate import shipped_table
 
 # An error beyond 5 % counts linearly, so that an odd shape does not bend the rest.
-SOFT = 0.05
+SOFT_ERROR = 0.05
 STARTS = ((3.0, 0.8, 0.6, 2.0), (8.0, 0.6, 0.5, 3.0), (1.0, 0.9, 0.7, 0.5), (12.0, 0.5, 0.4, 1.0))
-MOST = (60.0, 1.0, 1.0, 20.0)  # us, two shares, ns for each input
+LARGEST_LOSSES = (60.0, 1.0, 1.0, 20.0)  # us, two shares, ns for each input
 WORTH = 0.98  # a walk counts if it lowers the cost of the fit below this part of it
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,22 @@ def fit_kernel(rows: list[TimedMultiply]) -> KernelFit:
     inputs = np.array([timed.multiply.shape[0] for timed in rows], np.float64)
     measured = np.array([timed.seconds for timed in rows])
 
-    def simulated(place: Floats) -> Floats:
+    def simulated(place: _Floats) -> _Floats:
         read = np.maximum(memory / place[1], 1e-9 * inputs * place[3])
-        times: Floats = 1e-6 * place[0] + np.maximum(read, compute / place[2])
+        times: _Floats = 1e-6 * place[0] + np.maximum(read, compute / place[2])
         return times
 
-    def best(walks: bool) -> tuple[float, Floats]:
+    def best(walks: bool) -> tuple[float, _Floats]:
         fits = [
             optimize.least_squares(
                 lambda place: np.log(simulated(place) / measured),
                 [*start[:3], start[3] if walks else 0.0],
-                bounds=([0, 0.05, 0.05, 0], [*MOST[:3], MOST[3] if walks else 1e-9]),
+                bounds=(
+                    [0, 0.05, 0.05, 0],
+                    [*LARGEST_LOSSES[:3], LARGEST_LOSSES[3] if walks else 1e-9],
+                ),
                 loss="soft_l1",
-                f_scale=SOFT,
+                f_scale=SOFT_ERROR,
             )
             for start in STARTS
         ]

@@ -27,7 +27,7 @@ from sim.validation.points import cell_number
 from sim.validation.systems import InexpressibleError
 from sim.validation.validate import shipped_table
 
-COLUMNS = ("op", "chip", "backend", "dtype", "m", "n", "k", "latency_us")
+KERNEL_COLUMNS = ("op", "chip", "backend", "dtype", "m", "n", "k", "latency_us")
 # How weights are stored, and what they are multiplied by, for each dtype of a table.
 # nvfp4: a scale of 8 bits for 16 numbers.  fp8_block: one of 32 bits for 128 x 128.
 FORMATS = {
@@ -71,7 +71,7 @@ class TimedMultiply:
 
 def is_kernel_table(path: Path) -> bool:
     """Return whether a table has the columns of times of kernels."""
-    return set(COLUMNS) <= set(read_csv_table(path)[0])
+    return set(KERNEL_COLUMNS) <= set(read_csv_table(path)[0])
 
 
 def kernel_set(name: str | None, points: Path | None) -> dict[str, ValidationSummary]:
