@@ -75,16 +75,16 @@ class Engine(Sourced):
     )
     quantizing: Literal["fused", "apart"] = Field(
         default="apart",
-        description="Inputs of a multiply are quantized by the kernel before it (fused: it has the "
-        "fixed time of the 16-bit kernel), or by one of their own.",
+        description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
+        "by one of their own.",
     )
     memory_efficiency: dict[str, Efficiency] = Field(
-        description="Share of the memory bandwidth that multiplies reach, by bits of the weights, "
-        "0 to 1; with `kernels`, of what their kernel reaches, 0 to 2."
+        description="Share of the memory bandwidth that multiplies reach, by bits of the weights; "
+        "with `kernels`, of what their kernel reaches."
     )
     compute_efficiency: dict[str, Efficiency] = Field(
-        description="Share of the peak rate that multiplies reach, by bits of the weights, 0 to 1; "
-        "with `kernels`, of what their kernel reaches, 0 to 2."
+        description="Share of the peak rate that multiplies reach, by bits of the weights; "
+        "with `kernels`, of what their kernel reaches."
     )
     attention_memory_efficiency: Fraction = Field(
         description="Share of the memory bandwidth that attention reaches, 0 to 1."
