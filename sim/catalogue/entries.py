@@ -15,6 +15,7 @@ from sim.catalogue.measurements import (
 )
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
+from sim.hardware.kernels import Kernels
 from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import UserError
 from sim.inputs.files import load_text
@@ -31,10 +32,19 @@ from sim.reliability.link_errors import LinkErrors
 from sim.results.sources import EntrySources, ListedEntry, ListedMemory
 from sim.units import brief, format_quantity
 
-CATALOGUE_KINDS = ("chips", "engines", "models", "clusters", "measurements", "scenarios")
+CATALOGUE_KINDS = (
+    "chips",
+    "engines",
+    "kernels",
+    "models",
+    "clusters",
+    "measurements",
+    "scenarios",
+)
 ENTRY_KINDS: dict[str, tuple[str, type[Value]]] = {
     "chip": ("chips", Chip),
     "engine": ("engines", Engine),
+    "kernels": ("kernels", Kernels),
     "model": ("models", Model),
     "cluster": ("clusters", Cluster),
     "measurement": ("measurements", PublishedSpeeds),

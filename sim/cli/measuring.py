@@ -39,8 +39,8 @@ def validate_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay "
-            "or network; default: all."
+            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay, "
+            "kernels or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -66,19 +66,22 @@ def validate_command(
         )
     name = "network" if network else name
     check_figure_name(figure)
-    if figure and name == "network":
+    if figure and name in ("network", "kernels"):
         raise UserError(
-            "--figure: got it with network, which has no figure; expected a set of times;"
+            f"--figure: got it with {name}, which has no figure; expected a set of served times;"
             " try sramsim validate calibration"
         )
     from sim.results.encoding import encode_summary
     from sim.results.validation_summary import ValidationResult
+    from sim.validation.kernels import kernel_set
     from sim.validation.messages import medians, network_rows, network_summary
 
-    tables = validation_tables(name, points, jobs or os.cpu_count() or 1)
+    kernels = kernel_set(name, points)
+    served = name != "kernels" and not (points and kernels)
+    tables = validation_tables(name, points, jobs or os.cpu_count() or 1) if served else []
     messages = network_rows() if points is None and name in (None, "network") else []
     if as_json:
-        sets = {table.name: table.summary for table in tables}
+        sets = {table.name: table.summary for table in tables} | kernels
         result = ValidationResult(
             sets=sets | ({"network": network_summary(messages)} if messages else {}),
             rows=tuple(messages) if network else None,
@@ -86,10 +89,13 @@ def validate_command(
         )
         print_json(encode_summary(result))
     else:
+        from sim.report.kernel_table import kernel_table
         from sim.report.listings import agreement_tables, message_table
 
         for table in tables:
             show_table(agreement_tables(table))
+        for title, summary in kernels.items():
+            show_table(kernel_table(title, summary))
         if messages:
             show_table(message_table("messages between chips", messages, medians(messages)))
     if figure:

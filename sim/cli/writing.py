@@ -107,7 +107,8 @@ def scenario_text(source: str, path: Path) -> str:
     with recorded_files() as files:
         scenario = read(original)
         scenario.workload.draw(scenario.seed)  # a trace is read only now
-    shipped = [catalogue_folder() / kind for kind in ("chips", "clusters", "engines", "models")]
+    kinds = ("chips", "clusters", "engines", "kernels", "models")
+    shipped = [catalogue_folder() / kind for kind in kinds]
     beside = [
         file.name
         for file in files.stamps

@@ -6,6 +6,8 @@
 `Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 from sim.cost.attention import (
@@ -17,10 +19,10 @@ from sim.cost.attention import (
 )
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
-from sim.cost.multiplies import Multiply, multiply_op
-from sim.cost.terms import Sides
+from sim.cost.multiplies import Multiply, is_walk, multiply_op
+from sim.cost.terms import OVERHEAD, Array, Row, Sides
 from sim.hardware.chip import Op, Quotient
-from sim.model.blocks import Mixer
+from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
 Resource = Literal["memory", "compute", "link", "host", "software"]
@@ -62,18 +64,35 @@ def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:
     return (Cause(what, "software", seconds, "s", keys=(f"engine.{key}",)),)
 
 
+def fixed_rows(block: Block, repeats: Array, multiplies: tuple[Multiply, ...]) -> Iterator[Row]:
+    """Yield the row of the fixed times of multiplies, if they have any."""
+    if seconds := sum(multiply.fixed for multiply in multiplies):
+        causes = partial(_fixed_causes, multiplies)
+        yield Row(block, repeats, seconds, 0.0, ((OVERHEAD, 1.0),), causes)
+
+
+def _fixed_causes(multiplies: tuple[Multiply, ...]) -> tuple[Cause, ...]:
+    return tuple(
+        Cause("start of a multiply", "software", multiply.fixed, "s", keys=multiply.time_keys[:1])
+        for multiply in multiplies
+    )
+
+
 def multiply_causes(
     layout: Layout, multiply: Multiply, tokens: float, sides: Sides, times: float = 1.0
 ) -> tuple[Cause, ...]:
-    """Return the cause of a multiply: the longer side of its roofline.
+    """Return the cause of a multiply: the longer side of its roofline, or a tile's walk.
 
     times: how often it runs, such as the number of experts that are reached.
     """
+    if is_walk(multiply, sides):
+        key = multiply.time_keys[1]
+        return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,)),)
     op, computing = multiply_op(layout, multiply, tokens), sides.compute >= sides.memory
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
     quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)
-    key = multiply.efficiency_keys[0 if computing else 1]
+    keys = multiply.efficiency_keys[0 if computing else 1]
     return (
         Cause(
             "multiplies" if computing else "weights read",
@@ -83,7 +102,7 @@ def multiply_causes(
             multiply.chips,
             quotient.rate,
             efficiency,
-            (f"chip.{quotient.key}", f"engine.{key}"),
+            (f"chip.{quotient.key}", *keys),
         ),
     )
 

@@ -196,13 +196,17 @@ class Collectives:
             starts = range(first, first + plan.stage_size, n)
             groups = tuple(range(start, start + n) for start in starts)
             latency = engine.collective_latency + n * engine.collective_latency_per_chip
-            efficiency = engine.collective_efficiency
+            of_links = self.layout.topology.collective_efficiency
+            efficiency, reachable = of_links or engine.collective_efficiency, of_links or 1.0
             timed = [
                 self._timed(operation, g, nbytes, (latency, efficiency), copies) for g in groups
             ]
             ideal = timed
-            if latency or efficiency != 1:
-                ideal = [self._timed(operation, g, nbytes, (0.0, 1.0), copies) for g in groups]
+            if latency or efficiency != reachable:
+                lossless_software = 0.0, reachable
+                ideal = [
+                    self._timed(operation, g, nbytes, lossless_software, copies) for g in groups
+                ]
             algorithms = tuple(algorithm for _, algorithm in timed)
             slowest, lossless = (max(time for time, _ in times) for times in (timed, ideal))
             self._exchanges[key] = (

@@ -11,6 +11,7 @@ from sim.cost.causes import (
     attention_causes,
     embedding_causes,
     exchange_causes,
+    fixed_rows,
     multiply_causes,
     overhead_causes,
 )
@@ -153,6 +154,7 @@ class StepRows:
             return
         overhead = layout.engine.layer_overhead / 2
         yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
+        yield from fixed_rows(block, cost.repeats, cost.dense)
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
         if block.experts:
@@ -171,6 +173,7 @@ class StepRows:
         ranked = self.layout.plan.ranked
         if logits:
             (head,) = self.blocks[self.head].dense
+            yield from fixed_rows(self.head, self.last, (head,))
             yield _multiply_row(self.layout, self.head, self.last, head, ranked(logits))
         overhead = self.layout.engine.sequence_overhead * ranked(sequences)
         yield _overhead_row(self.head, self.last, "sequence_overhead", overhead)

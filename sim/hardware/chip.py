@@ -120,6 +120,7 @@ class Quotient(NamedTuple):
 
 _RATE = "Dense peak rate at this precision [FLOP/s]; default: that of the next wider one."
 Rate = Annotated[FlopPerSecond | None, Field(description=_RATE)]
+_GENERATION = "Key of an engine's `kernels`, such as hopper; default: that of the kernels' file."
 _JOINED = "How chips of this kind are joined; default: not at all."
 
 
@@ -322,6 +323,7 @@ class Chip(Sourced):
     """One accelerator: memory, computing, links to other chips, power and price."""
 
     vendor: str = Field(default="", description="Maker of the chip.")
+    generation: str = Field(default="", description=_GENERATION)
     memory: dict[str, Memory] = Field(description="Memories by name, fastest first.")
     compute: Annotated[Compute, OfKind(COMPUTE_KINDS, Compute)] = Field(
         description="How fast the chip multiplies: peak rates by precision; sparse headline rates "

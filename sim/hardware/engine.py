@@ -5,12 +5,14 @@ which part comes from which.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
+from sim.hardware.kernels import KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
+from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
 from sim.inputs.values import Sourced, Value
 from sim.units import Bytes, Count, Fraction, Seconds, Tokens
@@ -20,6 +22,8 @@ EXTRAPOLATED = "extrapolated"  # the engine was measured on other chips
 NetworkMode = Literal["dynamic", "scheduled"]
 Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
+Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
 
 class Launch(Value):
@@ -46,7 +50,8 @@ class Engine(Sourced):
     """One version of an inference engine.
 
     Time of a multiply: max(compute time / compute_efficiency, read time / memory_efficiency),
-    with efficiencies by the bits of the weights. Attention has two efficiencies of its own.
+    with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
+    its kernel, which adds a fixed time. Attention has two efficiencies of its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
     collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
@@ -64,12 +69,22 @@ class Engine(Sourced):
     Left out: ranks that are filled unevenly; the limit is the sum over ranks.
     """
 
-    memory_efficiency: dict[str, Fraction] = Field(
-        description="Share of the memory bandwidth that multiplies reach, by bits of the weights, "
-        "0 to 1."
+    kernels: KernelsField | None = Field(
+        default=None,
+        description="Multiplies as they were timed alone; default: a multiply has no fixed time.",
     )
-    compute_efficiency: dict[str, Fraction] = Field(
-        description="Share of the peak rate that multiplies reach, by bits of the weights, 0 to 1."
+    quantizing: Literal["fused", "apart"] = Field(
+        default="apart",
+        description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
+        "by one of their own.",
+    )
+    memory_efficiency: dict[str, Efficiency] = Field(
+        description="Share of the memory bandwidth that multiplies reach, by bits of the weights; "
+        "with `kernels`, of what their kernel reaches."
+    )
+    compute_efficiency: dict[str, Efficiency] = Field(
+        description="Share of the peak rate that multiplies reach, by bits of the weights; "
+        "with `kernels`, of what their kernel reaches."
     )
     attention_memory_efficiency: Fraction = Field(
         description="Share of the memory bandwidth that attention reaches, 0 to 1."
@@ -189,6 +204,37 @@ class Engine(Sourced):
     fit: EngineFit | None = Field(
         default=None, description="Numbers that `sramsim calibrate` may change; default: none."
     )
+
+    @model_validator(mode="after")
+    def _efficiencies_are_shares(self) -> Self:
+        for name in () if self.kernels else ("memory_efficiency", "compute_efficiency"):
+            for bits, share in getattr(self, name).items():
+                if share > 1:
+                    raise error_at_path(
+                        (name, bits), share, f"got {share:g}; expected at most 1 without kernels"
+                    )
+        return self
+
+    def source_of(self, path: str) -> str | None:
+        """Return the source of a number, also of one of the kernels' file; None without one."""
+        part, _, rest = path.partition(".")
+        return (
+            self.kernels.source_of(rest)
+            if self.kernels and rest and part == "kernels"
+            else (super().source_of(path))
+        )
+
+    def kernel(
+        self, chip: Chip, weights: tuple[str, float], activations: str
+    ) -> NamedKernel | None:
+        """Return the kernel of a multiply on a chip; None if the engine's file names no kernels.
+
+        weights: their precision, and the bits of one with its scales.
+        """
+        if self.kernels is None:
+            return None
+        precision = kernel_precision(*weights, activations)
+        return self.kernels.multiply(chip.generation, precision, self.quantizing == "fused")
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""

@@ -41,7 +41,12 @@ STEP = 0.1  # relative change of each number, whose effects are compared
 TOP = 3  # effects that are shown
 # Numbers of the engine that collectives depend on.
 COLLECTIVE_KEYS = ("collective_latency", "collective_latency_per_chip", "collective_efficiency")
-LINK_NUMBERS = ("latency", "bandwidth", "reduction")  # ends of their names in a topology
+LINK_NUMBERS = (
+    "latency",
+    "bandwidth",
+    "reduction",
+    "collective_efficiency",
+)  # ends of their names in a topology
 
 
 def explain(

@@ -31,7 +31,8 @@ def fitted_engine_file(path: Path, fit: Calibration) -> str:
             document.set(f"{key}={number.written(number.value)}")
             value = f"{number.written(number.value)} +- {number.written(number.error)}"
             source[key] = f"fitted: {value}, to {fit.data}; {fit.command}"
-            ranges[key] = (number.written(low), number.written(high))
+            ends = number.written(low), number.written(high)
+            ranges[key] = ends if number.unit else tuple(map(float, ends))
     for key in (key for number in fit.unidentifiable for key in number.keys):
         if source.get(key, "").startswith("fitted"):
             source[key] = f"assumed: {fit.data} do not identify it; {fit.command}"

@@ -56,7 +56,7 @@ def validate_set(
     if name == "speculation":
         return speculation_report()
     if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, "speculation", "replay", "network"))
+        raise unknown_name("validate", name, (*SETS, "speculation", "replay", "kernels", "network"))
     return validate_file(shipped_table(name), progress, jobs)
 
 

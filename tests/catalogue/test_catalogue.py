@@ -20,6 +20,7 @@ from sim.catalogue.measurements import (
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory
 from sim.hardware.engine import Engine
+from sim.hardware.kernels import Kernels, MultiplyKernel
 from sim.hardware.power import Power
 from sim.hardware.topology import Link
 from sim.inputs import names
@@ -37,6 +38,7 @@ from sim.validation.validate import SETS
 CLASSES = {
     "chips": Chip,
     "engines": Engine,
+    "kernels": Kernels,
     "models": Model,
     "clusters": Cluster,
     "measurements": PublishedSpeeds,
@@ -61,10 +63,11 @@ def test_every_file_of_the_catalogue_is_found_by_name():
     folder = catalogue_folder()
     pages = {Path("README.md"), Path("REFERENCE.md"), Path("notebook.ipynb")}
     tables = (
+        "kernels",
         "network",
         "replay-vllm-rtx4090",
         *SETS,
-    )  # of network.yaml, the scenario of that name, and `sramsim validate`
+    )  # of kernels, network.yaml, the scenario of that name, and `sramsim validate`
     named_by_others = {
         Path("by_length.py"),
         *(Path("measurements", f"{name}.csv") for name in tables),
@@ -215,6 +218,11 @@ def test_a_source_that_leads_nowhere_is_told(source):
 # Ranges.
 
 
+def is_share(mark: object) -> bool:
+    """Whether a mark bounds a share: by 1, or by 2 if it is one of what kernels reach alone."""
+    return getattr(mark, "le", None) in (1, 2)
+
+
 def at(value: object, path: str) -> tuple[object, list[object]]:
     """What stands at 'memory.sram.bandwidth', and what the annotation of its field says."""
     marks: list[object] = []
@@ -233,9 +241,7 @@ def strays(value: Sourced) -> list[str]:
     for path, ends in value.range.items():
         try:
             given, marks = at(value, path)
-            if all(isinstance(end, float) for end in ends) and any(
-                getattr(mark, "le", None) == 1 for mark in marks
-            ):
+            if all(isinstance(end, float) for end in ends) and any(map(is_share, marks)):
                 low, high = ends  # of a fraction
             else:
                 unit = next(mark.name for mark in marks if isinstance(mark, Unit))
@@ -408,6 +414,7 @@ QUANTITIES = [
     Power,
     Chip,
     Engine,
+    MultiplyKernel,
     Link,
     PublishedSpeed,
     *chip.COMPUTE_KINDS.values(),
@@ -437,6 +444,6 @@ def test_a_float_of_a_file_has_a_unit_or_is_a_fraction(cls):
             says_float(hints[name]) and name != "range"
         ):  # whose ends are as those of what they are of
             marks = markers(hints[name])
-            assert any(
-                isinstance(mark, Unit) or getattr(mark, "le", None) == 1 for mark in marks
-            ), f"{cls.__name__}.{name}"
+            assert any(isinstance(mark, Unit) or is_share(mark) for mark in marks), (
+                f"{cls.__name__}.{name}"
+            )

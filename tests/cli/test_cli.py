@@ -774,7 +774,8 @@ def test_a_new_scenario_is_written_and_can_be_read(sramsim, folder):
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "chips", "engines", "models", "clusters", "measurements", "scenarios"]
+    "kind",
+    ["", "chips", "engines", "kernels", "models", "clusters", "measurements", "scenarios"],
 )
 def test_the_catalogue_is_listed(sramsim, kind):
     status, out, err = sramsim("catalog", *kind.split())
@@ -783,6 +784,7 @@ def test_the_catalogue_is_listed(sramsim, kind):
         "": "h100-sxm",
         "chips": "h100-sxm",
         "engines": "ideal",
+        "kernels": "sglang",
         "models": "llama-2-7b",
         "measurements": "single-user",
     }

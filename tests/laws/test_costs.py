@@ -16,6 +16,7 @@ from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
 from sim.hardware.engine import Engine
+from sim.hardware.kernels import Kernels, MultiplyKernel
 from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
@@ -61,7 +62,12 @@ PLANS = {
 @pytest.fixture(scope="module")
 def deployments(make_deployment, make_chip, make_engine, lossy, eager):
     """(compute, plan, engine) -> deployment."""
-    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager}
+    kernel = MultiplyKernel(
+        fixed=2e-6, memory_efficiency=0.7, compute_efficiency=0.6, per_input=1e-8
+    )
+    kernels = Kernels(otherwise="own", multiplies={"own": {"bf16": kernel}})
+    timed = lossy.model_copy(update={"kernels": kernels})
+    engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "timed kernels": timed}
     return {
         (compute, plan, name): make_deployment(
             chips, plan=laid, chip=make_chip(**kind), engine=engine
@@ -75,7 +81,7 @@ def deployments(make_deployment, make_chip, make_engine, lossy, eager):
 KEYS = st.tuples(
     st.sampled_from(sorted(COMPUTES)),
     st.sampled_from(sorted(PLANS)),
-    st.sampled_from(["ideal", "lossy", "eager"]),
+    st.sampled_from(["ideal", "lossy", "eager", "timed kernels"]),
 )
 
 

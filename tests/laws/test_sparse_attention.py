@@ -55,8 +55,8 @@ def test_attention_is_linear_and_then_flat(make_deployment, make_sparse):
 
     def seconds(context):
         work = decodes_at(3, context, TOPK)
-        rows = {row.part: row.seconds for row in costs.rows(work) if row.part in costs.shapes}
-        return [rows[shape] for shape in costs.shapes]
+        rows = {row.part: row.seconds for row in costs.rows(work)}
+        return [rows[kind.part] for kind in costs.kinds]
 
     for context in (10, TOPK, 1000):
         read = 3 * min(context, TOPK) * LATENT * 2, 3 * context * KEY * 2

@@ -98,8 +98,8 @@ def test_a_decode_reads_and_writes_the_state_of_each_sequence(make_deployment, m
 
     def seconds(sequences, context):
         work = decodes_at(sequences, context, None)
-        rows = {row.part: row.seconds for row in costs.rows(work) if row.part in costs.shapes}
-        return [rows[shape] for shape in costs.shapes]
+        rows = {row.part: row.seconds for row in costs.rows(work)}
+        return [rows[kind.part] for kind in costs.kinds]
 
     (state, kv), (same, more) = seconds(3, 100.0), seconds(3, 1000.0)
     assert state == same == pytest.approx(3 * 2 * STATE / 1e9)
@@ -109,7 +109,7 @@ def test_a_decode_reads_and_writes_the_state_of_each_sequence(make_deployment, m
 def test_prompts_take_time_in_proportion_to_their_tokens(make_deployment, make_hybrid):
     """A chunk of 64 tokens reads and writes a state, and so does the beginning of each step."""
     costs = make_deployment(model=make_hybrid(), token_budget=4096).costs
-    state = costs.shapes[0]
+    state = costs.kinds[0].part
 
     def seconds(tokens, old):
         work = Work(prompt_tokens=tokens, chunks=1, attended=tokens * old, cached=old + tokens)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sim.inputs.fields import OfKind
 from sim.inputs.values import Value
-from sim.units import Bytes, BytesPerSecond, Count, JoulesPerByte, Seconds
+from sim.units import Bytes, BytesPerSecond, Count, Fraction, JoulesPerByte, Seconds
 
 
 class Link(Value):
@@ -159,6 +159,11 @@ class Topology(Value, ABC):
         default=0.0,
         description="Extra time of each all-reduce phase that adds: chips read, add and write "
         "what they received [s].",
+    )
+    collective_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the links' bandwidth that collectives reach, such as over PCIe, "
+        "0 to 1; default: the engine's.",
     )
 
     @abstractmethod

@@ -1,0 +1,121 @@
+"""Fits of scenarios/kernels to the times of single multiplies.
+
+    python -c "from sim.validation.kernel_fits import *; print(*fit_lines('vllm'), sep='\\n')"
+
+A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
+Rows in doubt are left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.catalogue.measurements import read_csv_table
+from sim.cost.multiplies import multiply_alone
+from sim.hardware.kernels import MultiplyKernel
+from sim.validation.kernels import FEW_TOKENS, FORMATS, TimedMultiply, timed_multiply
+from sim.validation.validate import shipped_table
+
+# An error beyond 5 % counts linearly, so that an odd shape does not bend the rest.
+SOFT_ERROR = 0.05
+STARTS = ((3.0, 0.8, 0.6, 2.0), (8.0, 0.6, 0.5, 3.0), (1.0, 0.9, 0.7, 0.5), (12.0, 0.5, 0.4, 1.0))
+LARGEST_LOSSES = (60.0, 1.0, 1.0, 20.0)  # us, two shares, ns for each input
+WORTH = 0.98  # a walk counts if it lowers the cost of the fit below this part of it
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFit:
+    """A fitted kernel.
+
+    error: median of |simulated / measured - 1| up to 64 tokens [%].
+    """
+
+    kernel: MultiplyKernel
+    error: float
+
+
+def timed_groups(backend: str) -> dict[tuple[str, str], list[TimedMultiply]]:
+    """Return the rows of a backend without doubt, by generation and dtype."""
+    groups: dict[tuple[str, str], list[TimedMultiply]] = {}
+    for _, row in read_csv_table(shipped_table("kernels"))[1]:
+        if row["op"] == "gemm" and row["backend"] == backend and not row["doubt"]:
+            timed = timed_multiply(row)
+            groups.setdefault((timed.chip.generation, row["dtype"]), []).append(timed)
+    return groups
+
+
+def fit_kernel(rows: list[TimedMultiply]) -> KernelFit:
+    """Return the kernel with the least error on some rows."""
+    from scipy import optimize
+
+    bare = [multiply_alone(t.chip, t.multiply, t.tokens) for t in rows]
+    compute = np.array([sides.ideal_compute for sides in bare])
+    memory = np.array([sides.ideal_memory for sides in bare])
+    inputs = np.array([timed.multiply.shape[0] for timed in rows], np.float64)
+    measured = np.array([timed.seconds for timed in rows])
+
+    def simulated(place: _Floats) -> _Floats:
+        read = np.maximum(memory / place[1], 1e-9 * inputs * place[3])
+        times: _Floats = 1e-6 * place[0] + np.maximum(read, compute / place[2])
+        return times
+
+    def best(walks: bool) -> tuple[float, _Floats]:
+        fits = [
+            optimize.least_squares(
+                lambda place: np.log(simulated(place) / measured),
+                [*start[:3], start[3] if walks else 0.0],
+                bounds=(
+                    [0, 0.05, 0.05, 0],
+                    [*LARGEST_LOSSES[:3], LARGEST_LOSSES[3] if walks else 1e-9],
+                ),
+                loss="soft_l1",
+                f_scale=SOFT_ERROR,
+            )
+            for start in STARTS
+        ]
+        fit = min(fits, key=lambda fit: float(fit.cost))
+        return float(fit.cost), fit.x
+
+    (plain_cost, place), (cost, walking) = best(False), best(True)
+    if cost < WORTH * plain_cost:
+        place = walking
+    fixed, reading, computing, walk = (float(f"{value:.3g}") for value in place)
+    few = np.array([timed.tokens <= FEW_TOKENS for timed in rows])
+    kernel = MultiplyKernel(
+        fixed=1e-6 * fixed,
+        memory_efficiency=reading,
+        compute_efficiency=computing,
+        per_input=1e-9 * walk if cost < WORTH * plain_cost else 0.0,
+    )
+    return KernelFit(kernel, 100 * float(np.median(np.abs(simulated(place) / measured - 1)[few])))
+
+
+def fit_lines(backend: str) -> Iterator[str]:
+    """Yield the lines of a backend's kernels, and after an empty line their sources."""
+    sources = []
+    generation = ""
+    for (own, dtype), rows in sorted(timed_groups(backend).items()):
+        if own != generation:
+            yield f"  {own}:"
+            generation = own
+        fit = fit_kernel(rows)
+        kernel = fit.kernel
+        stored = FORMATS[dtype][0]
+        name = dtype if dtype == "fp8_block" else stored.precision
+        walk = f", per_input: {1e9 * kernel.per_input:.3g} ns" if kernel.per_input else ""
+        yield (
+            f"    {name}: {{fixed: {1e6 * kernel.fixed:.3g} us,"
+            f" memory_efficiency: {kernel.memory_efficiency:g},"
+            f" compute_efficiency: {kernel.compute_efficiency:g}{walk}}}"
+        )
+        chips = ", ".join(sorted({timed.chip.id for timed in rows}))
+        sources.append(
+            f'  multiplies.{own}.{name}: "fitted: to {len(rows)} times on {chips} in kernels.csv,'
+            f' median error {fit.error:.1f} % up to {FEW_TOKENS} tokens"'
+        )
+    yield ""
+    yield from sources
