@@ -238,7 +238,9 @@ def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:
 def catalog_command(
     kind: Annotated[
         str | None,
-        typer.Argument(help="chips, engines, models, clusters, measurements or scenarios."),
+        typer.Argument(
+            help="chips, engines, kernels, models, clusters, measurements or scenarios."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -265,7 +267,7 @@ def catalog_command(
 @app.command("show", rich_help_panel=TRUST, epilog="Example: sramsim show chip groq-lpu-v1")
 def show_command(
     kind: Annotated[
-        str, typer.Argument(help="chip, engine, model, cluster, measurement or scenario.")
+        str, typer.Argument(help="chip, engine, kernels, model, cluster, measurement or scenario.")
     ],
     name: Annotated[
         str,

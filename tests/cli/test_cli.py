@@ -74,17 +74,17 @@ def mine(old: str, new: str) -> None:
     [
         (
             "catalog chip",
-            "catalog: got 'chip'; expected chips, engines, models, clusters, measurements or"
+            "catalog: got 'chip'; expected chips, engines, kernels, models, clusters, measurements or"
             " scenarios; did you mean 'chips'?",
         ),
         (
             "catalog x",
-            "catalog: got 'x'; expected chips, engines, models, clusters, measurements or "
+            "catalog: got 'x'; expected chips, engines, kernels, models, clusters, measurements or "
             "scenarios",
         ),
         (
             "show chips h100-sxm",
-            "show: got 'chips'; expected chip, engine, model, cluster, measurement or scenario; did "
+            "show: got 'chips'; expected chip, engine, kernels, model, cluster, measurement or scenario; did "
             "you mean 'chip'?",
         ),
         (
