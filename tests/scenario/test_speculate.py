@@ -132,7 +132,7 @@ def test_the_bound_rises_with_acceptance_and_rejected_drafts_lower_it():
 
 
 def test_published_speculative_speeds_need_more_than_a_drafter_on_the_last_stage():
-    """Groq's 1,665 token/s are out of reach with all drafts accepted; Cerebras's 2,100 need 0.96."""
+    """Groq's 1,665 token/s are out of reach with all drafts accepted; Cerebras's 2,148 need 0.96 to 0.97."""
 
     def speed(name, chance):
         key = f"systems.{name}.speculate.acceptance={chance}"
@@ -140,7 +140,7 @@ def test_published_speculative_speeds_need_more_than_a_drafter_on_the_last_stage
         return 1 / scenario.unloaded(scenario.deploy(name)).tpot
 
     assert speed("lpu", 1.0) < 1665
-    assert speed("wafers", 0.95) < 2100 < speed("wafers", 0.96)
+    assert speed("wafers", 0.96) < 2148 < speed("wafers", 0.97)
 
 
 def test_drafts_pay_less_the_more_users_an_h100_has():
