@@ -40,6 +40,7 @@ from sim.results.summary import (
 )
 from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
+from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario, read
 from sim.studies.accounts import (
@@ -223,7 +224,9 @@ class Planned:
                 systems[name] = plain[name]
                 continue
             members = {
-                member: PlannedMember(copies=copies, system=plain[member])
+                member: PlannedMember(
+                    copies=copies, pool=pool_of(self.scenario.systems, member), system=plain[member]
+                )
                 for member, copies in self.scenario.members(name).items()
             }
             systems[name] = PlannedFleet(
