@@ -88,7 +88,11 @@ def marked_changed(system: Identity, text: str, *parts: str) -> str:
 def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
     """Return a sentence for each part of a system that differs from its entry."""
     lines: dict[str, str] = {}
-    plain = {name: s for system in systems for name, s in systems[system].parts(system).items()}
+    plain: dict[str, SystemIdentity] = {}
+    for own in systems:
+        for name, member in systems[own].parts(own).items():
+            if member not in plain.values():  # a pool may be a system that is shown, too
+                plain[name] = member
     for name, system in plain.items():
         entries = {"chip": system.chip, "engine": system.engine, "model": system.model}
         for key, change in (system.changed or {}).items():

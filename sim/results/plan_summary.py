@@ -103,9 +103,13 @@ class PlannedSystem:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMember:
-    """A member of a fleet: its copies, and the plan of one copy."""
+    """A member of a fleet: its copies, and the plan of one copy.
+
+    pool: 'prefill' or 'decode'; None outside pools.
+    """
 
     copies: int
+    pool: Annotated[str | None, OMIT_NONE] = None
     system: Annotated[PlannedSystem, SPLICED]
 
 
@@ -124,7 +128,9 @@ class PlannedFleet:
     def identity(self) -> FleetIdentity:
         """The identity of the fleet: model, chips and members."""
         members = {
-            name: FleetMember(copies=member.copies, identity=member.system.identity)
+            name: FleetMember(
+                copies=member.copies, pool=member.pool, identity=member.system.identity
+            )
             for name, member in self.members.items()
         }
         return FleetIdentity(

@@ -256,13 +256,25 @@ class UnloadedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetMember:
-    """A member of a fleet: its copies, the identity of one copy, and in a run its service."""
+    """A member of a fleet: its copies, the identity of one copy, and in a run its service.
+
+    pool: 'prefill' or 'decode'; None outside pools.
+    """
 
     copies: int
+    pool: Annotated[str | None, OMIT_NONE] = None
     identity: Annotated[SystemIdentity, SPLICED]
     fidelity: Annotated[str | None, OMIT_NONE] = None
     served: Annotated[MemberMetrics | None, SPLICED] = None
     unloaded: Annotated[UnloadedRequest | None, OMIT_NONE, Key("lone_request")] = None
+
+    def hardware(self, name: str) -> str:
+        """Return '4 x h100x8', or of a pool 'prefill: 4 x 8 H100'."""
+        identity = self.identity
+        if self.pool is None:
+            return f"{self.copies} x {identity.label or name}"
+        times = f"{self.copies} x " if self.copies > 1 else ""
+        return f"{self.pool}: {times}{identity.label or identity.hardware[0]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,9 +302,7 @@ class FleetIdentity:
     @property
     def hardware(self) -> tuple[str, ...]:
         """('1 x lpu', '4 x h100x8'): copies and members, by their labels."""
-        return tuple(
-            f"{of.copies} x {of.identity.label or member}" for member, of in self.members.items()
-        )
+        return tuple(of.hardware(member) for member, of in self.members.items())
 
     @property
     def speed_labels(self) -> tuple[str, ...]:

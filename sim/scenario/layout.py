@@ -4,7 +4,7 @@ from sim.cost.plan import PlanError
 from sim.inputs.errors import error_at_path
 from sim.planning.deployment import Deployment, require_fit
 from sim.reliability.availability import require_simulable
-from sim.scenario.pools import Pools
+from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.policy import ring
@@ -121,8 +121,7 @@ def deploy_members(scenario: Scenario, name: str) -> dict[str, Member]:
     copies = scenario.members(name)
     deployments = {member: deploy_fitting(scenario, member) for member in copies}
     scenario.require_few(name, deployments)
-    pools = isinstance(scenario.systems[name], Pools)
     return {
-        member: Member(deployment, copies[member], member.rsplit(".", 1)[1] if pools else "")
+        member: Member(deployment, copies[member], pool_of(scenario.systems, member))
         for member, deployment in deployments.items()
     }

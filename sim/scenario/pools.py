@@ -138,6 +138,11 @@ def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
     return plain
 
 
+def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
+    """Return 'prefill' for the member 'pd.prefill' of pools; None for other members."""
+    return None if member in systems else member.rsplit(".", 1)[1]
+
+
 def router_of(systems: Mapping[str, AnySystem], name: str) -> Router:
     """Return the router of a system; that of pools chooses the prefill replica."""
     system = systems[name]

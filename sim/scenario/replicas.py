@@ -24,12 +24,12 @@ from sim.workload.requests import RequestBatch, stream_seed
 class Member:
     """Copies of a laid-out system in a fleet or a pool.  A plain system is its own only member.
 
-    pool: 'prefill' or 'decode'; '' outside pools.
+    pool: 'prefill' or 'decode'; None outside pools.
     """
 
     deployment: Deployment
     copies: int = 1
-    pool: str = ""
+    pool: str | None = None
 
     @property
     def chips(self) -> int:

@@ -41,7 +41,7 @@ def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]
         return plain_identity(scenario, name, members[name].deployment)
     parts = {
         member: FleetMember(
-            copies=of.copies, identity=plain_identity(scenario, member, of.deployment)
+            copies=of.copies, pool=of.pool, identity=plain_identity(scenario, member, of.deployment)
         )
         for member, of in members.items()
     }

@@ -42,6 +42,7 @@ from sim.results.summary import (
 )
 from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
+from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario, read
 from sim.studies.accounts import (
@@ -225,7 +226,9 @@ class Planned:
                 systems[name] = plain[name]
                 continue
             members = {
-                member: PlannedMember(copies=copies, system=plain[member])
+                member: PlannedMember(
+                    copies=copies, pool=pool_of(self.scenario.systems, member), system=plain[member]
+                )
                 for member, copies in self.scenario.members(name).items()
             }
             fleet = self.scenario.systems[name]

@@ -24,6 +24,7 @@ from sim.scenario.layout import deploy_fitting
 from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import chip_machines
 from sim.scenario.scenario import Scenario
+from sim.scenario.system import Fleet
 from sim.serving.service import serve
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
@@ -76,11 +77,12 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
     """
     plain = plain_systems(scenario.systems)
     if name not in scenario.systems and name not in plain:
-        raise unknown_name("--system", name, [*scenario.systems, *plain])
+        raise unknown_name("--system", name, dict.fromkeys([*scenario.systems, *plain]))
     if name not in plain:
         first = key_path(scenario.systems, next(iter(scenario.members(name))))
+        kind = "a fleet" if isinstance(scenario.systems[name], Fleet) else "a pair of pools"
         raise UserError(
-            f"--system: got {name}, which has several systems; expected one of them;"
+            f"--system: got {name}, which is {kind}; expected one of its members;"
             f" try --system {'.'.join(first)}"
         )
     if (speculate := scenario.plain(name).speculate) and speculate.tokens:
