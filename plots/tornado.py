@@ -80,7 +80,7 @@ def draw(summary: SensitivitySummary) -> Figure:
         band = f"{trimmed_number(low)} to {trimmed_number(high)} ms"
         heading = f"{looked[name].label}: {trimmed_number(base)} ms, {band}"
         axis.set_title(heading, fontsize=9, loc="left")
-    axes[-1].set_xlabel("TPOT of a single request, ms")
+    axes[-1].set_xlabel(f"TPOT of {summary.requests}, ms")
     figure.supxlabel(
         "plain: low end of a number's range; hatched: high end; grey: all together",
         fontsize=7,

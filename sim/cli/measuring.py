@@ -143,10 +143,14 @@ def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
 def sensitivity_command(
     file: FileArgument,
     assignments: SetOption = None,
+    loaded: Annotated[
+        bool,
+        typer.Option("--loaded", help="Serve the scenario's requests, instead of a single one."),
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="Draw the tornado (png, svg, pdf).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how much each uncertain number changes the unloaded TTFT and TPOT."""
+    """Show how much each uncertain number changes TTFT, TPOT, J and $ of a token."""
     from sim.results.encoding import encode_summary
     from sim.results.sensitivity_summary import SensitivitySummary
     from sim.studies.sensitivity import sensitivity
@@ -154,9 +158,9 @@ def sensitivity_command(
     check_figure_name(figure)
     scenario = search_open_plans(open_scenario(file, assignments))
     with progress_bars() as progress:
-        systems = sensitivity(scenario, progress)
+        systems = sensitivity(scenario, progress, loaded)
     summary = SensitivitySummary(
-        scenario.id, {name: system.summary for name, system in systems.items()}
+        scenario.id, {name: system.summary for name, system in systems.items()}, loaded
     )
     if as_json:
         print_json(encode_summary(summary))

@@ -169,14 +169,14 @@ NEGLIGIBLE = 1e-3  # a smaller relative change of a metric has no row
 def sensitivity_tables(summary: SensitivitySummary) -> RenderableType:
     """Return the tables of `sramsim sensitivity`, one for each system.
 
-    Rows are the numbers that change speed or cost of a single request, then the band of all.
+    Rows are the numbers that change speed or cost, then the band of all.
     """
     parts: list[RenderableType] = []
     for name, system in summary.systems.items():
         known = [key for key in SENSITIVE_METRICS if getattr(system.base, key) is not None]
         base = metric_values(system.base, known)
         table = titled_table(
-            f"{summary.scenario}, {name}: a single request",
+            f"{summary.scenario}, {name}: {summary.requests}",
             ["is", *(SENSITIVE_METRICS[key] for key in known)],
         )
         table.add_column("source", overflow="fold", min_width=32)
@@ -200,7 +200,8 @@ def sensitivity_tables(summary: SensitivitySummary) -> RenderableType:
         if still:
             parts += [
                 Text(
-                    f"Without effect on a single request, to {NEGLIGIBLE:.1%}: {', '.join(still)}.",
+                    f"Without effect on {summary.requests}, to {NEGLIGIBLE:.1%}: "
+                    f"{', '.join(still)}.",
                     style="dim",
                 ),
                 Text(),

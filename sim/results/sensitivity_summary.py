@@ -53,7 +53,7 @@ class SwingSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class SystemSensitivity:
-    """The metrics of a system's unloaded request, their bands, and the swings behind them.
+    """The metrics of a system's requests, their bands, and the swings behind them.
 
     label, colour: in tables and figures; None if the scenario leaves them out.
     vendor, chip: maker and kind of the chips.
@@ -70,7 +70,16 @@ class SystemSensitivity:
 
 @dataclass(frozen=True)
 class SensitivitySummary:
-    """The sensitivity of each plain system of a scenario."""
+    """The sensitivity of each plain system of a scenario.
+
+    loaded: whether the metrics are medians of the scenario's requests, not of a single one.
+    """
 
     scenario: str
     systems: Mapping[str, SystemSensitivity]
+    loaded: bool = False
+
+    @property
+    def requests(self) -> str:
+        """The requests that the metrics are of, for headings."""
+        return "the scenario's requests" if self.loaded else "a single request"

@@ -1,4 +1,4 @@
-"""How much uncertain numbers change a single request's TPOT, TTFT, joules and dollars.
+"""How much uncertain numbers change TPOT, TTFT, joules and dollars: of a single request, or loaded.
 
     sensitivity(sim.read("llama2-70b-lpu-vs-h100"))["lpu"].band("tpot")  # least and most [s]
 
@@ -31,6 +31,7 @@ from sim.results.sensitivity_summary import (
 from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.studies.run import run
 from sim.units import Seconds
 
 # Fields of a result, by metric. Joules and dollars are missing if they are unknown.
@@ -142,23 +143,24 @@ def _request_metrics(metrics: Mapping[str, float]) -> RequestMetrics:
 
 
 def sensitivity(
-    scenario: Scenario, progress: Callable[[str, int, int], None] = lambda system, done, total: None
+    scenario: Scenario,
+    progress: Callable[[str, int, int], None] = lambda system, done, total: None,
+    loaded: bool = False,
 ) -> dict[str, Sensitivity]:
     """Return the sensitivity of every plain system of a scenario, also of members of fleets.
 
+    loaded: whether each system serves the scenario's requests, instead of a single one.
     Raises: PlanError if one does not fit as it is; ScenarioError if no number is uncertain.
     """
-    result = {}
+    result, metrics_of = {}, loaded_metrics if loaded else single_request_metrics
     for name, system in plain_systems(scenario.systems).items():
         numbers = list(uncertain_numbers(system))
-        base = single_request_metrics(scenario, name, system)
+        base = metrics_of(scenario, name, system)
         assert base is not None
         swings = []
         for done, number in enumerate(numbers):
             progress(name, done, len(numbers))
-            low, high = (
-                single_request_metrics(scenario, name, number.moved_to(end)) for end in number.ends
-            )
+            low, high = (metrics_of(scenario, name, number.moved_to(end)) for end in number.ends)
             swings.append(Swing(number.key, number.value, number.ends, low, high, number.source))
         progress(name, len(numbers), len(numbers))
         swings.sort(key=lambda swing: -swing.width("tpot", base))
@@ -181,17 +183,52 @@ def single_request_metrics(
     Raises: PlanError if it does not fit as it is.
     """
     changed = scenario.model_copy(update={"systems": {name: system}})
-    deployment = changed.deploy(name)
-    if not deployment.fit.fits:
-        if system == scenario.plain(name):
-            raise PlanError(
-                f"systems.{name}: {deployment.layout.model.id} does not fit;"
-                " try sramsim check for what would do"
-            )
+    deployment = _fitting(scenario, name, changed)
+    if deployment is None:
         return None
     single = changed.unloaded(deployment)
     per_token = _costs_per_token(changed, name, deployment, single.tpot)
     return {"tpot": single.tpot, "ttft": single.ttft} | per_token
+
+
+def loaded_metrics(scenario: Scenario, name: str, system: System) -> dict[str, float] | None:
+    """Return median TPOT and TTFT of the scenario's requests, and joules and dollars of a token.
+
+    Return None if the model does not fit with a moved number.
+    Raises: PlanError if it does not fit as it is; ScenarioError if no request gets two tokens.
+    """
+    changed = scenario.model_copy(update={"systems": {name: system}})
+    if _fitting(scenario, name, changed) is None:
+        return None
+    served = run(changed).summary.systems[name]
+    medians = served.metrics.tpot.median, served.metrics.ttft.median
+    if None in medians:
+        raise ScenarioError(
+            f"{scenario.id}: systems.{name}: got no finished request with two tokens; expected "
+            "one; try leaving --loaded out"
+        )
+    metrics = {key: ms / 1000 for key, ms in zip(("tpot", "ttft"), medians, strict=True) if ms}
+    if energy_use := served.costs.energy:
+        metrics["joules"] = energy_use.joules_per_token
+    if price := served.costs.economics:
+        metrics["usd"] = price.usd_per_mtok
+    return metrics
+
+
+def _fitting(scenario: Scenario, name: str, changed: Scenario) -> Deployment | None:
+    """Return the deployment of a changed scenario's only system; None if the model does not fit.
+
+    Raises: PlanError if the system is as in the scenario.
+    """
+    deployment = changed.deploy(name)
+    if deployment.fit.fits:
+        return deployment
+    if changed.plain(name) == scenario.plain(name):
+        raise PlanError(
+            f"systems.{name}: {deployment.layout.model.id} does not fit;"
+            " try sramsim check for what would do"
+        )
+    return None
 
 
 def _costs_per_token(

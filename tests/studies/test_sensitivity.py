@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import sim
 from sim.cost.plan import PlanError
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import find_entry
@@ -262,3 +263,15 @@ def test_a_scenario_without_ranges_is_one_line(sramsim, mine):
         " expected one; try to add range: to an engine's file\n"
     )
     assert sramsim("sensitivity", "mine.yaml") == (2, "", message)
+
+
+def test_under_load_the_metrics_are_those_of_a_run(tmp_path):
+    cut = ["workload.requests=5", "systems={h100: {chip: h100-sxm, chips: 1, engine: ideal}}"]
+    scenario = read("llama3-8b-lpu-vs-h100", cut)
+    found = sensitivity(scenario, loaded=True)["h100"]
+    served = sim.run(scenario).summary.systems["h100"]
+    assert found.base["tpot"] == served.metrics.tpot.median / 1000
+    assert found.base["ttft"] == served.metrics.ttft.median / 1000
+    assert found.base["joules"] == served.costs.energy.joules_per_token
+    low, high = found.band("usd")
+    assert low < served.costs.economics.usd_per_mtok < high
