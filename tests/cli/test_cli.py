@@ -411,34 +411,34 @@ def test_of_several_files_the_wrong_one_is_named(sramsim):
         (
             "3.35 TB/s",
             "3.35 TB",
-            "chips/card.yaml:5: memory.hbm.bandwidth: got '3.35 TB'; expected a quantity in B/s",
+            "chips/card.yaml:6: memory.hbm.bandwidth: got '3.35 TB'; expected a quantity in B/s",
         ),
         (
             "bandwidth: 3.35",
             "bandwith: 3.35",
-            "chips/card.yaml:5: memory has no 'bandwith'; did you mean 'bandwidth'?",
+            "chips/card.yaml:6: memory has no 'bandwith'; did you mean 'bandwidth'?",
         ),
         (
             "80 GiB",
             "-80 GiB",
-            "chips/card.yaml:5: memory.hbm.capacity: got '-80 GiB'; expected at least 0",
+            "chips/card.yaml:6: memory.hbm.capacity: got '-80 GiB'; expected at least 0",
         ),
         (
             "kind: roofline",
             "kind: roof",
-            "chips/card.yaml:6: 'roof' is not a kind of compute; did you mean 'roofline'?",
+            "chips/card.yaml:7: 'roof' is not a kind of compute; did you mean 'roofline'?",
         ),
         (
             "kind: roofline",
             "kind: cards:Card",
-            "chips/card.yaml:6: 'cards:Card': cards cannot be imported: ValueError: one two",
+            "chips/card.yaml:7: 'cards:Card': cards cannot be imported: ValueError: one two",
         ),
         (
             "kind: switch",
             "kind: hexagon",
-            "chips/card.yaml:8: 'hexagon' is not a kind of topology; choose from ",
+            "chips/card.yaml:9: 'hexagon' is not a kind of topology; choose from ",
         ),
-        ("memory:", "memory: [", "chips/card.yaml:6: YAML: "),
+        ("memory:", "memory: [", "chips/card.yaml:7: YAML: "),
     ],
 )
 @pytest.mark.parametrize("command", [("run", "mine.yaml"), ("show", "chip", "chips/card.yaml")])

@@ -28,7 +28,7 @@ def completions(words: str) -> list[str]:
         ("sramsim run llama2", ["llama2-70b-lpu-vs-h100"]),
         ("sramsim show chip groq-lpu", ["groq-lpu-v1"]),
         ("sramsim show engine groq", ["groq-compiler"]),
-        ("sramsim plan claims/sp", ["claims/speed-10x"]),
+        ("sramsim plan claims/sp", ["claims/speculation", "claims/speed-10x"]),
         ("sramsim check below/m", ["below/mine.yaml"]),
         ("sramsim check ./below/m", ["./below/mine.yaml"]),
         ("sramsim report o", ["out"]),

@@ -17,13 +17,10 @@ from sim.report.first_screen import (
 )
 from sim.results.verdict import Verdict
 
-LABELS = {"lpu": "576 Groq LPUs", "h100": "One H100", "h100x8": "Eight H100"}
-
 
 @pytest.fixture(scope="module")
 def flagship():
-    labels = [f"systems.{name}.label={label}" for name, label in LABELS.items()]
-    return run(read("llama2-70b-lpu-vs-h100", labels))
+    return run("llama2-70b-lpu-vs-h100")
 
 
 def printed(result, width: int = 80) -> list[str]:
@@ -89,7 +86,7 @@ def test_the_answer_names_the_fastest_on_both_tokens_with_price_and_load(flagshi
     summary = flagship.summary
     answer = answer_sentence(summary)
     assert answer.startswith(
-        "A user gets the first token soonest from Eight H100 (1.6 times as soon as from 576 Groq "
+        "A user gets the first token soonest from 8 H100 (1.6 times as soon as from 576 Groq "
         "LPUs), the whole answer from 576 Groq LPUs (2.2 times as soon), at 37 times the price of "
         "a token ("
     )
@@ -98,11 +95,11 @@ def test_the_answer_names_the_fastest_on_both_tokens_with_price_and_load(flagshi
 
 def test_a_system_that_is_not_stable_is_never_the_fastest(flagship):
     answer = answer_sentence(judged(flagship.summary, lpu="OVERLOADED"))
-    assert answer.startswith("Eight H100 is fastest for a user")
+    assert answer.startswith("8 H100 is fastest for a user")
     assert answer.endswith("; 576 Groq LPUs is OVERLOADED.")
     one = answer_sentence(judged(flagship.summary, lpu="TOO SHORT", h100x8="BACKLOGGED"))
-    assert one.startswith("Only One H100 is STABLE under this load: the first token comes after ")
-    none = judged(flagship.summary, **dict.fromkeys(LABELS, "REFUSED"))
+    assert one.startswith("Only 1 H100 is STABLE under this load: the first token comes after ")
+    none = judged(flagship.summary, **dict.fromkeys(flagship.systems, "REFUSED"))
     assert answer_sentence(none).startswith("No system is STABLE under this load: 576 Groq LPUs is")
     assert key_rows(none)[0].cells[0].plain == "REFUSED"
     assert key_rows(none)[1].cells[0].plain.endswith(" *")
@@ -114,8 +111,8 @@ def test_refused_requests_are_named_with_their_reason():
     result = run(read("llama2-70b-lpu-vs-h100", [lengths, "workload.requests=30"]))
     refused = result.summary.systems["h100"].metrics.refused
     assert refused > 0
-    lines = [line for line in remarks(result.summary) if line.startswith("h100: ")]
-    assert f"h100: {refused} requests unanswered: " in lines[0]
+    lines = [line for line in remarks(result.summary) if line.startswith("1 H100: ")]
+    assert f"1 H100: {refused} requests unanswered: " in lines[0]
     assert "4096" in lines[0]
 
 
@@ -159,7 +156,7 @@ def test_an_slo_with_a_percentile_names_who_misses_it(flagship):
     share = summary.systems["h100"].metrics.attainment
     assert 0.5 < share < 0.99
     assert remarks(summary) == [
-        f"h100: {share:.0%} of the requests are within the SLO; expected 99%."
+        f"1 H100: {share:.0%} of the requests are within the SLO; expected 99%."
     ]
     assert "percentile" not in summary.slo
     assert remarks(flagship.summary) == []

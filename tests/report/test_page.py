@@ -95,8 +95,8 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
         "published token/s of a user",
         "751 (paced)",
         "(paced): the service throttled this speed; the hardware is at least as fast.",
-        "Counted: lpu from 1.00 ",
-        "Reading weights, lpu over h100: ",
+        "Counted: 64 Groq LPUs from 1.00 ",
+        "Reading weights, 64 Groq LPUs over 1 H100: ",
     ):
         assert label in told.text
     for note in notes(summary):
