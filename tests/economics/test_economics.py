@@ -225,7 +225,7 @@ def test_a_system_for_nothing_is_compared_with_nobody():
     free = "economics.systems.h100x8={capital: 0 USD, power: 0 W}"
     told = sim.run(sim.read("jia-2024", [free, "workload.requests=16", "workload.users=8"]))
     assert told.as_json()["systems"]["h100x8"]["economics"]["usd_per_mtok"] == 0
-    assert "one of h100x8 " not in told._repr_html_()
+    assert "one of 8 H100 (TP8) " not in told._repr_html_()
 
 
 def test_a_chip_without_price_has_no_price_of_a_token():

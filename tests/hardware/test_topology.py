@@ -761,7 +761,7 @@ def test_the_laws_are_tried_on_every_kind():
 
 
 @given(groups(smallest=2), st.sampled_from(["all_reduce", "all_gather", "all_to_all"]))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_after_a_collective_every_chip_has_heard_of_every_other(group, operation):
     """Phase by phase, a chip passes on what it knew when the phase began; and nobody speaks beyond the group."""
     topology, chips = group
@@ -776,7 +776,7 @@ def test_after_a_collective_every_chip_has_heard_of_every_other(group, operation
 
 
 @given(groups(smallest=2))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_the_bytes_of_a_collective_are_no_fewer_than_anyone_could_do_with(group):
     """To end with what the others held a chip is sent at least their share of it; twice that for a sum, over all chips."""
     topology, chips = group

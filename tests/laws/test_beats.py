@@ -56,7 +56,7 @@ def prompt_pass(deployment, tokens, logits):
     return stages.max(), stages.sum() + costs.hops(tokens).sum()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(plans, beats, st.integers(1, 60))
 def test_a_prompt_takes_a_beat_for_each_piece_and_one_unloaded_pass(
     compiled, serve_on, plan, b, pieces

@@ -74,7 +74,7 @@ def setups(deployments, drawn):
     return made
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(fleets(), requests(), st.sampled_from(list(ROUTERS.values())))
 def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, asked, router):
     """On its replica it comes after that one's overhead and holds no more than that one has; the rows are those step by step."""

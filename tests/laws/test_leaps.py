@@ -103,7 +103,7 @@ def runs(draw):
     }
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(runs())
 def test_a_leap_is_its_steps(deployments, serve_on, drawn):
     deployment = deployments[drawn["layout"]]

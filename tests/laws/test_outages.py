@@ -76,7 +76,7 @@ def asked(rows, users=None):
     return RequestBatch(np.full(len(arrival), np.nan) if users else arrival, prompt, output, users)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     requests,
     st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3),
@@ -108,7 +108,7 @@ def test_every_request_ends_once_and_not_while_its_replica_is_down(
         assert not rows.failed.any()
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     requests,
     st.lists(st.one_of(st.none(), outage), min_size=1, max_size=3),
@@ -145,7 +145,7 @@ def counts(tally):
     }
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     requests,
     st.lists(outage, min_size=1, max_size=2),

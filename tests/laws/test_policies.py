@@ -93,7 +93,7 @@ def run(deployment, requests, policies, **options):
 
 
 @given(drawn(), policies, plans, st.booleans())
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_every_request_ends_once_and_leaps_are_their_steps(
     deployments, requests, policies, plan, windows
 ):
@@ -190,7 +190,7 @@ def declared(state):
 
 
 @given(drawn(), plans, st.booleans(), st.sampled_from([None, 1, 3]))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_a_declaration_changes_the_speed_and_no_row(deployments, requests, plan, windows, size):
     """A user's copy of `continuous` that declares itself steady gives its very bytes.
 

@@ -100,7 +100,7 @@ def runs(draw):
     return asked, pools, transfer
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(runs())
 def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deployments, drawn):
     asked, drawn_pools, transfer = drawn

@@ -87,7 +87,7 @@ def longest_step(result):
     return float(member.deployment.costs.step(work).time.sum())
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     st.lists(asked, min_size=1, max_size=20),
     options,

@@ -14,7 +14,7 @@ from sim.workload.requests import RequestBatch
 SIZES = st.tuples(st.floats(0, 0.002), st.integers(1, 30), st.integers(1, 30))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     st.lists(SIZES, min_size=2, max_size=12),
     st.integers(60, 90),

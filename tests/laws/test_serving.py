@@ -81,7 +81,7 @@ def serve_drawn(deployments, serve_on):
     return run
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_every_request_ends_once_and_in_order(serve_drawn, drawn):
     """Finished, or refused with a reason where prompt and output exceed the room or the context."""
@@ -100,7 +100,7 @@ def test_every_request_ends_once_and_in_order(serve_drawn, drawn):
     assert ((first == last) == (rows.requests.output[rows.finished] == 1)).all()
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_what_is_reserved_has_room(serve_drawn, drawn):
     """Each request holds its prompt and output from its admission to its last token, on its replica."""
@@ -116,7 +116,7 @@ def test_what_is_reserved_has_room(serve_drawn, drawn):
             assert len(held) <= limits.sequences
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_the_queue_keeps_its_order(serve_drawn, drawn):
     """Who comes first is admitted first and has the first token first, on one replica.
@@ -145,7 +145,7 @@ class Recorded:
         return getattr(self.costs, name)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_steps_carry_every_token_once_at_its_context(serve_drawn, drawn):
     """Within the token budget: a prompt's tokens attend to those before them, an answer's to the prompt and its own beginning."""
@@ -168,7 +168,7 @@ def test_steps_carry_every_token_once_at_its_context(serve_drawn, drawn):
     assert sum(work.logits for work in works) == sum(output for _, output in done)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_the_gaps_are_those_between_the_tokens(serve_drawn, drawn):
     _, _, rows = serve_drawn(drawn)
@@ -179,7 +179,7 @@ def test_the_gaps_are_those_between_the_tokens(serve_drawn, drawn):
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(runs())
 def test_a_stage_is_busy_for_its_steps_and_no_longer_than_time_passes(serve_drawn, drawn):
     deployment, _, rows = serve_drawn(drawn)

@@ -205,7 +205,7 @@ def runs(draw):
     }
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(KEYS, runs())
 def test_a_leap_is_its_steps_on_the_same_draws(deployments, serve_on, key, drawn):
     deployment = deployments[key]

@@ -51,7 +51,7 @@ def test_as_many_sequences_run_together_as_have_room(make_deployment, make_hybri
     assert np.count_nonzero(rows.admitted == 0.0) == min(most, deployment.limits.sequences)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @example(["linear_attention"] * 2 + ["full_attention"] * 3 + ["linear_attention"], 2, 6e5, 1)
 @given(KINDS, st.sampled_from([1, 2, 3, 14]), st.sampled_from([6e5, 7e5]), st.integers(1, 30))
 def test_no_stage_overflows_within_the_limits(

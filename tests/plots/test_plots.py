@@ -191,7 +191,7 @@ def test_files_are_the_same_bytes_each_time(saved, tmp_path):
     for suffix in ("png", "svg", "pdf"):
         files = []
         for turn in range(2):
-            style.save(draw_all(saved)["speed"], tmp_path / f"{turn}.{suffix}")
+            style.save(FIGURES["speed"](saved), tmp_path / f"{turn}.{suffix}")
             files.append((tmp_path / f"{turn}.{suffix}").read_bytes())
         assert files[0] == files[1]
 

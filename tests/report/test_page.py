@@ -74,8 +74,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(folder):
-    return Elements(page.html_page(folder))
+def text(folder):
+    """The page of the run."""
+    return page.html_page(folder)
+
+
+@pytest.fixture(scope="module")
+def told(text):
+    return Elements(text)
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +220,14 @@ def test_ids_are_of_one_element_each_and_every_reference_has_one(told):
 
 
 @pytest.mark.slow
-def test_the_same_folder_gives_the_same_bytes(folder):
+def test_the_same_folder_gives_the_same_bytes(folder, text):
     """Whatever the order of sets: the seed of hashes is 1 there, and a random one here."""
     command = [sys.executable, "-c", "import sys; from pathlib import Path; from sim.report.page import html_page; "
                "sys.stdout.buffer.write(html_page(Path(sys.argv[1])).encode())", str(folder)]  # fmt: skip
     there = subprocess.run(
         command, capture_output=True, check=True, env=os.environ | {"PYTHONHASHSEED": "1"}
     ).stdout
-    assert there == page.html_page(folder).encode()
+    assert there == text.encode()
 
 
 def luminance(colour: str) -> float:

@@ -364,7 +364,7 @@ def contents(draw):
     st.integers(40, 150),
 )
 @example([((("a", ENDLESS),), 1, 2)] * 3, [0, 0, 3, 8, 6], 1, 40)  # one block, computed by another
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_chains_are_their_blocks(drawn, actions, block, kv_tokens):
     """Whatever comes and goes, as much is used, kept and found as by blocks one by one."""
     cache, blocks = make_cache(kv_tokens, block), Blocks(kv_tokens, block)
@@ -481,7 +481,7 @@ def batches():
     st.sampled_from([1, 16]),
     st.booleans(),
 )
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_what_is_held_is_used_and_all_of_it_comes_back(
     make_deployment, lossy, make_model, requests, reserve, caching, deadline, block, windows
 ):

@@ -240,6 +240,7 @@ def test_the_command_prints_json_and_a_table_and_draws_a_figure(sramsim, mine, f
     assert told == {
         "scenario": "mine",
         "systems": {"cards": json.loads(json.dumps(encode_summary(found.summary)))},
+        "loaded": False,
     }
     cards = told["systems"]["cards"]
     assert cards["tpot_ms"] == pytest.approx(1000 * found.base["tpot"])
