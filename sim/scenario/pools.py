@@ -43,8 +43,8 @@ PoolField = Annotated[str | System, BeforeValidator(_name_or_system)]
 class PoolCopies(Value):
     """The copies of the system of each pool."""
 
-    prefill: Count = Field(default=1, description="PoolCopies of the prefill pool's system.")
-    decode: Count = Field(default=1, description="PoolCopies of the decode pool's system.")
+    prefill: Count = Field(default=1, description="Copies of the prefill pool's system.")
+    decode: Count = Field(default=1, description="Copies of the decode pool's system.")
 
 
 class Pools(Shown):
@@ -67,9 +67,7 @@ class Pools(Shown):
     decode: PoolField = Field(
         description="Name of another system, or a system in place, that decodes."
     )
-    copies: PoolCopies = Field(
-        default=PoolCopies(), description="PoolCopies of each pool's system."
-    )
+    copies: PoolCopies = Field(default=PoolCopies(), description="Copies of each pool's system.")
     transfer: Transfer = Field(description="Links between the pools, and the hand-over.")
 
     @property
