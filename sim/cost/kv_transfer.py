@@ -24,7 +24,7 @@ def prompt_kv_bytes(layout: Layout, tokens: int) -> Bytes:
     state of fixed size travels whole.
     Copies of KV heads travel, because each chip sends what it holds. One copy of a latent travels.
     Left out: a change of precision or of layout on the way.
-    Source: vLLM, docs/features/disagg_prefill.md, for ranks that send what they hold.
+    Assumed: copies travel. No source found says that ranks leave out what others hold too.
     """
     numbers, states = 0.0, 0.0
     for mixer in (mixer for block in layout.model.blocks for mixer in block.mixers):
