@@ -7,16 +7,17 @@ The search is `sim.planning.sizing`.  Here names become entries, and the result 
 
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from sim.catalogue.engines import default_engine, measured_engines
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_document, read_value
-from sim.inputs.errors import ScenarioError, UserError
+from sim.inputs.errors import ScenarioError
 from sim.inputs.names import aliases, catalogue_names, find_entry
 from sim.inputs.suggestions import spelling_hint
 from sim.model.transformer import Model
@@ -36,7 +37,6 @@ from sim.workload.lengths import Length
 DEFAULT_CONTEXT = 640
 OUTPUT_SHARE = 5  # one token in five is output, as there
 REQUESTS_PER_USER = 10  # of a written scenario
-PLAIN = re.compile(r"[A-Za-z./][\w./-]*")
 PRECISION_KEYS = ("weights", "activations", "kv", "head")
 
 
@@ -216,8 +216,6 @@ def size_inputs(model: str, chip: str, engine: str | None, precisions: Plan) -> 
 
     Raises: ScenarioError, with the nearest names, if there is no such entry.
     """
-    if os.path.isdir(model):
-        model = os.path.join(model, "config.json")
     read_model = read_value(find_entry(model, "models"), Model)
     key, path = _hardware(chip)
     cluster = read_value(path, Cluster) if key == "cluster" else None
@@ -273,16 +271,4 @@ def _written(name: str, folder: Path) -> str:
     if os.path.exists(name) and ("/" in name or name.endswith((".yaml", ".yml", ".json"))):
         name = os.path.relpath(name, folder)
         name = name if "/" in name else f"./{name}"
-    if PLAIN.fullmatch(name) and name.lower() not in (
-        "null",
-        "true",
-        "false",
-        "yes",
-        "no",
-        "on",
-        "off",
-    ):
-        return name
-    if not name.isprintable():
-        raise UserError(f"got {name!r}; expected a name that a scenario can hold; try another name")
-    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return yaml.safe_dump(name, allow_unicode=True, width=math.inf).removesuffix("...\n").strip()
