@@ -18,7 +18,7 @@ from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import ScenarioError
-from sim.inputs.names import aliases, catalogue_names, find_entry
+from sim.inputs.names import aliases, catalogue_folder, catalogue_names, find_entry
 from sim.inputs.suggestions import spelling_hint
 from sim.model.transformer import Model
 from sim.planning.deployment import DeploymentParts
@@ -216,7 +216,8 @@ def size_inputs(model: str, chip: str, engine: str | None, precisions: Plan) -> 
 
     Raises: ScenarioError, with the nearest names, if there is no such entry.
     """
-    read_model = read_value(find_entry(model, "models"), Model)
+    file = find_entry(model, "models")
+    read_model = read_value(file, Model)
     key, path = _hardware(chip)
     cluster = read_value(path, Cluster) if key == "cluster" else None
     read_chip = cluster.chip if cluster else read_value(path, Chip)
@@ -227,7 +228,7 @@ def size_inputs(model: str, chip: str, engine: str | None, precisions: Plan) -> 
         read_engine = default_engine(read_chip, f"{8 * weights.bytes:.0f}")
     return SizeInputs(
         read_model,
-        model,
+        model if file.is_relative_to(catalogue_folder()) else str(file),
         read_chip,
         cluster,
         (key, chip),

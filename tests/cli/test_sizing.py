@@ -107,7 +107,7 @@ def test_a_path_is_written_relative_to_the_scenario(sramsim, tmp_path):
         json.dumps({key: config[key] for key in keys} | {"torch_dtype": "bfloat16"})
     )
     assert sramsim("size", "model", "h100", "--out", "sub/mine.yaml")[0] == 0
-    assert "model: ../model\n" in (tmp_path / "sub" / "mine.yaml").read_text()
+    assert "model: ../model/config.json" in (tmp_path / "sub" / "mine.yaml").read_text()
     assert sim.read("sub/mine.yaml").deploy("h100-sxm").fit.fits
 
 
