@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from importlinter.cli import lint_imports
 
 import sim
@@ -38,3 +39,15 @@ def test_simulating_draws_nothing():
 def test_the_suite_tests_what_it_is_meant_to():
     installed = "site-packages" in str(sim.__file__)
     assert installed == bool(os.environ.get("SRAMSIM_INSTALLED"))
+
+
+def test_the_top_of_the_checkout_holds_the_usual_files():
+    """A command that is tried in the checkout may leave a page or a folder, which is not ours."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    top = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    folders = {".ci", "docs", "plots", "scenarios", "sim", "tests"}
+    files = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"}
+    files |= {".gitignore", "SECURITY.md", "pyproject.toml"}
+    assert top - folders - files == set()
