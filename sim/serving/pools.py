@@ -137,16 +137,16 @@ class Journey:
     """A request on its way between the pools.
 
     source, target: replicas. prompt: the request as its prefill replica serves it.
-    computed: when its first token was ready [s]. roomed: when the target had room for it [s].
-    Both are nan before.
+    computed_at: when its first token was ready [s]. reserved_at: when the target reserved room for
+        it [s]. Both are nan before.
     """
 
     request: Request
     source: PrefillReplica
     prompt: Request
     target: DecodeReplica | None = None
-    computed: Seconds = math.nan
-    roomed: Seconds = math.nan
+    computed_at: Seconds = math.nan
+    reserved_at: Seconds = math.nan
 
 
 class PooledFleet(ServingFleet):
@@ -220,10 +220,10 @@ class PooledFleet(ServingFleet):
             replica.admission.finish(prompt, leave)
             return
         journey.source.admission.hold(prompt)
-        journey.computed = leave
+        journey.computed_at = leave
         if journey.target is None:
             self.reserve(journey)
-        elif not math.isnan(journey.roomed):
+        elif not math.isnan(journey.reserved_at):
             self.start(journey)
 
     def on_prompt_ended(self, prompt: Request, at: Seconds) -> None:
@@ -241,8 +241,8 @@ class PooledFleet(ServingFleet):
     def on_room(self, request: Request) -> None:
         """Start the transfer of a request that has room, if its prompt is computed."""
         journey = self.journeys[request.id]
-        journey.roomed = self.env.now
-        if not math.isnan(journey.computed):
+        journey.reserved_at = self.env.now
+        if not math.isnan(journey.computed_at):
             self.start(journey)
 
     def start(self, journey: Journey) -> None:
@@ -259,7 +259,7 @@ class PooledFleet(ServingFleet):
         layout = config.costs.layout
         nbytes = prompt_kv_bytes(layout, request.prompt - request.prefilled)
         computed = request.prompt - int(rows.cached[request.id])
-        before = max(0.0, journey.computed - journey.roomed)
+        before = max(0.0, journey.computed_at - journey.reserved_at)
         whole = nbytes / self.links.rate(*ends)
         left = share_left(transfer, config, computed, whole, before) if before else 1.0
         start, end = self.links.send(now, ends, left * nbytes)
@@ -278,7 +278,7 @@ class PooledFleet(ServingFleet):
 
         def receive(_: simpy.Event | None = None) -> None:
             target.executor.complete_silent()
-            target.admission.receive(request, journey.computed)
+            target.admission.receive(request, journey.computed_at)
             target.on_submit()
 
         if handover := self.pools.transfer.handover:
