@@ -115,18 +115,27 @@ class Dragonfly(Topology):
         here, there = a // self.node, b // self.node
         if here == there:
             return super().channel(a, b)
-        leave, enter, latency = self._gates(here, there)
+        leave, enter, _, latency = self._gates(here, there)
         latency += self.link.latency * ((a != leave) + (b != enter))
         return Channel(latency, min(self.global_link.bandwidth, self._outside()))
 
+    def hops(self, a: int, b: int) -> int:
+        """Return the number of hops of the route, without the route itself."""
+        here, there = a // self.node, b // self.node
+        if here == there:
+            return int(a != b)
+        leave, enter, between, _ = self._gates(here, there)
+        return (a != leave) + between + (b != enter)
+
     @cached_property
-    def _known(self) -> dict[tuple[int | None, int, int], tuple[int, int, Seconds]]:
+    def _known(self) -> dict[tuple[int | None, int, int], tuple[int, int, int, Seconds]]:
         return {}
 
-    def _gates(self, here: int, there: int) -> tuple[int, int, Seconds]:
-        """Return the chips by which messages leave and enter two nodes, and the latency between.
+    def _gates(self, here: int, there: int) -> tuple[int, int, int, Seconds]:
+        """Return the chips by which messages leave and enter two nodes, and the way between.
 
-        The result is kept, because it is the same for many pairs of chips.
+        It is a number of hops and a latency. The result is kept, because it is the same for many
+        pairs of chips.
         """
         key = (self.chips, here, there)
         if key not in self._known:
@@ -135,7 +144,7 @@ class Dragonfly(Topology):
             leave = max((i for i, chip in enumerate(chips) if int(chip) // self.node == here))
             enter = min((i for i, chip in enumerate(chips) if int(chip) // self.node == there))
             latency = sum(self.link_of(hop).latency for hop in hops[leave:enter])
-            self._known[key] = int(chips[leave]), int(chips[enter]), latency
+            self._known[key] = int(chips[leave]), int(chips[enter]), enter - leave, latency
         return self._known[key]
 
     def _outside(self) -> float:
