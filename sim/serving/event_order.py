@@ -17,6 +17,7 @@ SimPy orders events by time, then by priority, then by the order of scheduling. 
 timeout with a priority, so `UrgentTimeout` calls `Environment.schedule`.
 """
 
+import math
 from collections.abc import Callable
 
 import simpy
@@ -50,9 +51,27 @@ def call_after(env: simpy.Environment, delay: Seconds, callback: Callback) -> si
     return timeout
 
 
-def next_event_time(env: simpy.Environment) -> Seconds:
-    """Return the time of the next event; inf without one. Nothing can change before it."""
-    return env.peek()
+class ReturnTimeout(Timeout):
+    """A timeout until micro-batches return to the scheduler of their replica."""
+
+
+def call_at_return(env: simpy.Environment, delay: Seconds, callback: Callback) -> simpy.Event:
+    """Call a function after `delay` [s], when micro-batches return. Otherwise as `call_after`."""
+    timeout = ReturnTimeout(env, delay)
+    timeout.callbacks.append(callback)
+    return timeout
+
+
+def next_event_time(env: simpy.Environment, independent: bool = False) -> Seconds:
+    """Return the time of the next event; inf without one. Nothing can change before it.
+
+    independent: whether nothing that returns at one replica changes another one. Returns are then
+    left out. SimPy has no public list of events.
+    """
+    if not independent:
+        return env.peek()
+    times = (at for at, _, _, event in env._queue if not isinstance(event, ReturnTimeout))
+    return min(times, default=math.inf)
 
 
 def is_instant_over(env: simpy.Environment) -> bool:

@@ -48,6 +48,11 @@ class RequestBatch:
     note: str = ""
 
     @property
+    def is_open_loop(self) -> bool:
+        """Whether no answer decides an arrival."""
+        return self.users is None and self.after is None
+
+    @property
     def has_prefixes(self) -> bool:
         """Whether prompts have beginnings in common."""
         return bool(self.hash_ids or self.shared_prefix) or self.sessions is not None

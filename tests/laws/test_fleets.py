@@ -100,6 +100,22 @@ def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, a
         assert one == pytest.approx(other, rel=1e-11)
 
 
+@pytest.mark.parametrize("users", [None, 12])
+def test_a_pipeline_leaps_beyond_the_returns_of_others_only_where_these_change_nothing(
+    deployments, users
+):
+    """An answer at one replica sends a user's next request to the other one."""
+    made = setups(deployments, [("piped", 4000, 32, Policies(), 0.0)] * 2)
+    n, stream = 120, np.random.default_rng(0)
+    prompt, output = stream.integers(1, 60, n), stream.integers(1, 40, n)
+    arrival = np.full(n, np.nan) if users else np.cumsum(stream.exponential(2e-4, n))
+    asked = RequestBatch(arrival, prompt, output, users)
+    rows, steps = (serve_fleet(asked, made, round_robin, leap=leap) for leap in (True, False))
+    assert (rows.replica == steps.replica).all()
+    for column in ("admitted", "first_token", "last_token"):
+        assert getattr(rows, column) == pytest.approx(getattr(steps, column), rel=1e-12)
+
+
 @pytest.fixture(scope="module")
 def make_scenario(make_model, make_chip, make_engine):
     """A quick and a slow system of small chips and what a test adds; a quarter of the quick one's KV room in the slow one."""

@@ -11,21 +11,28 @@ from sim.serving.executors.stepwise import StepwiseExecutor
 from sim.serving.replica_config import ReplicaConfig
 
 
-def executor_for(env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool) -> Executor:
+def executor_for(
+    env: simpy.Environment,
+    config: ReplicaConfig,
+    gaps: Gaps,
+    leap: bool,
+    independent: bool = False,
+) -> Executor:
     """Return the executor of a replica.
 
     leap: whether to make the steps in which nothing changes in one event. Results are the same.
+    independent: whether nothing that returns at another replica changes this one.
     """
     sampler = config.error_sampler
     if config.machine:
         executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
     else:
-        executor = _stage_executor(env, config, gaps, leap and not sampler)
+        executor = _stage_executor(env, config, gaps, leap and not sampler, independent)
     return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
 
 
 def _stage_executor(
-    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool
+    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool, independent: bool
 ) -> Executor:
     """Return an executor of stages. The compiled one cannot simulate hosts that launch layers."""
     costs, limits = config.costs, config.limits
@@ -35,5 +42,6 @@ def _stage_executor(
         # Numba takes long to import, so it is imported only for a pipeline.
         from sim.serving.executors.compiled import CompiledPipelineExecutor
 
-        return CompiledPipelineExecutor(env, costs, gaps, limits, bool(config.outages))
+        interruptible = bool(config.outages)
+        return CompiledPipelineExecutor(env, costs, gaps, limits, interruptible, independent)
     return StepwiseExecutor(env, costs, gaps)

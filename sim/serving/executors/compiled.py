@@ -16,7 +16,7 @@ from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving import kernel
-from sim.serving.event_order import call_after, next_event_time
+from sim.serving.event_order import call_at_return, next_event_time
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
 from sim.serving.kv_cache import KVCache
@@ -36,6 +36,7 @@ class CompiledPipelineExecutor(Executor):
     no decision, because they return no token and their time follows from the prompt.
 
     interruptible: whether the replica can fail, so that steps under way may count in part.
+    independent: whether nothing that returns at another replica changes this one.
     Left out: hosts that launch layers (`Costs.launch`) and link errors.
     """
 
@@ -46,10 +47,11 @@ class CompiledPipelineExecutor(Executor):
         gaps: Gaps,
         limits: SchedulerLimits,
         interruptible: bool = False,
+        independent: bool = False,
     ) -> None:
         super().__init__()
         self.env, self.costs, self.gaps, self.budget = env, costs, gaps, limits.token_budget
-        self.width = limits.width
+        self.width, self.independent = limits.width, independent
         slots = limits.micro_batches
         self.state = KernelState(costs, slots, limits, interruptible)
         # The batch step of each slot; None for a micro-batch with a chunk of a prompt alone.
@@ -149,7 +151,7 @@ class CompiledPipelineExecutor(Executor):
     def wait(self, head: Head) -> None:
         """Wait for a return."""
         self.next = head
-        call_after(self.env, max(0.0, head.back - self.env.now), self.on_return)
+        call_at_return(self.env, max(0.0, head.back - self.env.now), self.on_return)
 
     def on_return(self, _: simpy.Event) -> None:
         """Complete the micro-batch that returns, or let it continue. Then advance the others."""
@@ -186,7 +188,7 @@ class CompiledPipelineExecutor(Executor):
 
     def advance(self) -> Head:
         """Make the steps up to the next event, and take their KV."""
-        now, until = self.env.now, next_event_time(self.env)
+        now, until = self.env.now, next_event_time(self.env, self.independent)
         if self.kv_cache is None:
             return self.state.advance(now, until)
         free = self.kv_cache.kv_free

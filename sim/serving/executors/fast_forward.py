@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
-from sim.serving.event_order import call_after
+from sim.serving.event_order import call_at_return
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.policy import Request
 from sim.units import Seconds
@@ -43,7 +43,7 @@ class FastForwardExecutor(Executor):
         if batch_step.steps > holds:
             batch_step.steps = holds
         self.duration = self.duration_of(batch_step.steps)
-        self.timeout = call_after(self.env, self.duration, self.back)
+        self.timeout = call_at_return(self.env, self.duration, self.back)
 
     def duration_of(self, steps: int) -> Seconds:
         """Return the time from `start` to the end of so many steps."""
@@ -68,7 +68,7 @@ class FastForwardExecutor(Executor):
             steps += 1
         if steps < batch_step.steps:
             batch_step.steps, self.duration = steps, self.duration_of(steps)
-            self.timeout = call_after(self.env, max(0.0, self.duration - passed), self.back)
+            self.timeout = call_at_return(self.env, max(0.0, self.duration - passed), self.back)
 
     def back(self, timeout: simpy.Event) -> None:
         """Complete the batch step, unless the timeout is stale."""
