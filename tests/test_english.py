@@ -44,16 +44,20 @@ def definitions(tree):
 def test_public_names_are_unique():
     homes = defaultdict(list)
     for path in (*MODULES, *FIGURES):
-        for name in definitions(ast.parse(path.read_text())):
+        for name in definitions(tree_of(path)):
             if path in MODULES or name not in OF_EACH_FIGURE:
                 homes[name].append(path.relative_to(PACKAGE.parent).as_posix())
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 def prose(path):
     """Yield line numbers and texts of docstrings and comments; a comment's lines are one text."""
-    source = path.read_text()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(path)):
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if documented and (text := ast.get_docstring(node)):
             yield getattr(node, "lineno", 1), text
@@ -86,7 +90,7 @@ def test_sentences_begin_with_their_subject(path):
 
 @pytest.mark.parametrize("path", [*MODULES, *FIGURES], ids=name_of)
 def test_variables_are_named_for_what_they_hold(path):
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     keys = {  # a field has the name of its key in files
         field.target
         for node in ast.walk(tree)
@@ -120,7 +124,7 @@ def error_makers():
     return {
         node.name: node.returns.id
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef)
         and isinstance(node.returns, ast.Name)
         and node.returns.id in USER_ERRORS
@@ -137,11 +141,11 @@ def raised_errors(function, makers):
                 yield error
 
 
-def undocumented_errors(source, makers):
+def undocumented_errors(tree, makers):
     """Return 'line: function: class' of each error that a public function's docstring lacks."""
     return [
         f"{node.lineno}: {node.name}: {error}"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
         for error in sorted(set(raised_errors(node, makers)))
         if not any(
@@ -153,7 +157,7 @@ def undocumented_errors(source, makers):
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=name_of)
 def test_public_functions_list_the_user_errors_that_they_raise(path):
-    assert undocumented_errors(path.read_text(), error_makers()) == []
+    assert undocumented_errors(tree_of(path), error_makers()) == []
 
 
 def test_an_error_that_a_helper_makes_is_one_that_the_function_raises():
@@ -175,7 +179,7 @@ def parse(text):
     raise ScenarioError(text)
 '''
     makers = {"unknown_name": "UserError", "plan_error": "PlanError"}
-    assert undocumented_errors(source, makers) == [
+    assert undocumented_errors(ast.parse(source), makers) == [
         "10: load: UserError",
         "14: parse: ScenarioError",
     ]
@@ -186,6 +190,6 @@ def test_modules_are_short(path):
     """Stay under 400 lines, classes under 250."""
     source = path.read_text()
     assert len(source.splitlines()) <= 400
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ClassDef):
             assert node.end_lineno - node.lineno < 250, node.name

@@ -478,7 +478,7 @@ def test_drawn_experts_are_taken_as_often_as_their_chances_say():
 # On how many chips and nodes a token's experts lie.
 
 
-def drawn(experts, blocks, times=4000):
+def drawn(experts, blocks, times=1000):
     """The mean over drawings: groups first, then experts of these."""
     stream, size = np.random.default_rng(1), experts.count // experts.groups
     reached = 0

@@ -24,7 +24,7 @@ from sim.results.statistics import MeasuredSpan
 from sim.results.verdict import judge
 from sim.workload.requests import RequestBatch
 
-SEEDS = range(20)
+SEEDS = range(10)
 
 
 @pytest.fixture
