@@ -56,14 +56,6 @@ class Dragonfly(Topology):
         description="Bandwidth of a chip to other nodes, beyond `direct` chips [B/s]."
     )
 
-    def _holder(self, here: int, there: int, peers: int) -> int:
-        """Return the chip of node `here` that holds the cable to node `there`.
-
-        `peers` is the number of nodes that are all joined to each other.
-        """
-        index = there % peers - (there % peers > here % peers)
-        return here * self.node + index * self.node // max(1, peers - 1)
-
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
         here, there = a // self.node, b // self.node
         rack_here, rack_there = here // self.rack, there // self.rack
@@ -72,10 +64,15 @@ class Dragonfly(Topology):
             chips = (a, b)
         elif (self.chips or 0) <= self.direct:
             nodes = math.ceil(self.direct / self.node)
-            chips = (a, self._holder(here, there, nodes), self._holder(there, here, nodes), b)
+            chips = (
+                a,
+                _holder(self.node, here, there, nodes),
+                _holder(self.node, there, here, nodes),
+                b,
+            )
         elif rack_here == rack_there:
-            leave = self._holder(here, there, self.rack)
-            enter = self._holder(there, here, self.rack)
+            leave = _holder(self.node, here, there, self.rack)
+            enter = _holder(self.node, there, here, self.rack)
             chips = (a, leave, enter, b)
         else:
             leave = self._gateway(rack_here, rack_there)
@@ -93,7 +90,7 @@ class Dragonfly(Topology):
     def _to_gateway(self, chip: int, gateway: int) -> tuple[int, ...]:
         """Return the chips by which a message leaves a chip's node for the gateway's node."""
         node, other = chip // self.node, gateway // self.node
-        return () if node == other else (self._holder(node, other, self.rack),)
+        return () if node == other else (_holder(self.node, node, other, self.rack),)
 
     def link_of(self, hop: Hop) -> Link:
         a, b = hop
@@ -121,10 +118,9 @@ class Dragonfly(Topology):
 
     def hops(self, a: int, b: int) -> int:
         """Return the number of hops of the route, without the route itself."""
-        here, there = a // self.node, b // self.node
-        if here == there:
+        if a // self.node == b // self.node:
             return int(a != b)
-        leave, enter, between, _ = self._gates(here, there)
+        leave, enter, between, _ = self._gates(a // self.node, b // self.node)
         return (a != leave) + between + (b != enter)
 
     @cached_property
@@ -132,10 +128,9 @@ class Dragonfly(Topology):
         return {}
 
     def _gates(self, here: int, there: int) -> tuple[int, int, int, Seconds]:
-        """Return the chips by which messages leave and enter two nodes, and the way between.
+        """Return the chips by which messages leave and enter two nodes, the hops and the latency.
 
-        It is a number of hops and a latency. The result is kept, because it is the same for many
-        pairs of chips.
+        The result is kept, because it is the same for many pairs of chips.
         """
         key = (self.chips, here, there)
         if key not in self._known:
@@ -284,6 +279,15 @@ class Dragonfly(Topology):
         if len(set(sizes)) > 1:
             return frozenset()
         return OPERATIONS - ({"all_to_all"} if len(sizes) > 1 else set())
+
+
+def _holder(node: int, here: int, there: int, peers: int) -> int:
+    """Return the chip of node `here` that holds the cable to node `there`.
+
+    node: chips of a node. peers: nodes that are all joined to each other.
+    """
+    index = there % peers - (there % peers > here % peers)
+    return here * node + index * node // max(1, peers - 1)
 
 
 def _between(
