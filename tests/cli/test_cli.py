@@ -1041,7 +1041,7 @@ ASCII = [
 ]
 
 
-@pytest.mark.parametrize(("command", "settings"), zip(["run", "plan"], ASCII, strict=True))
+@pytest.mark.parametrize(("command", "settings"), [("run", ASCII[0]), ("plan", ASCII[1])])
 def test_names_in_other_scripts_are_question_marks_where_stdout_has_no_letters_for_them(
     folder, command, settings
 ):
