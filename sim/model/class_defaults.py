@@ -17,7 +17,7 @@ DEFAULTS_FILE = Path(__file__).with_suffix(".yaml")
 @cache
 def _tables() -> dict[str, JsonObject]:
     """Return the defaults of every class by model_type."""
-    content = yaml.safe_load(DEFAULTS_FILE.read_text(encoding="utf-8"))
+    content = yaml.load(DEFAULTS_FILE.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     tables: dict[str, JsonObject] = dict(content["classes"])
     for model_type, table in content["elsewhere"].items():
         tables[model_type] = table["keys"]
