@@ -88,9 +88,11 @@ class ModelConfig(ConfigKeys):
         recurrent = known.recurrence is not None
         refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
         refused |= {} if known.sparse else {"index_topk": "sparse attention"}
+        defaults = class_defaults(str(family))
         for key, what in refused.items():
-            if flat.get(key):
-                raise error_at_key((key,), f"'{key}': {what} is not covered")
+            if flat.get(key, defaults.get(key)):
+                absent = "" if key in flat else f", {defaults[key]} by default"
+                raise error_at_key((key,), f"'{key}'{absent}: {what} is not covered")
         flat = cls.spelled(flat)
         _refuse_layers(flat)
         if flat.get("quantization_config") is None:
@@ -289,9 +291,6 @@ def _with_layer_kinds(flat: JsonObject) -> JsonObject:
 
 def _refuse_layers(flat: JsonObject) -> None:
     """Raise the error of layers that are not covered."""
-    if flat.get("model_type") == "granitemoehybrid" and "shared_intermediate_size" not in flat:
-        reason = "'shared_intermediate_size' is missing: the width of the MLP of each layer"
-        raise error_at_key(("shared_intermediate_size",), reason)
     last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
     if end not in (None, -1) and isinstance(last, int) and end != last - 1:
         reason = f"got {end}; covered is the last layer, {last - 1}"

@@ -439,6 +439,7 @@ def test_global_layers_may_have_heads_of_their_own():
         global_head_dim=4,
         num_global_key_value_heads=1,
         attention_k_eq_v=True,
+        hidden_size_per_layer_input=0,
     )
     assert (shape(model, 0).kv_width(), shape(model, 2).kv_width()) == (2 * 2 * 2, 1 * 4)
 
