@@ -17,7 +17,7 @@ from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.values import Text
 from sim.model.class_defaults import class_defaults
-from sim.model.config_keys import DTYPES, SPELLINGS, ConfigKeys, spelled_keys, unnested
+from sim.model.config_keys import DTYPES, ConfigKeys
 from sim.model.families import FAMILIES, Family
 from sim.model.layer_kinds import (
     ATTENTION_TYPES,
@@ -29,6 +29,7 @@ from sim.model.layer_kinds import (
     spelled_layer_types,
 )
 from sim.model.quantization import Quantization, read_quantization
+from sim.model.spellings import SPELLINGS, spelled_keys, unnested
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
 # Keys of families with a recurrence. In other families they are refused.

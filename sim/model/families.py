@@ -97,4 +97,5 @@ FAMILIES = {
     "smollm3": Family(windows="without rotary", pattern=4),
     "stablelm": Family(),
     "starcoder2": Family(gated=False, norm_biases=True),
+    "step3_text": Family(),
 }

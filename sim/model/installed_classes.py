@@ -12,8 +12,9 @@ import yaml
 from sim.inputs.key_paths import JsonObject
 from sim.model.class_defaults import DEFAULTS_FILE
 from sim.model.config import NOT_COVERED
-from sim.model.config_keys import TEXT_TYPES, ConfigKeys, spelled_keys
+from sim.model.config_keys import ConfigKeys
 from sim.model.families import FAMILIES
+from sim.model.spellings import TEXT_TYPES, spelled_keys
 
 NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"}
 # Defaults that a class sets in its code, and not in its signature.

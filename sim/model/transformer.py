@@ -144,10 +144,17 @@ class Model(ModelConfig):
             + ((heads + kv) * size if self.family.whole_qk_norm else 0)
         )
         columns, modules = (gated, key) if shared else (gated, key, key), self._modules
+        matrices: tuple[Matrix, ...] = ()
+        if self.share_q_dim:  # multi-matrix factorization attention, arXiv 2412.19255
+            low = Dim(self.share_q_dim)
+            expand = modules.in_layer(layer, modules.expand)
+            matrices = (self._matrix("attention", (low,), (gated,), expand),)
+            columns, vectors = (low, *columns[1:]), vectors + self.share_q_dim
         names = modules.in_layer(layer, *modules.qkv[: len(columns)])
         output = modules.in_layer(layer, modules.output)
         matrices = (
             self._matrix("attention", (hidden,), columns, names),
+            *matrices,
             self._matrix("attention", (query,), (hidden,), output),
         )
         return Block("attention", matrices, vectors, (Attention(heads, kv, size, window, shared),))

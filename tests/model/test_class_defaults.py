@@ -143,6 +143,8 @@ def test_every_family_has_the_defaults_of_its_class():
         # 7.83 B with a layer for multi-token prediction: a layer's 0.177 B and a matrix of 2 x 4,096^2.
         (MIMO_7B, 7.83 - 0.211, 2 * 36 * 8 * 128),
         ({"model_type": "ministral3"}, 8.49, 2 * 34 * 8 * 128),
+        # The language model of Step-3 has 316 B parameters, arXiv 2507.19427, table 1.
+        ({"model_type": "step3_vl", "text_config": {}}, 316, 2 * 61 * 256),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
 )
