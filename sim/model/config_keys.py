@@ -109,6 +109,20 @@ class MixerKeys(DecoderKeys):
         description="KV heads of layers that attend to all positions; default: those of the other "
         "layers.",
     )
+    swa_num_attention_heads: Count | None = Field(
+        default=None,
+        description="Query heads of layers with a window; default: those of the other layers.",
+    )
+    swa_num_key_value_heads: Count | None = Field(
+        default=None,
+        description="KV heads of layers with a window; default: by the other layers.",
+    )
+    swa_head_dim: Count | None = Field(
+        default=None, description="Width of a key in layers with a window; default: `head_dim`."
+    )
+    swa_v_head_dim: Count | None = Field(
+        default=None, description="Width of a value in layers with a window; default: `v_head_dim`."
+    )
     attention_k_eq_v: bool = Field(
         default=False,
         description="Whether keys also serve as values in layers that attend to all positions.",
@@ -134,7 +148,8 @@ class MixerKeys(DecoderKeys):
         default=None, description="Width of the other part of a key in latent attention."
     )
     v_head_dim: Count | None = Field(
-        default=None, description="Width of a value in latent attention."
+        default=None,
+        description="Width of a value in latent attention, and in MiMo-V2; default: that of a key.",
     )
     index_topk: Count | None = Field(
         default=None,
@@ -265,6 +280,9 @@ class ConfigKeys(MixerKeys):
     enable_moe_block: bool = Field(
         default=False,
         description="Whether layers with experts have a dense MLP as well, in Gemma 4.",
+    )
+    block_configs: tuple[dict[str, object], ...] | None = Field(
+        default=None, description="Attention and MLP of each layer, in Nemotron-NAS."
     )
     # Falcon.
     multi_query: bool = Field(

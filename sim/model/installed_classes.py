@@ -18,7 +18,10 @@ from sim.model.spellings import TEXT_TYPES, spelled_keys
 
 NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"}
 # Defaults that a class sets in its code, and not in its signature.
-IN_CODE: dict[str, JsonObject] = {"gemma4_text": {"global_head_dim": 512}}
+IN_CODE: dict[str, JsonObject] = {
+    "gemma4_text": {"global_head_dim": 512},
+    "mimo_v2_flash": {"first_k_dense_replace": 1},
+}
 
 
 def installed_class(model_type: str) -> Any:

@@ -85,11 +85,27 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
     if isinstance(text := flat.get("moe_layers"), str):  # Step-3: "4,5,6"
         names = [name.strip() for name in text.split(",")]
         flat["moe_layers"] = tuple(int(name) if name.isdecimal() else name for name in names)
+    if (pattern := _zeros_and_ones(flat, "hybrid_layer_pattern")) and not flat.get("layer_types"):
+        kinds = ("full_attention", "sliding_attention")
+        flat["layer_types"] = tuple(kinds[digit] for digit in pattern)
+    if pattern := _zeros_and_ones(flat, "moe_layer_freq"):
+        del flat["moe_layer_freq"]
+        flat["mlp_layer_types"] = tuple(("dense", "sparse")[digit] for digit in pattern)
+    if isinstance(size := flat.get("sliding_window_size"), int):
+        flat["sliding_window"] = size + 1  # MiMo-V2 counts earlier tokens only
     for key in EXPERT_LISTS:
         value = flat.get(key)
         if isinstance(value, list | tuple) and len(set(value)) == 1:
             flat[key] = value[0]
     return flat
+
+
+def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
+    """Return a list of MiMo-V2 with a digit for each layer; empty if the key is no such list."""
+    digits = flat.get(key)
+    if not isinstance(digits, list | tuple):
+        return []
+    return [digit for digit in digits if digit in (0, 1)]
 
 
 def unnested(config: Mapping[str, JsonValue]) -> JsonObject:

@@ -145,6 +145,7 @@ def test_every_family_has_the_defaults_of_its_class():
         ({"model_type": "ministral3"}, 8.49, 2 * 34 * 8 * 128),
         # The language model of Step-3 has 316 B parameters, arXiv 2507.19427, table 1.
         ({"model_type": "step3_vl", "text_config": {}}, 316, 2 * 61 * 256),
+        ({"model_type": "mimo_v2_flash"}, 309, (9 * 4 + 39 * 8) * (192 + 128)),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
 )
@@ -166,6 +167,7 @@ def test_files_without_keys_have_the_published_parameters(config, billions, kv_p
         (DOTS1, [None] * 62),
         ({"model_type": "qwen3", "use_sliding_window": True}, [None] * 28 + [4096] * 4),
         ({"model_type": "qwen2"}, [None] * 32),
+        ({"model_type": "mimo_v2_flash"}, [None, *[129] * 4, None, *([129] * 5 + [None]) * 7]),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
 )
