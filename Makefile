@@ -34,6 +34,7 @@ gallery: .venv/ready ## draw the figures of the pages again (minutes)
 	$(BIN)/sramsim sweep jia-2024 --out out/jia-sweep && $(BIN)/sramsim plot out/jia-sweep && cp out/jia-sweep/card-price.png docs/pages/figures/
 	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure docs/pages/figures/memory.png
 	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure docs/pages/figures/gantt.png
+	$(BIN)/sramsim sensitivity llama3-8b-lpu-vs-h100 --figure docs/pages/figures/tornado.png > out/gallery/tornado.txt
 	$(BIN)/sramsim validate --figure docs/pages/figures/agreement.png > out/gallery/validation.txt
 	$(BIN)/sramsim validate sram-replies --figure docs/pages/figures/prefill.png > out/gallery/replies.txt
 

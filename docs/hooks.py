@@ -5,6 +5,7 @@ gets them as links of the site. Links to files that the site lacks become plain 
 """
 
 import ast
+import html
 import inspect
 import posixpath
 import re
@@ -44,7 +45,7 @@ def commands_page() -> str:
         parts += [f"## {name}", " ".join((command.help or "").split())]
         context = command.make_context(name, [], resilient_parsing=True)
         records = [param.get_help_record(context) for param in command.params]
-        rows = [f"| `{_cell(record[0])}` | {_cell(record[1])} |" for record in records if record]
+        rows = [f"| {_code(record[0])} | {_cell(record[1])} |" for record in records if record]
         parts.append("\n".join(["| | meaning |", "|---|---|", *rows]))
         if command.epilog:
             parts.append(f"```sh\n{command.epilog.removeprefix('Example: ')}\n```")
@@ -53,6 +54,11 @@ def commands_page() -> str:
 
 def _link(name: str) -> str:
     return f"[{name}](#{name})"
+
+
+def _code(text: str) -> str:
+    """Return a text as code in a table: backticks would show the backslash of an escaped bar."""
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _cell(text: str) -> str:
