@@ -72,7 +72,7 @@ def test_a_dead_link_is_found():
 # Commands.
 
 GROUP = typer.main.get_command(sim.cli.app.app)
-PLACEHOLDERS = re.compile(r"[A-Z]+(\|[A-Z]+)*|\.\.\.|.*\.(ya?ml|json|csv|ipynb)|out(/.*)?")
+PLACEHOLDERS = re.compile(r"my[\w-]*|[A-Z]+(\|[A-Z]+)*|\.\.\.|.*\.(ya?ml|json|csv|ipynb)|out(/.*)?")
 TAKES_SCENARIO = {"run", "check", "plan", "capacity", "sweep", "explain", "trace", "sensitivity"}
 
 
@@ -103,11 +103,14 @@ def stale(command: str) -> str | None:
     if not words or words == ["-h"]:  # the name of a command in a sentence
         return None
     try:
-        context = GROUP.commands[name].make_context(name, words, resilient_parsing=False)
+        context = GROUP.commands[name].make_context(name, list(words))
     except sim.cli.app.CommandLineError as error:
         message = error.format_message()
         return None if message.startswith("Missing") else message
-    named = context.params.get("scenario") or context.params.get("file") or ()
+    if name == "show" and len(words) > 1 and words[0] != "measurement":
+        known = words[1] in catalogue_names(f"{words[0].removesuffix('s')}s")
+        return None if known or PLACEHOLDERS.fullmatch(words[1]) else f"no entry {words[1]}"
+    named = next(filter(None, map(context.params.get, ("file", "files", "source"))), ())
     files = [named] if isinstance(named, str) else list(named)
     gone = [
         str(file)
@@ -126,8 +129,14 @@ def test_commands_can_be_typed(file):
 
 
 def test_a_stale_command_is_found():
-    page = "`sramsim simulate` `sramsim run fleets`\n\n```sh\nsramsim run fleet --plot\nsramsim run fleet\n```\n"
-    assert [stale(command) is None for command in commands(page)] == [False, True, False, False]
+    page = "`sramsim simulate` `sramsim explain fleets` `sramsim show chip tpu-v99`\n\n```sh\nsramsim run fleet --plot\nsramsim run fleet\n```\n"
+    assert [stale(command) is None for command in commands(page)] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_every_figure_is_in_the_gallery():
