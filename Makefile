@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint wheel-test reference gallery clean
+.PHONY: help demo test lint wheel-test reference gallery docs clean
 help: ## print this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -22,20 +22,25 @@ lint: .venv/ready ## only the checks
 reference: .venv/ready ## write scenarios/REFERENCE.md from the classes
 	$(BIN)/sramsim schema --reference > scenarios/REFERENCE.md
 
-# The figures that the README shows.
+# The figures of docs/pages/gallery.md.
 SWEEPS := latency-vs-load pareto strong-scaling users
-gallery: .venv/ready ## draw the README's figures again (minutes)
+gallery: .venv/ready ## draw the figures of the pages again (minutes)
 	for sweep in $(SWEEPS); do $(BIN)/sramsim sweep scenarios/$$sweep.yaml --out out/$$sweep && \
-		$(BIN)/sramsim plot out/$$sweep && cp out/$$sweep/$$sweep.png plots/gallery/ || exit 1; done
+		$(BIN)/sramsim plot out/$$sweep && cp out/$$sweep/$$sweep.png docs/pages/figures/ || exit 1; done
 	$(BIN)/sramsim run llama2-70b-lpu-vs-h100 --out out/gallery --plots
-	cp out/gallery/speed.png out/gallery/token-latency.png plots/gallery/
+	cp out/gallery/speed.png out/gallery/token-latency.png docs/pages/figures/
 	$(BIN)/sramsim run jia-2024 --out out/jia-2024 --plots
-	cp out/jia-2024/crossover.png plots/gallery/
-	$(BIN)/sramsim sweep jia-2024 --out out/jia-sweep && $(BIN)/sramsim plot out/jia-sweep && cp out/jia-sweep/card-price.png plots/gallery/
-	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure plots/gallery/memory.png
-	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure plots/gallery/gantt.png
-	$(BIN)/sramsim validate --figure plots/gallery/agreement.png > out/gallery/validation.txt
-	$(BIN)/sramsim validate sram-replies --figure plots/gallery/prefill.png > out/gallery/replies.txt
+	cp out/jia-2024/crossover.png docs/pages/figures/
+	$(BIN)/sramsim sweep jia-2024 --out out/jia-sweep && $(BIN)/sramsim plot out/jia-sweep && cp out/jia-sweep/card-price.png docs/pages/figures/
+	$(BIN)/sramsim plan llama2-70b-lpu-vs-h100 --figure docs/pages/figures/memory.png
+	$(BIN)/sramsim trace llama2-70b-lpu-vs-h100 --system lpu --figure docs/pages/figures/gantt.png
+	$(BIN)/sramsim sensitivity llama3-8b-lpu-vs-h100 --figure docs/pages/figures/tornado.png > out/gallery/tornado.txt
+	$(BIN)/sramsim validate --figure docs/pages/figures/agreement.png > out/gallery/validation.txt
+	$(BIN)/sramsim validate sram-replies --figure docs/pages/figures/prefill.png > out/gallery/replies.txt
+
+docs: .venv/ready ## build docs/ as a site into out/docs; warnings are errors
+	$(BIN)/pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
 
 # What reads the files that a wheel may lack (commands, catalogue, tables, page, figures), against the installed wheel, from a folder
 # where the checkout cannot be imported by accident.

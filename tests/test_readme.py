@@ -1,16 +1,20 @@
 """What the README shows is what the repository holds."""
 
-import ast
 import doctest
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(?:yaml|python)\n(.*?)```", README, re.DOTALL)
+PAGES = "\n".join(
+    (ROOT / "docs" / "pages" / "how-to" / page).read_text(encoding="utf-8")
+    for page in ("chip.md", "scenario.md")
+)
+BLOCKS = re.findall(r'```(?:yaml|python)(?: title="[^"]+")?\n(.*?)```', PAGES, re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +58,20 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_map_is_made_from_the_packages():
-    """Each package's row is the first line of its docstring; packages stand in the layers' order."""
-    packages = [path.parent for path in (ROOT / "sim").glob("*/__init__.py")]
-    firsts = {
-        f"sim/{path.name}": (
-            ast.get_docstring(ast.parse((path / "__init__.py").read_text())) or ""
-        ).splitlines()[0]
-        for path in packages
-    }
-    table = README.partition("## Map of the code")[2]
-    assert dict(re.findall(r"^\| `(sim/[a-z]+)` \| (.*) \|$", table, re.MULTILINE)) == firsts
+def test_the_readme_is_short():
+    """Matter that grows belongs in docs/pages."""
+    assert len(README.splitlines()) < 150
+
+
+def test_the_package_index_gets_no_link_that_is_dead_there():
+    """The index shows the README without the repository: a relative link leads nowhere there."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    hook = settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    shown = README
+    for change in hook["substitutions"]:
+        shown = re.sub(change["pattern"], change["replacement"], shown)
+    assert "What does one user gain" in shown
+    assert re.findall(r"\]\((?!https?://|#)[^)]*\)", shown) == []
 
 
 EXAMPLES = [
