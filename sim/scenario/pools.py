@@ -15,12 +15,7 @@ POOLS = ("prefill", "decode")
 
 # Keys of a system that pools do not simulate, by pool, and what to do instead.
 _ALONE = "try leaving it out, or name a system without it"
-_REFUSED = {
-    "deadline": _ALONE,
-    "outages": _ALONE,
-    "faults": _ALONE,
-    "speculate": _ALONE,
-}
+_REFUSED = {"speculate": _ALONE}
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
     "request_overhead": "try it in the prefill pool, or transfer.handover",
@@ -58,6 +53,11 @@ class Pools(Shown):
 
     Both pools serve the same model.  The router of a system distributes requests over all copies.
     A preempted sequence is computed again on the decode replica.
+
+    The deadline of the prefill pool's system is for the first token, and that of the decode pool's
+    system for the last one.  A request begins again if a replica fails that holds its only KV
+    cache.  If its decode replica fails before the hand-over, its prompt travels to another one.
+    The availability is the product of both pools' availabilities.
     Left out: the energy of links between pools, and a change of layout or precision on the way.
     """
 

@@ -6,6 +6,7 @@ import sim
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
+from sim.reliability.failures import Failures, Faults
 from sim.results.metrics import SLO
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
@@ -77,6 +78,23 @@ def test_plan_and_check_lay_out_both_pools(make_scenario):
     assert [member.pool for member in members.values()] == ["prefill", "decode"]
 
 
+def test_pools_work_while_both_of_them_do(make_scenario):
+    """Of two pools with equal faults, each is available with its own share of the time."""
+    faults = Faults(
+        node=Failures(rate=1e-4),
+        repair=900.0,
+        detection=1.0,
+        horizon=1e6,
+        samples=30,
+        source={},
+    )
+    one = make_scenario().systems["one"].model_copy(update={"faults": faults})
+    systems = {"failing": one, "pd": Pools(prefill="failing", decode="failing", transfer=LINK)}
+    result = sim.run(make_scenario(systems, rate=50.0))
+    alone, both = (result.systems[name].metrics.availability for name in ("failing", "pd"))
+    assert both.availability == pytest.approx(alone.availability**2, rel=0.02)
+
+
 def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
     scenario = make_scenario(slo=SLO(ttft=0.05, tpot=0.05))
     result = capacity(scenario, requests=400)
@@ -92,7 +110,6 @@ def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
 @pytest.mark.parametrize(
     ("changes", "pool", "reason"),
     [
-        ({"deadline": 1.0}, "prefill", "deadline: expected none, because the prefill pool"),
         ({"max_waiting": 3}, "decode", "max_waiting: expected none, because the decode pool"),
         ({"request_overhead": 0.1}, "decode", "request_overhead: expected none, because"),
         ({"policy": "static"}, "decode", "policy: got static; expected a policy that always"),
