@@ -121,7 +121,9 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 
 def _what_speculation_obeys(scenario: "Scenario") -> None:
     """Check that systems with `speculate` have no key with which drafts are not simulated."""
-    for name, system in plain_systems(scenario.systems).items():
+    prefills = [f"{name}.prefill" for name, of in scenario.systems.items() if isinstance(of, Pools)]
+    for name in [*plain_systems(scenario.systems), *prefills]:
+        system = scenario.plain(name)
         if not (system.speculate and system.speculate.tokens):
             continue
         model = system.model or scenario.model
@@ -131,7 +133,6 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 "another model",
             ),
             "policy: ring": (system.policies.batching is ring, "policy: continuous"),
-            "admission: prompt": (not system.policies.reserve, "admission: reserve"),
             "fidelity: chip": (scenario.by_chip(name), "fidelity: stage"),
             "link_errors": (system.link_errors is not None, "leaving link_errors out"),
             "routing: sampled": (system.routing == "sampled", "routing: expected"),
@@ -191,12 +192,29 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             continue
         for pool in POOLS:
             key, reason = pool_problem(pool, scenario.plain(f"{name}.{pool}"))
+            if pool == "prefill" and not key:
+                key, reason = _drafts_problem(scenario, name)
             if not key:
                 continue
             if system := pools.named.get(pool):
                 reason = f"system {system}: {key}: {reason}"
                 raise error_at_path(("systems", name, pool), system, reason)
             raise error_at_path(("systems", name, pool, key), key, reason)
+
+
+def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
+    """Return the key and the problem of drafts of a prefill pool; ('', '') for none.
+
+    A drafter that the decode pool does not use would be paid for nothing.
+    """
+    prefill, decode = (scenario.plain(f"{name}.{pool}").speculate for pool in POOLS)
+    if not prefill or prefill == decode or not (prefill.tokens or (decode and decode.tokens)):
+        return "", ""
+    of = f"{prefill.method} with {prefill.tokens} drafts"
+    return "speculate", (
+        f"got {of}; expected the drafts of the decode pool, whose KV cache is computed here; "
+        "try leaving it out"
+    )
 
 
 def _searched_within_limits(scenario: "Scenario") -> None:

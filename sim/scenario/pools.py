@@ -13,9 +13,7 @@ from sim.units import Count
 
 POOLS = ("prefill", "decode")
 
-# Keys of a system that pools do not simulate, by pool, and what to do instead.
-_ALONE = "try leaving it out, or name a system without it"
-_REFUSED = {"speculate": _ALONE}
+# Keys of a system that a decode pool does not simulate, and what to do instead.
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
     "request_overhead": "try it in the prefill pool, or transfer.handover",
@@ -58,6 +56,9 @@ class Pools(Shown):
     system for the last one.  A request begins again if a replica fails that holds its only KV
     cache.  If its decode replica fails before the hand-over, its prompt travels to another one.
     The availability is the product of both pools' availabilities.
+
+    With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
+    it travels with that of the prompt.
     Left out: the energy of links between pools, and a change of layout or precision on the way.
     """
 
@@ -85,8 +86,7 @@ class Pools(Shown):
 
 def pool_problem(pool: str, system: System) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
-    refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
-    for key, advice in refused.items():
+    for key, advice in _REFUSED_OF_DECODE.items() if pool == "decode" else ():
         if getattr(system, key) not in (None, (), 0.0):
             return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
     policy = system.policies.batching
@@ -118,10 +118,16 @@ def key_path(systems: Mapping[str, AnySystem], name: str) -> tuple[str, ...]:
 
 
 def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
-    """Return a system with chips of its own; 'pd.prefill' is the one of that pool."""
+    """Return a system with chips of its own; 'pd.prefill' is the one of that pool.
+
+    A prefill pool has the drafts of its decode pool, because it computes the drafter's KV cache.
+    """
     first, *pool = key_path(systems, name)
     system = getattr(systems[first], pool[0]) if pool else systems[first]
     assert isinstance(system, System)
+    if pool_of(systems, name) == "prefill" and system.speculate is None:
+        drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
+        return system.model_copy(update={"speculate": drafts}) if drafts else system
     return system
 
 

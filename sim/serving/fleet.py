@@ -43,7 +43,7 @@ class ReplicaRecord(NamedTuple):
             executor.tally,
             executor.busy.copy(),
             executor.replays,
-            replica.admission.kv_cache.kv_peak,
+            math.ceil(replica.admission.kv_cache.kv_peak),
             executor.traffic,
         )
 

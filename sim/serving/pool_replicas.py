@@ -174,8 +174,8 @@ class DecodeAdmission(Admission):
         super().end(request, leave)
         self.give_places()
 
-    def requeue(self, request: Request, generated: int) -> None:
-        super().requeue(request, generated)
+    def requeue(self, request: Request, decoded: int, steps: int) -> None:
+        super().requeue(request, decoded, steps)
         self.give_places()
 
 

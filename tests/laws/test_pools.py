@@ -13,6 +13,7 @@ from sim.cost.work import Work
 from sim.serving.policy import DEFAULT, Policies, least_loaded
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service, serve
+from sim.serving.step_draws import StepDraws
 from sim.serving.transfer import PoolConfig, Transfer
 from sim.workload.requests import RequestBatch
 
@@ -20,17 +21,23 @@ INSTANT = Transfer(bandwidth=1e30)
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_chip, lossy):
-    """A replica of one stage, and one of three."""
+def deployments(make_deployment, make_chip, lossy, speculate):
+    """A replica of one stage, and one of three; both also with two drafts."""
+    plans = {"one": (1, Plan()), "piped": (3, Plan(pipeline=3))}
     return {
-        "one": make_deployment(1, engine=lossy),
-        "piped": make_deployment(3, plan=Plan(pipeline=3), engine=lossy),
+        f"{kind}{drafting}": make_deployment(
+            chips, plan=plan, engine=lossy, speculation=speculate(2) if drafting else None
+        )
+        for kind, (chips, plan) in plans.items()
+        for drafting in ("", " drafting")
     }
 
 
 def pool(deployment, replicas=1, policies=DEFAULT, outages=(), **limits):
     """The configurations of equal replicas. Outages name their replica."""
     config = ReplicaConfig(deployment.costs, replace(deployment.limits, **limits), policies)
+    if deployment.layout.speculation:
+        config = replace(config, draws=StepDraws((0.7, 0.4), seed=1))
     return [
         replace(config, number=n, outages=tuple(o for o in outages if o.replica == n))
         for n in range(replicas)
@@ -55,11 +62,11 @@ def apart(n, prompt, output, gap=10.0):
     return RequestBatch(gap * np.arange(n), np.full(n, prompt), np.full(n, output))
 
 
-@pytest.mark.parametrize("kind", ["one", "piped"])
+@pytest.mark.parametrize("kind", ["one", "piped", "one drafting", "piped drafting"])
 def test_an_instant_link_and_no_queue_leave_both_phases_as_they_are(deployments, kind):
     one = deployments[kind]
     asked = apart(3, 40, 12)
-    together = serve(asked, one.costs, one.limits)
+    together = serve(asked, one.costs, one.limits, draws=pool(one)[0].draws)
     rows = serve_pools(asked, pool(one), pool(one))
     assert rows.first_token == pytest.approx(together.first_token, rel=1e-12)
     assert rows.last_token == pytest.approx(together.last_token, rel=1e-12)
@@ -86,9 +93,10 @@ def runs(draw):
     else:
         gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
         asked = RequestBatch(np.cumsum(gaps), prompts, outputs)
+    drafting = draw(st.sampled_from(["", "", " drafting"]))
     pools = [
         (
-            draw(st.sampled_from(["one", "piped"])),
+            draw(st.sampled_from(["one", "piped"])) + drafting,
             draw(st.integers(1, 3)),
             draw(policies),
             {"kv_tokens": draw(st.integers(20, 300)), "sequences": draw(st.integers(1, 8))},
@@ -136,8 +144,8 @@ def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deploymen
             getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True
         )
     assert rows.gaps.bins == steps.gaps.bins
-    tokens = rows.requests.output[done].sum()
-    assert rows.gaps.count == tokens - done.sum()
+    gaps = rows.requests.output - 1 if rows.steps is None else rows.steps
+    assert rows.gaps.count == gaps[done].sum()
 
 
 outages = st.lists(

@@ -10,6 +10,7 @@ from sim.reliability.failures import Failures, Faults
 from sim.results.metrics import SLO
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import Speculate
 from sim.scenario.system import Fleet, System
 from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
@@ -126,6 +127,33 @@ def test_keys_that_pools_do_not_simulate_are_refused(make_scenario, changes, poo
         make_scenario(systems)
     systems["pd"] = Pools(**({"prefill": "one", "decode": "one"} | {pool: changed}), transfer=LINK)
     with pytest.raises(ValueError, match=reason.split(": ", 1)[1]):
+        make_scenario(systems)
+
+
+def test_a_prefill_pool_computes_the_kv_cache_of_the_decode_pools_drafter(make_scenario):
+    one = make_scenario().systems["one"]
+    drafts = Speculate(method="eagle", tokens=2, acceptance=0.8)
+    decode = one.model_copy(update={"speculate": drafts})
+    systems = {"drafting": decode, "pd": Pools(prefill="one", decode="drafting", transfer=LINK)}
+    scenario = make_scenario(systems)
+    result = sim.run(scenario)
+    members = result.systems["pd"].members
+    widths = {name: of.deployment.layout.width for name, of in members.items()}
+    assert widths == {"pd.prefill": 3, "pd.decode": 3}
+    rows, plain = (result.systems[name].rows for name in ("pd", "both"))
+    assert rows.finished.all()
+    assert (rows.steps == result.systems["drafting"].rows.steps).all()  # equal luck
+    assert rows.transfers.nbytes == pytest.approx(plain.transfers.nbytes * 5 / 4)  # of 4 layers
+    scenario = scenario.model_copy(update={"slo": SLO(ttft=0.05, tpot=0.05)})
+    estimate = sim.run(scenario).summary.systems["pd"].at_capacity
+    assert estimate.load > 0
+    other = one.model_copy(update={"speculate": drafts.model_copy(update={"tokens": 1})})
+    systems["pd"] = Pools(prefill=other, decode="drafting", transfer=LINK)
+    with pytest.raises(ValueError, match="got eagle with 1 drafts; expected the drafts of the dec"):
+        make_scenario(systems)
+    erring = one.model_copy(update={"routing": "sampled"})
+    systems["pd"] = Pools(prefill=erring, decode="drafting", transfer=LINK)
+    with pytest.raises(ValueError, match="got routing: sampled; expected a system without it"):
         make_scenario(systems)
 
 
