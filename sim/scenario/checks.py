@@ -222,19 +222,28 @@ def _searched_within_limits(scenario: "Scenario") -> None:
     for name, system in plain_systems(scenario.systems).items():
         if system.plan.search != "capacity":
             continue
-        reason = _search_problem(scenario, system)
+        reason = _search_problem(scenario, bool(system.outages), "search: speed")
         if name not in scenario.systems:
             reason = (
                 "got capacity for a pool in place; expected a system that serves requests alone; "
-                "try search: speed"
+                "try search: speed, and copies.search for the sizes of pools"
             )
         if reason:
             path = ("systems", *key_path(scenario.systems, name), "plan", "search")
             raise error_at_path(path, "capacity", reason)
+    for name, pools in scenario.systems.items():
+        if isinstance(pools, Pools) and pools.copies.search:
+            fails = any(scenario.plain(f"{name}.{pool}").outages for pool in POOLS)
+            if reason := _search_problem(scenario, fails, "copies: {prefill: 1, decode: 1}"):
+                path = ("systems", name, "copies", "search")
+                raise error_at_path(path, "capacity", reason)
 
 
-def _search_problem(scenario: "Scenario", system: System) -> str:
-    """Return why a system's plan cannot be searched for by capacity; empty if it can."""
+def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:
+    """Return why a system cannot be searched for by capacity; empty if it can.
+
+    fails: whether it has outages. hint: what to try instead.
+    """
     slo = scenario.slo
     if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
         return (
@@ -244,8 +253,8 @@ def _search_problem(scenario: "Scenario", system: System) -> str:
     if scenario.workload.load_kind is None:
         return (
             f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
-            "trace or closed, whose load varies; try search: speed"
+            f"trace or closed, whose load varies; try {hint}"
         )
-    if system.outages:
-        return "got capacity with outages; expected a system that works; try search: speed"
+    if fails:
+        return f"got capacity with outages; expected a system that works; try {hint}"
     return ""

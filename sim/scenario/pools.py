@@ -1,10 +1,11 @@
 """A system of two pools: one prefills prompts, the other one decodes."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
@@ -34,10 +35,35 @@ PoolField = Annotated[str | System, BeforeValidator(_name_or_system)]
 
 
 class PoolCopies(Value):
-    """The copies of the system of each pool."""
+    """The copies of the system of each pool, given or searched for.
+
+    `{search: capacity, chips: 64}` takes the copies with the highest goodput under the SLO.
+    """
 
     prefill: Count = Field(default=1, description="Copies of the prefill pool's system.")
     decode: Count = Field(default=1, description="Copies of the decode pool's system.")
+    search: Literal["capacity"] | None = Field(
+        default=None,
+        description="Search for both numbers of copies, by goodput under the SLO; default: given.",
+    )
+    chips: Count | None = Field(
+        default=None, description="Most chips of both pools together, with `search`."
+    )
+
+    @model_validator(mode="after")
+    def _given_or_searched(self) -> "PoolCopies":
+        given = self.model_fields_set & set(POOLS)
+        if self.search and given:
+            key = min(given)
+            reason = f"got {getattr(self, key)} with search: {self.search}, which finds it; "
+            raise error_at_path((key,), getattr(self, key), f"{reason}try leaving it out")
+        if self.search and not self.chips:
+            reason = "got a search without chips; expected the most chips of both pools; "
+            raise error_at_path(("search",), self.search, f"{reason}try chips: 16")
+        if self.chips and not self.search:
+            reason = f"got {self.chips} without a search; expected copies, or search: capacity; "
+            raise error_at_path(("chips",), self.chips, f"{reason}try search: capacity")
+        return self
 
 
 class Pools(Shown):

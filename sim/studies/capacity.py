@@ -182,6 +182,12 @@ def capacity(
     return CapacityResult(scenario, share, systems)
 
 
+def load_to_beat(trial: LoadTrial) -> float:
+    """Return the load that another system must meet to be better than that of a trial."""
+    more = BRACKET_RATIO * trial.load
+    return float(max(math.ceil(more), round(trial.load) + 1)) if trial.closed else more
+
+
 def _check_capacity(scenario: Scenario, attainment: float) -> None:
     """Check that a scenario has a capacity.  Raises: UserError if it has none."""
     workload, slo = scenario.workload, scenario.slo

@@ -14,6 +14,7 @@ from sim.scenario.speculate import Speculate
 from sim.scenario.system import Fleet, System
 from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
+from sim.studies.design import bound_plans, search_plans
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
 
@@ -106,6 +107,32 @@ def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
     assert result.as_json()["systems"]["mixed"]["binds"].endswith("(prefill)")
     # A second decode replica does not help where the only prefill replica binds.
     assert rates["mixed"] >= 0.95 * rates["both"]
+
+
+def test_a_search_finds_the_sizes_with_the_highest_goodput(make_scenario):
+    """Of four chips: those that no other size beats by more than a capacity is known to."""
+    sizes = [PoolCopies(prefill=n, decode=4 - n) for n in (1, 2, 3)]
+    systems = {
+        f"p{size.prefill}": Pools(prefill="one", decode="one", copies=size, transfer=LINK)
+        for size in sizes
+    }
+    slo = SLO(ttft=0.05, tpot=0.05)
+    scenario = make_scenario(systems, slo=slo)
+    kept = {name: scenario.systems[name] for name in ("one", *systems)}
+    result = capacity(scenario.model_copy(update={"systems": kept}), requests=150)
+    rates = {size.prefill: result.systems[f"p{size.prefill}"].best.goodput for size in sizes}
+    open_copies = PoolCopies(search="capacity", chips=4)
+    systems = {"pd": Pools(prefill="one", decode="one", copies=open_copies, transfer=LINK)}
+    found = search_plans(make_scenario(systems, slo=slo), requests=150)
+    copies = found.systems["pd"].copies
+    assert copies.prefill + copies.decode == 4
+    assert rates[copies.prefill] >= max(rates.values()) / 1.02
+    assert found.searches["pd"].load == pytest.approx(rates[copies.prefill], rel=0.02)
+    assert bound_plans(make_scenario(systems, slo=slo)).systems["pd"].copies.prefill in (1, 2, 3)
+    few = PoolCopies(search="capacity", chips=1)
+    systems["pd"] = systems["pd"].model_copy(update={"copies": few})
+    with pytest.raises(PlanError, match="got 1; expected at least 2, for a copy of each; try 2"):
+        search_plans(make_scenario(systems, slo=slo))
 
 
 @pytest.mark.parametrize(
