@@ -12,9 +12,11 @@ from hypothesis import settings
 
 from sim.cli.app import main
 from sim.cost.plan import Plan
+from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.hardware.chip import Chip, Memory, Roofline
 from sim.hardware.engine import Engine, Launch
 from sim.hardware.topology import FullyConnected, Link
+from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
 from sim.results.rows import Rows
@@ -173,6 +175,20 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
             LimitOverrides(**({"token_budget": 16} | options)),
             sampled,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def speculate(make_model) -> Callable[..., Speculation]:
+    """Makes a drafter for a model, by default a layer like its last one."""
+
+    def make(tokens, acceptance=0.5, method="eagle", drafter=None, model=None):
+        if not isinstance(acceptance, tuple):
+            acceptance = geometric_acceptance(acceptance, tokens)
+        layer = drafter is None
+        drafter = drafter or draft_layer(model or make_model(), method)
+        return Speculation(method, tokens, acceptance, drafter, layer, DraftPlan())
 
     return make
 

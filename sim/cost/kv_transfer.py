@@ -1,5 +1,7 @@
 """The KV cache of a prompt as it travels from one replica to another, in bytes."""
 
+from dataclasses import replace
+
 from sim.cost.layout import Layout
 from sim.model.blocks import Attention, Mixer
 from sim.units import Bytes
@@ -21,11 +23,14 @@ def prompt_kv_bytes(layout: Layout, tokens: int) -> Bytes:
     """Return the KV cache of `tokens` consecutive tokens of a prompt, over all layers [B].
 
     tokens: those that the receiver lacks. A layer with a window has no more than the window, and a
-    state of fixed size travels whole.
+    state of fixed size travels whole. So do the keys and values of a drafter.
     Copies of KV heads travel, because each chip sends what it holds. One copy of a latent travels.
     Left out: a change of precision or of layout on the way.
     Assumed: copies travel. No source found says that ranks leave out what others hold too.
     """
+    if drafter := layout.drafter:
+        own = replace(layout, speculation=None)
+        return prompt_kv_bytes(own, tokens) + prompt_kv_bytes(drafter, tokens)
     numbers, states = 0.0, 0.0
     for mixer in (mixer for block in layout.model.blocks for mixer in block.mixers):
         kept = min(tokens, mixer.window or tokens) if mixer.forgets else tokens
@@ -35,5 +40,6 @@ def prompt_kv_bytes(layout: Layout, tokens: int) -> Bytes:
 
 
 def kv_layers(layout: Layout) -> int:
-    """Return the number of layers that keep a KV cache or a state."""
-    return sum(bool(block.mixers) for block in layout.model.blocks)
+    """Return the number of layers that keep a KV cache or a state, those of a drafter included."""
+    drafter = kv_layers(layout.drafter) if layout.drafter else 0
+    return drafter + sum(bool(block.mixers) for block in layout.model.blocks)

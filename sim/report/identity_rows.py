@@ -31,8 +31,8 @@ def identity_rows(
     table.add_row("weights/act./KV/head", *plain_cells(identities, precisions))
     table.add_row("tensor x pipeline x replicas", *plain_cells(identities, lambda s: s.plan.text))
     plain = [s for identity in identities if (s := identity.plain)]
-    if any(s.search for s in plain):
-        table.add_row("  found by search", *plain_cells(identities, found_by_search))
+    if any(s.search for s in identities):
+        table.add_row("  found by search", *map(found_by_search, identities))
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
         cells = plain_cells(identities, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
@@ -60,7 +60,7 @@ def precisions(system: SystemIdentity) -> str:
     return f"{weights}/{formats.activations}/{formats.kv}/{formats.head}"
 
 
-def found_by_search(system: SystemIdentity) -> str:
+def found_by_search(system: Identity) -> str:
     """Return 'capacity: 5 of 13 simulated', or '-' if the scenario has the plan."""
     search = system.search
     if not search:

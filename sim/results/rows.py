@@ -115,6 +115,10 @@ class Transfers:
         self.start[number], self.end[number] = times
         self.nbytes += nbytes
 
+    def forget(self, number: int) -> None:
+        """Forget the times of a transfer, because a replica has failed. Its bytes count."""
+        self.start[number] = self.end[number] = np.nan
+
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns of `TRANSFER_COLUMNS`."""
         values = self.prefill_replica, self.start, self.end

@@ -282,12 +282,14 @@ class FleetIdentity:
     """The identity of a fleet: its model, the number of chips, and its members by name.
 
     label, colour: in tables and figures; None if the scenario leaves them out.
+    search: how the sizes of pools were found; None if the scenario has them.
     """
 
     label: Annotated[str | None, OMIT_NONE] = None
     colour: Annotated[str | None, OMIT_NONE] = None
     model: str
     chips: int
+    search: Annotated[SearchedPlan | None, OMIT_NONE] = None
     members: Mapping[str, FleetMember]
 
     @property

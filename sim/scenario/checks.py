@@ -121,7 +121,9 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 
 def _what_speculation_obeys(scenario: "Scenario") -> None:
     """Check that systems with `speculate` have no key with which drafts are not simulated."""
-    for name, system in plain_systems(scenario.systems).items():
+    prefills = [f"{name}.prefill" for name, of in scenario.systems.items() if isinstance(of, Pools)]
+    for name in [*plain_systems(scenario.systems), *prefills]:
+        system = scenario.plain(name)
         if not (system.speculate and system.speculate.tokens):
             continue
         model = system.model or scenario.model
@@ -131,7 +133,6 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 "another model",
             ),
             "policy: ring": (system.policies.batching is ring, "policy: continuous"),
-            "admission: prompt": (not system.policies.reserve, "admission: reserve"),
             "fidelity: chip": (scenario.by_chip(name), "fidelity: stage"),
             "link_errors": (system.link_errors is not None, "leaving link_errors out"),
             "routing: sampled": (system.routing == "sampled", "routing: expected"),
@@ -191,6 +192,8 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             continue
         for pool in POOLS:
             key, reason = pool_problem(pool, scenario.plain(f"{name}.{pool}"))
+            if pool == "prefill" and not key:
+                key, reason = _drafts_problem(scenario, name)
             if not key:
                 continue
             if system := pools.named.get(pool):
@@ -199,24 +202,48 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             raise error_at_path(("systems", name, pool, key), key, reason)
 
 
+def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
+    """Return the key and the problem of drafts of a prefill pool; ('', '') for none.
+
+    A drafter that the decode pool does not use would be paid for nothing.
+    """
+    prefill, decode = (scenario.plain(f"{name}.{pool}").speculate for pool in POOLS)
+    if not prefill or prefill == decode or not (prefill.tokens or (decode and decode.tokens)):
+        return "", ""
+    of = f"{prefill.method} with {prefill.tokens} drafts"
+    return "speculate", (
+        f"got {of}; expected the drafts of the decode pool, whose KV cache is computed here; "
+        "try leaving it out"
+    )
+
+
 def _searched_within_limits(scenario: "Scenario") -> None:
     """Check that each search by capacity has limits to meet and a load to vary."""
     for name, system in plain_systems(scenario.systems).items():
         if system.plan.search != "capacity":
             continue
-        reason = _search_problem(scenario, system)
+        reason = _search_problem(scenario, bool(system.outages), "search: speed")
         if name not in scenario.systems:
             reason = (
                 "got capacity for a pool in place; expected a system that serves requests alone; "
-                "try search: speed"
+                "try search: speed, and copies.search for the sizes of pools"
             )
         if reason:
             path = ("systems", *key_path(scenario.systems, name), "plan", "search")
             raise error_at_path(path, "capacity", reason)
+    for name, pools in scenario.systems.items():
+        if isinstance(pools, Pools) and pools.copies.search:
+            fails = any(scenario.plain(f"{name}.{pool}").outages for pool in POOLS)
+            if reason := _search_problem(scenario, fails, "copies: {prefill: 1, decode: 1}"):
+                path = ("systems", name, "copies", "search")
+                raise error_at_path(path, "capacity", reason)
 
 
-def _search_problem(scenario: "Scenario", system: System) -> str:
-    """Return why a system's plan cannot be searched for by capacity; empty if it can."""
+def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:
+    """Return why a system cannot be searched for by capacity; empty if it can.
+
+    fails: whether it has outages. hint: what to try instead.
+    """
     slo = scenario.slo
     if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
         return (
@@ -226,8 +253,8 @@ def _search_problem(scenario: "Scenario", system: System) -> str:
     if scenario.workload.load_kind is None:
         return (
             f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
-            "trace or closed, whose load varies; try search: speed"
+            f"trace or closed, whose load varies; try {hint}"
         )
-    if system.outages:
-        return "got capacity with outages; expected a system that works; try search: speed"
+    if fails:
+        return f"got capacity with outages; expected a system that works; try {hint}"
     return ""

@@ -1,10 +1,11 @@
 """A system of two pools: one prefills prompts, the other one decodes."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
@@ -13,14 +14,7 @@ from sim.units import Count
 
 POOLS = ("prefill", "decode")
 
-# Keys of a system that pools do not simulate, by pool, and what to do instead.
-_ALONE = "try leaving it out, or name a system without it"
-_REFUSED = {
-    "deadline": _ALONE,
-    "outages": _ALONE,
-    "faults": _ALONE,
-    "speculate": _ALONE,
-}
+# Keys of a system that a decode pool does not simulate, and what to do instead.
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
     "request_overhead": "try it in the prefill pool, or transfer.handover",
@@ -41,10 +35,35 @@ PoolField = Annotated[str | System, BeforeValidator(_name_or_system)]
 
 
 class PoolCopies(Value):
-    """The copies of the system of each pool."""
+    """The copies of the system of each pool, given or searched for.
+
+    `{search: capacity, chips: 64}` takes the copies with the highest goodput under the SLO.
+    """
 
     prefill: Count = Field(default=1, description="Copies of the prefill pool's system.")
     decode: Count = Field(default=1, description="Copies of the decode pool's system.")
+    search: Literal["capacity"] | None = Field(
+        default=None,
+        description="Search for both numbers of copies, by goodput under the SLO; default: given.",
+    )
+    chips: Count | None = Field(
+        default=None, description="Most chips of both pools together, with `search`."
+    )
+
+    @model_validator(mode="after")
+    def _given_or_searched(self) -> "PoolCopies":
+        given = self.model_fields_set & set(POOLS)
+        if self.search and given:
+            key = min(given)
+            reason = f"got {getattr(self, key)} with search: {self.search}, which finds it; "
+            raise error_at_path((key,), getattr(self, key), f"{reason}try leaving it out")
+        if self.search and not self.chips:
+            reason = "got a search without chips; expected the most chips of both pools; "
+            raise error_at_path(("search",), self.search, f"{reason}try chips: 16")
+        if self.chips and not self.search:
+            reason = f"got {self.chips} without a search; expected copies, or search: capacity; "
+            raise error_at_path(("chips",), self.chips, f"{reason}try search: capacity")
+        return self
 
 
 class Pools(Shown):
@@ -58,6 +77,14 @@ class Pools(Shown):
 
     Both pools serve the same model.  The router of a system distributes requests over all copies.
     A preempted sequence is computed again on the decode replica.
+
+    The deadline of the prefill pool's system is for the first token, and that of the decode pool's
+    system for the last one.  A request begins again if a replica fails that holds its only KV
+    cache.  If its decode replica fails before the hand-over, its prompt travels to another one.
+    The availability is the product of both pools' availabilities.
+
+    With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
+    it travels with that of the prompt.
     Left out: the energy of links between pools, and a change of layout or precision on the way.
     """
 
@@ -85,8 +112,7 @@ class Pools(Shown):
 
 def pool_problem(pool: str, system: System) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
-    refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
-    for key, advice in refused.items():
+    for key, advice in _REFUSED_OF_DECODE.items() if pool == "decode" else ():
         if getattr(system, key) not in (None, (), 0.0):
             return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
     policy = system.policies.batching
@@ -118,10 +144,16 @@ def key_path(systems: Mapping[str, AnySystem], name: str) -> tuple[str, ...]:
 
 
 def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
-    """Return a system with chips of its own; 'pd.prefill' is the one of that pool."""
+    """Return a system with chips of its own; 'pd.prefill' is the one of that pool.
+
+    A prefill pool has the drafts of its decode pool, because it computes the drafter's KV cache.
+    """
     first, *pool = key_path(systems, name)
     system = getattr(systems[first], pool[0]) if pool else systems[first]
     assert isinstance(system, System)
+    if pool_of(systems, name) == "prefill" and system.speculate is None:
+        drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
+        return system.model_copy(update={"speculate": drafts}) if drafts else system
     return system
 
 

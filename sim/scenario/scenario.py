@@ -22,7 +22,7 @@ from pydantic import (
 
 from sim import __version__
 from sim.catalogue.entries import scenario_sources
-from sim.cost.plan import MOST_REPLICAS, Plan, PlanError, PlanSearch
+from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
 from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
 from sim.inputs.document import Document
 from sim.inputs.key_paths import JsonObject
@@ -143,13 +143,10 @@ class Scenario(Value):
         """The searches of plans with `search: capacity`, by system."""
         return self._searches
 
-    def with_plan(self, name: str, plan: Plan, search: PlanSearch) -> "Scenario":
-        """Return the scenario with the plan that a search found for a plain system."""
-        changed = self.model_copy(
-            update={
-                "systems": self.systems | {name: self.plain(name).model_copy(update={"plan": plan})}
-            }
-        )
+    def with_found(self, name: str, found: Mapping[str, Value], search: PlanSearch) -> "Scenario":
+        """Return the scenario with the values that a search found, by key of a system."""
+        system = self.systems[name].model_copy(update=dict(found))
+        changed = self.model_copy(update={"systems": self.systems | {name: system}})
         changed._searches = self.searches | {name: search}
         return changed
 

@@ -151,12 +151,21 @@ class Admission:
                     self.rows.cached[request.id] = cached
             self.end(ended, self.env.now)
 
-    def requeue(self, request: Request, generated: int) -> None:
-        """Put a preempted request first in the queue. Its generated tokens become prompt."""
+    def requeue(self, request: Request, decoded: int, steps: int) -> None:
+        """Put a preempted request first in the queue. Its generated tokens become prompt.
+
+        decoded: tokens that it decoded, in so many steps. The next token comes with its prompt.
+        With speculation, its tokens of a step remain as they were drawn.
+        """
         self.kv_cache.give_back(request)
         self.rows.preemptions[request.id] += 1
+        generated, planned = 1 + decoded, request.steps
         request.prompt, request.output = request.prompt + generated, request.output - generated
         request.steps = request.output - 1
+        if self.draws and self.rows.steps is not None:
+            request.steps = math.ceil(request.steps / request.rate)
+            request.rate = (request.output - 1) / request.steps if request.steps else 1.0
+            self.rows.steps[request.id] += steps + 1 + request.steps - planned
         request.prefilled = 0
         request.kv = self.limits.kv_tokens_needed(request.prompt)
         self.queue(request, -math.inf)

@@ -43,7 +43,7 @@ class ReplicaRecord(NamedTuple):
             executor.tally,
             executor.busy.copy(),
             executor.replays,
-            replica.admission.kv_cache.kv_peak,
+            math.ceil(replica.admission.kv_cache.kv_peak),
             executor.traffic,
         )
 
@@ -170,19 +170,24 @@ class ServingFleet:
 
     def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
         """Let a replica fail. Its requests begin again, or fail."""
-        replica, rows = self.replicas[number], self.rows
+        replica = self.replicas[number]
         lost = replica.fail()
         self.failed[number].append(ReplicaRecord.by(replica))
         replica.executor.stop()
         for request in lost:
-            rows.admitted[request.id] = rows.first_token[request.id] = math.nan
-            rows.cached[request.id] = 0
-            if outage.requests == "fail":
-                rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
-                self.source.on_end(request, self.env.now)
-            else:
-                rows.retries[request.id] += 1
-                self.send_again(self.source.request(request.id, request.arrival))
+            self.lose(request, outage)
+
+    def lose(self, request: Request, outage: Outage) -> None:
+        """Let a request whose replica has failed begin again, or fail."""
+        rows = self.rows
+        rows.admitted[request.id] = rows.first_token[request.id] = math.nan
+        rows.cached[request.id] = 0
+        if outage.requests == "fail":
+            rows.failed[request.id], rows.reason[request.id] = True, "its replica failed"
+            self.source.on_end(request, self.env.now)
+        else:
+            rows.retries[request.id] += 1
+            self.send_again(self.source.request(request.id, request.arrival))
 
     def up_again(self, number: int, _: simpy.Event) -> None:
         """Replace a failed replica by an empty one, which has its weights loaded."""

@@ -40,6 +40,8 @@ DONE, DUE, DECODES, NO_OUTPUT, ROW = 0, 1, 2, 3, 4
 # Two more columns of `counts` are lists of slots: in the order of their return (a ring buffer), and
 # those that returned without an event.
 ORDER, SILENT_SLOTS = 5, 6
+# And one column is the KV cache that each further step takes, in the unit of `ROOM`.
+KV_GROWTH = 7
 # Places of `integers`: the head and length of the ring `ORDER`, and the length of `SILENT_SLOTS`.
 HEAD, LENGTH, SILENT_COUNT = 0, 1, 2
 # The tokens left of the waiting prompt (-1: the next return needs a decision in any case), and its
@@ -47,8 +49,8 @@ HEAD, LENGTH, SILENT_COUNT = 0, 1, 2
 PROMPT_LEFT, PROMPT_DONE = 3, 4
 # The token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
 BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 5, 6, 7
-# The tokens of KV cache that further decodes may take, the tokens of a sequence in a step, and the
-# histogram of gaps.
+# The KV cache that further decodes may take, in tokens or in parts of a token. The tokens of a
+# sequence in a step, and the histogram of gaps.
 ROOM, WIDTH, FIRST_BIN = 8, 9, 10
 # Columns of `read`, sums over chunks of prompts for each kind of attention: positions attended and
 # read, tokens, and the number of chunks.
@@ -302,7 +304,7 @@ def needs_decision(slot, chunk, counts, integers):
     if counts[slot, DONE] == counts[slot, DUE]:
         if not counts[slot, NO_OUTPUT]:
             return True
-    elif counts[slot, DECODES] > integers[ROOM]:
+    elif counts[slot, KV_GROWTH] > integers[ROOM]:
         return True
     left = integers[PROMPT_LEFT]
     return left < 0 or (chunk > 0 and left <= chunk)
@@ -334,7 +336,7 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, intege
         if last:
             empty(slot, batches, counts)
         else:
-            integers[ROOM] -= counts[slot, DECODES]
+            integers[ROOM] -= counts[slot, KV_GROWTH]
         enter(
             slot,
             back,

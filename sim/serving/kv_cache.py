@@ -12,6 +12,7 @@ first, and the last block of a request goes before those ahead of it.
 Source: vLLM, docs/design/prefix_caching.md.
 """
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,7 +105,9 @@ class KVCache:
     def __init__(self, limits: SchedulerLimits, prefix_caching: bool = False) -> None:
         self.limits = limits
         self.kv_tokens, self.sequences = limits.kv_tokens, limits.sequences
-        self.kv_used = self.sequences_used = self.kv_peak = self.kept = 0
+        self.sequences_used = self.kept = 0
+        self.kv_used: float = 0  # with speculation and preemption, in parts of a token
+        self.kv_peak: float = 0
         self.block = limits.kv_block if prefix_caching else 0
         self.root = Chain()
         self.paths: dict[int, list[tuple[Chain, int]]] = {}  # of admitted requests: blocks held
@@ -113,7 +116,7 @@ class KVCache:
         self.unused: OrderedDict[int, Chain] = OrderedDict()
 
     @property
-    def kv_free(self) -> int:
+    def kv_free(self) -> float:
         """Tokens that no request holds or has reserved; cached blocks give way."""
         return self.kv_tokens - self.kv_used
 
@@ -156,7 +159,7 @@ class KVCache:
         self._evict()
         return cached
 
-    def grow(self, tokens: int) -> None:
+    def grow(self, tokens: float) -> None:
         """Give admitted requests more tokens of the cache."""
         self.kv_used += tokens
         if self.kv_used > self.kv_peak:
@@ -271,7 +274,7 @@ class KVCache:
         while self.kept and (excess := self.kept - self.kv_free) > 0:
             stamp, chain = next(iter(self.unused.items()))
             begin, end = chain.runs[0][0], chain.count
-            chain.count = max(begin, end - -(-excess // self.block))
+            chain.count = max(begin, end - math.ceil(excess / self.block))
             chain.computed = min(chain.computed, chain.count)
             self.kept -= self._room(chain.begin + chain.count, chain.begin + end)
             if chain.count == begin:

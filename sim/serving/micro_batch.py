@@ -8,6 +8,7 @@ from sim.results.histogram import Gaps
 from sim.serving.executors.executor import BatchStep
 from sim.serving.policy import Request
 from sim.serving.prompt_chunks import attended_positions, steps_to_fill
+from sim.serving.step_draws import kv_per_step
 from sim.units import Seconds
 
 
@@ -22,6 +23,7 @@ class MicroBatch(BatchStep):
     window: the attention window of the layers that have one; None without such layers.
     width: tokens of each sequence in a step.
     running: sequences. context: positions that their next tokens attend to, summed.
+    taking: with speculation, the KV cache that their next step takes, summed.
     added: what each step adds to `context`. step: steps with decodes so far.
     windowed: `context` as layers with a window see it. growing: what each step adds to it.
     window_full_steps: a heap of the steps at which sequences fill the window, with their rate,
@@ -36,6 +38,7 @@ class MicroBatch(BatchStep):
     width: int = 1
     running: int = 0
     context: float = 0
+    taking: float = 0
     added: float = 0
     step: int = 0
     finish_steps: list[tuple[int, int, Request]] = field(default_factory=list)
@@ -60,9 +63,16 @@ class MicroBatch(BatchStep):
         self.running += 1
         self.context += request.prompt + 1
         self.added += request.rate
+        if self.width > 1:
+            self.taking += kv_per_step(request.rate)
         if self.window:
             self._join_window(self.window, request)
         heapq.heappush(self.finish_steps, (self.step + request.steps, request.id, request))
+
+    @property
+    def kv_needed(self) -> float:
+        """The tokens of KV cache that the next step takes."""
+        return self.running if self.width == 1 else self.taking
 
     def steps_until_change(self) -> int:
         """Return the steps until a sequence ends or fills the window."""
@@ -92,6 +102,8 @@ class MicroBatch(BatchStep):
             self.running -= 1
             self.context -= request.tokens
             self.added -= request.rate
+            if self.width > 1:
+                self.taking -= kv_per_step(request.rate)
             if self.window:
                 self._leave_window(self.window, finish[0] - request.steps, request)
             finished.append(request)
@@ -111,6 +123,8 @@ class MicroBatch(BatchStep):
         self.running -= 1
         self.context -= request.prompt + 1 + request.rate * made
         self.added -= request.rate
+        if self.width > 1:
+            self.taking -= kv_per_step(request.rate)
         if self.window:
             self._leave_window(self.window, last - request.steps, request)
         if not self.running:

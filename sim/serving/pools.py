@@ -7,129 +7,30 @@
 4. After the hand-over, a micro-batch of the decode replica takes the sequence.
 
 A request of one output token ends after the first of these.
+
+A request begins again if a replica fails that holds its only KV cache. If its decode replica fails
+before the hand-over begins, its prompt travels to another one.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import simpy
 
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.results.rows import Rows, Transfers
-from sim.serving.admission import Admission
 from sim.serving.event_order import call_after
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
 from sim.serving.policy import Request, Router
 from sim.serving.policy_checks import checked_router
+from sim.serving.pool_replicas import DecodeReplica, PrefillAdmission, PrefillReplica
 from sim.serving.replica import Replica
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
 from sim.units import Seconds
-
-
-class PrefillAdmission(Admission):
-    """The requests of a prefill replica.
-
-    on_admitted, on_prefilled: called with a request that is admitted, or whose prompt is computed.
-    """
-
-    on_admitted: Callable[[Request], None]
-    on_prefilled: Callable[[Request, Seconds], None]
-
-    def begin(self, request: Request, preempted: bool) -> None:
-        super().begin(request, preempted)
-        self.on_admitted(request)
-
-    def end(self, request: Request, leave: Seconds) -> None:
-        self.on_prefilled(request, leave)
-
-    def finish(self, request: Request, leave: Seconds) -> None:
-        """End a request that has all its tokens."""
-        super().end(request, leave)
-
-    def hold(self, request: Request) -> None:
-        """Keep the KV cache of a computed prompt. Its place among the sequences becomes free."""
-        self.kv_cache.sequences_used -= 1
-        del self.requests[request.id]
-
-    def release(self, request: Request) -> None:
-        """Free the KV cache of a prompt that has travelled."""
-        self.kv_cache.sequences_used += 1  # `give_back` frees the place again
-        self.kv_cache.give_back(request)
-
-
-class DecodeAdmission(Admission):
-    """The requests of a decode replica.
-
-    An admitted request holds KV cache, and takes a place among the sequences when its prompt has
-    come and one is free. No request is admitted while all places are taken, as in vLLM.
-    ready: requests whose prompts have come, and that wait for a place.
-    on_admitted: called with a request that has room for its prompt.
-    Source: vLLM 0.11, vllm/v1/core/sched/scheduler.py, WAITING_FOR_REMOTE_KVS.
-    """
-
-    on_admitted: Callable[[Request], None]
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        number: int,
-        config: ReplicaConfig,
-        rows: Rows,
-        on_end: Callable[[Request, Seconds], None],
-    ) -> None:
-        super().__init__(env, number, config, rows, on_end)
-        self.ready: deque[Request] = deque()
-
-    def record_replica(self, request: Request) -> None:
-        self.rows.replica[request.id] = self.number
-
-    def begin(self, request: Request, preempted: bool) -> None:
-        if preempted:  # it is computed again here
-            super().begin(request, preempted)
-            return
-        self.kv_cache.sequences_used -= 1
-        self.on_admitted(request)
-
-    def receive(self, request: Request, answered: Seconds) -> None:
-        """Let a request whose prompt has come wait for a place.
-
-        answered: when its first token was ready [s].
-        """
-        request.prefilled, request.joined = request.prompt, answered
-        self.ready.append(request)
-        self.give_places()
-
-    def give_places(self) -> None:
-        """Let ready requests wait for a micro-batch, as far as places are free."""
-        while self.ready and self.kv_cache.sequences_used < self.kv_cache.sequences:
-            self.kv_cache.sequences_used += 1
-            self.prefilling.append(self.ready.popleft())
-
-    def end(self, request: Request, leave: Seconds) -> None:
-        super().end(request, leave)
-        self.give_places()
-
-    def requeue(self, request: Request, generated: int) -> None:
-        super().requeue(request, generated)
-        self.give_places()
-
-
-class PrefillReplica(Replica):
-    """A replica that computes prompts, and holds their KV cache until it has travelled."""
-
-    admission_class = PrefillAdmission
-    admission: PrefillAdmission
-
-
-class DecodeReplica(Replica):
-    """A replica that decodes sequences whose prompts another replica has computed."""
-
-    admission_class = DecodeAdmission
-    admission: DecodeAdmission
 
 
 @dataclass(eq=False, slots=True)
@@ -139,6 +40,7 @@ class Journey:
     source, target: replicas. prompt: the request as its prefill replica serves it.
     computed_at: when its first token was ready [s]. reserved_at: when the target reserved room for
         it [s]. Both are nan before.
+    sent: start and end of the use of its links [s]; None before.
     """
 
     request: Request
@@ -147,14 +49,24 @@ class Journey:
     target: DecodeReplica | None = None
     computed_at: Seconds = math.nan
     reserved_at: Seconds = math.nan
+    sent: tuple[Seconds, Seconds] | None = None
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The numbers of the replicas between which it travels."""
+        assert self.target
+        return self.source.admission.number, self.target.admission.number
 
 
 class PooledFleet(ServingFleet):
     """A prefill pool and a decode pool behind one router, and the links between them.
 
     journeys: the requests that are not received yet, by number.
-    The router of each pool is that of its replicas' policies.
+    stranded: those of them that wait while no decode replica is up.
+    The router of each pool is that of its replicas' policies. So is its deadline: that of the
+    prefill pool is for the first token, and that of the decode pool for the last one.
     With overlap, a decode replica reserves room when the prefill replica admits the request.
+    Left out: transfers that are booked behind one that is broken off do not begin earlier.
     """
 
     def __init__(
@@ -167,13 +79,14 @@ class PooledFleet(ServingFleet):
         leap: bool,
     ) -> None:
         self.pools, self.journeys = pools, dict[int, Journey]()
+        self.stranded: deque[Journey] = deque()
         super().__init__(env, rows, configs, configs[0].policies.router, source, leap)
-        self.prefill = [r for r in self.replicas if isinstance(r, PrefillReplica)]
-        self.decode = [r for r in self.replicas if isinstance(r, DecodeReplica)]
         self.decode_router: Router = checked_router(configs[-1].policies.router)
         self.overhead = configs[0].overhead
+        self.patience = configs[0].policies.deadline
         self.links = KVLinks(pools.transfer, configs)
         rows.transfers = Transfers(len(rows.arrival), self.links.busy)
+        self.find_pools()
 
     def build(self, number: int) -> Replica:
         """Return an empty replica of its pool."""
@@ -185,25 +98,33 @@ class PooledFleet(ServingFleet):
             prefill.admission.on_admitted = self.on_prompt_admitted
             prefill.admission.on_prefilled = self.on_prefilled
             return prefill
-        decode = DecodeReplica(*parts, self.source.on_end)
+        decode = DecodeReplica(*parts, self.on_request_ended)
         decode.admission.on_admitted = self.on_room
         return decode
 
+    def find_pools(self) -> None:
+        """List the replicas of each pool that are up."""
+        up = [replica for replica in self.replicas if replica.up]
+        self.prefill = [replica for replica in up if isinstance(replica, PrefillReplica)]
+        self.decode = [replica for replica in up if isinstance(replica, DecodeReplica)]
+
+    # A request is routed to both pools, and travels.
+
     def send(self, request: Request) -> None:
         """Route a request to a prefill replica, or refuse it if no decode replica can hold it."""
-        prompt, router = request, self.router
+        prompt, router, pool = request, self.router, self.prefill
         if request.output > 1:
-            admission = self.decode[0].admission
+            admission = self.replicas[-1].admission
             if reason := admission.never_fits(replace(request)):
                 admission.refuse(request, reason)
                 return
             prompt = replace(request, output=1)
-        pool = self.prefill
+        if not pool:
+            self.hold(request)
+            return
         replica = pool[router(pool, prompt) if len(pool) > 1 else 0]
         if request.output > 1:
             self.journeys[request.id] = Journey(request, replica, prompt)
-        assert self.rows.transfers
-        self.rows.transfers.prefill_replica[request.id] = replica.admission.number
         replica.submit(prompt)
 
     def on_prompt_admitted(self, prompt: Request) -> None:
@@ -212,30 +133,26 @@ class PooledFleet(ServingFleet):
         if journey and self.pools.transfer.overlap != "none":
             self.reserve(journey)
 
-    def on_prefilled(self, prompt: Request, leave: Seconds) -> None:
+    def on_prefilled(self, admission: PrefillAdmission, prompt: Request, leave: Seconds) -> None:
         """Hold the KV cache of a computed prompt; end a request that needs no other token."""
         journey = self.journeys.get(prompt.id)
-        if journey is None:
-            replica = self.prefill[self.rows.replica[prompt.id]]
-            replica.admission.finish(prompt, leave)
+        if journey is None or prompt.cancelled:
+            admission.finish(prompt, leave)
             return
-        journey.source.admission.hold(prompt)
+        admission.hold(prompt)
         journey.computed_at = leave
-        if journey.target is None:
-            self.reserve(journey)
-        elif not math.isnan(journey.reserved_at):
+        if not math.isnan(journey.reserved_at):
             self.start(journey)
-
-    def on_prompt_ended(self, prompt: Request, at: Seconds) -> None:
-        """End a request that a prefill replica refuses, or that needs one token only."""
-        self.journeys.pop(prompt.id, None)
-        self.source.on_end(prompt, at)
+        elif journey.target is None and journey not in self.stranded:
+            self.reserve(journey)
 
     def reserve(self, journey: Journey) -> None:
         """Route a request to a decode replica, which admits it when it has room."""
         pool, request = self.decode, journey.request
-        target = pool[self.decode_router(pool, request) if len(pool) > 1 else 0]
-        journey.target = target
+        if not pool:
+            self.strand(journey)
+            return
+        journey.target = target = pool[self.decode_router(pool, request) if len(pool) > 1 else 0]
         target.submit(request)
 
     def on_room(self, request: Request) -> None:
@@ -251,10 +168,8 @@ class PooledFleet(ServingFleet):
         Blocks in the decode replica's prefix cache do not travel.
         """
         rows, now, request = self.rows, self.env.now, journey.request
-        source, target = journey.source, journey.target
-        assert target
         assert rows.transfers
-        ends = source.admission.number, target.admission.number
+        ends = journey.ends
         config, transfer = self.configs[ends[0]], self.pools.transfer
         layout = config.costs.layout
         nbytes = prompt_kv_bytes(layout, request.prompt - request.prefilled)
@@ -262,26 +177,104 @@ class PooledFleet(ServingFleet):
         before = max(0.0, journey.computed_at - journey.reserved_at)
         whole = nbytes / self.links.rate(*ends)
         left = share_left(transfer, config, computed, whole, before) if before else 1.0
-        start, end = self.links.send(now, ends, left * nbytes)
+        journey.sent = start, end = self.links.send(now, ends, left * nbytes)
         end += transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
-        call_after(self.env, end - now, lambda _: self.arrive(journey))
+        call_after(self.env, end - now, lambda _: self.arrive(journey, request))
 
-    def arrive(self, journey: Journey) -> None:
-        """Free the prefill replica's room for a prompt that has travelled, and hand it over."""
-        source, target, request = journey.source, journey.target, journey.request
+    def arrive(self, journey: Journey, request: Request) -> None:
+        """Free the prefill replica's room for a prompt that has travelled, and hand it over.
+
+        If a replica has failed since, the journey has another request, or is none of the journeys.
+        """
+        target, handover = journey.target, self.pools.transfer.handover
+        if self.journeys.get(request.id) is not journey or journey.request is not request:
+            return
         assert target
         del self.journeys[request.id]
-        source.executor.complete_silent()
-        source.admission.release(journey.prompt)
-        source.on_submit()
-
-        def receive(_: simpy.Event | None = None) -> None:
-            target.executor.complete_silent()
-            target.admission.receive(request, journey.computed_at)
-            target.on_submit()
-
-        if handover := self.pools.transfer.handover:
-            call_after(self.env, handover, receive)
+        journey.source.release(journey.prompt)
+        if handover:
+            call_after(self.env, handover, lambda _: target.receive(request, journey.computed_at))
         else:
-            receive()
+            target.receive(request, journey.computed_at)
+
+    # A request ends in one of the pools.
+
+    def on_prompt_ended(self, prompt: Request, at: Seconds) -> None:
+        """End a request in its prefill replica: refused, cancelled, or of one token only."""
+        if (journey := self.forget(prompt)) and journey.target:
+            journey.target.withdraw(journey.request)
+        self.source.on_end(prompt, at)
+
+    def on_request_ended(self, request: Request, at: Seconds) -> None:
+        """End a request in its decode replica, and drop its prompt if that has not come."""
+        if journey := self.forget(request):
+            journey.source.withdraw(journey.prompt)
+        self.source.on_end(request, at)
+
+    def forget(self, request: Request) -> Journey | None:
+        """Remove the journey of a request, and return it; None if there is none."""
+        if journey := self.journeys.pop(request.id, None):
+            self.break_off(journey)
+            if journey in self.stranded:
+                self.stranded.remove(journey)
+        return journey
+
+    def break_off(self, journey: Journey) -> None:
+        """Free the links of a journey that is on its way."""
+        if journey.sent:
+            self.links.break_off(self.env.now, journey.ends, journey.sent)
+            journey.sent = None
+
+    # Replicas fail.
+
+    def strand(self, journey: Journey) -> None:
+        """Keep a journey until a decode replica is up, or the deadline there passes."""
+        self.stranded.append(journey)
+        request, deadline = journey.request, self.configs[-1].policies.deadline
+        if deadline is not None:
+            wait = max(0.0, request.arrival + deadline - self.env.now)
+            call_after(self.env, wait, lambda _: self.give_up_stranded(journey, deadline))
+
+    def give_up_stranded(self, journey: Journey, deadline: Seconds) -> None:
+        """Cancel a request whose deadline passes while no decode replica is up."""
+        if journey in self.stranded:
+            self.rows.expire(journey.request.id, deadline)
+            self.on_request_ended(journey.request, self.env.now)
+
+    def down(self, number: int, outage: Outage, event: simpy.Event) -> None:
+        """Let a replica fail, with the requests that it serves, and the prompts that it holds."""
+        self.replicas[number].up = False
+        self.find_pools()
+        super().down(number, outage, event)
+        for journey in list(self.journeys.values()):
+            if journey.source is self.replicas[number]:
+                self.lose(journey.prompt, outage)
+
+    def lose(self, request: Request, outage: Outage) -> None:
+        """Let a request begin again, or fail. A prompt that is held elsewhere travels again."""
+        assert self.rows.transfers
+        self.rows.transfers.forget(request.id)
+        journey = self.journeys.get(request.id)
+        if journey and journey.request is request and outage.requests == "retry":
+            self.rows.retries[request.id] += 1
+            self.break_off(journey)
+            journey.request = self.source.request(request.id, request.arrival)
+            journey.target, journey.reserved_at = None, math.nan
+            self.reserve(journey)
+            return
+        if journey := self.forget(request):
+            if journey.request is request:
+                journey.source.withdraw(journey.prompt)
+            elif journey.target:
+                journey.target.withdraw(journey.request)
+        super().lose(request, outage)
+
+    def up_again(self, number: int, event: simpy.Event) -> None:
+        """Replace a failed replica by an empty one, and send it what waits for its pool."""
+        super().up_again(number, event)
+        self.find_pools()
+        if self.decode:
+            waiting, self.stranded = self.stranded, deque()
+            for journey in waiting:
+                self.reserve(journey)

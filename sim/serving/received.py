@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 
 def clear_first_prompts(scheduler: "Scheduler", batch: MicroBatch) -> None:
     """Remove the first prompts that need no computing: cancelled or received ones."""
-    if scheduler.prefilling[0].cancelled:
+    drop_cancelled(scheduler)
+    join_received(scheduler, batch)
+
+
+def drop_cancelled(scheduler: "Scheduler") -> None:
+    """End cancelled requests whose prompts are next, and admit others."""
+    if scheduler.prefilling and scheduler.prefilling[0].cancelled:
         scheduler.admission.drop_cancelled_prompts()
         scheduler.admission.admit()
-    else:
-        join_received(scheduler, batch)
 
 
 def join_received(scheduler: "Scheduler", batch: MicroBatch) -> None:
@@ -31,5 +35,6 @@ def join_received(scheduler: "Scheduler", batch: MicroBatch) -> None:
         batch.join(request, request.joined)
         if not noted:  # else `join` has noted the gap
             batch.skipped_since.append((1, request.joined))
+        drop_cancelled(scheduler)
     if batch.running != before:
         scheduler.update_allowed(batch, before)

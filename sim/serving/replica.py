@@ -203,7 +203,8 @@ class Replica:
         decodes = batch.work.decodes
         if not self.policies.reserve and self.limits.micro_batches == 1:
             # KV was taken for the planned steps, of which some were not made.
-            self.admission.kv_cache.grow(-decodes * (batch.kv_steps - batch.steps))
+            unmade = batch.kv_steps - batch.steps
+            self.admission.kv_cache.grow(-batch.kv_growth * unmade if decodes else 0)
         if not decodes:
             batch.skip()
         elif batch.skipped_since:

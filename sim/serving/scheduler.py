@@ -24,6 +24,7 @@ from sim.serving.policy import (
 from sim.serving.policy_checks import checked_batching, policy_name
 from sim.serving.prompt_chunks import take_chunks
 from sim.serving.received import clear_first_prompts, join_received
+from sim.serving.step_draws import kv_per_step
 from sim.units import Seconds
 
 
@@ -38,7 +39,7 @@ class QueueView(NamedTuple):
 
     @property
     def kv_free(self) -> int:
-        return self.scheduler.admission.kv_cache.kv_free
+        return int(self.scheduler.admission.kv_cache.kv_free)
 
     @property
     def age(self) -> Seconds:
@@ -144,22 +145,22 @@ class Scheduler:
         if work.decodes:
             batch.begun = True
             if not self.policies.reserve:
-                self.take_kv(running, batch)
+                self.take_kv(batch)
         batch.counted = not batch.skipped_since
         batch.no_output = self.fast_path and not (running or batch.prefilled)
         return True
 
-    def take_kv(self, sequences: int, batch: MicroBatch) -> None:
+    def take_kv(self, batch: MicroBatch) -> None:
         """Take the KV of a batch step's tokens.
 
         With one micro-batch that is the KV of all planned steps, some of which may not be made. So
         the peak is only known at their end.
         """
-        kv_cache = self.admission.kv_cache
+        kv_cache, batch.kv_growth = self.admission.kv_cache, batch.kv_needed
         if self.limits.micro_batches == 1:
-            kv_cache.kv_used += sequences * batch.kv_steps
+            kv_cache.kv_used += batch.kv_growth * batch.kv_steps
         else:
-            kv_cache.grow(sequences)
+            kv_cache.grow(batch.kv_growth)
 
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
@@ -202,7 +203,7 @@ class Scheduler:
         # With several micro-batches, KV taken for later steps would be missing for the others. The
         # executor then takes it step by step.
         if not self.policies.reserve and self.limits.micro_batches == 1:
-            steps = min(steps, max(1, self.admission.kv_cache.kv_free // batch.running))
+            steps = min(steps, max(1, int(self.admission.kv_cache.kv_free // batch.kv_needed)))
         return steps
 
     def process_outputs(self, batch: MicroBatch, leave: Seconds) -> bool:
@@ -213,7 +214,7 @@ class Scheduler:
             batch.advance(self.tally)
             for request in batch.pop_finished():
                 if not self.policies.reserve:
-                    request.kv += request.output - 1
+                    self.keep_kv(request, request.output - 1, request.steps)
                 request.prefilled = request.tokens - 1  # nothing attends to the last token
                 batch.add_decoded(self.tally, request, request.steps)
                 admission.end(request, leave)
@@ -255,13 +256,13 @@ class Scheduler:
         If none is left, received sequences take the free places: nothing else may be under way.
         """
         before, admitted = batch.running, self.rows.admitted
-        while batch.running and self.admission.kv_cache.kv_free < batch.running:
+        while batch.running and self.admission.kv_cache.kv_free < batch.kv_needed:
             finish = max(batch.finish_steps, key=lambda finish: (admitted[finish[2].id], finish[1]))
-            request, decoded = finish[2], self.remove(batch, finish)
+            request, (decoded, steps) = finish[2], self.remove(batch, finish)
             if request.cancelled:
                 self.admission.end(request, self.admission.env.now)
             else:
-                self.admission.requeue(request, 1 + decoded)
+                self.admission.requeue(request, decoded, steps)
         self.update_allowed(batch, before)
         if not batch.running:
             batch.begun = False
@@ -278,12 +279,18 @@ class Scheduler:
                 return batch
         return None
 
-    def remove(self, batch: MicroBatch, finish: tuple[int, int, Request]) -> int:
-        """Remove a sequence before its end, and return the tokens that it decoded."""
+    def keep_kv(self, request: Request, decoded: int, steps: int) -> None:
+        """Let a request hold the KV of its decoded tokens, in place of what its steps took."""
+        request.kv += decoded
+        if self.width > 1:
+            self.admission.kv_cache.grow(decoded - steps * kv_per_step(request.rate))
+
+    def remove(self, batch: MicroBatch, finish: tuple[int, int, Request]) -> tuple[int, int]:
+        """Remove a sequence before its end, and return the tokens and the steps that it decoded."""
         request, steps = finish[2], batch.remove(finish)
         batch.add_decoded(self.tally, request, steps)
         decoded = int(request.rate * steps)
         if not self.policies.reserve:
-            request.kv += decoded
+            self.keep_kv(request, decoded, steps)
         request.prefilled = request.prompt + decoded
-        return decoded
+        return decoded, steps

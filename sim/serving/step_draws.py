@@ -10,6 +10,18 @@ import numpy as np
 
 from sim.workload.requests import stream_seed
 
+# Parts of a token in which a mean step takes KV cache. A sum of multiples of 1/65536 is exact, so
+# that a cache is empty in the end.
+KV_PARTS = 2**16
+
+
+def kv_per_step(rate: float) -> float:
+    """Return the KV cache that a sequence takes in a step, rounded up to a part of a token.
+
+    rate: tokens that it decodes in a step, in the mean.
+    """
+    return math.ceil(rate * KV_PARTS) / KV_PARTS
+
 
 class StepDraws:
     """The decode steps of requests, drawn before they decode.

@@ -89,6 +89,16 @@ class KVLinks:
             self.busy[end] += seconds
         return start, start + seconds
 
+    def break_off(self, now: Seconds, ends: tuple[int, int], sent: tuple[Seconds, Seconds]) -> None:
+        """Free the links of a transfer before its end, where no other one is booked behind it.
+
+        sent: its start and end, as `send` returned them [s].
+        """
+        for end in ends:
+            if self.free_at[end] == sent[1]:
+                self.free_at[end] = free = min(max(now, sent[0]), sent[1])
+                self.busy[end] -= sent[1] - free
+
 
 def replica_chips(config: ReplicaConfig) -> int:
     """Return the chips of a replica."""

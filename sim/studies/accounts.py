@@ -35,7 +35,7 @@ def availability_metrics(
     """Return the availability of a system whose parts fail; None if no parts fail.
 
     The availability of a fleet is the mean over its members, weighted by their output tokens. It is
-    None if the fleet gave no token.
+    None if the fleet gave no token. That of pools is the product, because a request needs both.
     """
     parts: dict[str, Availability] = {}
     first = 0  # number of the member's first replica, which tells the members' streams apart
@@ -48,6 +48,12 @@ def availability_metrics(
             parts[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
     if name in parts:
         return parts[name].metrics
+    if parts and rows.transfers:
+        both, width = 1.0, 0.0
+        for part in parts.values():
+            width = math.hypot(width * part.mean, both * part.half_width)
+            both *= part.mean
+        return AvailabilityMetrics(availability=both, ci95_availability=width)
     done = rows.finished
     tokens = dict.fromkeys(members, 0)
     for replica, output in zip(

@@ -163,7 +163,7 @@ def _work_of_a_second(
     tally.batch_steps[step.tokens] += steps
     tally.context += steps * step.context
     tally.windowed_context += steps * step.windowed_context
-    tally.logits += decoded * step.width + read / prompt
+    tally.logits += decoded + read / prompt  # the decodes bring their drafts
     if step.width > 1:
         tally.decode_steps += steps
         tally.decodes += decoded

@@ -22,6 +22,7 @@ from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
+from sim.scenario.pools import key_path
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_bound
@@ -181,6 +182,12 @@ def capacity(
     return CapacityResult(scenario, share, systems)
 
 
+def load_to_beat(trial: LoadTrial) -> float:
+    """Return the load that another system must meet to be better than that of a trial."""
+    more = BRACKET_RATIO * trial.load
+    return float(max(math.ceil(more), round(trial.load) + 1)) if trial.closed else more
+
+
 def _check_capacity(scenario: Scenario, attainment: float) -> None:
     """Check that a scenario has a capacity.  Raises: UserError if it has none."""
     workload, slo = scenario.workload, scenario.slo
@@ -201,7 +208,7 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
     for name in scenario.systems:
         if scenario.outages(name):
             drop = " ".join(
-                f"--set systems.{member}.outages=[]"
+                f"--set systems.{'.'.join(key_path(scenario.systems, member))}.outages=[]"
                 for member in scenario.members(name)
                 if scenario.plain(member).outages
             )

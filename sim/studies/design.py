@@ -7,7 +7,6 @@ Bounds (`studies.bound`) decide which plans are simulated.  A plan is simulated 
 than the highest load so far.  Its own capacity is searched only if it meets that load.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,12 +21,13 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound
 from sim.studies.capacity import (
-    BRACKET_RATIO,
     SEARCH_FROM,
     Guess,
     SystemCapacity,
     capacity,
+    load_to_beat,
 )
+from sim.studies.pool_sizes import CapacitySearch, best_sizes, open_sizes, ranked_sizes
 from sim.studies.trials import LoadTrial
 
 SIMULATED = 5  # plans, the best of each stage shape first
@@ -35,7 +35,6 @@ SIMULATED = 5  # plans, the best of each stage shape first
 NEAR_BOUND = 0.75
 
 TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
-CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
 
 
 def _no_progress(system: str, trial: LoadTrial) -> None:
@@ -49,12 +48,12 @@ def search_plans(
     progress: TrialProgress = _no_progress,
     systems: Iterable[str] | None = None,
 ) -> Scenario:
-    """Return the scenario with degrees in place of every `search: capacity`.
+    """Return the scenario with degrees and copies of pools in place of every `search: capacity`.
 
     `searches` of the result says how they were found.  Without open plans, the result is the
     scenario itself.
     attainment: as in `capacity`.
-    systems: plain systems to search in; None means all.
+    systems: systems to search in, and those of pools; None means all.
     Raises: PlanError if no plan of a system fits or meets the SLO.
     """
     for name in _open_plans(scenario, systems):
@@ -66,7 +65,11 @@ def search_plans(
                 f" {best.search.simulated} plans: {best.capacity.reason};"
                 " expected one that meets it; try a looser slo, or search: speed"
             )
-        scenario = scenario.with_plan(name, best.plan, best.search)
+        scenario = scenario.with_found(name, {"plan": best.plan}, best.search)
+    for name in open_sizes(scenario, None if systems is None else set(systems)):
+        search = _capacity_search(name, attainment, requests, progress)
+        copies, found = best_sizes(scenario, name, search)
+        scenario = scenario.with_found(name, {"copies": copies}, found)
     return scenario
 
 
@@ -78,9 +81,12 @@ def bound_plans(scenario: Scenario) -> Scenario:
     """
     for name in _open_plans(scenario, None):
         (most, first), *others = ranked_plans(_single_system(scenario, name), name)
-        scenario = scenario.with_plan(
-            name, first.plain(name).plan, PlanSearch(1 + len(others), 0, most)
-        )
+        found = PlanSearch(1 + len(others), 0, most)
+        scenario = scenario.with_found(name, {"plan": first.plain(name).plan}, found)
+    for name in open_sizes(scenario, None):
+        (most, copies), *smaller = ranked_sizes(scenario, name)
+        found = PlanSearch(1 + len(smaller), 0, most)
+        scenario = scenario.with_found(name, {"copies": copies}, found)
     return scenario
 
 
@@ -181,7 +187,7 @@ def best_plan(
         other = changed.plain(name).plan
         if own and other is scenario.plain(name).plan:
             continue
-        least = _load_to_beat(best.best) if best and best.best else 0.0
+        least = load_to_beat(best.best) if best and best.best else 0.0
         start = least or SEARCH_FROM * most
         try:
             result = search_capacity(changed, Guess(start, least) if start else None)
@@ -217,12 +223,6 @@ def _plans_to_simulate(
     others = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) != n]
     chosen = (first + others)[:SIMULATED]
     return sorted(chosen, key=lambda pair: -pair[0])
-
-
-def _load_to_beat(trial: LoadTrial) -> float:
-    """Return the load that another plan must meet to be better than a plan with this trial."""
-    more = BRACKET_RATIO * trial.load
-    return float(max(math.ceil(more), round(trial.load) + 1)) if trial.closed else more
 
 
 def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:

@@ -51,6 +51,7 @@ def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]
         colour=fleet.colour,
         model=next(iter(parts.values())).identity.model,
         chips=sum(part.copies * part.identity.chips for part in parts.values()),
+        search=_searched(scenario, name) if name in scenario.searches else None,
         members=parts,
     )
 

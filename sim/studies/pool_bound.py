@@ -94,21 +94,27 @@ def prefill_point(
 def decode_point(
     deployment: Deployment, prompt: float, output: float, slo: SLO
 ) -> PoolPoint | None:
-    """Return the highest rate of a decode replica; None if no step meets the SLO's TPOT."""
-    steps, context, limits = max(1.0, output - 1), prompt + output / 2, deployment.limits
+    """Return the highest rate of a decode replica; None if no step meets the SLO's TPOT.
+
+    With speculation a step yields several tokens, as in `sim.studies.bound.load_point`.
+    """
+    width, mean, limits = deployment.limits.width, deployment.layout.mean_tokens, deployment.limits
+    steps, context = max(1.0, (output - 1) / mean), prompt + output / 2
     concurrent = limits.max_concurrent(math.ceil(prompt + output))
     in_flight = limits.fill or limits.micro_batches
     best: PoolPoint | None = None
-    most = min(concurrent // in_flight, limits.token_budget) if concurrent else 0
+    most = min(concurrent // in_flight, limits.token_budget // width) if concurrent else 0
     for k in decode_counts(max(1, most)) if concurrent else ():
         work = mean_step(deployment, k, context, 0, prompt)
         time, unloaded = step_times(deployment, work)
-        tpot, rate = max(in_flight * time, unloaded), k / steps / time
+        tpot, rate = max(in_flight * time, unloaded) / mean, k / steps / time
         if (slo.tpot is None or tpot <= slo.tpot) and (best is None or rate > best.rate):
             tally = Tally()
-            tally.batch_steps[k] += steps / k
+            tally.batch_steps[k * width] += steps / k
             tally.context = steps * work.context / k
             tally.windowed_context = steps * work.windowed_context / k
-            tally.logits = steps
-            best = PoolPoint(rate, tally, steps * tpot)
+            tally.logits = steps  # the decodes bring their drafts
+            if width > 1:
+                tally.decode_steps, tally.decodes = steps / k, steps
+            best = PoolPoint(rate, tally, steps * mean * tpot)
     return best

@@ -59,7 +59,7 @@ def compute_record(document: Document) -> PointRecord:
     again = False
     for name in scenario.systems:
         try:
-            scenario = search_plans(scenario, systems=scenario.members(name))
+            scenario = search_plans(scenario, systems=[name, *scenario.members(name)])
             members = deploy_members(scenario, name)
             result = Result(
                 scenario, scenario.seed, {name: serve_system(scenario, name, members, requests)}

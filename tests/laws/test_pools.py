@@ -11,8 +11,9 @@ from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.serving.policy import DEFAULT, Policies, least_loaded
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.service import Service, serve
+from sim.serving.step_draws import StepDraws
 from sim.serving.transfer import PoolConfig, Transfer
 from sim.workload.requests import RequestBatch
 
@@ -20,18 +21,27 @@ INSTANT = Transfer(bandwidth=1e30)
 
 
 @pytest.fixture(scope="module")
-def deployments(make_deployment, make_chip, lossy):
-    """A replica of one stage, and one of three."""
+def deployments(make_deployment, make_chip, lossy, speculate):
+    """A replica of one stage, and one of three; both also with two drafts."""
+    plans = {"one": (1, Plan()), "piped": (3, Plan(pipeline=3))}
     return {
-        "one": make_deployment(1, engine=lossy),
-        "piped": make_deployment(3, plan=Plan(pipeline=3), engine=lossy),
+        f"{kind}{drafting}": make_deployment(
+            chips, plan=plan, engine=lossy, speculation=speculate(2) if drafting else None
+        )
+        for kind, (chips, plan) in plans.items()
+        for drafting in ("", " drafting")
     }
 
 
-def pool(deployment, replicas=1, policies=DEFAULT, **limits):
-    """The configurations of equal replicas."""
+def pool(deployment, replicas=1, policies=DEFAULT, outages=(), **limits):
+    """The configurations of equal replicas. Outages name their replica."""
     config = ReplicaConfig(deployment.costs, replace(deployment.limits, **limits), policies)
-    return [replace(config, number=number) for number in range(replicas)]
+    if deployment.layout.speculation:
+        config = replace(config, draws=StepDraws((0.7, 0.4), seed=1))
+    return [
+        replace(config, number=n, outages=tuple(o for o in outages if o.replica == n))
+        for n in range(replicas)
+    ]
 
 
 def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True):
@@ -41,7 +51,9 @@ def serve_pools(asked, prefill, decode, transfer=INSTANT, leap=True):
     rows = service.run()
     for replica in service.fleet.replicas:
         assert (replica.kv_cache.kv_used, replica.kv_cache.sequences_used) == (0, 0)
-    assert service.fleet.journeys == {}
+    fleet = service.fleet
+    assert (fleet.journeys, list(fleet.stranded)) == ({}, [])
+    assert not any(replica.admission.withdrawn for replica in fleet.prefill)
     return rows
 
 
@@ -50,11 +62,11 @@ def apart(n, prompt, output, gap=10.0):
     return RequestBatch(gap * np.arange(n), np.full(n, prompt), np.full(n, output))
 
 
-@pytest.mark.parametrize("kind", ["one", "piped"])
+@pytest.mark.parametrize("kind", ["one", "piped", "one drafting", "piped drafting"])
 def test_an_instant_link_and_no_queue_leave_both_phases_as_they_are(deployments, kind):
     one = deployments[kind]
     asked = apart(3, 40, 12)
-    together = serve(asked, one.costs, one.limits)
+    together = serve(asked, one.costs, one.limits, draws=pool(one)[0].draws)
     rows = serve_pools(asked, pool(one), pool(one))
     assert rows.first_token == pytest.approx(together.first_token, rel=1e-12)
     assert rows.last_token == pytest.approx(together.last_token, rel=1e-12)
@@ -81,9 +93,10 @@ def runs(draw):
     else:
         gaps = draw(st.lists(st.floats(0, 0.003, allow_subnormal=False), min_size=n, max_size=n))
         asked = RequestBatch(np.cumsum(gaps), prompts, outputs)
+    drafting = draw(st.sampled_from(["", "", " drafting"]))
     pools = [
         (
-            draw(st.sampled_from(["one", "piped"])),
+            draw(st.sampled_from(["one", "piped"])) + drafting,
             draw(st.integers(1, 3)),
             draw(policies),
             {"kv_tokens": draw(st.integers(20, 300)), "sequences": draw(st.integers(1, 8))},
@@ -131,8 +144,106 @@ def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deploymen
             getattr(steps, column), rel=1e-12, abs=1e-15, nan_ok=True
         )
     assert rows.gaps.bins == steps.gaps.bins
-    tokens = rows.requests.output[done].sum()
-    assert rows.gaps.count == tokens - done.sum()
+    gaps = rows.requests.output - 1 if rows.steps is None else rows.steps
+    assert rows.gaps.count == gaps[done].sum()
+
+
+outages = st.lists(
+    st.builds(
+        Outage,
+        at=st.floats(0, 0.03),
+        lasts=st.sampled_from([1e-3, 0.01, 0.1]),
+        replica=st.integers(0, 2),
+        requests=st.sampled_from(["retry", "retry", "fail"]),
+    ),
+    max_size=2,
+    unique_by=lambda outage: outage.replica,
+)
+deadlines = st.sampled_from([None, None, 5e-3, 0.02])
+
+
+@settings(max_examples=40)
+@given(runs(), outages, outages, deadlines, deadlines)
+def test_no_request_and_no_room_is_lost_where_replicas_fail_and_deadlines_pass(
+    deployments, drawn, failures, decode_failures, deadline, decode_deadline
+):
+    asked, drawn_pools, transfer = drawn
+    prefill, decode = (
+        pool(deployments[kind], n, replace(policy, deadline=limit), failed, **limits)
+        for (kind, n, policy, limits), failed, limit in zip(
+            drawn_pools,
+            (failures, decode_failures),
+            (deadline, decode_deadline),
+            strict=True,
+        )
+    )
+    rows, steps = (serve_pools(asked, prefill, decode, transfer, leap) for leap in (True, False))
+    done, moved = rows.finished, rows.transfers
+    assert (done.astype(int) + rows.cancelled + rows.failed <= 1).all()
+    assert all(bool(reason) != ok for reason, ok in zip(rows.reason, done, strict=True))
+    assert all(peak <= room for peak, room in zip(rows.kv_peak, rows.kv_tokens, strict=True))
+    assert rows.failed.any() <= any(o.requests == "fail" for o in failures + decode_failures)
+    assert rows.cancelled.any() <= bool(deadline or decode_deadline)
+    assert (rows.retries >= rows.moved).all()
+    assert (rows.arrival <= rows.admitted)[done].all()
+    assert (rows.admitted <= rows.first_token)[done].all()
+    for number in np.flatnonzero(done & (asked.output > 1)):
+        assert rows.first_token[number] <= moved.start[number] <= moved.end[number]
+        assert moved.end[number] + transfer.handover < rows.last_token[number]
+        for config, begun, ended in (
+            (prefill[moved.prefill_replica[number]], rows.admitted, moved.end),
+            (decode[rows.replica[number] - len(prefill)], moved.start, rows.last_token),
+        ):
+            for o in config.outages:  # no replica serves while it is down
+                assert ended[number] <= o.at * (1 + 1e-9) or begun[number] >= o.at + o.lasts - 1e-9
+    if asked.users:  # answers that come together may be ordered by a rounding error
+        return
+    for column in ("arrival", "admitted", "first_token", "last_token"):
+        assert getattr(rows, column) == pytest.approx(
+            getattr(steps, column), rel=1e-9, abs=1e-12, nan_ok=True
+        )
+    for column in ("replica", "retries", "moved", "failed", "cancelled"):
+        assert (getattr(rows, column) == getattr(steps, column)).all()
+
+
+def test_a_decode_replica_that_fails_costs_a_transfer_or_a_prefill(deployments):
+    """Before its prompt has come it travels again, to the other replica; after that it is computed again."""
+    one = deployments["one"]
+    asked = apart(1, 10, 12)
+    transfer = Transfer(bandwidth=prompt_kv_bytes(one.layout, 10) / 0.01)
+    usual = serve_pools(asked, pool(one), pool(one, 2), transfer)
+    first, last = usual.first_token[0], usual.last_token[0]
+    for at, begins in ((first + 0.004, 0.004), (last - 1e-4, last - 1e-4)):
+        failed = pool(one, 2, outages=[Outage(at=at, lasts=1.0)])
+        rows = serve_pools(asked, pool(one), failed, transfer)
+        assert rows.last_token[0] == pytest.approx(last + begins)
+        assert (rows.replica[0], rows.retries[0], rows.moved[0]) == (2, 1, True)
+        assert (rows.first_token[0] > first) == (at > first + 0.01)
+
+
+def test_a_prefill_replica_that_fails_takes_the_prompts_that_it_holds(deployments):
+    one = deployments["one"]
+    asked = apart(1, 10, 12)
+    transfer = Transfer(bandwidth=prompt_kv_bytes(one.layout, 10) / 0.01)
+    usual = serve_pools(asked, pool(one), pool(one), transfer)
+    for after, lost in ((0.004, True), (0.011, False)):
+        at = usual.first_token[0] + after
+        failed = pool(one, outages=[Outage(at=at, lasts=1e-6)])
+        rows = serve_pools(asked, failed, pool(one), transfer)
+        again = at + 1e-6 if lost else 0.0
+        assert rows.last_token[0] == pytest.approx(usual.last_token[0] + again)
+        assert rows.retries[0] == lost
+
+
+def test_the_deadlines_of_the_pools_are_of_the_first_and_of_the_last_token(deployments):
+    one = deployments["one"]
+    asked = RequestBatch(np.zeros(2), np.full(2, 10), np.array([1, 400]))
+    early, late = Policies(deadline=0.01), Policies(deadline=0.05)
+    rows = serve_pools(asked, pool(one, policies=early), pool(one, policies=late))
+    assert rows.cancelled.tolist() == [False, True]
+    assert rows.ended[1] == pytest.approx(0.05, rel=0.1)
+    rows = serve_pools(asked, pool(one, policies=late), pool(one))
+    assert rows.finished.all()
 
 
 def prompt_seconds(deployment, prompt):

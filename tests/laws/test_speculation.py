@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
-from sim.model.draft_layer import draft_layer
 from sim.planning.single_request import time_single_request
 from sim.results.metrics import SLO
 from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import Policies, Request, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
-from sim.serving.service import serve_fleet
+from sim.serving.service import Service, serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.studies.bound import goodput_bound
 from sim.workload.requests import RequestBatch
@@ -36,18 +34,6 @@ LAYOUTS = {
     ),
     "two chips that wait for their host": (2, Plan(tensor=2), {"launched": True}),
 }
-
-
-@pytest.fixture(scope="module")
-def speculate(make_model):
-    def make(tokens, acceptance=0.5, method="eagle", drafter=None, model=None):
-        if not isinstance(acceptance, tuple):
-            acceptance = geometric_acceptance(acceptance, tokens)
-        layer = drafter is None
-        drafter = drafter or draft_layer(model or make_model(), method)
-        return Speculation(method, tokens, acceptance, drafter, layer, DraftPlan())
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +187,7 @@ def runs(draw):
         "budget": draw(st.integers(4, 30)),
         "kv_tokens": draw(st.integers(2, 400)),
         "batching": draw(st.sampled_from([None, prefill_first])),
+        "reserve": draw(st.booleans()),
         "seed": draw(st.none() | st.integers(0, 3)),
     }
 
@@ -217,7 +204,8 @@ def test_a_leap_is_its_steps_on_the_same_draws(deployments, serve_on, key, drawn
         kv_tokens=drawn["kv_tokens"],
         context=130,
     )
-    policies = Policies(**({"batching": drawn["batching"]} if drawn["batching"] else {}))
+    batching = {"batching": drawn["batching"]} if drawn["batching"] else {}
+    policies = Policies(reserve=drawn["reserve"], **batching)
     options = {"limits": limits, "policies": policies}
     options["draws"] = StepDraws((0.8, 0.5, 0.3)[: width - 1], drawn["seed"])
     leap, step = (
@@ -239,6 +227,28 @@ def test_a_leap_is_its_steps_on_the_same_draws(deployments, serve_on, key, drawn
     used = [usage(deployment.costs, rows.tallies[0]) for rows in (leap, step)]
     assert used[0].nbytes == pytest.approx(used[1].nbytes, rel=1e-9)
     assert used[0].flops == pytest.approx(used[1].flops, rel=1e-9)
+
+
+@pytest.mark.parametrize("layout", ["one chip", "three stages"])
+def test_preempted_drafts_free_their_room_and_keep_their_pace(deployments, layout):
+    """Six requests that do not fit together, of which some are computed again."""
+    deployment, n, output = deployments[layout, 3], 6, 40
+    limits = replace(deployment.limits, kv_tokens=150, sequences=6)
+    config = ReplicaConfig(deployment.costs, limits, Policies(reserve=False))
+    config = replace(config, draws=StepDraws((0.8, 0.5, 0.3), seed=2))
+    asked = RequestBatch(np.zeros(n), np.full(n, 12), np.full(n, output))
+    runs = [Service(asked, [config], least_loaded, leap=leap) for leap in (True, False)]
+    leap, step = (service.run() for service in runs)
+    cache = runs[0].fleet.replicas[0].kv_cache
+    assert (cache.kv_used, cache.sequences_used) == (0, 0)
+    assert leap.kv_peak == step.kv_peak <= [150]
+    assert leap.preemptions.tolist() == step.preemptions.tolist()
+    assert leap.preemptions.sum() > 1
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+    assert leap.gaps.count == step.gaps.count == leap.steps.sum()
+    drawn = [config.draws.steps(number, output - 1) for number in range(n)]
+    # A preempted request has one step without drafts, and one that it cuts short.
+    assert (np.abs(leap.steps - drawn) <= 2 * leap.preemptions).all()
 
 
 # Energy and memory.

@@ -6,12 +6,15 @@ import sim
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
+from sim.reliability.failures import Failures, Faults
 from sim.results.metrics import SLO
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import Speculate
 from sim.scenario.system import Fleet, System
 from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
+from sim.studies.design import bound_plans, search_plans
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
 
@@ -77,6 +80,23 @@ def test_plan_and_check_lay_out_both_pools(make_scenario):
     assert [member.pool for member in members.values()] == ["prefill", "decode"]
 
 
+def test_pools_work_while_both_of_them_do(make_scenario):
+    """Of two pools with equal faults, each is available with its own share of the time."""
+    faults = Faults(
+        node=Failures(rate=1e-4),
+        repair=900.0,
+        detection=1.0,
+        horizon=1e6,
+        samples=30,
+        source={},
+    )
+    one = make_scenario().systems["one"].model_copy(update={"faults": faults})
+    systems = {"failing": one, "pd": Pools(prefill="failing", decode="failing", transfer=LINK)}
+    result = sim.run(make_scenario(systems, rate=50.0))
+    alone, both = (result.systems[name].metrics.availability for name in ("failing", "pd"))
+    assert both.availability == pytest.approx(alone.availability**2, rel=0.02)
+
+
 def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
     scenario = make_scenario(slo=SLO(ttft=0.05, tpot=0.05))
     result = capacity(scenario, requests=400)
@@ -89,10 +109,35 @@ def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
     assert rates["mixed"] >= 0.95 * rates["both"]
 
 
+def test_a_search_finds_the_sizes_with_the_highest_goodput(make_scenario):
+    """Of four chips: those that no other size beats by more than a capacity is known to."""
+    sizes = [PoolCopies(prefill=n, decode=4 - n) for n in (1, 2, 3)]
+    systems = {
+        f"p{size.prefill}": Pools(prefill="one", decode="one", copies=size, transfer=LINK)
+        for size in sizes
+    }
+    slo = SLO(ttft=0.05, tpot=0.05)
+    scenario = make_scenario(systems, slo=slo)
+    kept = {name: scenario.systems[name] for name in ("one", *systems)}
+    result = capacity(scenario.model_copy(update={"systems": kept}), requests=150)
+    rates = {size.prefill: result.systems[f"p{size.prefill}"].best.goodput for size in sizes}
+    open_copies = PoolCopies(search="capacity", chips=4)
+    systems = {"pd": Pools(prefill="one", decode="one", copies=open_copies, transfer=LINK)}
+    found = search_plans(make_scenario(systems, slo=slo), requests=150)
+    copies = found.systems["pd"].copies
+    assert copies.prefill + copies.decode == 4
+    assert rates[copies.prefill] >= max(rates.values()) / 1.02
+    assert found.searches["pd"].load == pytest.approx(rates[copies.prefill], rel=0.02)
+    assert bound_plans(make_scenario(systems, slo=slo)).systems["pd"].copies.prefill in (1, 2, 3)
+    few = PoolCopies(search="capacity", chips=1)
+    systems["pd"] = systems["pd"].model_copy(update={"copies": few})
+    with pytest.raises(PlanError, match="got 1; expected at least 2, for a copy of each; try 2"):
+        search_plans(make_scenario(systems, slo=slo))
+
+
 @pytest.mark.parametrize(
     ("changes", "pool", "reason"),
     [
-        ({"deadline": 1.0}, "prefill", "deadline: expected none, because the prefill pool"),
         ({"max_waiting": 3}, "decode", "max_waiting: expected none, because the decode pool"),
         ({"request_overhead": 0.1}, "decode", "request_overhead: expected none, because"),
         ({"policy": "static"}, "decode", "policy: got static; expected a policy that always"),
@@ -109,6 +154,33 @@ def test_keys_that_pools_do_not_simulate_are_refused(make_scenario, changes, poo
         make_scenario(systems)
     systems["pd"] = Pools(**({"prefill": "one", "decode": "one"} | {pool: changed}), transfer=LINK)
     with pytest.raises(ValueError, match=reason.split(": ", 1)[1]):
+        make_scenario(systems)
+
+
+def test_a_prefill_pool_computes_the_kv_cache_of_the_decode_pools_drafter(make_scenario):
+    one = make_scenario().systems["one"]
+    drafts = Speculate(method="eagle", tokens=2, acceptance=0.8)
+    decode = one.model_copy(update={"speculate": drafts})
+    systems = {"drafting": decode, "pd": Pools(prefill="one", decode="drafting", transfer=LINK)}
+    scenario = make_scenario(systems)
+    result = sim.run(scenario)
+    members = result.systems["pd"].members
+    widths = {name: of.deployment.layout.width for name, of in members.items()}
+    assert widths == {"pd.prefill": 3, "pd.decode": 3}
+    rows, plain = (result.systems[name].rows for name in ("pd", "both"))
+    assert rows.finished.all()
+    assert (rows.steps == result.systems["drafting"].rows.steps).all()  # equal luck
+    assert rows.transfers.nbytes == pytest.approx(plain.transfers.nbytes * 5 / 4)  # of 4 layers
+    scenario = scenario.model_copy(update={"slo": SLO(ttft=0.05, tpot=0.05)})
+    estimate = sim.run(scenario).summary.systems["pd"].at_capacity
+    assert estimate.load > 0
+    other = one.model_copy(update={"speculate": drafts.model_copy(update={"tokens": 1})})
+    systems["pd"] = Pools(prefill=other, decode="drafting", transfer=LINK)
+    with pytest.raises(ValueError, match="got eagle with 1 drafts; expected the drafts of the dec"):
+        make_scenario(systems)
+    erring = one.model_copy(update={"routing": "sampled"})
+    systems["pd"] = Pools(prefill=erring, decode="drafting", transfer=LINK)
+    with pytest.raises(ValueError, match="got routing: sampled; expected a system without it"):
         make_scenario(systems)
 
 

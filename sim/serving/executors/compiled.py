@@ -81,6 +81,8 @@ class CompiledPipelineExecutor(Executor):
         self.batch_steps[slot] = batch_step
         steps, counted = min(batch_step.steps, parts.holds), work.decodes * batch_step.counted
         numbers = steps, counted, int(batch_step.no_output), row
+        if self.kv_cache:
+            self.state.set_kv_growth(slot, batch_step.kv_growth)
         self.state.join(slot, self.env.now, batch_step.clock_error, numbers, parts)
         self.wait_if_idle()
 
@@ -184,7 +186,7 @@ class CompiledPipelineExecutor(Executor):
         """Return whether the KV cache has no room for the next tokens of a batch step."""
         if self.kv_cache is None or batch_step is None or head.last:
             return False
-        return self.kv_cache.kv_free < batch_step.work.decodes
+        return self.kv_cache.kv_free < batch_step.kv_growth
 
     def advance(self) -> Head:
         """Make the steps up to the next event, and take their KV."""

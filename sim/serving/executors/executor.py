@@ -29,6 +29,7 @@ class BatchStep:
     counted: whether the executor counts the gaps before the step's tokens. Otherwise the
         scheduler does, because sequences were left out of earlier steps.
     no_output: whether the step has no token to return. Its micro-batch is then free for prompts.
+    kv_growth: tokens of KV cache that each step takes; a multiple of 1 / `KV_PARTS`.
     clock_error: rounding error carried forward: exact time minus `env.now`, at entry and at
         return [s]. Without it the clock of a long run would drift.
     """
@@ -40,6 +41,7 @@ class BatchStep:
     last: Seconds = 0.0
     counted: bool = True
     no_output: bool = False
+    kv_growth: float = 0
     clock_error: Seconds = 0.0
 
 

@@ -11,6 +11,7 @@ from sim.cost.step import Costs, Parts
 from sim.results.histogram import Gaps
 from sim.serving import kernel
 from sim.serving.policy import SchedulerLimits
+from sim.serving.step_draws import KV_PARTS
 from sim.units import Seconds
 
 
@@ -42,6 +43,7 @@ class KernelState:
     hops of a number of tokens. It is added when that number first comes up. Where tokens are
     routed to experts step by step, each slot has its own row.
 
+    kv_parts: the parts of a token in which it counts KV cache.
     made: steps of each row. row_of: rows by number of tokens.
     lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
     """
@@ -61,12 +63,13 @@ class KernelState:
         self.known = bytearray(token_budget + 1)
         self.read = np.zeros((kinds, 4))
         self.batches = np.zeros((slots, kernel.SECONDS + 2 * kinds))
-        self.counts = np.zeros((slots, 7), np.int64)
+        self.counts = np.zeros((slots, 8), np.int64)
         self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.integers[kernel.BUDGET] = token_budget
         self.integers[kernel.RANKS] = costs.layout.plan.attention_data
         self.integers[kernel.ROOM] = FOREVER
         self.integers[kernel.WIDTH] = limits.width
+        self.kv_parts = KV_PARTS if limits.width > 1 else 1
         self.floats[kernel.WAY_BACK], self.floats[kernel.SEQUENCE_OVERHEAD] = (
             costs.back,
             costs.layout.engine.sequence_overhead,
@@ -146,14 +149,19 @@ class KernelState:
         """
         self.integers[kernel.PROMPT_LEFT], self.integers[kernel.PROMPT_DONE] = left, prefilled
 
-    def set_room(self, kv_tokens: int) -> None:
+    def set_room(self, kv_tokens: float) -> None:
         """Set the tokens of KV cache that further decodes may take."""
-        self.integers[kernel.ROOM] = kv_tokens
+        self.integers[kernel.ROOM] = int(kv_tokens * self.kv_parts)
 
     @property
-    def room(self) -> int:
+    def room(self) -> float:
         """The tokens of KV cache that further decodes may take."""
-        return int(self.integers[kernel.ROOM])
+        room = int(self.integers[kernel.ROOM])
+        return room if self.kv_parts == 1 else room / self.kv_parts
+
+    def set_kv_growth(self, slot: int, kv_tokens: float) -> None:
+        """Set the tokens of KV cache that each further step of a slot takes."""
+        self.counts[slot, kernel.KV_GROWTH] = int(kv_tokens * self.kv_parts)
 
     def end_after_this(self, slot: int) -> None:
         """Make a slot's step under way its last one."""

@@ -1,0 +1,241 @@
+"""The replicas of prefill and decode pools: what each holds of a request on its way.
+
+A prefill replica holds the KV cache of a computed prompt until it has travelled. A decode replica
+holds room for a prompt from its admission on, and a place among its sequences from its arrival on.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+import simpy
+
+from sim.results.rows import Rows
+from sim.serving.admission import Admission
+from sim.serving.event_order import call_after
+from sim.serving.policy import Request
+from sim.serving.replica import Replica
+from sim.serving.replica_config import ReplicaConfig
+from sim.units import Seconds
+
+
+class PrefillAdmission(Admission):
+    """The requests of a prefill replica.
+
+    on_admitted: called with a request that is admitted.
+    on_prefilled: called with this object, a request whose prompt is computed, and the time.
+    withdrawn: numbers of the requests that have ended elsewhere, and leave without a record.
+    """
+
+    on_admitted: Callable[[Request], None]
+    on_prefilled: Callable[["PrefillAdmission", Request, Seconds], None]
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        config: ReplicaConfig,
+        rows: Rows,
+        on_end: Callable[[Request, Seconds], None],
+    ) -> None:
+        super().__init__(env, number, config, rows, on_end)
+        self.withdrawn: set[int] = set()
+
+    def record_replica(self, request: Request) -> None:
+        """Record that this replica computes a prompt. A decode replica's number stays."""
+        rows, number, transfers = self.rows, request.id, self.rows.transfers
+        assert transfers
+        before = transfers.prefill_replica[number]
+        rows.moved[number] |= before not in (-1, self.number)
+        if rows.replica[number] == before:
+            rows.replica[number] = self.number
+        transfers.prefill_replica[number] = self.number
+
+    def begin(self, request: Request, preempted: bool) -> None:
+        super().begin(request, preempted)
+        self.on_admitted(request)
+
+    def end(self, request: Request, leave: Seconds) -> None:
+        self.on_prefilled(self, request, leave)
+
+    def finish(self, request: Request, leave: Seconds) -> None:
+        """End a request that has all its tokens, or that is cancelled."""
+        super().end(request, leave)
+
+    def leave(self, request: Request, at: Seconds) -> None:
+        if request.id in self.withdrawn:
+            self.withdrawn.remove(request.id)
+            self.forget(request)
+        else:
+            super().leave(request, at)
+
+    def forget(self, request: Request) -> None:
+        """Remove a request without a record of its end."""
+        request.ended = True
+        del self.requests[request.id]
+
+    def hold(self, request: Request) -> None:
+        """Keep the KV cache of a computed prompt. Its place among the sequences becomes free."""
+        self.kv_cache.sequences_used -= 1
+        self.forget(request)
+
+    def release(self, request: Request) -> None:
+        """Free the KV cache of a prompt that is held."""
+        self.kv_cache.sequences_used += 1  # `give_back` frees the place again
+        self.kv_cache.give_back(request)
+
+
+class DecodeAdmission(Admission):
+    """The requests of a decode replica.
+
+    An admitted request holds KV cache, and takes a place among the sequences when its prompt has
+    come and one is free. No request is admitted while all places are taken, as in vLLM.
+    coming: admitted requests whose prompts have not come, by number, in order of admission.
+    ready: requests whose prompts have come, and that wait for a place.
+    on_admitted: called with a request that has room for its prompt.
+    Source: vLLM 0.11, vllm/v1/core/sched/scheduler.py, WAITING_FOR_REMOTE_KVS.
+    """
+
+    on_admitted: Callable[[Request], None]
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        config: ReplicaConfig,
+        rows: Rows,
+        on_end: Callable[[Request, Seconds], None],
+    ) -> None:
+        super().__init__(env, number, config, rows, on_end)
+        self.coming: dict[int, Request] = {}
+        self.ready: deque[Request] = deque()
+
+    def record_replica(self, request: Request) -> None:
+        rows, number, transfers = self.rows, request.id, self.rows.transfers
+        assert transfers
+        prefill = transfers.prefill_replica[number]
+        rows.moved[number] |= rows.replica[number] not in (prefill, self.number)
+        rows.replica[number] = self.number
+
+    def begin(self, request: Request, preempted: bool) -> None:
+        if preempted:  # it is computed again here
+            super().begin(request, preempted)
+            return
+        self.kv_cache.sequences_used -= 1
+        self.coming[request.id] = request
+        self.on_admitted(request)
+
+    def receive(self, request: Request, answered: Seconds) -> None:
+        """Let a request whose prompt has come wait for a place.
+
+        answered: when its first token was ready [s].
+        """
+        del self.coming[request.id]
+        request.prefilled, request.joined = request.prompt, answered
+        self.ready.append(request)
+        self.give_places()
+
+    def give_places(self) -> None:
+        """Let ready requests wait for a micro-batch, as far as places are free."""
+        while self.ready and self.kv_cache.sequences_used < self.kv_cache.sequences:
+            self.kv_cache.sequences_used += 1
+            self.prefilling.append(self.ready.popleft())
+
+    def has_no_place(self, request: Request) -> bool:
+        """Return whether a request holds KV cache, and no place among the sequences."""
+        return request.id in self.coming or request in self.ready
+
+    def free_room(self, request: Request) -> None:
+        """Free the KV cache of a request without a place.
+
+        Requests that counted on blocks of its prompt then wait for their own.
+        """
+        if self.coming.pop(request.id, None):
+            for other, cached in self.kv_cache.uncomputed(request, self.coming.values()):
+                other.prefilled = cached
+        else:
+            self.ready.remove(request)
+        self.kv_cache.sequences_used += 1  # `give_back` frees the place again
+        self.kv_cache.give_back(request)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose prompt will not come."""
+        if request.queued:
+            # It may come again before it is first, and equal entries cannot be ordered.
+            self.waiting = [entry for entry in self.waiting if entry[-1] is not request]
+            heapq.heapify(self.waiting)
+            self.queued -= 1
+        else:
+            self.free_room(request)
+        request.ended = True
+        del self.requests[request.id]
+
+    def end(self, request: Request, leave: Seconds) -> None:
+        super().end(request, leave)
+        self.give_places()
+
+    def requeue(self, request: Request, decoded: int, steps: int) -> None:
+        super().requeue(request, decoded, steps)
+        self.give_places()
+
+
+class PrefillReplica(Replica):
+    """A replica that computes prompts, and holds their KV cache until it has travelled."""
+
+    admission_class = PrefillAdmission
+    admission: PrefillAdmission
+
+    def release(self, prompt: Request) -> None:
+        """Free the KV cache of a prompt that is held, unless the replica has failed since."""
+        if self.up:
+            self.executor.complete_silent()
+            self.admission.release(prompt)
+            self.on_submit()
+
+    def withdraw(self, prompt: Request) -> None:
+        """Drop a prompt whose request has ended elsewhere: immediately, or after the next step.
+
+        A step of this replica may be the caller, so the room is freed as an event of this instant.
+        """
+        if prompt.ended:
+            call_after(self.env, 0.0, lambda _: self.release(prompt))
+        else:
+            prompt.cancelled = True
+            self.admission.withdrawn.add(prompt.id)
+            call_after(self.env, 0.0, lambda _: self.cancel(prompt))
+
+
+class DecodeReplica(Replica):
+    """A replica that decodes sequences whose prompts another replica has computed."""
+
+    admission_class = DecodeAdmission
+    admission: DecodeAdmission
+
+    def receive(self, request: Request, answered: Seconds) -> None:
+        """Accept a request whose prompt has come, unless it has ended since.
+
+        answered: when its first token was ready [s].
+        """
+        if not request.ended:
+            self.executor.complete_silent()
+            self.admission.receive(request, answered)
+            self.on_submit()
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request whose prompt will not come, and admit others."""
+        self.executor.complete_silent()
+        self.admission.withdraw(request)
+        self.on_submit()
+
+    def cancel(self, request: Request) -> None:
+        """Cancel a request at its deadline. Without a place it ends immediately."""
+        if request.ended:
+            return
+        self.executor.complete_silent()
+        if not self.admission.has_no_place(request):
+            super().cancel(request)
+            return
+        request.cancelled = True
+        self.admission.free_room(request)
+        self.admission.leave(request, self.env.now)
+        self.on_submit()

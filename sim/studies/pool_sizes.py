@@ -1,0 +1,112 @@
+"""The sizes of both pools with the highest goodput of a number of chips.
+
+    copies: {search: capacity, chips: 64}   # in a scenario
+    best_sizes(scenario, "pd", search_capacity)
+
+Bounds (`studies.pool_bound`) decide which sizes are simulated, as with plans in `studies.design`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
+from sim.scenario.layout import deploy_members
+from sim.scenario.pools import POOLS, PoolCopies, Pools
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario
+from sim.studies.capacity import SEARCH_FROM, Guess, SystemCapacity, load_to_beat
+from sim.studies.pool_bound import pools_point
+
+SIMULATED = 5  # sizes, those of the highest bounds
+NEAR_BOUND = 0.75  # sizes below this share of the highest bound are not simulated
+
+CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
+
+
+def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:
+    """Return the systems of pools whose sizes are searched for, among those named; None: all."""
+    return [
+        name
+        for name, system in scenario.systems.items()
+        if isinstance(system, Pools) and system.copies.search and (names is None or name in names)
+    ]
+
+
+def ranked_sizes(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]]:
+    """Return the bound of the goodput for each size of the prefill pool, the highest first.
+
+    The decode pool has the chips that are left. Of equal bounds, fewer chips are first.
+    Raises: PlanError if the chips hold no copy of each system, or no load meets the SLO.
+    """
+    system = scenario.systems[name]
+    assert isinstance(system, Pools)
+    members, chips = deploy_members(scenario, name), system.copies.chips
+    assert chips
+    (first, prefill), (second, decode) = members.items()
+    sizes = []
+    for copies in range(1, MOST_REPLICAS):
+        left = (chips - copies * prefill.chips) // decode.chips
+        if left < 1:
+            break
+        sizes.append(PoolCopies(prefill=copies, decode=min(left, MOST_REPLICAS)))
+    if not sizes:
+        needed = prefill.chips + decode.chips
+        reason = f"got {chips}; expected at least {needed}, for a copy of each; try {needed}"
+        raise PlanError(f"{scenario.where(name, 'copies', 'chips')}: {reason}")
+    bounds = []
+    for size in sizes:
+        sized = {
+            first: replace(prefill, copies=size.prefill),
+            second: replace(decode, copies=size.decode),
+        }
+        if point := pools_point(scenario, sized):
+            bounds.append((point.load, used_chips(sized), size))
+    if not bounds:
+        raise PlanError(
+            f"{scenario.where(name, 'copies', 'search')}: got capacity, and a mean request misses "
+            "the slo in every pool; expected limits that are met; try a looser slo"
+        )
+    bounds.sort(key=lambda bound: (-bound[0], bound[1]))
+    return [(load, size) for load, _, size in bounds]
+
+
+def used_chips(members: Mapping[str, Member]) -> int:
+    """Return the chips of all members."""
+    return sum(member.chips for member in members.values())
+
+
+def with_sizes(scenario: Scenario, name: str, copies: PoolCopies) -> Scenario:
+    """Return the scenario with one system only, whose pools have these sizes.
+
+    The systems of its pools are in place.
+    """
+    system = scenario.systems[name]
+    assert isinstance(system, Pools)
+    prefill, decode = (scenario.plain(f"{name}.{pool}") for pool in POOLS)
+    sized = {"prefill": prefill, "decode": decode, "copies": copies}
+    return scenario.model_copy(update={"systems": {name: system.model_copy(update=sized)}})
+
+
+def best_sizes(
+    scenario: Scenario, name: str, search_capacity: CapacitySearch
+) -> tuple[PoolCopies, PlanSearch]:
+    """Return the sizes of both pools with the highest goodput, and how they were found.
+
+    Raises: PlanError if none of them meets the SLO.
+    """
+    ranked = ranked_sizes(scenario, name)
+    near = [pair for pair in ranked if pair[0] >= NEAR_BOUND * ranked[0][0]][:SIMULATED]
+    best: tuple[float, PoolCopies] | None = None
+    least, reason = 0.0, ""
+    for bound, copies in near:
+        guess = Guess(least or SEARCH_FROM * bound, least)
+        result = search_capacity(with_sizes(scenario, name, copies), guess)
+        if result.best:
+            best, least = (result.best.goodput, copies), load_to_beat(result.best)
+        reason = reason or result.reason
+    if best is None:
+        raise PlanError(
+            f"{scenario.where(name, 'copies', 'search')}: got capacity, and the slo is met by none "
+            f"of {len(near)} sizes: {reason}; expected limits that are met; try a looser slo"
+        )
+    return best[1], PlanSearch(len(ranked), len(near), best[0])
