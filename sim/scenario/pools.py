@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from sim.inputs.values import Value
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
@@ -101,7 +102,7 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
     return "", ""
 
 
-AnySystem = System | Fleet | Pools
+AnySystem = System | Fleet | Pools | AttentionFfn
 
 
 def key_path(systems: Mapping[str, AnySystem], name: str) -> tuple[str, ...]:

@@ -249,7 +249,8 @@ class Planned:
         return PlannedSystem(
             identity=plain_identity(self.scenario, name, deployment),
             fits=fit.fits,
-            weights_only_chips=weights_only_chips(deployment.layout),
+            weights_only_chips=weights_only_chips(deployment.layout)
+            + (weights_only_chips(deployment.ffn.layout) if deployment.ffn else 0),
             minimum_chips=minimum[0] if minimum else None,
             bytes_per_chip=ChipMemory(
                 weights=fit.weights,
@@ -294,7 +295,8 @@ def plan(scenario: Scenario) -> Planned:
         scenario.require_few(name, deployments)
     unloaded = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {
-        name: minimum_chips(d.bare, scenario.request_tokens) for name, d in deployments.items()
+        name: None if d.ffn else minimum_chips(d.bare, scenario.request_tokens)
+        for name, d in deployments.items()
     }
     return Planned(scenario, deployments, unloaded, minimum)
 
