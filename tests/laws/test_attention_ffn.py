@@ -32,6 +32,7 @@ from sim.workload.requests import RequestBatch
 
 NOTHING = LayerTransfer(bandwidth=1e40)
 SLOW = LayerTransfer(bandwidth=1e8, latency=2e-6, copies="rank", back="fp16", out="fp8")
+FAST = LayerTransfer(bandwidth=1e12, latency=5e-5)
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
 WINDOWS = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
 MODELS = {"dense": {}, "experts": EXPERTS, "windows": WINDOWS}
@@ -143,15 +144,25 @@ def test_rows_add_up_to_the_step_and_growth_holds(pools, changes):
         assert costs.line(later)[0] == pytest.approx(time + (steps - 1) * growth, rel=1e-9)
 
 
-def test_a_crossing_ends_what_holds(pools):
-    """Attention grows past the FFN pool: the line then is another one."""
-    costs = pools(micro_batches=4, transfer=NOTHING, attention=1).costs
-    work = decodes_at(16, 1.0, None)
-    time, growth, holds = costs.line(work)
-    assert 1 < holds < 10_000
-    before, after = (replace(work, context=work.context + 16.0 * n) for n in (holds - 1, 4 * holds))
-    assert costs.line(before)[0] == pytest.approx(time + (holds - 1) * growth, rel=1e-9)
-    assert costs.line(after)[0] > time + 4 * holds * growth * (1 + 1e-6)
+@pytest.mark.parametrize(
+    ("micro_batches", "binds"),
+    [(2, ["ffn", "latency", "latency", "attention"]), (3, ["ffn", "attention"])],
+)
+def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, binds):
+    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention."""
+    costs = pools(micro_batches=micro_batches, transfer=FAST, attention=1, ffn=1).costs
+    start, found, passed = decodes_at(16, 1.0, None), [], 0
+    while passed < 10_000:
+        work = replace(start, context=start.context + 16 * passed)
+        time, growth, holds = costs.line(work)
+        found.append(costs.step_layers(work).popitem()[1][1].binds)
+        for steps in (holds // 2, holds - 1):
+            later = replace(work, context=work.context + 16 * min(steps, 10_000))
+            assert costs.line(later)[0] == pytest.approx(
+                time + min(steps, 10_000) * growth, rel=1e-9
+            )
+        passed += holds
+    assert found == binds
 
 
 def test_leaps_are_steps(pools):
@@ -268,7 +279,9 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     )
     between = 5e-9 * (inside + costs.sent(tally))
     assert joules["links"] * tokens == pytest.approx(between, rel=1e-9)
-    assert costs.sent(tally) > 0
+    # 50 tokens of each request, in each of 4 layers: 64 numbers, copies of 1 B and of 2 B
+    copies = 4 * (1 - math.comb(6, 2) / math.comb(8, 2))
+    assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
     capex = purchase(scenario, "afd")
     assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
 
