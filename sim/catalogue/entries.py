@@ -25,7 +25,7 @@ from sim.inputs.overrides import ABOUT, base_name, overridden
 from sim.inputs.suggestions import unknown_name
 from sim.inputs.values import Entry, Sourced, Value
 from sim.model.class_defaults import class_defaults
-from sim.model.config_keys import SPELLINGS
+from sim.model.spellings import SPELLINGS
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors

@@ -92,6 +92,7 @@ class Attention(Stateless):
     """How a layer attends: what a token adds to the KV cache, and the FLOPs for each position.
 
     sparse: it attends to `window` positions that an indexer chooses, and keeps all of them.
+    value_size: width of a value; None: that of a key.
     """
 
     heads: int
@@ -101,6 +102,7 @@ class Attention(Stateless):
     shared: bool = False  # V equals K and is stored once
     latent: Latent | None = None
     sparse: bool = False
+    value_size: int | None = None
 
     # Words of an explanation.
     name, cache = "attention", "KV cache"
@@ -123,7 +125,13 @@ class Attention(Stateless):
         """
         if self.latent:
             return self.latent.rank + self.latent.rope
-        return (1 if self.shared else 2) * math.ceil(self.kv_heads / tensor) * self.head_size
+        width = self.head_size if self.shared else self._key_and_value
+        return math.ceil(self.kv_heads / tensor) * width
+
+    @property
+    def _key_and_value(self) -> int:
+        """The numbers of a key and a value of one head."""
+        return self.head_size + (self.value_size or self.head_size)
 
     def flops(self, tensor: int = 1, decode: bool = True) -> float:
         """Return the FLOPs for each position that a new token attends to, on the fullest chip.
@@ -133,7 +141,7 @@ class Attention(Stateless):
         """
         heads = math.ceil(self.heads / tensor)
         if self.latent is None:
-            return 4.0 * heads * self.head_size
+            return 2.0 * heads * self._key_and_value
         latent = self.latent
         absorbed, unpacked = 2 * latent.rank + latent.rope, latent.nope + latent.rope + latent.value
         return 2.0 * heads * (absorbed if decode or self.sparse else unpacked)

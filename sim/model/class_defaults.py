@@ -21,7 +21,12 @@ def _tables() -> dict[str, JsonObject]:
     tables: dict[str, JsonObject] = dict(content["classes"])
     for model_type, table in content["elsewhere"].items():
         tables[model_type] = table["keys"]
-    return tables
+    return {
+        model_type: {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
+        for model_type, table in tables.items()
+    }
 
 
 def class_defaults(model_type: str) -> JsonObject:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
@@ -16,8 +17,9 @@ from sim.inputs.document import read_document
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.values import Text
+from sim.model.block_configs import LayerChoice, layer_choices
 from sim.model.class_defaults import class_defaults
-from sim.model.config_keys import DTYPES, SPELLINGS, ConfigKeys, spelled_keys, unnested
+from sim.model.config_keys import DTYPES, ConfigKeys
 from sim.model.families import FAMILIES, Family
 from sim.model.layer_kinds import (
     ATTENTION_TYPES,
@@ -29,6 +31,7 @@ from sim.model.layer_kinds import (
     spelled_layer_types,
 )
 from sim.model.quantization import Quantization, read_quantization
+from sim.model.spellings import SPELLINGS, spelled_keys, unnested
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
 # Keys of families with a recurrence. In other families they are refused.
@@ -62,6 +65,15 @@ HEADLESS = re.compile(
 )
 
 
+class HeadSizes(NamedTuple):
+    """The heads of an attention layer: query heads, KV heads, width of a key, and of a value."""
+
+    heads: int
+    kv_heads: int
+    key: int
+    value: int
+
+
 class ModelConfig(ConfigKeys):
     """A config.json, checked, and the meaning of its keys for each layer."""
 
@@ -88,9 +100,11 @@ class ModelConfig(ConfigKeys):
         recurrent = known.recurrence is not None
         refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
         refused |= {} if known.sparse else {"index_topk": "sparse attention"}
+        defaults = class_defaults(str(family))
         for key, what in refused.items():
-            if flat.get(key):
-                raise error_at_key((key,), f"'{key}': {what} is not covered")
+            if flat.get(key, defaults.get(key)):
+                absent = "" if key in flat else f", {defaults[key]} by default"
+                raise error_at_key((key,), f"'{key}'{absent}: {what} is not covered")
         flat = cls.spelled(flat)
         _refuse_layers(flat)
         if flat.get("quantization_config") is None:
@@ -124,7 +138,10 @@ class ModelConfig(ConfigKeys):
                 f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             )
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
-        for key in ("layer_types", "mlp_layer_types", "indexer_types"):
+        if self.family.chosen and not self.block_configs:
+            raise ValueError("'block_configs' is missing: attention and MLP of each layer")
+        _ = self.layer_choices  # raises if one is not covered
+        for key in ("layer_types", "mlp_layer_types", "indexer_types", "block_configs"):
             kinds = getattr(self, key)
             if kinds and len(kinds) != self.num_hidden_layers:
                 count = self.num_hidden_layers
@@ -140,7 +157,10 @@ class ModelConfig(ConfigKeys):
         if self.kv_lora_rank and not latent:
             raise ValueError("kv_lora_rank needs qk_rope_head_dim, qk_nope_head_dim and v_head_dim")
         if not (
-            self.intermediate_size or self.moe_intermediate_size or self.model_type == "falcon"
+            self.intermediate_size
+            or self.moe_intermediate_size
+            or self.family.chosen
+            or self.model_type == "falcon"
         ):
             raise ValueError("'intermediate_size' is missing")
         _ = self.quantization  # raises if it is not covered
@@ -186,6 +206,20 @@ class ModelConfig(ConfigKeys):
             return 1
         return self.num_key_value_heads or self.num_attention_heads
 
+    def head_sizes(self, layer: int) -> HeadSizes:
+        """Return the heads of a layer, which may depend on whether it has a window."""
+        whole, heads, kv = self.windowed(layer) is None, self.num_attention_heads, self.kv_heads
+        kv = self.layer_choices[layer].kv_heads or kv if self.layer_choices else kv
+        size = self.head_dim or self.hidden_size // heads
+        value = self.v_head_dim
+        if whole:
+            kv, size = self.num_global_key_value_heads or kv, self.global_head_dim or size
+        else:
+            heads = self.swa_num_attention_heads or heads
+            kv = self.swa_num_key_value_heads or kv * self.family.sliding_kv
+            size, value = self.swa_head_dim or size, self.swa_v_head_dim or value
+        return HeadSizes(heads, kv, size, value or size)
+
     @property
     def precision(self) -> str:
         """The precision of the config, as a short word; bf16 if it has none."""
@@ -195,6 +229,12 @@ class ModelConfig(ConfigKeys):
     def quantization(self) -> Quantization:
         """The number formats of the checkpoint."""
         return read_quantization(self.quantization_config, self.precision)
+
+    @cached_property
+    def layer_choices(self) -> tuple[LayerChoice, ...]:
+        """What each layer has, if `block_configs` lists them; empty without."""
+        entries = self.block_configs if self.family.chosen else None
+        return layer_choices(entries or (), self.num_attention_heads, self.hidden_size)
 
     def windowed(self, layer: int) -> int | None:
         """Return the window of a layer; None if it attends to all positions."""
@@ -222,6 +262,8 @@ class ModelConfig(ConfigKeys):
                 return (layer + 1) % pattern != 0
             case "pattern, not last":
                 return (layer + 1) % self.family.pattern != 0 and not last
+            case "pattern, not first":
+                return (layer + 1) % self.family.pattern != 0 and layer > 0
             case "late":
                 return layer >= self.max_window_layers
             case "without rotary":
@@ -289,9 +331,6 @@ def _with_layer_kinds(flat: JsonObject) -> JsonObject:
 
 def _refuse_layers(flat: JsonObject) -> None:
     """Raise the error of layers that are not covered."""
-    if flat.get("model_type") == "granitemoehybrid" and "shared_intermediate_size" not in flat:
-        reason = "'shared_intermediate_size' is missing: the width of the MLP of each layer"
-        raise error_at_key(("shared_intermediate_size",), reason)
     last, end = flat.get("num_hidden_layers"), flat.get("moe_layer_end_index")
     if end not in (None, -1) and isinstance(last, int) and end != last - 1:
         reason = f"got {end}; covered is the last layer, {last - 1}"

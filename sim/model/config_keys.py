@@ -1,83 +1,19 @@
-"""The keys of a Hugging Face `config.json`, with their other names.
+"""The keys of a Hugging Face `config.json`, by their Hugging Face names."""
 
-Keys keep their Hugging Face names.
-
->>> spelled_keys({"model_type": "falcon", "num_kv_heads": 8})
-{'model_type': 'falcon', 'num_key_value_heads': 8}
-"""
-
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.values import Entry
 from sim.units import Count
 
-# Other names of the same number, in some families.
-SPELLINGS = {
-    "num_key_value_heads": ("num_kv_heads",),
-    "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": (
-        "num_experts_per_token",
-        "experts_per_token",
-        "top_k_experts",
-        "moe_k",
-        "moe_topk",
-    ),
-    "n_shared_experts": ("moe_num_shared_experts", "num_shared_experts"),
-    "n_group": ("num_expert_group",),
-    "shared_expert_intermediate_size": ("moe_shared_expert_intermediate_size",),
-    "first_k_dense_replace": ("moe_layer_start_index",),
-    "decoder_sparse_step": ("moe_layer_interval",),
-    "intermediate_size": ("ffn_dim",),
-    "hidden_act": ("hidden_activation",),
-    "torch_dtype": ("dtype",),
-    "max_position_embeddings": ("model_max_length",),
-    "use_bias": ("bias", "enable_bias"),
-    "conv_kernel": ("linear_conv_kernel_dim", "mamba_d_conv"),
-    "mamba_num_heads": ("mamba_n_heads",),
-    "mamba_head_dim": ("mamba_d_head",),
-    "ssm_state_size": ("mamba_d_state",),
-    "mamba_n_groups": ("n_groups",),
-    "mamba_expand": ("expand",),
-    "mamba_chunk_size": ("chunk_size",),
-    "mamba_ssm_dtype": ("mamba_ssm_cache_dtype",),
-    "quantization_config": ("compression_config", "quantization"),
-}
-# Wrappers of a language model with vision or audio, and the language model's own type.
-TEXT_TYPES = {
-    "gemma3": "gemma3_text",
-    "gemma4": "gemma4_text",
-    "llama4": "llama4_text",
-    "mistral3": "mistral",
-    "qwen2_5_vl": "qwen2_5_vl_text",
-    "qwen2_vl": "qwen2_vl_text",
-    "qwen3_5": "qwen3_5_text",
-    "qwen3_5_moe": "qwen3_5_moe_text",
-    "qwen3_vl": "qwen3_vl_text",
-    "qwen3_vl_moe": "qwen3_vl_moe_text",
-}
-# Keys that Hunyuan writes as a list with a number for each layer; equal ones are covered.
-EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
-# Keys outside text_config that describe the language model too.
-OUTER_KEYS = (
-    "id",
-    "aliases",
-    "architectures",
-    "torch_dtype",
-    "dtype",
-    "tie_word_embeddings",
-    *("quantization_config", "compression_config", "quantization"),
-)
 WindowLetters = Annotated[str, Field(pattern="^[LG]+$")]
 LayerLetters = Annotated[str, Field(pattern="^[ME*-]+$")]
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
 
 
-class ConfigKeys(Entry):
-    """The keys of a config.json, under one name each."""
+class DecoderKeys(Entry):
+    """The keys that most decoders have."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -122,7 +58,12 @@ class ConfigKeys(Entry):
         default=None,
         description="How the checkpoint's weights are quantized; default: not quantized.",
     )
-    # Windows of attention, by layer.
+
+
+class MixerKeys(DecoderKeys):
+    """The keys that say how each layer sees earlier tokens."""
+
+    # Windows of attention.
     sliding_window: Count | None = Field(
         default=None, description="Window of layers with sliding attention [token]; default: none."
     )
@@ -168,9 +109,27 @@ class ConfigKeys(Entry):
         description="KV heads of layers that attend to all positions; default: those of the other "
         "layers.",
     )
+    swa_num_attention_heads: Count | None = Field(
+        default=None,
+        description="Query heads of layers with a window; default: those of the other layers.",
+    )
+    swa_num_key_value_heads: Count | None = Field(
+        default=None,
+        description="KV heads of layers with a window; default: by the other layers.",
+    )
+    swa_head_dim: Count | None = Field(
+        default=None, description="Width of a key in layers with a window; default: `head_dim`."
+    )
+    swa_v_head_dim: Count | None = Field(
+        default=None, description="Width of a value in layers with a window; default: `v_head_dim`."
+    )
     attention_k_eq_v: bool = Field(
         default=False,
         description="Whether keys also serve as values in layers that attend to all positions.",
+    )
+    share_q_dim: Count | None = Field(
+        default=None,
+        description="Width of the low-rank query that all heads share, in Step-3; default: none.",
     )
     # Latent attention.
     q_lora_rank: Count | None = Field(
@@ -189,7 +148,8 @@ class ConfigKeys(Entry):
         default=None, description="Width of the other part of a key in latent attention."
     )
     v_head_dim: Count | None = Field(
-        default=None, description="Width of a value in latent attention."
+        default=None,
+        description="Width of a value in latent attention, and in MiMo-V2; default: that of a key.",
     )
     index_topk: Count | None = Field(
         default=None,
@@ -254,6 +214,11 @@ class ConfigKeys(Entry):
     mamba_ssm_dtype: str = Field(
         default="float32", description="Number format of the states, such as `float32`."
     )
+
+
+class ConfigKeys(MixerKeys):
+    """The keys of a config.json, under one name each."""
+
     # Mixture of experts.
     num_local_experts: int | None = Field(
         default=None, description="Routed experts of a layer; default: no experts."
@@ -304,7 +269,7 @@ class ConfigKeys(Entry):
     )
     moe_layers: tuple[int, ...] | None = Field(
         default=None,
-        description="Layers with experts, in Llama 4; default: by `interleave_moe_layer_step`.",
+        description="Layers with experts, in Llama 4 and Step-3; default: by the keys above.",
     )
     mlp_layer_types: tuple[Literal["dense", "sparse"], ...] | None = Field(
         default=None, description="Whether each layer has experts; default: by the keys above."
@@ -316,6 +281,9 @@ class ConfigKeys(Entry):
         default=False,
         description="Whether layers with experts have a dense MLP as well, in Gemma 4.",
     )
+    block_configs: tuple[dict[str, object], ...] | None = Field(
+        default=None, description="Attention and MLP of each layer, in Nemotron-NAS."
+    )
     # Falcon.
     multi_query: bool = Field(
         default=False, description="Whether all query heads share one KV head, in Falcon."
@@ -324,33 +292,3 @@ class ConfigKeys(Entry):
         default=False,
         description="Whether Falcon's KV heads are those of the config, despite `multi_query`.",
     )
-
-
-def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
-    """Return the config with text_config unnested and each number under its field's name.
-
-    The first spelling that is not null counts.
-    """
-    flat = unnested(data)
-    for key, spellings in SPELLINGS.items():
-        present = [flat.pop(name) for name in (key, *spellings) if name in flat]
-        if present:
-            flat[key] = next((value for value in present if value is not None), None)
-    for key in EXPERT_LISTS:
-        value = flat.get(key)
-        if isinstance(value, list | tuple) and len(set(value)) == 1:
-            flat[key] = value[0]
-    return flat
-
-
-def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
-    """Return the config of the text model alone, without vision and audio models."""
-    inner = config.get("text_config")
-    flat = dict(config)
-    outer_type = config.get("model_type")
-    if isinstance(inner, Mapping):
-        flat = {**{key: config[key] for key in OUTER_KEYS if key in config}, **inner}
-        flat.setdefault("model_type", outer_type)
-    if isinstance(model_type := flat.get("model_type"), str) and model_type in TEXT_TYPES:
-        flat["model_type"] = TEXT_TYPES[model_type]
-    return flat

@@ -5,7 +5,9 @@ from typing import Literal, NamedTuple
 # Layers with a window, if the config has one and no layer_types.
 # all: every layer. pattern: all but each so-manieth. late: from `max_window_layers` on.
 # without rotary: each so-manieth, which has no rotary embedding.
-WindowLayers = Literal["all", "pattern", "pattern, not last", "late", "without rotary"]
+WindowLayers = Literal[
+    "all", "pattern", "pattern, not last", "pattern, not first", "late", "without rotary"
+]
 
 
 # Kinds of layers in place of attention. Papers: arXiv 2412.06464 (gated delta), 2510.26692 (Kimi
@@ -28,6 +30,8 @@ class Family(NamedTuple):
     pattern: int = 0  # of `windows`, if the config has no sliding_window_pattern
     recurrence: RecurrenceKind | None = None  # of some layers; None: all have attention
     gated_query: bool = False  # a gate for the result of each query head
+    sliding_kv: int = 1  # KV heads of layers with a window, for each of other layers
+    chosen: bool = False  # block_configs say what each layer has
     sparse: bool = False  # latent attention to positions that an indexer chooses
 
 
@@ -35,6 +39,7 @@ FAMILIES = {
     "arcee": Family(gated=False),
     "cohere": Family(norms=1),
     "cohere2": Family(norms=1, windows="pattern", pattern=4),
+    "deci": Family(chosen=True),
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
@@ -67,12 +72,14 @@ FAMILIES = {
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
     "mimo": Family(qkv_bias=True, windows="late"),
+    "mimo_v2_flash": Family(windows="pattern, not first", pattern=6, sliding_kv=2),
     "minimax_m2": Family(whole_qk_norm=True),
     "ministral": Family(),
     "ministral3": Family(),
     "mistral": Family(),
     "mixtral": Family(),
     "nemotron": Family(gated=False),
+    "nemotron-nas": Family(chosen=True),
     "nemotron_h": Family(gated=False, recurrence="mamba2"),
     "olmo": Family(norms=0),
     "olmo2": Family(whole_qk_norm=True),
@@ -97,4 +104,5 @@ FAMILIES = {
     "smollm3": Family(windows="without rotary", pattern=4),
     "stablelm": Family(),
     "starcoder2": Family(gated=False, norm_biases=True),
+    "step3_text": Family(),
 }

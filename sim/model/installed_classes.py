@@ -11,10 +11,17 @@ import yaml
 
 from sim.inputs.key_paths import JsonObject
 from sim.model.class_defaults import DEFAULTS_FILE
-from sim.model.config_keys import ConfigKeys, spelled_keys
+from sim.model.config import NOT_COVERED
+from sim.model.config_keys import ConfigKeys
 from sim.model.families import FAMILIES
+from sim.model.spellings import TEXT_TYPES, spelled_keys
 
 NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"}
+# Defaults that a class sets in its code, and not in its signature.
+IN_CODE: dict[str, JsonObject] = {
+    "gemma4_text": {"global_head_dim": 512},
+    "mimo_v2_flash": {"first_k_dense_replace": 1},
+}
 
 
 def installed_class(model_type: str) -> Any:
@@ -32,13 +39,24 @@ def installed_defaults(model_type: str) -> JsonObject:
 
     Raises: KeyError if transformers has no class for it.
     """
-    parameters = inspect.signature(installed_class(model_type).__init__).parameters.values()
-    values: JsonObject = {p.name: p.default for p in parameters if p.default is not p.empty}
-    # The base class ties tables where a class has no such parameter.
-    values.setdefault("tie_word_embeddings", True)
-    known = spelled_keys(values).items()
+    values = _signature(model_type)
+    wrappers = [name for name, text in TEXT_TYPES.items() if text == model_type]
+    if wrappers and model_type.endswith("_text"):
+        # The head belongs to the wrapper, which says whether the tables are tied.
+        values["tie_word_embeddings"] = _signature(wrappers[0])["tie_word_embeddings"]
+    known = (spelled_keys(values) | IN_CODE.get(model_type, {})).items()
     sizes = ConfigKeys.model_fields.keys() - NOT_SIZES
-    return {key: value for key, value in known if key in sizes and value is not None}
+    return {
+        key: value
+        for key, value in known
+        if (key in sizes and value is not None) or (key in NOT_COVERED and value)
+    }
+
+
+def _signature(model_type: str) -> JsonObject:
+    """Return the defaults of a class by the names of its parameters."""
+    parameters = inspect.signature(installed_class(model_type).__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def written_defaults() -> str:

@@ -12,6 +12,7 @@ class Modules(NamedTuple):
 
     layers: str = "model.layers"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    expand: str = "self_attn.wq"  # the second matrix of a query that is factorized
     output: str = "self_attn.o_proj"
     recurrent: str = "mamba"  # holds the matrices of a recurrence
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
@@ -142,6 +143,12 @@ MODULES = {
     "qwen3_5_text": _LINEAR_QWEN,
     "qwen3_next": _LINEAR_QWEN,
     "starcoder2": Modules(up=("mlp.c_fc",), down="mlp.c_proj"),
+    "step3_text": Modules(
+        experts_up=("moe.gate_proj", "moe.up_proj"),
+        experts_down="moe.down_proj",
+        shared_up=("share_expert.gate_proj", "share_expert.up_proj"),
+        shared_down="share_expert.down_proj",
+    ),
 }
 _STANDARD = Modules()
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -90,6 +91,8 @@ class Model(ModelConfig):
 
         In Nemotron-H a layer has one of them.
         """
+        if self.layer_choices:
+            return self._chosen_layer(number)
         kind = self.layer_types[number] if self.layer_types else ""
         if kind in MLP_TYPES:
             return (self._feed_forward(number),)
@@ -99,6 +102,23 @@ class Model(ModelConfig):
             mixers = parallel_mixers(attention, self._recurrent(number), self._norm)
         alone = set(MLP_TYPES) & set(self.layer_types or ())
         return (mixers,) if alone else (mixers, self._feed_forward(number))
+
+    def _chosen_layer(self, number: int) -> tuple[Block, ...]:
+        """Return the blocks of a layer of Nemotron-NAS, where parts are left out or one matrix."""
+        choice, hidden = self.layer_choices[number], (Dim(self.hidden_size),)
+        columns, blocks = (Dim(self.hidden_size, split=True),), []
+        if choice.kv_heads:
+            blocks.append(self._attention(number))
+        elif choice.attention_matrix:
+            name = self._modules.in_layer(number, "self_attn.linear_attn")
+            matrix = self._matrix("attention", hidden, columns, name)
+            blocks.append(Block("attention", (matrix,), self._norm))
+        if choice.width:
+            blocks.append(Block("mlp", self._mlp("mlp", choice.width, number), self._norm))
+        elif choice.mlp_matrix:
+            name = self._modules.in_layer(number, "mlp.linear_mlp")
+            blocks.append(Block("mlp", (self._matrix("mlp", hidden, columns, name),), self._norm))
+        return tuple(blocks)
 
     def _attention(self, layer: int) -> Block:
         """Return the attention block of a layer."""
@@ -126,31 +146,38 @@ class Model(ModelConfig):
 
     def _grouped_attention(self, layer: int) -> Block:
         """Return a block of multi-head, grouped-query or multi-query attention."""
-        d, heads = self.hidden_size, self.num_attention_heads
-        hidden = Dim(d)
+        d, hidden, sizes = self.hidden_size, Dim(self.hidden_size), self.head_sizes(layer)
+        heads, kv, size, value = sizes
         window = self.windowed(layer)
-        whole = window is None
-        size = (self.global_head_dim if whole else None) or self.head_dim or d // heads
-        kv = (self.num_global_key_value_heads if whole else None) or self.kv_heads
-        shared = self.attention_k_eq_v and whole
-        query, key = Dim(heads, size, split=True), Dim(kv, size, split=True)
-        gated = Dim(heads, 2 * size if self.family.gated_query else size, split=True)
+        shared = self.attention_k_eq_v and window is None
+        query, output = Dim(heads, size, split=True), Dim(heads, value, split=True)
+        keys, values = Dim(kv, size, split=True), Dim(kv, value, split=True)
+        gated = Dim(heads, 2 * size, split=True) if self.family.gated_query else query
         biases = self.attention_bias or self.use_bias
         vectors = (
             self.family.norms // 2 * self._norm
-            + ((heads + 2 * kv) * size if biases or self.family.qkv_bias else 0)
+            + (heads * size + kv * (size + value) if biases or self.family.qkv_bias else 0)
             + (d if biases else 0)
             + (2 * size if self.family.qk_norm else 0)
             + ((heads + kv) * size if self.family.whole_qk_norm else 0)
         )
-        columns, modules = (gated, key) if shared else (gated, key, key), self._modules
+        columns, modules = (gated, keys) if shared else (gated, keys, values), self._modules
+        expansion: tuple[Matrix, ...] = ()
+        if self.share_q_dim:  # multi-matrix factorization attention, arXiv 2412.19255
+            low, name = Dim(self.share_q_dim), modules.in_layer(layer, modules.expand)
+            expansion = (self._matrix("attention", (low,), (gated,), name),)
+            columns, vectors = (low, *columns[1:]), vectors + self.share_q_dim
         names = modules.in_layer(layer, *modules.qkv[: len(columns)])
-        output = modules.in_layer(layer, modules.output)
+        last = modules.in_layer(layer, modules.output)
         matrices = (
             self._matrix("attention", (hidden,), columns, names),
-            self._matrix("attention", (query,), (hidden,), output),
+            *expansion,
+            self._matrix("attention", (output,), (hidden,), last),
         )
-        return Block("attention", matrices, vectors, (Attention(heads, kv, size, window, shared),))
+        mixer = Attention(heads, kv, size, window, shared)
+        if value != size:
+            mixer = replace(mixer, value_size=value)
+        return Block("attention", matrices, vectors, (mixer,))
 
     def _mlp(self, part: Part, size: int, layer: int) -> tuple[Matrix, ...]:
         """Return the matrices of an MLP: gate and up as one (or up without a gate), then down."""
@@ -261,6 +288,11 @@ class Model(ModelConfig):
                 f"{self.id} has windows of {sorted(windows)} positions; one is covered"
             )
         return next(iter(windows), None)
+
+    @property
+    def fewest_kv_heads(self) -> int:
+        """The KV heads of the layer with fewest; 0 if no layer has them."""
+        return min((m.kv_heads for m in self._mixers if isinstance(m, Attention)), default=0)
 
     def kv_per_token(self) -> int:
         """Return the numbers that a token adds to the KV cache before any window is full."""

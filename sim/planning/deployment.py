@@ -136,7 +136,7 @@ class Deployment:
         lines = []
         for parts, what in (
             (model.num_attention_heads, "attention heads"),
-            (model.kv_heads, "KV heads"),
+            (model.fewest_kv_heads, "KV heads"),
             (
                 model.linear_num_value_heads or model.mamba_num_heads or 0,
                 "heads of linear attention" if model.linear_num_value_heads else "heads of Mamba",

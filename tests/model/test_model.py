@@ -429,6 +429,43 @@ def test_windows_of_shipped_models_alternate_as_published(name, windows):
     assert [shape(model, i).window for i in range(model.num_hidden_layers)] == windows
 
 
+def test_layers_of_nemotron_nas_differ():
+    """Attention with a KV head for 2 or 4 query heads, one matrix in its place, or none."""
+
+    def entry(attention: dict, ffn: dict) -> dict:
+        return {"attention": attention, "ffn": ffn}
+
+    linear, none = {"replace_with_linear": True}, {"no_op": True}
+    model = tiny(
+        model_type="nemotron-nas",
+        hidden_size=512,
+        num_attention_heads=4,
+        num_key_value_heads=None,
+        num_hidden_layers=4,
+        block_configs=(
+            entry({"n_heads_in_group": 2}, {"ffn_mult": 2.0}),  # 2 x 2 x 512/3, up to 768
+            entry({"n_heads_in_group": 4}, linear),
+            entry(linear, none),
+            entry(none, {"ffn_mult": 0.5}),  # up to 256
+        ),
+    )
+    assert model.kv_per_token() == 2 * 128 * (2 + 1)
+    square, norm = 512 * 512, 512
+    layers = (
+        2 * square + 512 * 2 * 256 + 3 * 512 * 768 + 2 * norm,
+        2 * square + 512 * 2 * 128 + square + 2 * norm,
+        square + norm,
+        3 * 512 * 256 + norm,
+    )
+    assert sum(block.parameters() for block in model.blocks[1:-1]) == sum(layers)
+    with pytest.raises(ValidationError, match=r"block_configs.0.ffn.sparsify: got 'half'"):
+        tiny(
+            model_type="nemotron-nas",
+            num_hidden_layers=1,
+            block_configs=(entry(none, {"ffn_mult": 1.0, "sparsify": "half"}),),
+        )
+
+
 def test_global_layers_may_have_heads_of_their_own():
     """As Gemma 4: other heads in the layers that see all, whose V is their K."""
     model = tiny(
@@ -439,6 +476,7 @@ def test_global_layers_may_have_heads_of_their_own():
         global_head_dim=4,
         num_global_key_value_heads=1,
         attention_k_eq_v=True,
+        hidden_size_per_layer_input=0,
     )
     assert (shape(model, 0).kv_width(), shape(model, 2).kv_width()) == (2 * 2 * 2, 1 * 4)
 

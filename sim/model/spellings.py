@@ -1,0 +1,121 @@
+"""Other names of the keys of a `config.json`, and the config inside a wrapper.
+
+>>> spelled_keys({"model_type": "falcon", "num_kv_heads": 8})
+{'model_type': 'falcon', 'num_key_value_heads': 8}
+"""
+
+from collections.abc import Mapping
+
+from sim.inputs.key_paths import JsonObject, JsonValue
+
+# Other names of the same number, in some families.
+SPELLINGS = {
+    "num_key_value_heads": ("num_kv_heads", "num_attention_groups"),
+    "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
+    "num_experts_per_tok": (
+        "num_experts_per_token",
+        "experts_per_token",
+        "top_k_experts",
+        "moe_k",
+        "moe_topk",
+        "moe_top_k",
+    ),
+    "n_shared_experts": ("moe_num_shared_experts", "num_shared_experts"),
+    "n_group": ("num_expert_group",),
+    "shared_expert_intermediate_size": (
+        "moe_shared_expert_intermediate_size",
+        "share_expert_dim",
+    ),
+    "moe_layers": ("moe_layers_enum",),
+    "first_k_dense_replace": ("moe_layer_start_index",),
+    "decoder_sparse_step": ("moe_layer_interval",),
+    "intermediate_size": ("ffn_dim",),
+    "hidden_act": ("hidden_activation",),
+    "torch_dtype": ("dtype",),
+    "max_position_embeddings": ("model_max_length", "max_position_embedding", "max_seq_len"),
+    "use_bias": ("bias", "enable_bias"),
+    "conv_kernel": ("linear_conv_kernel_dim", "mamba_d_conv"),
+    "mamba_num_heads": ("mamba_n_heads",),
+    "mamba_head_dim": ("mamba_d_head",),
+    "ssm_state_size": ("mamba_d_state",),
+    "mamba_n_groups": ("n_groups",),
+    "mamba_expand": ("expand",),
+    "mamba_chunk_size": ("chunk_size",),
+    "mamba_ssm_dtype": ("mamba_ssm_cache_dtype",),
+    "quantization_config": ("compression_config", "quantization"),
+}
+# Wrappers of a language model with vision or audio, and the language model's own type.
+TEXT_TYPES = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "step3_vl": "step3_text",
+}
+# Keys that Hunyuan writes as a list with a number for each layer; equal ones are covered.
+EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
+# Keys outside text_config that describe the language model too.
+OUTER_KEYS = (
+    "id",
+    "aliases",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "tie_word_embeddings",
+    *("quantization_config", "compression_config", "quantization"),
+)
+
+
+def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the config with text_config unnested and each number under its field's name.
+
+    The first spelling that is not null counts.
+    """
+    flat = unnested(data)
+    for key, spellings in SPELLINGS.items():
+        present = [flat.pop(name) for name in (key, *spellings) if name in flat]
+        if present:
+            flat[key] = next((value for value in present if value is not None), None)
+    if isinstance(text := flat.get("moe_layers"), str):  # Step-3: "4,5,6"
+        names = [name.strip() for name in text.split(",")]
+        flat["moe_layers"] = tuple(int(name) if name.isdecimal() else name for name in names)
+    if (pattern := _zeros_and_ones(flat, "hybrid_layer_pattern")) and not flat.get("layer_types"):
+        kinds = ("full_attention", "sliding_attention")
+        flat["layer_types"] = tuple(kinds[digit] for digit in pattern)
+    if pattern := _zeros_and_ones(flat, "moe_layer_freq"):
+        del flat["moe_layer_freq"]
+        flat["mlp_layer_types"] = tuple(("dense", "sparse")[digit] for digit in pattern)
+    if isinstance(size := flat.get("sliding_window_size"), int):
+        flat["sliding_window"] = size + 1  # MiMo-V2 counts earlier tokens only
+    for key in EXPERT_LISTS:
+        value = flat.get(key)
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            flat[key] = value[0]
+    return flat
+
+
+def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
+    """Return a list of MiMo-V2 with a digit for each layer; empty if the key is no such list."""
+    digits = flat.get(key)
+    if not isinstance(digits, list | tuple):
+        return []
+    return [digit for digit in digits if digit in (0, 1)]
+
+
+def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the config of the text model alone, without vision and audio models."""
+    inner = config.get("text_config")
+    flat = dict(config)
+    outer_type = config.get("model_type")
+    if isinstance(inner, Mapping):
+        flat = {**{key: config[key] for key in OUTER_KEYS if key in config}, **inner}
+        flat.setdefault("model_type", outer_type)
+    if isinstance(model_type := flat.get("model_type"), str) and model_type in TEXT_TYPES:
+        flat["model_type"] = TEXT_TYPES[model_type]
+    return flat
