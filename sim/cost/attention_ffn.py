@@ -4,16 +4,18 @@ A step is cut into micro-batches. In every layer each of them passes the attenti
 out, the FFN pool and the way back, and reads the weights again.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER
 from sim.cost.causes import Cause
+from sim.cost.collectives import Collectives, Exchange
 from sim.cost.energy import Tally
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
@@ -86,6 +88,30 @@ def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
     return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")
 
 
+class ShardCollectives(Collectives):
+    """The collectives of an FFN pool: in each shard that is sent tokens by itself.
+
+    Its chips gather the tokens and sum their results. Both together are an all-reduce.
+    """
+
+    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
+        shards, plan = transfer.shards(layout), layout.plan
+        alone = replace(plan, tensor=plan.tensor // shards, attention_data=shards)
+        super().__init__(replace(layout, plan=alone))
+        self.transfer, self.pool = transfer, layout
+
+    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        copies = self.transfer.copies_of(self.pool, block)
+        return self._exchange("all_reduce", stage, self._hidden_bytes(math.ceil(tokens * copies)))
+
+    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        return ()  # the attention pool sends the input of each layer
+
+    @cached_property
+    def _onward_cables(self) -> int:
+        return 0  # each layer's output returns to the attention pool
+
+
 class AttentionFfnCosts(Costs):
     """The cost of steps on an attention pool and an FFN pool, which work in turns.
 
@@ -103,6 +129,7 @@ class AttentionFfnCosts(Costs):
         super().__init__(layout)
         engine = ffn.engine.model_copy(update=NO_OVERHEAD)
         self.ffn = Costs(replace(ffn, engine=engine))
+        self.ffn.collectives = ShardCollectives(self.ffn.layout, transfer)
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
@@ -241,14 +268,11 @@ class AttentionFfnCosts(Costs):
     def _ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
         """Yield the rows of a layer's MLP for one pass.
 
-        With a copy for each rank the attention pool sums the results, without collectives.
-        Else the slowest group of chips counts.
+        Of the stages with this MLP, the one with the slowest collectives counts.
         """
         rows = [row for row in self.ffn.body_rows(self._passes(tokens)[1]) if row.part == block]
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
-        together = [row for row in rows if row.shares is IS_COLLECTIVE]
-        if together and self.transfer.copies == "token":
-            yield max(together, key=lambda row: row.seconds)
+        yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
     def _rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""

@@ -16,10 +16,12 @@ class LayerTransfer(Value):
     """The links between an attention pool and an FFN pool, which work in both directions at once.
 
     A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
-    busier end.  A token travels `copies` times to the FFN pool, and as many results come back.
+    busier end.  With `copies: rank` each shard of the experts is sent the tokens that need it, and
+    sends its results back.  The chips of a shard share its messages, gather the tokens and sum
+    their results.  With `copies: token` all chips of a stage are one shard.
 
-    Left out: links of the expert rank that most tokens need, which carry more than others; partial
-    results of shared experts, on ranks that no routed expert of a token is on.
+    Left out: links of the shard that most tokens need, which carry more than others; partial
+    results of shared experts, on shards that no routed expert of a token is on.
     """
 
     bandwidth: BytesPerSecond = Field(
@@ -39,22 +41,22 @@ class LayerTransfer(Value):
     )
     copies: Literal["token", "rank"] = Field(
         default="token",
-        description="Copies of each token: one, then collectives in the FFN pool; or one for each "
-        "chip that needs it.",
+        description="Copies of each token: one, or one for each shard of the experts that it "
+        "needs.",
     )
+
+    def shards(self, ffn: Layout) -> int:
+        """Return the shards of a stage that are sent tokens by themselves."""
+        return ffn.plan.expert if self.copies == "rank" else 1
 
     def copies_of(self, ffn: Layout, block: Block) -> float:
         """Return the copies of a token that a layer's MLP needs.
 
-        With `copies: rank` all chips of a dense MLP need one, and all chips of each shard that
-        holds an expert of the token: N (1 - C(E - E/N, k) / C(E, k)) of N shards.
+        Of N shards, N (1 - C(E - E/N, k) / C(E, k)) have one of the token's k experts of E. A
+        dense MLP is on all of them.
         """
-        plan = ffn.plan
-        if self.copies == "token":
-            return 1.0
-        if block.experts is None:
-            return float(plan.tensor)
-        return block.experts.reached(plan.expert) * plan.expert_tensor
+        shards = self.shards(ffn)
+        return block.experts.reached(shards) if block.experts else float(shards)
 
     def token_bytes(self, ffn: Layout, block: Block) -> tuple[Bytes, Bytes]:
         """Return the bytes of a token on its way to a layer's MLP, and back."""
