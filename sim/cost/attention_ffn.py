@@ -4,7 +4,6 @@ A step is cut into micro-batches. In every layer each of them passes the attenti
 out, the FFN pool and the way back, and reads the weights again.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -89,20 +88,31 @@ def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
 
 
 class ShardCollectives(Collectives):
-    """The collectives of an FFN pool: in each shard that is sent tokens by itself.
+    """The collectives of an FFN pool.
 
-    Its chips gather the tokens and sum their results. Both together are an all-reduce.
+    With a copy for each shard, its chips gather the tokens, each of which came to one of them. Then
+    they sum the results, each of which leaves from one of them. Such a reduce-scatter takes as long
+    as an all-gather. With one copy of a token this is an all-reduce over the stage, as without
+    pools.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
-        shards, plan = transfer.shards(layout), layout.plan
-        alone = replace(plan, tensor=plan.tensor // shards, attention_data=shards)
+        self.shards, plan = transfer.shards(layout), layout.plan
+        alone = replace(plan, tensor=plan.tensor // self.shards, attention_data=self.shards)
         super().__init__(replace(layout, plan=alone))
         self.transfer, self.pool = transfer, layout
 
     def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
-        copies = self.transfer.copies_of(self.pool, block)
-        return self._exchange("all_reduce", stage, self._hidden_bytes(math.ceil(tokens * copies)))
+        if self.transfer.copies == "token":
+            return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
+        shares = (
+            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
+        )
+        return tuple(
+            exchange
+            for nbytes in shares
+            for exchange in self._exchange("all_gather", stage, nbytes)
+        )
 
     def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         return ()  # the attention pool sends the input of each layer

@@ -174,7 +174,7 @@ WEIGHT_BANDWIDTHS: dict[str, Callable[[SystemIdentity], float]] = {
     "a chip, as its maker counts": lambda s: float(s.weight_bandwidth.claimed),
     "a chip, by a matrix-vector multiply": lambda s: float(s.weight_bandwidth.chip),
     "a stage, for one token": lambda s: (
-        float(s.weight_bandwidth.chip) * s.chips / s.plan.pipeline / s.plan.replicas
+        float(s.weight_bandwidth.chip) * s.own_chips / s.plan.pipeline / s.plan.replicas
     ),
-    "all chips, with a full pipeline": lambda s: float(s.weight_bandwidth.chip) * s.chips,
+    "all chips, with a full pipeline": lambda s: float(s.weight_bandwidth.chip) * s.own_chips,
 }

@@ -258,9 +258,14 @@ class SystemIdentity:
         With an FFN pool, ('16 x gb200 + 4 x groq-lp30', 'vllm + groq-compiler').
         """
         if ffn := self.ffn:
-            chips = f"{self.chips - ffn.chips} x {self.chip} + {ffn.chips} x {ffn.chip}"
+            chips = f"{self.own_chips} x {self.chip} + {ffn.chips} x {ffn.chip}"
             return chips, f"{self.engine} + {ffn.engine}"
         return f"{self.chips} x {self.chip}", self.engine
+
+    @property
+    def own_chips(self) -> int:
+        """The chips without those of an FFN pool."""
+        return self.chips - (self.ffn.chips if self.ffn else 0)
 
     @property
     def speed_labels(self) -> tuple[str, ...]:
