@@ -26,7 +26,7 @@ from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.service import serve
-from sim.studies.run import run
+from sim.studies.run import plan, run
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.requests import RequestBatch
 
@@ -290,3 +290,12 @@ def test_a_fleet_of_pools_serves_all_requests(scenario):
     served = run(scenario).systems["two"]
     assert served.rows.finished.all()
     assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_a_plan_says_what_binds_a_full_step(scenario):
+    """A layer takes the closed form of the times that stand beside it."""
+    cycle = plan(scenario).summary([64]).systems["afd"].layer_cycle
+    parts = cycle.attention_us, cycle.out_us, cycle.ffn_us, cycle.back_us
+    assert cycle.micro_batches == 2
+    assert cycle.cycle_us == pytest.approx(max(2 * max(parts[0], parts[2]), sum(parts)), rel=1e-9)
+    assert (cycle.binds == "latency") == (cycle.cycle_us == pytest.approx(sum(parts)))
