@@ -278,7 +278,7 @@ class AttentionFfnCosts(Costs):
     def _ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
         """Yield the rows of a layer's MLP for one pass.
 
-        Of the stages with this MLP, the one with the slowest collectives counts.
+        The slowest collectives count, over the stages with this MLP.
         """
         rows = [row for row in self.ffn.body_rows(self._passes(tokens)[1]) if row.part == block]
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)

@@ -52,8 +52,8 @@ class LayerTransfer(Value):
     def copies_of(self, ffn: Layout, block: Block) -> float:
         """Return the copies of a token that a layer's MLP needs.
 
-        Of N shards, N (1 - C(E - E/N, k) / C(E, k)) have one of the token's k experts of E. A
-        dense MLP is on all of them.
+        N (1 - C(E - E/N, k) / C(E, k)) of N shards have one of the token's k experts of E. A dense
+        MLP is on all of them.
         """
         shards = self.shards(ffn)
         return block.experts.reached(shards) if block.experts else float(shards)
