@@ -12,6 +12,7 @@ from sim.catalogue.measurements import (
     PublishedSpeeds,
     Rules,
     SpeculationMeasurements,
+    StepMeasurements,
 )
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
@@ -98,6 +99,8 @@ def entry_facts(kind: str, name: str) -> EntrySources:
         return rules_facts(read_value(document.path, Rules))
     if cls is PublishedSpeeds and "against" in document.data:
         return speedup_facts(read_value(document.path, SpeculationMeasurements))
+    if cls is PublishedSpeeds and "steps" in document.data:
+        return step_facts(read_value(document.path, StepMeasurements))
     return value_facts(document.name, document.data, read_value(document.path, cls))
 
 
@@ -252,6 +255,16 @@ def speedup_facts(table: SpeculationMeasurements) -> EntrySources:
         (f"{point.id}-{users}", f"{speedup:g}", point.source)
         for point in table.points
         for users, speedup in zip(point.users, point.speedups, strict=True)
+    ]
+    return EntrySources(table.id, tuple(rows), table.note.strip())
+
+
+def step_facts(table: StepMeasurements) -> EntrySources:
+    """Return every measured step with its source."""
+    rows = [
+        (f"{point.id}-{chips}", f"{1000 * time:.4g} ms", point.source)
+        for point in table.points
+        for chips, time in zip(point.chips, point.times, strict=True)
     ]
     return EntrySources(table.id, tuple(rows), table.note.strip())
 

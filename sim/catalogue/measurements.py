@@ -272,6 +272,45 @@ class SpeculationMeasurements(Value):
     points: tuple[PublishedSpeedups, ...]
 
 
+class PublishedSteps(Value):
+    """The times of decode steps of one system, over its number of chips.
+
+    system: keys of a system with `model`, or of attention and FFN pools, as a scenario has them.
+    chips: of the system or of its attention pool; `attention_data` is as many.
+    sequences: of each of these chips. context: positions of each sequence. times: of a step [s].
+    status, reason: as of `PublishedSpeedups`.
+    """
+
+    id: str
+    model: str
+    system: dict[str, object]
+    chips: tuple[Count, ...]
+    sequences: tuple[Count, ...]
+    context: Tokens
+    times: tuple[Seconds, ...]
+    status: Literal["fitted", "tested", "assumed"]
+    reason: str
+    source: str
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if not len(self.chips) == len(self.sequences) == len(self.times):
+            raise ValueError(
+                f"got {len(self.times)} times and {len(self.sequences)} sequences for "
+                f"{len(self.chips)} numbers of chips; expected one of each"
+            )
+        return self
+
+
+class StepMeasurements(Value):
+    """A file of measured decode steps. steps: what the steps are of."""
+
+    id: str
+    note: str = ""
+    steps: str
+    points: tuple[PublishedSteps, ...]
+
+
 class Rule(Value):
     """The options of rows of a table that the rows themselves leave out.
 

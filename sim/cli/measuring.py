@@ -39,8 +39,8 @@ def validate_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay, "
-            "kernels or network; default: all."
+            help="calibration, validation, serving, steps-2023, sram-replies, speculation, afd, "
+            "replay, kernels or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -104,7 +104,7 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import SETS, validate_own_file, validate_set
+    from sim.validation.validate import REPORTS, SETS, validate_own_file, validate_set
 
     with progress_bars() as progress:
         if points is not None:
@@ -112,13 +112,7 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
             for line in report.own.notes if report.own else ():
                 note(line)
             return [report]
-        names = (
-            [*SETS, "speculation", "replay"]
-            if name is None
-            else [name]
-            if name != "network"
-            else []
-        )
+        names = [*SETS, *REPORTS, "replay"] if name is None else [name] if name != "network" else []
         return [validate_set(set_name, progress, jobs) for set_name in names]
 
 

@@ -287,12 +287,16 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 
 
 class EnergyPart(NamedTuple):
-    """Equal chips of a system, the tally of all their replicas, and the server's power per chip."""
+    """Equal chips of a system, the tally of all their replicas, and the server's power per chip.
+
+    sent: bytes to another pool and from it, which these chips' links carry.
+    """
 
     costs: StepRows
     chips: float
     tally: Tally
     server: Watts
+    sent: Bytes = 0.0
 
 
 def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
@@ -305,9 +309,9 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
     None: a number is not known.
     """
     total = dict.fromkeys(CAUSES, 0.0)
-    for costs, chips, tally, server in parts:
-        chip = costs.layout.chip
-        dynamic = spent(chip, usage(costs, tally))
+    for costs, chips, tally, server, sent in parts:
+        chip, used = costs.layout.chip, usage(costs, tally)
+        dynamic = spent(chip, used._replace(link_bytes=used.link_bytes + sent))
         if dynamic is None or chip.power is None or chip.power.idle is None:
             return None
         for cause, joules in dynamic.items():

@@ -180,11 +180,17 @@ class Layout:
         They are a rank's share of `token_budget` through the widest matrix multiply, in and out.
         """
         plan = self.plan
-        widest = max(
+        widths = [
             sum(matrix.share(plan.tensor))
             for block in self.model.distinct
             for matrix in block.matrices
-        )
+        ] or [
+            sum(matrix.share(plan.expert_tensor))
+            for block in self.model.distinct
+            if block.experts
+            for matrix in block.experts.matrices
+        ]
+        widest = max(widths)
         own = math.ceil(self.token_budget / plan.attention_data) * widest * plan.activations.bytes
         return max(own, self.drafter.activations) if self.drafter else own
 

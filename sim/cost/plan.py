@@ -298,7 +298,8 @@ class ResolvedPlan:
 
     def vector_bytes(self, block: Block) -> float:
         """Return the bytes of each number of a block's norms and biases."""
-        return Precision(self.stored(block, block.matrices[0]).precision).bytes
+        matrices = block.matrices or (block.experts.matrices if block.experts else ())
+        return Precision(self.stored(block, matrices[0]).precision).bytes
 
 
 @dataclass(frozen=True, slots=True)

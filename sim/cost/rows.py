@@ -108,9 +108,9 @@ class StepRows:
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
         for kind in self.kinds:
             if work.decodes:
-                yield _attention_row(kind, work, decode=True)
+                yield attention_row(kind, work, decode=True)
             if work.prompt_tokens and kind.prompts:
-                yield _attention_row(kind, work, decode=False)
+                yield attention_row(kind, work, decode=False)
 
     def body_rows(self, tokens: int) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
@@ -218,7 +218,7 @@ def _multiply_row(
     return Row(block, repeats, times * sides.seconds, times * sides.ideal, shares, causes)
 
 
-def _attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
+def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
     """Return the row of the decodes of a step, or of its prompt chunks."""
     plan, width = kind.layout.plan, kind.width
     if decode:

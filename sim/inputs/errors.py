@@ -4,7 +4,8 @@ Each is one line: `file:line: key: got X; expected Y; try Z`.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 # Only a wrong file needs pydantic, which takes 0.1 s to import. `sramsim --help` does not.
@@ -90,3 +91,18 @@ def error_at_path(path: tuple[int | str, ...], value: object, reason: str) -> "V
     problem = PydanticCustomError("value_error", "{error}", {"error": reason})
     details: InitErrorDetails = {"type": problem, "loc": path, "input": value}
     return ValidationError.from_exception_data(str(path[-1]), [details])
+
+
+@contextmanager
+def errors_below(*path: int | str) -> "Iterator[None]":
+    """Report errors of values inside as errors at a path, followed by their own paths."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        at = (*path, *problem["loc"])
+        raise error_at_path(at, problem["input"], problem["msg"]) from error
+    except ValueError as error:
+        raise error_at_path(path, None, str(error)) from error

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from sim.cost.layout import Layout, MemoryFit, fit, most_kv_tokens, sequences
-from sim.cost.plan import Plan, PlanError, ResolvedPlan
+from sim.cost.plan import Plan, ResolvedPlan
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs
 from sim.cost.work import decodes_at
@@ -19,14 +19,27 @@ from sim.model.transformer import Model
 from sim.planning.chunks import CHUNKS, best_chunk
 from sim.planning.memories import with_memories
 from sim.planning.partition import Cutter
-from sim.planning.search import PlanTrial, minimum_chips, search_degrees, sized_layout
+from sim.planning.search import PlanTrial, search_degrees, sized_layout
 from sim.serving.policy import SchedulerLimits
-from sim.units import Seconds, format_quantity
+from sim.units import Seconds
 
 # Sequences of a micro-batch, or of all micro-batches if they need not fit one.
 # Source: the default of vLLM's max_num_seqs.
 MAX_SEQUENCES = 256
 MOST_SLOTS = 100_000  # micro-batches of a replica
+
+
+@dataclass(frozen=True)
+class FfnDeployment:
+    """The layout and the memory fit of the MLPs in an FFN pool."""
+
+    layout: Layout
+    fit: MemoryFit
+
+    @property
+    def chips(self) -> int:
+        """The chips of the pool."""
+        return self.layout.plan.stage_size * self.layout.plan.pipeline
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class Deployment:
     bare: the layout before memories and stages are chosen, with the least token budget.
     beat: time of the slowest stage for what enters at once; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
+    ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.
     """
 
     layout: Layout
@@ -45,10 +59,16 @@ class Deployment:
     bare: Layout
     beat: Seconds | None = None
     tried: tuple[PlanTrial, ...] = ()
+    ffn: FfnDeployment | None = None
 
     @property
     def chips(self) -> int:
-        """The chips of all replicas."""
+        """The chips of all replicas, with those of an FFN pool."""
+        return self.own_chips + (self.ffn.chips if self.ffn else 0)
+
+    @property
+    def own_chips(self) -> int:
+        """The chips of the layout's kind, over all replicas."""
         plan = self.layout.plan
         return plan.stage_size * plan.pipeline * plan.replicas
 
@@ -362,26 +382,3 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
             most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
             beat = max(beat, float(stages.max()))
     return beat, most
-
-
-def require_fit(deployment: Deployment, request_tokens: float) -> None:
-    """Raise PlanError, with the number of chips that would fit, if the model does not fit."""
-    fit, layout = deployment.fit, deployment.layout
-    if fit.fits:
-        return
-    fewest = minimum_chips(deployment.bare, request_tokens)
-    if fewest is None:
-        hint = f"no number of them would do as the {layout.chip.id} is joined"
-    else:
-        hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
-    needs = (
-        f"needs {format_quantity(fit.needed, 'B')} ({format_quantity(fit.weights, 'B')} weights) "
-        f"and has {format_quantity(fit.capacity, 'B')}"
-    )
-    if layout.apart and fit.weights > layout.weights_memory.capacity:
-        home, has = layout.plan.weights_in, format_quantity(layout.weights_memory.capacity, "B")
-        needs = f"needs {format_quantity(fit.weights, 'B')} for weights in its {home} and has {has}"
-    raise PlanError(
-        f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: "
-        f"the fullest chip {needs}; {hint}"
-    )

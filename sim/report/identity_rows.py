@@ -26,7 +26,7 @@ def identity_rows(
     table.add_row("model", *(marked_changed(s, s.model, "model") for s in identities))
     table.add_row("chips", *(hardware(s) for s in identities))
     table.add_row(
-        "engine", *plain_cells(identities, lambda s: marked_changed(s, s.engine, "engine"))
+        "engine", *plain_cells(identities, lambda s: marked_changed(s, s.hardware[1], "engine"))
     )
     table.add_row("weights/act./KV/head", *plain_cells(identities, precisions))
     table.add_row("tensor x pipeline x replicas", *plain_cells(identities, lambda s: s.plan.text))
@@ -36,6 +36,10 @@ def identity_rows(
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
         cells = plain_cells(identities, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
+    if any(s.ffn for s in plain):
+        table.add_row("FFN pool", *plain_cells(identities, lambda s: s.ffn.text if s.ffn else "-"))
+        cells = plain_cells(identities, lambda s: str(s.ffn.micro_batches) if s.ffn else "-")
+        table.add_row("micro-batches in turns", *cells)
     if any(s.speculation for s in plain):
         cells = plain_cells(identities, lambda s: s.speculation.text if s.speculation else "-")
         table.add_row("drafts of a step, its output", *cells)
@@ -98,6 +102,8 @@ def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
         for key, change in (system.changed or {}).items():
             part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
             kind = part.rpartition(".")[2]
+            if system.ffn and part.startswith("ffn."):
+                entries = {"chip": system.ffn.chip, "engine": system.ffn.engine}
             entry = " ".join(filter(None, (kind, entries.get(kind))))
             head = f"† {system_label(name, system)}: {entry} with"
             was = "new" if change.was is None else f"instead of {change.was}"
@@ -168,7 +174,7 @@ WEIGHT_BANDWIDTHS: dict[str, Callable[[SystemIdentity], float]] = {
     "a chip, as its maker counts": lambda s: float(s.weight_bandwidth.claimed),
     "a chip, by a matrix-vector multiply": lambda s: float(s.weight_bandwidth.chip),
     "a stage, for one token": lambda s: (
-        float(s.weight_bandwidth.chip) * s.chips / s.plan.pipeline / s.plan.replicas
+        float(s.weight_bandwidth.chip) * s.own_chips / s.plan.pipeline / s.plan.replicas
     ),
-    "all chips, with a full pipeline": lambda s: float(s.weight_bandwidth.chip) * s.chips,
+    "all chips, with a full pipeline": lambda s: float(s.weight_bandwidth.chip) * s.own_chips,
 }

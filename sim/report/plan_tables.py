@@ -23,6 +23,7 @@ from sim.results.capacity_summary import BestPlanSummary, CapacitySummary
 from sim.results.labels import format_number, system_labels
 from sim.results.plan_summary import (
     ChipMemory,
+    LayerCycle,
     PlannedSystem,
     PlanSummary,
     SpeculationGain,
@@ -140,6 +141,7 @@ def plan_table(summary: PlanSummary) -> RenderableType:
     table.add_section()
     _unloaded_rows(table, [s.plain.unloaded if s.plain else None for s in systems])
     _draft_rows(table, [s.plain.draft_gain if s.plain else None for s in systems])
+    _cycle_rows(table, [s.plain.layer_cycle if s.plain else None for s in systems])
     lines = changed_numbers(identities)
     lines += [
         _tried(labels[name], s.plain.tried)
@@ -182,6 +184,27 @@ DRAFT_ROWS: dict[str, Callable[[SpeculationGain], str]] = {
     "  times as fast as without drafts": lambda gain: format_number(gain.speedup),
     "  chance of a draft from which they pay": lambda gain: (
         "none" if gain.break_even is None else format_number(gain.break_even)
+    ),
+}
+
+
+def _cycle_rows(table: Table, cycles: Sequence[LayerCycle | None]) -> None:
+    """Add the times of a layer of a full step on an attention pool and an FFN pool."""
+    if not any(cycles):
+        return
+    table.add_section()
+    for label, cell in CYCLE_ROWS.items():
+        table.add_row(label, *(cell(cycle) if cycle else "-" for cycle in cycles))
+
+
+CYCLE_ROWS: dict[str, Callable[[LayerCycle], str]] = {
+    "a layer of a full step, us": lambda cycle: format_number(cycle.cycle_us),
+    "  sequences, in micro-batches": lambda c: f"{c.sequences:,} in {c.micro_batches}",
+    "  attention of one, us": lambda cycle: format_number(cycle.attention_us),
+    "  out / back, us": lambda c: f"{format_number(c.out_us)} / {format_number(c.back_us)}",
+    "  FFN of one, us": lambda cycle: format_number(cycle.ffn_us),
+    "  what binds": lambda cycle: {"out_busy": "links", "back_busy": "links"}.get(
+        cycle.binds, cycle.binds
     ),
 }
 

@@ -76,12 +76,32 @@ class SpeculationGain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerCycle:
+    """A layer of a full step on an attention pool and an FFN pool [us].
+
+    The layer is of the kind that most layers are. sequences: of the step. micro_batches: its parts.
+    attention, out, ffn, back: times of one part. cycle: time of the layer for all parts.
+    binds: the pool or link that never waits; 'latency' if all of them wait.
+    """
+
+    sequences: int
+    micro_batches: int
+    attention_us: float
+    out_us: float
+    ffn_us: float
+    back_us: float
+    cycle_us: float
+    binds: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedSystem:
     """A plain system: its memory, and the speed of a single request if the model fits.
 
     minimum_chips: None if no number of chips is enough.
     max_sequences: by length in tokens. unloaded: None if the model does not fit.
     draft_gain: None without speculation, or if the model does not fit.
+    layer_cycle: None without an FFN pool, or if the model does not fit.
     """
 
     identity: Annotated[SystemIdentity, SPLICED]
@@ -94,6 +114,7 @@ class PlannedSystem:
     unloaded: Annotated[UnloadedRequest | None, Key("lone_request")]
     tried: Annotated[tuple[TriedPlan, ...] | None, OMIT_NONE] = None
     draft_gain: Annotated[SpeculationGain | None, OMIT_NONE] = None
+    layer_cycle: Annotated[LayerCycle | None, OMIT_NONE] = None
 
     @property
     def plain(self) -> "PlannedSystem | None":

@@ -146,6 +146,32 @@ class Drafts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FfnPoolIdentity:
+    """The FFN pool of a system whose other chips have attention.
+
+    weights: precision. weight_bytes, capacity: of the fullest chip [B].
+    micro_batches: parts of a step that take turns on both pools.
+    """
+
+    vendor: Annotated[str | None, OMIT_NONE] = None
+    chip: str
+    chips: int
+    engine: str
+    speed_label: str | None = None
+    plan: Degrees
+    weights: str
+    weight_bytes: float
+    capacity: float
+    micro_batches: int
+
+    @property
+    def text(self) -> str:
+        """'4 x gb200, fp8, tensor 4 x pipeline 1, expert 4'."""
+        degrees = f"tensor {self.plan.tensor} x pipeline {self.plan.pipeline}"
+        return f"{self.chips} x {self.chip}, {self.weights}, {degrees}, expert {self.plan.expert}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeedPoint:
     """A published speed of one user with this model, chip, engine and width of weights.
 
@@ -170,7 +196,10 @@ class ChangedValue:
 
 
 # A changed number belongs to the first of these that its key starts with.
-CHANGED_PARTS = ("cluster.chip", "cluster", "chip", "engine", "model", "exceptions")
+CHANGED_PARTS = (
+    *("cluster.chip", "cluster", "chip", "engine", "model", "exceptions"),
+    *("ffn.cluster.chip", "ffn.cluster", "ffn.chip", "ffn.engine"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +214,7 @@ class SystemIdentity:
     beat: None if the pipeline is not compiled.
     load_s: time to load the weights from the hosts [s]; None if the link is not known.
     speculation: None if each step yields one token of a sequence.
+    ffn: the pool of MLPs; None if they are on the same chips. `chips` counts both pools.
     changed: by dotted key; None without changes.
     """
 
@@ -209,6 +239,7 @@ class SystemIdentity:
     load_s: float | None = None
     published: tuple[SpeedPoint, ...] = ()
     speculation: Annotated[Drafts | None, OMIT_NONE] = None
+    ffn: Annotated[FfnPoolIdentity | None, OMIT_NONE] = None
     changed: Annotated[Mapping[str, ChangedValue] | None, OMIT_NONE] = None
 
     @property
@@ -222,13 +253,25 @@ class SystemIdentity:
 
     @property
     def hardware(self) -> tuple[str, ...]:
-        """('576 x groq-lpu-v1', 'groq-compiler'): chips and engine."""
+        """('576 x groq-lpu-v1', 'groq-compiler'): chips and engine.
+
+        With an FFN pool, ('16 x gb200 + 4 x groq-lp30', 'vllm + groq-compiler').
+        """
+        if ffn := self.ffn:
+            chips = f"{self.own_chips} x {self.chip} + {ffn.chips} x {ffn.chip}"
+            return chips, f"{self.engine} + {ffn.engine}"
         return f"{self.chips} x {self.chip}", self.engine
 
     @property
+    def own_chips(self) -> int:
+        """The chips without those of an FFN pool."""
+        return self.chips - (self.ffn.chips if self.ffn else 0)
+
+    @property
     def speed_labels(self) -> tuple[str, ...]:
-        """The label of its speeds; empty if an engine was measured on its chip."""
-        return (self.speed_label,) if self.speed_label else ()
+        """The labels of its speeds; empty if engines were measured on their chips."""
+        labels = self.speed_label, self.ffn.speed_label if self.ffn else None
+        return tuple(dict.fromkeys(label for label in labels if label))
 
     def kv_room(self) -> int:
         """Return the tokens that the KV caches of all replicas hold."""

@@ -1,12 +1,14 @@
 """Checks of a scenario that involve several of its keys."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.results.metrics import LIMITS
-from sim.scenario.pools import POOLS, Pools, key_path, plain_systems, pool_problem
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_systems, pool_problem
+from sim.scenario.purchases import owned_chips
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
 from sim.units import brief
@@ -15,17 +17,20 @@ if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
 
 
-def check_members(systems: Mapping[str, System | Fleet | Pools]) -> None:
+def check_members(systems: Mapping[str, AnySystem]) -> None:
     """Check that there are systems, and that fleets and pools are made of those with chips.
 
     Raises: ValueError otherwise.
     """
     if not systems:
         raise ValueError("name at least one system")
-    plain = [name for name, system in systems.items() if isinstance(system, System)]
+    alone = [name for name, system in systems.items() if isinstance(system, System)]
+    both = [name for name, system in systems.items() if isinstance(system, AttentionFfn)]
     for name, system in systems.items():
         parts: dict[tuple[str, ...], str] = {}
+        plain = alone
         if isinstance(system, Fleet):
+            plain = alone + both
             parts = {(name, "fleet", member): member for member in system.fleet}
         elif isinstance(system, Pools):
             parts = {(name, pool): member for pool, member in system.named.items()}
@@ -36,6 +41,8 @@ def check_members(systems: Mapping[str, System | Fleet | Pools]) -> None:
             whole = "a fleet" if isinstance(system, Fleet) else "a system of pools"
             other = "a fleet" if isinstance(systems.get(member), Fleet) else "a system of pools"
             what = f"{other} itself" if other == whole else other
+            if member in both:
+                what = "one of attention and FFN pools, which are no prefill or decode pool"
             reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
             reason += f"; {whole} is made of systems with chips: {hint}"
             raise error_at_path(path, member, reason)
@@ -53,18 +60,20 @@ def check_scenario(scenario: "Scenario") -> None:
     _no_prefixes_of_states(scenario)
     _refused_users_pause(scenario)
     _what_pools_simulate(scenario)
+    _what_both_pools_obey(scenario)
     _searched_within_limits(scenario)
 
 
 def _owned_systems(scenario: "Scenario") -> None:
     """Check that owner costs are those of systems with chips, and that enough chips are bought."""
-    plain = list(plain_systems(scenario.systems))
+    plain = [*plain_systems(scenario.systems), *both_pools(scenario.systems)]
+    chips = {key: n for name in plain for key, (_, n) in owned_chips(scenario, name).items()}
     for name, own in scenario.money.systems.items():
-        if name not in plain:
-            hint = spelling_hint(name, plain, f"there are {', '.join(plain) or 'none'}")
+        if name not in chips:
+            hint = spelling_hint(name, chips, f"there are {', '.join(chips) or 'none'}")
             reason = f"{brief(name)!r} is no system with chips; {hint}"
             raise error_at_path(("economics", "systems", name), name, reason)
-        serve = scenario.plain(name).hardware[1]
+        serve = chips[name]
         if own.chips and own.chips < serve:
             reason = f"got {own.chips}; expected at least the {serve} that serve; try {serve}"
             raise error_at_path(("economics", "systems", name, "chips"), own.chips, reason)
@@ -150,7 +159,7 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
 
     A state holds a whole prompt. A prefix would need a copy of the state at its end.
     """
-    for name, system in plain_systems(scenario.systems).items():
+    for path, system in _scheduled(scenario):
         if not system.prefix_caching:
             continue
         model = system.model or scenario.model
@@ -159,8 +168,7 @@ def _no_prefixes_of_states(scenario: "Scenario") -> None:
                 f"got true; expected false for {model.id}, since copies of its states at the ends "
                 "of prefixes are not simulated; try leaving prefix_caching out"
             )
-            path = ("systems", *key_path(scenario.systems, name), "prefix_caching")
-            raise error_at_path(path, True, reason)
+            raise error_at_path((*path, "prefix_caching"), True, reason)
 
 
 def _refused_users_pause(scenario: "Scenario") -> None:
@@ -172,7 +180,7 @@ def _refused_users_pause(scenario: "Scenario") -> None:
     if workload.pause != 0:
         return
     users = getattr(workload, "users", 0)
-    for name, system in plain_systems(scenario.systems).items():
+    for path, system in _scheduled(scenario):
         most = system.max_waiting
         if most is not None and most < users:
             reason = (
@@ -180,9 +188,7 @@ def _refused_users_pause(scenario: "Scenario") -> None:
                 "as a refused user asks again at the same instant; try workload.think: 1 s, "
                 "or leave max_waiting out"
             )
-            raise error_at_path(
-                ("systems", *key_path(scenario.systems, name), "max_waiting"), most, reason
-            )
+            raise error_at_path((*path, "max_waiting"), most, reason)
 
 
 def _what_pools_simulate(scenario: "Scenario") -> None:
@@ -215,6 +221,31 @@ def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
         f"got {of}; expected the drafts of the decode pool, whose KV cache is computed here; "
         "try leaving it out"
     )
+
+
+def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]:
+    """Yield the systems with the options of a scheduler, and the path of their keys."""
+    for name, system in plain_systems(scenario.systems).items():
+        yield ("systems", *key_path(scenario.systems, name)), system
+    for name, pools in both_pools(scenario.systems).items():
+        yield ("systems", name, "attention"), pools.attention
+
+
+def both_pools(systems: Mapping[str, AnySystem]) -> dict[str, AttentionFfn]:
+    """Return the systems that have an attention pool and an FFN pool, by name."""
+    return {name: system for name, system in systems.items() if isinstance(system, AttentionFfn)}
+
+
+def _what_both_pools_obey(scenario: "Scenario") -> None:
+    """Check that attention and FFN pools are simulated by stages.
+
+    Their own keys are checked with their system.
+    """
+    for name in both_pools(scenario.systems):
+        if scenario.by_chip(name):
+            reason = "got fidelity chip for attention and FFN pools, whose chips are not simulated "
+            reason += "one by one; expected stage; try leaving fidelity out"
+            raise error_at_path(("systems", name), name, reason)
 
 
 def _searched_within_limits(scenario: "Scenario") -> None:

@@ -2,7 +2,8 @@
 
 from sim.cost.plan import PlanError
 from sim.inputs.errors import error_at_path
-from sim.planning.deployment import Deployment, require_fit
+from sim.planning.deployment import Deployment
+from sim.planning.fitting import require_fit
 from sim.reliability.availability import require_simulable
 from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, chip_machines

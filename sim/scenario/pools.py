@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
@@ -127,7 +128,7 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
     return "", ""
 
 
-AnySystem = System | Fleet | Pools
+AnySystem = System | Fleet | Pools | AttentionFfn
 
 
 def key_path(systems: Mapping[str, AnySystem], name: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from pydantic import (
 from sim import __version__
 from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
-from sim.economics.owner_costs import Capex, Economics, OwnerCosts, system_capex
+from sim.economics.owner_costs import Economics
 from sim.inputs.document import Document
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
@@ -34,6 +34,7 @@ from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure, SLOField
 from sim.results.summary import RunOrigin
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_system
 from sim.scenario.sweep_field import SweepField
@@ -43,15 +44,17 @@ from sim.workload.requests import stream_seed
 
 
 def _system_of_kind(value: object, info: ValidationInfo) -> object:
-    """Return a fleet if a mapping has the key `fleet`, pools if it has one, else a system.
+    """Return a fleet if a mapping has the key `fleet`, pools if it has some, else a system.
 
     Without this choice an error would list the problems of all classes.
     """
     if not isinstance(value, Mapping):
         return value
-    kind: type[Fleet | Pools | System] = Fleet if "fleet" in value else System
+    kind: type[AnySystem] = Fleet if "fleet" in value else System
     if any(pool in value for pool in POOLS):
         kind = Pools
+    elif "attention" in value or "ffn" in value:
+        kind = AttentionFfn
     return kind.model_validate(value, context=info.context)
 
 
@@ -165,17 +168,6 @@ class Scenario(Value):
         """The scenario's economics; by default the assumptions of `Economics`."""
         return self.economics or Economics()
 
-    def owner_costs(self, name: str) -> OwnerCosts:
-        """Return the owner costs of a plain system; by default the assumptions of `OwnerCosts`."""
-        key = ".".join(key_path(self.systems, name))
-        return self.money.systems.get(key, OwnerCosts())
-
-    def capex(self, name: str, copies: int = 1) -> Capex | None:
-        """Return the purchase of copies of a plain system, with spares; None if unknown."""
-        chip, chips, _ = self.plain(name).hardware
-        one = system_capex(chip, chips + self.spare_chips(name), self.owner_costs(name))
-        return one.times(copies) if one else None
-
     def spare_chips(self, name: str) -> int:
         """Return the chips of a plain system's spare nodes.
 
@@ -216,7 +208,13 @@ class Scenario(Value):
         return PlanError(f"{self.where(name, *problem['loc'])}: {problem['msg']}")
 
     def plain(self, name: str) -> System:
-        """Return a system with chips of its own; 'pd.prefill' is the one of that pool."""
+        """Return a system with chips of its own; 'pd.prefill' is the one of that pool.
+
+        With an attention pool and an FFN pool it is the first, which has the scheduler.
+        """
+        system = self.systems.get(name)
+        if isinstance(system, AttentionFfn):
+            return system.attention
         return plain_system(self.systems, name)
 
     def members(self, name: str) -> dict[str, int]:
@@ -226,7 +224,7 @@ class Scenario(Value):
         Raises: PlanError if they serve several models.
         """
         system = self.systems.get(name)
-        if system is None or isinstance(system, System):
+        if system is None or isinstance(system, System | AttentionFfn):
             return {name: 1}
         copies = (
             {f"{name}.{pool}": getattr(system.copies, pool) for pool in POOLS}
@@ -273,9 +271,12 @@ class Scenario(Value):
         Raises: PlanError if its parts contradict each other.
         """
         system = self.plain(name)
+        pools = self.systems.get(name)
         chip, chips, topology = system.hardware
         model, of = system.model or self.model, system.speculate
         try:
+            if isinstance(pools, AttentionFfn):
+                return pools.deploy(model, (self.request_tokens, self.workload.mean_prompt))
             speculation = of.speculation(model) if of else None
             return deploy(
                 DeploymentParts(

@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.energy import EnergyPart, Tally, energy, summed
 from sim.economics.owner_costs import (
     Capex,
+    OwnerCosts,
     host_power,
     joules_per_token,
 )
 from sim.economics.token_price import ServedTokens, token_price
+from sim.planning.deployment import Deployment
 from sim.planning.single_request import SingleRequest
 from sim.reliability.availability import Availability, simulate_availability
 from sim.reliability.link_errors import expected_retries
@@ -21,6 +24,7 @@ from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
+from sim.scenario.purchases import owned_chips, purchase
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_point
@@ -112,20 +116,42 @@ def costs_of_work(
 
     tallies: the work of all replicas in `worked`, by member.
     """
-    money, parts = scenario.money, {}
+    money, parts = scenario.money, []
     for name, of in members.items():
-        around = host_power(of.deployment.layout.chip, scenario.owner_costs(name))
-        chips = of.chips + of.copies * scenario.spare_chips(name)
-        parts[name] = EnergyPart(of.deployment.costs, chips, tallies[name], around)
+        parts += energy_parts(scenario, name, of.deployment, tallies[name], of.copies)
     owned = total_capex(scenario, {name: of.copies for name, of in members.items()})
     price = None
     if owned:
         drawn = _metered_power(scenario, parts, worked)
         price = token_price(money, owned, drawn, served, availability)
     return TokenCosts(
-        energy=_energy_use(scenario, parts.values(), worked, served.tokens / served.elapsed),
+        energy=_energy_use(
+            scenario, [part for _, part in parts], worked, served.tokens / served.elapsed
+        ),
         economics=price,
     )
+
+
+def energy_parts(
+    scenario: Scenario, name: str, deployment: Deployment, tally: Tally, copies: float = 1
+) -> list[tuple[OwnerCosts, EnergyPart]]:
+    """Return the parts of a plain system that take energy, each with its owner's costs.
+
+    An attention pool and an FFN pool are two parts. The bytes between them count once.
+    tally: the work of all copies.
+    """
+    owners = [scenario.money.systems.get(key, OwnerCosts()) for key in owned_chips(scenario, name)]
+    costs, ffn = deployment.costs, deployment.ffn
+    chips = copies * (deployment.own_chips + scenario.spare_chips(name))
+    around = host_power(deployment.layout.chip, owners[0])
+    if ffn is None or not isinstance(costs, AttentionFfnCosts):
+        return [(owners[0], EnergyPart(costs, chips, tally, around))]
+    attention, of_ffn = costs.pool_tallies(tally)
+    server = host_power(ffn.layout.chip, owners[1])
+    return [
+        (owners[0], EnergyPart(costs, chips, attention, around, costs.sent(tally))),
+        (owners[1], EnergyPart(costs.ffn, copies * ffn.chips, of_ffn, server)),
+    ]
 
 
 def capacity_estimate(
@@ -204,7 +230,7 @@ def _energy_use(
 
 
 def _metered_power(
-    scenario: Scenario, parts: Mapping[str, EnergyPart], worked: Seconds
+    scenario: Scenario, parts: Iterable[tuple[OwnerCosts, EnergyPart]], worked: Seconds
 ) -> Watts | None:
     """Return the mean power of the parts that are not rented [W].
 
@@ -213,7 +239,7 @@ def _metered_power(
     money = scenario.money
     if money.electricity is None:
         return None
-    bought = [part for name, part in parts.items() if scenario.owner_costs(name).rent is None]
+    bought = [part for own, part in parts if own.rent is None]
     joules = energy(bought, worked, 1.0)
     return sum(joules.values()) / worked if joules else None
 
@@ -257,5 +283,5 @@ def replay_metrics(
 
 def total_capex(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
     """Return the capital cost of copies of plain systems; None if a price is not known."""
-    known = [capex for name, n in copies.items() if (capex := scenario.capex(name, n))]
+    known = [capex for name, n in copies.items() if (capex := purchase(scenario, name, n))]
     return Capex(*map(sum, zip(*known, strict=True))) if len(known) == len(copies) else None

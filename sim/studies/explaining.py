@@ -30,6 +30,7 @@ from sim.results.explanation_summary import (
     NumberSource,
 )
 from sim.results.saving import Saved
+from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
@@ -55,11 +56,16 @@ def explain(
     """Return why the tokens of plain systems take their time.
 
     names: None takes all plain systems.  saved: a result of the same scenario, to compare with.
-    Left out: exceptions, jitter and contention of chip fidelity.
+    Left out: attention and FFN pools; exceptions, jitter and contention of chip fidelity.
     Raises: UserError for an unknown system or a fleet; PlanError if a model does not fit.
     """
-    plain = list(plain_systems(scenario.systems))
-    for name in names or ():
+    plain, both = list(plain_systems(scenario.systems)), both_pools(scenario.systems)
+    for name in names or (() if plain else both):
+        if name in both:
+            raise UserError(
+                f"explain: systems.{name}: got attention and FFN pools, which are not explained; "
+                "expected a system of one pool; try sramsim plan"
+            )
         if name not in plain:
             raise unknown_name("--system", name, plain)
     systems = {}

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from sim.catalogue.measurements import published_speeds
+from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.inputs.values import Change
 from sim.planning.deployment import Deployment
 from sim.results.system_identity import (
     Beat,
     ChangedValue,
+    Degrees,
     Drafts,
+    FfnPoolIdentity,
     FleetIdentity,
     FleetMember,
     Identity,
@@ -28,6 +32,7 @@ from sim.results.system_identity import (
     WeightBandwidth,
     max_goodput,
 )
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
@@ -37,7 +42,7 @@ DEGREE_KEYS = ("tensor", "attention_data", "expert", "pipeline", "replicas", "ba
 
 def system_identity(scenario: Scenario, name: str, members: Mapping[str, Member]) -> Identity:
     """Return the identity of a system; of a fleet, with the identities of its members."""
-    if isinstance(scenario.systems[name], System):
+    if isinstance(scenario.systems[name], System | AttentionFfn):
         return plain_identity(scenario, name, members[name].deployment)
     parts = {
         member: FleetMember(
@@ -66,10 +71,10 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
     weights_memory, kv_memory = plan.weights_in, plan.kv_in
     assert weights_memory is not None  # a layout has chosen both
     assert kv_memory is not None
-    system = scenario.plain(name)
+    shown = scenario.systems.get(name, scenario.plain(name))
     return SystemIdentity(
-        label=system.full_label,
-        colour=system.colour,
+        label=shown.full_label,
+        colour=shown.colour,
         model=layout.model.id,
         vendor=chip.vendor or None,
         chip=chip.id,
@@ -97,11 +102,20 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         load_s=deployment.load,
         published=_published(deployment),
         speculation=_drafts(deployment),
+        ffn=_ffn_pool(deployment),
         changed={
-            key: ChangedValue(was, now) for key, (was, now) in scenario.whole(name).changed.items()
+            key: ChangedValue(was, now) for key, (was, now) in _changes(scenario, name).items()
         }
         or None,
     )
+
+
+def _changes(scenario: Scenario, name: str) -> dict[str, Change]:
+    """Return the changes of the entries that a system's parts are like, also of an FFN pool."""
+    pools, changes = scenario.systems.get(name), dict(scenario.whole(name).changed)
+    if isinstance(pools, AttentionFfn):
+        changes |= {f"ffn.{key}": change for key, change in pools.ffn.changed.items()}
+    return changes
 
 
 def _beat(deployment: Deployment) -> Beat | None:
@@ -130,10 +144,32 @@ def _drafts(deployment: Deployment) -> Drafts | None:
     )
 
 
+def _ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
+    """Return the FFN pool of a deployment; None without one."""
+    costs, ffn = deployment.costs, deployment.ffn
+    if ffn is None or not isinstance(costs, AttentionFfnCosts):
+        return None
+    plan, engine, chip = ffn.layout.plan, ffn.layout.engine, ffn.layout.chip
+    return FfnPoolIdentity(
+        vendor=chip.vendor or None,
+        chip=chip.id,
+        chips=ffn.chips,
+        engine=engine.id,
+        speed_label=engine.speed_label(chip),
+        plan=Degrees(tensor=plan.tensor, expert=plan.expert, pipeline=plan.pipeline),
+        weights=plan.weights,
+        weight_bytes=ffn.fit.weights,
+        capacity=ffn.fit.capacity,
+        micro_batches=costs.micro_batches,
+    )
+
+
 def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
     layout = deployment.layout
     plan, chip, model = layout.plan, layout.chip, layout.model
     if chip.changed or model.changed:
+        return ()
+    if deployment.ffn:
         return ()
     chips = deployment.chips // plan.replicas
     points = published_speeds(model.id, chip.id, chips, layout.engine.id, plan.weights)

@@ -9,15 +9,14 @@ stay.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
 
-from sim.cost.energy import EnergyPart, Tally, energy
+from sim.cost.energy import Tally, energy
 from sim.cost.plan import PlanError
-from sim.economics.owner_costs import OwnerCosts, host_power
 from sim.economics.token_price import ServedTokens, token_price
 from sim.inputs.errors import ScenarioError
 from sim.inputs.values import Sourced, Value
@@ -28,12 +27,17 @@ from sim.results.sensitivity_summary import (
     SwingSummary,
     SystemSensitivity,
 )
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.checks import both_pools
 from sim.scenario.pools import plain_systems
+from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.studies.accounts import energy_parts
 from sim.studies.run import run
 from sim.units import Seconds
 
+Studied = System | AttentionFfn  # a system whose numbers are moved
 # Fields of a result, by metric. Joules and dollars are missing if they are unknown.
 SENSITIVITY_METRICS = {
     "tpot": "tpot_ms",
@@ -56,7 +60,7 @@ class UncertainNumber:
     source: str
     value: str
     ends: tuple[str, str]
-    moved_to: Callable[[str], System]
+    moved_to: Callable[[str], Studied]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Sensitivity:
 
     base: dict[str, float]
     swings: tuple[Swing, ...]
-    system: System
+    system: Studied
 
     def band(self, metric: str) -> tuple[float, float]:
         """Return the least and the most of a metric if the numbers are independent.
@@ -109,7 +113,8 @@ class Sensitivity:
             if name in self.base:
                 low, high = self.band(name)
                 bands[key] = (UNITS.get(name, 1) * low, UNITS.get(name, 1) * high)
-        chip = self.system.hardware[0]
+        system = self.system.attention if isinstance(self.system, AttentionFfn) else self.system
+        chip = system.hardware[0]
         return SystemSensitivity(
             label=self.system.full_label,
             colour=self.system.colour,
@@ -153,7 +158,11 @@ def sensitivity(
     Raises: PlanError if one does not fit as it is; ScenarioError if no number is uncertain.
     """
     result, metrics_of = {}, loaded_metrics if loaded else single_request_metrics
-    for name, system in plain_systems(scenario.systems).items():
+    studied: dict[str, Studied] = {
+        **plain_systems(scenario.systems),
+        **both_pools(scenario.systems),
+    }
+    for name, system in studied.items():
         numbers = list(uncertain_numbers(system))
         base = metrics_of(scenario, name, system)
         assert base is not None
@@ -174,7 +183,7 @@ def sensitivity(
 
 
 def single_request_metrics(
-    scenario: Scenario, name: str, system: System
+    scenario: Scenario, name: str, system: Studied
 ) -> dict[str, float] | None:
     """Return TPOT and TTFT of an unloaded mean request, and joules and dollars of its tokens.
 
@@ -191,7 +200,7 @@ def single_request_metrics(
     return {"tpot": single.tpot, "ttft": single.ttft} | per_token
 
 
-def loaded_metrics(scenario: Scenario, name: str, system: System) -> dict[str, float] | None:
+def loaded_metrics(scenario: Scenario, name: str, system: Studied) -> dict[str, float] | None:
     """Return median TPOT and TTFT of the scenario's requests, and joules and dollars of a token.
 
     Return None if the model does not fit with a moved number.
@@ -223,7 +232,7 @@ def _fitting(scenario: Scenario, name: str, changed: Scenario) -> Deployment | N
     deployment = changed.deploy(name)
     if deployment.fit.fits:
         return deployment
-    if changed.plain(name) == scenario.plain(name):
+    if changed.systems[name] == scenario.systems.get(name, scenario.plain(name)):
         raise PlanError(
             f"systems.{name}: {deployment.layout.model.id} does not fit;"
             " try sramsim check for what would do"
@@ -242,22 +251,26 @@ def _costs_per_token(
     context = workload.mean_prompt + workload.mean_output / 2
     tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
     tally.batch_steps[1] = 1
-    replicas, server = (
-        deployment.layout.plan.replicas,
-        host_power(deployment.layout.chip, money.systems.get(name, OwnerCosts())),
-    )
-    chips = deployment.chips + scenario.spare_chips(name)
-    used = energy([EnergyPart(deployment.costs, chips / replicas, tally, server)], tpot, money.pue)
+    replicas = deployment.layout.plan.replicas
+    parts = energy_parts(scenario, name, deployment, tally)
+    alone = (part._replace(chips=part.chips / replicas) for _, part in parts)
+    used = energy(alone, tpot, money.pue)
     metrics = {"joules": sum(used.values())} if used else {}
-    if has := scenario.capex(name):
+    if has := purchase(scenario, name):
         drawn = replicas * (sum(used.values()) - used["pue"]) / tpot if used else None
         if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
             metrics["usd"] = price.usd_per_mtok
     return metrics
 
 
-def uncertain_numbers(system: System) -> Iterator[UncertainNumber]:
-    """Yield the numbers with a range of a system's engine, chip and cluster."""
+def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
+    """Yield the numbers with a range of a system's engine, chip and cluster; of both its pools."""
+    if isinstance(system, AttentionFfn):
+        for pool in ("attention", "ffn"):
+            for number in uncertain_numbers(getattr(system, pool)):
+                key = f"{pool}.{number.key}"
+                yield replace(number, key=key, moved_to=partial(_moved_system, system, key))
+        return
     parts: dict[str, Sourced] = {"engine": system.engine}
     if system.cluster:
         parts["cluster.chip"] = system.cluster.chip
@@ -285,9 +298,9 @@ def _is_unused(system: System, key: str) -> bool:
     return bool(key.startswith("topology") and other) or key.startswith("request_overhead")
 
 
-def _moved_system(system: System, key: str, text: str) -> System:
+def _moved_system(system: Studied, key: str, text: str) -> Studied:
     """Return a system with the number at a dotted key read from a text."""
-    changed: System = moved(system, key.split("."), text)
+    changed: Studied = moved(system, key.split("."), text)
     return changed
 
 

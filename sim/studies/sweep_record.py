@@ -16,6 +16,7 @@ from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
 from sim.planning.deployment import Deployment
 from sim.results.encoding import OMIT_NONE, json_object
 from sim.scenario.layout import deploy_members
+from sim.scenario.purchases import owned_chips
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario, scenario_from
 from sim.studies.design import search_plans
@@ -93,9 +94,14 @@ def table_values(system: JsonObject) -> dict[str, Scalar]:
 def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Scalar]:
     """Return what figures need in addition to a result: the load, the watts, and a bound of TPOT.
 
-    Watts are None if one chip does not publish them.  A fleet has no bound.
+    Watts are None if one chip does not publish them.  A fleet, or two pools, have no bound.
     """
-    powers = [(member.chips, member.deployment.layout.chip.power) for member in members.values()]
+    powers = []
+    for member in members.values():
+        deployment, ffn = member.deployment, member.deployment.ffn
+        powers.append((member.copies * deployment.own_chips, deployment.layout.chip.power))
+        if ffn:
+            powers.append((member.copies * ffn.chips, ffn.layout.chip.power))
     watts = {}
     for kind in ("typical", "maximum"):
         known = [
@@ -105,8 +111,8 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
         ]
         watts[f"{kind}_watts"] = sum(known) if len(known) == len(powers) else None
     fill = bound = None
-    if len(members) == 1:
-        single = next(iter(members.values())).deployment
+    single = next(iter(members.values())).deployment
+    if len(members) == 1 and not single.ffn:
         fill = single.limits.fill or single.limits.micro_batches
         bound = 1000 * _tpot_bound(single)
     return {
@@ -121,9 +127,9 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
 def _card_price_range(scenario: Scenario, name: str) -> dict[str, Scalar]:
     """Return the least and the most that a card may cost by its chip's file [USD].
 
-    Left out: fleets, and systems with a price of their own in `economics`.
+    Left out: fleets, attention and FFN pools, and systems with a price of their own in `economics`.
     """
-    if name not in scenario.members(name):
+    if name not in scenario.members(name) or name not in owned_chips(scenario, name):
         return {}
     costs = scenario.money.systems.get(name, OwnerCosts())
     chip = scenario.plain(name).hardware[0]

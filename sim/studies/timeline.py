@@ -20,6 +20,7 @@ from sim.inputs.errors import UserError
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
+from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import chip_machines
@@ -78,6 +79,11 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
     plain = plain_systems(scenario.systems)
     if name not in scenario.systems and name not in plain:
         raise unknown_name("--system", name, dict.fromkeys([*scenario.systems, *plain]))
+    if name in both_pools(scenario.systems):
+        raise UserError(
+            f"trace: systems.{name}: got attention and FFN pools, whose chips are not simulated "
+            "one by one; expected a system of one pool; try sramsim plan"
+        )
     if name not in plain:
         first = key_path(scenario.systems, next(iter(scenario.members(name))))
         kind = "a fleet" if isinstance(scenario.systems[name], Fleet) else "a pair of pools"

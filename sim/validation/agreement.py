@@ -183,11 +183,12 @@ class ValidationReport:
     def headline(self) -> list[PointComparison]:
         """Rows that make the headline: tested ones of dense models; without any, fitted ones.
 
+        In a set without dense models, those with experts take their place.
         For replies: all floors that are scored, also of experts and fitted ones.
         """
         if self.of_replies:
             return [row for row in self.counted if row.status in ("tested", "fitted")]
-        dense = [row for row in self.counted if not row.moe]
+        dense = [row for row in self.counted if not row.moe] or self.counted
         return [row for row in dense if row.status == "tested"] or [
             row for row in dense if row.status == "fitted"
         ]

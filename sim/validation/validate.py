@@ -18,6 +18,7 @@ from sim.scenario.scenario import read
 from sim.scenario.system import System
 from sim.studies.processes import on_processes
 from sim.studies.run import run
+from sim.validation.afd import attention_ffn_report
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
 from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
@@ -25,6 +26,8 @@ from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
 from sim.validation.speculation import speculation_report
 
+# Sets of points that are no rows of a table, by name.
+REPORTS = {"speculation": speculation_report, "afd": attention_ffn_report}
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}  # by precision of weights; others: 16
 # Numbers of an engine that each metric depends on; a throughput depends on both.
@@ -53,10 +56,10 @@ def validate_set(
     """
     if name == "replay":
         return validate_replay()
-    if name == "speculation":
-        return speculation_report()
+    if name in REPORTS:
+        return REPORTS[name]()
     if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, "speculation", "replay", "kernels", "network"))
+        raise unknown_name("validate", name, (*SETS, *REPORTS, "replay", "kernels", "network"))
     return validate_file(shipped_table(name), progress, jobs)
 
 

@@ -16,6 +16,7 @@ from sim.catalogue.measurements import (
     PublishedSpeeds,
     Rules,
     SpeculationMeasurements,
+    StepMeasurements,
 )
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory
@@ -47,6 +48,7 @@ OTHERS = {
     "network": NetworkMeasurements,
     "rules": Rules,
     "speculation": SpeculationMeasurements,
+    "afd": StepMeasurements,
 }
 FILES = [(kind, name) for kind in CLASSES for name in catalogue_names(kind)]
 SOURCED = [(kind, name) for kind, name in FILES if issubclass(CLASSES[kind], Sourced)]

@@ -1,0 +1,341 @@
+"""The cost of steps whose attention and MLPs are on two pools of chips.
+
+A step is cut into micro-batches. In every layer each of them passes the attention pool, the way
+out, the FFN pool and the way back, and reads the weights again.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.attention import FOREVER
+from sim.cost.causes import Cause
+from sim.cost.collectives import Collectives, Exchange
+from sim.cost.energy import Tally
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.layout import Layout
+from sim.cost.rows import IS_COLLECTIVE, attention_row
+from sim.cost.step import Costs, Step
+from sim.cost.terms import HOPS, Row
+from sim.cost.work import Work
+from sim.model.blocks import Block, Mixer
+from sim.units import Bytes, Seconds
+
+NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool's engine has it
+IS_HOP = ((HOPS, 1.0),)
+
+
+class LayerTimes(NamedTuple):
+    """The times of one micro-batch in one layer [s], or how often each of them counts.
+
+    out, back: of its messages, with the latency. out_busy, back_busy: of the links.
+    """
+
+    attention: float = 0.0
+    out: float = 0.0
+    ffn: float = 0.0
+    back: float = 0.0
+    out_busy: float = 0.0
+    back_busy: float = 0.0
+
+    @property
+    def serial(self) -> Seconds:
+        """The time of a micro-batch that waits for no other one."""
+        return self.attention + self.out + self.ffn + self.back
+
+    @property
+    def slowest(self) -> str:
+        """The pool or link that one micro-batch keeps busy longest."""
+        return max(MACHINES, key=lambda name: float(getattr(self, name)))
+
+    def total(self, counts: "LayerTimes") -> Seconds:
+        """Return the sum of the times, each as often as it counts."""
+        return sum(time * count for time, count in zip(self, counts, strict=True))
+
+
+MACHINES = ("attention", "ffn", "out_busy", "back_busy")  # each takes one micro-batch at a time
+ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
+
+
+class Critical(NamedTuple):
+    """How often each time of a layer counts in its cycle, and in the fill before the first one.
+
+    binds: the pool or link that never waits; 'latency' if all of them wait.
+    """
+
+    cycle: LayerTimes
+    fill: LayerTimes
+    binds: str
+
+
+def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
+    """Return what a layer's cycle and the fill consist of.
+
+    With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
+    cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
+    It is exact for a flow shop that every job passes L times, first come, first served.
+    """
+    m, slowest = micro_batches, times.slowest
+    once = LayerTimes(**{slowest: 1.0})
+    if m * times.total(once) > times.serial:
+        fill = LayerTimes(*(all_ - one for all_, one in zip(ONCE, once, strict=True)))
+        return Critical(LayerTimes(**{slowest: float(m)}), fill, slowest)
+    return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")
+
+
+class ShardCollectives(Collectives):
+    """The collectives of an FFN pool.
+
+    With a copy for each shard, its chips gather the tokens, each of which came to one of them. Then
+    they sum the results, each of which leaves from one of them. Such a reduce-scatter takes as long
+    as an all-gather. With one copy of a token this is an all-reduce over the stage, as without
+    pools.
+    """
+
+    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
+        self.shards, plan = transfer.shards(layout), layout.plan
+        alone = replace(plan, tensor=plan.tensor // self.shards, attention_data=self.shards)
+        super().__init__(replace(layout, plan=alone))
+        self.transfer, self.pool = transfer, layout
+
+    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        if self.transfer.copies == "token":
+            return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
+        shares = (
+            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
+        )
+        return tuple(
+            exchange
+            for nbytes in shares
+            for exchange in self._exchange("all_gather", stage, nbytes)
+        )
+
+    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        return ()  # the attention pool sends the input of each layer
+
+    @cached_property
+    def _onward_cables(self) -> int:
+        return 0  # each layer's output returns to the attention pool
+
+
+class AttentionFfnCosts(Costs):
+    """The cost of steps on an attention pool and an FFN pool, which work in turns.
+
+    Embedding, head and the engine's time for a step and its sequences are on the attention pool,
+    once a step, before and after all layers.
+    ffn: the costs of the FFN part of the model on its pool.
+
+    Left out: overlap of layers with unlike neighbours, and of a step with the next one; cached
+    positions that several micro-batches read for one prompt.
+    """
+
+    def __init__(
+        self, layout: Layout, ffn: Layout, transfer: LayerTransfer, micro_batches: int
+    ) -> None:
+        super().__init__(layout)
+        engine = ffn.engine.model_copy(update=NO_OVERHEAD)
+        self.ffn = Costs(replace(ffn, engine=engine))
+        self.ffn.collectives = ShardCollectives(self.ffn.layout, transfer)
+        self.transfer, self.micro_batches = transfer, micro_batches
+        pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
+        self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
+        self._of_mixer = {kind.shape: place for place, kind in enumerate(self.kinds)}
+        self._times: dict[int, dict[Block | Mixer | None, Seconds]] = {}
+        self._layer: dict[tuple[Block, Block, int], LayerTimes] = {}
+
+    def step(self, work: Work) -> Step:
+        time, growth, holds = self.line(work)
+        return Step(np.array([time]), np.array([growth]), holds)
+
+    def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        m, part = self.micro_batch(work)
+        seconds = self._once(work)
+        growth, holds = 0.0, 1 if work.prompt_tokens else FOREVER
+        for pair, layers in self.layer_kinds.items():
+            times, more, steps = self.layer_times(pair, part)
+            critical = critical_times(times, m)
+            fills = pair == self.last_layer
+            seconds += layers * times.total(critical.cycle) + fills * times.total(critical.fill)
+            if more and not work.prompt_tokens:
+                counts = layers * critical.cycle.attention + fills * critical.fill.attention
+                growth += counts * more
+                holds = min(holds, steps, _steps_until_other(times, more, m))
+        return seconds, growth, holds
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield the contributions to a step, each as often as it is on the critical path."""
+        yield from self._rows_once(work)
+        m, part = self.micro_batch(work)
+        for pair, layers in self.layer_kinds.items():
+            times = self.layer_times(pair, part)[0]
+            critical = critical_times(times, m)
+            fills = pair == self.last_layer
+            counts = LayerTimes(
+                *(
+                    layers * cycle + fills * fill
+                    for cycle, fill in zip(critical.cycle, critical.fill, strict=True)
+                )
+            )
+            for row in self._attention_rows(pair[0], part):
+                yield row._replace(repeats=np.array([counts.attention]))
+            passes = self._passes(part.tokens)[0]
+            for row in self._ffn_rows(pair[1], part.tokens):
+                yield row._replace(repeats=np.array([counts.ffn * passes]))
+            for way in ("out", "back", "out_busy", "back_busy"):
+                yield _link_row(way, getattr(times, way), getattr(counts, way))
+
+    def micro_batch(self, work: Work) -> tuple[int, Work]:
+        """Return the number of micro-batches of a step, and the work of the largest one."""
+        parts = max(1, min(self.micro_batches, work.tokens))
+        if parts == 1:
+            return 1, work
+        decodes, prompt = -(-work.decodes // parts), -(-work.prompt_tokens // parts)
+        decoding = decodes / work.decodes if work.decodes else 0.0
+        reading = prompt / work.prompt_tokens if work.prompt_tokens else 0.0
+        return parts, Work(
+            decodes,
+            decoding * work.context,
+            prompt,
+            work.chunks,
+            reading * work.attended,
+            reading * work.cached,
+            windowed_context=decoding * work.windowed_context,
+            windowed_attended=reading * work.windowed_attended,
+            windowed_cached=reading * work.windowed_cached,
+            growing=decoding * work.growing,
+        )
+
+    def layer_times(self, pair: tuple[Block, Block], work: Work) -> tuple[LayerTimes, Seconds, int]:
+        """Return the times of a micro-batch in a layer, what each further step adds, and holds.
+
+        pair: the layer's blocks in the attention pool and in the FFN pool.
+        """
+        attention, ffn = pair
+        key = attention, ffn, work.tokens
+        if key not in self._layer:
+            self._layer[key] = self._layer_without_mixers(attention, ffn, work.tokens)
+        times, growth, holds = self._layer[key], 0.0, FOREVER
+        seconds = times.attention
+        for mixer in attention.mixers:
+            place = self._of_mixer[mixer]
+            if work.decodes:
+                now, more, steps = self._decode_lines(work.decodes)[place].at(work)
+                seconds, growth, holds = seconds + now, growth + more, min(holds, steps)
+            if work.prompt_tokens:
+                seconds += self._prompts(work.prompt_tokens)[place].prompt_seconds(work)
+        return times._replace(attention=seconds), growth, holds
+
+    def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
+        """Return for each kind of layer the times of a micro-batch, and what its cycle is."""
+        m, part = self.micro_batch(work)
+        times = {pair: self.layer_times(pair, part)[0] for pair in self.layer_kinds}
+        return {pair: (own, critical_times(own, m)) for pair, own in times.items()}
+
+    def sent(self, tally: Tally) -> Bytes:
+        """Return the bytes between the pools for the steps of a tally, in both directions."""
+        a_token = sum(
+            layers * sum(self.transfer.token_bytes(self.ffn.layout, ffn))
+            for (_, ffn), layers in self.layer_kinds.items()
+        )
+        return a_token * sum(tokens * steps for tokens, steps in tally.batch_steps.items())
+
+    def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
+        """Return the tallies of the attention pool and the FFN pool: steps of micro-batches."""
+        beat = self.ffn.layout.engine.tokens_per_beat
+        attention = _cut(tally, lambda tokens: min(self.micro_batches, tokens))
+        return attention, _cut(attention, lambda tokens: -(-tokens // beat)) if beat else attention
+
+    def _layer_without_mixers(self, attention: Block, ffn: Block, tokens: int) -> LayerTimes:
+        ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens)
+        out, back = (self.transfer.latency + busy for busy in ways)
+        computing = sum(row.seconds for row in self._ffn_rows(ffn, tokens))
+        return LayerTimes(
+            self._by_part(tokens)[attention],
+            out,
+            self._passes(tokens)[0] * computing,
+            back,
+            *ways,
+        )
+
+    def _passes(self, tokens: int) -> tuple[int, int]:
+        """Return how often the FFN pool works for a micro-batch, and for how many tokens."""
+        beat = self.ffn.layout.engine.tokens_per_beat or tokens
+        return -(-tokens // beat), min(tokens, beat)
+
+    def _attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
+        """Yield the rows of a layer's block in the attention pool, with its mixers."""
+        yield from (row for row in self.body_rows(work.tokens) if row.part == block)
+        for kind in (self.kinds[self._of_mixer[mixer]] for mixer in block.mixers):
+            if work.decodes:
+                yield attention_row(kind, work, decode=True)
+            if work.prompt_tokens:
+                yield attention_row(kind, work, decode=False)
+
+    def _ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
+        """Yield the rows of a layer's MLP for one pass.
+
+        The slowest collectives count, over the stages with this MLP.
+        """
+        rows = [row for row in self.ffn.body_rows(self._passes(tokens)[1]) if row.part == block]
+        yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
+        yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
+
+    def _rows_once(self, work: Work) -> Iterator[Row]:
+        """Yield the rows of a step outside of its layers."""
+        layers = {attention for attention, _ in self.layer_kinds}
+        yield from (row for row in self.body_rows(work.tokens) if row.part not in layers)
+        yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+
+    def _once(self, work: Work) -> Seconds:
+        """Return the seconds of these rows."""
+        parts = self._by_part(work.tokens)
+        outside = parts[self.layout.model.blocks[0]] + parts[self.head] + parts[None]
+        return outside + self.sampling(work.logits, work.decodes + work.chunks, work.decodes)
+
+    def _by_part(self, tokens: int) -> dict[Block | Mixer | None, Seconds]:
+        """Return the seconds of a part's rows that depend on tokens alone, for one layer of it."""
+        if tokens not in self._times:
+            seconds: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
+            for row in self.body_rows(tokens):
+                seconds[row.part] += row.seconds
+            self._times[tokens] = seconds
+        return self._times[tokens]
+
+
+def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -> int:
+    """Return for how many steps the same pool or link binds, while attention grows."""
+    other = max(times.ffn, times.out_busy, times.back_busy)
+    lead = times.attention - other
+    steps = [FOREVER if lead >= 0 else 1 + int(-lead / growth)]
+    ahead = micro_batches * max(times.attention, other) - times.serial
+    slope = (micro_batches - 1 if lead >= 0 else -1) * growth
+    if ahead * slope < 0:
+        steps.append(1 + int(abs(ahead / slope)))
+    return min(steps)
+
+
+def _link_row(way: str, seconds: Seconds, count: float) -> Row:
+    causes = partial(_link_causes, way, seconds)
+    return Row(None, np.array([count]), seconds, seconds, IS_HOP, causes)
+
+
+def _link_causes(way: str, seconds: Seconds) -> tuple[Cause, ...]:
+    return (Cause(f"hidden states, {way.split('_')[0]}", "link", seconds, "s"),)
+
+
+def _cut(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
+    """Return a tally whose steps are cut into parts; outputs are sampled once a step as before."""
+    steps: defaultdict[int, float] = defaultdict(float)
+    for tokens, count in tally.batch_steps.items():
+        parts = max(1, parts_of(tokens))
+        share, rest = divmod(tokens, parts)
+        steps[share] += (parts - rest) * count
+        if rest:
+            steps[share + 1] += rest * count
+    more = sum(steps.values()) - sum(tally.batch_steps.values())
+    without = tally.steps_without_sampling + more
+    return replace(tally, batch_steps=steps, steps_without_sampling=without)

@@ -1,0 +1,75 @@
+"""The transfer of hidden states between an attention pool and an FFN pool, in every layer."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sim.cost.layout import Layout
+from sim.cost.plan import PrecisionField
+from sim.hardware.chip import Precision
+from sim.inputs.values import Value
+from sim.model.blocks import Block
+from sim.units import Bytes, BytesPerSecond, Seconds
+
+
+class LayerTransfer(Value):
+    """The links between an attention pool and an FFN pool, which work in both directions at once.
+
+    A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
+    busier end.  With `copies: rank` each shard of the experts is sent the tokens that need it, and
+    sends its results back.  The chips of a shard share its messages, gather the tokens and sum
+    their results.  With `copies: token` all chips of a stage are one shard.
+
+    Left out: links of the shard that most tokens need, which carry more than others; partial
+    results of shared experts, on shards that no routed expert of a token is on.
+    """
+
+    bandwidth: BytesPerSecond = Field(
+        description="Bandwidth of a link in each direction [B/s]; `per` says whose link it is."
+    )
+    per: Literal["chip", "system"] = Field(
+        default="chip", description="Owner of a link: each chip, or all chips of a pool together."
+    )
+    latency: Seconds = Field(
+        default=0.0, description="Time of a message besides its bytes [s]; the link is free then."
+    )
+    out: Annotated[PrecisionField, Field(validate_default=True)] = Field(
+        default=Precision.BF16, description="Precision of hidden states on the way to the FFN pool."
+    )
+    back: Annotated[PrecisionField, Field(validate_default=True)] = Field(
+        default=Precision.BF16, description="Precision of results on the way back."
+    )
+    copies: Literal["token", "rank"] = Field(
+        default="token",
+        description="Copies of each token: one, or one for each shard of the experts that it "
+        "needs.",
+    )
+
+    def shards(self, ffn: Layout) -> int:
+        """Return the shards of a stage that are sent tokens by themselves."""
+        return ffn.plan.expert if self.copies == "rank" else 1
+
+    def copies_of(self, ffn: Layout, block: Block) -> float:
+        """Return the copies of a token that a layer's MLP needs.
+
+        N (1 - C(E - E/N, k) / C(E, k)) of N shards have one of the token's k experts of E. A dense
+        MLP is on all of them.
+        """
+        shards = self.shards(ffn)
+        return block.experts.reached(shards) if block.experts else float(shards)
+
+    def token_bytes(self, ffn: Layout, block: Block) -> tuple[Bytes, Bytes]:
+        """Return the bytes of a token on its way to a layer's MLP, and back."""
+        numbers = self.copies_of(ffn, block) * ffn.model.hidden_size
+        return numbers * self.out.bytes, numbers * self.back.bytes
+
+    def busy(
+        self, attention: Layout, ffn: Layout, block: Block, tokens: int
+    ) -> tuple[Seconds, Seconds]:
+        """Return how long a micro-batch of `tokens` keeps the links busy, out and back."""
+        out, back = self.token_bytes(ffn, block)
+        busiest = float(tokens)
+        if self.per == "chip":
+            plan = attention.plan
+            busiest = max(plan.ranked(tokens) / plan.tensor, tokens / ffn.plan.stage_size)
+        return busiest * out / self.bandwidth, busiest * back / self.bandwidth

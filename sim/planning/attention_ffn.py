@@ -1,0 +1,95 @@
+"""The deployment of an attention pool with the FFN pool that serves it in every layer.
+
+deploy_with_ffn(attention, ffn, sharing, request_tokens).ffn.fit.fits
+"""
+
+from dataclasses import dataclass, replace
+
+from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.layout import Layout, fit
+from sim.inputs.errors import error_at_path, errors_below
+from sim.model.pool_parts import model_part
+from sim.planning.deployment import (
+    Deployment,
+    DeploymentParts,
+    FfnDeployment,
+    LimitOverrides,
+    deploy,
+    uncut_layout,
+)
+from sim.planning.memories import with_memories
+from sim.planning.search import sized_layout
+
+
+@dataclass(frozen=True)
+class PoolSharing:
+    """How two pools share the steps: micro-batches that take turns, and the links."""
+
+    micro_batches: int
+    transfer: LayerTransfer
+
+
+def deploy_with_ffn(
+    attention: DeploymentParts,
+    ffn: DeploymentParts,
+    sharing: PoolSharing,
+    lengths: tuple[float, float],
+    overrides: tuple[LimitOverrides, LimitOverrides] = (LimitOverrides(), LimitOverrides()),
+) -> Deployment:
+    """Lay attention on the chips of one pool and MLPs on those of the other one.
+
+    lengths: tokens of a mean request, and of its prompt. overrides: of attention, and of the FFN.
+    The scheduler's limits and the KV cache are those of the attention pool.
+
+    Raises: ValueError at a key of `attention` or `ffn` if parts contradict each other.
+    """
+    whole = attention.model
+    with errors_below("attention"):
+        _require_one_stage(attention)
+        part = model_part(whole, "attention")
+        deployed = deploy(replace(attention, model=part), *lengths, overrides[0])
+    with errors_below("ffn"):
+        tokens = -(-deployed.layout.token_budget // sharing.micro_batches)
+        layout = _ffn_layout(
+            replace(ffn, model=model_part(whole, "ffn")),
+            replace(overrides[1], token_budget=tokens),
+        )
+    fitted = fit(layout, lengths[0])
+    costs = AttentionFfnCosts(deployed.layout, layout, sharing.transfer, sharing.micro_batches)
+    return replace(
+        deployed,
+        fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
+        costs=costs,
+        ffn=FfnDeployment(layout, fitted),
+    )
+
+
+def _require_one_stage(parts: DeploymentParts) -> None:
+    """Raise ValueError unless the attention pool is one stage, whose chips start layers at once."""
+    engine, plan = parts.engine, parts.plan
+    for key in ("tokens_per_beat", "layer_launch"):
+        if getattr(engine, key):
+            reason = f"got {engine.id}, which has {key}; expected an engine without it, since "
+            reason += "attention works for whole micro-batches; try engine: vllm"
+            raise error_at_path(("engine",), engine.id, reason)
+    if plan.stage_size != parts.chips:
+        reason = f"got tensor {plan.tensor} x attention_data {plan.attention_data}; expected "
+        reason += f"{parts.chips} chips, since the attention pool is one stage; "
+        reason += f"try attention_data: {max(1, parts.chips // plan.tensor)}"
+        raise error_at_path(("plan",), plan, reason)
+
+
+def _ffn_layout(parts: DeploymentParts, overrides: LimitOverrides) -> Layout:
+    """Return the layout of an FFN pool. Several stages have equal numbers of layers.
+
+    Without `tensor`, a stage has a chip for each expert shard.
+    """
+    plan = parts.plan
+    if plan.expert and "tensor" not in plan.model_fields_set:
+        plan = plan.model_copy(update={"tensor": plan.expert})
+    resolved = plan.resolved(parts.chips, parts.model)
+    bare = sized_layout(uncut_layout(parts, overrides, resolved))
+    layers, stages = len(parts.model.blocks), resolved.pipeline
+    bounds = tuple(layers * stage // stages for stage in range(stages))
+    return replace(with_memories(bare, 1.0), bounds=bounds)

@@ -1,0 +1,52 @@
+"""The error of a deployment whose model does not fit, with what would be enough.
+
+>>> require_fit(deployment, 2048)  # doctest: +SKIP
+"""
+
+from sim.cost.layout import MemoryFit
+from sim.cost.plan import PlanError
+from sim.planning.deployment import Deployment, FfnDeployment
+from sim.planning.search import minimum_chips
+from sim.units import format_quantity
+
+
+def require_fit(deployment: Deployment, request_tokens: float) -> None:
+    """Raise PlanError, with the number of chips that would fit, if the model does not fit."""
+    fit, layout = deployment.fit, deployment.layout
+    if fit.fits:
+        return
+    if deployment.ffn:
+        raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
+    fewest = minimum_chips(deployment.bare, request_tokens)
+    if fewest is None:
+        hint = f"no number of them would do as the {layout.chip.id} is joined"
+    else:
+        hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
+    needs = _needs(fit)
+    if layout.apart and fit.weights > layout.weights_memory.capacity:
+        home, has = layout.plan.weights_in, format_quantity(layout.weights_memory.capacity, "B")
+        needs = f"needs {format_quantity(fit.weights, 'B')} for weights in its {home} and has {has}"
+    raise PlanError(
+        f"{layout.model.id} on {deployment.chips} {layout.chip.id} does not fit: "
+        f"the fullest chip {needs}; {hint}"
+    )
+
+
+def _needs(fit: MemoryFit) -> str:
+    return (
+        f"needs {format_quantity(fit.needed, 'B')} ({format_quantity(fit.weights, 'B')} weights) "
+        f"and has {format_quantity(fit.capacity, 'B')}"
+    )
+
+
+def _pools_do_not_fit(deployment: Deployment, ffn: FfnDeployment) -> str:
+    """Return which of two pools the model does not fit, and by how much."""
+    pool, fit, layout = "attention", deployment.fit, deployment.layout
+    chips, hint = deployment.own_chips, "try a larger attention.plan.tensor"
+    if not ffn.fit.fits:
+        pool, fit, layout, chips = "ffn", ffn.fit, ffn.layout, ffn.chips
+        hint = "try more ffn.chips"
+    return (
+        f"{layout.model.id} on {chips} {layout.chip.id} of the {pool} pool does not fit: the "
+        f"fullest chip {_needs(fit)}; {hint}"
+    )

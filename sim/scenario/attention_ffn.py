@@ -1,0 +1,128 @@
+"""A system whose attention and MLPs are on two pools of chips, which work in every layer."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from sim.cost.layer_transfer import LayerTransfer
+from sim.inputs.errors import error_at_path, errors_below
+from sim.model.transformer import Model
+from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
+from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides
+from sim.scenario.system import Shown, System
+from sim.serving.policy import Router, ring
+
+# Keys of the pools that are not simulated, by pool. Those of the FFN pool are all but these.
+REFUSED = ("speculate", "link_errors", "faults", "outages", "exceptions", "network", "jitter")
+FFN_KEYS = (
+    "chip",
+    "chips",
+    "cluster",
+    "engine",
+    "plan",
+    "topology",
+    "memory_fraction",
+    "label",
+    "colour",
+)
+# Keys of the pools' plans with the only value that is simulated.
+ONLY_ONE = {"attention": ("pipeline", "replicas", "expert"), "ffn": ("attention_data", "replicas")}
+
+
+class AttentionFfn(Shown):
+    """Attention on one pool of chips, MLPs and experts on another one.
+
+    Embedding, attention, KV cache, routers, norms and head are on the attention pool. Hidden states
+    cross to the FFN pool and back in every layer. Both pools serve one replica: `micro_batches`
+    parts of a step take turns, so that one pool works while another part is on the other pool.
+    With m parts a layer takes max(m * slowest of pools and links, attention + out + FFN + back).
+
+    The options of the scheduler are those of `attention`. Several copies make a `fleet`.
+    Left out: speculation, failures, chip fidelity, and being a pool of `prefill` and `decode`.
+    """
+
+    attention: System = Field(
+        description="Chips, engine and plan of attention, with the options of the scheduler."
+    )
+    ffn: System = Field(description="Chips, engine and plan of MLPs and experts.")
+    micro_batches: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=2, description="Parts of each step, which take turns on the pools."
+    )
+    transfer: LayerTransfer = Field(description="Links between the pools.")
+
+    @model_validator(mode="after")
+    def _simulated(self) -> "AttentionFfn":
+        for pool, system in self.pools.items():
+            with errors_below(pool):
+                _require_simulated(pool, system)
+        return self
+
+    @property
+    def full_label(self) -> str | None:
+        """The label with the number of all chips in the place of '{chips}'."""
+        chips = self.attention.hardware[1] + self.ffn.hardware[1]
+        return self.label and self.label.replace("{chips}", f"{chips:,}")
+
+    @property
+    def pools(self) -> dict[str, System]:
+        """Both pools, by name."""
+        return {"attention": self.attention, "ffn": self.ffn}
+
+    @property
+    def router(self) -> Router:
+        """The router of requests, which has one replica to choose."""
+        return self.attention.router
+
+    def deploy(self, model: Model, lengths: tuple[float, float]) -> Deployment:
+        """Return the deployment of both pools. lengths: tokens of a mean request, and its prompt.
+
+        Raises: ValueError at the key of a pool if its parts contradict each other.
+        """
+        pools = self.pools.values()
+        attention, ffn = (
+            DeploymentParts(
+                system.model or model, chip, chips, system.engine, system.plan, topology
+            )
+            for system in pools
+            for chip, chips, topology in [system.hardware]
+        )
+        limits = (
+            LimitOverrides(
+                system.token_budget,
+                system.max_sequences,
+                system.kv_tokens,
+                system.memory_fraction,
+            )
+            for system in pools
+        )
+        sharing = PoolSharing(self.micro_batches, self.transfer)
+        return deploy_with_ffn(attention, ffn, sharing, lengths, (next(limits), next(limits)))
+
+
+def _require_simulated(pool: str, system: System) -> None:
+    """Raise ValueError at the first key of a pool that is not simulated."""
+    plan, refused = system.plan, list(REFUSED)
+    if pool == "ffn":
+        refused += [key for key in system.model_fields_set if key not in FFN_KEYS]
+    for key in refused:
+        if (value := getattr(system, key)) not in (None, (), 0.0, False):
+            reason = f"expected none, because it is not simulated in the {pool} pool"
+            raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
+    for key in ONLY_ONE[pool]:
+        if (value := getattr(plan, key)) not in (None, 1):
+            hint = "try a fleet of copies" if key == "replicas" else f"try leaving {key} out"
+            reason = f"got {value}; expected 1 in the {pool} pool; {hint}"
+            raise error_at_path(("plan", key), value, reason)
+    for key in ("search", "slots"):
+        if value := getattr(plan, key):
+            reason = f"got {value}; expected none in the {pool} pool; try leaving {key} out"
+            raise error_at_path(("plan", key), value, reason)
+    problems = {
+        "policy": ("ring", "continuous") if system.policies.batching is ring else None,
+        "routing": ("sampled", "expected") if system.routing == "sampled" else None,
+        "fidelity": ("chip", "stage") if system.fidelity == "chip" else None,
+    }
+    for key, problem in problems.items():
+        if problem:
+            reason = f"got {problem[0]}; expected {problem[1]} in the {pool} pool; "
+            raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")

@@ -1,0 +1,33 @@
+"""The chips that a system's owner buys, and what they cost."""
+
+from typing import TYPE_CHECKING
+
+from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
+from sim.hardware.chip import Chip
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.pools import key_path
+
+if TYPE_CHECKING:
+    from sim.scenario.scenario import Scenario
+
+
+def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
+    """Return the chips of a plain system, and their number, by the key of their owner costs.
+
+    They are of one kind, or those of 'afd.attention' and 'afd.ffn'.
+    """
+    system = scenario.systems.get(name)
+    if isinstance(system, AttentionFfn):
+        return {f"{name}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
+    return {".".join(key_path(scenario.systems, name)): scenario.plain(name).hardware[:2]}
+
+
+def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
+    """Return the purchase of copies of a plain system, with spares; None if a price is unknown."""
+    spares, parts = scenario.spare_chips(name), []
+    for key, (chip, chips) in owned_chips(scenario, name).items():
+        own = scenario.money.systems.get(key, OwnerCosts())
+        if (part := system_capex(chip, chips + spares, own)) is None:
+            return None
+        parts.append(part)
+    return Capex(*map(sum, zip(*parts, strict=True))).times(copies)

@@ -1,0 +1,301 @@
+"""Attention and FFN pools: two machines that take turns, and the undivided system that they are without links."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cost.attention_ffn import MACHINES, LayerTimes, critical_times
+from sim.cost.energy import Tally, usage
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.plan import Plan
+from sim.cost.terms import TIME
+from sim.cost.work import Work, decodes_at
+from sim.economics.owner_costs import Economics
+from sim.hardware.chip import Memory
+from sim.hardware.power import Power
+from sim.model.pool_parts import model_part
+from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
+from sim.planning.deployment import DeploymentParts, LimitOverrides
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.purchases import purchase
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
+from sim.serving.service import serve
+from sim.studies.run import plan, run
+from sim.workload.arrivals import Listed, ListedRequest
+from sim.workload.requests import RequestBatch
+
+NOTHING = LayerTransfer(bandwidth=1e40)
+SLOW = LayerTransfer(bandwidth=1e8, latency=2e-6, copies="rank", back="fp16", out="fp8")
+FAST = LayerTransfer(bandwidth=1e12, latency=5e-5)
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+WINDOWS = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
+MODELS = {"dense": {}, "experts": EXPERTS, "windows": WINDOWS}
+times = st.floats(1e-6, 1e-3)
+
+
+@pytest.fixture(scope="module")
+def pools(make_model, make_chip, lossy):
+    """The small model on two pools, with what a test changes."""
+
+    def make(
+        changes=EXPERTS, micro_batches=2, transfer=SLOW, attention=4, ffn=4, expert=None, chip=None
+    ):
+        model, chip = make_model(**changes), chip or make_chip(fp16=1e10)
+        plans = Plan(tensor=attention), Plan(tensor=ffn, expert=expert)
+        parts = [
+            DeploymentParts(model, chip, plan.tensor, lossy, plan, chip.topology) for plan in plans
+        ]
+        overrides = (LimitOverrides(token_budget=16), LimitOverrides())
+        return deploy_with_ffn(*parts, PoolSharing(micro_batches, transfer), (64, 32), overrides)
+
+    return make
+
+
+def works():
+    """Steps with decodes, with a chunk of a prompt, and with both."""
+    return (
+        decodes_at(7, 40.0, 24),
+        Work(0, 0.0, 8, 1, 8 * 30, 34, 1, windowed_attended=160, windowed_cached=24),
+        Work(3, 90.0, 5, 1, 5 * 20, 22, 4, 60.0, 90, 20),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expert"), [({}, None), (WINDOWS, None), (EXPERTS, None), (EXPERTS, 4)]
+)
+def test_without_links_and_turns_two_pools_are_the_undivided_system(
+    pools, make_deployment, make_model, make_chip, lossy, changes, expert
+):
+    undivided = make_deployment(
+        4,
+        plan=Plan(tensor=4, expert=expert),
+        model=make_model(**changes),
+        chip=make_chip(fp16=1e10),
+        engine=lossy,
+    )
+    divided = pools(changes, 1, NOTHING, expert=expert)
+    for work in works():
+        one, two = undivided.costs.step(work), divided.costs.step(work)
+        assert two.time == pytest.approx(one.time, rel=1e-12)
+        assert two.growth == pytest.approx(one.growth, rel=1e-9, abs=1e-18)
+
+
+@given(st.builds(LayerTimes, *[times] * 6), st.integers(1, 5), st.integers(1, 6))
+def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times, jobs, layers):
+    busy = min(given_times.out, given_times.out_busy), min(given_times.back, given_times.back_busy)
+    own = given_times._replace(out_busy=busy[0], back_busy=busy[1])
+    critical = critical_times(own, jobs)
+    closed = layers * own.total(critical.cycle) + own.total(critical.fill)
+    assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
+
+
+def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
+    """Each machine takes one job at a time, first come, first served; latencies only delay."""
+    env = simpy.Environment()
+    machines = {name: simpy.Resource(env) for name in MACHINES}
+    way = (
+        ("attention", 0.0),
+        ("out_busy", own.out - own.out_busy),
+        ("ffn", 0.0),
+        ("back_busy", own.back - own.back_busy),
+    )
+
+    def job():
+        for _ in range(layers):
+            for name, latency in way:
+                with machines[name].request() as turn:
+                    yield turn
+                    yield env.timeout(getattr(own, name))
+                yield env.timeout(latency)
+
+    ends = [env.process(job()) for _ in range(jobs)]
+    env.run(simpy.AllOf(env, ends))
+    return env.now
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3, 5])
+def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches):
+    deployment = pools(micro_batches=micro_batches)
+    costs, work = deployment.costs, decodes_at(15, 40.0, None)
+    ((own, _),) = costs.step_layers(work).values()
+    parts = costs.micro_batch(work)[0]
+    assert parts == micro_batches
+    outside = sum(float(row.repeats[0]) * row.seconds for row in costs._rows_once(work))
+    shop = flow_shop(own, parts, deployment.layout.model.num_hidden_layers)
+    assert costs.step(work).time[0] == pytest.approx(outside + shop, rel=1e-9)
+
+
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
+def test_rows_add_up_to_the_step_and_growth_holds(pools, changes):
+    costs = pools(changes, micro_batches=3).costs
+    for work in works():
+        time, growth, holds = costs.line(work)
+        assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
+        if work.prompt_tokens:
+            continue
+        steps = min(holds, 9)
+        later = replace(work, context=work.context + (steps - 1) * work.decodes)
+        assert costs.line(later)[0] == pytest.approx(time + (steps - 1) * growth, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "binds"),
+    [(2, ["ffn", "latency", "latency", "attention"]), (3, ["ffn", "attention"])],
+)
+def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, binds):
+    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention."""
+    costs = pools(micro_batches=micro_batches, transfer=FAST, attention=1, ffn=1).costs
+    start, found, passed = decodes_at(16, 1.0, None), [], 0
+    while passed < 10_000:
+        work = replace(start, context=start.context + 16 * passed)
+        time, growth, holds = costs.line(work)
+        found.append(costs.step_layers(work).popitem()[1][1].binds)
+        for steps in (holds // 2, holds - 1):
+            later = replace(work, context=work.context + 16 * min(steps, 10_000))
+            assert costs.line(later)[0] == pytest.approx(
+                time + min(steps, 10_000) * growth, rel=1e-9
+            )
+        passed += holds
+    assert found == binds
+
+
+def test_leaps_are_steps(pools):
+    deployment = pools(micro_batches=3)
+    requests = RequestBatch(
+        np.array([0.0, 0.0, 0.001, 0.02]), np.array([20, 5, 9, 30]), np.array([40, 9, 25, 3])
+    )
+    leapt, stepped = (
+        serve(requests, deployment.costs, deployment.limits, leap=leap) for leap in (True, False)
+    )
+    assert leapt.last_token == pytest.approx(stepped.last_token, rel=1e-9)
+    assert leapt.first_token == pytest.approx(stepped.first_token, rel=1e-9)
+
+
+def test_faster_links_and_more_chips_of_the_slow_pool_never_slow_a_step(pools):
+    work = decodes_at(16, 30.0, None)
+
+    def step(**changes):
+        return pools(**changes).costs.step(work).time[0]
+
+    bandwidths = [
+        step(transfer=SLOW.model_copy(update={"bandwidth": b})) for b in (1e5, 1e7, 1e8, 1e12)
+    ]
+    assert bandwidths == sorted(bandwidths, reverse=True)
+    assert bandwidths[0] > 2 * bandwidths[-1]
+    fast = {"transfer": NOTHING, "micro_batches": 3}
+    ffn = [step(ffn=n, attention=4, **fast) for n in (1, 2, 4)]
+    assert pools(ffn=1, **fast).costs.step_layers(work).popitem()[1][1].binds == "ffn"
+    assert ffn == sorted(ffn, reverse=True)
+
+
+def test_copies_are_those_of_the_ranks_with_a_token_of_its_experts(pools):
+    """Of 8 experts on 4 ranks, 2 for each token: a rank is missed with 6 choose 2 of 8 choose 2."""
+    costs = pools(expert=4).costs
+    ((_, block),) = costs.layer_kinds
+    ffn = costs.ffn.layout
+    assert SLOW.copies_of(ffn, block) == pytest.approx(
+        4 * (1 - math.comb(6, 2) / math.comb(8, 2)), rel=1e-12
+    )
+    assert NOTHING.copies_of(ffn, block) == 1.0
+
+
+def test_the_parts_of_a_model_are_the_model(make_model):
+    model = make_model(**EXPERTS)
+    parts = [model_part(model, pool) for pool in ("attention", "ffn")]
+    assert sum(part.parameters for part in parts) == model.parameters
+    assert sum(part.kv_per_token() for part in parts) == model.kv_per_token()
+
+
+def test_flops_and_bytes_are_those_of_the_undivided_system_and_turns_read_weights_again(
+    pools, make_deployment, make_model, make_chip, lossy
+):
+    undivided = make_deployment(
+        4,
+        plan=Plan(tensor=4),
+        model=make_model(**EXPERTS),
+        chip=make_chip(fp16=1e10),
+        engine=lossy,
+    )
+    tally = Tally(logits=80, context=4000, decode_steps=10, decodes=80)
+    tally.batch_steps[8] = 10
+    whole = usage(undivided.costs, tally)
+
+    def both(micro_batches):
+        costs = pools(micro_batches=micro_batches).costs
+        own, ffn = costs.pool_tallies(tally)
+        return usage(costs, own), usage(costs.ffn, ffn)
+
+    once, thrice = both(1), both(3)
+    for parts in (once, thrice):
+        flops = [sum(part.flops.values()) for part in parts]
+        assert sum(flops) == pytest.approx(sum(whole.flops.values()), rel=1e-12)
+    read = [sum(part.nbytes["sram"] for part in parts) for parts in (once, thrice)]
+    assert read[0] == pytest.approx(whole.nbytes["sram"], rel=1e-12)
+    assert read[1] > 1.5 * read[0]
+
+
+@pytest.fixture(scope="module")
+def scenario(make_model, make_chip, make_engine):
+    """Four requests on both pools, whose chips draw 2 W idle, and on a fleet of two copies."""
+    powered = {
+        "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},
+        "power": Power(maximum=21.0, idle=2.0, flop=3e-12, link=5e-9),
+        "price": 100.0,
+    }
+
+    def pool(chips, plan, **options):
+        chip = make_chip(**powered)
+        return System(chip=chip, chips=chips, engine=make_engine(), plan=plan, **options)
+
+    attention = pool(2, Plan(attention_data=2), token_budget=16)
+    afd = AttentionFfn(attention=attention, ffn=pool(4, Plan(expert=4)), transfer=SLOW)
+    asked = tuple(ListedRequest(arrival=0.001 * n, prompt=20, output=30) for n in range(4))
+    fleet = {"fleet": {"afd": 2}}
+    return Scenario(
+        model=make_model(**EXPERTS),
+        workload=Listed(requests=asked),
+        economics=Economics(pue=1.0),
+        systems={"afd": afd, "two": fleet},
+    )
+
+
+def test_energy_and_money_are_those_of_both_pools(scenario):
+    """All six chips idle while they wait; the bytes between the pools are on links."""
+    served = run(scenario).systems["afd"]
+    rows, member = served.rows, served.members["afd"]
+    joules = served.costs.energy.joules_per_token_by_cause
+    tokens = float(rows.requests.output.sum())
+    assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
+    costs, (tally,) = member.deployment.costs, rows.tallies
+    inside = sum(
+        usage(part, own).link_bytes
+        for part, own in zip((costs, costs.ffn), costs.pool_tallies(tally), strict=True)
+    )
+    between = 5e-9 * (inside + costs.sent(tally))
+    assert joules["links"] * tokens == pytest.approx(between, rel=1e-9)
+    # 50 tokens of each request, in each of 4 layers: 64 numbers, copies of 1 B and of 2 B
+    copies = 4 * (1 - math.comb(6, 2) / math.comb(8, 2))
+    assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
+    capex = purchase(scenario, "afd")
+    assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
+
+
+def test_a_fleet_of_pools_serves_all_requests(scenario):
+    served = run(scenario).systems["two"]
+    assert served.rows.finished.all()
+    assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_a_plan_says_what_binds_a_full_step(scenario):
+    """A layer takes the closed form of the times that stand beside it."""
+    cycle = plan(scenario).summary([64]).systems["afd"].layer_cycle
+    parts = cycle.attention_us, cycle.out_us, cycle.ffn_us, cycle.back_us
+    assert cycle.micro_batches == 2
+    assert cycle.cycle_us == pytest.approx(max(2 * max(parts[0], parts[2]), sum(parts)), rel=1e-9)
+    assert (cycle.binds == "latency") == (cycle.cycle_us == pytest.approx(sum(parts)))

@@ -1,0 +1,62 @@
+"""Attention and FFN pools in a scenario: what is refused, by name and in one line."""
+
+import pytest
+
+POOLS = """\
+model: qwen3-235b-a22b
+workload: {kind: closed, users: 8, requests: 8, prompt: 64 token, output: 8 token}
+systems:
+  afd:
+    attention: {chip: gb200, chips: 4, engine: ideal, plan: {attention_data: 4, weights: fp8}}
+    ffn: {chip: gb200, chips: 4, engine: ideal, plan: {expert: 4, weights: fp8}}
+    transfer: {bandwidth: 900 GB/s}
+"""
+ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
+REFUSED = {
+    "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: expected",
+    "attention.faults={like: gpus}": "attention.faults",
+    "attention.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "attention.outages: expected none",
+    "attention.fidelity=chip": "attention.fidelity: got chip; expected stage",
+    "attention.routing=sampled": "attention.routing: got sampled; expected expected",
+    "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
+    "attention.plan={tensor: 2}": "attention.plan: got tensor 2 x attention_data 1; expected 4",
+    "attention.engine=groq-compiler": "attention.engine: got groq-compiler, which has tokens_per",
+    "ffn.plan={attention_data: 4}": "ffn.plan.attention_data: got 4; expected 1 in the ffn pool",
+    "ffn.max_sequences=4": "ffn.max_sequences: expected none",
+    "ffn.plan={expert: 4, weights: fp8, search: speed}": "ffn.plan.search: got speed; expected no",
+    "ffn.chip=l40s": "on 4 l40s of the ffn pool does not fit: the fullest chip needs",
+    "micro_batches=0": "micro_batches: got 0; expected at least 1",
+    "transfer.copies=expert": "transfer.copies: got 'expert'; expected 'token' or 'rank'",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
+    path = tmp_path / "mine.yaml"
+    path.write_text(POOLS)
+    status, _, err = sramsim("check", str(path), "--set", f"systems.afd.{key}")
+    assert status == 2
+    assert REFUSED[key] in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "expected"),
+    [
+        ("fidelity: chip\n", ("check",), "afd: got fidelity chip for attention and FFN pools"),
+        ("", ("trace", "--system", "afd", "-o", "t.json"), "got attention and FFN pools, whose"),
+        ("", ("explain",), "explain: systems.afd: got attention and FFN pools"),
+        (
+            f"  pd: {{prefill: {ALONE}, decode: afd, transfer: {{bandwidth: 1 GB/s}}}}\n",
+            ("check",),
+            "'afd' is one of attention and FFN pools, which are no prefill or decode pool",
+        ),
+    ],
+)
+def test_commands_refuse_what_needs_single_chips(sramsim, tmp_path, more, words, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(POOLS + more)
+    command, *options = words
+    status, _, err = sramsim(command, str(path), *options)
+    assert (status, err.count("\n")) == (2, 1)
+    assert expected in err

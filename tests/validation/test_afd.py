@@ -1,0 +1,56 @@
+"""`sramsim validate afd`: measured steps of attention and FFN pools, and of wide expert parallelism, against computed ones."""
+
+from statistics import median
+
+import pytest
+
+from sim.catalogue.measurements import PublishedSteps
+from sim.validation.afd import attention_ffn_report
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Errors of the step's time, by the name of the point; nothing is fitted to any of them."""
+    return {row.point.id: row.error for row in attention_ffn_report().rows}
+
+
+def test_no_number_is_fitted_and_half_of_the_errors_are_below_a_tenth(errors):
+    rows = attention_ffn_report().summary
+    assert {row.status for row in rows.points} == {"tested"}
+    assert rows.metrics["tpot"].n == len(errors) == 50
+    assert rows.median_ape < 10
+
+
+def test_four_to_six_attention_trays_are_within_15_percent(errors):
+    """FastAFD, 16,384 tokens, 50 sequences a GPU. Above, experts lose more than the speed of light does."""
+    assert all(abs(errors[f"fastafd-16k-{gpus}"]) < 0.15 for gpus in (16, 20, 24))
+    assert errors["fastafd-16k-56"] < -0.25  # known, and said with the point
+
+
+def test_step3_is_within_15_percent_of_its_throughput(errors):
+    """4,039 token/s a GPU at its peak, and 3,910 in the long term: errors here are of the time."""
+    assert all(
+        abs(1 / (1 + errors[f"step3-{which}-16"]) - 1) < 0.15 for which in ("peak", "long-term")
+    )
+
+
+def test_wide_expert_parallelism_with_vllm_is_predicted(errors):
+    assert median(abs(error) for name, error in errors.items() if name.startswith("wide")) < 0.06
+
+
+def test_each_number_of_chips_has_a_time():
+    with pytest.raises(ValueError, match="got 1 times and 2 sequences for 2 numbers of chips"):
+        PublishedSteps.model_validate(
+            {
+                "id": "mine",
+                "model": "qwen3-235b-a22b",
+                "system": {},
+                "chips": (4, 8),
+                "sequences": (1, 1),
+                "context": 1024,
+                "times": (0.01,),
+                "status": "tested",
+                "reason": "",
+                "source": "",
+            }
+        )
