@@ -10,6 +10,7 @@ from sim.inputs.key_paths import JsonObject, JsonValue
 
 # Other names of the same number, in some families.
 SPELLINGS = {
+    "num_hidden_layers": ("num_layers",),
     "num_key_value_heads": ("num_kv_heads", "num_attention_groups"),
     "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
     "num_experts_per_tok": (
@@ -29,7 +30,7 @@ SPELLINGS = {
     "moe_layers": ("moe_layers_enum",),
     "first_k_dense_replace": ("moe_layer_start_index",),
     "decoder_sparse_step": ("moe_layer_interval",),
-    "intermediate_size": ("ffn_dim",),
+    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
     "hidden_act": ("hidden_activation",),
     "torch_dtype": ("dtype",),
     "max_position_embeddings": ("model_max_length", "max_position_embedding", "max_seq_len"),
