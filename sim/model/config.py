@@ -102,6 +102,8 @@ class ModelConfig(ConfigKeys):
         refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
         refused |= {} if known.sparse else {"index_topk": "sparse attention"}
         defaults = class_defaults(str(family))
+        if flat.get("enable_moe_block"):  # no published Gemma 4 with experts has these tables
+            defaults = defaults | {"hidden_size_per_layer_input": 0}
         for key, what in refused.items():
             if flat.get(key, defaults.get(key)):
                 absent = "" if key in flat else f", {defaults[key]} by default"
