@@ -40,7 +40,7 @@ gallery: .venv/ready ## draw the figures of the pages again (minutes)
 
 docs: .venv/ready ## build docs/ as a site into out/docs; warnings are errors
 	$(BIN)/pip install --quiet --group docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 # What reads the files that a wheel may lack (commands, catalogue, tables, page, figures), against the installed wheel, from a folder
 # where the checkout cannot be imported by accident.
