@@ -52,9 +52,9 @@ class PoolCopies(Value):
 
     @model_validator(mode="after")
     def _given_or_searched(self) -> "PoolCopies":
-        given = self.model_fields_set & set(POOLS)
-        if self.search and given:
-            key = min(given)
+        sizes = self.model_fields_set & set(POOLS)
+        if self.search and sizes:
+            key = min(sizes)
             reason = f"got {getattr(self, key)} with search: {self.search}, which finds it; "
             raise error_at_path((key,), getattr(self, key), f"{reason}try leaving it out")
         if self.search and not self.chips:

@@ -217,6 +217,8 @@ class DecodeReplica(Replica):
         answered: when its first token was ready [s].
         """
         if not request.ended:
+            assert self.rows.transfers
+            self.rows.transfers.handed_over[request.id] = self.env.now
             self.executor.complete_silent()
             self.admission.receive(request, answered)
             self.on_submit()

@@ -3,6 +3,7 @@
 import pytest
 
 import sim
+from plots import draw_all, pools
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
@@ -63,6 +64,23 @@ def test_pools_have_a_member_each_and_every_chip_counts(make_scenario):
     assert set(own["member"]) == {"mixed.decode"}
     assert (own["transfer_end"] - own["transfer_start"]).min() >= LINK.latency
     assert table.filter(table["system"] == "one")["transfer_end"].is_null().all()
+
+
+def test_the_figure_of_pools_adds_up_to_the_second_token(make_scenario):
+    saved = sim.run(make_scenario()).saved()
+    assert list(pools.pooled(saved)) == ["both", "mixed"]
+    rows = saved.requests.filter(saved.requests["system"] == "mixed")
+    way = rows["decode_start"] - rows["arrival"]
+    step = (rows["last_token"] - rows["decode_start"]) / (rows["output_tokens"] - 1)
+    parts = pools.mean_parts(saved, "mixed")
+    assert sum(parts.values()) == pytest.approx((way + step).mean())
+    assert min(parts.values()) >= -1e-12
+    for _, share in pools.rooms_over_time(saved, "mixed", pools.pooled(saved)["mixed"]).values():
+        assert 0 <= min(share) <= max(share) <= 1
+    title = pools.draw(saved).get_suptitle()
+    assert title.startswith("both: ")
+    assert "of the time to token 2" in title
+    assert "pools" in draw_all(saved)
 
 
 def test_a_run_without_pools_has_no_columns_of_transfers(make_scenario):
