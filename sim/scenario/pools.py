@@ -10,7 +10,7 @@ from sim.inputs.values import Value
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
-from sim.units import Count
+from sim.units import Count, JoulesPerByte
 
 POOLS = ("prefill", "decode")
 
@@ -85,7 +85,7 @@ class Pools(Shown):
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
     it travels with that of the prompt.
-    Left out: the energy of links between pools, and a change of layout or precision on the way.
+    Left out: a change of layout or precision on the way.
     """
 
     prefill: PoolField = Field(
@@ -171,6 +171,12 @@ def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
     """Return 'prefill' for the member 'pd.prefill' of pools; None for other members."""
     return None if member in systems else member.rsplit(".", 1)[1]
+
+
+def link_energy(systems: Mapping[str, AnySystem], member: str) -> JoulesPerByte:
+    """Return the energy of a byte that leaves a member for another pool; 0 outside pools [J/B]."""
+    pools = None if member in systems else systems[member.rsplit(".", 1)[0]]
+    return (pools.transfer.energy or 0.0) if isinstance(pools, Pools) else 0.0
 
 
 def router_of(systems: Mapping[str, AnySystem], name: str) -> Router:

@@ -180,6 +180,7 @@ class PooledFleet(ServingFleet):
         journey.sent = start, end = self.links.send(now, ends, left * nbytes)
         end += transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
+        journey.source.executor.tally.sent += nbytes
         call_after(self.env, end - now, lambda _: self.arrive(journey, request))
 
     def arrive(self, journey: Journey, request: Request) -> None:

@@ -21,6 +21,7 @@ from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
+from sim.scenario.pools import link_energy
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_point
@@ -116,7 +117,8 @@ def costs_of_work(
     for name, of in members.items():
         around = host_power(of.deployment.layout.chip, scenario.owner_costs(name))
         chips = of.chips + of.copies * scenario.spare_chips(name)
-        parts[name] = EnergyPart(of.deployment.costs, chips, tallies[name], around)
+        link = link_energy(scenario.systems, name)
+        parts[name] = EnergyPart(of.deployment.costs, chips, tallies[name], around, link)
     owned = total_capex(scenario, {name: of.copies for name, of in members.items()})
     price = None
     if owned:
