@@ -116,8 +116,8 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
         if getattr(system, key) not in (None, (), 0.0):
             return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
     policy = system.policies.batching
-    if policy is ring:
-        return "policy", "got ring; expected micro-batches in a pool; try policy: continuous"
+    if policy is ring and pool == "decode":
+        return "policy", "got ring; expected micro-batches in a decode pool; try policy: continuous"
     if pool == "decode" and not is_steady(policy):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")
         return "policy", (

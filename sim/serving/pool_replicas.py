@@ -16,6 +16,7 @@ from sim.serving.event_order import call_after
 from sim.serving.policy import Request
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.ring import RingReplica
 from sim.units import Seconds
 
 
@@ -203,6 +204,10 @@ class PrefillReplica(Replica):
             prompt.cancelled = True
             self.admission.withdrawn.add(prompt.id)
             call_after(self.env, 0.0, lambda _: self.cancel(prompt))
+
+
+class RingPrefillReplica(PrefillReplica, RingReplica):
+    """A prefill replica whose prompts take the beats of a compiled pipeline in order."""
 
 
 class DecodeReplica(Replica):
