@@ -21,6 +21,7 @@ from plots import (
     metric,
     occupancy,
     pareto,
+    pools,
     price,
     request,
     scaling,
@@ -41,6 +42,7 @@ FIGURES: dict[str, Callable[[Saved], Figure]] = {
     "crossover": crossover.draw,
 }
 OUTAGES = {"day": day.draw}  # only if a replica fails
+PD_POOLS = {"pools": pools.draw}  # only with prefill and decode pools
 # Figures of a sweep: the columns of which one must vary, and the function that draws.
 SWEPT: dict[str, tuple[tuple[str, ...], Callable[[Swept], Figure]]] = {
     "latency-vs-load": (("rate",), load.draw),
@@ -59,7 +61,7 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
     Left out: the crossover, if no card has a price.
     """
     failing = any(system.outages for system in saved.summary.systems.values())
-    named = FIGURES | (OUTAGES if failing else {})
+    named = FIGURES | (OUTAGES if failing else {}) | (PD_POOLS if pools.pooled(saved) else {})
     if not priced_card_systems(saved.summary.priced_systems):
         named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}

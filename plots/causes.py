@@ -54,6 +54,15 @@ MEMORY_PARTS = {
     "reserve": CauseLook("reserve of the engine", "#bbbbbb", "oo"),
     "room": CauseLook("room for KV cache", "#ddcc77", "...."),
 }
+POOL_PARTS = {  # from the arrival on
+    "wait": CauseLook("wait for the prefill", "#bbbbbb", "oo"),
+    "prefill": CauseLook("prefill", "#882255", "\\\\\\"),
+    "wait for room": CauseLook("wait for room and link", "#999933", "+++"),
+    "transfer": CauseLook("transfer", "#aa4499", "xxx"),
+    "hand-over": CauseLook("hand-over", "#555555", "---"),
+    "wait for a place": CauseLook("wait for a place", "#ddcc77", "...."),
+    "decode step": CauseLook("decode step", "#332288", "//"),
+}
 ENERGY_CAUSES = {  # from below
     "idle": CauseLook("idle chips", "#bbbbbb", "oo"),
     "server": CauseLook("servers", "#555555", "---"),

@@ -176,7 +176,9 @@ def trace_command(
     system: Annotated[
         str | None, typer.Option(help="Name of the system; default: the scenario's first.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Number of tokens after the first.")] = 3,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Number of tokens after the first; default: 3.")
+    ] = None,
     prefill: Annotated[
         bool, typer.Option("--prefill", help="Include the steps of the prompt.")
     ] = False,
@@ -197,7 +199,11 @@ def trace_command(
     ] = None,
     assignments: SetOption = None,
 ) -> None:
-    """Trace every chip and every link while a single request gets its tokens."""
+    """Trace every chip and every link while a single request gets its tokens.
+
+    With pools, all requests are traced, by replica and link.
+    """
+    from sim.scenario.pools import Pools
     from sim.studies.timeline import chrome_json, trace
 
     scenario = open_scenario(file, assignments)
@@ -217,13 +223,31 @@ def trace_command(
             "trace: got no output; expected -o, --figure or --program; try -o trace.json"
         )
     check_figure_name(figure)
-    timeline = trace(search_open_plans(scenario), name, tokens, prefill)
+    if isinstance(scenario.systems.get(name), Pools):
+        trace_pools(search_open_plans(scenario), name, out, extra=bool(tokens or prefill or figure))
+        return
+    timeline = trace(search_open_plans(scenario), name, tokens or 3, prefill)
     if out:
         save_text(chrome_json(timeline), out, "; open it at https://ui.perfetto.dev")
     if figure:
         from plots import gantt
 
         save_figure(gantt.draw(timeline), figure)
+
+
+def trace_pools(scenario: "Scenario", name: str, out: Path | None, extra: bool) -> None:
+    """Write the timeline of all requests on a system of pools.
+
+    extra: whether there are options of a single request.
+    """
+    from sim.studies.pool_timeline import pools_json
+
+    if extra or out is None:
+        raise UserError(
+            f"trace: got options of a single request for {name}, a system of pools; expected -o "
+            f"only; try -o trace.json, or --system {name}.decode"
+        )
+    save_text(pools_json(scenario, name), out, "; open it at https://ui.perfetto.dev")
 
 
 def print_program(scenario: "Scenario", name: str, chip: int | None) -> None:

@@ -22,7 +22,7 @@ from sim.cost.rows import StepRows
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Chip
 from sim.model.blocks import Block, Mixer
-from sim.units import Bytes, Flop, Joules, Seconds, Watts
+from sim.units import Bytes, Flop, Joules, JoulesPerByte, Seconds, Watts
 
 CAUSES = ("idle", "compute", "memory", "links", "server", "pue")
 
@@ -36,6 +36,7 @@ class Tally:
     prompt_tokens, prompt_steps: tokens of prompts, and the steps that have some.
     context, attended, cached, windowed_*: as in `Work`, over decodes and prompt chunks.
     decode_steps: steps with decodes, counted with speculation. decodes: their sequences.
+    sent: bytes that left for another pool: KV caches, or hidden states in both directions.
     A step that an outage interrupts counts in part, so that steps may be fractions.
     """
 
@@ -52,6 +53,7 @@ class Tally:
     windowed_cached: float = 0
     decode_steps: float = 0
     decodes: float = 0
+    sent: float = 0
 
     def add(self, work: Work, steps: int) -> None:
         """Count equal steps. The scheduler counts their decodes."""
@@ -289,14 +291,14 @@ def spent(chip: Chip, used: Usage) -> dict[str, Joules] | None:
 class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip.
 
-    sent: bytes to another pool and from it, which these chips' links carry.
+    link: energy of a byte that leaves for another pool [J/B].
     """
 
     costs: StepRows
     chips: float
     tally: Tally
     server: Watts
-    sent: Bytes = 0.0
+    link: JoulesPerByte = 0.0
 
 
 def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
@@ -309,13 +311,14 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
     None: a number is not known.
     """
     total = dict.fromkeys(CAUSES, 0.0)
-    for costs, chips, tally, server, sent in parts:
-        chip, used = costs.layout.chip, usage(costs, tally)
-        dynamic = spent(chip, used._replace(link_bytes=used.link_bytes + sent))
+    for costs, chips, tally, server, link in parts:
+        chip = costs.layout.chip
+        dynamic = spent(chip, usage(costs, tally))
         if dynamic is None or chip.power is None or chip.power.idle is None:
             return None
         for cause, joules in dynamic.items():
             total[cause] += joules
+        total["links"] += tally.sent * link
         total["idle"] += chips * chip.power.idle * elapsed
         total["server"] += chips * server * elapsed
     total["pue"] = (pue - 1) * sum(total.values())

@@ -57,6 +57,8 @@ TRANSFER_COLUMNS = {
     "prefill_replica": "integer: the replica that computed its prompt, -1 where none did",
     "transfer_start": "s: when its KV cache began to travel, without what left during the prefill",
     "transfer_end": "s: when its KV cache had travelled",
+    "handed_over": "s: when the decode replica's scheduler had it, after the hand-over",
+    "decode_start": "s: when a micro-batch of the decode replica took it",
 }
 
 
@@ -99,29 +101,40 @@ class Traffic:
 class Transfers:
     """The transfers of prompts between pools.
 
-    prefill_replica: int[request], -1 before any. start, end: float[request] [s], nan if never.
-    nbytes: of all transfers [B]. busy: time in use of each replica's links [s].
+    prefill_replica: int[request], -1 before any. start, end, handed_over, decode_start:
+        float[request] [s], nan if never.
+    sent: float[request], bytes that it sent, also before a failure [B].
+    busy: time in use of each replica's links [s].
     """
 
     def __init__(self, requests: int, busy: list[Seconds]) -> None:
         self.prefill_replica = np.full(requests, -1)
         self.start = np.full(requests, np.nan)
         self.end = np.full(requests, np.nan)
-        self.nbytes = 0.0
+        self.handed_over = np.full(requests, np.nan)
+        self.decode_start = np.full(requests, np.nan)
+        self.sent = np.zeros(requests)
         self.busy = busy
+
+    @property
+    def nbytes(self) -> Bytes:
+        """The bytes of all transfers."""
+        return float(self.sent.sum())
 
     def add(self, number: int, times: tuple[Seconds, Seconds], nbytes: Bytes) -> None:
         """Add the transfer of a request: its start and end [s], and its bytes."""
         self.start[number], self.end[number] = times
-        self.nbytes += nbytes
+        self.sent[number] += nbytes
 
     def forget(self, number: int) -> None:
         """Forget the times of a transfer, because a replica has failed. Its bytes count."""
-        self.start[number] = self.end[number] = np.nan
+        for times in (self.start, self.end, self.handed_over, self.decode_start):
+            times[number] = np.nan
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns of `TRANSFER_COLUMNS`."""
-        values = self.prefill_replica, self.start, self.end
+        times = self.start, self.end, self.handed_over, self.decode_start
+        values = self.prefill_replica, *times
         return dict(zip(TRANSFER_COLUMNS, values, strict=True))
 
 

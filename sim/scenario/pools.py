@@ -11,7 +11,7 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
-from sim.units import Count
+from sim.units import Count, JoulesPerByte
 
 POOLS = ("prefill", "decode")
 
@@ -53,9 +53,9 @@ class PoolCopies(Value):
 
     @model_validator(mode="after")
     def _given_or_searched(self) -> "PoolCopies":
-        given = self.model_fields_set & set(POOLS)
-        if self.search and given:
-            key = min(given)
+        sizes = self.model_fields_set & set(POOLS)
+        if self.search and sizes:
+            key = min(sizes)
             reason = f"got {getattr(self, key)} with search: {self.search}, which finds it; "
             raise error_at_path((key,), getattr(self, key), f"{reason}try leaving it out")
         if self.search and not self.chips:
@@ -86,7 +86,7 @@ class Pools(Shown):
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
     it travels with that of the prompt.
-    Left out: the energy of links between pools, and a change of layout or precision on the way.
+    Left out: a change of layout or precision on the way.
     """
 
     prefill: PoolField = Field(
@@ -117,8 +117,8 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
         if getattr(system, key) not in (None, (), 0.0):
             return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
     policy = system.policies.batching
-    if policy is ring:
-        return "policy", "got ring; expected micro-batches in a pool; try policy: continuous"
+    if policy is ring and pool == "decode":
+        return "policy", "got ring; expected micro-batches in a decode pool; try policy: continuous"
     if pool == "decode" and not is_steady(policy):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")
         return "policy", (
@@ -172,6 +172,12 @@ def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:
     """Return 'prefill' for the member 'pd.prefill' of pools; None for other members."""
     return None if member in systems else member.rsplit(".", 1)[1]
+
+
+def link_energy(systems: Mapping[str, AnySystem], member: str) -> JoulesPerByte:
+    """Return the energy of a byte that leaves a member for another pool; 0 outside pools [J/B]."""
+    pools = None if member in systems else systems[member.rsplit(".", 1)[0]]
+    return (pools.transfer.energy or 0.0) if isinstance(pools, Pools) else 0.0
 
 
 def router_of(systems: Mapping[str, AnySystem], name: str) -> Router:

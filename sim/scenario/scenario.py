@@ -146,9 +146,11 @@ class Scenario(Value):
         """The searches of plans with `search: capacity`, by system."""
         return self._searches
 
-    def with_found(self, name: str, found: Mapping[str, Value], search: PlanSearch) -> "Scenario":
+    def with_searched(
+        self, name: str, values: Mapping[str, Value], search: PlanSearch
+    ) -> "Scenario":
         """Return the scenario with the values that a search found, by key of a system."""
-        system = self.systems[name].model_copy(update=dict(found))
+        system = self.systems[name].model_copy(update=dict(values))
         changed = self.model_copy(update={"systems": self.systems | {name: system}})
         changed._searches = self.searches | {name: search}
         return changed

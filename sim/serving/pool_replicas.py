@@ -16,6 +16,7 @@ from sim.serving.event_order import call_after
 from sim.serving.policy import Request
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
+from sim.serving.ring import RingReplica
 from sim.units import Seconds
 
 
@@ -205,6 +206,10 @@ class PrefillReplica(Replica):
             call_after(self.env, 0.0, lambda _: self.cancel(prompt))
 
 
+class RingPrefillReplica(PrefillReplica, RingReplica):
+    """A prefill replica whose prompts take the beats of a compiled pipeline in order."""
+
+
 class DecodeReplica(Replica):
     """A replica that decodes sequences whose prompts another replica has computed."""
 
@@ -217,6 +222,8 @@ class DecodeReplica(Replica):
         answered: when its first token was ready [s].
         """
         if not request.ended:
+            assert self.rows.transfers
+            self.rows.transfers.handed_over[request.id] = self.env.now
             self.executor.complete_silent()
             self.admission.receive(request, answered)
             self.on_submit()

@@ -24,9 +24,14 @@ from sim.results.rows import Rows, Transfers
 from sim.serving.event_order import call_after
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
-from sim.serving.policy import Request, Router
+from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
-from sim.serving.pool_replicas import DecodeReplica, PrefillAdmission, PrefillReplica
+from sim.serving.pool_replicas import (
+    DecodeReplica,
+    PrefillAdmission,
+    PrefillReplica,
+    RingPrefillReplica,
+)
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.transfer import KVLinks, PoolConfig, share_left
@@ -90,17 +95,24 @@ class PooledFleet(ServingFleet):
 
     def build(self, number: int) -> Replica:
         """Return an empty replica of its pool."""
-        config = self.configs[number]
-        executor = executor_for(self.env, config, self.rows.gaps, self.leap)
-        parts = self.env, number, config, executor, self.rows
+        config, env, rows = self.configs[number], self.env, self.rows
+        if config.policies.batching is ring:
+            return self.connected(
+                RingPrefillReplica(env, number, config, rows, self.on_prompt_ended)
+            )
+        executor = executor_for(env, config, rows.gaps, self.leap)
+        parts = env, number, config, executor, rows
         if number < self.pools.prefill:
-            prefill = PrefillReplica(*parts, self.on_prompt_ended)
-            prefill.admission.on_admitted = self.on_prompt_admitted
-            prefill.admission.on_prefilled = self.on_prefilled
-            return prefill
+            return self.connected(PrefillReplica(*parts, self.on_prompt_ended))
         decode = DecodeReplica(*parts, self.on_request_ended)
         decode.admission.on_admitted = self.on_room
         return decode
+
+    def connected(self, replica: PrefillReplica) -> PrefillReplica:
+        """Return a prefill replica that reports what happens to its prompts."""
+        replica.admission.on_admitted = self.on_prompt_admitted
+        replica.admission.on_prefilled = self.on_prefilled
+        return replica
 
     def find_pools(self) -> None:
         """List the replicas of each pool that are up."""
@@ -180,6 +192,7 @@ class PooledFleet(ServingFleet):
         journey.sent = start, end = self.links.send(now, ends, left * nbytes)
         end += transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
+        journey.source.executor.tally.sent += nbytes
         call_after(self.env, end - now, lambda _: self.arrive(journey, request))
 
     def arrive(self, journey: Journey, request: Request) -> None:

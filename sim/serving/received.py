@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 def clear_first_prompts(scheduler: "Scheduler", batch: MicroBatch) -> None:
     """Remove the first prompts that need no computing: cancelled or received ones."""
     drop_cancelled(scheduler)
-    join_received(scheduler, batch)
+    if scheduler.prefilling and scheduler.prefilling[0].is_prefilled:
+        join_received(scheduler, batch)
 
 
 def drop_cancelled(scheduler: "Scheduler") -> None:
@@ -27,8 +28,11 @@ def join_received(scheduler: "Scheduler", batch: MicroBatch) -> None:
     The gap before the next token of each began with its first token, on the other replica.
     """
     before, prefilling = batch.running, scheduler.prefilling
+    transfers = scheduler.rows.transfers
+    assert transfers
     while prefilling and prefilling[0].is_prefilled and scheduler.places(batch) > 0:
         request = prefilling.popleft()
+        transfers.decode_start[request.id] = scheduler.admission.env.now
         if batch.running == before:
             batch.skip()  # the others' gaps differ from those of the sequences that join
         noted = bool(batch.skipped_since)

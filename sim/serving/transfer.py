@@ -18,7 +18,7 @@ from sim.inputs.values import Value
 from sim.serving.policy import SchedulerLimits
 from sim.serving.prompt_chunks import add_chunk
 from sim.serving.replica_config import ReplicaConfig
-from sim.units import Bytes, BytesPerSecond, Seconds
+from sim.units import Bytes, BytesPerSecond, JoulesPerByte, Seconds
 
 
 class Transfer(Value):
@@ -26,7 +26,6 @@ class Transfer(Value):
 
     A transfer takes `latency + bytes / bandwidth`, and waits until both replicas' links are free.
     Links serve transfers first come, first served.
-    Left out: the energy of links between pools.
     """
 
     bandwidth: BytesPerSecond = Field(
@@ -44,6 +43,9 @@ class Transfer(Value):
         default="none",
         description="Parts that leave during the prefill: none, each layer, or each chunk of the "
         "prompt.",
+    )
+    energy: JoulesPerByte | None = Field(
+        default=None, description="Energy of a byte on its way [J/B]; default: not counted."
     )
     per: Literal["flow", "replica", "chip"] = Field(
         default="replica",

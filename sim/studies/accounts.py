@@ -24,6 +24,7 @@ from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
+from sim.scenario.pools import link_energy
 from sim.scenario.purchases import owned_chips, purchase
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
@@ -141,15 +142,17 @@ def energy_parts(
     tally: the work of all copies.
     """
     owners = [scenario.money.systems.get(key, OwnerCosts()) for key in owned_chips(scenario, name)]
-    costs, ffn = deployment.costs, deployment.ffn
+    costs, ffn, link = deployment.costs, deployment.ffn, link_energy(scenario.systems, name)
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
     if ffn is None or not isinstance(costs, AttentionFfnCosts):
-        return [(owners[0], EnergyPart(costs, chips, tally, around))]
+        return [(owners[0], EnergyPart(costs, chips, tally, around, link))]
     attention, of_ffn = costs.pool_tallies(tally)
+    attention.sent = costs.sent(tally)
+    link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     server = host_power(ffn.layout.chip, owners[1])
     return [
-        (owners[0], EnergyPart(costs, chips, attention, around, costs.sent(tally))),
+        (owners[0], EnergyPart(costs, chips, attention, around, link)),
         (owners[1], EnergyPart(costs.ffn, copies * ffn.chips, of_ffn, server)),
     ]
 

@@ -65,11 +65,11 @@ def search_plans(
                 f" {best.search.simulated} plans: {best.capacity.reason};"
                 " expected one that meets it; try a looser slo, or search: speed"
             )
-        scenario = scenario.with_found(name, {"plan": best.plan}, best.search)
+        scenario = scenario.with_searched(name, {"plan": best.plan}, best.search)
     for name in open_sizes(scenario, None if systems is None else set(systems)):
         search = _capacity_search(name, attainment, requests, progress)
-        copies, found = best_sizes(scenario, name, search)
-        scenario = scenario.with_found(name, {"copies": copies}, found)
+        copies, how = best_sizes(scenario, name, search)
+        scenario = scenario.with_searched(name, {"copies": copies}, how)
     return scenario
 
 
@@ -81,12 +81,12 @@ def bound_plans(scenario: Scenario) -> Scenario:
     """
     for name in _open_plans(scenario, None):
         (most, first), *others = ranked_plans(_single_system(scenario, name), name)
-        found = PlanSearch(1 + len(others), 0, most)
-        scenario = scenario.with_found(name, {"plan": first.plain(name).plan}, found)
+        search = PlanSearch(1 + len(others), 0, most)
+        scenario = scenario.with_searched(name, {"plan": first.plain(name).plan}, search)
     for name in open_sizes(scenario, None):
         (most, copies), *smaller = ranked_sizes(scenario, name)
-        found = PlanSearch(1 + len(smaller), 0, most)
-        scenario = scenario.with_found(name, {"copies": copies}, found)
+        search = PlanSearch(1 + len(smaller), 0, most)
+        scenario = scenario.with_searched(name, {"copies": copies}, search)
     return scenario
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sim.cost.energy import Tally
+from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.planning.deployment import Deployment
 from sim.results.metrics import SLO
 from sim.scenario.replicas import Member
@@ -87,6 +88,7 @@ def prefill_point(
             tally.add_chunks(work, steps)
             tally.steps_without_sampling = max(0.0, steps - 1)
             tally.logits = 1
+            tally.sent = prompt_kv_bytes(deployment.layout, round(prompt))
             best = PoolPoint(rate, tally, seconds)
     return best
 

@@ -17,8 +17,8 @@ from sim.scenario.scenario import Scenario
 from sim.studies.capacity import SEARCH_FROM, Guess, SystemCapacity, load_to_beat
 from sim.studies.pool_bound import pools_point
 
-SIMULATED = 5  # sizes, those of the highest bounds
-NEAR_BOUND = 0.75  # sizes below this share of the highest bound are not simulated
+MOST_SIZES = 5  # sizes, those of the highest bounds
+NEAR_SIZES = 0.75  # sizes below this share of the highest bound are not simulated
 
 CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
 
@@ -35,7 +35,7 @@ def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:
 def ranked_sizes(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]]:
     """Return the bound of the goodput for each size of the prefill pool, the highest first.
 
-    The decode pool has the chips that are left. Of equal bounds, fewer chips are first.
+    The decode pool has the chips that are left. Fewer chips are first among equal bounds.
     Raises: PlanError if the chips hold no copy of each system, or no load meets the SLO.
     """
     system = scenario.systems[name]
@@ -95,7 +95,7 @@ def best_sizes(
     Raises: PlanError if none of them meets the SLO.
     """
     ranked = ranked_sizes(scenario, name)
-    near = [pair for pair in ranked if pair[0] >= NEAR_BOUND * ranked[0][0]][:SIMULATED]
+    near = [pair for pair in ranked if pair[0] >= NEAR_SIZES * ranked[0][0]][:MOST_SIZES]
     best: tuple[float, PoolCopies] | None = None
     least, reason = 0.0, ""
     for bound, copies in near:

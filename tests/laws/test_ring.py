@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from sim.cost.plan import Plan
-from sim.serving.policy import Policies, continuous, ring
+from sim.serving.policy import Policies, continuous, least_loaded, ring
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.ring import beat_schedule
-from sim.serving.service import serve_fleet
+from sim.serving.service import Service, serve_fleet
+from sim.serving.transfer import PoolConfig, Transfer
 from sim.workload.requests import RequestBatch
 
 PLANS = {
@@ -208,3 +209,34 @@ def test_beats_are_no_longer_than_those_of_the_longest_request_that_is_served(co
     assert rows.finished.tolist() == [True, False]
     assert (rows.last_token - rows.first_token)[0] == pytest.approx(9 * expected)
     assert expected < mean
+
+
+@pytest.mark.parametrize("deadline", [None, 0.004])
+def test_a_ring_prefills_for_a_decode_pool_as_it_answers_alone(compiled, make_deployment, deadline):
+    """Prompts of one token each take the same beats; and rooms are empty in the end, deadline or not."""
+    deployment = compiled("three uneven stages", kv_tokens=150)
+    decode = make_deployment(1, TOKENS)
+    random = np.random.default_rng(3)
+    prompts = random.integers(1, 60, 30)
+    arrivals = np.cumsum(random.exponential(0.002, 30))
+    asked = RequestBatch(arrivals, prompts, np.full(30, 9))
+    configs = [
+        ReplicaConfig(
+            deployment.costs,
+            deployment.limits,
+            Policies(batching=ring),
+            request_tokens=TOKENS,
+        ),
+        ReplicaConfig(decode.costs, decode.limits, Policies(deadline=deadline)),
+    ]
+    pools = PoolConfig(1, Transfer(bandwidth=1e30, overlap="layers"))
+    service = Service(asked, configs, least_loaded, pools=pools)
+    rows = service.run()
+    for replica in service.fleet.replicas:
+        assert (replica.kv_cache.kv_used, replica.kv_cache.sequences_used) == (0, 0)
+    if deadline:
+        assert rows.cancelled.any()
+        return
+    alone = serve(deployment, replace(asked, output=np.ones(30, int)))
+    assert rows.finished.all()
+    assert rows.first_token == pytest.approx(alone.first_token, rel=1e-9)

@@ -1,8 +1,12 @@
 """Prefill and decode pools in a scenario: members, plans, capacity, energy and money, and what is refused."""
 
+import json
+from collections import defaultdict
+
 import pytest
 
 import sim
+from plots import draw_all, pools
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
@@ -15,6 +19,7 @@ from sim.scenario.system import Fleet, System
 from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
 from sim.studies.design import bound_plans, search_plans
+from sim.studies.pool_timeline import pools_json
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
 
@@ -63,6 +68,59 @@ def test_pools_have_a_member_each_and_every_chip_counts(make_scenario):
     assert set(own["member"]) == {"mixed.decode"}
     assert (own["transfer_end"] - own["transfer_start"]).min() >= LINK.latency
     assert table.filter(table["system"] == "one")["transfer_end"].is_null().all()
+
+
+def test_the_figure_of_pools_adds_up_to_the_second_token(make_scenario):
+    saved = sim.run(make_scenario()).saved()
+    assert list(pools.pooled(saved)) == ["both", "mixed"]
+    rows = saved.requests.filter(saved.requests["system"] == "mixed")
+    way = rows["decode_start"] - rows["arrival"]
+    step = (rows["last_token"] - rows["decode_start"]) / (rows["output_tokens"] - 1)
+    parts = pools.mean_parts(saved, "mixed")
+    assert sum(parts.values()) == pytest.approx((way + step).mean())
+    assert min(parts.values()) >= -1e-12
+    for _, share in pools.rooms_over_time(saved, "mixed", pools.pooled(saved)["mixed"]).values():
+        assert 0 <= min(share) <= max(share) <= 1
+    title = pools.draw(saved).get_suptitle()
+    assert title.startswith("both: ")
+    assert "of the time to token 2" in title
+    assert "pools" in draw_all(saved)
+
+
+def test_a_trace_of_pools_has_a_track_for_each_request_under_way(make_scenario):
+    scenario = make_scenario()
+    events = json.loads(pools_json(scenario, "mixed"))["traceEvents"]
+    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
+    assert names == [
+        "prefill replica 0",
+        "link of prefill replica 0",
+        "decode replica 1",
+        "decode replica 2",
+    ]
+    tracks = defaultdict(list)
+    for event in events:
+        if event["ph"] == "X":
+            tracks[event["pid"], event["tid"]].append((event["ts"], event["dur"]))
+    for track in tracks.values():
+        ends = [ts + dur for ts, dur in sorted(track)]
+        assert all(
+            start >= end - 1e-3 for (start, _), end in zip(sorted(track)[1:], ends, strict=False)
+        )
+    rows = sim.run(scenario).systems["mixed"].rows
+    travelled = 1e6 * (rows.transfers.end - rows.transfers.start).sum()
+    durations = [event["dur"] for event in events if event.get("cat") == "transfer"]
+    assert sum(durations) == pytest.approx(travelled)
+    totals = [event["args"]["tokens"] for event in events if event["ph"] == "C"]
+    assert min(totals) == 0
+
+
+def test_the_bytes_between_pools_cost_their_energy(make_scenario):
+    costly = Pools(prefill="one", decode="one", transfer=LINK.model_copy(update={"energy": 1e-6}))
+    result = sim.run(make_scenario({"costly": costly}))
+    free, paid = (result.systems[name] for name in ("both", "costly"))
+    joules = paid.rows.transfers.nbytes * 1e-6 / paid.rows.requests.output.sum()
+    links = [s.costs.energy.joules_per_token_by_cause["links"] for s in (free, paid)]
+    assert links[1] - links[0] == pytest.approx(joules)
 
 
 def test_a_run_without_pools_has_no_columns_of_transfers(make_scenario):
