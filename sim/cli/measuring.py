@@ -39,8 +39,8 @@ def validate_command(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="calibration, validation, serving, steps-2023, sram-replies, speculation, replay, "
-            "kernels or network; default: all."
+            help="calibration, validation, serving, steps-2023, sram-replies, speculation, "
+            "kv-transfer, pd-silicon, replay, kernels or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -104,7 +104,7 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import SETS, validate_own_file, validate_set
+    from sim.validation.validate import POOL_SETS, SETS, validate_own_file, validate_set
 
     with progress_bars() as progress:
         if points is not None:
@@ -113,7 +113,7 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
                 note(line)
             return [report]
         names = (
-            [*SETS, "speculation", "replay"]
+            [*SETS, "speculation", *POOL_SETS, "replay"]
             if name is None
             else [name]
             if name != "network"

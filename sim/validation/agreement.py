@@ -184,9 +184,13 @@ class ValidationReport:
         """Rows that make the headline: tested ones of dense models; without any, fitted ones.
 
         For replies: all floors that are scored, also of experts and fitted ones.
+        For pools: all that are scored and not fitted; without any, fitted ones.
         """
         if self.of_replies:
             return [row for row in self.counted if row.status in ("tested", "fitted")]
+        if any(row.point.pools for row in self.rows):
+            scored = [row for row in self.counted if row.status in ("tested", "assumed")]
+            return scored or [row for row in self.counted if row.status == "fitted"]
         dense = [row for row in self.counted if not row.moe]
         return [row for row in dense if row.status == "tested"] or [
             row for row in dense if row.status == "fitted"

@@ -21,11 +21,13 @@ from sim.studies.run import run
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
 from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
+from sim.validation.pooled_points import is_pooled, pooled_points
 from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
 from sim.validation.speculation import speculation_report
 
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
+POOL_SETS = ("kv-transfer", "pd-silicon")  # no engine is fitted to them, but `handover`
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}  # by precision of weights; others: 16
 # Numbers of an engine that each metric depends on; a throughput depends on both.
 DECODE_KEYS, PREFILL_KEYS = ("memory_efficiency",), ("compute_efficiency",)
@@ -37,6 +39,7 @@ KEYS_BY_METRIC = {
 }
 SimulatedTimes = dict[str, float] | str  # seconds by metric, or why there are none
 WORTH_PROCESSES = 200  # points; fewer take less time than the start of processes
+WORTH_PROCESSES_OF_POOLS = 20
 SetProgress = Callable[[str, int, int], None]  # name of the set, points done, points in all
 
 
@@ -55,8 +58,9 @@ def validate_set(
         return validate_replay()
     if name == "speculation":
         return speculation_report()
-    if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, "speculation", "replay", "kernels", "network"))
+    if name not in (*SETS, *POOL_SETS):
+        others = ("speculation", "replay", "kernels", "network")
+        raise unknown_name("validate", name, (*SETS, *POOL_SETS, *others))
     return validate_file(shipped_table(name), progress, jobs)
 
 
@@ -96,7 +100,7 @@ def validate_file(
         if point.system is not None and not all(map(math.isnan, point.measured.values()))
     }
     simulated: dict[str, SimulatedTimes] = {}
-    if len(distinct) < WORTH_PROCESSES:
+    if len(distinct) < (WORTH_PROCESSES_OF_POOLS if is_pooled(path) else WORTH_PROCESSES):
         jobs = 1
     for key, times in on_processes(try_simulate, distinct, jobs):
         simulated[key] = times
@@ -154,6 +158,8 @@ def points_of(path: Path) -> list[MeasuredPoint]:
 
     Raises: ScenarioError if the header is unknown or a cell is malformed.
     """
+    if is_pooled(path):
+        return pooled_points(path)
     return floors(path) if is_replies(read_csv_table(path)[0]) else measured_points(path)
 
 

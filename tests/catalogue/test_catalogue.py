@@ -32,7 +32,7 @@ from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse_quantity
-from sim.validation.validate import SETS
+from sim.validation.validate import POOL_SETS, SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
 CLASSES = {
@@ -67,6 +67,7 @@ def test_every_file_of_the_catalogue_is_found_by_name():
         "network",
         "replay-vllm-rtx4090",
         *SETS,
+        *POOL_SETS,
     )  # of kernels, network.yaml, the scenario of that name, and `sramsim validate`
     named_by_others = {
         Path("by_length.py"),
