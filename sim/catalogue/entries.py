@@ -13,6 +13,7 @@ from sim.catalogue.measurements import (
     Rules,
     SpeculationMeasurements,
 )
+from sim.cost.acceptance import AcceptanceCurve
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import Kernels
@@ -33,6 +34,7 @@ from sim.results.sources import EntrySources, ListedEntry, ListedMemory
 from sim.units import brief, format_quantity
 
 CATALOGUE_KINDS = (
+    "acceptance",
     "chips",
     "engines",
     "kernels",
@@ -47,6 +49,7 @@ ENTRY_KINDS: dict[str, tuple[str, type[Value]]] = {
     "kernels": ("kernels", Kernels),
     "model": ("models", Model),
     "cluster": ("clusters", Cluster),
+    "acceptance": ("acceptance", AcceptanceCurve),
     "measurement": ("measurements", PublishedSpeeds),
 }
 IN_PLACE: dict[str, type[Value]] = {
@@ -197,7 +200,7 @@ def named_parts(data: object, where: str = "") -> Iterator[tuple[str, str, Any]]
         kind = (
             last if last != "like" else above[-1] if above and above[-1] in ENTRY_KINDS else "chip"
         )  # {chip: 12, like: my-chip.yaml}
-        if kind not in (*REFERENCE_KEYS, *IN_PLACE) or where == "systems":
+        if kind not in (*REFERENCE_KEYS, *IN_PLACE, "acceptance") or where == "systems":
             yield from named_parts(value, path)
             continue
         several = (

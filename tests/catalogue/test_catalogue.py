@@ -17,6 +17,7 @@ from sim.catalogue.measurements import (
     Rules,
     SpeculationMeasurements,
 )
+from sim.cost.acceptance import AcceptanceCurve
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory
 from sim.hardware.engine import Engine
@@ -36,6 +37,7 @@ from sim.validation.validate import POOL_SETS, SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
 CLASSES = {
+    "acceptance": AcceptanceCurve,
     "chips": Chip,
     "engines": Engine,
     "kernels": Kernels,
