@@ -11,9 +11,11 @@ A row of the other table is one figure about a hand-over.  Times of transfers ar
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from sim.catalogue.measurements import errors_at_row, read_csv_table
+from sim.inputs.names import catalogue_folder
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.validation.points import (
@@ -33,8 +35,9 @@ FITTED_LINK = "vLLM 0.11.2 + Mooncake 1P1D, 8 RoCE ~200 GB/s peak"
 LATENCY, SHARE_OF_PEAK = 0.374e-3, 147.1 / 200
 # Assumed: a port of 400 Gb/s for each chip, because the table does not say what joined the pools.
 PORT = 50e9
-# Rows that show the hand-over, to which it is fitted for engines without a measured one.
-FLOOR_PROMPT, FLOOR_USERS = 1024, 32
+# Rows of the shipped table that show the hand-over. It is fitted to them for engines without a
+# published one.
+SHIPPED, FLOOR_PROMPT, FLOOR_USERS = "measurements/pd-silicon.csv", 1024, 32
 LABELS = {
     "mtp": "with multi-token prediction, which pools do not simulate",
     "ambiguous": "with or without multi-token prediction: both fit the row",
@@ -99,7 +102,7 @@ def _served_pools(row: Mapping[str, str]) -> MeasuredPoint:
         return MeasuredPoint(name, about, measured, reason=str(error))
     known: dict[str, Known] = {}
     fitted = (decode.system.engine.source_of("handover") or "").startswith("fitted")
-    if fitted and prompt <= FLOOR_PROMPT and users <= FLOOR_USERS:
+    if fitted and name in floor_ids():
         known["ttft"] = ("fitted", "`handover` of the engine, to rows of few users")
     degrees = (row[key] for key in row if key.startswith(("prefill_", "decode_")))
     port = Transfer(bandwidth=PORT, latency=LATENCY, per="chip")
@@ -117,6 +120,19 @@ def _served_pools(row: Mapping[str, str]) -> MeasuredPoint:
         known=known,
     )
     return with_system(point, decode)
+
+
+@lru_cache(maxsize=1)
+def floor_ids() -> frozenset[str]:
+    """Return the ids of the shipped rows to which hand-overs may be fitted."""
+    rows = (row for _, row in read_csv_table(catalogue_folder() / SHIPPED)[1])
+    return frozenset(
+        row["point_id"]
+        for row in rows
+        if row["label"] == "without"
+        and int(row["isl"]) <= FLOOR_PROMPT
+        and int(row["concurrency"]) <= FLOOR_USERS
+    )
 
 
 def _pool(row: Mapping[str, str], pool: str, about: Mapping[str, str]) -> RowSystem:

@@ -92,7 +92,14 @@ def test_rows_that_may_have_drafted_are_left_out_with_the_reason():
     # Only hand-overs are fitted, and only to rows of few users and short prompts.
     fitted = [point for point in compared if "ttft" in point.known]
     assert all(point.users <= 32 and point.prompt <= 1024 for point in fitted)
+    assert len(fitted) == 15
     assert all("tpot" not in point.known for point in compared)
+
+
+def test_rows_of_a_user_are_not_fitted_to(table):
+    (point,) = pooled_points(table(POOLED, SERVED | ONES | {"backend": "sglang"}))
+    assert point.system.engine.id == "sglang"
+    assert point.known == {}
 
 
 @pytest.mark.slow
