@@ -14,6 +14,7 @@ from sim.catalogue.measurements import (
     SpeculationMeasurements,
     StepMeasurements,
 )
+from sim.cost.acceptance import AcceptanceCurve
 from sim.hardware.chip import Chip, Cluster
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import Kernels
@@ -34,6 +35,7 @@ from sim.results.sources import EntrySources, ListedEntry, ListedMemory
 from sim.units import brief, format_quantity
 
 CATALOGUE_KINDS = (
+    "acceptance",
     "chips",
     "engines",
     "kernels",
@@ -48,6 +50,7 @@ ENTRY_KINDS: dict[str, tuple[str, type[Value]]] = {
     "kernels": ("kernels", Kernels),
     "model": ("models", Model),
     "cluster": ("clusters", Cluster),
+    "acceptance": ("acceptance", AcceptanceCurve),
     "measurement": ("measurements", PublishedSpeeds),
 }
 IN_PLACE: dict[str, type[Value]] = {
@@ -200,7 +203,7 @@ def named_parts(data: object, where: str = "") -> Iterator[tuple[str, str, Any]]
         kind = (
             last if last != "like" else above[-1] if above and above[-1] in ENTRY_KINDS else "chip"
         )  # {chip: 12, like: my-chip.yaml}
-        if kind not in (*REFERENCE_KEYS, *IN_PLACE) or where == "systems":
+        if kind not in (*REFERENCE_KEYS, *IN_PLACE, "acceptance") or where == "systems":
             yield from named_parts(value, path)
             continue
         several = (

@@ -40,7 +40,7 @@ def validate_command(
         str | None,
         typer.Argument(
             help="calibration, validation, serving, steps-2023, sram-replies, speculation, afd, "
-            "replay, kernels or network; default: all."
+            "kv-transfer, pd-silicon, replay, kernels or network; default: all."
         ),
     ] = None,
     points: Annotated[
@@ -104,7 +104,13 @@ def validate_command(
 
 def validation_tables(name: str | None, points: Path | None, jobs: int) -> list["ValidationReport"]:
     """Return the tables of a CSV file, of one set, or of all sets; none for `network`."""
-    from sim.validation.validate import REPORTS, SETS, validate_own_file, validate_set
+    from sim.validation.validate import (
+        POOL_SETS,
+        REPORTS,
+        SETS,
+        validate_own_file,
+        validate_set,
+    )
 
     with progress_bars() as progress:
         if points is not None:
@@ -112,7 +118,8 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
             for line in report.own.notes if report.own else ():
                 note(line)
             return [report]
-        names = [*SETS, *REPORTS, "replay"] if name is None else [name] if name != "network" else []
+        every = [*SETS, *REPORTS, *POOL_SETS, "replay"]
+        names = every if name is None else [name] if name != "network" else []
         return [validate_set(set_name, progress, jobs) for set_name in names]
 
 

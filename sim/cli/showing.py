@@ -263,7 +263,7 @@ def catalog_command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="chips, engines, kernels, models, clusters, measurements or scenarios."
+            help="acceptance, chips, engines, kernels, models, clusters, measurements or scenarios."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -291,7 +291,10 @@ def catalog_command(
 @app.command("show", rich_help_panel=TRUST, epilog="Example: sramsim show chip groq-lpu-v1")
 def show_command(
     kind: Annotated[
-        str, typer.Argument(help="chip, engine, kernels, model, cluster, measurement or scenario.")
+        str,
+        typer.Argument(
+            help="chip, engine, kernels, model, cluster, acceptance, measurement or scenario."
+        ),
     ],
     name: Annotated[
         str,

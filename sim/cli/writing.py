@@ -107,7 +107,7 @@ def scenario_text(source: str, path: Path) -> str:
     with recorded_files() as files:
         scenario = read(original)
         scenario.workload.draw(scenario.seed)  # a trace is read only now
-    kinds = ("chips", "clusters", "engines", "kernels", "models")
+    kinds = ("acceptance", "chips", "clusters", "engines", "kernels", "models")
     shipped = [catalogue_folder() / kind for kind in kinds]
     beside = [
         file.name

@@ -116,6 +116,11 @@ class Engine(Sourced):
         description="All-reduce algorithms of the engine, of which the fastest is used; empty: "
         "all of the topology.",
     )
+    handover: Seconds = Field(
+        default=0.0,
+        description="Default of `transfer.handover` where this engine decodes: time between a KV "
+        "transfer and the first decode step [s].",
+    )
     overlap: Share = Field(
         default=0.0,
         description="Share of dispatch and combine that a second micro-batch hides behind the "

@@ -16,7 +16,7 @@ from sim.scenario.scenario import Scenario
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
-from sim.serving.transfer import PoolConfig
+from sim.serving.transfer import PoolConfig, Transfer
 from sim.workload.requests import RequestBatch, stream_seed
 
 
@@ -95,10 +95,9 @@ def serve_requests(
     configs: list[ReplicaConfig] = []
     for member_name, member in members.items():
         configs += replica_configs(scenario, member_name, member, first=len(configs))
-    system = scenario.systems[name]
     pools = None
-    if isinstance(system, Pools):
-        pools = PoolConfig(members[f"{name}.prefill"].replicas, system.transfer)
+    if isinstance(scenario.systems[name], Pools):
+        pools = PoolConfig(members[f"{name}.prefill"].replicas, pool_transfer(scenario, name))
     return serve_fleet(
         requests,
         configs,
@@ -108,6 +107,16 @@ def serve_requests(
         progress=progress,
         counted=scenario.measure.bounds if scenario.measure else None,
     )
+
+
+def pool_transfer(scenario: Scenario, name: str) -> Transfer:
+    """Return the transfer of a system of pools; its hand-over is the decode engine's by default."""
+    pools = scenario.systems[name]
+    assert isinstance(pools, Pools)
+    if "handover" in pools.transfer.model_fields_set:
+        return pools.transfer
+    handover = scenario.plain(f"{name}.decode").engine.handover
+    return pools.transfer.model_copy(update={"handover": handover})
 
 
 def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> list[Costs]:

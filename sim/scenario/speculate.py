@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sim.cost.acceptance import AcceptanceField
 from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
@@ -12,7 +13,6 @@ from sim.model.transformer import Model, ModelField
 from sim.units import brief
 
 MOST_DRAFTS = 64  # of a step; the trees of EAGLE-2 have about as many
-Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Draft(Value):
@@ -42,9 +42,9 @@ class Speculate(Value):
     tokens: Annotated[int, Field(ge=0, le=MOST_DRAFTS)] = Field(
         description="Drafts of each sequence in a step; 0: no speculation."
     )
-    acceptance: Chance | tuple[Chance, ...] = Field(
+    acceptance: AcceptanceField = Field(
         description="Chances that the first 1, 2, 3 drafts are accepted; one number a means a, "
-        "a^2, a^3."
+        "a^2, a^3; or a published curve."
     )
     sampling: Literal["sampled", "expected"] = Field(
         default="sampled",

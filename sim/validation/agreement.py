@@ -185,9 +185,13 @@ class ValidationReport:
 
         In a set without dense models, those with experts take their place.
         For replies: all floors that are scored, also of experts and fitted ones.
+        For pools: all that are scored and not fitted; without any, fitted ones.
         """
         if self.of_replies:
             return [row for row in self.counted if row.status in ("tested", "fitted")]
+        if any(row.point.pools for row in self.rows):
+            scored = [row for row in self.counted if row.status in ("tested", "assumed")]
+            return scored or [row for row in self.counted if row.status == "fitted"]
         dense = [row for row in self.counted if not row.moe] or self.counted
         return [row for row in dense if row.status == "tested"] or [
             row for row in dense if row.status == "fitted"

@@ -8,6 +8,7 @@ Published figures: a row is one metric of one configuration.
 Serving measurements: a row is the mean TTFT and TPOT of a closed loop.
 Steps: a row is the time of a batch's prompts and of one token.
 A fourth kind, replies of services, has many rows for one point: `sim.validation.replies`.
+Two more are of prefill and decode pools: `sim.validation.pooled_points`.
 """
 
 import math
@@ -21,6 +22,7 @@ from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import shorten
 from sim.scenario.system import System
+from sim.serving.transfer import Transfer
 from sim.validation.systems import (
     InexpressibleError,
     RowSystem,
@@ -48,6 +50,16 @@ REPLIES = (
     "prompt_time_s", "completion_time_s", "ttft_s", "tokens_per_s_reported", "acceptance_rate",
     "speculative", "flags",
 )  # fmt: skip
+POOLED = (
+    "point_id", "model", "system", "backend", "backend_version", "precision", "isl", "osl",
+    "concurrency", "prefill_workers", "prefill_tp", "prefill_pp", "prefill_dp", "prefill_moe_tp",
+    "prefill_moe_ep", "decode_workers", "decode_tp", "decode_pp", "decode_dp", "decode_moe_tp",
+    "decode_moe_ep", "decode_batch", "mean_ttft_ms", "mean_tpot_ms", "label",
+)  # fmt: skip
+HYBRID = (
+    "point_id", "topic", "system", "chips_prefill", "chips_decode", "model", "precision", "isl",
+    "osl", "concurrency", "metric", "value", "unit",
+)  # fmt: skip
 # A row of a user's own table needs these. With a TTFT, its TPOT may be empty.
 OWN_COLUMNS = ("model", "chip", "chips", "concurrency", "tpot_ms")
 # Our metric for each metric of a table.
@@ -66,6 +78,14 @@ API = (500, 200)
 Pattern = Literal["alone", "batch", "users", "full", "reply"]
 # How a metric counts, and why: fitted to, or listed without being scored.
 Known = tuple[Literal["fitted", "listed"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPools:
+    """The prefill pool of a measured row and its links; the row's own system decodes."""
+
+    prefill: System
+    transfer: Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +108,7 @@ class MeasuredPoint:
     spread: bool = False  # lengths are 80-100 % of `prompt` and `output`
     prefill: bool = True
     system: System | None = None  # None if it cannot be simulated
+    pools: MeasuredPools | None = None  # None if one system does all
     reason: str = ""  # why it cannot, or why its engine is a neighbour's
     remark: str = ""  # why it is known to be far off
     bound: str = ""  # why its time is only an upper bound: a throttle or the load of a service
@@ -130,8 +151,9 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
             f"{shorten(path)}:1: got an unknown header; expected at least"
             f" {', '.join(OWN_COLUMNS)}, or the columns of"
             f" published figures ({', '.join(PUBLISHED)}),"
-            f" serving measurements ({', '.join(SERVING)}), steps ({', '.join(STEPS)})"
-            f" or replies ({', '.join(REPLIES)})"
+            f" serving measurements ({', '.join(SERVING)}), steps ({', '.join(STEPS)}),"
+            f" replies ({', '.join(REPLIES)}), served pools ({', '.join(POOLED)})"
+            f" or KV transfers ({', '.join(HYBRID)})"
         )
     measurement_rules()  # before the rows: an error in the rules is not an error of a row
     points: list[MeasuredPoint] = []
@@ -159,7 +181,7 @@ def _leading_number(text: str) -> int | None:
     return int(match.group()) if match else None
 
 
-def _with_system(point: MeasuredPoint, row: RowSystem) -> MeasuredPoint:
+def with_system(point: MeasuredPoint, row: RowSystem) -> MeasuredPoint:
     """Return the point with its system, and with what rules say about it."""
     return replace(
         point,
@@ -223,7 +245,7 @@ def _published_point(row: Mapping[str, str]) -> MeasuredPoint:
         [*about.values(), str(chips), row["parallelism"], f"{pattern} {prompt} {output}"]
     )
     point = MeasuredPoint(name, about, measured, pattern, users, prompt, output, group=group)
-    return _with_system(point, ran)
+    return with_system(point, ran)
 
 
 def _ttft_pattern(several: bool, output: int) -> Pattern:
@@ -269,7 +291,7 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
         return MeasuredPoint(name, about, measured, reason=str(error), group=group)
     spread = not row["lengths"].startswith("fixed")
     point = MeasuredPoint(name, about, measured, "users", users * dp, isl, osl, spread, group=group)
-    return _with_system(point, ran)
+    return with_system(point, ran)
 
 
 def _steps_point(row: Mapping[str, str]) -> MeasuredPoint:
@@ -296,7 +318,7 @@ def _steps_point(row: Mapping[str, str]) -> MeasuredPoint:
     except InexpressibleError as error:
         return MeasuredPoint(name, about, measured, reason=str(error), group=group)
     point = MeasuredPoint(name, about, measured, "batch", users, prompt, output, group=group)
-    return _with_system(point, ran)
+    return with_system(point, ran)
 
 
 def fitting_half(points: Iterable[MeasuredPoint]) -> set[str]:

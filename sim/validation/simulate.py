@@ -15,15 +15,18 @@ from sim.hardware.engine import Engine
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
 from sim.results.metrics import latencies, output_between
-from sim.scenario.layout import deploy_fitting
-from sim.scenario.replicas import Member, serve_requests
+from sim.scenario.layout import deploy_fitting, deploy_members
+from sim.scenario.pools import Pools
+from sim.scenario.replicas import Member, pool_transfer, serve_requests
 from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.units import Seconds
 from sim.validation.points import MeasuredPoint
 from sim.workload.arrivals import ClosedLoop
 from sim.workload.lengths import Length, LengthField
 
 LOOP_ROUNDS = 10  # requests of each user of a closed loop, as in the serving measurements
+MANY_USERS, SHORT_ROUNDS = 50, 3  # of pools: rounds that are simulated with more users than this
 FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
@@ -55,6 +58,8 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     """
     assert point.system is not None
     scenario = point_scenario(point, max(1, point.users))
+    if point.pools:
+        return pooled_times(point, scenario)
     deployment = deploy_fitting(scenario, "measured")
     limits = deployment.limits
     tokens = point.prompt + point.output
@@ -78,6 +83,42 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     first, last = float(np.nanmax(rows.first_token)), float(np.nanmax(rows.last_token))
     whole = last if point.prefill else (last - first) * point.output / (point.output - 1)
     return times | {"ttft": first, "e2el": whole}
+
+
+def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]:
+    """Return the mean times of requests that one pool prefills and another one decodes.
+
+    `kv_transfer`: the time of a prompt's KV cache on the links.
+    The client's first token comes from the decode pool, as in vLLM, SGLang and TensorRT-LLM.
+    So its TTFT holds the hand-over and a decode step, and its TPOT does not.
+    With many users few rounds are simulated, and each but the first counts for several.
+    Raises: PlanError if a pool does not fit, or has no room for a request.
+    """
+    members = deploy_members(scenario, "measured")
+    tokens, transfer = point.prompt + point.output, pool_transfer(scenario, "measured")
+    for name, member in members.items():
+        limits = member.deployment.limits
+        if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
+            raise PlanError(f"{name}: {tokens} tokens exceed the KV room of {limits.kv_tokens}")
+        limits = replace(limits, context=max(limits.context, tokens))
+        members[name] = replace(member, deployment=replace(member.deployment, limits=limits))
+    rows = serve_requests(scenario, "measured", members, scenario.workload.draw(0))
+    moved = rows.transfers
+    assert moved
+    received = moved.end + transfer.handover
+    step = (rows.last_token - received) / (rows.requests.output - 1)
+    times = {
+        "ttft": received + step - rows.arrival,
+        "tpot": step,
+        "kv_transfer": moved.end - moved.start,
+    }
+    round_of = np.arange(len(rows.arrival)) // point.users
+    weights = np.where(round_of == 0, 1.0, (LOOP_ROUNDS - 1) / max(1, round_of[-1]))
+    done = rows.finished
+    return {
+        metric: float(np.average(values[done], weights=weights[done]))
+        for metric, values in times.items()
+    }
 
 
 def host_overhead(engine: Engine, host: str) -> Seconds:
@@ -136,11 +177,16 @@ def point_scenario(point: MeasuredPoint, users: int, rounds: int | None = None) 
     """
     assert point.system is not None
     assert point.system.model is not None
+    if rounds is None and point.pools and users > MANY_USERS:
+        rounds = SHORT_ROUNDS
     rounds = rounds or (LOOP_ROUNDS if point.pattern == "users" else 1)
     prompt, output = _length(point.prompt, point.spread), _length(point.output, point.spread)
     workload = ClosedLoop(users=users, requests=users * rounds, prompt=prompt, output=output)
+    system: System | Pools = point.system
+    if of := point.pools:
+        system = Pools(prefill=of.prefill, decode=point.system, transfer=of.transfer)
     return Scenario(
-        id=point.id, model=point.system.model, workload=workload, systems={"measured": point.system}
+        id=point.id, model=point.system.model, workload=workload, systems={"measured": system}
     )
 
 

@@ -22,6 +22,7 @@ from sim.validation.afd import attention_ffn_report
 from sim.validation.agreement import PointComparison, Status, ValidationReport, is_routed
 from sim.validation.own_points import is_own_table, read_own_points
 from sim.validation.points import MeasuredPoint, Pattern, fitting_half, measured_points
+from sim.validation.pooled_points import is_pooled, pooled_points
 from sim.validation.replies import floors, is_replies
 from sim.validation.simulate import simulate
 from sim.validation.speculation import speculation_report
@@ -29,6 +30,7 @@ from sim.validation.speculation import speculation_report
 # Sets of points that are no rows of a table, by name.
 REPORTS = {"speculation": speculation_report, "afd": attention_ffn_report}
 SETS = ("calibration", "validation", "serving", "steps-2023", "sram-replies")
+POOL_SETS = ("kv-transfer", "pd-silicon")  # no engine is fitted to them, but `handover`
 BITS = {"fp4": "4", "int4": "4", "fp8": "8", "int8": "8"}  # by precision of weights; others: 16
 # Numbers of an engine that each metric depends on; a throughput depends on both.
 DECODE_KEYS, PREFILL_KEYS = ("memory_efficiency",), ("compute_efficiency",)
@@ -40,6 +42,7 @@ KEYS_BY_METRIC = {
 }
 SimulatedTimes = dict[str, float] | str  # seconds by metric, or why there are none
 WORTH_PROCESSES = 200  # points; fewer take less time than the start of processes
+WORTH_PROCESSES_OF_POOLS = 20
 SetProgress = Callable[[str, int, int], None]  # name of the set, points done, points in all
 
 
@@ -58,8 +61,9 @@ def validate_set(
         return validate_replay()
     if name in REPORTS:
         return REPORTS[name]()
-    if name not in SETS:
-        raise unknown_name("validate", name, (*SETS, *REPORTS, "replay", "kernels", "network"))
+    if name not in (*SETS, *POOL_SETS):
+        known = *SETS, *REPORTS, *POOL_SETS, "replay", "kernels", "network"
+        raise unknown_name("validate", name, known)
     return validate_file(shipped_table(name), progress, jobs)
 
 
@@ -99,7 +103,7 @@ def validate_file(
         if point.system is not None and not all(map(math.isnan, point.measured.values()))
     }
     simulated: dict[str, SimulatedTimes] = {}
-    if len(distinct) < WORTH_PROCESSES:
+    if len(distinct) < (WORTH_PROCESSES_OF_POOLS if is_pooled(path) else WORTH_PROCESSES):
         jobs = 1
     for key, times in on_processes(try_simulate, distinct, jobs):
         simulated[key] = times
@@ -157,6 +161,8 @@ def points_of(path: Path) -> list[MeasuredPoint]:
 
     Raises: ScenarioError if the header is unknown or a cell is malformed.
     """
+    if is_pooled(path):
+        return pooled_points(path)
     return floors(path) if is_replies(read_csv_table(path)[0]) else measured_points(path)
 
 

@@ -18,6 +18,7 @@ from sim.catalogue.measurements import (
     SpeculationMeasurements,
     StepMeasurements,
 )
+from sim.cost.acceptance import AcceptanceCurve
 from sim.hardware import chip, topology
 from sim.hardware.chip import Chip, Cluster, Memory
 from sim.hardware.engine import Engine
@@ -33,10 +34,11 @@ from sim.model.transformer import Model
 from sim.scenario.scenario import Scenario
 from sim.scenario.scenario import read as read_scenario
 from sim.units import Unit, UnitError, parse_quantity
-from sim.validation.validate import SETS
+from sim.validation.validate import POOL_SETS, SETS
 
 # What a file of each folder is.  A folder that is not named here has no reader, and must be empty.
 CLASSES = {
+    "acceptance": AcceptanceCurve,
     "chips": Chip,
     "engines": Engine,
     "kernels": Kernels,
@@ -69,6 +71,7 @@ def test_every_file_of_the_catalogue_is_found_by_name():
         "network",
         "replay-vllm-rtx4090",
         *SETS,
+        *POOL_SETS,
     )  # of kernels, network.yaml, the scenario of that name, and `sramsim validate`
     named_by_others = {
         Path("by_length.py"),

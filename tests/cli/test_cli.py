@@ -74,23 +74,23 @@ def mine(old: str, new: str) -> None:
     [
         (
             "catalog chip",
-            "catalog: got 'chip'; expected chips, engines, kernels, models, clusters, measurements or"
-            " scenarios; did you mean 'chips'?",
+            "catalog: got 'chip'; expected acceptance, chips, engines, kernels, models, clusters, "
+            "measurements or scenarios; did you mean 'chips'?",
         ),
         (
             "catalog x",
-            "catalog: got 'x'; expected chips, engines, kernels, models, clusters, measurements or "
-            "scenarios",
+            "catalog: got 'x'; expected acceptance, chips, engines, kernels, models, clusters, "
+            "measurements or scenarios",
         ),
         (
             "show chips h100-sxm",
-            "show: got 'chips'; expected chip, engine, kernels, model, cluster, measurement or scenario; did "
-            "you mean 'chip'?",
+            "show: got 'chips'; expected chip, engine, kernels, model, cluster, acceptance, measurement or "
+            "scenario; did you mean 'chip'?",
         ),
         (
             "show chip h100-smx",
-            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h200-sxm', "
-            "'h100_sxm'?",
+            "'h100-smx' is not among the catalogue's chips; did you mean 'h100-sxm', 'h800-sxm', "
+            "'h200-sxm'?",
         ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
         ("show chip ./", "./: is a directory; expected a file"),
