@@ -113,7 +113,7 @@ def runs(draw):
     return asked, pools, transfer
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(runs())
 def test_rooms_hold_links_carry_every_prompt_and_leaps_are_their_steps(deployments, drawn):
     asked, drawn_pools, transfer = drawn
@@ -162,7 +162,7 @@ outages = st.lists(
 deadlines = st.sampled_from([None, None, 5e-3, 0.02])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(runs(), outages, outages, deadlines, deadlines)
 def test_no_request_and_no_room_is_lost_where_replicas_fail_and_deadlines_pass(
     deployments, drawn, failures, decode_failures, deadline, decode_deadline
