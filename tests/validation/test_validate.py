@@ -563,7 +563,7 @@ ONE_SET = (
         (
             "servin",
             "validate: got 'servin'; expected calibration, validation, serving, steps-2023, "
-            "sram-replies, kv-transfer, pd-silicon, speculation, replay, kernels or network; did you mean "
+            "sram-replies, speculation, afd, kv-transfer, pd-silicon, replay, kernels or network; did you mean "
             "'serving'?",
         ),
         ("--points gone.csv", "gone.csv: no such file"),
