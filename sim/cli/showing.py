@@ -186,7 +186,9 @@ def trace_command(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw all stages and one group as a Gantt chart (png, svg, pdf)."),
+        typer.Option(
+            help="Draw a Gantt chart: all stages and one group, or turns of pools (png, svg, pdf)."
+        ),
     ] = None,
     as_program: Annotated[
         bool, typer.Option("--program", help="Print what the chips execute in one step instead.")
@@ -198,7 +200,9 @@ def trace_command(
     assignments: SetOption = None,
 ) -> None:
     """Trace every chip and every link while a single request gets its tokens."""
+    from sim.scenario.checks import both_pools
     from sim.studies.timeline import chrome_json, trace
+    from sim.studies.turns import layer_turns
 
     scenario = open_scenario(file, assignments)
     name = system or next(iter(scenario.systems))
@@ -217,6 +221,11 @@ def trace_command(
             "trace: got no output; expected -o, --figure or --program; try -o trace.json"
         )
     check_figure_name(figure)
+    if figure and not out and name in both_pools(scenario.systems):
+        from plots import turns
+
+        save_figure(turns.draw(layer_turns(scenario, name)), figure)
+        return
     timeline = trace(search_open_plans(scenario), name, tokens, prefill)
     if out:
         save_text(chrome_json(timeline), out, "; open it at https://ui.perfetto.dev")

@@ -27,6 +27,7 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.service import serve
 from sim.studies.run import plan, run
+from sim.studies.turns import first_turns
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.requests import RequestBatch
 
@@ -93,6 +94,8 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
     critical = critical_times(own, jobs)
     closed = layers * own.total(critical.cycle) + own.total(critical.fill)
     assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
+    drawn = first_turns(own, jobs, layers)[-1].end + own.back - own.back_busy
+    assert drawn == pytest.approx(closed, rel=1e-9)
 
 
 def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
