@@ -274,6 +274,7 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     rows, member = served.rows, served.members["afd"]
     joules = served.costs.energy.joules_per_token_by_cause
     tokens = float(rows.requests.output.sum())
+    assert served.costs.busy_share is None
     assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
     costs, (tally,) = member.deployment.costs, rows.tallies
     inside = sum(
