@@ -9,7 +9,7 @@ from sim.scenario.system import COLOUR_CODES
 from sim.studies.turns import SHOWN_LAYERS, LayerTurns
 
 ROWS = {"attention": "attention", "out_busy": "out", "ffn": "FFN", "back_busy": "back"}
-COLOURS = ("blue", "orange", "green", "pink", "sky", "vermilion", "yellow")  # of micro-batches
+BATCH_COLOURS = ("blue", "orange", "green", "pink", "sky", "vermilion", "yellow")  # of micro-batches
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
 
@@ -22,7 +22,7 @@ def draw(turns: LayerTurns) -> Figure:
         for turn in turns.turns:
             if turn.machine == machine:
                 start, end = 1e6 * turn.start, 1e6 * turn.end
-                colour = COLOUR_CODES[COLOURS[turn.micro_batch % len(COLOURS)]]
+                colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
                 # A light edge keeps turns apart that follow each other without a gap.
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
@@ -33,8 +33,8 @@ def draw(turns: LayerTurns) -> Figure:
     axis.set(xlabel=f"time since the step began, us: {SHOWN_LAYERS} layers")
     axis.grid(axis="y", visible=False)
     shown = [
-        Patch(color=COLOUR_CODES[COLOURS[n]], label=f"micro-batch {n + 1}")
-        for n in range(min(count, len(COLOURS)))
+        Patch(color=COLOUR_CODES[BATCH_COLOURS[n]], label=f"micro-batch {n + 1}")
+        for n in range(min(count, len(BATCH_COLOURS)))
     ]
     if count > 1:
         style.legend(axis, shown)
