@@ -17,7 +17,7 @@ _WIDTH_STEP = 256  # inner widths are whole multiples of it, in DeciLM's configu
 
 
 class LayerChoice(NamedTuple):
-    """What a layer has.  kv_heads, width: None where the part is left out or one matrix."""
+    """The parts of a layer.  kv_heads, width: None where the part is left out or one matrix."""
 
     kv_heads: int | None
     attention_matrix: bool
@@ -28,7 +28,7 @@ class LayerChoice(NamedTuple):
 def layer_choices(
     entries: Sequence[Mapping[str, object]], heads: int, hidden: int
 ) -> tuple[LayerChoice, ...]:
-    """Return what each layer has. heads, hidden: query heads, and width of the hidden state.
+    """Return the parts of each layer. heads, hidden: query heads, and width of the hidden state.
 
     Raises: PydanticCustomError if an entry is wrong or not covered.
     """

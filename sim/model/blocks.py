@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.model.update_rules import UpdateRule
+
 
 class Dim(NamedTuple):
     """One side of a matrix: `parts` (heads, columns) of `size` each.
@@ -180,32 +182,6 @@ class Indexer(Stateless):
     def reads(self, tensor: int = 1) -> float:
         """Return how often a decode reads what is cached: once."""
         return 1.0
-
-
-class UpdateRule(NamedTuple):
-    """How a recurrence updates its state, as the matrix products of one head.
-
-    state: products of a token with the whole state.
-    keys, values: products with each token of its chunk, as long as a key, and as a value.
-    chunk: tokens of a prompt between two states that kernels write; a config may have its own.
-    """
-
-    state: int
-    keys: int
-    values: int
-    chunk: int
-
-
-# Mamba-2. Source: Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6: a chunk needs
-# its keys times queries, these times values, the state that it adds, and the state that it reads.
-SSD = UpdateRule(2, 1, 1, 256)
-# Mamba. Its scan has no products inside a chunk. Source: state-spaces/mamba,
-# selective_scan_fwd_kernel.cuh, which writes a state after 2,048 tokens.
-SCAN = UpdateRule(2, 0, 0, 2048)
-# Gated DeltaNet and Kimi delta attention. Source: Yang et al., arXiv 2406.06484, section 3: keys
-# times keys, the inverse times keys and values, queries times keys, and the products with values.
-# flash-linear-attention has chunks of 64.
-DELTA = UpdateRule(3, 3, 2, 64)
 
 
 @dataclass(frozen=True, slots=True)

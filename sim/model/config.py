@@ -32,6 +32,7 @@ from sim.model.layer_kinds import (
 )
 from sim.model.quantization import Quantization, read_quantization
 from sim.model.spellings import SPELLINGS, spelled_keys, unnested
+from sim.model.windows import WINDOW_RULES, Place
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
 # Keys of families with a recurrence. In other families they are refused.
@@ -101,6 +102,8 @@ class ModelConfig(ConfigKeys):
         refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
         refused |= {} if known.sparse else {"index_topk": "sparse attention"}
         defaults = class_defaults(str(family))
+        if flat.get("enable_moe_block"):  # no published Gemma 4 with experts has these tables
+            defaults = defaults | {"hidden_size_per_layer_input": 0}
         for key, what in refused.items():
             if flat.get(key, defaults.get(key)):
                 absent = "" if key in flat else f", {defaults[key]} by default"
@@ -232,7 +235,7 @@ class ModelConfig(ConfigKeys):
 
     @cached_property
     def layer_choices(self) -> tuple[LayerChoice, ...]:
-        """What each layer has, if `block_configs` lists them; empty without."""
+        """The parts of each layer, if `block_configs` lists them; empty without."""
         entries = self.block_configs if self.family.chosen else None
         return layer_choices(entries or (), self.num_attention_heads, self.hidden_size)
 
@@ -244,30 +247,14 @@ class ModelConfig(ConfigKeys):
             return windows.get(self.layer_types[layer])
         if self.attention_chunk_size:  # Llama 4: every fourth layer attends to all positions
             return self.attention_chunk_size if (layer + 1) % 4 else None
-        return window if self._slides(layer) else None
-
-    def _slides(self, layer: int) -> bool:
-        """Return whether a layer without an entry in layer_types has the window, if there is one.
-
-        Source: transformers' configuration classes, which fill in layer_types.
-        """
-        last = layer == self.num_hidden_layers - 1
-        match self.family.windows:
-            case "all":
-                return True
-            case "pattern":
-                pattern = self.sliding_window_pattern or self.family.pattern
-                if isinstance(pattern, str):
-                    return pattern[layer % len(pattern)] == "L" and not last
-                return (layer + 1) % pattern != 0
-            case "pattern, not last":
-                return (layer + 1) % self.family.pattern != 0 and not last
-            case "pattern, not first":
-                return (layer + 1) % self.family.pattern != 0 and layer > 0
-            case "late":
-                return layer >= self.max_window_layers
-            case "without rotary":
-                return (layer + 1) % self.family.pattern == 0
+        layers, period = self.num_hidden_layers, self.sliding_window_pattern
+        if self.family.windows == "pattern" and isinstance(period, str):
+            slides = period[layer % len(period)] == "L" and layer + 1 < layers
+        else:
+            length = period if self.family.windows == "pattern" and isinstance(period, int) else 0
+            place = Place(layer, layers, length or self.family.pattern, self.max_window_layers)
+            slides = WINDOW_RULES[self.family.windows](place)
+        return window if slides else None
 
     def has_experts(self, layer: int) -> bool:
         """Return whether a layer's MLP is a mixture of experts."""
@@ -303,6 +290,8 @@ def _with_defaults(flat: JsonObject) -> JsonObject:
     if not keys.get("num_local_experts"):
         # Dense files of families with experts write 0.
         keys.pop("num_experts_per_tok", None)
+    for key in ("sliding_window", "shared_intermediate_size"):
+        keys[key] = keys.get(key) or None  # 0: none
     for key, value in keys.items():
         if value is None and key in fields and fields[key].is_required():
             expected = "a text" if key == "model_type" else "a whole number"

@@ -2,13 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-# Layers with a window, if the config has one and no layer_types.
-# all: every layer. pattern: all but each so-manieth. late: from `max_window_layers` on.
-# without rotary: each so-manieth, which has no rotary embedding.
-WindowLayers = Literal[
-    "all", "pattern", "pattern, not last", "pattern, not first", "late", "without rotary"
-]
-
+from sim.model.windows import WindowLayers
 
 # Kinds of layers in place of attention. Papers: arXiv 2412.06464 (gated delta), 2510.26692 (Kimi
 # delta), 2312.00752 (mamba), 2405.21060 (mamba2).
@@ -36,9 +30,12 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
+    "apertus": Family(gated=False, qk_norm=True),
     "arcee": Family(gated=False),
+    "bamba": Family(recurrence="mamba2"),
     "cohere": Family(norms=1),
     "cohere2": Family(norms=1, windows="pattern", pattern=4),
+    "cwm": Family(windows="pattern from 0", pattern=4),
     "deci": Family(chosen=True),
     "deepseek": Family(),
     "deepseek_v2": Family(),
@@ -47,9 +44,12 @@ FAMILIES = {
     "dots1": Family(qk_norm=True, windows="late"),
     "ernie4_5": Family(),
     "ernie4_5_moe": Family(),
+    "exaone": Family(),
     "exaone4": Family(qk_norm=True, windows="pattern", pattern=4),
+    "exaone_moe": Family(qk_norm=True, windows="pattern", pattern=4),
     "falcon": Family(gated=False, norm_biases=True),
     "falcon_h1": Family(recurrence="mamba2"),
+    "flex_olmo": Family(whole_qk_norm=True),
     "gemma": Family(),
     "gemma2": Family(norms=4, windows="pattern", pattern=2),
     "gemma3_text": Family(norms=4, qk_norm=True, windows="pattern", pattern=6),
@@ -57,22 +57,33 @@ FAMILIES = {
     "glm": Family(),
     "glm4": Family(norms=4),
     "glm4_moe": Family(),
+    "glm4_moe_lite": Family(),
     "glm_moe_dsa": Family(sparse=True),
     "gpt_neox": Family(gated=False, norm_biases=True),
     "gpt_oss": Family(windows="pattern", pattern=2),
     "granite": Family(),
+    "granite_swa": Family(windows="pattern from 0", pattern=4),
     "granitemoe": Family(),
     "granitemoehybrid": Family(recurrence="mamba2"),
+    "granitemoeshared": Family(),
+    "helium": Family(),
     "hunyuan_v1_dense": Family(qk_norm=True),
     "hunyuan_v1_moe": Family(qk_norm=True, shared_expert=True),
+    "hy_v3": Family(qk_norm=True),
+    "hyperclovax": Family(norms=4),
     "internlm2": Family(),
+    "internlm3": Family(),
+    "iquestcoder": Family(),
+    "jais2": Family(gated=False, norm_biases=True),
     "jamba": Family(recurrence="mamba"),
     "kimi_k2": Family(),
     "kimi_linear": Family(recurrence="kimi delta"),
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
+    "mellum": Family(qk_norm=True, windows="named"),
     "mimo": Family(qkv_bias=True, windows="late"),
     "mimo_v2_flash": Family(windows="pattern, not first", pattern=6, sliding_kv=2),
+    "minicpm3": Family(),
     "minimax_m2": Family(whole_qk_norm=True),
     "ministral": Family(),
     "ministral3": Family(),
@@ -91,7 +102,7 @@ FAMILIES = {
     "phimoe": Family(norm_biases=True),
     "qwen2": Family(qkv_bias=True, windows="late"),
     "qwen2_5_vl_text": Family(qkv_bias=True, windows="late"),
-    "qwen2_moe": Family(qkv_bias=True, windows="late"),
+    "qwen2_moe": Family(qkv_bias=True, windows="early, each second"),
     "qwen2_vl_text": Family(qkv_bias=True, windows="late"),
     "qwen3": Family(qk_norm=True, windows="late"),
     "qwen3_5_moe_text": Family(qk_norm=True, recurrence="gated delta", gated_query=True),
@@ -100,9 +111,14 @@ FAMILIES = {
     "qwen3_next": Family(qk_norm=True, recurrence="gated delta", gated_query=True),
     "qwen3_vl_moe_text": Family(qk_norm=True),
     "qwen3_vl_text": Family(qk_norm=True),
+    "sarvam_mla": Family(),
+    "sarvam_moe": Family(qk_norm=True),
     "seed_oss": Family(),
     "smollm3": Family(windows="without rotary", pattern=4),
+    "solar_open": Family(),
     "stablelm": Family(),
     "starcoder2": Family(gated=False, norm_biases=True),
     "step3_text": Family(),
+    "vaultgemma": Family(windows="pattern", pattern=2),
+    "youtu": Family(),
 }

@@ -20,6 +20,9 @@ NOT_SIZES = {"id", "aliases", "hidden_act", "torch_dtype", "quantization_config"
 # Defaults that a class sets in its code, and not in its signature.
 IN_CODE: dict[str, JsonObject] = {
     "gemma4_text": {"global_head_dim": 512},
+    "glm4_moe_lite": {"first_k_dense_replace": 1},
+    "hy_v3": {"first_k_dense_replace": 1},
+    "kimi_linear": {"first_k_dense_replace": 1},
     "mimo_v2_flash": {"first_k_dense_replace": 1},
 }
 

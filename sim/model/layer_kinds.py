@@ -11,14 +11,14 @@ from sim.inputs.key_paths import JsonObject, JsonValue
 
 # Kinds of layers, in the words of transformers. Those of a hybrid model follow the first three.
 ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
-SPARSE_TYPES = ("full_attention", "deepseek_sparse_attention")
+SPARSE_TYPES = ("full_attention", "deepseek_sparse_attention", "indexed_attention")
 RECURRENT, SIDE_BY_SIDE = "linear_attention", "hybrid"
 MLP_TYPES = ("mlp", "moe")  # a layer of its own
 HYBRID_TYPES = ("full_attention", RECURRENT, SIDE_BY_SIDE, *MLP_TYPES)
 OTHER_NAMES = {"attention": "full_attention", "mamba": RECURRENT}
 LETTERS = {"M": RECURRENT, "*": "full_attention", "-": "mlp", "E": "moe"}
 INTERVAL_FAMILIES = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-# Keys of linear_attn_config, under the names of other families.
+# Keys of Kimi's linear_attn_config, under the names of other families.
 _LINEAR_KEYS = {
     "num_heads": ("linear_num_key_heads", "linear_num_value_heads"),
     "head_dim": ("linear_key_head_dim", "linear_value_head_dim"),
@@ -40,6 +40,11 @@ def spelled_layer_types(flat: Mapping[str, JsonValue]) -> tuple[str, ...]:
         return _covered("layer_types", [OTHER_NAMES.get(str(n), str(n)) for n in named])
     if isinstance(pattern, str):
         return _covered("hybrid_override_pattern", [LETTERS.get(c, c) for c in pattern])
+    if family == "kimi_linear" and not isinstance(linear, Mapping):
+        return _attending(count, lambda layer: layer > 0 and layer % 4 == 0)
+    attending = flat.get("attn_layer_indices")
+    if isinstance(attending, list | tuple):
+        return _attending(count, lambda layer: layer in attending)
     if family == "falcon_h1":
         return (SIDE_BY_SIDE,) * count
     if family == "jamba":
@@ -57,13 +62,19 @@ def spelled_layer_types(flat: Mapping[str, JsonValue]) -> tuple[str, ...]:
 
 
 def linear_attention_keys(flat: Mapping[str, JsonValue]) -> JsonObject:
-    """Return the numbers of Kimi's linear_attn_config, under the names of other families."""
+    """Return the numbers of Kimi's linear attention, under the names of other families."""
     linear = flat.get("linear_attn_config")
-    if not isinstance(linear, Mapping):
-        return {}
-    return {
-        name: linear[key] for key, names in _LINEAR_KEYS.items() if key in linear for name in names
-    }
+    if isinstance(linear, Mapping):
+        return {
+            name: linear[key]
+            for key, names in _LINEAR_KEYS.items()
+            if key in linear
+            for name in names
+        }
+    heads, size = flat.get("linear_num_heads"), flat.get("linear_head_dim")  # of transformers 5
+    sizes = {"num_key_heads": heads, "num_value_heads": heads}
+    sizes |= {"key_head_dim": size, "value_head_dim": size}
+    return {f"linear_{name}": value for name, value in sizes.items() if value is not None}
 
 
 def _number(flat: Mapping[str, JsonValue], key: str, default: int, least: int = 1) -> int:

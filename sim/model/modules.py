@@ -38,6 +38,9 @@ _MIXTRAL = Modules(
     experts_down="block_sparse_moe.experts.0.w2",
 )
 _UNGATED = Modules(up=("mlp.up_proj",))
+_FEED_FORWARD = Modules(
+    up=("feed_forward.gate_proj", "feed_forward.up_proj"), down="feed_forward.down_proj"
+)
 _PHI3 = Modules(qkv=("self_attn.qkv_proj",), up=("mlp.gate_up_proj",))
 _GRANITE_MOE = Modules(
     experts_up=("block_sparse_moe.input_linear",),
@@ -48,6 +51,8 @@ _GRANITE_MOE = Modules(
 _LINEAR_QWEN = _SHARED_EXPERT._replace(recurrent="linear_attn")
 MODULES = {
     "arcee": _UNGATED,
+    "apertus": _UNGATED,
+    "bamba": _FEED_FORWARD,
     "falcon": Modules(
         layers="transformer.h",
         qkv=("self_attention.query_key_value",),
@@ -56,9 +61,7 @@ MODULES = {
         down="mlp.dense_4h_to_h",
         embedding="transformer.word_embeddings",
     ),
-    "falcon_h1": Modules(
-        up=("feed_forward.gate_proj", "feed_forward.up_proj"), down="feed_forward.down_proj"
-    ),
+    "falcon_h1": _FEED_FORWARD,
     "gemma4_text": Modules(
         experts_up=("experts.0.gate_proj", "experts.0.up_proj"), experts_down="experts.0.down_proj"
     ),
@@ -78,6 +81,7 @@ MODULES = {
     ),
     "granitemoe": _GRANITE_MOE,
     "granitemoehybrid": _GRANITE_MOE,
+    "granitemoeshared": _GRANITE_MOE,
     "hunyuan_v1_moe": Modules(
         shared_up=("mlp.shared_mlp.gate_proj", "mlp.shared_mlp.up_proj"),
         shared_down="mlp.shared_mlp.down_proj",
@@ -96,6 +100,7 @@ MODULES = {
         experts_up=("feed_forward.experts.0.gate_proj", "feed_forward.experts.0.up_proj"),
         experts_down="feed_forward.experts.0.down_proj",
     ),
+    "jais2": _UNGATED,
     "kimi_linear": _MIXTRAL._replace(
         recurrent="self_attn",
         shared_up=(

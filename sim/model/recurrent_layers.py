@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sim.model.blocks import DELTA, SCAN, SSD, Dim, Dims, Matrix, MatrixMaker, Recurrence
+from sim.model.blocks import Dim, Dims, Matrix, MatrixMaker, Recurrence
 from sim.model.config import ModelConfig
 from sim.model.config_keys import DTYPES
 from sim.model.families import RecurrenceKind
 from sim.model.quantization import WIDTHS
+from sim.model.update_rules import DELTA, SCAN, SSD
 
 
 class RecurrentLayer(NamedTuple):

@@ -6,10 +6,12 @@
 
 from collections.abc import Mapping
 
+from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
 
 # Other names of the same number, in some families.
 SPELLINGS = {
+    "num_hidden_layers": ("num_layers",),
     "num_key_value_heads": ("num_kv_heads", "num_attention_groups"),
     "num_local_experts": ("num_experts", "n_routed_experts", "moe_num_experts"),
     "num_experts_per_tok": (
@@ -29,7 +31,7 @@ SPELLINGS = {
     "moe_layers": ("moe_layers_enum",),
     "first_k_dense_replace": ("moe_layer_start_index",),
     "decoder_sparse_step": ("moe_layer_interval",),
-    "intermediate_size": ("ffn_dim",),
+    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
     "hidden_act": ("hidden_activation",),
     "torch_dtype": ("dtype",),
     "max_position_embeddings": ("model_max_length", "max_position_embedding", "max_seq_len"),
@@ -76,6 +78,8 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
     """Return the config with text_config unnested and each number under its field's name.
 
     The first spelling that is not null counts.
+
+    Raises: PydanticCustomError if a list of MiMo-V2 holds anything but 0 and 1.
     """
     flat = unnested(data)
     for key, spellings in SPELLINGS.items():
@@ -101,11 +105,16 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
 
 
 def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
-    """Return a list of MiMo-V2 with a digit for each layer; empty if the key is no such list."""
+    """Return a list of MiMo-V2 with a digit for each layer; empty if the key is no list.
+
+    Raises: PydanticCustomError if it holds anything but 0 and 1.
+    """
     digits = flat.get(key)
     if not isinstance(digits, list | tuple):
         return []
-    return [digit for digit in digits if digit in (0, 1)]
+    if odd := [digit for digit in digits if digit not in (0, 1)]:
+        raise error_at_key((key,), f"{key}: got {quoted_value(odd[0])}; expected 0 or 1")
+    return [int(str(digit)) for digit in digits]
 
 
 def unnested(config: Mapping[str, JsonValue]) -> JsonObject:

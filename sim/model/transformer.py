@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
@@ -21,6 +20,7 @@ from sim.model.blocks import (
     Part,
 )
 from sim.model.config import ModelConfig
+from sim.model.grouped_attention import grouped_attention
 from sim.model.latent_attention import latent_attention
 from sim.model.layer_kinds import MLP_TYPES, RECURRENT, SIDE_BY_SIDE
 from sim.model.modules import Modules, family_modules
@@ -146,38 +146,13 @@ class Model(ModelConfig):
 
     def _grouped_attention(self, layer: int) -> Block:
         """Return a block of multi-head, grouped-query or multi-query attention."""
-        d, hidden, sizes = self.hidden_size, Dim(self.hidden_size), self.head_sizes(layer)
-        heads, kv, size, value = sizes
-        window = self.windowed(layer)
-        shared = self.attention_k_eq_v and window is None
-        query, output = Dim(heads, size, split=True), Dim(heads, value, split=True)
-        keys, values = Dim(kv, size, split=True), Dim(kv, value, split=True)
-        gated = Dim(heads, 2 * size, split=True) if self.family.gated_query else query
-        biases = self.attention_bias or self.use_bias
-        vectors = (
-            self.family.norms // 2 * self._norm
-            + (heads * size + kv * (size + value) if biases or self.family.qkv_bias else 0)
-            + (d if biases else 0)
-            + (2 * size if self.family.qk_norm else 0)
-            + ((heads + kv) * size if self.family.whole_qk_norm else 0)
-        )
-        columns, modules = (gated, keys) if shared else (gated, keys, values), self._modules
-        expansion: tuple[Matrix, ...] = ()
-        if self.share_q_dim:  # multi-matrix factorization attention, arXiv 2412.19255
-            low, name = Dim(self.share_q_dim), modules.in_layer(layer, modules.expand)
-            expansion = (self._matrix("attention", (low,), (gated,), name),)
-            columns, vectors = (low, *columns[1:]), vectors + self.share_q_dim
-        names = modules.in_layer(layer, *modules.qkv[: len(columns)])
-        last = modules.in_layer(layer, modules.output)
-        matrices = (
-            self._matrix("attention", (hidden,), columns, names),
-            *expansion,
-            self._matrix("attention", (output,), (hidden,), last),
-        )
-        mixer = Attention(heads, kv, size, window, shared)
-        if value != size:
-            mixer = replace(mixer, value_size=value)
-        return Block("attention", matrices, vectors, (mixer,))
+
+        def matrix(rows: Dims, columns: Dims, names: tuple[str, ...]) -> Matrix:
+            named = self._modules.in_layer(layer, *names)
+            return self._matrix("attention", rows, columns, named)
+
+        norms = self.family.norms // 2 * self._norm
+        return grouped_attention(self, layer, norms, self._modules, matrix)
 
     def _mlp(self, part: Part, size: int, layer: int) -> tuple[Matrix, ...]:
         """Return the matrices of an MLP: gate and up as one (or up without a gate), then down."""

@@ -105,6 +105,11 @@ MIMO_7B = {
     "num_key_value_heads": 8,
     "vocab_size": 151680,
 }
+KIMI_OF_TRANSFORMERS_5 = {
+    "model_type": "kimi_linear",
+    "linear_num_heads": 32,
+    "linear_head_dim": 128,
+}
 EXAONE4_1B = {
     "model_type": "exaone4",
     "hidden_size": 2048,
@@ -145,12 +150,25 @@ def test_every_family_has_the_defaults_of_its_class():
         ({"model_type": "ministral3"}, 8.49, 2 * 34 * 8 * 128),
         # The language model of Step-3 has 316 B parameters, arXiv 2507.19427, table 1.
         ({"model_type": "step3_vl", "text_config": {}}, 316, 2 * 61 * 256),
+        # Per layer: 4,544 x 4,672 (Q, one K and V), 4,544^2, and an MLP of 2 x 4,544 x 9,088.
+        ({"model_type": "falcon", "ffn_hidden_size": 9088}, 4.278, 2 * 32 * 64),
+        ({"model_type": "cwm"}, 32.58, 2 * 64 * 8 * 128),
+        ({"model_type": "exaone", "num_layers": 32}, 7.82, 2 * 32 * 8 * 128),
+        ({"model_type": "glm4_moe_lite"}, 29.94, 47 * (512 + 64)),
+        (
+            {"model_type": "granitemoehybrid", "layer_types": ["attention"] * 32},
+            37.44,
+            2 * 32 * 4096,
+        ),
+        (KIMI_OF_TRANSFORMERS_5, 49.13, 6 * (512 + 64)),
+        ({"model_type": "hy_v3"}, 295, 2 * 80 * 8 * 128),
+        ({"model_type": "solar_open"}, 102.7, 2 * 48 * 8 * 128),
         ({"model_type": "mimo_v2_flash"}, 309, (9 * 4 + 39 * 8) * (192 + 128)),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,
 )
 def test_files_without_keys_have_the_published_parameters(config, billions, kv_per_token):
-    """Published by the models' cards; Gemma 3 and Qwen2-VL without their vision towers."""
+    """As the models' cards say, or transformers 5.24 builds them; without vision towers."""
     model = Model.model_validate(config)
     assert model.parameters / 1e9 == pytest.approx(billions, rel=0.003)
     assert model.kv_per_token() == kv_per_token
@@ -167,6 +185,9 @@ def test_files_without_keys_have_the_published_parameters(config, billions, kv_p
         (DOTS1, [None] * 62),
         ({"model_type": "qwen3", "use_sliding_window": True}, [None] * 28 + [4096] * 4),
         ({"model_type": "qwen2"}, [None] * 32),
+        ({"model_type": "cwm"}, [None, 8192, 8192, 8192] * 16),
+        ({"model_type": "qwen2_moe", "use_sliding_window": True}, [4096, None] * 12),
+        ({"model_type": "qwen2_moe", "sliding_window": 0}, [None] * 24),
         ({"model_type": "mimo_v2_flash"}, [None, *[129] * 4, None, *([129] * 5 + [None]) * 7]),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else None,

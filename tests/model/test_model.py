@@ -187,7 +187,7 @@ def test_blocks_are_what_a_plan_cuts_between():
         ("linear_num_value_heads", 4, "linear attention"),
         ("index_topk", 2048, "sparse attention"),
         ("index_topk_pattern", "FSSS", "indexers by a pattern"),
-        ("model_type", "mamba2", "covered are arcee"),
+        ("model_type", "mamba2", "covered are apertus"),
         ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
         ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),
         ("dtype", "int8", "covered are float32, bfloat16, float16"),
