@@ -9,7 +9,15 @@ from sim.scenario.system import COLOUR_CODES
 from sim.studies.turns import SHOWN_LAYERS, LayerTurns
 
 ROWS = {"attention": "attention", "out_busy": "out", "ffn": "FFN", "back_busy": "back"}
-BATCH_COLOURS = ("blue", "orange", "green", "pink", "sky", "vermilion", "yellow")  # of micro-batches
+BATCH_COLOURS = (
+    "blue",
+    "orange",
+    "green",
+    "pink",
+    "sky",
+    "vermilion",
+    "yellow",
+)  # of micro-batches
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
 
