@@ -188,7 +188,9 @@ def trace_command(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw all stages and one group as a Gantt chart (png, svg, pdf)."),
+        typer.Option(
+            help="Draw a Gantt chart: all stages and one group, or turns of pools (png, svg, pdf)."
+        ),
     ] = None,
     as_program: Annotated[
         bool, typer.Option("--program", help="Print what the chips execute in one step instead.")
@@ -201,10 +203,12 @@ def trace_command(
 ) -> None:
     """Trace every chip and every link while a single request gets its tokens.
 
-    With pools, all requests are traced, by replica and link.
+    With prefill and decode pools, all requests are traced, by replica and link.
     """
+    from sim.scenario.checks import both_pools
     from sim.scenario.pools import Pools
     from sim.studies.timeline import chrome_json, trace
+    from sim.studies.turns import layer_turns
 
     scenario = open_scenario(file, assignments)
     name = system or next(iter(scenario.systems))
@@ -225,6 +229,11 @@ def trace_command(
     check_figure_name(figure)
     if isinstance(scenario.systems.get(name), Pools):
         trace_pools(search_open_plans(scenario), name, out, extra=bool(tokens or prefill or figure))
+        return
+    if figure and not out and name in both_pools(scenario.systems):
+        from plots import turns
+
+        save_figure(turns.draw(layer_turns(scenario, name)), figure)
         return
     timeline = trace(search_open_plans(scenario), name, tokens or 3, prefill)
     if out:

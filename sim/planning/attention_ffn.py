@@ -55,8 +55,8 @@ def deploy_with_ffn(
             replace(ffn, model=model_part(whole, "ffn")),
             replace(overrides[1], token_budget=tokens),
         )
+        costs = AttentionFfnCosts(deployed.layout, layout, sharing.transfer, sharing.micro_batches)
     fitted = fit(layout, lengths[0])
-    costs = AttentionFfnCosts(deployed.layout, layout, sharing.transfer, sharing.micro_batches)
     return replace(
         deployed,
         fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),

@@ -252,12 +252,14 @@ def busy_share(
     systems: list[str],
     busy: list[NDArray[np.float64]],
     elapsed: Seconds,
-) -> float:
+) -> float | None:
     """Return the share of the time that a chip works, the mean over chips of all replicas.
 
-    A chip works while its stage works.
+    A chip works while its stage works. None with an FFN pool, because the pools wait in turns.
     systems: by replica. busy: by replica, float[stage] [s]. elapsed: s.
     """
+    if any(member.deployment.ffn for member in members.values()):
+        return None
     chips = [members[name].chips / members[name].replicas for name in systems]
     return sum(n * float(seconds.mean()) for n, seconds in zip(chips, busy, strict=True)) / (
         sum(chips) * elapsed

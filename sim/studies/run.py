@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.layout import weights_only_chips
-from sim.cost.work import decodes_at
 from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
 from sim.inputs.key_paths import JsonObject
 from sim.planning.deployment import Deployment
@@ -23,7 +21,6 @@ from sim.results.encoding import encode_summary, json_object
 from sim.results.metrics import metrics_by_member, summarize, trace_metrics
 from sim.results.plan_summary import (
     ChipMemory,
-    LayerCycle,
     PlannedFleet,
     PlannedMember,
     PlannedSystem,
@@ -58,6 +55,7 @@ from sim.studies.accounts import (
 from sim.studies.design import search_plans
 from sim.studies.identity import plain_identity, system_identity
 from sim.studies.offered import offered_load
+from sim.studies.turns import full_layer
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:
@@ -249,6 +247,7 @@ class Planned:
         """Return the plan of a plain system. lengths: of the sequences to count [tokens]."""
         deployment, minimum = self.deployments[name], self.minimum[name]
         fit = deployment.fit
+        layer = full_layer(self.scenario, deployment) if fit.fits else None
         return PlannedSystem(
             identity=plain_identity(self.scenario, name, deployment),
             fits=fit.fits,
@@ -269,28 +268,7 @@ class Planned:
             unloaded=unloaded_request(self.unloaded[name]) if name in self.unloaded else None,
             tried=tuple(TriedPlan(**trial._asdict()) for trial in deployment.tried) or None,
             draft_gain=self._draft_gain(deployment) if fit.fits else None,
-            layer_cycle=self._layer_cycle(deployment) if fit.fits else None,
-        )
-
-    def _layer_cycle(self, deployment: Deployment) -> LayerCycle | None:
-        """Return a layer of a step with as many mean requests as fit; None without an FFN pool."""
-        costs, workload, limits = deployment.costs, self.scenario.workload, deployment.limits
-        if not isinstance(costs, AttentionFfnCosts):
-            return None
-        most = limits.max_concurrent(round(self.scenario.request_tokens))
-        context = workload.mean_prompt + workload.mean_output / 2
-        work = decodes_at(most, context, limits.window)
-        layers = costs.step_layers(work)
-        times, critical = layers[max(layers, key=lambda pair: costs.layer_kinds[pair])]
-        return LayerCycle(
-            sequences=most,
-            micro_batches=costs.micro_batch(work)[0],
-            attention_us=1e6 * times.attention,
-            out_us=1e6 * times.out,
-            ffn_us=1e6 * times.ffn,
-            back_us=1e6 * times.back,
-            cycle_us=1e6 * times.total(critical.cycle),
-            binds=critical.binds,
+            layer_cycle=layer[1] if layer else None,
         )
 
     def _draft_gain(self, deployment: Deployment) -> SpeculationGain | None:

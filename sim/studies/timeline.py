@@ -82,7 +82,7 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
     if name in both_pools(scenario.systems):
         raise UserError(
             f"trace: systems.{name}: got attention and FFN pools, whose chips are not simulated "
-            "one by one; expected a system of one pool; try sramsim plan"
+            "one by one; expected a system of one pool; try --figure alone, which draws its turns"
         )
     if name not in plain:
         first = key_path(scenario.systems, next(iter(scenario.members(name))))

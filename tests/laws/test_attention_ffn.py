@@ -25,8 +25,10 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.serving.policy import Policies
 from sim.serving.service import serve
 from sim.studies.run import plan, run
+from sim.studies.turns import first_turns
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.requests import RequestBatch
 
@@ -93,6 +95,8 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
     critical = critical_times(own, jobs)
     closed = layers * own.total(critical.cycle) + own.total(critical.fill)
     assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
+    drawn = first_turns(own, jobs, layers)[-1].end + own.back - own.back_busy
+    assert drawn == pytest.approx(closed, rel=1e-9)
 
 
 def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
@@ -165,14 +169,18 @@ def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches,
     assert found == binds
 
 
-def test_leaps_are_steps(pools):
+@pytest.mark.parametrize("kv_tokens", [60, 300])
+def test_leaps_are_steps_also_with_preemption(pools, kv_tokens):
     deployment = pools(micro_batches=3)
+    limits = replace(deployment.limits, kv_tokens=kv_tokens)
     requests = RequestBatch(
         np.array([0.0, 0.0, 0.001, 0.02]), np.array([20, 5, 9, 30]), np.array([40, 9, 25, 3])
     )
     leapt, stepped = (
-        serve(requests, deployment.costs, deployment.limits, leap=leap) for leap in (True, False)
+        serve(requests, deployment.costs, limits, policies=Policies(reserve=False), leap=leap)
+        for leap in (True, False)
     )
+    assert (int(leapt.preemptions.sum()) > 0) == (kv_tokens == 60)
     assert leapt.last_token == pytest.approx(stepped.last_token, rel=1e-9)
     assert leapt.first_token == pytest.approx(stepped.first_token, rel=1e-9)
 
@@ -271,6 +279,7 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     rows, member = served.rows, served.members["afd"]
     joules = served.costs.energy.joules_per_token_by_cause
     tokens = float(rows.requests.output.sum())
+    assert served.costs.busy_share is None
     assert joules["idle"] * tokens == pytest.approx(6 * 2.0 * rows.elapsed, rel=1e-9)
     costs, (tally,) = member.deployment.costs, rows.tallies
     inside = sum(

@@ -40,6 +40,14 @@ def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
     assert err.count("\n") == 1
 
 
+def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
+    path, figure = tmp_path / "mine.yaml", tmp_path / "turns.svg"
+    path.write_text(POOLS)
+    status, _, err = sramsim("trace", str(path), "--figure", str(figure))
+    assert (status, figure.read_bytes()[:5]) == (0, b"<?xml")
+    assert "written" in err
+
+
 @pytest.mark.parametrize(
     ("more", "words", "expected"),
     [

@@ -1,0 +1,61 @@
+"""The turns of micro-batches on two pools and their links, over the first layers of a step."""
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from plots import style
+from sim.results.labels import trimmed_number
+from sim.scenario.system import COLOUR_CODES
+from sim.studies.turns import SHOWN_LAYERS, LayerTurns
+
+ROWS = {"attention": "attention", "out_busy": "out", "ffn": "FFN", "back_busy": "back"}
+BATCH_COLOURS = (
+    "blue",
+    "orange",
+    "green",
+    "pink",
+    "sky",
+    "vermilion",
+    "yellow",
+)  # of micro-batches
+BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
+
+
+def draw(turns: LayerTurns) -> Figure:
+    """Draw a row for each pool and link, and a colour for each micro-batch."""
+    figure = style.figure(8.0, 3.2)
+    axis = figure.subplots()
+    count = turns.cycle.micro_batches
+    for row, machine in enumerate(ROWS):
+        for turn in turns.turns:
+            if turn.machine == machine:
+                start, end = 1e6 * turn.start, 1e6 * turn.end
+                colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
+                # A light edge keeps turns apart that follow each other without a gap.
+                axis.broken_barh(
+                    [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
+                )
+    axis.set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
+    axis.set_ylim(len(ROWS) - 0.5, -0.5)
+    axis.set_xlim(0, 1e6 * max(turn.end for turn in turns.turns))
+    axis.set(xlabel=f"time since the step began, us: {SHOWN_LAYERS} layers")
+    axis.grid(axis="y", visible=False)
+    shown = [
+        Patch(color=COLOUR_CODES[BATCH_COLOURS[n]], label=f"micro-batch {n + 1}")
+        for n in range(min(count, len(BATCH_COLOURS)))
+    ]
+    if count > 1:
+        style.legend(axis, shown)
+    style.title(figure, finding(turns), key_rows=int(count > 1))
+    figure.supxlabel(turns.identity, fontsize=7, color="#555555", ha="left", x=0.01)
+    return figure
+
+
+def finding(turns: LayerTurns) -> str:
+    """Return the title: the time of a layer, and what binds it."""
+    cycle = turns.cycle
+    binds = BINDS.get(cycle.binds, "a link never waits")
+    if cycle.binds == "latency":
+        binds = "all pools wait" if cycle.micro_batches > 1 else "one pool works at a time"
+    time = trimmed_number(cycle.cycle_us)
+    return f"{turns.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"

@@ -1,0 +1,102 @@
+"""The turns of micro-batches on an attention pool, an FFN pool and the links between them.
+
+>>> first_turns(LayerTimes(2.0, 1.0, 3.0, 1.0, 1.0, 1.0), 2, 1)[-1].end  # S + (m - 1) b
+10.0
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sim.cost.attention_ffn import MACHINES, AttentionFfnCosts, LayerTimes
+from sim.cost.work import decodes_at
+from sim.inputs.errors import UserError
+from sim.planning.deployment import Deployment
+from sim.results.plan_summary import LayerCycle
+from sim.scenario.layout import deploy_fitting
+from sim.scenario.scenario import Scenario
+from sim.units import Seconds
+
+SHOWN_LAYERS = 3
+
+
+class Turn(NamedTuple):
+    """The time that a pool or link works for a micro-batch in a layer [s]."""
+
+    machine: str
+    micro_batch: int
+    layer: int
+    start: Seconds
+    end: Seconds
+
+
+@dataclass(frozen=True)
+class LayerTurns:
+    """The turns of the first layers of a full step. system, identity: as figures show them."""
+
+    system: str
+    identity: str
+    cycle: LayerCycle
+    turns: tuple[Turn, ...]
+
+
+def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
+    """Return the turns of a system of attention and FFN pools.
+
+    Raises: UserError if it has no such pools; PlanError if it does not fit.
+    """
+    deployment = deploy_fitting(scenario, name)
+    layer = full_layer(scenario, deployment)
+    if layer is None or deployment.ffn is None:
+        raise UserError(f"systems.{name}: got no FFN pool; expected attention and ffn")
+    times, cycle = layer
+    chips = f"{deployment.own_chips} x {deployment.layout.chip.id}"
+    chips += f" + {deployment.ffn.chips} x {deployment.ffn.layout.chip.id}"
+    return LayerTurns(
+        scenario.systems[name].full_label or name,
+        f"{deployment.layout.model.id} on {chips}; {cycle.sequences:,} sequences",
+        cycle,
+        tuple(first_turns(times, cycle.micro_batches, SHOWN_LAYERS)),
+    )
+
+
+def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, LayerCycle] | None:
+    """Return a layer of a step with as many mean requests as fit; None without an FFN pool.
+
+    The layer is of the kind that most layers are.
+    """
+    costs, workload, limits = deployment.costs, scenario.workload, deployment.limits
+    if not isinstance(costs, AttentionFfnCosts):
+        return None
+    most = limits.max_concurrent(round(scenario.request_tokens))
+    context = workload.mean_prompt + workload.mean_output / 2
+    work = decodes_at(most, context, limits.window)
+    layers = costs.step_layers(work)
+    times, critical = layers[max(layers, key=lambda pair: costs.layer_kinds[pair])]
+    return times, LayerCycle(
+        sequences=most,
+        micro_batches=costs.micro_batch(work)[0],
+        attention_us=1e6 * times.attention,
+        out_us=1e6 * times.out,
+        ffn_us=1e6 * times.ffn,
+        back_us=1e6 * times.back,
+        cycle_us=1e6 * times.total(critical.cycle),
+        binds=critical.binds,
+    )
+
+
+def first_turns(times: LayerTimes, micro_batches: int, layers: int) -> list[Turn]:
+    """Return the turns of the first layers of a step, the last micro-batch's last turn at the end.
+
+    Each pool and link takes one micro-batch at a time, first come, first served.
+    """
+    delays = dict.fromkeys(MACHINES, 0.0)
+    delays |= {"out_busy": times.out - times.out_busy, "back_busy": times.back - times.back_busy}
+    arrival, free, turns = [0.0] * micro_batches, dict.fromkeys(MACHINES, 0.0), []
+    for layer in range(layers):
+        for micro_batch in range(micro_batches):
+            for machine in ("attention", "out_busy", "ffn", "back_busy"):
+                start = max(arrival[micro_batch], free[machine])
+                end = free[machine] = start + getattr(times, machine)
+                turns.append(Turn(machine, micro_batch, layer, start, end))
+                arrival[micro_batch] = end + delays[machine]
+    return turns
