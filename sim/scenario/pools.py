@@ -20,6 +20,7 @@ _REFUSED = {
     "outages": _ALONE,
     "faults": _ALONE,
     "speculate": _ALONE,
+    "batch_wait": "try leaving it out: prompts wait for others only beside decodes",
 }
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
