@@ -91,6 +91,9 @@ def shaped_multiply(
     fixed_key = walk_key = ""
     if named := engine.kernel(chip, (stored.precision, stored.bits), activations):
         key, kernel = f"engine.kernels.{named.key}", named.kernel
+        if kernel.in_steps:
+            computing = reading = 1.0
+            compute_keys = memory_keys = ()
         computing *= kernel.compute_efficiency
         reading *= kernel.memory_efficiency
         fixed, walk = named.fixed, shape[0] * kernel.per_input

@@ -33,6 +33,40 @@ class Launch(Value):
     prefill: Seconds = Field(description="Time in a step with a prompt [s].")
 
 
+class Host(Value):
+    """A host on which an engine was measured, and the client that sent the requests.
+
+    One process takes requests in and passes tokens on. The time for which it is busy delays others.
+    """
+
+    request: Seconds = Field(
+        default=0.0, description="Time that client, HTTP and tokenizer add to a TTFT [s]."
+    )
+    prompt_token: Seconds = Field(
+        default=0.0, description="The same for each token of the prompt [s]."
+    )
+    layer_launch: Launch | None = Field(
+        default=None, description="In place of the engine's `layer_launch`; default: the engine's."
+    )
+    busy_request: Seconds = Field(
+        default=0.0, description="Time for which a request keeps the front end busy [s]."
+    )
+    busy_prompt_token: Seconds = Field(
+        default=0.0, description="The same for each token of the prompt [s]."
+    )
+    busy_token: Seconds = Field(
+        default=0.0, description="The same for each token of the answer [s]."
+    )
+
+
+class SmallChip(Value):
+    """The default limits of an engine on chips with little memory."""
+
+    below: Bytes = Field(description="Memory of a chip below which these limits hold [B].")
+    max_sequences: Count = Field(description="Most sequences that run at once there.")
+    token_budget: Tokens = Field(description="Most tokens of a step of a micro-batch there.")
+
+
 class EngineFit(Value):
     """The numbers that `sramsim calibrate` may change, with their bounds, and its last result.
 
@@ -126,10 +160,10 @@ class Engine(Sourced):
         description="Share of dispatch and combine that a second micro-batch hides behind the "
         "experts' computing, 0 to 1.",
     )
-    request_overhead: Mapping[str, Seconds] = Field(
+    hosts: Mapping[str, Host] = Field(
         default={},
-        description="Time that client, HTTP and tokenizer added to a measured TTFT [s], by host; "
-        "for validations only.",
+        description="Hosts on which the engine was measured, and their clients; for validations "
+        "only.",
     )
     memory_fraction: Fraction = Field(
         description="Share of a chip's memory that the engine uses, 0 to 1."
@@ -178,6 +212,9 @@ class Engine(Sourced):
         description="Most tokens of a step of a micro-batch, like max_num_batched_tokens; "
         "default: the chip's.",
     )
+    small_chip: SmallChip | None = Field(
+        default=None, description="Other default limits on chips with little memory; default: none."
+    )
     limits_per: Literal["rank", "replica"] = Field(
         default="rank",
         description="Both limits hold for each rank of attention data parallelism, or for the "
@@ -219,6 +256,14 @@ class Engine(Sourced):
                         (name, bits), share, f"got {share:g}; expected at most 1 without kernels"
                     )
         return self
+
+    def default_limits(self, chip: Chip) -> tuple[int | None, int | None]:
+        """Return the default limits on a chip: `max_sequences` and `token_budget`."""
+        small = self.small_chip
+        memory = next(memory for memory in chip.memory.values() if "kv" in memory.holds)
+        if small and memory.capacity < small.below:
+            return small.max_sequences, small.token_budget
+        return self.max_sequences, self.token_budget
 
     def source_of(self, path: str) -> str | None:
         """Return the source of a number, also of one of the kernels' file; None without one."""

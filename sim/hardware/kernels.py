@@ -39,6 +39,11 @@ class MultiplyKernel(Value):
     per_input: Seconds = Field(
         default=0.0, description="Time in which a tile walks one input (row of the weights) [s]."
     )
+    in_steps: bool = Field(
+        default=False,
+        description="Whether both shares are those of whole steps; the engine's factors then do "
+        "not count.",
+    )
 
 
 class NamedKernel(NamedTuple):

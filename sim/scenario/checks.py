@@ -115,6 +115,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
         return f"engine {engine}, which has {has}; expected one token per beat"
     problems = {
         "admission: prompt": not system.policies.reserve,
+        "batch_wait": system.batch_wait is not None,
         "deadline": system.deadline is not None,
         "fidelity: chip": by_chip,
         "link_errors": system.link_errors is not None,

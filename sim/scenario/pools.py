@@ -15,6 +15,8 @@ from sim.units import Count, JoulesPerByte
 
 POOLS = ("prefill", "decode")
 
+# Keys of a system that pools do not simulate, and what to do instead.
+_REFUSED = {"batch_wait": "try leaving it out: prompts wait for others only beside decodes"}
 # Keys of a system that a decode pool does not simulate, and what to do instead.
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
@@ -113,7 +115,8 @@ class Pools(Shown):
 
 def pool_problem(pool: str, system: System) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
-    for key, advice in _REFUSED_OF_DECODE.items() if pool == "decode" else ():
+    refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
+    for key, advice in refused.items():
         if getattr(system, key) not in (None, (), 0.0):
             return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
     policy = system.policies.batching

@@ -13,6 +13,7 @@ from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
 from sim.scenario.pools import Pools, router_of
 from sim.scenario.scenario import Scenario
+from sim.serving.front_end import FrontEndTimes
 from sim.serving.replica_config import ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
@@ -87,10 +88,12 @@ def serve_requests(
     members: Mapping[str, Member],
     requests: RequestBatch,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    front_end: FrontEndTimes | None = None,
 ) -> Rows:
     """Serve requests on one system.
 
     progress: called with the number of ended requests and of all.
+    front_end: the process that requests of a closed loop wait for; None without waiting.
     """
     configs: list[ReplicaConfig] = []
     for member_name, member in members.items():
@@ -106,6 +109,7 @@ def serve_requests(
         think=scenario.workload.pause or 0.0,
         progress=progress,
         counted=scenario.measure.bounds if scenario.measure else None,
+        front_end=front_end,
     )
 
 

@@ -16,6 +16,7 @@ from sim.model.transformer import ModelField
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
 from sim.scenario.speculate import Speculate
+from sim.serving.batch_wait import BatchWait
 from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.serving.replica_config import Outage
 from sim.units import Count, Fraction, Seconds, Tokens
@@ -164,6 +165,10 @@ class System(Shown):
         description="Rule for the next work of a micro-batch, or `ring` for a compiled pipeline; "
         "default: the engine's.",
     )
+    batch_wait: BatchWait | None = Field(
+        default=None,
+        description="Prompts wait for others, to be computed in one step; default: they do not.",
+    )
     micro_batch: Count | None = Field(
         default=None,
         description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
@@ -290,6 +295,7 @@ class System(Shown):
             max_waiting=self.max_waiting,
             deadline=self.deadline,
             size=self.micro_batch,
+            wait=self.batch_wait,
         )
 
     @property

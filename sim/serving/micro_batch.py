@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sim.cost.energy import Tally
 from sim.results.histogram import Gaps
+from sim.serving.batch_wait import BatchWait
 from sim.serving.executors.executor import BatchStep
 from sim.serving.policy import Request
 from sim.serving.prompt_chunks import attended_positions, steps_to_fill
@@ -32,6 +33,7 @@ class MicroBatch(BatchStep):
     skipped_since: (sequences that were left out of steps, when their last tokens came [s]).
     kv_steps: steps for which KV was taken when the batch step was sent. It may make fewer.
     preempted: whether sequences were preempted for its last step.
+    held_since: `step` since which prompts wait for others; None if they do not.
     """
 
     window: int | None = None
@@ -49,6 +51,7 @@ class MicroBatch(BatchStep):
     skipped_since: list[tuple[int, Seconds]] = field(default_factory=list)
     kv_steps: int = 1
     preempted: bool = False
+    held_since: int | None = None
 
     # Sequences join, decode and leave.
 
@@ -160,6 +163,13 @@ class MicroBatch(BatchStep):
             context = request.prompt + rate * whole + 1
             tally.context += part * context
             tally.windowed_context += part * min(context, window or context)
+
+    def holds(self, wait: BatchWait, waiting: int, budget: int) -> bool:
+        """Return whether prompts with `waiting` tokens wait for others, and note since when."""
+        passed = 0 if self.held_since is None else self.step - self.held_since
+        held = waiting and self.running and wait.holds(waiting + self.running, budget, passed)
+        self.held_since = self.step - passed if held else None
+        return bool(held)
 
     # A step without decodes delays the next tokens of the sequences.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 from sim.inputs.fields import Named
+from sim.serving.batch_wait import BatchWait
 from sim.units import Seconds
 from sim.workload.requests import Content
 
@@ -337,6 +338,7 @@ class Policies:
         micro-batch is preempted and computed again later.
     max_waiting: requests in the queue; more are refused. None is no limit.
     deadline: from its arrival, after which a request is cancelled [s]; None is no limit.
+    wait: how prompts wait for others; None if they do not.
     size: the most sequences of a micro-batch; None is no limit.
     """
 
@@ -348,6 +350,7 @@ class Policies:
     max_waiting: int | None = None
     deadline: Seconds | None = None
     size: int | None = None
+    wait: BatchWait | None = None
 
 
 DEFAULT = Policies()

@@ -74,7 +74,7 @@ class Scheduler:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
         self.prefilling = admission.prefilling
-        self.fast_path = is_steady(policies.batching)
+        self.fast_path = is_steady(policies.batching) and policies.wait is None
         self.batching = checked_batching(policies.batching)
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.width = limits.width
@@ -174,6 +174,11 @@ class Scheduler:
         if self.width > 1:  # a policy counts one token for each sequence
             used = batch.running * self.width if decodes else 0
             chunk_tokens = min(chunk_tokens, max(0, self.limits.token_budget - used))
+        if wait := self.policies.wait:
+            chosen = self.prefilling if decodes and chunk_tokens > 0 else ()
+            waiting = sum(request.prompt - request.prefilled for request in chosen)
+            if batch.holds(wait, waiting, self.limits.token_budget):
+                chunk_tokens = 0
         return BatchDecision(decodes, chunk_tokens if prompts else 0, min(ends, places))
 
     def state_of(self, batch: MicroBatch, prompts: int) -> BatchState:
@@ -200,6 +205,8 @@ class Scheduler:
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
         steps = batch.steps_until_change()
+        if batch.held_since is not None and (wait := self.policies.wait):
+            steps = min(steps, batch.held_since + wait.steps - batch.step)
         # With several micro-batches, KV taken for later steps would be missing for the others. The
         # executor then takes it step by step.
         if not self.policies.reserve and self.limits.micro_batches == 1:

@@ -11,6 +11,7 @@ from sim.cost.step import Costs
 from sim.results.rows import Rows
 from sim.serving.event_order import UrgentTimeout, call_urgently
 from sim.serving.fleet import Mark, ServingFleet, between
+from sim.serving.front_end import FrontEnd, FrontEndTimes
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
 from sim.serving.pools import PooledFleet
 from sim.serving.replica_config import ReplicaConfig
@@ -36,6 +37,7 @@ class ServiceOptions(TypedDict, total=False):
     progress: called with the number of ended requests and of all.
     counted: start and end of the part of the run whose work is kept in `Rows.span` [s]. Without
         an end it is over when the last request is sent. None keeps nothing.
+    front_end: the process that requests of a closed loop wait for; None without waiting.
     pools: the prefill and decode pools of the replicas; None without pools. Each pool then has the
         router of its policies.
     """
@@ -44,6 +46,7 @@ class ServiceOptions(TypedDict, total=False):
     leap: bool
     progress: ProgressCallback
     counted: tuple[Seconds, Seconds | None] | None
+    front_end: FrontEndTimes | None
     pools: PoolConfig | None
 
 
@@ -134,6 +137,8 @@ class Service:
         )
         self.marks: list[Mark] = []
         self.counts_to_the_last = False
+        times = options.get("front_end")
+        self.front_end = FrontEnd(times, self.tokens_made) if times else None
         if counted := options.get("counted"):
             self.count_span(*counted)
 
@@ -167,6 +172,10 @@ class Service:
         self.arrived += 1
         if self.counts_to_the_last and self.arrived == len(self.prompts):
             self.mark()
+
+    def tokens_made(self) -> float:
+        """Return the tokens of answers that the replicas have made up to now."""
+        return sum(tally.logits for tally, _ in self.fleet.mark().works)
 
     def mark(self, _: simpy.Event | None = None) -> None:
         """Keep what each replica did up to now."""
@@ -205,6 +214,9 @@ class Service:
         """Send the next request of a user of a closed loop at a time [s], if one is left."""
         yield from self.wait_until(at + self.fleet.overhead)
         if (number := self.users.next_request(user)) is not None:
+            if self.front_end:
+                wait = self.front_end.wait(self.env.now, self.prompts[number])
+                yield from self.wait_until(self.env.now + wait)
             self.send_follow_up(number, at)
 
     def wait_until(self, at: Seconds) -> ServiceProcess:

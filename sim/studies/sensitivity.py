@@ -295,7 +295,7 @@ def _is_unused(system: System, key: str) -> bool:
     These are cables of a chip whose system has others, and overheads that hosts added elsewhere.
     """
     other = system.topology or (system.cluster and system.cluster.topology)
-    return bool(key.startswith("topology") and other) or key.startswith("request_overhead")
+    return bool(key.startswith("topology") and other) or key.startswith("hosts")
 
 
 def _moved_system(system: Studied, key: str, text: str) -> Studied:

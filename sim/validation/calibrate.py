@@ -224,6 +224,12 @@ def _unidentifiable(fitted: list[FreeNumber], jacobian: NDArray[np.float64]) -> 
     return stuck or [number for number in fitted if number.value < number.error]
 
 
+def _is_added(number: FreeNumber) -> bool:
+    """Return whether a number is only added to a served TTFT, by a host."""
+    keys = number.keys[0].split(".")
+    return keys[0] == "hosts" and keys[-1] in ("request", "prompt_token")
+
+
 def points_for_fits(path: Path) -> list[MeasuredPoint]:
     """Return the points of a table to which engines may be fitted; of replies, decode floors."""
     if is_replies(read_csv_table(path)[0]):
@@ -246,7 +252,7 @@ class _Residuals:
         self.width = np.array([number.high for number in free]) - self.low
         starts = np.array([number.start for number in free])
         self.start = np.clip((starts - self.low) / self.width, 0.01, 0.99)
-        self.hosts = np.array([number.keys[0].startswith("request_overhead") for number in free])
+        self.hosts = np.array([_is_added(number) for number in free])
         # Served times by the other numbers: they do not depend on what hosts add.
         self.known: dict[bytes, dict[str, dict[str, float]]] = {}
         self.runs = 0
@@ -314,7 +320,7 @@ def fit_residuals(
             system = point.system.model_copy(update={"engine": engine})
             known[point.key] = serve_point(replace(point, system=system))
         own = known[point.key]
-        times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point.host)}
+        times = own | {"ttft": own.get("ttft", 0.0) + host_overhead(engine, point)}
         for metric, measured in point.measured.items():
             weight = TTFT_WEIGHT if metric == "ttft" and len(point.measured) > 1 else 1.0
             errors.append(weight * math.log1p(point.error(metric, times[metric], measured)))

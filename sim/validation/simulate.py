@@ -20,6 +20,7 @@ from sim.scenario.pools import Pools
 from sim.scenario.replicas import Member, pool_transfer, serve_requests
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.serving.front_end import FrontEndTimes
 from sim.units import Seconds
 from sim.validation.points import MeasuredPoint
 from sim.workload.arrivals import ClosedLoop
@@ -41,7 +42,7 @@ def simulate(point: MeasuredPoint) -> dict[str, Seconds]:
     assert point.system is not None
     times = serve_point(point)
     if "ttft" in times:
-        times["ttft"] += host_overhead(point.system.engine, point.host)
+        times["ttft"] += host_overhead(point.system.engine, point)
     return times
 
 
@@ -57,6 +58,7 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     Raises: PlanError if the system does not fit, or cannot be laid out.
     """
     assert point.system is not None
+    point, front_end = _on_its_host(point, point.system)
     scenario = point_scenario(point, max(1, point.users))
     if point.pools:
         return pooled_times(point, scenario)
@@ -75,7 +77,11 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     if point.pattern == "reply":
         return reply_times(point, deployment)
     rows = serve_requests(
-        scenario, "measured", {"measured": Member(deployment)}, scenario.workload.draw(0)
+        scenario,
+        "measured",
+        {"measured": Member(deployment)},
+        scenario.workload.draw(0),
+        front_end=front_end if point.pattern == "users" else None,
     )
     times = {name: float(values.mean()) for name, values in latencies(rows).items() if len(values)}
     if point.pattern == "users":
@@ -121,14 +127,32 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     }
 
 
-def host_overhead(engine: Engine, host: str) -> Seconds:
-    """Return what client, HTTP and tokenizer add to a TTFT on a host.
+def host_overhead(engine: Engine, point: MeasuredPoint) -> Seconds:
+    """Return what client, HTTP and tokenizer add to the TTFT of a point on its host.
 
-    Nothing if `host` is empty, because the engine alone was timed.  On a host that the engine's
-    file does not have: the mean of those that it has.
+    Nothing if its `host` is empty, because the engine alone was timed.  On a host that the
+    engine's file does not have: the mean of those that it has.
     """
-    known = engine.request_overhead
-    return known.get(host, mean(known.values()) if known else 0.0) if host else 0.0
+    known = engine.hosts
+    hosts = [known[point.host]] if point.host in known else list(known.values())
+    if not point.host or not hosts:
+        return 0.0
+    prompt = _length(point.prompt, point.spread).mean
+    return mean(host.request + prompt * host.prompt_token for host in hosts)
+
+
+def _on_its_host(
+    point: MeasuredPoint, system: System
+) -> tuple[MeasuredPoint, FrontEndTimes | None]:
+    """Return a point whose engine launches layers as its host does, and the host's front end."""
+    host = system.engine.hosts.get(point.host)
+    if host is None:
+        return point, None
+    if host.layer_launch:
+        engine = system.engine.model_copy(update={"layer_launch": host.layer_launch})
+        point = replace(point, system=system.model_copy(update={"engine": engine}))
+    busy = FrontEndTimes(host.busy_request, host.busy_prompt_token, host.busy_token)
+    return point, busy if any(busy) else None
 
 
 def _full_loop_times(point: MeasuredPoint, deployment: Deployment) -> dict[str, Seconds]:

@@ -116,7 +116,7 @@ def system_of_row(
     rest = {key: value for key, value in options.items() if not key.startswith("plan.")}
     engine = catalogue_entry(str(rest.pop("engine")), "engines")
     parts = {"chip": chip, "chips": count, "engine": engine, "model": model}
-    system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **rest})
+    system = System.model_validate({**parts, "plan": Plan.model_validate(plan), **_nested(rest)})
 
     def last(key: str) -> str:
         """Return the text of the last rule that has one, or nothing."""
@@ -124,6 +124,18 @@ def system_of_row(
 
     prefill = all(rule.prefill for rule in matching)
     return RowSystem(system, last("assumed"), last("remark"), last("bound"), last("host"), prefill)
+
+
+def _nested(options: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return options with keys as 'batch_wait.steps' as mappings in mappings."""
+    nested: dict[str, Any] = {}
+    for key, value in options.items():
+        part, _, rest = key.partition(".")
+        if rest:
+            nested.setdefault(part, {})[rest] = value
+        else:
+            nested[part] = value
+    return nested
 
 
 def _system_options(matching: list[Rule], users: int) -> dict[str, Setting]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sim.cost.plan import Plan
+from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.document import read_value
@@ -88,17 +89,18 @@ def test_without_an_engines_limits_those_of_before_hold(deployed):
 
 
 @pytest.mark.parametrize(
-    ("engine", "sequences", "tokens"),
+    ("engine", "chip", "limits"),
     [
-        ("tensorrt-llm", 2048, 8192),
-        ("vllm", 1024, 8192),
-        ("vllm-geforce", 256, 2048),
-        ("sglang", 2048, 8192),
+        ("tensorrt-llm", "h100-sxm", (2048, 8192)),
+        ("vllm", "h100-sxm", (1024, 8192)),
+        ("vllm", "rtx-4090", (256, 2048)),
+        ("sglang", "h100-sxm", (2048, 8192)),
     ],
 )
-def test_engines_of_the_catalogue_have_their_own_defaults(engine, sequences, tokens):
+def test_engines_of_the_catalogue_have_their_own_defaults(engine, chip, limits):
     found = read_value(catalogue_names("engines")[engine], Engine)
-    assert (found.max_sequences, found.token_budget) == (sequences, tokens)
+    on = read_value(catalogue_names("chips")[chip], Chip)
+    assert found.default_limits(on) == limits
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sim.cost.plan import Plan
 from sim.cost.work import Work
 from sim.inputs.errors import UserError
+from sim.serving.batch_wait import BatchWait
 from sim.serving.policy import (
     BATCHINGS,
     ORDERS,
@@ -36,6 +37,7 @@ policies = st.builds(
     max_waiting=st.sampled_from([None, None, 0, 3]),
     deadline=st.sampled_from([None, None, 0.004, 0.02]),
     size=st.sampled_from([None, 1, 3]),
+    wait=st.sampled_from([None, None, BatchWait(share=0.5, steps=3), BatchWait(share=1, steps=40)]),
 )
 plans = st.sampled_from([Plan(), Plan(replicas=2), Plan(pipeline=3), Plan(pipeline=3, slots=2)])
 windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
@@ -260,6 +262,28 @@ def test_prompts_go_first_where_they_are_to(deployments):
     assert longest["prefill-first"] > longest["continuous"]
     assert rows["prefill-first"].first_token[1] <= rows["continuous"].first_token[1]
     assert rows["prefill-first"].last_token[0] > rows["continuous"].first_token[1]
+
+
+def test_a_prompt_waits_for_others_or_for_so_many_steps(deployments):
+    """The prompt of request 1 comes first in step 2. Another one that fills the budget ends the wait."""
+    one, more = [(0.0, 10, 60), (1e-9, 20, 2)], (2e-9, 60, 2)
+    deployment = deployments(Plan())
+    limits = replace(deployment.limits, token_budget=80)
+    first = {
+        (steps, len(requests)): serve(
+            listed(requests),
+            deployment.costs,
+            limits,
+            policies=Policies(wait=BatchWait(share=1, steps=steps) if steps else None),
+        )
+        for steps in (0, 1, 7)
+        for requests in (one, [*one, more])
+    }
+    start = first[0, 2].first_token[1]
+    waits = [first[steps, 2].first_token[1] - start for steps in (1, 7)]
+    decode = (first[7, 2].last_token[0] - first[7, 2].first_token[0]) / 59
+    assert waits == pytest.approx([decode, 7 * decode], rel=0.25)
+    assert first[7, 3].first_token[1] < start + decode
 
 
 def test_a_static_micro_batch_takes_nobody_before_all_have_ended(deployments):

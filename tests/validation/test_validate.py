@@ -88,7 +88,7 @@ def test_alone_is_a_single_request_and_the_overhead_of_its_host(make_point):
     point = make_point()
     told, late = (
         simulate(point),
-        simulate(make_point(engine={"request_overhead": {"here": 0.5}}, host="here")),
+        simulate(make_point(engine={"hosts": {"here": {"request": 0.5}}}, host="here")),
     )
     rows = served(point, 1)
     assert told["ttft"] == pytest.approx(rows.first_token[0])
@@ -102,7 +102,7 @@ def test_alone_is_a_single_request_and_the_overhead_of_its_host(make_point):
 
 def test_users_are_a_closed_loop_of_ten_rounds_and_means_count(make_point):
     point = make_point(
-        pattern="users", users=3, engine={"request_overhead": {"here": 0.5}}, host="here"
+        pattern="users", users=3, engine={"hosts": {"here": {"request": 0.5}}}, host="here"
     )
     rows = served(replace(point, measured={}), 3)
     assert len(rows.arrival) == 30
@@ -122,7 +122,7 @@ def test_lengths_may_be_spread_over_the_upper_fifth(make_point):
 
 def test_the_last_of_a_batch_counts(make_point):
     point = make_point(
-        pattern="batch", users=4, engine={"request_overhead": {"here": 0.5}}, host="here"
+        pattern="batch", users=4, engine={"hosts": {"here": {"request": 0.5}}}, host="here"
     )
     rows, told = served(point, 4), simulate(point)
     assert len(rows.arrival) == 4
@@ -574,10 +574,35 @@ def test_a_wrong_command_line_is_one_line(sramsim, words, message):
 
 
 def test_a_host_that_the_engine_does_not_know_adds_the_mean_of_those_it_knows(make_point):
-    known = {"request_overhead": {"here": 0.5, "there": 0.1}}
+    known = {"hosts": {"here": {"request": 0.5}, "there": {"request": 0.1}}}
     bare = simulate(make_point())["ttft"]
     assert simulate(make_point(engine=known, host="elsewhere"))["ttft"] == pytest.approx(bare + 0.3)
     assert simulate(make_point(engine=known))["ttft"] == pytest.approx(bare)
+
+
+def test_a_host_adds_time_for_each_prompt_token_and_launches_layers(make_point):
+    bare = simulate(make_point(prompt=10))
+    host = {"request": 0.5, "prompt_token": 0.01, "layer_launch": {"decode": 0, "prefill": 1}}
+    slow = simulate(make_point(prompt=10, engine={"hosts": {"here": host}}, host="here"))
+    layers = sum(bool(block.mixers) for block in make_point().system.model.blocks)
+    assert slow["ttft"] == pytest.approx(layers + 0.6)
+    assert slow["tpot"] == pytest.approx(bare["tpot"])
+
+
+def test_a_busy_front_end_bounds_the_requests_that_are_served(make_point):
+    """Four users wait for each other: one request each second, so a round takes four seconds."""
+    busy = {"hosts": {"here": {"busy_request": 1.0}}}
+    point = make_point(pattern="users", users=4, engine=busy, host="here")
+    times = simulate(point)
+    free = simulate(replace(point, host=""))
+    answer = free["ttft"] + (point.output - 1) * free["tpot"]
+    assert answer < 0.01
+    # In the first round the users wait 0, 1, 2 and 3 s, and then 4 s less an answer.
+    assert times["ttft"] == pytest.approx((1.5 + 9 * 4) / 10, rel=0.01)
+    # The 64 tokens of a round keep it busy for 6.4 s. Nothing is made before the first round.
+    busy = {"hosts": {"here": {"busy_token": 0.1}}}
+    times = simulate(make_point(pattern="users", users=4, engine=busy, host="here"))
+    assert times["ttft"] == pytest.approx(9 * 6.4 / 10, rel=0.01)
 
 
 # Which engines were measured on which chips, and what a speed is elsewhere.

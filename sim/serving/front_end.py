@@ -1,0 +1,48 @@
+"""The process before an engine that takes requests in and passes tokens on, one after the other.
+
+>>> front_end = FrontEnd(FrontEndTimes(0.5, prompt_token=0.0, token=0.0), tokens=lambda: 0.0)
+>>> [front_end.wait(now, prompt=9) for now in (0.0, 0.0, 0.75)]
+[0.0, 0.5, 0.25]
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sim.units import Seconds
+
+
+class FrontEndTimes(NamedTuple):
+    """The times for which a request and each of its tokens keep the process busy [s]."""
+
+    request: Seconds
+    prompt_token: Seconds
+    token: Seconds
+
+
+class FrontEnd:
+    """The work that waits before an engine: a queue of one process.
+
+    Tokens that wait delay the first token of a request as much as its last one.  So the whole
+    delay stands before the request.
+    Left out: that tokens come in steps; between two arrivals they come evenly.
+
+    tokens: returns the tokens that the engine has made so far.
+    """
+
+    def __init__(self, times: FrontEndTimes, tokens: Callable[[], float]) -> None:
+        self.times, self.tokens = times, tokens
+        self.backlog = self.at = 0.0  # work that waits, at a time [s]
+        self.made = 0.0  # tokens until that time
+
+    def wait(self, now: Seconds, prompt: int) -> Seconds:
+        """Return how long a request that arrives now waits for the work before it.
+
+        prompt: its tokens.
+        """
+        made = self.tokens()
+        passed = now - self.at
+        self.backlog = max(0.0, self.backlog + self.times.token * (made - self.made) - passed)
+        self.at, self.made = now, made
+        wait = self.backlog
+        self.backlog += self.times.request + prompt * self.times.prompt_token
+        return wait
