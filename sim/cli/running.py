@@ -266,7 +266,7 @@ def capacity_command(
     from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
-    from sim.studies.trials import LoadTrial
+    from sim.studies.load_trial import LoadTrial
 
     if requests is not None and requests < LEAST_REQUESTS:
         raise UserError(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
-from sim.results.metrics import LIMITS
 from sim.scenario.pools import POOLS, Pools, key_path, plain_systems, pool_problem
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
@@ -217,8 +216,8 @@ def _searched_within_limits(scenario: "Scenario") -> None:
 
 def _search_problem(scenario: "Scenario", system: System) -> str:
     """Return why a system's plan cannot be searched for by capacity; empty if it can."""
-    slo = scenario.slo
-    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
+    slo = scenario.tightest_slo
+    if slo is None or not slo.limits:
         return (
             "got capacity without an slo; expected limits to meet; "
             "try slo: {ttft: 2 s, tpot: 100 ms}"
@@ -226,7 +225,7 @@ def _search_problem(scenario: "Scenario", system: System) -> str:
     if scenario.workload.load_kind is None:
         return (
             f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
-            "trace or closed, whose load varies; try search: speed"
+            "trace, sessions or closed, whose load varies; try search: speed"
         )
     if system.outages:
         return "got capacity with outages; expected a system that works; try search: speed"

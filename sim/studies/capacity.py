@@ -17,7 +17,6 @@ from sim.results.capacity_summary import (
     TraceScale,
 )
 from sim.results.encoding import json_object
-from sim.results.metrics import SLO
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
@@ -26,8 +25,10 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
+from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_bound import pools_point
-from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
+from sim.studies.trials import TrialSeries, first_requests, measured_rate
+from sim.workload.slo import SLO
 
 # The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
@@ -98,10 +99,14 @@ class CapacityResult:
     def summary(self, best: Mapping[str, BestPlanSummary] | None = None) -> CapacitySummary:
         """Return the typed capacities. best: the best plans by system; None without a search."""
         slo = self.scenario.slo
+        kinds = {
+            name: _limits_in_ms(own or slo) for name, own in self.scenario.workload.slos.items()
+        }
         return CapacitySummary(
             scenario=self.scenario.id,
             seed=self.scenario.seed,
-            slo={f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {},
+            slo=_limits_in_ms(slo),
+            kinds=kinds or None,
             attainment=self.attainment,
             systems={
                 name: replace(self._of_system(name), best=(best or {}).get(name))
@@ -122,6 +127,8 @@ class CapacityResult:
             ),
             trace=TraceScale(system.time_scale) if workload.is_recorded else None,
             attainment=best.attainment if best else None,
+            kinds=best.summary.kinds if best else None,
+            sessions=best.goodput / workload.turns_of_load if best and workload.chained else None,
             verdict=best.verdict if best else None,
             output_throughput=best.output_throughput if best else None,
             binds=above.binds(self.attainment) if above else None,
@@ -131,6 +138,11 @@ class CapacityResult:
             reason=system.reason,
             costs=system.costs,
         )
+
+
+def _limits_in_ms(slo: SLO | None) -> dict[str, float]:
+    """Return the limits of an SLO by name [ms]."""
+    return {f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {}
 
 
 def capacity(
@@ -152,7 +164,8 @@ def capacity(
     Every trial has the same requests.  Their arrivals are stretched so that the counted ones come
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
     users are added.  The first tenth of a trial's requests is not counted, because the system
-    fills up.
+    fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
+    ten times as many as run at once.  With kinds of requests, each kind must meet its SLO.
 
     attainment: None means that of the SLO's `percentile`, or else 0.9.
     requests: number of requests of a trial; None means the largest of these numbers:
@@ -172,10 +185,10 @@ def capacity(
     """
     share = (scenario.slo or SLO()).share if attainment is None else attainment
     _check_capacity(scenario, share)
-    assert scenario.slo is not None
+    slo = scenario.slo or SLO()  # each kind of requests may have its own
     systems = {}
     for name, members in check(scenario).items():
-        series = TrialSeries(scenario, scenario.slo, name, members, share, requests, progress)
+        series = TrialSeries(scenario, slo, name, members, share, requests, progress)
         start = guess or _guess_from_bound(scenario, members)
         systems[name] = _system_capacity(series, start)
     return CapacityResult(scenario, share, systems)
@@ -183,7 +196,7 @@ def capacity(
 
 def _check_capacity(scenario: Scenario, attainment: float) -> None:
     """Check that a scenario has a capacity.  Raises: UserError if it has none."""
-    workload, slo = scenario.workload, scenario.slo
+    workload, slo = scenario.workload, scenario.tightest_slo
     if slo is None or not slo.limits:
         raise UserError(
             f"{scenario.where_key('slo')}: got none; expected a limit to meet;"
@@ -196,7 +209,8 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
     if workload.load_kind is None:
         raise UserError(
             f"{scenario.where_key('workload')}: got {workload.noun()}; {workload.no_load};"
-            " expected a rate of requests or users to vary; try poisson, gamma, trace or closed"
+            " expected a rate of requests or users to vary; try poisson, gamma, trace, sessions or "
+            "closed"
         )
     for name in scenario.systems:
         if scenario.outages(name):
@@ -254,7 +268,7 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
 
 def _why_no_rate(lowest: LoadTrial, share: float) -> str:
     """Return why no rate is met, though enough single requests meet the SLO."""
-    if lowest.attainment >= share:
+    if lowest.attained(share):
         return (
             f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
             f"{lowest.kept:.1%} of the offered output tokens come out; expected {KEEPS_UP:.0%}:"

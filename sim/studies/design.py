@@ -28,7 +28,7 @@ from sim.studies.capacity import (
     SystemCapacity,
     capacity,
 )
-from sim.studies.trials import LoadTrial
+from sim.studies.load_trial import LoadTrial
 
 SIMULATED = 5  # plans, the best of each stage shape first
 # Plans below this share of the highest bound are not simulated. Bounds are not farther off.

@@ -19,7 +19,8 @@ from sim.scenario.system import Fleet, System
 from sim.serving.policy import round_robin
 from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length
-from sim.workload.sessions import Pauses, Sessions, Think, Turns
+from sim.workload.sessions import Sessions, Turns
+from sim.workload.think import Pauses, Think
 
 LENGTHS = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(2, 12))}
 WORKLOADS = {

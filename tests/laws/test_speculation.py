@@ -15,7 +15,6 @@ from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.model.draft_layer import draft_layer
 from sim.planning.single_request import time_single_request
-from sim.results.metrics import SLO
 from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import Policies, Request, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
@@ -23,6 +22,7 @@ from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.studies.bound import goodput_bound
 from sim.workload.requests import RequestBatch
+from sim.workload.slo import SLO
 
 WINDOW = 24
 LAYOUTS = {

@@ -6,7 +6,6 @@ import sim
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
-from sim.results.metrics import SLO
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
@@ -14,6 +13,7 @@ from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
+from sim.workload.slo import SLO
 
 LINK = Transfer(bandwidth=1e9, latency=1e-4)
 

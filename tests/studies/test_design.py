@@ -8,7 +8,6 @@ import pytest
 import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
-from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
@@ -26,6 +25,7 @@ from sim.studies.design import (
 from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
+from sim.workload.slo import SLO
 from sim.workload.traces import Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
