@@ -135,6 +135,11 @@ class Scenario(Value):
         return self._given
 
     @property
+    def document(self) -> Document | None:
+        """The document that it was read from; None if made in code."""
+        return self._places.document
+
+    @property
     def question(self) -> str:
         """The opening comment of the file; empty if made in code."""
         return self._question

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sim.inputs.errors import UserError
-from sim.inputs.key_paths import JsonObject
+from sim.inputs.key_paths import JsonObject, scalar_values
 from sim.results.capacity_summary import (
     BestPlanSummary,
     CapacityOfSystem,
@@ -17,18 +18,23 @@ from sim.results.capacity_summary import (
     TraceScale,
 )
 from sim.results.encoding import json_object
+from sim.results.labels import format_number
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
 from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_bound import pools_point
 from sim.studies.trials import TrialSeries, first_requests, measured_rate
 from sim.workload.slo import SLO
+
+if TYPE_CHECKING:
+    import polars
 
 # The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
@@ -92,6 +98,32 @@ class CapacityResult:
     attainment: float
     systems: dict[str, SystemCapacity]
 
+    def __repr__(self) -> str:
+        """Return the scenario, and the highest load of each system."""
+        systems = ", ".join(
+            f"{name} {format_number(s.best.goodput) if s.best else 'none'}"
+            for name, s in self.systems.items()
+        )
+        unit = "users" if self.scenario.workload.load_kind == "users" else "request/s"
+        return f"<CapacityResult of {self.scenario.id} [{unit}]: {systems}>"
+
+    @property
+    def table(self) -> "polars.DataFrame":
+        """A row for each system: highest load, attainment, speed, J and $ there."""
+        import polars
+
+        keys = {"max_goodput_rate": float, "max_goodput_users": int, "attainment": float}
+        keys |= {"output_throughput": float, "chips": int, "binds": str, "reason": str}
+        keys |= {"busy_share": float, "energy.joules_per_token": float}
+        keys |= {"economics.usd_per_mtok": float}
+        rows = []
+        for name, system in self.summary().systems.items():
+            values = scalar_values(json_object(system))
+            row = {"scenario": self.scenario.id, "seed": self.scenario.seed, "system": name}
+            rows.append(row | {key: values.get(key) for key in keys})
+        types = {"scenario": str, "seed": int, "system": str} | keys
+        return polars.DataFrame(rows, schema=types, strict=False)
+
     def as_json(self) -> JsonObject:
         """Return the data of `capacity --json`."""
         return json_object(self.summary())
@@ -146,11 +178,12 @@ def _limits_in_ms(slo: SLO | None) -> dict[str, float]:
 
 
 def capacity(
-    scenario: Scenario,
+    scenario: ScenarioSource,
     attainment: float | None = None,
     requests: int | None = None,
     progress: Callable[[str, LoadTrial], None] = lambda system, trial: None,
     guess: Guess | None = None,
+    **changes: object,
 ) -> CapacityResult:
     """Return the highest load that each system meets, to 2 %.
 
@@ -167,6 +200,8 @@ def capacity(
     fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
     ten times as many as run at once.  With kinds of requests, each kind must meet its SLO.
 
+    scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
+    in `sim.run`.
     attainment: None means that of the SLO's `percentile`, or else 0.9.
     requests: number of requests of a trial; None means the largest of these numbers:
 
@@ -183,6 +218,7 @@ def capacity(
     Left out: `measure` of the scenario.
     Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit.
     """
+    scenario = as_scenario(scenario, changes)
     share = (scenario.slo or SLO()).share if attainment is None else attainment
     _check_capacity(scenario, share)
     slo = scenario.slo or SLO()  # each kind of requests may have its own
