@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The claims: what one user gains from 576 LPUs over one H100
 #
-# The scenario `llama2-70b-lpu-vs-h100` serves the same requests on 576 Groq LPUs, on one H100 and on
+# The scenario `llama2-70b-lpu-vs-h100` serves the same requests on 576 Groq LPUs, one H100 and
 # eight. Their engines are partly fitted to measurements. `fitted_share` is the share of a token's
 # time that is fitted.
 

@@ -48,8 +48,8 @@ for name, system in planned.summary([4096]).systems.items():
     print(f"{name}: fits {system.fits}, at least {system.minimum_chips} chips")
 
 # %% [markdown]
-# Half the chips hold the same model. A token passes half as many stages, so it saves hops. Each stage
-# reads twice the weights.
+# Half the chips hold the same model. A token passes half as many stages, so it saves hops. Each
+# stage reads twice the weights.
 
 # %%
 result = sim.run(SCENARIO)

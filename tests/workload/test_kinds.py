@@ -58,6 +58,19 @@ def test_another_share_changes_only_requests_of_another_kind():
     assert np.array_equal(before.arrival, after.arrival)
 
 
+def test_other_lengths_of_one_kind_leave_the_others():
+    before = mixed().draw(3)
+    longer = {
+        **kinds(),
+        "short": RequestKind(share=0.7, prompt=Length(uniform=(1, 9)), output=SHORT["output"]),
+    }
+    after = Poisson(requests=N, rate=5.0, kinds=longer).draw(3)
+    wide = before.kind == 1
+    assert np.array_equal(before.kind, after.kind)
+    assert np.array_equal(before.prompt[wide], after.prompt[wide])
+    assert len(set(after.prompt[~wide])) == 9
+
+
 def test_one_kind_alone_has_the_lengths_of_the_preset():
     kind = {"chat": RequestKind(share=1.0, lengths=LENGTH_PRESETS["chat"])}
     draw = Poisson(requests=20_000, rate=1.0, kinds=kind).draw(0)
@@ -233,6 +246,8 @@ def test_sessions_of_one_turn_have_the_capacity_of_a_poisson_stream(scenario_of)
 def test_a_trial_of_sessions_has_the_rate_of_their_requests(scenario_of):
     found = capacity(scenario_of(talks(4), SLO(ttft=1e-3)), requests=400)
     one = found.systems["one"]
+    scaled = talks(4).scaled(8.0, 400)
+    assert (scaled.rate, scaled.sessions) == (2.0, 100)
     batch = one.series.requests_at(one.best.load)
     begin = len(batch.arrival) // 10
     assert measured_rate(batch, begin) == pytest.approx(one.best.load)
