@@ -383,10 +383,10 @@ WRONG = [
         f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{",
     ),
     (
-        "kind: poisson, rate: 1 request/s, requests: 100,",
-        "kind: sessions, sessions: 9, rate: 1 request/s, turns: 2, think: 1 s,",
-        f"{PLACE}.search: got capacity with workload sessions; expected poisson, gamma, trace or "
-        "closed, whose load varies; try ",
+        "kind: poisson, rate: 1 request/s, requests: 100, prompt: 40 token, output: 20 token",
+        "kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]",
+        f"{PLACE}.search: got capacity with workload listed; expected poisson, gamma, trace, "
+        "sessions or closed, whose load varies; try ",
     ),
     (
         "token_budget: 64 token",
