@@ -19,11 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from sim.inputs.errors import UserError
-from sim.report.page import DARK_COLOURS
+from sim.report.page import DARK_COLOURS, HERE
 from sim.studies.sweep import Swept, load_sweep
 from sim.studies.sweep_table import axis_column
 
-HERE = Path(__file__).parent  # of explore.html, explore.css and explore.js
 _Row = Mapping[str, Any]
 
 
