@@ -7,6 +7,7 @@ Read `speed` first, then `style`. Left out: simulation and reading of files.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -30,6 +31,8 @@ from plots import (
     users,
 )
 from sim.economics.break_even import priced_card_systems
+from sim.inputs.errors import UserError
+from sim.inputs.fields import own_function
 from sim.results.saving import Saved
 from sim.studies.sweep import Swept
 
@@ -65,6 +68,25 @@ def draw_all(saved: Saved) -> dict[str, Figure]:
     if not priced_card_systems(saved.summary.priced_systems):
         named = {name: draw for name, draw in named.items() if name != "crossover"}
     return {name: draw(saved) for name, draw in named.items()}
+
+
+def draw_own(source: Saved | Swept, names: Sequence[str]) -> dict[str, Figure]:
+    """Return the figures of a user's functions by the names of their files.
+
+    names: such as 'my.py:draw', of functions that take the result and return a Figure.
+    Raises: UserError if there is no such function, or it returns something else.
+    """
+    figures = {}
+    for name in names:
+        figure = own_function(name, "a function that draws")(source)
+        if not isinstance(figure, Figure):
+            raise UserError(
+                f"--figure {name}: got {type(figure).__name__}; expected a matplotlib Figure; "
+                "try to return the figure"
+            )
+        module, _, function = name.replace(".py:", ":", 1).rpartition(":")
+        figures[f"{Path(module).name}-{function}"] = figure
+    return figures
 
 
 def draw_swept(swept: Swept, metrics: Sequence[str] = ()) -> dict[str, Figure]:

@@ -1,6 +1,7 @@
 """Users' view of failing replicas: TTFT and good requests over time, with shaded outages."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from plots import claims, style
 from plots.looks import system_looks
+from sim.results.attainment import limits_met_in_columns
 from sim.results.labels import system_label
-from sim.results.metrics import SLO, limits_met_in_columns
 from sim.results.saving import Saved
 from sim.results.summary import SystemSummary
+from sim.workload.slo import LIMITS
+
+if TYPE_CHECKING:
+    import polars
 
 SPANS = 60  # spans of time in a run; the figure has one point for each
 
@@ -85,7 +90,7 @@ def latency_over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], .
         for q in (50, 99)
     )
     limits = limits_met_in_columns(
-        SLO(**(saved.summary.slo or {})),
+        _limits(saved, system, rows),
         arrival,
         first,
         last,
@@ -94,6 +99,19 @@ def latency_over_time(saved: Saved, system: str) -> tuple[NDArray[np.float64], .
     good = np.all([np.ones(len(rows), bool), *limits.values()], axis=0)
     counts = np.histogram(last[good], edges)[0]
     return (edges[1:] + edges[:-1]) / 2, median, p99, counts / np.diff(edges)
+
+
+def _limits(
+    saved: Saved, system: str, rows: "polars.DataFrame"
+) -> dict[str, float | NDArray[np.float64]]:
+    """Return each limit of the SLO [s]: one for all rows, or float[row] if there are kinds."""
+    kinds = saved.summary.systems[system].metrics.kinds
+    if not kinds:
+        return {**(saved.summary.slo or {})}
+    return {
+        limit: np.array([(kinds[kind].slo or {}).get(limit, np.inf) for kind in rows["kind"]])
+        for limit in LIMITS
+    }
 
 
 def finding(saved: Saved) -> str:

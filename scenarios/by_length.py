@@ -1,10 +1,11 @@
-"""A user's own router, for `fleet.yaml`: it chooses the replica that gets a request."""
+"""A user's own routers, for `fleet.yaml` and `mixed-requests.yaml`: they choose a replica."""
 
 from collections.abc import Sequence
 
 from sim.serving.policy import Request, RoutedReplica, relative_load
 
 SHORT = 1024  # tokens of a prompt and its answer
+LONG = 4096  # tokens of a prompt that agents send, and a chat rarely does
 FEW = 0.2  # of the requests that the KV cache of the LPUs could hold
 
 
@@ -21,3 +22,10 @@ def short_to_lpus(replicas: Sequence[RoutedReplica], request: Request) -> int:
     ]
     gpus = [number for number in range(len(replicas)) if number not in lpus]
     return min(roomy or gpus, key=lambda number: relative_load(replicas[number], request))
+
+
+def long_apart(replicas: Sequence[RoutedReplica], request: Request) -> int:
+    """Send requests with a long prompt to the replicas of `long`, and all others elsewhere."""
+    is_long = request.prompt > LONG
+    own = [number for number, r in enumerate(replicas) if (r.system == "long") == is_long]
+    return min(own, key=lambda number: relative_load(replicas[number], request))

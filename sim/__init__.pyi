@@ -2,17 +2,20 @@ from .cost.plan import PlanError
 from .inputs.errors import ScenarioError, UserError
 from .scenario.layout import check
 from .scenario.scenario import Scenario, read
-from .studies.capacity import capacity
+from .studies.capacity import CapacityResult, capacity
 from .studies.design import search_plans
-from .studies.run import Result, plan, run
+from .studies.run import Planned, Result, plan, run
 from .studies.sizing import size
-from .studies.sweep import sweep
+from .studies.sweep import Swept, sweep
 
 __all__ = [
+    "CapacityResult",
     "PlanError",
+    "Planned",
     "Result",
     "Scenario",
     "ScenarioError",
+    "Swept",
     "UserError",
     "capacity",
     "check",

@@ -6,9 +6,18 @@ Read `app` first (the command and its errors), then `running` (the commands that
 
 # Importing a module registers its commands. Their order is that of `sramsim --help`.
 # isort: off
-from sim.cli import running, sizing, explaining, showing, measuring, writing
+from sim.cli import running, sizing, explaining, showing, exploring, measuring, writing
 from sim.cli.app import main
 
 # isort: on
 
-__all__ = ["explaining", "main", "measuring", "running", "showing", "sizing", "writing"]
+__all__ = [
+    "explaining",
+    "exploring",
+    "main",
+    "measuring",
+    "running",
+    "showing",
+    "sizing",
+    "writing",
+]

@@ -1,5 +1,6 @@
 """The command `sramsim`, and its errors as one line on stderr with exit status 2."""
 
+import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -43,6 +44,7 @@ def main() -> None:
     An error of the user is one line on stderr. Errors of the program keep their traceback.
     """
     prepare_streams()
+    warn_of_own_sim()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         # Flush here: an error at the end of the process could not be printed as one line.
@@ -63,6 +65,15 @@ def main() -> None:
     if status == INTERRUPTED:
         note("interrupted; nothing was written")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def warn_of_own_sim() -> None:
+    """Print a note if a file in the working folder hides the package from Python started there."""
+    if os.path.isfile("sim.py"):
+        note(
+            "sim.py in this folder hides the package sim from Python that starts here;"
+            " try another name for it"
+        )
 
 
 def exit_with_error(reason: str) -> NoReturn:

@@ -9,7 +9,7 @@ from sim.cli.console import note
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
-    from sim.studies.trials import LoadTrial
+    from sim.studies.load_trial import LoadTrial
 
 FileArgument = Annotated[
     str,

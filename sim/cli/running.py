@@ -266,7 +266,7 @@ def capacity_command(
     from sim.results.encoding import encode_summary
     from sim.studies.capacity import capacity
     from sim.studies.design import best_plans
-    from sim.studies.trials import LoadTrial
+    from sim.studies.load_trial import LoadTrial
 
     if requests is not None and requests < LEAST_REQUESTS:
         raise UserError(
@@ -319,8 +319,10 @@ def sweep_command(
     assignments: SetOption = None,
 ) -> None:
     """Simulate every point of a scenario's sweep. After Ctrl-C, the same command continues."""
+    from sim.scenario.scenario import open_document
     from sim.studies.sweep import sweep
 
+    document = open_document(file, assignments)
     last = [0, 0]
     try:
         with progress_bars() as progress:
@@ -329,7 +331,7 @@ def sweep_command(
                 last[:] = done, total
                 progress("points", done, total)
 
-            table = sweep(file, out, assignments, jobs, dask, count_points).table
+            table = sweep(document, out, None, jobs, dask, count_points).table
     except KeyboardInterrupt:
         note(
             f"interrupted; {out} has {last[0]} of {last[1]} points;"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sim.results.saving import Saved
     from sim.studies.capacity import CapacityResult
-    from sim.studies.trials import LoadTrial
+    from sim.studies.load_trial import LoadTrial
 
 FIGURE_SUFFIXES = ("png", "svg", "pdf")
 

@@ -7,7 +7,7 @@ import typer
 
 from sim.cli.app import LOOK, TRUST, app
 from sim.cli.completion import complete_entries, complete_results
-from sim.cli.console import print_json, show_table
+from sim.cli.console import note, print_json, show_table
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -51,17 +51,34 @@ def plot_command(
             help="Of a sweep: draw this column of its table, such as output_throughput; repeatable."
         ),
     ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.PY:FUNCTION",
+            help="Draw with a function of yours, which takes the result; repeatable.",
+        ),
+    ] = None,
     assignments: SetOption = None,
 ) -> None:
     """Draw the figures of a result as PNG, SVG and PDF; of a sweep, also print its table."""
     folder = Path(source)
+    if figure and metric:
+        raise UserError("--figure: got it with --metric; expected one; try without --metric")
+    if figure and not assignments and folder.is_dir():
+        draw_own_figures(folder, figure, out or folder)
+        return
     if metric and not (folder / "sweep.json").exists():
         raise UserError(
             f"--metric: got {metric[0]} with {source}, which is no sweep; expected a folder of"
             " sramsim sweep --out; try without --metric"
         )
     if not folder.is_dir():
-        run_command(source, out=out, plots=True, assignments=assignments)
+        if not figure:
+            run_command(source, out=out, plots=True, assignments=assignments)
+            return
+        folder = out or Path("out")
+        run_command(source, out=folder, assignments=assignments)
+        draw_own_figures(folder, figure, folder)
         return
     if assignments:
         raise UserError(
@@ -87,6 +104,18 @@ def plot_command(
         from sim.results.saving import load_result
 
         save_run_figures(load_result(folder), out or folder)
+
+
+def draw_own_figures(folder: Path, names: list[str], out: Path) -> None:
+    """Draw a result with functions of the user, such as 'my.py:draw', and print a note."""
+    from plots import draw_own
+    from sim.results.saving import load_result
+    from sim.studies.sweep import load_sweep
+
+    is_sweep = (folder / "sweep.json").exists()
+    figures = draw_own(load_sweep(folder) if is_sweep else load_result(folder), names)
+    save_figures(figures, out)
+    note(f"{out}: {', '.join(figures)} as png, svg and pdf")
 
 
 @app.command(

@@ -28,24 +28,34 @@ MAX_NODES = 100_000  # before and after aliases are followed, which stops an ali
 # 1e-5 is a number in JSON and YAML 1.2, and a text in the YAML 1.1 that PyYAML reads.
 EXPONENT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][+-]?[0-9]+")
 
+IN_PYTHON = "scenario in Python"  # the place of keys that stand in no file
+
 V = TypeVar("V", bound=Value)
 
 
 class Document:
     """The plain data of one file, and the line of each key."""
 
-    def __init__(self, path: Path, shown: str | None = None) -> None:
+    def __init__(self, path: Path, shown: str | None = None, text: str | None = None) -> None:
         self.path = path
         self.shown = shown or shorten(path)
         self.lines: dict[tuple[str, ...], str] = {}  # by path; list indices are texts
-        text = load_text(path, self.shown)
+        text = load_text(path, self.shown) if text is None else text
         self.comment = opening_comment(text)
         node = _compose(text, self.shown)
         if not isinstance(node, yaml.MappingNode):
-            line = f"{self.shown}:{node.start_mark.line + 1}"
+            line = _place(self.shown, node.start_mark)
             raise ScenarioError(f"{line}: expected a mapping of keys to values")
         self._nodes = 0
         self.data: JsonObject = self._plain(node, (), self.shown, path.parent)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Document":
+        """Return the document of a text without a file; paths are relative to the working folder.
+
+        Raises: ScenarioError if it is no mapping. Errors name no line.
+        """
+        return cls(Path.cwd() / "scenario.yaml", IN_PYTHON, text)
 
     @property
     def name(self) -> str:
@@ -168,7 +178,7 @@ class Document:
         path = tuple(map(str, at))
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path, f"{self.shown}:1")
+        return self.lines.get(path, _place(self.shown, None))
 
     def _plain(self, node: yaml.Node, at: tuple[str, ...], where: str, folder: Path) -> Any:
         """Return the plain data of a node, with texts as Text, and note the line of each key."""
@@ -329,7 +339,8 @@ class _Loader(Composer, yaml.CSafeLoader):
 
 def _place(where: str, mark: yaml.Mark | None) -> str:
     """Return `file:line`; an assignment of the command line has no lines."""
-    return where if where.startswith("--set ") else f"{where}:{mark.line + 1 if mark else 1}"
+    lineless = where == IN_PYTHON or where.startswith("--set ")
+    return where if lineless else f"{where}:{mark.line + 1 if mark else 1}"
 
 
 def _compose(text: str, where: str) -> yaml.Node:

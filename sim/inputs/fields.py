@@ -205,12 +205,15 @@ class Named:
             raise value_error(reason)
         if value in self.functions:
             return self.functions[value]
-        custom = _custom_name(value, self.what, self.functions)
-        function = getattr(custom.module, custom.name, None)
-        if not callable(function):
-            raise custom.error(f"{custom.module_name} has no function {custom.name}")
-        chosen: Callable[..., Any] = function
-        return chosen
+        return _function(_custom_name(value, self.what, self.functions))
+
+
+def own_function(text: str, what: str) -> Callable[..., Any]:
+    """Return the function that 'my_figures.py:draw' names, of a file or an importable module.
+
+    Raises: ScenarioError if there is no such file, module or function.
+    """
+    return _function(_custom_name(text.replace(".py:", ":", 1), what, ("my.py:draw",)))
 
 
 def custom_class(kind: str, base: type[Value], kinds: Iterable[str]) -> type[Value]:
@@ -261,6 +264,15 @@ def _custom_name(text: str, what: str, kinds: Iterable[str]) -> _CustomName:
         reason = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
         raise ScenarioError(f"{_where(text)}{brief(text)!r}: {reason}") from error
     return _CustomName(text, module_name, module, name)
+
+
+def _function(custom: _CustomName) -> Callable[..., Any]:
+    """Return the function of a user's name.  Raises: ScenarioError if the module has none."""
+    function = getattr(custom.module, custom.name, None)
+    if not callable(function):
+        raise custom.error(f"{custom.module_name} has no function {custom.name}")
+    chosen: Callable[..., Any] = function
+    return chosen
 
 
 def _import(module_name: str, path: Path) -> ModuleType:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from sim.report.identity_rows import hardware, marked_changed
 from sim.results.labels import format_number, labelled, speed_label, system_label
+from sim.results.statistics import KindMetrics
 from sim.results.summary import OfferedLoad, RunSummary, SystemSummary, TokenLengths
 from sim.results.system_identity import Identity
 from sim.units import format_quantity
@@ -182,7 +183,18 @@ def condition_lines(summary: RunSummary) -> list[str]:
     if summary.load:
         model = f"{next(iter(models))}: " if len(models) == 1 else ""
         lines.append(f"{model}{requests_text(summary.load, summary.workload)}.")
-    return [*lines, slo_line(summary)]
+    kinds = next(iter(summary.systems.values())).metrics.kinds
+    return [*lines, kinds_line(kinds) if kinds else slo_line(summary)]
+
+
+def kinds_line(kinds: Mapping[str, KindMetrics]) -> str:
+    """Return the share of each kind of requests, and its limits."""
+    total = sum(kind.requests for kind in kinds.values())
+    parts = [
+        f"{name} {kind.requests / total:.0%} ({_limits(kind.slo) if kind.slo else 'no SLO'})"
+        for name, kind in kinds.items()
+    ]
+    return f"Kinds of requests: {', '.join(parts)}."
 
 
 def description(identity: Identity, with_model: bool) -> str:
@@ -224,10 +236,10 @@ def slo_line(summary: RunSummary) -> str:
     """Return the limits of the SLO."""
     if summary.slo is None:
         return "No slo in the scenario: attainment and capacity are not defined."
-    limits = (
-        f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in summary.slo.items()
-    )
     percentile = summary.slo_percentile
-    return (
-        f"SLO: {', '.join(limits)}{f' for {percentile:g}% of the requests' if percentile else ''}."
-    )
+    share = f" for {percentile:g}% of the requests" if percentile else ""
+    return f"SLO: {_limits(summary.slo)}{share}."
+
+
+def _limits(slo: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.upper()} {format_quantity(limit, 's')}" for name, limit in slo.items())

@@ -94,6 +94,10 @@ def key_rows(summary: RunSummary) -> list[KeyRow]:
         rows.append(KeyRow(label, tuple(_starred(s.metrics, cell) for s, cell in pairs)))
     attained = (attainment_text(s.metrics.attainment) for s in systems)
     rows.append(KeyRow("requests within SLO", tuple(map(Text, attained))))
+    rows += [
+        KeyRow(f"  of {kind}", tuple(Text(_kind_attainment(s.metrics, kind)) for s in systems))
+        for kind in systems[0].metrics.kinds or {}
+    ]
     loads = (capacity_share(summary.load, s) or "-" for s in systems)
     rows.append(KeyRow("load / capacity", tuple(map(Text, loads))))
     if summary.estimate:
@@ -116,6 +120,12 @@ def _starred(metrics: Metrics, cell: Text) -> Text:
     """Return a cell with a star if the system has no steady state."""
     starred = metrics.verdict in NOT_STEADY and cell.plain != "-"
     return Text(f"{cell.plain} *", style="red") if starred else cell
+
+
+def _kind_attainment(metrics: Metrics, kind: str) -> str:
+    """Return the share of a kind's requests within its SLO."""
+    of_kind = (metrics.kinds or {}).get(kind)
+    return attainment_text(of_kind.attainment if of_kind else None)
 
 
 def attainment_text(share: float | None) -> str:

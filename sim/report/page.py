@@ -2,8 +2,7 @@
 
 The page loads nothing from a network. Figures are those of `plots`, as SVG. Their text is text, and
 their colours follow the reader's light or dark mode. A few lines of script sort the tables.
-Left out: a plotting library's script (3 to 5 MB for each page). It would only add reading off
-values, which the tables have.
+Left out: a plotting library's script, 3 to 5 MB for each page. `sramsim explore` has one.
 """
 
 import base64

@@ -4,7 +4,7 @@
 >>> plan_table(plan(read("fleet")).summary([4096]))  # doctest: +SKIP
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -33,13 +33,16 @@ from sim.results.system_identity import UnloadedRequest
 from sim.units import format_quantity
 
 
+def _limits_text(slo: Mapping[str, float]) -> str:
+    """Return limits by name [ms] as a text."""
+    return ", ".join(f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in slo.items())
+
+
 def capacity_table(summary: CapacitySummary) -> RenderableType:
     """Return the table of `sramsim capacity`."""
     results, identities = list(summary.systems.values()), summary.identities
     labels = system_labels(identities)
-    limits = ", ".join(
-        f"{name.removesuffix('_ms').upper()} {ms:g} ms" for name, ms in summary.slo.items()
-    )
+    limits = _limits_text(summary.slo)
     table = titled_table(
         f"{summary.scenario}, seed {summary.seed}: the most that each system takes",
         labels.values(),
@@ -56,6 +59,11 @@ def capacity_table(summary: CapacitySummary) -> RenderableType:
         "attainment there",
         *("-" if s.attainment is None else f"{s.attainment:.1%}" for s in results),
     )
+    for kind in summary.kinds or {}:
+        attained = ((s.kinds or {}).get(kind) for s in results)
+        table.add_row(f"  of {kind}", *("-" if a is None else f"{a:.1%}" for a in attained))
+    if any(s.sessions for s in results):
+        table.add_row("sessions/s", *(format_number(s.sessions) for s in results))
     table.add_row(
         "output token/s, all users", *(format_number(s.output_throughput) for s in results)
     )
@@ -76,6 +84,10 @@ def capacity_table(summary: CapacitySummary) -> RenderableType:
         *changed_numbers(identities),
         f"{100 * summary.attainment:g} % of the requests must meet {limits}.",
     ]
+    if summary.kinds:
+        kinds = (f"{name}: {_limits_text(slo) or 'none'}" for name, slo in summary.kinds.items())
+        share = f"{100 * summary.attainment:g} % of each kind, or its percentile,"
+        lines[-1] = f"{share} must meet its limits ({'; '.join(kinds)})."
     lines += [f"{labels[name]}: {s.reason}." for name, s in summary.systems.items() if s.reason]
     return Group(table, Text(), *map(Text, lines))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from sim.results.encoding import OMIT_NONE, SPLICED
+from sim.results.encoding import OMIT_NONE, SPLICED, Key
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import Degrees, Identity, MaxGoodput
 from sim.results.verdict import Verdict
@@ -25,6 +25,7 @@ class TrialSummary:
     output_throughput: tokens/s.
     kept: output tokens that came out over those offered, in the counted part.
     missed: share of the requests that missed each limit, or were refused.
+    kinds: attainment of each kind of requests with an SLO; None without kinds.
     """
 
     load: float
@@ -34,6 +35,7 @@ class TrialSummary:
     kept: float
     missed: Mapping[str, float]
     closed: bool = False
+    kinds: Annotated[Mapping[str, float] | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class CapacityOfSystem:
     attainment, verdict, output_throughput: at the highest load that is met; None without one.
     binds: the limit that keeps higher loads from being met; None without a higher load.
     above: the trial at the lowest load that is not met; None without one.
+    kinds: attainment of each kind of requests there; None without kinds.
+    sessions: sessions/s that start at the highest load; None without sessions.
     requests: of a trial. reason: why there is no load that is met, or none that is not.
     best: None unless plans were searched.
     """
@@ -80,6 +84,8 @@ class CapacityOfSystem:
     most: Annotated[MaxGoodput, SPLICED]
     trace: Annotated[TraceScale | None, SPLICED] = None
     attainment: float | None
+    kinds: Annotated[Mapping[str, float] | None, OMIT_NONE] = None
+    sessions: Annotated[float | None, OMIT_NONE, Key("max_session_rate")] = None
     verdict: Verdict | None
     output_throughput: float | None
     binds: str | None
@@ -96,11 +102,13 @@ class CapacitySummary:
     """The capacities of a scenario's systems.
 
     slo: limits by name [ms]. attainment: share of the requests that must meet them.
+    kinds: the same limits of each kind of requests; None without kinds.
     """
 
     scenario: str
     seed: int
     slo: Mapping[str, float]
+    kinds: Annotated[Mapping[str, Mapping[str, float]] | None, OMIT_NONE] = None
     attainment: float
     systems: Mapping[str, CapacityOfSystem]
 

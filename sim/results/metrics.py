@@ -7,20 +7,19 @@ Names and definitions are those of vLLM's benchmark.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from sim.inputs.errors import ScenarioError
-from sim.inputs.fields import preset_shorthand
 from sim.inputs.values import Value
+from sim.results.attainment import count_good, has_limits, meets_slo
 from sim.results.rows import Rows
 from sim.results.statistics import (
     LATENCIES,
     Goodput,
+    KindMetrics,
     MeasuredSpan,
     MemberMetrics,
     Metrics,
@@ -30,58 +29,11 @@ from sim.results.statistics import (
 )
 from sim.results.verdict import UNSTEADY, hints, judge_flow
 from sim.units import Seconds
+from sim.workload.slo import SLO
 
 Column = NDArray[np.float64]
-LIMITS = ("ttft", "tpot", "e2el")
 BATCHES, OF_BATCH = 20, 10  # batch means: how many batches, and the fewest requests of each
 STUDENT = 2.093024  # the 97.5 % point of Student's t with BATCHES - 1 degrees of freedom
-
-
-class SLO(Value):
-    """Limits for a request. A request is good if it meets all of them."""
-
-    ttft: Seconds | None = Field(
-        default=None, description="Longest time to first token [s]; default: no limit."
-    )
-    tpot: Seconds | None = Field(
-        default=None, description="Longest time per output token [s]; default: no limit."
-    )
-    e2el: Seconds | None = Field(
-        default=None, description="Longest end-to-end latency [s]; default: no limit."
-    )
-    percentile: Annotated[float, Field(gt=0, le=100)] | None = Field(
-        default=None,
-        description="Percent of the requests that must meet all limits; default: 90 for "
-        "`capacity`, and not judged by `run`.",
-    )
-
-    @property
-    def share(self) -> float:
-        """The share of the requests that must be within all limits."""
-        return 0.9 if self.percentile is None else self.percentile / 100
-
-    @property
-    def limits(self) -> dict[str, Seconds]:
-        """The limits by name [s]."""
-        return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
-
-
-# p99 TTFT and TPOT of MLPerf Inference's server and interactive scenarios.
-# Source: mlcommons/inference_policies, inference_rules.adoc, v5.0 and v5.1.
-PRESETS = {
-    "llama2-70b": SLO(ttft=2.0, tpot=0.2),
-    "llama2-70b-interactive": SLO(ttft=0.45, tpot=0.04),
-    "mixtral-8x7b": SLO(ttft=2.0, tpot=0.2),
-    "llama3.1-405b": SLO(ttft=6.0, tpot=0.175),
-    "llama3.1-405b-interactive": SLO(ttft=4.5, tpot=0.08),
-    "llama3.1-8b": SLO(ttft=2.0, tpot=0.1),
-    "llama3.1-8b-interactive": SLO(ttft=0.5, tpot=0.03),
-    "deepseek-r1": SLO(ttft=2.0, tpot=0.08),
-    "deepseek-r1-interactive": SLO(ttft=1.5, tpot=0.015),
-}
-
-
-SLOField = Annotated[SLO, preset_shorthand(PRESETS, "an SLO preset")]
 
 
 class Measure(Value):
@@ -154,7 +106,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     Raises: ScenarioError if no request arrives in the part that `measure` counts.
     """
     span, counted = measured_requests(rows, measure)
-    done = rows.finished & counted
+    done, limited = rows.finished & counted, has_limits(rows.requests, slo)
     prompt, output = int(rows.requests.prompt[done].sum()), int(rows.requests.output[done].sum())
     if span:
         duration = span[1] - span[0]
@@ -162,7 +114,7 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
     else:
         duration = rows.elapsed
         completed, read, written = int(done.sum()), prompt, float(output)
-        within_slo = count_good(rows, slo) if slo else 0
+        within_slo = count_good(rows, slo) if limited else 0
 
     def rate(amount: float) -> float | None:
         return amount / duration if duration > 0 else None
@@ -192,8 +144,8 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         request_throughput=rate(completed),
         output_throughput=rate(written),
         total_token_throughput=rate(read + written),
-        goodput=Goodput(rate(within_slo)) if slo else None,
-        attainment=float(meets_slo(rows, slo)[counted].mean()) if slo else None,
+        goodput=Goodput(rate(within_slo)) if limited else None,
+        attainment=float(meets_slo(rows, slo)[counted].mean()) if limited else None,
         ttft=latency_statistics("ttft", samples["ttft"]),
         tpot=latency_statistics("tpot", samples["tpot"]),
         itl=Statistics(
@@ -205,7 +157,34 @@ def summarize(rows: Rows, slo: SLO | None = None, measure: Measure | None = None
         ci95_mean_e2el_ms=widths["e2el"],
         measured=MeasuredSpan(*span) if span else None,
         tokens_per_step=tokens_per_step(rows, done),
+        kinds=metrics_by_kind(rows, slo, counted) or None,
     )
+
+
+def metrics_by_kind(
+    rows: Rows, slo: SLO | None, counted: NDArray[np.bool_]
+) -> dict[str, KindMetrics]:
+    """Return the metrics of each kind of requests; empty without kinds.
+
+    A kind without a limit has no attainment, and its finished requests count as good.
+    """
+    kinds: dict[str, KindMetrics] = {}
+    good = meets_slo(rows, slo) if rows.requests.kinds else rows.finished
+    for number, (name, own) in enumerate(rows.requests.kinds.items()):
+        of_kind = counted & (rows.requests.kind == number)
+        shown = {
+            latency: latency_statistics(latency, sample)
+            for latency, sample in latencies(rows, of_kind).items()
+        }
+        limited, n = own or slo, int(of_kind.sum())
+        kinds[name] = KindMetrics(
+            requests=n,
+            completed=int((of_kind & rows.finished).sum()),
+            slo=limited.limits if limited else None,
+            attainment=float(good[of_kind].mean()) if limited and n else None,
+            **shown,
+        )
+    return kinds
 
 
 def tokens_per_step(rows: Rows, counted: NDArray[np.bool_]) -> float | None:
@@ -309,7 +288,7 @@ def output_between(
         int(ended.sum()),
         prompt,
         float(begun.sum() + rest),
-        int((ended & meets_slo(rows, slo)).sum()) if slo else 0,
+        int((ended & meets_slo(rows, slo)).sum()) if has_limits(rows.requests, slo) else 0,
     )
 
 
@@ -354,45 +333,3 @@ def gap_statistic(rows: Rows, statistic: str) -> Seconds:
         case "median":
             return rows.gaps.percentile(50)
     return rows.gaps.percentile(float(statistic[1:]))
-
-
-def count_good(rows: Rows, slo: SLO) -> int:
-    """Return the number of requests that meet all limits."""
-    return int(meets_slo(rows, slo).sum())
-
-
-def meets_slo(rows: Rows, slo: SLO) -> NDArray[np.bool_]:
-    """Return bool[request]: meets all limits. A refused request meets none."""
-    return all_limits_met(rows, limits_met(rows, slo))
-
-
-def all_limits_met(rows: Rows, limits: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Return bool[request]: finished, and meets each of the limits. limits: bool[request]."""
-    ok = rows.finished
-    for within_limit in limits.values():
-        ok = ok & within_limit
-    return ok
-
-
-def limits_met(rows: Rows, slo: SLO) -> dict[str, NDArray[np.bool_]]:
-    """Return bool[request] for each limit of the SLO: see `limits_met_in_columns`."""
-    return limits_met_in_columns(
-        slo, rows.arrival, rows.first_token, rows.last_token, rows.requests.output
-    )
-
-
-def limits_met_in_columns(
-    slo: SLO, arrival: Column, first: Column, last: Column, output: NDArray[np.int64]
-) -> dict[str, NDArray[np.bool_]]:
-    """Return bool[request] for each limit of the SLO: the request meets it.
-
-    arrival, first, last: float[request] [s]. output: int[request], tokens.
-    A request of one token always meets a TPOT limit, because it has no gaps.
-    """
-    ttft, e2el = first - arrival, last - arrival
-    tpot = (e2el - ttft) / np.maximum(output - 1, 1)
-    limits = (
-        (name, value, getattr(slo, name))
-        for name, value in zip(LIMITS, (ttft, tpot, e2el), strict=True)
-    )
-    return {name: value <= limit for name, value, limit in limits if limit is not None}

@@ -46,6 +46,8 @@ COLUMNS = {
     "retries": "integer: how often its replica failed, and it began anew",
     "moved": "true or false: it began anew on another replica",
 }
+# The further column of a workload with kinds of requests.
+KIND_COLUMNS = {"kind": "text: its kind among the workload's `kinds`"}
 # Further columns of a run in which a system speculates; null where a request was not finished, and
 # for systems without speculation.
 DRAFT_COLUMNS = {
@@ -261,6 +263,7 @@ class Rows:
                 "retries": self.retries,
                 "moved": self.moved,
             }
+            | self._kind_column()
             | (self.transfers.columns() if self.transfers else {})
         )
         if self.steps is None:
@@ -272,6 +275,12 @@ class Rows:
             polars.when(finished).then(polars.col(name)).alias(name) for name in DRAFT_COLUMNS
         )
         return table.hstack(drafted)
+
+    def _kind_column(self) -> dict[str, list[str]]:
+        """Return the column of `KIND_COLUMNS`; nothing without kinds."""
+        if self.requests.kind is None:
+            return {}
+        return {"kind": np.array(list(self.requests.kinds))[self.requests.kind].tolist()}
 
 
 def rows_of_answers(requests: RequestBatch) -> Rows:

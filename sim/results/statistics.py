@@ -160,6 +160,23 @@ class ReplayMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KindMetrics:
+    """The metrics of one kind of requests.
+
+    slo: its limits by name [s]; None without an SLO. attainment: share of its requests that meet
+        them; None without an SLO, or if no request of the kind is counted.
+    """
+
+    requests: int
+    completed: int
+    slo: Annotated[Mapping[str, float] | None, OMIT_NONE, Key("slo_s")] = None
+    attainment: Annotated[float | None, OMIT_NONE] = None
+    ttft: LatencyField
+    tpot: LatencyField
+    e2el: LatencyField
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """The metrics of one system's users. None: nothing was measured.
 
@@ -176,6 +193,8 @@ class Metrics:
     measured: None where the whole run is counted.
     fitted_share: of the time of a token of a single request; None of a fleet.
     tokens_per_step: output of a sequence, without its first token; None without speculation.
+    kinds: by name; None without kinds of requests. Their attainments, weighted by requests, add up
+        to `attainment` if all have an SLO.
     """
 
     verdict: Verdict
@@ -208,6 +227,7 @@ class Metrics:
     measured: Annotated[MeasuredSpan | None, OMIT_NONE] = None
     fitted_share: Annotated[float | None, OMIT_NONE] = None
     tokens_per_step: Annotated[float | None, OMIT_NONE] = None
+    kinds: Annotated[Mapping[str, KindMetrics] | None, OMIT_NONE] = None
     availability: Annotated[AvailabilityMetrics | None, SPLICED] = None
     link_errors: Annotated[ReplayMetrics | None, SPLICED] = None
 

@@ -226,7 +226,7 @@ def tokens_served(rows: Rows, at: Seconds) -> float:
 class Hint:
     """A remark that a reader of the numbers needs: a kind, and a sentence."""
 
-    kind: Literal["bursts", "starting burst"]
+    kind: Literal["bursts", "starting burst", "held back"]
     text: str
 
 
@@ -238,12 +238,26 @@ def hints(rows: Rows, verdict: Verdict, counted: NDArray[np.bool_]) -> Iterator[
             f"requests come in bursts: up to {peak:,} wait for their first token, "
             "and the queue drains again",
         )
+    if held := held_back(rows):
+        sent = (len(rows.arrival) - 1) / max(float(np.ptp(rows.arrival)), 1e-12)
+        yield Hint(
+            "held back",
+            f"max_concurrent held {held:,} of {len(rows.arrival):,} requests back, so they were "
+            f"sent at {sent:.3g}/s; latencies count from then",
+        )
     if share := starting_share(rows, counted):
         advice = "use measure: {warmup: ...} or more requests"
         yield Hint(
             "starting burst",
             f"the starting burst is {100 * share:.0f} % of what is counted; {advice}",
         )
+
+
+def held_back(rows: Rows) -> int:
+    """Return how many requests were sent later than they came, because many were in flight."""
+    if rows.requests.most_in_flight is None:
+        return 0
+    return int((rows.arrival > rows.requests.arrival).sum())
 
 
 def queued_in_bursts(rows: Rows) -> int:

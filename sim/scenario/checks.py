@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
-from sim.results.metrics import LIMITS
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_systems, pool_problem
 from sim.scenario.purchases import owned_chips
@@ -276,8 +275,8 @@ def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:
 
     fails: whether it has outages. hint: what to try instead.
     """
-    slo = scenario.slo
-    if slo is None or all(getattr(slo, limit) is None for limit in LIMITS):
+    slo = scenario.tightest_slo
+    if slo is None or not slo.limits:
         return (
             "got capacity without an slo; expected limits to meet; "
             "try slo: {ttft: 2 s, tpot: 100 ms}"
@@ -285,7 +284,7 @@ def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:
     if scenario.workload.load_kind is None:
         return (
             f"got capacity with workload {scenario.workload.noun()}; expected poisson, gamma, "
-            f"trace or closed, whose load varies; try {hint}"
+            f"trace, sessions or closed, whose load varies; try {hint}"
         )
     if fails:
         return f"got capacity with outages; expected a system that works; try {hint}"

@@ -32,7 +32,7 @@ from sim.model.transformer import ModelField
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
-from sim.results.metrics import Measure, SLOField
+from sim.results.metrics import Measure
 from sim.results.summary import RunOrigin
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
@@ -41,6 +41,7 @@ from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
 from sim.workload.kinds import WorkloadField
 from sim.workload.requests import stream_seed
+from sim.workload.slo import SLO, SLOField, shortest_limits
 
 
 def _system_of_kind(value: object, info: ValidationInfo) -> object:
@@ -135,6 +136,11 @@ class Scenario(Value):
     def given(self) -> JsonObject:
         """The data of the file with the command line's assignments; empty if made in code."""
         return self._given
+
+    @property
+    def document(self) -> Document | None:
+        """The document that it was read from; None if made in code."""
+        return self._places.document
 
     @property
     def question(self) -> str:
@@ -261,6 +267,11 @@ class Scenario(Value):
     def by_chip(self, name: str) -> bool:
         """Return whether every chip of a plain system is a process."""
         return (self.plain(name).fidelity or self.fidelity) == "chip"
+
+    @property
+    def tightest_slo(self) -> SLO | None:
+        """The SLO for estimates: see `shortest_limits`. None without an SLO."""
+        return shortest_limits(self.workload.slos, self.slo)
 
     @property
     def request_tokens(self) -> float:

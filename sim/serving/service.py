@@ -1,5 +1,6 @@
 """One run: requests arrive, a router assigns them to replicas, and each gets a row of results."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -32,7 +33,8 @@ def _no_progress(done: int, total: int) -> None:
 class ServiceOptions(TypedDict, total=False):
     """How a run is made.
 
-    think: a user's pause between an answer and the next request, in a closed loop; 0 [s].
+    think: a user's pause between an answer and the next request, in a closed loop whose requests
+        have no pauses of their own; 0 [s].
     leap: whether to make the steps in which nothing changes in one event; True. Results are equal.
     progress: called with the number of ended requests and of all.
     counted: start and end of the part of the run whose work is kept in `Rows.span` [s]. Without
@@ -100,6 +102,7 @@ class Service:
     arrivals: the open-loop requests to come, as (number, arrival). coming: the next one.
     users: the users of a closed loop.
     next_turns: by request, the turns of its session that follow it.
+    unsent: requests that have come while too many were in flight. in_flight: those of arrivals.
     marks: the bounds of the counted part of the run.
     """
 
@@ -127,7 +130,8 @@ class Service:
         if requests.after is not None:
             for number, before in enumerate(requests.after.tolist()):
                 self.next_turns.setdefault(before, []).append(number)
-        self.arrived = self.ended = 0
+        self.arrived = self.ended = self.in_flight = 0
+        self.unsent: deque[int] = deque()
         leap = options.get("leap", True)
         pools = options.get("pools")
         self.fleet = (
@@ -202,11 +206,16 @@ class Service:
         else:
             self.coming = next(self.arrivals, None)
             self.schedule_arrival()
+            most = self.requests.most_in_flight
+            if most is not None and self.in_flight >= most:
+                self.unsent.append(number)
+                return
+            self.in_flight += 1
             self.count_arrival()
             self.fleet.send(self.request(number, arrival))
 
     def send_turn(self, number: int, at: Seconds) -> ServiceProcess:
-        """Send the next turn of a session at a time [s]."""
+        """Send a request that waited for an answer at a time [s]."""
         yield from self.wait_until(at + self.fleet.overhead)
         self.send_follow_up(number, at)
 
@@ -248,7 +257,14 @@ class Service:
         self.progress(self.ended, len(self.prompts))
         if requests.users is not None and self.users.left:
             user = self.users.sender(request.id)
-            self.env.process(self.send_next_of(user, at + self.think))
+            think = self.think if requests.think is None else float(requests.think[request.id])
+            self.env.process(self.send_next_of(user, at + think))
+        self.in_flight -= 1
+        if self.unsent:
+            self.in_flight += 1  # before it is sent, or an arrival could take its place
+            number = self.unsent.popleft()
+            came = float(requests.arrival[number])
+            self.env.process(self.send_turn(number, max(at, came)))
         for number in self.next_turns.get(request.id, ()):
             if rows.reason[request.id]:
                 self.skip_turn(number, at)

@@ -168,10 +168,13 @@ def capacity_estimate(
     The load is that of `sim.studies.bound`, which finds it without a simulation.
     unloaded: a single request on each member.  availability: as in `token_costs`.
     Left out: waiting, and cached prefixes.
-    None without an SLO, without a load to vary, or if a mean request misses a limit unloaded.
+    None without an SLO, without a load to vary, of sessions, with a limit of requests in flight, or
+    if a mean request misses a limit unloaded.
     """
-    workload, slo = scenario.workload, scenario.slo
+    workload, slo = scenario.workload, scenario.tightest_slo
     if slo is None or workload.load_kind is None:
+        return None
+    if workload.chained or workload.most_in_flight is not None:
         return None
     prompt, output, tallies = workload.mean_prompt, workload.mean_output, {}
     load = rate = 0.0

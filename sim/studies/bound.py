@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from sim.cost.energy import Tally
 from sim.cost.work import Work, decodes_at
 from sim.planning.deployment import Deployment
-from sim.results.metrics import SLO
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import Seconds
+from sim.workload.slo import SLO
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadPoint:
 
 def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
     """Return an estimate of the load that a system takes within the SLO, summed over members."""
-    workload, slo = scenario.workload, scenario.slo or SLO()
+    workload, slo = scenario.workload, scenario.tightest_slo or SLO()
     prompt, output, think = workload.mean_prompt, workload.mean_output, workload.pause
     return sum(
         member.copies * goodput_bound(member.deployment, prompt, output, slo, think)

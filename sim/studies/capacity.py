@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sim.inputs.errors import UserError
-from sim.inputs.key_paths import JsonObject
+from sim.inputs.key_paths import JsonObject, scalar_values
 from sim.results.capacity_summary import (
     BestPlanSummary,
     CapacityOfSystem,
@@ -17,7 +18,7 @@ from sim.results.capacity_summary import (
     TraceScale,
 )
 from sim.results.encoding import json_object
-from sim.results.metrics import SLO
+from sim.results.labels import format_number
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
@@ -25,10 +26,16 @@ from sim.scenario.layout import check
 from sim.scenario.pools import key_path
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
+from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_bound import pools_point
-from sim.studies.trials import LoadTrial, TrialSeries, first_requests, measured_rate
+from sim.studies.trials import TrialSeries, first_requests, measured_rate
+from sim.workload.slo import SLO
+
+if TYPE_CHECKING:
+    import polars
 
 # The bisection ends at this ratio of the lowest load that is not met to the highest that is.
 BRACKET_RATIO = 1.02
@@ -92,6 +99,32 @@ class CapacityResult:
     attainment: float
     systems: dict[str, SystemCapacity]
 
+    def __repr__(self) -> str:
+        """Return the scenario, and the highest load of each system."""
+        systems = ", ".join(
+            f"{name} {format_number(s.best.goodput) if s.best else 'none'}"
+            for name, s in self.systems.items()
+        )
+        unit = "users" if self.scenario.workload.load_kind == "users" else "request/s"
+        return f"<CapacityResult of {self.scenario.id} [{unit}]: {systems}>"
+
+    @property
+    def table(self) -> "polars.DataFrame":
+        """A row for each system: highest load, attainment, speed, J and $ there."""
+        import polars
+
+        keys = {"max_goodput_rate": float, "max_goodput_users": int, "attainment": float}
+        keys |= {"output_throughput": float, "chips": int, "binds": str, "reason": str}
+        keys |= {"busy_share": float, "energy.joules_per_token": float}
+        keys |= {"economics.usd_per_mtok": float}
+        rows = []
+        for name, system in self.summary().systems.items():
+            values = scalar_values(json_object(system))
+            row = {"scenario": self.scenario.id, "seed": self.scenario.seed, "system": name}
+            rows.append(row | {key: values.get(key) for key in keys})
+        types = {"scenario": str, "seed": int, "system": str} | keys
+        return polars.DataFrame(rows, schema=types, strict=False)
+
     def as_json(self) -> JsonObject:
         """Return the data of `capacity --json`."""
         return json_object(self.summary())
@@ -99,10 +132,14 @@ class CapacityResult:
     def summary(self, best: Mapping[str, BestPlanSummary] | None = None) -> CapacitySummary:
         """Return the typed capacities. best: the best plans by system; None without a search."""
         slo = self.scenario.slo
+        kinds = {
+            name: _limits_in_ms(own or slo) for name, own in self.scenario.workload.slos.items()
+        }
         return CapacitySummary(
             scenario=self.scenario.id,
             seed=self.scenario.seed,
-            slo={f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {},
+            slo=_limits_in_ms(slo),
+            kinds=kinds or None,
             attainment=self.attainment,
             systems={
                 name: replace(self._of_system(name), best=(best or {}).get(name))
@@ -123,6 +160,8 @@ class CapacityResult:
             ),
             trace=TraceScale(system.time_scale) if workload.is_recorded else None,
             attainment=best.attainment if best else None,
+            kinds=best.summary.kinds if best else None,
+            sessions=best.goodput / workload.turns_of_load if best and workload.chained else None,
             verdict=best.verdict if best else None,
             output_throughput=best.output_throughput if best else None,
             binds=above.binds(self.attainment) if above else None,
@@ -134,12 +173,18 @@ class CapacityResult:
         )
 
 
+def _limits_in_ms(slo: SLO | None) -> dict[str, float]:
+    """Return the limits of an SLO by name [ms]."""
+    return {f"{name}_ms": 1000 * limit for name, limit in slo.limits.items()} if slo else {}
+
+
 def capacity(
-    scenario: Scenario,
+    scenario: ScenarioSource,
     attainment: float | None = None,
     requests: int | None = None,
     progress: Callable[[str, LoadTrial], None] = lambda system, trial: None,
     guess: Guess | None = None,
+    **changes: object,
 ) -> CapacityResult:
     """Return the highest load that each system meets, to 2 %.
 
@@ -153,8 +198,11 @@ def capacity(
     Every trial has the same requests.  Their arrivals are stretched so that the counted ones come
     at the rate.  Attainment then falls nearly monotonically with the rate.  In a closed loop,
     users are added.  The first tenth of a trial's requests is not counted, because the system
-    fills up.
+    fills up.  The rate of sessions is that of their requests.  A trial of sessions starts at least
+    ten times as many as run at once.  With kinds of requests, each kind must meet its SLO.
 
+    scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: values by key, as
+    in `sim.run`.
     attainment: None means that of the SLO's `percentile`, or else 0.9.
     requests: number of requests of a trial; None means the largest of these numbers:
 
@@ -171,12 +219,13 @@ def capacity(
     Left out: `measure` of the scenario.
     Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit.
     """
+    scenario = as_scenario(scenario, changes)
     share = (scenario.slo or SLO()).share if attainment is None else attainment
     _check_capacity(scenario, share)
-    assert scenario.slo is not None
+    slo = scenario.slo or SLO()  # each kind of requests may have its own
     systems = {}
     for name, members in check(scenario).items():
-        series = TrialSeries(scenario, scenario.slo, name, members, share, requests, progress)
+        series = TrialSeries(scenario, slo, name, members, share, requests, progress)
         start = guess or _guess_from_bound(scenario, members)
         systems[name] = _system_capacity(series, start)
     return CapacityResult(scenario, share, systems)
@@ -190,7 +239,7 @@ def load_to_beat(trial: LoadTrial) -> float:
 
 def _check_capacity(scenario: Scenario, attainment: float) -> None:
     """Check that a scenario has a capacity.  Raises: UserError if it has none."""
-    workload, slo = scenario.workload, scenario.slo
+    workload, slo = scenario.workload, scenario.tightest_slo
     if slo is None or not slo.limits:
         raise UserError(
             f"{scenario.where_key('slo')}: got none; expected a limit to meet;"
@@ -203,7 +252,8 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
     if workload.load_kind is None:
         raise UserError(
             f"{scenario.where_key('workload')}: got {workload.noun()}; {workload.no_load};"
-            " expected a rate of requests or users to vary; try poisson, gamma, trace or closed"
+            " expected a rate of requests or users to vary; try poisson, gamma, trace, sessions or "
+            "closed"
         )
     for name in scenario.systems:
         if scenario.outages(name):
@@ -261,7 +311,7 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
 
 def _why_no_rate(lowest: LoadTrial, share: float) -> str:
     """Return why no rate is met, though enough single requests meet the SLO."""
-    if lowest.attainment >= share:
+    if lowest.attained(share):
         return (
             f"enough requests meet the SLO at {lowest.load:.4g} request/s, but only "
             f"{lowest.kept:.1%} of the offered output tokens come out; expected {KEEPS_UP:.0%}:"

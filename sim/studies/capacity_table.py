@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sim.inputs.key_paths import Scalar, scalar_values
 from sim.results.encoding import json_object
 from sim.studies.capacity import CapacityResult
-from sim.studies.trials import LoadTrial
+from sim.studies.load_trial import LoadTrial
 
 if TYPE_CHECKING:
     import polars

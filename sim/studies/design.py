@@ -27,8 +27,8 @@ from sim.studies.capacity import (
     capacity,
     load_to_beat,
 )
+from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_sizes import CapacitySearch, best_sizes, open_sizes, ranked_sizes
-from sim.studies.trials import LoadTrial
 
 SIMULATED = 5  # plans, the best of each stage shape first
 # Plans below this share of the highest bound are not simulated. Bounds are not farther off.

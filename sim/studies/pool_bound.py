@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from sim.cost.energy import Tally
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.planning.deployment import Deployment
-from sim.results.metrics import SLO
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import decode_counts, first_token, mean_step, step_times
 from sim.units import RequestsPerSecond
+from sim.workload.slo import SLO
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
 
     In a closed loop the users are the rate times TTFT, answer and pause (Little's law).
     """
-    workload, slo = scenario.workload, scenario.slo or SLO()
+    workload, slo = scenario.workload, scenario.tightest_slo or SLO()
     points: dict[str, PoolPoint] = {}
     for name, member in members.items():
         phase = prefill_point if member.pool == "prefill" else decode_point

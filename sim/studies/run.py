@@ -4,20 +4,21 @@
 'STABLE'
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.cost.layout import weights_only_chips
 from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
-from sim.inputs.key_paths import JsonObject
+from sim.inputs.key_paths import JsonObject, JsonValue, scalar_values
 from sim.planning.deployment import Deployment
 from sim.planning.draft_gain import draft_gain
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import SingleRequest
-from sim.results.encoding import encode_summary, json_object
+from sim.results.encoding import json_object
+from sim.results.frames import metric_frame
+from sim.results.labels import format_number
 from sim.results.metrics import metrics_by_member, summarize, trace_metrics
 from sim.results.plan_summary import (
     ChipMemory,
@@ -44,7 +45,8 @@ from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
 from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, serve_requests
-from sim.scenario.scenario import Scenario, read
+from sim.scenario.scenario import Scenario
+from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.studies.accounts import (
     availability_metrics,
     capacity_estimate,
@@ -179,19 +181,23 @@ class Result:
 
     @property
     def metrics(self) -> "polars.DataFrame":
-        """A row for each system, with the metrics of `run --json`."""
-        import polars
+        """A row for each system, with the columns of `METRIC_COLUMNS`; frames concatenate."""
+        return metric_frame(list(map(self._metric_row, self.systems)))
 
-        rows = [
-            {"system": name}
-            | {
-                key: value
-                for key, value in encode_summary(s.metrics).items()
-                if not isinstance(value, dict | list)
-            }
+    def _metric_row(self, name: str) -> Mapping[str, JsonValue]:
+        """Return the values of one system by column."""
+        load = offered_load(self.scenario.workload, self.systems[name].rows.requests)
+        row: JsonObject = {"scenario": self.scenario.id, "seed": self.seed, "system": name}
+        row |= {"error": "", "rate": load.rate, "users": load.users}
+        return row | scalar_values(json_object(self.system_summary(name)))
+
+    def __repr__(self) -> str:
+        """Return the scenario, and each system's verdict and speed."""
+        systems = ", ".join(
+            f"{name} {s.metrics.verdict} {format_number(s.metrics.user_speed)} tokens/s of a user"
             for name, s in self.systems.items()
-        ]
-        return polars.DataFrame(rows)
+        )
+        return f"<Result of {self.scenario.id}, seed {self.seed}: {systems}>"
 
     def _repr_html_(self) -> str:
         """Return the first screen as HTML, for a notebook."""
@@ -213,6 +219,14 @@ class Planned:
     deployments: dict[str, Deployment]
     unloaded: dict[str, SingleRequest]
     minimum: dict[str, tuple[int, int, int] | None]
+
+    def __repr__(self) -> str:
+        """Return the scenario, and the chips of each system, or that the model does not fit."""
+        systems = ", ".join(
+            f"{name} on {d.chips} chips{'' if d.fit.fits else ' (does not fit)'}"
+            for name, d in self.deployments.items()
+        )
+        return f"<Planned {self.scenario.id}: {systems}>"
 
     def as_json(self, lengths: list[int]) -> JsonObject:
         """Return the data of `plan --json`. lengths: of the sequences to count [tokens]."""
@@ -286,12 +300,13 @@ class Planned:
         )
 
 
-def plan(scenario: Scenario) -> Planned:
+def plan(scenario: ScenarioSource, **changes: object) -> Planned:
     """Return how each system of a scenario holds the model, also a system that it does not fit.
 
+    scenario: a path, a name of the catalogue, a mapping, or a scenario. changes: as in `run`.
     Raises: PlanError if `search: capacity` finds no plan that fits and meets the SLO.
     """
-    scenario = search_plans(scenario)
+    scenario = search_plans(as_scenario(scenario, changes))
     plain = dict.fromkeys(member for name in scenario.systems for member in scenario.members(name))
     deployments = {name: scenario.deploy(name) for name in plain}
     for name in scenario.systems:
@@ -305,17 +320,20 @@ def plan(scenario: Scenario) -> Planned:
 
 
 def run(
-    scenario: Scenario | Path | str,
+    scenario: ScenarioSource,
     seed: int | None = None,
     progress: Callable[[str, int, int], None] = lambda system, done, total: None,
+    **changes: object,
 ) -> Result:
     """Simulate the requests of a scenario on each of its systems.
 
-    scenario: a path, a name of the catalogue, or a scenario. seed: None takes the scenario's.
+    scenario: a path, a name of the catalogue, a mapping as a file has it, or a scenario.
+    seed: None takes the scenario's.
     progress: called with a system, its finished requests, and all requests.
+    changes: values by key, as `--set` takes them: `workload__rate="2 request/s"`.
     Raises: ScenarioError if a file is wrong, PlanError if a model does not fit.
     """
-    scenario = scenario if isinstance(scenario, Scenario) else read(scenario)
+    scenario = as_scenario(scenario, changes)
     seed = scenario.seed if seed is None else seed
     scenario = search_plans(scenario.model_copy(update={"seed": seed}))
     systems = check(scenario)

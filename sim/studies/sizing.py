@@ -23,7 +23,6 @@ from sim.inputs.suggestions import spelling_hint
 from sim.model.transformer import Model
 from sim.planning.deployment import DeploymentParts
 from sim.planning.sizing import Demand, JoinError, SizedDeployment, size_deployment
-from sim.results.metrics import SLO
 from sim.results.sizing_summary import KVRoom, SizedDemand, SizeSummary, UserSpeed
 from sim.scenario.layout import system_warnings
 from sim.scenario.scenario import Scenario
@@ -32,6 +31,7 @@ from sim.studies.identity import plain_identity
 from sim.units import Seconds, brief
 from sim.workload.arrivals import ClosedLoop
 from sim.workload.lengths import Length
+from sim.workload.slo import SLO
 
 # Tokens of a sequence: a prompt of 512 and an output of 128, as in the scenario of `sramsim new`.
 DEFAULT_CONTEXT = 640

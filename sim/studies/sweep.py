@@ -1,6 +1,6 @@
 """Sweeps: a scenario at every point of a grid or a list, in a folder that can be continued.
 
-    sweep("latency-vs-load", Path("out")).table  # a row for each point and system
+    sweep("users", over={"workload.users": [1, 2, 4]}).metrics  # a row for each point and system
 
 The folder has a file for each finished point, `points/HASH.json`, which is not computed again.
 At the end, `sweep.json` has the inputs; `table.parquet` and `table.csv` have the results.
@@ -11,24 +11,30 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from sim import __version__
+from sim.inputs.document import Document
 from sim.inputs.errors import UserError
 from sim.inputs.files import write_whole
 from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import SPLICED, Key, decode_summary, encode_summary
+from sim.results.frames import METRIC_COLUMNS, metric_frame
 from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
-from sim.scenario.scenario import open_document, scenario_from
+from sim.scenario.scenario import scenario_from
+from sim.scenario.sources import ScenarioSource, as_document, assignment_of
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
 from sim.studies.sweep_record import PointRecord
-from sim.studies.sweep_table import sweep_table
+from sim.studies.sweep_table import sweep_table, swept_key
 from sim.studies.sweep_workers import compute_points
 
 if TYPE_CHECKING:
     import polars
+
+SweepOver = Mapping[str, Sequence[object]] | Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -63,25 +69,70 @@ class Swept:
     summary: SweepSummary
     table: "polars.DataFrame"
 
+    def __repr__(self) -> str:
+        """Return the scenario, the swept keys, and the numbers of points and errors."""
+        failed = int((self.table["error"] != "").sum())
+        keys = ", ".join(self.summary.keys)
+        points = f"{len(self.summary.points)} points of {keys}"
+        return f"<Swept {self.summary.scenario}: {points}; {failed} rows with an error>"
+
+    @property
+    def metrics(self) -> "polars.DataFrame":
+        """The table with the columns of `METRIC_COLUMNS`, after the point and the swept keys.
+
+        Frames of sweeps over equal keys concatenate, and others diagonally.
+        """
+        rows = self.table.to_dicts()
+        keys = {"point", *self.summary.keys}
+        kept = [c for c in self.table.columns if swept_key(c) in keys and c not in METRIC_COLUMNS]
+        for row in rows:
+            row.setdefault("seed", self.summary.seed)
+            row["scenario"] = self.summary.scenario
+        return metric_frame(rows, [self.table[column] for column in kept])
+
 
 def sweep(
-    file: Path | str,
-    folder: Path,
-    overrides: list[str] | None = None,
-    jobs: int | None = None,
+    scenario: ScenarioSource | Document,
+    folder: Path | str | None = None,
+    over: SweepOver | None = None,
+    jobs: int | None = 1,
     cluster: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    **changes: object,
 ) -> Swept:
     """Compute the missing points of a scenario's sweep, and write the table.
 
-    jobs: processes on this machine; None means one for each core.
+    scenario: a path, a name of the catalogue, a mapping, a scenario, or a document.
+    folder: where finished points are kept; None keeps none.
+    over: keys with their values, or a list of points; None takes the scenario's `sweep`.
+    jobs: processes on this machine; None means one for each core. With several of them, a script
+    begins its own work under `if __name__ == "__main__":`.
     cluster: address of a Dask scheduler, whose workers compute the points instead.
+    changes: values by key, as in `sim.run`.
     A point that cannot be read, or a system that does not fit, is a row with its error.  Any other
     error is such a row too, but its record is not kept, so the next call tries it again.
     Raises: ScenarioError if the scenario is wrong, or every point; UserError if it has no sweep,
     the folder cannot be written, or a worker runs other code.
     """
-    document = open_document(file, overrides)
+    if folder is None:
+        with TemporaryDirectory() as scratch:
+            return sweep(scenario, scratch, over, jobs, cluster, progress, **changes)
+    folder = Path(folder)
+    document = scenario if isinstance(scenario, Document) else as_document(scenario)
+    all_changes = changes if over is None else changes | {"sweep": over}
+    for key, value in all_changes.items():
+        document.set(assignment_of(key, value))
+    return _sweep_document(document, folder, jobs, cluster, progress)
+
+
+def _sweep_document(
+    document: Document,
+    folder: Path,
+    jobs: int | None,
+    cluster: str | None,
+    progress: Callable[[int, int], None],
+) -> Swept:
+    """Compute the missing points of a document's sweep, and write the table."""
     scenario = scenario_from(document)
     points = sweep_points(document, scenario)
     paths = {point.digest: folder / "points" / f"{point.digest}.json" for point in points}

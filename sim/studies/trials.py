@@ -11,23 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.inputs.errors import UserError
-from sim.results.capacity_summary import TrialSummary
-from sim.results.metrics import (
-    SLO,
-    Measure,
-    all_limits_met,
-    latencies,
-    limits_met,
-    output_between,
-)
+from sim.results.attainment import all_limits_met, limits_met
+from sim.results.metrics import Measure, latencies, output_between
 from sim.results.rows import Rows
 from sim.results.summary import TokenCosts
-from sim.results.verdict import KEEPS_UP, Verdict, judge, offered_requests
+from sim.results.verdict import judge, offered_requests
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
 from sim.studies.accounts import availability_metrics, token_costs
+from sim.studies.load_trial import KindTrial, LoadTrial
 from sim.units import Seconds
 from sim.workload.requests import RequestBatch
+from sim.workload.slo import SLO
 
 # Requests of a trial: an attainment of 0.9 has a standard error of 0.7 % if requests are
 # independent.
@@ -40,71 +35,6 @@ FILLS = 10
 WAITS = 50
 MAX_REQUESTS = 200_000  # of a trial, if only `WAITS` needs more
 WARM_UP = 10  # the first one in this many requests is not counted
-
-
-@dataclass(frozen=True)
-class LoadTrial:
-    """A run of one system at one load.
-
-    load: request/s, or users of a closed loop.
-    attainment: share of the requests that met the SLO.
-    kept: output tokens that came out over those offered, in the counted part.
-    missed: share of the requests that missed each limit, or were refused.
-    counted: start and end of the counted part [s].
-    pool: the pool whose requests wait more at the end; '' without pools.
-    """
-
-    load: float
-    attainment: float
-    verdict: Verdict
-    output_throughput: float
-    kept: float
-    missed: dict[str, float]
-    counted: tuple[Seconds, Seconds]
-    closed: bool = False
-    pool: str = ""
-
-    @property
-    def summary(self) -> TrialSummary:
-        """The trial as a result has it."""
-        return TrialSummary(
-            load=self.load,
-            attainment=self.attainment,
-            verdict=self.verdict,
-            output_throughput=self.output_throughput,
-            kept=self.kept,
-            missed=self.missed,
-            closed=self.closed,
-        )
-
-    @property
-    def keeps_up(self) -> bool:
-        """Whether the system serves as much as is offered.
-
-        A closed loop always keeps up, because its users wait for answers.
-        """
-        return self.closed or (self.kept >= KEEPS_UP and self.verdict != "OVERLOADED")
-
-    @property
-    def goodput(self) -> float:
-        """The load, but never more requests per second than are served."""
-        return self.load if self.closed else self.load * min(1.0, self.kept)
-
-    def met(self, share: float) -> bool:
-        """Return whether a share of the requests met the SLO and the system kept up."""
-        return self.attainment >= share and self.keeps_up
-
-    def binds(self, share: float) -> str:
-        """Return why the load is not met: the limit that most requests miss, or 'refused'.
-
-        'overload' if the share is met, because the SLO allows long waits. With pools, it names the
-        one that binds, as 'ttft (prefill)'.
-        """
-        limit = "overload"
-        if self.attainment < share:
-            limit = max(self.missed, key=lambda limit: self.missed[limit])
-        pool = {"ttft": "prefill", "tpot": "decode"}.get(limit, self.pool) if self.pool else ""
-        return f"{limit} ({pool})" if pool else limit
 
 
 @dataclass(eq=False)
@@ -155,40 +85,57 @@ class TrialSeries:
         n = self.fixed_requests or max(workload.size, MIN_REQUESTS, FILLS * self.max_concurrent)
         if workload.load_kind == "users":
             return workload.scaled(load, max(n, FILLS * round(load))).draw(seed)
-        wait = min(
-            (limit for limit in (self.slo.ttft, self.slo.e2el) if limit is not None), default=0.0
+        slos = [own or self.slo for own in workload.slos.values()] or [self.slo]
+        wait = max(
+            min((limit for limit in (slo.ttft, slo.e2el) if limit is not None), default=0.0)
+            for slo in slos
         )
         # The next power of two: then all loads of a bisection have one number of requests, or two.
         top = 2.0 ** math.ceil(math.log2(load))
-        n = self.fixed_requests or max(n, min(MAX_REQUESTS, math.ceil(WAITS * wait * top)))
+        lasting = max(WAITS * wait, FILLS * workload.lifetime)
+        n = self.fixed_requests or max(n, min(MAX_REQUESTS, math.ceil(lasting * top)))
         batch = workload.scaled(load, n).draw(seed)
-        return replace(batch, arrival=batch.arrival * (measured_rate(batch, n // WARM_UP) / load))
+        begin = len(batch.arrival) // WARM_UP
+        return replace(batch, arrival=batch.arrival * (measured_rate(batch, begin) / load))
 
     def run_trial(self, load: float) -> LoadTrial:
         """Return the result of a run at a load, and report it."""
         rows = self._serve(self.requests_at(load))
         n = len(rows.arrival)
         self.most_requests = max(self.most_requests, n)
-        counted = np.arange(n) >= n // WARM_UP
-        start, end = float(rows.arrival[n // WARM_UP]), float(rows.arrival[-1])
+        start, end = counted_span(rows)
+        counted, counts = counted_in(rows, start, end)
         tokens, done = output_between(rows, start, end, None)[2], rows.finished
-        offered = rows.requests.output[1:][
-            (offered_requests(rows) & counted)[1:] & counted[:-1]
-        ].sum()
+        offered = rows.requests.output[offered_requests(rows) & counts].sum()
         throughput = tokens / (end - start) if end > start else 0.0
         limits = limits_met(rows, self.slo)
-        missed = {"refused": float((~done)[counted].mean())}
-        missed |= {limit: float((done & ~ok)[counted].mean()) for limit, ok in limits.items()}
+        good = all_limits_met(rows, limits)
+
+        def missed_of(requests: NDArray[np.bool_]) -> dict[str, float]:
+            missed = {"refused": float((~done)[requests].mean())}
+            return missed | {
+                key: float((done & ~ok)[requests].mean()) for key, ok in limits.items()
+            }
+
+        kinds = {}
+        for number, (name, own) in enumerate(rows.requests.kinds.items()):
+            of_kind = counted & (rows.requests.kind == number)
+            if (own or self.slo).limits and of_kind.any():
+                percentile = (own or self.slo).percentile if own else None
+                share = self.share if percentile is None else percentile / 100
+                attained = float(good[of_kind].mean())
+                kinds[name] = KindTrial(share, attained, missed_of(of_kind))
         trial = LoadTrial(
             load=load,
-            attainment=float(all_limits_met(rows, limits)[counted].mean()),
+            attainment=float(good[counted].mean()),
             verdict=judge(rows),
             output_throughput=throughput,
-            kept=tokens / float(offered or 1),
-            missed=missed,
+            kept=tokens / float(offered or 1) * sent_share(rows),
+            missed=missed_of(counted),
             counted=(start, end),
             closed=rows.requests.users is not None,
             pool=busier_pool(rows, end),
+            kinds=kinds,
         )
         self.progress(self.name, trial)
         return trial
@@ -197,7 +144,19 @@ class TrialSeries:
         """Return why too few requests meet the SLO even one at a time; '' if enough do.
 
         In a fleet, each request goes where the router sends it while the fleet is empty.
+        With kinds of requests, enough of each kind must meet their SLO.
         """
+        for number, (name, own) in enumerate(requests.kinds.items()):
+            of_kind = np.flatnonzero(requests.kind == number)
+            slo = own or self.slo
+            if not (slo.limits and len(of_kind)):
+                continue
+            prompt, output = requests.prompt[of_kind], requests.output[of_kind]
+            part = RequestBatch(requests.arrival[of_kind], prompt, output)
+            if reason := replace(self, slo=slo).unloaded_miss(part):
+                return f"{name}: {reason}"
+        if requests.kinds:
+            return ""
         times = np.ones(len(requests.prompt), np.int64)
         if not requests.has_prefixes:
             # Requests of one length take the same time, so serve one of them.
@@ -251,6 +210,48 @@ class TrialSeries:
         return serve_requests(self.scenario, self.name, self.members, requests)
 
 
+def counted_span(rows: Rows) -> tuple[Seconds, Seconds]:
+    """Return start and end of the counted part of a trial [s].
+
+    It begins with a tenth of the requests, and ends with the last. Sessions have starts, and what
+    follows depends on answers, so their part is from a session's start to another's.
+    """
+    n = len(rows.arrival)
+    begin, last = n // WARM_UP, n - 1
+    if rows.requests.after is not None:
+        starts = np.flatnonzero(rows.requests.after < 0)
+        begin, last = int(starts[np.searchsorted(starts, begin)]), int(starts[-1])
+    return float(rows.arrival[begin]), float(rows.arrival[last])
+
+
+def counted_in(
+    rows: Rows, start: Seconds, end: Seconds
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return bool[request] twice: in the counted part of a trial, and those without the first.
+
+    Requests are numbered by arrival, except for those of sessions.
+    """
+    n = len(rows.arrival)
+    if rows.requests.after is not None:
+        counted = (rows.arrival >= start) & (rows.arrival <= end)
+        return counted, counted & (rows.arrival > start)
+    counted = np.arange(n) >= n // WARM_UP
+    return counted, counted & np.append(False, counted[:-1])
+
+
+def sent_share(rows: Rows) -> float:
+    """Return the rate at which requests were sent over that at which they came.
+
+    It is 1 unless requests wait unsent, because too many are in flight.
+    """
+    if rows.requests.most_in_flight is None:
+        return 1.0
+    begin = len(rows.arrival) // WARM_UP
+    sent = float(rows.arrival[-1] - rows.arrival[begin])
+    came = float(rows.requests.arrival[-1] - rows.requests.arrival[begin])
+    return min(1.0, came / sent) if sent > 0 else 1.0
+
+
 def busier_pool(rows: Rows, at: Seconds) -> str:
     """Return the pool that has more requests waiting at a time; '' without pools.
 
@@ -288,9 +289,12 @@ def first_requests(requests: RequestBatch, n: int | None) -> RequestBatch:
 
 
 def measured_rate(requests: RequestBatch, begin: int = 0) -> float:
-    """Return the request/s from request `begin` on."""
-    arrival = requests.arrival
-    return (len(arrival) - 1 - begin) / float(arrival[-1] - arrival[begin])
+    """Return the request/s from request `begin` on; of sessions, by the starts of sessions."""
+    arrival, last = requests.arrival, len(requests.arrival) - 1
+    if requests.after is not None:
+        starts = np.flatnonzero(requests.after < 0)
+        begin, last = int(starts[np.searchsorted(starts, begin)]), int(starts[-1])
+    return (last - begin) / float(arrival[last] - arrival[begin])
 
 
 def _repeated_latencies(rows: Rows, limit: str, times: NDArray[np.int64]) -> NDArray[np.float64]:

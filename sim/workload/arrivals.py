@@ -4,12 +4,22 @@ from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens, Unit
-from sim.workload.lengths import LengthField
+from sim.workload.request_kinds import (
+    Described,
+    KindsField,
+    RequestLengths,
+    check_shares,
+    draw_kinds,
+    draw_lengths,
+    mean_length,
+)
 from sim.workload.requests import RequestBatch, random_streams
+from sim.workload.slo import SLO
+from sim.workload.think import Think, ThinkField
 
 
 class Workload(Value, ABC):
@@ -23,6 +33,8 @@ class Workload(Value, ABC):
     load_kind: ClassVar[Literal["rate", "users"] | None] = None
     # Recorded requests cannot be drawn at another load. A search stretches their times instead.
     is_recorded: ClassVar[bool] = False
+    # Whether requests follow answers to earlier requests, as the turns of a session do.
+    chained: ClassVar[bool] = False
     # Why there is no load to vary, for errors.
     no_load: ClassVar[str] = "its load is not known"
 
@@ -36,6 +48,16 @@ class Workload(Value, ABC):
         """The time between an answer and the user's next request; None without a closed loop."""
         return None
 
+    @property
+    def turns_of_load(self) -> float:
+        """Requests of each session, in the mean; 1 without sessions."""
+        return 1.0
+
+    @property
+    def lifetime(self) -> Seconds:
+        """The time that a session pauses between its turns, in the mean; 0 without sessions."""
+        return 0.0
+
     def scaled(self, load: float, requests: int) -> "Workload":
         """Return the same workload at another load, with another number of requests.
 
@@ -45,6 +67,16 @@ class Workload(Value, ABC):
         if self.is_recorded:
             return self
         raise TypeError(f"workload {self.noun()} has no load to vary")
+
+    @property
+    def slos(self) -> dict[str, SLO | None]:
+        """The SLO of each kind of requests, by name; empty without kinds."""
+        return {}
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """The requests in flight at most, whatever the load; None without such a limit."""
+        return None
 
     @property
     @abstractmethod
@@ -76,12 +108,30 @@ class PrefixedWorkload(Workload):
     )
 
 
-class RandomWorkload(PrefixedWorkload):
-    """A number of requests whose lengths do not depend on their arrivals."""
+class RandomWorkload(PrefixedWorkload, Described):
+    """A number of requests whose lengths do not depend on their arrivals.
+
+    With `kinds`, each request is of one kind, which has its own lengths and SLO.
+    """
 
     requests: Count = Field(description="Number of requests.")
-    prompt: LengthField = Field(description="Length of prompts, without `shared_prefix` [token].")
-    output: LengthField = Field(description="Length of outputs [token].")
+    kinds: KindsField | None = Field(
+        default=None,
+        description="Kinds of requests by name, each with share, lengths and SLO; instead of "
+        "`prompt`, `output` and `lengths`.",
+    )
+
+    @model_validator(mode="after")
+    def _described(self) -> "RandomWorkload":
+        if self.kinds is None:
+            if self.own_lengths is None:
+                raise ValueError(self.missing_length)
+            return self
+        check_shares(self.kinds)
+        for key in Described.model_fields:
+            if getattr(self, key) is not None:
+                raise ValueError(f"got {key} and kinds; expected one of them; try {key} in a kind")
+        return self
 
     @property
     def size(self) -> int:
@@ -89,14 +139,27 @@ class RandomWorkload(PrefixedWorkload):
         return self.requests
 
     @property
+    def slos(self) -> dict[str, SLO | None]:
+        """The SLO of each kind; None for that of the scenario."""
+        return {name: kind.slo for name, kind in (self.kinds or {}).items()}
+
+    @property
     def mean_prompt(self) -> float:
         """Tokens of a mean prompt."""
-        return self.shared_prefix + self.prompt.mean
+        if self.kinds:
+            return self.shared_prefix + mean_length(self.kinds, "prompt")
+        return self.shared_prefix + self._lengths.prompt.mean
 
     @property
     def mean_output(self) -> float:
         """Tokens of a mean output."""
-        return self.output.mean
+        return mean_length(self.kinds, "output") if self.kinds else self._lengths.output.mean
+
+    @property
+    def _lengths(self) -> RequestLengths:
+        lengths = self.own_lengths
+        assert lengths
+        return lengths
 
     @abstractmethod
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
@@ -104,20 +167,50 @@ class RandomWorkload(PrefixedWorkload):
 
     def draw(self, seed: int) -> RequestBatch:
         """Return the requests of one seed."""
-        arrivals, prompts, outputs, *_ = random_streams(seed)
+        arrivals, prompts, outputs, _, thinks, kinds = random_streams(seed)
+        n, of = self.requests, None
+        if self.kinds:
+            of = draw_kinds(self.kinds, kinds, n)
+            prompt = draw_lengths(self.kinds, "prompt", prompts, of)
+            output = draw_lengths(self.kinds, "output", outputs, of)
+        else:
+            lengths = self._lengths
+            prompt, output = lengths.prompt.draw(prompts, n), lengths.output.draw(outputs, n)
         return RequestBatch(
             self.arrivals(arrivals),
-            self.shared_prefix + self.prompt.draw(prompts, self.requests),
-            self.output.draw(outputs, self.requests),
+            self.shared_prefix + prompt,
+            output,
             getattr(self, "users", None),
+            think=self.pauses(thinks),
             shared_prefix=self.shared_prefix,
+            most_in_flight=self.most_in_flight,
+            kind=of,
+            kinds=self.slos,
         )
+
+    def pauses(self, stream: np.random.Generator) -> np.ndarray | None:
+        """Return float[request], s, the pause after each answer; None if all have `pause`."""
+        return None
 
 
 class _OpenLoop(RandomWorkload):
-    """A workload whose requests come at `rate`, whatever the system does."""
+    """A workload whose requests come at `rate`, whatever the system does.
+
+    With `max_concurrent`, a request that would be one too many is sent when an answer has come.
+    Its latencies count from then, as in `vllm bench serve --max-concurrency`.
+    """
 
     load_kind = "rate"
+    rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
+    max_concurrent: Count | None = Field(
+        default=None,
+        description="Requests in flight, at most; others wait unsent. Default: no limit.",
+    )
+
+    @property
+    def most_in_flight(self) -> int | None:
+        """The requests in flight at most; None without a limit."""
+        return self.max_concurrent
 
     def scaled(self, load: float, requests: int) -> Workload:
         """Return the same workload at another rate, with another number of requests."""
@@ -126,8 +219,6 @@ class _OpenLoop(RandomWorkload):
 
 class Poisson(_OpenLoop):
     """An open loop with exponential gaps: requests come at `rate`, whatever the system does."""
-
-    rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
 
     def arrivals(self, stream: np.random.Generator) -> np.ndarray:
         """Return float[request], s, with gaps of mean 1/rate."""
@@ -140,7 +231,6 @@ class Gamma(_OpenLoop):
     Name and meaning are vLLM's (`vllm bench serve --burstiness`).
     """
 
-    rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
     burstiness: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
         description="Shape of the gaps: 1 is Poisson, less comes in bursts, more is more even."
     )
@@ -160,8 +250,9 @@ class ClosedLoop(RandomWorkload):
 
     load_kind = "users"
     users: Count = Field(description="Number of users, each with one request at a time.")
-    think: Seconds = Field(
-        default=0.0, description="Time between an answer and the user's next request [s]."
+    think: ThinkField = Field(
+        default=Think(fixed=0.0),
+        description="Time between an answer and the user's next request [s].",
     )
 
     @classmethod
@@ -171,8 +262,12 @@ class ClosedLoop(RandomWorkload):
 
     @property
     def pause(self) -> Seconds:
-        """The time between an answer and the user's next request."""
-        return self.think
+        """The mean time between an answer and the user's next request."""
+        return self.think.mean
+
+    def pauses(self, stream: np.random.Generator) -> np.ndarray | None:
+        """Return float[request], s, the pause after each answer; None if it is fixed."""
+        return self.think.draw(stream, self.requests) if self.think.varies else None
 
     def scaled(self, load: float, requests: int) -> Workload:
         """Return the same workload with another number of users and of requests."""

@@ -1,9 +1,11 @@
 """The requests of a workload as arrays, and the streams of random numbers that make them."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from sim.workload.slo import SLO
 
 # Tokens of a prompt for which one of its `hash_ids` stands, as in Mooncake's traces.
 HASH_BLOCK = 512
@@ -12,7 +14,7 @@ ENDLESS = 2**62
 # far as their parts are. The last part is endless, because it also has the answer.
 Content = tuple[tuple[Hashable, int], ...]
 # The place of a stream is its seed, so new names go to the end.
-STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks")
+STREAMS = ("arrivals", "prompts", "outputs", "turns", "thinks", "kinds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,9 @@ class RequestBatch:
     users: of a closed loop. A user's next request follows the answer; None for an open loop.
     after, think: int[request] and float[request], of sessions. Request i follows `think[i]` seconds
     after the answer to request `after[i]`, which is less than i; -1: it has an arrival.
+    In a closed loop, `think[i]` is the pause after the answer to request i; None if all are equal.
+    most_in_flight: requests sent and not ended, at most. Further ones wait unsent, in order.
+    kind, kinds: int[request], and the names of kinds with their own SLO (None: the scenario's).
     priority: int[request]. The smaller number goes first, as in vLLM.
     hash_ids: the blocks of each prompt, one id for each `hash_block` tokens, the last one perhaps
     partial. Two prompts are equal as far as their ids agree.
@@ -46,6 +51,9 @@ class RequestBatch:
     shared_prefix: int = 0
     answered: tuple[np.ndarray, np.ndarray] | None = None
     note: str = ""
+    most_in_flight: int | None = None
+    kind: np.ndarray | None = None
+    kinds: Mapping[str, SLO | None] = field(default_factory=dict)
 
     @property
     def is_open_loop(self) -> bool:

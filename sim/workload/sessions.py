@@ -1,5 +1,6 @@
 """Conversations: sessions of several turns, each sent some time after the answer before it."""
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +13,7 @@ from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds
 from sim.workload.arrivals import PrefixedWorkload
 from sim.workload.lengths import LengthField, as_fixed, require_one
 from sim.workload.requests import RequestBatch, random_streams
+from sim.workload.think import ThinkField
 
 
 class Turns(Value):
@@ -55,46 +57,7 @@ class Turns(Value):
         return np.full(n, self.fixed, np.int64)
 
 
-class Pauses(Value):
-    """The mean and sigma of a lognormal pause."""
-
-    mean: Annotated[Seconds, Field(gt=0)] = Field(description="Mean of the pause [s].")
-    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = Field(
-        description="Standard deviation of the logarithm."
-    )
-
-
-class Think(Value):
-    """Seconds between an answer and the next turn: fixed, or lognormal."""
-
-    fixed: Seconds | None = Field(
-        default=None, description="One pause for all turns [s]; the short form."
-    )
-    lognormal: Pauses | None = Field(
-        default=None, description="Lognormal distribution of the pause."
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "Think":
-        expected = "'10 s', {lognormal: {mean: a, sigma: x}}"
-        require_one(self, Think.model_fields, f"think is one of {expected}")
-        return self
-
-    def draw(self, stream: np.random.Generator, n: int) -> NDArray[np.float64]:
-        """Return float[n], s.
-
-        A lognormal has the given mean: mu = ln(mean) - sigma^2/2.
-        """
-        if self.lognormal:
-            sigma = self.lognormal.sigma
-            return stream.lognormal(np.log(self.lognormal.mean) - sigma**2 / 2, sigma, n)
-        return np.full(n, self.fixed)
-
-
 TurnsField = Annotated[Turns, Shorthand(as_fixed, {"type": "integer"})]
-ThinkField = Annotated[
-    Think, Shorthand(as_fixed, {"type": "string", "description": "a quantity in s"})
-]
 
 
 class Sessions(PrefixedWorkload):
@@ -104,7 +67,8 @@ class Sessions(PrefixedWorkload):
     text. Requests are numbered session by session.
     """
 
-    no_load = "its rate is one of sessions, and their turns wait for answers"
+    load_kind = "rate"
+    chained = True
     sessions: Count = Field(description="Number of sessions.")
     rate: RequestsPerSecond = Field(
         description="Mean rate at which sessions start [request/s]; starts are Poisson."
@@ -116,6 +80,27 @@ class Sessions(PrefixedWorkload):
         "[token]."
     )
     output: LengthField = Field(description="Length of an answer [token].")
+
+    @property
+    def size(self) -> int:
+        """The number of requests, in the mean."""
+        return int(self.sessions * self.turns_of_load)
+
+    @property
+    def turns_of_load(self) -> float:
+        """Requests of each session, in the mean."""
+        return self.turns.moments[0]
+
+    @property
+    def lifetime(self) -> Seconds:
+        """The time that a session pauses between its turns, in the mean."""
+        return (self.turns_of_load - 1) * self.think.mean
+
+    def scaled(self, load: float, requests: int) -> "Sessions":
+        """Return the same workload at another rate of requests, with another number of them."""
+        turns = self.turns_of_load
+        sessions = max(2, math.ceil(requests / turns))
+        return self.model_copy(update={"rate": load / turns, "sessions": sessions})
 
     @property
     def mean_prompt(self) -> float:
@@ -132,7 +117,7 @@ class Sessions(PrefixedWorkload):
 
     def draw(self, seed: int) -> RequestBatch:
         """Return the requests of one seed."""
-        arrivals, prompts, outputs, turns, thinks = random_streams(seed)
+        arrivals, prompts, outputs, turns, thinks, *_ = random_streams(seed)
         counts = self.turns.draw(turns, self.sessions)
         n = int(counts.sum())
         first = np.cumsum(counts) - counts  # the number of each session's first turn

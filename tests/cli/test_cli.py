@@ -654,7 +654,7 @@ def test_the_figure_of_any_column_is_drawn_and_another_name_is_one_line(sramsim)
                 *WITH_SLO,
             ),
             "--set workload: got listed; its requests are listed one by one; "
-            "expected a rate of requests or users to vary; try poisson, gamma, trace or closed",
+            "expected a rate of requests or users to vary; try poisson, gamma, trace, sessions or closed",
         ),
     ],
 )

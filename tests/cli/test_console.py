@@ -7,7 +7,7 @@ import pytest
 
 from sim.cli.console import status_line
 from sim.cli.options import print_trial
-from sim.studies.trials import LoadTrial
+from sim.studies.load_trial import LoadTrial
 
 
 class Terminal(io.StringIO):

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import sim
 from sim.cost.plan import Plan, PlanError
 from sim.cost.work import Work
-from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import BATCHINGS, ORDERS, ROUTERS, Policies, least_loaded, ring, round_robin
@@ -20,6 +19,7 @@ from sim.studies.capacity import capacity
 from sim.workload.arrivals import ClosedLoop, Listed, ListedRequest, Poisson
 from sim.workload.lengths import Length
 from sim.workload.requests import RequestBatch
+from sim.workload.slo import SLO
 
 KINDS = {"quick": (1, Plan(), 1e9), "slow": (1, Plan(), 1e8), "piped": (3, Plan(pipeline=3), 1e9)}
 policies = st.builds(

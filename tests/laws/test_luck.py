@@ -19,12 +19,21 @@ from sim.scenario.system import Fleet, System
 from sim.serving.policy import round_robin
 from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length
-from sim.workload.sessions import Pauses, Sessions, Think, Turns
+from sim.workload.request_kinds import RequestKind
+from sim.workload.sessions import Sessions, Turns
+from sim.workload.think import Pauses, Think
 
 LENGTHS = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(2, 12))}
 WORKLOADS = {
     "open": Poisson(rate=2000.0, requests=20, **LENGTHS),
     "closed": ClosedLoop(users=3, requests=20, think=1e-4, **LENGTHS),
+    "thinking": ClosedLoop(users=3, requests=20, think=Think(exponential=1e-4), **LENGTHS),
+    "kinds": Poisson(
+        rate=2000.0,
+        requests=20,
+        max_concurrent=4,
+        kinds={name: RequestKind(share=0.5, **LENGTHS) for name in ("one", "other")},
+    ),
     "sessions": Sessions(
         sessions=6,
         rate=2000.0,

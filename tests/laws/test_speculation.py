@@ -13,7 +13,6 @@ from sim.cost.plan import Plan
 from sim.cost.terms import HOPS, TIME
 from sim.cost.work import Work, decodes_at
 from sim.planning.single_request import time_single_request
-from sim.results.metrics import SLO
 from sim.serving.micro_batch import MicroBatch
 from sim.serving.policy import Policies, Request, least_loaded, prefill_first
 from sim.serving.replica_config import Outage, ReplicaConfig
@@ -21,6 +20,7 @@ from sim.serving.service import Service, serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.studies.bound import goodput_bound
 from sim.workload.requests import RequestBatch
+from sim.workload.slo import SLO
 
 WINDOW = 24
 LAYOUTS = {

@@ -16,7 +16,7 @@ import polars
 import pytest
 from matplotlib.image import imread
 
-from sim import read, run
+from sim import read, run, sweep
 from sim.report import page
 from sim.results.saving import save_result
 
@@ -282,3 +282,86 @@ def test_figures_are_as_wide_as_a_phone_at_most(browser: Browser, files: dict[st
     browser.open(files["run"], width=390)
     widths = "[...document.querySelectorAll('figure svg')].map((each) => each.clientWidth)"
     assert 0 < max(browser.value(widths)) <= 390
+
+
+# The page of `sramsim explore`.
+
+EVIL = "<img src=http://127.0.0.1/ onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a sweep over users, of a card and of two cards with a hostile name."""
+    pytest.importorskip("plotly")
+    from sim.report.explore import explore_page
+
+    folder = tmp_path_factory.mktemp("explored")
+    plan = {"weights": "fp16", "activations": "fp16"}
+    card = {"chip": "h100-sxm", "chips": 1, "engine": "ideal", "plan": plan}
+    lengths = {"prompt": "64 token", "output": "8 token"}
+    scenario = {
+        "model": "llama-2-7b",
+        "workload": {"kind": "closed", "users": 1, "requests": 40, **lengths},
+        "systems": {"one": card, EVIL: {**card, "chips": 2, "plan": {**plan, "tensor": 2}}},
+    }
+    sweep(scenario, folder, {"workload.users": [1, 4, 16]})
+    (folder / "explore.html").write_text(explore_page(folder), encoding="utf-8")
+    return folder / "explore.html"
+
+
+def change(browser: Browser, element: str, what: str) -> None:
+    event = "new Event('change', {bubbles: true})"
+    browser.value(f"{{const e = byId('{element}'); {what}; e.dispatchEvent({event})}}")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_sweep_is_explored_without_a_network(
+    browser: Browser, explored: Path, width: int
+) -> None:
+    browser.open(explored, width=width)
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.value("byId('chart').data.length") == 2
+    assert browser.value("byId('shown').textContent") == "6 of 6 points."
+    assert browser.value("byId('chart').getBoundingClientRect().height") > 300
+    assert "more is better" in browser.value("byId('meanings').textContent")
+    # A pointer over a point: its values.
+    assert "throughput per chip" in browser.value("byId('chart').data[0].text[0]")
+    assert browser.value("document.querySelectorAll('img').length") == 0
+    # Another axis, a logarithmic scale, the front, a filter.
+    change(browser, "x", "e.value = 'median_ttft_ms'")
+    change(browser, "x-log", "e.checked = true")
+    assert browser.value("byId('chart').layout.xaxis.type") == "log"
+    assert "TTFT" in browser.value("byId('chart').layout.xaxis.title.text")
+    change(browser, "front", "e.checked = true")
+    assert browser.value("byId('chart').data[2].name") == "Pareto front"
+    browser.value("document.querySelector('#filters input').click()")
+    assert browser.value("byId('shown').textContent") == "3 of 6 points."
+    assert browser.said() == []
+    assert browser.asked_for() == [explored.as_uri()]
+
+
+def test_the_front_and_the_table_hold_the_best_points(browser: Browser, explored: Path) -> None:
+    browser.open(explored)
+    front = browser.value(
+        "front(data.rows, 'user_speed', 'throughput_per_chip').map(r => [r.is.user_speed, r.is.throughput_per_chip])"
+    )
+    points = browser.value("data.rows.map(r => [r.is.user_speed, r.is.throughput_per_chip])")
+    for x, y in points:
+        beaten = any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)
+        assert ([x, y] in front) == (not beaten)
+    speeds = sorted(x for x, _ in points)
+    browser.value(f"byId('speed').value = {speeds[-1] - 1e-6}; table()")
+    cells = "[...byId('best').tBodies[0].rows].map(row => row.cells[1].textContent)"
+    assert sorted(browser.value(cells)) == ["-", "1"]  # only one system is so fast, with one user
+    browser.value("byId('speed').value = 0; table()")
+    assert browser.value(cells) == ["16", "16"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_letter_of_the_chart_stands_out(
+    browser: Browser, explored: Path, scheme: str
+) -> None:
+    browser.open(explored, scheme=scheme)
+    for letter, paper in {tuple(pair) for pair in browser.value(LETTERS)}:
+        dark, light = sorted((luminance(letter), luminance(paper)))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (letter, paper)

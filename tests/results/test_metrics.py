@@ -7,22 +7,15 @@ import pytest
 
 from sim.cost.work import Work
 from sim.inputs.errors import ScenarioError
+from sim.results.attainment import count_good
 from sim.results.encoding import encode_summary
 from sim.results.histogram import BINS_PER_DECADE, Gaps
-from sim.results.metrics import (
-    PRESETS,
-    SLO,
-    Measure,
-    count_good,
-    half_width,
-    latencies,
-    output_between,
-    summarize,
-)
+from sim.results.metrics import Measure, half_width, latencies, output_between, summarize
 from sim.results.rows import Rows
 from sim.results.statistics import MeasuredSpan
 from sim.results.verdict import judge
 from sim.workload.requests import RequestBatch
+from sim.workload.slo import PRESETS, SLO
 
 SEEDS = range(10)
 

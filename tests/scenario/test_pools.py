@@ -11,7 +11,6 @@ from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.reliability.failures import Failures, Faults
-from sim.results.metrics import SLO
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import Speculate
@@ -22,6 +21,7 @@ from sim.studies.design import bound_plans, search_plans
 from sim.studies.pool_timeline import pools_json
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
+from sim.workload.slo import SLO
 
 LINK = Transfer(bandwidth=1e9, latency=1e-4)
 

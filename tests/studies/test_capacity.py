@@ -13,7 +13,6 @@ from sim.cost.work import Work
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.inputs.errors import UserError
-from sim.results.metrics import SLO
 from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
@@ -23,7 +22,7 @@ from sim.studies.trials import TrialSeries
 from sim.units import YEAR
 from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson
 from sim.workload.lengths import Length
-from sim.workload.sessions import Sessions, Think, Turns
+from sim.workload.slo import SLO
 from sim.workload.traces import Trace
 
 SEEDS = range(10)
@@ -374,9 +373,6 @@ def test_a_trial_is_long_enough_for_waits_and_for_what_the_system_holds(
 
 
 ONE_BY_ONE = Listed(requests=(ListedRequest(arrival=0.0, prompt=16, output=1),))
-TALKS = Sessions(
-    sessions=5, rate=1.0, turns=Turns(fixed=2), think=Think(fixed=1.0), prompt=PROMPT, output=ANSWER
-)
 
 
 @pytest.mark.parametrize(
@@ -389,12 +385,6 @@ TALKS = Sessions(
             ONE_BY_ONE,
             0.9,
             "workload: got listed; its requests are listed one by one",
-        ),
-        (
-            SLO(ttft=1.0),
-            TALKS,
-            0.9,
-            "workload: got sessions; its rate is one of sessions",
         ),
         (SLO(ttft=1.0), None, 0.0, "--attainment: got 0; expected a share above 0"),
         (SLO(ttft=1.0), None, 1.5, "--attainment: got 1.5; expected a share above 0"),

@@ -8,7 +8,6 @@ import pytest
 import sim
 from sim.cost.plan import DEGREES, Plan, PlanError
 from sim.inputs.errors import UserError
-from sim.results.metrics import SLO
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
@@ -26,6 +25,7 @@ from sim.studies.design import (
 from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
+from sim.workload.slo import SLO
 from sim.workload.traces import Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
@@ -383,10 +383,10 @@ WRONG = [
         f"{PLACE}.search: got capacity without an slo; expected limits to meet; try slo: {{",
     ),
     (
-        "kind: poisson, rate: 1 request/s, requests: 100,",
-        "kind: sessions, sessions: 9, rate: 1 request/s, turns: 2, think: 1 s,",
-        f"{PLACE}.search: got capacity with workload sessions; expected poisson, gamma, trace or "
-        "closed, whose load varies; try ",
+        "kind: poisson, rate: 1 request/s, requests: 100, prompt: 40 token, output: 20 token",
+        "kind: listed, requests: [{arrival: 0 s, prompt: 8 token, output: 8 token}]",
+        f"{PLACE}.search: got capacity with workload listed; expected poisson, gamma, trace, "
+        "sessions or closed, whose load varies; try ",
     ),
     (
         "token_budget: 64 token",

@@ -17,7 +17,8 @@ from sim.scenario.scenario import read
 from sim.workload.arrivals import ClosedLoop, Gamma, Listed, ListedRequest, Poisson, Workload
 from sim.workload.kinds import WorkloadField
 from sim.workload.lengths import Length, Spread
-from sim.workload.sessions import Pauses, Sessions, Think, Turns
+from sim.workload.sessions import Sessions, Turns
+from sim.workload.think import Pauses, Think
 from sim.workload.traces import Trace
 
 SEEDS = range(20)

@@ -1,0 +1,141 @@
+"""Kinds of requests: their share, their lengths and their SLO; and lengths that were published.
+
+>>> LENGTH_PRESETS["chat"].output.mean
+211.0
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from sim.inputs.fields import preset_shorthand
+from sim.inputs.values import Value
+from sim.workload.lengths import Length, LengthField, Spread
+from sim.workload.slo import SLOField
+
+SHARES = 1e-6  # how far a sum of shares may be from 1
+
+
+class RequestLengths(Value):
+    """Lengths of prompts and outputs."""
+
+    prompt: LengthField = Field(description="Length of prompts [token].")
+    output: LengthField = Field(description="Length of outputs [token].")
+
+
+def _lognormal(mean: int, sigma: float) -> Length:
+    return Length(lognormal=Spread(mean=mean, sigma=sigma))
+
+
+# Lengths of a request as a server sees it: the prompt holds the conversation or documents so far.
+# chat: mean and standard deviation of the 19,366 requests of the conversation
+#   trace in Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv (Patel et al., ISCA 2024).
+# rag: five passages of about 100 tokens and a question make 512 tokens; answers have 256.
+#   Source: Jiang et al., RAGO, ISCA 2025, the defaults of its evaluation. Fixed, as there.
+# agent: means of the tool-and-agent trace. Source: Qin et al., Mooncake, FAST 2025, its table of
+#   workloads. Assumed: lognormal with sigma 1, because the table has means only.
+# reasoning: mean output of DeepSeek-R1. Source: MLCommons, MLPerf Inference v5.1, on its dataset,
+#   2025. Assumed: a mean prompt of 800 tokens, and lognormal with sigma 0.8 for both.
+LENGTH_PRESETS = {
+    "chat": RequestLengths(prompt=_lognormal(1155, 0.808), output=_lognormal(211, 0.683)),
+    "rag": RequestLengths(prompt=Length(fixed=512), output=Length(fixed=256)),
+    "agent": RequestLengths(prompt=_lognormal(8596, 1.0), output=_lognormal(182, 1.0)),
+    "reasoning": RequestLengths(prompt=_lognormal(800, 0.8), output=_lognormal(3880, 0.8)),
+}
+LengthsField = Annotated[RequestLengths, preset_shorthand(LENGTH_PRESETS, "a preset of lengths")]
+
+
+class Described(Value):
+    """Requests whose lengths are given one by one, or by a preset."""
+
+    prompt: LengthField | None = Field(
+        default=None,
+        description="Length of prompts, without `shared_prefix` [token]; default: that of "
+        "`lengths`.",
+    )
+    output: LengthField | None = Field(
+        default=None, description="Length of outputs [token]; default: that of `lengths`."
+    )
+    lengths: LengthsField | None = Field(
+        default=None,
+        description="Lengths of both by the name of a preset, such as chat; `prompt` and `output` "
+        "replace its parts.",
+    )
+
+    @property
+    def own_lengths(self) -> RequestLengths | None:
+        """The lengths of prompt and output; None if one of them is not given."""
+        prompt = self.prompt or (self.lengths and self.lengths.prompt)
+        output = self.output or (self.lengths and self.lengths.output)
+        return RequestLengths(prompt=prompt, output=output) if prompt and output else None
+
+    @property
+    def missing_length(self) -> str:
+        """The error for lengths that are not given."""
+        key = "output" if self.prompt else "prompt"
+        return f"got no {key}; expected prompt and output, or a preset; try lengths: chat"
+
+
+class RequestKind(Described):
+    """One kind of requests of a workload: its share, its lengths and its SLO."""
+
+    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        description="Share of the requests; those of all kinds add up to 1."
+    )
+    slo: SLOField | None = Field(
+        default=None,
+        description="Latency limits of these requests, or a preset's name; default: the "
+        "scenario's.",
+    )
+
+    @model_validator(mode="after")
+    def _described(self) -> "RequestKind":
+        if self.own_lengths is None:
+            raise ValueError(self.missing_length)
+        return self
+
+
+KindsField = Annotated[dict[str, RequestKind], Field(min_length=1)]
+
+
+def check_shares(kinds: Mapping[str, RequestKind]) -> None:
+    """Check that the shares of all kinds add up to 1.  Raises: ValueError otherwise."""
+    total = sum(kind.share for kind in kinds.values())
+    if abs(total - 1) > SHARES:
+        shares = " + ".join(f"{kind.share:g}" for kind in kinds.values())
+        raise ValueError(f"got shares {shares} = {total:g}; expected a sum of 1; try to change one")
+
+
+def mean_length(kinds: Mapping[str, RequestKind], key: str) -> float:
+    """Return the mean tokens of a `prompt` or `output` over all kinds."""
+    return sum(kind.share * float(getattr(kind.own_lengths, key).mean) for kind in kinds.values())
+
+
+def draw_kinds(
+    kinds: Mapping[str, RequestKind], stream: np.random.Generator, n: int
+) -> NDArray[np.int64]:
+    """Return int[n], the place of each request's kind among `kinds`.
+
+    Another share changes the kinds of a few requests only, because each keeps its draw.
+    """
+    bounds = np.cumsum([kind.share for kind in kinds.values()])[:-1]
+    return np.searchsorted(bounds, stream.random(n), side="right")
+
+
+def draw_lengths(
+    kinds: Mapping[str, RequestKind], key: str, stream: np.random.Generator, of: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return int[request], the tokens of each `prompt` or `output`.
+
+    Every kind has a stream of its own, so the lengths of a request do not depend on shares.
+    of: int[request], the kind of each.
+    """
+    drawn = [
+        getattr(kind.own_lengths, key).draw(own, len(of))
+        for kind, own in zip(kinds.values(), stream.spawn(len(kinds)), strict=True)
+    ]
+    lengths: NDArray[np.int64] = np.array(drawn)[of, np.arange(len(of))]
+    return lengths

@@ -1,0 +1,162 @@
+"""The package from Python: scenarios from mappings, changed values, frames that concatenate, plug-ins."""
+
+from pathlib import Path
+
+import polars
+import pytest
+
+import sim
+from sim.results.frames import COUNT_COLUMNS, METRIC_COLUMNS, TEXT_COLUMNS
+
+CARD = {
+    "chip": "h100-sxm",
+    "chips": 1,
+    "engine": "ideal",
+    "plan": {"weights": "fp16", "activations": "fp16"},
+}
+SCENARIO = {
+    "model": "llama-2-7b",
+    "workload": {
+        "kind": "poisson",
+        "requests": 6,
+        "rate": "2 request/s",
+        "prompt": "64 token",
+        "output": "4 token",
+    },
+    "slo": {"ttft": "2 s"},
+    "systems": {"card": CARD},
+}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return sim.run(SCENARIO)
+
+
+@pytest.fixture(scope="module")
+def swept():
+    return sim.sweep(SCENARIO, over={"workload.rate": ["1 request/s", "2 request/s"]})
+
+
+def test_a_mapping_is_run_as_a_file_with_the_same_content(result, tmp_path):
+    from sim.scenario.sources import yaml_text
+
+    (tmp_path / "mine.yaml").write_text(yaml_text(SCENARIO))
+    of_file = sim.run(tmp_path / "mine.yaml")
+    assert result.as_json() | {"scenario": "mine"} == of_file.as_json()
+
+
+def test_changes_are_those_of_set(result):
+    for changes in ({"workload__requests": 3}, {"workload.requests": 3}):
+        changed = sim.run(SCENARIO, **changes)
+        assert changed.systems["card"].metrics.completed == 3
+        again = sim.run(result.scenario, **changes)
+        assert again.as_json() == changed.as_json()
+    assert result.scenario.workload.size == 6  # it is not changed
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        (SCENARIO, {"workload__rate": 4}, "workload.rate: got 4 without a unit; try '4 request/s'"),
+        (SCENARIO, {"workload__ratte": "1 request/s"}, "did you mean 'rate'"),
+        (
+            SCENARIO,
+            {"seed": 1, "workload__rate": object()},
+            "workload.rate: got a value of type ob",
+        ),
+        ({"model": "llama-2-7b"}, {}, "scenario in Python: 'workload' is missing"),
+        ({**SCENARIO, "slo": {"ttft": "2 m"}}, {}, "scenario in Python: slo.ttft"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
+    with pytest.raises(sim.UserError, match=message) as raised:
+        sim.run(source, **changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_scenario_that_was_set_in_code_is_not_changed_silently(result):
+    other = result.scenario.model_copy(update={"seed": 5})
+    assert sim.run(other).seed == 5
+    with pytest.raises(sim.UserError, match="got values set in code"):
+        sim.run(other, workload__requests=3)
+
+
+def test_frames_have_fixed_columns_and_concatenate(result, swept):
+    others = sim.run("llama3-8b-lpu-vs-h100", workload__requests=3)
+    both = polars.concat([result.metrics, others.metrics])
+    assert both.columns == list(METRIC_COLUMNS)
+    assert both["system"].to_list() == ["card", "lpu", "h100"]
+    for column, dtype in both.schema.items():
+        wanted = polars.Int64 if column in COUNT_COLUMNS else polars.Float64
+        assert dtype == (polars.String if column in TEXT_COLUMNS else wanted), column
+    for column in ("energy.joules_per_token", "economics.usd_per_mtok", "rate"):
+        assert both[column].null_count() == 0
+    assert swept.metrics.columns[3:] == both.columns
+    assert polars.concat([swept.metrics, both], how="diagonal")["scenario"].to_list() == [
+        *["scenario"] * 3,
+        *["llama3-8b-lpu-vs-h100"] * 2,
+    ]
+
+
+def test_a_sweep_has_texts_and_numbers_in_si_units_and_the_metrics_of_runs(result, swept):
+    frame = swept.metrics
+    assert frame["workload.rate"].to_list() == ["1 request/s", "2 request/s"]
+    assert frame["workload.rate [request/s]"].to_list() == frame["rate"].to_list() == [1.0, 2.0]
+    at_two = frame.filter(frame["rate"] == 2).select(list(METRIC_COLUMNS))
+    assert at_two.equals(result.metrics)
+
+
+def test_a_plan_and_a_capacity_take_the_same_sources(result):
+    planned = sim.plan(SCENARIO, systems__card__chips=2, systems__card__plan__tensor=2)
+    assert planned.deployments["card"].chips == 2
+    capacity = sim.capacity(SCENARIO, requests=200, workload__output="2 token")
+    row = capacity.table.to_dicts()[0]
+    assert row["max_goodput_rate"] == capacity.systems["card"].best.goodput
+    assert row["energy.joules_per_token"] > 0
+    assert row["economics.usd_per_mtok"] > 0
+
+
+def test_reprs_are_short(result, swept):
+    shown = {repr(result), repr(swept), repr(sim.plan(SCENARIO))}
+    assert all(len(text) < 120 for text in shown)
+    assert "card STABLE" in repr(result)
+    assert "2 points of workload.rate" in repr(swept)
+
+
+def test_a_figure_is_a_function_of_the_user(result, tmp_path, sramsim, monkeypatch):
+    from sim.results.saving import save_result
+
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    save_result(result.saved(), Path("out"))
+    Path("mine.py").write_text(
+        "from matplotlib.figure import Figure\n"
+        "def draw(saved):\n"
+        "    figure = Figure()\n"
+        "    figure.subplots().plot(saved.requests['arrival'].to_list())\n"
+        "    return figure\n"
+        "def text(saved):\n"
+        "    return 'none'\n"
+    )
+    assert sramsim("plot", "out", "--figure", "mine.py:draw")[0] == 0
+    assert {path.name for path in Path("out").glob("mine-draw.*")} == {
+        f"mine-draw.{suffix}" for suffix in ("png", "svg", "pdf")
+    }
+    for name, message in (
+        ("mine.py:text", "--figure mine.py:text: got str; expected a matplotlib Figure"),
+        ("mine.py:dram", "mine has no function dram"),
+        ("nowhere.py:draw", "nowhere cannot be imported"),
+    ):
+        code, _, printed = sramsim("plot", "out", "--figure", name)
+        assert (code, printed.count("\n")) == (2, 1)
+        assert message in printed
+
+
+def test_a_file_that_hides_the_package_is_noted(tmp_path, sramsim, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "sim.py" not in sramsim("--version")[2]
+    Path("sim.py").write_text("")
+    code, _, printed = sramsim("--version")
+    assert code == 0
+    assert "sim.py in this folder hides the package sim" in printed
