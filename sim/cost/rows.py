@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from sim.cost.attention import AttentionKind
+from sim.cost.attention import AttentionKind, attention_losses
 from sim.cost.causes import (
     attention_causes,
     embedding_causes,
@@ -159,6 +159,7 @@ class StepRows:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
         if block.experts:
             reached, share = self._reached(block.experts, tokens)
+            yield from fixed_rows(block, cost.repeats, cost.routed)
             for multiply in cost.routed:
                 yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
             overhead = layout.engine.moe_layer_overhead or 0.0
@@ -231,7 +232,9 @@ def _attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
         ranked = plan.ranked(tokens), tokens
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
     term = COMPUTE if sides.compute >= sides.memory else KV
-    return Row(kind.part, kind.layers, sides.seconds, sides.ideal, ((term, 1.0),), causes)
+    fixed = attention_losses(kind.layout, kind.shape, decode).fixed / sides.seconds
+    shares = ((term, 1 - fixed), (OVERHEAD, fixed)) if fixed else ((term, 1.0),)
+    return Row(kind.part, kind.layers, sides.seconds, sides.ideal, shares, causes)
 
 
 def _exchange_row(

@@ -25,6 +25,12 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
+# Numbers that an engine's file has itself, or leaves to this part of its kernels' file.
+PAIRS = {
+    "attention": ("attention_memory_efficiency", "attention_compute_efficiency"),
+    "collectives": ("collective_latency", "collective_latency_per_chip"),
+}
+
 
 class Launch(Value):
     """The time in which the host launches the kernels of one layer."""
@@ -53,11 +59,13 @@ class Engine(Sourced):
     with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
     its kernel, which adds a fixed time. Attention has two efficiencies of its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
-    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth.
+    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
+    topology's file says what collectives reach.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers; without a
+    `moe_memory_efficiency` as their kernel of `kernels`, if there is one.
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
@@ -86,11 +94,15 @@ class Engine(Sourced):
         description="Share of the peak rate that multiplies reach, by bits of the weights; "
         "with `kernels`, of what their kernel reaches."
     )
-    attention_memory_efficiency: Fraction = Field(
-        description="Share of the memory bandwidth that attention reaches, 0 to 1."
+    attention_memory_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the memory bandwidth that attention reaches, 0 to 1; default: that "
+        "of `kernels`.",
     )
-    attention_compute_efficiency: Fraction = Field(
-        description="Share of the peak rate that attention reaches, 0 to 1."
+    attention_compute_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the peak rate that attention reaches, 0 to 1; default: that of "
+        "`kernels`.",
     )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
@@ -102,11 +114,15 @@ class Engine(Sourced):
         description="With speculation, extra time of each draft for each sequence of the fullest "
         "attention rank [s].",
     )
-    collective_latency: Seconds = Field(
-        description="Software's latency of each phase of a collective [s]."
+    collective_latency: Seconds | None = Field(
+        default=None,
+        description="Software's latency of each phase of a collective [s]; default: that of "
+        "`kernels`.",
     )
-    collective_latency_per_chip: Seconds = Field(
-        description="Software's latency of each phase for each chip of the group [s]."
+    collective_latency_per_chip: Seconds | None = Field(
+        default=None,
+        description="Software's latency of each phase for each chip of the group [s]; default: "
+        "that of `kernels`.",
     )
     collective_efficiency: Fraction = Field(
         description="Share of the link's bandwidth that collectives reach, 0 to 1."
@@ -189,7 +205,7 @@ class Engine(Sourced):
     moe_memory_efficiency: Fraction | None = Field(
         default=None,
         description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
-        "default: `memory_efficiency`.",
+        "default: that of `kernels`, or `memory_efficiency`.",
     )
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
@@ -213,6 +229,19 @@ class Engine(Sourced):
                     raise error_at_path(
                         (name, bits), share, f"got {share:g}; expected at most 1 without kernels"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _own_or_of_kernels(self) -> Self:
+        for part, names in PAIRS.items():
+            missing = [name for name in names if getattr(self, name) is None]
+            if missing and not (len(missing) == 2 and getattr(self.kernels, part, None)):
+                raise error_at_path(
+                    (missing[0],),
+                    None,
+                    f"got no {missing[0]}; expected both {' and '.join(names)}, or neither and"
+                    f" `kernels` with {part}",
+                )
         return self
 
     def source_of(self, path: str) -> str | None:
