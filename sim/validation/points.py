@@ -259,6 +259,7 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     }
     same = ("isl", "osl", "tp", "attention_dp", "moe_ep", "pp", "chips", "lengths")
     group = " ".join([*about.values(), *(row[key] for key in same)])
+    about["tensor"] = str(tp)
     name = row["point_id"]
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"
