@@ -196,13 +196,19 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
     """
     engine = layout.engine
     computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
-    if computing is not None and reading is not None:
+    latent = isinstance(shape, Attention) and shape.latent is not None
+    part, file = engine.of_blocks() if latent else ("kernels", engine.kernels)
+    own = computing is not None and reading is not None
+    named = (
+        file
+        and (not own or (latent and file.latent_attention))
+        and file.attending(layout.chip.generation, latent)
+    )
+    if computing is not None and reading is not None and not named:
         keys = (f"engine.attention_{side}_efficiency" for side in ("compute", "memory"))
         return AttentionLosses(0.0, computing, reading, 0.0, "", *keys)
-    latent = isinstance(shape, Attention) and shape.latent is not None
-    named = engine.kernels and engine.kernels.attending(layout.chip.generation, latent)
     assert named  # the engine's file has one or the other
-    key, kernels = f"engine.kernels.{named[0]}", named[1]
+    key, kernels = f"engine.{part}.{named[0]}", named[1]
     narrow = layout.plan.kv.bytes < 2
     cached = "fp8" if narrow and "fp8" in kernels.decode else "bf16"
     products = "fp8_products" if layout.plan.activations.bytes < 2 else "fp8"

@@ -88,16 +88,17 @@ def routed_multiplies(
         multiply = shaped_multiply(engine, chip, shape, stored, activations)
         multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0)
         named = None
-        if engine.kernels and own is None:
+        part, kernels = engine.of_blocks()
+        if kernels and own is None:
             precision = expert_precision(stored.precision, stored.bits, activations)
-            named = engine.kernels.expert(chip.generation, precision)
+            named = kernels.expert(chip.generation, precision)
         if own is not None:
             multiply = multiply._replace(
                 efficiencies=(multiply.efficiencies[0], own),
                 efficiency_keys=(multiply.efficiency_keys[0], ("engine.moe_memory_efficiency",)),
             )
         elif named:
-            key, kernel = f"engine.kernels.{named[0]}", named[1]
+            key, kernel = f"engine.{part}.{named[0]}", named[1]
             multiply = multiply._replace(
                 efficiencies=(kernel.compute_efficiency, kernel.memory_efficiency),
                 efficiency_keys=((f"{key}.compute_efficiency",), (f"{key}.memory_efficiency",)),

@@ -143,6 +143,8 @@ class StepRows:
     def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
         """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
 
+        Experts whose kernel was timed have `moe_layer_overhead` in place of that half: the other
+        losses of their block are in the start of the kernel.
         An embedding reads a row for each token.
         """
         layout, ranked = self.layout, self.layout.plan.ranked(tokens)
@@ -152,8 +154,9 @@ class StepRows:
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
-        overhead = layout.engine.layer_overhead / 2
-        yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
+        if not any(multiply.time_keys[0] for multiply in cost.routed):
+            overhead = layout.engine.layer_overhead / 2
+            yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
         yield from fixed_rows(block, cost.repeats, cost.dense)
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import Kernels, KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -25,6 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
+KERNEL_KEYS = ("kernels", "block_kernels")
 # Numbers that an engine's file has itself, or leaves to this part of its kernels' file.
 PAIRS = {
     "attention": ("attention_memory_efficiency", "attention_compute_efficiency"),
@@ -64,8 +65,9 @@ class Engine(Sourced):
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers; without a
-    `moe_memory_efficiency` as their kernel of `kernels`, if there is one.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. Without a
+    `moe_memory_efficiency` they are as their kernel, if there is one; then `moe_layer_overhead`
+    stands in place of half of `layer_overhead`. Latent attention is as its kernel, too.
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
@@ -80,6 +82,11 @@ class Engine(Sourced):
     kernels: KernelsField | None = Field(
         default=None,
         description="Multiplies as they were timed alone; default: a multiply has no fixed time.",
+    )
+    block_kernels: KernelsField | None = Field(
+        default=None,
+        description="Experts and latent attention as they were timed alone; default: those of "
+        "`kernels`.",
     )
     quantizing: Literal["fused", "apart"] = Field(
         default="apart",
@@ -247,11 +254,8 @@ class Engine(Sourced):
     def source_of(self, path: str) -> str | None:
         """Return the source of a number, also of one of the kernels' file; None without one."""
         part, _, rest = path.partition(".")
-        return (
-            self.kernels.source_of(rest)
-            if self.kernels and rest and part == "kernels"
-            else (super().source_of(path))
-        )
+        kernels: Kernels | None = getattr(self, part) if part in KERNEL_KEYS and rest else None
+        return kernels.source_of(rest) if kernels else super().source_of(path)
 
     def kernel(
         self, chip: Chip, weights: tuple[str, float], activations: str
@@ -272,6 +276,12 @@ class Engine(Sourced):
         ):
             return SPEED_OF_LIGHT
         return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
+
+    def of_blocks(self) -> tuple[str, Kernels | None]:
+        """Return the kernels of experts and latent attention, and their key here."""
+        if self.block_kernels:
+            return "block_kernels", self.block_kernels
+        return "kernels", self.kernels
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Return the compute and the memory efficiency for weights of this precision.

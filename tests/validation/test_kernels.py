@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
 from sim.hardware.kernels import Kernels
 from sim.hardware.topology import Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
 from sim.inputs.names import catalogue_names
+from sim.model.blocks import Block
+from sim.model.transformer import Model
 from sim.validation.kernel_fits import fit_kernel, timed_groups
 from sim.validation.kernels import (
     engine_of_kernels,
@@ -222,3 +226,23 @@ def test_a_fit_of_losses_gives_the_numbers_of_the_file(key):
     assert {name: getattr(kernel, name) for name in fit.numbers} == pytest.approx(
         {name: 1e-6 * v if name == "fixed" else v for name, v in fit.numbers.items()}, rel=0.005
     )
+
+
+def test_a_layer_of_timed_experts_pays_their_start_in_place_of_half_an_overhead(make_deployment):
+    parts = {"model": Model, "engine": Engine, "chip": Chip}
+    names = {"model": "gpt-oss-120b", "engine": "vllm", "chip": "h100-sxm"}
+    entries = {
+        part: read_value(catalogue_names(f"{part}s")[names[part]], kind)
+        for part, kind in parts.items()
+    }
+    costs = make_deployment(2, plan=Plan(tensor=2, activations="bf16"), **entries).costs
+    keys = {
+        (row.part.kind, key)
+        for row in costs.body_rows(4)
+        if isinstance(row.part, Block)
+        for cause in row.causes()
+        for key in cause.keys
+    }
+    assert ("mlp", "engine.block_kernels.experts.hopper.fp4_bf16.fixed") in keys
+    assert ("attention", "engine.layer_overhead") in keys
+    assert ("mlp", "engine.layer_overhead") not in keys
