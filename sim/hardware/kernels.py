@@ -179,8 +179,8 @@ class Kernels(Sourced):
             table: Mapping[str, object] = getattr(self, name)
             if table and self.otherwise not in table:
                 raise ValueError(
-                    f"{name}: got {', '.join(table)}; expected also {self.otherwise}, the"
-                    " generation of `otherwise`"
+                    f"otherwise: got {self.otherwise}; expected one of {', '.join(table)}, which"
+                    f" have {name}"
                 )
         for generation, kernels in self.multiplies.items():
             if SIXTEEN not in kernels:
