@@ -315,7 +315,7 @@ class Rule(Value):
     """The options of rows of a table that the rows themselves leave out.
 
     when: by column, the texts with one of which a cell begins.
-    system: options by dotted key; also chip and chips if the table has none.
+    system: options by dotted key; also chip and chips if the table has none. null: the default.
     exclude: why such rows are not simulated.
     remark: why such rows are known to differ much.
     bound: why their times are upper bounds, as a throttle or load of the service.  The hardware
@@ -329,7 +329,7 @@ class Rule(Value):
     """
 
     when: dict[str, tuple[str, ...]]
-    system: Mapping[str, str | int | float] = {}
+    system: Mapping[str, str | int | float | None] = {}
     exclude: str = ""
     assumed: str = ""
     remark: str = ""

@@ -3,6 +3,7 @@
 A state of fixed size takes a time that depends on tokens alone.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from sim.cost.layout import Layout
 from sim.cost.terms import Array, Sides
 from sim.cost.work import Work, verified_positions
 from sim.hardware.chip import Op
-from sim.model.blocks import Block, Mixer
+from sim.model.blocks import Attention, Block, Mixer
 from sim.units import Bytes, Flop, Seconds
 
 FOREVER = 1 << 62
@@ -37,17 +38,17 @@ class AttentionCore(NamedTuple):
     def decode_sides(self, work: Work, width: int) -> Sides:
         """Return both sides of the decodes of a step, with `width` tokens of each sequence."""
         positions = self.decode_positions(work, width)
-        return Sides(*(_seconds_at(time, *positions) for time in self[1:]))
+        return Sides(*(seconds_at(time, *positions) for time in self[1:]))
 
     def prompt_sides(self, work: Work) -> Sides:
         """Return both sides of the prompt chunks of a step."""
-        return Sides(*(_seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
+        return Sides(*(seconds_at(time, *self.prompt_positions(work)) for time in self[1:]))
 
     def prompt_seconds(self, work: Work) -> Seconds:
         """Return the longer of these sides; the ideal ones are not computed, for speed."""
         attended, cached = self.prompt_positions(work)
-        compute = _seconds_at(self.compute, attended, cached)
-        memory = _seconds_at(self.memory, attended, cached)
+        compute = seconds_at(self.compute, attended, cached)
+        memory = seconds_at(self.memory, attended, cached)
         return compute if compute > memory else memory
 
     def decode_positions(self, work: Work, width: int) -> tuple[float, float]:
@@ -89,8 +90,26 @@ class DecodeLine:
         return compute, more * compute_slope, holds
 
 
-def _seconds_at(time: LinearTime, attended: float, cached: float) -> Seconds:
+def seconds_at(time: LinearTime, attended: float, cached: float) -> Seconds:
+    """Return a linear time for positions attended, and positions read."""
     return time[0] + time[1] * attended + time[2] * cached
+
+
+class AttentionLosses(NamedTuple):
+    """The losses of the software in a mixer.
+
+    compute, memory: shares of the peak rates.
+    more_positions: positions that a new token costs beside those it attends to.
+    fixed_key, compute_key, memory_key: of their files.
+    """
+
+    fixed: Seconds
+    compute: float
+    memory: float
+    more_positions: float
+    fixed_key: str
+    compute_key: str
+    memory_key: str
 
 
 class AttentionKind:
@@ -144,27 +163,70 @@ def attention_core(
     """Return the mixer of a layer for `tokens` new tokens, of which each rank has its share.
 
     width: tokens of a sequence, which stay on one rank.
-    It computes at 16 bits, whatever the precision of K and V. A state has the efficiencies of
+    Rates are those of 16 bits, whatever the precision of K and V. A state has the losses of
     attention, which are assumed for it.
-    Left out: FP8 attention, and products with states in more bits.
+    Left out: products with states in more bits.
     """
-    engine, ranked = layout.engine, width * layout.plan.ranked(tokens // width)
+    ranked = width * layout.plan.ranked(tokens // width)
     compute, memory = _linear_times(layout, shape, ranked, decode, 1.0)
     reads = cache_reads(layout, shape, decode)
     real = _linear_times(layout, shape, ranked, decode, reads) if reads > 1 else (compute, memory)
-    share = ranked / tokens
+    share, losses = ranked / tokens, attention_losses(layout, shape, decode)
+    more = losses.more_positions * ranked * compute[1]
 
-    def slowed(time: LinearTime, efficiency: float) -> LinearTime:
-        fixed, attended, read = (seconds / efficiency for seconds in time)
-        return fixed, share * attended, share * read
+    def slowed(time: LinearTime, efficiency: float, fixed: Seconds = 0.0) -> LinearTime:
+        start, attended, read = (seconds / efficiency for seconds in time)
+        return fixed + start, share * attended, share * read
 
+    (begun, attending, reading), fixed = real[0], losses.fixed
     return AttentionCore(
         shape.window is not None,
-        slowed(real[0], engine.attention_compute_efficiency),
-        slowed(real[1], engine.attention_memory_efficiency),
+        slowed((begun + more, attending, reading), losses.compute, fixed),
+        slowed(real[1], losses.memory, fixed),
         slowed(compute, 1.0),
         slowed(memory, 1.0),
     )
+
+
+def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLosses:
+    """Return what the software loses in a mixer: the engine's numbers, or those of its kernels.
+
+    Prompts have 8-bit products where activations and KV cache have 8 bits or fewer, and the
+    kernels' file has such products.
+    """
+    engine = layout.engine
+    computing, reading = engine.attention_compute_efficiency, engine.attention_memory_efficiency
+    latent = isinstance(shape, Attention) and shape.latent is not None
+    part, file = engine.of_blocks() if latent else ("kernels", engine.kernels)
+    own = computing is not None and reading is not None
+    named = (
+        file
+        and (not own or (latent and file.latent_attention))
+        and file.attending(layout.chip.generation, latent)
+    )
+    if computing is not None and reading is not None and not named:
+        keys = (f"engine.attention_{side}_efficiency" for side in ("compute", "memory"))
+        return AttentionLosses(0.0, computing, reading, 0.0, "", *keys)
+    assert named  # the engine's file has one or the other
+    key, kernels = f"engine.{part}.{named[0]}", named[1]
+    narrow = layout.plan.kv.bytes < 2
+    cached = "fp8" if narrow and "fp8" in kernels.decode else "bf16"
+    products = "fp8_products" if layout.plan.activations.bytes < 2 else "fp8"
+    names = [name for name in (products, "fp8") if narrow and name in kernels.prefill]
+    prompts = names[0] if names else "bf16"
+    decoding, prefill = kernels.decode[cached], kernels.prefill[prompts]
+    of_decode, of_prefill = f"{key}.decode.{cached}", f"{key}.prefill.{prompts}"
+    reading, memory_key = decoding.memory_efficiency, f"{of_decode}.memory_efficiency"
+    computing, compute_key = prefill.compute_efficiency, f"{of_prefill}.compute_efficiency"
+    if not decode:
+        more, start = prefill.more_positions, f"{of_prefill}.fixed"
+        return AttentionLosses(
+            prefill.fixed, computing, reading, more, start, compute_key, memory_key
+        )
+    if decoding.compute_efficiency:
+        computing, compute_key = decoding.compute_efficiency, f"{of_decode}.compute_efficiency"
+    start = f"{of_decode}.fixed"
+    return AttentionLosses(decoding.fixed, computing, reading, 0.0, start, compute_key, memory_key)
 
 
 def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
@@ -175,7 +237,7 @@ def decode_line(core: AttentionCore, decodes: int, width: int) -> DecodeLine:
     attended, read = verified_positions(0.0, decodes, width)
 
     def line(time: LinearTime) -> tuple[Seconds, float]:
-        return _seconds_at(time, attended, read), width * time[1] + time[2]
+        return seconds_at(time, attended, read), width * time[1] + time[2]
 
     return DecodeLine(core.windowed, *line(core.compute), *line(core.memory))
 
@@ -193,6 +255,42 @@ def cache_reads(layout: Layout, shape: Mixer, decode: bool) -> float:
 def position_flops(layout: Layout, shape: Mixer, decode: bool) -> Flop:
     """Return the FLOPs of one position that a token attends to, on the fullest chip."""
     return shape.flops(layout.plan.tensor, decode)
+
+
+def unpacking_flops(layout: Layout, shape: Mixer) -> Flop:
+    """Return the FLOPs of unpacking one cached latent to heads, on the fullest chip.
+
+    The multiply of `kv_b_proj` does it for new tokens. Sparse attention never unpacks.
+    Left out: writing what was unpacked, and reading it.
+    """
+    if not isinstance(shape, Attention) or shape.latent is None or shape.sparse:
+        return 0.0
+    heads, latent = math.ceil(shape.heads / layout.plan.tensor), shape.latent
+    return 2.0 * heads * latent.rank * (latent.nope + latent.value)
+
+
+def is_absorbed(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> bool:
+    """Return whether new tokens attend to latents as they are cached.
+
+    Decodes do, and so do prompts of so few tokens that unpacking would cost more FLOPs.
+    Left out: that a step may have several chunks.
+    """
+    absorbed, unpacked = (position_flops(layout, shape, form) for form in (True, False))
+    return decode or tokens * (absorbed - unpacked) < unpacking_flops(layout, shape)
+
+
+def mixer_flops(
+    layout: Layout, shape: Mixer, positions: tuple[float, float], tokens: float, decode: bool
+) -> Flop:
+    """Return the FLOPs of a mixer for `tokens` new tokens of a rank, on the fullest chip.
+
+    positions: attended and cached, the new tokens among them.
+    """
+    absorbed = is_absorbed(layout, shape, tokens, decode)
+    flops = positions[0] * position_flops(layout, shape, absorbed)
+    if not absorbed:
+        flops += (positions[1] - tokens) * unpacking_flops(layout, shape)
+    return flops + state_flops(layout, shape, tokens, decode)
 
 
 def position_bytes(layout: Layout, shape: Mixer) -> Bytes:
@@ -220,18 +318,22 @@ def _linear_times(
 
     Three probes of the chip give them, because its times are linear in FLOPs and bytes.
     """
-    flops, nbytes = position_flops(layout, shape, decode), position_bytes(layout, shape)
-    of_state = state_flops(layout, shape, tokens, decode)
+    nbytes = position_bytes(layout, shape)
     traffic = state_traffic(layout, shape, tokens, decode)
 
-    def times(attended: float, cached: float) -> tuple[Seconds, Seconds]:
+    def times(attended: float, earlier: float, cached: float) -> tuple[Seconds, Seconds]:
         kv = reads * cached * nbytes + traffic
-        op = Op(tokens, attended * flops + of_state, 0.0, kv, 0.0, ("fp16", "fp16"))
+        flops = mixer_flops(layout, shape, (attended, tokens + earlier), tokens, decode)
+        op = Op(tokens, flops, 0.0, kv, 0.0, ("fp16", "fp16"))
         return layout.chip.compute.times(op, layout.kv_memory)
 
-    fixed, attending, reading = times(0.0, 0.0), times(POSITIONS, 0.0), times(0.0, POSITIONS)
+    start = times(0.0, 0.0, 0.0)
+    attending, reading = times(POSITIONS, 0.0, 0.0), times(0.0, POSITIONS, POSITIONS)
     compute, memory = (
         (nothing, (attend - nothing) / POSITIONS, (read - nothing) / POSITIONS)
-        for nothing, attend, read in zip(fixed, attending, reading, strict=True)
+        for nothing, attend, read in zip(start, attending, reading, strict=True)
     )
-    return compute, memory
+    begun, attended, cached = compute
+    if not is_absorbed(layout, shape, tokens, decode) and unpacking_flops(layout, shape):
+        begun -= tokens * cached  # new tokens are cached, too, but need no unpacking here
+    return (begun, attended, cached), memory

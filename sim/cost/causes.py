@@ -11,10 +11,10 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from sim.cost.attention import (
+    attention_losses,
     cache_reads,
+    mixer_flops,
     position_bytes,
-    position_flops,
-    state_flops,
     state_traffic,
 )
 from sim.cost.collectives import Collectives, Exchange
@@ -88,7 +88,9 @@ def multiply_causes(
     if is_walk(multiply, sides):
         key = multiply.time_keys[1]
         return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,)),)
-    op, computing = multiply_op(layout, multiply, tokens), sides.compute >= sides.memory
+    computing = sides.compute >= sides.memory
+    padded = tokens + multiply.more_tokens if computing else tokens
+    op = multiply_op(layout, multiply, padded)
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
     quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)
@@ -115,39 +117,44 @@ def attention_causes(
     decode: bool,
     sides: Sides,
 ) -> tuple[Cause, ...]:
-    """Return the causes of one layer's mixer: the longer side of its roofline.
+    """Return the causes of one layer's mixer: its start, and the longer side of its roofline.
 
     positions: attended and cached, over all ranks.  ranked: tokens of the fullest rank, and of all.
     """
     share, chips = ranked[0] / ranked[1], layout.plan.tensor
-    attended, cached = (share * count for count in positions)
+    attended, cached = share * positions[0], share * positions[1]
+    losses, computing = attention_losses(layout, shape, decode), sides.compute >= sides.memory
+    more = losses.more_positions * ranked[0] if computing else 0.0
+    flops = mixer_flops(layout, shape, (attended + more, cached), ranked[0], decode)
     op = Op(
         ranked[0],
-        attended * position_flops(layout, shape, decode)
-        + state_flops(layout, shape, ranked[0], decode),
+        flops,
         0.0,
         cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
         + state_traffic(layout, shape, ranked[0], decode),
         0.0,
         ("fp16", "fp16"),
     )
-    engine, computing = layout.engine, sides.compute >= sides.memory
     quotients = layout.chip.compute.quotients(op, layout.kv_memory)
-    key = "attention_compute_efficiency" if computing else "attention_memory_efficiency"
-    efficiency: float = getattr(engine, key)
-    quotient = _binding(quotients, op, sides, efficiency, layout.plan.kv_in)
-    return (
-        Cause(
-            shape.computing if computing else shape.reading,
-            "compute" if computing else "memory",
-            chips * quotient.amount,
-            quotient.unit,
-            chips,
-            quotient.rate,
-            efficiency,
-            (f"chip.{quotient.key}", f"engine.{key}"),
-        ),
+    efficiency, key = losses.memory, losses.memory_key
+    if computing:
+        efficiency, key = losses.compute, losses.compute_key
+    lasting = sides._replace(
+        compute=sides.compute - losses.fixed, memory=sides.memory - losses.fixed
     )
+    quotient = _binding(quotients, op, lasting, efficiency, layout.plan.kv_in)
+    start = Cause("start of attention", "software", losses.fixed, "s", keys=(losses.fixed_key,))
+    main = Cause(
+        shape.computing if computing else shape.reading,
+        "compute" if computing else "memory",
+        chips * quotient.amount,
+        quotient.unit,
+        chips,
+        quotient.rate,
+        efficiency,
+        (f"chip.{quotient.key}", key),
+    )
+    return (start, main) if losses.fixed else (main,)
 
 
 def embedding_causes(layout: Layout, nbytes: Bytes) -> tuple[Cause, ...]:

@@ -8,11 +8,24 @@ import numpy as np
 
 from sim.cost.layout import Layout
 from sim.cost.terms import Array
+from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
 from sim.hardware.topology import Algorithm, Copies, Operation
 from sim.model.blocks import Block, Experts
 from sim.units import Bytes, Seconds
 
 TOKEN_BYTES = 4.0  # of a sampled token's number, on its way back to the first stage
+
+
+def software_latency(engine: Engine, chip: Chip, chips: int) -> Seconds:
+    """Return the software's latency of each phase of a collective over `chips` chips."""
+    fixed, per_chip = engine.collective_latency, engine.collective_latency_per_chip
+    if fixed is None or per_chip is None:
+        assert engine.kernels  # the engine's file has one or the other
+        table = engine.kernels.collectives
+        kernel = table[engine.kernels.on(table, chip.generation)]
+        fixed, per_chip = kernel.latency, kernel.latency_per_chip
+    return fixed + chips * per_chip
 
 
 class Exchange(NamedTuple):
@@ -195,8 +208,8 @@ class Collectives:
             first = stage * plan.stage_size
             starts = range(first, first + plan.stage_size, n)
             groups = tuple(range(start, start + n) for start in starts)
-            latency = engine.collective_latency + n * engine.collective_latency_per_chip
-            of_links = self.layout.topology.collective_efficiency
+            latency = software_latency(engine, self.layout.chip, n)
+            of_links = self.layout.topology.collectives_reach(n)
             efficiency, reachable = of_links or engine.collective_efficiency, of_links or 1.0
             timed = [
                 self._timed(operation, g, nbytes, (latency, efficiency), copies) for g in groups

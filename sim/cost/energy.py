@@ -226,6 +226,10 @@ def _multiply_part(multiply: Multiply, reads: float, tokens: float) -> _Part:
 
 
 def _attention_part(costs: StepRows, shape: Mixer, tally: Tally, decode: bool) -> _Part:
+    """Return the work of attention.
+
+    Left out: that chunks of prompts unpack cached latents again, or attend to them as they are.
+    """
     layout, chips = costs.layout, costs.layout.plan.tensor
     attended, cached, context = tally.attended, tally.cached, tally.context
     if shape.window is not None:

@@ -1,11 +1,13 @@
 """Weight matrices as they lie on a chip: FLOPs, bytes and times of their multiplications."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
 from sim.cost.terms import ACTIVATIONS, COMPUTE, WEIGHTS, Sides
 from sim.hardware.chip import Chip, Op, Precision
 from sim.hardware.engine import Engine
+from sim.hardware.kernels import expert_precision
 from sim.model.blocks import Block, NumberFormat
 from sim.units import Bytes, Flop, Seconds
 
@@ -18,6 +20,7 @@ class Multiply(NamedTuple):
     fixed: time of the multiply whatever its size; walk: the least time beyond that, in which a
     tile passes all inputs; time_keys: of both.
     chips: chips over which the matrix is split.
+    more_tokens: tokens that are computed beside its own, in partly filled tiles.
     """
 
     flops: Flop
@@ -31,6 +34,7 @@ class Multiply(NamedTuple):
     chips: int
     efficiency_keys: tuple[tuple[str, ...], tuple[str, ...]]
     time_keys: tuple[str, str]
+    more_tokens: float = 0.0
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -51,28 +55,59 @@ def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
 def expert_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
     """Return the multiplies of one routed expert of a block; none without experts.
 
-    One kernel multiplies all experts of a layer. Its fixed time is the `moe_layer_overhead`.
+    One kernel multiplies all experts of a layer. Without a kernel in the engine's file, its fixed
+    time is in the `moe_layer_overhead`.
     """
-    plan, reading = layout.plan, layout.engine.moe_memory_efficiency
-    multiplies = (
-        shaped_multiply(
-            layout.engine,
-            layout.chip,
-            matrix.share(plan.expert_tensor),
-            plan.stored(block, matrix),
-            plan.activations,
-        )._replace(chips=plan.expert_tensor, fixed=0.0, walk=0.0)
-        for matrix in (block.experts.matrices if block.experts else ())
+    if not block.experts:
+        return ()
+    plan = layout.plan
+    return routed_multiplies(
+        layout.engine,
+        layout.chip,
+        [(m.share(plan.expert_tensor), plan.stored(block, m)) for m in block.experts.matrices],
+        plan.activations,
+        plan.expert_tensor,
     )
-    if not reading:
-        return tuple(multiplies)
-    return tuple(
-        multiply._replace(
-            efficiencies=(multiply.efficiencies[0], reading),
-            efficiency_keys=(multiply.efficiency_keys[0], ("engine.moe_memory_efficiency",)),
-        )
-        for multiply in multiplies
-    )
+
+
+def routed_multiplies(
+    engine: Engine,
+    chip: Chip,
+    matrices: Iterable[tuple[tuple[int, int], NumberFormat]],
+    activations: Precision,
+    chips: int,
+) -> tuple[Multiply, ...]:
+    """Return the multiplies of an expert with these matrices, each split over `chips`.
+
+    The first one has the fixed time of the layer's kernel. The `moe_memory_efficiency` of an
+    engine counts in place of the kernel's numbers.
+    """
+    multiplies: list[Multiply] = []
+    own = engine.moe_memory_efficiency
+    for shape, stored in matrices:
+        multiply = shaped_multiply(engine, chip, shape, stored, activations)
+        multiply = multiply._replace(chips=chips, fixed=0.0, walk=0.0)
+        named = None
+        part, kernels = engine.of_blocks()
+        if kernels and own is None:
+            precision = expert_precision(stored.precision, stored.bits, activations)
+            named = kernels.expert(chip.generation, precision)
+        if own is not None:
+            multiply = multiply._replace(
+                efficiencies=(multiply.efficiencies[0], own),
+                efficiency_keys=(multiply.efficiency_keys[0], ("engine.moe_memory_efficiency",)),
+            )
+        elif named:
+            key, kernel = f"engine.{part}.{named[0]}", named[1]
+            multiply = multiply._replace(
+                efficiencies=(kernel.compute_efficiency, kernel.memory_efficiency),
+                efficiency_keys=((f"{key}.compute_efficiency",), (f"{key}.memory_efficiency",)),
+                more_tokens=kernel.more_tokens,
+                fixed=0.0 if multiplies else kernel.fixed,
+                time_keys=(f"{key}.fixed", ""),
+            )
+        multiplies.append(multiply)
+    return tuple(multiplies)
 
 
 def shaped_multiply(
@@ -135,23 +170,23 @@ def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
     Left out: its fixed time, `Multiply.fixed`.
     """
     op = multiply_op(layout, multiply, tokens)
-    return _sides(multiply, *layout.chip.compute.times(op, layout.weights_memory))
+    return _sides(multiply, tokens, *layout.chip.compute.times(op, layout.weights_memory))
 
 
 def multiply_alone(chip: Chip, multiply: Multiply, tokens: float) -> Sides:
     """Return both sides of a multiply that a chip runs alone, from its fastest memory."""
     op = _op(multiply, tokens, multiply.activations * tokens)
-    return _sides(multiply, *chip.compute.times(op, chip.memory[chip.homes[0]]))
+    return _sides(multiply, tokens, *chip.compute.times(op, chip.memory[chip.homes[0]]))
 
 
-def _sides(multiply: Multiply, compute: Seconds, memory: Seconds) -> Sides:
+def _sides(multiply: Multiply, tokens: float, compute: Seconds, memory: Seconds) -> Sides:
     """Return the sides of a multiply with its losses, from its times without them.
 
     Left out: the fixed time, which comes before both.
     """
     computing, reading = multiply.efficiencies
-    read = memory / reading
-    return Sides(compute / computing, max(read, multiply.walk), compute, memory)
+    read, tiles = memory / reading, 1 + multiply.more_tokens / tokens
+    return Sides(compute * tiles / computing, max(read, multiply.walk), compute, memory)
 
 
 def multiply_shares(

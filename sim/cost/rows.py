@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from sim.cost.attention import AttentionKind
+from sim.cost.attention import AttentionKind, attention_losses
 from sim.cost.causes import (
     attention_causes,
     embedding_causes,
@@ -143,6 +143,8 @@ class StepRows:
     def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
         """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
 
+        Experts whose kernel was timed have `moe_layer_overhead` in place of that half: the other
+        losses of their block are in the start of the kernel.
         An embedding reads a row for each token.
         """
         layout, ranked = self.layout, self.layout.plan.ranked(tokens)
@@ -152,13 +154,15 @@ class StepRows:
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
-        overhead = layout.engine.layer_overhead / 2
-        yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
+        if not any(multiply.time_keys[0] for multiply in cost.routed):
+            overhead = layout.engine.layer_overhead / 2
+            yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
         yield from fixed_rows(block, cost.repeats, cost.dense)
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
         if block.experts:
             reached, share = self._reached(block.experts, tokens)
+            yield from fixed_rows(block, cost.repeats, cost.routed)
             for multiply in cost.routed:
                 yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
             overhead = layout.engine.moe_layer_overhead or 0.0
@@ -231,7 +235,9 @@ def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
         ranked = plan.ranked(tokens), tokens
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
     term = COMPUTE if sides.compute >= sides.memory else KV
-    return Row(kind.part, kind.layers, sides.seconds, sides.ideal, ((term, 1.0),), causes)
+    fixed = attention_losses(kind.layout, kind.shape, decode).fixed / sides.seconds
+    shares = ((term, 1 - fixed), (OVERHEAD, fixed)) if fixed else ((term, 1.0),)
+    return Row(kind.part, kind.layers, sides.seconds, sides.ideal, shares, causes)
 
 
 def _exchange_row(

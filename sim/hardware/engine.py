@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import Kernels, KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -24,6 +24,13 @@ Sigma = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A step may reach somewhat more than kernels that were timed alone: one starts while another ends.
 Efficiency = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
+
+KERNEL_KEYS = ("kernels", "block_kernels")
+# Numbers that an engine's file has itself, or leaves to this part of its kernels' file.
+PAIRS = {
+    "attention": ("attention_memory_efficiency", "attention_compute_efficiency"),
+    "collectives": ("collective_latency", "collective_latency_per_chip"),
+}
 
 
 class Launch(Value):
@@ -87,11 +94,14 @@ class Engine(Sourced):
     with efficiencies by the bits of the weights. With `kernels` they multiply the efficiencies of
     its kernel, which adds a fixed time. Attention has two efficiencies of its own.
     Time of a collective: for n chips, each phase has a latency of `collective_latency + n *
-    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth.
+    collective_latency_per_chip`, and `collective_efficiency` of the link's bandwidth, unless the
+    topology's file says what collectives reach.
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. Without a
+    `moe_memory_efficiency` they are as their kernel, if there is one; then `moe_layer_overhead`
+    stands in place of half of `layer_overhead`. Latent attention is as its kernel, too.
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
@@ -107,6 +117,11 @@ class Engine(Sourced):
         default=None,
         description="Multiplies as they were timed alone; default: a multiply has no fixed time.",
     )
+    block_kernels: KernelsField | None = Field(
+        default=None,
+        description="Experts and latent attention as they were timed alone; default: those of "
+        "`kernels`.",
+    )
     quantizing: Literal["fused", "apart"] = Field(
         default="apart",
         description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
@@ -120,11 +135,15 @@ class Engine(Sourced):
         description="Share of the peak rate that multiplies reach, by bits of the weights; "
         "with `kernels`, of what their kernel reaches."
     )
-    attention_memory_efficiency: Fraction = Field(
-        description="Share of the memory bandwidth that attention reaches, 0 to 1."
+    attention_memory_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the memory bandwidth that attention reaches, 0 to 1; default: that "
+        "of `kernels`.",
     )
-    attention_compute_efficiency: Fraction = Field(
-        description="Share of the peak rate that attention reaches, 0 to 1."
+    attention_compute_efficiency: Fraction | None = Field(
+        default=None,
+        description="Share of the peak rate that attention reaches, 0 to 1; default: that of "
+        "`kernels`.",
     )
     layer_overhead: Seconds = Field(description="Extra time of each layer in a step [s].")
     step_overhead: Seconds = Field(description="Extra time of each step [s].")
@@ -136,11 +155,15 @@ class Engine(Sourced):
         description="With speculation, extra time of each draft for each sequence of the fullest "
         "attention rank [s].",
     )
-    collective_latency: Seconds = Field(
-        description="Software's latency of each phase of a collective [s]."
+    collective_latency: Seconds | None = Field(
+        default=None,
+        description="Software's latency of each phase of a collective [s]; default: that of "
+        "`kernels`.",
     )
-    collective_latency_per_chip: Seconds = Field(
-        description="Software's latency of each phase for each chip of the group [s]."
+    collective_latency_per_chip: Seconds | None = Field(
+        default=None,
+        description="Software's latency of each phase for each chip of the group [s]; default: "
+        "that of `kernels`.",
     )
     collective_efficiency: Fraction = Field(
         description="Share of the link's bandwidth that collectives reach, 0 to 1."
@@ -231,7 +254,7 @@ class Engine(Sourced):
     moe_memory_efficiency: Fraction | None = Field(
         default=None,
         description="Share of the memory bandwidth that experts' multiplies reach, 0 to 1; "
-        "default: `memory_efficiency`.",
+        "default: that of `kernels`, or `memory_efficiency`.",
     )
     moe_skew: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None,
@@ -257,6 +280,19 @@ class Engine(Sourced):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _own_or_of_kernels(self) -> Self:
+        for part, names in PAIRS.items():
+            missing = [name for name in names if getattr(self, name) is None]
+            if missing and not (len(missing) == 2 and getattr(self.kernels, part, None)):
+                raise error_at_path(
+                    (missing[0],),
+                    None,
+                    f"got no {missing[0]}; expected both {' and '.join(names)}, or neither and"
+                    f" `kernels` with {part}",
+                )
+        return self
+
     def default_limits(self, chip: Chip) -> tuple[int | None, int | None]:
         """Return the default limits on a chip: `max_sequences` and `token_budget`."""
         small = self.small_chip
@@ -268,11 +304,8 @@ class Engine(Sourced):
     def source_of(self, path: str) -> str | None:
         """Return the source of a number, also of one of the kernels' file; None without one."""
         part, _, rest = path.partition(".")
-        return (
-            self.kernels.source_of(rest)
-            if self.kernels and rest and part == "kernels"
-            else (super().source_of(path))
-        )
+        kernels: Kernels | None = getattr(self, part) if part in KERNEL_KEYS and rest else None
+        return kernels.source_of(rest) if kernels else super().source_of(path)
 
     def kernel(
         self, chip: Chip, weights: tuple[str, float], activations: str
@@ -293,6 +326,12 @@ class Engine(Sourced):
         ):
             return SPEED_OF_LIGHT
         return None if chip.id in self.points and not chip.changed else EXTRAPOLATED
+
+    def of_blocks(self) -> tuple[str, Kernels | None]:
+        """Return the kernels of experts and latent attention, and their key here."""
+        if self.block_kernels:
+            return "block_kernels", self.block_kernels
+        return "kernels", self.kernels
 
     def efficiencies(self, precision: str) -> tuple[float, float]:
         """Return the compute and the memory efficiency for weights of this precision.

@@ -1,4 +1,4 @@
-"""Matrix multiplies of an engine as they were timed alone: scenarios/kernels.
+"""Kernels of an engine as they were timed alone: scenarios/kernels.
 
     >>> kernel = MultiplyKernel(fixed="3 us", memory_efficiency=0.8, compute_efficiency=0.7)
     >>> kernel.compute_efficiency
@@ -7,6 +7,7 @@
 Chips of one generation run the same kernels, so a file has numbers by generation and precision.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -17,7 +18,17 @@ from sim.units import Fraction, Seconds
 
 SIXTEEN = "bf16"  # every generation has this kernel
 # A kernel that a generation lacks, and the kernel that stands in for it.  Assumed.
-STAND_INS = {"fp8_block": "fp8", "fp8": SIXTEEN, "int8": SIXTEEN, "fp4": "fp8"}
+STAND_INS = {
+    "fp8_block": "fp8",
+    "fp8": SIXTEEN,
+    "int8": SIXTEEN,
+    "fp4": "fp8",
+    "fp4_fp8": "fp8",
+    "fp4_bf16": SIXTEEN,
+    "fp8_products": "fp8",
+}
+# A share of the 16-bit peak. Products of 8 bits may reach twice the peak.
+PeakShare = Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)]
 
 
 class MultiplyKernel(Value):
@@ -46,6 +57,85 @@ class MultiplyKernel(Value):
     )
 
 
+class ExpertKernel(Value):
+    """The losses of one kernel for both multiplies of a layer's routed experts.
+
+    Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
+    FLOPs are counted for `more_tokens` more tokens of each expert that is reached: a tile is
+    computed as a whole, and a popular expert makes others wait.
+    """
+
+    fixed: Seconds = Field(
+        description="Time of any size: sorting tokens by expert, start, and quantizing [s]."
+    )
+    memory_efficiency: Fraction = Field(description="Share of the memory bandwidth, 0 to 1.")
+    compute_efficiency: Fraction = Field(description="Share of the peak rate, 0 to 1.")
+    more_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Tokens of each expert that are computed beside its own: partly filled tiles.",
+    )
+
+
+class DecodeKernel(Value):
+    """The losses of attention of decodes.
+
+    Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
+    """
+
+    fixed: Seconds = Field(description="Time of any context [s].")
+    memory_efficiency: Fraction = Field(
+        description="Share of the memory bandwidth at which the KV cache is read, 0 to 1."
+    )
+    compute_efficiency: PeakShare | None = Field(
+        default=None,
+        description="Share of the 16-bit peak rate, up to 2 in 8 bits; default: that of prompts.",
+    )
+
+
+class PrefillKernel(Value):
+    """The losses of attention of prompts.
+
+    Time: fixed + FLOPs / (compute_efficiency x peak). FLOPs are counted for `more_positions` more
+    positions of each token, because tiles are computed as wholes and have a start and an end.
+    So a long prompt comes nearer to `compute_efficiency` than a short one.
+    """
+
+    fixed: Seconds = Field(description="Time of any prompt [s].")
+    compute_efficiency: PeakShare = Field(
+        description="Share of the 16-bit peak rate that long prompts reach, up to 2 in 8 bits."
+    )
+    more_positions: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Positions that each token costs beside those it attends to.",
+    )
+
+
+class AttentionKernels(Value):
+    """The attention of one generation of chips."""
+
+    decode: dict[str, DecodeKernel] = Field(
+        description="Kernels of decodes by precision of the KV cache: bf16, fp8."
+    )
+    prefill: dict[str, PrefillKernel] = Field(
+        description="Kernels of prompts by precision of the KV cache: bf16, fp8, fp8_products "
+        "(8-bit products too)."
+    )
+
+    @model_validator(mode="after")
+    def _sixteen(self) -> Self:
+        for name in ("decode", "prefill"):
+            if SIXTEEN not in getattr(self, name):
+                raise ValueError(f"{name}: expected at least {SIXTEEN}")
+        return self
+
+
+class CollectiveKernel(Value):
+    """The latency of the software before each phase of a collective."""
+
+    latency: Seconds = Field(description="Latency of a phase [s].")
+    latency_per_chip: Seconds = Field(description="Latency for each chip of the group [s].")
+
+
 class NamedKernel(NamedTuple):
     """A kernel, and its key in the file, such as 'multiplies.hopper.fp8'.
 
@@ -59,22 +149,44 @@ class NamedKernel(NamedTuple):
 
 
 class Kernels(Sourced):
-    """The multiplies of one engine, by generation of the chip, and by precision."""
+    """The kernels of one engine or library, by generation of the chip, and by precision.
+
+    A generation without experts, attention or collectives takes those of `otherwise`.
+    """
 
     otherwise: str = Field(
         description="Generation whose numbers count on a chip of any other one; assumed there."
     )
     multiplies: dict[str, dict[str, MultiplyKernel]] = Field(
+        default={},
         description="Kernels by generation and precision: bf16, fp8, fp8_block (with block "
-        "scales), int8, fp4."
+        "scales), int8, fp4.",
+    )
+    experts: dict[str, dict[str, ExpertKernel]] = Field(
+        default={},
+        description="Kernels of routed experts by generation and precision: also fp4_fp8, "
+        "fp4_bf16 (4-bit weights by wider activations).",
+    )
+    attention: dict[str, AttentionKernels] = Field(
+        default={}, description="Kernels of attention by generation."
+    )
+    latent_attention: dict[str, AttentionKernels] = Field(
+        default={},
+        description="Kernels of latent attention by generation; default: those of attention.",
+    )
+    collectives: dict[str, CollectiveKernel] = Field(
+        default={}, description="Latencies of collectives by generation."
     )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.otherwise not in self.multiplies:
-            raise ValueError(
-                f"otherwise: got {self.otherwise}; expected one of {', '.join(self.multiplies)}"
-            )
+        for name in ("multiplies", "experts", "attention", "latent_attention", "collectives"):
+            table: Mapping[str, object] = getattr(self, name)
+            if table and self.otherwise not in table:
+                raise ValueError(
+                    f"otherwise: got {self.otherwise}; expected one of {', '.join(table)}, which"
+                    f" have {name}"
+                )
         for generation, kernels in self.multiplies.items():
             if SIXTEEN not in kernels:
                 raise ValueError(
@@ -83,18 +195,54 @@ class Kernels(Sourced):
                 )
         return self
 
-    def multiply(self, generation: str, precision: str, fused: bool = False) -> NamedKernel:
+    def on(self, table: Mapping[str, object], generation: str) -> str:
+        """Return the generation whose entry of a table counts on a chip; '' for an empty table."""
+        return generation if generation in table else self.otherwise if table else ""
+
+    def expert(self, generation: str, precision: str) -> tuple[str, ExpertKernel] | None:
+        """Return the experts' kernel with its key, or the one that stands in; None without any."""
+        generation = self.on(self.experts, generation)
+        known = self.experts.get(generation, {})
+        while precision not in known and precision in STAND_INS:
+            precision = STAND_INS[precision]
+        if precision not in known:
+            return None
+        return f"experts.{generation}.{precision}", known[precision]
+
+    def attending(self, generation: str, latent: bool) -> tuple[str, AttentionKernels] | None:
+        """Return the attention of a generation with its key; None if the file has none."""
+        name = "latent_attention" if latent and self.latent_attention else "attention"
+        table: dict[str, AttentionKernels] = getattr(self, name)
+        generation = self.on(table, generation)
+        return (f"{name}.{generation}", table[generation]) if generation else None
+
+    def multiply(self, generation: str, precision: str, fused: bool = False) -> NamedKernel | None:
         """Return the kernel for a generation and a precision, or the one that stands in for it.
 
         fused: another kernel quantizes the inputs, so the fixed time is that of 16 bits.
+        None: the file has no multiplies.
         """
-        generation = generation if generation in self.multiplies else self.otherwise
+        if not self.multiplies:
+            return None
+        generation = self.on(self.multiplies, generation)
         known = self.multiplies[generation]
         while precision not in known:
             precision = STAND_INS.get(precision, SIXTEEN)
         timed = SIXTEEN if fused else precision
         keys = [f"multiplies.{generation}.{name}" for name in (precision, timed)]
         return NamedKernel(keys[0], known[precision], known[timed].fixed, keys[1])
+
+
+def expert_precision(weights: str, bits: float, activations: str) -> str:
+    """Return the precision by which a file has the kernel of routed experts.
+
+    bits: of a weight with its scales.
+    """
+    if weights not in ("fp4", "int4"):
+        return kernel_precision(weights, bits, activations)
+    if activations in ("fp4", "int4"):
+        return "fp4"
+    return "fp4_fp8" if activations in ("fp8", "int8") else "fp4_bf16"
 
 
 def kernel_precision(weights: str, bits: float, activations: str) -> str:

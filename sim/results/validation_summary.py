@@ -45,7 +45,7 @@ class PointRow:
 
     measured, simulated: ms; for a throughput, that of one token; None if there is none.
     error_pct: 100 (simulated / measured - 1); None without both. bounds, model: None for messages.
-    vendor: maker of the chips; None if it is not known.
+    vendor: maker of the chips; None if it is not known. shape: of a kernel; None for other points.
     """
 
     point_id: str
@@ -60,6 +60,7 @@ class PointRow:
     chip: str
     vendor: Annotated[str | None, OMIT_NONE] = None
     engine: str
+    shape: Annotated[str | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)

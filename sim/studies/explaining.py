@@ -318,7 +318,7 @@ def _worst(kinds: set[str]) -> str:
 
 def _belongs(key: str, sending: str) -> bool:
     """Return whether a number of links is one of bandwidth, or of latency."""
-    of_bytes = key.endswith(("bandwidth", "efficiency"))
+    of_bytes = key.endswith("bandwidth") or "efficiency" in key
     return of_bytes == (sending == "bandwidth")
 
 
@@ -328,8 +328,11 @@ def _link_paths(value: object, path: str = "") -> Iterator[str]:
         pairs = [(name, getattr(value, name)) for name in type(value).model_fields]
     elif isinstance(value, tuple):
         pairs = [(str(number), item) for number, item in enumerate(value)]
+    elif isinstance(value, Mapping):
+        pairs = [*value.items()]
     else:
-        if isinstance(value, float) and path.endswith(LINK_NUMBERS):
+        names = path.split(".")[-2:]  # a share by chips is one level below its name
+        if isinstance(value, float) and not {*names}.isdisjoint(LINK_NUMBERS):
             yield path
         return
     for name, item in pairs:

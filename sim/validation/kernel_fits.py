@@ -1,4 +1,4 @@
-"""Fits of scenarios/kernels to the times of single multiplies.
+"""Fits of the multiplies of scenarios/kernels to their times alone.
 
     python -c "from sim.validation.kernel_fits import *; print(*fit_lines('vllm'), sep='\\n')"
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sim.catalogue.measurements import read_csv_table
 from sim.cost.multiplies import multiply_alone
 from sim.hardware.kernels import MultiplyKernel
-from sim.validation.kernels import FEW_TOKENS, FORMATS, TimedMultiply, timed_multiply
+from sim.validation.kernel_works import FEW_TOKENS, FORMATS, MultiplyWork
+from sim.validation.kernels import TimedKernel, timed_kernel
 from sim.validation.validate import shipped_table
 
 # An error beyond 5 % counts linearly, so that an odd shape does not bend the rest.
@@ -38,24 +39,29 @@ class KernelFit:
     error: float
 
 
-def timed_groups(backend: str) -> dict[tuple[str, str], list[TimedMultiply]]:
+def timed_groups(backend: str) -> dict[tuple[str, str], list[TimedKernel]]:
     """Return the rows of a backend without doubt, by generation and dtype."""
-    groups: dict[tuple[str, str], list[TimedMultiply]] = {}
+    groups: dict[tuple[str, str], list[TimedKernel]] = {}
     for _, row in read_csv_table(shipped_table("kernels"))[1]:
         if row["op"] == "gemm" and row["backend"] == backend and not row["doubt"]:
-            timed = timed_multiply(row)
+            timed = timed_kernel(row)
             groups.setdefault((timed.chip.generation, row["dtype"]), []).append(timed)
     return groups
 
 
-def fit_kernel(rows: list[TimedMultiply]) -> KernelFit:
+def fit_kernel(rows: list[TimedKernel]) -> KernelFit:
     """Return the kernel with the least error on some rows."""
     from scipy import optimize
 
-    bare = [multiply_alone(t.chip, t.multiply, t.tokens) for t in rows]
+    works = [timed.work for timed in rows if isinstance(timed.work, MultiplyWork)]
+    multiplies = [work.multiply(t.engine, t.chip) for work, t in zip(works, rows, strict=True)]
+    bare = [
+        multiply_alone(timed.chip, multiply, work.tokens)
+        for timed, work, multiply in zip(rows, works, multiplies, strict=True)
+    ]
     compute = np.array([sides.ideal_compute for sides in bare])
     memory = np.array([sides.ideal_memory for sides in bare])
-    inputs = np.array([timed.multiply.shape[0] for timed in rows], np.float64)
+    inputs = np.array([work.shape[0] for work in works], np.float64)
     measured = np.array([timed.seconds for timed in rows])
 
     def simulated(place: _Floats) -> _Floats:
@@ -84,7 +90,7 @@ def fit_kernel(rows: list[TimedMultiply]) -> KernelFit:
     if cost < WORTH * plain_cost:
         place = walking
     fixed, reading, computing, walk = (float(f"{value:.3g}") for value in place)
-    few = np.array([timed.tokens <= FEW_TOKENS for timed in rows])
+    few = np.array([work.tokens <= FEW_TOKENS for work in works])
     kernel = MultiplyKernel(
         fixed=1e-6 * fixed,
         memory_efficiency=reading,

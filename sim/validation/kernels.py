@@ -2,8 +2,8 @@
 
     kernel_summary(kernel_rows(shipped_table("kernels"))).metrics["gemm"].median_ape  # in %
 
-A row is one multiply. The simulated time is that of the backend's kernels (scenarios/kernels),
-without what an engine loses between them.
+A row is a multiply, the experts or the attention of a layer, or a collective. The simulated time
+is that of the backend's kernels (scenarios/kernels), without what an engine loses between them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,59 +14,44 @@ from statistics import mean, median
 
 from sim.catalogue.engines import NO_ENGINE
 from sim.catalogue.measurements import errors_at_row, read_csv_table
-from sim.cost.multiplies import Multiply, multiply_alone, shaped_multiply
-from sim.hardware.chip import Chip, Precision
-from sim.hardware.engine import Engine
+from sim.hardware.chip import Chip
+from sim.hardware.engine import PAIRS, Engine
 from sim.hardware.kernels import Kernels
 from sim.inputs.document import read_value
 from sim.inputs.names import aliases, catalogue_names, find_entry
-from sim.model.blocks import NumberFormat
 from sim.results.validation_summary import ErrorStatistics, PointRow, ValidationSummary
 from sim.units import Seconds
+from sim.validation.kernel_works import KernelWork, kernel_work
 from sim.validation.points import cell_number
 from sim.validation.systems import InexpressibleError
 from sim.validation.validate import shipped_table
 
-KERNEL_COLUMNS = ("op", "chip", "backend", "dtype", "m", "n", "k", "latency_us")
-# How weights are stored, and what they are multiplied by, for each dtype of a table.
-# nvfp4: a scale of 8 bits for 16 numbers.  fp8_block: one of 32 bits for 128 x 128.
-FORMATS = {
-    "bf16": (NumberFormat("bf16", 16), Precision.BF16),
-    "fp8": (NumberFormat("fp8", 8), Precision.FP8),
-    "fp8_block": (NumberFormat("fp8", 8 + 32 / 128**2), Precision.FP8),
-    "sq": (NumberFormat("int8", 8), Precision.INT8),
-    "nvfp4": (NumberFormat("fp4", 4.5), Precision.FP4),
-}
-FEW_TOKENS = 64  # a multiply of more tokens is one of prompts: metric `gemm_prefill`
-IDENTITY = ("op", "chip", "backend", "dtype", "m", "n", "k")  # what makes two rows the same one
+KERNEL_COLUMNS = ("op", "chip", "backend", "dtype", "latency_us")
+# Columns that say nothing about what ran; all others make two rows the same one.
+OUTCOMES = ("latency_us", "doubt", "backend_version", "kernel")
 
 
 @dataclass(frozen=True, slots=True)
-class TimedMultiply:
-    """A row about a multiply: what ran, and how long it took.
+class TimedKernel:
+    """A row about a kernel: what ran, and how long it took.
 
-    multiply: with the losses of the backend's kernel.
-    doubt: why the time is not one of reading the weights from memory; empty without doubt.
+    engine: without losses but those of the backend's kernels.
+    generation: whose numbers count; empty if another one's stand in.
+    doubt: why the time is not one of reading from memory; empty without doubt.
     """
 
     chip: Chip
     backend: str
+    engine: Engine
+    work: KernelWork
     generation: str
-    multiply: Multiply
-    tokens: int
     seconds: Seconds
     doubt: str
 
     @property
     def simulated(self) -> Seconds:
         """The simulated time."""
-        sides = multiply_alone(self.chip, self.multiply, self.tokens)
-        return self.multiply.fixed + sides.seconds
-
-    @property
-    def metric(self) -> str:
-        """`gemm` up to 64 tokens, else `gemm_prefill`."""
-        return "gemm" if self.tokens <= FEW_TOKENS else "gemm_prefill"
+        return self.work.seconds(self.engine, self.chip)
 
 
 def is_kernel_table(path: Path) -> bool:
@@ -103,7 +88,7 @@ def kernel_rows(path: Path) -> list[PointRow]:
 
 
 def kernel_summary(rows: Iterable[PointRow]) -> ValidationSummary:
-    """Return the set `kernels` in the form of the other sets, with groups by chip and backend.
+    """Return the set `kernels` in the form of the others, grouped by chip, backend and shape.
 
     Left out of the statistics: rows in doubt (`listed`).
     """
@@ -111,7 +96,7 @@ def kernel_summary(rows: Iterable[PointRow]) -> ValidationSummary:
     scored = [row for row in rows if row.status in ("fitted", "tested", "assumed")]
     groups: dict[str, list[PointRow]] = {}
     for row in scored:
-        for group in (row.status, row.chip, f"{row.chip}, {row.engine}"):
+        for group in (row.status, row.chip, f"{row.chip}, {row.engine}", f"shape {row.shape}"):
             groups.setdefault(group, []).append(row)
     overall = _statistics(scored)
     return ValidationSummary(
@@ -125,35 +110,27 @@ def kernel_summary(rows: Iterable[PointRow]) -> ValidationSummary:
     )
 
 
-def timed_multiply(row: Mapping[str, str]) -> TimedMultiply:
-    """Return the multiply of a row.
+def timed_kernel(row: Mapping[str, str]) -> TimedKernel:
+    """Return the kernel of a row.
 
     Raises: InexpressibleError if the simulator has no such kernel, ValueError for a wrong cell.
     """
-    if row["op"] != "gemm":
-        raise InexpressibleError(f"no model of single kernels of {row['op']}")
-    if row["dtype"] not in FORMATS:
-        raise InexpressibleError(f"no number format {row['dtype']}")
-    kernels = _kernels(row["backend"])
-    if kernels is None:
-        raise InexpressibleError(f"no kernels of backend {row['backend']}")
-    chip = _chip(row["chip"])
+    work = kernel_work(row)
+    engine, chip = _engine(row["backend"]), chip_of_table(row["chip"])
+    if engine is None or not getattr(engine.kernels, work.part):
+        raise InexpressibleError(f"no {work.part.replace('_', ' ')} of backend {row['backend']}")
     if chip is None:
         raise InexpressibleError(f"no chip {row['chip']} in the catalogue")
-    shape = cell_number(row, "k", int), cell_number(row, "n", int)
-    ideal = read_value(find_entry(NO_ENGINE, "engines"), Engine)
-    engine = ideal.model_copy(update={"kernels": kernels})
     try:
-        multiply = shaped_multiply(engine, chip, shape, *FORMATS[row["dtype"]])
-        multiply_alone(chip, multiply, 1)
+        work.seconds(engine, chip)
     except ValueError as error:
         raise InexpressibleError(str(error)) from None
-    return TimedMultiply(
+    return TimedKernel(
         chip,
         row["backend"],
-        chip.generation if chip.generation in kernels.multiplies else "",
-        multiply,
-        cell_number(row, "m", int),
+        engine,
+        work,
+        chip.generation if chip.generation in getattr(engine.kernels, work.part) else "",
         cell_number(row, "latency_us") / 1e6,
         row.get("doubt", ""),
     )
@@ -162,7 +139,7 @@ def timed_multiply(row: Mapping[str, str]) -> TimedMultiply:
 def _compared(name: str, row: Mapping[str, str], is_fitted: bool) -> PointRow:
     milliseconds = cell_number(row, "latency_us") / 1000
     try:
-        timed = timed_multiply(row)
+        timed = timed_kernel(row)
     except InexpressibleError as error:
         return PointRow(
             point_id=name,
@@ -183,7 +160,7 @@ def _compared(name: str, row: Mapping[str, str], is_fitted: bool) -> PointRow:
     simulated = 1000 * timed.simulated
     return PointRow(
         point_id=name,
-        metric=timed.metric,
+        metric=timed.work.metric,
         measured=milliseconds,
         simulated=simulated,
         error_pct=100 * (simulated / milliseconds - 1),
@@ -191,11 +168,12 @@ def _compared(name: str, row: Mapping[str, str], is_fitted: bool) -> PointRow:
         reason=reason,
         chip=timed.chip.id,
         engine=timed.backend,
+        shape=timed.work.form,
     )
 
 
 def _identity(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[key] for key in IDENTITY)
+    return tuple(value for key, value in sorted(row.items()) if value and key not in OUTCOMES)
 
 
 def _identities(path: Path) -> set[tuple[str, ...]]:
@@ -203,14 +181,21 @@ def _identities(path: Path) -> set[tuple[str, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _kernels(backend: str) -> Kernels | None:
-    """Return the kernels of a backend; None if the catalogue has none."""
+def _engine(backend: str) -> Engine | None:
+    """Return an engine that loses what the kernels of a backend lose; None without a file."""
     path = catalogue_names("kernels").get(backend)
-    return read_value(path, Kernels) if path else None
+    return engine_of_kernels(read_value(path, Kernels)) if path else None
+
+
+def engine_of_kernels(kernels: Kernels) -> Engine:
+    """Return an engine that loses nothing but what its kernels lose."""
+    ideal = read_value(find_entry(NO_ENGINE, "engines"), Engine)
+    own = [name for part, names in PAIRS.items() if getattr(kernels, part) for name in names]
+    return ideal.model_copy(update={"kernels": kernels, **dict.fromkeys(own)})
 
 
 @lru_cache(maxsize=64)
-def _chip(name: str) -> Chip | None:
+def chip_of_table(name: str) -> Chip | None:
     """Return the chip that a table names in any spelling; None if the catalogue has none."""
     known = catalogue_names("chips") | aliases("chips")
     words = name.lower().split()

@@ -282,7 +282,7 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     same = ("isl", "osl", "tp", "attention_dp", "moe_ep", "pp", "chips", "lengths")
     group = " ".join([*about.values(), *(row[key] for key in same)])
     # After the group, by which the halves are chosen.
-    about |= {"output": row["osl"], "chips": row["chips"]}
+    about |= {"output": row["osl"], "chips": row["chips"], "tensor": str(tp)}
     name = row["point_id"]
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"

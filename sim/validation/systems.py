@@ -24,7 +24,7 @@ from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.scenario.system import System
 
-Setting = str | int | float  # of a system, as a rule writes it
+Setting = str | int | float | None  # of a system, as a rule writes it; None: the default
 
 
 class InexpressibleError(UserError):
@@ -102,7 +102,7 @@ def system_of_row(
     model = catalogue_entry(about["model"], "models")
     chip = catalogue_entry(str(options.pop("chip", about["chip"])), "chips")
     published = _unpublished_chips(model) if chips is None else chips
-    count = int(options.pop("chips", published))
+    count = int(options.pop("chips", None) or published)
     # Groq: nodes of 8 in a row, two to a stage where there are more nodes than blocks to cut at.
     node = 8 if count // 8 <= len(model.blocks) else 16
     options |= degrees if degrees is not None else parallel_degrees(parallelism, node)

@@ -15,8 +15,15 @@ from sim.cost.step import Costs
 from sim.cost.terms import COLLECTIVES, FITTED, HOPS, KV, TIME
 from sim.cost.work import Work
 from sim.hardware.chip import Compute, TensorStreaming
-from sim.hardware.engine import Engine
-from sim.hardware.kernels import Kernels, MultiplyKernel
+from sim.hardware.engine import PAIRS, Engine
+from sim.hardware.kernels import (
+    AttentionKernels,
+    CollectiveKernel,
+    DecodeKernel,
+    Kernels,
+    MultiplyKernel,
+    PrefillKernel,
+)
 from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
@@ -65,8 +72,19 @@ def deployments(make_deployment, make_chip, make_engine, lossy, eager):
     kernel = MultiplyKernel(
         fixed=2e-6, memory_efficiency=0.7, compute_efficiency=0.6, per_input=1e-8
     )
-    kernels = Kernels(otherwise="own", multiplies={"own": {"bf16": kernel}})
-    timed = lossy.model_copy(update={"kernels": kernels})
+    attention = AttentionKernels(
+        decode={"bf16": DecodeKernel(fixed=3e-6, memory_efficiency=0.6)},
+        prefill={"bf16": PrefillKernel(fixed=4e-6, compute_efficiency=0.5, more_positions=7.0)},
+    )
+    latency = CollectiveKernel(latency=1e-6, latency_per_chip=1e-7)
+    kernels = Kernels(
+        otherwise="own",
+        multiplies={"own": {"bf16": kernel}},
+        attention={"own": attention},
+        collectives={"own": latency},
+    )
+    own = dict.fromkeys(name for names in PAIRS.values() for name in names)
+    timed = lossy.model_copy(update={"kernels": kernels, **own})
     engines = {"ideal": make_engine(), "lossy": lossy, "eager": eager, "timed kernels": timed}
     return {
         (compute, plan, name): make_deployment(

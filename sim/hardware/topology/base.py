@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sim.inputs.fields import OfKind
 from sim.inputs.values import Value
@@ -160,11 +160,19 @@ class Topology(Value, ABC):
         description="Extra time of each all-reduce phase that adds: chips read, add and write "
         "what they received [s].",
     )
-    collective_efficiency: Fraction | None = Field(
+    collective_efficiency: Fraction | dict[str, Fraction] | None = Field(
         default=None,
-        description="Share of the links' bandwidth that collectives reach, such as over PCIe, "
-        "0 to 1; default: the engine's.",
+        description="Share of the links' bandwidth that collectives reach, 0 to 1, also by chips "
+        "of the group; default: the engine's.",
     )
+
+    @field_validator("collective_efficiency")
+    @classmethod
+    def _by_chips(cls, shares: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        if isinstance(shares, dict) and not (shares and all(map(str.isdecimal, shares))):
+            got = ", ".join(shares) or "nothing"
+            raise ValueError(f"got {got}; expected numbers of chips, as {{2: 0.6, 8: 0.5}}")
+        return shares
 
     @abstractmethod
     def route(self, a: int, b: int) -> tuple[Hop, ...]:
@@ -177,6 +185,18 @@ class Topology(Value, ABC):
     @abstractmethod
     def pair(self, group: range) -> Channel:
         """Return the channel of each pair of a group while all pairs communicate."""
+
+    def collectives_reach(self, chips: int) -> float | None:
+        """Return the share of the bandwidth that collectives of so many chips reach.
+
+        A group between two listed sizes has the share of the larger one, and one beyond all
+        sizes that of the largest. None: the topology's file does not say.
+        """
+        shares = self.collective_efficiency
+        if not isinstance(shares, dict):
+            return shares
+        sizes = sorted(map(int, shares))
+        return shares[str(next((size for size in sizes if size >= chips), sizes[-1]))]
 
     @property
     def most_chips(self) -> int | None:

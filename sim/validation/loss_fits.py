@@ -1,0 +1,337 @@
+"""Fits of experts, attention and collectives of scenarios/kernels to their times alone.
+
+    python -c "from sim.validation.loss_fits import *; print(*loss_lines('vllm'), sep='\\n')"
+    python -c "from sim.validation.loss_fits import *; print(*link_lines(), sep='\\n')"
+
+A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
+Rows in doubt are left out. A number without effect on the rows, or with a standard error of half
+its value, is held at `HELD` and printed as assumed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.catalogue.engines import NO_ENGINE
+from sim.catalogue.measurements import read_csv_table
+from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
+from sim.hardware.kernels import CollectiveKernel, Kernels, expert_precision
+from sim.inputs.document import read_value
+from sim.inputs.names import find_entry
+from sim.validation.kernel_fits import SOFT_ERROR
+from sim.validation.kernel_works import (
+    AttentionWork,
+    CollectiveWork,
+    ExpertWork,
+    KernelWork,
+    TableRow,
+    kernel_work,
+)
+from sim.validation.kernels import chip_of_table, engine_of_kernels
+from sim.validation.points import cell_number
+from sim.validation.systems import InexpressibleError
+from sim.validation.validate import shipped_table
+
+FEWEST_ROWS = 4
+NO_EFFECT = 1e-3  # a number that changes no time by more has no effect
+TOO_VAGUE = 0.5  # standard error, as a part of the value, beyond which a number is not identified
+# Start, lowest and highest value of each number.
+LOSS_RANGES = {"fixed": (10.0, 0.0, 400.0), "memory_efficiency": (0.7, 0.02, 1.0)}
+LOSS_RANGES |= {"compute_efficiency": (0.4, 0.01, 2.0)}
+LOSS_RANGES |= {"more_tokens": (50.0, 0.0, 2000.0), "more_positions": (300.0, 0.0, 3000.0)}
+LOSS_RANGES |= {"latency": (3.0, 0.0, 60.0), "latency_per_chip": (0.3, 0.0, 20.0)}
+HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
+# Half of a tile of 128 tokens, and what most kernels of prompts come to.
+HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
+MICROSECONDS = ("fixed", "latency", "latency_per_chip")
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredWork:
+    """A row: what ran on which chip, with which backend, and how long it took [s]."""
+
+    work: KernelWork
+    chip: Chip
+    backend: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LossFit:
+    """Fitted numbers by name, those that were held, and the median error [%].
+
+    points: the number of rows, and their chips, in words.
+    """
+
+    numbers: Mapping[str, float]
+    held: tuple[str, ...]
+    error: float
+    points: str = ""
+
+
+def measured_works() -> Iterator[MeasuredWork]:
+    """Yield the rows of the catalogue's table without doubt that the simulator can express."""
+    for _, row in read_csv_table(shipped_table("kernels"))[1]:
+        if row["op"] != "gemm" and not row["doubt"]:
+            try:
+                yield _measured(row)
+            except InexpressibleError:
+                continue
+
+
+def _measured(row: TableRow) -> MeasuredWork:
+    chip = chip_of_table(row["chip"])
+    assert chip  # of the catalogue's table
+    return MeasuredWork(
+        kernel_work(row), chip, row["backend"], cell_number(row, "latency_us") / 1e6
+    )
+
+
+def loss_fits(backend: str) -> dict[str, LossFit]:
+    """Return the fits of a backend's experts and attention, by key in its file."""
+    groups = _groups(backend)
+    return {
+        key: _fit_losses(key, rows)
+        for key, rows in sorted(groups.items())
+        if len(rows) >= FEWEST_ROWS
+    }
+
+
+def loss_fit(backend: str, key: str) -> LossFit:
+    """Return the fit of one kernel, such as 'experts.hopper.fp8'."""
+    return _fit_losses(key, _groups(backend)[key])
+
+
+def _groups(backend: str) -> dict[str, list[MeasuredWork]]:
+    groups: dict[str, list[MeasuredWork]] = defaultdict(list)
+    for measured in measured_works():
+        if measured.backend == backend and not isinstance(measured.work, CollectiveWork):
+            groups[_key(measured)].append(measured)
+    return groups
+
+
+def _key(measured: MeasuredWork) -> str:
+    """Return the key of the numbers of a row, such as 'experts.hopper.fp8'."""
+    work = measured.work
+    name = f"{work.part}.{measured.chip.generation}"
+    match work:
+        case ExpertWork():
+            return f"{name}.{expert_precision(*work.stored, work.activations)}"
+        case AttentionWork(decode=True):
+            return f"{name}.decode.{work.kv}"
+        case AttentionWork():
+            products = work.kv.bytes < 2 and work.activations.bytes < 2
+            return f"{name}.prefill.{'fp8_products' if products else work.kv}"
+    raise TypeError(f"{work} has no kernel")
+
+
+def _names(key: str) -> tuple[str, ...]:
+    """Return the names of the numbers of a kernel."""
+    if key.startswith("experts"):
+        return "fixed", "memory_efficiency", "compute_efficiency", "more_tokens"
+    if ".decode." in key:
+        latent = key.startswith("latent")
+        return "fixed", "memory_efficiency", *(("compute_efficiency",) if latent else ())
+    return "fixed", "compute_efficiency", "more_positions"
+
+
+def _fit_losses(key: str, rows: list[MeasuredWork]) -> LossFit:
+    """Return the numbers of a kernel with the least error on its rows."""
+    measured = np.array([row.seconds for row in rows])
+    ideal = read_value(find_entry(NO_ENGINE, "engines"), Engine)
+    works = [
+        (row.work, row.chip) for row in rows if isinstance(row.work, ExpertWork | AttentionWork)
+    ]
+    compute, memory, unit = np.array([work.bare(ideal, chip) for work, chip in works]).T
+
+    def simulated(numbers: Mapping[str, float]) -> _Floats:
+        more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
+        computing = (compute + more * unit) / numbers.get("compute_efficiency", 1.0)
+        reading = memory / numbers.get("memory_efficiency", 1.0)
+        times: _Floats = 1e-6 * numbers["fixed"] + np.maximum(reading, computing)
+        return times
+
+    highest = {"compute_efficiency": 1.0} if key.startswith("experts") else {}
+    fit = least_error(_names(key), simulated, measured, highest)
+    return replace(fit, points=_points(rows))
+
+
+def _points(rows: list[MeasuredWork]) -> str:
+    return f"{len(rows)} times on {', '.join(sorted({row.chip.id for row in rows}))}"
+
+
+def least_error(
+    names: tuple[str, ...],
+    simulated: Callable[[Mapping[str, float]], _Floats],
+    measured: _Floats,
+    highest: Mapping[str, float] = MappingProxyType({}),
+) -> LossFit:
+    """Return the numbers with the least error; those that rows do not identify are held.
+
+    highest: bounds of numbers that are below those of `LOSS_RANGES`.
+    """
+    from scipy import optimize
+
+    held: dict[str, float] = {}
+    while True:
+        free = [name for name in names if name not in held]
+        start, low, high = zip(*(LOSS_RANGES[name.partition(".")[0]] for name in free), strict=True)
+        high = tuple(highest.get(name, most) for name, most in zip(free, high, strict=True))
+
+        def residuals(place: _Floats, free: list[str] = free) -> _Floats:
+            numbers = dict(zip(free, place.tolist(), strict=True)) | held
+            return np.log(simulated(numbers) / measured)
+
+        fits = [
+            optimize.least_squares(
+                residuals,
+                np.clip(factor * np.array(start), np.array(low) + 1e-9, np.array(high) - 1e-9),
+                bounds=(low, high),
+                x_scale=np.array(start),
+                loss="soft_l1",
+                f_scale=SOFT_ERROR,
+            )
+            for factor in (1.0, 0.4)
+        ]
+        fit = min(fits, key=lambda fit: float(fit.cost))
+        spare = max(1, len(measured) - len(free))
+        variance = np.diag(np.linalg.pinv(fit.jac.T @ fit.jac)) * 2 * fit.cost / spare
+        effects = np.abs(fit.jac).max(axis=0) * np.abs(fit.x)
+        errors = np.sqrt(np.maximum(0, variance)) / np.maximum(fit.x, 1e-12)
+        vagueness = np.where(effects < NO_EFFECT, np.inf, errors)
+        if vagueness.max() <= TOO_VAGUE or len(free) == 1:
+            break
+        vaguest = free[int(vagueness.argmax())]  # one at a time, for the others may depend on it
+        held[vaguest] = HELD[vaguest.partition(".")[0]]
+    numbers = dict(zip(free, (float(f"{v:.3g}") for v in fit.x), strict=True)) | held
+    error = 100 * float(np.median(np.abs(simulated(numbers) / measured - 1)))
+    return LossFit({name: numbers[name] for name in names}, tuple(held), error)
+
+
+def _chips_of(row: MeasuredWork) -> tuple[int, ...]:
+    """Return the number of chips of a collective; none for another kernel."""
+    return (row.work.chips,) if isinstance(row.work, CollectiveWork) else ()
+
+
+def link_fits(generation: str) -> tuple[dict[str, dict[str, float]], dict[str, LossFit]]:
+    """Return what collectives reach by chip and number of chips, and latencies by backend.
+
+    Shares belong to links, so all backends of a chip have the same ones.
+    """
+    rows = [
+        row
+        for row in measured_works()
+        if isinstance(row.work, CollectiveWork) and row.chip.generation == generation
+    ]
+    chips = {row.chip.id: row.chip for row in rows}
+    backends = sorted({row.backend for row in rows})
+    sizes = {
+        chip: sorted({size for row in rows if row.chip.id == chip for size in _chips_of(row)})
+        for chip in chips
+    }
+    names = [f"memory_efficiency.{chip}.{size}" for chip in chips for size in sizes[chip]]
+    for backend in backends:
+        names += [f"latency.{backend}", f"latency_per_chip.{backend}"]
+    measured = np.array([row.seconds for row in rows])
+
+    def simulated(numbers: Mapping[str, float]) -> _Floats:
+        engines = {
+            backend: engine_of_kernels(
+                Kernels(
+                    otherwise=generation,
+                    collectives={
+                        generation: CollectiveKernel(
+                            latency=1e-6 * numbers[f"latency.{backend}"],
+                            latency_per_chip=1e-6 * numbers[f"latency_per_chip.{backend}"],
+                        )
+                    },
+                )
+            )
+            for backend in backends
+        }
+        joined = {
+            name: chip.model_copy(
+                update={
+                    "topology": chip.topology.model_copy(
+                        update={
+                            "collective_efficiency": {
+                                str(size): numbers[f"memory_efficiency.{name}.{size}"]
+                                for size in sizes[name]
+                            }
+                        }
+                    )
+                }
+            )
+            for name, chip in chips.items()
+        }
+        return np.array(
+            [row.work.seconds(engines[row.backend], joined[row.chip.id]) for row in rows]
+        )
+
+    fit = least_error(tuple(names), simulated, measured)
+    shares = {
+        chip: {str(size): fit.numbers[f"memory_efficiency.{chip}.{size}"] for size in sizes[chip]}
+        for chip in chips
+    }
+    errors = np.abs(simulated(fit.numbers) / measured - 1)
+    latencies = {
+        backend: LossFit(
+            {name: fit.numbers[f"{name}.{backend}"] for name in ("latency", "latency_per_chip")},
+            tuple(name.partition(".")[0] for name in fit.held if name.endswith(f".{backend}")),
+            100 * float(np.median(errors[of := [row.backend == backend for row in rows]])),
+            _points([row for row, own in zip(rows, of, strict=True) if own]),
+        )
+        for backend in backends
+    }
+    return shares, latencies
+
+
+def loss_lines(backend: str) -> Iterator[str]:
+    """Yield the lines of a backend's experts and attention, and after an empty line the sources."""
+    sources, shown = [], ["", "", ""]
+    for key, fit in loss_fits(backend).items():
+        *parents, name = key.split(".")
+        for depth, parent in enumerate(parents):
+            if shown[: depth + 1] != parents[: depth + 1]:
+                yield f"{'  ' * depth}{parent}:"
+        shown = parents
+        yield f"{'  ' * len(parents)}{name}: {written(fit.numbers)}"
+        of = f"{fit.points} in kernels.csv, median error {fit.error:.1f} %"
+        sources.append(f'  {key}: "fitted: to {of}"')
+        sources += [
+            f'  {key}.{number}: "assumed: the times do not identify it"' for number in fit.held
+        ]
+    yield ""
+    yield from sources
+
+
+def written(numbers: Mapping[str, float]) -> str:
+    """Return numbers as a mapping in a file."""
+    texts = (
+        f"{name}: {value:.3g}{' us' if name in MICROSECONDS else ''}"
+        for name, value in numbers.items()
+    )
+    return f"{{{', '.join(texts)}}}"
+
+
+def link_lines() -> Iterator[str]:
+    """Yield what collectives reach by chip, and their latencies by generation and backend."""
+    works = (row for row in measured_works() if isinstance(row.work, CollectiveWork))
+    for generation in sorted({row.chip.generation for row in works}):
+        shares, latencies = link_fits(generation)
+        for chip, by_size in shares.items():
+            yield f"{chip}: collective_efficiency: {written(by_size)}"
+        for backend, fit in latencies.items():
+            yield f"{backend}: {generation}: {written(fit.numbers)}"
+            key, of = f"collectives.{generation}", f"{fit.points} in kernels.csv"
+            yield f'  {key}: "fitted: to {of}, median error {fit.error:.1f} %"'
+            yield from (
+                f'  {key}.{name}: "assumed: within the latency of the links"' for name in fit.held
+            )
