@@ -24,7 +24,7 @@ from sim.results.frames import METRIC_COLUMNS, metric_frame
 from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
 from sim.scenario.scenario import scenario_from
-from sim.scenario.sources import ScenarioSource, as_document, assignment_of
+from sim.scenario.sources import ScenarioSource, as_document, assignment_of, require_whole
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
 from sim.studies.sweep_record import PointRecord
@@ -114,6 +114,8 @@ def sweep(
     Raises: ScenarioError if the scenario is wrong, or every point; UserError if it has no sweep,
     the folder cannot be written, or a worker runs other code.
     """
+    if jobs is not None:
+        require_whole("jobs", jobs, 1)
     if folder is None:
         with TemporaryDirectory() as scratch:
             return sweep(scenario, scratch, over, jobs, cluster, progress, **changes)

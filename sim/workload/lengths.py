@@ -19,7 +19,9 @@ def require_one(value: Value, fields: Iterable[str], examples: str) -> None:
     """
     given = [field for field in fields if getattr(value, field) is not None]
     if len(given) != 1:
-        raise ValueError(f"got {' and '.join(given) or 'none'}; expected one; try one of {examples}")
+        raise ValueError(
+            f"got {' and '.join(given) or 'none'}; expected one; try one of {examples}"
+        )
 
 
 class Spread(Value):

@@ -164,7 +164,9 @@ def test_a_closed_loop_leaves_arrivals_to_its_users():
 
 @pytest.mark.parametrize("shapes", [{}, {"fixed": 5, "uniform": (1, 2)}])
 def test_a_length_has_one_shape(shapes):
-    with pytest.raises(ValidationError, match="got (none|fixed and uniform); expected one; try one of"):
+    with pytest.raises(
+        ValidationError, match=r"got (none|fixed and uniform); expected one; try one of"
+    ):
         Length(**shapes)
 
 
