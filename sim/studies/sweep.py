@@ -180,7 +180,7 @@ def load_sweep(folder: Path) -> Swept:
     """Return a sweep that was written.  Raises: UserError if the folder has no finished one."""
     import polars
 
-    with one_line_for(folder, "finished sweep"):
+    with one_line_for(folder, "finished sweep", "sweep"):
         data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (
             isinstance(data, dict) and {"scenario", "keys", "points", "systems"} <= data.keys()

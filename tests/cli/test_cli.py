@@ -114,8 +114,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "report nope",
-            "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
-            "'nope/result.json'",
+            "nope: got no result.json; expected the folder of a result of `sramsim run --out`; "
+            "try sramsim run SCENARIO --out FOLDER",
         ),
         (
             "compare .",
@@ -124,8 +124,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "compare . nope",
-            ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
-            "'result.json'",
+            ".: got no result.json; expected the folder of a result of `sramsim run --out`; "
+            "try sramsim run SCENARIO --out FOLDER",
         ),
         (
             "show scenario flee",
@@ -532,7 +532,7 @@ def test_an_error_of_ours_keeps_its_traceback(sramsim, monkeypatch):
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"systems": {}}', ""])
 def test_a_folder_of_something_else_is_not_drawn(sramsim, refusal, folder, text):
-    assert refusal("plot", ".").startswith(".: holds no result of `sramsim run --out`: ")
+    assert refusal("plot", ".").startswith(".: got no result.json; expected the folder of a result")
     assert sramsim("run", "mine.yaml", "--out", "out")[0] == 0
     (folder / "out" / "result.json").write_text(text)
     assert refusal("plot", "out").startswith("out: holds no result of `sramsim run --out`: ")
