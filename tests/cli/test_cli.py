@@ -833,6 +833,15 @@ def test_a_throttled_speed_is_marked_in_tables_and_json(sramsim):
     assert "751 token/s (paced)" in sramsim("show", "measurement", "single-user")[1]
 
 
+@pytest.mark.parametrize(
+    ("scenario", "pools", "member"),
+    [("pd-mooncake", "pools", "node"), ("pd-goodput", "apart", "apart.decode")],
+)
+def test_a_trace_of_pools_advises_a_system_with_chips(refusal, scenario, pools, member):
+    line = refusal("trace", scenario, "--system", pools, "--figure", "t.png")
+    assert line.endswith(f"try -o trace.json, or --system {member}")
+
+
 TRACE = ["trace", "llama3-8b-lpu-vs-h100", "--set", "workload.prompt=20 token", "--tokens", "1"]
 
 
