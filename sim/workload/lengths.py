@@ -17,10 +17,10 @@ def require_one(value: Value, fields: Iterable[str], examples: str) -> None:
     examples: what the file may have, for the error.
     Raises: ValueError otherwise.
     """
-    given = [field for field in fields if getattr(value, field) is not None]
-    if len(given) != 1:
+    present = [field for field in fields if getattr(value, field) is not None]
+    if len(present) != 1:
         raise ValueError(
-            f"got {' and '.join(given) or 'none'}; expected one; try one of {examples}"
+            f"got {' and '.join(present) or 'none'}; expected one; try one of {examples}"
         )
 
 
