@@ -31,7 +31,7 @@ def draw(turns: LayerTurns) -> Figure:
             if turn.machine == machine:
                 start, end = 1e6 * turn.start, 1e6 * turn.end
                 colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
-                # A light edge keeps turns apart that follow each other without a gap.
+                # Without a light edge, turns that follow each other without a gap look like one.
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
                 )

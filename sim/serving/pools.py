@@ -8,7 +8,7 @@
 
 A request of one output token ends after the first of these.
 
-A request begins again if a replica fails that holds its only KV cache. If its decode replica fails
+A request begins again if the replica with its only KV cache fails. If its decode replica fails
 before the hand-over begins, its prompt travels to another one.
 """
 

@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens, Unit
 from sim.workload.request_kinds import (
-    Described,
     KindsField,
     RequestLengths,
+    WithLengths,
     check_shares,
     draw_kinds,
     draw_lengths,
@@ -108,7 +108,7 @@ class PrefixedWorkload(Workload):
     )
 
 
-class RandomWorkload(PrefixedWorkload, Described):
+class RandomWorkload(PrefixedWorkload, WithLengths):
     """A number of requests whose lengths do not depend on their arrivals.
 
     With `kinds`, each request is of one kind, which has its own lengths and SLO.
@@ -128,7 +128,7 @@ class RandomWorkload(PrefixedWorkload, Described):
                 raise ValueError(self.missing_length)
             return self
         check_shares(self.kinds)
-        for key in Described.model_fields:
+        for key in WithLengths.model_fields:
             if getattr(self, key) is not None:
                 raise ValueError(f"got {key} and kinds; expected one of them; try {key} in a kind")
         return self
@@ -204,7 +204,7 @@ class _OpenLoop(RandomWorkload):
     rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
     max_concurrent: Count | None = Field(
         default=None,
-        description="Requests in flight, at most; others wait unsent. Default: no limit.",
+        description="Most requests in flight; others wait to be sent; default: no limit.",
     )
 
     @property
