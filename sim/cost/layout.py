@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def mean_tokens(self) -> float:
-        """The tokens of a sequence that a step yields in the mean."""
+        """The mean tokens of a sequence that a step yields."""
         return self.speculation.mean_tokens if self.speculation else 1.0
 
     @cached_property

@@ -50,12 +50,12 @@ class Workload(Value, ABC):
 
     @property
     def turns_of_load(self) -> float:
-        """Requests of each session, in the mean; 1 without sessions."""
+        """The mean number of requests in a session; 1 without sessions."""
         return 1.0
 
     @property
     def lifetime(self) -> Seconds:
-        """The time that a session pauses between its turns, in the mean; 0 without sessions."""
+        """The mean time for which a session pauses between its turns; 0 without sessions."""
         return 0.0
 
     def scaled(self, load: float, requests: int) -> "Workload":
@@ -196,7 +196,7 @@ class RandomWorkload(PrefixedWorkload, WithLengths):
 class _OpenLoop(RandomWorkload):
     """A workload whose requests come at `rate`, whatever the system does.
 
-    With `max_concurrent`, a request that would be one too many is sent when an answer has come.
+    With `max_concurrent`, a request beyond the limit is sent after the next answer ends.
     Its latencies count from then, as in `vllm bench serve --max-concurrency`.
     """
 
