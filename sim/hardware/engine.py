@@ -285,21 +285,9 @@ class Engine(Sourced):
         for part, names in PAIRS.items():
             missing = [name for name in names if getattr(self, name) is None]
             if missing and not (len(missing) == 2 and getattr(self.kernels, part, None)):
-                raise error_at_path(
-                    (missing[0],),
-                    None,
-                    f"got no {missing[0]}; expected both {' and '.join(names)}, or neither and"
-                    f" `kernels` with {part}",
-                )
+                reason = f"got no {missing[0]}; expected both {' and '.join(names)}, or neither "
+                raise error_at_path((missing[0],), None, f"{reason}and `kernels` with {part}")
         return self
-
-    def default_limits(self, chip: Chip) -> tuple[int | None, int | None]:
-        """Return the default limits on a chip: `max_sequences` and `token_budget`."""
-        small = self.small_chip
-        memory = next(memory for memory in chip.memory.values() if "kv" in memory.holds)
-        if small and memory.capacity < small.below:
-            return small.max_sequences, small.token_budget
-        return self.max_sequences, self.token_budget
 
     def source_of(self, path: str) -> str | None:
         """Return the source of a number, also of one of the kernels' file; None without one."""
@@ -349,3 +337,12 @@ class Engine(Sourced):
 
 
 EngineField = Annotated[Engine, FromCatalogue("engines", Engine)]
+
+
+def default_limits(engine: Engine, chip: Chip) -> tuple[int | None, int | None]:
+    """Return the default limits of an engine on a chip: `max_sequences` and `token_budget`."""
+    small = engine.small_chip
+    memory = next(memory for memory in chip.memory.values() if "kv" in memory.holds)
+    if small and memory.capacity < small.below:
+        return small.max_sequences, small.token_budget
+    return engine.max_sequences, engine.token_budget
