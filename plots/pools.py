@@ -146,5 +146,7 @@ def finding(means: Mapping[str, Mapping[str, float]], systems: Mapping[str, Flee
         largest = max(parts, key=lambda part: parts[part])
         share = parts[largest] / sum(parts.values())
         label = system_label(name, systems[name])
-        clauses.append(f"{label}: {largest} is {style.share_text(share)} of the time to token 2")
+        clauses.append(
+            f"{label}: {largest} takes {style.share_text(share)} of the time to the second token"
+        )
     return "; ".join(clauses)
