@@ -96,7 +96,7 @@ class Layout:
 
     @property
     def draft_stage(self) -> "Stage | None":
-        """The blocks of the drafter that the last stage holds beside its own."""
+        """The blocks of the drafter that the last stage holds as well as its own."""
         if not (self.drafter and self.speculation):
             return None
         last = len(self.drafter.model.blocks) - 1
