@@ -99,7 +99,7 @@ class AttentionLosses(NamedTuple):
     """The losses of the software in a mixer.
 
     compute, memory: shares of the peak rates.
-    more_positions: positions that a new token costs beside those it attends to.
+    more_positions: positions counted for a new token as well as those that it attends to.
     fixed_key, compute_key, memory_key: of their files.
     """
 

@@ -50,7 +50,7 @@ class Host(Value):
         default=0.0, description="Time that client, HTTP and tokenizer add to a TTFT [s]."
     )
     prompt_token: Seconds = Field(
-        default=0.0, description="The same for each token of the prompt [s]."
+        default=0.0, description="Time that they add for each token of the prompt [s]."
     )
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."
@@ -59,10 +59,10 @@ class Host(Value):
         default=0.0, description="Time for which a request keeps the front end busy [s]."
     )
     busy_prompt_token: Seconds = Field(
-        default=0.0, description="The same for each token of the prompt [s]."
+        default=0.0, description="Time for which each token of the prompt does so [s]."
     )
     busy_token: Seconds = Field(
-        default=0.0, description="The same for each token of the answer [s]."
+        default=0.0, description="Time for which each token of the answer does so [s]."
     )
 
 
@@ -99,9 +99,9 @@ class Engine(Sourced):
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. Without a
-    `moe_memory_efficiency` they are as their kernel, if there is one; then `moe_layer_overhead`
-    stands in place of half of `layer_overhead`. Latent attention is as its kernel, too.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
+    `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
+    `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
@@ -119,7 +119,7 @@ class Engine(Sourced):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Experts and latent attention as they were timed alone; default: those of "
+        description="Kernels of experts and latent attention, timed alone; default: those of "
         "`kernels`.",
     )
     quantizing: Literal["fused", "apart"] = Field(
