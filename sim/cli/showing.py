@@ -278,12 +278,14 @@ def trace_pools(scenario: "Scenario", name: str, out: Path | None, extra: bool) 
 
     extra: whether there are options of a single request.
     """
+    from sim.scenario.pools import key_path
     from sim.studies.pool_timeline import pools_json
 
     if extra or out is None:
+        pool = ".".join(key_path(scenario.systems, f"{name}.decode"))
         raise UserError(
             f"trace: got options of a single request for {name}, a system of pools; expected -o "
-            f"only; try -o trace.json, or --system {name}.decode"
+            f"only; try -o trace.json, or --system {pool}"
         )
     save_text(pools_json(scenario, name), out, "; open it at https://ui.perfetto.dev")
 

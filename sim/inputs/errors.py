@@ -29,6 +29,7 @@ _EXPECTED = {
     "string_type": "a text",
     "string_unicode": "a text",
     "too_long": "a list of at most {max_length}",
+    "too_short": "a length of at least {min_length}",
     "tuple_type": "a list",
 }
 

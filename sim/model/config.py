@@ -140,6 +140,9 @@ class ModelConfig(ConfigKeys):
             raise ValueError(
                 f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
             )
+        heads, kv = self.swa_num_attention_heads or heads, self.swa_num_key_value_heads or 1
+        if heads % kv:
+            raise ValueError(f"{heads} heads with a window are no multiple of {kv} KV heads")
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
         if self.family.chosen and not self.block_configs:
             raise ValueError("'block_configs' is missing: attention and MLP of each layer")

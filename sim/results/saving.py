@@ -59,7 +59,7 @@ def load_result(folder: Path) -> Saved:
     """
     import polars
 
-    with one_line_for(folder, "result of `sramsim run --out`"):
+    with one_line_for(folder, "result of `sramsim run --out`", "run"):
         data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if not (isinstance(data, dict) and {"scenario", "seed", "systems"} <= data.keys()):
             raise ValueError("result.json is of another kind")
@@ -68,16 +68,23 @@ def load_result(folder: Path) -> Saved:
 
 
 @contextmanager
-def one_line_for(folder: Path, what: str) -> Iterator[None]:
+def one_line_for(folder: Path, what: str, command: str) -> Iterator[None]:
     """Turn every error of reading saved files into one line.
 
     what: what the folder should hold, such as 'finished sweep'.
+    command: the command of sramsim that writes it.
     Raises: UserError if the block inside cannot read a file, or the file is of another kind.
     """
     import polars
 
     try:
         yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        got = "a file" if folder.is_file() else f"no {Path(error.filename).name}"
+        raise UserError(
+            f"{folder}: got {got}; expected the folder of a {what}; "
+            f"try sramsim {command} SCENARIO --out FOLDER"
+        ) from None
     except (
         OSError,
         ValueError,

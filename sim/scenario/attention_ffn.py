@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sim.cost.layer_transfer import LayerTransfer
-from sim.inputs.errors import error_at_path, errors_below
+from sim.inputs.errors import error_at_path, errors_below, quoted_value
+from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides
@@ -107,17 +108,21 @@ def _require_simulated(pool: str, system: System) -> None:
         refused += [key for key in system.model_fields_set if key not in FFN_KEYS]
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
-            reason = f"expected none, because it is not simulated in the {pool} pool"
+            got = "a mapping" if isinstance(value, Value) else quoted_value(value)
+            reason = f"got {got}; expected none, because it is not simulated in the {pool} pool"
             raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
     for key in ONLY_ONE[pool]:
         if (value := getattr(plan, key)) not in (None, 1):
             hint = "try a fleet of copies" if key == "replicas" else f"try leaving {key} out"
             reason = f"got {value}; expected 1 in the {pool} pool; {hint}"
             raise error_at_path(("plan", key), value, reason)
-    for key in ("search", "slots"):
-        if value := getattr(plan, key):
-            reason = f"got {value}; expected none in the {pool} pool; try leaving {key} out"
-            raise error_at_path(("plan", key), value, reason)
+    if plan.search:
+        reason = f"got a search for {plan.search}; expected a plan for the {pool} pool; "
+        example = "{attention_data: 8}" if pool == "attention" else "{expert: 8}"
+        raise error_at_path(("plan", "search"), plan.search, f"{reason}try plan: {example}")
+    if plan.slots:
+        reason = f"got {plan.slots}; expected none in the {pool} pool; try leaving slots out"
+        raise error_at_path(("plan", "slots"), plan.slots, reason)
     problems = {
         "policy": ("ring", "continuous") if system.policies.batching is ring else None,
         "routing": ("sampled", "expected") if system.routing == "sampled" else None,

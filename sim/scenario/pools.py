@@ -117,8 +117,10 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
     refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
     for key, advice in refused.items():
-        if getattr(system, key) not in (None, (), 0.0):
-            return key, f"expected none, because the {pool} pool does not simulate it; {advice}"
+        if (value := getattr(system, key)) not in (None, (), 0.0):
+            got = "a mapping" if isinstance(value, Value) else f"{value:g}"
+            reason = f"got {got}; expected none, because the {pool} pool does not simulate it"
+            return key, f"{reason}; {advice}"
     policy = system.policies.batching
     if policy is ring and pool == "decode":
         return "policy", "got ring; expected micro-batches in a decode pool; try policy: continuous"

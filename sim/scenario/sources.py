@@ -8,6 +8,7 @@ A changed value has the key that `--set` takes. In a keyword, `__` stands for a 
 
 import copy
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,17 +35,31 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
     """Return the document of a scenario with changed values, before validation.
 
     Raises: ScenarioError if there is no such file, or a key has no keys of its own.
-    Raises: UserError if values of a scenario were set in code, because it then has no document.
+    Raises: UserError if values of a scenario were set in code, because it then has no document, or
+    if the source is no scenario.
     """
     if isinstance(source, Scenario):
         document = _document_of(source)
     elif isinstance(source, Mapping):
         document = Document.from_text(yaml_text(source))
-    else:
+    elif isinstance(source, str | Path):
         document = open_document(source)
+    else:  # a number would be a file that is open already
+        raise UserError(
+            f"scenario: got {type(source).__name__}; expected a path, a name of the catalogue, a "
+            "mapping or a scenario; try 'llama2-70b-lpu-vs-h100'"
+        )
     for key, value in (changes or {}).items():
         document.set(assignment_of(key, value))
     return document
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Check a whole number that a function takes.  Raises: UserError otherwise."""
+    if not isinstance(value, Integral) or value < least:
+        raise UserError(
+            f"{name}: got {value!r}; expected a whole number of at least {least}; try {least}"
+        )
 
 
 def assignment_of(key: str, value: object) -> str:

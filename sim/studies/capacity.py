@@ -26,7 +26,7 @@ from sim.scenario.layout import check
 from sim.scenario.pools import key_path
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.scenario.sources import ScenarioSource, as_scenario
+from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
 from sim.studies.bound import load_bound
 from sim.studies.identity import system_identity
 from sim.studies.load_trial import LoadTrial
@@ -221,6 +221,8 @@ def capacity(
     """
     scenario = as_scenario(scenario, changes)
     share = (scenario.slo or SLO()).share if attainment is None else attainment
+    if requests is not None:
+        require_whole("requests", requests, 1)
     _check_capacity(scenario, share)
     slo = scenario.slo or SLO()  # each kind of requests may have its own
     systems = {}

@@ -46,7 +46,7 @@ from sim.scenario.layout import check
 from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
-from sim.scenario.sources import ScenarioSource, as_scenario
+from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
 from sim.studies.accounts import (
     availability_metrics,
     capacity_estimate,
@@ -331,10 +331,12 @@ def run(
     seed: None takes the scenario's.
     progress: called with a system, its finished requests, and all requests.
     changes: values by key, as `--set` takes them: `workload__rate="2 request/s"`.
-    Raises: ScenarioError if a file is wrong, PlanError if a model does not fit.
+    Raises: ScenarioError if a file is wrong, PlanError if a model does not fit, UserError if the
+    seed is wrong.
     """
     scenario = as_scenario(scenario, changes)
     seed = scenario.seed if seed is None else seed
+    require_whole("seed", seed, 0)
     scenario = search_plans(scenario.model_copy(update={"seed": seed}))
     systems = check(scenario)
     requests = scenario.workload.draw(seed)

@@ -24,7 +24,7 @@ from sim.results.frames import METRIC_COLUMNS, metric_frame
 from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
 from sim.scenario.scenario import scenario_from
-from sim.scenario.sources import ScenarioSource, as_document, assignment_of
+from sim.scenario.sources import ScenarioSource, as_document, assignment_of, require_whole
 from sim.studies.provenance import package_digest
 from sim.studies.sweep_points import SweepPoint, sweep_points
 from sim.studies.sweep_record import PointRecord
@@ -114,6 +114,8 @@ def sweep(
     Raises: ScenarioError if the scenario is wrong, or every point; UserError if it has no sweep,
     the folder cannot be written, or a worker runs other code.
     """
+    if jobs is not None:
+        require_whole("jobs", jobs, 1)
     if folder is None:
         with TemporaryDirectory() as scratch:
             return sweep(scenario, scratch, over, jobs, cluster, progress, **changes)
@@ -178,7 +180,7 @@ def load_sweep(folder: Path) -> Swept:
     """Return a sweep that was written.  Raises: UserError if the folder has no finished one."""
     import polars
 
-    with one_line_for(folder, "finished sweep"):
+    with one_line_for(folder, "finished sweep", "sweep"):
         data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
         if not (
             isinstance(data, dict) and {"scenario", "keys", "points", "systems"} <= data.keys()

@@ -11,13 +11,17 @@ from sim.inputs.values import Value
 from sim.units import Tokens
 
 
-def require_one(value: Value, fields: Iterable[str], reason: str) -> None:
+def require_one(value: Value, fields: Iterable[str], examples: str) -> None:
     """Check that exactly one of the fields is set.
 
-    Raises: ValueError with the reason otherwise.
+    examples: what the file may have, for the error.
+    Raises: ValueError otherwise.
     """
-    if sum(getattr(value, field) is not None for field in fields) != 1:
-        raise ValueError(reason)
+    given = [field for field in fields if getattr(value, field) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"got {' and '.join(given) or 'none'}; expected one; try one of {examples}"
+        )
 
 
 class Spread(Value):
@@ -47,8 +51,8 @@ class Length(Value):
 
     @model_validator(mode="after")
     def _one(self) -> "Length":
-        expected = "'512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}"
-        require_one(self, Length.model_fields, f"a length is one of {expected}")
+        examples = "'512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}"
+        require_one(self, Length.model_fields, examples)
         if self.uniform and self.uniform[0] > self.uniform[1]:
             raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} token is empty")
         return self

@@ -31,8 +31,7 @@ class Turns(Value):
 
     @model_validator(mode="after")
     def _one(self) -> "Turns":
-        expected = "5, {uniform: [a, b]}, {geometric: mean}"
-        require_one(self, Turns.model_fields, f"turns are one of {expected}")
+        require_one(self, Turns.model_fields, "5, {uniform: [a, b]}, {geometric: mean}")
         if self.uniform and self.uniform[0] > self.uniform[1]:
             raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} turns is empty")
         return self

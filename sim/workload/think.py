@@ -36,8 +36,8 @@ class Think(Value):
 
     @model_validator(mode="after")
     def _one(self) -> "Think":
-        expected = "'10 s', {exponential: mean}, {lognormal: {mean: a, sigma: x}}"
-        require_one(self, Think.model_fields, f"think is one of {expected}")
+        examples = "'10 s', {exponential: mean}, {lognormal: {mean: a, sigma: x}}"
+        require_one(self, Think.model_fields, examples)
         return self
 
     @property

@@ -114,8 +114,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "report nope",
-            "nope: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
-            "'nope/result.json'",
+            "nope: got no result.json; expected the folder of a result of `sramsim run --out`; "
+            "try sramsim run SCENARIO --out FOLDER",
         ),
         (
             "compare .",
@@ -124,8 +124,8 @@ def mine(old: str, new: str) -> None:
         ),
         (
             "compare . nope",
-            ".: holds no result of `sramsim run --out`: [Errno 2] No such file or directory: "
-            "'result.json'",
+            ".: got no result.json; expected the folder of a result of `sramsim run --out`; "
+            "try sramsim run SCENARIO --out FOLDER",
         ),
         (
             "show scenario flee",
@@ -532,7 +532,7 @@ def test_an_error_of_ours_keeps_its_traceback(sramsim, monkeypatch):
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"systems": {}}', ""])
 def test_a_folder_of_something_else_is_not_drawn(sramsim, refusal, folder, text):
-    assert refusal("plot", ".").startswith(".: holds no result of `sramsim run --out`: ")
+    assert refusal("plot", ".").startswith(".: got no result.json; expected the folder of a result")
     assert sramsim("run", "mine.yaml", "--out", "out")[0] == 0
     (folder / "out" / "result.json").write_text(text)
     assert refusal("plot", "out").startswith("out: holds no result of `sramsim run --out`: ")
@@ -831,6 +831,15 @@ def test_a_throttled_speed_is_marked_in_tables_and_json(sramsim):
     (speed,) = json.loads(sramsim(*words, "--json")[1])["systems"]["lpu"]["published"]
     assert (speed["tokens_per_second"], speed["paced"]) == (751, True)
     assert "751 token/s (paced)" in sramsim("show", "measurement", "single-user")[1]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "pools", "member"),
+    [("pd-mooncake", "pools", "node"), ("pd-goodput", "apart", "apart.decode")],
+)
+def test_a_trace_of_pools_advises_a_system_with_chips(refusal, scenario, pools, member):
+    line = refusal("trace", scenario, "--system", pools, "--figure", "t.png")
+    assert line.endswith(f"try -o trace.json, or --system {member}")
 
 
 TRACE = ["trace", "llama3-8b-lpu-vs-h100", "--set", "workload.prompt=20 token", "--tokens", "1"]

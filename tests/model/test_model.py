@@ -236,6 +236,10 @@ def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
             {"num_key_value_heads": 3},
             "num_attention_heads 4 is no multiple of num_key_value_heads 3",
         ),
+        (
+            {"swa_num_key_value_heads": 3},
+            "4 heads with a window are no multiple of 3 KV heads",
+        ),
     ],
 )
 def test_heads_that_do_not_divide_are_refused(tmp_path, changes, reason):

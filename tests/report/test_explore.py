@@ -68,5 +68,8 @@ def test_errors_are_one_line(folder, tmp_path, sramsim, monkeypatch):
 
 def test_a_folder_without_a_sweep_is_an_error(tmp_path):
     pytest.importorskip("plotly")
-    with pytest.raises(sim.UserError, match="holds no finished sweep"):
+    with pytest.raises(
+        sim.UserError,
+        match=r"got no sweep\.json; expected the folder of a finished sweep; try sramsim sweep",
+    ):
         explore_page(tmp_path)

@@ -13,17 +13,18 @@ systems:
 """
 ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
 REFUSED = {
-    "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: expected",
+    "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: got a mapping; ex",
     "attention.faults={like: gpus}": "attention.faults",
-    "attention.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "attention.outages: expected none",
+    "attention.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "attention.outages: got a list; expected none",
     "attention.fidelity=chip": "attention.fidelity: got chip; expected stage",
     "attention.routing=sampled": "attention.routing: got sampled; expected expected",
     "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
     "attention.plan={tensor: 2}": "attention.plan: got tensor 2 x attention_data 1; expected 4",
     "attention.engine=groq-compiler": "attention.engine: got groq-compiler, which has tokens_per",
     "ffn.plan={attention_data: 4}": "ffn.plan.attention_data: got 4; expected 1 in the ffn pool",
-    "ffn.max_sequences=4": "ffn.max_sequences: expected none",
-    "ffn.plan={expert: 4, weights: fp8, search: speed}": "ffn.plan.search: got speed; expected no",
+    "ffn.max_sequences=4": "ffn.max_sequences: got 4; expected none",
+    "ffn.plan={expert: 4, weights: fp8, search: speed}": "ffn.plan.search: got a search for speed; ",
+    "ffn.plan=auto": "ffn.plan: got a search for speed; expected a plan for the ffn pool; try plan:",
     "ffn.chip=l40s": "on 4 l40s of the ffn pool does not fit: the fullest chip needs",
     "micro_batches=0": "micro_batches: got 0; expected at least 1",
     "transfer.copies=expert": "transfer.copies: got 'expert'; expected 'token' or 'rank'",

@@ -196,8 +196,12 @@ def test_a_search_finds_the_sizes_with_the_highest_goodput(make_scenario):
 @pytest.mark.parametrize(
     ("changes", "pool", "reason"),
     [
-        ({"max_waiting": 3}, "decode", "max_waiting: expected none, because the decode pool"),
-        ({"request_overhead": 0.1}, "decode", "request_overhead: expected none, because"),
+        (
+            {"max_waiting": 3},
+            "decode",
+            "max_waiting: got 3; expected none, because the decode pool",
+        ),
+        ({"request_overhead": 0.1}, "decode", "request_overhead: got 0.1; expected none"),
         ({"policy": "static"}, "decode", "policy: got static; expected a policy that always"),
     ],
 )

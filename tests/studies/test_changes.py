@@ -111,5 +111,5 @@ def test_folders_are_compared_with_the_first(tmp_path):
         "change": 2,
         "change_pct": pytest.approx(200 / 3),
     }
-    with pytest.raises(UserError, match="holds no result of"):
+    with pytest.raises(UserError, match=r"got no result\.json; expected the folder of a result of"):
         compare_runs([tmp_path / "base", tmp_path])

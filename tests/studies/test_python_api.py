@@ -67,12 +67,23 @@ def test_changes_are_those_of_set(result):
         ),
         ({"model": "llama-2-7b"}, {}, "scenario in Python: 'workload' is missing"),
         ({**SCENARIO, "slo": {"ttft": "2 m"}}, {}, "scenario in Python: slo.ttft"),
+        (None, {}, "scenario: got NoneType; expected a path, a name of the catalogue, a mapping"),
+        (0, {}, "scenario: got int; expected"),
+        (SCENARIO, {"seed": -1}, "seed: got -1; expected a whole number of at least 0; try 0"),
+        (SCENARIO, {"seed": "1"}, "seed: got '1'; expected a whole number"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
     with pytest.raises(sim.UserError, match=message) as raised:
         sim.run(source, **changes)
     assert "\n" not in str(raised.value)
+
+
+def test_numbers_that_a_function_takes_are_checked():
+    with pytest.raises(sim.UserError, match="requests: got 0; expected a whole number of at le"):
+        sim.capacity(SCENARIO, requests=0)
+    with pytest.raises(sim.UserError, match="jobs: got 0; expected a whole number of at least 1"):
+        sim.sweep(SCENARIO, over={"workload.rate": ["1 request/s"]}, jobs=0)
 
 
 def test_a_scenario_that_was_set_in_code_is_not_changed_silently(result):

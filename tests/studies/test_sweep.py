@@ -481,7 +481,7 @@ def test_a_scenario_that_cannot_be_swept_is_one_line(monkeypatch, capsys, lines,
         ("sweep mine.yaml", "Missing option '--out'"),
         ("sweep mine.yaml --out out --jobs 0", "Invalid value for '--jobs'"),
         ("sweep mine.yaml --out mine.yaml", "mine.yaml: cannot be written: File exists"),
-        ("plot .", ".: holds no result of `sramsim run --out`"),
+        ("plot .", ".: got no result.json; expected the folder of a result of `sramsim run --out`"),
         ("plot broken", "broken: holds no finished sweep"),
     ],
 )
