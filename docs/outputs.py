@@ -1,10 +1,10 @@
-"""Run the commands of pages, and put what they print under them.
+"""Run the commands of pages, and write their outputs into the pages.
 
     python docs/outputs.py docs/pages/tutorial.md
 
-A block `sh` is run, line by line, in an empty folder that all blocks of a page share. A block
-`text` right after it is what it prints, in 80 columns. A block with a `title` is written as that
-file before. A block `bash` is not run. A line that fails ends the program.
+The lines of a block `sh` are run one by one, in an empty folder that all blocks of a page share. A
+block `text` directly after it holds the output, in 80 columns. A block with a `title` is first
+written to a file of that name. A block `bash` is not run. A line that fails ends the program.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The way to the second token through prefill and decode pools, and the KV cache of both pools."""
+"""The time to the second token in prefill and decode pools, and the KV cache of both pools."""
 
 from collections.abc import Mapping
 
@@ -14,8 +14,11 @@ from sim.results.labels import system_label
 from sim.results.saving import Saved
 from sim.results.system_identity import FleetIdentity
 
-_MOMENTS = 600  # points of a line; more cannot be seen
-_STROKES = {"prefill": {"ls": "--", "color": "#555555"}, "decode": {"ls": "-", "color": "#000000"}}
+_POINTS = 600  # of a line; more cannot be seen
+_LINE_STYLES = {
+    "prefill": {"ls": "--", "color": "#555555"},
+    "decode": {"ls": "-", "color": "#000000"},
+}
 # The parts between two columns of times, in order. A decode step follows.
 _PARTS = {
     "wait": ("arrival", "admitted"),
@@ -39,7 +42,7 @@ _COLUMNS = (
 
 
 def pooled(saved: Saved) -> dict[str, FleetIdentity]:
-    """Return the systems of pools, by name."""
+    """Return the systems that have prefill and decode pools, by name."""
     return {
         name: identity
         for name, identity in saved.summary.identities.items()
@@ -69,7 +72,7 @@ def draw(saved: Saved) -> Figure:
         curves = rooms_over_time(saved, name, identity)
         size, unit = style.time_axis(max((times[-1] for times, _ in curves.values()), default=0.0))
         for pool, (times, share) in curves.items():
-            axis.plot(times / size, 100 * share, lw=1.3, label=pool, **_STROKES[pool])
+            axis.plot(times / size, 100 * share, lw=1.3, label=pool, **_LINE_STYLES[pool])
         axis.set(ylabel="KV filled, %", ylim=(0, None), xlabel=f"time, {unit}")
         axis.set_title(system_label(name, identity), fontsize=9, loc="left")
         axis.legend(fontsize=8, ncols=2)
@@ -88,9 +91,9 @@ def _rows(saved: Saved, name: str) -> polars.DataFrame:
 
 
 def mean_parts(saved: Saved, name: str) -> dict[str, float]:
-    """Return the mean seconds of each part of the way to the second token; empty without rows.
+    """Return the mean seconds of each part of the time to the second token; empty without rows.
 
-    The decode step is the mean one of each request.
+    The decode step is the mean step of each request.
     """
     rows = _rows(saved, name)
     if not len(rows):
@@ -107,10 +110,10 @@ def mean_parts(saved: Saved, name: str) -> dict[str, float]:
 def rooms_over_time(
     saved: Saved, name: str, identity: FleetIdentity
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return by pool the times [s], and the share of its KV cache that tokens fill.
+    """Return the times [s] and the share of the KV cache that tokens fill, by pool.
 
     A prompt is in the prefill pool from its admission to the end of its transfer, and in the decode
-    pool from the start of the transfer on. An answer's tokens come evenly.
+    pool from the start of the transfer on. The tokens of an answer come at equal intervals.
     Left out: room that is reserved but empty, and requests that are not finished.
     """
     rows = _rows(saved, name)
@@ -118,7 +121,7 @@ def rooms_over_time(
         return {}
     column = {key: rows[key].to_numpy().astype(float) for key in _COLUMNS}
     begin, end = column["arrival"].min(), column["last_token"].max()
-    times = np.linspace(begin, end, _MOMENTS)
+    times = np.linspace(begin, end, _POINTS)
     decoding = np.maximum(column["last_token"] - column["decode_start"], 1e-12)
     held: dict[str, list[float]] = {"prefill": [], "decode": []}
     for time in times:
@@ -143,5 +146,7 @@ def finding(means: Mapping[str, Mapping[str, float]], systems: Mapping[str, Flee
         largest = max(parts, key=lambda part: parts[part])
         share = parts[largest] / sum(parts.values())
         label = system_label(name, systems[name])
-        clauses.append(f"{label}: {largest} is {style.share_text(share)} of the time to token 2")
+        clauses.append(
+            f"{label}: {largest} takes {style.share_text(share)} of the time to the second token"
+        )
     return "; ".join(clauses)

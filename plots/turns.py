@@ -31,7 +31,7 @@ def draw(turns: LayerTurns) -> Figure:
             if turn.machine == machine:
                 start, end = 1e6 * turn.start, 1e6 * turn.end
                 colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
-                # A light edge keeps turns apart that follow each other without a gap.
+                # Without a light edge, turns that follow each other without a gap look like one.
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
                 )
@@ -40,12 +40,12 @@ def draw(turns: LayerTurns) -> Figure:
     axis.set_xlim(0, 1e6 * max(turn.end for turn in turns.turns))
     axis.set(xlabel=f"time since the step began, us: {SHOWN_LAYERS} layers")
     axis.grid(axis="y", visible=False)
-    shown = [
+    entries = [
         Patch(color=COLOUR_CODES[BATCH_COLOURS[n]], label=f"micro-batch {n + 1}")
         for n in range(min(count, len(BATCH_COLOURS)))
     ]
     if count > 1:
-        style.legend(axis, shown)
+        style.legend(axis, entries)
     style.title(figure, finding(turns), key_rows=int(count > 1))
     figure.supxlabel(turns.identity, fontsize=7, color="#555555", ha="left", x=0.01)
     return figure
@@ -56,6 +56,8 @@ def finding(turns: LayerTurns) -> str:
     cycle = turns.cycle
     binds = BINDS.get(cycle.binds, "a link never waits")
     if cycle.binds == "latency":
-        binds = "all pools wait" if cycle.micro_batches > 1 else "one pool works at a time"
+        binds = (
+            "both pools wait at times" if cycle.micro_batches > 1 else "one pool works at a time"
+        )
     time = trimmed_number(cycle.cycle_us)
     return f"{turns.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"

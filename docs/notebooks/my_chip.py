@@ -39,7 +39,7 @@ SCENARIO = {
 }
 
 # %% [markdown]
-# Does the model fit, and how few chips would do?
+# Does the model fit, and how many chips does it need at least?
 
 # %%
 planned = sim.plan(SCENARIO)
@@ -56,7 +56,7 @@ result = sim.run(SCENARIO)
 print(result.metrics.select("system", "chips", "median_tpot_ms", "energy.joules_per_token"))
 
 # %% [markdown]
-# How many chips does each size of SRAM need? A change reaches into the chip's entry.
+# How many chips does the model need with each size of SRAM? A change may set a key of the chip.
 
 # %%
 for capacity in ("346 MB", "461 MB"):

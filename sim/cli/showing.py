@@ -55,7 +55,7 @@ def plot_command(
         list[str] | None,
         typer.Option(
             metavar="FILE.PY:FUNCTION",
-            help="Draw with a function of yours, which takes the result; repeatable.",
+            help="Draw with your own function of the result; repeatable.",
         ),
     ] = None,
     assignments: SetOption = None,

@@ -14,15 +14,15 @@ from sim.inputs.names import find_entry
 from sim.inputs.values import Sourced
 
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-KIND = "acceptance"  # the catalogue's folder, and the word of `sramsim show`
+KIND = "acceptance"  # the catalogue's folder, and the kind that `sramsim show` takes
 
 
 class AcceptanceCurve(Sourced):
-    """How many drafts of a step are accepted, as it was measured for one drafter and kind of text.
+    """The measured acceptance of one drafter on one kind of text, by the drafts of a step.
 
-    A step with i drafts yields L_i tokens in the mean. The chance that the first i drafts are
+    A step with i drafts yields L_i tokens on average. The chance that the first i drafts are
     accepted is L_i - L_(i-1), with L_0 = 1.
-    Left out: that more drafts in a step may change the chance of earlier ones.
+    Left out: more drafts in a step may change the chance of earlier ones.
     """
 
     lengths: tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...] = Field(

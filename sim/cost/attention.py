@@ -99,7 +99,7 @@ class AttentionLosses(NamedTuple):
     """The losses of the software in a mixer.
 
     compute, memory: shares of the peak rates.
-    more_positions: positions that a new token costs beside those it attends to.
+    more_positions: positions counted for a new token as well as those that it attends to.
     fixed_key, compute_key, memory_key: of their files.
     """
 
@@ -191,6 +191,8 @@ def attention_core(
 def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLosses:
     """Return what the software loses in a mixer: the engine's numbers, or those of its kernels.
 
+    An engine with numbers of its own takes kernels of latent attention only on a generation that
+    they were timed on: their starts differ tenfold from one generation to another.
     Prompts have 8-bit products where activations and KV cache have 8 bits or fewer, and the
     kernels' file has such products.
     """
@@ -201,7 +203,7 @@ def attention_losses(layout: Layout, shape: Mixer, decode: bool) -> AttentionLos
     own = computing is not None and reading is not None
     named = (
         file
-        and (not own or (latent and file.latent_attention))
+        and (not own or (latent and layout.chip.generation in file.latent_attention))
         and file.attending(layout.chip.generation, latent)
     )
     if computing is not None and reading is not None and not named:

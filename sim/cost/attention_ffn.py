@@ -1,7 +1,7 @@
 """The cost of steps whose attention and MLPs are on two pools of chips.
 
-A step is cut into micro-batches. In every layer each of them passes the attention pool, the way
-out, the FFN pool and the way back, and reads the weights again.
+A step is cut into micro-batches. In every layer each micro-batch passes the attention pool, the
+link out, the FFN pool and the link back. It reads the weights again.
 """
 
 from collections import Counter, defaultdict
@@ -25,14 +25,15 @@ from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
-NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool's engine has it
+NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
 IS_HOP = ((HOPS, 1.0),)
 
 
 class LayerTimes(NamedTuple):
     """The times of one micro-batch in one layer [s], or how often each of them counts.
 
-    out, back: of its messages, with the latency. out_busy, back_busy: of the links.
+    out, back: times of its messages, with the latency.
+    out_busy, back_busy: times for which the messages keep the links busy.
     """
 
     attention: float = 0.0
@@ -49,7 +50,7 @@ class LayerTimes(NamedTuple):
 
     @property
     def slowest(self) -> str:
-        """The pool or link that one micro-batch keeps busy longest."""
+        """The pool or link that one micro-batch keeps busy for the longest time."""
         return max(MACHINES, key=lambda name: float(getattr(self, name)))
 
     def total(self, counts: "LayerTimes") -> Seconds:
@@ -57,12 +58,15 @@ class LayerTimes(NamedTuple):
         return sum(time * count for time, count in zip(self, counts, strict=True))
 
 
-MACHINES = ("attention", "ffn", "out_busy", "back_busy")  # each takes one micro-batch at a time
+# The pools and links. Each takes one micro-batch at a time.
+MACHINES = ("attention", "ffn", "out_busy", "back_busy")
 ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
 
 
 class Critical(NamedTuple):
-    """How often each time of a layer counts in its cycle, and in the fill before the first one.
+    """The times on the critical path: how often each counts in a cycle of a layer, and in the fill.
+
+    The fill is before the first cycle.
 
     binds: the pool or link that never waits; 'latency' if all of them wait.
     """
@@ -73,11 +77,11 @@ class Critical(NamedTuple):
 
 
 def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
-    """Return what a layer's cycle and the fill consist of.
+    """Return the times that make up the cycle of a layer and the fill.
 
     With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
     cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
-    It is exact for a flow shop that every job passes L times, first come, first served.
+    This is exact for a flow shop that every job passes L times, first come, first served.
     """
     m, slowest = micro_batches, times.slowest
     once = LayerTimes(**{slowest: 1.0})
@@ -90,10 +94,10 @@ def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
 class ShardCollectives(Collectives):
     """The collectives of an FFN pool.
 
-    With a copy for each shard, its chips gather the tokens, each of which came to one of them. Then
-    they sum the results, each of which leaves from one of them. Such a reduce-scatter takes as long
-    as an all-gather. With one copy of a token this is an all-reduce over the stage, as without
-    pools.
+    With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
+    tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
+    takes as long as an all-gather. With one copy of a token this is an all-reduce over the stage,
+    as without pools.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
@@ -123,14 +127,14 @@ class ShardCollectives(Collectives):
 
 
 class AttentionFfnCosts(Costs):
-    """The cost of steps on an attention pool and an FFN pool, which work in turns.
+    """The cost of steps on an attention pool and an FFN pool, whose micro-batches take turns.
 
-    Embedding, head and the engine's time for a step and its sequences are on the attention pool,
-    once a step, before and after all layers.
+    Embedding, head and the engine's time for a step and its sequences are on the attention pool.
+    They count once a step, before and after all layers.
     ffn: the costs of the FFN part of the model on its pool.
 
-    Left out: overlap of layers with unlike neighbours, and of a step with the next one; cached
-    positions that several micro-batches read for one prompt.
+    Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
+    Left out: cached positions that several micro-batches read for one prompt.
     """
 
     def __init__(
@@ -230,7 +234,7 @@ class AttentionFfnCosts(Costs):
         return times._replace(attention=seconds), growth, holds
 
     def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
-        """Return for each kind of layer the times of a micro-batch, and what its cycle is."""
+        """Return the times of a micro-batch and the critical path, for each kind of layer."""
         m, part = self.micro_batch(work)
         times = {pair: self.layer_times(pair, part)[0] for pair in self.layer_kinds}
         return {pair: (own, critical_times(own, m)) for pair, own in times.items()}
@@ -244,7 +248,7 @@ class AttentionFfnCosts(Costs):
         return a_token * sum(tokens * steps for tokens, steps in tally.batch_steps.items())
 
     def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
-        """Return the tallies of the attention pool and the FFN pool: steps of micro-batches."""
+        """Return the tallies of both pools, attention first, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat
         attention = _cut(tally, lambda tokens: min(self.micro_batches, tokens))
         return attention, _cut(attention, lambda tokens: -(-tokens // beat)) if beat else attention
@@ -278,7 +282,7 @@ class AttentionFfnCosts(Costs):
     def _ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
         """Yield the rows of a layer's MLP for one pass.
 
-        The slowest collectives count, over the stages with this MLP.
+        Stages with this MLP may have unlike collectives. The slowest of them counts.
         """
         rows = [row for row in self.ffn.body_rows(self._passes(tokens)[1]) if row.part == block]
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
@@ -291,7 +295,7 @@ class AttentionFfnCosts(Costs):
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
 
     def _once(self, work: Work) -> Seconds:
-        """Return the seconds of these rows."""
+        """Return the seconds of a step outside of its layers."""
         parts = self._by_part(work.tokens)
         outside = parts[self.layout.model.blocks[0]] + parts[self.head] + parts[None]
         return outside + self.sampling(work.logits, work.decodes + work.chunks, work.decodes)
@@ -328,7 +332,7 @@ def _link_causes(way: str, seconds: Seconds) -> tuple[Cause, ...]:
 
 
 def _cut(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
-    """Return a tally whose steps are cut into parts; outputs are sampled once a step as before."""
+    """Return a tally whose steps are cut into parts. Outputs are still sampled once a step."""
     steps: defaultdict[int, float] = defaultdict(float)
     for tokens, count in tally.batch_steps.items():
         parts = max(1, parts_of(tokens))

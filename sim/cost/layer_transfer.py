@@ -16,12 +16,12 @@ class LayerTransfer(Value):
     """The links between an attention pool and an FFN pool, which work in both directions at once.
 
     A message takes `latency + bytes / bandwidth`. The bytes are those of a micro-batch at the
-    busier end.  With `copies: rank` each shard of the experts is sent the tokens that need it, and
+    busier end.  With `copies: rank` each shard of the experts receives the tokens that need it, and
     sends its results back.  The chips of a shard share its messages, gather the tokens and sum
     their results.  With `copies: token` all chips of a stage are one shard.
 
-    Left out: links of the shard that most tokens need, which carry more than others; partial
-    results of shared experts, on shards that no routed expert of a token is on.
+    Left out: the links of the most popular shard carry more than others.
+    Left out: partial results of shared experts, on shards without a routed expert of the token.
     """
 
     bandwidth: BytesPerSecond = Field(
@@ -31,7 +31,7 @@ class LayerTransfer(Value):
         default="chip", description="Owner of a link: each chip, or all chips of a pool together."
     )
     latency: Seconds = Field(
-        default=0.0, description="Time of a message besides its bytes [s]; the link is free then."
+        default=0.0, description="Fixed time of a message [s]; it does not occupy the link."
     )
     out: Annotated[PrecisionField, Field(validate_default=True)] = Field(
         default=Precision.BF16, description="Precision of hidden states on the way to the FFN pool."
@@ -46,14 +46,14 @@ class LayerTransfer(Value):
     )
 
     def shards(self, ffn: Layout) -> int:
-        """Return the shards of a stage that are sent tokens by themselves."""
+        """Return the number of shards of a stage that receive their own copies of tokens."""
         return ffn.plan.expert if self.copies == "rank" else 1
 
     def copies_of(self, ffn: Layout, block: Block) -> float:
         """Return the copies of a token that a layer's MLP needs.
 
-        N (1 - C(E - E/N, k) / C(E, k)) of N shards have one of the token's k experts of E. A dense
-        MLP is on all of them.
+        A token has k of E experts. N (1 - C(E - E/N, k) / C(E, k)) of N shards hold one of them. A
+        dense MLP is on all shards.
         """
         shards = self.shards(ffn)
         return block.experts.reached(shards) if block.experts else float(shards)

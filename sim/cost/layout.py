@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def mean_tokens(self) -> float:
-        """The tokens of a sequence that a step yields in the mean."""
+        """The mean tokens of a sequence that a step yields."""
         return self.speculation.mean_tokens if self.speculation else 1.0
 
     @cached_property
@@ -96,7 +96,7 @@ class Layout:
 
     @property
     def draft_stage(self) -> "Stage | None":
-        """The blocks of the drafter that the last stage holds beside its own."""
+        """The blocks of the drafter that the last stage holds as well as its own."""
         if not (self.drafter and self.speculation):
             return None
         last = len(self.drafter.model.blocks) - 1

@@ -235,7 +235,9 @@ def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
         ranked = plan.ranked(tokens), tokens
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
     term = COMPUTE if sides.compute >= sides.memory else KV
-    fixed = attention_losses(kind.layout, kind.shape, decode).fixed / sides.seconds
+    fixed = attention_losses(kind.layout, kind.shape, decode).fixed
+    if fixed:  # without it a mixer may take no time
+        fixed /= sides.seconds
     shares = ((term, 1 - fixed), (OVERHEAD, fixed)) if fixed else ((term, 1.0),)
     return Row(kind.part, kind.layers, sides.seconds, sides.ideal, shares, causes)
 

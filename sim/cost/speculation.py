@@ -81,7 +81,7 @@ class Speculation:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens of a step in the mean: one, and the accepted drafts."""
+        """The mean tokens of a step: one, and the accepted drafts."""
         return 1.0 + sum(self.acceptance)
 
     def engine(self, engine: Engine) -> Engine:

@@ -50,7 +50,7 @@ class Host(Value):
         default=0.0, description="Time that client, HTTP and tokenizer add to a TTFT [s]."
     )
     prompt_token: Seconds = Field(
-        default=0.0, description="The same for each token of the prompt [s]."
+        default=0.0, description="Time that they add for each token of the prompt [s]."
     )
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."
@@ -59,10 +59,10 @@ class Host(Value):
         default=0.0, description="Time for which a request keeps the front end busy [s]."
     )
     busy_prompt_token: Seconds = Field(
-        default=0.0, description="The same for each token of the prompt [s]."
+        default=0.0, description="Time for which each token of the prompt does so [s]."
     )
     busy_token: Seconds = Field(
-        default=0.0, description="The same for each token of the answer [s]."
+        default=0.0, description="Time for which each token of the answer does so [s]."
     )
 
 
@@ -99,9 +99,9 @@ class Engine(Sourced):
     Time of a step: the layers, `layers * layer_overhead`, `step_overhead`, and `sequences *
     sequence_overhead` with the sequences of the fullest rank of attention data parallelism.
 
-    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. Without a
-    `moe_memory_efficiency` they are as their kernel, if there is one; then `moe_layer_overhead`
-    stands in place of half of `layer_overhead`. Latent attention is as its kernel, too.
+    Experts: as a multiply, with `moe_layer_overhead` for each of their layers. An engine without
+    `moe_memory_efficiency` takes the times of their kernel, if there is one. Then
+    `moe_layer_overhead` replaces half of `layer_overhead`. Latent attention has its kernel, too.
     `overlap` needs two tokens on the fullest rank, and hides at most the computing time.
     Left out: that the halves of a step read the weights twice.
 
@@ -119,7 +119,7 @@ class Engine(Sourced):
     )
     block_kernels: KernelsField | None = Field(
         default=None,
-        description="Experts and latent attention as they were timed alone; default: those of "
+        description="Kernels of experts and latent attention, timed alone; default: those of "
         "`kernels`.",
     )
     quantizing: Literal["fused", "apart"] = Field(
@@ -285,21 +285,9 @@ class Engine(Sourced):
         for part, names in PAIRS.items():
             missing = [name for name in names if getattr(self, name) is None]
             if missing and not (len(missing) == 2 and getattr(self.kernels, part, None)):
-                raise error_at_path(
-                    (missing[0],),
-                    None,
-                    f"got no {missing[0]}; expected both {' and '.join(names)}, or neither and"
-                    f" `kernels` with {part}",
-                )
+                reason = f"got no {missing[0]}; expected both {' and '.join(names)}, or neither "
+                raise error_at_path((missing[0],), None, f"{reason}and `kernels` with {part}")
         return self
-
-    def default_limits(self, chip: Chip) -> tuple[int | None, int | None]:
-        """Return the default limits on a chip: `max_sequences` and `token_budget`."""
-        small = self.small_chip
-        memory = next(memory for memory in chip.memory.values() if "kv" in memory.holds)
-        if small and memory.capacity < small.below:
-            return small.max_sequences, small.token_budget
-        return self.max_sequences, self.token_budget
 
     def source_of(self, path: str) -> str | None:
         """Return the source of a number, also of one of the kernels' file; None without one."""
@@ -349,3 +337,12 @@ class Engine(Sourced):
 
 
 EngineField = Annotated[Engine, FromCatalogue("engines", Engine)]
+
+
+def default_limits(engine: Engine, chip: Chip) -> tuple[int | None, int | None]:
+    """Return the default limits of an engine on a chip: `max_sequences` and `token_budget`."""
+    small = engine.small_chip
+    memory = next(memory for memory in chip.memory.values() if "kv" in memory.holds)
+    if small and memory.capacity < small.below:
+        return small.max_sequences, small.token_budget
+    return engine.max_sequences, engine.token_budget

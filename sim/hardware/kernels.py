@@ -52,7 +52,7 @@ class MultiplyKernel(Value):
     )
     in_steps: bool = Field(
         default=False,
-        description="Whether both shares are those of whole steps; the engine's factors then do "
+        description="Whether both shares hold for whole steps; the engine's factors then do "
         "not count.",
     )
 
@@ -66,13 +66,14 @@ class ExpertKernel(Value):
     """
 
     fixed: Seconds = Field(
-        description="Time of any size: sorting tokens by expert, start, and quantizing [s]."
+        description="Fixed time: sorting tokens by expert, start, and quantizing [s]."
     )
     memory_efficiency: Fraction = Field(description="Share of the memory bandwidth, 0 to 1.")
     compute_efficiency: Fraction = Field(description="Share of the peak rate, 0 to 1.")
     more_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Tokens of each expert that are computed beside its own: partly filled tiles.",
+        description="Tokens of each expert that are computed as well as its own, in partly filled "
+        "tiles.",
     )
 
 
@@ -82,7 +83,7 @@ class DecodeKernel(Value):
     Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
     """
 
-    fixed: Seconds = Field(description="Time of any context [s].")
+    fixed: Seconds = Field(description="Fixed time, for any context [s].")
     memory_efficiency: Fraction = Field(
         description="Share of the memory bandwidth at which the KV cache is read, 0 to 1."
     )
@@ -100,13 +101,13 @@ class PrefillKernel(Value):
     So a long prompt comes nearer to `compute_efficiency` than a short one.
     """
 
-    fixed: Seconds = Field(description="Time of any prompt [s].")
+    fixed: Seconds = Field(description="Fixed time, for any prompt [s].")
     compute_efficiency: PeakShare = Field(
         description="Share of the 16-bit peak rate that long prompts reach, up to 2 in 8 bits."
     )
     more_positions: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Positions that each token costs beside those it attends to.",
+        description="Positions counted for each token as well as those that it attends to.",
     )
 
 

@@ -1,7 +1,8 @@
 """Layers that differ one by one, as Nemotron-NAS (DeciLM) lists them in `block_configs`.
 
-A layer's attention or MLP may be left out, or be one matrix. Others have KV heads and an inner
-width of their own.  Source: Bercovich et al., "Puzzle", arXiv 2411.19146, section 2.
+A layer's attention or MLP may be left out, or be one matrix. Otherwise a layer has its own number
+of KV heads, and its MLP its own inner width.
+Source: Bercovich et al., "Puzzle", arXiv 2411.19146, section 2.
 """
 
 import math
@@ -13,11 +14,11 @@ from sim.inputs.errors import error_at_key, quoted_value
 _SWITCHES = ("no_op", "replace_with_linear")
 _ATTENTION = (*_SWITCHES, "n_heads_in_group")
 _MLP = (*_SWITCHES, "ffn_mult")
-_WIDTH_STEP = 256  # inner widths are whole multiples of it, in DeciLM's configuration_decilm.py
+_WIDTH_STEP = 256  # DeciLM's configuration_decilm.py rounds inner widths up to it
 
 
 class LayerChoice(NamedTuple):
-    """The parts of a layer.  kv_heads, width: None where the part is left out or one matrix."""
+    """The parts of a layer.  kv_heads, width: None if the part is left out or is one matrix."""
 
     kv_heads: int | None
     attention_matrix: bool

@@ -32,7 +32,7 @@ from sim.model.layer_kinds import (
 )
 from sim.model.quantization import Quantization, read_quantization
 from sim.model.spellings import SPELLINGS, spelled_keys, unnested
-from sim.model.windows import WINDOW_RULES, Place
+from sim.model.windows import WINDOW_RULES, LayerPlace
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
 # Keys of families with a recurrence. In other families they are refused.
@@ -255,7 +255,7 @@ class ModelConfig(ConfigKeys):
             slides = period[layer % len(period)] == "L" and layer + 1 < layers
         else:
             length = period if self.family.windows == "pattern" and isinstance(period, int) else 0
-            place = Place(layer, layers, length or self.family.pattern, self.max_window_layers)
+            place = LayerPlace(layer, layers, length or self.family.pattern, self.max_window_layers)
             slides = WINDOW_RULES[self.family.windows](place)
         return window if slides else None
 

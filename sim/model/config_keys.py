@@ -275,7 +275,7 @@ class ConfigKeys(MixerKeys):
         default=None, description="Whether each layer has experts; default: by the keys above."
     )
     shared_intermediate_size: Count | None = Field(
-        default=None, description="Inner width of the MLP beside the experts, in Granite 4."
+        default=None, description="Inner width of the MLP next to the experts, in Granite 4."
     )
     enable_moe_block: bool = Field(
         default=False,

@@ -102,7 +102,7 @@ FAMILIES = {
     "phimoe": Family(norm_biases=True),
     "qwen2": Family(qkv_bias=True, windows="late"),
     "qwen2_5_vl_text": Family(qkv_bias=True, windows="late"),
-    "qwen2_moe": Family(qkv_bias=True, windows="early, each second"),
+    "qwen2_moe": Family(qkv_bias=True, windows="early, every second"),
     "qwen2_vl_text": Family(qkv_bias=True, windows="late"),
     "qwen3": Family(qk_norm=True, windows="late"),
     "qwen3_5_moe_text": Family(qk_norm=True, recurrence="gated delta", gated_query=True),

@@ -10,7 +10,7 @@ from sim.model.transformer import Model
 class AttentionPart(Model):
     """Embedding, attention, routers, norms and head of a model, without its MLPs.
 
-    Biases of a dense MLP count here, since a block has them together with its norms.
+    The biases of a dense MLP count here, since a block has them together with its norms.
     """
 
     def _blocks(self) -> tuple[Block, ...]:
@@ -44,7 +44,7 @@ PART_CLASSES: dict[str, type[Model]] = {"attention": AttentionPart, "ffn": FfnPa
 def model_part(model: Model, pool: Literal["attention", "ffn"]) -> Model:
     """Return the part of a model that is on the chips of a pool.
 
-    Raises: ValueError if a layer has not both mixers and an MLP.
+    Raises: ValueError if a layer lacks a mixer or an MLP.
     """
     if any(len(model.layer(number)) != 2 for number in range(model.num_hidden_layers)):
         raise ValueError(

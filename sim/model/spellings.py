@@ -1,4 +1,4 @@
-"""Other names of the keys of a `config.json`, and the config inside a wrapper.
+"""Keys of a `config.json` under one name each, and the config of the text model inside a wrapper.
 
 >>> spelled_keys({"model_type": "falcon", "num_kv_heads": 8})
 {'model_type': 'falcon', 'num_key_value_heads': 8}
@@ -60,7 +60,7 @@ TEXT_TYPES = {
     "qwen3_vl_moe": "qwen3_vl_moe_text",
     "step3_vl": "step3_text",
 }
-# Keys that Hunyuan writes as a list with a number for each layer; equal ones are covered.
+# Keys that Hunyuan writes as a list with a number for each layer. Equal numbers are covered.
 EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
 # Keys outside text_config that describe the language model too.
 OUTER_KEYS = (
@@ -105,7 +105,7 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
 
 
 def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
-    """Return a list of MiMo-V2 with a digit for each layer; empty if the key is no list.
+    """Return MiMo-V2's list under a key, a digit for each layer; empty if there is no list.
 
     Raises: PydanticCustomError if it holds anything but 0 and 1.
     """

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 
 class UpdateRule(NamedTuple):
-    """How a recurrence updates its state, as the matrix products of one head.
+    """The matrix products with which one head of a recurrence updates its state.
 
     state: products of a token with the whole state.
-    keys, values: products with each token of its chunk, as long as a key, and as a value.
+    keys, values: products with each token of its chunk, of the size of a key and of a value.
     chunk: tokens of a prompt between two states that kernels write; a config may have its own.
     """
 
@@ -17,8 +17,8 @@ class UpdateRule(NamedTuple):
     chunk: int
 
 
-# Mamba-2. Source: Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6: a chunk needs
-# its keys times queries, these times values, the state that it adds, and the state that it reads.
+# Mamba-2. Source: Dao and Gu, "Transformers are SSMs", arXiv 2405.21060, section 6. A chunk needs
+# its keys times queries, the result times values, the state that it adds, and that which it reads.
 SSD = UpdateRule(2, 1, 1, 256)
 # Mamba. Its scan has no products inside a chunk. Source: state-spaces/mamba,
 # selective_scan_fwd_kernel.cuh, which writes a state after 2,048 tokens.

@@ -1,4 +1,4 @@
-"""Layers with a window of attention, by the rule of the family, where no layer_types names them.
+"""The layers with a window of attention, by a rule of the family, for configs without layer_types.
 
 Source: transformers' configuration classes, which fill in layer_types.
 """
@@ -7,8 +7,12 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 
-class Place(NamedTuple):
-    """A layer, the number of layers, the family's period, and the config's max_window_layers."""
+class LayerPlace(NamedTuple):
+    """The place of a layer among its model's layers.
+
+    period: layers after which the family's pattern repeats.
+    limit: the config's max_window_layers.
+    """
 
     layer: int
     layers: int
@@ -21,8 +25,8 @@ class Place(NamedTuple):
         return (self.layer + 1) % self.period == 0
 
 
-# late: from max_window_layers on. without rotary: each so-manieth, which has no rotary embedding.
-# named: those that layer_types names alone.
+# late: from max_window_layers on. without rotary: the last of each period, which has no rotary
+# embedding. named: only those that layer_types names.
 WindowLayers = Literal[
     "all",
     "pattern",
@@ -30,18 +34,18 @@ WindowLayers = Literal[
     "pattern, not first",
     "pattern from 0",
     "late",
-    "early, each second",
+    "early, every second",
     "without rotary",
     "named",
 ]
-WINDOW_RULES: dict[WindowLayers, Callable[[Place], bool]] = {
+WINDOW_RULES: dict[WindowLayers, Callable[[LayerPlace], bool]] = {
     "all": lambda place: True,
     "pattern": lambda place: not place.closes,
     "pattern, not last": lambda place: not place.closes and place.layer + 1 < place.layers,
     "pattern, not first": lambda place: not place.closes and place.layer > 0,
     "pattern from 0": lambda place: place.layer % place.period != 0,
     "late": lambda place: place.layer >= place.limit,
-    "early, each second": lambda place: place.layer % 2 == 0 and place.layer < place.limit,
+    "early, every second": lambda place: place.layer % 2 == 0 and place.layer < place.limit,
     "without rotary": lambda place: place.closes,
     "named": lambda place: False,
 }

@@ -24,7 +24,7 @@ from sim.planning.search import sized_layout
 
 @dataclass(frozen=True)
 class PoolSharing:
-    """How two pools share the steps: micro-batches that take turns, and the links."""
+    """The number of micro-batches that take turns on two pools, and the links between the pools."""
 
     micro_batches: int
     transfer: LayerTransfer
@@ -37,9 +37,10 @@ def deploy_with_ffn(
     lengths: tuple[float, float],
     overrides: tuple[LimitOverrides, LimitOverrides] = (LimitOverrides(), LimitOverrides()),
 ) -> Deployment:
-    """Lay attention on the chips of one pool and MLPs on those of the other one.
+    """Return the deployment of attention on the chips of one pool, and of MLPs on another pool.
 
-    lengths: tokens of a mean request, and of its prompt. overrides: of attention, and of the FFN.
+    lengths: tokens of a mean request, and of its prompt.
+    overrides: for the attention pool, and for the FFN pool.
     The scheduler's limits and the KV cache are those of the attention pool.
 
     Raises: ValueError at a key of `attention` or `ffn` if parts contradict each other.
@@ -66,7 +67,7 @@ def deploy_with_ffn(
 
 
 def _require_one_stage(parts: DeploymentParts) -> None:
-    """Raise ValueError unless the attention pool is one stage, whose chips start layers at once."""
+    """Raise ValueError unless the attention pool is one stage without beats or layer launches."""
     engine, plan = parts.engine, parts.plan
     for key in ("tokens_per_beat", "layer_launch"):
         if getattr(engine, key):
@@ -81,7 +82,7 @@ def _require_one_stage(parts: DeploymentParts) -> None:
 
 
 def _ffn_layout(parts: DeploymentParts, overrides: LimitOverrides) -> Layout:
-    """Return the layout of an FFN pool. Several stages have equal numbers of layers.
+    """Return the layout of an FFN pool. All stages have equal numbers of layers.
 
     Without `tensor`, a stage has a chip for each expert shard.
     """

@@ -12,7 +12,7 @@ from sim.cost.speculation import Speculation
 from sim.cost.step import Costs
 from sim.cost.work import decodes_at
 from sim.hardware.chip import Chip
-from sim.hardware.engine import Engine
+from sim.hardware.engine import Engine, default_limits
 from sim.hardware.topology import Topology
 from sim.inputs.errors import error_at_path
 from sim.model.transformer import Model
@@ -243,7 +243,7 @@ def _token_budget(
     advised = None if beat else parts.chip.compute.token_budget(precisions)
     if beat and parts.speculation:
         beat *= 1 + parts.speculation.tokens  # a program for so many tokens of each sequence
-    rank_budget = overrides.token_budget or engine.default_limits(parts.chip)[1] or advised
+    rank_budget = overrides.token_budget or default_limits(engine, parts.chip)[1] or advised
     budget = rank_budget and rank_budget * limited_ranks(engine, plan)
     return min((n for n in (budget, beat) if n), default=None)
 
@@ -297,7 +297,7 @@ def _scheduler_limits(
         raise error_at_path(("speculate", "tokens"), drafts, reason)
     beat = fill = None
     ranks = limited_ranks(engine, plan)
-    default = engine.default_limits(layout.chip)[0] or 0
+    default = default_limits(engine, layout.chip)[0] or 0
     limit = (overrides.max_sequences or default) * ranks
     if engine.tokens_per_beat:
         beat, fill = pipeline_beat(Costs(layout), tokens, request_tokens)

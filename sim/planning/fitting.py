@@ -1,4 +1,4 @@
-"""The error of a deployment whose model does not fit, with what would be enough.
+"""The error for a model that does not fit on its chips, with the fewest chips that would do.
 
 >>> require_fit(deployment, 2048)  # doctest: +SKIP
 """
@@ -11,7 +11,7 @@ from sim.units import format_quantity
 
 
 def require_fit(deployment: Deployment, request_tokens: float) -> None:
-    """Raise PlanError, with the number of chips that would fit, if the model does not fit."""
+    """Raise PlanError if the model does not fit, with the fewest chips on which it would."""
     fit, layout = deployment.fit, deployment.layout
     if fit.fits:
         return
@@ -19,7 +19,7 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
     fewest = minimum_chips(deployment.bare, request_tokens)
     if fewest is None:
-        hint = f"no number of them would do as the {layout.chip.id} is joined"
+        hint = f"no number of them would do with the topology of {layout.chip.id}"
     else:
         hint = f"{fewest[0]} chips would do (tensor {fewest[1]}, pipeline {fewest[2]})"
     needs = _needs(fit)

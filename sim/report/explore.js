@@ -143,7 +143,7 @@ function draw() {
   table();
 }
 
-// At this speed of a user: each system's point with the most tokens per chip.
+// The table: for each system, the point with the most tokens per chip at a speed of a user.
 const COLUMNS = ["user_speed", "throughput_per_chip", "median_ttft_ms", "economics.usd_per_mtok", "energy.joules_per_token", "chips"]
   .filter((key) => key in data.axes);
 function cells(kind, texts) {

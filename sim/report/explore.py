@@ -3,7 +3,7 @@
 explore_page(Path("out/pareto"))  # hover, choose axes, filter, Pareto front
 
 The page loads nothing from a network. It holds plotly.js (MIT license, 4.8 MB), which the extra
-`explore` installs as the package `plotly`. Any other library would do less, or need more code here.
+`explore` installs as the package `plotly`. Smaller libraries would do less, or need more code here.
 Left out: rows with an error, which have no values. The page counts them.
 """
 
@@ -83,7 +83,9 @@ _COLUMNS = {
     ),
     "economics.capital_usd": Axis("price to buy", "$", -1, "Chips and servers, bought once."),
     "chips": Axis("chips", "", -1, "All chips of the system."),
-    "busy_share": Axis("chips busy", "share", 0, "Share of the time that chips work, their mean."),
+    "busy_share": Axis(
+        "chips busy", "share", 0, "Share of the time that the chips work, the mean over all chips."
+    ),
     "fitted_share": Axis(
         "fitted share", "share", -1, "Share of a token's time that was fitted to measurements."
     ),
@@ -93,10 +95,10 @@ GLOSSARY = {
     "Pareto front": "Points that no other shown point beats on both axes.",
     "STABLE": "The system keeps up with the load.",
     "BACKLOGGED": "It keeps up, but many requests wait longer than they are served.",
-    "OVERLOADED": "It serves less than is offered: a longer run would wait longer.",
+    "OVERLOADED": "It serves less than the offered load: in a longer run, requests wait longer.",
     "REFUSED": "At least half of the requests were not served.",
-    "TOO SHORT": "The run is too short to tell.",
-    "SLO": "Latency limits that a good request meets.",
+    "TOO SHORT": "The run is too short to decide.",
+    "SLO": "The latency limits that each request should meet.",
     "stage": "The chips that hold one contiguous part of the model's layers.",
     "replica": "One copy of the model: all stages and one scheduler.",
 }

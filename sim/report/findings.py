@@ -46,11 +46,14 @@ def conditions_of_numbers(summary: RunSummary) -> list[str]:
         lines.append(f"Trace: {summary.note}.")
     spans = {name: span for name, s in summary.systems.items() if (span := s.metrics.measured)}
     if spans:
-        parts = ", ".join(
-            f"{labels[name]} from {format_number(span.start)} to {format_number(span.end)} s"
+        counted = {
+            name: f"from {format_number(span.start)} to {format_number(span.end)} s"
             for name, span in spans.items()
-        )
-        lines.append(f"Counted: {parts}; ITL and verdict of the whole run.")
+        }
+        parts = [f"{labels[name]} {part}" for name, part in counted.items()]
+        if len(spans) > 1 and len(set(counted.values())) == 1:
+            parts = [f"all systems {min(counted.values())}"]
+        lines.append(f"Counted: {', '.join(parts)}; ITL and verdict of the whole run.")
     return lines
 
 

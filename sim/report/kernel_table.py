@@ -11,6 +11,9 @@ from sim.report.titled_tables import left_titled_table, titled_table
 from sim.results.labels import format_number
 from sim.results.validation_summary import ErrorStatistics, ValidationSummary
 
+# Each kind of kernel is a column. All of them together are too wide for a terminal.
+_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
+
 ErrorsByMetric = Mapping[str, ErrorStatistics]
 
 
@@ -18,7 +21,13 @@ def kernel_table(title: str, summary: ValidationSummary) -> RenderableType:
     """Return the errors of a set of kernels by group, and why some rows are not simulated."""
     groups = summary.groups or {}
     shapes = {name: errors for name, errors in groups.items() if name.startswith("shape ")}
-    pairs = {name: errors for name, errors in groups.items() if name not in shapes}
+    pairs = {
+        name: errors
+        for name, errors in groups.items()
+        if name not in shapes and name not in ("fitted", "assumed", "tested")
+    }
+    collectives = [name for name in summary.metrics if name in _COLLECTIVES]
+    computing = [name for name in summary.metrics if name not in _COLLECTIVES]
     reasons = Counter(
         (row.status, row.reason)
         for row in summary.points
@@ -29,8 +38,12 @@ def kernel_table(title: str, summary: ValidationSummary) -> RenderableType:
     return Group(
         _errors(f"{title}: {known}", {"all": summary.metrics}),
         Text(),
-        _medians("median |error| by chip and backend, %", pairs, list(summary.metrics)),
-        Text(),
+        *(
+            part
+            for names in (computing, collectives)
+            if names
+            for part in (_medians("median |error| by chip and backend, %", pairs, names), Text())
+        ),
         _errors("by shape", shapes),
         Text(),
         *lines,
@@ -52,9 +65,11 @@ def _errors(title: str, groups: Mapping[str, ErrorsByMetric]) -> Table:
 
 
 def _medians(title: str, groups: Mapping[str, ErrorsByMetric], metrics: list[str]) -> Table:
-    """Return the median error of each kind of kernel, a row for each group."""
-    table = titled_table(title, metrics)
+    """Return the median error of each kind of kernel, a row for each group that has one."""
+    table = titled_table(title, [name.replace("_", " ") for name in metrics])
     for group, errors in groups.items():
+        if not any(name in errors for name in metrics):
+            continue
         cells = (errors[name].median_ape if name in errors else None for name in metrics)
         table.add_row(group, *("" if cell is None else format_number(cell) for cell in cells))
     return table

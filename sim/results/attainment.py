@@ -1,4 +1,4 @@
-"""Requests within their SLO: by limit, and by all limits.
+"""Requests that meet their SLO: each limit, and all limits.
 
 meets_slo(rows, slo).mean()  # attainment
 """
@@ -49,8 +49,8 @@ def request_limits(
 ) -> dict[str, Seconds | _Column]:
     """Return each limit [s]: one for all requests, or float[request] if there are kinds.
 
-    kind, kinds: as in `RequestBatch`. slo: the scenario's, for kinds without their own. A kind
-    without a limit has inf. Limits that no request has are left out.
+    kind, kinds: as in `RequestBatch`. slo: the scenario's, for kinds without their own.
+    A kind without a limit has inf. Limits that no request has are left out.
     """
     if kind is None:
         return {**slo.limits} if slo else {}

@@ -71,7 +71,7 @@ def metric_frame(
 ) -> "polars.DataFrame":
     """Return a frame with the columns of METRIC_COLUMNS, after some others.
 
-    rows: values by column. Other keys of theirs are left out. before: columns of as many rows.
+    rows: values by column; other keys are ignored. before: columns with as many rows.
     """
     import polars
 

@@ -79,7 +79,7 @@ class SpeculationGain:
 class LayerCycle:
     """A layer of a full step on an attention pool and an FFN pool [us].
 
-    The layer is of the kind that most layers are. sequences: of the step. micro_batches: its parts.
+    The layer is of the most frequent kind. sequences: of the step. micro_batches: its parts.
     attention, out, ffn, back: times of one part. cycle: time of the layer for all parts.
     binds: the pool or link that never waits; 'latency' if all of them wait.
     """

@@ -13,7 +13,7 @@ from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides
 from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
 
-# Keys of the pools that are not simulated, by pool. Those of the FFN pool are all but these.
+# Keys that neither pool simulates. The FFN pool refuses all keys but FFN_KEYS.
 REFUSED = ("speculate", "link_errors", "faults", "outages", "exceptions", "network", "jitter")
 FFN_KEYS = (
     "chip",
@@ -26,16 +26,17 @@ FFN_KEYS = (
     "label",
     "colour",
 )
-# Keys of the pools' plans with the only value that is simulated.
+# Keys of the pools' plans whose only simulated value is 1.
 ONLY_ONE = {"attention": ("pipeline", "replicas", "expert"), "ffn": ("attention_data", "replicas")}
 
 
 class AttentionFfn(Shown):
-    """Attention on one pool of chips, MLPs and experts on another one.
+    """A system with attention on one pool of chips, and MLPs and experts on another one.
 
     Embedding, attention, KV cache, routers, norms and head are on the attention pool. Hidden states
-    cross to the FFN pool and back in every layer. Both pools serve one replica: `micro_batches`
-    parts of a step take turns, so that one pool works while another part is on the other pool.
+    cross to the FFN pool and back in every layer. Both pools serve one replica. A step is cut into
+    `micro_batches` parts, which take turns: each pool works on one part while the other pool works
+    on another part.
     With m parts a layer takes max(m * slowest of pools and links, attention + out + FFN + back).
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
@@ -60,7 +61,7 @@ class AttentionFfn(Shown):
 
     @property
     def full_label(self) -> str | None:
-        """The label with the number of all chips in the place of '{chips}'."""
+        """The label, with the number of all chips in place of '{chips}'."""
         chips = self.attention.hardware[1] + self.ffn.hardware[1]
         return self.label and self.label.replace("{chips}", f"{chips:,}")
 

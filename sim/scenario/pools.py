@@ -16,7 +16,7 @@ from sim.units import Count, JoulesPerByte
 POOLS = ("prefill", "decode")
 
 # Keys of a system that pools do not simulate, and what to do instead.
-_REFUSED = {"batch_wait": "try leaving it out: prompts wait for others only beside decodes"}
+_REFUSED = {"batch_wait": "try leaving it out: prompts wait only while sequences decode"}
 # Keys of a system that a decode pool does not simulate, and what to do instead.
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",
@@ -82,8 +82,8 @@ class Pools(Shown):
     A preempted sequence is computed again on the decode replica.
 
     The deadline of the prefill pool's system is for the first token, and that of the decode pool's
-    system for the last one.  A request begins again if a replica fails that holds its only KV
-    cache.  If its decode replica fails before the hand-over, its prompt travels to another one.
+    system for the last one.  A request begins again if the replica with its only KV cache
+    fails.  If its decode replica fails before the hand-over, its prompt travels to another one.
     The availability is the product of both pools' availabilities.
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
-    """Return the chips of a plain system, and their number, by the key of their owner costs.
+    """Return the kind and number of chips of a plain system, by the key of their owner costs.
 
-    They are of one kind, or those of 'afd.attention' and 'afd.ffn'.
+    A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'.
     """
     system = scenario.systems.get(name)
     if isinstance(system, AttentionFfn):
@@ -23,7 +23,7 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
 
 
 def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
-    """Return the purchase of copies of a plain system, with spares; None if a price is unknown."""
+    """Return the cost to buy copies of a plain system, with spares; None if a price is unknown."""
     spares, parts = scenario.spare_chips(name), []
     for key, (chip, chips) in owned_chips(scenario, name).items():
         own = scenario.money.systems.get(key, OwnerCosts())

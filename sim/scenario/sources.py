@@ -32,11 +32,11 @@ def as_scenario(source: ScenarioSource, changes: Mapping[str, object] | None = N
 
 
 def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = None) -> Document:
-    """Return the document of a scenario with changed values, not yet validated.
+    """Return the document of a scenario with changed values, before validation.
 
     Raises: ScenarioError if there is no such file, or a key has no keys of its own.
-    Raises: UserError if the values of a scenario were set in code, so that it has no document, or
-    the source is none.
+    Raises: UserError if values of a scenario were set in code, because it then has no document, or
+    if the source is no scenario.
     """
     if isinstance(source, Scenario):
         document = _document_of(source)
@@ -85,8 +85,8 @@ def _document_of(scenario: Scenario) -> Document:
     document = copy.deepcopy(scenario.document)
     if document is None or scenario_from(document) != scenario:
         raise UserError(
-            f"scenario {scenario.id}: got values set in code; expected a scenario as it was read, "
-            "to change keys of; try model_copy(update=...), or a file"
+            f"scenario {scenario.id}: got values set in code; expected a scenario whose values "
+            "are those of its file; try model_copy(update=...), or a file"
         )
     return document
 

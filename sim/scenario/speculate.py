@@ -43,8 +43,8 @@ class Speculate(Value):
         description="Drafts of each sequence in a step; 0: no speculation."
     )
     acceptance: AcceptanceField = Field(
-        description="Chances that the first 1, 2, 3 drafts are accepted; one number a means a, "
-        "a^2, a^3; or a published curve."
+        description="Chances that the first 1, 2, 3 drafts are accepted; one number; or a curve's "
+        "name."
     )
     sampling: Literal["sampled", "expected"] = Field(
         default="sampled",

@@ -167,7 +167,7 @@ class System(Shown):
     )
     batch_wait: BatchWait | None = Field(
         default=None,
-        description="Prompts wait for others, to be computed in one step; default: they do not.",
+        description="Let prompts wait until several are computed in one step; default: no wait.",
     )
     micro_batch: Count | None = Field(
         default=None,

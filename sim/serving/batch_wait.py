@@ -9,9 +9,9 @@ from sim.units import Count, Fraction
 class BatchWait(Value):
     """Hold prompts back while sequences decode, until enough of them have come.
 
-    A step computes prompts once their tokens and its decodes fill `share` of the token budget, or
-    once `steps` steps have passed without them.
-    Without sequences that decode, prompts do not wait.
+    A step computes prompts if their tokens and its decodes fill `share` of the token budget, or if
+    `steps` steps have passed without prompts.
+    Prompts do not wait if no sequence decodes.
     Source: TensorRT-LLM, batch_wait_max_tokens_ratio and batch_wait_timeout_iters.
     """
 

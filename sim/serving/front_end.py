@@ -1,4 +1,4 @@
-"""The process before an engine that takes requests in and passes tokens on, one after the other.
+"""The process in front of an engine, which accepts requests and sends tokens one after the other.
 
 >>> front_end = FrontEnd(FrontEndTimes(0.5, prompt_token=0.0, token=0.0), tokens=lambda: 0.0)
 >>> [front_end.wait(now, prompt=9) for now in (0.0, 0.0, 0.75)]
@@ -20,11 +20,11 @@ class FrontEndTimes(NamedTuple):
 
 
 class FrontEnd:
-    """The work that waits before an engine: a queue of one process.
+    """The queue of work of a process in front of an engine.
 
     Tokens that wait delay the first token of a request as much as its last one.  So the whole
-    delay stands before the request.
-    Left out: that tokens come in steps; between two arrivals they come evenly.
+    delay is counted before the request reaches the engine.
+    Left out: steps. Between two arrivals, tokens come at equal intervals.
 
     tokens: returns the tokens that the engine has made so far.
     """

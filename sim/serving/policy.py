@@ -31,7 +31,7 @@ class Request:
     answered: when its last token before a preemption was ready [s]; nan before the first one.
     joined: when its prompt was computed [s]; nan before.
     steps: in which it decodes the tokens after its first one; set when it is accepted.
-    rate: tokens that it decodes in a step, in the mean over its steps; 1 without speculation.
+    rate: mean tokens that it decodes in a step; 1 without speculation.
     queued: whether it waits to be admitted.
     """
 

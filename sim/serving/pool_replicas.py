@@ -1,4 +1,4 @@
-"""The replicas of prefill and decode pools: what each holds of a request on its way.
+"""The replicas of prefill and decode pools, with the KV cache and places that requests hold.
 
 A prefill replica holds the KV cache of a computed prompt until it has travelled. A decode replica
 holds room for a prompt from its admission on, and a place among its sequences from its arrival on.
@@ -25,7 +25,7 @@ class PrefillAdmission(Admission):
 
     on_admitted: called with a request that is admitted.
     on_prefilled: called with this object, a request whose prompt is computed, and the time.
-    withdrawn: numbers of the requests that have ended elsewhere, and leave without a record.
+    withdrawn: numbers of requests that have ended elsewhere, and leave without a record.
     """
 
     on_admitted: Callable[[Request], None]
@@ -43,7 +43,7 @@ class PrefillAdmission(Admission):
         self.withdrawn: set[int] = set()
 
     def record_replica(self, request: Request) -> None:
-        """Record that this replica computes a prompt. A decode replica's number stays."""
+        """Record that this replica computes a prompt, and keep the number of a decode replica."""
         rows, number, transfers = self.rows, request.id, self.rows.transfers
         assert transfers
         before = transfers.prefill_replica[number]
@@ -89,10 +89,10 @@ class PrefillAdmission(Admission):
 class DecodeAdmission(Admission):
     """The requests of a decode replica.
 
-    An admitted request holds KV cache, and takes a place among the sequences when its prompt has
-    come and one is free. No request is admitted while all places are taken, as in vLLM.
-    coming: admitted requests whose prompts have not come, by number, in order of admission.
-    ready: requests whose prompts have come, and that wait for a place.
+    An admitted request holds KV cache. It takes a place among the sequences when its prompt has
+    arrived and a place is free. No request is admitted while all places are taken, as in vLLM.
+    coming: admitted requests whose prompts have not arrived, by number, in order of admission.
+    ready: requests whose prompts have arrived, and that wait for a place.
     on_admitted: called with a request that has room for its prompt.
     Source: vLLM 0.11, vllm/v1/core/sched/scheduler.py, WAITING_FOR_REMOTE_KVS.
     """
@@ -127,7 +127,7 @@ class DecodeAdmission(Admission):
         self.on_admitted(request)
 
     def receive(self, request: Request, answered: Seconds) -> None:
-        """Let a request whose prompt has come wait for a place.
+        """Let a request whose prompt has arrived wait for a place.
 
         answered: when its first token was ready [s].
         """
@@ -137,19 +137,19 @@ class DecodeAdmission(Admission):
         self.give_places()
 
     def give_places(self) -> None:
-        """Let ready requests wait for a micro-batch, as far as places are free."""
+        """Give the free places to ready requests, which then wait for a micro-batch."""
         while self.ready and self.kv_cache.sequences_used < self.kv_cache.sequences:
             self.kv_cache.sequences_used += 1
             self.prefilling.append(self.ready.popleft())
 
     def has_no_place(self, request: Request) -> bool:
-        """Return whether a request holds KV cache, and no place among the sequences."""
+        """Return whether a request holds KV cache without a place among the sequences."""
         return request.id in self.coming or request in self.ready
 
     def free_room(self, request: Request) -> None:
         """Free the KV cache of a request without a place.
 
-        Requests that counted on blocks of its prompt then wait for their own.
+        Requests that expected to reuse blocks of its prompt then wait for their own blocks.
         """
         if self.coming.pop(request.id, None):
             for other, cached in self.kv_cache.uncomputed(request, self.coming.values()):
@@ -160,9 +160,10 @@ class DecodeAdmission(Admission):
         self.kv_cache.give_back(request)
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request whose prompt will not come."""
+        """Forget a request whose prompt will not arrive."""
         if request.queued:
-            # It may come again before it is first, and equal entries cannot be ordered.
+            # The request may come back before this entry is popped. Heapq cannot order equal
+            # entries.
             self.waiting = [entry for entry in self.waiting if entry[-1] is not request]
             heapq.heapify(self.waiting)
             self.queued -= 1
@@ -196,7 +197,8 @@ class PrefillReplica(Replica):
     def withdraw(self, prompt: Request) -> None:
         """Drop a prompt whose request has ended elsewhere: immediately, or after the next step.
 
-        A step of this replica may be the caller, so the room is freed as an event of this instant.
+        A step of this replica may be the caller. So another event at this instant frees
+        the room.
         """
         if prompt.ended:
             call_after(self.env, 0.0, lambda _: self.release(prompt))
@@ -217,7 +219,7 @@ class DecodeReplica(Replica):
     admission: DecodeAdmission
 
     def receive(self, request: Request, answered: Seconds) -> None:
-        """Accept a request whose prompt has come, unless it has ended since.
+        """Accept a request whose prompt has arrived, unless it has ended since.
 
         answered: when its first token was ready [s].
         """
@@ -229,7 +231,7 @@ class DecodeReplica(Replica):
             self.on_submit()
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request whose prompt will not come, and admit others."""
+        """Forget a request whose prompt will not arrive, and admit others."""
         self.executor.complete_silent()
         self.admission.withdraw(request)
         self.on_submit()

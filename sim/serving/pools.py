@@ -8,7 +8,7 @@
 
 A request of one output token ends after the first of these.
 
-A request begins again if a replica fails that holds its only KV cache. If its decode replica fails
+A request begins again if the replica with its only KV cache fails. If its decode replica fails
 before the hand-over begins, its prompt travels to another one.
 """
 
@@ -198,7 +198,7 @@ class PooledFleet(ServingFleet):
     def arrive(self, journey: Journey, request: Request) -> None:
         """Free the prefill replica's room for a prompt that has travelled, and hand it over.
 
-        If a replica has failed since, the journey has another request, or is none of the journeys.
+        If a replica has failed since, the journey has another request, or was removed.
         """
         target, handover = journey.target, self.pools.transfer.handover
         if self.journeys.get(request.id) is not journey or journey.request is not request:

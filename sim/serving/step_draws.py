@@ -18,7 +18,7 @@ KV_PARTS = 2**16
 def kv_per_step(rate: float) -> float:
     """Return the KV cache that a sequence takes in a step, rounded up to a part of a token.
 
-    rate: tokens that it decodes in a step, in the mean.
+    rate: mean tokens that it decodes in a step.
     """
     return math.ceil(rate * KV_PARTS) / KV_PARTS
 

@@ -32,7 +32,7 @@ class Transfer(Value):
         description="Bandwidth of a link in each direction [B/s]; `per` says whose link it is."
     )
     latency: Seconds = Field(
-        default=0.0, description="Time of a transfer besides its bytes [s]; the link is free then."
+        default=0.0, description="Fixed time of a transfer [s]; it does not occupy the link."
     )
     handover: Seconds = Field(
         default=0.0,
@@ -45,7 +45,7 @@ class Transfer(Value):
         "prompt.",
     )
     energy: JoulesPerByte | None = Field(
-        default=None, description="Energy of a byte on its way [J/B]; default: not counted."
+        default=None, description="Energy to transfer a byte [J/B]; default: not counted."
     )
     per: Literal["flow", "replica", "chip"] = Field(
         default="replica",

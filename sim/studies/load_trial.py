@@ -1,6 +1,6 @@
 """The result of one trial of a capacity search: attainment, verdict, and what limits the load.
 
-trial.met(0.9)  # whether nine of ten requests met the SLO, and the system kept up
+trial.met(0.9)  # whether 90 % of the requests met the SLO, and the system kept up
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class LoadTrial:
 
     load: request/s, or users of a closed loop.
     attainment: share of the requests that met the SLO.
-    kept: output tokens that came out over those offered, in the counted part.
+    kept: output tokens served, divided by those offered, in the counted part.
     missed: share of the requests that missed each limit, or were refused.
     counted: start and end of the counted part [s].
     pool: the pool whose requests wait more at the end; '' without pools.
@@ -55,7 +55,7 @@ class LoadTrial:
 
     @property
     def summary(self) -> TrialSummary:
-        """The trial as a result has it."""
+        """The trial as results store it."""
         return TrialSummary(
             load=self.load,
             attainment=self.attainment,
@@ -69,7 +69,7 @@ class LoadTrial:
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the system serves as much as is offered.
+        """Whether the system serves the offered load.
 
         A closed loop always keeps up, because its users wait for answers.
         """
@@ -96,8 +96,9 @@ class LoadTrial:
     def binds(self, share: float) -> str:
         """Return why the load is not met: the limit that most requests miss, or 'refused'.
 
-        'overload' if the share is met, because the SLO allows long waits. With pools, it names the
-        one that binds, as 'ttft (prefill)'. With kinds it names the worst, as 'ttft of rag'.
+        It is 'overload' if the share is met, because the SLO allows long waits. With pools, it also
+        names the pool that binds, as 'ttft (prefill)'. With kinds of requests, it names the kind
+        with the lowest attainment, as 'ttft of rag'.
         """
         if self.kinds and not self.attained(share):
             name, worst = min(self.kinds.items(), key=lambda kind: kind[1].attainment)

@@ -1,4 +1,4 @@
-"""The sizes of both pools with the highest goodput of a number of chips.
+"""A search for the sizes of both pools with the highest goodput on a number of chips.
 
     copies: {search: capacity, chips: 64}   # in a scenario
     best_sizes(scenario, "pd", search_capacity)
@@ -17,14 +17,15 @@ from sim.scenario.scenario import Scenario
 from sim.studies.capacity import SEARCH_FROM, Guess, SystemCapacity, load_to_beat
 from sim.studies.pool_bound import pools_point
 
-MOST_SIZES = 5  # sizes, those of the highest bounds
+MOST_SIZES = 5  # as many sizes are simulated, those with the highest bounds
 NEAR_SIZES = 0.75  # sizes below this share of the highest bound are not simulated
 
-CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]  # of the only system
+# A search on a scenario with one system.
+CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]
 
 
 def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:
-    """Return the systems of pools whose sizes are searched for, among those named; None: all."""
+    """Return the systems whose pool sizes are searched for, among `names`; None: all systems."""
     return [
         name
         for name, system in scenario.systems.items()
@@ -33,9 +34,9 @@ def open_sizes(scenario: Scenario, names: set[str] | None) -> list[str]:
 
 
 def ranked_sizes(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]]:
-    """Return the bound of the goodput for each size of the prefill pool, the highest first.
+    """Return a bound of the goodput for each size of the prefill pool, the highest first.
 
-    The decode pool has the chips that are left. Fewer chips are first among equal bounds.
+    The decode pool has the chips that are left. Among equal bounds, fewer chips come first.
     Raises: PlanError if the chips hold no copy of each system, or no load meets the SLO.
     """
     system = scenario.systems[name]
@@ -78,7 +79,7 @@ def used_chips(members: Mapping[str, Member]) -> int:
 def with_sizes(scenario: Scenario, name: str, copies: PoolCopies) -> Scenario:
     """Return the scenario with one system only, whose pools have these sizes.
 
-    The systems of its pools are in place.
+    The pools hold their systems themselves, not the names of other systems.
     """
     system = scenario.systems[name]
     assert isinstance(system, Pools)

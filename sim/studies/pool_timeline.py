@@ -2,7 +2,7 @@
 
     pools_json(sim.read("lpu-decode-h100-prefill"), "pools")
 
-Each replica is a process, and so is its link. A track holds requests that do not overlap.
+Each replica is a process of the trace, and so is its link. Requests on one track do not overlap.
 """
 
 import heapq
@@ -24,7 +24,7 @@ EVENTS_OF_REQUEST = 11  # slices and counters
 
 
 def pools_json(scenario: Scenario, name: str) -> str:
-    """Return Chrome's trace events of a run on a system of pools, as a JSON object.
+    """Return a run on a system of pools as Chrome trace events, in a JSON object.
 
     Left out: requests that are not finished, or that have one token only.
     Raises: UserError if there are too many requests; PlanError if the system does not fit.
@@ -43,28 +43,32 @@ def pools_json(scenario: Scenario, name: str) -> str:
 
 def pool_events(rows: Rows) -> Iterator[JsonObject]:
     """Yield the names of replicas and links, then their slices (X) and counters (C)."""
-    of = rows.transfers
-    assert of
-    done = np.flatnonzero(rows.finished & np.isfinite(of.decode_start))
-    prefills, decodes = of.prefill_replica[done], rows.replica[done]
+    transfers = rows.transfers
+    assert transfers
+    done = np.flatnonzero(rows.finished & np.isfinite(transfers.decode_start))
+    prefills, decodes = transfers.prefill_replica[done], rows.replica[done]
     computing = {"wait": rows.arrival, "prefill": rows.admitted, "hold": rows.first_token}
-    travelling = {"transfer": of.start}
-    decoding = {"hand-over": of.end, "wait": of.handed_over, "decode": of.decode_start}
+    travelling = {"transfer": transfers.start}
+    decoding = {
+        "hand-over": transfers.end,
+        "wait": transfers.handed_over,
+        "decode": transfers.decode_start,
+    }
     held = rows.requests.prompt, rows.requests.prompt + rows.requests.output
     pid = 0
     for replica in sorted({*prefills.tolist(), *decodes.tolist()}):
         is_prefill = replica in prefills
         own = done[(prefills if is_prefill else decodes) == replica]
         label = f"{'prefill' if is_prefill else 'decode'} replica {replica}"
-        parts, ends = (computing, of.end) if is_prefill else (decoding, rows.last_token)
+        parts, ends = (computing, transfers.end) if is_prefill else (decoding, rows.last_token)
         yield _process(pid, label)
         yield from slices(pid, own, [*parts.values(), ends], tuple(parts))
-        since = rows.admitted if is_prefill else of.start
+        since = rows.admitted if is_prefill else transfers.start
         yield from counter(pid, since[own], ends[own], held[not is_prefill][own].tolist())
         pid += 1
         if is_prefill:
             yield _process(pid, f"link of {label}")
-            yield from slices(pid, own, [*travelling.values(), of.end], tuple(travelling))
+            yield from slices(pid, own, [*travelling.values(), transfers.end], tuple(travelling))
             pid += 1
 
 
@@ -75,9 +79,9 @@ def _process(pid: int, label: str) -> JsonObject:
 def slices(
     pid: int, requests: Sequence[int], times: Sequence[np.ndarray], parts: Sequence[str]
 ) -> Iterator[JsonObject]:
-    """Yield the slices of each request: between each two of its times, a part of its way.
+    """Yield a slice for each part of each request.
 
-    times: float[request], s, one more than parts.
+    times: float[request], s. Part n lasts from times[n] to times[n + 1].
     """
     order = sorted(requests, key=lambda request: float(times[0][request]))
     free: list[tuple[Seconds, int]] = []  # when each track is free, and its number
@@ -104,7 +108,7 @@ def slices(
 def counter(
     pid: int, starts: np.ndarray, ends: np.ndarray, tokens: Sequence[int]
 ) -> Iterator[JsonObject]:
-    """Yield the tokens of the KV cache that a replica's requests need, where they change."""
+    """Yield the tokens of KV cache that a replica's requests need, at each change."""
     changes = [(float(at), n) for at, n in zip(starts, tokens, strict=True)]
     changes += [(float(at), -n) for at, n in zip(ends, tokens, strict=True)]
     total = 0

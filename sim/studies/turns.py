@@ -20,7 +20,10 @@ SHOWN_LAYERS = 3
 
 
 class Turn(NamedTuple):
-    """The time that a pool or link works for a micro-batch in a layer [s]."""
+    """The time for which a pool or link works on a micro-batch in a layer [s].
+
+    machine: one of MACHINES, a pool or link.
+    """
 
     machine: str
     micro_batch: int
@@ -31,7 +34,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerTurns:
-    """The turns of the first layers of a full step. system, identity: as figures show them."""
+    """The turns in the first layers of a full step. system, identity: labels for figures."""
 
     system: str
     identity: str
@@ -40,7 +43,7 @@ class LayerTurns:
 
 
 def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
-    """Return the turns of a system of attention and FFN pools.
+    """Return the turns of a system with an attention pool and an FFN pool.
 
     Raises: UserError if it has no such pools; PlanError if it does not fit.
     """
@@ -62,7 +65,7 @@ def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
 def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, LayerCycle] | None:
     """Return a layer of a step with as many mean requests as fit; None without an FFN pool.
 
-    The layer is of the kind that most layers are.
+    The layer is of the most frequent kind.
     """
     costs, workload, limits = deployment.costs, scenario.workload, deployment.limits
     if not isinstance(costs, AttentionFfnCosts):
@@ -85,7 +88,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
 
 
 def first_turns(times: LayerTimes, micro_batches: int, layers: int) -> list[Turn]:
-    """Return the turns of the first layers of a step, the last micro-batch's last turn at the end.
+    """Return the turns of the first layers of a step, ordered by layer and micro-batch.
 
     Each pool and link takes one micro-batch at a time, first come, first served.
     """

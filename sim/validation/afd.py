@@ -1,8 +1,8 @@
-"""Measured decode steps of attention and FFN pools, compared: `sramsim validate afd`.
+"""The comparison with measured decode steps of attention and FFN pools: `sramsim validate afd`.
 
 attention_ffn_report().as_json()["median_ape"]  # in %
 
-Steps are computed, not served, because the sources measured decoding alone.
+Single steps are computed, without requests, because the sources measured decoding alone.
 """
 
 from sim.catalogue.measurements import PublishedSteps, StepMeasurements

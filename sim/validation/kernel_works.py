@@ -1,8 +1,8 @@
-"""The work of a row in a table of kernels: a multiply, experts, attention, or a collective.
+"""The work of one row in a table of timed kernels: a multiply, experts, attention, or a collective.
 
     kernel_work(row).seconds(engine, chip)  # with the losses of the engine's kernels
 
-Each is the work of one chip, or a collective of several, alone.
+A kernel runs alone on one chip, and a collective alone on several.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,9 +27,9 @@ from sim.validation.points import cell_number
 from sim.validation.systems import InexpressibleError
 
 TableRow = Mapping[str, str]
-# How weights are stored, and what they are multiplied by, for each dtype of a table.
-# nvfp4: a scale of 8 bits for 16 numbers; mxfp4: one for 32.  fp8_block: one of 32 bits for
-# 128 x 128.
+# The format of stored weights, and the precision of activations, for each dtype of a table.
+# Block scales: nvfp4 has 8 bits for 16 numbers, mxfp4 8 bits for 32, and fp8_block 32 bits
+# for 128 x 128.
 FORMATS = {
     "bf16": (NumberFormat("bf16", 16), Precision.BF16),
     "fp8": (NumberFormat("fp8", 8), Precision.FP8),
@@ -39,14 +39,14 @@ FORMATS = {
     "w4a16_mxfp4": (NumberFormat("fp4", 4.25), Precision.BF16),
     "w4a8_mxfp4_mxfp8": (NumberFormat("fp4", 4.25), Precision.FP8),
 }
-FEW_TOKENS = 64  # multiplies and experts of more tokens are those of prompts: `gemm_prefill`
-# DeepSeek-V3's latent attention, to which all rows of it belong; tables do not repeat it.
+FEW_TOKENS = 64  # multiplies and experts with more tokens count as prompts: `gemm_prefill`
+# DeepSeek-V3's latent attention. All rows of latent attention have it, so tables do not repeat it.
 LATENT = Latent(rank=512, rope=64, nope=128, value=128)
-# The skew that comes nearest to `power_law_1.2`: experts' times are 13.2 % off in the mean at 0.8,
-# and 13.5 to 15 % at 0.6 and 1. It says how rows were drawn, not how models choose experts.
+# The skew that is nearest to `power_law_1.2`: the mean error of experts' times is 13.2 % at 0.8,
+# and 13.5 to 15 % at 0.6 and 1. It describes how rows were drawn, not how models choose experts.
 ROW_SKEW = 0.8
 EVEN = "balanced"  # routing of a row, in which every expert has equally many tokens
-LINK_SHARE = 0.8  # of the bandwidth, where a topology's file does not say what collectives reach
+LINK_SHARE = 0.8  # of the bandwidth, where a topology's file does not give the share of collectives
 COLLECTIVES = {
     "all_reduce": "all_reduce",
     "all_gather": "all_gather",
@@ -58,7 +58,7 @@ COLLECTIVES = {
 class BareTimes(NamedTuple):
     """The times of a kernel without losses [s].
 
-    unit: what one more token of each expert, or one more position of each token, adds to computing.
+    unit: added to `compute` by one more token of each expert, or one more position of each token.
     """
 
     compute: Seconds
@@ -71,12 +71,12 @@ class KernelWork(Protocol):
 
     @property
     def metric(self) -> str:
-        """The name of its errors: 'gemm' up to 64 tokens, 'gemm_prefill' beyond."""
+        """The metric of its errors: such as 'gemm' up to 64 tokens, and 'gemm_prefill' beyond."""
         ...
 
     @property
     def part(self) -> str:
-        """The part of a file of kernels that has the numbers."""
+        """The key of its numbers in a file of kernels."""
         ...
 
     @property
@@ -240,7 +240,7 @@ class AttentionWork:
 
 @dataclass(frozen=True, slots=True)
 class CollectiveWork:
-    """A collective of `chips` chips, with `nbytes` in each."""
+    """A collective of `chips` chips, with `nbytes` on each."""
 
     operation: str
     chips: int
@@ -268,7 +268,7 @@ class CollectiveWork:
 
 
 def kernel_work(row: TableRow) -> KernelWork:
-    """Return what a row ran.
+    """Return the work of a row.
 
     Raises: InexpressibleError if there is no such work, ValueError for a wrong cell.
     """
@@ -341,14 +341,14 @@ def _whole(row: TableRow, key: str) -> int:
 
 
 def _one_chip(engine: Engine, chip: Chip, kv: Precision, activations: Precision) -> Layout:
-    """Return a layout on one chip, of which attention needs no more than the plan."""
+    """Return a layout on one chip for attention, which reads its chip, engine and plan only."""
     plan, model = _plan(kv, activations, chip.homes[0])
     return Layout(model, chip, chip.topology, engine, plan, 1, 1.0)
 
 
 @lru_cache(maxsize=64)
 def _plan(kv: Precision, activations: Precision, home: str) -> tuple[ResolvedPlan, Model]:
-    """Return the plan of one chip, of a model that has no part in the times."""
+    """Return the plan of one chip, and a model that does not affect the times."""
     model = read_value(find_entry("llama-3.1-8b", "models"), Model)
     plan = Plan(kv=kv, activations=activations, weights_in=home, kv_in=home)
     return plan.resolved(1, model), model

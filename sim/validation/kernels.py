@@ -27,7 +27,7 @@ from sim.validation.systems import InexpressibleError
 from sim.validation.validate import shipped_table
 
 KERNEL_COLUMNS = ("op", "chip", "backend", "dtype", "latency_us")
-# Columns that say nothing about what ran; all others make two rows the same one.
+# Columns that do not describe the work. Rows that agree in all others measure one kernel.
 OUTCOMES = ("latency_us", "doubt", "backend_version", "kernel")
 
 

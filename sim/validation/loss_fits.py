@@ -1,11 +1,11 @@
-"""Fits of experts, attention and collectives of scenarios/kernels to their times alone.
+"""Fits of the numbers in scenarios/kernels to timed experts, attention and collectives.
 
     python -c "from sim.validation.loss_fits import *; print(*loss_lines('vllm'), sep='\\n')"
     python -c "from sim.validation.loss_fits import *; print(*link_lines(), sep='\\n')"
 
 A fit minimizes ln(simulated / measured) over all rows of a generation, a precision and a backend.
-Rows in doubt are left out. A number without effect on the rows, or with a standard error of half
-its value, is held at `HELD` and printed as assumed.
+Doubtful rows are left out. A number is held at its value in `HELD` and printed as assumed if it has
+no effect on the rows, or a standard error above half of its value.
 """
 
 from collections import defaultdict
@@ -38,15 +38,15 @@ from sim.validation.systems import InexpressibleError
 from sim.validation.validate import shipped_table
 
 FEWEST_ROWS = 4
-NO_EFFECT = 1e-3  # a number that changes no time by more has no effect
-TOO_VAGUE = 0.5  # standard error, as a part of the value, beyond which a number is not identified
+NO_EFFECT = 1e-3  # relative change of times, below which a number has no effect
+TOO_VAGUE = 0.5  # standard error / value, above which a number is not identified
 # Start, lowest and highest value of each number.
 LOSS_RANGES = {"fixed": (10.0, 0.0, 400.0), "memory_efficiency": (0.7, 0.02, 1.0)}
 LOSS_RANGES |= {"compute_efficiency": (0.4, 0.01, 2.0)}
 LOSS_RANGES |= {"more_tokens": (50.0, 0.0, 2000.0), "more_positions": (300.0, 0.0, 3000.0)}
 LOSS_RANGES |= {"latency": (3.0, 0.0, 60.0), "latency_per_chip": (0.3, 0.0, 20.0)}
 HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
-# Half of a tile of 128 tokens, and what most kernels of prompts come to.
+# Half of a tile of 128 tokens, and a typical value of kernels for prompts.
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
 MICROSECONDS = ("fixed", "latency", "latency_per_chip")
 
@@ -55,7 +55,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class MeasuredWork:
-    """A row: what ran on which chip, with which backend, and how long it took [s]."""
+    """A row: the work, the chip, the backend, and the measured time [s]."""
 
     work: KernelWork
     chip: Chip
@@ -65,9 +65,9 @@ class MeasuredWork:
 
 @dataclass(frozen=True, slots=True)
 class LossFit:
-    """Fitted numbers by name, those that were held, and the median error [%].
+    """Fitted numbers by name, the names of those that were held, and the median error [%].
 
-    points: the number of rows, and their chips, in words.
+    points: a text with the number of rows and their chips.
     """
 
     numbers: Mapping[str, float]
@@ -77,7 +77,7 @@ class LossFit:
 
 
 def measured_works() -> Iterator[MeasuredWork]:
-    """Yield the rows of the catalogue's table without doubt that the simulator can express."""
+    """Yield the rows of the catalogue's table that are not doubtful and that can be simulated."""
     for _, row in read_csv_table(shipped_table("kernels"))[1]:
         if row["op"] != "gemm" and not row["doubt"]:
             try:
@@ -88,7 +88,7 @@ def measured_works() -> Iterator[MeasuredWork]:
 
 def _measured(row: TableRow) -> MeasuredWork:
     chip = chip_of_table(row["chip"])
-    assert chip  # of the catalogue's table
+    assert chip  # the catalogue has every chip of its own table
     return MeasuredWork(
         kernel_work(row), chip, row["backend"], cell_number(row, "latency_us") / 1e6
     )
@@ -173,9 +173,9 @@ def least_error(
     measured: _Floats,
     highest: Mapping[str, float] = MappingProxyType({}),
 ) -> LossFit:
-    """Return the numbers with the least error; those that rows do not identify are held.
+    """Return the numbers with the least error. Numbers that the rows do not identify are held.
 
-    highest: bounds of numbers that are below those of `LOSS_RANGES`.
+    highest: upper bounds in place of those of `LOSS_RANGES`.
     """
     from scipy import optimize
 
@@ -208,7 +208,9 @@ def least_error(
         vagueness = np.where(effects < NO_EFFECT, np.inf, errors)
         if vagueness.max() <= TOO_VAGUE or len(free) == 1:
             break
-        vaguest = free[int(vagueness.argmax())]  # one at a time, for the others may depend on it
+        vaguest = free[
+            int(vagueness.argmax())
+        ]  # one at a time: without it others may be identified
         held[vaguest] = HELD[vaguest.partition(".")[0]]
     numbers = dict(zip(free, (float(f"{v:.3g}") for v in fit.x), strict=True)) | held
     error = 100 * float(np.median(np.abs(simulated(numbers) / measured - 1)))
@@ -221,9 +223,9 @@ def _chips_of(row: MeasuredWork) -> tuple[int, ...]:
 
 
 def link_fits(generation: str) -> tuple[dict[str, dict[str, float]], dict[str, LossFit]]:
-    """Return what collectives reach by chip and number of chips, and latencies by backend.
+    """Return the bandwidth shares of collectives by chip and size, and latencies by backend.
 
-    Shares belong to links, so all backends of a chip have the same ones.
+    Shares belong to links, so all backends of a chip have equal shares.
     """
     rows = [
         row
@@ -294,7 +296,7 @@ def link_fits(generation: str) -> tuple[dict[str, dict[str, float]], dict[str, L
 
 
 def loss_lines(backend: str) -> Iterator[str]:
-    """Yield the lines of a backend's experts and attention, and after an empty line the sources."""
+    """Yield lines of YAML: a backend's experts and attention, an empty line, and the sources."""
     sources, shown = [], ["", "", ""]
     for key, fit in loss_fits(backend).items():
         *parents, name = key.split(".")
@@ -302,7 +304,7 @@ def loss_lines(backend: str) -> Iterator[str]:
             if shown[: depth + 1] != parents[: depth + 1]:
                 yield f"{'  ' * depth}{parent}:"
         shown = parents
-        yield f"{'  ' * len(parents)}{name}: {written(fit.numbers)}"
+        yield f"{'  ' * len(parents)}{name}: {mapping_text(fit.numbers)}"
         of = f"{fit.points} in kernels.csv, median error {fit.error:.1f} %"
         sources.append(f'  {key}: "fitted: to {of}"')
         sources += [
@@ -312,8 +314,8 @@ def loss_lines(backend: str) -> Iterator[str]:
     yield from sources
 
 
-def written(numbers: Mapping[str, float]) -> str:
-    """Return numbers as a mapping in a file."""
+def mapping_text(numbers: Mapping[str, float]) -> str:
+    """Return numbers as a YAML mapping on one line."""
     texts = (
         f"{name}: {value:.3g}{' us' if name in MICROSECONDS else ''}"
         for name, value in numbers.items()
@@ -322,14 +324,14 @@ def written(numbers: Mapping[str, float]) -> str:
 
 
 def link_lines() -> Iterator[str]:
-    """Yield what collectives reach by chip, and their latencies by generation and backend."""
+    """Yield bandwidth shares of collectives by chip, and latencies by generation and backend."""
     works = (row for row in measured_works() if isinstance(row.work, CollectiveWork))
     for generation in sorted({row.chip.generation for row in works}):
         shares, latencies = link_fits(generation)
         for chip, by_size in shares.items():
-            yield f"{chip}: collective_efficiency: {written(by_size)}"
+            yield f"{chip}: collective_efficiency: {mapping_text(by_size)}"
         for backend, fit in latencies.items():
-            yield f"{backend}: {generation}: {written(fit.numbers)}"
+            yield f"{backend}: {generation}: {mapping_text(fit.numbers)}"
             key, of = f"collectives.{generation}", f"{fit.points} in kernels.csv"
             yield f'  {key}: "fitted: to {of}, median error {fit.error:.1f} %"'
             yield from (

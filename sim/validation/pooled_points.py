@@ -3,9 +3,10 @@
     from sim.validation.validate import shipped_table
     pooled_points(shipped_table("pd-silicon"))[0].measured  # seconds by metric
 
-A row of served pools is the mean TTFT and TPOT of a closed loop.  Rows that ran with
-multi-token prediction, or of which that is not known, are not simulated.
-A row of the other table is one figure about a hand-over.  Times of transfers are simulated.
+A row of served pools has the mean TTFT and TPOT of a closed loop.  Rows that used multi-token
+prediction, or may have used it, are not simulated.
+A row of the other table is one figure about a hand-over.  Only times of transfers and TTFTs are
+simulated.
 """
 
 import re
@@ -163,7 +164,7 @@ def _pool(row: Mapping[str, str], pool: str, about: Mapping[str, str]) -> RowSys
 def _decoding(ran: RowSystem, **changes: int) -> RowSystem:
     """Return the system with some keys changed, as a decode pool.
 
-    A default of its engine may be a rule for prompts, of which a decode pool has none.
+    The default policy of its engine may be one for prompts, and a decode pool has no prompts.
     """
     changed = System.model_validate(dict(ran.system) | changes | {"policy": "continuous"})
     return replace(ran, system=changed)

@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds, Tokens, Unit
 from sim.workload.request_kinds import (
-    Described,
     KindsField,
     RequestLengths,
+    WithLengths,
     check_shares,
     draw_kinds,
     draw_lengths,
@@ -50,12 +50,12 @@ class Workload(Value, ABC):
 
     @property
     def turns_of_load(self) -> float:
-        """Requests of each session, in the mean; 1 without sessions."""
+        """The mean number of requests in a session; 1 without sessions."""
         return 1.0
 
     @property
     def lifetime(self) -> Seconds:
-        """The time that a session pauses between its turns, in the mean; 0 without sessions."""
+        """The mean time for which a session pauses between its turns; 0 without sessions."""
         return 0.0
 
     def scaled(self, load: float, requests: int) -> "Workload":
@@ -108,7 +108,7 @@ class PrefixedWorkload(Workload):
     )
 
 
-class RandomWorkload(PrefixedWorkload, Described):
+class RandomWorkload(PrefixedWorkload, WithLengths):
     """A number of requests whose lengths do not depend on their arrivals.
 
     With `kinds`, each request is of one kind, which has its own lengths and SLO.
@@ -128,7 +128,7 @@ class RandomWorkload(PrefixedWorkload, Described):
                 raise ValueError(self.missing_length)
             return self
         check_shares(self.kinds)
-        for key in Described.model_fields:
+        for key in WithLengths.model_fields:
             if getattr(self, key) is not None:
                 raise ValueError(f"got {key} and kinds; expected one of them; try {key} in a kind")
         return self
@@ -196,7 +196,7 @@ class RandomWorkload(PrefixedWorkload, Described):
 class _OpenLoop(RandomWorkload):
     """A workload whose requests come at `rate`, whatever the system does.
 
-    With `max_concurrent`, a request that would be one too many is sent when an answer has come.
+    With `max_concurrent`, a request beyond the limit is sent after the next answer ends.
     Its latencies count from then, as in `vllm bench serve --max-concurrency`.
     """
 
@@ -204,7 +204,7 @@ class _OpenLoop(RandomWorkload):
     rate: RequestsPerSecond = Field(description="Mean rate of arrivals [request/s].")
     max_concurrent: Count | None = Field(
         default=None,
-        description="Requests in flight, at most; others wait unsent. Default: no limit.",
+        description="Most requests in flight; others wait to be sent; default: no limit.",
     )
 
     @property

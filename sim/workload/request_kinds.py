@@ -1,4 +1,4 @@
-"""Kinds of requests: their share, their lengths and their SLO; and lengths that were published.
+"""Kinds of requests, with their shares, lengths and SLOs, and presets of published lengths.
 
 >>> LENGTH_PRESETS["chat"].output.mean
 211.0
@@ -16,7 +16,7 @@ from sim.inputs.values import Value
 from sim.workload.lengths import Length, LengthField, Spread
 from sim.workload.slo import SLOField
 
-SHARES = 1e-6  # how far a sum of shares may be from 1
+SHARE_TOLERANCE = 1e-6  # how far a sum of shares may be from 1
 
 
 class RequestLengths(Value):
@@ -30,7 +30,8 @@ def _lognormal(mean: int, sigma: float) -> Length:
     return Length(lognormal=Spread(mean=mean, sigma=sigma))
 
 
-# Lengths of a request as a server sees it: the prompt holds the conversation or documents so far.
+# Lengths of requests as a server receives them: the prompt holds the conversation or documents so
+# far.
 # chat: mean and standard deviation of the 19,366 requests of the conversation
 #   trace in Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv (Patel et al., ISCA 2024).
 # rag: five passages of about 100 tokens and a question make 512 tokens; answers have 256.
@@ -48,8 +49,8 @@ LENGTH_PRESETS = {
 LengthsField = Annotated[RequestLengths, preset_shorthand(LENGTH_PRESETS, "a preset of lengths")]
 
 
-class Described(Value):
-    """Requests whose lengths are given one by one, or by a preset."""
+class WithLengths(Value):
+    """The lengths of requests: of prompt and output by themselves, or by a preset."""
 
     prompt: LengthField | None = Field(
         default=None,
@@ -79,7 +80,7 @@ class Described(Value):
         return f"got no {key}; expected prompt and output, or a preset; try lengths: chat"
 
 
-class RequestKind(Described):
+class RequestKind(WithLengths):
     """One kind of requests of a workload: its share, its lengths and its SLO."""
 
     share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
@@ -104,7 +105,7 @@ KindsField = Annotated[dict[str, RequestKind], Field(min_length=1)]
 def check_shares(kinds: Mapping[str, RequestKind]) -> None:
     """Check that the shares of all kinds add up to 1.  Raises: ValueError otherwise."""
     total = sum(kind.share for kind in kinds.values())
-    if abs(total - 1) > SHARES:
+    if abs(total - 1) > SHARE_TOLERANCE:
         shares = " + ".join(f"{kind.share:g}" for kind in kinds.values())
         raise ValueError(f"got shares {shares} = {total:g}; expected a sum of 1; try to change one")
 
@@ -119,23 +120,27 @@ def draw_kinds(
 ) -> NDArray[np.int64]:
     """Return int[n], the place of each request's kind among `kinds`.
 
-    Another share changes the kinds of a few requests only, because each keeps its draw.
+    A changed share changes the kinds of few requests, because each request keeps its random number.
     """
     bounds = np.cumsum([kind.share for kind in kinds.values()])[:-1]
     return np.searchsorted(bounds, stream.random(n), side="right")
 
 
 def draw_lengths(
-    kinds: Mapping[str, RequestKind], key: str, stream: np.random.Generator, of: NDArray[np.int64]
+    kinds: Mapping[str, RequestKind],
+    key: str,
+    stream: np.random.Generator,
+    kind_of: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Return int[request], the tokens of each `prompt` or `output`.
 
-    Every kind has a stream of its own, so the lengths of a request do not depend on shares.
-    of: int[request], the kind of each.
+    Every kind has its own random stream. So shares do not change the lengths that a request
+    would have in a kind.
+    kind_of: int[request], the place of its kind among `kinds`.
     """
     drawn = [
-        getattr(kind.own_lengths, key).draw(own, len(of))
+        getattr(kind.own_lengths, key).draw(own, len(kind_of))
         for kind, own in zip(kinds.values(), stream.spawn(len(kinds)), strict=True)
     ]
-    lengths: NDArray[np.int64] = np.array(drawn)[of, np.arange(len(of))]
+    lengths: NDArray[np.int64] = np.array(drawn)[kind_of, np.arange(len(kind_of))]
     return lengths

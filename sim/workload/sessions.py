@@ -82,17 +82,17 @@ class Sessions(PrefixedWorkload):
 
     @property
     def size(self) -> int:
-        """The number of requests, in the mean."""
+        """The mean number of requests."""
         return int(self.sessions * self.turns_of_load)
 
     @property
     def turns_of_load(self) -> float:
-        """Requests of each session, in the mean."""
+        """The mean number of requests in a session."""
         return self.turns.moments[0]
 
     @property
     def lifetime(self) -> Seconds:
-        """The time that a session pauses between its turns, in the mean."""
+        """The mean time for which a session pauses between its turns."""
         return (self.turns_of_load - 1) * self.think.mean
 
     def scaled(self, load: float, requests: int) -> "Sessions":

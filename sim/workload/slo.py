@@ -66,7 +66,7 @@ SLOField = Annotated[SLO, preset_shorthand(PRESETS, "an SLO preset")]
 def shortest_limits(kinds: Mapping[str, SLO | None], slo: SLO | None) -> SLO | None:
     """Return the shortest of each limit over all kinds of requests; None without an SLO.
 
-    Estimates take it, so that they do not promise too much.
+    Estimates use it, so that they are not too optimistic.
     kinds: the SLO of each; None stands for `slo`, that of the scenario.
     """
     slos = [of for own in kinds.values() if (of := own or slo)]

@@ -457,7 +457,7 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are apertus, "),
+        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are apertus, arcee, "),
         (
             '"hidden_size": 4096',
             '"hidden_size": null',

@@ -7,7 +7,7 @@ import pytest
 
 from sim.cost.plan import Plan
 from sim.hardware.chip import Chip
-from sim.hardware.engine import Engine
+from sim.hardware.engine import Engine, default_limits
 from sim.hardware.topology import FullyConnected, Link
 from sim.inputs.document import read_value
 from sim.inputs.names import catalogue_names
@@ -100,7 +100,7 @@ def test_without_an_engines_limits_those_of_before_hold(deployed):
 def test_engines_of_the_catalogue_have_their_own_defaults(engine, chip, limits):
     found = read_value(catalogue_names("engines")[engine], Engine)
     on = read_value(catalogue_names("chips")[chip], Chip)
-    assert found.default_limits(on) == limits
+    assert default_limits(found, on) == limits
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ COUNTS = [
         None,
         "https://huggingface.co/nvidia/NVIDIA-Nemotron-Nano-9B-v2",
     ),
+    Count("step-3", 316, 38, "Step-3, arXiv 2507.19427: the language model"),
     Count("falcon-180b", 180, None, "https://huggingface.co/tiiuae/falcon-180B"),
 ]
 

@@ -83,7 +83,7 @@ def test_the_figure_of_pools_adds_up_to_the_second_token(make_scenario):
         assert 0 <= min(share) <= max(share) <= 1
     title = pools.draw(saved).get_suptitle()
     assert title.startswith("both: ")
-    assert "of the time to token 2" in title
+    assert "of the time to the second token" in title
     assert "pools" in draw_all(saved)
 
 

@@ -26,6 +26,7 @@ from sim.studies.sweep import sweep
 from sim.workload.arrivals import ClosedLoop, Listed, Poisson
 from sim.workload.lengths import Length
 from sim.workload.slo import SLO
+from sim.workload.think import Think
 from sim.workload.traces import Trace
 
 PROMPT, ANSWER = Length(fixed=40), Length(fixed=20)
@@ -203,7 +204,7 @@ def test_a_searched_plan_takes_at_least_what_other_plans_take(scenario, kind):
 )
 def test_a_bound_of_users_is_near_what_is_found(scenario, plan, think):
     asked = changed(scenario(), plan).model_copy(
-        update={"workload": WORKLOADS["closed"].model_copy(update={"think": think})}
+        update={"workload": WORKLOADS["closed"].model_copy(update={"think": Think(fixed=think)})}
     )
     most = goodput_bound(asked.deploy("four"), 40, 20, asked.slo, think)
     found = capacity(asked, 0.9, requests=TRIAL).systems["four"].best.load

@@ -243,6 +243,6 @@ def test_a_layer_of_timed_experts_pays_their_start_in_place_of_half_an_overhead(
         for cause in row.causes()
         for key in cause.keys
     }
-    assert ("mlp", "engine.block_kernels.experts.hopper.fp4_bf16.fixed") in keys
+    assert ("mlp", "engine.kernels.experts.hopper.fp4_bf16.fixed") in keys
     assert ("attention", "engine.layer_overhead") in keys
     assert ("mlp", "engine.layer_overhead") not in keys
