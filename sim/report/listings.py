@@ -226,16 +226,16 @@ def calibration_table(fit: "Calibration") -> RenderableType:
         f"{fit.engine}: {fit.degrees} number{'s' * (fit.degrees > 1)} fitted to {fit.data}", []
     )
     for column in ("was", "is", "standard error", "between"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for number in (*fit.moved, *fit.unidentifiable):
         kept = number in fit.unidentifiable
         between = f"{number.written(number.low)} and {number.written(number.high)}"
         fitted = (
-            ("assumed: not identifiable", "-")
+            ("assumed: not identified", "-")
             if kept
             else (number.written(number.value), number.written(number.error))
         )
-        table.add_row(", ".join(number.keys), number.written(number.start), *fitted, between)
+        table.add_row(",\n".join(number.keys), number.written(number.start), *fitted, between)
     from sim.validation.calibrate import TTFT_WEIGHT
 
     line = (

@@ -457,7 +457,7 @@ def test_the_command_prints_and_writes_the_fit(measured, file, monkeypatch, caps
     told = capsys.readouterr()
     assert ended.value.code == 0
     assert "gpt-fast: 3 numbers fitted to 6 points of mine" in told.out
-    assert "not identifiable" in told.out
+    assert "not identified" in told.out
     assert told.err.endswith("found.yaml: written\n")
     engine = read_value(path.with_name("found.yaml"), Engine)
     assert engine.layer_overhead == pytest.approx(61e-6, rel=0.01)
