@@ -104,7 +104,10 @@ def test_a_result_of_other_files_says_so(sramsim):
         (f"explain {FLAGSHIP} --system lpus", "--system: got 'lpus'; expected lpu, h100 or h100x8"),
         ("explain fleet --system fleet", "--system: got 'fleet'; expected"),
         ("explain does-not-fit", "does-not-fit"),
-        ("explain .", ".: got no result.json; expected the folder of a result of `sramsim run --out`"),
+        (
+            "explain .",
+            ".: got no result.json; expected the folder of a result of `sramsim run --out`",
+        ),
         ("explain . --set seed=1", "--set: got seed=1 with ., which is a result; expected a"),
     ],
 )
