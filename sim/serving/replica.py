@@ -169,6 +169,10 @@ class Replica:
     def start_step(self, batch: MicroBatch) -> bool:
         """Schedule a step and send it, or make the micro-batch idle. Return whether it was sent."""
         sent = self.scheduler.schedule_step(batch)
+        if batch.preempted and not sent and self.scheduler.in_flight == 1:
+            # Its last sequence was preempted, and no other micro-batch will return and admit it.
+            self.admission.admit()
+            sent = self.scheduler.schedule_step(batch)
         if batch.preempted and self.limits.micro_batches > 1:
             # A waiting request may fit now. The next micro-batch to return admits it.
             self.executor.interrupt()

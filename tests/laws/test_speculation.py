@@ -229,6 +229,17 @@ def test_a_leap_is_its_steps_on_the_same_draws(deployments, serve_on, key, drawn
     assert used[0].flops == pytest.approx(used[1].flops, rel=1e-9)
 
 
+@pytest.mark.parametrize("leap", [True, False])
+def test_the_only_sequence_is_admitted_again_after_its_preemption(deployments, serve_on, leap):
+    """Its windows save room that decodes take at first, so it gives way to itself."""
+    deployment = deployments["one chip, layers with windows", 1]
+    limits = replace(deployment.limits, token_budget=4, sequences=2, kv_tokens=28, context=130)
+    options = {"policies": Policies(reserve=False), "draws": StepDraws((0.8,), None)}
+    rows = serve_on(deployment, [(0.0, 15, 13)], limits=limits, leap=leap, **options)
+    assert rows.finished.all()
+    assert rows.preemptions.tolist() == [1]
+
+
 @pytest.mark.parametrize("layout", ["one chip", "three stages"])
 def test_preempted_drafts_free_their_room_and_keep_their_pace(deployments, layout):
     """Six requests that do not fit together, of which some are computed again."""

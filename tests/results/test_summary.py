@@ -74,7 +74,7 @@ def test_a_result_without_the_keys_of_later_versions_is_read(tmp_path):
 def test_a_result_that_is_none_is_an_error_of_the_user(tmp_path, systems):
     data = {"scenario": "a", "seed": 0, "systems": systems}
     (tmp_path / "result.json").write_text(json.dumps(data))
-    with pytest.raises(sim.UserError, match="holds no result|got no requests.parquet"):
+    with pytest.raises(sim.UserError, match=r"holds no result|got no requests\.parquet"):
         load_result(tmp_path)
 
 
