@@ -57,8 +57,8 @@ class RequestBatch:
 
     @property
     def is_open_loop(self) -> bool:
-        """Whether no answer decides an arrival."""
-        return self.users is None and self.after is None
+        """Whether no answer decides when a request is sent."""
+        return self.users is None and self.after is None and self.most_in_flight is None
 
     @property
     def has_prefixes(self) -> bool:

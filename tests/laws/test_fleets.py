@@ -100,16 +100,19 @@ def test_every_request_ends_once_and_leaps_are_their_steps(deployments, drawn, a
         assert one == pytest.approx(other, rel=1e-11)
 
 
-@pytest.mark.parametrize("users", [None, 12])
+@pytest.mark.parametrize(("users", "most"), [(None, None), (12, None), (None, 6)])
 def test_a_pipeline_leaps_beyond_the_returns_of_others_only_where_these_change_nothing(
-    deployments, users
+    deployments, users, most
 ):
-    """An answer at one replica sends a user's next request to the other one."""
+    """An answer at one replica sends a user's next request to the other one.
+
+    So it does with a request that waits because `most` are in flight.
+    """
     made = setups(deployments, [("piped", 4000, 32, Policies(), 0.0)] * 2)
     n, stream = 120, np.random.default_rng(0)
     prompt, output = stream.integers(1, 60, n), stream.integers(1, 40, n)
     arrival = np.full(n, np.nan) if users else np.cumsum(stream.exponential(2e-4, n))
-    asked = RequestBatch(arrival, prompt, output, users)
+    asked = RequestBatch(arrival, prompt, output, users, most_in_flight=most)
     rows, steps = (serve_fleet(asked, made, round_robin, leap=leap) for leap in (True, False))
     assert (rows.replica == steps.replica).all()
     for column in ("admitted", "first_token", "last_token"):
