@@ -112,7 +112,8 @@ class ServingFleet:
         config = self.configs[number]
         if config.policies.batching is ring:
             return RingReplica(self.env, number, config, self.rows, self.source.on_end)
-        # Where no answer decides when a request is sent, nothing that returns at one replica changes another.
+        # Where no answer decides when a request is sent, nothing that returns at one replica
+        # changes another.
         independent = self.rows.requests.is_open_loop
         executor = executor_for(self.env, config, self.rows.gaps, self.leap, independent)
         return Replica(self.env, number, config, executor, self.rows, self.source.on_end)
