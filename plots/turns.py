@@ -26,9 +26,9 @@ def draw(turns: LayerTurns) -> Figure:
     figure = style.figure(8.0, 3.2)
     axis = figure.subplots()
     count = turns.cycle.micro_batches
-    for row, machine in enumerate(ROWS):
+    for row, resource in enumerate(ROWS):
         for turn in turns.turns:
-            if turn.machine == machine:
+            if turn.resource == resource:
                 start, end = 1e6 * turn.start, 1e6 * turn.end
                 colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
                 # Without a light edge, turns that follow each other without a gap look like one.

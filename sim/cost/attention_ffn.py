@@ -51,7 +51,7 @@ class LayerTimes(NamedTuple):
     @property
     def slowest(self) -> str:
         """The pool or link that one micro-batch keeps busy for the longest time."""
-        return max(MACHINES, key=lambda name: float(getattr(self, name)))
+        return max(POOLS_AND_LINKS, key=lambda name: float(getattr(self, name)))
 
     def total(self, counts: "LayerTimes") -> Seconds:
         """Return the sum of the times, each as often as it counts."""
@@ -59,7 +59,7 @@ class LayerTimes(NamedTuple):
 
 
 # The pools and links. Each takes one micro-batch at a time.
-MACHINES = ("attention", "ffn", "out_busy", "back_busy")
+POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
 ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
 
 

@@ -179,12 +179,16 @@ class Admission:
 
     def leave(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
-        request.ended = True
+        self.forget(request)
         if request.cancelled:
             assert self.policies.deadline is not None
             self.rows.expire(request.id, self.policies.deadline)
-        del self.requests[request.id]
         self.on_end(request, at)
+
+    def forget(self, request: Request) -> None:
+        """Remove a request without a record of its end."""
+        request.ended = True
+        del self.requests[request.id]
 
     def lose_all(self) -> list[Request]:
         """Return all unfinished requests, and forget them, because the replica fails."""

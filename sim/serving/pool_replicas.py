@@ -70,11 +70,6 @@ class PrefillAdmission(Admission):
         else:
             super().leave(request, at)
 
-    def forget(self, request: Request) -> None:
-        """Remove a request without a record of its end."""
-        request.ended = True
-        del self.requests[request.id]
-
     def hold(self, request: Request) -> None:
         """Keep the KV cache of a computed prompt. Its place among the sequences becomes free."""
         self.kv_cache.sequences_used -= 1
@@ -169,8 +164,7 @@ class DecodeAdmission(Admission):
             self.queued -= 1
         else:
             self.free_room(request)
-        request.ended = True
-        del self.requests[request.id]
+        self.forget(request)
 
     def end(self, request: Request, leave: Seconds) -> None:
         super().end(request, leave)

@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sim.cost.attention_ffn import MACHINES, AttentionFfnCosts, LayerTimes
+from sim.cost.attention_ffn import POOLS_AND_LINKS, AttentionFfnCosts, LayerTimes
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
@@ -22,10 +22,10 @@ SHOWN_LAYERS = 3
 class Turn(NamedTuple):
     """The time for which a pool or link works on a micro-batch in a layer [s].
 
-    machine: one of MACHINES, a pool or link.
+    resource: one of POOLS_AND_LINKS, a pool or link.
     """
 
-    machine: str
+    resource: str
     micro_batch: int
     layer: int
     start: Seconds
@@ -92,14 +92,14 @@ def first_turns(times: LayerTimes, micro_batches: int, layers: int) -> list[Turn
 
     Each pool and link takes one micro-batch at a time, first come, first served.
     """
-    delays = dict.fromkeys(MACHINES, 0.0)
+    delays = dict.fromkeys(POOLS_AND_LINKS, 0.0)
     delays |= {"out_busy": times.out - times.out_busy, "back_busy": times.back - times.back_busy}
-    arrival, free, turns = [0.0] * micro_batches, dict.fromkeys(MACHINES, 0.0), []
+    arrival, free, turns = [0.0] * micro_batches, dict.fromkeys(POOLS_AND_LINKS, 0.0), []
     for layer in range(layers):
         for micro_batch in range(micro_batches):
-            for machine in ("attention", "out_busy", "ffn", "back_busy"):
-                start = max(arrival[micro_batch], free[machine])
-                end = free[machine] = start + getattr(times, machine)
-                turns.append(Turn(machine, micro_batch, layer, start, end))
-                arrival[micro_batch] = end + delays[machine]
+            for resource in ("attention", "out_busy", "ffn", "back_busy"):
+                start = max(arrival[micro_batch], free[resource])
+                end = free[resource] = start + getattr(times, resource)
+                turns.append(Turn(resource, micro_batch, layer, start, end))
+                arrival[micro_batch] = end + delays[resource]
     return turns

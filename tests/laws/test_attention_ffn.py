@@ -1,4 +1,4 @@
-"""Attention and FFN pools: two machines that take turns, and the undivided system that they are without links."""
+"""Attention and FFN pools: two resources that take turns, and the undivided system that they are without links."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cost.attention_ffn import MACHINES, LayerTimes, critical_times
+from sim.cost.attention_ffn import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.energy import Tally, usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
@@ -100,9 +100,9 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
 
 
 def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
-    """Each machine takes one job at a time, first come, first served; latencies only delay."""
+    """Each resource takes one job at a time, first come, first served; latencies only delay."""
     env = simpy.Environment()
-    machines = {name: simpy.Resource(env) for name in MACHINES}
+    resources = {name: simpy.Resource(env) for name in POOLS_AND_LINKS}
     way = (
         ("attention", 0.0),
         ("out_busy", own.out - own.out_busy),
@@ -113,7 +113,7 @@ def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
     def job():
         for _ in range(layers):
             for name, latency in way:
-                with machines[name].request() as turn:
+                with resources[name].request() as turn:
                     yield turn
                     yield env.timeout(getattr(own, name))
                 yield env.timeout(latency)
