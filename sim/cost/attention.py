@@ -281,18 +281,30 @@ def is_absorbed(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> bo
     return decode or tokens * (absorbed - unpacked) < unpacking_flops(layout, shape)
 
 
-def mixer_flops(
-    layout: Layout, shape: Mixer, positions: tuple[float, float], tokens: float, decode: bool
-) -> Flop:
-    """Return the FLOPs of a mixer for `tokens` new tokens of a rank, on the fullest chip.
+class MixerFlops(NamedTuple):
+    """The FLOPs of a mixer on the fullest chip: of positions, of unpacking, and of a recurrence.
 
-    positions: attended and cached, the new tokens among them.
+    position: for each position attended. unpacking: for each position cached before the new
+    tokens. state: of all new tokens.
     """
+
+    position: Flop
+    unpacking: Flop
+    state: Flop
+
+    def total(self, attended: float, earlier: float) -> Flop:
+        """Return the FLOPs for positions attended, and positions cached before the new tokens."""
+        return attended * self.position + earlier * self.unpacking + self.state
+
+
+def mixer_flops(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> MixerFlops:
+    """Return the FLOPs of a mixer for `tokens` new tokens of a rank, on the fullest chip."""
     absorbed = is_absorbed(layout, shape, tokens, decode)
-    flops = positions[0] * position_flops(layout, shape, absorbed)
-    if not absorbed:
-        flops += (positions[1] - tokens) * unpacking_flops(layout, shape)
-    return flops + state_flops(layout, shape, tokens, decode)
+    return MixerFlops(
+        position_flops(layout, shape, absorbed),
+        0.0 if absorbed else unpacking_flops(layout, shape),
+        state_flops(layout, shape, tokens, decode),
+    )
 
 
 def position_bytes(layout: Layout, shape: Mixer) -> Bytes:
@@ -322,20 +334,19 @@ def _linear_times(
     """
     nbytes = position_bytes(layout, shape)
     traffic = state_traffic(layout, shape, tokens, decode)
+    flops, memory = mixer_flops(layout, shape, tokens, decode), layout.kv_memory
 
     def times(attended: float, earlier: float, cached: float) -> tuple[Seconds, Seconds]:
         kv = reads * cached * nbytes + traffic
-        flops = mixer_flops(layout, shape, (attended, tokens + earlier), tokens, decode)
-        op = Op(tokens, flops, 0.0, kv, 0.0, ("fp16", "fp16"))
-        return layout.chip.compute.times(op, layout.kv_memory)
+        op = Op(tokens, flops.total(attended, earlier), 0.0, kv, 0.0, ("fp16", "fp16"))
+        return layout.chip.compute.times(op, memory)
 
     start = times(0.0, 0.0, 0.0)
     attending, reading = times(POSITIONS, 0.0, 0.0), times(0.0, POSITIONS, POSITIONS)
-    compute, memory = (
+    (begun, attended, cached), to_read = (
         (nothing, (attend - nothing) / POSITIONS, (read - nothing) / POSITIONS)
         for nothing, attend, read in zip(start, attending, reading, strict=True)
     )
-    begun, attended, cached = compute
-    if not is_absorbed(layout, shape, tokens, decode) and unpacking_flops(layout, shape):
+    if flops.unpacking:
         begun -= tokens * cached  # new tokens are cached, too, but need no unpacking here
-    return (begun, attended, cached), memory
+    return (begun, attended, cached), to_read

@@ -125,10 +125,10 @@ def attention_causes(
     attended, cached = share * positions[0], share * positions[1]
     losses, computing = attention_losses(layout, shape, decode), sides.compute >= sides.memory
     more = losses.more_positions * ranked[0] if computing else 0.0
-    flops = mixer_flops(layout, shape, (attended + more, cached), ranked[0], decode)
+    flops = mixer_flops(layout, shape, ranked[0], decode)
     op = Op(
         ranked[0],
-        flops,
+        flops.total(attended + more, cached - ranked[0]),
         0.0,
         cached * position_bytes(layout, shape) * cache_reads(layout, shape, decode)
         + state_traffic(layout, shape, ranked[0], decode),

@@ -28,6 +28,16 @@ def software_latency(engine: Engine, chip: Chip, chips: int) -> Seconds:
     return fixed + chips * per_chip
 
 
+def software_losses(layout: Layout, chips: int) -> tuple[Seconds, float, float]:
+    """Return the software's latency, and its efficiency and the best one, over `chips` chips.
+
+    The best efficiency is what any software can reach on these links.
+    """
+    engine, of_links = layout.engine, layout.topology.collectives_reach(chips)
+    latency = software_latency(engine, layout.chip, chips)
+    return latency, of_links or engine.collective_efficiency, of_links or 1.0
+
+
 class Exchange(NamedTuple):
     """A collective that the ranks of a stage run at the same time.
 
@@ -65,6 +75,7 @@ class Collectives:
         self.back = layout.topology.send(self.last, 0, TOKEN_BYTES) if self.last else 0.0
         self._hops: dict[int, Array] = {}
         self._exchanges: dict[tuple[Operation, int, Bytes, Copies], tuple[Exchange, ...]] = {}
+        self._softwares: dict[int, tuple[Seconds, float, float]] = {}
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
         self._cables: dict[tuple[Operation, range, Algorithm | Copies], float] = {}
         self._link_bytes: dict[int, Bytes] = {}
@@ -201,16 +212,16 @@ class Collectives:
         """Return one exchange in each rank of a stage, or for all-to-all in the whole stage."""
         key = (operation, stage, nbytes, copies)
         if key not in self._exchanges:
-            plan, engine = self.layout.plan, self.layout.engine
+            plan = self.layout.plan
             n = plan.stage_size if operation == "all_to_all" else plan.tensor
             if n == 1:
                 return ()
             first = stage * plan.stage_size
             starts = range(first, first + plan.stage_size, n)
             groups = tuple(range(start, start + n) for start in starts)
-            latency = software_latency(engine, self.layout.chip, n)
-            of_links = self.layout.topology.collectives_reach(n)
-            efficiency, reachable = of_links or engine.collective_efficiency, of_links or 1.0
+            if n not in self._softwares:
+                self._softwares[n] = software_losses(self.layout, n)
+            latency, efficiency, reachable = self._softwares[n]
             timed = [
                 self._timed(operation, g, nbytes, (latency, efficiency), copies) for g in groups
             ]

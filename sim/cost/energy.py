@@ -55,11 +55,11 @@ class Tally:
     decodes: float = 0
     sent: float = 0
 
-    def add(self, work: Work, steps: int) -> None:
-        """Count equal steps. The scheduler counts their decodes."""
+    def add(self, work: Work, steps: float) -> None:
+        """Count equal steps, or a part of one. The scheduler counts their decodes."""
         self.batch_steps[work.tokens] += steps
         if work.prompt_tokens:
-            self.add_chunks(work)
+            self.add_chunks(work, steps)
 
     def scaled(self, share: float) -> "Tally":
         """Return the tally multiplied by `share`; its steps may become fractions."""
@@ -72,7 +72,7 @@ class Tally:
         """Return the difference from `before`, an earlier state of the tally."""
         return summed([self, before.scaled(-1)])
 
-    def add_chunks(self, work: Work, times: float = 1) -> None:
+    def add_chunks(self, work: Work, times: float) -> None:
         """Count the prompt chunks of a step."""
         self.prompt_tokens += times * work.prompt_tokens
         self.prompt_steps += times
@@ -83,12 +83,6 @@ class Tally:
         self.logits += times * (work.logits - work.decodes * work.width)
         if not work.logits:
             self.steps_without_sampling += times
-
-    def take_back(self, work: Work, part: float) -> None:
-        """Subtract the part of a step that an outage kept from being made."""
-        self.batch_steps[work.tokens] -= part
-        if work.prompt_tokens:
-            self.add_chunks(work, -part)
 
 
 _SUMS = tuple(name for name in Tally.__slots__ if name != "batch_steps")

@@ -27,6 +27,7 @@ from sim.cost.multiplies import (
 )
 from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, KV, OVERHEAD, Array, Row
 from sim.cost.work import Work
+from sim.hardware.engine import Engine
 from sim.model.blocks import Block, Experts
 from sim.units import Seconds
 
@@ -35,7 +36,7 @@ IS_OVERHEAD, IS_COLLECTIVE = ((OVERHEAD, 1.0),), ((COLLECTIVES, 1.0),)
 
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """How often stages have a block, and its matrices. No step changes these.
+    """How often stages have a block, its matrices, and its fixed times. No step changes these.
 
     by_group: `repeats` in each group of stages with equal collectives, by its first stage.
     """
@@ -44,6 +45,7 @@ class BlockCost:
     by_group: dict[int, Array]
     dense: tuple[Multiply, ...]
     routed: tuple[Multiply, ...]
+    fixed: tuple[Row, ...]
 
 
 class StepRows:
@@ -141,10 +143,8 @@ class StepRows:
             yield row._replace(part=self.head, repeats=repeats)
 
     def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
-        """Yield a block's multiplies and its half of the layer's overhead, but not its attention.
+        """Yield a block's fixed times and its multiplies, but not its attention.
 
-        Experts whose kernel was timed have `moe_layer_overhead` in place of that half: the other
-        losses of their block are in the start of the kernel.
         An embedding reads a row for each token.
         """
         layout, ranked = self.layout, self.layout.plan.ranked(tokens)
@@ -154,19 +154,13 @@ class StepRows:
             causes = partial(embedding_causes, layout, time * layout.weights_memory.bandwidth)
             yield Row(block, cost.repeats, time, time, ((ACTIVATIONS, 1.0),), causes)
             return
-        if not any(multiply.time_keys[0] for multiply in cost.routed):
-            overhead = layout.engine.layer_overhead / 2
-            yield _overhead_row(block, cost.repeats, "layer_overhead", overhead)
-        yield from fixed_rows(block, cost.repeats, cost.dense)
+        yield from cost.fixed
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
         if block.experts:
             reached, share = self._reached(block.experts, tokens)
-            yield from fixed_rows(block, cost.repeats, cost.routed)
             for multiply in cost.routed:
                 yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
-            overhead = layout.engine.moe_layer_overhead or 0.0
-            yield _overhead_row(block, cost.repeats, "moe_layer_overhead", overhead)
 
     def sampling_rows(self, logits: int, sequences: int, drafting: int) -> Iterator[Row]:
         """Yield the head for the positions that are sampled, and the engine's time for sequences.
@@ -199,12 +193,36 @@ def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> Block
     stages = [layout.model.blocks[stage.first : stage.last + 1] for stage in layout.stages]
     repeats = np.array([float(blocks.count(block)) for blocks in stages])
     by_group = {stage: repeats * members for stage, members in groups.items()}
+    dense, routed = dense_multiplies(layout, block), expert_multiplies(layout, block)
     return BlockCost(
         repeats,
         {stage: counts for stage, counts in by_group.items() if counts.any()},
-        dense_multiplies(layout, block),
-        expert_multiplies(layout, block),
+        dense,
+        routed,
+        tuple(_fixed_rows(layout.engine, block, repeats, dense, routed)),
     )
+
+
+def _fixed_rows(
+    engine: Engine,
+    block: Block,
+    repeats: Array,
+    dense: tuple[Multiply, ...],
+    routed: tuple[Multiply, ...],
+) -> Iterator[Row]:
+    """Yield the times of a block that no step changes: overheads, and the starts of multiplies.
+
+    A block has half of the layer's overhead. Experts whose kernel was timed have
+    `moe_layer_overhead` in place of that half: the other losses of their block are in the start of
+    the kernel.
+    """
+    if not any(multiply.time_keys[0] for multiply in routed):
+        yield _overhead_row(block, repeats, "layer_overhead", engine.layer_overhead / 2)
+    yield from fixed_rows(block, repeats, dense)
+    yield from fixed_rows(block, repeats, routed)
+    if block.experts:
+        overhead = engine.moe_layer_overhead or 0.0
+        yield _overhead_row(block, repeats, "moe_layer_overhead", overhead)
 
 
 def _multiply_row(

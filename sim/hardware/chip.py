@@ -195,19 +195,23 @@ class Compute(Value, ABC):
 
         Raises: ValueError if the chip computes in none of them.
         """
-        if operands not in self._peaks:
-            self._peaks[operands] = self._peak(operands)
-        return self._peaks[operands]
-
-    @cached_property
-    def _peaks(self) -> dict[tuple[str, ...], FlopPerSecond]:
-        return {}
+        return self._keyed_peak(operands)[0]
 
     def computed(self, op: Op, flops: Flop) -> Quotient:
         """Return the time of some FLOPs of an operation, at the peak of its precisions."""
-        peak = self.peak(*op.precisions)
-        name = next(name for name in Precision if getattr(self, name) == peak)
-        return Quotient(flops, "FLOP", peak, f"compute.{name}")
+        return Quotient(flops, "FLOP", *self._keyed_peak(op.precisions))
+
+    def _keyed_peak(self, operands: tuple[str, ...]) -> tuple[FlopPerSecond, str]:
+        """Return `peak` and its key in the chip's file, kept because every multiply asks."""
+        if operands not in self._peaks:
+            peak = self._peak(operands)
+            name = next(name for name in Precision if getattr(self, name) == peak)
+            self._peaks[operands] = peak, f"compute.{name}"
+        return self._peaks[operands]
+
+    @cached_property
+    def _peaks(self) -> dict[tuple[str, ...], tuple[FlopPerSecond, str]]:
+        return {}
 
     def _peak(self, operands: tuple[str, ...]) -> FlopPerSecond:
         own: list[FlopPerSecond] = [

@@ -213,7 +213,8 @@ class ServingFleet:
             if replica.up:
                 lives.append(replica.so_far())
             tallies, busy = zip(*lives, strict=True)
-            works.append((summed(tallies), np.sum(busy, axis=0)))
+            tally = summed(tallies) if len(tallies) > 1 else tallies[0]
+            works.append((tally, np.sum(busy, axis=0)))
         return Mark(self.env.now, works)
 
     def book(self) -> None:

@@ -4,6 +4,7 @@ simulate(point)  # {'tpot': ..., 'itl': ..., 'ttft': ...}, in seconds
 """
 
 import math
+from collections import deque
 from dataclasses import replace
 from functools import lru_cache
 from statistics import mean
@@ -11,6 +12,7 @@ from statistics import mean
 import numpy as np
 
 from sim.cost.plan import PlanError
+from sim.cost.step import Costs
 from sim.hardware.engine import Engine
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import time_single_request
@@ -31,6 +33,7 @@ MANY_USERS, SHORT_ROUNDS = 50, 3  # of pools: rounds that are simulated with mor
 FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
+_LAST_COSTS: deque[Costs] = deque(maxlen=4)
 
 
 def simulate(point: MeasuredPoint) -> dict[str, Seconds]:
@@ -62,7 +65,7 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     scenario = point_scenario(point, max(1, point.users))
     if point.pools:
         return pooled_times(point, scenario)
-    deployment = deploy_fitting(scenario, "measured")
+    deployment = sharing_costs(deploy_fitting(scenario, "measured"))
     limits = deployment.limits
     tokens = point.prompt + point.output
     if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
@@ -89,6 +92,19 @@ def serve_point(point: MeasuredPoint) -> dict[str, Seconds]:
     first, last = float(np.nanmax(rows.first_token)), float(np.nanmax(rows.last_token))
     whole = last if point.prefill else (last - first) * point.output / (point.output - 1)
     return times | {"ttft": first, "e2el": whole}
+
+
+def sharing_costs(deployment: Deployment) -> Deployment:
+    """Return a deployment with the costs of an equal layout, if one of the last four had them.
+
+    The points of one configuration differ in their users alone.  Costs keep the times of each
+    number of tokens, which most of these points need.
+    """
+    for costs in _LAST_COSTS:
+        if costs.layout == deployment.layout:
+            return replace(deployment, costs=costs)
+    _LAST_COSTS.append(deployment.costs)
+    return deployment
 
 
 def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]:

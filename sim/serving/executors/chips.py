@@ -42,7 +42,7 @@ class ChipExecutor(Executor):
         for batch_step, step in self.under_way.items():
             whole = float(self.machine.costs.step(batch_step.work).time.sum())
             part = min(1.0, step.worked / whole)
-            self.tally.take_back(batch_step.work, 1 - part)
+            self.tally.add(batch_step.work, part - 1)
             self.interrupted[batch_step] = part
 
     @property

@@ -76,7 +76,7 @@ class CompiledPipelineExecutor(Executor):
         else:
             row = self.state.row(work.tokens)
         if work.prompt_tokens:
-            self.tally.add_chunks(work)
+            self.tally.add_chunks(work, 1)
         self.state.add_chunk(self.budget - work.decodes * work.width)
         self.batch_steps[slot] = batch_step
         steps, counted = min(batch_step.steps, parts.holds), work.decodes * batch_step.counted
@@ -248,7 +248,7 @@ class CompiledPipelineExecutor(Executor):
             unmade = unworked_seconds(leave, times, self.env.now)
             state.stages[kernel.BUSY] -= unmade
             part = float(unmade.sum() / times.sum())
-            self.tally.take_back(self.work_of(slot), part)
+            self.tally.add(self.work_of(slot), -part)
             state.take_back_gap(slot)
             if batch_step:
                 self.interrupted[batch_step] = int(state.counts[slot, kernel.DONE]) - part

@@ -103,16 +103,14 @@ class FastForwardExecutor(Executor):
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
         self.worked += before - self.clock_error + worked
         self.tally.add(work, batch_step.steps)
-        self.tally.take_back(work, 1 - worked / seconds)
+        self.tally.add(work, worked / seconds - 1)
         self.count_gaps(batch_step, whole)
         self.interrupted[batch_step] = whole + worked / seconds
 
     def tally_so_far(self) -> Tally:
         tally = summed([self.tally])
         if self.batch_step:
-            under_way = Tally()
-            under_way.add(self.batch_step.work, self.batch_step.steps)
-            tally = summed([tally, under_way.scaled(self.share)])
+            tally.add(self.batch_step.work, self.share * self.batch_step.steps)
         return tally
 
     def busy_so_far(self) -> NDArray[np.float64]:

@@ -82,7 +82,7 @@ class StepwiseExecutor(Executor):
             unmade = unworked_seconds(leave, times, self.env.now)
             self.pipeline.busy -= unmade
             part = float(unmade.sum() / times.sum())
-            self.tally.take_back(batch_step.work, part)
+            self.tally.add(batch_step.work, -part)
             self.interrupted[batch_step] = 1 - part
 
     @property
