@@ -202,39 +202,30 @@ class Compute(Value, ABC):
         return Quotient(flops, "FLOP", *self._keyed_peak(op.precisions))
 
     def _keyed_peak(self, operands: tuple[str, ...]) -> tuple[FlopPerSecond, str]:
-        """Return `peak` and its key in the chip's file, kept because every multiply asks."""
+        """Return `peak` and its key in the chip's file. Every multiply asks for them."""
         if operands not in self._peaks:
-            peak = self._peak(operands)
-            name = next(name for name in Precision if getattr(self, name) == peak)
-            self._peaks[operands] = peak, f"compute.{name}"
+            self._peaks[operands] = self._find_peak(operands)
         return self._peaks[operands]
 
     @cached_property
     def _peaks(self) -> dict[tuple[str, ...], tuple[FlopPerSecond, str]]:
         return {}
 
-    def _peak(self, operands: tuple[str, ...]) -> FlopPerSecond:
-        own: list[FlopPerSecond] = [
-            rate
-            for name in operands
-            if (rate := getattr(self, name)) and all(name in CARRIERS[other] for other in operands)
-        ]
-        if own:
-            return max(own)
+    def _find_peak(self, operands: tuple[str, ...]) -> tuple[FlopPerSecond, str]:
         rates: dict[str, FlopPerSecond] = {
             name: rate for name in Precision if (rate := getattr(self, name))
         }
-        fitting = {
-            name: rate
-            for name, rate in rates.items()
-            if all(name in CARRIERS[operand] for operand in operands)
-        }
-        if fitting:
-            return max(fitting.values())
-        raise ValueError(
-            f"the chip does not multiply {' by '.join(operands)};"
-            f" it computes in {', '.join(rates) or 'no precision'}"
-        )
+        carrying = [
+            name for name in rates if all(name in CARRIERS[operand] for operand in operands)
+        ]
+        own = [name for name in operands if name in carrying]
+        if not carrying:
+            raise ValueError(
+                f"the chip does not multiply {' by '.join(operands)};"
+                f" it computes in {', '.join(rates) or 'no precision'}"
+            )
+        peak = max(rates[name] for name in own or carrying)
+        return peak, next(f"compute.{name}" for name, rate in rates.items() if rate == peak)
 
 
 class Roofline(Compute):
