@@ -1,0 +1,141 @@
+"""What travels between prefill and decode pools, and how long the links are busy with it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.cost.kv_transfer import prompt_kv_bytes
+from sim.cost.plan import Plan
+from sim.hardware.chip import Chip
+from sim.hardware.engine import Engine
+from sim.inputs.document import read_value
+from sim.inputs.names import catalogue_names, find_entry
+from sim.model.transformer import Model
+from sim.planning.deployment import DeploymentParts, deploy
+from sim.serving.policy import Policies, least_loaded
+from sim.serving.replica_config import Outage, ReplicaConfig
+from sim.serving.service import Service
+from sim.serving.transfer import KVLinks, PoolConfig, Transfer, prefill_seconds
+from sim.workload.requests import RequestBatch
+
+
+@pytest.fixture(scope="module")
+def config(make_deployment, lossy):
+    deployment = make_deployment(1, engine=lossy)
+    return ReplicaConfig(deployment.costs, deployment.limits, Policies(prefix_caching=True))
+
+
+@pytest.fixture
+def links(config):
+    """Of three replicas, at 1 B/s."""
+    return KVLinks(Transfer(bandwidth=1.0), [config] * 3)
+
+
+def test_a_transfer_that_is_broken_off_was_busy_until_then(links):
+    sent = links.send(0.0, (0, 1), 10.0)
+    links.break_off(4.0, (0, 1), sent)
+    assert links.busy == [4.0, 4.0, 0.0]
+    assert links.send(5.0, (0, 1), 1.0) == (5.0, 6.0)
+
+
+def test_a_transfer_that_is_broken_off_before_its_start_was_never_busy(links):
+    links.send(0.0, (0, 1), 10.0)
+    sent = links.send(0.0, (0, 2), 5.0)
+    links.break_off(4.0, (0, 2), sent)
+    assert links.busy == [10.0, 10.0, 0.0]
+    assert links.send(4.0, (0, 2), 5.0) == (10.0, 15.0)
+
+
+def test_a_transfer_that_is_broken_off_keeps_its_place_before_booked_ones(links):
+    sent = links.send(0.0, (0, 1), 10.0)
+    links.send(0.0, (0, 2), 5.0)
+    links.break_off(4.0, (0, 1), sent)
+    assert links.send(4.0, (1, 2), 1.0) == (15.0, 16.0)  # behind the booked one, on replica 2
+    assert links.busy == [15.0, 5.0, 6.0]
+
+
+def served(asked, prefill_config, decode_config, prefill=1, bandwidth=1e9, overlap="none"):
+    """The rows of some prefill replicas and one decode replica."""
+    pools = PoolConfig(prefill, Transfer(bandwidth=bandwidth, overlap=overlap))
+    configs = [*[prefill_config] * prefill, decode_config]
+    numbered = [replace(config, number=number) for number, config in enumerate(configs)]
+    return Service(asked, numbered, least_loaded, pools=pools).run()
+
+
+def test_what_the_decode_replica_has_does_not_travel(config):
+    """The second prompt begins with 40 tokens of the first: two blocks of 16 are there already."""
+    asked = RequestBatch(
+        np.array([0.0, 10.0]), np.array([60, 60]), np.array([5, 5]), shared_prefix=40
+    )
+    layout = config.costs.layout
+    moved = served(asked, config, config).transfers.nbytes
+    assert moved == prompt_kv_bytes(layout, 60) + prompt_kv_bytes(layout, 60 - 32)
+
+
+def test_a_prompt_whose_beginning_will_not_come_travels_whole(config):
+    """Request 1 counts on blocks of request 0, whose deadline passes while it is prefilled."""
+    costs, limits = config.costs, replace(config.limits, context=10**6, kv_tokens=10**6)
+    long = prefill_seconds(costs, limits, 5000)
+    deadline = 0.6 * long
+    asked = RequestBatch(
+        np.array([0.0, 0.9 * deadline]), np.array([5000, 2000]), np.array([5, 5]), shared_prefix=40
+    )
+    nbytes = {}
+    for given in (deadline, 10 * long):
+        policies = replace(config.policies, deadline=given)
+        early = replace(config, limits=limits)
+        late = replace(early, policies=policies)
+        rows = served(asked, early, late, prefill=2, overlap="layers")
+        assert rows.finished.tolist() == [given > deadline, True]
+        nbytes[given] = rows.transfers.nbytes
+    layout = costs.layout
+    assert nbytes[deadline] == prompt_kv_bytes(layout, 2000)
+    both = prompt_kv_bytes(layout, 5000) + prompt_kv_bytes(layout, 2000 - 32)
+    assert nbytes[10 * long] == pytest.approx(both)
+
+
+def test_only_what_is_computed_hides_layers_that_leave_early(config):
+    """With 32 of 60 tokens cached where the prompt is computed, all layers leave, but later."""
+    asked = RequestBatch(
+        np.array([0.0, 10.0]), np.array([60, 60]), np.array([5, 5]), shared_prefix=40
+    )
+    decode = replace(config, policies=Policies())
+    rows = served(asked, config, decode, bandwidth=1e7, overlap="layers")
+    layers, layout = config.costs.layout.model.num_hidden_layers, config.costs.layout
+    whole = prompt_kv_bytes(layout, 60) / 1e7
+    hidden = (layers - 1) / layers * prefill_seconds(config.costs, config.limits, 60 - 32)
+    took = rows.transfers.end - rows.transfers.start
+    assert took[1] == pytest.approx(whole - hidden)
+    assert took[1] > took[0]
+
+
+def test_requests_that_no_prefill_replica_serves_wait_for_the_prefill_pools_deadline(config):
+    asked = RequestBatch(np.array([0.0]), np.array([60]), np.array([5]))
+    prefill = replace(
+        config, policies=Policies(deadline=2.0), outages=(Outage(at=0.0, lasts=50.0),)
+    )
+    rows = served(asked, prefill, replace(config, policies=Policies()))
+    assert (rows.finished.tolist(), rows.ended.tolist()) == ([False], [2.0])
+
+
+def test_states_travel_whole_and_copies_of_kv_heads_travel_each():
+    model = read_value(catalogue_names("models")["nemotron-nano-9b-v2"], Model)
+    layout = on_h100s(model, tensor=1)
+    (stage,) = layout.stages
+    assert prompt_kv_bytes(layout, 0) == stage.state > 0
+    assert prompt_kv_bytes(layout, 7) == stage.state + 7 * stage.kv_per_token
+    # Four KV heads on eight chips: two chips hold each.
+    model = model.model_copy(update={"num_key_value_heads": 4})
+    copied, alone = (
+        prompt_kv_bytes(layout, 7) - prompt_kv_bytes(layout, 0)
+        for layout in (on_h100s(model, tensor=8), on_h100s(model, tensor=4))
+    )
+    assert copied == 2 * alone
+
+
+def on_h100s(model, tensor):
+    chip = read_value(find_entry("h100-sxm", "chips"), Chip)
+    engine = read_value(find_entry("ideal", "engines"), Engine)
+    parts = DeploymentParts(model, chip, tensor, engine, Plan(tensor=tensor), None, None)
+    return deploy(parts, 2048).layout
