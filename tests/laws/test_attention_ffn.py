@@ -18,6 +18,7 @@ from sim.cost.work import Work, decodes_at
 from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
+from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.model.pool_parts import model_part
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
@@ -308,3 +309,52 @@ def test_a_plan_says_what_binds_a_full_step(scenario):
     assert cycle.micro_batches == 2
     assert cycle.cycle_us == pytest.approx(max(2 * max(parts[0], parts[2]), sum(parts)), rel=1e-9)
     assert (cycle.binds == "latency") == (cycle.cycle_us == pytest.approx(sum(parts)))
+
+
+@pytest.mark.parametrize(("attention", "ffn"), [(2, 4), (4, 2)])
+def test_the_pool_with_fewer_chips_is_the_busier_end_of_a_link(pools, attention, ffn):
+    """Of 8 tokens, each chip of the smaller pool carries a half. A number takes 1 B out, 2 B back."""
+    costs = pools({}, attention=attention, ffn=ffn).costs
+    ((_, block),) = costs.layer_kinds
+    link = SLOW.model_copy(update={"copies": "token"})
+    numbers = 8 / 2 * costs.layout.model.hidden_size
+    busy = link.busy(costs.layout, costs.ffn.layout, block, 8)
+    assert busy == pytest.approx((numbers / link.bandwidth, 2 * numbers / link.bandwidth))
+
+
+def test_the_chips_of_a_shard_gather_its_tokens_and_its_results(pools):
+    """Two shards of two chips each: half of the tokens, times the copies of each, out and back."""
+    costs = pools(expert=2).costs.ffn
+    (block,) = costs.layout.model.distinct
+    copies = SLOW.copies_of(costs.layout, block)
+    gathers = costs.collectives.of_block(block, 8, 0)
+    assert [gather.operation for gather in gathers] == ["all_gather"] * 2
+    numbers = copies * 8 / 2 * costs.layout.model.hidden_size
+    assert [gather.nbytes for gather in gathers] == pytest.approx([numbers, 2 * numbers])
+    assert {group for gather in gathers for group in gather.groups} == {range(2), range(2, 4)}
+
+
+def test_the_stage_whose_chips_are_on_two_nodes_sets_the_pace(make_model, make_chip, lossy):
+    """Stages of three chips on nodes of four: chips 3 to 5 sum their results over the network."""
+    near = Link(latency=1e-6, bandwidth=1e9)
+    network = Switch(link=Link(latency=5e-5, bandwidth=1e9))
+    nodes = Hierarchical(levels=(Switch(chips=4, link=near), network))
+    model = make_model()
+
+    def step(topology):
+        chip = make_chip(topology=topology)
+        attention, ffn = (
+            DeploymentParts(model, chip, plan.stage_size * (plan.pipeline or 1), lossy, plan, None)
+            for plan in (Plan(tensor=1, attention_data=1), Plan(tensor=3, pipeline=2))
+        )
+        return deploy_with_ffn(attention, ffn, PoolSharing(1, NOTHING), (64, 32)).costs
+
+    one, far = step(Switch(link=near)), step(nodes)
+    work = decodes_at(4, 40.0, None)
+    reduces = [
+        far.ffn.collectives.of_block(far.last_layer[1], 4, stage)[0].time for stage in (0, 1)
+    ]
+    assert reduces[1] > 2 * reduces[0]
+    layers = model.num_hidden_layers
+    slower = far.step(work).time[0] - one.step(work).time[0]
+    assert slower == pytest.approx(layers * (reduces[1] - reduces[0]), rel=1e-9)
