@@ -63,8 +63,8 @@ class Trace(Workload):
     )
     conversations: bool = Field(
         default=True,
-        description="Whether a turn of a recorded conversation waits for the answer to the turn "
-        "before it; false: every request comes at its recorded time.",
+        description="Whether a turn of a recorded conversation waits for the answer before it; "
+        "false: recorded times.",
     )
     hash_block: Tokens | None = Field(
         default=None,
@@ -76,8 +76,7 @@ class Trace(Workload):
     )
     time_scale: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
         default=1.0,
-        description="Factor on the times of arrivals; 0.5 doubles the load. Pauses between turns "
-        "of a conversation stay.",
+        description="Factor on times of arrivals; 0.5 doubles the load. Pauses between turns stay.",
     )
     start: Seconds = Field(
         default=0.0, description="Start of the window, from the first request of the trace [s]."
