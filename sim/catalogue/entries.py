@@ -26,8 +26,9 @@ from sim.inputs.names import catalogue_names, find_entry
 from sim.inputs.overrides import ABOUT, base_name, overridden
 from sim.inputs.suggestions import unknown_name
 from sim.inputs.values import Entry, Sourced, Value
-from sim.model.class_defaults import class_defaults
-from sim.model.spellings import SPELLINGS
+from sim.model.class_defaults import class_defaults, defaults_source
+from sim.model.families import FAMILIES
+from sim.model.spellings import SPELLINGS, TEXT_TYPES
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
@@ -40,6 +41,7 @@ CATALOGUE_KINDS = (
     "engines",
     "kernels",
     "models",
+    "families",
     "clusters",
     "measurements",
     "scenarios",
@@ -60,7 +62,18 @@ IN_PLACE: dict[str, type[Value]] = {
 
 
 def listed_entries(kind: str) -> tuple[ListedEntry, ...]:
-    """Return the entries of a folder, with memories of chips and parameters of models."""
+    """Return the entries of a folder, with memories of chips and parameters of models.
+
+    families: each model_type that is covered.
+    """
+    if kind == "families":
+        wrappers = (
+            ListedEntry(name=name, title=f"its text model, {text}")
+            for name, text in TEXT_TYPES.items()
+        )
+        sources = {name: f"defaults of {defaults_source(name)}" for name in FAMILIES}
+        own = (ListedEntry(name=name, title=source) for name, source in sources.items())
+        return tuple(sorted((*own, *wrappers), key=lambda entry: entry.name))
     return tuple(_listed_entry(kind, name, path) for name, path in catalogue_names(kind).items())
 
 
@@ -337,6 +350,8 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
         key: f"changed: set by the scenario (config.json: {change[0] or 'none'})"
         for key, change in model.changed.items()
     }
+    if present.get("tie_word_embeddings") and not model.family.can_tie:
+        was["tie_word_embeddings"] = f"config.json; without effect in {model.model_type}'s class"
     keys = [
         (key, brief(text), was.get(key, "config.json"))
         for key, text in flatten({k: flat[k] for k in known if k in flat})

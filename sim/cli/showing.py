@@ -303,7 +303,8 @@ def catalog_command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="acceptance, chips, engines, kernels, models, clusters, measurements or scenarios."
+            help="acceptance, chips, engines, kernels, models, families (of models), clusters, "
+            "measurements or scenarios."
         ),
     ] = None,
     as_json: JsonOption = False,

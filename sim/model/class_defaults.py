@@ -6,6 +6,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,9 +16,17 @@ DEFAULTS_FILE = Path(__file__).with_suffix(".yaml")
 
 
 @cache
+def _content() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load(
+        DEFAULTS_FILE.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader
+    )
+    return content
+
+
+@cache
 def _tables() -> dict[str, JsonObject]:
     """Return the defaults of every class by model_type."""
-    content = yaml.load(DEFAULTS_FILE.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    content = _content()
     tables: dict[str, JsonObject] = dict(content["classes"])
     for model_type, table in content["elsewhere"].items():
         tables[model_type] = table["keys"]
@@ -35,3 +44,10 @@ def class_defaults(model_type: str) -> JsonObject:
     Left out: keys with the default None, and names of numbers that this package does not read.
     """
     return _tables().get(model_type, {})
+
+
+def defaults_source(model_type: str) -> str:
+    """Return where the defaults of a model_type's class are from."""
+    content = _content()
+    table = content["elsewhere"].get(model_type)
+    return str(table["source"]) if table else f"transformers {content['transformers']}"

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from sim.inputs.document import read_document
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
 from sim.model.block_configs import LayerChoice, layer_choices
 from sim.model.class_defaults import class_defaults
@@ -27,11 +28,12 @@ from sim.model.layer_kinds import (
     MLP_TYPES,
     SIDE_BY_SIDE,
     SPARSE_TYPES,
+    drafting_letters,
     linear_attention_keys,
     spelled_layer_types,
 )
 from sim.model.quantization import Quantization, read_quantization
-from sim.model.spellings import SPELLINGS, spelled_keys, unnested
+from sim.model.spellings import SPELLINGS, TEXT_TYPES, spelled_keys, unnested
 from sim.model.windows import WINDOW_RULES, LayerPlace
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
@@ -93,10 +95,7 @@ class ModelConfig(ConfigKeys):
                 )
         family = flat.get("model_type")
         if isinstance(family, str) and family not in FAMILIES:
-            raise error_at_key(
-                ("model_type",),
-                f"model_type '{family}' is not covered; covered are {', '.join(FAMILIES)}",
-            )
+            raise _unknown_family(family)
         known = FAMILIES[family] if isinstance(family, str) else Family()
         recurrent = known.recurrence is not None
         refused = NOT_COVERED | ({} if recurrent else RECURRENT_KEYS)
@@ -113,6 +112,8 @@ class ModelConfig(ConfigKeys):
         if flat.get("quantization_config") is None:
             flat |= _quantization_beside(data)
         flat = _with_defaults(flat)
+        if not known.can_tie:
+            flat["tie_word_embeddings"] = False
         return _with_layer_kinds(flat) if recurrent else flat
 
     @classmethod
@@ -130,19 +131,7 @@ class ModelConfig(ConfigKeys):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
-        hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
-        if self.head_dim is None and hidden % heads and not self.kv_lora_rank:
-            raise ValueError(
-                f"hidden_size {hidden} is no multiple of num_attention_heads {heads},"
-                " and there is no head_dim"
-            )
-        if heads % kv and not self.kv_lora_rank:
-            raise ValueError(
-                f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
-            )
-        heads, kv = self.swa_num_attention_heads or heads, self.swa_num_key_value_heads or 1
-        if heads % kv:
-            raise ValueError(f"{heads} heads with a window are no multiple of {kv} KV heads")
+        self._check_heads()
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
         if self.family.chosen and not self.block_configs:
             raise ValueError("'block_configs' is missing: attention and MLP of each layer")
@@ -171,6 +160,27 @@ class ModelConfig(ConfigKeys):
             raise ValueError("'intermediate_size' is missing")
         _ = self.quantization  # raises if it is not covered
         return self
+
+    def _check_heads(self) -> None:
+        """Raise the error of heads that do not fit the hidden state, or each other."""
+        hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
+        if self.head_dim is None and hidden % heads and not self.kv_lora_rank:
+            raise ValueError(
+                f"hidden_size {hidden} is no multiple of num_attention_heads {heads},"
+                " and there is no head_dim"
+            )
+        if heads % kv and not self.kv_lora_rank:
+            raise ValueError(
+                f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
+            )
+        if self.model_type == "helium" and self.head_dim and self.head_dim * heads != hidden:
+            # The output projection of its class has hidden_size rows, whatever the heads are.
+            wanted = f"hidden_size {hidden} divided by num_attention_heads {heads}, as in its class"
+            reason = f"head_dim: got {self.head_dim}; expected {wanted}"
+            raise error_at_key(("head_dim",), reason)
+        heads, kv = self.swa_num_attention_heads or heads, self.swa_num_key_value_heads or 1
+        if heads % kv:
+            raise ValueError(f"{heads} heads with a window are no multiple of {kv} KV heads")
 
     def _check_recurrence(self) -> None:
         """Raise the error of a recurrence that lacks a number."""
@@ -281,6 +291,16 @@ class ModelConfig(ConfigKeys):
         )
 
 
+def _unknown_family(family: str) -> PydanticCustomError:
+    """Return the error of a model_type that is not covered, with the names that look like it."""
+    near = spelling_hint(family, (*FAMILIES, *TEXT_TYPES), "")
+    reason = (
+        f"model_type: got {quoted_value(family)};"
+        " expected a family that `sramsim catalog families` lists"
+    )
+    return error_at_key(("model_type",), f"{reason}; {near}" if near else reason)
+
+
 def _with_defaults(flat: JsonObject) -> JsonObject:
     """Return the keys with the defaults of the model's class.
 
@@ -313,7 +333,7 @@ def _with_layer_kinds(flat: JsonObject) -> JsonObject:
         del flat["mamba_dt_rank"]
     if flat.get("shared_expert_intermediate_size"):
         flat.pop("n_shared_experts", None)  # the width is that of all shared experts
-    flat |= linear_attention_keys(flat)
+    flat |= linear_attention_keys(flat) | drafting_letters(flat)
     kinds = spelled_layer_types(flat)
     if not {"full_attention", SIDE_BY_SIDE} & set(kinds):
         reason = "no layer has attention, which is not covered"

@@ -97,6 +97,11 @@ class MixerKeys(DecoderKeys):
         default=None,
         description="Layers of Nemotron-H: M recurrent, * attention, - MLP, E experts.",
     )
+    mtp_hybrid_override_pattern: LayerLetters | None = Field(
+        default=None,
+        description="Layer for multi-token prediction of Nemotron-H, in the same letters; default: "
+        "the last attention and the last MLP.",
+    )
     linear_attn_config: dict[str, object] | None = Field(
         default=None, description="Layers and sizes of Kimi's linear attention."
     )

@@ -27,6 +27,7 @@ class Family(NamedTuple):
     sliding_kv: int = 1  # KV heads of layers with a window, for each of other layers
     chosen: bool = False  # block_configs say what each layer has
     sparse: bool = False  # latent attention to positions that an indexer chooses
+    can_tie: bool = True  # False: the class has no tied weights, whatever tie_word_embeddings says
 
 
 FAMILIES = {
@@ -77,7 +78,7 @@ FAMILIES = {
     "jais2": Family(gated=False, norm_biases=True),
     "jamba": Family(recurrence="mamba"),
     "kimi_k2": Family(),
-    "kimi_linear": Family(recurrence="kimi delta"),
+    "kimi_linear": Family(recurrence="kimi delta", can_tie=False),
     "llama": Family(),
     "llama4_text": Family(shared_expert=True),
     "mellum": Family(qk_norm=True, windows="named"),
@@ -91,7 +92,7 @@ FAMILIES = {
     "mixtral": Family(),
     "nemotron": Family(gated=False),
     "nemotron-nas": Family(chosen=True),
-    "nemotron_h": Family(gated=False, recurrence="mamba2"),
+    "nemotron_h": Family(gated=False, recurrence="mamba2", can_tie=False),
     "olmo": Family(norms=0),
     "olmo2": Family(whole_qk_norm=True),
     "olmo3": Family(whole_qk_norm=True, windows="pattern", pattern=4),

@@ -77,6 +77,19 @@ def linear_attention_keys(flat: Mapping[str, JsonValue]) -> JsonObject:
     return {f"linear_{name}": value for name, value in sizes.items() if value is not None}
 
 
+def drafting_letters(flat: Mapping[str, JsonValue]) -> JsonObject:
+    """Return the letters of a layer for multi-token prediction, which transformers 5 lists.
+
+    Raises: PydanticCustomError if a kind is not covered.
+    """
+    kinds = flat.get("mtp_layers_block_type")
+    if flat.get("mtp_hybrid_override_pattern") or not isinstance(kinds, list | tuple):
+        return {}
+    letters = {kind: letter for letter, kind in LETTERS.items()} | {SIDE_BY_SIDE: "?"}
+    covered = _covered("mtp_layers_block_type", [OTHER_NAMES.get(str(k), str(k)) for k in kinds])
+    return {"mtp_hybrid_override_pattern": "".join(letters[kind] for kind in covered)}
+
+
 def _number(flat: Mapping[str, JsonValue], key: str, default: int, least: int = 1) -> int:
     """Return a number of layers, or a default where it is none, which the key's check refuses."""
     value = flat.get(key, default)
@@ -90,7 +103,7 @@ def _attending(layers: int, attends: Callable[[int], bool]) -> tuple[str, ...]:
 
 def _covered(key: str, kinds: Sequence[str]) -> tuple[str, ...]:
     if odd := set(kinds) - set(HYBRID_TYPES):
-        covered = ", ".join(HYBRID_TYPES if key == "layer_types" else LETTERS)
+        covered = ", ".join(LETTERS if key == "hybrid_override_pattern" else HYBRID_TYPES)
         reason = f"{key}: '{min(odd)}' is not covered; covered are {covered}"
         raise error_at_key((key,), reason)
     return tuple(kinds)

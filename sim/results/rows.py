@@ -287,5 +287,6 @@ def rows_of_answers(requests: RequestBatch) -> Rows:
     """Return the rows of the answers that a trace records."""
     assert requests.answered
     rows = Rows(requests)
-    rows.admitted, (rows.first_token, rows.last_token) = rows.arrival.copy(), requests.answered
+    rows.arrival, rows.first_token, rows.last_token = requests.answered
+    rows.admitted = rows.arrival.copy()
     return rows

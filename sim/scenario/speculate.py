@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from sim.cost.acceptance import AcceptanceField
 from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
-from sim.inputs.errors import error_at_path
+from sim.inputs.errors import error_at_path, errors_below
 from sim.inputs.values import Value
 from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model, ModelField
@@ -86,7 +86,8 @@ class Speculate(Value):
         acceptance = self.acceptance
         if not isinstance(acceptance, tuple):
             acceptance = geometric_acceptance(acceptance, self.tokens)
-        drafter = self.draft.model or draft_layer(model, self.method)
+        with errors_below("speculate", "method"):
+            drafter = self.draft.model or draft_layer(model, self.method)
         if drafter.window and drafter.window != model.window:
             window = f"{model.window}" if model.window else "none"
             reason = f"got {drafter.id} with a window of {drafter.window} positions; expected "

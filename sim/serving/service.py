@@ -270,7 +270,10 @@ class Service:
                 self.skip_turn(number, at)
             else:
                 assert requests.think is not None
-                self.env.process(self.send_turn(number, at + float(requests.think[number])))
+                send = at + float(requests.think[number])
+                if requests.gap is not None:
+                    send = max(send, request.arrival + float(requests.gap[number]))
+                self.env.process(self.send_turn(number, send))
 
     def skip_turn(self, number: int, at: Seconds) -> None:
         """End a turn of a session whose turn before it was not answered."""

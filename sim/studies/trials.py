@@ -272,15 +272,8 @@ def first_requests(requests: RequestBatch, n: int | None) -> RequestBatch:
 
     Raises: UserError if they arrive together, so that they have no rate.
     """
-    ids = requests.hash_ids[:n] if requests.hash_ids else None
-    part = replace(
-        requests,
-        arrival=requests.arrival[:n],
-        prompt=requests.prompt[:n],
-        output=requests.output[:n],
-        hash_ids=ids,
-    )
-    if part.arrival[-1] <= part.arrival[0]:
+    part = requests if n is None else requests.first(n)
+    if np.nanmax(part.arrival) <= np.nanmin(part.arrival):
         raise UserError(
             "capacity: workload: got a trace whose requests all arrive together;"
             " expected a rate to vary; try a longer trace"

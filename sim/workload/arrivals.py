@@ -33,8 +33,6 @@ class Workload(Value, ABC):
     load_kind: ClassVar[Literal["rate", "users"] | None] = None
     # Recorded requests cannot be drawn at another load. A search stretches their times instead.
     is_recorded: ClassVar[bool] = False
-    # Whether requests follow answers to earlier requests, as the turns of a session do.
-    chained: ClassVar[bool] = False
     # Why there is no load to vary, for errors.
     no_load: ClassVar[str] = "its load is not known"
 
@@ -47,6 +45,11 @@ class Workload(Value, ABC):
     def pause(self) -> Seconds | None:
         """The time between an answer and the user's next request; None without a closed loop."""
         return None
+
+    @property
+    def chained(self) -> bool:
+        """Whether requests follow answers to earlier requests, as the turns of a session do."""
+        return False
 
     @property
     def turns_of_load(self) -> float:

@@ -1,7 +1,8 @@
 """The requests of a workload as arrays, and the streams of random numbers that make them."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ class RequestBatch:
     users: of a closed loop. A user's next request follows the answer; None for an open loop.
     after, think: int[request] and float[request], of sessions. Request i follows `think[i]` seconds
     after the answer to request `after[i]`, which is less than i; -1: it has an arrival.
+    gap: float[request], s, of sessions: request i is sent at least so long after request `after[i]`
+    was sent. None: no such times are recorded.
     In a closed loop, `think[i]` is the pause after the answer to request i; None if all are equal.
     most_in_flight: requests sent and not ended, at most. Further ones wait unsent, in order.
     kind, kinds: int[request], and the names of kinds with their own SLO (None: the scenario's).
@@ -34,7 +37,7 @@ class RequestBatch:
     partial. Two prompts are equal as far as their ids agree.
     sessions: int[request]. A request's prompt begins with all prompts and answers of its session.
     shared_prefix: tokens with which every prompt begins.
-    answered: float[request] each, s: measured times of the first and the last token of a trace.
+    answered: float[request] each, s: recorded times of sending, of the first and of the last token.
     note: a trace's format, and what of it was left out or cut.
     """
 
@@ -44,16 +47,27 @@ class RequestBatch:
     users: int | None = None
     after: np.ndarray | None = None
     think: np.ndarray | None = None
+    gap: np.ndarray | None = None
     priority: np.ndarray | None = None
     hash_ids: list[tuple[int, ...]] | None = None
     hash_block: int = HASH_BLOCK
     sessions: np.ndarray | None = None
     shared_prefix: int = 0
-    answered: tuple[np.ndarray, np.ndarray] | None = None
+    answered: tuple[np.ndarray, ...] | None = None
     note: str = ""
     most_in_flight: int | None = None
     kind: np.ndarray | None = None
     kinds: Mapping[str, SLO | None] = field(default_factory=dict)
+
+    def first(self, n: int) -> "RequestBatch":
+        """Return the first n requests by number."""
+        columns: dict[str, Any] = {
+            column.name: value[:n]
+            for column in fields(self)
+            if isinstance(value := getattr(self, column.name), np.ndarray | list)
+        }
+        answered = tuple(times[:n] for times in self.answered) if self.answered else None
+        return replace(self, answered=answered, **columns)
 
     @property
     def is_open_loop(self) -> bool:

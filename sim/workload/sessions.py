@@ -67,7 +67,6 @@ class Sessions(PrefixedWorkload):
     """
 
     load_kind = "rate"
-    chained = True
     sessions: Count = Field(description="Number of sessions.")
     rate: RequestsPerSecond = Field(
         description="Mean rate at which sessions start [request/s]; starts are Poisson."
@@ -84,6 +83,11 @@ class Sessions(PrefixedWorkload):
     def size(self) -> int:
         """The mean number of requests."""
         return int(self.sessions * self.turns_of_load)
+
+    @property
+    def chained(self) -> bool:
+        """Whether turns follow answers: they do."""
+        return True
 
     @property
     def turns_of_load(self) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sim.inputs.errors import ScenarioError
 from sim.inputs.key_paths import JsonObject
 from sim.units import MAX_COUNT, MAX_SIZE, brief
+from sim.workload.trace_turns import RecordedTurns
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 SECONDS: dict[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -40,6 +41,7 @@ class Columns:
     answered: float[request] each, on the clock of the arrivals: measured times of the first and the
     last token. Replays and results of benchmarks have them.
     unread: names of columns that are not read.
+    turns: of conversations; None if the file tells of none.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Columns:
     without_output: int = 0
     answered: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     unread: tuple[str, ...] = ()
+    turns: RecordedTurns | None = None
 
     @property
     def notes(self) -> list[str]:

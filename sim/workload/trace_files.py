@@ -67,6 +67,7 @@ def read_trace(path: Path, unit: TimeUnit | None = None, block: int | None = Non
         prompt=columns.prompt[order],
         output=columns.output[order],
         hash_ids=[ids[i] for i in order.tolist()] if ids else None,
+        turns=columns.turns.part(order, second) if columns.turns else None,
         answered=(
             ((answered[0][order] - begin) * second, (answered[1][order] - begin) * second)
             if answered
@@ -141,6 +142,8 @@ def _unit(columns: Columns, unit: TimeUnit | None, shown: str) -> TimeUnit | Non
     if unit:
         return unit
     times = columns.arrival
+    if columns.turns:  # a turn with a pause has no time of its own
+        times = times[np.isnan(columns.turns.pause)]
     if epoch := next((name for least, name in EPOCH if times.min() >= least), None):
         return epoch
     gaps, span = len(times) - 1, float(np.ptp(times)) * SECONDS[columns.unit]

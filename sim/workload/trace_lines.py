@@ -1,8 +1,11 @@
 """Traces as JSON lines: of Mooncake, of Bailian, and AIPerf's records of requests."""
 
 import json
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from sim.inputs.errors import ScenarioError
 from sim.inputs.key_paths import JsonObject
@@ -16,6 +19,7 @@ from sim.workload.trace_columns import (
     time_number,
     token_numbers,
 )
+from sim.workload.trace_turns import RecordedTurns, turns_before
 
 TIME, LENGTHS = "timestamp", ("input_length", "output_length")
 REQUEST = (TIME, *LENGTHS)
@@ -36,7 +40,10 @@ class Lines:
 LINE_FORMATS = (Lines("Bailian", "s", 16, "chat_id"), Lines("Mooncake", "ms", 512, TIME))
 # Source: ai-dynamo/aiperf, docs/tutorials/working-with-profile-exports.md.
 AIPERF = ("metadata", "metrics")
+SESSION, DELAY = "session_id", "delay"  # of AIPerf's conversations in Mooncake's format
+TURN_KEYS = ("chat_id", "parent_chat_id", SESSION, DELAY)
 AIPERF_LENGTHS = ("input_sequence_length", "output_sequence_length")
+AIPERF_SESSION = ("x_correlation_id", "conversation_id")  # the second: older versions
 BLOCKS = tuple(2**i for i in range(3, 13))  # sizes that an error may suggest
 
 
@@ -78,42 +85,86 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
     size = block or known.block
     requests: list[tuple[float, int, int]] = []
     ids: list[tuple[int, ...] | None] = []
+    kept: list[JsonObject] = []
+    starts: dict[Hashable, float] = {}  # by session
     for where, row in rows:
-        _require(row, where)
+        _require(row, starts, where)
         if has_no_output(row[LENGTHS[1]]):
             continue
-        time = time_number(row[TIME], f"{where}: {TIME}", known.unit)
+        session = row.get(SESSION)
+        time = starts.get(session, 0.0)  # of a turn that has a pause instead
+        if row.get(TIME) is not None or session not in starts:
+            time = time_number(row.get(TIME), f"{where}: {TIME}", known.unit)
+        if session is not None:
+            starts[session] = time
         lengths = token_numbers(row, LENGTHS, where)
         requests.append((time, *lengths))
+        kept.append(row)
         ids.append(_blocks(row.get("hash_ids"), lengths[0], size, where))
         if (ids[-1] is None) != (ids[0] is None):
             raise ScenarioError(
                 f"{where}: got hash_ids for some requests; expected them for all or none"
             )
     blocks = [prompt_ids for prompt_ids in ids if prompt_ids is not None] or None
+    arrays = request_arrays(requests)
+    turns = _turns(kept, arrays[0].tolist(), blocks)
+    read = {*REQUEST, "hash_ids", *(TURN_KEYS if turns else ())}
     return Columns(
         known.name,
-        *request_arrays(requests),
+        *arrays,
         unit=known.unit,
         hash_ids=blocks,
         hash_block=size if blocks else 0,
         without_output=len(rows) - len(requests),
-        unread=tuple(key for key in rows[0][1] if key not in (*REQUEST, "hash_ids")),
+        unread=tuple(key for key in rows[0][1] if key not in read),
+        turns=turns,
     )
 
 
-def _require(row: JsonObject, where: str) -> None:
-    """Raise ScenarioError if a key is missing."""
-    missing = [key for key in REQUEST if key not in row]
-    if not missing:
-        return
-    # AIPerf's sessions have a delay in place of a time.
-    hint = (
-        "; turns that follow an answer after a delay are not replayed; try a workload of sessions"
-        if missing[0] == TIME and "delay" in row
-        else ""
-    )
-    raise ScenarioError(f"{where}: '{missing[0]}' is missing{hint}")
+def _turns(
+    rows: list[JsonObject], times: list[float], blocks: list[tuple[int, ...]] | None
+) -> RecordedTurns | None:
+    """Return the turns of Bailian's chats, or of sessions in Mooncake's format; None without any.
+
+    A row of Bailian has the whole prompt. A row of a session has the new text only, unless its
+    blocks begin as those of the turn before it.
+    """
+    pauses = [row.get(DELAY) for row in rows]
+    added = any(row.get(SESSION) is not None for row in rows)
+    own, parent = (SESSION, SESSION) if added else ("chat_id", "parent_chat_id")
+    ids = [row.get(own) for row in rows]
+    parents = [row.get(parent) for row in rows]
+    before = turns_before(ids, parents, times)
+    follows = np.flatnonzero(before >= 0).tolist()
+    if not follows:
+        return None
+    if added and blocks:
+        added = any(blocks[number][0] != blocks[before[number]][0] for number in follows)
+    pause = np.array([np.nan if value is None else value for value in pauses], float)
+    for number in follows:
+        # A turn without a time and without a pause follows its answer immediately.
+        if rows[number].get(TIME) is None and np.isnan(pause[number]):
+            pause[number] = 0.0
+    timed = all(row.get(TIME) is not None for row in rows)
+    return RecordedTurns(before, pause, added, timed)
+
+
+def _require(row: JsonObject, starts: Collection[Hashable], where: str) -> None:
+    """Raise ScenarioError if a key is missing, or the pause of a turn is no time.
+
+    starts: sessions of which a turn has come. Their next turns may have a pause in place of a time.
+    """
+    for key in (SESSION, "chat_id", "parent_chat_id"):
+        if isinstance(row.get(key), list | dict):
+            raise ScenarioError(f"{where}: {key}: got a list or a mapping; expected a name")
+    later = row.get(SESSION) is not None and row[SESSION] in starts
+    missing = [key for key in REQUEST if key not in row and not (later and key == TIME)]
+    if missing:
+        hint = "; try the first turn of a session with one" if missing[0] == TIME else ""
+        expected = f"{', '.join(REQUEST)} in each line"
+        raise ScenarioError(f"{where}: '{missing[0]}' is missing; expected {expected}{hint}")
+    if row.get(DELAY) is not None:
+        time_number(row[DELAY], f"{where}: {DELAY}", "ms")
 
 
 def _blocks(ids: Any, prompt: int, size: int, where: str) -> tuple[int, ...] | None:
@@ -142,6 +193,7 @@ def _aiperf(rows: list[tuple[str, JsonObject]]) -> Columns:
     """Return the requests of AIPerf's records, with their first and last tokens."""
     requests: list[tuple[float, int, int]] = []
     answers: list[tuple[float, float] | None] = []
+    sessions: list[Hashable] = []
     begin: int | None = None
     for where, row in rows:
         metadata, metrics = (_part(row, key, where) for key in AIPERF)
@@ -158,17 +210,37 @@ def _aiperf(rows: list[tuple[str, JsonObject]]) -> Columns:
         begin = start if begin is None else begin
         sent = float(start - begin)
         requests.append((sent, *token_numbers(lengths, AIPERF_LENGTHS, where)))
+        sessions.append(_aiperf_session(metadata, where))
         waits = [_value(metrics, key) for key in ("time_to_first_token", "request_latency")]
         times = [sent + wait * 1e6 for wait in waits if isinstance(wait, int | float)]  # from ms
         answers.append((times[0], times[1]) if len(times) == len(waits) else None)
+    arrays = request_arrays(requests)
+    ends = [answer[1] if answer else np.nan for answer in answers]
+    before = turns_before(sessions, sessions, arrays[0].tolist())
+    pause = np.fmax(0.0, arrays[0] - np.array(ends, float)[before]) if answers else arrays[0]
+    turns = RecordedTurns(before, np.where(before >= 0, pause, np.nan))
     return Columns(
         "AIPerf",
-        *request_arrays(requests),
+        *arrays,
         unit="ns",
         fixed_unit=True,
         without_output=len(rows) - len(requests),
         answered=answer_arrays(answers),
+        turns=turns if (before >= 0).any() else None,
     )
+
+
+def _aiperf_session(metadata: JsonObject, where: str) -> Hashable:
+    """Return the conversation of a record; records without one have conversations of their own."""
+    for key in AIPERF_SESSION:
+        value = metadata.get(key)
+        if isinstance(value, str | int):
+            return key, value
+        if value is not None:
+            raise ScenarioError(
+                f"{where}: metadata.{key}: got {brief(json.dumps(value))}; expected a name"
+            )
+    return where
 
 
 def _part(row: JsonObject, key: str, where: str) -> JsonObject:

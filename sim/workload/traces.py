@@ -17,6 +17,12 @@ from sim.workload.arrivals import Gamma, Poisson, Workload
 from sim.workload.requests import HASH_BLOCK, RequestBatch
 from sim.workload.trace_columns import TimeUnit
 from sim.workload.trace_files import read_trace
+from sim.workload.trace_turns import (
+    RecordedTurns,
+    as_conversations,
+    turn_notes,
+    whole_prompts,
+)
 
 
 def _beside(value: object) -> object:
@@ -55,6 +61,11 @@ class Trace(Workload):
         description="Unit of the file's times, if they are numbers; default: the format's, or that "
         "of times since 1970.",
     )
+    conversations: bool = Field(
+        default=True,
+        description="Whether a turn of a recorded conversation waits for the answer before it; "
+        "false: recorded times.",
+    )
     hash_block: Tokens | None = Field(
         default=None,
         description="Tokens of a block of `hash_ids` [token]; default: the format's, 512 of "
@@ -64,7 +75,8 @@ class Trace(Workload):
         default=None, description="Workload that is used without a `path`."
     )
     time_scale: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
-        default=1.0, description="Factor on all times; 0.5 doubles the load."
+        default=1.0,
+        description="Factor on times of arrivals; 0.5 doubles the load. Pauses between turns stay.",
     )
     start: Seconds = Field(
         default=0.0, description="Start of the window, from the first request of the trace [s]."
@@ -104,15 +116,36 @@ class Trace(Workload):
         if self.path is None:
             return None
         columns = read_trace(self.path, self.time_unit, self.hash_block)
+        turns = columns.turns
+        if turns and not turns.timed and not self.conversations:
+            raise ScenarioError(
+                f"{shorten(self.path)}: conversations: got false, and turns with a delay in place"
+                " of a timestamp; expected true; try leaving it out"
+            )
+        prompt = columns.prompt
+        if turns and turns.added:
+            prompt = whole_prompts(prompt, columns.output, turns)
         whole = RequestBatch(
             columns.arrival,
-            columns.prompt,
+            prompt,
             columns.output,
             hash_ids=columns.hash_ids,
             hash_block=columns.hash_block or HASH_BLOCK,
-            answered=columns.answered,
+            answered=(columns.arrival, *columns.answered) if columns.answered else None,
         )
-        return self._cut(whole, columns.notes)
+        return self._cut(whole, columns.notes, turns if self.conversations else None)
+
+    @property
+    def chained(self) -> bool:
+        """Whether some requests are turns that wait for an answer."""
+        return self.recorded is not None and self.recorded.after is not None
+
+    @property
+    def turns_of_load(self) -> float:
+        """The mean number of requests in a conversation."""
+        if self.recorded is None or self.recorded.after is None:
+            return 1.0
+        return len(self.recorded.after) / int((self.recorded.after < 0).sum())
 
     @property
     def mean_prompt(self) -> float:
@@ -141,8 +174,12 @@ class Trace(Workload):
         assert self.synthetic
         return self._cut(self.synthetic.draw(seed), [])
 
-    def _cut(self, whole: RequestBatch, notes: list[str]) -> RequestBatch:
+    def _cut(
+        self, whole: RequestBatch, notes: list[str], turns: RecordedTurns | None = None
+    ) -> RequestBatch:
         """Return the requests of the window, with scaled times and cut lengths.
+
+        turns: of the conversations that they make up; None without any.
 
         Raises: ScenarioError if no request is left.
         """
@@ -150,16 +187,25 @@ class Trace(Workload):
             whole.arrival, [self.start, np.inf if self.end is None else self.end]
         )
         part = slice(begin, min(to, begin + (self.requests or len(whole.arrival))))
-        arrival, prompt, output = (
-            column[part] for column in (whole.arrival, whole.prompt, whole.output)
-        )
-        ids = whole.hash_ids[part] if whole.hash_ids else None
+        arrival = whole.arrival[part]
         if not len(arrival):
             source = shorten(self.path) if self.path else "workload"
             raise ScenarioError(
-                f"{source}: no request comes from start to end;"
+                f"{source}: got no request from start to end; expected some;"
                 f" the last one comes after {whole.arrival[-1]:g} s"
             )
+        inside = replace(
+            whole,
+            arrival=arrival - self.start,
+            prompt=whole.prompt[part],
+            output=whole.output[part],
+            hash_ids=whole.hash_ids[part] if whole.hash_ids else None,
+            answered=self._answered(whole, part),
+        )
+        if turns:
+            inside = as_conversations(inside, turns.part(np.arange(len(whole.arrival))[part]))
+            notes = [*notes, *turn_notes(inside, turns)]
+        prompt, output, ids = inside.prompt, inside.output, inside.hash_ids
         for name, column, most in (
             ("prompts", prompt, self.max_prompt),
             ("outputs", output, self.max_output),
@@ -172,18 +218,16 @@ class Trace(Workload):
             ids = [prompt_ids[:blocks] for prompt_ids in ids] if ids else None
         output = np.minimum(output, self.max_output) if self.max_output else output
         return replace(
-            whole,
-            arrival=(arrival - self.start) * self.time_scale,
+            inside,
+            arrival=inside.arrival * self.time_scale,
             prompt=prompt,
             output=output,
             hash_ids=ids,
-            answered=self._answered(whole, part),
             note="; ".join(notes),
         )
 
-    def _answered(self, whole: RequestBatch, part: slice) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the measured times of the window; None if times or lengths are changed."""
+    def _answered(self, whole: RequestBatch, part: slice) -> tuple[np.ndarray, ...] | None:
+        """Return the recorded times of the window; None if times or lengths are changed."""
         if not whole.answered or self.time_scale != 1 or self.max_prompt or self.max_output:
             return None
-        first, last = whole.answered
-        return first[part] - self.start, last[part] - self.start
+        return tuple(times[part] - self.start for times in whole.answered)

@@ -74,13 +74,13 @@ def mine(old: str, new: str) -> None:
     [
         (
             "catalog chip",
-            "catalog: got 'chip'; expected acceptance, chips, engines, kernels, models, clusters, "
-            "measurements or scenarios; did you mean 'chips'?",
+            "catalog: got 'chip'; expected acceptance, chips, engines, kernels, models, families, "
+            "clusters, measurements or scenarios; did you mean 'chips'?",
         ),
         (
             "catalog x",
-            "catalog: got 'x'; expected acceptance, chips, engines, kernels, models, clusters, "
-            "measurements or scenarios",
+            "catalog: got 'x'; expected acceptance, chips, engines, kernels, models, families, "
+            "clusters, measurements or scenarios",
         ),
         (
             "show chips h100-sxm",
@@ -457,7 +457,7 @@ def test_an_error_in_a_chip_names_the_chips_file_and_line(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"llama"', '"gpt2"', "5: model_type 'gpt2' is not covered; covered are apertus, arcee, "),
+        ('"llama"', '"gpt2"', "5: model_type: got 'gpt2'; expected a family that `sramsim c"),
         (
             '"hidden_size": 4096',
             '"hidden_size": null',

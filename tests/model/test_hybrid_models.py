@@ -1,10 +1,13 @@
 """Models with states of fixed size: published totals, states by hand, and the kinds of layers."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
+from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model
 
 NEMOTRON_H_8B = {
@@ -190,6 +193,54 @@ def test_totals_are_published_and_states_are_as_by_hand(name):
 def test_layers_are_of_the_kinds_that_the_file_or_its_class_says(config, start):
     blocks = Model.model_validate(config).blocks[1:]
     assert [block.kind for block in blocks[: len(start)]] == start
+
+
+@pytest.mark.parametrize("config", [NEMOTRON_H_8B, KIMI_LINEAR], ids=lambda c: c["model_type"])
+def test_classes_without_tied_weights_have_both_tables_whatever_the_file_says(config):
+    """As Nemotron-H's and Kimi-Linear's classes in transformers, which have no tied weights."""
+    tied, own = (
+        Model.model_validate(config | {"tie_word_embeddings": tie}) for tie in (True, False)
+    )
+    assert tied.parameters == own.parameters
+    assert tied.weight_map == own.weight_map
+    assert [block.kind for block in tied.blocks[:: len(tied.blocks) - 1]] == ["embedding", "head"]
+
+
+@pytest.mark.parametrize("method", ["mtp", "eagle"])
+@pytest.mark.parametrize(
+    "config",
+    [NEMOTRON_H_8B, NEMOTRON_3_NANO, GRANITE4_TINY, {"model_type": "qwen3_next"}],
+    ids=["nemotron_h", "nemotron 3", "granite 4", "qwen3_next"],
+)
+def test_a_drafting_layer_has_attention_and_an_mlp(config, method):
+    """Whatever the last layers are: Nemotron-H ends with a recurrence and an MLP."""
+    model = Model.model_validate(config)
+    _, attention, mlp, _ = draft_layer(model, method).blocks
+    assert [mixer.name for mixer in attention.mixers] == ["attention"]
+    assert mlp.kind == "mlp"
+    assert bool(mlp.experts) == (method == "mtp" and bool(model.blocks[-2].experts))
+    last = next(block for block in reversed(model.blocks) if "attention" in block.kind)
+    assert attention.parameters() - last.parameters() == 2 * model.hidden_size**2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        (
+            {"mtp_hybrid_override_pattern": "M*E"},
+            "mtp_hybrid_override_pattern 'M*E'; expected '*E'",
+        ),
+        ({"mtp_layers_block_type": ["mamba", "moe"]}, "mtp_hybrid_override_pattern 'ME'"),
+        ({"mtp_layers_block_type": ["attention", "mlp"]}, "layers without a dense MLP"),
+    ],
+)
+def test_a_drafting_layer_of_other_parts_is_refused(pattern, reason):
+    model = Model.model_validate(NEMOTRON_3_NANO | pattern)
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        draft_layer(model, "mtp")
+    assert draft_layer(
+        Model.model_validate(NEMOTRON_3_NANO | {"mtp_hybrid_override_pattern": "*E"}), "mtp"
+    )
 
 
 def test_a_layer_may_have_both():

@@ -187,7 +187,11 @@ def test_blocks_are_what_a_plan_cuts_between():
         ("linear_num_value_heads", 4, "linear attention"),
         ("index_topk", 2048, "sparse attention"),
         ("index_topk_pattern", "FSSS", "indexers by a pattern"),
-        ("model_type", "mamba2", "covered are apertus"),
+        (
+            "model_type",
+            "lama",
+            "expected a family that `sramsim catalog families` lists; did you mean 'llama'",
+        ),
         ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
         ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),
         ("dtype", "int8", "covered are float32, bfloat16, float16"),
@@ -239,6 +243,11 @@ def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
         (
             {"swa_num_key_value_heads": 3},
             "4 heads with a window are no multiple of 3 KV heads",
+        ),
+        # The output projection of Helium's class has hidden_size rows.
+        (
+            {"model_type": "helium", "head_dim": 4},
+            "head_dim: got 4; expected hidden_size 8 divided by num_attention_heads 4",
         ),
     ],
 )

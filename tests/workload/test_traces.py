@@ -486,11 +486,6 @@ def vllm(**changes: object) -> str:
             "recorded:3: hash_ids: got 2 ids; expected 1 for 16 tokens, one for each 16",
         ),
         (
-            '{"session_id": "a", "timestamp": 0, "input_length": 9, "output_length": 5}\n'
-            '{"session_id": "a", "delay": 900, "input_length": 9, "output_length": 5}\n',
-            "recorded:2: 'timestamp' is missing; turns that follow an answer after a delay",
-        ),
-        (
             AIPERF.replace("1759813207532900363", "-5"),
             "recorded:1: metadata.request_start_ns: got -5; expected a whole number of nanoseconds",
         ),

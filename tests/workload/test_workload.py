@@ -488,7 +488,7 @@ def test_requests_that_failed_where_they_were_recorded_are_counted(tmp_path):
 def test_a_window_in_which_nothing_comes_is_refused(recorded):
     with pytest.raises(
         ScenarioError,
-        match=r"recorded: no request comes from start to end; the last one comes after 4 s",
+        match=r"recorded: got no request from start to end; expected some; the last one comes after 4 s",
     ):
         recorded(start=5.0).draw(0)
 
@@ -665,7 +665,7 @@ ANSWERED = """arrived_at_s,input_tokens,output_tokens,first_token_s,last_token_s
 
 @pytest.fixture
 def answered(tmp_path):
-    """When the requests of a cut trace got their first and last tokens; none where it no longer says so."""
+    """When the requests of a cut trace were sent and got their first and last tokens; none where it no longer says so."""
 
     def cut(**options):
         path = tmp_path / "answered.csv"
@@ -677,10 +677,10 @@ def answered(tmp_path):
 
 
 def test_a_window_keeps_the_answers_of_its_requests_on_its_own_clock(answered):
-    assert answered() == [[1, 4, 5], [3, 8, 9]]
-    assert answered(requests=2) == [[1, 4], [3, 8]]
-    assert answered(start=1.5) == [[2.5, 3.5], [6.5, 7.5]]
-    assert answered(start=1.5, end=3.0) == [[2.5], [6.5]]
+    assert answered() == [[0, 2, 3], [1, 4, 5], [3, 8, 9]]
+    assert answered(requests=2) == [[0, 2], [1, 4], [3, 8]]
+    assert answered(start=1.5) == [[0.5, 1.5], [2.5, 3.5], [6.5, 7.5]]
+    assert answered(start=1.5, end=3.0) == [[0.5], [2.5], [6.5]]
 
 
 @pytest.mark.parametrize("change", [{"time_scale": 0.5}, {"max_prompt": 15}, {"max_output": 3}])
