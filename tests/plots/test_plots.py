@@ -161,6 +161,18 @@ def test_systems_of_one_maker_have_a_colour_each_and_the_scenario_wins():
     ]
 
 
+def test_every_lpu_has_the_colour_of_lpus_whoever_sells_it():
+    systems = {
+        "rubin": Appearance("a", None, "NVIDIA", "rubin-r200"),
+        "lp30": Appearance("b", None, "NVIDIA", "groq-lp30"),
+        "v1": Appearance("c", None, "Groq", "groq-lpu-v1"),
+    }
+    drawn = {name: look.colour.lower() for name, look in looks(systems).items()}
+    assert drawn["rubin"] == MAKER_COLOURS["NVIDIA"].lower()
+    assert drawn["lp30"] == MAKER_COLOURS["Groq"].lower()
+    assert len(set(drawn.values())) == 3
+
+
 @pytest.mark.parametrize("verdict", ["OVERLOADED", "BACKLOGGED", "REFUSED"])
 @pytest.mark.parametrize("name", ["speed", "latency-cdf", "token-latency"])
 def test_no_title_lets_a_system_win_that_does_not_keep_up(saved, name, verdict):
