@@ -62,8 +62,8 @@ class WithLengths(Value):
     )
     lengths: LengthsField | None = Field(
         default=None,
-        description="Lengths of both by the name of a preset, such as chat; `prompt` and `output` "
-        "replace its parts.",
+        description="Lengths of both by the name of a preset, such as chat; `prompt` or `output` "
+        "replaces one of them.",
     )
 
     @property
@@ -74,10 +74,17 @@ class WithLengths(Value):
         return RequestLengths(prompt=prompt, output=output) if prompt and output else None
 
     @property
-    def missing_length(self) -> str:
-        """The error for lengths that are not given."""
-        key = "output" if self.prompt else "prompt"
-        return f"got no {key}; expected prompt and output, or a preset; try lengths: chat"
+    def lengths_error(self) -> str:
+        """What is wrong with the keys of the lengths; empty if nothing is."""
+        if self.own_lengths is None:
+            key = "output" if self.prompt else "prompt"
+            return f"got no {key}; expected prompt and output, or a preset; try lengths: chat"
+        if self.lengths and self.prompt and self.output:
+            return (
+                "got lengths with both prompt and output, which replace all of it;"
+                " expected at most one of them; try without lengths, or without prompt and output"
+            )
+        return ""
 
 
 class RequestKind(WithLengths):
@@ -94,8 +101,8 @@ class RequestKind(WithLengths):
 
     @model_validator(mode="after")
     def _described(self) -> "RequestKind":
-        if self.own_lengths is None:
-            raise ValueError(self.missing_length)
+        if self.lengths_error:
+            raise ValueError(self.lengths_error)
         return self
 
 

@@ -92,6 +92,7 @@ def test_a_preset_stands_for_its_lengths(name):
     [
         ({}, "got no prompt; expected prompt and output, or a preset"),
         ({"prompt": 4}, "got no output"),
+        ({"lengths": LENGTH_PRESETS["chat"], **SHORT}, "got lengths with both prompt and output"),
         ({"kinds": kinds(), "prompt": 4}, "got prompt and kinds"),
         ({"kinds": {"a": RequestKind(share=0.5, **SHORT)}}, "got shares 0.5 = 0.5; expected a sum"),
         ({"kinds": {}}, "at least 1 item"),
