@@ -1,6 +1,7 @@
 """Figures say their finding, name what they show, and are the same bytes each time."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -368,6 +369,10 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     ]
     again = run(read("jia-2024", changed)).as_json()["systems"]
     assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)
+    title = " ".join(figure.get_suptitle().split())
+    assert re.search(
+        r"costs as much as one of 8 H100 \(TP\d\) with one user at \$[\d,]+ a card", title
+    )
     assert len(figure.axes[0].lines) >= 2 * len(systems)
 
 
