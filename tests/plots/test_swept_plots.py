@@ -207,7 +207,7 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
     title = load.finding(series.series(swept["rate"], "rate"))
-    assert f"lpu full from {trimmed_number(firsts['lpu'])} request/s" in title
+    assert f"lpu: full from {trimmed_number(firsts['lpu'])} request/s" in title
     rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
     best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
     assert f"at {trimmed_number(rate)} the p99 TTFT of" in title
