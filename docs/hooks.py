@@ -7,10 +7,12 @@ gets them as links of the site. Links to files that the site lacks become plain 
 import ast
 import html
 import inspect
+import io
 import posixpath
 import re
 from collections.abc import Callable
-from functools import partial
+from contextlib import redirect_stdout
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ SHARED = {
     "SECURITY.md": "project/security.md",
     "CHANGELOG.md": "project/changelog.md",
 }
+NOTEBOOKS = {
+    f"docs/notebooks/{name}.py": f"notebooks/{name}.md"
+    for name in ("claims", "my_chip", "my_trace", "many_configurations")
+}
+PAGE_OF = SHARED | NOTEBOOKS
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:)([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -116,11 +123,49 @@ def _first_line(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
 
 
+CELL = re.compile(r"^# %%( \[markdown\])?\n(.*?)(?=^# %%|\Z)", re.DOTALL | re.MULTILINE)
+
+
+@cache  # `mkdocs serve` builds the site after each change
+def notebook_page(name: str, source: str) -> str:
+    """Return a page of a notebook, with what each cell prints below it.
+
+    source: cells of Python, parted by `# %%`; texts follow `# %% [markdown]` as comments.
+    """
+    parts, names = [], {"__name__": name}
+    for cell in CELL.finditer(source):
+        text = cell.group(2).strip("\n")
+        if cell.group(1):
+            parts.append(re.sub(r"^# ?", "", text, flags=re.MULTILINE))
+            continue
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            exec(compile(text, name, "exec"), names)
+        parts.append(f"```python\n{text}\n```")
+        if printed.getvalue():
+            parts.append(f"```text\n{printed.getvalue().rstrip()}\n```")
+    head, *rest = parts
+    about = (
+        f"*A notebook, run when this page was built: `docs/notebooks/{name}.py`. VS Code, PyCharm"
+        " and Jupyter (with Jupytext) open it.*"
+    )
+    title, _, text = head.partition("\n")
+    return "\n\n".join([title, about, text.strip("\n"), *rest]) + "\n"
+
+
+def notebook_file_page(file: str) -> str:
+    """Return the page of a notebook's file."""
+    path = ROOT / file
+    return notebook_page(path.stem, path.read_text(encoding="utf-8"))
+
+
 MADE: dict[str, Callable[[], str]] = {
     "reference/commands.md": commands_page,
     "reference/python.md": python_page,
     "reference/code.md": code_page,
-} | {page: partial((ROOT / file).read_text, encoding="utf-8") for file, page in SHARED.items()}
+}
+MADE |= {page: partial((ROOT / file).read_text, encoding="utf-8") for file, page in SHARED.items()}
+MADE |= {page: partial(notebook_file_page, file) for file, page in NOTEBOOKS.items()}
 
 
 def site_link(match: re.Match[str], file: str, page: str) -> str:
@@ -137,8 +182,8 @@ def site_link(match: re.Match[str], file: str, page: str) -> str:
     if not link:
         return match.group(0)
     target = posixpath.normpath(posixpath.join(posixpath.dirname(file), link))
-    if target in SHARED:
-        target = SHARED[target]
+    if target in PAGE_OF:
+        target = PAGE_OF[target]
     elif target.startswith(f"{PAGES}/"):
         target = target.removeprefix(f"{PAGES}/")
     else:
@@ -148,7 +193,7 @@ def site_link(match: re.Match[str], file: str, page: str) -> str:
 
 def repository_file(page: str) -> str:
     """Return the file of the repository that a page of the site is made from."""
-    return next((file for file, shared in SHARED.items() if shared == page), f"{PAGES}/{page}")
+    return next((file for file, made in PAGE_OF.items() if made == page), f"{PAGES}/{page}")
 
 
 def on_files(files: Any, config: Any) -> Any:

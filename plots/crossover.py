@@ -142,11 +142,14 @@ def finding(systems: PricedSystems, labels: Mapping[str, str]) -> str:
     if all(point.price <= 0 for point in hardest.values()):
         others = claims.listed(list(dict.fromkeys(labels[p.other] for p in hardest.values())))
         return f"A token of {mine} costs more than one of {others}, even with cards for nothing"
-    parts = []
-    for point in hardest.values():
-        price = f"at {usd_of(point.price)} a card" if point.price > 0 else "at no price of a card"
-        parts.append(f"{labels[point.other]} with {point.load} {price}")
-    return f"A token of {mine} costs as much as one of {'; of '.join(parts)}"
+    clauses = []
+    for point in sorted(hardest.values(), key=lambda point: point.price <= 0):
+        other = f"one of {labels[point.other]} with {point.load}"
+        if point.price > 0:
+            clauses.append(f"costs as much as {other} at {usd_of(point.price)} a card")
+        else:
+            clauses.append(f"always costs more than {other}")
+    return f"A token of {mine} {'; it '.join(clauses)}"
 
 
 def usd_of(value: float) -> str:

@@ -61,7 +61,7 @@ def finding(lines: list[Series]) -> str:
         state = f"full from {trimmed_number(full)}"
         if full > last:
             state = f"not full at {trimmed_number(last)}"
-        clauses.append(f"{line.label} {state} request/s")
+        clauses.append(f"{line.label}: {state} request/s")
     # Among plans of the same chips, only the quickest counts at each rate.
     kept: dict[tuple[str, int], dict[float, tuple[float, str]]] = {}
     for line in lines:

@@ -3,7 +3,8 @@
     system_looks(summary.identities)["lpu"].colour  # "#D55E00"
 
 1. The scenario's `colour` wins.
-2. Otherwise the maker of the chips decides: `MAKER_COLOURS`. So an LPU is the same everywhere.
+2. Otherwise the maker of the chips decides: `MAKER_COLOURS`. A chip's name decides before its
+   vendor. So every LPU has the colour of Groq's, also LP30 (`groq-lp30`), which NVIDIA sells.
 3. A second kind of chip of the same maker is darker, a third one is lighter.
 4. Fleets, and chips of other makers, are black and grey.
 5. If all systems have the same maker, the first has the maker's colour. The others take the other
@@ -87,6 +88,12 @@ class Appearance:
     vendor: str | None = None
     chip: str | None = None
 
+    @property
+    def maker(self) -> str | None:
+        """The key in `MAKER_COLOURS`; None for a fleet, and for chips of other makers."""
+        named = (self.chip or "").partition("-")[0].capitalize()
+        return next((maker for maker in (named, self.vendor) if maker in MAKER_COLOURS), None)
+
 
 def system_looks(identities: Mapping[str, Identity]) -> dict[str, Look]:
     """Return the look of each system of a scenario, by name."""
@@ -114,7 +121,7 @@ def looks(systems: Mapping[str, Appearance]) -> dict[str, Look]:
 
 def system_colours(systems: Sequence[Appearance]) -> list[str]:
     """Return the colour of each system by rules 1 to 5 of this module."""
-    makers = [system.vendor if system.vendor in MAKER_COLOURS else None for system in systems]
+    makers = [system.maker for system in systems]
     one_maker = len(set(makers)) == 1 and len(systems) > 1
     own = MAKER_COLOURS.get(makers[0] or "", OTHER_MAKERS[0]) if systems else ""
     palette = [own, *(colour for colour in ONE_MAKER if colour != own)]

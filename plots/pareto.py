@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from plots import series, style
+from plots.claims import listed
 from plots.series import Series
 from sim.results.labels import trimmed_number
 from sim.studies.sweep import Swept
@@ -80,28 +81,29 @@ def top_speed(line: Series) -> float:
     return max((x for x, steady in zip(line.speeds, line.steady, strict=True) if steady), default=0)
 
 
-def highest_throughput(plans: Sequence[Series], divisor: str, speed: float) -> float:
-    """Return the highest throughput at which a user still gets `speed`; 0 if there is none.
+def best_plan(plans: Sequence[Series], divisor: str, speed: float) -> tuple[float, str]:
+    """Return the highest throughput at which a user still gets `speed`, and the label of its plan.
 
-    Left out: points at which the system does not keep up.
+    (0, '') if there is none. Left out: points at which the system does not keep up.
     """
     return max(
         (
-            y
+            (y, line.label)
             for line in plans
             for x, y, steady in zip(
                 line.speeds, throughput(line, divisor), line.steady, strict=True
             )
             if x >= speed and steady
         ),
-        default=0.0,
+        default=(0.0, ""),
     )
 
 
 def finding(lines: Sequence[Series]) -> str:
-    """Return the title: the fastest system for a user, and its throughput against the next one.
+    """Return the title: the fastest chips for a user, and their throughput against the next ones.
 
-    Throughput per kW, or per chip, is compared at the slower system's knee.
+    Throughput per kW, or per chip, is compared at the knee of the slower chips. Each plan is named
+    by its own label.
     """
     if not lines:
         return "No system served a request"
@@ -112,35 +114,30 @@ def finding(lines: Sequence[Series]) -> str:
     own_plans = [line for line in able if line.chips == fastest.chips]
     rest = [line for line in able if line not in own_plans]
     if not rest:
-        top = f"{trimmed_number(highest_throughput([fastest], 'chips', 0.0))} token/s per chip"
+        top = f"{trimmed_number(best_plan([fastest], 'chips', 0.0)[0])} token/s per chip"
         speed = f"{trimmed_number(top_speed(fastest))} token/s for a user"
         return f"{fastest.label}: up to {speed}, and up to {top}"
     rival = max(rest, key=top_speed)
     limit = top_speed(rival)
     rival_plans = [line for line in rest if line.chips == rival.chips]
-    text = f"Beyond {trimmed_number(limit)} token/s for a user there is only {fastest.label}"
+    beyond = [line.label for line in own_plans if top_speed(line) > limit]
+    give = "give" if len(beyond) > 1 else "gives"
+    text = f"Only {listed(beyond)} {give} a user more than {trimmed_number(limit)} token/s"
     power = watts(lines)
     known = None not in rival.values(power) + fastest.values(power)
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower system's knee: the speed at which half of its best throughput is left.
     speeds = sorted((v for line in rival_plans for v in line.speeds), reverse=True)
-    half = highest_throughput(rival_plans, divisor, 0.0) / 2
-    knee = next(
-        (v for v in speeds if highest_throughput(rival_plans, divisor, v) >= half > 0), None
-    )
+    half = best_plan(rival_plans, divisor, 0.0)[0] / 2
+    knee = next((v for v in speeds if best_plan(rival_plans, divisor, v)[0] >= half > 0), None)
     if knee is None:
         return text
-    theirs, own = (
-        highest_throughput(rival_plans, divisor, knee),
-        highest_throughput(own_plans, divisor, knee),
+    (low, other), (high, better) = sorted(
+        best_plan(plans, divisor, knee) for plans in (own_plans, rival_plans)
     )
-    if own > 0:
-        (high, better), (low, other) = sorted(
-            [(own, fastest), (theirs, rival)], key=lambda e: -e[0]
-        )
-        best = ", each in its best plan" if len(own_plans) + len(rival_plans) > 2 else ""
+    if low > 0:
         text += (
-            f"; at {trimmed_number(knee)} token/s {better.label} makes {style.times(high / low)} "
-            f"the tokens per {unit} of {other.label}{best}"
+            f"; at {trimmed_number(knee)} token/s {better} makes {style.times(high / low)} "
+            f"the tokens per {unit} of {other}"
         )
     return text

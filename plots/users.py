@@ -28,10 +28,11 @@ def draw(swept: Swept) -> Figure:
                 axis.axvline(busy, color=line.colour, ls=":", lw=1.2)
             first.annotate(
                 f"{busy:.0f} users keep {line.label} busy",
-                (busy, 0),
-                (4, 4 + 11 * texts),
-                xycoords=first.get_xaxis_transform(),
+                (1, 0),  # at the right end: beside the line it could leave the axes
+                (-2, 4 + 11 * texts),
+                xycoords="axes fraction",
                 textcoords="offset points",
+                ha="right",
                 fontsize=8,
                 color=line.colour,
             )

@@ -69,6 +69,25 @@ def test_a_dead_link_is_found():
     assert len(dead_links("docs/pages/index.md", text)) == 3
 
 
+def test_a_notebook_is_a_page_with_its_outputs():
+    source = "# %% [markdown]\n# # Sums\n#\n# With `x`.\n\n# %%\nx = 1\n\n# %%\nprint(x + 1)\n"
+    title, about, *parts = HOOKS.notebook_page("sums", source).strip().split("\n\n")
+    assert (title, "docs/notebooks/sums.py" in about) == ("# Sums", True)
+    assert parts == [
+        "With `x`.",
+        "```python\nx = 1\n```",
+        "```python\nprint(x + 1)\n```",
+        "```text\n2\n```",
+    ]
+
+
+def test_every_notebook_is_a_page():
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/notebooks").glob("*.py")}
+    assert set(HOOKS.NOTEBOOKS) == files
+    nav = text_of("docs/mkdocs.yml")
+    assert all(f"- {page}\n" in nav for page in HOOKS.NOTEBOOKS.values())
+
+
 # Commands.
 
 GROUP = typer.main.get_command(sim.cli.app.app)

@@ -127,8 +127,8 @@ class RandomWorkload(PrefixedWorkload, WithLengths):
     @model_validator(mode="after")
     def _described(self) -> "RandomWorkload":
         if self.kinds is None:
-            if self.own_lengths is None:
-                raise ValueError(self.missing_length)
+            if self.lengths_error:
+                raise ValueError(self.lengths_error)
             return self
         check_shares(self.kinds)
         for key in WithLengths.model_fields:

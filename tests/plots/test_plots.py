@@ -1,6 +1,7 @@
 """Figures say their finding, name what they show, and are the same bytes each time."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +160,18 @@ def test_systems_of_one_maker_have_a_colour_each_and_the_scenario_wins():
         "#123456",
         *colours[2:],
     ]
+
+
+def test_every_lpu_has_the_colour_of_lpus_whoever_sells_it():
+    systems = {
+        "rubin": Appearance("a", None, "NVIDIA", "rubin-r200"),
+        "lp30": Appearance("b", None, "NVIDIA", "groq-lp30"),
+        "v1": Appearance("c", None, "Groq", "groq-lpu-v1"),
+    }
+    drawn = {name: look.colour.lower() for name, look in looks(systems).items()}
+    assert drawn["rubin"] == MAKER_COLOURS["NVIDIA"].lower()
+    assert drawn["lp30"] == MAKER_COLOURS["Groq"].lower()
+    assert len(set(drawn.values())) == 3
 
 
 @pytest.mark.parametrize("verdict", ["OVERLOADED", "BACKLOGGED", "REFUSED"])
@@ -356,6 +369,10 @@ def test_the_crossover_is_where_a_token_costs_as_much():
     ]
     again = run(read("jia-2024", changed)).as_json()["systems"]
     assert again["nodes"]["economics"]["usd_per_mtok"] == pytest.approx(other, rel=1e-6)
+    title = " ".join(figure.get_suptitle().split())
+    assert re.search(
+        r"costs as much as one of 8 H100 \(TP\d\) with one user at \$[\d,]+ a card", title
+    )
     assert len(figure.axes[0].lines) >= 2 * len(systems)
 
 

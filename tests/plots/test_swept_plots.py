@@ -26,7 +26,7 @@ from plots import (
     style,
     users,
 )
-from plots.looks import MAKER_COLOURS
+from plots.looks import MAKER_COLOURS, Appearance, looks
 from sim import plan, read, run
 from sim.inputs.errors import UserError
 from sim.results.labels import trimmed_number
@@ -207,7 +207,7 @@ def test_the_first_overloaded_rate_is_hollow_and_the_last_that_is_drawn(swept):
     firsts = dict(full.iter_rows())
     assert set(firsts) == {"lpu", LONG}
     title = load.finding(series.series(swept["rate"], "rate"))
-    assert f"lpu full from {trimmed_number(firsts['lpu'])} request/s" in title
+    assert f"lpu: full from {trimmed_number(firsts['lpu'])} request/s" in title
     rate = table.filter(polars.col("rate") < min(firsts.values()))["rate"].max()
     best, worst = sorted(table.filter(polars.col("rate") == rate)["p99_ttft_ms"])
     assert f"at {trimmed_number(rate)} the p99 TTFT of" in title
@@ -267,9 +267,32 @@ def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
     fastest = (
         1000 / swept["users"].table.filter(polars.col("system") == LONG)["median_tpot_ms"].min()
     )
-    assert (
-        f"Beyond {trimmed_number(fastest)} token/s for a user there is only lpu"
-        in title.replace("- ", "-")
+    assert f"Only lpu gives a user more than {trimmed_number(fastest)} token/s" in title.replace(
+        "- ", "-"
+    )
+
+
+def test_the_frontier_names_the_plans_that_its_title_is_about():
+    """Two plans of LPUs beat the card's top speed; at its knee the second plan has more tokens."""
+
+    def line(label: str, chips: int, speeds: list[float], tokens: list[float]) -> series.Series:
+        table = polars.DataFrame(
+            {
+                "chip": [f"chip{chips}"] * len(speeds),
+                "chips": [chips] * len(speeds),
+                "verdict": ["STABLE"] * len(speeds),
+                "median_tpot_ms": [1000 / speed for speed in speeds],
+                "output_throughput": tokens,
+                "typical_watts": [100.0 * chips] * len(speeds),
+            }
+        )
+        return series.Series(label, looks({label: Appearance(label)})[label], table)
+
+    lpus = [line("A", 8, [300, 290], [8, 16]), line("B", 8, [220, 210], [16, 40])]
+    title = pareto.finding([*lpus, line("card", 1, [100, 50], [100, 400])])
+    assert title == (
+        "Only A and B give a user more than 100 token/s;"
+        " at 50 token/s card makes 80.0 times the tokens per kW of B"
     )
 
 

@@ -149,6 +149,10 @@ def test_a_figure_is_a_function_of_the_user(result, tmp_path, sramsim, monkeypat
         "    return figure\n"
         "def text(saved):\n"
         "    return 'none'\n"
+        "def wrong(saved):\n"
+        "    return column(saved, 'ttft')\n"
+        "def column(saved, name):\n"
+        "    return saved.requests[name]\n"
     )
     assert sramsim("plot", "out", "--figure", "mine.py:draw")[0] == 0
     assert {path.name for path in Path("out").glob("mine-draw.*")} == {
@@ -156,6 +160,7 @@ def test_a_figure_is_a_function_of_the_user(result, tmp_path, sramsim, monkeypat
     }
     for name, message in (
         ("mine.py:text", "--figure mine.py:text: got str; expected a matplotlib Figure"),
+        ("mine.py:wrong", "mine.py:11: --figure mine.py:wrong: got ColumnNotFoundError: "),
         ("mine.py:dram", "mine has no function dram"),
         ("nowhere.py:draw", "nowhere cannot be imported"),
     ):

@@ -88,10 +88,21 @@ def test_a_preset_stands_for_its_lengths(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "key", "median"),
+    [("agent", "prompt", 6346), ("reasoning", "prompt", 3680), ("reasoning", "output", 1665)],
+)
+def test_a_preset_has_the_median_of_its_trace(name, key, median):
+    """Only its mean is written down; sigma must give the median of the trace as well."""
+    draw = getattr(LENGTH_PRESETS[name], key).draw(np.random.default_rng(0), 40_000)
+    assert np.median(draw) == pytest.approx(median, rel=0.02)
+
+
+@pytest.mark.parametrize(
     ("parts", "reason"),
     [
         ({}, "got no prompt; expected prompt and output, or a preset"),
         ({"prompt": 4}, "got no output"),
+        ({"lengths": LENGTH_PRESETS["chat"], **SHORT}, "got lengths with both prompt and output"),
         ({"kinds": kinds(), "prompt": 4}, "got prompt and kinds"),
         ({"kinds": {"a": RequestKind(share=0.5, **SHORT)}}, "got shares 0.5 = 0.5; expected a sum"),
         ({"kinds": {}}, "at least 1 item"),
