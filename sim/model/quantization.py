@@ -5,6 +5,7 @@
 NumberFormat(precision='int4', bits=4.15625)
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def read_quantization(config: Config | None, precision: str) -> Quantization:
 
     `precision` is the config's own. None, or an empty config: not quantized.
 
-    Left out: scales of tensors, channels and blocks of 128 x 128, which are below 0.1 %.
+    Left out: scales of tensors and channels, which are below 0.1 %.
 
     Raises: PydanticCustomError if the method, or a format of it, is not covered.
     """
@@ -168,9 +169,15 @@ def _weights_format(weights: Config) -> NumberFormat:
 
 
 def _fp8(config: Config, own: NumberFormat) -> Quantization:
-    """Read weights and activations of 8 bits, as DeepSeek and Meta publish them."""
+    """Read weights and activations of 8 bits, as DeepSeek and Meta publish them.
+
+    Blocks have an FP32 scale. Its bits are few, but other kernels multiply such weights.
+    """
     kept = _patterns(_names(config, "modules_to_not_convert", "ignored_layers"))
-    return Quantization(own, (Group(_FP8),), kept, activations="fp8")
+    block = config.get("weight_block_size")
+    numbers = math.prod(block) if isinstance(block, list | tuple) else 0
+    stored = NumberFormat("fp8", 8.0 + 32 / numbers) if numbers else _FP8
+    return Quantization(own, (Group(stored),), kept, activations="fp8")
 
 
 def _modelopt(config: Config, own: NumberFormat) -> Quantization:

@@ -122,6 +122,7 @@ def _ring_problem(system: System, by_chip: bool) -> str:
         "outages": bool(system.outages),
         "plan.slots": system.plan.slots is not None,
         "prefix_caching": system.prefix_caching,
+        "receive_every": system.receive_every is not None,
         "routing: sampled": system.routing == "sampled",
     }
     problem = next((key for key, has in problems.items() if has), "")

@@ -16,7 +16,10 @@ from sim.units import Count, JoulesPerByte
 POOLS = ("prefill", "decode")
 
 # Keys of a system that pools do not simulate, and what to do instead.
-_REFUSED = {"batch_wait": "try leaving it out: prompts wait only while sequences decode"}
+_REFUSED = {
+    "batch_wait": "try leaving it out: prompts wait only while sequences decode",
+    "receive_every": "try leaving it out: it counts steps with decodes between prompts",
+}
 # Keys of a system that a decode pool does not simulate, and what to do instead.
 _REFUSED_OF_DECODE = {
     "max_waiting": "try it in the prefill pool, whose queue requests meet first",

@@ -169,6 +169,11 @@ class System(Shown):
         default=None,
         description="Let prompts wait until several are computed in one step; default: no wait.",
     )
+    receive_every: Count | None = Field(
+        default=None,
+        description="Steps with decodes after which the scheduler sees new requests, as "
+        "SGLang's scheduler_recv_interval; it also sees them after prompts; default: 1.",
+    )
     micro_batch: Count | None = Field(
         default=None,
         description="Most sequences of one micro-batch; default: its share of `max_sequences`.",
@@ -296,6 +301,7 @@ class System(Shown):
             deadline=self.deadline,
             size=self.micro_batch,
             wait=self.batch_wait,
+            receive_every=self.receive_every or 1,
         )
 
     @property

@@ -34,6 +34,7 @@ class MicroBatch(BatchStep):
     kv_steps: steps for which KV was taken when the batch step was sent. It may make fewer.
     preempted: whether sequences were preempted for its last step.
     held_since: `step` since which prompts wait for others; None if they do not.
+    received: `step` after the last prompts, at which the scheduler saw new requests.
     """
 
     window: int | None = None
@@ -52,6 +53,7 @@ class MicroBatch(BatchStep):
     kv_steps: int = 1
     preempted: bool = False
     held_since: int | None = None
+    received: int = 0
 
     # Sequences join, decode and leave.
 
@@ -170,6 +172,14 @@ class MicroBatch(BatchStep):
         held = waiting and self.running and wait.holds(waiting + self.running, budget, passed)
         self.held_since = self.step - passed if held else None
         return bool(held)
+
+    def steps_unseen(self, every: int) -> int:
+        """Return the steps until the scheduler sees new requests; 0: now.
+
+        It sees them after each `every` steps with decodes, after prompts, and while none decodes.
+        Source: SGLang, scheduler_recv_interval and scheduler_recv_skipper.py.
+        """
+        return (self.received - self.step) % every if self.running else 0
 
     # A step without decodes delays the next tokens of the sequences.
 

@@ -339,6 +339,7 @@ class Policies:
     max_waiting: requests in the queue; more are refused. None is no limit.
     deadline: from its arrival, after which a request is cancelled [s]; None is no limit.
     wait: how prompts wait for others; None if they do not.
+    receive_every: steps with decodes after which the scheduler sees new requests.
     size: the most sequences of a micro-batch; None is no limit.
     """
 
@@ -351,6 +352,7 @@ class Policies:
     deadline: Seconds | None = None
     size: int | None = None
     wait: BatchWait | None = None
+    receive_every: int = 1
 
 
 DEFAULT = Policies()

@@ -73,8 +73,8 @@ class Scheduler:
     ) -> None:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
-        self.prefilling = admission.prefilling
-        self.fast_path = is_steady(policies.batching) and policies.wait is None
+        self.prefilling, self.every = admission.prefilling, policies.receive_every
+        self.fast_path = is_steady(policies.batching) and not policies.wait and self.every == 1
         self.batching = checked_batching(policies.batching)
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.width = limits.width
@@ -128,6 +128,7 @@ class Scheduler:
             work.added, work.growing = batch.added, batch.growing
         if chunk_tokens > 0:
             batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits.window)
+            batch.received = batch.step + bool(work.decodes)
         if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.micro_batches - 1:
                 prompts = len(self.prefilling) if self.places(batch) > 0 else 0
@@ -165,6 +166,8 @@ class Scheduler:
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
         places, prompts = self.places(batch), len(self.prefilling)
+        if batch.steps_unseen(self.every):  # prompts under way go on: the step before had some
+            prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
         if prompts and places <= 0 and not decodes:
             # A full micro-batch can end no prompt. A policy that puts prompts first would neither
@@ -205,6 +208,8 @@ class Scheduler:
     def steps_until_change(self, batch: MicroBatch) -> int:
         """Return the steps for which nothing changes."""
         steps = batch.steps_until_change()
+        if self.prefilling and (unseen := batch.steps_unseen(self.every)):
+            steps = min(steps, unseen)
         if batch.held_since is not None and (wait := self.policies.wait):
             steps = min(steps, batch.held_since + wait.steps - batch.step)
         # With several micro-batches, KV taken for later steps would be missing for the others. The

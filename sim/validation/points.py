@@ -283,6 +283,7 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     group = " ".join([*about.values(), *(row[key] for key in same)])
     # After the group, by which the halves are chosen.
     about |= {"output": row["osl"], "chips": row["chips"], "tensor": str(tp)}
+    about |= {"users": row["concurrency"], "version": row["backend_version"] or "unknown"}
     name = row["point_id"]
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"

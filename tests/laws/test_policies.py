@@ -38,6 +38,7 @@ policies = st.builds(
     deadline=st.sampled_from([None, None, 0.004, 0.02]),
     size=st.sampled_from([None, 1, 3]),
     wait=st.sampled_from([None, None, BatchWait(share=0.5, steps=3), BatchWait(share=1, steps=40)]),
+    receive_every=st.sampled_from([1, 1, 7]),
 )
 plans = st.sampled_from([Plan(), Plan(replicas=2), Plan(pipeline=3), Plan(pipeline=3, slots=2)])
 windowed = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
@@ -284,6 +285,25 @@ def test_a_prompt_waits_for_others_or_for_so_many_steps(deployments):
     decode = (first[7, 2].last_token[0] - first[7, 2].first_token[0]) / 59
     assert waits == pytest.approx([decode, 7 * decode], rel=0.25)
     assert first[7, 3].first_token[1] < start + decode
+
+
+def test_the_scheduler_sees_requests_after_each_so_many_steps(deployments):
+    """Request 1 comes in step 3 of request 0, so its prompt begins after step 4 or 12. Request 2 follows it at once."""
+    deployment = deployments(Plan())
+    alone = run(deployment, listed([(0.0, 10, 60)]), Policies())
+    step = (alone.last_token[0] - alone.first_token[0]) / 59
+    arrival = alone.first_token[0] + 2.5 * step
+    requests = listed([(0.0, 10, 60), (arrival, 20, 2), (arrival + 1e-9, 30, 9)])
+    for batching in ("continuous", "prefill-first"):
+        first = {
+            every: run(
+                deployment, requests, Policies(batching=BATCHINGS[batching], receive_every=every)
+            ).first_token
+            for every in (1, 4, 12)
+        }
+        seen = [first[every][1] - first[1][1] for every in (4, 12)]
+        assert seen == pytest.approx([step, 9 * step], rel=0.1)
+        assert first[12][2] - first[12][1] < 4 * step
 
 
 def test_a_static_micro_batch_takes_nobody_before_all_have_ended(deployments):

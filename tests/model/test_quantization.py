@@ -54,6 +54,7 @@ def parts(built: Model) -> dict[str, str]:
     [
         ({}, "bf16 16", "bf16 16", "bf16 16"),
         ({"quant_method": "fp8"}, "fp8 8", "fp8 8", "bf16 16"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8 8.00195", "fp8 8.00195", "bf16 16"),
         ({"quant_method": "gptq", "bits": 8, "group_size": -1}, "int8 8", "int8 8", "bf16 16"),
         ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "int4 3.14844", "int4 3.14844", "bf16 16"),
         ({"quant_method": "gptq", "bits": 4, "lm_head": True, "group_size": 32}, "int4 4.625", "int4 4.625", "int4 4.625"),
