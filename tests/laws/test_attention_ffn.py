@@ -130,7 +130,7 @@ def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches):
     ((own, _),) = costs.step_layers(work).values()
     parts = costs.micro_batch(work)[0]
     assert parts == micro_batches
-    outside = sum(float(row.repeats[0]) * row.seconds for row in costs._rows_once(work))
+    outside = sum(float(row.repeats[0]) * row.seconds for row in costs.rows_once(work))
     shop = flow_shop(own, parts, deployment.layout.model.num_hidden_layers)
     assert costs.step(work).time[0] == pytest.approx(outside + shop, rel=1e-9)
 

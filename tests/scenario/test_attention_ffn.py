@@ -16,7 +16,11 @@ REFUSED = {
     "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: got a mapping; ex",
     "attention.faults={like: gpus}": "attention.faults",
     "attention.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "attention.outages: got a list; expected none",
-    "attention.fidelity=chip": "attention.fidelity: got chip; expected stage",
+    "attention.network=scheduled": "attention.network: got 'scheduled'; expected none, because",
+    "attention.jitter=0.1": "attention.jitter: expected fidelity chip for this key; try systems.afd.attention.fid",
+    "ffn.exceptions=[{chip: 9, speed: 0.5}]": "ffn.exceptions: expected fidelity chip for this key; try systems.afd.attention.fid",
+    "ffn.exceptions=[{chip: 3, like: l40s}]": "ffn.exceptions.0.like: got l40s; expected a chip of the pool's",
+    "ffn.fidelity=chip": "ffn.fidelity: got 'chip'; expected none, because it is not simulated",
     "attention.routing=sampled": "attention.routing: got sampled; expected expected",
     "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
     "attention.plan={tensor: 2}": "attention.plan: got tensor 2 x attention_data 1; expected 4",
@@ -52,7 +56,11 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words", "expected"),
     [
-        ("fidelity: chip\n", ("check",), "afd: got fidelity chip for attention and FFN pools"),
+        (
+            "    micro_batches: 3\nfidelity: chip\n",
+            ("check", "--set", "systems.afd.ffn.exceptions=[{chip: 4, speed: 0.5}]"),
+            "ffn.exceptions.0.chip: got 4; expected at most 3, the last chip; try 3",
+        ),
         ("", ("trace", "--system", "afd", "-o", "t.json"), "got attention and FFN pools, whose"),
         ("", ("explain",), "explain: systems.afd: got attention and FFN pools"),
         (
