@@ -31,15 +31,15 @@ from sim.cost.work import Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
-Script = Sequence[ComputeOp | BoundCollective]
+TurnScript = Sequence[ComputeOp | BoundCollective]
 Done = Callable[[int], None]  # called by each chip that ends a turn, with its number
 BothIrregularities = tuple[Irregularities, Irregularities]  # of the attention and the FFN pool
 
 
-class Turn(NamedTuple):
+class PoolTurn(NamedTuple):
     """The work of a stage's chips on one micro-batch in one layer."""
 
-    script: Script
+    script: TurnScript
     done: Done
 
 
@@ -60,7 +60,7 @@ class ChipPool:
         self.env, self.rank, self.jitter, self.seed = env, rank, irregular.jitter, seed
         self.size, self.stages = layout.plan.stage_size, len(layout.stages)
         self.transport = Transport(env, Network(layout.topology, False, irregular.links))
-        # By stage, the event of its next turn. The value is the turn, and the event after it.
+        # The event of each stage's next turn. The value is the turn, and the event after it.
         self.coming = [Event(env) for _ in range(self.stages)]
         speeds = {exception.number: exception.speed for exception in irregular.chips}
         for number in range(self.chips):
@@ -76,13 +76,13 @@ class ChipPool:
         """Return the chips of a stage."""
         return range(stage * self.size, (stage + 1) * self.size)
 
-    def enter(self, stage: int, turn: Turn) -> None:
+    def enter(self, stage: int, turn: PoolTurn) -> None:
         """Add a turn to the queue of a stage, whose chips have its input."""
         event, after = self.coming[stage], Event(self.env)
         self.coming[stage] = after
         event.succeed((turn, after))
 
-    def bind(self, operations: PoolOps) -> Script:
+    def bind(self, operations: PoolOps) -> TurnScript:
         """Return operations with their collectives bound to runs."""
         return [
             self.transport.bind(op.label, op.exchange) if isinstance(op, CollectiveOp) else op
@@ -106,7 +106,7 @@ class ChipPool:
             turn.done(number)
 
 
-class LinkUse(NamedTuple):
+class UsedLink(NamedTuple):
     """A link with the messages that it has carried, and the time for which they kept it busy."""
 
     cable: Cable
@@ -130,9 +130,9 @@ class Links:
         self.env, self.latency = env, transfer.latency
         self.shared = transfer.per == "system"
         senders, receivers = (0, 0) if self.shared else chips
-        self.out = [LinkUse(Cable(f"{name}, from chip {n}"), []) for n in range(senders)]
-        self.into = [LinkUse(Cable(f"{name}, to chip {n}"), []) for n in range(receivers)]
-        self.whole = LinkUse(Cable(name), [])
+        self.out = [UsedLink(Cable(f"{name}, from chip {n}"), []) for n in range(senders)]
+        self.into = [UsedLink(Cable(f"{name}, to chip {n}"), []) for n in range(receivers)]
+        self.whole = UsedLink(Cable(name), [])
 
     @property
     def traffic(self) -> dict[str, tuple[int, Seconds, Seconds]]:
@@ -193,7 +193,7 @@ class StepOfTurns:
     """
 
     program: TurnProgram
-    scripts: list[tuple[Script, Script]]
+    scripts: list[tuple[TurnScript, TurnScript]]
     back: Event
     began: Seconds
     missing: int = 0
@@ -236,7 +236,7 @@ class AttentionFfnMachine:
         self.once(step, program.opening, lambda: self.first_turns(step))
         return step
 
-    def bind(self, layer: LayerOps) -> tuple[Script, Script]:
+    def bind(self, layer: LayerOps) -> tuple[TurnScript, TurnScript]:
         """Return what the chips of both pools execute in a layer."""
         return self.attention.bind(layer.attention), self.ffn.bind(layer.ffn)
 
@@ -249,7 +249,7 @@ class AttentionFfnMachine:
             if not step.missing:
                 then()
 
-        self.attention.enter(0, Turn(self.attention.bind(operations), done))
+        self.attention.enter(0, PoolTurn(self.attention.bind(operations), done))
 
     def first_turns(self, step: StepOfTurns) -> None:
         """Let all micro-batches begin the first layer."""
@@ -264,7 +264,7 @@ class AttentionFfnMachine:
         receivers = self.ffn.members(ops.stage)
         arrived = partial(self.feed, step, layer)
         message = HiddenStates(self.out, self.attention.size, receivers, seconds, arrived)
-        self.attention.enter(0, Turn(step.scripts[layer][0], message.send))
+        self.attention.enter(0, PoolTurn(step.scripts[layer][0], message.send))
 
     def feed(self, step: StepOfTurns, layer: int, _: Event) -> None:
         """Add a micro-batch to the queue of the FFN stage that has the layer."""
@@ -273,7 +273,7 @@ class AttentionFfnMachine:
         more = layer + 1 < len(step.program.layers)
         arrived = partial(self.attend, step, layer + 1) if more else partial(self.returned, step)
         message = HiddenStates(self.back, self.ffn.size, receivers, seconds, arrived)
-        self.ffn.enter(ops.stage, Turn(step.scripts[layer][1], message.send))
+        self.ffn.enter(ops.stage, PoolTurn(step.scripts[layer][1], message.send))
 
     def returned(self, step: StepOfTurns, _: Event) -> None:
         """Count a micro-batch that has passed all layers; after the last one comes the head."""

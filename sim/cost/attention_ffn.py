@@ -151,6 +151,12 @@ class AttentionFfnCosts(Costs):
         self._times: dict[int, dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int], LayerTimes] = {}
 
+    def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
+        """Return the costs with fewer attention ranks, which serve fewer sequences."""
+        plan = replace(self.layout.plan, attention_data=ranks)
+        layout = replace(self.layout, plan=plan)
+        return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
+
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)

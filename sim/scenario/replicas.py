@@ -18,7 +18,7 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import Pools, router_of
 from sim.scenario.scenario import Scenario
 from sim.serving.front_end import FrontEndTimes
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import PoolOutages, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.serving.transfer import PoolConfig, Transfer
@@ -188,9 +188,13 @@ def replica_configs(
     if system.speculate and (of := deployment.layout.speculation):
         seed = scenario.seed if system.speculate.sampling == "sampled" else None
         draws = StepDraws(of.acceptance, seed)
+    both, pool_outages = scenario.systems.get(name), None
+    if isinstance(both, AttentionFfn) and both.fails:
+        pool_outages = PoolOutages(both.attention.outages, both.ffn.outages)
     # An outage is of one replica of each copy.
     outages = [
-        tuple(o for o in system.outages if o.replica == number) for number in range(per_copy)
+        tuple(o for o in system.outages if o.replica == number and not pool_outages)
+        for number in range(per_copy)
     ]
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
@@ -208,6 +212,7 @@ def replica_configs(
             error_sampler[number],
             scenario.request_tokens,
             draws,
+            pool_outages,
         )
         for number in range(member.replicas)
     ]
