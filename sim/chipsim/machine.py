@@ -8,11 +8,11 @@ link that another collective or step has taken, is an error of the schedule.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import simpy
@@ -30,7 +30,47 @@ from sim.units import Seconds
 
 JITTER_BATCH = 256  # factors of a chip sampled together, for speed
 
-MachineFactory = Callable[[simpy.Environment, int], "Machine"]  # makes the machine of a replica
+
+class MachineStep(Protocol):
+    """A step of a micro-batch on the chips of a machine.
+
+    back: the step is over; the value is when it left the last stage [s].
+    worked: time that chips have worked on it [s].
+    """
+
+    @property
+    def back(self) -> Event: ...
+
+    @property
+    def worked(self) -> Seconds: ...
+
+
+class ChipMachine(Protocol):
+    """A replica, chip by chip, as an executor sees it.
+
+    left: when each step left the last stage [s].
+    busy: float[stage], its working time [s].
+    """
+
+    left: list[Seconds]
+    busy: NDArray[np.float64]
+
+    @property
+    def costs(self) -> Costs:
+        """The costs of usual chips."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """The traffic of the links."""
+
+    def start(self, work: Work) -> MachineStep:
+        """Add a step to the queue of the first stage."""
+
+    def abort(self) -> None:
+        """Count the work on the steps under way until now, because the replica fails."""
+
+
+MachineFactory = Callable[[simpy.Environment, int], ChipMachine]  # makes the machine of a replica
 
 
 class TimelineSlice(NamedTuple):
@@ -54,7 +94,6 @@ class ChipStep:
     back: the sampled token is at the first chip; the value is when it left the last stage [s].
     missing: slices of the input that each stage still waits for.
     began: start on its current stage [s].
-    stage: the stage that works on it; None while it waits.
     worked: time on all stages that it has left [s].
     """
 
@@ -64,7 +103,6 @@ class ChipStep:
     back: Event
     missing: list[int]
     began: Seconds = 0.0
-    stage: "StageOfChips | None" = None
     worked: Seconds = 0.0
 
     def is_back(self, left: Seconds) -> None:
@@ -74,10 +112,14 @@ class ChipStep:
 
 @dataclass(eq=False)
 class StageOfChips:
-    """The chips of a stage, and the steps that wait for them."""
+    """The chips of a stage, and the steps that wait for them.
+
+    current: the step that they work on; None while they wait.
+    """
 
     number: int
     turn: Event  # the next step starts; its value is that step
+    current: ChipStep | None = None
     waiting: deque[ChipStep] = field(default_factory=deque)
     at_work: int = 0  # chips that have not finished the current step
 
@@ -137,11 +179,11 @@ class Machine:
         self.enter(chip_step, self.stages[0])
         return chip_step
 
-    def abort(self, chip_steps: Iterable[ChipStep]) -> None:
-        """Count the work of the stages on these steps until now."""
-        for chip_step in chip_steps:
-            if chip_step.stage:
-                self.count_work(chip_step, chip_step.stage)
+    def abort(self) -> None:
+        """Count the work on the steps under way until now, because the replica fails."""
+        for stage in self.stages:
+            if stage.current:
+                self.count_work(stage.current, stage)
 
     def script(self, program: Program) -> Script:
         """Return the program with its collectives bound to runs."""
@@ -166,7 +208,7 @@ class Machine:
     def begin(self, stage: StageOfChips) -> None:
         """Start the next step of the queue on all chips of the stage."""
         chip_step = stage.waiting.popleft()
-        chip_step.began, chip_step.stage = self.env.now, stage
+        chip_step.began, stage.current = self.env.now, chip_step
         stage.at_work = self.group
         turn, stage.turn = stage.turn, Event(self.env)
         turn.succeed(chip_step)
@@ -185,7 +227,7 @@ class Machine:
         if stage.at_work:
             return
         self.count_work(chip_step, stage)
-        chip_step.stage = None
+        stage.current = None
         if last:
             self.left.append(self.env.now)
             now = self.env.now
@@ -292,10 +334,10 @@ def machine_factory(
     return make
 
 
-def collecting_factory(factory: MachineFactory, made: list[Machine]) -> MachineFactory:
+def collecting_factory(factory: MachineFactory, made: list[ChipMachine]) -> MachineFactory:
     """Return a factory of the same machines, which appends each to `made`."""
 
-    def make(env: simpy.Environment, replica: int) -> Machine:
+    def make(env: simpy.Environment, replica: int) -> ChipMachine:
         made.append(factory(env, replica))
         return made[-1]
 

@@ -151,6 +151,12 @@ class AttentionFfnCosts(Costs):
         self._times: dict[int, dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int], LayerTimes] = {}
 
+    def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
+        """Return the costs with fewer attention ranks, which serve fewer sequences."""
+        plan = replace(self.layout.plan, attention_data=ranks)
+        layout = replace(self.layout, plan=plan)
+        return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
+
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)
@@ -172,7 +178,7 @@ class AttentionFfnCosts(Costs):
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the critical path."""
-        yield from self._rows_once(work)
+        yield from self.rows_once(work)
         m, part = self.micro_batch(work)
         for pair, layers in self.layer_kinds.items():
             times = self.layer_times(pair, part)[0]
@@ -184,10 +190,10 @@ class AttentionFfnCosts(Costs):
                     for cycle, fill in zip(critical.cycle, critical.fill, strict=True)
                 )
             )
-            for row in self._attention_rows(pair[0], part):
+            for row in self.attention_rows(pair[0], part):
                 yield row._replace(repeats=np.array([counts.attention]))
-            passes = self._passes(part.tokens)[0]
-            for row in self._ffn_rows(pair[1], part.tokens):
+            passes = self.passes(part.tokens)[0]
+            for row in self.ffn_rows(pair[1], part.tokens):
                 yield row._replace(repeats=np.array([counts.ffn * passes]))
             for way in ("out", "back", "out_busy", "back_busy"):
                 yield _link_row(way, getattr(times, way), getattr(counts, way))
@@ -256,21 +262,21 @@ class AttentionFfnCosts(Costs):
     def _layer_without_mixers(self, attention: Block, ffn: Block, tokens: int) -> LayerTimes:
         ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens)
         out, back = (self.transfer.latency + busy for busy in ways)
-        computing = sum(row.seconds for row in self._ffn_rows(ffn, tokens))
+        computing = sum(row.seconds for row in self.ffn_rows(ffn, tokens))
         return LayerTimes(
             self._by_part(tokens)[attention],
             out,
-            self._passes(tokens)[0] * computing,
+            self.passes(tokens)[0] * computing,
             back,
             *ways,
         )
 
-    def _passes(self, tokens: int) -> tuple[int, int]:
+    def passes(self, tokens: int) -> tuple[int, int]:
         """Return how often the FFN pool works for a micro-batch, and for how many tokens."""
         beat = self.ffn.layout.engine.tokens_per_beat or tokens
         return -(-tokens // beat), min(tokens, beat)
 
-    def _attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
+    def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
         """Yield the rows of a layer's block in the attention pool, with its mixers."""
         yield from (row for row in self.body_rows(work.tokens) if row.part == block)
         for kind in (self.kinds[self._of_mixer[mixer]] for mixer in block.mixers):
@@ -279,16 +285,16 @@ class AttentionFfnCosts(Costs):
             if work.prompt_tokens:
                 yield attention_row(kind, work, decode=False)
 
-    def _ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
+    def ffn_rows(self, block: Block, tokens: int) -> Iterator[Row]:
         """Yield the rows of a layer's MLP for one pass.
 
         Stages with this MLP may have unlike collectives. The slowest of them counts.
         """
-        rows = [row for row in self.ffn.body_rows(self._passes(tokens)[1]) if row.part == block]
+        rows = [row for row in self.ffn.body_rows(self.passes(tokens)[1]) if row.part == block]
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
-    def _rows_once(self, work: Work) -> Iterator[Row]:
+    def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
         layers = {attention for attention, _ in self.layer_kinds}
         yield from (row for row in self.body_rows(work.tokens) if row.part not in layers)

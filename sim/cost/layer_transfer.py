@@ -68,8 +68,15 @@ class LayerTransfer(Value):
     ) -> tuple[Seconds, Seconds]:
         """Return how long a micro-batch of `tokens` keeps the links busy, out and back."""
         out, back = self.token_bytes(ffn, block)
-        busiest = float(tokens)
-        if self.per == "chip":
-            plan = attention.plan
-            busiest = max(plan.ranked(tokens) / plan.tensor, tokens / ffn.plan.stage_size)
+        busiest = max(self.tokens_of_link(attention, ffn, tokens))
         return busiest * out / self.bandwidth, busiest * back / self.bandwidth
+
+    def tokens_of_link(self, attention: Layout, ffn: Layout, tokens: int) -> tuple[float, float]:
+        """Return the tokens of a micro-batch on a link of the attention pool, and of the FFN pool.
+
+        With `per: system` both pools have the same link.
+        """
+        if self.per == "system":
+            return float(tokens), float(tokens)
+        plan = attention.plan
+        return plan.ranked(tokens) / plan.tensor, tokens / ffn.plan.stage_size

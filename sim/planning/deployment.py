@@ -41,6 +41,11 @@ class FfnDeployment:
         """The chips of the pool."""
         return self.layout.plan.stage_size * self.layout.plan.pipeline
 
+    @property
+    def load(self) -> Seconds | None:
+        """The time to load the weights, as `Deployment.load`."""
+        return _load_time(self.layout, self.fit)
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -92,8 +97,7 @@ class Deployment:
         Left out: reads from disk or network into the host; chips that share a host's memory;
         the program.
         """
-        link = self.layout.chip.host_link
-        return self.fit.weights / link if link else None
+        return _load_time(self.layout, self.fit)
 
     @property
     def contended(self) -> str:
@@ -164,6 +168,11 @@ class Deployment:
                 f"leave {self.fit.kv_tokens}"
             )
         return lines
+
+
+def _load_time(layout: Layout, fitted: MemoryFit) -> Seconds | None:
+    link = layout.chip.host_link
+    return fitted.weights / link if link else None
 
 
 @dataclass(frozen=True)

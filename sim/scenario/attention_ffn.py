@@ -14,7 +14,7 @@ from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
 
 # Keys that neither pool simulates. The FFN pool refuses all keys but FFN_KEYS.
-REFUSED = ("speculate", "link_errors", "faults", "outages", "exceptions", "network", "jitter")
+REFUSED = ("speculate", "link_errors", "network")
 FFN_KEYS = (
     "chip",
     "chips",
@@ -23,6 +23,10 @@ FFN_KEYS = (
     "plan",
     "topology",
     "memory_fraction",
+    "jitter",
+    "exceptions",
+    "faults",
+    "outages",
     "label",
     "colour",
 )
@@ -40,7 +44,11 @@ class AttentionFfn(Shown):
     With m parts a layer takes max(m * slowest of pools and links, attention + out + FFN + back).
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
-    Left out: speculation, failures, chip fidelity, and being a pool of `prefill` and `decode`.
+    At chip fidelity the turns follow from the queues of chips and links. `attention.fidelity`
+    counts for both pools.
+    An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
+    `attention` is of one rank, whose number is `replica`; the sequences of other ranks go on.
+    Left out: speculation, and being a pool of `prefill` and `decode`.
     """
 
     attention: System = Field(
@@ -58,6 +66,11 @@ class AttentionFfn(Shown):
             with errors_below(pool):
                 _require_simulated(pool, system)
         return self
+
+    @property
+    def fails(self) -> bool:
+        """Whether a pool has outages while it serves."""
+        return any(system.outages for system in self.pools.values())
 
     @property
     def full_label(self) -> str | None:
@@ -106,6 +119,7 @@ def _require_simulated(pool: str, system: System) -> None:
     plan, refused = system.plan, list(REFUSED)
     if pool == "ffn":
         refused += [key for key in system.model_fields_set if key not in FFN_KEYS]
+    _require_simulated_failures(pool, system)
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
@@ -126,9 +140,27 @@ def _require_simulated(pool: str, system: System) -> None:
     problems = {
         "policy": ("ring", "continuous") if system.policies.batching is ring else None,
         "routing": ("sampled", "expected") if system.routing == "sampled" else None,
-        "fidelity": ("chip", "stage") if system.fidelity == "chip" else None,
     }
     for key, problem in problems.items():
         if problem:
             reason = f"got {problem[0]}; expected {problem[1]} in the {pool} pool; "
             raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")
+
+
+def _require_simulated_failures(pool: str, system: System) -> None:
+    """Raise ValueError at the first failure, or unlike chip, that a pool does not simulate."""
+    for number, exception in enumerate(system.exceptions):
+        if exception.like:
+            reason = f"got {exception.like.id}; expected a chip of the pool's kind; try speed: 0.5"
+            raise error_at_path(("exceptions", number, "like"), exception.like.id, reason)
+    if pool == "attention":
+        if system.faults and (spares := system.faults.spares):
+            reason = f"got {spares}; expected 0 in the attention pool, whose ranks work without "
+            reason += "each other; try leaving spares out"
+            raise error_at_path(("faults", "spares"), spares, reason)
+        return
+    for number, outage in enumerate(system.outages):
+        if outage.requests == "fail":
+            reason = "got fail; expected retry in the ffn pool, since the attention pool keeps its "
+            reason += "requests; try leaving requests out"
+            raise error_at_path(("outages", number, "requests"), "fail", reason)

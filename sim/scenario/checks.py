@@ -59,7 +59,6 @@ def check_scenario(scenario: "Scenario") -> None:
     _no_prefixes_of_states(scenario)
     _refused_users_pause(scenario)
     _what_pools_simulate(scenario)
-    _what_both_pools_obey(scenario)
     _searched_within_limits(scenario)
 
 
@@ -80,18 +79,21 @@ def _owned_systems(scenario: "Scenario") -> None:
 
 def _what_only_chips_have(scenario: "Scenario") -> None:
     """Check that keys of chip fidelity are used at chip fidelity only."""
-    for name, system in plain_systems(scenario.systems).items():
+    systems = scenario.systems
+    parts = [(n, n, key_path(systems, n), system) for n, system in plain_systems(systems).items()]
+    for name, both in both_pools(systems).items():
+        of_both = f"{name}.attention"
+        parts += [(name, of_both, (name, pool), system) for pool, system in both.pools.items()]
+    for name, owner, path, system in parts:
         keys = [
             key
             for key in ("network", "jitter", "exceptions")
             if getattr(system, key) not in (None, ())
         ]
         if keys and not scenario.by_chip(name):
+            reason = f"expected fidelity chip for this key; try systems.{owner}.fidelity: chip"
             value = getattr(system, keys[0])
-            reason = f"expected fidelity chip for this key; try systems.{name}.fidelity: chip"
-            raise error_at_path(
-                ("systems", *key_path(scenario.systems, name), keys[0]), value, reason
-            )
+            raise error_at_path(("systems", *path, keys[0]), value, reason)
 
 
 def _what_a_ring_obeys(scenario: "Scenario") -> None:
@@ -235,18 +237,6 @@ def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]
 def both_pools(systems: Mapping[str, AnySystem]) -> dict[str, AttentionFfn]:
     """Return the systems that have an attention pool and an FFN pool, by name."""
     return {name: system for name, system in systems.items() if isinstance(system, AttentionFfn)}
-
-
-def _what_both_pools_obey(scenario: "Scenario") -> None:
-    """Check that attention and FFN pools are simulated by stages.
-
-    Their own keys are checked with their system.
-    """
-    for name in both_pools(scenario.systems):
-        if scenario.by_chip(name):
-            reason = "got fidelity chip for attention and FFN pools, whose chips are not simulated "
-            reason += "one by one; expected stage; try leaving fidelity out"
-            raise error_at_path(("systems", name), name, reason)
 
 
 def _searched_within_limits(scenario: "Scenario") -> None:

@@ -1,14 +1,19 @@
 """The systems of a scenario laid out on their chips, and checked."""
 
+from collections.abc import Sequence
+
 from sim.cost.plan import PlanError
-from sim.inputs.errors import error_at_path
+from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import Deployment
 from sim.planning.fitting import require_fit
 from sim.reliability.availability import require_simulable
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.outages import failing_units
 from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.policy import ring
+from sim.serving.replica_config import Outage
 from sim.serving.ring import ring_schedule
 
 RING_TOLERANCE = 0.02  # relative difference of beats that `policy: ring` neglects in silence
@@ -28,11 +33,10 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
     if scenario.by_chip(name):
         chip_machines(scenario, name, deployment)  # checks its exceptions
     try:
-        if faults := scenario.plain(name).faults:
-            require_simulable(
-                faults, deployment.chips // deployment.layout.plan.replicas, deployment.load
-            )
-        require_valid_outages(scenario, name, deployment.layout.plan.replicas)
+        for unit in failing_units(scenario, name, deployment):
+            with errors_below(*unit.path):
+                require_simulable(unit.faults, unit.chips, unit.load)
+        require_valid_outages(scenario, name, deployment)
         require_ring_places(scenario, name, deployment)
         if errors := scenario.plain(name).link_errors:
             errors.require_finite_retries(deployment.costs)
@@ -41,22 +45,37 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
     return deployment
 
 
-def require_valid_outages(scenario: Scenario, name: str, replicas: int) -> None:
-    """Check the outages of a system with `replicas` replicas.
+def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment) -> None:
+    """Check the outages of a system's replicas, or of its attention ranks and its FFN pool.
 
-    Raises: ValueError if a replica does not exist, or an outage begins during another one.
+    Raises: ValueError if a replica or rank does not exist, or an outage begins during another one.
     """
-    free = dict.fromkeys(range(replicas), 0.0)
-    outages = sorted(enumerate(scenario.plain(name).outages), key=lambda pair: pair[1].at)
-    for number, outage in outages:
+    system, plan = scenario.systems.get(name), deployment.layout.plan
+    if not isinstance(system, AttentionFfn):
+        _require_apart(scenario.plain(name).outages, plan.replicas, "replica")
+        return
+    with errors_below("attention"):
+        if system.attention.outages and plan.attention_data > 1 and scenario.by_chip(name):
+            reason = "got outages of ranks at fidelity chip; expected fidelity stage; "
+            reason += "try leaving fidelity out"
+            raise error_at_path(("outages",), None, reason)
+        _require_apart(system.attention.outages, plan.attention_data, "rank")
+    with errors_below("ffn"):
+        _require_apart(system.ffn.outages, 1, "replica")
+
+
+def _require_apart(outages: Sequence[Outage], count: int, noun: str) -> None:
+    """Raise ValueError if an outage is of none of `count` parts, or begins during another one."""
+    free = dict.fromkeys(range(count), 0.0)
+    for number, outage in sorted(enumerate(outages), key=lambda pair: pair[1].at):
         if outage.replica not in free:
-            allowed = f"0 to {replicas - 1}" if replicas > 1 else "0, the only replica"
-            reason = f"got {outage.replica}; expected {allowed}; try {replicas - 1}"
+            allowed = f"0 to {count - 1}" if count > 1 else f"0, the only {noun}"
+            reason = f"got {outage.replica}; expected {allowed}; try {count - 1}"
             raise error_at_path(("outages", number, "replica"), outage.replica, reason)
         if outage.at < free[outage.replica] * (1 - 1e-12):  # sums of floats have rounding errors
             end = f"{free[outage.replica]:g} s"
             reason = (
-                f"got {outage.at:g} s; expected at least {end}, since replica {outage.replica} "
+                f"got {outage.at:g} s; expected at least {end}, since {noun} {outage.replica} "
                 f"is down until then; try {end}"
             )
             raise error_at_path(("outages", number, "at"), outage.at, reason)

@@ -24,9 +24,10 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
 
 def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
     """Return the cost to buy copies of a plain system, with spares; None if a price is unknown."""
-    spares, parts = scenario.spare_chips(name), []
+    parts = []
     for key, (chip, chips) in owned_chips(scenario, name).items():
         own = scenario.money.systems.get(key, OwnerCosts())
+        spares = scenario.spare_chips(name, ffn=key == f"{name}.ffn")
         if (part := system_capex(chip, chips + spares, own)) is None:
             return None
         parts.append(part)

@@ -7,14 +7,18 @@ import numpy as np
 
 from sim.chipsim.exceptions import Irregularities, replica_irregularities
 from sim.chipsim.machine import MachineFactory, machine_factory
+from sim.chipsim.turns import turn_factory
+from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.step import Costs
+from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import Pools, router_of
 from sim.scenario.scenario import Scenario
 from sim.serving.front_end import FrontEndTimes
-from sim.serving.replica_config import ReplicaConfig
+from sim.serving.replica_config import PoolOutages, ReplicaConfig
 from sim.serving.service import serve_fleet
 from sim.serving.step_draws import StepDraws
 from sim.serving.transfer import PoolConfig, Transfer
@@ -58,6 +62,8 @@ def chip_machines(
     first: number of the first replica in its fleet.
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
+    if isinstance(deployment.costs, AttentionFfnCosts):
+        return _turn_machines(scenario, name, deployment.costs, first)
     system, layout = scenario.plain(name), deployment.layout
     scheduled = (system.network or layout.engine.network) == "scheduled"
     jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
@@ -80,6 +86,28 @@ def chip_machines(
     parts *= len(costs) // len(parts)
     factories = [machine_factory(own, parts, seed, recording, first) for own in costs]
     return lambda env, replica: factories[replica](env, replica)
+
+
+def _turn_machines(
+    scenario: Scenario, name: str, costs: AttentionFfnCosts, first: int
+) -> MachineFactory:
+    """Return the factory of the machines of a system with an attention pool and an FFN pool.
+
+    Raises: PlanError if an exception names a chip or link that its pool does not have.
+    """
+    system = scenario.systems[name]
+    assert isinstance(system, AttentionFfn)
+    layouts, parts = (costs.layout, costs.ffn.layout), list[Irregularities]()
+    for (pool, own), layout in zip(system.pools.items(), layouts, strict=True):
+        usual = (layout.engine.jitter or 0.0) if own.jitter is None else own.jitter
+        irregular = Irregularities(jitter=usual)
+        try:
+            with errors_below(pool):
+                parts.append(replica_irregularities(layout, own.exceptions, 0, irregular, 0.0, 0))
+        except ValueError as error:
+            raise scenario.plan_error(name, error) from error
+    seed = stream_seed(scenario.seed, "jitter")
+    return turn_factory(costs, (parts[0], parts[1]), seed, first)
 
 
 def serve_requests(
@@ -160,9 +188,13 @@ def replica_configs(
     if system.speculate and (of := deployment.layout.speculation):
         seed = scenario.seed if system.speculate.sampling == "sampled" else None
         draws = StepDraws(of.acceptance, seed)
+    both, pool_outages = scenario.systems.get(name), None
+    if isinstance(both, AttentionFfn) and both.fails:
+        pool_outages = PoolOutages(both.attention.outages, both.ffn.outages)
     # An outage is of one replica of each copy.
     outages = [
-        tuple(o for o in system.outages if o.replica == number) for number in range(per_copy)
+        tuple(o for o in system.outages if o.replica == number and not pool_outages)
+        for number in range(per_copy)
     ]
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
@@ -180,6 +212,7 @@ def replica_configs(
             error_sampler[number],
             scenario.request_tokens,
             draws,
+            pool_outages,
         )
         for number in range(member.replicas)
     ]

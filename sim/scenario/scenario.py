@@ -25,6 +25,7 @@ from sim.catalogue.entries import scenario_sources
 from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
 from sim.economics.owner_costs import Economics
 from sim.inputs.document import Document
+from sim.inputs.errors import errors_below
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.values import Value
@@ -176,12 +177,16 @@ class Scenario(Value):
         """The scenario's economics; by default the assumptions of `Economics`."""
         return self.economics or Economics()
 
-    def spare_chips(self, name: str) -> int:
+    def spare_chips(self, name: str, ffn: bool = False) -> int:
         """Return the chips of a plain system's spare nodes.
 
+        ffn: count those of its FFN pool, which needs an attention pool.
         Raises: PlanError if they cannot be counted.
         """
-        system = self.plain(name)
+        system, both = self.plain(name), self.systems.get(name)
+        if ffn:
+            assert isinstance(both, AttentionFfn)
+            system = both.ffn
         if not system.faults or not system.faults.spares:
             return 0
         replicas, chips = system.plan.replicas, system.hardware[1]
@@ -189,7 +194,8 @@ class Scenario(Value):
             deployment = self.deploy(name)
             replicas, chips = deployment.layout.plan.replicas, deployment.chips
         try:
-            return replicas * spare_chips(system.faults, chips // replicas)
+            with errors_below(*["ffn"] * ffn):
+                return replicas * spare_chips(system.faults, chips // replicas)
         except ValueError as error:
             raise self.plan_error(name, error) from None
 
@@ -255,14 +261,6 @@ class Scenario(Value):
         )
         if replicas > MOST_REPLICAS:
             raise PlanError(f"{self.where(name)}: {too_many_replicas(replicas)}")
-
-    def outages(self, name: str) -> list[tuple[float, float]]:
-        """Return start and end of the outages of a system's replicas [s]."""
-        return [
-            (outage.at, outage.at + outage.lasts)
-            for member in self.members(name)
-            for outage in self.plain(member).outages
-        ]
 
     def by_chip(self, name: str) -> bool:
         """Return whether every chip of a plain system is a process."""

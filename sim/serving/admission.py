@@ -23,6 +23,7 @@ class Admission:
     queued: waiting requests that are not cancelled.
     prefilling: admitted requests whose prompts are not computed to their end, oldest first.
     requests: all unfinished requests, by id.
+    lost: by id, what happens to requests whose rank has failed, when their step is over.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Admission:
         self.queued = 0
         self.prefilling: deque[Request] = deque()
         self.requests: dict[int, Request] = {}
+        self.lost: dict[int, Callable[[Request], None]] = {}
 
     # A request comes.
 
@@ -180,6 +182,9 @@ class Admission:
     def leave(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
         self.forget(request)
+        if lost := self.lost.pop(request.id, None):
+            lost(request)
+            return
         if request.cancelled:
             assert self.policies.deadline is not None
             self.rows.expire(request.id, self.policies.deadline)
@@ -189,6 +194,15 @@ class Admission:
         """Remove a request without a record of its end."""
         request.ended = True
         del self.requests[request.id]
+
+    def admitted(self) -> list[Request]:
+        """Return the requests that hold KV cache and are not cancelled, by number."""
+        own = (request for request in self.requests.values() if not request.queued)
+        return sorted((r for r in own if not r.cancelled), key=lambda request: request.id)
+
+    def lose(self, request: Request, lost: Callable[[Request], None]) -> None:
+        """Cancel an admitted request whose rank has failed, and call `lost` when it has left."""
+        request.cancelled, self.lost[request.id] = True, lost
 
     def lose_all(self) -> list[Request]:
         """Return all unfinished requests, and forget them, because the replica fails."""

@@ -16,6 +16,7 @@ from sim.serving.event_order import call_after, call_urgently
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
+from sim.serving.pool_outages import PoolFailures
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.ring import RingReplica
@@ -103,7 +104,7 @@ class ServingFleet:
         # A request that is held is given up after the longest deadline of any replica.
         self.patience = max(known) if len(known) == len(deadlines) else None
         self.replicas = [self.build(number) for number in range(len(configs))]
-        self.failing = any(config.outages for config in configs)
+        self.failing = any(config.outages or config.pool_outages for config in configs)
         self.failed: list[list[ReplicaRecord]] = [[] for _ in configs]
         self.held: deque[Request] = deque()
 
@@ -165,6 +166,8 @@ class ServingFleet:
         A repair is scheduled before the next failure. So at one instant it comes first.
         """
         for number, config in enumerate(self.configs):
+            if config.pool_outages:
+                PoolFailures(self.env, number, config.pool_outages, self).schedule()
             for outage in sorted(config.outages, key=lambda outage: outage.at):
                 call_urgently(self.env, outage.at, partial(self.down, number, outage))
                 call_urgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))

@@ -159,6 +159,10 @@ class KVCache:
         self._evict()
         return cached
 
+    def resize(self, kv_tokens: int, sequences: int) -> None:
+        """Set the room and the places. Less room than requests hold admits no request."""
+        self.kv_tokens, self.sequences = kv_tokens, sequences
+
     def grow(self, tokens: float) -> None:
         """Give admitted requests more tokens of the cache."""
         self.kv_used += tokens

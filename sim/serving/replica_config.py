@@ -19,6 +19,8 @@ class Outage(Value):
 
     With `requests: retry` its requests begin again from their prompts on another replica. Without
     another replica they wait for the first that is up again.
+    In an attention pool a rank is down, which is one of the copies of its weights. An FFN pool is
+    down as a whole.
     """
 
     at: Seconds = Field(description="Start of the outage [s].")
@@ -36,13 +38,24 @@ class Outage(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolOutages:
+    """The outages of an attention pool and an FFN pool.
+
+    attention: each is of one rank, whose number is `replica`. ffn: each is of the whole pool.
+    """
+
+    attention: tuple[Outage, ...] = ()
+    ffn: tuple[Outage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaConfig:
     """One replica. Equal replicas share all but their numbers.
 
     overhead: time of a request before the scheduler sees it: client, HTTP, tokenizer [s].
     machine: makes its chips, if every chip is to be a process; None computes stages.
     system: the system that it is a copy of. number: its number among the copies.
-    outages: when it is down.
+    outages: when it is down. pool_outages: when its pools are; None without pools that fail.
     error_sampler: samples the steps that fail from link errors; None without link errors.
     request_tokens: tokens of a mean request. A ring needs them for its beat.
     draws: the steps of requests with speculation; None without.
@@ -59,3 +72,4 @@ class ReplicaConfig:
     error_sampler: LinkErrorSampler | None = None
     request_tokens: float | None = None
     draws: StepDraws | None = None
+    pool_outages: PoolOutages | None = None

@@ -230,7 +230,7 @@ class Scheduler:
                 request.prefilled = request.tokens - 1  # nothing attends to the last token
                 batch.add_decoded(self.tally, request, request.steps)
                 admission.end(request, leave)
-            if self.policies.deadline is not None:
+            if self.policies.deadline is not None or admission.lost:
                 for finish in batch.cancelled():
                     self.remove(batch, finish)
                     admission.end(finish[2], leave)

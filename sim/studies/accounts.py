@@ -1,7 +1,7 @@
 """Energy, costs, busy share and availability of a run."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +18,13 @@ from sim.economics.owner_costs import (
 from sim.economics.token_price import ServedTokens, token_price
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import SingleRequest
-from sim.reliability.availability import Availability, simulate_availability
+from sim.reliability.availability import simulate_availability
 from sim.reliability.link_errors import expected_retries
 from sim.results.metrics import output_between
 from sim.results.rows import Rows
 from sim.results.statistics import AvailabilityMetrics, ReplayMetrics
 from sim.results.summary import CapacityEstimate, EnergyUse, TokenCosts
+from sim.scenario.outages import failing_units
 from sim.scenario.pools import link_energy
 from sim.scenario.purchases import owned_chips, purchase
 from sim.scenario.replicas import Member
@@ -42,23 +43,24 @@ def availability_metrics(
     The availability of a fleet is the mean over its members, weighted by their output tokens. It is
     None if the fleet gave no token. That of pools is the product, because a request needs both.
     """
-    parts: dict[str, Availability] = {}
+    parts: dict[str, AvailabilityMetrics] = {}
     first = 0  # number of the member's first replica, which tells the members' streams apart
     for member, of in members.items():
         seed = stream_seed(scenario.seed, "faults", first)
         first += of.replicas
-        if faults := scenario.plain(member).faults:
-            deployment = of.deployment
-            chips = deployment.chips // deployment.layout.plan.replicas
-            parts[member] = simulate_availability(faults, chips, deployment.load or 0.0, seed)
+        units = failing_units(scenario, member, of.deployment)
+        samples = [
+            simulate_availability(
+                unit.faults, unit.chips, unit.load or 0.0, [*seed, *[n] * (n > 0)]
+            )
+            for n, unit in enumerate(units)
+        ]
+        if samples:
+            parts[member] = of_all([sample.metrics for sample in samples])
     if name in parts:
-        return parts[name].metrics
+        return parts[name]
     if parts and rows.transfers:
-        both, width = 1.0, 0.0
-        for part in parts.values():
-            width = math.hypot(width * part.mean, both * part.half_width)
-            both *= part.mean
-        return AvailabilityMetrics(availability=both, ci95_availability=width)
+        return of_all([*parts.values()])
     done = rows.finished
     tokens = dict.fromkeys(members, 0)
     for replica, output in zip(
@@ -69,9 +71,20 @@ def availability_metrics(
     if not parts or not total:
         return None
     shares = {member: own / total for member, own in tokens.items()}
-    widths = [shares[member] * part.half_width for member, part in parts.items()]
-    lost = sum(shares[member] * (1 - part.mean) for member, part in parts.items())
+    widths = [shares[member] * part.ci95_availability for member, part in parts.items()]
+    lost = sum(shares[member] * (1 - part.availability) for member, part in parts.items())
     return AvailabilityMetrics(availability=1 - lost, ci95_availability=math.hypot(*widths))
+
+
+def of_all(parts: Sequence[AvailabilityMetrics]) -> AvailabilityMetrics:
+    """Return the availability of parts all of which a request needs. A single part is itself."""
+    if len(parts) == 1:
+        return parts[0]
+    both, width = 1.0, 0.0
+    for part in parts:
+        width = math.hypot(width * part.availability, both * part.ci95_availability)
+        both *= part.availability
+    return AvailabilityMetrics(availability=both, ci95_availability=width)
 
 
 def token_costs(
@@ -151,9 +164,10 @@ def energy_parts(
     attention.sent = costs.sent(tally)
     link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     server = host_power(ffn.layout.chip, owners[1])
+    spared = copies * (ffn.chips + scenario.spare_chips(name, ffn=True))
     return [
         (owners[0], EnergyPart(costs, chips, attention, around, link)),
-        (owners[1], EnergyPart(costs.ffn, copies * ffn.chips, of_ffn, server)),
+        (owners[1], EnergyPart(costs.ffn, spared, of_ffn, server)),
     ]
 
 

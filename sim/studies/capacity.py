@@ -23,7 +23,7 @@ from sim.results.summary import TokenCosts
 from sim.results.system_identity import max_goodput
 from sim.results.verdict import KEEPS_UP
 from sim.scenario.layout import check
-from sim.scenario.pools import key_path
+from sim.scenario.outages import outage_times, outages_by_path
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
@@ -258,11 +258,10 @@ def _check_capacity(scenario: Scenario, attainment: float) -> None:
             "closed"
         )
     for name in scenario.systems:
-        if scenario.outages(name):
+        if outage_times(scenario, name):
             drop = " ".join(
-                f"--set systems.{'.'.join(key_path(scenario.systems, member))}.outages=[]"
-                for member in scenario.members(name)
-                if scenario.plain(member).outages
+                f"--set systems.{'.'.join(path)}.outages=[]"
+                for path in outages_by_path(scenario, name)
             )
             raise UserError(
                 f"{scenario.where(name)}: got outages;"

@@ -43,6 +43,7 @@ from sim.results.summary import (
 )
 from sim.results.system_identity import FleetIdentity, UnloadedRequest
 from sim.scenario.layout import check
+from sim.scenario.outages import outage_times
 from sim.scenario.pools import pool_of
 from sim.scenario.replicas import Member, serve_requests
 from sim.scenario.scenario import Scenario
@@ -162,7 +163,7 @@ class Result:
             at_capacity=capacity_estimate(
                 scenario, system.members, system.unloaded, system.metrics.works
             ),
-            outages=tuple(scenario.outages(name)) or None,
+            outages=tuple(outage_times(scenario, name)) or None,
             unloaded=unloaded_request(system.unloaded[name]) if identity.plain else None,
         )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.chipsim.machine import Machine, TimelineSlice, collecting_factory
+from sim.chipsim.machine import ChipMachine, Machine, TimelineSlice, collecting_factory
 from sim.chipsim.network import CableUse
 from sim.cost.program import CollectiveOp, Program, labels, program
 from sim.cost.work import decodes_at
@@ -120,7 +120,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
             f"trace: got about {events:,} events in {steps} steps;"
             f" expected at most {MOST_EVENTS:,}; try fewer --tokens"
         )
-    made: list[Machine] = []
+    made: list[ChipMachine] = []
     machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     single = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
     limits, longest = deployment.limits, prompt + tokens + 1
@@ -130,15 +130,16 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         limits = replace(limits, token_budget=max(limits.token_budget, prompt))
     rows = serve(single, deployment.costs, limits, machine=machine)
     start = 0.0 if prefill else float(rows.first_token[0])
-    names = labels(layout.model)
+    names, (used,) = labels(layout.model), made
+    assert isinstance(used, Machine)
     return Timeline(
         system=scenario.plain(name).full_label or name,
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
         group=layout.plan.stage_size,
         stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),
-        chips=[part for part in made[0].slices if part.start >= start],
-        links=list(_links(made[0], layout.plan.stage_size, start)),
-        tokens=[left for left in made[0].left if left >= rows.first_token[0]],
+        chips=[part for part in used.slices if part.start >= start],
+        links=list(_links(used, layout.plan.stage_size, start)),
+        tokens=[left for left in used.left if left >= rows.first_token[0]],
         prompt=prompt,
         start=start,
         end=float(rows.last_token[0]),

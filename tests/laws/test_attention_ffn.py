@@ -22,6 +22,7 @@ from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.model.pool_parts import model_part
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
+from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
@@ -131,7 +132,7 @@ def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches):
     ((own, _),) = costs.step_layers(work).values()
     parts = costs.micro_batch(work)[0]
     assert parts == micro_batches
-    outside = sum(float(row.repeats[0]) * row.seconds for row in costs._rows_once(work))
+    outside = sum(float(row.repeats[0]) * row.seconds for row in costs.rows_once(work))
     shop = flow_shop(own, parts, deployment.layout.model.num_hidden_layers)
     assert costs.step(work).time[0] == pytest.approx(outside + shop, rel=1e-9)
 
@@ -294,6 +295,29 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
     capex = purchase(scenario, "afd")
     assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
+
+
+def test_ranks_work_without_each_other_and_all_need_the_ffn_pool(scenario):
+    """Availability: of one rank, times that of all FFN chips. Without spares each has a closed form."""
+    rate = 1e-6
+    faults = Faults(
+        chip=Failures(rate=rate), repair=5e4, detection=0.0, horizon=1e8, samples=40, source={}
+    )
+
+    def available(attention, ffn):
+        afd = scenario.systems["afd"]
+        parts = {
+            pool: getattr(afd, pool).model_copy(update={"faults": own})
+            for pool, own in (("attention", attention), ("ffn", ffn))
+        }
+        systems = {"afd": afd.model_copy(update=parts)}
+        served = run(scenario.model_copy(update={"systems": systems})).systems["afd"]
+        return served.metrics.works
+
+    of_rank, of_ffn = available(faults, None), available(None, faults)
+    assert of_rank == pytest.approx(1 / (1 + rate * 5e4), abs=0.01)
+    assert of_ffn == pytest.approx((1 / (1 + rate * 5e4)) ** 4, abs=0.02)
+    assert available(faults, faults) == pytest.approx(of_rank * of_ffn, abs=0.01)
 
 
 def test_a_fleet_of_pools_serves_all_requests(scenario):

@@ -12,11 +12,20 @@ systems:
     transfer: {bandwidth: 900 GB/s}
 """
 ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
+FAULTS = "chip: {rate: 1e-4 failure/h}, repair: 10 h, detection: 60 s, horizon: 8760 h, samples: 10"
 REFUSED = {
     "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: got a mapping; ex",
-    "attention.faults={like: gpus}": "attention.faults",
-    "attention.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "attention.outages: got a list; expected none",
-    "attention.fidelity=chip": "attention.fidelity: got chip; expected stage",
+    "attention.outages=[{at: 1 s, lasts: 1 s, replica: 4}]": "attention.outages.0.replica: got 4; expected 0 to 3; try 3",
+    "ffn.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "ffn.outages.0.replica: got 1; expected 0, the only replica",
+    "ffn.outages=[{at: 1 s, lasts: 1 s, requests: fail}]": "ffn.outages.0.requests: got fail; expected retry",
+    f"attention.faults={{{FAULTS}, spares: 1}}": "attention.faults.spares: got 1; expected 0 in the attention",
+    f"attention.faults={{{FAULTS}, chips_per_node: 8}}": "attention.faults.chips_per_node: got 8; expected a divisor of 4",
+    f"ffn.faults={{{FAULTS}, chips_per_node: 3}}": "ffn.faults.chips_per_node: got 3; expected a divisor of 4",
+    "attention.network=scheduled": "attention.network: got 'scheduled'; expected none, because",
+    "attention.jitter=0.1": "attention.jitter: expected fidelity chip for this key; try systems.afd.attention.fid",
+    "ffn.exceptions=[{chip: 9, speed: 0.5}]": "ffn.exceptions: expected fidelity chip for this key; try systems.afd.attention.fid",
+    "ffn.exceptions=[{chip: 3, like: l40s}]": "ffn.exceptions.0.like: got l40s; expected a chip of the pool's",
+    "ffn.fidelity=chip": "ffn.fidelity: got 'chip'; expected none, because it is not simulated",
     "attention.routing=sampled": "attention.routing: got sampled; expected expected",
     "attention.plan={tensor: 4, replicas: 2}": "attention.plan.replicas: got 2; expected 1",
     "attention.plan={tensor: 2}": "attention.plan: got tensor 2 x attention_data 1; expected 4",
@@ -52,7 +61,21 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words", "expected"),
     [
-        ("fidelity: chip\n", ("check",), "afd: got fidelity chip for attention and FFN pools"),
+        (
+            "slo: {ttft: 2 s}\n",
+            ("capacity", "--set", "systems.afd.ffn.outages=[{at: 1 s, lasts: 1 s}]"),
+            "because a capacity is of a working system; try --set systems.afd.ffn.outages=[]",
+        ),
+        (
+            "fidelity: chip\n",
+            ("check", "--set", "systems.afd.attention.outages=[{at: 1 s, lasts: 1 s}]"),
+            "attention.outages: got outages of ranks at fidelity chip; expected fidelity stage",
+        ),
+        (
+            "    micro_batches: 3\nfidelity: chip\n",
+            ("check", "--set", "systems.afd.ffn.exceptions=[{chip: 4, speed: 0.5}]"),
+            "ffn.exceptions.0.chip: got 4; expected at most 3, the last chip; try 3",
+        ),
         ("", ("trace", "--system", "afd", "-o", "t.json"), "got attention and FFN pools, whose"),
         ("", ("explain",), "explain: systems.afd: got attention and FFN pools"),
         (

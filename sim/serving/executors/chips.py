@@ -7,7 +7,7 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.chipsim.collectives import SimProcess
-from sim.chipsim.machine import ChipStep, Machine
+from sim.chipsim.machine import ChipMachine, MachineStep
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
@@ -17,10 +17,10 @@ from sim.units import Seconds
 class ChipExecutor(Executor):
     """An executor that passes each step to a machine of chips, whose time cannot be predicted."""
 
-    def __init__(self, env: simpy.Environment, machine: Machine, gaps: Gaps) -> None:
+    def __init__(self, env: simpy.Environment, machine: ChipMachine, gaps: Gaps) -> None:
         super().__init__()
         self.env, self.machine, self.gaps = env, machine, gaps
-        self.under_way: dict[BatchStep, ChipStep] = {}
+        self.under_way: dict[BatchStep, MachineStep] = {}
 
     def send(self, batch_step: BatchStep) -> None:
         self.env.process(self.run(batch_step))
@@ -38,7 +38,7 @@ class ChipExecutor(Executor):
 
     def abort(self) -> None:
         """Book the steps under way in part: the seconds worked, divided by those of equal chips."""
-        self.machine.abort(self.under_way.values())
+        self.machine.abort()
         for batch_step, step in self.under_way.items():
             whole = float(self.machine.costs.step(batch_step.work).time.sum())
             part = min(1.0, step.worked / whole)

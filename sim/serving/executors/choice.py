@@ -1,11 +1,15 @@
 """The choice of a replica's executor."""
 
+from functools import partial
+
 import simpy
 
+from sim.cost.step import Costs
 from sim.results.histogram import Gaps
 from sim.serving.executors.chips import ChipExecutor
 from sim.serving.executors.executor import Executor
 from sim.serving.executors.fast_forward import FastForwardExecutor
+from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.executors.retry import RetryExecutor
 from sim.serving.executors.stepwise import StepwiseExecutor
 from sim.serving.replica_config import ReplicaConfig
@@ -24,11 +28,22 @@ def executor_for(
     independent: whether nothing that returns at another replica changes this one.
     """
     sampler = config.error_sampler
+    if config.pool_outages:
+        return PausingExecutor(env, partial(_single_steps, env, config, gaps), config.costs, gaps)
     if config.machine:
         executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
     else:
         executor = _stage_executor(env, config, gaps, leap and not sampler, independent)
     return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
+
+
+def _single_steps(
+    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, costs: Costs
+) -> Executor:
+    """Return an executor that makes one step at a time."""
+    if config.machine:
+        return ChipExecutor(env, config.machine(env, config.number), gaps)
+    return StepwiseExecutor(env, costs, gaps)
 
 
 def _stage_executor(

@@ -1,0 +1,123 @@
+"""Steps that stop while a pool is down, and begin again when it works."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.cost.step import Costs
+from sim.results.histogram import Gaps
+from sim.results.rows import Traffic
+from sim.serving.executors.executor import BatchStep, Executor
+from sim.serving.executors.stepwise import StepwiseExecutor
+from sim.units import Seconds
+
+
+class PausingExecutor(Executor):
+    """An executor that can stop for some time, and can change its costs.
+
+    A step under way then begins again, because its partial results are lost. Its sequences keep
+    their KV cache. The part that was made counts as work.
+
+    make: makes the executor that takes steps through the stages. It makes one step at a time.
+    attempts: by batch step under way, the batch step that is sent to that executor.
+    pauses: pools that are down.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        make: Callable[[Costs], Executor],
+        costs: Costs,
+        gaps: Gaps,
+    ) -> None:
+        super().__init__()
+        self.env, self.make, self.costs, self.gaps = env, make, costs, gaps
+        self.attempts: dict[BatchStep, BatchStep] = {}
+        self.pauses = 0
+        self.executor = self.begin()
+        self.ended: list[Executor] = []
+
+    def begin(self) -> Executor:
+        """Return a new executor, which adds to the same tally."""
+        executor = self.make(self.costs)
+        executor.tally = self.tally
+        return executor
+
+    def use(self, costs: Costs) -> None:
+        """Use other costs, from the next step on."""
+        assert isinstance(self.executor, StepwiseExecutor)
+        self.costs = self.executor.costs = costs
+
+    def pause(self) -> None:
+        """Stop all steps until as many calls of `resume`."""
+        self.pauses += 1
+        if self.pauses == 1:
+            self.executor.abort()
+            self.ended.append(self.executor)
+            self.executor.stop()
+            self.executor = self.begin()
+
+    def resume(self) -> None:
+        """Undo one call of `pause`. After the last one, steps under way begin again."""
+        self.pauses -= 1
+        if not self.pauses:
+            for batch_step in list(self.attempts):
+                self.attempt(batch_step)
+
+    def send(self, batch_step: BatchStep) -> None:
+        self.attempts[batch_step] = batch_step
+        if not self.pauses:
+            self.attempt(batch_step)
+
+    def attempt(self, batch_step: BatchStep) -> None:
+        """Send a batch step to the executor."""
+        over = partial(self.back, batch_step, self.executor)
+        attempt = BatchStep(over, batch_step.work, last=batch_step.last, counted=False)
+        attempt.clock_error, batch_step.clock_error = batch_step.clock_error, 0.0
+        self.attempts[batch_step] = attempt
+        self.executor.send(attempt)
+
+    def back(
+        self, batch_step: BatchStep, executor: Executor, attempt: BatchStep, leave: Seconds
+    ) -> None:
+        """Complete a step, unless it was stopped and has begun again."""
+        if executor is not self.executor:
+            return
+        del self.attempts[batch_step]
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
+        batch_step.steps, batch_step.clock_error = 1, attempt.clock_error
+        batch_step.over(batch_step, leave)
+
+    def abort(self) -> None:
+        self.executor.abort()
+
+    def steps_made(self, batch_step: BatchStep) -> float:
+        attempt = self.attempts.get(batch_step)
+        return self.executor.steps_made(attempt) if attempt else 0.0
+
+    def steps_so_far(self, batch_step: BatchStep) -> int:
+        return 0 if self.pauses else super().steps_so_far(batch_step)
+
+    def stop(self) -> None:
+        self.executor.stop()
+        super().stop()
+
+    @property
+    def free_at(self) -> Seconds:
+        return self.executor.free_at
+
+    @property
+    def traffic(self) -> Traffic | None:
+        lives = [life.traffic for life in (*self.ended, self.executor) if life.traffic]
+        return Traffic.summed(lives) if lives else None
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.sum(
+            [life.busy for life in (*self.ended, self.executor)], axis=0
+        )
+        return total

@@ -1,0 +1,148 @@
+"""Attention and FFN pools chip by chip: micro-batches take turns, as jobs in a flow shop."""
+
+import numpy as np
+import pytest
+import simpy
+
+from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
+from sim.chipsim.turns import AttentionFfnMachine, turn_factory
+from sim.cost.energy import Tally
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.plan import Plan
+from sim.cost.work import Work, decodes_at
+from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
+from sim.planning.deployment import DeploymentParts, LimitOverrides
+from sim.serving.service import serve
+from sim.workload.requests import RequestBatch
+
+SLOW = LayerTransfer(bandwidth=1e8, latency=2e-6, copies="rank", back="fp16", out="fp8")
+FAST = LayerTransfer(bandwidth=1e12, latency=5e-5)
+SHARED = LayerTransfer(bandwidth=1e9, latency=1e-6, per="system")
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+WINDOWS = {"sliding_window": 24, "layer_types": ("sliding_attention", "full_attention") * 2}
+TWO_RANKS = Plan(tensor=2, attention_data=2)
+DECODES = decodes_at(24, 40.0, 24)
+
+
+@pytest.fixture(scope="module")
+def pools(make_model, make_chip, lossy):
+    """The costs of the small model on two pools of four chips."""
+
+    def make(transfer=SLOW, micro_batches=2, attention=TWO_RANKS, ffn=None, changes=EXPERTS):
+        model, chip = make_model(**changes), make_chip(fp16=1e10)
+        plans = attention, ffn or Plan(tensor=4)
+        parts = [DeploymentParts(model, chip, 4, lossy, plan, chip.topology) for plan in plans]
+        overrides = (LimitOverrides(token_budget=48), LimitOverrides())
+        sharing = PoolSharing(micro_batches, transfer)
+        return deploy_with_ffn(*parts, sharing, (64, 32), overrides)
+
+    return make
+
+
+def machine_step(costs, work=DECODES, attention=NO_IRREGULARITIES, ffn=NO_IRREGULARITIES):
+    """The time of a step, and the machine that made it."""
+    env = simpy.Environment()
+    machine = AttentionFfnMachine(env, costs, (attention, ffn))
+    machine.start(work)
+    env.run()
+    return machine.left[0], machine
+
+
+@pytest.mark.parametrize("transfer", [SLOW, FAST, SHARED])
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+def test_turns_take_the_closed_form(pools, transfer, micro_batches):
+    """Attention, FFN or nothing binds; with shards of experts that receive their own copies, too."""
+    for ffn in (Plan(tensor=4), Plan(tensor=4, expert=4)):
+        costs = pools(transfer, micro_batches, ffn=ffn).costs
+        for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
+            closed = costs.step(work).time[0]
+            assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
+
+
+def flow_shop(costs, work):
+    """Jobs pass all layers. Each stage of the FFN pool, the attention pool and each link take one job at a time."""
+    env, stages = simpy.Environment(), costs.ffn.layout.stages
+    jobs, part = costs.micro_batch(work)
+    names = ["attention", "out", "back", *range(len(stages))]
+    resources = {name: simpy.Resource(env) for name in names}
+    layers = []
+    blocks = costs.layout.model.blocks[1:-1], costs.ffn.layout.model.blocks
+    for layer, pair in enumerate(zip(*blocks, strict=True)):
+        own = costs.layer_times(pair, part)[0]
+        stage = next(n for n, stage in enumerate(stages) if stage.first <= layer <= stage.last)
+        layers += [
+            ("attention", own.attention, 0.0),
+            ("out", own.out_busy, own.out - own.out_busy),
+            (stage, own.ffn, 0.0),
+            ("back", own.back_busy, own.back - own.back_busy),
+        ]
+
+    def job():
+        for name, busy, latency in layers:
+            with resources[name].request() as turn:
+                yield turn
+                yield env.timeout(busy)
+            yield env.timeout(latency)
+
+    ends = [env.process(job()) for _ in range(jobs)]
+    env.run(simpy.AllOf(env, ends))
+    outside = sum(float(row.repeats[0]) * row.seconds for row in costs.rows_once(work))
+    return outside + env.now
+
+
+@pytest.mark.parametrize("changes", [EXPERTS, WINDOWS], ids=["alike", "unlike"])
+@pytest.mark.parametrize("pipeline", [1, 2, 4])
+def test_layers_may_differ_and_have_stages_of_their_own(pools, changes, pipeline):
+    """The closed form takes the FFN pool as one. With stages, one may begin before another ends."""
+    ffn = Plan(tensor=4 // pipeline, pipeline=pipeline)
+    for transfer in (SLOW, FAST):
+        costs = pools(transfer, 3, ffn=ffn, changes=changes).costs
+        time = machine_step(costs)[0]
+        assert time == pytest.approx(flow_shop(costs, DECODES), rel=1e-9)
+        if changes == EXPERTS:
+            assert time <= costs.step(DECODES).time[0] * (1 + 1e-9)
+
+
+def test_steps_in_a_run_take_the_closed_form(pools):
+    deployment = pools(FAST, 3)
+    requests = RequestBatch(
+        np.array([0.0, 0.0, 0.001]), np.array([20, 5, 9]), np.array([12, 9, 25])
+    )
+    factory = turn_factory(deployment.costs, (NO_IRREGULARITIES, NO_IRREGULARITIES), [0])
+    chips, stage = (
+        serve(requests, deployment.costs, deployment.limits, machine=machine)
+        for machine in (factory, None)
+    )
+    assert chips.last_token == pytest.approx(stage.last_token, rel=1e-9)
+    assert chips.first_token == pytest.approx(stage.first_token, rel=1e-9)
+
+
+def test_one_slow_chip_holds_up_its_pool_through_the_other(pools):
+    """Ranks of attention have no collective with each other, but the FFN pool waits for all of them."""
+    costs = pools(FAST, 2, attention=Plan(attention_data=4)).costs
+    one = Irregularities(chips=(ChipException(2, 0.5),))
+    every = Irregularities(chips=tuple(ChipException(n, 0.5) for n in range(4)))
+    usual, slow = machine_step(costs)[0], machine_step(costs, attention=one)[0]
+    assert slow > 1.2 * usual
+    assert slow == pytest.approx(machine_step(costs, attention=every)[0], rel=1e-9)
+    assert machine_step(costs, ffn=one)[0] == pytest.approx(
+        machine_step(costs, ffn=every)[0], rel=1e-9
+    )
+
+
+def test_jitter_slows_steps_and_repeats(pools):
+    costs, jitter = pools(FAST, 2).costs, Irregularities(jitter=0.2)
+    slow = machine_step(costs, attention=jitter, ffn=jitter)[0]
+    assert slow > machine_step(costs)[0]
+    assert slow == machine_step(costs, attention=jitter, ffn=jitter)[0]
+
+
+@pytest.mark.parametrize("transfer", [SLOW, SHARED])
+def test_links_carry_the_bytes_of_all_tokens(pools, transfer):
+    """Each end of a link that each chip has, or the one link of all, is busy for its bytes."""
+    costs, tally = pools(transfer, 2, ffn=Plan(tensor=4, expert=4)).costs, Tally()
+    links = machine_step(costs)[1].traffic.links
+    tally.batch_steps[DECODES.tokens] = 1
+    busy = sum(seconds for name, (_, seconds, _) in links.items() if " to " in name)
+    ends = 1 if transfer.per == "system" else 2
+    assert busy * transfer.bandwidth == pytest.approx(ends * costs.sent(tally), rel=1e-9)
