@@ -66,8 +66,12 @@ def deploy_attention(
 ) -> Deployment:
     """Return the deployment of an attention pool alone, as if its MLPs took no time.
 
+    Without `attention_data` the pool has as many ranks as its chips make.
     Raises: ValueError at a key if the parts contradict each other.
     """
+    if "attention_data" not in parts.plan.model_fields_set:
+        ranks = max(1, parts.chips // parts.plan.tensor)
+        parts = replace(parts, plan=parts.plan.model_copy(update={"attention_data": ranks}))
     _require_one_stage(parts)
     part = model_part(parts.model, "attention")
     return deploy(replace(parts, model=part), *lengths, overrides)
