@@ -278,7 +278,7 @@ class PublishedSteps(Value):
     system: keys of a system with `model`, or of attention and FFN pools, as a scenario has them.
     chips: of the system or of its attention pool; `attention_data` is as many.
     sequences: of each of these chips. context: positions of each sequence. times: of a step [s].
-    status, reason: as of `PublishedSpeedups`.
+    status, reason: as of `PublishedSpeedups`; `listed`: another model of points that count already.
     """
 
     id: str
@@ -288,7 +288,7 @@ class PublishedSteps(Value):
     sequences: tuple[Count, ...]
     context: Tokens
     times: tuple[Seconds, ...]
-    status: Literal["fitted", "tested", "assumed"]
+    status: Literal["fitted", "tested", "assumed", "listed"]
     reason: str
     source: str
 

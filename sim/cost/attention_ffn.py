@@ -6,6 +6,7 @@ link out, the FFN pool and the link back. It reads the weights again.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -157,6 +158,12 @@ class AttentionFfnCosts(Costs):
         layout = replace(self.layout, plan=plan)
         return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
 
+    def with_micro_batches(self, micro_batches: int) -> "AttentionFfnCosts":
+        """Return the costs with another number of micro-batches, which shares all times."""
+        other = copy(self)
+        other.micro_batches = micro_batches
+        return other
+
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)
@@ -244,6 +251,14 @@ class AttentionFfnCosts(Costs):
         m, part = self.micro_batch(work)
         times = {pair: self.layer_times(pair, part)[0] for pair in self.layer_kinds}
         return {pair: (own, critical_times(own, m)) for pair, own in times.items()}
+
+    def ffn_seconds(self, tokens: int) -> Seconds:
+        """Return the time for which the FFN pool works on one micro-batch in all layers."""
+        passes = self._passes(tokens)[0]
+        return sum(
+            layers * passes * sum(row.seconds for row in self._ffn_rows(ffn, tokens))
+            for (_, ffn), layers in self.layer_kinds.items()
+        )
 
     def sent(self, tally: Tally) -> Bytes:
         """Return the bytes between the pools for the steps of a tally, in both directions."""

@@ -309,25 +309,34 @@ def system_capex(chip: Chip, chips: int, own: OwnerCosts) -> Capex | None:
     chips = own.chips or chips
     if own.rent is not None:
         return Capex(chips, 0.0, 0.0, 0.0, chips * own.rent)
-    card_power = (
+    of_chip = maximum_power(chip, own)
+    power = own.power if own.power is not None or of_chip is None else chips * of_chip
+    if own.capital is not None:
+        return None if power is None else Capex(chips, 0.0, own.capital, power)
+    prices = card_and_server(chip, own)
+    if prices is None or power is None:
+        return None
+    return Capex(chips, chips * prices[0], chips * prices[1], power)
+
+
+def maximum_power(chip: Chip, own: OwnerCosts) -> Watts | None:
+    """Return the maximum power of a chip and its share of the server; None if it is unknown."""
+    card = (
         own.card_power if own.card_power is not None else chip.power.maximum if chip.power else None
     )
     most = (chip.server.maximum or chip.server.power) / chip.server.chips if chip.server else 0.0
-    server_power = most if own.server_power is None else own.server_power
-    power = (
-        own.power
-        if own.power is not None or card_power is None
-        else chips * (card_power + server_power)
-    )
-    if own.capital is not None:
-        return None if power is None else Capex(chips, 0.0, own.capital, power)
+    server = most if own.server_power is None else own.server_power
+    return None if card is None else card + server
+
+
+def card_and_server(chip: Chip, own: OwnerCosts) -> tuple[Dollars, Dollars] | None:
+    """Return the price of a chip, and of its share of the server; None if none is known.
+
+    Left out: the server if the chip's file has none.
+    """
     card = own.card if own.card is not None else chip.price
-    if card is None or power is None:
-        return None
     part = chip.server.price / chip.server.chips if chip.server else 0.0
-    return Capex(
-        chips, chips * card, chips * (own.server if own.server is not None else part), power
-    )
+    return None if card is None else (card, own.server if own.server is not None else part)
 
 
 def annual_costs(

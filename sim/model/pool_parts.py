@@ -1,6 +1,7 @@
 """The two parts of a model whose attention and MLPs are on different chips."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 
 from sim.model.blocks import Block
@@ -41,6 +42,7 @@ def _without_router(mlp: Block) -> Block:
 PART_CLASSES: dict[str, type[Model]] = {"attention": AttentionPart, "ffn": FfnPart}
 
 
+@lru_cache(maxsize=32)  # a search for the sizes of pools divides a model thousands of times
 def model_part(model: Model, pool: Literal["attention", "ffn"]) -> Model:
     """Return the part of a model that is on the chips of a pool.
 

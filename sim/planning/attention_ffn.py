@@ -45,17 +45,12 @@ def deploy_with_ffn(
 
     Raises: ValueError at a key of `attention` or `ffn` if parts contradict each other.
     """
-    whole = attention.model
     with errors_below("attention"):
-        _require_one_stage(attention)
-        part = model_part(whole, "attention")
-        deployed = deploy(replace(attention, model=part), *lengths, overrides[0])
+        deployed = deploy_attention(attention, lengths, overrides[0])
     with errors_below("ffn"):
         tokens = -(-deployed.layout.token_budget // sharing.micro_batches)
-        layout = _ffn_layout(
-            replace(ffn, model=model_part(whole, "ffn")),
-            replace(overrides[1], token_budget=tokens),
-        )
+        whole = replace(ffn, model=attention.model)
+        layout = ffn_layout(whole, replace(overrides[1], token_budget=tokens))
         costs = AttentionFfnCosts(deployed.layout, layout, sharing.transfer, sharing.micro_batches)
     fitted = fit(layout, lengths[0])
     return replace(
@@ -64,6 +59,22 @@ def deploy_with_ffn(
         costs=costs,
         ffn=FfnDeployment(layout, fitted),
     )
+
+
+def deploy_attention(
+    parts: DeploymentParts, lengths: tuple[float, float], overrides: LimitOverrides
+) -> Deployment:
+    """Return the deployment of an attention pool alone, as if its MLPs took no time.
+
+    Without `attention_data` the pool has as many ranks as its chips make.
+    Raises: ValueError at a key if the parts contradict each other.
+    """
+    if "attention_data" not in parts.plan.model_fields_set:
+        ranks = max(1, parts.chips // parts.plan.tensor)
+        parts = replace(parts, plan=parts.plan.model_copy(update={"attention_data": ranks}))
+    _require_one_stage(parts)
+    part = model_part(parts.model, "attention")
+    return deploy(replace(parts, model=part), *lengths, overrides)
 
 
 def _require_one_stage(parts: DeploymentParts) -> None:
@@ -81,11 +92,12 @@ def _require_one_stage(parts: DeploymentParts) -> None:
         raise error_at_path(("plan",), plan, reason)
 
 
-def _ffn_layout(parts: DeploymentParts, overrides: LimitOverrides) -> Layout:
+def ffn_layout(parts: DeploymentParts, overrides: LimitOverrides) -> Layout:
     """Return the layout of an FFN pool. All stages have equal numbers of layers.
 
-    Without `tensor`, a stage has a chip for each expert shard.
+    parts: with the whole model. Without `tensor`, a stage has a chip for each expert shard.
     """
+    parts = replace(parts, model=model_part(parts.model, "ffn"))
     plan = parts.plan
     if plan.expert and "tensor" not in plan.model_fields_set:
         plan = plan.model_copy(update={"tensor": plan.expert})

@@ -33,6 +33,8 @@ def identity_rows(
     plain = [s for identity in identities if (s := identity.plain)]
     if any(s.search for s in identities):
         table.add_row("  found by search", *map(found_by_search, identities))
+    if any(s.search and s.search.rival for s in identities):
+        table.add_row("  one system in its place", *map(rival_text, identities))
     if any(s.plan.attention_data > 1 or s.plan.expert > 1 for s in plain):
         cells = plain_cells(identities, lambda s: f"{s.plan.attention_data} / {s.plan.expert}")
         table.add_row("attention data / expert", *cells)
@@ -70,6 +72,12 @@ def found_by_search(system: Identity) -> str:
     if not search:
         return "-"
     return f"{search.by}: {search.simulated} of {search.considered} simulated"
+
+
+def rival_text(system: Identity) -> str:
+    """Return the best plan of one system in the place of two pools; '-' without one."""
+    rival = system.search and system.search.rival
+    return rival.text if rival else "-"
 
 
 def plain_cells(systems: Iterable[Identity], cell: Callable[[SystemIdentity], str]) -> list[str]:

@@ -72,13 +72,38 @@ def max_goodput(load: float, closed: bool, chips: int | None = None) -> MaxGoodp
 
 
 @dataclass(frozen=True, kw_only=True)
+class RivalSystem:
+    """The best plan of one ordinary system within the limits of two pools, and its goodput."""
+
+    chip: str
+    chips: int
+    plan: Degrees
+    most: Annotated[MaxGoodput, SPLICED]
+
+    @property
+    def text(self) -> str:
+        """'72 x gb200, tensor 1, attention data 36, expert 36, 2 replicas: 11.9 request/s'."""
+        plan, parts = self.plan, [f"{self.chips} x {self.chip}", f"tensor {self.plan.tensor}"]
+        if plan.attention_data > 1 or plan.expert > 1:
+            parts += [f"attention data {plan.attention_data}", f"expert {plan.expert}"]
+        parts += [f"pipeline {plan.pipeline}"] if plan.pipeline > 1 else []
+        parts += [f"{plan.replicas} replicas"] if plan.replicas > 1 else []
+        return f"{', '.join(parts)}: {self.most.load:.4g} {self.most.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchedPlan:
-    """The result of `search: capacity`: plans considered, simulated, and the highest goodput."""
+    """The result of `search: capacity`: plans considered, simulated, and the highest goodput.
+
+    rival: of attention and FFN pools, one system in their place; None for other systems, or if the
+    model does not fit it.
+    """
 
     by: str
     considered: int
     simulated: int
     most: Annotated[MaxGoodput, SPLICED]
+    rival: Annotated[RivalSystem | None, OMIT_NONE] = None
 
 
 @dataclass(frozen=True, kw_only=True)

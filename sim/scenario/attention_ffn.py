@@ -1,6 +1,6 @@
 """A system whose attention and MLPs are on two pools of chips, which work in every layer."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from sim.inputs.values import Value
 from sim.model.transformer import Model
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides
+from sim.scenario.split_search import SplitSearch, require_open, with_most_chips
 from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
 
@@ -56,15 +57,28 @@ class AttentionFfn(Shown):
     )
     ffn: System = Field(description="Chips, engine and plan of MLPs and experts.")
     micro_batches: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=2, description="Parts of each step, which take turns on the pools."
+        default=2,
+        description="Parts of each step, which take turns on the pools; a search finds them if "
+        "they are left out.",
+    )
+    plan: SplitSearch | None = Field(
+        default=None,
+        description="Search for the sizes and plans of both pools; default: their own.",
     )
     transfer: LayerTransfer = Field(description="Links between the pools.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _most_chips(cls, data: Any) -> Any:
+        return with_most_chips(data)
 
     @model_validator(mode="after")
     def _simulated(self) -> "AttentionFfn":
         for pool, system in self.pools.items():
             with errors_below(pool):
                 _require_simulated(pool, system)
+                if self.plan:
+                    require_open(system.plan)
         return self
 
     @property
@@ -93,25 +107,24 @@ class AttentionFfn(Shown):
 
         Raises: ValueError at the key of a pool if its parts contradict each other.
         """
-        pools = self.pools.values()
-        attention, ffn = (
-            DeploymentParts(
-                system.model or model, chip, chips, system.engine, system.plan, topology
-            )
-            for system in pools
-            for chip, chips, topology in [system.hardware]
-        )
-        limits = (
-            LimitOverrides(
-                system.token_budget,
-                system.max_sequences,
-                system.kv_tokens,
-                system.memory_fraction,
-            )
-            for system in pools
-        )
+        if self.plan:
+            reason = "got capacity; expected the sizes of both pools here; "
+            hint = "try sim.search_plans(scenario), which finds them"
+            raise error_at_path(("plan", "search"), "capacity", f"{reason}{hint}")
+        attention, ffn = (pool_parts(system, model) for system in self.pools.values())
         sharing = PoolSharing(self.micro_batches, self.transfer)
-        return deploy_with_ffn(attention, ffn, sharing, lengths, (next(limits), next(limits)))
+        return deploy_with_ffn(attention[0], ffn[0], sharing, lengths, (attention[1], ffn[1]))
+
+
+def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOverrides]:
+    """Return the parts of a pool, and the limits that replace its defaults."""
+    chip, chips, topology = system.hardware
+    parts = DeploymentParts(
+        system.model or model, chip, chips, system.engine, system.plan, topology
+    )
+    return parts, LimitOverrides(
+        system.token_budget, system.max_sequences, system.kv_tokens, system.memory_fraction
+    )
 
 
 def _require_simulated(pool: str, system: System) -> None:

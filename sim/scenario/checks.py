@@ -259,6 +259,9 @@ def _searched_within_limits(scenario: "Scenario") -> None:
             if reason := _search_problem(scenario, fails, "copies: {prefill: 1, decode: 1}"):
                 path = ("systems", name, "copies", "search")
                 raise error_at_path(path, "capacity", reason)
+    for name, both in both_pools(scenario.systems).items():
+        if both.plan and (reason := _search_problem(scenario, False, "leaving plan out")):
+            raise error_at_path(("systems", name, "plan", "search"), "capacity", reason)
 
 
 def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:

@@ -7,8 +7,9 @@ second, and a capacity takes many seconds. So searches begin with the bound.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sim.cost.energy import Tally
 from sim.cost.work import Work, decodes_at
@@ -17,6 +18,12 @@ from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.units import Seconds
 from sim.workload.slo import SLO
+
+SIMULATED = 5  # plans of a search, the best of each shape first
+# Plans below this share of the highest bound are not simulated. Bounds are not farther off.
+NEAR_BOUND = 0.75
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,28 +44,56 @@ def load_bound(scenario: Scenario, members: Mapping[str, Member]) -> float:
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
     prompt, output, think = workload.mean_prompt, workload.mean_output, workload.pause
     return sum(
-        member.copies * goodput_bound(member.deployment, prompt, output, slo, think)
-        for member in members.values()
+        member.copies
+        * goodput_bound(
+            member.deployment, prompt, output, slo, think, cached_prefix(scenario, name, member)
+        )
+        for name, member in members.items()
     )
 
 
+def cached_prefix(scenario: Scenario, name: str, member: Member) -> int:
+    """Return the tokens of each prompt that a member finds in its cache: full blocks.
+
+    Left out: what a session's earlier turns leave in the cache.
+    """
+    if not scenario.plain(name).prefix_caching:
+        return 0
+    shared, block = (
+        getattr(scenario.workload, "shared_prefix", 0),
+        member.deployment.limits.kv_block,
+    )
+    return shared // block * block
+
+
 def goodput_bound(
-    deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
+    deployment: Deployment,
+    prompt: float,
+    output: float,
+    slo: SLO,
+    think: Seconds | None = None,
+    cached: float = 0.0,
 ) -> float:
     """Return the load of `load_point`; 0 if no load is within the SLO."""
-    point = load_point(deployment, prompt, output, slo, think)
+    point = load_point(deployment, prompt, output, slo, think, cached)
     return point.load if point else 0.0
 
 
 def load_point(
-    deployment: Deployment, prompt: float, output: float, slo: SLO, think: Seconds | None = None
+    deployment: Deployment,
+    prompt: float,
+    output: float,
+    slo: SLO,
+    think: Seconds | None = None,
+    cached: float = 0.0,
 ) -> LoadPoint | None:
     """Return an estimate of the request/s of all replicas, without gaps at the slowest stage.
 
     prompt, output: mean tokens of a request.  None if no load is within the SLO.
+    cached: tokens of the prompt that are in the cache, and are not computed.
     A micro-batch has k sequences and the prompt tokens that replace those which end:
-    c = k prompt / (output - 1).  A step takes the time t of the slowest stage, and k / (output - 1)
-    requests end with it.  The rate is k / (output - 1) / t for the best k.
+    c = k (prompt - cached) / (output - 1).  A step takes the time t of the slowest stage, and
+    k / (output - 1) requests end with it.  The rate is k / (output - 1) / t for the best k.
     With speculation, output - 1 is divided by the mean tokens of a step, and each sequence takes
     `width` tokens of the budget.
     The KV cache, the engine's limits and the SLO's TPOT limit k.  If k + c exceeds the token budget
@@ -75,14 +110,15 @@ def load_point(
     if not concurrent:
         return None
     in_flight = limits.fill or limits.micro_batches
-    needed = prompt + width * steps  # tokens that the steps of a request compute
+    computed = max(1.0, prompt - cached)
+    needed = computed + width * steps  # tokens that the steps of a request compute
     most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
     best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
     for k in decode_counts(most):
         tokens = k * needed / steps  # k + c
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
-        chunk = 0 if passes > 1 and k == 1 else round(k * prompt / steps)
-        work = mean_step(deployment, k, context, chunk, prompt)
+        chunk = 0 if passes > 1 and k == 1 else round(k * computed / steps)
+        work = mean_step(deployment, k, context, chunk, prompt, cached)
         time, unloaded = step_times(deployment, work)
         tpot = max(in_flight * time, unloaded) / mean
         if slo.tpot is None or tpot <= slo.tpot:
@@ -90,14 +126,30 @@ def load_point(
             if think is not None:
                 answer = steps * mean * tpot
                 wait = _allowed_wait(slo, answer) if k == most else 0.0
-                load *= max(wait, first_token(deployment, prompt)) + answer + think
+                load *= max(wait, first_token(deployment, prompt, cached)) + answer + think
             if best is None or load > best[0]:
                 best = load, rate, work
     if best is None:
         return None
     load, rate, work = best
-    tally = _work_of_a_second(deployment, work, rate * steps, rate * prompt, prompt)
+    tally = _work_of_a_second(deployment, work, rate * steps, rate * computed, (prompt, cached))
     return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
+
+
+def near_best(
+    ordered: list[tuple[float, T]], shape: Callable[[T], object]
+) -> list[tuple[float, T]]:
+    """Return the few plans near the highest bound that a search simulates, the highest first.
+
+    ordered: bounds and plans, the highest bound first.
+    Bounds of one shape err alike. With the highest bounds alone, one shape could take all places,
+    and a better plan of another shape would not be simulated. So the best of each shape come first.
+    """
+    near = [pair for pair in ordered if pair[0] >= NEAR_BOUND * ordered[0][0]]
+    shapes = [shape(plan) for _, plan in near]
+    first = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) == n]
+    others = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) != n]
+    return sorted((first + others)[:SIMULATED], key=lambda pair: -pair[0])
 
 
 def decode_counts(most: int) -> list[int]:
@@ -114,32 +166,40 @@ def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:
     return min((limit for limit in waits if limit is not None), default=0.0)
 
 
-def first_token(deployment: Deployment, prompt: float) -> Seconds:
+def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> Seconds:
     """Return an estimate of the TTFT of an unloaded request.
 
     Its chunks enter one after another, and the last one passes all stages.
     """
-    chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
-    time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt))
-    return (math.ceil(prompt / chunk) - 1) * time + unloaded
+    computed = max(1.0, prompt - cached)
+    chunk = min(deployment.limits.token_budget, max(1, round(computed)))
+    time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt, cached))
+    return (math.ceil(computed / chunk) - 1) * time + unloaded
 
 
 def mean_step(
-    deployment: Deployment, decodes: int, context: float, chunk: int, prompt: float
+    deployment: Deployment,
+    decodes: int,
+    context: float,
+    chunk: int,
+    prompt: float,
+    cached: float = 0.0,
 ) -> Work:
     """Return the work of a step.
 
     decodes: sequences that decode, each at `context` positions. chunk: prompt tokens of the step.
+    cached: tokens at the start of each prompt that are not computed.
     """
     window = deployment.limits.window or math.inf
     work = decodes_at(decodes, context, deployment.limits.window, deployment.limits.width)
     if chunk:
+        middle = (prompt + cached) / 2  # position of a mean computed token
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,
-            max(1, round(chunk / prompt)),
-            chunk + prompt / 2,
+            max(1, round(chunk / max(1.0, prompt - cached))),
+            chunk + middle,
         )
-        work.attended, work.windowed_attended = chunk * prompt / 2, chunk * min(prompt / 2, window)
+        work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
         work.windowed_cached = min(work.cached, chunk + window)
     return work
 
@@ -152,27 +212,29 @@ def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
 
 
 def _work_of_a_second(
-    deployment: Deployment, step: Work, decoded: float, read: float, prompt: float
+    deployment: Deployment, step: Work, decoded: float, read: float, prompt: tuple[float, float]
 ) -> Tally:
     """Return the work of a second on one replica.
 
     step: the step at the highest load. decoded: decodes in a second, each of a step's width.
     read: prompt tokens in a second. They have steps of their own if `step` has none of them.
+    prompt: tokens of a prompt, and those of them that are cached.
     """
+    computed = max(1.0, prompt[0] - prompt[1])
     tally, steps = Tally(), decoded / step.decodes
     tally.batch_steps[step.tokens] += steps
     tally.context += steps * step.context
     tally.windowed_context += steps * step.windowed_context
-    tally.logits += decoded + read / prompt  # the decodes bring their drafts
+    tally.logits += decoded + read / computed  # the decodes bring their drafts
     if step.width > 1:
         tally.decode_steps += steps
         tally.decodes += decoded
     if step.prompt_tokens:
         tally.add_chunks(step, steps)
         return tally
-    chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
-    work = mean_step(deployment, 0, 0.0, chunk, prompt)
+    chunk = min(deployment.limits.token_budget, max(1, round(computed)))
+    work = mean_step(deployment, 0, 0.0, chunk, *prompt)
     tally.batch_steps[chunk] += read / chunk
     tally.add_chunks(work, read / chunk)
-    tally.steps_without_sampling -= read / max(prompt, chunk)  # the last chunk of each prompt
+    tally.steps_without_sampling -= read / max(computed, chunk)  # the last chunk of each prompt
     return tally

@@ -8,18 +8,20 @@ than the highest load so far.  Its own capacity is searched only if it meets tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch
+from sim.cost.plan import DEGREES, MOST_REPLICAS, Plan, PlanError, PlanSearch, RivalPlan
 from sim.planning.deployment import Deployment
 from sim.planning.search import minimum_chips, stage_shapes
 from sim.results.capacity_summary import BestDegrees, BestPlanSummary
 from sim.results.system_identity import max_goodput
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
-from sim.studies.bound import load_bound
+from sim.studies.bound import load_bound, near_best
 from sim.studies.capacity import (
     SEARCH_FROM,
     Guess,
@@ -28,11 +30,9 @@ from sim.studies.capacity import (
     load_to_beat,
 )
 from sim.studies.load_trial import LoadTrial
+from sim.studies.pool_budget import alone_with, ordinary_system
 from sim.studies.pool_sizes import CapacitySearch, best_sizes, open_sizes, ranked_sizes
-
-SIMULATED = 5  # plans, the best of each stage shape first
-# Plans below this share of the highest bound are not simulated. Bounds are not farther off.
-NEAR_BOUND = 0.75
+from sim.studies.pool_split import Splits, best_split, open_splits
 
 TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
 
@@ -70,6 +70,11 @@ def search_plans(
         search = _capacity_search(name, attainment, requests, progress)
         copies, how = best_sizes(scenario, name, search)
         scenario = scenario.with_searched(name, {"copies": copies}, how)
+    for name in open_splits(scenario, None if systems is None else set(systems)):
+        search = _capacity_search(name, attainment, requests, progress)
+        split, how = best_split(scenario, name, search)
+        how = replace(how, rival=_rival(scenario, name, search))
+        scenario = scenario.with_searched(name, _pools_of(split), how)
     return scenario
 
 
@@ -87,7 +92,37 @@ def bound_plans(scenario: Scenario) -> Scenario:
         (most, copies), *smaller = ranked_sizes(scenario, name)
         search = PlanSearch(1 + len(smaller), 0, most)
         scenario = scenario.with_searched(name, {"copies": copies}, search)
+    for name in open_splits(scenario, None):
+        considered, ((most, split), *_) = Splits(scenario, name).ranked()
+        scenario = scenario.with_searched(
+            name, _pools_of(split), PlanSearch(considered, 0, most, _rival(scenario, name, None))
+        )
     return scenario
+
+
+def _pools_of(split: AttentionFfn) -> dict[str, Any]:
+    """Return the values that a search of both pools finds."""
+    return {key: getattr(split, key) for key in ("attention", "ffn", "micro_batches", "plan")}
+
+
+def _rival(scenario: Scenario, name: str, search: CapacitySearch | None) -> RivalPlan | None:
+    """Return the best plan of one system within the limits of two pools; None if it fits nowhere.
+
+    search: None if plans are only bounded.
+    """
+    alone = alone_with(scenario, name, ordinary_system(scenario, name))
+    try:
+        if search is None:
+            load, laid = ranked_plans(alone, name)[0]
+            plan = laid.deploy(name).layout.plan
+        else:
+            best = best_plan(alone, name, search)
+            load = best.search.load
+            plan = next(iter(best.capacity.members.values())).deployment.layout.plan
+    except PlanError:
+        return None
+    chip, chips, _ = alone.plain(name).hardware
+    return RivalPlan(chip.id, chips, plan, load)
 
 
 def _open_plans(scenario: Scenario, systems: Iterable[str] | None) -> list[str]:
@@ -206,23 +241,13 @@ def best_plan(
 def _plans_to_simulate(
     ordered: list[tuple[float, Scenario]], name: str
 ) -> list[tuple[float, Scenario]]:
-    """Return the plans near the highest bound: first the best one of each stage shape.
+    """Return the plans near the highest bound, by the shape of a stage and the KV precision."""
 
-    A shape is the degrees of a stage and the KV precision. Bounds of one shape err alike. With the
-    highest bounds alone, one shape could take all places, and a better plan of another shape would
-    not be simulated.
-    """
-    near = [pair for pair in ordered if pair[0] >= NEAR_BOUND * ordered[0][0]]
-
-    def shape(pair: tuple[float, Scenario]) -> tuple[object, ...]:
-        plan = pair[1].plain(name).plan
+    def shape(changed: Scenario) -> tuple[object, ...]:
+        plan = changed.plain(name).plan
         return plan.tensor, plan.attention_data, plan.expert, plan.kv
 
-    shapes = [shape(pair) for pair in near]
-    first = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) == n]
-    others = [pair for n, pair in enumerate(near) if shapes.index(shapes[n]) != n]
-    chosen = (first + others)[:SIMULATED]
-    return sorted(chosen, key=lambda pair: -pair[0])
+    return near_best(ordered, shape)
 
 
 def ranked_plans(scenario: Scenario, name: str) -> list[tuple[float, Scenario]]:

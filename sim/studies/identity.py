@@ -12,6 +12,7 @@ from dataclasses import fields
 
 from sim.catalogue.measurements import published_speeds
 from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.plan import DEGREES
 from sim.inputs.values import Change
 from sim.planning.deployment import Deployment
 from sim.results.system_identity import (
@@ -26,6 +27,7 @@ from sim.results.system_identity import (
     MemoryPlacement,
     PlanDegrees,
     Precisions,
+    RivalSystem,
     SearchedPlan,
     SpeedPoint,
     SystemIdentity,
@@ -189,10 +191,19 @@ def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
 
 def _searched(scenario: Scenario, name: str) -> SearchedPlan:
     """Return the result of `search: capacity` for a system."""
-    search = scenario.searches[name]
+    search, closed = scenario.searches[name], scenario.workload.load_kind == "users"
+    rival = search.rival
     return SearchedPlan(
         by="capacity",
         considered=search.considered,
         simulated=search.simulated,
-        most=max_goodput(search.load, scenario.workload.load_kind == "users"),
+        most=max_goodput(search.load, closed),
+        rival=RivalSystem(
+            chip=rival.chip,
+            chips=rival.chips,
+            plan=Degrees(**{key: getattr(rival.plan, key) for key in DEGREES}),
+            most=max_goodput(rival.load, closed, rival.chips),
+        )
+        if rival
+        else None,
     )

@@ -11,10 +11,9 @@ from sim.inputs.errors import UserError
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import Fleet, System
 from sim.studies import design
-from sim.studies.bound import goodput_bound
+from sim.studies.bound import SIMULATED, goodput_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.design import (
-    SIMULATED,
     _plans_to_simulate,
     _single_system,
     best_plans,

@@ -1,0 +1,178 @@
+"""The search for the sizes of attention and FFN pools: against every split, and errors."""
+
+from itertools import product
+
+import pytest
+
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.plan import Plan, PlanError
+from sim.hardware.power import Power
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.replicas import Member
+from sim.scenario.scenario import Scenario
+from sim.scenario.split_search import SplitSearch
+from sim.scenario.system import System
+from sim.studies.bound import load_bound
+from sim.studies.capacity import Guess, capacity
+from sim.studies.design import bound_plans, search_plans
+from sim.studies.pool_budget import alone_with, budget_of, ordinary_system
+from sim.studies.pool_split import Splits
+from sim.workload.arrivals import ClosedLoop, Poisson
+from sim.workload.lengths import Length
+from sim.workload.slo import SLO
+
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+LINK = LayerTransfer(bandwidth=1e9, latency=2e-6, copies="rank", back="fp16", out="fp8")
+LENGTHS = {"prompt": Length(fixed=40), "output": Length(fixed=20)}
+POISSON = Poisson(rate=1.0, requests=150, **LENGTHS)
+LIMITS = SLO(ttft=0.5, tpot=0.02)
+# A file's keys, for errors at their lines.
+FILE = """\
+model: qwen3-235b-a22b
+workload: {kind: poisson, rate: 1 request/s, requests: 8, prompt: 64 token, output: 8 token}
+slo: {tpot: 1 s}
+systems:
+  afd:
+    attention: {chip: gb200, engine: ideal, plan: {weights: fp8}}
+    ffn: {chip: gb200, engine: ideal, plan: {weights: fp8}}
+    plan: {search: capacity, chips: 3}
+    transfer: {bandwidth: 900 GB/s}
+"""
+
+
+@pytest.fixture(scope="module")
+def open_scenario(make_model, make_chip, lossy):
+    """Two open pools of a small model with experts; `ffn` changes the FFN pool's chip."""
+
+    def make(
+        search,
+        workload=POISSON,
+        attention_chip=(),
+        ffn=(),
+        **options,
+    ):
+        def pool(**changes):
+            chip = make_chip(**{"capacity": 1.2e6, "fp16": 1e10} | changes)
+            return {"chip": chip, "chips": 8, "engine": lossy}
+
+        pools = {
+            "attention": System(**pool(**dict(attention_chip)), token_budget=32),
+            "ffn": System(**pool(**dict(ffn))),
+        }
+        afd = AttentionFfn(plan=SplitSearch(**search), transfer=LINK, **pools, **options)
+        return Scenario(
+            model=make_model(**EXPERTS), workload=workload, slo=LIMITS, systems={"afd": afd}
+        )
+
+    return make
+
+
+def every_split(scenario, chips, micro_batches):
+    """Yield each split of at most `chips` chips, with each plan of both pools."""
+    system = scenario.systems["afd"]
+    sizes = [n for n in product(range(1, chips), repeat=2) if sum(n) <= chips]
+    for (own, ffn), count in product(sizes, micro_batches):
+        for tensor in (n for n in range(1, own + 1) if own % n == 0):
+            attention = Plan(tensor=tensor, attention_data=own // tensor)
+            for stages in (n for n in range(1, ffn + 1) if ffn % n == 0):
+                for expert in (n for n in range(1, ffn // stages + 1) if ffn // stages % n == 0):
+                    plan = Plan(tensor=ffn // stages, expert=expert, pipeline=stages)
+                    pools = {
+                        "attention": {"chips": own, "plan": attention},
+                        "ffn": {"chips": ffn, "plan": plan},
+                    }
+                    sized = {
+                        name: getattr(system, name).model_copy(update=values)
+                        for name, values in pools.items()
+                    }
+                    values = sized | {"micro_batches": count, "plan": None}
+                    yield system.model_copy(update=values)
+
+
+def bound_of(scenario, split):
+    """The bound of a split; 0 if it does not fit."""
+    alone = alone_with(scenario, "afd", split)
+    try:
+        deployment = alone.deploy("afd")
+    except PlanError:
+        return 0.0
+    return load_bound(alone, {"afd": Member(deployment)}) if deployment.fit.fits else 0.0
+
+
+@pytest.mark.parametrize("workload", [POISSON, ClosedLoop(users=1, requests=150, **LENGTHS)])
+def test_no_split_has_a_higher_bound_than_the_pruned_search_finds(open_scenario, workload):
+    scenario = open_scenario({"search": "capacity", "chips": 4}, workload)
+    best = Splits(scenario, "afd").ranked()[1][0][0]
+    bounds = [bound_of(scenario, split) for split in every_split(scenario, 4, (1, 2, 3, 4))]
+    assert best == pytest.approx(max(bounds), rel=1e-9)
+    assert min(bound for bound in bounds if bound) < best / 1.5, "else nothing is searched for"
+
+
+def test_the_found_split_takes_what_no_other_one_exceeds(open_scenario):
+    """All splits of three chips are simulated, and one ordinary system of three chips as well."""
+    room = {"capacity": 3e6}
+    scenario = open_scenario(
+        {"search": "capacity", "chips": 3}, attention_chip=room, ffn=room, micro_batches=2
+    )
+    found = search_plans(scenario, requests=100)
+    search = found.searches["afd"]
+    more = 1.05 * search.load  # two brackets of 2 % each, and little luck of 100 requests
+    for other in every_split(scenario, 3, (2,)):
+        alone = alone_with(scenario, "afd", other)
+        # One trial a little above the load that was found.
+        result = capacity(alone, requests=100, guess=Guess(more, more)).systems["afd"]
+        assert result.best is None
+    served = capacity(found, requests=100, guess=Guess(search.load / 1.01)).systems["afd"]
+    assert served.best.goodput == pytest.approx(search.load, rel=0.03)
+    assert search.rival.chips == 3
+    assert 0 < search.rival.load != pytest.approx(search.load, rel=0.03)
+
+
+def test_limits_of_power_and_price_bound_the_chips_of_both_kinds(open_scenario):
+    powered = {"power": Power(maximum=100.0), "price": 1000.0}
+    cheap = {"power": Power(maximum=40.0), "price": 10.0}
+    search = {"search": "capacity", "power": 500.0, "price": 3500.0}
+    scenario = open_scenario(search, attention_chip=powered, ffn=cheap)
+    budget = budget_of(scenario, "afd")
+    assert [budget.attention_chips(n) for n in (1, 5, 8)] == [3, 3, 1]
+    split = bound_plans(scenario).systems["afd"]
+    sizes = split.attention.chips, split.ffn.chips
+    assert 100 * sizes[0] + 40 * sizes[1] <= 500
+    assert 1000 * sizes[0] + 10 * sizes[1] <= 3500
+    assert ordinary_system(scenario, "afd").chips == 3
+    with pytest.raises(PlanError, match=r"plan\.power: got a limit, and the power of in-place is "):
+        bound_plans(open_scenario(search, attention_chip=powered))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("slo: {tpot: 1 s}\n", "", "plan.search: got capacity without an slo; expected limits"),
+        ("tpot: 1 s", "tpot: 1 us", "plan.search: got capacity, and a mean request misses the slo"),
+        ("chips: 3", "chips: 1", "plan.search: got no FFN pool of gb200 that holds the MLPs of"),
+        (
+            "ideal, plan: {w",
+            "ideal, plan: {tensor: 2, w",
+            "attention.plan.tensor: got 2; expected no",
+        ),
+    ],
+)
+def test_wrong_searches_are_one_line(sramsim, tmp_path, old, new, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.replace(old, new, 1))
+    status, _, err = sramsim("check", str(path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_a_search_has_a_limit():
+    with pytest.raises(ValueError, match="got a search without a limit; expected chips, power or"):
+        SplitSearch(search="capacity")
+
+
+def test_a_check_names_a_split_of_all_chips(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE)
+    status, out, err = sramsim("check", str(path))
+    assert (status, "ok (afd on 3 chips)" in out) == (0, True)
+    assert "systems.afd: search: capacity: " in err
