@@ -5,7 +5,7 @@ slow. FLOPs and bytes are linear in these sums, or follow from the number of ste
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -103,6 +103,23 @@ def summed(tallies: Iterable[Tally]) -> Tally:
         for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(tally, name))
     return total
+
+
+def cut_steps(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
+    """Return a tally whose steps are cut into parts. Outputs are still sampled once a step.
+
+    parts_of: returns the parts of a step with so many tokens.
+    """
+    steps: defaultdict[int, float] = defaultdict(float)
+    for tokens, count in tally.batch_steps.items():
+        parts = max(1, parts_of(tokens))
+        share, rest = divmod(tokens, parts)
+        steps[share] += (parts - rest) * count
+        if rest:
+            steps[share + 1] += rest * count
+    more = sum(steps.values()) - sum(tally.batch_steps.values())
+    without = tally.steps_without_sampling + more
+    return replace(tally, batch_steps=steps, steps_without_sampling=without)
 
 
 class Usage(NamedTuple):
