@@ -170,7 +170,7 @@ def usage(costs: StepRows, tally: Tally) -> Usage:
     )
     used = Usage(dict(flops), dict(nbytes), links)
     if drafter := costs.drafter:
-        used = _both(used, usage(drafter, _draft_tally(tally, len(drafter.widths))))
+        used = _both(used, usage(drafter, draft_tally(tally, len(drafter.widths))))
     return used
 
 
@@ -184,7 +184,7 @@ def _both(first: Usage, second: Usage) -> Usage:
     return Usage(flops, nbytes, first.link_bytes + second.link_bytes)
 
 
-def _draft_tally(tally: Tally, passes: int) -> Tally:
+def draft_tally(tally: Tally, passes: int) -> Tally:
     """Return the tally of the drafter's passes.
 
     The first pass of a step takes its tokens. The further ones take a token of each sequence, and
