@@ -5,7 +5,7 @@ link out, the FFN pool and the link back. It reads the weights again.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,7 +16,7 @@ import numpy as np
 from sim.cost.attention import FOREVER
 from sim.cost.causes import Cause
 from sim.cost.collectives import Collectives, Exchange
-from sim.cost.energy import Tally
+from sim.cost.energy import Tally, cut_steps
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, attention_row
@@ -208,23 +208,7 @@ class AttentionFfnCosts(Costs):
     def micro_batch(self, work: Work) -> tuple[int, Work]:
         """Return the number of micro-batches of a step, and the work of the largest one."""
         parts = max(1, min(self.micro_batches, work.tokens))
-        if parts == 1:
-            return 1, work
-        decodes, prompt = -(-work.decodes // parts), -(-work.prompt_tokens // parts)
-        decoding = decodes / work.decodes if work.decodes else 0.0
-        reading = prompt / work.prompt_tokens if work.prompt_tokens else 0.0
-        return parts, Work(
-            decodes,
-            decoding * work.context,
-            prompt,
-            work.chunks,
-            reading * work.attended,
-            reading * work.cached,
-            windowed_context=decoding * work.windowed_context,
-            windowed_attended=reading * work.windowed_attended,
-            windowed_cached=reading * work.windowed_cached,
-            growing=decoding * work.growing,
-        )
+        return parts, work.part(parts)
 
     def layer_times(self, pair: tuple[Block, Block], work: Work) -> tuple[LayerTimes, Seconds, int]:
         """Return the times of a micro-batch in a layer, what each further step adds, and holds.
@@ -254,9 +238,9 @@ class AttentionFfnCosts(Costs):
 
     def ffn_seconds(self, tokens: int) -> Seconds:
         """Return the time for which the FFN pool works on one micro-batch in all layers."""
-        passes = self._passes(tokens)[0]
+        passes = self.passes(tokens)[0]
         return sum(
-            layers * passes * sum(row.seconds for row in self._ffn_rows(ffn, tokens))
+            layers * passes * sum(row.seconds for row in self.ffn_rows(ffn, tokens))
             for (_, ffn), layers in self.layer_kinds.items()
         )
 
@@ -271,8 +255,10 @@ class AttentionFfnCosts(Costs):
     def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of both pools, attention first, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat
-        attention = _cut(tally, lambda tokens: min(self.micro_batches, tokens))
-        return attention, _cut(attention, lambda tokens: -(-tokens // beat)) if beat else attention
+        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, tokens))
+        return attention, cut_steps(
+            attention, lambda tokens: -(-tokens // beat)
+        ) if beat else attention
 
     def _layer_without_mixers(self, attention: Block, ffn: Block, tokens: int) -> LayerTimes:
         ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens)
@@ -350,17 +336,3 @@ def _link_row(way: str, seconds: Seconds, count: float) -> Row:
 
 def _link_causes(way: str, seconds: Seconds) -> tuple[Cause, ...]:
     return (Cause(f"hidden states, {way.split('_')[0]}", "link", seconds, "s"),)
-
-
-def _cut(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
-    """Return a tally whose steps are cut into parts. Outputs are still sampled once a step."""
-    steps: defaultdict[int, float] = defaultdict(float)
-    for tokens, count in tally.batch_steps.items():
-        parts = max(1, parts_of(tokens))
-        share, rest = divmod(tokens, parts)
-        steps[share] += (parts - rest) * count
-        if rest:
-            steps[share + 1] += rest * count
-    more = sum(steps.values()) - sum(tally.batch_steps.values())
-    without = tally.steps_without_sampling + more
-    return replace(tally, batch_steps=steps, steps_without_sampling=without)

@@ -5,7 +5,7 @@ slow. FLOPs and bytes are linear in these sums, or follow from the number of ste
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -99,6 +99,23 @@ def summed(tallies: Iterable[Tally]) -> Tally:
     return total
 
 
+def cut_steps(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
+    """Return a tally whose steps are cut into parts. Outputs are still sampled once a step.
+
+    parts_of: returns the parts of a step with so many tokens.
+    """
+    steps: defaultdict[int, float] = defaultdict(float)
+    for tokens, count in tally.batch_steps.items():
+        parts = max(1, parts_of(tokens))
+        share, rest = divmod(tokens, parts)
+        steps[share] += (parts - rest) * count
+        if rest:
+            steps[share + 1] += rest * count
+    more = sum(steps.values()) - sum(tally.batch_steps.values())
+    without = tally.steps_without_sampling + more
+    return replace(tally, batch_steps=steps, steps_without_sampling=without)
+
+
 class Usage(NamedTuple):
     """FLOPs and bytes over all chips of a replica.
 
@@ -147,7 +164,7 @@ def usage(costs: StepRows, tally: Tally) -> Usage:
     )
     used = Usage(dict(flops), dict(nbytes), links)
     if drafter := costs.drafter:
-        used = _both(used, usage(drafter, _draft_tally(tally, len(drafter.widths))))
+        used = _both(used, usage(drafter, draft_tally(tally, len(drafter.widths))))
     return used
 
 
@@ -161,7 +178,7 @@ def _both(first: Usage, second: Usage) -> Usage:
     return Usage(flops, nbytes, first.link_bytes + second.link_bytes)
 
 
-def _draft_tally(tally: Tally, passes: int) -> Tally:
+def draft_tally(tally: Tally, passes: int) -> Tally:
     """Return the tally of the drafter's passes.
 
     The first pass of a step takes its tokens. The further ones take a token of each sequence, and

@@ -82,8 +82,9 @@ class Layout:
 
     @cached_property
     def drafter(self) -> "Layout | None":
-        """The layout of the drafter, on the chips of the last stage; None without speculation."""
-        if not (of := self.speculation):
+        """The layout of the drafter, on the chips of the last stage; None without one there."""
+        of = self.speculation
+        if of is None or of.apart:
             return None
         return replace(
             self,

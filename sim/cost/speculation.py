@@ -70,6 +70,7 @@ class Speculation:
     tokens: drafts that a step verifies. acceptance: by place, from 1 to `tokens`, the probability
     that all drafts up to there are accepted.
     layer: whether the drafter is a layer that uses the embedding and the head of its model.
+    apart: whether the drafter is on other chips, with a layout of its own.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Speculation:
     model: Model
     layer: bool
     plan: DraftPlan
+    apart: bool = False
 
     @property
     def mean_tokens(self) -> float:

@@ -42,6 +42,32 @@ class Work:
         """The tokens that the step computes."""
         return self.decodes * self.width + self.prompt_tokens
 
+    def part(self, parts: int) -> "Work":
+        """Return the largest of so many parts of the step, with a share of all its sums.
+
+        Left out: chunks that fall into one part alone; each part has all of them.
+        """
+        if parts == 1:
+            return self
+        decodes, prompt = -(-self.decodes // parts), -(-self.prompt_tokens // parts)
+        decoding = decodes / self.decodes if self.decodes else 0.0
+        reading = prompt / self.prompt_tokens if self.prompt_tokens else 0.0
+        return Work(
+            decodes,
+            decoding * self.context,
+            prompt,
+            self.chunks,
+            reading * self.attended,
+            reading * self.cached,
+            -(-self.logits // parts),
+            decoding * self.windowed_context,
+            reading * self.windowed_attended,
+            reading * self.windowed_cached,
+            decoding * self.growing,
+            self.width,
+            None if self.added is None else decoding * self.added,
+        )
+
 
 def decodes_at(sequences: int, context: float, window: int | None, width: int = 1) -> Work:
     """Return the work of sequences that decode, each of which attends to `context` positions."""

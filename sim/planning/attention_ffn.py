@@ -13,8 +13,8 @@ from sim.model.pool_parts import model_part
 from sim.planning.deployment import (
     Deployment,
     DeploymentParts,
-    FfnDeployment,
     LimitOverrides,
+    PoolDeployment,
     deploy,
     uncut_layout,
 )
@@ -57,7 +57,7 @@ def deploy_with_ffn(
         deployed,
         fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
         costs=costs,
-        ffn=FfnDeployment(layout, fitted),
+        ffn=PoolDeployment(layout, fitted),
     )
 
 

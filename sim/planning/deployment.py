@@ -30,16 +30,16 @@ MOST_SLOTS = 100_000  # micro-batches of a replica
 
 
 @dataclass(frozen=True)
-class FfnDeployment:
-    """The layout and the memory fit of the MLPs in an FFN pool."""
+class PoolDeployment:
+    """The layout and the memory fit on other chips of a system: an FFN pool, or a drafter."""
 
     layout: Layout
     fit: MemoryFit
 
     @property
     def chips(self) -> int:
-        """The chips of the pool."""
-        return self.layout.plan.stage_size * self.layout.plan.pipeline
+        """The chips of all replicas."""
+        return replica_chips(self.layout.plan) * self.layout.plan.replicas
 
     @property
     def load(self) -> Seconds | None:
@@ -55,6 +55,7 @@ class Deployment:
     beat: time of the slowest stage for what enters at once; None without `tokens_per_beat`.
     tried: the trials of a plan search, the best first.
     ffn: the FFN pool, where MLPs are on other chips than attention. `layout` is then attention's.
+    drafter: the chips that make drafts, if they are others than those that verify them.
     """
 
     layout: Layout
@@ -64,18 +65,23 @@ class Deployment:
     bare: Layout
     beat: Seconds | None = None
     tried: tuple[PlanTrial, ...] = ()
-    ffn: FfnDeployment | None = None
+    ffn: PoolDeployment | None = None
+    drafter: PoolDeployment | None = None
 
     @property
     def chips(self) -> int:
-        """The chips of all replicas, with those of an FFN pool."""
-        return self.own_chips + (self.ffn.chips if self.ffn else 0)
+        """The chips of all replicas, with those of an FFN pool or a drafter."""
+        return self.own_chips + sum(other.chips for other in self.others)
 
     @property
     def own_chips(self) -> int:
         """The chips of the layout's kind, over all replicas."""
-        plan = self.layout.plan
-        return plan.stage_size * plan.pipeline * plan.replicas
+        return replica_chips(self.layout.plan) * self.layout.plan.replicas
+
+    @property
+    def others(self) -> tuple[PoolDeployment, ...]:
+        """The chips of another kind: of an FFN pool, or of a drafter; empty without."""
+        return tuple(other for other in (self.ffn, self.drafter) if other)
 
     def sequences(self, tokens: int) -> tuple[int, int]:
         """Return how many sequences of `tokens` fit, and how many if all memory were one.
@@ -353,6 +359,11 @@ def _scheduler_limits(
         fitted.state_tokens,
     )
     return limits, beat
+
+
+def replica_chips(plan: ResolvedPlan) -> int:
+    """Return the chips of one replica."""
+    return plan.stage_size * plan.pipeline
 
 
 def limited_ranks(engine: Engine, plan: ResolvedPlan) -> int:

@@ -5,7 +5,7 @@
 
 from sim.cost.layout import MemoryFit
 from sim.cost.plan import PlanError
-from sim.planning.deployment import Deployment, FfnDeployment
+from sim.planning.deployment import Deployment, PoolDeployment
 from sim.planning.search import minimum_chips
 from sim.units import format_quantity
 
@@ -17,6 +17,12 @@ def require_fit(deployment: Deployment, request_tokens: float) -> None:
         return
     if deployment.ffn:
         raise PlanError(_pools_do_not_fit(deployment, deployment.ffn))
+    if (drafter := deployment.drafter) and not drafter.fit.fits:
+        layout = drafter.layout
+        raise PlanError(
+            f"{layout.model.id} on {drafter.chips} {layout.chip.id} that draft does not fit: the "
+            f"fullest chip {_needs(drafter.fit)}; try more chips in speculate.draft.system"
+        )
     fewest = minimum_chips(deployment.bare, request_tokens)
     if fewest is None:
         hint = f"no number of them would do with the topology of {layout.chip.id}"
@@ -39,7 +45,7 @@ def _needs(fit: MemoryFit) -> str:
     )
 
 
-def _pools_do_not_fit(deployment: Deployment, ffn: FfnDeployment) -> str:
+def _pools_do_not_fit(deployment: Deployment, ffn: PoolDeployment) -> str:
     """Return which of two pools the model does not fit, and by how much."""
     pool, fit, layout = "attention", deployment.fit, deployment.layout
     chips, hint = deployment.own_chips, "try a larger attention.plan.tensor"

@@ -1,0 +1,37 @@
+"""The link between a replica and its drafter on other chips."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sim.cost.collectives import TOKEN_BYTES
+from sim.inputs.values import Value
+from sim.units import Bytes, BytesPerSecond, Seconds
+
+LOGIT_BYTES = 2.0  # of the score of one token of the vocabulary
+
+
+class DraftLink(Value):
+    """The link between a replica and its drafter, which works in both directions at once.
+
+    A message takes `latency + bytes / bandwidth`. Drafts go to the model. The number of accepted
+    ones, and the token after them, come back. A token is 4 B. Exact sampling from a drafter that
+    samples needs the scores of the whole vocabulary with each draft: `sends: logits`, at 16 bits.
+    Drafters that take the likeliest token send tokens alone.
+    Left out: prompts, which the drafter receives when the model does.
+    """
+
+    bandwidth: BytesPerSecond = Field(
+        description="Bandwidth of the link of one replica in each direction [B/s]."
+    )
+    latency: Seconds = Field(
+        default=0.0, description="Fixed time of a message in one direction [s]."
+    )
+    sends: Literal["tokens", "logits"] = Field(
+        default="tokens", description="What goes with each draft: its number, or all logits."
+    )
+
+    def sequence_bytes(self, drafts: int, vocabulary: int) -> tuple[Bytes, Bytes]:
+        """Return the bytes of a sequence's drafts, and of what comes back."""
+        scores = LOGIT_BYTES * vocabulary if self.sends == "logits" else 0.0
+        return drafts * (TOKEN_BYTES + scores), 2 * TOKEN_BYTES

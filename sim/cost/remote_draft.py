@@ -1,0 +1,299 @@
+"""The cost of steps whose drafts are made on other chips, in closed form.
+
+The drafter makes the drafts of a group of sequences, they cross a link, the model verifies them,
+and what it accepts crosses back. Two groups take turns: the drafter works for one of them while the
+model works for the other one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.cost.attention import FOREVER
+from sim.cost.causes import Cause
+from sim.cost.draft_link import DraftLink
+from sim.cost.energy import Tally, cut_steps, draft_tally
+from sim.cost.layout import Layout
+from sim.cost.rows import IS_OVERHEAD, attention_row
+from sim.cost.speculation import Speculation
+from sim.cost.step import Costs, Step
+from sim.cost.terms import HOPS, Row
+from sim.cost.work import Work
+from sim.units import Bytes, Seconds
+
+IS_HOP = ((HOPS, 1.0),)
+
+
+class StepParts(NamedTuple):
+    """The times of a group in a step [s], or how often each of them counts.
+
+    verify: of the model, with its prompts. prompts, drafts: of the drafter.
+    trip: of both messages. busy: time for which the longer message keeps the link busy.
+    """
+
+    verify: float = 0.0
+    prompts: float = 0.0
+    drafts: float = 0.0
+    trip: float = 0.0
+    busy: float = 0.0
+
+    def total(self, counts: "StepParts") -> Seconds:
+        """Return the sum of the times, each as often as it counts."""
+        return sum(time * count for time, count in zip(self, counts, strict=True))
+
+
+# The ways through a step, of which the longest is its time. Prompts wait for no drafts.
+PROMPTS_ALONE = (StepParts(verify=1), StepParts(prompts=1))
+IN_TURN = (StepParts(verify=1, drafts=1, trip=1), StepParts(prompts=1, drafts=1, trip=1))
+
+
+def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
+    """Return the ways through a step, each as the number of times that its parts count.
+
+    One group: max(verify, prompts) + drafts + trip, without prompts the sum.
+    Two groups: the same for one of them, or twice what the model, the drafter or the link does.
+    """
+    if not decodes:
+        return PROMPTS_ALONE
+    if groups == 1:
+        return IN_TURN
+    model, drafter = StepParts(verify=groups), StepParts(prompts=groups, drafts=groups)
+    return (*IN_TURN, model, drafter, StepParts(busy=groups))
+
+
+class RemoteDrafter:
+    """The passes of a drafter on chips of its own, for one replica of the model.
+
+    In a step, the first pass takes as many tokens as the model verifies, and each further pass
+    takes a token of each sequence. A prompt has a pass of its own.
+    The tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one behind
+    the other: a pass takes its unloaded time, and the slowest stage's for each further piece.
+    Its engine's time for a step counts once for the drafts, and once for prompts.
+    """
+
+    def __init__(self, layout: Layout, of: Speculation) -> None:
+        self.layout, self.width, self.passes = layout, 1 + of.tokens, of.tokens
+        widths = (self.width, *[1] * (self.passes - 1))
+        self.costs = Costs(replace(layout, engine=of.engine(layout.engine)), widths=widths)
+
+    def time(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        """Return the time of drafts or prompts, what each further step adds, and for how many."""
+        if not work.tokens:
+            return 0.0, 0.0, FOREVER
+        pieces, part = self._piece(work)
+        costs, parts = self.costs, self.costs.parts(part)
+        stages, growth = parts.body.copy(), np.zeros(costs.stages)
+        if part.decodes:
+            stages += (self.passes - 1) * costs.body(part.decodes)
+            stages[-1] += self.passes * parts.sampling
+        for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
+            stages += layers * now
+            growth += layers * more
+        slowest = int(np.argmax(stages))
+        ahead, faster = stages[slowest] - stages, growth - growth[slowest]
+        holds = [
+            parts.holds,
+            *(1 + int(a / f) for a, f in zip(ahead, faster, strict=True) if f > 0),
+        ]
+        fixed = self._hops(part) + self.layout.engine.step_overhead
+        return (
+            float(stages.sum() + (pieces - 1) * stages[slowest]) + fixed,
+            float(growth.sum() + (pieces - 1) * growth[slowest]),
+            min(holds),
+        )
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield the contributions to `time`, with the drafter's stages added up."""
+        if not work.tokens:
+            return
+        pieces, part = self._piece(work)
+        rows = list(self._rows(part))
+        stages = sum(times * row.seconds * row.repeats for row, times in rows)
+        counts = np.ones(self.costs.stages)
+        counts[np.argmax(stages)] = pieces
+        for row, times in rows:
+            repeats = np.array([times * float(row.repeats @ counts)])
+            yield row._replace(repeats=repeats, causes=partial(_of_drafter, row.causes))
+        overhead = self.layout.engine.step_overhead
+        keys = ("drafter.engine.step_overhead",)
+        cause = Cause("drafter: step_overhead", "software", overhead, "s", keys=keys)
+        head = self.layout.model.blocks[-1]
+        yield Row(head, np.ones(1), overhead, 0.0, IS_OVERHEAD, lambda: (cause,))
+        yield _link_row("drafter: hops between stages", self._hops(part), 1.0)
+
+    def tally(self, tally: Tally) -> Tally:
+        """Return the tally of the drafter's passes for the steps of the model.
+
+        Left out: that a prompt beside decodes has a pass of its own.
+        """
+        most = self.layout.token_budget
+        return draft_tally(_cut_decodes(tally, lambda tokens: -(-tokens // most)), self.passes)
+
+    def _piece(self, work: Work) -> tuple[int, Work]:
+        """Return the pieces of drafts or prompts, and the work of the largest one."""
+        pieces = -(-work.tokens // self.layout.token_budget)
+        return pieces, work.part(pieces)
+
+    def _hops(self, part: Work) -> Seconds:
+        """Return the seconds from stage to stage, and back to the first one for the next draft."""
+        costs = self.costs
+        seconds = float(costs.hops(part.tokens).sum())
+        if part.decodes:
+            seconds += (self.passes - 1) * float(costs.hops(part.decodes).sum())
+            seconds += self.passes * costs.back
+        return seconds
+
+    def _rows(self, part: Work) -> Iterator[tuple[Row, int]]:
+        """Yield the rows of a piece on the drafter's stages, and how often it has them."""
+        costs = self.costs
+        yield from ((row, 1) for row in costs.body_rows(part.tokens))
+        if part.decodes:
+            for row in costs.sampling_rows(part.decodes, part.decodes, 0):
+                yield row, self.passes
+            for row in costs.body_rows(part.decodes):
+                yield row, self.passes - 1
+            yield from ((attention_row(kind, part, decode=True), 1) for kind in costs.kinds)
+        else:
+            reading = (kind for kind in costs.kinds if kind.prompts)
+            yield from ((attention_row(kind, part, decode=False), 1) for kind in reading)
+
+
+class RemoteDraftCosts(Costs):
+    """The cost of steps that verify drafts from other chips.
+
+    groups: 1 if the drafter waits for the model, and the model for the drafter; 2 if the sequences
+    are in two groups that take turns.
+    The drafter computes prompts while the model does.
+    With one group: max(verify, prompts) + drafts + trip.
+    With two groups: max(2 verify, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
+    half of the sequences each, and no less than twice the time of the longer message.
+
+    Left out: the overlap of a step with the next one when prompts join; a single sequence has one
+    group.
+    """
+
+    def __init__(self, layout: Layout, drafter: Layout, link: DraftLink, groups: int) -> None:
+        super().__init__(layout)
+        assert layout.speculation
+        self.remote, self.link, self.groups = (
+            RemoteDrafter(drafter, layout.speculation),
+            link,
+            groups,
+        )
+        vocabulary = layout.model.vocab_size
+        self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
+
+    def step(self, work: Work) -> Step:
+        time, growth, holds = self.line(work)
+        return Step(np.array([time]), np.array([growth]), holds)
+
+    def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        groups, part = self.group(work)
+        times, growth, holds = self.parts_of(part)
+        ways = paths(groups, work.decodes)
+        longest = max(ways, key=times.total)
+        seconds, slope = times.total(longest), growth.total(longest)
+        for way in ways:  # which grows faster, and becomes the longest
+            if (faster := growth.total(way) - slope) > 0:
+                holds = min(holds, 1 + int((seconds - times.total(way)) / faster))
+        return seconds, slope, holds
+
+    def rows(self, work: Work) -> Iterator[Row]:
+        """Yield the contributions to a step, each as often as it is on the longest way."""
+        groups, part = self.group(work)
+        times = self.parts_of(part)[0]
+        counts = max(paths(groups, work.decodes), key=times.total)
+        parts = (
+            (counts.verify, super().rows(part)),
+            (counts.prompts, self.remote.rows(prompts_of(part))),
+            (counts.drafts, self.remote.rows(drafts_of(part))),
+        )
+        for count, rows in parts:
+            if count:
+                yield from (row._replace(repeats=count * row.repeats) for row in rows)
+        yield _link_row("drafts, and what is accepted", times.trip, counts.trip)
+        yield _link_row("drafts sent", times.busy, counts.busy)
+
+    def group(self, work: Work) -> tuple[int, Work]:
+        """Return the number of groups of a step, and the work of the larger one."""
+        groups = self.groups if work.decodes >= self.groups else 1
+        return groups, work.part(groups)
+
+    def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
+        """Return the times of a group, what each further step adds to them, and for how many."""
+        verify, growth, holds = super().line(part)
+        prompts = self.remote.time(prompts_of(part))[0]
+        drafts, more, steps = self.remote.time(drafts_of(part))
+        longer = max(self.bytes_out, self.bytes_back)
+        busy = part.decodes * longer / self.link.bandwidth
+        times = StepParts(verify, prompts, drafts, self.trip(part.decodes), busy)
+        if part.prompt_tokens:
+            return times, StepParts(), 1
+        return times, StepParts(verify=growth, drafts=more), min(holds, steps)
+
+    def trip(self, sequences: int) -> Seconds:
+        """Return the time of both messages: drafts of some sequences, and what is accepted."""
+        nbytes = sequences * (self.bytes_out + self.bytes_back)
+        return 2 * self.link.latency + nbytes / self.link.bandwidth
+
+    def sent(self, tally: Tally) -> Bytes:
+        """Return the bytes between the model and its drafter for the steps of a tally."""
+        return tally.decodes * (self.bytes_out + self.bytes_back)
+
+    def tallies(self, tally: Tally) -> tuple[Tally, Tally]:
+        """Return the tallies of the model and of the drafter, with a step for each group.
+
+        Assumed: steps with as many tokens as two sequences have are cut, prompts alone as well.
+        """
+        fewest = self.groups * self.layout.width
+        model = _cut_decodes(tally, lambda tokens: self.groups if tokens >= fewest else 1)
+        return model, self.remote.tally(model)
+
+
+def drafts_of(work: Work) -> Work:
+    """Return the drafting of a step's sequences."""
+    return Work(
+        work.decodes,
+        work.context,
+        logits=work.decodes,
+        windowed_context=work.windowed_context,
+        growing=work.growing,
+        width=work.width,
+        added=work.added,
+    )
+
+
+def prompts_of(work: Work) -> Work:
+    """Return the prompts of a step, without positions to sample from."""
+    return replace(
+        work, decodes=0, context=0.0, logits=0, windowed_context=0.0, growing=0.0, added=None
+    )
+
+
+def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
+    """Return a tally whose steps are cut into parts, each of which samples its own outputs."""
+    cut = cut_steps(tally, parts_of)
+    more = sum(cut.batch_steps.values()) - sum(tally.batch_steps.values())
+    return replace(
+        cut,
+        decode_steps=min(tally.decodes, tally.decode_steps + more),
+        steps_without_sampling=tally.steps_without_sampling,
+    )
+
+
+def _of_drafter(causes: Callable[[], tuple[Cause, ...]]) -> tuple[Cause, ...]:
+    """Return the causes of a row as those of a drafter, whose numbers have keys of their own."""
+    return tuple(
+        cause._replace(
+            what=f"drafter: {cause.what}", keys=tuple(f"drafter.{key}" for key in cause.keys)
+        )
+        for cause in causes()
+    )
+
+
+def _link_row(what: str, seconds: Seconds, count: float) -> Row:
+    cause = Cause(what, "link", seconds, "s")
+    return Row(None, np.array([count]), seconds, seconds, IS_HOP, lambda: (cause,))

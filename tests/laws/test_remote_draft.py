@@ -1,0 +1,270 @@
+"""A drafter on other chips: the sum of both systems, and two groups of sequences that take turns."""
+
+from dataclasses import replace
+
+import pytest
+import simpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cost.draft_link import DraftLink
+from sim.cost.energy import Tally, usage
+from sim.cost.plan import Plan
+from sim.cost.remote_draft import RemoteDraftCosts, StepParts, paths
+from sim.cost.step import Costs
+from sim.cost.terms import TIME
+from sim.cost.work import Work, decodes_at
+from sim.planning.deployment import DeploymentParts, LimitOverrides
+from sim.planning.remote_draft import DraftExchange, deploy_with_drafter
+from sim.serving.step_draws import StepDraws
+
+WINDOW = 24
+NO_LINK = DraftLink(bandwidth=1e40)
+SLOW = DraftLink(bandwidth=1e6, latency=3e-5, sends="logits")
+
+
+@pytest.fixture(scope="module")
+def drafted(make_model, make_chip, lossy, speculate):
+    """The small model and a drafter of two layers on other chips, with what a test changes."""
+
+    def make(link=NO_LINK, groups=1, windowed=False, tokens=3, chips=2, **drafter):
+        types = ("sliding_attention", "full_attention") * 2
+        window = {"sliding_window": WINDOW}
+        model = make_model(**window, layer_types=types) if windowed else make_model()
+        small = {"num_hidden_layers": 2} | drafter.pop("small", {})
+        small |= (window | {"layer_types": types[:2]}) if windowed else {}
+        engine = lossy.model_copy(update={"draft_sequence_overhead": 1e-5})
+        of = speculate(tokens, method="draft", drafter=make_model(**small))
+        chip, on = make_chip(fp16=1e10), drafter.pop("chips_of", 2)
+        own = DeploymentParts(
+            model, chip, chips, engine, Plan(tensor=chips), None, replace(of, apart=True)
+        )
+        other = DeploymentParts(
+            of.model,
+            drafter.pop("chip", chip),
+            on,
+            drafter.pop("engine", engine),
+            drafter.pop("draft_plan", Plan(tensor=on)),
+        )
+        limits = LimitOverrides(token_budget=drafter.pop("budget", 64), **drafter)
+        lengths, exchange = (64, 32), DraftExchange(link, groups)
+        return deploy_with_drafter(
+            (own, LimitOverrides(token_budget=64)), (other, limits), exchange, lengths
+        )
+
+    return make
+
+
+def works():
+    return [decodes_at(n, context, WINDOW, 4) for n, context in ((1, 9.0), (5, 20.0), (8, 60.0))]
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_on_equal_chips_without_a_link_a_step_is_that_of_a_local_drafter(drafted, windowed):
+    """The drafter's engine has a step of its own, whose overhead comes on top."""
+    apart = drafted(windowed=windowed).costs
+    local = Costs(replace(apart.layout, speculation=replace(apart.layout.speculation, apart=False)))
+    assert local.drafter
+    overhead = apart.layout.engine.step_overhead
+    assert overhead > 0
+    for work in works():
+        time, growth, _ = apart.line(work)
+        assert time == pytest.approx(local.line(work)[0] + overhead, rel=1e-12)
+        assert growth == pytest.approx(local.line(work)[1], rel=1e-12)
+
+
+def test_both_compute_prompts_at_the_same_time(drafted):
+    prompt = Work(0, 0.0, 16, 1, 16 * 20.0, 28.0, 1)
+    for budget in (64, 4):  # the drafter is the slower one if it takes four tokens at a time
+        costs = drafted(SLOW, 2, budget=budget).costs
+        alone = Costs(replace(costs.layout, speculation=None)).line(prompt)[0]
+        reading = costs.remote.time(replace(prompt, logits=0))[0]
+        assert costs.line(prompt)[0] == pytest.approx(max(alone, reading), rel=1e-12)
+        assert (reading > alone) == (budget == 4)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"budget": 8},
+        {"draft_plan": Plan(pipeline=2), "budget": 8},
+        {"windowed": True, "draft_plan": Plan(pipeline=2)},
+    ],
+)
+def test_the_rows_add_up_to_the_step(drafted, groups, changes):
+    costs = drafted(SLOW, groups, **changes).costs
+    mixed = Work(3, 90.0, 5, 1, 5 * 20, 22, 4 * 3 + 1, 60.0, 90, 20, width=4)
+    prompt = Work(0, 0.0, 8, 1, 8 * 30, 34, 1, windowed_attended=160, windowed_cached=24)
+    for work in (*works(), mixed, prompt):
+        rows = sum(float(row.seconds * row.repeats.sum()) for row in costs.rows(work))
+        assert rows == pytest.approx(costs.line(work)[0], rel=1e-12)
+        assert costs.terms(work)[:, TIME].sum() == pytest.approx(rows, rel=1e-12)
+        causes = sum(
+            float(row.repeats.sum()) * cause.seconds
+            for row in costs.rows(work)
+            for cause in row.causes()
+        )
+        assert causes == pytest.approx(rows, rel=1e-9)
+
+
+times = st.sampled_from([0.0, 1e-6, 3e-6, 1e-5, 1e-4, 2e-4])
+
+
+@given(times, times, times, times, st.integers(1, 2))
+def test_the_closed_form_is_groups_that_pass_two_machines_and_a_link(
+    verify, drafts, latency, busy, groups
+):
+    """Each group drafts, sends, is verified and returns. The way back carries no bytes here."""
+    own = StepParts(verify, 0.0, drafts, 2 * latency + busy, busy)
+    closed = max(map(own.total, paths(groups, groups)))
+    steps = 24
+    ends = _turns(own, latency, groups, steps)
+    period = (ends[steps - 1] - ends[steps // 2 - 1]) / (steps - steps // 2)
+    assert period == pytest.approx(closed, rel=1e-9, abs=1e-15)
+    serial = own.total(paths(1, 1)[0])
+    assert serial * (1 - 1e-12) <= closed <= groups * serial * (1 + 1e-12)
+
+
+def _turns(own: StepParts, latency: float, groups: int, steps: int) -> list[float]:
+    """Return when the first group ends each of its steps."""
+    env, ends = simpy.Environment(), []
+    drafter, link, model = (simpy.Resource(env) for _ in range(3))
+
+    def group(first):
+        for _ in range(steps):
+            for machine, seconds, later in (
+                (drafter, own.drafts, 0.0),
+                (link, own.busy, latency),
+                (model, own.verify, latency),
+            ):
+                with machine.request() as turn:
+                    yield turn
+                    yield env.timeout(seconds)
+                yield env.timeout(later)
+            if first:
+                ends.append(env.now)
+
+    for number in range(groups):
+        env.process(group(number == 0))
+    env.run()
+    return ends
+
+
+def test_two_groups_are_never_twice_as_fast_as_one(drafted):
+    one, two = (drafted(SLOW, groups).costs for groups in (1, 2))
+    for work in works():
+        groups, half = two.group(work)
+        serial, turns = one.line(work)[0], two.line(work)[0]
+        assert groups == min(2, work.decodes)
+        assert serial / 2 <= turns <= groups * one.line(half)[0] * (1 + 1e-12)
+
+
+def test_a_drafter_and_a_link_that_take_no_time_leave_the_verification(
+    drafted, make_chip, make_engine
+):
+    fast = make_chip(bandwidth=1e30, fp16=1e40)
+    costs = drafted(engine=make_engine(), chip=fast, chips_of=1).costs
+    plain = replace(costs.layout, speculation=None)
+    for work in works():
+        assert costs.line(work)[0] == pytest.approx(Costs(plain, widths=(4,)).line(work)[0])
+
+
+def test_a_pass_goes_through_all_stages_and_back(drafted):
+    """One draft for each sequence is one pass, of two tokens: that of a model on two stages."""
+    costs = drafted(tokens=1, draft_plan=Plan(pipeline=2)).costs
+    drafter = Costs(costs.remote.layout, widths=(2,))
+    work = Work(5, 100.0, logits=5, width=2)
+    stages = drafter.step(work).time.sum() + drafter.hops(10).sum() + drafter.back
+    engine = costs.layout.engine
+    more = 5 * (engine.draft_sequence_overhead - engine.sequence_overhead)
+    assert drafter.back > 0
+    assert costs.remote.time(work)[0] == pytest.approx(stages + more, rel=1e-12)
+
+
+def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model):
+    """2 drafts overtake model + drafter + link at 60 positions, by the latency that is chosen."""
+    plain = drafted(budget=8, small={"num_hidden_layers": 3}, draft_plan=Plan(pipeline=2)).costs
+    half = plain.parts_of(decodes_at(4, 60.0, None, 4))[0]
+    assert half.drafts > half.verify
+    link = DraftLink(bandwidth=1e40, latency=(half.drafts - half.verify) / 2)
+    costs = RemoteDraftCosts(plain.layout, plain.remote.layout, link, 2)
+    ends = set()
+    for context in range(1, 120):
+        time, growth, holds = costs.line(decodes_at(8, context, None, 4))
+        ends.add(context + holds if holds < 1e6 else None)
+        for step in {min(holds, 300) - 1, min(holds, 300) // 2}:
+            later = costs.line(decodes_at(8, context + step, None, 4))[0]
+            assert later == pytest.approx(time + step * growth, rel=1e-9)
+    assert 61 in ends
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 1.0])
+def test_without_acceptance_a_token_takes_a_whole_step(drafted, serve_on, acceptance):
+    deployment = drafted(SLOW)
+    draws = StepDraws((acceptance,) * 3, seed=1)
+    rows = serve_on(deployment, [(0.0, 8, 13)], draws=draws)
+    steps = 12 if not acceptance else 3
+    contexts = [8 + 1 + (1 if not acceptance else 4) * step for step in range(steps)]
+    seconds = sum(deployment.costs.line(decodes_at(1, c, WINDOW, 4))[0] for c in contexts)
+    assert rows.steps.tolist() == [steps]
+    assert rows.last_token[0] - rows.first_token[0] == pytest.approx(seconds, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"windowed": True}, {"draft_plan": Plan(pipeline=2), "budget": 8}]
+)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_leap_is_its_steps(drafted, serve_on, groups, changes):
+    deployment = drafted(SLOW, groups, **changes)
+    requests = [(0.001 * n, 5 + n % 7, 20 + 9 * (n % 5)) for n in range(12)]
+    draws = StepDraws((0.8, 0.5, 0.3), seed=3)
+    leap, step = (serve_on(deployment, requests, leap=leap, draws=draws) for leap in (True, False))
+    assert leap.last_token == pytest.approx(step.last_token, rel=1e-11)
+    assert leap.tallies[0].batch_steps == step.tallies[0].batch_steps
+
+
+def test_the_chips_that_draft_hold_the_drafter_and_limit_the_sequences(drafted, serve_on):
+    roomy, tight = drafted(), drafted(kv_tokens=100)
+    model = replace(roomy.layout, speculation=None)
+    assert roomy.layout.stages[0].weights == model.stages[0].weights
+    assert roomy.layout.stages[0].first_token == model.stages[0].first_token
+    assert roomy.drafter.layout.stages[0].weights == roomy.drafter.fit.weights > 0
+    assert roomy.chips == roomy.own_chips + roomy.drafter.chips == 4
+    assert roomy.limits.kv_tokens == min(roomy.fit.kv_tokens, roomy.drafter.fit.kv_tokens)
+    assert tight.limits.kv_tokens == 100
+    peak = serve_on(tight, [(0.0, 20, 20)] * 6, draws=StepDraws((0.5,) * 3, 0)).kv_peak
+    assert 43 <= peak[0] <= 100
+
+
+def test_both_parts_work_as_much_as_a_local_drafter(drafted, serve_on):
+    """Without prompts beside decodes, FLOPs and bytes add up to those on equal chips."""
+    deployment = drafted()
+    costs, of = deployment.costs, deployment.layout.speculation
+    rows = serve_on(deployment, [(0.0, 8, 20)], draws=StepDraws((0.5,) * 3, 0))
+    local = Costs(replace(costs.layout, speculation=replace(of, apart=False)))
+    whole = usage(local, rows.tallies[0])
+    model, drafter = costs.tallies(rows.tallies[0])
+    parts = usage(costs, model), usage(costs.remote.costs, drafter)
+    for kind in ("flops", "nbytes"):
+        one, two = (getattr(part, kind) for part in parts)
+        for key, amount in getattr(whole, kind).items():
+            assert one[key] + two.get(key, 0.0) == pytest.approx(amount, rel=1e-12)
+    assert parts[0].link_bytes + parts[1].link_bytes == pytest.approx(whole.link_bytes, rel=1e-12)
+    assert costs.sent(rows.tallies[0]) == rows.steps[0] * (3 * 4 + 2 * 4)
+
+
+def test_two_groups_read_their_weights_twice(drafted):
+    one, two = (drafted(groups=groups).costs for groups in (1, 2))
+    tally = Tally(decode_steps=5, decodes=5 * 8, context=5 * 8 * 9.0, logits=5 * 8)
+    tally.batch_steps[8 * 4] = 5
+    reads = [usage(costs, costs.tallies(tally)[0]).nbytes["sram"] for costs in (one, two)]
+    drafts = [
+        usage(costs.remote.costs, costs.tallies(tally)[1]).nbytes["sram"] for costs in (one, two)
+    ]
+    weights = sum(one.layout.weights(block) for block in one.layout.model.blocks[1:])
+    assert reads[1] - reads[0] == pytest.approx(5 * 2 * weights, rel=0.02)  # without norms
+    small = one.remote.layout
+    weights = sum(small.weights(block) for block in small.model.blocks[1:])
+    assert drafts[1] - drafts[0] == pytest.approx(3 * 5 * 2 * weights, rel=0.02)
