@@ -110,7 +110,7 @@ def replica_irregularities(
     Raises: ValueError if a chip or link does not exist, is named twice, or is of another kind
     that does not hold its part.
     """
-    size = layout.plan.stage_size * layout.plan.pipeline
+    size = layout.plan.replica_size
     chips: list[ChipException] = []
     links: list[LinkException] = []
     kinds: list[tuple[Chip, Costs]] = []

@@ -19,15 +19,14 @@ from sim.cost.collectives import Collectives, Exchange
 from sim.cost.energy import Tally, cut_steps
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_COLLECTIVE, attention_row
+from sim.cost.rows import IS_COLLECTIVE, IS_HOP, attention_row
 from sim.cost.step import Costs, Step
-from sim.cost.terms import HOPS, Row
+from sim.cost.terms import Row
 from sim.cost.work import Work
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
 NO_OVERHEAD = {"step_overhead": 0.0, "sequence_overhead": 0.0}  # the attention pool has it
-IS_HOP = ((HOPS, 1.0),)
 
 
 class LayerTimes(NamedTuple):

@@ -276,6 +276,11 @@ class ResolvedPlan:
         return self.tensor * self.attention_data
 
     @property
+    def replica_size(self) -> int:
+        """Chips of a replica."""
+        return self.stage_size * self.pipeline
+
+    @property
     def expert_tensor(self) -> int:
         """Chips that share one shard of the experts."""
         return self.stage_size // self.expert

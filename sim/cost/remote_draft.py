@@ -17,14 +17,12 @@ from sim.cost.causes import Cause
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
-from sim.cost.rows import IS_OVERHEAD, attention_row
+from sim.cost.rows import IS_HOP, IS_OVERHEAD, attention_row
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, Step
-from sim.cost.terms import HOPS, Row
+from sim.cost.terms import Row
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
-
-IS_HOP = ((HOPS, 1.0),)
 
 
 class StepParts(NamedTuple):

@@ -25,13 +25,14 @@ from sim.cost.multiplies import (
     multiply_shares,
     multiply_sides,
 )
-from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, KV, OVERHEAD, Array, Row
+from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, HOPS, KV, OVERHEAD, Array, Row
 from sim.cost.work import Work
 from sim.hardware.engine import Engine
 from sim.model.blocks import Block, Experts
 from sim.units import Seconds
 
-IS_OVERHEAD, IS_COLLECTIVE = ((OVERHEAD, 1.0),), ((COLLECTIVES, 1.0),)
+# The shares of rows of one term.
+IS_OVERHEAD, IS_COLLECTIVE, IS_HOP = (((term, 1.0),) for term in (OVERHEAD, COLLECTIVES, HOPS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The two parts of a model whose attention and MLPs are on different chips."""
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Literal
 
 from sim.model.blocks import Block
@@ -42,12 +41,19 @@ def _without_router(mlp: Block) -> Block:
 PART_CLASSES: dict[str, type[Model]] = {"attention": AttentionPart, "ffn": FfnPart}
 
 
-@lru_cache(maxsize=32)  # a search for the sizes of pools divides a model thousands of times
 def model_part(model: Model, pool: Literal["attention", "ffn"]) -> Model:
     """Return the part of a model that is on the chips of a pool.
 
+    The model keeps its parts, because a search for the sizes of pools asks thousands of times.
+
     Raises: ValueError if a layer lacks a mixer or an MLP.
     """
+    if pool not in model.parts:
+        model.parts[pool] = _make_part(model, pool)
+    return model.parts[pool]
+
+
+def _make_part(model: Model, pool: Literal["attention", "ffn"]) -> Model:
     if any(len(model.layer(number)) != 2 for number in range(model.num_hidden_layers)):
         raise ValueError(
             f"got {model.id}, whose layers have either a mixer or an MLP; expected both in each "

@@ -188,6 +188,11 @@ class Model(ModelConfig):
         return Block("mlp", tuple(matrices), norms, experts=experts)
 
     @cached_property
+    def parts(self) -> dict[str, "Model"]:
+        """The parts of the model on pools of chips, by pool; `model_part` fills it."""
+        return {}
+
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """Embedding, attention and MLP of each layer, and the head with the last norm.
 

@@ -39,7 +39,7 @@ class PoolDeployment:
     @property
     def chips(self) -> int:
         """The chips of all replicas."""
-        return replica_chips(self.layout.plan) * self.layout.plan.replicas
+        return self.layout.plan.replica_size * self.layout.plan.replicas
 
     @property
     def load(self) -> Seconds | None:
@@ -76,7 +76,7 @@ class Deployment:
     @property
     def own_chips(self) -> int:
         """The chips of the layout's kind, over all replicas."""
-        return replica_chips(self.layout.plan) * self.layout.plan.replicas
+        return self.layout.plan.replica_size * self.layout.plan.replicas
 
     @property
     def others(self) -> tuple[PoolDeployment, ...]:
@@ -359,11 +359,6 @@ def _scheduler_limits(
         fitted.state_tokens,
     )
     return limits, beat
-
-
-def replica_chips(plan: ResolvedPlan) -> int:
-    """Return the chips of one replica."""
-    return plan.stage_size * plan.pipeline
 
 
 def limited_ranks(engine: Engine, plan: ResolvedPlan) -> int:

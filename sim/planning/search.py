@@ -111,7 +111,7 @@ class SmallPlan(NamedTuple):
 
 def sized_layout(layout: Layout) -> Layout:
     """Return the layout with its topology sized.  Raises: ValueError if that joins too few."""
-    chips = layout.plan.stage_size * layout.plan.pipeline
+    chips = layout.plan.replica_size
     return replace(layout, topology=layout.topology.sized(chips))
 
 

@@ -27,9 +27,9 @@ def program_table(
     Raises: UserError if the replica has no such chip.
     """
     plan, topology = deployment.layout.plan, deployment.layout.topology
-    if chip is not None and chip >= plan.stage_size * plan.pipeline:
+    if chip is not None and chip >= plan.replica_size:
         raise UserError(
-            f"--chip: got {chip}; expected at most {plan.stage_size * plan.pipeline - 1}, "
+            f"--chip: got {chip}; expected at most {plan.replica_size - 1}, "
             "because the chips of a replica count from 0; try --chip 0"
         )
     title = f"{system}: one decode step on {plan.pipeline} stages of {plan.stage_size} chips"

@@ -71,9 +71,9 @@ class KVLinks:
 
     def __init__(self, transfer: Transfer, configs: Sequence[ReplicaConfig]) -> None:
         self.shared = transfer.per != "flow"
+        sizes = [config.costs.layout.plan.replica_size for config in configs]
         self.rates = [
-            transfer.bandwidth * (replica_chips(config) if transfer.per == "chip" else 1)
-            for config in configs
+            transfer.bandwidth * (size if transfer.per == "chip" else 1) for size in sizes
         ]
         self.free_at = [0.0] * len(configs)
         self.busy = [0.0] * len(configs)
@@ -100,12 +100,6 @@ class KVLinks:
             if self.free_at[end] == sent[1]:
                 self.free_at[end] = free = min(max(now, sent[0]), sent[1])
                 self.busy[end] -= sent[1] - free
-
-
-def replica_chips(config: ReplicaConfig) -> int:
-    """Return the chips of a replica."""
-    plan = config.costs.layout.plan
-    return plan.stage_size * plan.pipeline
 
 
 def share_left(
