@@ -64,12 +64,14 @@ class LayerTransfer(Value):
         return numbers * self.out.bytes, numbers * self.back.bytes
 
     def busy(
-        self, attention: Layout, ffn: Layout, block: Block, tokens: int
+        self, attention: Layout, ffn: Layout, block: Block, tokens: int, ranked: int
     ) -> tuple[Seconds, Seconds]:
-        """Return how long a micro-batch of `tokens` keeps the links busy, out and back."""
+        """Return how long a micro-batch of `tokens` keeps the links busy, out and back.
+
+        ranked: tokens of the fullest attention rank.
+        """
         out, back = self.token_bytes(ffn, block)
         busiest = float(tokens)
         if self.per == "chip":
-            plan = attention.plan
-            busiest = max(plan.ranked(tokens) / plan.tensor, tokens / ffn.plan.stage_size)
+            busiest = max(ranked / attention.plan.tensor, tokens / ffn.plan.stage_size)
         return busiest * out / self.bandwidth, busiest * back / self.bandwidth

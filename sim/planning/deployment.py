@@ -342,6 +342,7 @@ def _scheduler_limits(
         engine.kv_block,
         layout.width,
         fitted.state_tokens,
+        plan.attention_data,
     )
     return limits, beat
 
@@ -375,11 +376,12 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
             chunks=1,
             attended=tokens * context,
             cached=context,
+            rank_prompt=costs.layout.plan.ranked(tokens),
         )
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             stages = costs.step(work).time
-            unloaded = stages.sum() + costs.hops(work.tokens).sum() + costs.back
+            unloaded = stages.sum() + costs.hops(costs.ranked(work)).sum() + costs.back
             most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
             beat = max(beat, float(stages.max()))
     return beat, most

@@ -119,7 +119,7 @@ def first_token(deployment: Deployment, prompt: float) -> Seconds:
 
     Its chunks enter one after another, and the last one passes all stages.
     """
-    chunk = min(deployment.limits.token_budget, max(1, round(prompt)))
+    chunk = min(deployment.limits.prompt_budget, max(1, round(prompt)))
     time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt))
     return (math.ceil(prompt / chunk) - 1) * time + unloaded
 
@@ -136,9 +136,10 @@ def mean_step(
     if chunk:
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,
-            max(1, round(chunk / prompt)),
+            max(1, round(chunk / prompt), -(-chunk // deployment.limits.prompt_budget)),
             chunk + prompt / 2,
         )
+        work.rank_prompt = -(-chunk // min(work.chunks, deployment.limits.ranks))
         work.attended, work.windowed_attended = chunk * prompt / 2, chunk * min(prompt / 2, window)
         work.windowed_cached = min(work.cached, chunk + window)
     return work
@@ -148,7 +149,8 @@ def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
     """Return the time of a step on the slowest stage, and through all stages."""
     costs = deployment.costs
     stages = costs.step(work).time
-    return float(stages.max()), float(stages.sum() + costs.hops(work.tokens).sum()) + costs.back
+    hops = costs.hops(costs.ranked(work)).sum()
+    return float(stages.max()), float(stages.sum() + hops) + costs.back
 
 
 def _work_of_a_second(
