@@ -132,25 +132,28 @@ class AttentionKind:
         self.layout, self.shape, self.layers, self.part = layout, shape, layers, part
         self.width, self.prompts = width, prompts
         self._decodes: dict[int, AttentionCore] = {}
-        self._chunks: dict[int, AttentionCore] = {}
+        self._chunks: dict[tuple[int, int], AttentionCore] = {}
 
     def of_decodes(self, decodes: int) -> AttentionCore:
         """Return the attention of a layer for the tokens of so many sequences."""
         if decodes not in self._decodes:
-            tokens = decodes * self.width
-            core = attention_core(self.layout, self.shape, tokens, True, self.width)
-            self._decodes[decodes] = core
+            ranked = self.width * self.layout.plan.ranked(decodes), self.width * decodes
+            self._decodes[decodes] = attention_core(self.layout, self.shape, ranked, True)
         return self._decodes[decodes]
 
-    def of_chunks(self, tokens: int) -> AttentionCore:
-        """Return the attention of a layer for chunks of prompts."""
-        if tokens not in self._chunks:
-            core = attention_core(self.layout, self.shape, tokens, False)
+    def of_chunks(self, ranked: int, tokens: int) -> AttentionCore:
+        """Return the attention of a layer for chunks of prompts.
+
+        ranked: tokens of the fullest rank.
+        """
+        key = ranked, tokens
+        if key not in self._chunks:
+            core = attention_core(self.layout, self.shape, key, False)
             if not self.prompts:
                 nothing = (0.0, 0.0, 0.0)
                 core = AttentionCore(core.windowed, nothing, nothing, nothing, nothing)
-            self._chunks[tokens] = core
-        return self._chunks[tokens]
+            self._chunks[key] = core
+        return self._chunks[key]
 
     def line(self, decodes: int) -> DecodeLine:
         """Return the attention of a layer for so many sequences, over their context."""
@@ -158,20 +161,20 @@ class AttentionKind:
 
 
 def attention_core(
-    layout: Layout, shape: Mixer, tokens: int, decode: bool, width: int = 1
+    layout: Layout, shape: Mixer, tokens: tuple[int, int], decode: bool
 ) -> AttentionCore:
-    """Return the mixer of a layer for `tokens` new tokens, of which each rank has its share.
+    """Return the mixer of a layer for the new tokens of the fullest rank, and of all ranks.
 
-    width: tokens of a sequence, which stay on one rank.
+    Positions are dealt to the ranks as the tokens are.
     Rates are those of 16 bits, whatever the precision of K and V. A state has the losses of
     attention, which are assumed for it.
     Left out: products with states in more bits.
     """
-    ranked = width * layout.plan.ranked(tokens // width)
+    ranked, share = tokens[0], tokens[0] / tokens[1]
     compute, memory = _linear_times(layout, shape, ranked, decode, 1.0)
     reads = cache_reads(layout, shape, decode)
     real = _linear_times(layout, shape, ranked, decode, reads) if reads > 1 else (compute, memory)
-    share, losses = ranked / tokens, attention_losses(layout, shape, decode)
+    losses = attention_losses(layout, shape, decode)
     more = losses.more_positions * ranked * compute[1]
 
     def slowed(time: LinearTime, efficiency: float, fixed: Seconds = 0.0) -> LinearTime:

@@ -148,8 +148,8 @@ class AttentionFfnCosts(Costs):
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
         self._of_mixer = {kind.shape: place for place, kind in enumerate(self.kinds)}
-        self._times: dict[int, dict[Block | Mixer | None, Seconds]] = {}
-        self._layer: dict[tuple[Block, Block, int], LayerTimes] = {}
+        self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
+        self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
     def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
         """Return the costs with fewer attention ranks, which serve fewer sequences."""
@@ -215,9 +215,9 @@ class AttentionFfnCosts(Costs):
         pair: the layer's blocks in the attention pool and in the FFN pool.
         """
         attention, ffn = pair
-        key = attention, ffn, work.tokens
+        key = attention, ffn, work.tokens, self.ranked(work)
         if key not in self._layer:
-            self._layer[key] = self._layer_without_mixers(attention, ffn, work.tokens)
+            self._layer[key] = self._layer_without_mixers(*key)
         times, growth, holds = self._layer[key], 0.0, FOREVER
         seconds = times.attention
         for mixer in attention.mixers:
@@ -226,7 +226,7 @@ class AttentionFfnCosts(Costs):
                 now, more, steps = self._decode_lines(work.decodes)[place].at(work)
                 seconds, growth, holds = seconds + now, growth + more, min(holds, steps)
             if work.prompt_tokens:
-                seconds += self._prompts(work.prompt_tokens)[place].prompt_seconds(work)
+                seconds += self._prompts(work)[place].prompt_seconds(work)
         return times._replace(attention=seconds), growth, holds
 
     def step_layers(self, work: Work) -> dict[tuple[Block, Block], tuple[LayerTimes, Critical]]:
@@ -259,12 +259,14 @@ class AttentionFfnCosts(Costs):
             attention, lambda tokens: -(-tokens // beat)
         ) if beat else attention
 
-    def _layer_without_mixers(self, attention: Block, ffn: Block, tokens: int) -> LayerTimes:
-        ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens)
+    def _layer_without_mixers(
+        self, attention: Block, ffn: Block, tokens: int, ranked: int
+    ) -> LayerTimes:
+        ways = self.transfer.busy(self.layout, self.ffn.layout, ffn, tokens, ranked)
         out, back = (self.transfer.latency + busy for busy in ways)
         computing = sum(row.seconds for row in self.ffn_rows(ffn, tokens))
         return LayerTimes(
-            self._by_part(tokens)[attention],
+            self._by_part(tokens, ranked)[attention],
             out,
             self.passes(tokens)[0] * computing,
             back,
@@ -278,7 +280,8 @@ class AttentionFfnCosts(Costs):
 
     def attention_rows(self, block: Block, work: Work) -> Iterator[Row]:
         """Yield the rows of a layer's block in the attention pool, with its mixers."""
-        yield from (row for row in self.body_rows(work.tokens) if row.part == block)
+        rows = self.body_rows(work.tokens, self.ranked(work))
+        yield from (row for row in rows if row.part == block)
         for kind in (self.kinds[self._of_mixer[mixer]] for mixer in block.mixers):
             if work.decodes:
                 yield attention_row(kind, work, decode=True)
@@ -290,30 +293,33 @@ class AttentionFfnCosts(Costs):
 
         Stages with this MLP may have unlike collectives. The slowest of them counts.
         """
-        rows = [row for row in self.ffn.body_rows(self.passes(tokens)[1]) if row.part == block]
+        taken = self.passes(tokens)[1]
+        rows = [row for row in self.ffn.body_rows(taken, taken) if row.part == block]
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
         layers = {attention for attention, _ in self.layer_kinds}
-        yield from (row for row in self.body_rows(work.tokens) if row.part not in layers)
+        rows = self.body_rows(work.tokens, self.ranked(work))
+        yield from (row for row in rows if row.part not in layers)
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
 
     def _once(self, work: Work) -> Seconds:
         """Return the seconds of a step outside of its layers."""
-        parts = self._by_part(work.tokens)
+        parts = self._by_part(work.tokens, self.ranked(work))
         outside = parts[self.layout.model.blocks[0]] + parts[self.head] + parts[None]
         return outside + self.sampling(work.logits, work.decodes + work.chunks, work.decodes)
 
-    def _by_part(self, tokens: int) -> dict[Block | Mixer | None, Seconds]:
+    def _by_part(self, tokens: int, ranked: int) -> dict[Block | Mixer | None, Seconds]:
         """Return the seconds of a part's rows that depend on tokens alone, for one layer of it."""
-        if tokens not in self._times:
+        key = tokens, ranked
+        if key not in self._times:
             seconds: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
-            for row in self.body_rows(tokens):
+            for row in self.body_rows(*key):
                 seconds[row.part] += row.seconds
-            self._times[tokens] = seconds
-        return self._times[tokens]
+            self._times[key] = seconds
+        return self._times[key]
 
 
 def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -> int:

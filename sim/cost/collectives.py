@@ -62,6 +62,7 @@ class Collectives:
     """The communication of one layout: exchanges, their times, and the bytes on links.
 
     Results are kept, because they depend on few numbers: tokens, bytes and the stage.
+    The fullest attention rank sets all times, so `ranked` is the number of its tokens.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -88,7 +89,7 @@ class Collectives:
         ranks = (chips[start : start + tensor] for start in range(0, n, tensor))
         return (stage == 0, key(chips), *map(key, ranks))  # only stage 0 begins without a gather
 
-    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+    def of_block(self, block: Block, ranked: int, stage: int) -> tuple[Exchange, ...]:
         """Return the exchanges of a block on a stage, in order.
 
         The results are summed over the chips of each rank. With attention data parallelism, tokens
@@ -97,7 +98,7 @@ class Collectives:
         plan = self.layout.plan
         if block.kind == "head":
             return ()
-        hidden = self._hidden_bytes(tokens)
+        hidden = self._hidden_bytes(ranked)
         exchanges = self._exchange("all_reduce", stage, hidden)
         if any(self.layout.kv_parts(mixer) > 1 for mixer in block.mixers):
             exchanges *= 2  # the parts' results are summed before the output projection
@@ -110,23 +111,23 @@ class Collectives:
             exchanges = (*dispatch, *combine, *exchanges)
         return exchanges
 
-    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+    def gather(self, ranked: int, stage: int) -> tuple[Exchange, ...]:
         """Return the all-gather with which every stage but the first begins.
 
         Each chip was sent a slice of the hidden states, and needs all of them.
         """
-        return self._exchange("all_gather", stage, self._hidden_bytes(tokens)) if stage else ()
+        return self._exchange("all_gather", stage, self._hidden_bytes(ranked)) if stage else ()
 
-    def hidden(self, exchanges: tuple[Exchange, ...], tokens: int, computing: Seconds) -> Seconds:
+    def hidden(self, exchanges: tuple[Exchange, ...], ranked: int, computing: Seconds) -> Seconds:
         """Return the seconds of dispatch and combine that a second micro-batch hides.
 
         They are hidden behind the computing of the block.
         """
         routed = sum(e.time for e in exchanges if e.operation == "all_to_all")
-        return self._overlapped(self.layout.engine.overlap * routed, tokens, computing)
+        return self._overlapped(self.layout.engine.overlap * routed, ranked, computing)
 
     def exposed(
-        self, exchanges: tuple[Exchange, ...], tokens: int, computing: Seconds, ideal: Seconds
+        self, exchanges: tuple[Exchange, ...], ranked: int, computing: Seconds, ideal: Seconds
     ) -> tuple[Seconds, Seconds]:
         """Return the seconds of exchanges that are not hidden, and those without losses.
 
@@ -138,16 +139,16 @@ class Collectives:
             lossless += exchange.ideal
             routed += exchange.ideal if exchange.operation == "all_to_all" else 0.0
         if routed:
-            time -= self.hidden(exchanges, tokens, computing)
-            lossless -= self._overlapped(routed, tokens, ideal)
+            time -= self.hidden(exchanges, ranked, computing)
+            lossless -= self._overlapped(routed, ranked, ideal)
         return time, lossless
 
-    def _overlapped(self, routed: Seconds, tokens: int, computing: Seconds) -> Seconds:
+    def _overlapped(self, routed: Seconds, ranked: int, computing: Seconds) -> Seconds:
         """Return the seconds that computing hides.
 
         A single token for each rank cannot be split into two micro-batches, so nothing hides it.
         """
-        return min(routed, computing) if self.layout.plan.ranked(tokens) > 1 else 0.0
+        return min(routed, computing) if ranked > 1 else 0.0
 
     def latency(self, exchange: Exchange) -> Seconds:
         """Return the time of an exchange without bytes: latencies, and additions of its phases."""
@@ -165,46 +166,45 @@ class Collectives:
                 times.append(self._timed(exchange.operation, group, 0.0, software, ())[0])
         return max(times)
 
-    def hops(self, tokens: int) -> Array:
+    def hops(self, ranked: int) -> Array:
         """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first."""
-        if tokens not in self._hops:
+        if ranked not in self._hops:
             n, shift = self.layout.plan.stage_size, self.layout.topology.shift
-            nbytes = self.slice_bytes(tokens)
-            self._hops[tokens] = np.array(
+            nbytes = self.slice_bytes(ranked)
+            self._hops[ranked] = np.array(
                 [0.0, *(shift(range((s - 1) * n, s * n), nbytes) for s in range(1, self.stages))]
             )
-        return self._hops[tokens]
+        return self._hops[ranked]
 
-    def slice_bytes(self, tokens: int) -> Bytes:
-        """Return the bytes that each chip of a stage sends to its place in the next one."""
-        plan = self.layout.plan
-        return tokens * self.layout.model.hidden_size * plan.hidden.bytes / plan.stage_size
+    def slice_bytes(self, ranked: float) -> Bytes:
+        """Return the bytes that each chip of a rank sends to its place in the next stage."""
+        return self._hidden_bytes(ranked) / self.layout.plan.tensor
 
     def link_bytes(self, tokens: int) -> Bytes:
         """Return the bytes of a step, each counted on every cable that it crosses.
 
         These are the collectives, the messages from stage to stage, and the sampled token's way
-        back.
+        back. The tokens are spread evenly over the ranks, because only the sum counts.
         """
         if tokens not in self._link_bytes:
-            blocks = self.layout.model.blocks
-            total = self._onward_cables * self.slice_bytes(tokens)
+            blocks, plan = self.layout.model.blocks, self.layout.plan
+            total = self._onward_cables * self.slice_bytes(tokens / plan.attention_data)
+            ranked = plan.ranked(tokens)
             if self.last:
                 total += TOKEN_BYTES * self.layout.topology.hops(self.last, 0)
             of_block: dict[tuple[Block, int], Bytes] = {}
             for stage, number in zip(self.layout.stages, self.representatives, strict=True):
-                total += self._cable_bytes(self.gather(tokens, number))
+                total += self._cable_bytes(self.gather(ranked, number))
                 for block in blocks[stage.first : stage.last + 1]:
                     if (block, number) not in of_block:
-                        exchanges = self.of_block(block, tokens, number)
+                        exchanges = self.of_block(block, ranked, number)
                         of_block[block, number] = self._cable_bytes(exchanges)
                     total += of_block[block, number]
             self._link_bytes[tokens] = total
         return self._link_bytes[tokens]
 
-    def _hidden_bytes(self, tokens: int) -> Bytes:
-        plan = self.layout.plan
-        return plan.ranked(tokens) * self.layout.model.hidden_size * plan.hidden.bytes
+    def _hidden_bytes(self, tokens: float) -> Bytes:
+        return tokens * self.layout.model.hidden_size * self.layout.plan.hidden.bytes
 
     def _exchange(
         self, operation: Operation, stage: int, nbytes: Bytes, copies: Copies = ()

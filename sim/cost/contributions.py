@@ -64,13 +64,14 @@ def contributions(
         line = _seconds(OVERHEAD, "host", "launching layers", "host", layers, seconds)
         yield replace(line, ideal=0.0, keys=(f"engine.layer_launch.{key}",))
     collectives = costs.collectives
-    hops, latency = costs.hops(work.tokens), collectives.hops(0)
+    ranked = costs.ranked(work)
+    hops, latency = costs.hops(ranked), collectives.hops(0)
     count = float(hop_weights[1:].sum())
     waited = float((latency * hop_weights).sum())
     sent = float((hops * hop_weights).sum()) - waited
     yield _seconds(HOPS, "hops", "latency", "link", count, waited)
     if sent > 0:
-        nbytes = count * collectives.slice_bytes(work.tokens)
+        nbytes = count * collectives.slice_bytes(ranked)
         line = _seconds(HOPS, "hops", "slice sent by each chip", "link", count, sent)
         yield replace(line, amount=nbytes, unit="B", rate=nbytes / sent)
 

@@ -1,7 +1,5 @@
 """The KV cache of a prompt as it travels from one replica to another, in bytes."""
 
-from dataclasses import replace
-
 from sim.cost.layout import Layout
 from sim.model.blocks import Attention, Mixer
 from sim.units import Bytes
@@ -28,15 +26,15 @@ def prompt_kv_bytes(layout: Layout, tokens: int) -> Bytes:
     Left out: a change of precision or of layout on the way.
     Assumed: copies travel. No source found says that ranks leave out what others hold too.
     """
-    if drafter := layout.drafter:
-        own = replace(layout, speculation=None)
-        return prompt_kv_bytes(own, tokens) + prompt_kv_bytes(drafter, tokens)
-    numbers, states = 0.0, 0.0
-    for mixer in (mixer for block in layout.model.blocks for mixer in block.mixers):
-        kept = min(tokens, mixer.window or tokens) if mixer.forgets else tokens
-        numbers += kept * stored_width(layout, mixer)
-        states += mixer.state_bytes()
-    return numbers * layout.plan.kv.bytes + states
+    model, numbers, states = layout.model, 0.0, 0.0
+    for kind, block in enumerate(model.distinct):
+        layers = model.kinds.count(kind)
+        for mixer in block.mixers:
+            kept = min(tokens, mixer.window or tokens) if mixer.forgets else tokens
+            numbers += layers * kept * stored_width(layout, mixer)
+            states += layers * mixer.state_bytes()
+    own = numbers * layout.plan.kv.bytes + states
+    return own + (prompt_kv_bytes(layout.drafter, tokens) if layout.drafter else 0.0)
 
 
 def kv_layers(layout: Layout) -> int:

@@ -64,19 +64,23 @@ class LayerTransfer(Value):
         return numbers * self.out.bytes, numbers * self.back.bytes
 
     def busy(
-        self, attention: Layout, ffn: Layout, block: Block, tokens: int
+        self, attention: Layout, ffn: Layout, block: Block, tokens: int, ranked: int
     ) -> tuple[Seconds, Seconds]:
-        """Return how long a micro-batch of `tokens` keeps the links busy, out and back."""
+        """Return how long a micro-batch of `tokens` keeps the links busy, out and back.
+
+        ranked: tokens of the fullest attention rank.
+        """
         out, back = self.token_bytes(ffn, block)
-        busiest = max(self.tokens_of_link(attention, ffn, tokens))
+        busiest = max(self.tokens_of_link(attention, ffn, tokens, ranked))
         return busiest * out / self.bandwidth, busiest * back / self.bandwidth
 
-    def tokens_of_link(self, attention: Layout, ffn: Layout, tokens: int) -> tuple[float, float]:
+    def tokens_of_link(
+        self, attention: Layout, ffn: Layout, tokens: int, ranked: int
+    ) -> tuple[float, float]:
         """Return the tokens of a micro-batch on a link of the attention pool, and of the FFN pool.
 
         With `per: system` both pools have the same link.
         """
         if self.per == "system":
             return float(tokens), float(tokens)
-        plan = attention.plan
-        return plan.ranked(tokens) / plan.tensor, tokens / ffn.plan.stage_size
+        return ranked / attention.plan.tensor, tokens / ffn.plan.stage_size

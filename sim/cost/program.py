@@ -54,24 +54,24 @@ def program(costs: Costs, work: Work) -> Program:
 
     Blocks of one shape take the same time, also where tokens are routed to experts at random.
     """
-    seconds = costs.computing(work)
+    seconds, ranked = costs.computing(work), costs.ranked(work)
     names = labels(costs.layout.model)
     stages = []
     for number, stage in enumerate(costs.layout.stages):
-        gather = costs.collectives.gather(work.tokens, number)
+        gather = costs.collectives.gather(ranked, number)
         instructions: list[Instruction] = [
             CollectiveOp("gather the input", exchange) for exchange in gather
         ]
         for place in range(stage.first, stage.last + 1):
             block = costs.layout.model.blocks[place]
-            exchanges = costs.collectives.of_block(block, work.tokens, number)
+            exchanges = costs.collectives.of_block(block, ranked, number)
             time = seconds[block]
-            time -= costs.collectives.hidden(exchanges, work.tokens, time)
+            time -= costs.collectives.hidden(exchanges, ranked, time)
             instructions += _of_block(names[place], time, exchanges)
         if costs.launch:
             instructions.append(WaitOp("launch", float(costs.launching(work)[number])))
         stages.append(tuple(instructions))
-    return Program(tuple(stages), costs.collectives.slice_bytes(work.tokens))
+    return Program(tuple(stages), costs.collectives.slice_bytes(ranked))
 
 
 def _of_block(

@@ -85,7 +85,7 @@ class RemoteDrafter:
         costs, parts = self.costs, self.costs.parts(part)
         stages, growth = parts.body.copy(), np.zeros(costs.stages)
         if part.decodes:
-            stages += (self.passes - 1) * costs.body(part.decodes)
+            stages += (self.passes - 1) * costs.body(part.decodes, self._ranked(part))
             stages[-1] += self.passes * parts.sampling
         for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
             stages += layers * now
@@ -135,23 +135,27 @@ class RemoteDrafter:
         pieces = -(-work.tokens // self.layout.token_budget)
         return pieces, work.part(pieces)
 
+    def _ranked(self, part: Work) -> int:
+        """Return the sequences of the fullest attention rank, each of which drafts a token."""
+        return self.costs.layout.plan.ranked(part.decodes)
+
     def _hops(self, part: Work) -> Seconds:
         """Return the seconds from stage to stage, and back to the first one for the next draft."""
         costs = self.costs
-        seconds = float(costs.hops(part.tokens).sum())
+        seconds = float(costs.hops(costs.ranked(part)).sum())
         if part.decodes:
-            seconds += (self.passes - 1) * float(costs.hops(part.decodes).sum())
+            seconds += (self.passes - 1) * float(costs.hops(self._ranked(part)).sum())
             seconds += self.passes * costs.back
         return seconds
 
     def _rows(self, part: Work) -> Iterator[tuple[Row, int]]:
         """Yield the rows of a piece on the drafter's stages, and how often it has them."""
         costs = self.costs
-        yield from ((row, 1) for row in costs.body_rows(part.tokens))
+        yield from ((row, 1) for row in costs.body_rows(part.tokens, costs.ranked(part)))
         if part.decodes:
             for row in costs.sampling_rows(part.decodes, part.decodes, 0):
                 yield row, self.passes
-            for row in costs.body_rows(part.decodes):
+            for row in costs.body_rows(part.decodes, self._ranked(part)):
                 yield row, self.passes - 1
             yield from ((attention_row(kind, part, decode=True), 1) for kind in costs.kinds)
         else:

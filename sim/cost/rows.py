@@ -105,9 +105,16 @@ class StepRows:
             layers = layers + self.drafter._mixing().item() * self.last
         return layers
 
+    def ranked(self, work: Work) -> int:
+        """Return the tokens of the fullest attention rank in a step, which the others wait for.
+
+        Sequences are spread evenly over the ranks. A prompt is on one rank.
+        """
+        return work.width * self.layout.plan.ranked(work.decodes) + work.ranked_prompt
+
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""
-        yield from self.body_rows(work.tokens)
+        yield from self.body_rows(work.tokens, self.ranked(work))
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
         for kind in self.kinds:
             if work.decodes:
@@ -115,27 +122,28 @@ class StepRows:
             if work.prompt_tokens and kind.prompts:
                 yield attention_row(kind, work, decode=False)
 
-    def body_rows(self, tokens: int) -> Iterator[Row]:
+    def body_rows(self, tokens: int, ranked: int) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
+        ranked: tokens of the fullest rank.
         Left out: the head, and attention.
         """
         for block, cost in self.blocks.items():
             if block.kind != "head":
-                rows = [*self._block_rows(block, cost, tokens)]
+                rows = [*self._block_rows(block, cost, tokens, ranked)]
                 yield from rows
                 alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():
-                    exchanges = self.collectives.of_block(block, tokens, stage)
-                    time = self.collectives.exposed(exchanges, tokens, *alone)
+                    exchanges = self.collectives.of_block(block, ranked, stage)
+                    time = self.collectives.exposed(exchanges, ranked, *alone)
                     yield _exchange_row(self.collectives, block, repeats, exchanges, time)
         for stage, members in self.stage_groups.items():
-            if gather := self.collectives.gather(tokens, stage):
-                time = self.collectives.exposed(gather, tokens, 0.0, 0.0)
+            if gather := self.collectives.gather(ranked, stage):
+                time = self.collectives.exposed(gather, ranked, 0.0, 0.0)
                 yield _exchange_row(self.collectives, None, members, gather, time)
         yield _overhead_row(self.head, self.last, "step_overhead", self.layout.engine.step_overhead)
         if self.drafter:
-            yield from self._drafting(self.drafter.body_rows(tokens), 1)
+            yield from self._drafting(self.drafter.body_rows(tokens, ranked), 1)
 
     def _drafting(self, rows: Iterator[Row], passes: int) -> Iterator[Row]:
         """Yield rows of the drafter for some passes, as rows of the last stage's head."""
@@ -143,12 +151,12 @@ class StepRows:
             repeats = passes * row.repeats.item() * self.last
             yield row._replace(part=self.head, repeats=repeats)
 
-    def _block_rows(self, block: Block, cost: BlockCost, tokens: int) -> Iterator[Row]:
+    def _block_rows(self, block: Block, cost: BlockCost, tokens: int, ranked: int) -> Iterator[Row]:
         """Yield a block's fixed times and its multiplies, but not its attention.
 
         An embedding reads a row for each token.
         """
-        layout, ranked = self.layout, self.layout.plan.ranked(tokens)
+        layout = self.layout
         if block.kind == "embedding":
             width = layout.plan.stored(block, block.matrices[0]).bytes
             time = ranked * layout.model.hidden_size * width / layout.weights_memory.bandwidth
@@ -180,7 +188,8 @@ class StepRows:
             passes = len(self.drafter.widths)
             heads = self.drafter.sampling_rows(drafting, drafting, 0)
             yield from self._drafting(heads, passes)
-            yield from self._drafting(self.drafter.body_rows(drafting), passes - 1)
+            body = self.drafter.body_rows(drafting, ranked(drafting))
+            yield from self._drafting(body, passes - 1)
 
     def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
         """Return the experts that the slowest shard reaches, and the tokens of each of them."""
@@ -245,13 +254,13 @@ def attention_row(kind: AttentionKind, work: Work, decode: bool) -> Row:
     """Return the row of the decodes of a step, or of its prompt chunks."""
     plan, width = kind.layout.plan, kind.width
     if decode:
-        core, tokens = kind.of_decodes(work.decodes), work.decodes * width
+        core = kind.of_decodes(work.decodes)
         sides, positions = core.decode_sides(work, width), core.decode_positions(work, width)
-        ranked = width * plan.ranked(work.decodes), tokens
+        ranked = width * plan.ranked(work.decodes), width * work.decodes
     else:
-        core, tokens = kind.of_chunks(work.prompt_tokens), work.prompt_tokens
+        ranked = work.ranked_prompt, work.prompt_tokens
+        core = kind.of_chunks(*ranked)
         sides, positions = core.prompt_sides(work), core.prompt_positions(work)
-        ranked = plan.ranked(tokens), tokens
     causes = partial(attention_causes, kind.layout, kind.shape, positions, ranked, decode, sides)
     term = COMPUTE if sides.compute >= sides.memory else KV
     fixed = attention_losses(kind.layout, kind.shape, decode).fixed

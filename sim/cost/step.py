@@ -63,11 +63,11 @@ class Costs(StepRows):
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
-        self._body: dict[int, Array] = {}
+        self._body: dict[tuple[int, int], Array] = {}
         self._sampling: dict[tuple[int, int, int], Seconds] = {}
-        self._prompt_cores: dict[int, list[AttentionCore]] = {}
+        self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
-        self._fixed: dict[tuple[int, int, int, int], Seconds] = {}  # of `line`: all but attention
+        self._fixed: dict[tuple[int, ...], Seconds] = {}  # of `line`: all but attention
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.
@@ -93,9 +93,9 @@ class Costs(StepRows):
         decodes = work.decodes
         tokens = decodes * work.width + work.prompt_tokens
         drafting = decodes if self.drafter else 0
-        key = tokens, work.logits, decodes + work.chunks, drafting
+        key = tokens, self.ranked(work), work.logits, decodes + work.chunks, drafting
         if key not in self._fixed or self.sampled:
-            self._fixed[key] = self.body(key[0]).item() + self.sampling(*key[1:])
+            self._fixed[key] = self.body(*key[:2]).item() + self.sampling(*key[2:])
         time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
         layers = self._first_layers
         if decodes:
@@ -106,7 +106,7 @@ class Costs(StepRows):
                 if steps < holds:
                     holds = steps
         if work.prompt_tokens:
-            for kind, core in enumerate(self._prompts(work.prompt_tokens)):
+            for kind, core in enumerate(self._prompts(work)):
                 time += layers[kind] * core.prompt_seconds(work)
             growth, holds = 0.0, 1
         if self.launch and time < (launch := self.launching(work).item()):
@@ -117,7 +117,8 @@ class Costs(StepRows):
         """Return the step in the parts that the compiled pipeline adds up."""
         drafting = work.decodes if self.drafter else 0
         sampling = self.sampling(work.logits, work.decodes + work.chunks, drafting)
-        return Parts(self.body(work.tokens), sampling, *self._attention(work))
+        body = self.body(work.tokens, self.ranked(work))
+        return Parts(body, sampling, *self._attention(work))
 
     def terms(self, work: Work) -> Array:
         """Return float[stage, time or fitted, term]: the step by cause [s].
@@ -128,7 +129,7 @@ class Costs(StepRows):
         if self.launch:
             wait = self.launching(work) - table[:, TIME].sum(axis=1)
             table[:, :, OVERHEAD] += np.maximum(0.0, wait)[:, None]
-        table[:, TIME, HOPS] += self.hops(work.tokens)
+        table[:, TIME, HOPS] += self.hops(self.ranked(work))
         return table
 
     def computing(self, work: Work) -> dict[Block, Seconds]:
@@ -139,11 +140,15 @@ class Costs(StepRows):
                 parts[row.part] += row.seconds
         return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in self.blocks}
 
-    def body(self, tokens: int) -> Array:
-        """Return float[stage]: the seconds that depend on the number of tokens alone."""
-        if tokens not in self._body or self.sampled:
-            self._body[tokens] = _total(self.body_rows(tokens), self.stages)
-        return self._body[tokens]
+    def body(self, tokens: int, ranked: int) -> Array:
+        """Return float[stage]: the seconds that depend on the number of tokens alone.
+
+        ranked: tokens of the fullest rank.
+        """
+        key = tokens, ranked
+        if key not in self._body or self.sampled:
+            self._body[key] = _total(self.body_rows(tokens, ranked), self.stages)
+        return self._body[key]
 
     def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
         """Return the seconds that the head, the sequences and drafts add to the last stage.
@@ -155,9 +160,12 @@ class Costs(StepRows):
             self._sampling[key] = float(_total(self.sampling_rows(*key), self.stages)[-1])
         return self._sampling[key]
 
-    def hops(self, tokens: int) -> Array:
-        """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first."""
-        return self.collectives.hops(tokens)
+    def hops(self, ranked: int) -> Array:
+        """Return float[stage]: seconds from each stage's predecessor to it; 0 for the first.
+
+        ranked: tokens of the fullest rank.
+        """
+        return self.collectives.hops(ranked)
 
     def launching(self, work: Work) -> Array:
         """Return float[stage]: the seconds in which the host launches the layers."""
@@ -165,8 +173,11 @@ class Costs(StepRows):
         return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def chunk_lines(self, tokens: int) -> Array:
-        """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window."""
-        cores = zip(self.kinds, self._prompts(tokens), strict=True)
+        """Return float[kind, 7]: a chunk's `LinearTime` to compute, and to read, and the window.
+
+        The chunk is on one rank.
+        """
+        cores = [(kind, kind.of_chunks(tokens, tokens)) for kind in self.kinds]
         rows = [[*core.compute, *core.memory, kind.shape.window or FOREVER] for kind, core in cores]
         return np.array(rows).reshape(-1, 7)
 
@@ -181,15 +192,16 @@ class Costs(StepRows):
                 if steps < holds:
                     holds = steps
         if work.prompt_tokens:
-            prompts = [core.prompt_seconds(work) for core in self._prompts(work.prompt_tokens)]
+            prompts = [core.prompt_seconds(work) for core in self._prompts(work)]
             times = [a + b for a, b in zip(times, prompts, strict=True)] if times else prompts
             return times, self._no_growth, 1
         return times, growth, holds
 
-    def _prompts(self, tokens: int) -> list[AttentionCore]:
-        if tokens not in self._prompt_cores:
-            self._prompt_cores[tokens] = [kind.of_chunks(tokens) for kind in self.kinds]
-        return self._prompt_cores[tokens]
+    def _prompts(self, work: Work) -> list[AttentionCore]:
+        key = work.ranked_prompt, work.prompt_tokens
+        if key not in self._prompt_cores:
+            self._prompt_cores[key] = [kind.of_chunks(*key) for kind in self.kinds]
+        return self._prompt_cores[key]
 
     def _decode_lines(self, decodes: int) -> list[DecodeLine]:
         if decodes not in self._lines:

@@ -63,7 +63,7 @@ def turn_program(costs: AttentionFfnCosts, work: Work) -> TurnProgram:
         layers.append(known[key])
     outside = [*costs.rows_once(work)]
     opening = _computing("embedding", [row for row in outside if row.part == blocks[0]])
-    exchanges = costs.collectives.of_block(blocks[0], work.tokens, 0)
+    exchanges = costs.collectives.of_block(blocks[0], costs.ranked(work), 0)
     closing = _computing("head", [row for row in outside if row.part == blocks[-1]])
     return TurnProgram(
         (opening, *(CollectiveOp("embedding: all_reduce", e) for e in exchanges)),
@@ -77,11 +77,11 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     """Return a layer for a micro-batch. key: its blocks in both pools, and its FFN stage."""
     attention, ffn, stage = key
     label = "experts" if ffn.experts else "MLP"
-    passes, tokens = costs.passes(part.tokens)
-    exchanges = costs.collectives.of_block(attention, part.tokens, 0)
+    ranked, (passes, tokens) = costs.ranked(part), costs.passes(part.tokens)
+    exchanges = costs.collectives.of_block(attention, ranked, 0)
     summed = costs.ffn.collectives.of_block(ffn, tokens, stage)
     layout, of_ffn, transfer = costs.layout, costs.ffn.layout, costs.transfer
-    own, other = transfer.tokens_of_link(layout, of_ffn, part.tokens)
+    own, other = transfer.tokens_of_link(layout, of_ffn, part.tokens, ranked)
     out, back = (n / transfer.bandwidth for n in transfer.token_bytes(of_ffn, ffn))
     compute: PoolOps = (_computing(label, [*costs.ffn_rows(ffn, part.tokens)]),)
     a_pass = compute + tuple(CollectiveOp(f"{label}: {e.operation}", e) for e in summed)

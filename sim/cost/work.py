@@ -19,6 +19,7 @@ class Work:
     C*S + C*(C+1)/2.
     cached: positions whose K and V the chunks read: S + C.
     logits: positions from which a token is sampled.
+    rank_prompt: prompt tokens on the attention rank that has most of them; None: one rank has all.
     windowed_*: these numbers in layers with a window; not read without such layers.
     growing: what each further step adds to `windowed_context`.
     """
@@ -36,11 +37,17 @@ class Work:
     growing: float = 0
     width: int = 1
     added: float | None = None
+    rank_prompt: int | None = None
 
     @property
     def tokens(self) -> int:
         """The tokens that the step computes."""
         return self.decodes * self.width + self.prompt_tokens
+
+    @property
+    def ranked_prompt(self) -> int:
+        """The prompt tokens on the attention rank that has most of them."""
+        return self.prompt_tokens if self.rank_prompt is None else self.rank_prompt
 
     def part(self, parts: int) -> "Work":
         """Return the largest of so many parts of the step, with a share of all its sums.
@@ -66,6 +73,7 @@ class Work:
             decoding * self.growing,
             self.width,
             None if self.added is None else decoding * self.added,
+            -(-self.ranked_prompt // parts),
         )
 
 

@@ -110,7 +110,8 @@ class Engine(Sourced):
 
     `limits_per: rank` is as in vLLM and TensorRT-LLM, and also holds for a system's own limits.
     A pipeline has one scheduler, as in vLLM.
-    Left out: ranks that are filled unevenly; the limit is the sum over ranks.
+    Each attention rank has an equal share of a step's tokens, and a prompt is on one rank.
+    Left out: sequences that fill the ranks unevenly; their limit is the sum over ranks.
     """
 
     kernels: KernelsField | None = Field(

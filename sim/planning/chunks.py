@@ -17,12 +17,14 @@ def best_chunk(layout: Layout, request_tokens: float, prompt_tokens: float | Non
 
     A prompt of n tokens in chunks of c takes ceil(n / c) - 1 steps of the slowest stage, and
     one pass through all stages.
+    With attention ranks, a prompt has the share of one rank of the budget.
     More compute shortens both for every c, so it never makes a chip slower.
     Left out: decodes that wait behind a chunk.
     """
     costs, prompt = Costs(layout), prompt_tokens or request_tokens
 
-    def first_token(tokens: int) -> Seconds:
+    def first_token(budget: int) -> Seconds:
+        tokens = layout.plan.ranked(budget)
         cached, window = prompt / 2, layout.model.window or prompt
         windowed = min(cached, window)
         work = Work(

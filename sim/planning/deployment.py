@@ -115,9 +115,8 @@ class Deployment:
         for stage in set(costs.collectives.representatives):
             exchanges = [*costs.collectives.gather(1, stage)]
             for block, cost in costs.blocks.items():
-                exchanges += (
-                    costs.collectives.of_block(block, 1, stage) if cost.repeats[stage] else ()
-                )
+                if cost.repeats[stage]:
+                    exchanges += costs.collectives.of_block(block, 1, stage)
             operations |= {
                 e.operation
                 for e in exchanges
@@ -177,8 +176,7 @@ class Deployment:
 
 
 def _load_time(layout: Layout, fitted: MemoryFit) -> Seconds | None:
-    link = layout.chip.host_link
-    return fitted.weights / link if link else None
+    return fitted.weights / layout.chip.host_link if layout.chip.host_link else None
 
 
 @dataclass(frozen=True)
@@ -357,6 +355,7 @@ def _scheduler_limits(
         engine.kv_block,
         layout.width,
         fitted.state_tokens,
+        plan.attention_data,
     )
     return limits, beat
 
@@ -390,11 +389,12 @@ def pipeline_beat(costs: Costs, tokens: int, request_tokens: float) -> tuple[Sec
             chunks=1,
             attended=tokens * context,
             cached=context,
+            rank_prompt=costs.layout.plan.ranked(tokens),
         )
         chunk.windowed_attended, chunk.windowed_cached = tokens * windowed, windowed
         for work in (decode, chunk):
             stages = costs.step(work).time
-            unloaded = stages.sum() + costs.hops(work.tokens).sum() + costs.back
+            unloaded = stages.sum() + costs.hops(costs.ranked(work)).sum() + costs.back
             most = max(most, math.ceil(unloaded / stages.max() - 1e-9))
             beat = max(beat, float(stages.max()))
     return beat, most

@@ -18,6 +18,7 @@ def loaded_tpot(deployment: Deployment, users: int, context: float) -> Seconds:
     """
     batches = min(users, deployment.limits.micro_batches)
     share = math.ceil(users / batches)
-    stages = deployment.costs.step(decodes_at(share, context, deployment.limits.window)).time
-    one_pass = stages.sum() + deployment.costs.hops(share).sum() + deployment.costs.back
+    work, costs = decodes_at(share, context, deployment.limits.window), deployment.costs
+    stages = costs.step(work).time
+    one_pass = stages.sum() + costs.hops(costs.ranked(work)).sum() + costs.back
     return float(max(batches * stages.max(), one_pass))

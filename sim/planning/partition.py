@@ -25,10 +25,10 @@ def block_times(costs: Costs, work: Work) -> dict[Block, Seconds]:
     Stages are balanced by them.
     Left out: the gather with which every stage but the first begins.
     """
-    times = {}
+    times, ranked = {}, costs.ranked(work)
     for block, time in costs.computing(work).items():
-        exchanges = costs.collectives.of_block(block, work.tokens, 0)
-        times[block] = time + costs.collectives.exposed(exchanges, work.tokens, time, 0.0)[0]
+        exchanges = costs.collectives.of_block(block, ranked, 0)
+        times[block] = time + costs.collectives.exposed(exchanges, ranked, time, 0.0)[0]
     return times
 
 

@@ -98,7 +98,7 @@ def first_token_path(deployment: Deployment, prompt: int) -> list[PathStep]:
     Left out: prompts so long that the slowest stage changes on the way.
     """
     costs, limits = deployment.costs, deployment.limits
-    budget = min(limits.token_budget, prompt)
+    budget = min(limits.prompt_budget, prompt)
     starts = list(range(0, prompt, budget))
     chunks = [_chunk(start, min(budget, prompt - start), limits.window) for start in starts]
     *others, last = chunks

@@ -47,11 +47,11 @@ HEAD, LENGTH, SILENT_COUNT = 0, 1, 2
 # The tokens left of the waiting prompt (-1: the next return needs a decision in any case), and its
 # computed tokens.
 PROMPT_LEFT, PROMPT_DONE = 3, 4
-# The token budget, steps of nothing but a chunk, and ranks of attention data parallelism.
-BUDGET, STEPS_WITHOUT_SAMPLING, RANKS = 5, 6, 7
+# The token budget, and steps of nothing but a chunk.
+BUDGET, STEPS_WITHOUT_SAMPLING = 5, 6
 # The KV cache that further decodes may take, in tokens or in parts of a token. The tokens of a
 # sequence in a step, and the histogram of gaps.
-ROOM, WIDTH, FIRST_BIN = 8, 9, 10
+ROOM, WIDTH, FIRST_BIN = 7, 8, 9
 # Columns of `read`, sums over chunks of prompts for each kind of attention: positions attended and
 # read, tokens, and the number of chunks.
 ATTENDED, CACHED, TOKENS, CHUNKS = 0, 1, 2, 3
@@ -173,9 +173,7 @@ def enter(
     if len(tracks) > 0:
         tracks[slot, CHUNK_TOKENS], tracks[slot, TOKENS_BEFORE] = chunk, integers[PROMPT_DONE]
     if chunk:
-        # Otherwise a rank with fewer decodes takes the chunk while the others sample.
-        if decodes % integers[RANKS] == 0:
-            stages[WORK, stages.shape[1] - 1] += floats[SEQUENCE_OVERHEAD]
+        stages[WORK, stages.shape[1] - 1] += floats[SEQUENCE_OVERHEAD]
         integers[PROMPT_DONE] += chunk
         integers[PROMPT_LEFT] -= chunk
     leave = pass_stages(slot, now, passed, clock_error, rows[row, HOPS], stages, tracks)

@@ -205,6 +205,7 @@ class SchedulerLimits:
     kv_block: tokens of a block of the prefix cache.
     width: tokens of a decoding sequence in a step: one, and with speculation its drafts.
     state_tokens: the states of a sequence, counted in tokens of KV cache; 0 without such layers.
+    ranks: of attention data parallelism. Each of them computes prompts of its own.
     """
 
     micro_batches: int
@@ -218,6 +219,12 @@ class SchedulerLimits:
     kv_block: int = 16
     width: int = 1
     state_tokens: int = 0
+    ranks: int = 1
+
+    @property
+    def prompt_budget(self) -> int:
+        """The most tokens of one prompt in a step, which one attention rank computes."""
+        return -(-self.token_budget // self.ranks)
 
     def kv_tokens_needed(self, tokens: int) -> int:
         """Return the room of a sequence, counted in tokens of layers without a window.

@@ -8,7 +8,7 @@ import math
 from collections import deque
 
 from sim.cost.work import Work
-from sim.serving.policy import Request
+from sim.serving.policy import Request, SchedulerLimits
 
 
 def attended_positions(old: int, new: int, window: int | None, rate: float = 1) -> float:
@@ -44,7 +44,7 @@ def add_chunk(work: Work, old: int, new: int, window: int | None) -> None:
 
 
 def take_chunks(
-    prefilling: deque[Request], work: Work, tokens: int, ends: int, window: int | None
+    prefilling: deque[Request], work: Work, tokens: int, ends: int, limits: SchedulerLimits
 ) -> list[Request]:
     """Add chunks of the oldest prompts to a step, and return the requests whose prompts end.
 
@@ -52,17 +52,31 @@ def take_chunks(
     tokens: the most prompt tokens of the step.
     ends: the most prompts that may end with it. The last token of the next prompt is left to a
     micro-batch with room for its sequence.
+
+    Each attention rank has an equal share of the tokens. The next prompt goes to the rank with the
+    fewest tokens, which computes no more of it than its share.
+    Left out: that the rest of a prompt stays on its rank.
     """
     prefilled: list[Request] = []
-    while prefilling and work.prompt_tokens < tokens:
-        request = prefilling[0]
+    share, ranks = -(-tokens // limits.ranks), [0] * limits.ranks
+    unfinished = 0  # prompts before the next one that do not end with the step
+    while len(prefilling) > unfinished and work.prompt_tokens < tokens:
+        request, rank = prefilling[unfinished], ranks.index(min(ranks))
         left = request.prompt - request.prefilled - (len(prefilled) >= ends)
-        if left <= 0:  # less than 0 for a received prompt without a place
+        chunk = min(left, share - ranks[rank], tokens - work.prompt_tokens)
+        if chunk <= 0:  # less than 0 for a received prompt without a place
             break
-        chunk = min(left, tokens - work.prompt_tokens)
-        add_chunk(work, request.prefilled, chunk, window)
+        add_chunk(work, request.prefilled, chunk, limits.window)
+        ranks[rank] += chunk
         request.prefilled += chunk
         if request.prefilled == request.prompt:
-            prefilled.append(prefilling.popleft())
+            prefilled.append(request)
+            del prefilling[unfinished]
+        elif chunk == left:
+            break  # its last token waits for a place
+        else:
+            unfinished += 1
     work.logits += len(prefilled)
+    if limits.ranks > 1:
+        work.rank_prompt = max(ranks)
     return prefilled

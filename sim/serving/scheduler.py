@@ -63,6 +63,7 @@ class Scheduler:
     decoding: micro-batches that hold sequences; counted only if `limits.fill` is a number.
     size: the most sequences of a micro-batch, as policies see it.
     allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
+    steady: whether every sequence decodes, and prompts fill the budget.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
         can compute its chunks without the scheduler.
     tally: the executor's. Sequences that leave add their tokens to it.
@@ -74,12 +75,11 @@ class Scheduler:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
         self.prefilling, self.every = admission.prefilling, policies.receive_every
-        self.fast_path = is_steady(policies.batching) and not policies.wait and self.every == 1
+        self.steady = is_steady(policies.batching) and not policies.wait and self.every == 1
+        self.fast_path = self.steady and limits.ranks == 1
         self.batching = checked_batching(policies.batching)
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
-        self.width = limits.width
-        self.idle = deque(batches)
-        self.decoding = 0
+        self.width, self.idle, self.decoding = limits.width, deque(batches), 0
         self.allowed = limits.micro_batches if limits.fill is None else limits.fill
 
     @property
@@ -117,7 +117,7 @@ class Scheduler:
             return False
         batch.work = work = Work()
         batch.prefilled = []
-        if self.fast_path and not prefilling:
+        if self.steady and not prefilling:
             decodes, chunk_tokens, ends = True, 0, 0
         else:
             decodes, chunk_tokens, ends = self.decide(batch)
@@ -127,7 +127,7 @@ class Scheduler:
             work.context, work.windowed_context = batch.context, batch.windowed
             work.added, work.growing = batch.added, batch.growing
         if chunk_tokens > 0:
-            batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits.window)
+            batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits)
             batch.received = batch.step + bool(work.decodes)
         if not work.decodes and not work.prompt_tokens:
             if running or len(self.idle) == self.limits.micro_batches - 1:

@@ -116,7 +116,7 @@ def share_left(
     """
     if transfer.overlap == "none" or whole == 0:
         return 1.0
-    budget = config.limits.token_budget
+    budget = config.limits.prompt_budget
     chunked = transfer.overlap == "chunks"
     parts = math.ceil(tokens / budget) if chunked else kv_layers(config.costs.layout)
     prefill = prefill_seconds(config.costs, config.limits, tokens)
@@ -127,8 +127,9 @@ def share_left(
 def prefill_seconds(costs: Costs, limits: SchedulerLimits, tokens: int) -> Seconds:
     """Return the time of a prompt's chunks, one after the other, through all stages."""
     seconds = 0.0
-    for start in range(0, tokens, limits.token_budget):
+    budget = limits.prompt_budget
+    for start in range(0, tokens, budget):
         work = Work()
-        add_chunk(work, start, min(limits.token_budget, tokens - start), limits.window)
+        add_chunk(work, start, min(budget, tokens - start), limits.window)
         seconds += float(costs.step(work).time.sum() + costs.hops(work.tokens).sum())
     return seconds

@@ -172,7 +172,7 @@ def first_token(deployment: Deployment, prompt: float, cached: float = 0.0) -> S
     Its chunks enter one after another, and the last one passes all stages.
     """
     computed = max(1.0, prompt - cached)
-    chunk = min(deployment.limits.token_budget, max(1, round(computed)))
+    chunk = min(deployment.limits.prompt_budget, max(1, round(computed)))
     time, unloaded = step_times(deployment, mean_step(deployment, 0, 0.0, chunk, prompt, cached))
     return (math.ceil(computed / chunk) - 1) * time + unloaded
 
@@ -196,9 +196,14 @@ def mean_step(
         middle = (prompt + cached) / 2  # position of a mean computed token
         work.prompt_tokens, work.chunks, work.cached = (
             chunk,
-            max(1, round(chunk / max(1.0, prompt - cached))),
+            max(
+                1,
+                round(chunk / max(1.0, prompt - cached)),
+                -(-chunk // deployment.limits.prompt_budget),
+            ),
             chunk + middle,
         )
+        work.rank_prompt = -(-chunk // min(work.chunks, deployment.limits.ranks))
         work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
         work.windowed_cached = min(work.cached, chunk + window)
     return work
@@ -208,7 +213,8 @@ def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
     """Return the time of a step on the slowest stage, and through all stages."""
     costs = deployment.costs
     stages = costs.step(work).time
-    return float(stages.max()), float(stages.sum() + costs.hops(work.tokens).sum()) + costs.back
+    hops = costs.hops(costs.ranked(work)).sum()
+    return float(stages.max()), float(stages.sum() + hops) + costs.back
 
 
 def _work_of_a_second(

@@ -226,7 +226,8 @@ class AttentionWork:
 
     def _core(self, engine: Engine, chip: Chip) -> AttentionCore:
         layout = _one_chip(engine, chip, self.kv, self.activations)
-        return attention_core(layout, self.shape, self.sequences * self.new, self.decode)
+        tokens = self.sequences * self.new
+        return attention_core(layout, self.shape, (tokens, tokens), self.decode)
 
     def _positions(self) -> tuple[float, float]:
         """Return the positions that are attended to, and those that are read."""

@@ -123,7 +123,8 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
         if limits.kv_tokens_needed(tokens) > limits.kv_tokens:
             raise PlanError(f"{name}: {tokens} tokens exceed the KV room of {limits.kv_tokens}")
         limits = replace(limits, context=max(limits.context, tokens))
-        members[name] = replace(member, deployment=replace(member.deployment, limits=limits))
+        deployment = replace(sharing_costs(member.deployment), limits=limits)
+        members[name] = replace(member, deployment=deployment)
     rows = serve_requests(scenario, "measured", members, scenario.workload.draw(0))
     moved = rows.transfers
     assert moved

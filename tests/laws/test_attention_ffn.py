@@ -342,7 +342,7 @@ def test_the_pool_with_fewer_chips_is_the_busier_end_of_a_link(pools, attention,
     ((_, block),) = costs.layer_kinds
     link = SLOW.model_copy(update={"copies": "token"})
     numbers = 8 / 2 * costs.layout.model.hidden_size
-    busy = link.busy(costs.layout, costs.ffn.layout, block, 8)
+    busy = link.busy(costs.layout, costs.ffn.layout, block, 8, costs.layout.plan.ranked(8))
     assert busy == pytest.approx((numbers / link.bandwidth, 2 * numbers / link.bandwidth))
 
 

@@ -1,5 +1,7 @@
 """Ranks of attention data parallelism that share nothing are copies of the model in lock step."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from sim.cost.plan import Plan
 from sim.cost.terms import TIME
 from sim.cost.work import Work
-from sim.serving.policy import Policies, round_robin
+from sim.serving.policy import Policies, Request, SchedulerLimits, round_robin
+from sim.serving.prompt_chunks import take_chunks
 
 RANKS = st.integers(2, 4)
 
@@ -45,18 +48,19 @@ def test_ranks_have_the_limits_of_as_many_replicas(lay, n):
 @settings(max_examples=40)
 @given(
     RANKS,
-    st.lists(st.tuples(st.floats(0, 0.003), st.integers(1, 200)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(st.floats(0, 0.003), st.integers(1, 60), st.integers(1, 200)),
+        min_size=1,
+        max_size=30,
+    ),
 )
 def test_ranks_under_n_times_the_load_serve_as_n_replicas(lay, serve_on, n, drawn):
     """Requests come n at once, so that each rank has one of them, and all of a step are alike.
 
-    Prompts have one token: longer ones are not spread over the ranks one by one.
     There is room for all: KV cache is one sum over ranks, where a replica could have a rest.
     """
-    times = np.cumsum([gap for gap, _ in drawn])
-    requests = [
-        (at, 1, output) for at, (_, output) in zip(times, drawn, strict=True) for _ in range(n)
-    ]
+    times = np.cumsum([gap for gap, *_ in drawn])
+    requests = [(at, *own) for at, (_, *own) in zip(times, drawn, strict=True) for _ in range(n)]
     apart = serve_on(
         lay(replicas=n, capacity=1e8),
         requests,
@@ -67,6 +71,23 @@ def test_ranks_under_n_times_the_load_serve_as_n_replicas(lay, serve_on, n, draw
     for name in ("admitted", "first_token", "last_token"):
         assert getattr(together, name) == pytest.approx(getattr(apart, name), rel=1e-9)
     assert together.kv_peak == [sum(apart.kv_peak)]
+
+
+@given(RANKS, st.integers(1, 100))
+def test_a_single_prompt_takes_n_ranks_as_long_as_one(lay, serve_on, n, prompt):
+    """One rank computes it, in chunks of its own budget, while the others have nothing to do."""
+    one, ranks = (serve_on(deployment, [(0.0, prompt, 1)]) for deployment in (lay(), lay(ranks=n)))
+    assert ranks.first_token == pytest.approx(one.first_token, rel=1e-9)
+
+
+def test_the_next_prompt_goes_to_the_rank_with_the_fewest_tokens():
+    """Two ranks of 10 tokens each: the first prompt fills one, and the others share the other."""
+    prompts = deque(Request(n, 0.0, length, 2, length) for n, length in enumerate([25, 4, 3, 9]))
+    work, limits = Work(), SchedulerLimits(1, 20, 8, 1000, 1000, ranks=2)
+    ended = take_chunks(prompts, work, 20, 8, limits)
+    assert ([r.id for r in ended], [r.id for r in prompts]) == ([1, 2], [0, 3])
+    assert [r.prefilled for r in prompts] == [10, 3]
+    assert (work.prompt_tokens, work.rank_prompt, work.chunks, work.logits) == (20, 10, 4, 2)
 
 
 @given(
@@ -87,6 +108,7 @@ def test_every_term_of_n_ranks_is_that_of_one_with_its_share(lay, n, contexts, n
             attended=copies * (new * old + new * (new + 1) // 2),
             cached=copies * (new + old) * bool(new),
             logits=copies * len(contexts),
+            rank_prompt=new,
         )
 
     one, ranks = lay().costs.terms(work(1)), lay(ranks=n).costs.terms(work(n))

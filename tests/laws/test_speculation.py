@@ -67,8 +67,9 @@ def test_the_terms_of_a_verify_step_are_its_time(deployments, key, sequences, co
         work.windowed_attended, work.windowed_cached = 50.0, 14.0
     terms = costs.terms(work)[:, TIME]
     step = costs.step(work).time
-    assert terms.sum(axis=1) - costs.hops(work.tokens) == pytest.approx(step)
-    assert terms[:, HOPS] == pytest.approx(costs.hops(work.tokens))
+    hops = costs.hops(costs.ranked(work))
+    assert terms.sum(axis=1) - hops == pytest.approx(step)
+    assert terms[:, HOPS] == pytest.approx(hops)
     parts = costs.parts(work)
     layers = zip(costs.layers, parts.attention, strict=True)
     whole = parts.body + sum(layer * time for layer, time in layers)

@@ -37,7 +37,7 @@ def wide(tmp_path):
 
 
 def routed(costs, tokens):
-    """The exchanges of a layer's experts."""
+    """The exchanges of a layer's experts, for so many tokens of each chip."""
     (block,) = (block for block in costs.blocks if block.experts)
     return block, [
         each
@@ -54,7 +54,7 @@ def test_dispatch_and_combine_are_near_the_measured_bandwidth(wide, nodes, out, 
     faster.  Source: https://github.com/deepseek-ai/DeepEP, README, "Performance".
     """
     costs = wide(8 * nodes)
-    block, exchanges = routed(costs, 8 * nodes * TOKENS)
+    block, exchanges = routed(costs, TOKENS)
     copies = block.experts.reached(nodes)
     for exchange, width, measured in zip(exchanges, (1, 2), (out, back), strict=True):
         simulated = TOKENS * copies * 7168 * width / exchange.time
@@ -64,7 +64,7 @@ def test_dispatch_and_combine_are_near_the_measured_bandwidth(wide, nodes, out, 
 def test_a_wide_deployment_no_longer_pays_for_eight_copies(wide):
     """32 chips in four nodes, 128 tokens each: 40 ms a step with 8 copies at 16 bits both ways, about 9.6 ms as it is done."""
     costs = wide(32, "tensorrt-llm-1.0")
-    _, exchanges = routed(costs, 32 * 128)
+    _, exchanges = routed(costs, 128)
     time = 58 * sum(exchange.time for exchange in exchanges)
     latencies = 58 * sum(2 * exchange.latency for exchange in exchanges)
     assert 8e-3 < time - latencies < 10e-3
@@ -75,7 +75,7 @@ def test_a_second_micro_batch_hides_what_the_experts_take(wide):
     """With all of it hidden, a step takes as long as its computing, or as its messages."""
     whole, hidden = wide(32, "tensorrt-llm-1.0"), wide(32, "{like: tensorrt-llm-1.0, overlap: 1}")
     work = Work(decodes=32 * 128, context=32 * 128 * 1000.0, logits=32 * 128)
-    _, exchanges = routed(whole, work.tokens)
+    _, exchanges = routed(whole, whole.ranked(work))
     talking = sum(exchange.time for exchange in exchanges)
     ops = program(whole, work).stages[0]
     computing = next(op.seconds for op in ops if op.label == "layer 60 mlp")
@@ -90,6 +90,6 @@ def test_experts_split_over_all_chips_need_all_tokens(tmp_path):
     text = (ROW % (8, "ideal", 8)).replace("attention_data: 8", "attention_data: 8, expert: 1")
     (tmp_path / "whole.yaml").write_text(text, encoding="utf-8")
     costs = sim.read(tmp_path / "whole.yaml").deploy("wide").costs
-    _, (dispatch, _) = routed(costs, 8 * TOKENS)
+    _, (dispatch, _) = routed(costs, TOKENS)
     gathered = costs.layout.topology.all_gather(range(8), 8 * TOKENS * 7168)
     assert dispatch.time == pytest.approx(gathered, rel=1e-12)

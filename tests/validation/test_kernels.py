@@ -238,7 +238,7 @@ def test_a_layer_of_timed_experts_pays_their_start_in_place_of_half_an_overhead(
     costs = make_deployment(2, plan=Plan(tensor=2, activations="bf16"), **entries).costs
     keys = {
         (row.part.kind, key)
-        for row in costs.body_rows(4)
+        for row in costs.body_rows(4, 4)
         if isinstance(row.part, Block)
         for cause in row.causes()
         for key in cause.keys

@@ -33,7 +33,8 @@ class CompiledPipelineExecutor(Executor):
     decision.
 
     The compiled code also computes chunks of a waiting prompt that fill the token budget. They need
-    no decision, because they return no token and their time follows from the prompt.
+    no decision, because they return no token and their time follows from the prompt. With several
+    attention ranks no prompt fills the budget, and the scheduler deals the prompts to the ranks.
 
     interruptible: whether the replica can fail, so that steps under way may count in part.
     independent: whether nothing that returns at another replica changes this one.
@@ -71,10 +72,10 @@ class CompiledPipelineExecutor(Executor):
         work, slot = batch_step.work, self.unused.pop()
         parts = self.costs.parts(work)
         if self.costs.sampled:
-            row = self.state.sampled_row(slot, work.tokens, parts.body)
+            row = self.state.sampled_row(slot, self.costs.ranked(work), parts.body)
             self.tally.batch_steps[work.tokens] += 1
         else:
-            row = self.state.row(work.tokens)
+            row = self.state.row(work.tokens, self.costs.ranked(work))
         if work.prompt_tokens:
             self.tally.add_chunks(work, 1)
         self.state.add_chunk(self.budget - work.decodes * work.width)
@@ -133,7 +134,7 @@ class CompiledPipelineExecutor(Executor):
 
     def prepare_chunks(self, request: Request) -> None:
         """Let returning micro-batches take full chunks of a prompt."""
-        self.state.row(self.budget)
+        self.state.row(self.budget, self.budget)
         self.set_prompt(request)
 
     def set_prompt(self, request: Request | None) -> None:

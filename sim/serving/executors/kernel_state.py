@@ -40,11 +40,12 @@ class KernelState:
     """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
     A slot is the place of one micro-batch in the arrays. A row of `rows` holds the body and the
-    hops of a number of tokens. It is added when that number first comes up. Where tokens are
-    routed to experts step by step, each slot has its own row.
+    hops of a number of tokens, of which the fullest rank has a number. It is added when these
+    numbers first come up. Where tokens are routed to experts step by step, each slot has its own
+    row.
 
     kv_parts: the parts of a token in which it counts KV cache.
-    made: steps of each row. row_of: rows by number of tokens.
+    made: steps of each row. row_of: rows by number of tokens, and of those on the fullest rank.
     lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
     """
 
@@ -58,7 +59,7 @@ class KernelState:
         self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
         self.rows = np.zeros((1 + slots, 2, stages))
         self.made = np.zeros(1 + slots, np.int64)
-        self.row_of: dict[int, int] = {}
+        self.row_of: dict[tuple[int, int], int] = {}
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
         self.read = np.zeros((kinds, 4))
@@ -66,7 +67,6 @@ class KernelState:
         self.counts = np.zeros((slots, 8), np.int64)
         self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.integers[kernel.BUDGET] = token_budget
-        self.integers[kernel.RANKS] = costs.layout.plan.attention_data
         self.integers[kernel.ROOM] = FOREVER
         self.integers[kernel.WIDTH] = limits.width
         self.kv_parts = KV_PARTS if limits.width > 1 else 1
@@ -85,20 +85,24 @@ class KernelState:
             self.tracks,
         )
 
-    def row(self, tokens: int) -> int:
-        """Return the row of a number of tokens, added if it is new."""
-        if tokens not in self.row_of:
-            row = kernel.FULL if tokens == self.budget else 1 + len(self.row_of)
-            self.row_of[tokens] = row
+    def row(self, tokens: int, ranked: int) -> int:
+        """Return the row of a number of tokens, added if it is new.
+
+        ranked: tokens of the fullest rank.
+        """
+        key = tokens, ranked
+        if key not in self.row_of:
+            row = kernel.FULL if tokens == ranked == self.budget else 1 + len(self.row_of)
+            self.row_of[key] = row
             if row >= len(self.rows):
                 self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
                 self.made = np.concatenate((self.made, np.zeros_like(self.made)))
-            self.rows[row] = self.costs.body(tokens), self.costs.hops(tokens)
-        return self.row_of[tokens]
+            self.rows[row] = self.costs.body(*key), self.costs.hops(ranked)
+        return self.row_of[key]
 
-    def sampled_row(self, slot: int, tokens: int, body: NDArray[np.float64]) -> int:
+    def sampled_row(self, slot: int, ranked: int, body: NDArray[np.float64]) -> int:
         """Return the row of a slot whose step has a body of its own. body: float[stage], s."""
-        self.rows[1 + slot] = body, self.costs.hops(tokens)
+        self.rows[1 + slot] = body, self.costs.hops(ranked)
         return 1 + slot
 
     def add_chunk(self, tokens: int) -> None:
@@ -192,7 +196,7 @@ class KernelState:
 
     def add_to(self, tally: Tally) -> None:
         """Add the steps and prompt chunks that the compiled code counted to a tally."""
-        for tokens, row in self.row_of.items():
+        for (tokens, _), row in self.row_of.items():
             tally.batch_steps[tokens] += int(self.made[row])
         read = {
             kind.shape.window is not None: sums

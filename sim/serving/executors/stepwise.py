@@ -60,8 +60,8 @@ class StepwiseExecutor(Executor):
     def send(self, batch_step: BatchStep) -> None:
         work, now, clock_error = batch_step.work, self.env.now, batch_step.clock_error
         self.tally.add(work, 1)
-        times = self.costs.step(work).time
-        delay = self.pipeline.enter(now, self.costs.hops(work.tokens), times, clock_error)
+        times, hops = self.costs.step(work).time, self.costs.hops(self.costs.ranked(work))
+        delay = self.pipeline.enter(now, hops, times, clock_error)
         self.under_way[batch_step] = now + self.pipeline.free, times
         wait = clock_error + delay + self.costs.back
 
