@@ -275,9 +275,9 @@ class TensorStreaming(Compute):
         planes = 2 * self.planes * self.tile**2 * self.clock
         if abs(self.fastest - planes) > 0.05 * planes:
             raise ValueError(
-                f"the fastest rate is {format_quantity(self.fastest, 'FLOP/s')}, and {self.planes}"
-                f" planes of {self.tile} x {self.tile} at {format_quantity(self.clock, 'Hz')} make"
-                f" {format_quantity(planes, 'FLOP/s')}"
+                f"got {format_quantity(self.fastest, 'FLOP/s')} as the fastest rate; expected"
+                f" {format_quantity(planes, 'FLOP/s')}, as {self.planes} planes of"
+                f" {self.tile} x {self.tile} at {format_quantity(self.clock, 'Hz')} make"
             )
         return self
 
@@ -349,7 +349,8 @@ class Chip(Sourced):
     @model_validator(mode="after")
     def _some_memory(self) -> "Chip":
         if not any({"weights", "kv"} <= set(memory.holds) for memory in self.memory.values()):
-            raise ValueError("no memory holds both weights and KV cache; a chip has at least one")
+            reason = "got no memory that holds both weights and KV cache; expected one or more"
+            raise ValueError(f"{reason}; try leaving `holds` of a memory out")
         return self
 
     @model_validator(mode="after")

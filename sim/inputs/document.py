@@ -20,6 +20,7 @@ from yaml.composer import Composer
 from sim.inputs.errors import ScenarioError, expectation, quoted_value
 from sim.inputs.files import load_text, shorten
 from sim.inputs.key_paths import MAX_DEPTH, JsonObject, PathError, dots, replaced, value_at
+from sim.inputs.meanings import key_meaning
 from sim.inputs.read_files import ReadFiles, record_again, recorded_files
 from sim.inputs.values import Text, Value
 from sim.units import brief
@@ -121,7 +122,7 @@ class Document:
         try:
             return cls.model_validate(data, context={"file": self.shown})
         except ValidationError as error:
-            raise ScenarioError(self._first(error)) from None
+            raise ScenarioError(self._first(error, cls)) from None
 
     def where(self, *path: str) -> str:
         """Return the place of a key: an assignment at or below it, or else its line.
@@ -135,8 +136,8 @@ class Document:
         )
         return next(assigned, self._line(path))
 
-    def _first(self, error: ValidationError) -> str:
-        """Return the line of error for the first problem."""
+    def _first(self, error: ValidationError, cls: type[Value]) -> str:
+        """Return the line of error for the first problem of a value of a class."""
         problem = error.errors(include_url=False)[0]
         kind, at, context = problem["type"], problem["loc"], problem.get("ctx", {})
         if kind == "key":
@@ -146,8 +147,10 @@ class Document:
             return f"{line}: {context['reason']}"
         if kind == "missing":
             *above, key = at
-            what = f"'{key}'" if isinstance(key, str) else f"number {key + 1} of a list"
-            return f"{line}: {what} is missing" + (f" in {dots(above)}" if above else "")
+            if isinstance(key, int):
+                return f"{line}: {dots(above)}: got a list of {key}; expected {key + 1} or more"
+            expected = key_meaning(cls, at) or "a value, since it has no default"
+            return f"{line}: {dots(at)}: got nothing; expected {expected}"
         at, value = self._as_written(at, problem["input"])
         if kind == "quantity":
             reason = context["reason"]
@@ -213,7 +216,9 @@ class Document:
                 reason = "'<<' is not supported; write the keys out, or alias the whole mapping"
                 raise ScenarioError(f"{line}: {reason}")
             if key in mapping:
-                raise ScenarioError(f"{line}: {brief(key)!r} occurs twice; delete one")
+                raise ScenarioError(
+                    f"{line}: got {brief(key)!r} twice; expected it once; try deleting one"
+                )
             self.lines[(*at, key)] = line
             mapping[key] = self._plain(value_node, (*at, key), where, folder)
         return mapping
@@ -229,7 +234,9 @@ class Document:
             if not all(path):
                 raise ScenarioError(f"{line}: {brief(key)!r}: write it as a.b.c")
             if value_at(plain, path) is not None:
-                raise ScenarioError(f"{line}: {brief(key)!r} occurs twice; delete one")
+                raise ScenarioError(
+                    f"{line}: got {brief(key)!r} twice; expected it once; try deleting one"
+                )
             try:
                 plain = replaced(plain, path, mapping[key])
             except PathError as error:
@@ -361,6 +368,8 @@ def _compose(text: str, where: str) -> yaml.Node:
         code = ord(text[error.start])
         raise ScenarioError(f"{where}: YAML: the character #x{code:04x} is not allowed") from None
     if node is None:
-        empty = "is empty" if where.startswith("--set ") else "the file is empty"
+        empty = "got nothing; expected a value"
+        if not where.startswith("--set "):
+            empty = "got an empty file; expected a mapping of keys to values"
         raise ScenarioError(f"{_place(where, None)}: {empty}")
     return node

@@ -81,6 +81,11 @@ def error_at_key(path: tuple[str, ...], reason: str) -> "PydanticCustomError":
     return PydanticCustomError("key", "{reason}", {"key": path, "reason": reason})
 
 
+def missing_key(key: str, expected: str) -> "PydanticCustomError":
+    """Return the error that a key is missing. expected: what its value means."""
+    return error_at_key((key,), f"{key}: got nothing; expected {expected}")
+
+
 def error_at_path(path: tuple[int | str, ...], value: object, reason: str) -> "ValidationError":
     """Return the error for a value at a path below the class that raises it.
 

@@ -14,13 +14,13 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from sim.inputs.document import read_document
-from sim.inputs.errors import error_at_key, quoted_value
+from sim.inputs.errors import error_at_key, missing_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
 from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
 from sim.model.block_configs import LayerChoice, layer_choices
 from sim.model.class_defaults import class_defaults
-from sim.model.config_keys import DTYPES, ConfigKeys
+from sim.model.config_keys import DTYPES, MOST_LAYERS, ConfigKeys
 from sim.model.families import FAMILIES, Family
 from sim.model.layer_kinds import (
     ATTENTION_TYPES,
@@ -32,6 +32,7 @@ from sim.model.layer_kinds import (
     linear_attention_keys,
     spelled_layer_types,
 )
+from sim.model.layer_numbers import check_layer_numbers
 from sim.model.quantization import Quantization, read_quantization
 from sim.model.spellings import SPELLINGS, TEXT_TYPES, spelled_keys, unnested
 from sim.model.windows import WINDOW_RULES, LayerPlace
@@ -90,9 +91,8 @@ class ModelConfig(ConfigKeys):
         flat = unnested(data)
         for key in ("torch_dtype", "dtype"):
             if (dtype := flat.get(key)) is not None and dtype not in tuple(DTYPES):
-                raise error_at_key(
-                    (key,), f"{key} '{dtype}' is not covered; covered are {', '.join(DTYPES)}"
-                )
+                expected = f"expected one of {', '.join(DTYPES)}"
+                raise error_at_key((key,), f"{key}: got {quoted_value(dtype)}; {expected}")
         family = flat.get("model_type")
         if isinstance(family, str) and family not in FAMILIES:
             raise _unknown_family(family)
@@ -104,9 +104,11 @@ class ModelConfig(ConfigKeys):
         if flat.get("enable_moe_block"):  # no published Gemma 4 with experts has these tables
             defaults = defaults | {"hidden_size_per_layer_input": 0}
         for key, what in refused.items():
-            if flat.get(key, defaults.get(key)):
-                absent = "" if key in flat else f", {defaults[key]} by default"
-                raise error_at_key((key,), f"'{key}'{absent}: {what} is not covered")
+            if value := flat.get(key, defaults.get(key)):
+                got = quoted_value(value) + ("" if key in flat else " by default")
+                raise error_at_key(
+                    (key,), f"{key}: got {got}; expected none: {what} are not covered"
+                )
         flat = cls.spelled(flat)
         _refuse_layers(flat)
         if flat.get("quantization_config") is None:
@@ -114,7 +116,9 @@ class ModelConfig(ConfigKeys):
         flat = _with_defaults(flat)
         if not known.can_tie:
             flat["tie_word_embeddings"] = False
-        return _with_layer_kinds(flat) if recurrent else flat
+        flat = _with_layer_kinds(flat) if recurrent else flat
+        check_layer_numbers(flat)
+        return flat
 
     @classmethod
     def unknown(cls, key: object) -> PydanticCustomError:
@@ -134,30 +138,31 @@ class ModelConfig(ConfigKeys):
         self._check_heads()
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
         if self.family.chosen and not self.block_configs:
-            raise ValueError("'block_configs' is missing: attention and MLP of each layer")
+            raise missing_key("block_configs", "attention and MLP of each layer")
         _ = self.layer_choices  # raises if one is not covered
         for key in ("layer_types", "mlp_layer_types", "indexer_types", "block_configs"):
             kinds = getattr(self, key)
             if kinds and len(kinds) != self.num_hidden_layers:
-                count = self.num_hidden_layers
-                raise ValueError(f"{key} names {len(kinds)} layers, num_hidden_layers is {count}")
+                expected = f"expected {self.num_hidden_layers}, as num_hidden_layers says"
+                raise error_at_key((key,), f"{key}: got {len(kinds)} layers; {expected}")
         self._check_expert_groups()
         self._check_recurrence()
         known = set(HYBRID_TYPES if self.family.recurrence else ATTENTION_TYPES)
         known = set(SPARSE_TYPES) if self.family.sparse else known
         if odd := set(self.layer_types or ()) - known:
-            covered = ", ".join(sorted(known))
-            reason = f"layer_types: '{min(odd)}' is not covered; covered are {covered}"
-            raise error_at_key(("layer_types",), reason)
+            expected = f"expected {', '.join(sorted(known))}"
+            raise error_at_key(("layer_types",), f"layer_types: got '{min(odd)}'; {expected}")
         if self.kv_lora_rank and not latent:
-            raise ValueError("kv_lora_rank needs qk_rope_head_dim, qk_nope_head_dim and v_head_dim")
+            sizes = "qk_rope_head_dim, qk_nope_head_dim and v_head_dim"
+            reason = f"kv_lora_rank: got {self.kv_lora_rank} without all of its sizes"
+            raise error_at_key(("kv_lora_rank",), f"{reason}; expected {sizes}")
         if not (
             self.intermediate_size
             or self.moe_intermediate_size
             or self.family.chosen
             or self.model_type == "falcon"
         ):
-            raise ValueError("'intermediate_size' is missing")
+            raise missing_key("intermediate_size", "the inner width of the MLPs")
         _ = self.quantization  # raises if it is not covered
         return self
 
@@ -165,14 +170,12 @@ class ModelConfig(ConfigKeys):
         """Raise the error of heads that do not fit the hidden state, or each other."""
         hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
         if self.head_dim is None and hidden % heads and not self.kv_lora_rank:
-            raise ValueError(
-                f"hidden_size {hidden} is no multiple of num_attention_heads {heads},"
-                " and there is no head_dim"
-            )
+            expected = f"expected a multiple of num_attention_heads {heads}, or a head_dim"
+            raise error_at_key(("hidden_size",), f"hidden_size: got {hidden}; {expected}")
         if heads % kv and not self.kv_lora_rank:
-            raise ValueError(
-                f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv}"
-            )
+            expected = f"expected a divisor of num_attention_heads {heads}"
+            reason = f"num_key_value_heads: got {kv}; {expected}"
+            raise error_at_key(("num_key_value_heads",), reason)
         if self.model_type == "helium" and self.head_dim and self.head_dim * heads != hidden:
             # The output projection of its class has hidden_size rows, whatever the heads are.
             wanted = f"hidden_size {hidden} divided by num_attention_heads {heads}, as in its class"
@@ -180,16 +183,17 @@ class ModelConfig(ConfigKeys):
             raise error_at_key(("head_dim",), reason)
         heads, kv = self.swa_num_attention_heads or heads, self.swa_num_key_value_heads or 1
         if heads % kv:
-            raise ValueError(f"{heads} heads with a window are no multiple of {kv} KV heads")
+            key = "swa_num_key_value_heads"
+            raise error_at_key((key,), f"{key}: got {kv}; expected a divisor of {heads} heads")
 
     def _check_recurrence(self) -> None:
         """Raise the error of a recurrence that lacks a number."""
         for key in RECURRENCE_NEEDS.get(self.family.recurrence or "", ()):
             if getattr(self, key) is None:
-                raise error_at_key((key,), f"'{key}' is missing")
+                raise missing_key(key, "a whole number")
         if self.mamba_ssm_dtype not in DTYPES:
-            reason = f"'{self.mamba_ssm_dtype}' is not covered; covered are {', '.join(DTYPES)}"
-            raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype {reason}")
+            reason = f"got '{self.mamba_ssm_dtype}'; expected one of {', '.join(DTYPES)}"
+            raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype: {reason}")
 
     def has_indexer(self, layer: int) -> bool:
         """Return whether a layer of sparse attention chooses its positions by itself."""
@@ -204,11 +208,12 @@ class ModelConfig(ConfigKeys):
         groups, experts = self.n_group, self.num_local_experts
         chosen = self.topk_group or groups
         if experts % groups:
-            reason = f"n_group {groups} does not divide the {experts} experts"
+            reason = f"n_group: got {groups}; expected a divisor of the {experts} experts"
             raise error_at_key(("n_group",), reason)
         if not chosen <= groups or experts // groups * chosen < self.num_experts_per_tok:
-            taken = f"{self.num_experts_per_tok} experts cannot be taken from so many"
-            raise error_at_key(("topk_group",), f"topk_group {chosen} of n_group {groups}: {taken}")
+            expected = f"expected groups with {self.num_experts_per_tok} experts or more"
+            reason = f"topk_group: got {chosen} of {groups} groups; {expected}"
+            raise error_at_key(("topk_group",), reason)
 
     @property
     def family(self) -> Family:
@@ -327,6 +332,9 @@ def _with_layer_kinds(flat: JsonObject) -> JsonObject:
 
     Raises: PydanticCustomError if the kinds are missing or not covered.
     """
+    layers = flat.get("num_hidden_layers")
+    if layers is not None and not (isinstance(layers, int) and 0 < layers <= MOST_LAYERS):
+        return flat  # its own check refuses the number; a list of so many layers would not end
     if flat.get("mamba_head_dim") == "auto":
         del flat["mamba_head_dim"]
     if flat.get("mamba_dt_rank") == "auto":
@@ -336,7 +344,7 @@ def _with_layer_kinds(flat: JsonObject) -> JsonObject:
     flat |= linear_attention_keys(flat) | drafting_letters(flat)
     kinds = spelled_layer_types(flat)
     if not {"full_attention", SIDE_BY_SIDE} & set(kinds):
-        reason = "no layer has attention, which is not covered"
+        reason = "got no layer with attention; expected one or more"
         raise error_at_key(("layer_types",), f"layer_types: {reason}")
     return {"num_hidden_layers": len(kinds)} | flat | {"layer_types": kinds}
 

@@ -9,6 +9,7 @@ from sim.units import Count
 
 WindowLetters = Annotated[str, Field(pattern="^[LG]+$")]
 LayerLetters = Annotated[str, Field(pattern="^[ME*-]+$")]
+MOST_LAYERS = 1000  # the bound stops a mistyped number from taking all memory
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}  # and our short words
 
 
@@ -26,8 +27,9 @@ class DecoderKeys(Entry):
         default=None,
         description="Inner width of a dense MLP; Falcon's default: 4 times the hidden size.",
     )
-    # The bound stops a mistyped number from taking all memory.
-    num_hidden_layers: Annotated[Count, Field(le=1000)] = Field(description="Number of layers.")
+    num_hidden_layers: Annotated[Count, Field(le=MOST_LAYERS)] = Field(
+        description="Number of layers."
+    )
     num_attention_heads: Count = Field(description="Query heads of a layer.")
     num_key_value_heads: Count | None = Field(
         default=None, description="KV heads of a layer; default: one for each query head."

@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sim.inputs.errors import error_at_key
+from sim.inputs.errors import error_at_key, missing_key
 from sim.inputs.key_paths import JsonObject, JsonValue
 
 # Kinds of layers, in the words of transformers. Those of a hybrid model follow the first three.
@@ -57,8 +57,7 @@ def spelled_layer_types(flat: Mapping[str, JsonValue]) -> tuple[str, ...]:
     numbers = linear.get("full_attn_layers") if isinstance(linear, Mapping) else None
     if isinstance(numbers, list | tuple):
         return _attending(count, lambda layer: layer + 1 in numbers)
-    reason = "'layer_types' is missing: which layers have attention"
-    raise error_at_key(("layer_types",), reason)
+    raise missing_key("layer_types", "the kind of each layer")
 
 
 def linear_attention_keys(flat: Mapping[str, JsonValue]) -> JsonObject:
@@ -104,6 +103,6 @@ def _attending(layers: int, attends: Callable[[int], bool]) -> tuple[str, ...]:
 def _covered(key: str, kinds: Sequence[str]) -> tuple[str, ...]:
     if odd := set(kinds) - set(HYBRID_TYPES):
         covered = ", ".join(LETTERS if key == "hybrid_override_pattern" else HYBRID_TYPES)
-        reason = f"{key}: '{min(odd)}' is not covered; covered are {covered}"
+        reason = f"{key}: got '{min(odd)}'; expected {covered}"
         raise error_at_key((key,), reason)
     return tuple(kinds)

@@ -111,7 +111,7 @@ def read_quantization(config: Config | None, precision: str) -> Quantization:
         method = "modelopt" if "quant_algo" in config else "mlx" if "bits" in config else None
     if str(method) not in _METHODS:
         covered = ", ".join(sorted(_METHODS))
-        raise _refused(f"quant_method '{method}' is not covered; covered are {covered}")
+        raise _refused(f"quant_method: got {quoted_value(method)}; expected {covered}")
     return _METHODS[str(method)](config, own)
 
 
@@ -132,7 +132,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     """Read groups with targets: names first, then `Linear`, which is every matrix."""
     sparsity = str(_mapping(config, "sparsity_config").get("format", "dense"))
     if sparsity != "dense":
-        raise _refused(f"sparsity_config '{sparsity}' is not covered; covered is dense")
+        raise _refused(f"sparsity_config.format: got '{sparsity}'; expected dense")
     named: list[Group] = []
     classes: list[Group] = []
     activations: list[str | None] = []
@@ -185,7 +185,7 @@ def _modelopt(config: Config, own: NumberFormat) -> Quantization:
     algorithms = {"FP8": _FP8, "NVFP4": _NVFP4, "NONE": own}  # null: the KV cache alone
     algorithm = str(config.get("quant_algo")).upper()
     if algorithm not in algorithms:
-        raise _refused(f"quant_algo '{algorithm}' is not covered; covered are FP8, NVFP4")
+        raise _refused(f"quant_algo: got '{algorithm}'; expected FP8 or NVFP4")
     stored = algorithms[algorithm]
     cache = config.get("kv_cache_scheme", config.get("kv_cache_quant_algo"))
     return Quantization(
@@ -302,7 +302,7 @@ def _precision(scheme: object, key: str) -> str | None:
         return _format(str(scheme.get("type", "int")), _count(scheme, "num_bits", 8)).precision
     names = {"FP8": "fp8", "INT8": "int8", "NVFP4": "fp4", "NONE": None}
     if str(scheme).upper() not in names:
-        raise _refused(f"{key} '{scheme}' is not covered; covered are FP8, INT8, NVFP4")
+        raise _refused(f"{key}: got '{scheme}'; expected FP8, INT8 or NVFP4")
     return names[str(scheme).upper()]
 
 

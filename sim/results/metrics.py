@@ -61,9 +61,13 @@ class Measure(Value):
     @model_validator(mode="after")
     def _one(self) -> "Measure":
         if (self.warmup is None) == (self.window is None):
-            raise ValueError("measure takes a warmup, '10 s', or a window, ['10 s', '60 s']")
+            got = "neither warmup nor window" if self.warmup is None else "warmup and window"
+            expected = "expected one of them; try warmup: 10 s, or window: [10 s, 60 s]"
+            raise ValueError(f"got {got}; {expected}")
         if self.window and self.window[0] >= self.window[1]:
-            raise ValueError(f"window from {self.window[0]:g} s to {self.window[1]:g} s is no time")
+            start, end = self.window
+            got = f"window: got {start:g} s to {end:g} s; expected a later end"
+            raise ValueError(f"{got}; try [{end:g} s, {start:g} s]" if start > end else got)
         return self
 
     def span(self, rows: Rows) -> tuple[Seconds, Seconds]:

@@ -22,7 +22,7 @@ def check_members(systems: Mapping[str, AnySystem]) -> None:
     Raises: ValueError otherwise.
     """
     if not systems:
-        raise ValueError("name at least one system")
+        raise ValueError("got none; expected one system or more")
     alone = [name for name, system in systems.items() if isinstance(system, System)]
     both = [name for name, system in systems.items() if isinstance(system, AttentionFfn)]
     for name, system in systems.items():

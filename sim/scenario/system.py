@@ -241,7 +241,11 @@ class System(Shown):
     @model_validator(mode="after")
     def _hardware(self) -> "System":
         if self.cluster is None and (self.chip is None or self.chips is None):
-            raise ValueError("name a chip and how many chips, or a cluster")
+            got = (
+                "no chips" if self.chip else "no chip" if self.chips else "neither chip nor cluster"
+            )
+            expected = "expected chip and chips, or a cluster; try chip: h100-sxm and chips: 8"
+            raise ValueError(f"got {got}; {expected}")
         if self.cluster and self.chip:
             own = self.cluster.chip.id
             reason = f"got {self.chip.id} with cluster {self.cluster.id}, whose chip is {own}"
@@ -349,5 +353,5 @@ class Fleet(Shown):
     @classmethod
     def _some(cls, fleet: dict[str, int]) -> dict[str, int]:
         if not fleet:
-            raise ValueError("name at least one system, and how many copies of it")
+            raise ValueError("got no systems; expected one or more; try {lpu: 2}")
         return fleet

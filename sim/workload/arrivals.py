@@ -305,7 +305,7 @@ class Listed(PrefixedWorkload):
     @classmethod
     def _some(cls, requests: tuple[ListedRequest, ...]) -> tuple[ListedRequest, ...]:
         if not requests:
-            raise ValueError("list at least one request")
+            raise ValueError("got an empty list; expected one request or more")
         return requests
 
     @property

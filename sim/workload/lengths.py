@@ -24,6 +24,16 @@ def require_one(value: Value, fields: Iterable[str], examples: str) -> None:
         )
 
 
+def check_order(lowest: int, highest: int, unit: str) -> None:
+    """Check that a uniform distribution names its lowest number first.
+
+    Raises: ValueError otherwise.
+    """
+    if lowest > highest:
+        got = f"uniform: got {lowest} to {highest}{unit}; expected the lowest number first"
+        raise ValueError(f"{got}; try [{highest}{unit}, {lowest}{unit}]")
+
+
 class Spread(Value):
     """The mean and sigma of a lognormal length.
 
@@ -53,8 +63,8 @@ class Length(Value):
     def _one(self) -> "Length":
         examples = "'512 token', {uniform: [a, b]}, {lognormal: {mean: a, sigma: x}}"
         require_one(self, Length.model_fields, examples)
-        if self.uniform and self.uniform[0] > self.uniform[1]:
-            raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} token is empty")
+        if self.uniform:
+            check_order(*self.uniform, " token")
         return self
 
     @property

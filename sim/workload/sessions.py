@@ -11,7 +11,7 @@ from sim.inputs.fields import Shorthand
 from sim.inputs.values import Value
 from sim.units import MAX_COUNT, Count, RequestsPerSecond, Seconds
 from sim.workload.arrivals import PrefixedWorkload
-from sim.workload.lengths import LengthField, as_fixed, require_one
+from sim.workload.lengths import LengthField, as_fixed, check_order, require_one
 from sim.workload.requests import RequestBatch, random_streams
 from sim.workload.think import ThinkField
 
@@ -32,8 +32,8 @@ class Turns(Value):
     @model_validator(mode="after")
     def _one(self) -> "Turns":
         require_one(self, Turns.model_fields, "5, {uniform: [a, b]}, {geometric: mean}")
-        if self.uniform and self.uniform[0] > self.uniform[1]:
-            raise ValueError(f"uniform from {self.uniform[0]} to {self.uniform[1]} turns is empty")
+        if self.uniform:
+            check_order(*self.uniform, "")
         return self
 
     @property

@@ -51,12 +51,16 @@ def read_trace(path: Path, unit: TimeUnit | None = None, block: int | None = Non
     shown = shorten(path)
     text = _text(path, shown)
     if not text.strip():
-        raise ScenarioError(f"{shown}:1: the file is empty")
+        raise ScenarioError(f"{shown}:1: got an empty file; expected a trace with requests")
     columns = _columns(text, shown, block)
     if not len(columns.arrival):
-        raise ScenarioError(f"{shown}:1: no request of the trace was answered")
+        raise ScenarioError(
+            f"{shown}:1: got a trace without answered requests; expected output tokens"
+        )
     if block and not columns.hash_ids:
-        raise ScenarioError(f"{shown}: hash_block: got {block} token; the file has no hash_ids")
+        raise ScenarioError(
+            f"{shown}: hash_block: got {block} token; expected none, since the file has no hash_ids"
+        )
     columns = replace(columns, unit=_unit(columns, unit, shown))
     order = np.argsort(columns.arrival, kind="stable")
     begin, second = columns.arrival[order[0]], SECONDS[columns.unit or "s"]
@@ -137,7 +141,9 @@ def _unit(columns: Columns, unit: TimeUnit | None, shown: str) -> TimeUnit | Non
     if columns.unit is None or columns.fixed_unit:
         if unit and unit != columns.unit:
             stated = f"times in {columns.unit}" if columns.unit else "dates"
-            raise ScenarioError(f"{shown}: time_unit: got {unit}; the file has {stated}")
+            raise ScenarioError(
+                f"{shown}: time_unit: got {unit}; expected none, since the file has {stated}"
+            )
         return columns.unit
     if unit:
         return unit

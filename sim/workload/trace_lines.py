@@ -162,7 +162,7 @@ def _require(row: JsonObject, starts: Collection[Hashable], where: str) -> None:
     if missing:
         hint = "; try the first turn of a session with one" if missing[0] == TIME else ""
         expected = f"{', '.join(REQUEST)} in each line"
-        raise ScenarioError(f"{where}: '{missing[0]}' is missing; expected {expected}{hint}")
+        raise ScenarioError(f"{where}: {missing[0]}: got nothing; expected {expected}{hint}")
     if row.get(DELAY) is not None:
         time_number(row[DELAY], f"{where}: {DELAY}", "ms")
 

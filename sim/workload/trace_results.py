@@ -82,15 +82,17 @@ def _lists(document: JsonObject, shown: str) -> list[list[JsonValue]]:
     for key in VLLM:
         column = document.get(key)
         if not isinstance(column, list):
-            hint = "save the benchmark's result with --save-detailed"
+            hint = "try the benchmark with --save-detailed"
             if key == TIMES:
                 hint = _SGLANG if "dataset_name" in document else "older vLLM saves none"
-            raise ScenarioError(f"{shown}:1: '{key}' is missing: {hint}")
+            got = "nothing" if column is None else "no list"
+            raise ScenarioError(f"{shown}:1: {key}: got {got}; expected a list; {hint}")
         lists.append(column)
     lengths = [len(column) for column in lists]
     if len(set(lengths)) > 1:
         raise ScenarioError(
-            f"{shown}:1: {', '.join(VLLM)} have {', '.join(map(str, lengths))} entries"
+            f"{shown}:1: {', '.join(VLLM)}: got lists of {', '.join(map(str, lengths))};"
+            " expected equal lengths"
         )
     return lists
 
@@ -161,7 +163,7 @@ def _guidellm(benchmarks: list[Any], shown: str) -> Columns:
     }
     if "successful" not in groups:
         raise ScenarioError(
-            f"{shown}:1: benchmarks.0.requests.successful is missing; expected a list of requests"
+            f"{shown}:1: benchmarks.0.requests.successful: got nothing; expected a list of requests"
         )
     rows: list[tuple[float, int, int]] = []
     answers: list[tuple[float, float] | None] = []

@@ -100,11 +100,13 @@ class Trace(Workload):
     @model_validator(mode="after")
     def _one(self) -> "Trace":
         if self.path is None and self.synthetic is None:
-            raise ValueError("a trace has a path, or a synthetic workload in its place")
+            raise ValueError("got neither path nor synthetic; expected one of them; try a path")
         if self.path is None and (self.time_unit or self.hash_block):
-            raise ValueError("time_unit and hash_block are of a file; try a path")
+            key = "time_unit" if self.time_unit else "hash_block"
+            raise ValueError(f"got {key} without a path; expected a file; try leaving {key} out")
         if self.end is not None and self.end <= self.start:
-            raise ValueError(f"from start {self.start:g} s to end {self.end:g} s is no time")
+            got = f"got start {self.start:g} s and end {self.end:g} s; expected a later end"
+            raise ValueError(f"{got}; try leaving end out")
         return self
 
     @cached_property

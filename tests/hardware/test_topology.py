@@ -746,7 +746,7 @@ def test_the_fewest_chips_may_be_looked_for_after_sizing():
 def test_an_inner_level_says_its_size():
     with pytest.raises(
         ValueError,
-        match="level 0, a ring, has no chips; only the outermost level may not",
+        match=r"levels\.0: got a ring without chips; expected chips in all but the outermost level",
     ):
         Hierarchical(levels=(Ring(link=LINK), Switch(link=LINK)))
     with pytest.raises(ValueError, match="switch: got 16 chips; expected at most 8"):

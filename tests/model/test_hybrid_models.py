@@ -261,16 +261,25 @@ def test_a_checkpoint_names_the_matrices_of_its_states():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"model_type": "nemotron_h"}, "'layer_types' is missing"),
-        (NEMOTRON_H_8B | {"hybrid_override_pattern": "M?*"}, "'?' is not covered; covered are M"),
-        (NEMOTRON_H_8B | {"hybrid_override_pattern": "M-M-"}, "no layer has attention"),
-        (NEMOTRON_H_8B | {"num_hidden_layers": 3}, "layer_types names 52 layers"),
-        (NEMOTRON_3_NANO | {"moe_latent_size": 1024}, "'moe_latent_size': experts of another"),
-        (GRANITE4_TINY | {"layer_types": ["conv"] * 40}, "'conv' is not covered"),
-        (GRANITE4_TINY | {"layer_types": None}, "'layer_types' is missing"),
-        (KIMI_LINEAR | {"linear_attn_config": {"full_attn_layers": [4]}}, "'linear_num_key_heads'"),
+        ({"model_type": "nemotron_h"}, "layer_types: got nothing; expected the kind"),
+        (
+            NEMOTRON_H_8B | {"hybrid_override_pattern": "M?*"},
+            "hybrid_override_pattern: got '?'; expected M",
+        ),
+        (NEMOTRON_H_8B | {"hybrid_override_pattern": "M-M-"}, "got no layer with attention"),
+        (NEMOTRON_H_8B | {"num_hidden_layers": 3}, "layer_types: got 52 layers; expected 3"),
+        (
+            NEMOTRON_3_NANO | {"moe_latent_size": 1024},
+            "moe_latent_size: got 1024; expected none: experts of another",
+        ),
+        (GRANITE4_TINY | {"layer_types": ["conv"] * 40}, "layer_types: got 'conv'; expected"),
+        (GRANITE4_TINY | {"layer_types": None}, "layer_types: got nothing; expected the kind"),
+        (
+            KIMI_LINEAR | {"linear_attn_config": {"full_attn_layers": [4]}},
+            "linear_num_key_heads: got nothing",
+        ),
         ({"model_type": "jamba", "attn_layer_period": 0}, "attn_layer_period"),
-        ({"model_type": "qwen3_next", "mamba_ssm_dtype": "fp8"}, "mamba_ssm_dtype 'fp8'"),
+        ({"model_type": "qwen3_next", "mamba_ssm_dtype": "fp8"}, "mamba_ssm_dtype: got 'fp8'"),
     ],
 )
 def test_a_file_without_a_meaning_is_refused_by_its_key(config, reason):

@@ -180,7 +180,7 @@ def test_blocks_are_what_a_plan_cuts_between():
         (
             "layer_types",
             ["full_attention", "linear_attention", "full_attention"],
-            "'linear_attention' is not covered",
+            "got 'linear_attention'; expected chunked_attention",
         ),
         ("state_size", 16, "state-space layers"),
         ("mamba_d_state", 16, "state-space layers"),
@@ -192,9 +192,13 @@ def test_blocks_are_what_a_plan_cuts_between():
             "lama",
             "expected a family that `sramsim catalog families` lists; did you mean 'llama'",
         ),
-        ("quantization_config", {"quant_method": "nobody"}, "quant_method 'nobody' is not covered"),
-        ("torch_dtype", "float8_e4m3fn", "covered are float32, bfloat16, float16"),
-        ("dtype", "int8", "covered are float32, bfloat16, float16"),
+        (
+            "quantization_config",
+            {"quant_method": "nobody"},
+            "quant_method: got 'nobody'; expected awq",
+        ),
+        ("torch_dtype", "float8_e4m3fn", "expected one of float32, bfloat16, float16"),
+        ("dtype", "int8", "expected one of float32, bfloat16, float16"),
     ],
 )
 def test_what_is_not_covered_is_refused_by_naming_the_key(tmp_path, key, value, what):
@@ -234,15 +238,15 @@ def test_what_a_config_names_and_does_not_use_is_no_obstacle(tmp_path, unused):
     [
         (
             {"num_attention_heads": 3, "num_key_value_heads": 3},
-            "hidden_size 8 is no multiple of num_attention_heads 3",
+            "hidden_size: got 8; expected a multiple of num_attention_heads 3",
         ),
         (
             {"num_key_value_heads": 3},
-            "num_attention_heads 4 is no multiple of num_key_value_heads 3",
+            "num_key_value_heads: got 3; expected a divisor of num_attention_heads 4",
         ),
         (
             {"swa_num_key_value_heads": 3},
-            "4 heads with a window are no multiple of 3 KV heads",
+            "swa_num_key_value_heads: got 3; expected a divisor of 4 heads",
         ),
         # The output projection of Helium's class has hidden_size rows.
         (
@@ -566,8 +570,8 @@ def test_node_limited_routing_bounds_the_nodes():
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
-        ({"n_group": 3}, "n_group 3 does not divide the 8 experts"),
-        ({"n_group": 8, "topk_group": 1}, "topk_group 1 of n_group 8"),
+        ({"n_group": 3}, "n_group: got 3; expected a divisor of the 8 experts"),
+        ({"n_group": 8, "topk_group": 1}, "topk_group: got 1 of 8 groups"),
     ],
 )
 def test_groups_that_cannot_be_are_refused(make_model, groups, reason):

@@ -148,11 +148,11 @@ def test_modelopt_keeps_its_settings_beside_the_config(tmp_path):
 @pytest.mark.parametrize(
     ("quantization", "reason"),
     [
-        ({"quant_method": "nobody"}, "quant_method 'nobody' is not covered; covered are awq"),
-        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "quant_algo 'MIXED_PRECISION' is not covered; covered are FP8, NVFP4"),
+        ({"quant_method": "nobody"}, "quant_method: got 'nobody'; expected awq"),
+        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "quant_algo: got 'MIXED_PRECISION'; expected FP8 or NVFP4"),
         ({"quant_method": "gptq", "bits": 1}, "got 1 bits of type int; expected 2 to 8 bits"),
         ({"quant_method": "gptq", "bits": "four"}, "bits: got 'four'; expected a whole number"),
-        (tensors(FP8, sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config 'sparse-24-bitmask' is not covered"),
+        (tensors(FP8, sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config.format: got 'sparse-24-bitmask'; expected dense"),
         (tensors(FP8, ignore=["re:("]), "got 're:\\(', no regular expression"),
         (tensors({"num_bits": 6, "type": "float"}), "got 6 bits of type float"),
     ],

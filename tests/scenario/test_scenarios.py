@@ -533,7 +533,10 @@ FLEET = "mine.yaml:9"
             f"{FLEET}: systems.both.fleet.both: 'both' is a fleet itself; a fleet is made of systems with chips: there are lpu",
         ),
         ("{lpu: 0}", f"{FLEET}: systems.both.fleet.lpu: got 0; expected at least 1"),
-        ("{}", f"{FLEET}: systems.both.fleet: name at least one system, and how many copies of it"),
+        (
+            "{}",
+            f"{FLEET}: systems.both.fleet: got no systems; expected one or more; try {{lpu: 2}}",
+        ),
         (
             "{lpu: 1}, chips: 4",
             f"{FLEET}: fleet has no 'chips'; it has label, colour, fleet, router",

@@ -65,7 +65,7 @@ def test_changes_are_those_of_set(result):
             {"seed": 1, "workload__rate": object()},
             "workload.rate: got a value of type ob",
         ),
-        ({"model": "llama-2-7b"}, {}, "scenario in Python: 'workload' is missing"),
+        ({"model": "llama-2-7b"}, {}, "scenario in Python: workload: got nothing; expected"),
         ({**SCENARIO, "slo": {"ttft": "2 m"}}, {}, "scenario in Python: slo.ttft"),
         (None, {}, "scenario: got NoneType; expected a path, a name of the catalogue, a mapping"),
         (0, {}, "scenario: got int; expected"),

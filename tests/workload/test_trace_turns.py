@@ -156,7 +156,7 @@ def test_the_first_requests_keep_their_turns(recorded):
         (
             [{"session_id": 1, "delay": 5, "input_length": 5, "output_length": 5}],
             {},
-            "'timestamp' is missing; expected timestamp, input_length, output_length in each line",
+            "timestamp: got nothing; expected timestamp, input_length, output_length in each line",
         ),
         (bailian(parent_chat_id=[7]), {}, "parent_chat_id: got a list or a mapping"),
         (

@@ -193,7 +193,10 @@ def test_compressed_files_are_read_as_plain_ones(file, command):
     assert unpacked.arrival.tolist() == plain.arrival.tolist()
     assert unpacked.hash_ids == plain.hash_ids
     assert refused(file(packed[:-9])).startswith("recorded: damaged, or no text when decompressed")
-    assert refused(file(compress(input=b"").stdout)) == "recorded:1: the file is empty"
+    assert (
+        refused(file(compress(input=b"").stdout))
+        == "recorded:1: got an empty file; expected a trace with requests"
+    )
 
 
 @pytest.mark.parametrize("name", ["azure", "vidur", "mooncake"])
@@ -290,7 +293,10 @@ def test_the_unit_of_times_since_1970_is_told_by_their_size(file, unit, size):
 @pytest.mark.parametrize("text", [AZURE, VLLM, REPLAY, AIPERF])
 def test_a_unit_that_the_file_states_is_not_changed(file, text):
     path = file(text)
-    with pytest.raises(ScenarioError, match=r"time_unit: got us; the file has (dates|times in )"):
+    with pytest.raises(
+        ScenarioError,
+        match=r"time_unit: got us; expected none, since the file has (dates|times in )",
+    ):
         read_trace(path, unit="us")
 
 
@@ -298,7 +304,10 @@ def test_the_tokens_of_a_block_may_be_given(file):
     path = file(mooncake([0, 500], hash_ids=[1, 2, 3]))
     assert "try the workload's hash_block: 16 token" in refused(path)
     assert read_trace(path, block=16).notes == ["Mooncake, times in ms, blocks of 16 token"]
-    with pytest.raises(ScenarioError, match="hash_block: got 16 token; the file has no hash_ids"):
+    with pytest.raises(
+        ScenarioError,
+        match="hash_block: got 16 token; expected none, since the file has no hash_ids",
+    ):
         read_trace(file(AZURE), block=16)
 
 
@@ -380,9 +389,9 @@ def vllm(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "recorded:1: the file is empty"),
-        (" \n\n", "recorded:1: the file is empty"),
-        (HEADER, "recorded:1: no request of the trace was answered"),
+        ("", "recorded:1: got an empty file; expected a trace with requests"),
+        (" \n\n", "recorded:1: got an empty file; expected a trace with requests"),
+        (HEADER, "recorded:1: got a trace without answered requests"),
         (
             "when,what\n1,2\n",
             "recorded:1: 'when,what' is not a known trace; expected one of CSV of Azure (TIMESTAMP,",
@@ -460,7 +469,7 @@ def vllm(**changes: object) -> str:
         (f"{ROW}\n[1, 2]\n", "recorded:2: got '[1, 2]'; expected a mapping with timestamp"),
         (
             f"{ROW}\n{NEXT.replace('output_length', 'output')}\n",
-            "recorded:2: 'output_length' is missing",
+            "recorded:2: output_length: got nothing; expected timestamp, input_length, output_length",
         ),
         (
             f"{ROW}\n{NEXT.replace('512', '-512')}\n",
@@ -507,7 +516,7 @@ def vllm(**changes: object) -> str:
         ),
         (
             json.dumps({"backend": "sglang", "dataset_name": "random", "input_lens": [5]}) * 2,
-            "recorded:1: 'start_times' is missing: sglang.bench_serving saves no times of sending",
+            "recorded:1: start_times: got nothing; expected a list; sglang.bench_serving saves no times of sending",
         ),
         (
             json.dumps({"backend": "sglang", "dataset_name": "random", "mean_ttft_ms": 5.0}),
@@ -530,14 +539,17 @@ def vllm(**changes: object) -> str:
             "recorded:2: got hash_ids for some requests; expected them for all or none",
         ),
         ('{"a":' * 100_000, "recorded:1: JSON: "),
-        (vllm(start_times=None), "recorded:1: 'start_times' is missing: older vLLM saves none"),
+        (
+            vllm(start_times=None),
+            "recorded:1: start_times: got nothing; expected a list; older vLLM saves none",
+        ),
         (
             vllm(input_lens=None),
-            "recorded:1: 'input_lens' is missing: save the benchmark's result with --save-detailed",
+            "recorded:1: input_lens: got nothing; expected a list; try the benchmark with --save-detailed",
         ),
         (
             vllm(input_lens=[7, 8]),
-            "recorded:1: start_times, input_lens, output_lens have 3, 2, 3 entries",
+            "recorded:1: start_times, input_lens, output_lens: got lists of 3, 2, 3; expected equal",
         ),
         (
             vllm(input_lens=[7, 8, "nine"]),
@@ -548,7 +560,7 @@ def vllm(**changes: object) -> str:
             vllm(start_times=[1, None, 3], output_lens=[1, 1, 1]),
             "recorded:2: request 2: start_times: got null; expected",
         ),
-        (vllm(output_lens=[0, 0, 0]), "recorded:1: no request of the trace was answered"),
+        (vllm(output_lens=[0, 0, 0]), "recorded:1: got a trace without answered requests"),
         (
             vllm(**ANSWERS | {"ttfts": [0.1]}),
             "recorded:2: ttfts and itls: expected a number and a list of numbers for each request",

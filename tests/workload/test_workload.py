@@ -173,7 +173,10 @@ def test_a_length_has_one_shape(shapes):
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
-        ({"uniform": (6, 3)}, "uniform from 6 to 3 token is empty"),
+        (
+            {"uniform": (6, 3)},
+            "uniform: got 6 to 3 token; expected the lowest number first; try \\[3 token, 6 token\\]",
+        ),
         ({"uniform": (0, 3)}, "greater than or equal to 1"),
         ({"fixed": 0}, "greater than or equal to 1"),
         ({"lognormal": {"mean": 0, "sigma": 1.0}}, "greater than or equal to 1"),
@@ -385,7 +388,7 @@ def test_lognormal_pauses_have_the_mean_that_is_given():
     [
         (Turns, {}, "got none; expected one; try one of 5, "),
         (Turns, {"fixed": 1, "geometric": 2.0}, "got fixed and geometric; expected one"),
-        (Turns, {"uniform": (3, 2)}, "uniform from 3 to 2 turns is empty"),
+        (Turns, {"uniform": (3, 2)}, "uniform: got 3 to 2; expected the lowest number first"),
         (Turns, {"geometric": 0.5}, "greater than or equal to 1"),
         (Think, {}, "got none; expected one; try one of '10 s'"),
         (Think, {"fixed": -1.0}, "greater than or equal to 0"),
@@ -507,7 +510,7 @@ def test_without_a_path_the_synthetic_workload_stands_for_the_trace():
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({}, "a trace has a path, or a synthetic workload"),
+        ({}, "got neither path nor synthetic; expected one of them"),
         (
             {
                 "synthetic": {
@@ -519,11 +522,11 @@ def test_without_a_path_the_synthetic_workload_stands_for_the_trace():
                 },
                 "time_unit": "s",
             },
-            "time_unit and hash_block are of a file; try a path",
+            "without a path; expected a file; try leaving",
         ),
         (
             {"synthetic": gamma(1.0), "start": 5.0, "end": 5.0},
-            "from start 5 s to end 5 s is no time",
+            "got start 5 s and end 5 s; expected a later end",
         ),
         ({"synthetic": gamma(1.0), "time_scale": 0.0}, "greater than 0"),
     ],
@@ -599,15 +602,15 @@ def test_kinds_are_read_from_files(tmp_path, text, workload):
         ("  kind: gama\n", "file.yaml:2: 'gama' is not a kind of workload; did you mean 'gamma'?"),
         (
             "  kind: listed\n  requests: []\n",
-            "file.yaml:3: workload.requests: list at least one request",
+            "file.yaml:3: workload.requests: got an empty list; expected one request or more",
         ),
         (
             "  kind: listed\n  requests:\n  - {arrival: 1 s, prompt: 1 token}\n",
-            "file.yaml:4: 'output' is missing",
+            "file.yaml:4: workload.requests.0.output: got nothing; expected length of the output",
         ),
         (
             "  kind: trace\n  time_scale: 2\n",
-            "file.yaml:1: workload: a trace has a path, or a synthetic workload",
+            "file.yaml:1: workload: got neither path nor synthetic; expected one of them",
         ),
         ("  kind: trace\n  path: gone.csv\n", "file.yaml:3: gone.csv: no such file"),
         ("  kind: trace\n  path: .\n", "file.yaml:3: .: is a directory; expected a file"),

@@ -340,7 +340,8 @@ class Hierarchical(Nested):
         for i, level in enumerate(self.levels[:-1]):
             if level.chips is None:
                 raise ValueError(
-                    f"level {i}, a {level.noun()}, has no chips; only the outermost level may not"
+                    f"levels.{i}: got a {level.noun()} without chips; expected chips in all but"
+                    " the outermost level"
                 )
             level.sized(level.chips)
         return self
