@@ -28,7 +28,7 @@ from sim.inputs.suggestions import unknown_name
 from sim.inputs.values import Entry, Sourced, Value
 from sim.model.class_defaults import class_defaults, defaults_source
 from sim.model.families import FAMILIES
-from sim.model.spellings import SPELLINGS, TEXT_TYPES
+from sim.model.spellings import SPELLINGS, TEXT_TYPES, text_part
 from sim.model.transformer import Model
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
@@ -332,8 +332,7 @@ def model_facts(name: str, config: Mapping[str, JsonValue], model: Model) -> Ent
         *_state_rows(model),
         *weight_rows(model),
     ]
-    text = config.get("text_config")
-    flat = {**config, **text} if isinstance(text, Mapping) else config
+    flat = {**config, **(text_part(config) or {})}
     known = [
         spelt
         for field in Model.model_fields

@@ -20,6 +20,7 @@ from sim.inputs.suggestions import spelling_hint
 from sim.inputs.values import Text
 from sim.model.block_configs import LayerChoice, layer_choices
 from sim.model.class_defaults import class_defaults
+from sim.model.config_checks import check_experts, check_heads, check_mlps, check_recurrence
 from sim.model.config_keys import DTYPES, MOST_LAYERS, ConfigKeys
 from sim.model.families import FAMILIES, Family
 from sim.model.layer_kinds import (
@@ -34,7 +35,7 @@ from sim.model.layer_kinds import (
 )
 from sim.model.layer_numbers import check_layer_numbers
 from sim.model.quantization import Quantization, read_quantization
-from sim.model.spellings import SPELLINGS, TEXT_TYPES, spelled_keys, unnested
+from sim.model.spellings import SPELLINGS, TEXT_TYPES, spelled_keys, text_part, unnested
 from sim.model.windows import WINDOW_RULES, LayerPlace
 
 STATE_SPACE = ("ssm_state_size", "mamba_d_state", "hybrid_override_pattern")
@@ -43,16 +44,6 @@ RECURRENT_KEYS = {
     **dict.fromkeys(STATE_SPACE, "state-space layers"),
     "linear_num_value_heads": "linear attention",
     "linear_attn_config": "linear attention",
-}
-# Numbers that each kind of recurrence needs.
-RECURRENCE_NEEDS = {
-    **dict.fromkeys(
-        ("gated delta", "kimi delta"),
-        tuple(f"linear_{key}" for key in ("num_key_heads", "num_value_heads"))
-        + tuple(f"linear_{key}" for key in ("key_head_dim", "value_head_dim")),
-    ),
-    "mamba": ("ssm_state_size",),
-    "mamba2": ("mamba_num_heads", "ssm_state_size"),
 }
 NOT_COVERED = {
     **dict.fromkeys(("ssm_cfg", "state_size"), "state-space layers"),
@@ -67,6 +58,15 @@ NOT_COVERED = {
 HEADLESS = re.compile(
     r"(For(Sequence|Token)Classification|ForQuestionAnswering|RewardModel|Model)$"
 )
+
+
+# Sizes that may be left out, but not be null, in a class that has them.
+NEEDED_SIZES = (
+    *("kv_lora_rank", "moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step"),
+    *("expert_layer_period", "attn_layer_period", "full_attention_interval"),
+    *("conv_kernel", "mamba_expand", "first_k_dense_replace", "intermediate_size_mlp"),
+)
+NEEDED_WITH_EXPERTS = ("moe_intermediate_size", "num_experts_per_tok")
 
 
 class HeadSizes(NamedTuple):
@@ -135,18 +135,18 @@ class ModelConfig(ConfigKeys):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
-        self._check_heads()
+        check_heads(self)
         latent = self.qk_rope_head_dim and self.qk_nope_head_dim and self.v_head_dim
         if self.family.chosen and not self.block_configs:
             raise missing_key("block_configs", "attention and MLP of each layer")
         _ = self.layer_choices  # raises if one is not covered
         for key in ("layer_types", "mlp_layer_types", "indexer_types", "block_configs"):
             kinds = getattr(self, key)
-            if kinds and len(kinds) != self.num_hidden_layers:
+            if kinds is not None and len(kinds) != self.num_hidden_layers:
                 expected = f"expected {self.num_hidden_layers}, as num_hidden_layers says"
                 raise error_at_key((key,), f"{key}: got {len(kinds)} layers; {expected}")
-        self._check_expert_groups()
-        self._check_recurrence()
+        check_experts(self)
+        check_recurrence(self)
         known = set(HYBRID_TYPES if self.family.recurrence else ATTENTION_TYPES)
         known = set(SPARSE_TYPES) if self.family.sparse else known
         if odd := set(self.layer_types or ()) - known:
@@ -163,57 +163,15 @@ class ModelConfig(ConfigKeys):
             or self.model_type == "falcon"
         ):
             raise missing_key("intermediate_size", "the inner width of the MLPs")
+        check_mlps(self)
         _ = self.quantization  # raises if it is not covered
         return self
-
-    def _check_heads(self) -> None:
-        """Raise the error of heads that do not fit the hidden state, or each other."""
-        hidden, heads, kv = self.hidden_size, self.num_attention_heads, self.kv_heads
-        if self.head_dim is None and hidden % heads and not self.kv_lora_rank:
-            expected = f"expected a multiple of num_attention_heads {heads}, or a head_dim"
-            raise error_at_key(("hidden_size",), f"hidden_size: got {hidden}; {expected}")
-        if heads % kv and not self.kv_lora_rank:
-            expected = f"expected a divisor of num_attention_heads {heads}"
-            reason = f"num_key_value_heads: got {kv}; {expected}"
-            raise error_at_key(("num_key_value_heads",), reason)
-        if self.model_type == "helium" and self.head_dim and self.head_dim * heads != hidden:
-            # The output projection of its class has hidden_size rows, whatever the heads are.
-            wanted = f"hidden_size {hidden} divided by num_attention_heads {heads}, as in its class"
-            reason = f"head_dim: got {self.head_dim}; expected {wanted}"
-            raise error_at_key(("head_dim",), reason)
-        heads, kv = self.swa_num_attention_heads or heads, self.swa_num_key_value_heads or 1
-        if heads % kv:
-            key = "swa_num_key_value_heads"
-            raise error_at_key((key,), f"{key}: got {kv}; expected a divisor of {heads} heads")
-
-    def _check_recurrence(self) -> None:
-        """Raise the error of a recurrence that lacks a number."""
-        for key in RECURRENCE_NEEDS.get(self.family.recurrence or "", ()):
-            if getattr(self, key) is None:
-                raise missing_key(key, "a whole number")
-        if self.mamba_ssm_dtype not in DTYPES:
-            reason = f"got '{self.mamba_ssm_dtype}'; expected one of {', '.join(DTYPES)}"
-            raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype: {reason}")
 
     def has_indexer(self, layer: int) -> bool:
         """Return whether a layer of sparse attention chooses its positions by itself."""
         if self.indexer_types:
             return self.indexer_types[layer] == "full"
         return max(0, layer + 1 - self.index_skip_topk_offset) % self.index_topk_freq == 0
-
-    def _check_expert_groups(self) -> None:
-        """Raise the error of groups that the experts do not fill, or that are too few."""
-        if not (self.num_local_experts and self.n_group):
-            return
-        groups, experts = self.n_group, self.num_local_experts
-        chosen = self.topk_group or groups
-        if experts % groups:
-            reason = f"n_group: got {groups}; expected a divisor of the {experts} experts"
-            raise error_at_key(("n_group",), reason)
-        if not chosen <= groups or experts // groups * chosen < self.num_experts_per_tok:
-            expected = f"expected groups with {self.num_experts_per_tok} experts or more"
-            reason = f"topk_group: got {chosen} of {groups} groups; {expected}"
-            raise error_at_key(("topk_group",), reason)
 
     @property
     def family(self) -> Family:
@@ -319,9 +277,13 @@ def _with_defaults(flat: JsonObject) -> JsonObject:
         # Dense files of families with experts write 0.
         keys.pop("num_experts_per_tok", None)
     for key in ("sliding_window", "shared_intermediate_size"):
-        keys[key] = keys.get(key) or None  # 0: none
+        if keys.get(key) == 0 and not isinstance(keys[key], bool):
+            keys[key] = None
+    needed = {*NEEDED_SIZES, *(NEEDED_WITH_EXPERTS if keys.get("num_local_experts") else ())}
+    defaults = class_defaults(str(flat.get("model_type")))
     for key, value in keys.items():
-        if value is None and key in fields and fields[key].is_required():
+        required = key in fields and fields[key].is_required()
+        if value is None and (required or (key in needed and key in defaults)):
             expected = "a text" if key == "model_type" else "a whole number"
             raise error_at_key((key,), f"{key}: got null; expected {expected}")
     return {key: value for key, value in keys.items() if value is not None}
@@ -376,7 +338,7 @@ def _refuse_other_files(data: Mapping[str, JsonValue]) -> None:
         raise error_at_key(("dim",), reason)
     classes = data.get("architectures")
     names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
-    if names and "text_config" not in data and all(HEADLESS.search(name) for name in names):
+    if names and text_part(data) is None and all(HEADLESS.search(name) for name in names):
         reason = f"got {names[0]}, which generates no tokens; expected a class ...ForCausalLM"
         raise error_at_key(("architectures",), f"architectures: {reason}")
 

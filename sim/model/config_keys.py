@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from sim.inputs.values import Entry
-from sim.units import Count
+from sim.units import MAX_COUNT, Count
 
+Whole = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 WindowLetters = Annotated[str, Field(pattern="^[LG]+$")]
 LayerLetters = Annotated[str, Field(pattern="^[ME*-]+$")]
 MOST_LAYERS = 1000  # the bound stops a mistyped number from taking all memory
@@ -72,7 +73,7 @@ class MixerKeys(DecoderKeys):
     use_sliding_window: bool | None = Field(
         default=None, description="Whether `sliding_window` holds; default: it does."
     )
-    max_window_layers: int = Field(
+    max_window_layers: Whole = Field(
         default=0, description="First layer with a sliding window, in Qwen."
     )
     sliding_window_pattern: Count | WindowLetters | None = Field(
@@ -92,7 +93,7 @@ class MixerKeys(DecoderKeys):
     attn_layer_period: Count = Field(
         default=8, description="Every so many layers one has attention, in Jamba."
     )
-    attn_layer_offset: int = Field(
+    attn_layer_offset: Whole = Field(
         default=4, description="The first layer with attention, in Jamba."
     )
     hybrid_override_pattern: LayerLetters | None = Field(
@@ -167,7 +168,7 @@ class MixerKeys(DecoderKeys):
     index_topk_freq: Count = Field(
         default=1, description="Every so many layers one has an indexer, in GLM-5."
     )
-    index_skip_topk_offset: int = Field(
+    index_skip_topk_offset: Whole = Field(
         default=2, description="First layers that all have an indexer, in GLM-5."
     )
     indexer_types: tuple[Literal["full", "shared"], ...] | None = Field(
@@ -227,7 +228,7 @@ class ConfigKeys(MixerKeys):
     """The keys of a config.json, under one name each."""
 
     # Mixture of experts.
-    num_local_experts: int | None = Field(
+    num_local_experts: Whole | None = Field(
         default=None, description="Routed experts of a layer; default: no experts."
     )
     num_experts_per_tok: Count = Field(
@@ -236,10 +237,10 @@ class ConfigKeys(MixerKeys):
     moe_intermediate_size: Count | None = Field(
         default=None, description="Inner width of an expert; default: `intermediate_size`."
     )
-    n_shared_experts: int | None = Field(
+    n_shared_experts: Whole | None = Field(
         default=None, description="Experts of a layer that every token uses; default: none."
     )
-    shared_expert_intermediate_size: int | None = Field(
+    shared_expert_intermediate_size: Whole | None = Field(
         default=None, description="Inner width of the shared expert; default: no such expert."
     )
     intermediate_size_mlp: Count | None = Field(
@@ -247,7 +248,7 @@ class ConfigKeys(MixerKeys):
         description="Inner width of the MLP in layers without experts; default: "
         "`intermediate_size`.",
     )
-    first_k_dense_replace: int = Field(
+    first_k_dense_replace: Whole = Field(
         default=0, description="Number of first layers without experts."
     )
     moe_layer_freq: Count = Field(
@@ -268,7 +269,7 @@ class ConfigKeys(MixerKeys):
     expert_layer_period: Count = Field(
         default=1, description="Every so many layers one has experts, in Jamba."
     )
-    expert_layer_offset: int = Field(
+    expert_layer_offset: Whole = Field(
         default=0, description="The first layer with experts, in Jamba."
     )
     mlp_only_layers: tuple[int, ...] = Field(

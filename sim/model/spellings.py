@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.model.config_keys import MOST_LAYERS
 
 # Other names of the same number, in some families.
 SPELLINGS = {
@@ -60,6 +61,13 @@ TEXT_TYPES = {
     "qwen3_vl_moe": "qwen3_vl_moe_text",
     "step3_vl": "step3_text",
 }
+# Where wrappers keep the language model: of transformers, InternVL and DeepSeek-VL.
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+# Kinds of layers without a rotary embedding, and with one.
+ROTARY_KINDS = {
+    "llama4_text": ("full_attention", "chunked_attention"),
+    "smollm3": ("sliding_attention", "full_attention"),
+}
 # Keys that Hunyuan writes as a list with a number for each layer. Equal numbers are covered.
 EXPERT_LISTS = ("num_local_experts", "num_experts_per_tok", "moe_intermediate_size")
 # Keys outside text_config that describe the language model too.
@@ -89,23 +97,41 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
     if isinstance(text := flat.get("moe_layers"), str):  # Step-3: "4,5,6"
         names = [name.strip() for name in text.split(",")]
         flat["moe_layers"] = tuple(int(name) if name.isdecimal() else name for name in names)
-    if (pattern := _zeros_and_ones(flat, "hybrid_layer_pattern")) and not flat.get("layer_types"):
-        kinds = ("full_attention", "sliding_attention")
-        flat["layer_types"] = tuple(kinds[digit] for digit in pattern)
+    if not flat.get("layer_types") and (kinds := _listed_kinds(flat)):
+        flat["layer_types"] = kinds
     if pattern := _zeros_and_ones(flat, "moe_layer_freq"):
         del flat["moe_layer_freq"]
         flat["mlp_layer_types"] = tuple(("dense", "sparse")[digit] for digit in pattern)
     if isinstance(size := flat.get("sliding_window_size"), int):
         flat["sliding_window"] = size + 1  # MiMo-V2 counts earlier tokens only
     for key in EXPERT_LISTS:
-        value = flat.get(key)
-        if isinstance(value, list | tuple) and len(set(value)) == 1:
+        value, layers = flat.get(key), flat.get("num_hidden_layers")
+        if not isinstance(value, list | tuple) or layers not in (None, len(value)):
+            continue
+        if len(set(map(str, value))) == 1:
             flat[key] = value[0]
     return flat
 
 
+def _listed_kinds(flat: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Return the kinds of layers, if another key than `layer_types` has them; empty otherwise.
+
+    `no_rope_layers` has 1 for layers with a rotary embedding, despite its name.
+    """
+    if pattern := _zeros_and_ones(flat, "hybrid_layer_pattern"):
+        return tuple(("full_attention", "sliding_attention")[digit] for digit in pattern)
+    kinds = ROTARY_KINDS.get(str(flat.get("model_type")))
+    if kinds is None:
+        return ()
+    digits = _zeros_and_ones(flat, "no_rope_layers")
+    layers, every = flat.get("num_hidden_layers"), flat.get("no_rope_layer_interval")
+    if not digits and isinstance(every, int) and every > 0 and isinstance(layers, int):
+        digits = [int((layer + 1) % every != 0) for layer in range(min(layers, MOST_LAYERS))]
+    return tuple(kinds[digit] for digit in digits)
+
+
 def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
-    """Return MiMo-V2's list under a key, a digit for each layer; empty if there is no list.
+    """Return the list under a key, a digit for each layer; empty if there is no list.
 
     Raises: PydanticCustomError if it holds anything but 0 and 1.
     """
@@ -117,12 +143,18 @@ def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
     return [int(str(digit)) for digit in digits]
 
 
+def text_part(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None:
+    """Return the config of the text model within that of a wrapper; None without one."""
+    parts = (config.get(key) for key in TEXT_PARTS)
+    return next((part for part in parts if isinstance(part, Mapping)), None)
+
+
 def unnested(config: Mapping[str, JsonValue]) -> JsonObject:
     """Return the config of the text model alone, without vision and audio models."""
-    inner = config.get("text_config")
+    inner = text_part(config)
     flat = dict(config)
     outer_type = config.get("model_type")
-    if isinstance(inner, Mapping):
+    if inner is not None:
         flat = {**{key: config[key] for key in OUTER_KEYS if key in config}, **inner}
         flat.setdefault("model_type", outer_type)
     if isinstance(model_type := flat.get("model_type"), str) and model_type in TEXT_TYPES:

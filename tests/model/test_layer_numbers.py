@@ -37,8 +37,8 @@ def test_a_layer_that_the_model_lacks_is_refused(config, reason):
 @pytest.mark.parametrize(
     "config",
     [
-        LLAMA4 | {"moe_layers": [0, 7]},
-        QWEN | {"mlp_only_layers": []},
+        LLAMA4 | {"moe_layers": (0, 7)},
+        QWEN | {"mlp_only_layers": ()},
         QWEN | kept("model.layers.7.self_attn"),
         QWEN | kept("model.layers.8.eh_proj"),  # the layer for multi-token prediction
         QWEN | kept("model.layers.9.eh_proj") | {"num_nextn_predict_layers": 2},

@@ -342,8 +342,8 @@ def test_experts_are_counted_all_and_those_that_a_token_meets():
             [1, 2],
         ),
         ({"model_type": "llama4_text", "num_local_experts": 4, "moe_layers": (2,)}, [2]),
-        ({"model_type": "qwen3_moe", "num_experts": 4, "decoder_sparse_step": 2}, [1]),
-        ({"model_type": "qwen3_moe", "num_experts": 4, "mlp_only_layers": (0,)}, [1, 2]),
+        ({"model_type": "qwen3_moe", "num_experts": 8, "decoder_sparse_step": 2}, [1]),
+        ({"model_type": "qwen3_moe", "num_experts": 8, "mlp_only_layers": (0,)}, [1, 2]),
         (
             {"model_type": "llama4_text", "num_local_experts": 4, "interleave_moe_layer_step": 2},
             [1],

@@ -20,8 +20,7 @@ DENSE = {
     "torch_dtype": "bfloat16",
 }
 ROUTED = DENSE | {
-    "model_type": "deepseek_v3",
-    "kv_lora_rank": None,
+    "model_type": "glm4_moe",
     "n_routed_experts": 8,
     "moe_intermediate_size": 32,
     "n_group": 1,

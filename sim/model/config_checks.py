@@ -1,0 +1,87 @@
+"""Checks of a config.json's numbers against each other."""
+
+from typing import TYPE_CHECKING
+
+from sim.inputs.errors import error_at_key, missing_key
+from sim.model.config_keys import DTYPES
+
+if TYPE_CHECKING:
+    from sim.model.config import ModelConfig
+
+# Numbers that each kind of recurrence needs.
+RECURRENCE_NEEDS = {
+    **dict.fromkeys(
+        ("gated delta", "kimi delta"),
+        tuple(f"linear_{key}" for key in ("num_key_heads", "num_value_heads"))
+        + tuple(f"linear_{key}" for key in ("key_head_dim", "value_head_dim")),
+    ),
+    "mamba": ("ssm_state_size",),
+    "mamba2": ("mamba_num_heads", "ssm_state_size"),
+}
+
+
+def check_heads(config: "ModelConfig") -> None:
+    """Raise the error of heads that do not fit the hidden state, or each other."""
+    hidden, heads, kv = config.hidden_size, config.num_attention_heads, config.kv_heads
+    if config.head_dim is None and hidden % heads and not config.kv_lora_rank:
+        expected = f"expected a multiple of num_attention_heads {heads}, or a head_dim"
+        raise error_at_key(("hidden_size",), f"hidden_size: got {hidden}; {expected}")
+    if heads % kv and not config.kv_lora_rank:
+        expected = f"expected a divisor of num_attention_heads {heads}"
+        reason = f"num_key_value_heads: got {kv}; {expected}"
+        raise error_at_key(("num_key_value_heads",), reason)
+    if config.model_type == "helium" and config.head_dim and config.head_dim * heads != hidden:
+        # The output projection of its class has hidden_size rows, whatever the heads are.
+        wanted = f"hidden_size {hidden} divided by num_attention_heads {heads}, as in its class"
+        reason = f"head_dim: got {config.head_dim}; expected {wanted}"
+        raise error_at_key(("head_dim",), reason)
+    heads, kv = config.swa_num_attention_heads or heads, config.swa_num_key_value_heads or 1
+    if heads % kv:
+        key = "swa_num_key_value_heads"
+        raise error_at_key((key,), f"{key}: got {kv}; expected a divisor of {heads} heads")
+
+
+def check_recurrence(config: "ModelConfig") -> None:
+    """Raise the error of a recurrence that lacks a number."""
+    for key in RECURRENCE_NEEDS.get(config.family.recurrence or "", ()):
+        if getattr(config, key) is None:
+            raise missing_key(key, "a whole number")
+    heads, size = config.mamba_num_heads or 0, config.mamba_head_dim or 0
+    width = config.mamba_d_ssm or config.mamba_expand * config.hidden_size
+    # Nemotron-H has the width that its heads make up, the other classes one of their own.
+    own_width = config.family.recurrence == "mamba2" and config.model_type != "nemotron_h"
+    if own_width and heads * (size or width // heads) != width:
+        expected = f"expected {width}, the width of a layer"
+        reason = f"mamba_num_heads: got {heads} heads of {size or width // heads}; {expected}"
+        raise error_at_key(("mamba_num_heads",), reason)
+    if config.mamba_ssm_dtype not in DTYPES:
+        reason = f"got '{config.mamba_ssm_dtype}'; expected one of {', '.join(DTYPES)}"
+        raise error_at_key(("mamba_ssm_dtype",), f"mamba_ssm_dtype: {reason}")
+
+
+def check_experts(config: "ModelConfig") -> None:
+    """Raise the error of experts that are too few, or of groups that they do not fill."""
+    if (config.num_local_experts or config.num_experts_per_tok) < config.num_experts_per_tok:
+        expected = f"expected at most the {config.num_local_experts} experts of a layer"
+        reason = f"num_experts_per_tok: got {config.num_experts_per_tok}; {expected}"
+        raise error_at_key(("num_experts_per_tok",), reason)
+    if not (config.num_local_experts and config.n_group):
+        return
+    groups, experts = config.n_group, config.num_local_experts
+    chosen = config.topk_group or groups
+    if experts % groups:
+        reason = f"n_group: got {groups}; expected a divisor of the {experts} experts"
+        raise error_at_key(("n_group",), reason)
+    if not chosen <= groups or experts // groups * chosen < config.num_experts_per_tok:
+        expected = f"expected groups with {config.num_experts_per_tok} experts or more"
+        reason = f"topk_group: got {chosen} of {groups} groups; {expected}"
+        raise error_at_key(("topk_group",), reason)
+
+
+def check_mlps(config: "ModelConfig") -> None:
+    """Raise the error of dense MLPs next to experts, if the config has no width for them."""
+    known = config.intermediate_size or config.intermediate_size_mlp
+    if known or config.shared_intermediate_size or not config.num_local_experts:
+        return
+    if not all(config.has_experts(layer) for layer in range(config.num_hidden_layers)):
+        raise missing_key("intermediate_size", "the inner width of layers without experts")
