@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from sim.inputs.errors import error_at_key, quoted_value
 from sim.inputs.key_paths import JsonObject, JsonValue
+from sim.model.class_defaults import class_defaults
 from sim.model.config_keys import MOST_LAYERS
 
 # Other names of the same number, in some families.
@@ -104,11 +105,11 @@ def spelled_keys(data: Mapping[str, JsonValue]) -> JsonObject:
         flat["mlp_layer_types"] = tuple(("dense", "sparse")[digit] for digit in pattern)
     if isinstance(size := flat.get("sliding_window_size"), int):
         flat["sliding_window"] = size + 1  # MiMo-V2 counts earlier tokens only
+    defaults = class_defaults(str(flat.get("model_type")))
+    layers = flat.get("num_hidden_layers", defaults.get("num_hidden_layers"))
     for key in EXPERT_LISTS:
-        value, layers = flat.get(key), flat.get("num_hidden_layers")
-        if not isinstance(value, list | tuple) or layers not in (None, len(value)):
-            continue
-        if len(set(map(str, value))) == 1:
+        value = flat.get(key)
+        if isinstance(value, list | tuple) and len(value) == layers and len(set(value)) == 1:
             flat[key] = value[0]
     return flat
 
