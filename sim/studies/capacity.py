@@ -303,6 +303,8 @@ def _system_capacity(series: TrialSeries, guess: Guess | None) -> SystemCapacity
             reason = f"it does not take {least:.4g}"
         elif above:
             reason = _why_no_rate(above, series.share)
+    if above and above.undecided(series.share):
+        reason = _why_too_short(above, best, series.most_requests)
     scale = None
     if best and workload.is_recorded:
         batch = first_requests(workload.draw(series.scenario.seed), series.fixed_requests)
@@ -319,6 +321,16 @@ def _why_no_rate(lowest: LoadTrial, share: float) -> str:
             f" {lowest.missed['refused']:.1%} of the requests are refused or cancelled"
         )
     return "enough single requests meet the SLO, but no tried rate does: they come in bursts"
+
+
+def _why_too_short(above: LoadTrial, best: LoadTrial | None, requests: int) -> str:
+    """Return why a trace cannot tell the capacity, and what it can tell."""
+    known = f"{best.goodput:.4g} request/s or more" if best else "no rate"
+    return (
+        f"got a trace of {requests:,} requests, which can tell {known}; at {above.load:.4g}"
+        f" request/s only {above.kept:.1%} of the output tokens come out before the last request"
+        f" comes; expected {KEEPS_UP:.0%}; try a longer trace, or a workload of the same lengths"
+    )
 
 
 def _search_span(series: TrialSeries, guess: Guess | None) -> tuple[float, float, float]:
@@ -339,7 +351,8 @@ def _bracket(
     """Return a trial whose load is met, and one at a higher load that is not.
 
     The load is multiplied (or divided) by `step`, then by its square, and then by 2.
-    None if no load of the span, from its least to its most, is met, or is not.
+    None if no load of the span, from its least to its most, is met, or is not. A trace too short to
+    tell ends the search at the load of single requests.
     whole: whether loads are whole numbers.
     """
     best = above = None
@@ -352,6 +365,8 @@ def _bracket(
         else:
             lower = min(load - 1, float(round(load / step))) if whole else load / step
             above, load = trial, max(lower, least) if load > least else lower
+            if trial.undecided(series.share) and trial.load <= series.single_request_rate():
+                break  # requests no longer overlap, so a lower load tells nothing more
         step = min(2.0, step**2)
     return best, above
 

@@ -40,6 +40,7 @@ class LoadTrial:
     counted: start and end of the counted part [s].
     pool: the pool whose requests wait more at the end; '' without pools.
     kinds: kinds of requests with an SLO, by name; empty without kinds.
+    recorded: whether the requests are those of a trace, of which there are no more.
     """
 
     load: float
@@ -52,6 +53,7 @@ class LoadTrial:
     closed: bool = False
     pool: str = ""
     kinds: dict[str, KindTrial] = field(default_factory=dict)
+    recorded: bool = False
 
     @property
     def summary(self) -> TrialSummary:
@@ -93,16 +95,28 @@ class LoadTrial:
             return all(kind.met for kind in self.kinds.values())
         return self.attainment >= share
 
+    def undecided(self, share: float) -> bool:
+        """Return whether a trace is too short to tell whether the load is met.
+
+        Enough requests met the SLO, and the system is not OVERLOADED. But too many answers were
+        under way when the last request came.
+        """
+        short = self.recorded and self.verdict != "OVERLOADED" and not self.missed["refused"]
+        return short and self.attained(share) and not self.keeps_up
+
     def binds(self, share: float) -> str:
         """Return why the load is not met: the limit that most requests miss, or 'refused'.
 
-        It is 'overload' if the share is met, because the SLO allows long waits. With pools, it also
+        It is 'overload' if the share is met, because the SLO allows long waits, and 'trace too
+        short' if a trace cannot tell. With pools, it also
         names the pool that binds, as 'ttft (prefill)'. With kinds of requests, it names the kind
         with the lowest attainment, as 'ttft of rag'.
         """
         if self.kinds and not self.attained(share):
             name, worst = min(self.kinds.items(), key=lambda kind: kind[1].attainment)
             return f"{_most_missed(worst.missed)} of {name}"
+        if self.undecided(share):
+            return "trace too short"
         limit = "overload" if self.attained(share) else _most_missed(self.missed)
         pool = {"ttft": "prefill", "tpot": "decode"}.get(limit, self.pool) if self.pool else ""
         return f"{limit} ({pool})" if pool else limit

@@ -136,6 +136,7 @@ class TrialSeries:
             closed=rows.requests.users is not None,
             pool=busier_pool(rows, end),
             kinds=kinds,
+            recorded=self.scenario.workload.is_recorded,
         )
         self.progress(self.name, trial)
         return trial

@@ -248,10 +248,11 @@ def test_users_that_only_wait_without_a_limit_of_waiting_are_reported(make_scena
     assert "1,024 users are met too" in found.reason
 
 
-def trace_of(folder: Path, arrivals: np.ndarray) -> Path:
+def trace_of(folder: Path, arrivals: np.ndarray, longer: int = 0) -> Path:
+    """Requests of 16 tokens with answers of 1 token, each `longer` by so much than the last one."""
     lines = [
         "arrived_at,num_prefill_tokens,num_decode_tokens",
-        *(f"{at!r},16,1" for at in arrivals.tolist()),
+        *(f"{at!r},16,{1 + longer * i}" for i, at in enumerate(arrivals.tolist())),
     ]
     (folder / "trace.csv").write_text("\n".join(lines) + "\n")
     return folder / "trace.csv"
@@ -276,6 +277,21 @@ def test_a_trace_is_stretched(make_scenario, service, tmp_path):
     )
     synthetic = capacity(make_scenario(slo, Trace(synthetic=poisson(600)))).systems["one"]
     assert synthetic.best.load == pytest.approx(asked.best.load, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("longer", "told"), [(1, "can tell no rate"), (0, "request/s or more; at")]
+)
+def test_a_trace_that_is_too_short_says_what_it_can_tell(make_scenario, tmp_path, longer, told):
+    """Eight answers that grow: the last one has more than 3 % of all tokens, at any rate."""
+    path = trace_of(tmp_path, 1.0 + np.arange(8), longer)
+    found = capacity(make_scenario(SLO(e2el=1e3), Trace(path=path))).systems["one"]
+    assert found.above.binds(0.9) == "trace too short"
+    assert found.above.kept < 0.97
+    assert found.reason.startswith("got a trace of 8 requests, which can tell")
+    assert told in found.reason
+    assert (found.best is None) == bool(longer)
+    assert found.trials < 20
 
 
 @pytest.mark.parametrize(("together", "met"), [(10, True), (13, False)])
