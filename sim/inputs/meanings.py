@@ -1,4 +1,4 @@
-"""What a key means, for the error that it is missing.
+"""Meanings of keys, for the error that one is missing.
 
 >>> from sim.workload.arrivals import Poisson
 >>> key_meaning(Poisson, ("rate",))
@@ -23,8 +23,8 @@ def key_meaning(cls: type[BaseModel], path: Sequence[int | str]) -> str:
         # A name of an entry, or a number of a list, leads to no other class.
         if fields:
             classes = _with_kinds(part for field in fields for part in _classes(field.annotation))
-    for each in classes:
-        field = each.model_fields.get(str(key))
+    for kind in classes:
+        field = kind.model_fields.get(str(key))
         if field and field.is_required() and field.description:
             text = field.description.rstrip(".")
             keeps = text[:2].isupper() or not text[0].isupper()
@@ -42,9 +42,9 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _with_kinds(classes: Any) -> list[type[BaseModel]]:
     """Return classes with all kinds of them, each once."""
-    found: list[type[BaseModel]] = []
+    kinds: list[type[BaseModel]] = []
     for cls in classes:
-        for each in (cls, *_with_kinds(cls.__subclasses__())):
-            if each not in found:
-                found.append(each)
-    return found
+        for kind in (cls, *_with_kinds(cls.__subclasses__())):
+            if kind not in kinds:
+                kinds.append(kind)
+    return kinds

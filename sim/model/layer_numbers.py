@@ -35,7 +35,7 @@ def check_layer_numbers(flat: Mapping[str, JsonValue]) -> None:
     list_name = family_modules(str(flat.get("model_type"))).layers.rpartition(".")[2]
     layer = re.compile(rf"(?:[a-z_]*(?:model|transformer|backbone|decoder)\.)*{list_name}\.(\d+)\b")
     for name in _names(flat.get("quantization_config")):
-        if (found := layer.match(name)) and int(found[1]) >= end:
+        if (named := layer.match(name)) and int(named[1]) >= end:
             got = f"quantization_config: got {quoted_value(name)}"
             raise error_at_key(("quantization_config",), f"{got}; {expected}")
 

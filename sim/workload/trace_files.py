@@ -34,6 +34,7 @@ EPOCH: tuple[tuple[float, TimeUnit], ...] = ((1e18, "ns"), (1e15, "us"), (1e12, 
 # takes 86 s, and two minutes of milliseconds that are read as seconds take more than a day.
 HIGH_RATE, SHORT = 10.0, 600.0  # request/s, s
 LOW_RATE, LONG = 0.01, 86_400.0  # request/s, s
+LONGEST_TRACE = 1e9  # s, 32 years; one mistyped time would make a run without end
 # A burst of a few requests may be that fast, unless its times have fractions of a millisecond.
 BURST = 20  # requests, assumed
 
@@ -64,6 +65,12 @@ def read_trace(path: Path, unit: TimeUnit | None = None, block: int | None = Non
     columns = replace(columns, unit=_unit(columns, unit, shown))
     order = np.argsort(columns.arrival, kind="stable")
     begin, second = columns.arrival[order[0]], SECONDS[columns.unit or "s"]
+    span = float(columns.arrival[order[-1]] - begin) * second
+    if span > LONGEST_TRACE:
+        raise ScenarioError(
+            f"{shown}: got times over {span:.3g} s; expected {LONGEST_TRACE:.3g} s (32 years) at"
+            " most; try to correct the last time, or another time_unit"
+        )
     ids, answered = columns.hash_ids, columns.answered
     return replace(
         columns,

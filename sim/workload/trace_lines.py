@@ -41,6 +41,7 @@ LINE_FORMATS = (Lines("Bailian", "s", 16, "chat_id"), Lines("Mooncake", "ms", 51
 # Source: ai-dynamo/aiperf, docs/tutorials/working-with-profile-exports.md.
 AIPERF = ("metadata", "metrics")
 SESSION, DELAY = "session_id", "delay"  # of AIPerf's conversations in Mooncake's format
+NO_PARENT = (None, -1)  # of Bailian's first turns
 TURN_KEYS = ("chat_id", "parent_chat_id", SESSION, DELAY)
 AIPERF_LENGTHS = ("input_sequence_length", "output_sequence_length")
 AIPERF_SESSION = ("x_correlation_id", "conversation_id")  # the second: older versions
@@ -146,7 +147,10 @@ def _turns(
         if rows[number].get(TIME) is None and np.isnan(pause[number]):
             pause[number] = 0.0
     timed = all(row.get(TIME) is not None for row in rows)
-    return RecordedTurns(before, pause, added, timed)
+    alone = sum(
+        first < 0 and parent not in NO_PARENT for first, parent in zip(before, parents, strict=True)
+    )
+    return RecordedTurns(before, pause, added, timed, 0 if added else alone)
 
 
 def _require(row: JsonObject, starts: Collection[Hashable], where: str) -> None:
@@ -155,8 +159,10 @@ def _require(row: JsonObject, starts: Collection[Hashable], where: str) -> None:
     starts: sessions of which a turn has come. Their next turns may have a pause in place of a time.
     """
     for key in (SESSION, "chat_id", "parent_chat_id"):
-        if isinstance(row.get(key), list | dict):
-            raise ScenarioError(f"{where}: {key}: got a list or a mapping; expected a name")
+        value = row.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+            expected = "expected a whole number or a text"
+            raise ScenarioError(f"{where}: {key}: got {brief(json.dumps(value))}; {expected}")
     later = row.get(SESSION) is not None and row[SESSION] in starts
     missing = [key for key in REQUEST if key not in row and not (later and key == TIME)]
     if missing:
@@ -212,12 +218,14 @@ def _aiperf(rows: list[tuple[str, JsonObject]]) -> Columns:
         requests.append((sent, *token_numbers(lengths, AIPERF_LENGTHS, where)))
         sessions.append(_aiperf_session(metadata, where))
         waits = [_value(metrics, key) for key in ("time_to_first_token", "request_latency")]
-        times = [sent + wait * 1e6 for wait in waits if isinstance(wait, int | float)]  # from ms
+        times = [
+            sent + wait * 1e6 for wait in waits if isinstance(wait, int | float) and wait >= 0
+        ]  # from ms
         answers.append((times[0], times[1]) if len(times) == len(waits) else None)
     arrays = request_arrays(requests)
     ends = [answer[1] if answer else np.nan for answer in answers]
     before = turns_before(sessions, sessions, arrays[0].tolist())
-    pause = np.fmax(0.0, arrays[0] - np.array(ends, float)[before]) if answers else arrays[0]
+    pause = np.maximum(0.0, arrays[0] - np.array(ends, float)[before]) if answers else arrays[0]
     turns = RecordedTurns(before, np.where(before >= 0, pause, np.nan))
     return Columns(
         "AIPerf",
@@ -234,7 +242,7 @@ def _aiperf_session(metadata: JsonObject, where: str) -> Hashable:
     """Return the conversation of a record; records without one have conversations of their own."""
     for key in AIPERF_SESSION:
         value = metadata.get(key)
-        if isinstance(value, str | int):
+        if isinstance(value, str | int) and not isinstance(value, bool):
             return key, value
         if value is not None:
             raise ScenarioError(

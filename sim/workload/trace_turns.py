@@ -21,12 +21,14 @@ class RecordedTurns:
     pause: float[request], from that turn's answer on, in the unit of the trace; nan: not recorded.
     added: whether prompts have only the new text of a turn, without the conversation before it.
     timed: whether all requests have a time of their own.
+    alone: later turns whose predecessor the file lacks, or which got no answer.
     """
 
     before: NDArray[np.int64]
     pause: NDArray[np.float64]
     added: bool = False
     timed: bool = True
+    alone: int = 0
 
     def part(self, places: NDArray[np.int64], second: float = 1.0) -> "RecordedTurns":
         """Return the turns at these places, in this order. second: of the unit of pauses.
@@ -107,6 +109,8 @@ def turn_notes(requests: RequestBatch, turns: RecordedTurns) -> list[str]:
     if requests.after is None:
         return []
     notes = [f"turns that follow an answer: {int((requests.after >= 0).sum())}"]
+    if turns.alone:
+        notes.append(f"turns without the answer before them in the file: {turns.alone}")
     if turns.added:
         notes.append("prompts of turns with the conversation before them, and no hash_ids")
     return notes

@@ -97,6 +97,7 @@ def test_a_turn_is_sent_at_its_recorded_time_but_not_before_the_answer(
         expected = max(rows.arrival[before] + gap, rows.last_token[before])
         assert rows.arrival[number] == pytest.approx(expected, rel=1e-12)
     assert rows.arrival[[0, 3, 4]].tolist() == [0.0, 0.5, 4.0]
+    assert requests.note.endswith("answer: 2; turns without the answer before them in the file: 1")
     late = rows.arrival[1] > 2.0 + 1e-9
     assert late == (slower > 1)
 
@@ -115,6 +116,14 @@ def test_a_pause_of_aiperf_is_from_the_recorded_answer_on(recorded):
     np.testing.assert_allclose(sent, [0, 2, 2.25, 0.2], atol=1e-9)
     np.testing.assert_allclose(last - sent, [0.5, 0.25, 0.5, 0.5], atol=1e-9)
     assert (first < last).all()
+
+
+def test_a_record_without_a_latency_keeps_the_recorded_distance(recorded):
+    rows = [aiperf("a", 100.0, 0.5, 50), aiperf("a", 102.0, 0.25, 90)]
+    del rows[0]["metrics"]["request_latency"]
+    requests = recorded(rows).draw(0)
+    assert requests.after.tolist() == [-1, 0]
+    assert (requests.think[1], requests.gap[1]) == (0.0, 2.0)
 
 
 def test_without_conversations_all_requests_come_at_their_times(recorded):
@@ -158,7 +167,13 @@ def test_the_first_requests_keep_their_turns(recorded):
             {},
             "timestamp: got nothing; expected timestamp, input_length, output_length in each line",
         ),
-        (bailian(parent_chat_id=[7]), {}, "parent_chat_id: got a list or a mapping"),
+        (bailian(parent_chat_id=[7]), {}, "parent_chat_id: got [7]; expected a whole number or a"),
+        (bailian(chat_id=True), {}, "chat_id: got true; expected a whole number or a text"),
+        (
+            [*bailian()[:-1], bailian(timestamp=1e30)[-1]],
+            {"time_unit": "s"},
+            "got times over 1e+30 s; expected 1e+09",
+        ),
         (
             [
                 {"session_id": 1, "timestamp": 5, "input_length": 5, "output_length": 5},
