@@ -52,7 +52,10 @@ def main() -> None:
     except UserError as error:
         exit_with_error(str(error))
     except CommandLineError as error:
-        exit_with_error(error.format_message())
+        message, context = error.format_message(), getattr(error, "ctx", None)
+        if context and message.startswith("Missing"):
+            message = f"{message.rstrip('.')}; try sramsim {context.info_name} -h"
+        exit_with_error(message)
     except MemoryError as error:
         exit_with_error(f"not enough memory: {error}")
     except (KeyboardInterrupt, typer.Abort):
