@@ -632,7 +632,7 @@ def test_the_figure_of_any_column_is_drawn_and_another_name_is_one_line(sramsim)
     grid = "sweep={workload.rate: [1 request/s, 2 request/s]}"
     assert sramsim("sweep", "mine.yaml", "--out", "swept", "--jobs", "1", "--set", grid)[0] == 0
     status, out, err = sramsim("plot", "swept", "--metric", "joules_per_token")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "swept: energy.joules_per_token as png, svg, pdf\n")
     assert Path("swept/energy.joules_per_token.png").exists()
     assert "STABLE" in out or "TOO SHORT" in out
     status, _, err = sramsim("plot", "swept", "--metric", "median_tpt_ms")
