@@ -6,8 +6,6 @@
 Read `speed` first, then `style`. Left out: simulation and reading of files.
 """
 
-import os
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,18 +74,11 @@ def draw_own(source: Saved | Swept, names: Sequence[str]) -> dict[str, Figure]:
     """Return the figures of a user's functions by the names of their files.
 
     names: such as 'my.py:draw', of functions that take the result and return a Figure.
-    Raises: UserError if there is no such function, it fails, or it returns something else.
+    Raises: UserError if there is no such function, or it returns something else.
     """
     figures = {}
     for name in names:
-        draw = own_function(name, "a function that draws")
-        try:
-            figure = draw(source)
-        except Exception as error:
-            raise UserError(
-                f"{_own_line(error)}: --figure {name}: got {type(error).__name__}: {error};"
-                " expected a matplotlib Figure; try to mend this line"
-            ) from error
+        figure = own_function(name, "a function that draws")(source)
         if not isinstance(figure, Figure):
             raise UserError(
                 f"--figure {name}: got {type(figure).__name__}; expected a matplotlib Figure; "
@@ -96,17 +87,6 @@ def draw_own(source: Saved | Swept, names: Sequence[str]) -> dict[str, Figure]:
         module, _, function = name.replace(".py:", ":", 1).rpartition(":")
         figures[f"{Path(module).name}-{function}"] = figure
     return figures
-
-
-def _own_line(error: Exception) -> str:
-    """Return 'my.py:7': the last line of a user's file that an error passed through.
-
-    The first frame is the call itself. Frames below the user's file are those of libraries.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    called = frames[1:] or frames
-    line = [frame for frame in called if frame.filename == called[0].filename][-1]
-    return f"{os.path.relpath(line.filename)}:{line.lineno}"
 
 
 def draw_swept(swept: Swept, metrics: Sequence[str] = ()) -> dict[str, Figure]:

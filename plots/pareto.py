@@ -81,7 +81,7 @@ def top_speed(line: Series) -> float:
     return max((x for x, steady in zip(line.speeds, line.steady, strict=True) if steady), default=0)
 
 
-def highest_throughput(plans: Sequence[Series], divisor: str, speed: float) -> tuple[float, str]:
+def most_tokens(plans: Sequence[Series], divisor: str, speed: float) -> tuple[float, str]:
     """Return the highest throughput at which a user still gets `speed`, and the label of its plan.
 
     (0, '') if there is none. Left out: points at which the system does not keep up.
@@ -114,7 +114,7 @@ def finding(lines: Sequence[Series]) -> str:
     own_plans = [line for line in able if line.chips == fastest.chips]
     rest = [line for line in able if line not in own_plans]
     if not rest:
-        top = f"{trimmed_number(highest_throughput([fastest], 'chips', 0.0)[0])} token/s per chip"
+        top = f"{trimmed_number(most_tokens([fastest], 'chips', 0.0)[0])} token/s per chip"
         speed = f"{trimmed_number(top_speed(fastest))} token/s for a user"
         return f"{fastest.label}: up to {speed}, and up to {top}"
     rival = max(rest, key=top_speed)
@@ -128,14 +128,12 @@ def finding(lines: Sequence[Series]) -> str:
     divisor, unit = (power, "kW") if known else ("chips", "chip")
     # The slower system's knee: the speed at which half of its best throughput is left.
     speeds = sorted((v for line in rival_plans for v in line.speeds), reverse=True)
-    half = highest_throughput(rival_plans, divisor, 0.0)[0] / 2
-    knee = next(
-        (v for v in speeds if highest_throughput(rival_plans, divisor, v)[0] >= half > 0), None
-    )
+    half = most_tokens(rival_plans, divisor, 0.0)[0] / 2
+    knee = next((v for v in speeds if most_tokens(rival_plans, divisor, v)[0] >= half > 0), None)
     if knee is None:
         return text
     (low, other), (high, better) = sorted(
-        highest_throughput(plans, divisor, knee) for plans in (own_plans, rival_plans)
+        most_tokens(plans, divisor, knee) for plans in (own_plans, rival_plans)
     )
     if low > 0:
         text += (

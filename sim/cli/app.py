@@ -41,7 +41,8 @@ def root_command(
 def main() -> None:
     """Run the command line, and exit with status 0, 2 (an error of the user) or 130 (Ctrl-C).
 
-    An error of the user is one line on stderr. Errors of the program keep their traceback.
+    An error of the user is one line on stderr, also in the user's own Python file. Errors of the
+    program keep their traceback.
     """
     prepare_streams()
     warn_of_own_sim()
@@ -49,22 +50,39 @@ def main() -> None:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         # Flush here: an error at the end of the process could not be printed as one line.
         sys.stdout.flush()
-    except UserError as error:
-        exit_with_error(str(error))
-    except CommandLineError as error:
-        exit_with_error(error.format_message())
-    except MemoryError as error:
-        exit_with_error(f"not enough memory: {error}")
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:  # the reader of the pipe ended, as `head` does
         discard_output(sys.stdout)
         sys.exit(0)
-    except OSError as error:
-        exit_with_error(f"{error.filename or 'stdout'}: {error.strerror or error}")
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        exit_with_error(message)
     if status == INTERRUPTED:
         note("interrupted; nothing was written")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def user_message(error: Exception) -> str | None:
+    """Return the line for an error that the user can mend; None for an error of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, CommandLineError):
+        message: str = error.format_message()
+        context = getattr(error, "ctx", None)
+        if context and message.startswith("Missing"):
+            return f"{message.rstrip('.')}; try sramsim {context.info_name} -h"
+        return message
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'stdout'}: {error.strerror or error}"
+    from sim.inputs.fields import own_line  # slow: it imports pydantic
+
+    line = own_line(error)
+    return line and f"{line}: got {type(error).__name__}: {error}; try to mend this line"
 
 
 def warn_of_own_sim() -> None:

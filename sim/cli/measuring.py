@@ -65,6 +65,11 @@ def validate_command(
             " try sramsim validate serving"
         )
     name = "network" if network else name
+    if name and name.endswith(".csv"):
+        raise UserError(
+            f"validate: got {name}; expected the name of a set;"
+            f" try sramsim validate --points {name}"
+        )
     check_figure_name(figure)
     if figure and name in ("network", "kernels"):
         raise UserError(

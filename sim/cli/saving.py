@@ -1,7 +1,7 @@
 """Files that the commands write: results, figures and pages, whole or not at all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,19 @@ def save_run(saved: "Saved", folder: Path, plots: bool) -> None:
     note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
 
 
-def save_run_figures(saved: "Saved", folder: Path) -> None:
-    """Write all figures of a result as PNG, SVG and PDF."""
+def save_run_figures(saved: "Saved", folder: Path) -> "dict[str, Figure]":
+    """Write all figures of a result as PNG, SVG and PDF, and return them by name."""
     from plots import draw_all
 
     with status_line("drawing figures"):
-        save_figures(draw_all(saved), folder)
+        figures = draw_all(saved)
+        save_figures(figures, folder)
+    return figures
+
+
+def note_figures(names: Iterable[str], folder: Path) -> None:
+    """Print a note of the figures in a folder."""
+    note(f"{folder}: {', '.join(names)} as {', '.join(FIGURE_SUFFIXES)}")
 
 
 def save_capacity(

@@ -7,7 +7,7 @@ import typer
 
 from sim.cli.app import LOOK, TRUST, app
 from sim.cli.completion import complete_entries, complete_results
-from sim.cli.console import note, print_json, show_table
+from sim.cli.console import print_json, show_table
 from sim.cli.options import (
     FileArgument,
     JsonOption,
@@ -18,6 +18,7 @@ from sim.cli.options import (
 from sim.cli.running import run_command
 from sim.cli.saving import (
     check_figure_name,
+    note_figures,
     save_figure,
     save_figures,
     save_run_figures,
@@ -100,10 +101,11 @@ def plot_command(
             )
         show_table(point_table(swept, metrics))
         save_figures(figures, out or folder)
+        note_figures(figures, out or folder)
     else:
         from sim.results.saving import load_result
 
-        save_run_figures(load_result(folder), out or folder)
+        note_figures(save_run_figures(load_result(folder), out or folder), out or folder)
 
 
 def draw_own_figures(folder: Path, names: list[str], out: Path) -> None:
@@ -115,7 +117,7 @@ def draw_own_figures(folder: Path, names: list[str], out: Path) -> None:
     is_sweep = (folder / "sweep.json").exists()
     figures = draw_own(load_sweep(folder) if is_sweep else load_result(folder), names)
     save_figures(figures, out)
-    note(f"{out}: {', '.join(figures)} as png, svg and pdf")
+    note_figures(figures, out)
 
 
 @app.command(

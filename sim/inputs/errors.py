@@ -70,8 +70,12 @@ def quoted_value(value: object) -> str:
 
 
 def nearest_name(word: str, names: Iterable[str]) -> str:
-    """Return up to three names that look like `word`, quoted, or ''."""
-    return ", ".join(f"'{name}'" for name in difflib.get_close_matches(word, list(names), 3, 0.6))
+    """Return up to three names that look like `word` or else contain it, quoted, or ''."""
+    known = list(names)
+    near = difflib.get_close_matches(word, known, 3, 0.6)
+    if not near and len(word) > 2:
+        near = [name for name in known if word in name][:3]
+    return ", ".join(f"'{name}'" for name in near)
 
 
 def error_at_key(path: tuple[str, ...], reason: str) -> "PydanticCustomError":

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from sim.inputs.document import read_value
 from sim.inputs.errors import ScenarioError
+from sim.inputs.files import shorten
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.overrides import overridden
@@ -29,6 +31,7 @@ from sim.inputs.values import Entry, Text, Value
 from sim.units import brief, value_error
 
 NUMBER_STARTS = tuple("0123456789.+-")
+_OWN_FILES: set[str] = set()  # files of modules that users wrote, imported so far
 
 
 class Shorthand:
@@ -284,10 +287,21 @@ def _import(module_name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    _OWN_FILES.add(os.path.abspath(path))
     # Dataclasses and pydantic look up the names in annotations there.
     sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
     return module
+
+
+def own_line(error: BaseException) -> str | None:
+    """Return 'my.py:7', the last line of a user's module that an error passed through.
+
+    None if it passed through none, so that it is no error of the user's code.
+    """
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [line for line in lines if line.filename in _OWN_FILES]
+    return f"{shorten(Path(own[-1].filename))}:{own[-1].lineno}" if own else None
 
 
 def _where(text: str) -> str:

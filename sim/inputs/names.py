@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from sim.inputs.errors import ScenarioError
+from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.files import existing
 from sim.inputs.key_paths import value_at
 from sim.inputs.suggestions import spelling_hint
@@ -79,6 +79,9 @@ def find_entry(text: str, kind: str) -> Path:
     if is_path:
         if kind == "models" and HUB_ID.fullmatch(text) and not os.path.exists(folder / text):
             raise ScenarioError(f"{where}{_hub_hint(text)}")
+        near = "" if os.path.exists(folder / text) else nearest_name(text, known)
+        if near:
+            raise ScenarioError(f"{where}{text}: no such file; did you mean {near}?")
         return existing(folder / text, f"{where}{text}")
     hint = spelling_hint(text, known, f"there are {', '.join(catalogue_names(kind))}")
     raise ScenarioError(f"{where}{brief(text)!r} is not among the catalogue's {kind}; {hint}")

@@ -180,10 +180,15 @@ byId("controls").addEventListener("change", (event) => {
   draw();
 });
 byId("speed").addEventListener("input", table);
+// Three digits, and not above the value: else the clicked point would not reach its own speed.
+function floor3(value) {
+  const step = 10 ** (Math.floor(Math.log10(value)) - 2);
+  return Number((Math.floor(value / step) * step).toPrecision(3));
+}
 byId("chart").on("plotly_click", ({ points }) => {
   const row = points[0].customdata;
   if (!row || !(row.is.user_speed > 0)) return;
-  byId("speed").value = Number(row.is.user_speed.toPrecision(3)) * 0.999;
+  byId("speed").value = floor3(row.is.user_speed);
   table();
 });
 isDark.addEventListener("change", draw);

@@ -78,7 +78,7 @@ class WithLengths(Value):
 
     @property
     def lengths_error(self) -> str:
-        """The error in the keys of the lengths; empty without one."""
+        """The error in the keys of the lengths; empty if there is none."""
         if self.own_lengths is None:
             key = "output" if self.prompt else "prompt"
             return f"got no {key}; expected prompt and output, or a preset; try lengths: chat"

@@ -93,6 +93,11 @@ def mine(old: str, new: str) -> None:
             "'h200-sxm'?",
         ),
         ("show chip nope.yaml", "nope.yaml: no such file"),
+        (
+            "show engine groq",
+            "'groq' is not among the catalogue's engines; did you mean 'groq-compiler'?",
+        ),
+        ("show engine", "Missing argument 'NAME|FILE'; try sramsim show -h"),
         ("show chip ./", "./: is a directory; expected a file"),
         (
             "trace fleet --system by-room --program",
@@ -207,6 +212,7 @@ def test_an_empty_name_or_one_of_two_lines_is_an_error(refusal):
     [
         ("nope.yaml", "nope.yaml: no such file"),
         ("below/nope", "below/nope: no such file"),
+        ("fleet.yaml", "fleet.yaml: no such file; did you mean 'fleet'?"),
         ("./", "./: is a directory; expected a file"),
         ("a\nb.yaml", "a b.yaml: no such file"),
         (
@@ -388,7 +394,7 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
             "workload.rate=2",
             "--set workload.rate: got 2 without a unit; try '2 request/s'",
         ),
-        ("model=gpt", "--set model: 'gpt' is not among the catalogue's models; there are "),
+        ("model=xyz", "--set model: 'xyz' is not among the catalogue's models; there are "),
     ],
 )
 def test_an_error_in_an_assignment_names_the_assignment(refusal, assignment, message):
@@ -626,7 +632,7 @@ def test_the_figure_of_any_column_is_drawn_and_another_name_is_one_line(sramsim)
     grid = "sweep={workload.rate: [1 request/s, 2 request/s]}"
     assert sramsim("sweep", "mine.yaml", "--out", "swept", "--jobs", "1", "--set", grid)[0] == 0
     status, out, err = sramsim("plot", "swept", "--metric", "joules_per_token")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "swept: energy.joules_per_token as png, svg, pdf\n")
     assert Path("swept/energy.joules_per_token.png").exists()
     assert "STABLE" in out or "TOO SHORT" in out
     status, _, err = sramsim("plot", "swept", "--metric", "median_tpt_ms")

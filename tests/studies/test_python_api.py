@@ -160,7 +160,7 @@ def test_a_figure_is_a_function_of_the_user(result, tmp_path, sramsim, monkeypat
     }
     for name, message in (
         ("mine.py:text", "--figure mine.py:text: got str; expected a matplotlib Figure"),
-        ("mine.py:wrong", "mine.py:11: --figure mine.py:wrong: got ColumnNotFoundError: "),
+        ("mine.py:wrong", "mine.py:11: got ColumnNotFoundError: "),
         ("mine.py:dram", "mine has no function dram"),
         ("nowhere.py:draw", "nowhere cannot be imported"),
     ):

@@ -567,6 +567,10 @@ ONE_SET = (
             "'serving'?",
         ),
         ("--points gone.csv", "gone.csv: no such file"),
+        (
+            "mine.csv",
+            "validate: got mine.csv; expected the name of a set; try sramsim validate --points mine.csv",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line(sramsim, words, message):
