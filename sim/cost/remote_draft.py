@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.causes import Cause
+from sim.cost.causes import DRAFTER, Cause, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
@@ -114,13 +114,11 @@ class RemoteDrafter:
         counts[np.argmax(stages)] = pieces
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts)])
-            yield row._replace(repeats=repeats, causes=partial(_of_drafter, row.causes))
+            yield row._replace(repeats=repeats, causes=partial(of_drafter, row.causes))
         overhead = self.layout.engine.step_overhead
-        keys = ("drafter.engine.step_overhead",)
-        cause = Cause("drafter: step_overhead", "software", overhead, "s", keys=keys)
-        head = self.layout.model.blocks[-1]
-        yield Row(head, np.ones(1), overhead, 0.0, IS_OVERHEAD, lambda: (cause,))
-        yield _link_row("drafter: hops between stages", self._hops(part), 1.0)
+        causes = partial(of_drafter, partial(overhead_causes, "step_overhead", overhead))
+        yield Row(self.costs.head, np.ones(1), overhead, 0.0, IS_OVERHEAD, causes)
+        yield _link_row(f"{DRAFTER}: hops between stages", self._hops(part), 1.0)
 
     def tally(self, tally: Tally) -> Tally:
         """Return the tally of the drafter's passes for the steps of the model.
@@ -187,6 +185,10 @@ class RemoteDraftCosts(Costs):
         )
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
+
+    def on(self, layout: Layout, drafter: Layout) -> "RemoteDraftCosts":
+        """Return the costs with other layouts, and the same link and groups."""
+        return RemoteDraftCosts(layout, drafter, self.link, self.groups)
 
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
@@ -283,16 +285,6 @@ def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
         cut,
         decode_steps=min(tally.decodes, tally.decode_steps + more),
         steps_without_sampling=tally.steps_without_sampling,
-    )
-
-
-def _of_drafter(causes: Callable[[], tuple[Cause, ...]]) -> tuple[Cause, ...]:
-    """Return the causes of a row as those of a drafter, whose numbers have keys of their own."""
-    return tuple(
-        cause._replace(
-            what=f"drafter: {cause.what}", keys=tuple(f"drafter.{key}" for key in cause.keys)
-        )
-        for cause in causes()
     )
 
 
