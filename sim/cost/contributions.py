@@ -76,9 +76,9 @@ def contributions(
         yield replace(line, amount=nbytes, unit="B", rate=nbytes / sent)
 
 
-def way_back(costs: Costs) -> Contribution:
+def way_back(costs: Costs, count: float = 1.0) -> Contribution:
     """Return the line of the sampled token's way from the last chip to the first stage."""
-    return _seconds(HOPS, "hops", "sampled token back", "link", 1.0, costs.back)
+    return _seconds(HOPS, "hops", "sampled token back", "link", count, count * costs.back)
 
 
 def merged(lines: Iterable[Contribution]) -> list[Contribution]:

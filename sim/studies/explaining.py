@@ -147,8 +147,9 @@ class _SystemExplainer:
     def explained(self) -> ExplainedSystem:
         """Return the explanation."""
         costs, unloaded = self.deployment.costs, self.scenario.unloaded(self.deployment)
-        whole = np.ones((2, costs.stages))
-        token = merged([*contributions(costs, self.work, *whole), way_back(costs)])
+        share = 1 / self.layout.mean_tokens  # of a step, which yields as many tokens
+        whole = np.full((2, costs.stages), share)
+        token = merged([*contributions(costs, self.work, *whole), way_back(costs, share)])
         path = first_token_path(self.deployment, self.prompt)
         first = merged(line for step in path for line in contributions(costs, *step))
         tpot = sum(line.seconds for line in token)

@@ -146,6 +146,7 @@ def test_the_plan_says_which_chips_draft_and_when_drafts_pay(scenario):
 def test_the_lines_of_an_explanation_are_the_token(scenario):
     for name, system in explain(scenario, ["named", "local"]).systems.items():
         token = system.token
+        assert token.ms == pytest.approx(token.simulated_ms, rel=1e-3)
         of_drafter = [line for line in token.lines if line.what.startswith("drafter: ")]
         assert bool(of_drafter) == (name == "named")
         for line in token.lines:
