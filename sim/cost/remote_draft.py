@@ -77,6 +77,15 @@ class RemoteDrafter:
         widths = (self.width, *[1] * (self.passes - 1))
         self.costs = Costs(replace(layout, engine=of.engine(layout.engine)), widths=widths)
 
+    def prompts_of(self, work: Work) -> Work:
+        """Return the prompts of a step, without positions to sample from.
+
+        Attention ranks of the drafter have as much of them as those of the model.
+        """
+        ranked = work.rank_prompt if self.layout.plan.attention_data > 1 else None
+        prompts = replace(work, decodes=0, logits=0, context=0.0, windowed_context=0.0)
+        return replace(prompts, growing=0.0, added=None, rank_prompt=ranked)
+
     def time(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return the time of drafts or prompts, what each further step adds, and for how many."""
         if not work.tokens:
@@ -212,7 +221,7 @@ class RemoteDraftCosts(Costs):
         counts = max(paths(groups, work.decodes), key=times.total)
         parts = (
             (counts.verify, super().rows(part)),
-            (counts.prompts, self.remote.rows(prompts_of(part))),
+            (counts.prompts, self.remote.rows(self.remote.prompts_of(part))),
             (counts.drafts, self.remote.rows(drafts_of(part))),
         )
         for count, rows in parts:
@@ -229,7 +238,7 @@ class RemoteDraftCosts(Costs):
     def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
         """Return the times of a group, what each further step adds to them, and for how many."""
         verify, growth, holds = super().line(part)
-        prompts = self.remote.time(prompts_of(part))[0]
+        prompts = self.remote.time(self.remote.prompts_of(part))[0]
         drafts, more, steps = self.remote.time(drafts_of(part))
         longer = max(self.bytes_out, self.bytes_back)
         busy = part.decodes * longer / self.link.bandwidth
@@ -267,13 +276,6 @@ def drafts_of(work: Work) -> Work:
         growing=work.growing,
         width=work.width,
         added=work.added,
-    )
-
-
-def prompts_of(work: Work) -> Work:
-    """Return the prompts of a step, without positions to sample from."""
-    return replace(
-        work, decodes=0, context=0.0, logits=0, windowed_context=0.0, growing=0.0, added=None
     )
 
 
