@@ -251,9 +251,12 @@ def _costs_per_token(
     """
     workload, window, money = scenario.workload, deployment.limits.window, scenario.money
     context = workload.mean_prompt + workload.mean_output / 2
-    tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
-    tally.batch_steps[1] = 1
-    replicas = deployment.layout.plan.replicas
+    width, share = deployment.limits.width, 1 / deployment.layout.mean_tokens  # of a step
+    step = Tally(logits=1, context=context, windowed_context=min(context, window or context))
+    step.batch_steps[width] = 1
+    if width > 1:
+        step.decode_steps = step.decodes = 1
+    tally, replicas = step.scaled(share), deployment.layout.plan.replicas
     parts = energy_parts(scenario, name, deployment, tally)
     alone = (part._replace(chips=part.chips / replicas) for _, part in parts)
     used = energy(alone, tpot, money.pue)

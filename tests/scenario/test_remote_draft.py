@@ -34,6 +34,7 @@ systems:
     speculate: {method: draft, tokens: 3, acceptance: 0.7, draft: {model: llama-3.2-1b}}
   both: {fleet: {named: 2, plain: 1}}
 """
+USER = "users: 1, requests: 2, prompt: 16 token, output: 400"  # instead of four
 DRAFT = "named.speculate.draft."
 INLINE = "{chip: l40s, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}"
 REFUSED = {
@@ -168,3 +169,14 @@ def test_the_uncertain_numbers_of_a_drafter_move_its_system(scenario):
     )
     assert low["tpot"] < high["tpot"]
     assert low["joules"] < high["joules"]
+
+
+def test_a_single_user_takes_the_joules_of_the_sensitivity(tmp_path):
+    """The last of 158 steps yields fewer tokens, and the prompt is short."""
+    text = SPEC.replace("users: 4, requests: 8, prompt: 64 token, output: 24", USER)
+    text = text.replace("acceptance: 0.7,", "acceptance: 0.7, sampling: expected,")
+    text = text.replace("acceptance: 0.7\n", "acceptance: 0.7\n      sampling: expected\n")
+    scenario = read(tmp_path, text.replace("  both: {fleet: {named: 2, plain: 1}}\n", ""))
+    for name, system in run(scenario).summary.systems.items():
+        single = single_request_metrics(scenario, name, scenario.plain(name))
+        assert single["joules"] == pytest.approx(system.costs.energy.joules_per_token, rel=0.01)
