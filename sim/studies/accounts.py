@@ -170,7 +170,8 @@ def energy_parts(
     link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     (others,) = deployment.others
     server = host_power(others.layout.chip, owners[1])
-    spared = copies * (others.chips + scenario.spare_chips(name, ffn=deployment.ffn is not None))
+    spares = scenario.spare_chips(name, ffn=True) if deployment.ffn else 0  # a drafter has none
+    spared = copies * (others.chips + spares)
     return [
         (owners[0], EnergyPart(costs, chips, own, around, link)),
         (owners[1], EnergyPart(other, spared, of_other, server)),

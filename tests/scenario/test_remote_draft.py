@@ -4,6 +4,7 @@ import pytest
 
 import sim
 from sim.results.encoding import json_object
+from sim.scenario.outages import failing_units
 from sim.scenario.purchases import owned_chips, purchase
 from sim.studies.explaining import explain
 from sim.studies.run import plan, run
@@ -118,6 +119,23 @@ def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
         2,
         pytest.approx(10, rel=1e-3),
     )
+
+
+def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
+    faults = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
+    both = read(
+        tmp_path,
+        SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {faults}\n    spec"),
+    )
+    spared = both.spare_chips("named")
+    assert (spared, both.spare_chips("plain")) == (2, 0)
+    assert [unit.chips for unit in failing_units(both, "named", both.deploy("named"))] == [2]
+    bought = purchase(both, "named").chips - purchased(both, "plain", "small").chips
+    assert bought == pytest.approx(purchase(both, "plain").chips)
+    result = run(both).summary.systems
+    idle = power(result["named"], "idle") - power(result["small"], "idle")
+    assert idle == pytest.approx(2 * power(result["plain"], "idle"), rel=1e-9)
+    assert 0 < result["named"].metrics.availability.availability < 1
 
 
 def purchased(scenario, *names):
