@@ -159,7 +159,8 @@ class Speculate(Value):
     def speculation(self, model: Model) -> Speculation | None:
         """Return the speculation for a model; None without drafts.
 
-        Raises: ValueError if the drafter has another window than the model.
+        Raises: ValueError if the drafter has another window or vocabulary than the model.
+        Source: vLLM, verify_equal_vocab_size_if_draft_model, for vocabularies.
         """
         if not self.tokens:
             return None
@@ -172,6 +173,10 @@ class Speculate(Value):
             window = f"{model.window}" if model.window else "none"
             reason = f"got {drafter.id} with a window of {drafter.window} positions; expected "
             reason += f"that of {model.id}, {window}; try another draft model"
+            raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
+        if drafter.vocab_size != model.vocab_size:
+            reason = f"got {drafter.id} with a vocabulary of {drafter.vocab_size:,} tokens; "
+            reason += f"expected that of {model.id}, {model.vocab_size:,}; try another draft model"
             raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
         return Speculation(
             self.method,
