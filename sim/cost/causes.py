@@ -6,7 +6,7 @@
 `Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,8 @@ from sim.cost.terms import OVERHEAD, Array, Row, Sides
 from sim.hardware.chip import Op, Quotient
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
+
+DRAFTER = "drafter"  # begins what its causes are for, and the keys of their numbers
 
 Resource = Literal["memory", "compute", "link", "host", "software"]
 
@@ -53,6 +55,16 @@ class Cause(NamedTuple):
         if self.rate is None:
             return self.amount
         return self.amount / (self.chips * self.rate * self.efficiency)
+
+
+def of_drafter(causes: Callable[[], tuple[Cause, ...]]) -> tuple[Cause, ...]:
+    """Return the causes of a row as those of a drafter on other chips."""
+    return tuple(
+        cause._replace(
+            what=f"{DRAFTER}: {cause.what}", keys=tuple(f"{DRAFTER}.{key}" for key in cause.keys)
+        )
+        for cause in causes()
+    )
 
 
 def overhead_causes(key: str, seconds: Seconds) -> tuple[Cause, ...]:

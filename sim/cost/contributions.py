@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.causes import Resource
+from sim.cost.causes import DRAFTER, Cause, Resource
 from sim.cost.step import Costs
 from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Row, by_term
 from sim.cost.work import Work
@@ -76,9 +76,9 @@ def contributions(
         yield replace(line, amount=nbytes, unit="B", rate=nbytes / sent)
 
 
-def way_back(costs: Costs) -> Contribution:
+def way_back(costs: Costs, count: float = 1.0) -> Contribution:
     """Return the line of the sampled token's way from the last chip to the first stage."""
-    return _seconds(HOPS, "hops", "sampled token back", "link", 1.0, costs.back)
+    return _seconds(HOPS, "hops", "sampled token back", "link", count, count * costs.back)
 
 
 def merged(lines: Iterable[Contribution]) -> list[Contribution]:
@@ -116,7 +116,7 @@ def _of_row(row: Row, count: float) -> Iterator[Contribution]:
             yield Contribution(
                 TERMS[term],
                 _part(row, term),
-                cause.what if share == 1 or TERMS[term] != "activations" else "activations read",
+                _what(cause, term) if share < 1 else cause.what,
                 cause.resource,
                 count,
                 times * cause.amount,
@@ -128,6 +128,14 @@ def _of_row(row: Row, count: float) -> Iterator[Contribution]:
                 times * cause.seconds * (row.ideal / total if total else 0.0),
                 cause.keys,
             )
+
+
+def _what(cause: Cause, term: int) -> str:
+    """Return what a part of a cause is for: 'activations read', also of a drafter."""
+    if TERMS[term] != "activations":
+        return cause.what
+    owner = f"{DRAFTER}: " if cause.what.startswith(DRAFTER) else ""
+    return f"{owner}activations read"
 
 
 def _part(row: Row, term: int) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.causes import Cause
+from sim.cost.causes import DRAFTER, Cause, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
@@ -77,6 +77,15 @@ class RemoteDrafter:
         widths = (self.width, *[1] * (self.passes - 1))
         self.costs = Costs(replace(layout, engine=of.engine(layout.engine)), widths=widths)
 
+    def prompts_of(self, work: Work) -> Work:
+        """Return the prompts of a step, without positions to sample from.
+
+        Attention ranks of the drafter have as much of them as those of the model.
+        """
+        ranked = work.rank_prompt if self.layout.plan.attention_data > 1 else None
+        prompts = replace(work, decodes=0, logits=0, context=0.0, windowed_context=0.0)
+        return replace(prompts, growing=0.0, added=None, rank_prompt=ranked)
+
     def time(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return the time of drafts or prompts, what each further step adds, and for how many."""
         if not work.tokens:
@@ -114,13 +123,11 @@ class RemoteDrafter:
         counts[np.argmax(stages)] = pieces
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts)])
-            yield row._replace(repeats=repeats, causes=partial(_of_drafter, row.causes))
+            yield row._replace(repeats=repeats, causes=partial(of_drafter, row.causes))
         overhead = self.layout.engine.step_overhead
-        keys = ("drafter.engine.step_overhead",)
-        cause = Cause("drafter: step_overhead", "software", overhead, "s", keys=keys)
-        head = self.layout.model.blocks[-1]
-        yield Row(head, np.ones(1), overhead, 0.0, IS_OVERHEAD, lambda: (cause,))
-        yield _link_row("drafter: hops between stages", self._hops(part), 1.0)
+        causes = partial(of_drafter, partial(overhead_causes, "step_overhead", overhead))
+        yield Row(self.costs.head, np.ones(1), overhead, 0.0, IS_OVERHEAD, causes)
+        yield _link_row(f"{DRAFTER}: hops between stages", self._hops(part), 1.0)
 
     def tally(self, tally: Tally) -> Tally:
         """Return the tally of the drafter's passes for the steps of the model.
@@ -188,6 +195,10 @@ class RemoteDraftCosts(Costs):
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
 
+    def on(self, layout: Layout, drafter: Layout) -> "RemoteDraftCosts":
+        """Return the costs with other layouts, and the same link and groups."""
+        return RemoteDraftCosts(layout, drafter, self.link, self.groups)
+
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)
@@ -210,7 +221,7 @@ class RemoteDraftCosts(Costs):
         counts = max(paths(groups, work.decodes), key=times.total)
         parts = (
             (counts.verify, super().rows(part)),
-            (counts.prompts, self.remote.rows(prompts_of(part))),
+            (counts.prompts, self.remote.rows(self.remote.prompts_of(part))),
             (counts.drafts, self.remote.rows(drafts_of(part))),
         )
         for count, rows in parts:
@@ -227,7 +238,7 @@ class RemoteDraftCosts(Costs):
     def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
         """Return the times of a group, what each further step adds to them, and for how many."""
         verify, growth, holds = super().line(part)
-        prompts = self.remote.time(prompts_of(part))[0]
+        prompts = self.remote.time(self.remote.prompts_of(part))[0]
         drafts, more, steps = self.remote.time(drafts_of(part))
         longer = max(self.bytes_out, self.bytes_back)
         busy = part.decodes * longer / self.link.bandwidth
@@ -268,13 +279,6 @@ def drafts_of(work: Work) -> Work:
     )
 
 
-def prompts_of(work: Work) -> Work:
-    """Return the prompts of a step, without positions to sample from."""
-    return replace(
-        work, decodes=0, context=0.0, logits=0, windowed_context=0.0, growing=0.0, added=None
-    )
-
-
 def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
     """Return a tally whose steps are cut into parts, each of which samples its own outputs."""
     cut = cut_steps(tally, parts_of)
@@ -283,16 +287,6 @@ def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:
         cut,
         decode_steps=min(tally.decodes, tally.decode_steps + more),
         steps_without_sampling=tally.steps_without_sampling,
-    )
-
-
-def _of_drafter(causes: Callable[[], tuple[Cause, ...]]) -> tuple[Cause, ...]:
-    """Return the causes of a row as those of a drafter, whose numbers have keys of their own."""
-    return tuple(
-        cause._replace(
-            what=f"drafter: {cause.what}", keys=tuple(f"drafter.{key}" for key in cause.keys)
-        )
-        for cause in causes()
     )
 
 

@@ -26,9 +26,6 @@ class DraftExchange:
     groups: int = 1
 
 
-DRAFTER = ("speculate", "draft", "system")  # the keys of its chips
-
-
 def deploy_with_drafter(
     model: tuple[DeploymentParts, LimitOverrides],
     drafter: tuple[DeploymentParts, LimitOverrides],
@@ -49,7 +46,7 @@ def deploy_with_drafter(
     deployed = deploy(parts, *lengths, overrides)
     width, replicas = deployed.layout.width, deployed.layout.plan.replicas
     tokens = lengths[0] + parts.speculation.tokens
-    with errors_below(*DRAFTER):
+    with errors_below("speculate", "draft", "system"):
         _require_no_search(drafting)
         _require_no_launches(drafting)
         laid = deploy(drafting, tokens, lengths[1], draft_overrides)

@@ -202,7 +202,7 @@ def description(identity: Identity, with_model: bool) -> str:
     plain, model = identity.plain, [marked_changed(identity, identity.model, "model")] * with_model
     if plain is None:
         return ", ".join([*model, hardware(identity)])
-    engine = marked_changed(plain, plain.engine, "engine")
+    engine = marked_changed(plain, plain.hardware[1], "engine")
     parts = [hardware(identity), *model, engine, f"{plain.precision.weights} weights"]
     return ", ".join([*parts, plain.plan.text, *filter(None, [speed_label(identity)])])
 

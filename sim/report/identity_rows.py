@@ -45,6 +45,11 @@ def identity_rows(
     if any(s.speculation for s in plain):
         cells = plain_cells(identities, lambda s: s.speculation.text if s.speculation else "-")
         table.add_row("drafts of a step, its output", *cells)
+    if any(s.drafter for s in plain):
+        cells = plain_cells(identities, lambda s: s.drafter.text if s.drafter else "-")
+        table.add_row("chips that draft", *cells)
+        cells = plain_cells(identities, lambda s: s.drafter.turns if s.drafter else "-")
+        table.add_row("in turns", *cells)
     if any(map(speed_label, identities)):
         table.add_row("its speeds are", *(speed_label(s) or "-" for s in identities))
     if "chip" in fidelities:
@@ -110,8 +115,8 @@ def changed_numbers(systems: Mapping[str, Identity]) -> list[str]:
         for key, change in (system.changed or {}).items():
             part = next(part for part in CHANGED_PARTS if key.startswith(f"{part}."))
             kind = part.rpartition(".")[2]
-            if system.ffn and part.startswith("ffn."):
-                entries = {"chip": system.ffn.chip, "engine": system.ffn.engine}
+            if system.other and part.startswith(("ffn.", "speculate.")):
+                entries = {"chip": system.other.chip, "engine": system.other.engine}
             entry = " ".join(filter(None, (kind, entries.get(kind))))
             head = f"† {system_label(name, system)}: {entry} with"
             was = "new" if change.was is None else f"instead of {change.was}"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.other_chips import Degrees
 from sim.results.summary import TokenCosts
-from sim.results.system_identity import Degrees, Identity, MaxGoodput
+from sim.results.system_identity import Identity, MaxGoodput
 from sim.results.verdict import Verdict
 
 

@@ -11,23 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity
 from sim.results.statistics import MemberMetrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Degrees:
-    """The degrees of a plan."""
-
-    tensor: int
-    attention_data: int = 1
-    expert: int = 1
-    pipeline: int
-    replicas: int = 1
-
-    @property
-    def text(self) -> str:
-        """'8 x 72 x 1': tensor, pipeline, replicas."""
-        return f"{self.tensor} x {self.pipeline} x {self.replicas}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,32 +156,6 @@ class Drafts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FfnPoolIdentity:
-    """The FFN pool of a system whose other chips have attention.
-
-    weights: precision. weight_bytes, capacity: of the fullest chip [B].
-    micro_batches: parts of a step that take turns on both pools.
-    """
-
-    vendor: Annotated[str | None, OMIT_NONE] = None
-    chip: str
-    chips: int
-    engine: str
-    speed_label: str | None = None
-    plan: Degrees
-    weights: str
-    weight_bytes: float
-    capacity: float
-    micro_batches: int
-
-    @property
-    def text(self) -> str:
-        """'4 x gb200, fp8, tensor 4 x pipeline 1, expert 4'."""
-        degrees = f"tensor {self.plan.tensor} x pipeline {self.plan.pipeline}"
-        return f"{self.chips} x {self.chip}, {self.weights}, {degrees}, expert {self.plan.expert}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class SpeedPoint:
     """A published speed of one user with this model, chip, engine and width of weights.
 
@@ -224,6 +183,8 @@ class ChangedValue:
 CHANGED_PARTS = (
     *("cluster.chip", "cluster", "chip", "engine", "model", "exceptions"),
     *("ffn.cluster.chip", "ffn.cluster", "ffn.chip", "ffn.engine"),
+    *(f"speculate.draft.system.{part}" for part in ("cluster.chip", "cluster", "chip", "engine")),
+    "speculate.draft.model",
 )
 
 
@@ -240,6 +201,7 @@ class SystemIdentity:
     load_s: time to load the weights from the hosts [s]; None if the link is not known.
     speculation: None if each step yields one token of a sequence.
     ffn: the pool of MLPs; None if they are on the same chips. `chips` counts both pools.
+    drafter: the chips that draft; None if no others do. `chips` counts them, too.
     changed: by dotted key; None without changes.
     """
 
@@ -265,6 +227,7 @@ class SystemIdentity:
     published: tuple[SpeedPoint, ...] = ()
     speculation: Annotated[Drafts | None, OMIT_NONE] = None
     ffn: Annotated[FfnPoolIdentity | None, OMIT_NONE] = None
+    drafter: Annotated[DrafterIdentity | None, OMIT_NONE] = None
     changed: Annotated[Mapping[str, ChangedValue] | None, OMIT_NONE] = None
 
     @property
@@ -280,22 +243,28 @@ class SystemIdentity:
     def hardware(self) -> tuple[str, ...]:
         """('576 x groq-lpu-v1', 'groq-compiler'): chips and engine.
 
-        With an FFN pool, ('16 x gb200 + 4 x groq-lp30', 'vllm + groq-compiler').
+        With an FFN pool, ('16 x gb200 + 4 x groq-lp30', 'vllm + groq-compiler'); with a drafter on
+        other chips as well.
         """
-        if ffn := self.ffn:
-            chips = f"{self.own_chips} x {self.chip} + {ffn.chips} x {ffn.chip}"
-            return chips, f"{self.engine} + {ffn.engine}"
+        if other := self.other:
+            chips = f"{self.own_chips} x {self.chip} + {other.chips} x {other.chip}"
+            return chips, f"{self.engine} + {other.engine}"
         return f"{self.chips} x {self.chip}", self.engine
 
     @property
+    def other(self) -> FfnPoolIdentity | DrafterIdentity | None:
+        """The chips of another kind: the FFN pool, or the drafter; None without."""
+        return self.ffn or self.drafter
+
+    @property
     def own_chips(self) -> int:
-        """The chips without those of an FFN pool."""
-        return self.chips - (self.ffn.chips if self.ffn else 0)
+        """The chips without those of an FFN pool or a drafter."""
+        return self.chips - (self.other.chips if self.other else 0)
 
     @property
     def speed_labels(self) -> tuple[str, ...]:
         """The labels of its speeds; empty if engines were measured on their chips."""
-        labels = self.speed_label, self.ffn.speed_label if self.ffn else None
+        labels = self.speed_label, self.other.speed_label if self.other else None
         return tuple(dict.fromkeys(label for label in labels if label))
 
     def kv_room(self) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.drafters import check_drafter
 from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_systems, pool_problem
 from sim.scenario.purchases import owned_chips
 from sim.scenario.system import Fleet, System
@@ -45,6 +46,17 @@ def check_members(systems: Mapping[str, AnySystem]) -> None:
             reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
             reason += f"; {whole} is made of systems with chips: {hint}"
             raise error_at_path(path, member, reason)
+    _check_drafters(systems)
+
+
+def _check_drafters(systems: Mapping[str, AnySystem]) -> None:
+    """Check that named drafters are systems whose chips can draft."""
+    for name, system in systems.items():
+        in_place = system.in_place if isinstance(system, Pools) else {}
+        drafting = {(name,): system} | {(name, pool): of for pool, of in in_place.items()}
+        for path, drafted in drafting.items():
+            if isinstance(drafted, System):
+                check_drafter(systems, path, drafted)
 
 
 def check_scenario(scenario: "Scenario") -> None:

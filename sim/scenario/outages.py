@@ -39,7 +39,7 @@ def failing_units(scenario: Scenario, name: str, deployment: Deployment) -> list
     system, plan = scenario.systems.get(name), deployment.layout.plan
     if not isinstance(system, AttentionFfn) or deployment.ffn is None:
         faults = scenario.plain(name).faults
-        chips = deployment.chips // plan.replicas
+        chips = deployment.own_chips // plan.replicas
         return [FailingUnit((), faults, chips, deployment.load)] if faults else []
     units = []
     if faults := system.attention.faults:

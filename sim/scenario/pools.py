@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from sim.inputs.errors import error_at_path
 from sim.inputs.values import Value
 from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.drafters import with_drafter
 from sim.scenario.system import Fleet, Shown, System
 from sim.serving.policy import Router, is_steady, ring
 from sim.serving.transfer import Transfer
@@ -127,6 +128,12 @@ def pool_problem(pool: str, system: System) -> tuple[str, str]:
     policy = system.policies.batching
     if policy is ring and pool == "decode":
         return "policy", "got ring; expected micro-batches in a decode pool; try policy: continuous"
+    if system.speculate and system.speculate.draft.system:
+        return "speculate", (
+            f"got a drafter on other chips; expected one on those of the {pool} pool, since a "
+            "drafter apart does not receive prompts of the other pool; try leaving draft.system "
+            "out"
+        )
     if pool == "decode" and not is_steady(policy):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")
         return "policy", (
@@ -156,6 +163,7 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     """Return a system with chips of its own; 'pd.prefill' is the one of that pool.
 
     A prefill pool has the drafts of its decode pool, because it computes the drafter's KV cache.
+    A named drafter is in place.
     """
     first, *pool = key_path(systems, name)
     system = getattr(systems[first], pool[0]) if pool else systems[first]
@@ -163,18 +171,21 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     if pool_of(systems, name) == "prefill" and system.speculate is None:
         drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
         return system.model_copy(update={"speculate": drafts}) if drafts else system
-    return system
+    return with_drafter(systems, system)
 
 
 def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
-    """Return the systems with chips of their own, by name; those in place as 'pd.prefill'."""
+    """Return the systems with chips of their own, by name; those in place as 'pd.prefill'.
+
+    Named drafters are in place.
+    """
     plain: dict[str, System] = {}
     for name, system in systems.items():
         if isinstance(system, System):
             plain[name] = system
         elif isinstance(system, Pools):
             plain |= {f"{name}.{pool}": own for pool, own in system.in_place.items()}
-    return plain
+    return {name: with_drafter(systems, system) for name, system in plain.items()}
 
 
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:

@@ -6,6 +6,7 @@ from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import key_path
+from sim.scenario.speculate import DraftSystem
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -14,20 +15,27 @@ if TYPE_CHECKING:
 def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
     """Return the kind and number of chips of a plain system, by the key of their owner costs.
 
-    A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'.
+    A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'. The
+    chips of a drafter have the key 'spec.draft', or the name of their system.
     """
     system = scenario.systems.get(name)
     if isinstance(system, AttentionFfn):
         return {f"{name}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
-    return {".".join(key_path(scenario.systems, name)): scenario.plain(name).hardware[:2]}
+    path = key_path(scenario.systems, name)
+    plain = scenario.plain(name)
+    chips = {".".join(path): plain.hardware[:2]}
+    if plain.speculate and isinstance(drafter := plain.speculate.draft.system, DraftSystem):
+        chips[drafter.name or ".".join((*path, "draft"))] = drafter.hardware[:2]
+    return chips
 
 
 def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
     """Return the cost to buy copies of a plain system, with spares; None if a price is unknown."""
-    parts = []
+    parts: list[Capex] = []
     for key, (chip, chips) in owned_chips(scenario, name).items():
-        own = scenario.money.systems.get(key, OwnerCosts())
-        spares = scenario.spare_chips(name, ffn=key == f"{name}.ffn")
+        own, ffn = scenario.money.systems.get(key, OwnerCosts()), key == f"{name}.ffn"
+        drafts = bool(parts) and not ffn  # a drafter has no spares
+        spares = 0 if drafts else scenario.spare_chips(name, ffn)
         if (part := system_capex(chip, chips + spares, own)) is None:
             return None
         parts.append(part)

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,16 +31,19 @@ from sim.inputs.key_paths import JsonObject
 from sim.inputs.names import find_entry
 from sim.inputs.values import Value
 from sim.model.transformer import ModelField
-from sim.planning.deployment import Deployment, DeploymentParts, LimitOverrides, deploy
+from sim.planning.deployment import Deployment, deploy
+from sim.planning.remote_draft import deploy_with_drafter
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure
 from sim.results.summary import RunOrigin
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
+from sim.scenario.placement import too_many_replicas
 from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_system
+from sim.scenario.speculate import DraftSystem
 from sim.scenario.sweep_field import SweepField
-from sim.scenario.system import Fleet, System, too_many_replicas
+from sim.scenario.system import Fleet, System
 from sim.workload.kinds import WorkloadField
 from sim.workload.requests import stream_seed
 from sim.workload.slo import SLO, SLOField, shortest_limits
@@ -192,7 +196,7 @@ class Scenario(Value):
         replicas, chips = system.plan.replicas, system.hardware[1]
         if system.plan.search:  # only the deployment has the replicas that the search found
             deployment = self.deploy(name)
-            replicas, chips = deployment.layout.plan.replicas, deployment.chips
+            replicas, chips = deployment.layout.plan.replicas, deployment.own_chips
         try:
             with errors_below(*["ffn"] * ffn):
                 return replicas * spare_chips(system.faults, chips // replicas)
@@ -230,6 +234,11 @@ class Scenario(Value):
         if isinstance(system, AttentionFfn):
             return system.attention
         return plain_system(self.systems, name)
+
+    def shown(self, name: str) -> System | AttentionFfn:
+        """Return the system with the label and the colour of a plain one."""
+        system = self.systems.get(name)
+        return system if isinstance(system, AttentionFfn) else self.plain(name)
 
     def members(self, name: str) -> dict[str, int]:
         """Return the plain systems of a system, and the copies of each.
@@ -283,24 +292,22 @@ class Scenario(Value):
         """
         system = self.plain(name)
         pools = self.systems.get(name)
-        chip, chips, topology = system.hardware
         model, of = system.model or self.model, system.speculate
         try:
             if isinstance(pools, AttentionFfn):
                 return pools.deploy(model, (self.request_tokens, self.workload.mean_prompt))
             speculation = of.speculation(model) if of else None
+            parts = system.parts(model, speculation)
+            limits = replace(system.limits, max_sequences=system.max_sequences)
+            if of and speculation and isinstance(drafter := of.draft.system, DraftSystem):
+                lengths = self.request_tokens, self.workload.mean_prompt
+                drafting = drafter.parts(speculation.model), drafter.limits
+                return deploy_with_drafter((parts, limits), drafting, of.draft.exchange, lengths)
             return deploy(
-                DeploymentParts(
-                    model, chip, chips, system.engine, system.plan, topology, speculation
-                ),
+                parts,
                 self.request_tokens,
                 self.workload.mean_prompt,
-                LimitOverrides(
-                    system.token_budget,
-                    system.max_sequences,
-                    system.kv_tokens,
-                    system.memory_fraction,
-                ),
+                limits,
                 np.random.default_rng(stream_seed(self.seed, "experts"))
                 if system.routing == "sampled"
                 else None,

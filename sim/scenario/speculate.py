@@ -1,39 +1,115 @@
 """`speculate` of a system: a drafter proposes tokens, and the model verifies them in one step."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from sim.cost.acceptance import AcceptanceField
+from sim.cost.draft_link import DraftLink
 from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.inputs.errors import error_at_path, errors_below
 from sim.inputs.values import Value
 from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model, ModelField
+from sim.planning.remote_draft import DraftExchange
+from sim.scenario.placement import Placement
 from sim.units import brief
 
 MOST_DRAFTS = 64  # of a step; the trees of EAGLE-2 have about as many
 
 
+class DraftSystem(Placement):
+    """Chips of a drafter that are not those of the model, with their engine and plan.
+
+    Each replica of the model has a replica of the drafter, in `plan.replicas`.
+    Left out: failures of these chips, and chip fidelity.
+    """
+
+    _name: str | None = PrivateAttr(default=None)
+
+    @property
+    def name(self) -> str | None:
+        """The system whose chips these are; None for chips of their own."""
+        return self._name
+
+    def named(self, name: str) -> "DraftSystem":
+        """Return the same chips as those of another system."""
+        chips = self.model_copy()
+        chips._name = name
+        return chips
+
+
+def _name_or_chips(value: object, info: ValidationInfo) -> object:
+    """Return the chips for a mapping; a name as it is.
+
+    Without this choice an error would list the problems of both.
+    """
+    if isinstance(value, Mapping):
+        return DraftSystem.model_validate(value, context=info.context)
+    return value
+
+
 class Draft(Value):
-    """The drafter: a model of its own, or changes of the layer that drafts."""
+    """The drafter: a model of its own, or changes of the layer that drafts.
+
+    With `system` a model drafts on other chips. They hold its weights and its KV cache of all
+    sequences, so the smaller room of both limits the sequences. Both compute prompts at the same
+    time. With `groups: 1` the model waits for drafts, and the drafter for the model. With
+    `groups: 2` the drafter works for one half of the sequences while the model verifies the drafts
+    of the other half.
+    """
 
     model: ModelField | None = Field(
         default=None, description="Model that drafts, with `method: draft`."
     )
     plan: DraftPlan = Field(
-        default=DraftPlan(), description="Precisions and tensor parallelism of the drafter."
+        default=DraftPlan(),
+        description="Precisions and tensor parallelism of the drafter on the chips of the model.",
     )
+    system: Annotated[str | DraftSystem, BeforeValidator(_name_or_chips)] | None = Field(
+        default=None,
+        description="Other chips that draft: a system's name, or a mapping; default: those of the "
+        "last stage.",
+    )
+    transfer: DraftLink | None = Field(
+        default=None, description="Link between a replica and its drafter, with `system`."
+    )
+    groups: Annotated[int, Field(ge=1, le=2)] = Field(
+        default=1, description="Groups of sequences that take turns, with `system`: 1 or 2."
+    )
+
+    @model_validator(mode="after")
+    def _apart_or_not(self) -> "Draft":
+        if self.system is None:
+            for key in sorted(self.model_fields_set & {"transfer", "groups"}):
+                reason = f"got {key} without system; expected a drafter on other chips; "
+                raise error_at_path((key,), key, f"{reason}try system: {{chip: ..., chips: 8}}")
+        elif self.transfer is None:
+            reason = "got a drafter on other chips without transfer; expected the link to it; "
+            reason += "try transfer: {bandwidth: 50 GB/s, latency: 5 us}"
+            raise error_at_path(("system",), self.system, reason)
+        elif "plan" in self.model_fields_set:
+            reason = "got a plan; expected none with system, which has its own; try system.plan"
+            raise error_at_path(("plan",), self.plan, reason)
+        return self
+
+    @property
+    def exchange(self) -> DraftExchange:
+        """The link to the drafter, and the groups. There must be a `system`."""
+        assert self.transfer
+        return DraftExchange(self.transfer, self.groups)
 
 
 class Speculate(Value):
     """Drafts of each step, which the model verifies together.
 
     A step verifies `tokens` drafts of each sequence. It yields one token, and the drafts up to the
-    first that is rejected. A drafter is on the chips of the last stage. `mtp`: a layer like the
-    last one of the model. `eagle`: the same with a dense MLP. `draft`: a model of its own.
+    first that is rejected. `mtp`: a layer like the last one of the model. `eagle`: the same with a
+    dense MLP. `draft`: a model of its own. A drafter is on the chips of the last stage, or with
+    `draft.system` on other ones.
 
-    Left out: trees of drafts; numbers of drafts that depend on load; a drafter on other chips.
+    Left out: trees of drafts; numbers of drafts that depend on load.
     """
 
     method: Literal["mtp", "eagle", "draft"] = Field(
@@ -74,12 +150,17 @@ class Speculate(Value):
             reason = f"got {self.draft.model.id} with method {self.method}, whose drafter is a "
             reason += "layer of the model; expected no model; try method: draft"
             raise error_at_path(("draft", "model"), self.draft.model.id, reason)
+        if self.method != "draft" and self.draft.system:
+            reason = f"got system with method {self.method}, whose drafter needs hidden states of "
+            reason += "the model; expected no system; try method: draft"
+            raise error_at_path(("draft", "system"), self.draft.system, reason)
         return self
 
     def speculation(self, model: Model) -> Speculation | None:
         """Return the speculation for a model; None without drafts.
 
-        Raises: ValueError if the drafter has another window than the model.
+        Raises: ValueError if the drafter has another window or vocabulary than the model.
+        Source: vLLM, verify_equal_vocab_size_if_draft_model, for vocabularies.
         """
         if not self.tokens:
             return None
@@ -93,6 +174,10 @@ class Speculate(Value):
             reason = f"got {drafter.id} with a window of {drafter.window} positions; expected "
             reason += f"that of {model.id}, {window}; try another draft model"
             raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
+        if drafter.vocab_size != model.vocab_size:
+            reason = f"got {drafter.id} with a vocabulary of {drafter.vocab_size:,} tokens; "
+            reason += f"expected that of {model.id}, {model.vocab_size:,}; try another draft model"
+            raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
         return Speculation(
             self.method,
             self.tokens,
@@ -100,4 +185,5 @@ class Speculate(Value):
             drafter,
             self.draft.model is None,
             self.draft.plan,
+            apart=self.draft.system is not None,
         )

@@ -3,23 +3,20 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from sim.chipsim.exceptions import ExceptionField
-from sim.cost.plan import MOST_REPLICAS, Plan, PlanField
-from sim.hardware.chip import Chip, ChipField, ClusterField
-from sim.hardware.engine import EngineField, NetworkMode, Sigma
-from sim.hardware.topology import Topology, TopologyField
-from sim.inputs.errors import error_at_path
+from sim.hardware.engine import NetworkMode, Sigma
 from sim.inputs.values import Change, Entry, Value
 from sim.model.transformer import ModelField
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
-from sim.scenario.speculate import Speculate
+from sim.scenario.placement import Placement
+from sim.scenario.speculate import DraftSystem, Speculate
 from sim.serving.batch_wait import BatchWait
 from sim.serving.policy import BATCHINGS, BatchingField, OrderField, Policies, RouterField
 from sim.serving.replica_config import Outage
-from sim.units import Count, Fraction, Seconds, Tokens
+from sim.units import Count, Seconds
 
 # Names of the colours of Okabe and Ito's palette, which colour-blind readers tell apart.
 # Source: https://jfly.uni-koeln.de/color/
@@ -34,15 +31,6 @@ COLOUR_CODES = {
     "black": "#000000",
 }
 MOST_LABEL = 40  # characters; a longer label does not fit a key or a column
-MOST_CHIPS = 1_000_000  # of a system; a hundred times the largest system on the market
-
-
-def too_many_replicas(replicas: int) -> str:
-    """Return the error text for too many replicas of a system."""
-    return (
-        f"got {replicas:,} replicas; expected at most {MOST_REPLICAS:,}, since each is simulated "
-        "by itself; try a part of them under a part of the load"
-    )
 
 
 def _colour_code(colour: str) -> str:
@@ -89,7 +77,7 @@ class Shown(Value):
         return self.label
 
 
-class System(Shown):
+class System(Placement, Shown):
     """Chips, their engine, the plan of the model on them, and the options of the scheduler.
 
     With `admission: prompt` the youngest sequence is preempted when the KV cache is full.
@@ -104,49 +92,13 @@ class System(Shown):
     Requests are served while the system works, except for `outages` and `link_errors`.
     """
 
-    chip: ChipField | None = Field(
-        default=None, description="Kind of chip; left out with `cluster`, which has its own."
-    )
-    chips: Count | None = Field(
-        default=None,
-        description="Number of chips, over all replicas; default: all chips of the cluster.",
-    )
-    cluster: ClusterField | None = Field(
-        default=None,
-        description="Chips as they are sold, instead of `chip`; `chips` may be a part of it.",
-    )
-    engine: EngineField = Field(
-        description="Inference engine: the losses and limits of the software."
-    )
-    plan: PlanField = Field(
-        default=Plan(),
-        description="Layout of the model on the chips; `auto` is short for `{search: speed}`.",
-    )
     model: ModelField | None = Field(
         default=None, description="Model of this system; default: that of the scenario."
-    )
-    topology: TopologyField | None = Field(
-        default=None,
-        description="How the chips are joined; default: the topology of the cluster, or of the "
-        "chip.",
-    )
-    token_budget: Tokens | None = Field(
-        default=None,
-        description="Most tokens of a step of one micro-batch, or of each rank (`limits_per`); "
-        "default: the engine's.",
     )
     max_sequences: Count | None = Field(
         default=None,
         description="Most sequences in all micro-batches of a replica, or of each rank "
         "(`limits_per`); default: the engine's.",
-    )
-    kv_tokens: Tokens | None = Field(
-        default=None, description="KV cache of a replica [token]; default: what fits into memory."
-    )
-    memory_fraction: Fraction | None = Field(
-        default=None,
-        description="Share of a chip's memory that the engine may use, 0 to 1; default: the "
-        "engine's.",
     )
     request_overhead: Seconds = Field(
         default=0.0,
@@ -238,34 +190,13 @@ class System(Shown):
         description="Bit errors of links, after which steps are repeated; default: none.",
     )
 
-    @model_validator(mode="after")
-    def _hardware(self) -> "System":
-        if self.cluster is None and (self.chip is None or self.chips is None):
-            got = (
-                "no chips" if self.chip else "no chip" if self.chips else "neither chip nor cluster"
-            )
-            expected = "expected chip and chips, or a cluster; try chip: h100-sxm and chips: 8"
-            raise ValueError(f"got {got}; {expected}")
-        if self.cluster and self.chip:
-            own = self.cluster.chip.id
-            reason = f"got {self.chip.id} with cluster {self.cluster.id}, whose chip is {own}"
-            reason += "; expected a chip or a cluster; try leaving chip out"
-            raise error_at_path(("chip",), self.chip.id, reason)
-        if self.cluster and self.chips and self.chips > self.cluster.chips:
-            most = self.cluster.chips
-            reason = f"got {self.chips}; expected at most the {most} chips of {self.cluster.id}"
-            raise error_at_path(("chips",), self.chips, f"{reason}; try {most}")
-        if (replicas := self.plan.replicas) > MOST_REPLICAS:
-            raise error_at_path(("plan", "replicas"), replicas, too_many_replicas(replicas))
-        if (chips := self.hardware[1]) > MOST_CHIPS:
-            reason = f"got {chips:,}; expected at most {MOST_CHIPS:,}, since each is listed"
-            raise error_at_path(("chips",), chips, f"{reason}; try a part of them")
-        return self
-
     @property
     def full_label(self) -> str | None:
-        """The label with the number of chips in the place of '{chips}'; None without a label."""
-        return self.label and self.label.replace("{chips}", f"{self.hardware[1]:,}")
+        """The label with the number of chips, the drafter's among them, in place of '{chips}'."""
+        chips, of = self.hardware[1], self.speculate
+        if of and isinstance(drafter := of.draft.system, DraftSystem):
+            chips += drafter.hardware[1]
+        return self.label and self.label.replace("{chips}", f"{chips:,}")
 
     @property
     def changed(self) -> dict[str, Change]:
@@ -273,14 +204,12 @@ class System(Shown):
 
         A key is 'chip.memory.sram.capacity'.
         """
-        parts: dict[str, Entry | None] = {
-            "model": self.model,
-            "chip": self.chip,
-            "cluster": self.cluster,
-            "engine": self.engine,
-        }
-        parts |= {"cluster.chip": self.cluster.chip} if self.cluster else {}
-        parts |= {"speculate.draft.model": self.speculate.draft.model} if self.speculate else {}
+        parts: dict[str, Entry | None] = {"model": self.model, **self.entries}
+        if of := self.speculate:
+            parts["speculate.draft.model"] = of.draft.model
+            if isinstance(drafter := of.draft.system, DraftSystem):
+                own = drafter.entries
+                parts |= {f"speculate.draft.system.{key}": part for key, part in own.items()}
         parts |= {
             f"exceptions.{number}.like": exception.like
             for number, exception in enumerate(self.exceptions)
@@ -307,19 +236,6 @@ class System(Shown):
             wait=self.batch_wait,
             receive_every=self.receive_every or 1,
         )
-
-    @property
-    def hardware(self) -> tuple[Chip, int, Topology | None]:
-        """The chip, the number of chips, and the topology; None for that of the chip."""
-        if self.cluster:
-            return (
-                self.cluster.chip,
-                self.chips or self.cluster.chips,
-                self.topology or self.cluster.topology,
-            )
-        assert self.chip
-        assert self.chips
-        return self.chip, self.chips, self.topology
 
 
 class Fleet(Shown):

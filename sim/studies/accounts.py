@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.energy import EnergyPart, Tally, energy, summed
+from sim.cost.remote_draft import RemoteDraftCosts
 from sim.economics.owner_costs import (
     Capex,
     OwnerCosts,
@@ -151,23 +152,29 @@ def energy_parts(
 ) -> list[tuple[OwnerCosts, EnergyPart]]:
     """Return the parts of a plain system that take energy, each with its owner's costs.
 
-    An attention pool and an FFN pool are two parts. The bytes between them count once.
+    An attention pool and an FFN pool are two parts, and so are a model and a drafter on other
+    chips. The bytes between them count once.
     tally: the work of all copies.
     """
     owners = [scenario.money.systems.get(key, OwnerCosts()) for key in owned_chips(scenario, name)]
-    costs, ffn, link = deployment.costs, deployment.ffn, link_energy(scenario.systems, name)
+    costs, link = deployment.costs, link_energy(scenario.systems, name)
     chips = copies * (deployment.own_chips + scenario.spare_chips(name))
     around = host_power(deployment.layout.chip, owners[0])
-    if ffn is None or not isinstance(costs, AttentionFfnCosts):
+    if isinstance(costs, AttentionFfnCosts):
+        (own, of_other), other = costs.pool_tallies(tally), costs.ffn
+    elif isinstance(costs, RemoteDraftCosts):
+        (own, of_other), other = costs.tallies(tally), costs.remote.costs
+    else:
         return [(owners[0], EnergyPart(costs, chips, tally, around, link))]
-    attention, of_ffn = costs.pool_tallies(tally)
-    attention.sent = costs.sent(tally)
+    own.sent = costs.sent(tally)
     link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
-    server = host_power(ffn.layout.chip, owners[1])
-    spared = copies * (ffn.chips + scenario.spare_chips(name, ffn=True))
+    (others,) = deployment.others
+    server = host_power(others.layout.chip, owners[1])
+    spares = scenario.spare_chips(name, ffn=True) if deployment.ffn else 0  # a drafter has none
+    spared = copies * (others.chips + spares)
     return [
-        (owners[0], EnergyPart(costs, chips, attention, around, link)),
-        (owners[1], EnergyPart(costs.ffn, spared, of_ffn, server)),
+        (owners[0], EnergyPart(costs, chips, own, around, link)),
+        (owners[1], EnergyPart(other, spared, of_other, server)),
     ]
 
 
@@ -272,10 +279,11 @@ def busy_share(
 ) -> float | None:
     """Return the share of the time that a chip works, the mean over chips of all replicas.
 
-    A chip works while its stage works. None with an FFN pool, because the pools wait in turns.
+    A chip works while its stage works. None with an FFN pool, or with a drafter on other chips,
+    because both kinds of chips wait in turns.
     systems: by replica. busy: by replica, float[stage] [s]. elapsed: s.
     """
-    if any(member.deployment.ffn for member in members.values()):
+    if any(member.deployment.others for member in members.values()):
         return None
     chips = [members[name].chips / members[name].replicas for name in systems]
     return sum(n * float(seconds.mean()) for n, seconds in zip(chips, busy, strict=True)) / (

@@ -12,8 +12,10 @@ from functools import cached_property
 import numpy as np
 from pydantic import ValidationError
 
+from sim.cost.causes import DRAFTER
 from sim.cost.contributions import Contribution, contributions, merged, way_back
 from sim.cost.layout import Layout
+from sim.cost.remote_draft import RemoteDraftCosts
 from sim.cost.step import Costs
 from sim.cost.terms import TERMS, TIME, Array
 from sim.inputs.errors import UserError
@@ -32,8 +34,10 @@ from sim.results.explanation_summary import (
 from sim.results.saving import Saved
 from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.placement import Placement
 from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import DraftSystem
 from sim.studies.identity import plain_identity
 from sim.studies.sensitivity import moved
 from sim.units import Seconds, format_quantity
@@ -143,8 +147,9 @@ class _SystemExplainer:
     def explained(self) -> ExplainedSystem:
         """Return the explanation."""
         costs, unloaded = self.deployment.costs, self.scenario.unloaded(self.deployment)
-        whole = np.ones((2, costs.stages))
-        token = merged([*contributions(costs, self.work, *whole), way_back(costs)])
+        share = 1 / self.layout.mean_tokens  # of a step, which yields as many tokens
+        whole = np.full((2, costs.stages), share)
+        token = merged([*contributions(costs, self.work, *whole), way_back(costs, share)])
         path = first_token_path(self.deployment, self.prompt)
         first = merged(line for step in path for line in contributions(costs, *step))
         tpot = sum(line.seconds for line in token)
@@ -199,10 +204,10 @@ class _SystemExplainer:
             return line.keys
         term = TERMS.index(line.term)
         sending = "bandwidth" if line.unit == "B" else "latency"
+        of = f"{DRAFTER}." if line.what.startswith(DRAFTER) else ""
+        parts = f"{of}topology.", f"{of}engine.collective_"
         link_keys = [
-            key
-            for key, change in self.changes.items()
-            if key.startswith(("topology.", "engine.collective_")) and change[term]
+            key for key, change in self.changes.items() if key.startswith(parts) and change[term]
         ]
         own = [key for key in link_keys if _belongs(key, sending)]
         return (*line.keys, *(own or link_keys))
@@ -218,7 +223,9 @@ class _SystemExplainer:
             kinds: dict[bool, set[str]] = {True: set(), False: set()}
             for key in self.keys_of(line):
                 if key in self.numbers:
-                    kinds[key.startswith("engine.")].add(self.numbers[key].source.kind)
+                    kinds[self.layout_of(key)[1].startswith("engine.")].add(
+                        self.numbers[key].source.kind
+                    )
             for of_engine, seconds in ((True, line.seconds - line.ideal), (False, line.ideal)):
                 sums[_worst(kinds[of_engine])] += seconds
         return sums["fitted"], sums["assumed"]
@@ -240,11 +247,10 @@ class _SystemExplainer:
     @cached_property
     def times(self) -> Array:
         """float[term]: seconds of a token."""
-        return self.times_on(self.layout)
+        return self.times_with(self.deployment.costs)
 
-    def times_on(self, layout: Layout) -> Array:
-        """Return float[term]: seconds of a token on a layout with other numbers."""
-        costs = Costs(layout)
+    def times_with(self, costs: Costs) -> Array:
+        """Return float[term]: seconds of a token with costs of other numbers."""
         table: Array = costs.terms(self.work)[:, TIME].sum(axis=0)
         table[TERMS.index("hops")] += costs.back
         return table
@@ -253,22 +259,35 @@ class _SystemExplainer:
     def changes(self) -> dict[str, Array]:
         """float[term] by key: what a step of each number adds to a token's time [s]."""
         return {
-            key: self.times_on(self.moved_layout(number)) - self.times
+            key: self.times_with(self.moved_costs(number)) - self.times
             for key, number in self.numbers.items()
             if number.value
         }
 
-    def moved_layout(self, number: _Number) -> Layout:
-        """Return the layout with one number changed by a tenth."""
-        part, _, path = number.key.partition(".")
+    def moved_costs(self, number: _Number) -> Costs:
+        """Return the costs with one number changed by a tenth."""
+        layout, key = self.layout_of(number.key)
+        part, _, path = key.partition(".")
         text = repr(number.value * (1 + _step(number)))
-        entry = moved(getattr(self.layout, part), path.split("."), text)
-        return replace(self.layout, **{part: entry})
+        entry = moved(getattr(layout, part), path.split("."), text)
+        changed, costs = replace(layout, **{part: entry}), self.deployment.costs
+        if not isinstance(costs, RemoteDraftCosts):
+            return Costs(changed)
+        drafts = key != number.key
+        return costs.on(
+            self.layout if drafts else changed, changed if drafts else costs.remote.layout
+        )
+
+    def layout_of(self, key: str) -> tuple[Layout, str]:
+        """Return the layout with the number of a key, and the key there."""
+        if (drafter := self.deployment.drafter) and key.startswith(f"{DRAFTER}."):
+            return drafter.layout, key.removeprefix(f"{DRAFTER}.")
+        return self.layout, key
 
     @cached_property
     def numbers(self) -> dict[str, _Number]:
         """The numbers that a token's time may depend on, by key."""
-        layout, system = self.layout, self.scenario.plain(self.name)
+        system = self.scenario.plain(self.name)
         costs, path = self.deployment.costs, first_token_path(self.deployment, self.prompt)
         keys = {
             key
@@ -276,22 +295,36 @@ class _SystemExplainer:
             for line in contributions(costs, *step)
             for key in line.keys
         }
-        keys |= {f"engine.{key}" for key in COLLECTIVE_KEYS}
-        keys |= {f"topology.{path}" for path in _link_paths(layout.topology)}
-        owner: Sourced | None = layout.chip
-        if system.topology:
-            owner = None
-        elif system.cluster and system.cluster.topology:
-            owner = system.cluster
+        keys |= set(_collective_keys(self.layout))
+        chips: dict[bool, Placement] = {False: system}  # by whether they draft
+        drafter = system.speculate.draft.system if system.speculate else None
+        if self.deployment.drafter and isinstance(drafter, DraftSystem):
+            keys |= {f"{DRAFTER}.{key}" for key in _collective_keys(self.deployment.drafter.layout)}
+            chips[True] = drafter
         numbers = {}
         for key in sorted(keys):
-            part, _, rest = key.partition(".")
+            layout, there = self.layout_of(key)
+            part, _, rest = there.partition(".")
             value = _value_at(getattr(layout, part), rest)
             if isinstance(value, float | int):
-                entry = owner if part == "topology" else getattr(layout, part)
-                path_there = key if part == "topology" else rest
+                entry, path_there = getattr(layout, part), rest
+                if part == "topology":
+                    entry, path_there = _topology_entry(chips[key != there], layout), there
                 numbers[key] = _Number(key, float(value), entry, path_there)
         return numbers
+
+
+def _collective_keys(layout: Layout) -> Iterator[str]:
+    """Yield the keys of the numbers that collectives depend on."""
+    yield from (f"engine.{key}" for key in COLLECTIVE_KEYS)
+    yield from (f"topology.{path}" for path in _link_paths(layout.topology))
+
+
+def _topology_entry(chips: Placement, layout: Layout) -> Sourced | None:
+    """Return the entry whose topology joins the chips; None if the scenario has it."""
+    if chips.topology:
+        return None
+    return chips.cluster if chips.cluster and chips.cluster.topology else layout.chip
 
 
 def formula_text(line: Contribution) -> str:

@@ -13,14 +13,14 @@ from dataclasses import fields
 from sim.catalogue.measurements import published_speeds
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.plan import DEGREES
+from sim.cost.remote_draft import RemoteDraftCosts
 from sim.inputs.values import Change
 from sim.planning.deployment import Deployment
+from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity
 from sim.results.system_identity import (
     Beat,
     ChangedValue,
-    Degrees,
     Drafts,
-    FfnPoolIdentity,
     FleetIdentity,
     FleetMember,
     Identity,
@@ -73,7 +73,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
     weights_memory, kv_memory = plan.weights_in, plan.kv_in
     assert weights_memory is not None  # a layout has chosen both
     assert kv_memory is not None
-    shown = scenario.systems.get(name, scenario.plain(name))
+    shown = scenario.shown(name)
     return SystemIdentity(
         label=shown.full_label,
         colour=shown.colour,
@@ -105,6 +105,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         published=_published(deployment),
         speculation=_drafts(deployment),
         ffn=_ffn_pool(deployment),
+        drafter=_drafter(deployment),
         changed={
             key: ChangedValue(was, now) for key, (was, now) in _changes(scenario, name).items()
         }
@@ -166,12 +167,36 @@ def _ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
     )
 
 
+def _drafter(deployment: Deployment) -> DrafterIdentity | None:
+    """Return the chips that draft for a deployment; None without others than its own."""
+    costs, drafter = deployment.costs, deployment.drafter
+    if drafter is None or not isinstance(costs, RemoteDraftCosts):
+        return None
+    layout, fitted = drafter.layout, drafter.fit
+    engine, chip, plan = layout.engine, layout.chip, layout.plan
+    return DrafterIdentity(
+        vendor=chip.vendor or None,
+        chip=chip.id,
+        chips=drafter.chips,
+        engine=engine.id,
+        speed_label=engine.speed_label(chip),
+        plan=Degrees(**{item.name: getattr(plan, item.name) for item in fields(Degrees)}),
+        weights=plan.weights,
+        kv=plan.kv,
+        weight_bytes=fitted.weights,
+        capacity=fitted.capacity,
+        kv_tokens=fitted.kv_tokens,
+        groups=costs.groups,
+        round_trip_us=1e6 * costs.trip(1),
+    )
+
+
 def _published(deployment: Deployment) -> tuple[SpeedPoint, ...]:
     layout = deployment.layout
     plan, chip, model = layout.plan, layout.chip, layout.model
     if chip.changed or model.changed:
         return ()
-    if deployment.ffn:
+    if deployment.others:
         return ()
     chips = deployment.chips // plan.replicas
     points = published_speeds(model.id, chip.id, chips, layout.engine.id, plan.weights)

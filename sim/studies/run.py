@@ -267,7 +267,7 @@ class Planned:
             identity=plain_identity(self.scenario, name, deployment),
             fits=fit.fits,
             weights_only_chips=weights_only_chips(deployment.layout)
-            + (weights_only_chips(deployment.ffn.layout) if deployment.ffn else 0),
+            + sum(weights_only_chips(other.layout) for other in deployment.others),
             minimum_chips=minimum[0] if minimum else None,
             bytes_per_chip=ChipMemory(
                 weights=fit.weights,
@@ -314,7 +314,7 @@ def plan(scenario: ScenarioSource, **changes: object) -> Planned:
         scenario.require_few(name, deployments)
     unloaded = {name: scenario.unloaded(d) for name, d in deployments.items() if d.fit.fits}
     minimum = {
-        name: None if d.ffn else minimum_chips(d.bare, scenario.request_tokens)
+        name: None if d.others else minimum_chips(d.bare, scenario.request_tokens)
         for name, d in deployments.items()
     }
     return Planned(scenario, deployments, unloaded, minimum)

@@ -29,9 +29,11 @@ from sim.results.sensitivity_summary import (
 )
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import both_pools
+from sim.scenario.placement import Placement
 from sim.scenario.pools import plain_systems
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import System
 from sim.studies.accounts import energy_parts
 from sim.studies.run import run
@@ -232,7 +234,7 @@ def _fitting(scenario: Scenario, name: str, changed: Scenario) -> Deployment | N
     deployment = changed.deploy(name)
     if deployment.fit.fits:
         return deployment
-    if changed.systems[name] == scenario.systems.get(name, scenario.plain(name)):
+    if changed.systems[name] == scenario.shown(name):
         raise PlanError(
             f"systems.{name}: {deployment.layout.model.id} does not fit;"
             " try sramsim check for what would do"
@@ -249,9 +251,12 @@ def _costs_per_token(
     """
     workload, window, money = scenario.workload, deployment.limits.window, scenario.money
     context = workload.mean_prompt + workload.mean_output / 2
-    tally = Tally(logits=1, context=context, windowed_context=min(context, window or context))
-    tally.batch_steps[1] = 1
-    replicas = deployment.layout.plan.replicas
+    width, share = deployment.limits.width, 1 / deployment.layout.mean_tokens  # of a step
+    step = Tally(logits=1, context=context, windowed_context=min(context, window or context))
+    step.batch_steps[width] = 1
+    if width > 1:
+        step.decode_steps = step.decodes = 1
+    tally, replicas = step.scaled(share), deployment.layout.plan.replicas
     parts = energy_parts(scenario, name, deployment, tally)
     alone = (part._replace(chips=part.chips / replicas) for _, part in parts)
     used = energy(alone, tpot, money.pue)
@@ -264,32 +269,46 @@ def _costs_per_token(
 
 
 def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
-    """Yield the numbers with a range of a system's engine, chip and cluster; of both its pools."""
+    """Yield the numbers with a range of a system's engines, chips and clusters.
+
+    They are those of both its pools, or of a drafter on other chips as well.
+    """
     if isinstance(system, AttentionFfn):
         for pool in ("attention", "ffn"):
             for number in uncertain_numbers(getattr(system, pool)):
                 key = f"{pool}.{number.key}"
                 yield replace(number, key=key, moved_to=partial(_moved_system, system, key))
         return
-    parts: dict[str, Sourced] = {"engine": system.engine}
-    if system.cluster:
-        parts["cluster.chip"] = system.cluster.chip
-        parts["cluster"] = system.cluster
-    elif system.chip:
-        parts["chip"] = system.chip
+    yield from _uncertain_parts(system, system, "")
+    of = system.speculate
+    if of and isinstance(drafter := of.draft.system, DraftSystem):
+        yield from _uncertain_parts(system, drafter, "speculate.draft.system.")
+
+
+def _uncertain_parts(system: System, chips: Placement, below: str) -> Iterator[UncertainNumber]:
+    """Yield the numbers with a range of the chips of a system, or of its drafter.
+
+    below: the keys of the system above those of the chips, such as 'speculate.draft.system.'.
+    """
+    parts: dict[str, Sourced] = {"engine": chips.engine}
+    if chips.cluster:
+        parts["cluster.chip"] = chips.cluster.chip
+        parts["cluster"] = chips.cluster
+    elif chips.chip:
+        parts["chip"] = chips.chip
     for part, entry in parts.items():
         for key, ends in entry.range.items():
-            if not _is_unused(system, key):
+            if not _is_unused(chips, key):
                 yield UncertainNumber(
-                    key=f"{part}.{key}",
+                    key=f"{below}{part}.{key}",
                     source=entry.source_of(key) or "",
                     value=_si_text(entry, key),
                     ends=(str(ends[0]), str(ends[1])),
-                    moved_to=partial(_moved_system, system, f"{part}.{key}"),
+                    moved_to=partial(_moved_system, system, f"{below}{part}.{key}"),
                 )
 
 
-def _is_unused(system: System, key: str) -> bool:
+def _is_unused(system: Placement, key: str) -> bool:
     """Return whether a number has no effect on a system.
 
     These are cables of a chip whose system has others, and overheads that hosts added elsewhere.

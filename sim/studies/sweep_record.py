@@ -94,14 +94,16 @@ def table_values(system: JsonObject) -> dict[str, Scalar]:
 def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[str, Scalar]:
     """Return what figures need in addition to a result: the load, the watts, and a bound of TPOT.
 
-    Watts are None if one chip does not publish them.  A fleet, or two pools, have no bound.
+    Watts are None if one chip does not publish them.  A fleet has no bound, nor have chips of two
+    kinds.
     """
     powers = []
     for member in members.values():
-        deployment, ffn = member.deployment, member.deployment.ffn
+        deployment = member.deployment
         powers.append((member.copies * deployment.own_chips, deployment.layout.chip.power))
-        if ffn:
-            powers.append((member.copies * ffn.chips, ffn.layout.chip.power))
+        powers += [
+            (member.copies * other.chips, other.layout.chip.power) for other in deployment.others
+        ]
     watts = {}
     for kind in ("typical", "maximum"):
         known = [
@@ -112,7 +114,7 @@ def _figure_values(scenario: Scenario, members: Mapping[str, Member]) -> dict[st
         watts[f"{kind}_watts"] = sum(known) if len(known) == len(powers) else None
     fill = bound = None
     single = next(iter(members.values())).deployment
-    if len(members) == 1 and not single.ffn:
+    if len(members) == 1 and not single.others:
         fill = single.limits.fill or single.limits.micro_batches
         bound = 1000 * _tpot_bound(single)
     return {

@@ -79,6 +79,8 @@ def test_both_compute_prompts_at_the_same_time(drafted):
         costs = drafted(SLOW, 2, budget=budget).costs
         alone = Costs(replace(costs.layout, speculation=None)).line(prompt)[0]
         reading = costs.remote.time(replace(prompt, logits=0))[0]
+        spread = costs.remote.prompts_of(replace(prompt, rank_prompt=4))  # on ranks of the model
+        assert costs.remote.time(spread)[0] == reading
         assert costs.line(prompt)[0] == pytest.approx(max(alone, reading), rel=1e-12)
         assert (reading > alone) == (budget == 4)
 

@@ -57,6 +57,12 @@ SHORTER = {
         "workload.output=8 token",
         "measure.window=[0 s, 9 s]",
     ],
+    "claims/lpx-drafter": [
+        "workload.requests=27",
+        "workload.shared_prefix=1000 token",
+        "workload.output=16 token",
+        "measure.warmup=0 s",
+    ],
     "dead-link": ["workload.output=3 token"],
     "jitter": ["workload.prompt=2 token", "workload.output=6 token"],
     "kimi-k2-on-lpus": ["workload.output=4 token"],

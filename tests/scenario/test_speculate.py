@@ -72,10 +72,13 @@ def test_a_drafter_that_does_not_match_its_system_is_one_line():
     windowed = "{method: draft, tokens: 3, acceptance: 0.5, draft: {model: gemma-2-9b}}"
     with pytest.raises(sim.PlanError, match=r"draft\.model: got gemma-2-9b with a window of 4096"):
         check(read_with(windowed))
+    foreign = "{method: draft, tokens: 3, acceptance: 0.5, draft: {model: llama-3.2-1b}}"
+    with pytest.raises(sim.PlanError, match=r"got llama-3\.2-1b with a vocabulary of 128,256"):
+        check(read_with(foreign))
     many = "{method: eagle, tokens: 20, acceptance: 0.5}"
     with pytest.raises(sim.PlanError, match=r"speculate\.tokens: got 20; expected less than the"):
         check(read_with(many, "systems.h100x8.token_budget=16 token"))
-    large = "{method: draft, tokens: 3, acceptance: 0.5, draft: {model: llama-3.1-8b}}"
+    large = "{method: draft, tokens: 3, acceptance: 0.5, draft: {model: llama-2-7b}}"
     with pytest.raises(sim.PlanError, match="does not fit: the fullest chip"):
         check(read_with(large, system="lpu"))  # a stage of 8 LPUs has 1.8 GB
 

@@ -1,0 +1,200 @@
+"""A drafter on other chips in a scenario: what is refused by name, and what counts both kinds of chips."""
+
+import pytest
+
+import sim
+from sim.results.encoding import json_object
+from sim.scenario.outages import failing_units
+from sim.scenario.purchases import owned_chips, purchase
+from sim.studies.explaining import explain
+from sim.studies.run import plan, run
+from sim.studies.sensitivity import single_request_metrics, uncertain_numbers
+
+SPEC = """\
+model: llama-3.1-8b
+workload: {kind: closed, users: 4, requests: 8, prompt: 64 token, output: 24 token}
+economics: {electricity: 0.1 USD/kWh, systems: {small: {card: 1000 USD}}}
+systems:
+  plain: {chip: h100-sxm, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}
+  small: {chip: l40s, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}, model: llama-3.2-1b}
+  named:
+    chip: h100-sxm
+    chips: 2
+    engine: tensorrt-llm
+    plan: {tensor: 2}
+    speculate:
+      method: draft
+      tokens: 3
+      acceptance: 0.7
+      draft: {model: llama-3.2-1b, system: small, transfer: {bandwidth: 50 GB/s, latency: 5 us}, groups: 2}
+  local:
+    chip: h100-sxm
+    chips: 2
+    engine: tensorrt-llm
+    plan: {tensor: 2}
+    speculate: {method: draft, tokens: 3, acceptance: 0.7, draft: {model: llama-3.2-1b}}
+  both: {fleet: {named: 2, plain: 1}}
+"""
+USER = "users: 1, requests: 2, prompt: 16 token, output: 400"  # instead of four
+DRAFT = "named.speculate.draft."
+INLINE = "{chip: l40s, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}"
+REFUSED = {
+    "named.speculate.draft.system=large": "'large' is no system; there are plain, small, local",
+    "named.speculate.draft.system=named": "'named' is no other system with chips of one kind",
+    "named.speculate.draft.system=both": "'both' is no other system with chips of one kind",
+    "named.speculate.draft.system=local": "system local: got speculate, which is not simulated for a",
+    "small.max_sequences=4": "draft.system: system small: got max_sequences, which is not simulated",
+    "small.model=llama-3.1-8b": "draft.system: system small: got model llama-3.1-8b; expected the",
+    "small.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "system small: got outages, which is not",
+    f"{DRAFT}plan={{tensor: 2}}": "draft.plan: got a plan; expected none with system",
+    f"{DRAFT[:-1]}={{model: llama-3.2-1b, system: small}}": "draft.system: got a drafter on other chips without transfer; expected the",
+    f"{DRAFT}groups=3": "draft.groups: got 3; expected at most 2",
+    "local.speculate.draft.groups=2": "draft.groups: got groups without system; expected a drafter on",
+    "named.speculate.method=eagle": "got llama-3.2-1b with method eagle",
+    "named.fidelity=chip": "speculate: got fidelity: chip; expected a system without it",
+    "named.plan={tensor: 1}": "named.plan: got 2 stages; expected 1 with a drafter on other chips; ",
+    "named.plan=auto": "named.plan.search: got speed; expected degrees with a drafter on other chips",
+    "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
+    "named.engine=groq-compiler": "named.engine: got groq-compiler, which has tokens_per_beat; expec",
+    "named.plan={tensor: 2, slots: 2}": "plan.slots: got 2; expected 1 with a drafter on other chips;",
+    "small.kv_tokens=1000 token|named.kv_tokens=2000 token": "named.kv_tokens: got 2000 token; expec",
+    f"{DRAFT}system={{like: small}}": "draft-system has no 'like'",
+    f"{DRAFT}system={{chip: l40s, chips: 2, engine: tensorrt-llm, policy: continuous}}": "draft-system h",
+    f"{DRAFT}system={{chip: rtx-4090, chips: 1, engine: vllm, memory_fraction: 0.05}}": "that draft does",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
+    path = tmp_path / "mine.yaml"
+    path.write_text(SPEC)
+    sets = [word for own in key.split("|") for word in ("--set", f"systems.{own}")]
+    status, _, err = sramsim("check", str(path), *sets)
+    assert (status, err.count("\n")) == (2, 1)
+    assert REFUSED[key] in err
+
+
+def test_pools_and_other_drafters_are_refused_by_name(tmp_path):
+    more = "  pd: {prefill: plain, decode: named, transfer: {bandwidth: 1 GB/s}}\n"
+    with pytest.raises(sim.ScenarioError, match="got a drafter on other chips; expected one on"):
+        read(tmp_path, SPEC + more)
+
+
+def read(tmp_path, text=SPEC):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return sim.read(path)
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory):
+    return read(tmp_path_factory.mktemp("spec"))
+
+
+@pytest.fixture(scope="module")
+def result(scenario):
+    return run(scenario)
+
+
+def test_a_named_drafter_is_the_one_in_place(scenario, result, tmp_path):
+    text = SPEC.replace("system: small", f"system: {INLINE}")
+    text = text.replace("small: {card", "named.draft: {card")
+    in_place = run(read(tmp_path, text)).summary.systems["named"]
+    assert json_object(in_place) == json_object(result.summary.systems["named"])
+    assert list(owned_chips(scenario, "named")) == ["named", "small"]
+
+
+def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
+    systems = result.summary.systems
+    identity = systems["named"].identity
+    assert (identity.chips, identity.own_chips, identity.drafter.chips) == (4, 2, 2)
+    assert identity.hardware[0] == "2 x h100-sxm + 2 x l40s"
+    assert purchase(scenario, "named") == purchased(scenario, "plain", "small")
+    own, plain, small = (power(systems[name], "idle") for name in ("named", "plain", "small"))
+    assert own == pytest.approx(plain + small, rel=1e-9)
+    assert systems["both"].identity.chips == 2 * 4 + 2
+    drawn = json_object(systems["named"])["drafter"]
+    assert (drawn["chip"], drawn["groups"], drawn["round_trip_us"]) == (
+        "l40s",
+        2,
+        pytest.approx(10, rel=1e-3),
+    )
+
+
+def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
+    faults = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
+    both = read(
+        tmp_path,
+        SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {faults}\n    spec"),
+    )
+    spared = both.spare_chips("named")
+    assert (spared, both.spare_chips("plain")) == (2, 0)
+    assert [unit.chips for unit in failing_units(both, "named", both.deploy("named"))] == [2]
+    bought = purchase(both, "named").chips - purchased(both, "plain", "small").chips
+    assert bought == pytest.approx(purchase(both, "plain").chips)
+    result = run(both).summary.systems
+    idle = power(result["named"], "idle") - power(result["small"], "idle")
+    assert idle == pytest.approx(2 * power(result["plain"], "idle"), rel=1e-9)
+    assert 0 < result["named"].metrics.availability.availability < 1
+
+
+def purchased(scenario, *names):
+    first, second = (purchase(scenario, name) for name in names)
+    return type(first)(*map(sum, zip(first, second, strict=True)))
+
+
+def power(system, cause):
+    """Watts: joules of a token by cause, times tokens/s."""
+    energy = system.costs.energy
+    share = energy.joules_per_token_by_cause[cause] / energy.joules_per_token
+    return share * energy.mean_power_w
+
+
+def test_the_plan_says_which_chips_draft_and_when_drafts_pay(scenario):
+    planned = plan(scenario).summary([640]).systems
+    named, local = planned["named"], planned["local"]
+    assert named.identity.kv_tokens <= named.identity.drafter.kv_tokens
+    assert named.bytes_per_chip.weights < local.bytes_per_chip.weights
+    assert named.draft_gain.verify == local.draft_gain.verify
+    assert named.draft_gain.break_even != local.draft_gain.break_even
+    assert named.draft_gain.speedup == pytest.approx(
+        planned["plain"].unloaded.tpot_ms / named.unloaded.tpot_ms, rel=0.01
+    )
+
+
+def test_the_lines_of_an_explanation_are_the_token(scenario):
+    for name, system in explain(scenario, ["named", "local"]).systems.items():
+        token = system.token
+        assert token.ms == pytest.approx(token.simulated_ms, rel=1e-3)
+        of_drafter = [line for line in token.lines if line.what.startswith("drafter: ")]
+        assert bool(of_drafter) == (name == "named")
+        for line in token.lines:
+            assert {key.startswith("drafter.") for key in line.keys} <= {line in of_drafter}
+        keys = {key for line in of_drafter for key in line.keys}
+        assert keys <= set(system.sources)
+        if name == "named":
+            chip, path = scenario.plain("small").chip, "topology.link.latency"
+            assert "drafter.chip.memory.gddr.bandwidth" in keys
+            assert system.sources[f"drafter.{path}"].source == chip.source_of(path)
+
+
+def test_the_uncertain_numbers_of_a_drafter_move_its_system(scenario):
+    numbers = {number.key: number for number in uncertain_numbers(scenario.plain("named"))}
+    assert "engine.layer_overhead" in numbers
+    moved = numbers["speculate.draft.system.engine.layer_overhead"]
+    low, high = (
+        single_request_metrics(scenario, "named", moved.moved_to(end)) for end in moved.ends
+    )
+    assert low["tpot"] < high["tpot"]
+    assert low["joules"] < high["joules"]
+
+
+def test_a_single_user_takes_the_joules_of_the_sensitivity(tmp_path):
+    """The last of 158 steps yields fewer tokens, and the prompt is short."""
+    text = SPEC.replace("users: 4, requests: 8, prompt: 64 token, output: 24", USER)
+    text = text.replace("acceptance: 0.7,", "acceptance: 0.7, sampling: expected,")
+    text = text.replace("acceptance: 0.7\n", "acceptance: 0.7\n      sampling: expected\n")
+    scenario = read(tmp_path, text.replace("  both: {fleet: {named: 2, plain: 1}}\n", ""))
+    for name, system in run(scenario).summary.systems.items():
+        single = single_request_metrics(scenario, name, scenario.plain(name))
+        assert single["joules"] == pytest.approx(system.costs.energy.joules_per_token, rel=0.01)
