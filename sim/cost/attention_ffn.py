@@ -200,9 +200,9 @@ class AttentionFfnCosts(Costs):
                 yield row._replace(repeats=np.array([counts.attention]))
             passes = self.passes(part.tokens)[0]
             for row in self.ffn_rows(pair[1], part.tokens):
-                yield row._replace(repeats=np.array([counts.ffn * passes]))
-            for way in ("out", "back", "out_busy", "back_busy"):
-                yield _link_row(way, getattr(times, way), getattr(counts, way))
+                causes = partial(_ffn_causes, row)
+                yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
+            yield from self._link_rows(times, counts)
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
         """Return the number of micro-batches of a step, and the work of the largest one."""
@@ -298,6 +298,17 @@ class AttentionFfnCosts(Costs):
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
+    def _link_rows(self, times: LayerTimes, counts: LayerTimes) -> Iterator[Row]:
+        """Yield the rows of a layer's messages. The time that keeps a link busy has no latency."""
+        for way in ("out", "back", "out_busy", "back_busy"):
+            seconds, latency = getattr(times, way), self.transfer.latency
+            if way.endswith("_busy"):
+                latency = 0.0
+            way_of, rate = way.removesuffix("_busy"), self.transfer.bandwidth
+            causes = partial(_link_causes, way_of, latency, seconds - latency, rate)
+            repeats = np.array([getattr(counts, way)])
+            yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
+
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
         layers = {attention for attention, _ in self.layer_kinds}
@@ -334,10 +345,24 @@ def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -
     return min(steps)
 
 
-def _link_row(way: str, seconds: Seconds, count: float) -> Row:
-    causes = partial(_link_causes, way, seconds)
-    return Row(None, np.array([count]), seconds, seconds, IS_HOP, causes)
+def _ffn_causes(row: Row) -> tuple[Cause, ...]:
+    """Return the causes of a row, whose numbers are those of the FFN pool."""
+    return tuple(
+        cause._replace(keys=tuple(f"ffn.{key}" for key in cause.keys)) for cause in row.causes()
+    )
 
 
-def _link_causes(way: str, seconds: Seconds) -> tuple[Cause, ...]:
-    return (Cause(f"hidden states, {way.split('_')[0]}", "link", seconds, "s"),)
+def _link_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> tuple[Cause, ...]:
+    """Return the causes of a message. rate: bandwidth of its link [B/s]."""
+    sent = Cause(
+        f"hidden states {way}: bytes",
+        "link",
+        busy * rate,
+        "B",
+        rate=rate,
+        keys=("transfer.bandwidth",),
+    )
+    if not latency:
+        return (sent,)
+    key = ("transfer.latency",)
+    return Cause(f"hidden states {way}: latency", "link", latency, "s", keys=key), sent

@@ -29,6 +29,8 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
+from sim.studies.explaining import explain
+from sim.studies.file_numbers import file_numbers, with_change
 from sim.studies.run import plan, run
 from sim.studies.turns import first_turns
 from sim.workload.arrivals import Listed, ListedRequest
@@ -324,6 +326,32 @@ def test_a_fleet_of_pools_serves_all_requests(scenario):
     served = run(scenario).systems["two"]
     assert served.rows.finished.all()
     assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_an_explanation_adds_up_with_the_numbers_of_both_pools(scenario):
+    """Where one micro-batch waits for nothing, the latency of the links is a share of the time."""
+    explained = explain(scenario, ["afd"]).systems["afd"]
+    for time in (explained.token, explained.first_token):
+        assert time.ms == pytest.approx(time.simulated_ms, rel=1e-9)
+        assert sum(line.ms for line in time.lines) == pytest.approx(time.ms, rel=1e-12)
+    keys = {key for line in explained.token.lines for key in line.keys}
+    assert {"chip.memory.sram.bandwidth", "ffn.chip.memory.sram.bandwidth"} <= keys
+    of_latency = sum(
+        line.share for line in explained.token.lines if line.keys == ("transfer.latency",)
+    )
+    costs = scenario.deploy("afd").costs
+    assert of_latency * explained.token.ms == pytest.approx(4 * 2 * 1000 * SLOW.latency, rel=1e-9)
+    number = file_numbers(scenario, "afd", costs, ())["transfer.latency"]
+    work = decodes_at(1, 30.0, None)
+    slower = with_change(costs, number).step(work).time[0] - costs.step(work).time[0]
+    assert slower == pytest.approx(0.1 * 4 * 2 * SLOW.latency, rel=1e-9)
+    for pool in ("", "ffn."):
+        number = file_numbers(scenario, "afd", costs, keys)[f"{pool}chip.memory.sram.bandwidth"]
+        read = [line for line in explained.token.lines if line.keys[:1] == (number.key,)]
+        faster = costs.step(work).time[0] - with_change(costs, number).step(work).time[0]
+        assert 1000 * faster == pytest.approx(
+            sum(line.ms for line in read) * (1 - 1 / 1.1), rel=0.02
+        )
 
 
 def test_a_plan_says_what_binds_a_full_step(scenario):

@@ -77,7 +77,6 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
             "ffn.exceptions.0.chip: got 4; expected at most 3, the last chip; try 3",
         ),
         ("", ("trace", "--system", "afd", "-o", "t.json"), "got attention and FFN pools, whose"),
-        ("", ("explain",), "explain: systems.afd: got attention and FFN pools"),
         (
             f"  pd: {{prefill: {ALONE}, decode: afd, transfer: {{bandwidth: 1 GB/s}}}}\n",
             ("check",),

@@ -1,0 +1,160 @@
+"""The numbers that a system's time may depend on, by key, and its costs with another value of one.
+
+A key names the file and the place in it: 'chip.memory.hbm.bandwidth'. Numbers of an FFN pool begin
+with 'ffn.', and those of the links between pools with 'transfer.'.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.layout import Layout
+from sim.cost.step import Costs
+from sim.inputs.values import Sourced, Value
+from sim.results.explanation_summary import NumberSource
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
+from sim.studies.sensitivity import moved
+from sim.units import format_quantity
+
+STEP = 0.1  # relative change of each number, whose effects are compared
+FFN = "ffn."
+# Numbers of the engine that collectives depend on.
+COLLECTIVE_KEYS = ("collective_latency", "collective_latency_per_chip", "collective_efficiency")
+LINK_NUMBERS = (
+    "latency",
+    "bandwidth",
+    "reduction",
+    "collective_efficiency",
+)  # ends of their names in a topology
+
+
+@dataclass(frozen=True)
+class FileNumber:
+    """A number of a system's files. path: in the entry, whose `source` has it."""
+
+    key: str
+    value: float
+    entry: Sourced | None
+    path: str
+
+    @property
+    def source(self) -> NumberSource:
+        """The value with its source, and whether it is fitted or assumed."""
+        text = self.entry.source_of(self.path) if self.entry else "set by the scenario"
+        text = text or "no source given"
+        kind = next((kind for kind in ("fitted", "assumed") if text.startswith(kind)), "sourced")
+        return NumberSource(value=_number_text(self.path, self.value), kind=kind, source=text)
+
+    @property
+    def is_of_engine(self) -> bool:
+        """Whether it is a number of the software."""
+        return self.key.removeprefix(FFN).startswith("engine.")
+
+    @property
+    def is_of_links(self) -> bool:
+        """Whether collectives may depend on it."""
+        return self.key.removeprefix(FFN).startswith(("topology.", "engine.collective_"))
+
+    @property
+    def change(self) -> float:
+        """The relative change of the number; a share of at most 1 can only fall."""
+        return -STEP if "efficiency" in self.key or self.key.endswith("overlap") else STEP
+
+
+def file_numbers(
+    scenario: Scenario, name: str, costs: Costs, keys: Iterable[str]
+) -> dict[str, FileNumber]:
+    """Return the numbers with the given keys, and those of all links, by key."""
+    all_keys = set(keys)
+    numbers = dict(_of_pool("", scenario.plain(name), costs.layout, all_keys))
+    system = scenario.systems.get(name)
+    if isinstance(costs, AttentionFfnCosts) and isinstance(system, AttentionFfn):
+        numbers |= _of_pool(FFN, system.ffn, costs.ffn.layout, all_keys)
+        for key in ("bandwidth", "latency"):
+            value = getattr(costs.transfer, key)
+            numbers[f"transfer.{key}"] = FileNumber(f"transfer.{key}", value, None, key)
+    return dict(sorted(numbers.items()))
+
+
+def _of_pool(
+    prefix: str, system: System, layout: Layout, keys: set[str]
+) -> Iterator[tuple[str, FileNumber]]:
+    """Yield the numbers of a pool whose keys begin with a prefix; a plain system has none."""
+    own = {key.removeprefix(FFN) for key in keys if key.startswith(FFN) == bool(prefix)}
+    own |= {f"engine.{key}" for key in COLLECTIVE_KEYS}
+    own |= {f"topology.{path}" for path in _link_paths(layout.topology)}
+    owner: Sourced | None = layout.chip
+    if system.topology:
+        owner = None
+    elif system.cluster and system.cluster.topology:
+        owner = system.cluster
+    for key in own:
+        part, _, rest = key.partition(".")
+        value = _value_at(getattr(layout, part, None), rest)
+        if isinstance(value, float | int):
+            entry = owner if part == "topology" else getattr(layout, part)
+            path = key if part == "topology" else rest
+            yield prefix + key, FileNumber(prefix + key, float(value), entry, path)
+
+
+def with_change(costs: Costs, number: FileNumber) -> Costs:
+    """Return the costs with one number changed by a tenth."""
+    text = repr(number.value * (1 + number.change))
+    if not isinstance(costs, AttentionFfnCosts):
+        return Costs(_moved_layout(costs.layout, number.key, text))
+    layout, ffn, transfer = costs.layout, costs.ffn.layout, costs.transfer
+    if number.key.startswith("transfer."):
+        transfer = moved(transfer, number.key.split(".")[1:], text)
+    elif number.key.startswith(FFN):
+        ffn = _moved_layout(ffn, number.key.removeprefix(FFN), text)
+    else:
+        layout = _moved_layout(layout, number.key, text)
+    return AttentionFfnCosts(layout, ffn, transfer, costs.micro_batches)
+
+
+def _moved_layout(layout: Layout, key: str, text: str) -> Layout:
+    part, _, path = key.partition(".")
+    return replace(layout, **{part: moved(getattr(layout, part), path.split("."), text)})
+
+
+def _link_paths(value: object, path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of a topology's numbers of links."""
+    if isinstance(value, Value):
+        pairs = [(name, getattr(value, name)) for name in type(value).model_fields]
+    elif isinstance(value, tuple):
+        pairs = [(str(number), item) for number, item in enumerate(value)]
+    elif isinstance(value, Mapping):
+        pairs = [*value.items()]
+    else:
+        names = path.split(".")[-2:]  # a share by chips is one level below its name
+        if isinstance(value, float) and not {*names}.isdisjoint(LINK_NUMBERS):
+            yield path
+        return
+    for name, item in pairs:
+        yield from _link_paths(item, f"{path}.{name}" if path else name)
+
+
+def _value_at(value: object, path: str) -> object:
+    """Return the number at a dotted path; None if there is none."""
+    for part in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, tuple):
+            value = value[int(part)]
+        else:
+            value = getattr(value, part, None)
+    return value
+
+
+def _number_text(path: str, value: float) -> str:
+    """Return a number with the unit of its key."""
+    last = path.rpartition(".")[2]
+    if last.endswith("bandwidth") or last == "weight_load":
+        return format_quantity(value, "B/s")
+    if path.startswith("compute."):
+        return format_quantity(value, "FLOP/s")
+    if "efficiency" in path or last == "overlap":
+        return f"{value:g}"
+    return format_quantity(value, "s")
