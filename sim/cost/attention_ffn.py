@@ -8,18 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER
 from sim.cost.causes import Cause
-from sim.cost.collectives import Collectives, Exchange
 from sim.cost.energy import Tally, cut_steps
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, IS_HOP, attention_row
+from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.step import Costs, Step
 from sim.cost.terms import Row
 from sim.cost.work import Work
@@ -91,46 +91,12 @@ def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
     return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")
 
 
-class ShardCollectives(Collectives):
-    """The collectives of an FFN pool.
-
-    With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
-    tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
-    takes as long as an all-gather. With one copy of a token this is an all-reduce over the stage,
-    as without pools.
-    """
-
-    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
-        self.shards, plan = transfer.shards(layout), layout.plan
-        alone = replace(plan, tensor=plan.tensor // self.shards, attention_data=self.shards)
-        super().__init__(replace(layout, plan=alone))
-        self.transfer, self.pool = transfer, layout
-
-    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
-        if self.transfer.copies == "token":
-            return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
-        shares = (
-            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
-        )
-        return tuple(
-            exchange
-            for nbytes in shares
-            for exchange in self._exchange("all_gather", stage, nbytes)
-        )
-
-    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
-        return ()  # the attention pool sends the input of each layer
-
-    @cached_property
-    def _onward_cables(self) -> int:
-        return 0  # each layer's output returns to the attention pool
-
-
 class AttentionFfnCosts(Costs):
     """The cost of steps on an attention pool and an FFN pool, whose micro-batches take turns.
 
-    Embedding, head and the engine's time for a step and its sequences are on the attention pool.
-    They count once a step, before and after all layers.
+    Embedding, head, drafter and the engine's time for a step and its sequences are on the attention
+    pool. They count once a step, before and after all layers. With drafts, a step is cut between
+    sequences: all tokens of a sequence are in one micro-batch.
     ffn: the costs of the FFN part of the model on its pool.
 
     Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
@@ -138,24 +104,40 @@ class AttentionFfnCosts(Costs):
     """
 
     def __init__(
-        self, layout: Layout, ffn: Layout, transfer: LayerTransfer, micro_batches: int
+        self,
+        layout: Layout,
+        ffn: Layout,
+        transfer: LayerTransfer,
+        micro_batches: int,
+        widths: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(layout)
+        super().__init__(layout, widths=widths)
         engine = ffn.engine.model_copy(update=NO_OVERHEAD)
         self.ffn = Costs(replace(ffn, engine=engine))
         self.ffn.collectives = ShardCollectives(self.ffn.layout, transfer)
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
-        self._of_mixer = {kind.shape: place for place, kind in enumerate(self.kinds)}
+        drafts = [kind.part == self.head for kind in self.kinds]
+        self._of_drafts = [place for place, drafting in enumerate(drafts) if drafting]
+        self._of_mixer = {
+            kind.shape: place for place, kind in enumerate(self.kinds) if not drafts[place]
+        }
         self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
     def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
         """Return the costs with fewer attention ranks, which serve fewer sequences."""
         plan = replace(self.layout.plan, attention_data=ranks)
-        layout = replace(self.layout, plan=plan)
-        return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
+        return self._on(replace(self.layout, plan=plan))
+
+    def without_drafts(self, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
+        return self._on(replace(self.layout, speculation=None), widths)
+
+    def _on(self, layout: Layout, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
+        """Return the costs with another layout of the attention pool."""
+        ffn, transfer = self.ffn.layout, self.transfer
+        return AttentionFfnCosts(layout, ffn, transfer, self.micro_batches, widths)
 
     def with_micro_batches(self, micro_batches: int) -> "AttentionFfnCosts":
         """Return the costs with another number of micro-batches, which shares all times."""
@@ -169,8 +151,10 @@ class AttentionFfnCosts(Costs):
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         m, part = self.micro_batch(work)
-        seconds = self._once(work)
-        growth, holds = 0.0, 1 if work.prompt_tokens else FOREVER
+        seconds, growth, holds = self._drafting_attention(work)
+        seconds += self._once(work)
+        if work.prompt_tokens:
+            growth, holds = 0.0, 1
         for pair, layers in self.layer_kinds.items():
             times, more, steps = self.layer_times(pair, part)
             critical = critical_times(times, m)
@@ -206,7 +190,7 @@ class AttentionFfnCosts(Costs):
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
         """Return the number of micro-batches of a step, and the work of the largest one."""
-        parts = max(1, min(self.micro_batches, work.tokens))
+        parts = max(1, min(self.micro_batches, work.decodes + work.prompt_tokens))
         return parts, work.part(parts)
 
     def layer_times(self, pair: tuple[Block, Block], work: Work) -> tuple[LayerTimes, Seconds, int]:
@@ -254,7 +238,8 @@ class AttentionFfnCosts(Costs):
     def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of both pools, attention first, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat
-        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, tokens))
+        width = self.layout.width
+        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, -(-tokens // width)))
         return attention, cut_steps(
             attention, lambda tokens: -(-tokens // beat)
         ) if beat else attention
@@ -315,6 +300,25 @@ class AttentionFfnCosts(Costs):
         rows = self.body_rows(work.tokens, self.ranked(work))
         yield from (row for row in rows if row.part not in layers)
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+        for kind in (self.kinds[place] for place in self._of_drafts):
+            if work.decodes:
+                yield attention_row(kind, work, decode=True)
+            if work.prompt_tokens and kind.prompts:
+                yield attention_row(kind, work, decode=False)
+
+    def _drafting_attention(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        """Return the seconds of a drafter's attention, what each further step adds, and holds."""
+        seconds, growth, holds = 0.0, 0.0, FOREVER
+        for place in self._of_drafts:
+            layers = self.kinds[place].layers.item()
+            if work.decodes:
+                now, more, steps = self._decode_lines(work.decodes)[place].at(work)
+                seconds, growth = seconds + layers * now, growth + layers * more
+                holds = min(holds, steps)
+            if work.prompt_tokens:
+                core = self._prompts(work)[place]
+                seconds += layers * core.prompt_seconds(work)
+        return seconds, growth, holds
 
     def _once(self, work: Work) -> Seconds:
         """Return the seconds of a step outside of its layers."""
