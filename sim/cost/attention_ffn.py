@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.causes import Cause
+from sim.cost.causes import ffn_causes, transfer_causes
 from sim.cost.energy import Tally, cut_steps
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
@@ -48,10 +48,9 @@ class LayerTimes(NamedTuple):
         """The time of a micro-batch that waits for no other one."""
         return self.attention + self.out + self.ffn + self.back
 
-    @property
-    def slowest(self) -> str:
-        """The pool or link that one micro-batch keeps busy for the longest time."""
-        return max(POOLS_AND_LINKS, key=lambda name: float(getattr(self, name)))
+    def slowest(self, resources: tuple[str, ...]) -> str:
+        """Return which pool or link one micro-batch keeps busy for the longest time."""
+        return max(resources, key=lambda name: float(getattr(self, name)))
 
     def total(self, counts: "LayerTimes") -> Seconds:
         """Return the sum of the times, each as often as it counts."""
@@ -60,6 +59,8 @@ class LayerTimes(NamedTuple):
 
 # The pools and links. Each takes one micro-batch at a time.
 POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
+# Those that a layer shares with the next one, if another stage of the FFN pool has that one.
+BETWEEN_STAGES = ("attention", "out_busy", "back_busy")
 ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
 
 
@@ -76,14 +77,18 @@ class Critical(NamedTuple):
     binds: str
 
 
-def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
+def critical_times(
+    times: LayerTimes, micro_batches: int, resources: tuple[str, ...] = POOLS_AND_LINKS
+) -> Critical:
     """Return the times that make up the cycle of a layer and the fill.
 
     With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
     cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
     This is exact for a flow shop that every job passes L times, first come, first served.
+    Where another FFN stage has the next layer, b is the slowest of the others (BETWEEN_STAGES).
+    This is exact for two micro-batches; more may overtake each other's layers, and take less.
     """
-    m, slowest = micro_batches, times.slowest
+    m, slowest = micro_batches, times.slowest(resources)
     once = LayerTimes(**{slowest: 1.0})
     if m * times.total(once) > times.serial:
         fill = LayerTimes(*(all_ - one for all_, one in zip(ONCE, once, strict=True)))
@@ -118,6 +123,8 @@ class AttentionFfnCosts(Costs):
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
+        # Layers whose next one is on another FFN stage.
+        self.before_stages = Counter(pairs[first - 1] for first in ffn.bounds[1:])
         drafts = [kind.part == self.head for kind in self.kinds]
         self._of_drafts = [place for place, drafting in enumerate(drafts) if drafting]
         self._of_mixer = {
@@ -155,36 +162,43 @@ class AttentionFfnCosts(Costs):
         seconds += self._once(work)
         if work.prompt_tokens:
             growth, holds = 0.0, 1
-        for pair, layers in self.layer_kinds.items():
+        for pair in self.layer_kinds:
             times, more, steps = self.layer_times(pair, part)
-            critical = critical_times(times, m)
-            fills = pair == self.last_layer
-            seconds += layers * times.total(critical.cycle) + fills * times.total(critical.fill)
+            counts = self._counts(pair, times, m)
+            seconds += times.total(counts)
             if more and not work.prompt_tokens:
-                counts = layers * critical.cycle.attention + fills * critical.fill.attention
-                growth += counts * more
+                growth += counts.attention * more
                 holds = min(holds, steps, _steps_until_other(times, more, m))
+                if self.before_stages[pair]:
+                    holds = min(holds, _steps_until_other(times, more, m, BETWEEN_STAGES))
         return seconds, growth, holds
+
+    def _counts(self, pair: tuple[Block, Block], times: LayerTimes, m: int) -> LayerTimes:
+        """Return how often each time of a kind of layer is on the critical path of a step."""
+        critical, before = critical_times(times, m), self.before_stages[pair]
+        between = critical_times(times, m, BETWEEN_STAGES)
+        inside = self.layer_kinds[pair] - before
+        return LayerTimes(
+            *(
+                inside * cycle + before * other + (pair == self.last_layer) * fill
+                for cycle, other, fill in zip(
+                    critical.cycle, between.cycle, critical.fill, strict=True
+                )
+            )
+        )
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the critical path."""
         yield from self.rows_once(work)
         m, part = self.micro_batch(work)
-        for pair, layers in self.layer_kinds.items():
+        for pair in self.layer_kinds:
             times = self.layer_times(pair, part)[0]
-            critical = critical_times(times, m)
-            fills = pair == self.last_layer
-            counts = LayerTimes(
-                *(
-                    layers * cycle + fills * fill
-                    for cycle, fill in zip(critical.cycle, critical.fill, strict=True)
-                )
-            )
+            counts = self._counts(pair, times, m)
             for row in self.attention_rows(pair[0], part):
                 yield row._replace(repeats=np.array([counts.attention]))
             passes = self.passes(part.tokens)[0]
             for row in self.ffn_rows(pair[1], part.tokens):
-                causes = partial(_ffn_causes, row)
+                causes = partial(ffn_causes, row)
                 yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
             yield from self._link_rows(times, counts)
 
@@ -290,7 +304,7 @@ class AttentionFfnCosts(Costs):
             if way.endswith("_busy"):
                 latency = 0.0
             way_of, rate = way.removesuffix("_busy"), self.transfer.bandwidth
-            causes = partial(_link_causes, way_of, latency, seconds - latency, rate)
+            causes = partial(transfer_causes, way_of, latency, seconds - latency, rate)
             repeats = np.array([getattr(counts, way)])
             yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
 
@@ -337,9 +351,14 @@ class AttentionFfnCosts(Costs):
         return self._times[key]
 
 
-def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -> int:
+def _steps_until_other(
+    times: LayerTimes,
+    growth: Seconds,
+    micro_batches: int,
+    resources: tuple[str, ...] = POOLS_AND_LINKS,
+) -> int:
     """Return for how many steps the same pool or link binds, while attention grows."""
-    other = max(times.ffn, times.out_busy, times.back_busy)
+    other = max(getattr(times, name) for name in resources if name != "attention")
     lead = times.attention - other
     steps = [FOREVER if lead >= 0 else 1 + int(-lead / growth)]
     ahead = micro_batches * max(times.attention, other) - times.serial
@@ -347,26 +366,3 @@ def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -
     if ahead * slope < 0:
         steps.append(1 + int(abs(ahead / slope)))
     return min(steps)
-
-
-def _ffn_causes(row: Row) -> tuple[Cause, ...]:
-    """Return the causes of a row, whose numbers are those of the FFN pool."""
-    return tuple(
-        cause._replace(keys=tuple(f"ffn.{key}" for key in cause.keys)) for cause in row.causes()
-    )
-
-
-def _link_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> tuple[Cause, ...]:
-    """Return the causes of a message. rate: bandwidth of its link [B/s]."""
-    sent = Cause(
-        f"hidden states {way}: bytes",
-        "link",
-        busy * rate,
-        "B",
-        rate=rate,
-        keys=("transfer.bandwidth",),
-    )
-    if not latency:
-        return (sent,)
-    key = ("transfer.latency",)
-    return Cause(f"hidden states {way}: latency", "link", latency, "s", keys=key), sent

@@ -60,11 +60,16 @@ def pools(make_model, make_chip, lossy, speculate):
         expert=None,
         chip=None,
         drafts=0,
+        pipeline=1,
     ):
         model, chip = make_model(**changes), chip or make_chip(fp16=1e10)
-        plans = Plan(tensor=attention), Plan(tensor=ffn, expert=expert)
+        plans = (
+            Plan(tensor=attention),
+            Plan(tensor=ffn // pipeline, expert=expert, pipeline=pipeline),
+        )
         parts = [
-            DeploymentParts(model, chip, plan.tensor, lossy, plan, chip.topology) for plan in plans
+            DeploymentParts(model, chip, chips, lossy, plan, chip.topology)
+            for chips, plan in zip((attention, ffn), plans, strict=True)
         ]
         if drafts:
             parts[0] = replace(parts[0], speculation=speculate(drafts, model=model))
@@ -160,10 +165,10 @@ def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches, drafts):
     assert costs.step(work).time[0] == pytest.approx(outside + shop, rel=1e-9)
 
 
-@pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.parametrize(("drafts", "pipeline"), [(0, 1), (3, 1), (0, 2)])
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
-def test_rows_add_up_to_the_step_and_growth_holds(pools, changes, drafts):
-    costs = pools(changes, micro_batches=3, drafts=drafts).costs
+def test_rows_add_up_to_the_step_and_growth_holds(pools, changes, drafts, pipeline):
+    costs = pools(changes, micro_batches=3, drafts=drafts, pipeline=pipeline).costs
     for work in works(1 + drafts):
         time, growth, holds = costs.line(work)
         assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
@@ -175,12 +180,21 @@ def test_rows_add_up_to_the_step_and_growth_holds(pools, changes, drafts):
 
 
 @pytest.mark.parametrize(
-    ("micro_batches", "binds"),
-    [(2, ["ffn", "latency", "latency", "attention"]), (3, ["ffn", "attention"])],
+    ("micro_batches", "pipeline", "binds"),
+    [
+        (2, 1, ["ffn", "latency", "latency", "attention"]),
+        (3, 1, ["ffn", "attention"]),
+        (3, 2, ["ffn", "ffn", "attention"]),
+    ],
 )
-def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, binds):
-    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention."""
-    costs = pools(micro_batches=micro_batches, transfer=FAST, attention=1, ffn=1).costs
+def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, pipeline, binds):
+    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention.
+
+    Between two FFN stages attention binds earlier.
+    """
+    costs = pools(
+        micro_batches=micro_batches, transfer=FAST, attention=1, ffn=pipeline, pipeline=pipeline
+    ).costs
     start, found, passed = decodes_at(16, 1.0, None), [], 0
     while passed < 10_000:
         work = replace(start, context=start.context + 16 * passed)
