@@ -19,7 +19,7 @@ BATCH_COLOURS = (
     "vermilion",
     "yellow",
 )  # of micro-batches
-NUMBERED = 0.015  # share of the width above which a bar shows the number of its micro-batch
+NUMBERED_SHARE = 0.015  # share of the width above which a bar shows the number of its micro-batch
 LIGHT = 0.5  # brightness from which text on a colour is black
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
@@ -38,7 +38,7 @@ def draw(turns: LayerTurns) -> Figure:
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
                 )
-                if count > 1 and end - start > NUMBERED * whole:
+                if count > 1 and end - start > NUMBERED_SHARE * whole:
                     middle, number = (start + end) / 2, f"{turn.micro_batch + 1}"
                     axis.text(middle, row, number, color=_ink(colour), ha="center", va="center")
     axis.set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))

@@ -200,7 +200,7 @@ class AttentionFfnCosts(Costs):
             for row in self.ffn_rows(pair[1], part.tokens):
                 causes = partial(ffn_causes, row)
                 yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
-            yield from self._link_rows(times, counts)
+            yield from _link_rows(self.transfer, times, counts)
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
         """Return the number of micro-batches of a step, and the work of the largest one."""
@@ -297,17 +297,6 @@ class AttentionFfnCosts(Costs):
         yield from (row for row in rows if row.shares is not IS_COLLECTIVE)
         yield max((row for row in rows if row.shares is IS_COLLECTIVE), key=lambda row: row.seconds)
 
-    def _link_rows(self, times: LayerTimes, counts: LayerTimes) -> Iterator[Row]:
-        """Yield the rows of a layer's messages. The time that keeps a link busy has no latency."""
-        for way in ("out", "back", "out_busy", "back_busy"):
-            seconds, latency = getattr(times, way), self.transfer.latency
-            if way.endswith("_busy"):
-                latency = 0.0
-            way_of, rate = way.removesuffix("_busy"), self.transfer.bandwidth
-            causes = partial(transfer_causes, way_of, latency, seconds - latency, rate)
-            repeats = np.array([getattr(counts, way)])
-            yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
-
     def rows_once(self, work: Work) -> Iterator[Row]:
         """Yield the rows of a step outside of its layers."""
         layers = {attention for attention, _ in self.layer_kinds}
@@ -349,6 +338,16 @@ class AttentionFfnCosts(Costs):
                 seconds[row.part] += row.seconds
             self._times[key] = seconds
         return self._times[key]
+
+
+def _link_rows(transfer: LayerTransfer, times: LayerTimes, counts: LayerTimes) -> Iterator[Row]:
+    """Yield the rows of a layer's messages. The time that keeps a link busy has no latency."""
+    for name in ("out", "back", "out_busy", "back_busy"):
+        way, seconds = name.removesuffix("_busy"), getattr(times, name)
+        latency = transfer.latency if name == way else 0.0
+        busy, repeats = seconds - latency, np.array([getattr(counts, name)])
+        causes = partial(transfer_causes, way, latency, busy, transfer.bandwidth)
+        yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
 
 
 def _steps_until_other(
