@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sim.cost.plan import PlanError
 from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import Deployment
-from sim.planning.fitting import require_fit
+from sim.planning.fit_error import require_fit
 from sim.reliability.availability import require_simulable
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.outages import failing_units
