@@ -63,7 +63,7 @@ def chip_machines(
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
     if isinstance(deployment.costs, AttentionFfnCosts):
-        return _turn_machines(scenario, name, deployment.costs, first)
+        return _turn_machines(scenario, name, deployment.costs, recording, first)
     system, layout = scenario.plain(name), deployment.layout
     scheduled = (system.network or layout.engine.network) == "scheduled"
     jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
@@ -89,7 +89,7 @@ def chip_machines(
 
 
 def _turn_machines(
-    scenario: Scenario, name: str, costs: AttentionFfnCosts, first: int
+    scenario: Scenario, name: str, costs: AttentionFfnCosts, recording: bool, first: int
 ) -> MachineFactory:
     """Return the factory of the machines of a system with an attention pool and an FFN pool.
 
@@ -107,7 +107,7 @@ def _turn_machines(
         except ValueError as error:
             raise scenario.plan_error(name, error) from error
     seed = stream_seed(scenario.seed, "jitter")
-    return turn_factory(costs, (parts[0], parts[1]), seed, first)
+    return turn_factory(costs, (parts[0], parts[1]), seed, recording, first)
 
 
 def serve_requests(
