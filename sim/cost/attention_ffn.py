@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -164,28 +165,27 @@ class AttentionFfnCosts(Costs):
             growth, holds = 0.0, 1
         for pair in self.layer_kinds:
             times, more, steps = self.layer_times(pair, part)
-            counts = self._counts(pair, times, m)
-            seconds += times.total(counts)
+            parts = self._cycles(pair, times, m)
+            for count, once in parts:
+                seconds += count * times.total(once)
             if more and not work.prompt_tokens:
-                growth += counts.attention * more
+                growth += more * sum(count * once.attention for count, once in parts)
                 holds = min(holds, steps, _steps_until_other(times, more, m))
                 if self.before_stages[pair]:
                     holds = min(holds, _steps_until_other(times, more, m, BETWEEN_STAGES))
         return seconds, growth, holds
 
-    def _counts(self, pair: tuple[Block, Block], times: LayerTimes, m: int) -> LayerTimes:
-        """Return how often each time of a kind of layer is on the critical path of a step."""
+    def _cycles(
+        self, pair: tuple[Block, Block], times: LayerTimes, m: int
+    ) -> list[tuple[int, LayerTimes]]:
+        """Return the cycles of a kind of layer in a step, and the fill, each with its number."""
         critical, before = critical_times(times, m), self.before_stages[pair]
-        between = critical_times(times, m, BETWEEN_STAGES)
-        inside = self.layer_kinds[pair] - before
-        return LayerTimes(
-            *(
-                inside * cycle + before * other + (pair == self.last_layer) * fill
-                for cycle, other, fill in zip(
-                    critical.cycle, between.cycle, critical.fill, strict=True
-                )
-            )
-        )
+        cycles = [(self.layer_kinds[pair] - before, critical.cycle)]
+        if before:
+            cycles.append((before, critical_times(times, m, BETWEEN_STAGES).cycle))
+        if pair == self.last_layer:
+            cycles.append((1, critical.fill))
+        return cycles
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the critical path."""
@@ -193,7 +193,8 @@ class AttentionFfnCosts(Costs):
         m, part = self.micro_batch(work)
         for pair in self.layer_kinds:
             times = self.layer_times(pair, part)[0]
-            counts = self._counts(pair, times, m)
+            numbers, cycles = zip(*self._cycles(pair, times, m), strict=True)
+            counts = LayerTimes(*(sum(map(mul, numbers, own)) for own in zip(*cycles, strict=True)))
             for row in self.attention_rows(pair[0], part):
                 yield row._replace(repeats=np.array([counts.attention]))
             passes = self.passes(part.tokens)[0]
