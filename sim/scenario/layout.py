@@ -7,9 +7,8 @@ from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import Deployment
 from sim.planning.fit_error import require_fit
 from sim.reliability.availability import require_simulable
-from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.outages import failing_units
-from sim.scenario.pools import pool_of
+from sim.scenario.pools import attention_ffn, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.policy import ring
@@ -50,8 +49,8 @@ def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment)
 
     Raises: ValueError if a replica or rank does not exist, or an outage begins during another one.
     """
-    system, plan = scenario.systems.get(name), deployment.layout.plan
-    if not isinstance(system, AttentionFfn):
+    system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
+    if system is None:
         _require_apart(scenario.plain(name).outages, plan.replicas, "replica")
         return
     with errors_below("attention"):

@@ -12,7 +12,7 @@ from sim.cost.layout import Layout
 from sim.cost.step import Costs
 from sim.inputs.values import Sourced, Value
 from sim.results.explanation_summary import NumberSource
-from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.pools import attention_ffn
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.studies.sensitivity import moved
@@ -69,8 +69,8 @@ def file_numbers(
     """Return the numbers with the given keys, and those of all links, by key."""
     all_keys = set(keys)
     numbers = dict(_of_pool("", scenario.plain(name), costs.layout, all_keys))
-    system = scenario.systems.get(name)
-    if isinstance(costs, AttentionFfnCosts) and isinstance(system, AttentionFfn):
+    system = attention_ffn(scenario.systems, name)
+    if isinstance(costs, AttentionFfnCosts) and system:
         numbers |= _of_pool(FFN, system.ffn, costs.ffn.layout, all_keys)
         for key in ("bandwidth", "latency"):
             value = getattr(costs.transfer, key)
