@@ -1,5 +1,6 @@
 """The turns of micro-batches on two pools and their links, over the first layers of a step."""
 
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -8,7 +9,7 @@ from sim.results.labels import trimmed_number
 from sim.scenario.system import COLOUR_CODES
 from sim.studies.turns import SHOWN_LAYERS, LayerTurns
 
-ROWS = {"attention": "attention", "out_busy": "out", "ffn": "FFN", "back_busy": "back"}
+ROWS = {"attention": "attention", "out_busy": "link out", "ffn": "FFN", "back_busy": "link back"}
 BATCH_COLOURS = (
     "blue",
     "orange",
@@ -18,14 +19,16 @@ BATCH_COLOURS = (
     "vermilion",
     "yellow",
 )  # of micro-batches
+NUMBERED_SHARE = 0.015  # share of the width above which a bar shows the number of its micro-batch
+LIGHT = 0.5  # brightness from which text on a colour is black
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
 
 def draw(turns: LayerTurns) -> Figure:
-    """Draw a row for each pool and link, and a colour for each micro-batch."""
+    """Draw a row for each pool and link, and a colour and a number for each micro-batch."""
     figure = style.figure(8.0, 3.2)
     axis = figure.subplots()
-    count = turns.cycle.micro_batches
+    count, whole = turns.cycle.micro_batches, 1e6 * max(turn.end for turn in turns.turns)
     for row, resource in enumerate(ROWS):
         for turn in turns.turns:
             if turn.resource == resource:
@@ -35,9 +38,12 @@ def draw(turns: LayerTurns) -> Figure:
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
                 )
+                if count > 1 and end - start > NUMBERED_SHARE * whole:
+                    middle, number = (start + end) / 2, f"{turn.micro_batch + 1}"
+                    axis.text(middle, row, number, color=_ink(colour), ha="center", va="center")
     axis.set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
     axis.set_ylim(len(ROWS) - 0.5, -0.5)
-    axis.set_xlim(0, 1e6 * max(turn.end for turn in turns.turns))
+    axis.set_xlim(0, whole)
     axis.set(xlabel=f"time since the step began, us: {SHOWN_LAYERS} layers")
     axis.grid(axis="y", visible=False)
     entries = [
@@ -61,3 +67,9 @@ def finding(turns: LayerTurns) -> str:
         )
     time = trimmed_number(cycle.cycle_us)
     return f"{turns.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"
+
+
+def _ink(colour: str) -> str:
+    """Return the colour of text that is legible on a colour: white, or black on light ones."""
+    red, green, blue = to_rgb(colour)
+    return "black" if 0.3 * red + 0.6 * green + 0.1 * blue > LIGHT else "white"

@@ -20,11 +20,11 @@ from simpy.events import Event, Timeout
 
 from sim.chipsim.collectives import BoundCollective, SimProcess, Transport
 from sim.chipsim.exceptions import NO_IRREGULARITIES, Irregularities
-from sim.chipsim.machine import MachineFactory, jitter_factors
+from sim.chipsim.machine import MachineFactory, TimelineSlice, jitter_factors
 from sim.chipsim.network import Cable, Network
 from sim.cost.attention_ffn import AttentionFfnCosts
+from sim.cost.collectives import Collectives
 from sim.cost.layer_transfer import LayerTransfer
-from sim.cost.layout import Layout
 from sim.cost.program import CollectiveOp, ComputeOp
 from sim.cost.turn_program import LayerOps, PoolOps, TurnProgram, turn_program
 from sim.cost.work import Work
@@ -37,29 +37,35 @@ BothIrregularities = tuple[Irregularities, Irregularities]  # of the attention a
 
 
 class PoolTurn(NamedTuple):
-    """The work of a stage's chips on one micro-batch in one layer."""
+    """The work of a stage's chips on one micro-batch in one layer. label: for timelines."""
 
     script: TurnScript
     done: Done
+    label: str = ""
 
 
 class ChipPool:
     """The chips of a pool, each of which is a process that executes turns.
 
     rank: chips that take part in a collective together.
+    slices: recorded activities of chips; None if they are not recorded.
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        layout: Layout,
-        rank: int,
+        collectives: Collectives,
         irregular: Irregularities,
         seed: Sequence[int],
+        recording: bool,
     ) -> None:
-        self.env, self.rank, self.jitter, self.seed = env, rank, irregular.jitter, seed
-        self.size, self.stages = layout.plan.stage_size, len(layout.stages)
-        self.transport = Transport(env, Network(layout.topology, False, irregular.links))
+        layout = collectives.layout
+        self.env, self.jitter, self.seed = env, irregular.jitter, seed
+        self.rank, self.size = layout.plan.tensor, layout.plan.stage_size
+        self.stages = len(layout.stages)
+        network = Network(layout.topology, False, irregular.links, recording)
+        self.transport = Transport(env, network)
+        self.slices: list[TimelineSlice] | None = [] if recording else None
         # The event of each stage's next turn. The value is the turn, and the event after it.
         self.coming = [Event(env) for _ in range(self.stages)]
         speeds = {exception.number: exception.speed for exception in irregular.chips}
@@ -99,10 +105,14 @@ class ChipPool:
         while True:
             turn, coming = yield coming
             for op in turn.script:
+                start, computing = self.env.now, isinstance(op, ComputeOp)
                 if isinstance(op, ComputeOp):
                     yield Timeout(self.env, op.seconds * slowness * next(factors))
                 else:
                     yield from self.transport.execute(number, op, rank)
+                if self.slices is not None:
+                    label, kind = turn.label + op.label, "compute" if computing else "exchange"
+                    self.slices.append(TimelineSlice(number, start, self.env.now, label, kind))
             turn.done(number)
 
 
@@ -125,14 +135,23 @@ class Links:
     """
 
     def __init__(
-        self, env: simpy.Environment, name: str, chips: tuple[int, int], transfer: LayerTransfer
+        self,
+        env: simpy.Environment,
+        name: str,
+        chips: tuple[int, int],
+        transfer: LayerTransfer,
+        recording: bool,
     ) -> None:
         self.env, self.latency = env, transfer.latency
         self.shared = transfer.per == "system"
         senders, receivers = (0, 0) if self.shared else chips
-        self.out = [UsedLink(Cable(f"{name}, from chip {n}"), []) for n in range(senders)]
-        self.into = [UsedLink(Cable(f"{name}, to chip {n}"), []) for n in range(receivers)]
-        self.whole = UsedLink(Cable(name), [])
+
+        def link(name: str) -> UsedLink:
+            return UsedLink(Cable(name, uses=[] if recording else None), [])
+
+        self.out = [link(f"{name}, from chip {n}") for n in range(senders)]
+        self.into = [link(f"{name}, to chip {n}") for n in range(receivers)]
+        self.whole = link(name)
 
     @property
     def traffic(self) -> dict[str, tuple[int, Seconds, Seconds]]:
@@ -214,15 +233,15 @@ class AttentionFfnMachine:
         costs: AttentionFfnCosts,
         irregular: BothIrregularities = (NO_IRREGULARITIES, NO_IRREGULARITIES),
         seed: Sequence[int] = (),
+        recording: bool = False,
     ) -> None:
         self.env, self.costs = env, costs
-        ffn, rank = costs.ffn.layout, costs.ffn.collectives.layout.plan.tensor
-        own = costs.layout.plan.tensor
-        self.attention = ChipPool(env, costs.layout, own, irregular[0], [*seed, 0])
-        self.ffn = ChipPool(env, ffn, rank, irregular[1], [*seed, 1])
-        chips = self.attention.chips, self.ffn.chips
-        self.out = Links(env, "attention to FFN", chips, costs.transfer)
-        self.back = Links(env, "FFN to attention", chips[::-1], costs.transfer)
+        own, other = costs.collectives, costs.ffn.collectives
+        self.attention = ChipPool(env, own, irregular[0], [*seed, 0], recording)
+        self.ffn = ChipPool(env, other, irregular[1], [*seed, 1], recording)
+        chips, transfer = (self.attention.chips, self.ffn.chips), costs.transfer
+        self.out = Links(env, "attention to FFN", chips, transfer, recording)
+        self.back = Links(env, "FFN to attention", chips[::-1], transfer, recording)
         self.left: list[Seconds] = []
         self.busy: NDArray[np.float64] = np.zeros(1)  # the attention pool is one stage
         self.current: StepOfTurns | None = None
@@ -254,26 +273,28 @@ class AttentionFfnMachine:
     def first_turns(self, step: StepOfTurns) -> None:
         """Let all micro-batches begin the first layer."""
         step.missing = step.program.micro_batches
-        for _ in range(step.missing):
-            self.attend(step, 0)
+        for batch in range(step.missing):
+            self.attend(step, batch, 0)
 
-    def attend(self, step: StepOfTurns, layer: int, _: Event | None = None) -> None:
+    def attend(self, step: StepOfTurns, batch: int, layer: int, _: Event | None = None) -> None:
         """Add a micro-batch to the queue of the attention pool."""
         ops = step.program.layers[layer]
         seconds = ops.links.attention_out, ops.links.ffn_out
         receivers = self.ffn.members(ops.stage)
-        arrived = partial(self.feed, step, layer)
+        arrived, script = partial(self.feed, step, batch, layer), step.scripts[layer][0]
         message = HiddenStates(self.out, self.attention.size, receivers, seconds, arrived)
-        self.attention.enter(0, PoolTurn(step.scripts[layer][0], message.send))
+        self.attention.enter(0, PoolTurn(script, message.send, turn_label(batch, layer)))
 
-    def feed(self, step: StepOfTurns, layer: int, _: Event) -> None:
+    def feed(self, step: StepOfTurns, batch: int, layer: int, _: Event) -> None:
         """Add a micro-batch to the queue of the FFN stage that has the layer."""
         ops, receivers = step.program.layers[layer], self.attention.members(0)
         seconds = ops.links.ffn_back, ops.links.attention_back
-        more = layer + 1 < len(step.program.layers)
-        arrived = partial(self.attend, step, layer + 1) if more else partial(self.returned, step)
+        more, script = layer + 1 < len(step.program.layers), step.scripts[layer][1]
+        arrived = partial(self.returned, step)
+        if more:
+            arrived = partial(self.attend, step, batch, layer + 1)
         message = HiddenStates(self.back, self.ffn.size, receivers, seconds, arrived)
-        self.ffn.enter(ops.stage, PoolTurn(step.scripts[layer][1], message.send))
+        self.ffn.enter(ops.stage, PoolTurn(script, message.send, turn_label(batch, layer)))
 
     def returned(self, step: StepOfTurns, _: Event) -> None:
         """Count a micro-batch that has passed all layers; after the last one comes the head."""
@@ -310,12 +331,21 @@ class AttentionFfnMachine:
         return Traffic(inside | self.out.traffic | self.back.traffic)
 
 
+def turn_label(batch: int, layer: int) -> str:
+    """Return the beginning of a label in timelines, which count micro-batches from 1."""
+    return f"layer {layer}, micro-batch {batch + 1}: "
+
+
 def turn_factory(
-    costs: AttentionFfnCosts, irregular: BothIrregularities, seed: Sequence[int], first: int = 0
+    costs: AttentionFfnCosts,
+    irregular: BothIrregularities,
+    seed: Sequence[int],
+    recording: bool = False,
+    first: int = 0,
 ) -> MachineFactory:
     """Return a factory of equal machines. first: number of the first replica in its fleet."""
 
     def make(env: simpy.Environment, replica: int) -> AttentionFfnMachine:
-        return AttentionFfnMachine(env, costs, irregular, [*seed, first + replica])
+        return AttentionFfnMachine(env, costs, irregular, [*seed, first + replica], recording)
 
     return make

@@ -234,12 +234,12 @@ def trace_command(
 ) -> None:
     """Trace every chip and every link while a single request gets its tokens.
 
-    With prefill and decode pools, all requests are traced, by replica and link.
+    With prefill and decode pools, all requests are traced, by replica and link. With attention and
+    FFN pools, there is a request for each micro-batch.
     """
     from sim.scenario.checks import both_pools
     from sim.scenario.pools import Pools
     from sim.studies.timeline import chrome_json, trace
-    from sim.studies.turns import layer_turns
 
     scenario = open_scenario(file, assignments)
     name = system or next(iter(scenario.systems))
@@ -261,10 +261,8 @@ def trace_command(
     if isinstance(scenario.systems.get(name), Pools):
         trace_pools(search_open_plans(scenario), name, out, extra=bool(tokens or prefill or figure))
         return
-    if figure and not out and name in both_pools(scenario.systems):
-        from plots import turns
-
-        save_figure(turns.draw(layer_turns(scenario, name)), figure)
+    if name in both_pools(scenario.systems):
+        write_turns(search_open_plans(scenario), name, (out, figure), tokens or 3, prefill)
         return
     timeline = trace(search_open_plans(scenario), name, tokens or 3, prefill)
     if out:
@@ -273,6 +271,27 @@ def trace_command(
         from plots import gantt
 
         save_figure(gantt.draw(timeline), figure)
+
+
+def write_turns(
+    scenario: "Scenario",
+    name: str,
+    paths: tuple[Path | None, Path | None],
+    tokens: int,
+    prefill: bool,
+) -> None:
+    """Write the timeline of attention and FFN pools, and the figure of their turns, where asked."""
+    from plots import turns
+    from sim.studies.timeline import chrome_json
+    from sim.studies.turn_timeline import trace_turns
+    from sim.studies.turns import layer_turns
+
+    out, figure = paths
+    if out:
+        events = chrome_json(trace_turns(scenario, name, tokens, prefill))
+        save_text(events, out, "; open it at https://ui.perfetto.dev")
+    if figure:
+        save_figure(turns.draw(layer_turns(scenario, name)), figure)
 
 
 def trace_pools(scenario: "Scenario", name: str, out: Path | None, extra: bool) -> None:

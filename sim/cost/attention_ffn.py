@@ -8,18 +8,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.causes import Cause
-from sim.cost.collectives import Collectives, Exchange
+from sim.cost.causes import ffn_causes, transfer_causes
 from sim.cost.energy import Tally, cut_steps
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, IS_HOP, attention_row
+from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.step import Costs, Step
 from sim.cost.terms import Row
 from sim.cost.work import Work
@@ -48,10 +49,9 @@ class LayerTimes(NamedTuple):
         """The time of a micro-batch that waits for no other one."""
         return self.attention + self.out + self.ffn + self.back
 
-    @property
-    def slowest(self) -> str:
-        """The pool or link that one micro-batch keeps busy for the longest time."""
-        return max(POOLS_AND_LINKS, key=lambda name: float(getattr(self, name)))
+    def slowest(self, resources: tuple[str, ...]) -> str:
+        """Return which pool or link one micro-batch keeps busy for the longest time."""
+        return max(resources, key=lambda name: float(getattr(self, name)))
 
     def total(self, counts: "LayerTimes") -> Seconds:
         """Return the sum of the times, each as often as it counts."""
@@ -60,6 +60,8 @@ class LayerTimes(NamedTuple):
 
 # The pools and links. Each takes one micro-batch at a time.
 POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
+# Those that a layer shares with the next one, if another stage of the FFN pool has that one.
+BETWEEN_STAGES = ("attention", "out_busy", "back_busy")
 ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
 
 
@@ -76,14 +78,18 @@ class Critical(NamedTuple):
     binds: str
 
 
-def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
+def critical_times(
+    times: LayerTimes, micro_batches: int, resources: tuple[str, ...] = POOLS_AND_LINKS
+) -> Critical:
     """Return the times that make up the cycle of a layer and the fill.
 
     With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
     cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
     This is exact for a flow shop that every job passes L times, first come, first served.
+    Where another FFN stage has the next layer, b is the slowest of the others (BETWEEN_STAGES).
+    This is exact for two micro-batches; more may overtake each other's layers, and take less.
     """
-    m, slowest = micro_batches, times.slowest
+    m, slowest = micro_batches, times.slowest(resources)
     once = LayerTimes(**{slowest: 1.0})
     if m * times.total(once) > times.serial:
         fill = LayerTimes(*(all_ - one for all_, one in zip(ONCE, once, strict=True)))
@@ -91,46 +97,12 @@ def critical_times(times: LayerTimes, micro_batches: int) -> Critical:
     return Critical(ONCE, LayerTimes(**{slowest: m - 1.0}), "latency")
 
 
-class ShardCollectives(Collectives):
-    """The collectives of an FFN pool.
-
-    With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
-    tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
-    takes as long as an all-gather. With one copy of a token this is an all-reduce over the stage,
-    as without pools.
-    """
-
-    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
-        self.shards, plan = transfer.shards(layout), layout.plan
-        alone = replace(plan, tensor=plan.tensor // self.shards, attention_data=self.shards)
-        super().__init__(replace(layout, plan=alone))
-        self.transfer, self.pool = transfer, layout
-
-    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
-        if self.transfer.copies == "token":
-            return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
-        shares = (
-            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
-        )
-        return tuple(
-            exchange
-            for nbytes in shares
-            for exchange in self._exchange("all_gather", stage, nbytes)
-        )
-
-    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
-        return ()  # the attention pool sends the input of each layer
-
-    @cached_property
-    def _onward_cables(self) -> int:
-        return 0  # each layer's output returns to the attention pool
-
-
 class AttentionFfnCosts(Costs):
     """The cost of steps on an attention pool and an FFN pool, whose micro-batches take turns.
 
-    Embedding, head and the engine's time for a step and its sequences are on the attention pool.
-    They count once a step, before and after all layers.
+    Embedding, head, drafter and the engine's time for a step and its sequences are on the attention
+    pool. They count once a step, before and after all layers. With drafts, a step is cut between
+    sequences: all tokens of a sequence are in one micro-batch.
     ffn: the costs of the FFN part of the model on its pool.
 
     Left out: overlap of a layer with a neighbour of another kind, and of a step with the next one.
@@ -138,24 +110,42 @@ class AttentionFfnCosts(Costs):
     """
 
     def __init__(
-        self, layout: Layout, ffn: Layout, transfer: LayerTransfer, micro_batches: int
+        self,
+        layout: Layout,
+        ffn: Layout,
+        transfer: LayerTransfer,
+        micro_batches: int,
+        widths: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(layout)
+        super().__init__(layout, widths=widths)
         engine = ffn.engine.model_copy(update=NO_OVERHEAD)
         self.ffn = Costs(replace(ffn, engine=engine))
         self.ffn.collectives = ShardCollectives(self.ffn.layout, transfer)
         self.transfer, self.micro_batches = transfer, micro_batches
         pairs = list(zip(layout.model.blocks[1:-1], ffn.model.blocks, strict=True))
         self.layer_kinds, self.last_layer = Counter(pairs), pairs[-1]
-        self._of_mixer = {kind.shape: place for place, kind in enumerate(self.kinds)}
+        # Layers whose next one is on another FFN stage.
+        self.before_stages = Counter(pairs[first - 1] for first in ffn.bounds[1:])
+        drafts = [kind.part == self.head for kind in self.kinds]
+        self._of_drafts = [place for place, drafting in enumerate(drafts) if drafting]
+        self._of_mixer = {
+            kind.shape: place for place, kind in enumerate(self.kinds) if not drafts[place]
+        }
         self._times: dict[tuple[int, int], dict[Block | Mixer | None, Seconds]] = {}
         self._layer: dict[tuple[Block, Block, int, int], LayerTimes] = {}
 
     def on_ranks(self, ranks: int) -> "AttentionFfnCosts":
         """Return the costs with fewer attention ranks, which serve fewer sequences."""
         plan = replace(self.layout.plan, attention_data=ranks)
-        layout = replace(self.layout, plan=plan)
-        return AttentionFfnCosts(layout, self.ffn.layout, self.transfer, self.micro_batches)
+        return self._on(replace(self.layout, plan=plan))
+
+    def without_drafts(self, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
+        return self._on(replace(self.layout, speculation=None), widths)
+
+    def _on(self, layout: Layout, widths: tuple[int, ...] | None = None) -> "AttentionFfnCosts":
+        """Return the costs with another layout of the attention pool."""
+        ffn, transfer = self.ffn.layout, self.transfer
+        return AttentionFfnCosts(layout, ffn, transfer, self.micro_batches, widths)
 
     def with_micro_batches(self, micro_batches: int) -> "AttentionFfnCosts":
         """Return the costs with another number of micro-batches, which shares all times."""
@@ -169,44 +159,53 @@ class AttentionFfnCosts(Costs):
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         m, part = self.micro_batch(work)
-        seconds = self._once(work)
-        growth, holds = 0.0, 1 if work.prompt_tokens else FOREVER
-        for pair, layers in self.layer_kinds.items():
+        seconds, growth, holds = self._drafting_attention(work)
+        seconds += self._once(work)
+        if work.prompt_tokens:
+            growth, holds = 0.0, 1
+        for pair in self.layer_kinds:
             times, more, steps = self.layer_times(pair, part)
-            critical = critical_times(times, m)
-            fills = pair == self.last_layer
-            seconds += layers * times.total(critical.cycle) + fills * times.total(critical.fill)
+            parts = self._cycles(pair, times, m)
+            for count, once in parts:
+                seconds += count * times.total(once)
             if more and not work.prompt_tokens:
-                counts = layers * critical.cycle.attention + fills * critical.fill.attention
-                growth += counts * more
+                growth += more * sum(count * once.attention for count, once in parts)
                 holds = min(holds, steps, _steps_until_other(times, more, m))
+                if self.before_stages[pair]:
+                    holds = min(holds, _steps_until_other(times, more, m, BETWEEN_STAGES))
         return seconds, growth, holds
+
+    def _cycles(
+        self, pair: tuple[Block, Block], times: LayerTimes, m: int
+    ) -> list[tuple[int, LayerTimes]]:
+        """Return the cycles of a kind of layer in a step, and the fill, each with its number."""
+        critical, before = critical_times(times, m), self.before_stages[pair]
+        cycles = [(self.layer_kinds[pair] - before, critical.cycle)]
+        if before:
+            cycles.append((before, critical_times(times, m, BETWEEN_STAGES).cycle))
+        if pair == self.last_layer:
+            cycles.append((1, critical.fill))
+        return cycles
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the critical path."""
         yield from self.rows_once(work)
         m, part = self.micro_batch(work)
-        for pair, layers in self.layer_kinds.items():
+        for pair in self.layer_kinds:
             times = self.layer_times(pair, part)[0]
-            critical = critical_times(times, m)
-            fills = pair == self.last_layer
-            counts = LayerTimes(
-                *(
-                    layers * cycle + fills * fill
-                    for cycle, fill in zip(critical.cycle, critical.fill, strict=True)
-                )
-            )
+            numbers, cycles = zip(*self._cycles(pair, times, m), strict=True)
+            counts = LayerTimes(*(sum(map(mul, numbers, own)) for own in zip(*cycles, strict=True)))
             for row in self.attention_rows(pair[0], part):
                 yield row._replace(repeats=np.array([counts.attention]))
             passes = self.passes(part.tokens)[0]
             for row in self.ffn_rows(pair[1], part.tokens):
-                yield row._replace(repeats=np.array([counts.ffn * passes]))
-            for way in ("out", "back", "out_busy", "back_busy"):
-                yield _link_row(way, getattr(times, way), getattr(counts, way))
+                causes = partial(ffn_causes, row)
+                yield row._replace(repeats=np.array([counts.ffn * passes]), causes=causes)
+            yield from _link_rows(self.transfer, times, counts)
 
     def micro_batch(self, work: Work) -> tuple[int, Work]:
         """Return the number of micro-batches of a step, and the work of the largest one."""
-        parts = max(1, min(self.micro_batches, work.tokens))
+        parts = max(1, min(self.micro_batches, work.decodes + work.prompt_tokens))
         return parts, work.part(parts)
 
     def layer_times(self, pair: tuple[Block, Block], work: Work) -> tuple[LayerTimes, Seconds, int]:
@@ -254,7 +253,8 @@ class AttentionFfnCosts(Costs):
     def pool_tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of both pools, attention first, with a step for each micro-batch."""
         beat = self.ffn.layout.engine.tokens_per_beat
-        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, tokens))
+        width = self.layout.width
+        attention = cut_steps(tally, lambda tokens: min(self.micro_batches, -(-tokens // width)))
         return attention, cut_steps(
             attention, lambda tokens: -(-tokens // beat)
         ) if beat else attention
@@ -304,6 +304,25 @@ class AttentionFfnCosts(Costs):
         rows = self.body_rows(work.tokens, self.ranked(work))
         yield from (row for row in rows if row.part not in layers)
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
+        for kind in (self.kinds[place] for place in self._of_drafts):
+            if work.decodes:
+                yield attention_row(kind, work, decode=True)
+            if work.prompt_tokens and kind.prompts:
+                yield attention_row(kind, work, decode=False)
+
+    def _drafting_attention(self, work: Work) -> tuple[Seconds, Seconds, int]:
+        """Return the seconds of a drafter's attention, what each further step adds, and holds."""
+        seconds, growth, holds = 0.0, 0.0, FOREVER
+        for place in self._of_drafts:
+            layers = self.kinds[place].layers.item()
+            if work.decodes:
+                now, more, steps = self._decode_lines(work.decodes)[place].at(work)
+                seconds, growth = seconds + layers * now, growth + layers * more
+                holds = min(holds, steps)
+            if work.prompt_tokens:
+                core = self._prompts(work)[place]
+                seconds += layers * core.prompt_seconds(work)
+        return seconds, growth, holds
 
     def _once(self, work: Work) -> Seconds:
         """Return the seconds of a step outside of its layers."""
@@ -322,9 +341,24 @@ class AttentionFfnCosts(Costs):
         return self._times[key]
 
 
-def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -> int:
+def _link_rows(transfer: LayerTransfer, times: LayerTimes, counts: LayerTimes) -> Iterator[Row]:
+    """Yield the rows of a layer's messages. The time that keeps a link busy has no latency."""
+    for name in ("out", "back", "out_busy", "back_busy"):
+        way, seconds = name.removesuffix("_busy"), getattr(times, name)
+        latency = transfer.latency if name == way else 0.0
+        busy, repeats = seconds - latency, np.array([getattr(counts, name)])
+        causes = partial(transfer_causes, way, latency, busy, transfer.bandwidth)
+        yield Row(None, repeats, seconds, seconds, IS_HOP, causes)
+
+
+def _steps_until_other(
+    times: LayerTimes,
+    growth: Seconds,
+    micro_batches: int,
+    resources: tuple[str, ...] = POOLS_AND_LINKS,
+) -> int:
     """Return for how many steps the same pool or link binds, while attention grows."""
-    other = max(times.ffn, times.out_busy, times.back_busy)
+    other = max(getattr(times, name) for name in resources if name != "attention")
     lead = times.attention - other
     steps = [FOREVER if lead >= 0 else 1 + int(-lead / growth)]
     ahead = micro_batches * max(times.attention, other) - times.serial
@@ -332,12 +366,3 @@ def _steps_until_other(times: LayerTimes, growth: Seconds, micro_batches: int) -
     if ahead * slope < 0:
         steps.append(1 + int(abs(ahead / slope)))
     return min(steps)
-
-
-def _link_row(way: str, seconds: Seconds, count: float) -> Row:
-    causes = partial(_link_causes, way, seconds)
-    return Row(None, np.array([count]), seconds, seconds, IS_HOP, causes)
-
-
-def _link_causes(way: str, seconds: Seconds) -> tuple[Cause, ...]:
-    return (Cause(f"hidden states, {way.split('_')[0]}", "link", seconds, "s"),)

@@ -201,6 +201,29 @@ def exchange_causes(
     return tuple(causes)
 
 
+def ffn_causes(row: Row) -> tuple[Cause, ...]:
+    """Return the causes of a row, whose numbers are those of the FFN pool."""
+    return tuple(
+        cause._replace(keys=tuple(f"ffn.{key}" for key in cause.keys)) for cause in row.causes()
+    )
+
+
+def transfer_causes(way: str, latency: Seconds, busy: Seconds, rate: float) -> tuple[Cause, ...]:
+    """Return the causes of a message between pools. rate: bandwidth of its link [B/s]."""
+    sent = Cause(
+        f"hidden states {way}: bytes",
+        "link",
+        busy * rate,
+        "B",
+        rate=rate,
+        keys=("transfer.bandwidth",),
+    )
+    if not latency:
+        return (sent,)
+    key = ("transfer.latency",)
+    return Cause(f"hidden states {way}: latency", "link", latency, "s", keys=key), sent
+
+
 def _binding(
     quotients: tuple[Quotient, Quotient] | None,
     op: Op,

@@ -6,6 +6,7 @@ rows up: `step` for the serving loop, `line` for a single stage, `terms` by caus
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,13 @@ class Costs(StepRows):
         self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
         self._fixed: dict[tuple[int, ...], Seconds] = {}  # of `line`: all but attention
+
+    def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
+        """Return the costs without a drafter.
+
+        widths: tokens of a decoding sequence in each pass of a step; None: one pass of one token.
+        """
+        return Costs(replace(self.layout, speculation=None), widths=widths)
 
     def step(self, work: Work) -> Step:
         """Return the next step on each stage.

@@ -1,6 +1,6 @@
 """The gain of speculation for a single request: the cost of a step, and its mean tokens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
@@ -41,10 +41,10 @@ def draft_gain(deployment: Deployment, context: float) -> DraftGain | None:
     layout = deployment.layout
     if layout.speculation is None:
         return None
-    width, plain = layout.width, replace(layout, speculation=None)
-    without = _seconds(Costs(plain), context, 1)
-    verify = _seconds(Costs(plain, widths=(width,)), context, width)
-    whole = _seconds(deployment.costs, context, width)
+    width, costs = layout.width, deployment.costs
+    without = _seconds(costs.without_drafts(), context, 1)
+    verify = _seconds(costs.without_drafts((width,)), context, width)
+    whole = _seconds(costs, context, width)
     return DraftGain(
         tokens=layout.mean_tokens,
         verify=verify / without,

@@ -15,7 +15,7 @@ from sim.scenario.system import Shown, System
 from sim.serving.policy import Router, ring
 
 # Keys that neither pool simulates. The FFN pool refuses all keys but FFN_KEYS.
-REFUSED = ("speculate", "link_errors", "network")
+REFUSED = ("link_errors", "network")
 FFN_KEYS = (
     "chip",
     "chips",
@@ -49,7 +49,8 @@ class AttentionFfn(Shown):
     counts for both pools.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` is of one rank, whose number is `replica`; the sequences of other ranks go on.
-    Left out: speculation, and being a pool of `prefill` and `decode`.
+    The drafter of `attention.speculate` is on the attention pool.
+    Left out: being a pool of `prefill` and `decode`.
     """
 
     attention: System = Field(
@@ -111,17 +112,25 @@ class AttentionFfn(Shown):
             reason = "got capacity; expected the sizes of both pools here; "
             hint = "try sim.search_plans(scenario), which finds them"
             raise error_at_path(("plan", "search"), "capacity", f"{reason}{hint}")
-        attention, ffn = (pool_parts(system, model) for system in self.pools.values())
+        with errors_below("attention"):
+            attention = pool_parts(self.attention, model)
+        ffn = pool_parts(self.ffn, model)
         sharing = PoolSharing(self.micro_batches, self.transfer)
         return deploy_with_ffn(attention[0], ffn[0], sharing, lengths, (attention[1], ffn[1]))
 
 
 def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOverrides]:
-    """Return the parts of a pool, and the limits that replace its defaults."""
-    chip, chips, topology = system.hardware
-    parts = DeploymentParts(
-        system.model or model, chip, chips, system.engine, system.plan, topology
+    """Return the parts of a pool, and the limits that replace its defaults.
+
+    Raises: ValueError if the drafter does not suit the model.
+    """
+    (chip, chips, topology), whole, drafts = (
+        system.hardware,
+        system.model or model,
+        system.speculate,
     )
+    speculation = drafts.speculation(whole) if drafts else None
+    parts = DeploymentParts(whole, chip, chips, system.engine, system.plan, topology, speculation)
     return parts, LimitOverrides(
         system.token_budget, system.max_sequences, system.kv_tokens, system.memory_fraction
     )

@@ -146,7 +146,8 @@ def _ring_problem(system: System, by_chip: bool) -> str:
 def _what_speculation_obeys(scenario: "Scenario") -> None:
     """Check that systems with `speculate` have no key with which drafts are not simulated."""
     prefills = [f"{name}.prefill" for name, of in scenario.systems.items() if isinstance(of, Pools)]
-    for name in [*plain_systems(scenario.systems), *prefills]:
+    both = both_pools(scenario.systems)
+    for name in [*plain_systems(scenario.systems), *prefills, *both]:
         system = scenario.plain(name)
         if not (system.speculate and system.speculate.tokens):
             continue
@@ -165,7 +166,8 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
             if has:
                 reason = f"got {key}; expected a system without it, since its drafts are not "
                 reason += f"simulated; try {hint}"
-                path = ("systems", *key_path(scenario.systems, name), "speculate")
+                pool = ("attention",) if name in both else ()
+                path = ("systems", *key_path(scenario.systems, name), *pool, "speculate")
                 raise error_at_path(path, system.speculate, reason)
 
 

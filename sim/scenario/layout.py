@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from sim.cost.plan import PlanError
 from sim.inputs.errors import error_at_path, errors_below
 from sim.planning.deployment import Deployment
-from sim.planning.fitting import require_fit
+from sim.planning.fit_error import require_fit
 from sim.reliability.availability import require_simulable
-from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.outages import failing_units
-from sim.scenario.pools import pool_of
+from sim.scenario.pools import attention_ffn, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.policy import ring
@@ -50,15 +49,17 @@ def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment)
 
     Raises: ValueError if a replica or rank does not exist, or an outage begins during another one.
     """
-    system, plan = scenario.systems.get(name), deployment.layout.plan
-    if not isinstance(system, AttentionFfn):
+    system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
+    if system is None:
         _require_apart(scenario.plain(name).outages, plan.replicas, "replica")
         return
     with errors_below("attention"):
+        if system.attention.outages and pool_of(scenario.systems, name):
+            reason = "got outages of ranks in a decode pool; expected outages of its ffn alone; "
+            raise error_at_path(("outages",), None, f"{reason}try leaving outages out")
         if system.attention.outages and plan.attention_data > 1 and scenario.by_chip(name):
             reason = "got outages of ranks at fidelity chip; expected fidelity stage; "
-            reason += "try leaving fidelity out"
-            raise error_at_path(("outages",), None, reason)
+            raise error_at_path(("outages",), None, f"{reason}try leaving fidelity out")
         _require_apart(system.attention.outages, plan.attention_data, "rank")
     with errors_below("ffn"):
         _require_apart(system.ffn.outages, 1, "replica")

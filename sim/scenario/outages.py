@@ -10,8 +10,7 @@ from typing import NamedTuple
 from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.failures import Faults, part_groups
-from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import key_path
+from sim.scenario.pools import attention_ffn, key_path
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.replica_config import Outage
@@ -36,8 +35,8 @@ def failing_units(scenario: Scenario, name: str, deployment: Deployment) -> list
 
     Raises: ValueError if the nodes of an attention pool are not full.
     """
-    system, plan = scenario.systems.get(name), deployment.layout.plan
-    if not isinstance(system, AttentionFfn) or deployment.ffn is None:
+    system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
+    if system is None or deployment.ffn is None:
         faults = scenario.plain(name).faults
         chips = deployment.own_chips // plan.replicas
         return [FailingUnit((), faults, chips, deployment.load)] if faults else []
@@ -57,8 +56,8 @@ def outages_by_path(scenario: Scenario, name: str) -> dict[tuple[str, ...], tupl
     """Return the outages of a system, by the path of the keys of the system that has them."""
     failing: dict[tuple[str, ...], System] = {}
     for member in scenario.members(name):
-        path, both = key_path(scenario.systems, member), scenario.systems.get(member)
-        if isinstance(both, AttentionFfn):
+        path, both = key_path(scenario.systems, member), attention_ffn(scenario.systems, member)
+        if both:
             failing |= {(*path, pool): system for pool, system in both.pools.items()}
         else:
             failing[path] = scenario.plain(member)

@@ -174,6 +174,16 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     return with_drafter(systems, system)
 
 
+def attention_ffn(systems: Mapping[str, AnySystem], name: str) -> AttentionFfn | None:
+    """Return a system with an attention pool and an FFN pool, also if it is a pool of another one.
+
+    None for other systems.
+    """
+    first, *pool = key_path(systems, name)
+    system = getattr(systems[first], pool[0]) if pool else systems[first]
+    return system if isinstance(system, AttentionFfn) else None
+
+
 def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
     """Return the systems with chips of their own, by name; those in place as 'pd.prefill'.
 

@@ -14,8 +14,7 @@ from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
-from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import Pools, router_of
+from sim.scenario.pools import Pools, attention_ffn, router_of
 from sim.scenario.scenario import Scenario
 from sim.serving.front_end import FrontEndTimes
 from sim.serving.replica_config import PoolOutages, ReplicaConfig
@@ -63,7 +62,7 @@ def chip_machines(
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
     if isinstance(deployment.costs, AttentionFfnCosts):
-        return _turn_machines(scenario, name, deployment.costs, first)
+        return _turn_machines(scenario, name, deployment.costs, recording, first)
     system, layout = scenario.plain(name), deployment.layout
     scheduled = (system.network or layout.engine.network) == "scheduled"
     jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
@@ -89,14 +88,14 @@ def chip_machines(
 
 
 def _turn_machines(
-    scenario: Scenario, name: str, costs: AttentionFfnCosts, first: int
+    scenario: Scenario, name: str, costs: AttentionFfnCosts, recording: bool, first: int
 ) -> MachineFactory:
     """Return the factory of the machines of a system with an attention pool and an FFN pool.
 
     Raises: PlanError if an exception names a chip or link that its pool does not have.
     """
-    system = scenario.systems[name]
-    assert isinstance(system, AttentionFfn)
+    system = attention_ffn(scenario.systems, name)
+    assert system
     layouts, parts = (costs.layout, costs.ffn.layout), list[Irregularities]()
     for (pool, own), layout in zip(system.pools.items(), layouts, strict=True):
         usual = (layout.engine.jitter or 0.0) if own.jitter is None else own.jitter
@@ -107,7 +106,7 @@ def _turn_machines(
         except ValueError as error:
             raise scenario.plan_error(name, error) from error
     seed = stream_seed(scenario.seed, "jitter")
-    return turn_factory(costs, (parts[0], parts[1]), seed, first)
+    return turn_factory(costs, (parts[0], parts[1]), seed, recording, first)
 
 
 def serve_requests(
@@ -188,8 +187,8 @@ def replica_configs(
     if system.speculate and (of := deployment.layout.speculation):
         seed = scenario.seed if system.speculate.sampling == "sampled" else None
         draws = StepDraws(of.acceptance, seed)
-    both, pool_outages = scenario.systems.get(name), None
-    if isinstance(both, AttentionFfn) and both.fails:
+    both, pool_outages = attention_ffn(scenario.systems, name), None
+    if both and both.fails:
         pool_outages = PoolOutages(both.attention.outages, both.ffn.outages)
     # An outage is of one replica of each copy.
     outages = [

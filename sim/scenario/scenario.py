@@ -40,7 +40,7 @@ from sim.results.summary import RunOrigin
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.placement import too_many_replicas
-from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_system
+from sim.scenario.pools import POOLS, AnySystem, Pools, attention_ffn, key_path, plain_system
 from sim.scenario.speculate import DraftSystem
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System
@@ -187,9 +187,9 @@ class Scenario(Value):
         ffn: count those of its FFN pool, which needs an attention pool.
         Raises: PlanError if they cannot be counted.
         """
-        system, both = self.plain(name), self.systems.get(name)
+        system, both = self.plain(name), attention_ffn(self.systems, name)
         if ffn:
-            assert isinstance(both, AttentionFfn)
+            assert both
             system = both.ffn
         if not system.faults or not system.faults.spares:
             return 0

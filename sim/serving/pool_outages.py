@@ -26,7 +26,8 @@ class PoolFailures:
     Sequences of a dead rank leave after the step under way.
     The admitted requests are on the ranks in turn, in the order of their numbers.
     dead: ranks that are down. ffn_is_down: whether the FFN pool is.
-    Left out: prefixes that only a dead rank has cached.
+    Left out: prefixes that only a dead rank has cached, and routers that avoid a replica whose FFN
+    pool is down.
     """
 
     def __init__(

@@ -5,22 +5,18 @@
 The lines are those of the step itself (`sim.cost.contributions`).  Here they get their sources.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from pydantic import ValidationError
 
-from sim.cost.causes import DRAFTER
 from sim.cost.contributions import Contribution, contributions, merged, way_back
-from sim.cost.layout import Layout
-from sim.cost.remote_draft import RemoteDraftCosts
 from sim.cost.step import Costs
 from sim.cost.terms import TERMS, TIME, Array
 from sim.inputs.errors import UserError
 from sim.inputs.suggestions import unknown_name
-from sim.inputs.values import Sourced, Value
 from sim.planning.deployment import Deployment
 from sim.planning.single_request import first_token_path, mean_decode
 from sim.results.explanation_summary import (
@@ -29,29 +25,18 @@ from sim.results.explanation_summary import (
     ExplainedSystem,
     ExplainedTime,
     ExplanationSummary,
-    NumberSource,
 )
 from sim.results.saving import Saved
 from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
-from sim.scenario.placement import Placement
 from sim.scenario.pools import plain_systems
 from sim.scenario.scenario import Scenario
-from sim.scenario.speculate import DraftSystem
+from sim.studies.file_numbers import FileNumber, file_numbers, with_change
 from sim.studies.identity import plain_identity
-from sim.studies.sensitivity import moved
 from sim.units import Seconds, format_quantity
 
-STEP = 0.1  # relative change of each number, whose effects are compared
 TOP = 3  # effects that are shown
-# Numbers of the engine that collectives depend on.
-COLLECTIVE_KEYS = ("collective_latency", "collective_latency_per_chip", "collective_efficiency")
-LINK_NUMBERS = (
-    "latency",
-    "bandwidth",
-    "reduction",
-    "collective_efficiency",
-)  # ends of their names in a topology
+TRANSFER_KEYS = (("transfer.bandwidth",), ("transfer.latency",))
 
 
 def explain(
@@ -59,17 +44,13 @@ def explain(
 ) -> ExplanationSummary:
     """Return why the tokens of plain systems take their time.
 
-    names: None takes all plain systems.  saved: a result of the same scenario, to compare with.
-    Left out: attention and FFN pools; exceptions, jitter and contention of chip fidelity.
+    names: None takes all of them. An attention pool and its FFN pool are one system.
+    saved: a result of the same scenario, to compare with.
+    Left out: exceptions, jitter and contention of chip fidelity.
     Raises: UserError for an unknown system or a fleet; PlanError if a model does not fit.
     """
-    plain, both = list(plain_systems(scenario.systems)), both_pools(scenario.systems)
-    for name in names or (() if plain else both):
-        if name in both:
-            raise UserError(
-                f"explain: systems.{name}: got attention and FFN pools, which are not explained; "
-                "expected a system of one pool; try sramsim plan"
-            )
+    plain = [*plain_systems(scenario.systems), *both_pools(scenario.systems)]
+    for name in names or ():
         if name not in plain:
             raise unknown_name("--system", name, plain)
     systems = {}
@@ -115,30 +96,13 @@ def _frozen(value: object) -> object:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A number of a system's files, and the layout with another value of it."""
-
-    key: str
-    value: float
-    entry: Sourced | None
-    path: str  # in the entry, whose `source` has it
-
-    @property
-    def source(self) -> NumberSource:
-        text = self.entry.source_of(self.path) if self.entry else "set by the scenario"
-        text = text or "no source given"
-        kind = next((kind for kind in ("fitted", "assumed") if text.startswith(kind)), "sourced")
-        return NumberSource(value=_number_text(self.path, self.value), kind=kind, source=text)
-
-
 class _SystemExplainer:
     """The explanation of one plain system."""
 
     def __init__(self, scenario: Scenario, name: str) -> None:
         self.scenario, self.name = scenario, name
         self.deployment: Deployment = deploy_fitting(scenario, name)
-        self.layout: Layout = self.deployment.layout
+        self.costs: Costs = self.deployment.costs
         workload = scenario.workload
         self.prompt = max(1, round(workload.mean_prompt))
         output = max(2, round(workload.mean_output))
@@ -146,8 +110,8 @@ class _SystemExplainer:
 
     def explained(self) -> ExplainedSystem:
         """Return the explanation."""
-        costs, unloaded = self.deployment.costs, self.scenario.unloaded(self.deployment)
-        share = 1 / self.layout.mean_tokens  # of a step, which yields as many tokens
+        costs, unloaded = self.costs, self.scenario.unloaded(self.deployment)
+        share = 1 / self.deployment.layout.mean_tokens  # of a step, which yields as many tokens
         whole = np.full((2, costs.stages), share)
         token = merged([*contributions(costs, self.work, *whole), way_back(costs, share)])
         path = first_token_path(self.deployment, self.prompt)
@@ -159,7 +123,9 @@ class _SystemExplainer:
         used = dict.fromkeys(key for line in (*token, *first) for key in self.keys_of(line))
         return ExplainedSystem(
             hardware=", ".join(identity.hardware),
-            plan=identity.plan.text,
+            plan=f"FFN pool {ffn.text}; attention {identity.plan.text}"
+            if (ffn := identity.ffn)
+            else identity.plan.text,
             precision="/".join((formats.weights, formats.activations, formats.kv, formats.head)),
             speed_label=identity.speed_label,
             context=self.work.context,
@@ -200,14 +166,14 @@ class _SystemExplainer:
 
     def keys_of(self, line: Contribution) -> tuple[str, ...]:
         """Return the keys of a line's numbers; for links, those that change its term."""
-        if line.resource != "link":
+        if line.resource != "link" or line.keys[:1] in TRANSFER_KEYS:
             return line.keys
         term = TERMS.index(line.term)
         sending = "bandwidth" if line.unit == "B" else "latency"
-        of = f"{DRAFTER}." if line.what.startswith(DRAFTER) else ""
-        parts = f"{of}topology.", f"{of}engine.collective_"
         link_keys = [
-            key for key, change in self.changes.items() if key.startswith(parts) and change[term]
+            key
+            for key, change in self.changes.items()
+            if self.numbers[key].is_of_links and change[term]
         ]
         own = [key for key in link_keys if _belongs(key, sending)]
         return (*line.keys, *(own or link_keys))
@@ -223,9 +189,8 @@ class _SystemExplainer:
             kinds: dict[bool, set[str]] = {True: set(), False: set()}
             for key in self.keys_of(line):
                 if key in self.numbers:
-                    kinds[self.layout_of(key)[1].startswith("engine.")].add(
-                        self.numbers[key].source.kind
-                    )
+                    number = self.numbers[key]
+                    kinds[number.is_of_engine].add(number.source.kind)
             for of_engine, seconds in ((True, line.seconds - line.ideal), (False, line.ideal)):
                 sums[_worst(kinds[of_engine])] += seconds
         return sums["fitted"], sums["assumed"]
@@ -237,7 +202,7 @@ class _SystemExplainer:
         return tuple(
             ChangeEffect(
                 key=key,
-                change_pct=100 * _step(self.numbers[key]),
+                change_pct=100 * self.numbers[key].change,
                 tpot_pct=100 * float(change.sum()) / tpot,
             )
             for key, change in ranked[:TOP]
@@ -247,10 +212,10 @@ class _SystemExplainer:
     @cached_property
     def times(self) -> Array:
         """float[term]: seconds of a token."""
-        return self.times_with(self.deployment.costs)
+        return self.times_of(self.costs)
 
-    def times_with(self, costs: Costs) -> Array:
-        """Return float[term]: seconds of a token with costs of other numbers."""
+    def times_of(self, costs: Costs) -> Array:
+        """Return float[term]: seconds of a token with costs that have other numbers."""
         table: Array = costs.terms(self.work)[:, TIME].sum(axis=0)
         table[TERMS.index("hops")] += costs.back
         return table
@@ -259,72 +224,19 @@ class _SystemExplainer:
     def changes(self) -> dict[str, Array]:
         """float[term] by key: what a step of each number adds to a token's time [s]."""
         return {
-            key: self.times_with(self.moved_costs(number)) - self.times
+            key: self.times_of(with_change(self.costs, number)) - self.times
             for key, number in self.numbers.items()
             if number.value
         }
 
-    def moved_costs(self, number: _Number) -> Costs:
-        """Return the costs with one number changed by a tenth."""
-        layout, key = self.layout_of(number.key)
-        part, _, path = key.partition(".")
-        text = repr(number.value * (1 + _step(number)))
-        entry = moved(getattr(layout, part), path.split("."), text)
-        changed, costs = replace(layout, **{part: entry}), self.deployment.costs
-        if not isinstance(costs, RemoteDraftCosts):
-            return Costs(changed)
-        drafts = key != number.key
-        return costs.on(
-            self.layout if drafts else changed, changed if drafts else costs.remote.layout
-        )
-
-    def layout_of(self, key: str) -> tuple[Layout, str]:
-        """Return the layout with the number of a key, and the key there."""
-        if (drafter := self.deployment.drafter) and key.startswith(f"{DRAFTER}."):
-            return drafter.layout, key.removeprefix(f"{DRAFTER}.")
-        return self.layout, key
-
     @cached_property
-    def numbers(self) -> dict[str, _Number]:
+    def numbers(self) -> dict[str, FileNumber]:
         """The numbers that a token's time may depend on, by key."""
-        system = self.scenario.plain(self.name)
-        costs, path = self.deployment.costs, first_token_path(self.deployment, self.prompt)
-        keys = {
-            key
-            for step in [(self.work, *np.ones((2, costs.stages))), *path]
-            for line in contributions(costs, *step)
-            for key in line.keys
-        }
-        keys |= set(_collective_keys(self.layout))
-        chips: dict[bool, Placement] = {False: system}  # by whether they draft
-        drafter = system.speculate.draft.system if system.speculate else None
-        if self.deployment.drafter and isinstance(drafter, DraftSystem):
-            keys |= {f"{DRAFTER}.{key}" for key in _collective_keys(self.deployment.drafter.layout)}
-            chips[True] = drafter
-        numbers = {}
-        for key in sorted(keys):
-            layout, there = self.layout_of(key)
-            part, _, rest = there.partition(".")
-            value = _value_at(getattr(layout, part), rest)
-            if isinstance(value, float | int):
-                entry, path_there = getattr(layout, part), rest
-                if part == "topology":
-                    entry, path_there = _topology_entry(chips[key != there], layout), there
-                numbers[key] = _Number(key, float(value), entry, path_there)
-        return numbers
-
-
-def _collective_keys(layout: Layout) -> Iterator[str]:
-    """Yield the keys of the numbers that collectives depend on."""
-    yield from (f"engine.{key}" for key in COLLECTIVE_KEYS)
-    yield from (f"topology.{path}" for path in _link_paths(layout.topology))
-
-
-def _topology_entry(chips: Placement, layout: Layout) -> Sourced | None:
-    """Return the entry whose topology joins the chips; None if the scenario has it."""
-    if chips.topology:
-        return None
-    return chips.cluster if chips.cluster and chips.cluster.topology else layout.chip
+        path = first_token_path(self.deployment, self.prompt)
+        steps = [(self.work, *np.ones((2, self.costs.stages))), *path]
+        lines = (line for step in steps for line in contributions(self.costs, *step))
+        keys = [key for line in lines for key in line.keys]
+        return file_numbers(self.scenario, self.name, self.costs, keys)
 
 
 def formula_text(line: Contribution) -> str:
@@ -340,11 +252,6 @@ def formula_text(line: Contribution) -> str:
     return f"{format_quantity(line.amount, line.unit)} / {below}"
 
 
-def _step(number: _Number) -> float:
-    """Return the relative change of a number; a share of at most 1 can only fall."""
-    return -STEP if "efficiency" in number.key or number.key.endswith("overlap") else STEP
-
-
 def _worst(kinds: set[str]) -> str:
     return next((kind for kind in ("fitted", "assumed") if kind in kinds), "sourced")
 
@@ -353,44 +260,3 @@ def _belongs(key: str, sending: str) -> bool:
     """Return whether a number of links is one of bandwidth, or of latency."""
     of_bytes = key.endswith("bandwidth") or "efficiency" in key
     return of_bytes == (sending == "bandwidth")
-
-
-def _link_paths(value: object, path: str = "") -> Iterator[str]:
-    """Yield the dotted paths of a topology's numbers of links."""
-    if isinstance(value, Value):
-        pairs = [(name, getattr(value, name)) for name in type(value).model_fields]
-    elif isinstance(value, tuple):
-        pairs = [(str(number), item) for number, item in enumerate(value)]
-    elif isinstance(value, Mapping):
-        pairs = [*value.items()]
-    else:
-        names = path.split(".")[-2:]  # a share by chips is one level below its name
-        if isinstance(value, float) and not {*names}.isdisjoint(LINK_NUMBERS):
-            yield path
-        return
-    for name, item in pairs:
-        yield from _link_paths(item, f"{path}.{name}" if path else name)
-
-
-def _value_at(value: object, path: str) -> object:
-    """Return the number at a dotted path; None if there is none."""
-    for part in path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part)
-        elif isinstance(value, tuple):
-            value = value[int(part)]
-        else:
-            value = getattr(value, part, None)
-    return value
-
-
-def _number_text(path: str, value: float) -> str:
-    """Return a number with the unit of its key."""
-    last = path.rpartition(".")[2]
-    if last.endswith("bandwidth") or last == "weight_load":
-        return format_quantity(value, "B/s")
-    if path.startswith("compute."):
-        return format_quantity(value, "FLOP/s")
-    if "efficiency" in path or last == "overlap":
-        return f"{value:g}"
-    return format_quantity(value, "s")

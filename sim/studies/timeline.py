@@ -4,6 +4,7 @@ chrome_json(trace(sim.read("llama2-70b-lpu-vs-h100"), "lpu", tokens=3))
 """
 
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +46,8 @@ class LinkUses(NamedTuple):
 class Timeline:
     """A record of the slices of time of each chip and each link, from `start` to `end`.
 
-    All times are seconds of the simulated clock.
+    All times are seconds of the simulated clock. The chips of all stages have numbers in a row.
+    first_chips: the first chip of each stage; empty if all stages have `group` chips.
     """
 
     system: str  # its label
@@ -58,6 +60,13 @@ class Timeline:
     prompt: int
     start: Seconds
     end: Seconds
+    first_chips: tuple[int, ...] = ()
+
+    def stage_of(self, chip: int) -> int:
+        """Return the stage of a chip."""
+        if not self.first_chips:
+            return chip // self.group
+        return bisect_right(self.first_chips, chip) - 1
 
 
 def step_program(scenario: Scenario, name: str) -> tuple[Deployment, Program]:
@@ -81,8 +90,8 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
         raise unknown_name("--system", name, dict.fromkeys([*scenario.systems, *plain]))
     if name in both_pools(scenario.systems):
         raise UserError(
-            f"trace: systems.{name}: got attention and FFN pools, whose chips are not simulated "
-            "one by one; expected a system of one pool; try --figure alone, which draws its turns"
+            f"trace: systems.{name}: got attention and FFN pools; expected a system of one pool; "
+            "try sramsim trace without --program"
         )
     if name not in plain:
         first = key_path(scenario.systems, next(iter(scenario.members(name))))
@@ -115,11 +124,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         )
     steps = tokens + (-(-prompt // deployment.limits.token_budget) if prefill else 0)
     events = steps * _step_events(deployment, step_program(scenario, name)[1])
-    if events > MOST_EVENTS:
-        raise UserError(
-            f"trace: got about {events:,} events in {steps} steps;"
-            f" expected at most {MOST_EVENTS:,}; try fewer --tokens"
-        )
+    require_few_events(events, steps)
     made: list[ChipMachine] = []
     machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     single = RequestBatch(np.zeros(1), np.array([prompt]), np.array([tokens + 1]))
@@ -144,6 +149,15 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
         start=start,
         end=float(rows.last_token[0]),
     )
+
+
+def require_few_events(events: int, steps: int) -> None:
+    """Raise UserError if a timeline of so many steps would have too many events."""
+    if events > MOST_EVENTS:
+        raise UserError(
+            f"trace: got about {events:,} events in {steps} steps;"
+            f" expected at most {MOST_EVENTS:,}; try fewer --tokens"
+        )
 
 
 def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
@@ -193,7 +207,7 @@ def chrome_json(timeline: Timeline) -> str:
 def chrome_events(timeline: Timeline) -> list[JsonObject]:
     """Return names first, then events by time: slices (X), counters (C), instants (i)."""
     stages = len(timeline.stages)
-    chips = [(1 + part.chip // timeline.group, part.chip, part) for part in timeline.chips]
+    chips = [(1 + timeline.stage_of(part.chip), part.chip, part) for part in timeline.chips]
     named: dict[int, str] = {0: timeline.system}
     tracks: dict[tuple[int, int], str] = {}
     events: list[JsonObject] = []

@@ -72,7 +72,7 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
         return None
     most = limits.max_concurrent(round(scenario.request_tokens))
     context = workload.mean_prompt + workload.mean_output / 2
-    work = decodes_at(most, context, limits.window)
+    work = decodes_at(most, context, limits.window, limits.width)
     layers = costs.step_layers(work)
     times, critical = layers[max(layers, key=lambda pair: costs.layer_kinds[pair])]
     return times, LayerCycle(

@@ -22,6 +22,7 @@ from sim.hardware.topology import Hierarchical, Link, Switch
 from sim.model.pool_parts import model_part
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
 from sim.planning.deployment import DeploymentParts, LimitOverrides
+from sim.planning.draft_gain import draft_gain
 from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.purchases import purchase
@@ -29,6 +30,9 @@ from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
+from sim.serving.step_draws import StepDraws
+from sim.studies.explaining import explain
+from sim.studies.file_numbers import file_numbers, with_change
 from sim.studies.run import plan, run
 from sim.studies.turns import first_turns
 from sim.workload.arrivals import Listed, ListedRequest
@@ -44,47 +48,69 @@ times = st.floats(1e-6, 1e-3)
 
 
 @pytest.fixture(scope="module")
-def pools(make_model, make_chip, lossy):
-    """The small model on two pools, with what a test changes."""
+def pools(make_model, make_chip, lossy, speculate):
+    """The small model on two pools, with what a test changes. drafts: of each step."""
 
     def make(
-        changes=EXPERTS, micro_batches=2, transfer=SLOW, attention=4, ffn=4, expert=None, chip=None
+        changes=EXPERTS,
+        micro_batches=2,
+        transfer=SLOW,
+        attention=4,
+        ffn=4,
+        expert=None,
+        chip=None,
+        drafts=0,
+        pipeline=1,
     ):
         model, chip = make_model(**changes), chip or make_chip(fp16=1e10)
-        plans = Plan(tensor=attention), Plan(tensor=ffn, expert=expert)
+        plans = (
+            Plan(tensor=attention),
+            Plan(tensor=ffn // pipeline, expert=expert, pipeline=pipeline),
+        )
         parts = [
-            DeploymentParts(model, chip, plan.tensor, lossy, plan, chip.topology) for plan in plans
+            DeploymentParts(model, chip, chips, lossy, plan, chip.topology)
+            for chips, plan in zip((attention, ffn), plans, strict=True)
         ]
+        if drafts:
+            parts[0] = replace(parts[0], speculation=speculate(drafts, model=model))
         overrides = (LimitOverrides(token_budget=16), LimitOverrides())
         return deploy_with_ffn(*parts, PoolSharing(micro_batches, transfer), (64, 32), overrides)
 
     return make
 
 
-def works():
-    """Steps with decodes, with a chunk of a prompt, and with both."""
+def works(width=1):
+    """Steps with decodes, with a chunk of a prompt, and with both. width: tokens of a sequence."""
     return (
-        decodes_at(7, 40.0, 24),
-        Work(0, 0.0, 8, 1, 8 * 30, 34, 1, windowed_attended=160, windowed_cached=24),
-        Work(3, 90.0, 5, 1, 5 * 20, 22, 4, 60.0, 90, 20),
+        decodes_at(7, 40.0, 24, width),
+        Work(0, 0.0, 8, 1, 8 * 30, 34, 1, windowed_attended=160, windowed_cached=24, width=width),
+        Work(3, 90.0, 5, 1, 5 * 20, 22, 1 + 3 * width, 60.0, 90, 20, width=width),
     )
 
 
+@pytest.mark.parametrize("drafts", [0, 3])
 @pytest.mark.parametrize(
     ("changes", "expert"), [({}, None), (WINDOWS, None), (EXPERTS, None), (EXPERTS, 4)]
 )
 def test_without_links_and_turns_two_pools_are_the_undivided_system(
-    pools, make_deployment, make_model, make_chip, lossy, changes, expert
+    pools, make_deployment, make_model, make_chip, lossy, speculate, changes, expert, drafts
 ):
+    """Also with drafts, whose drafter is on the attention pool and verified through both."""
+    model = make_model(**changes)
     undivided = make_deployment(
         4,
         plan=Plan(tensor=4, expert=expert),
-        model=make_model(**changes),
+        model=model,
         chip=make_chip(fp16=1e10),
         engine=lossy,
+        speculation=speculate(drafts, model=model) if drafts else None,
     )
-    divided = pools(changes, 1, NOTHING, expert=expert)
-    for work in works():
+    divided = pools(changes, 1, NOTHING, expert=expert, drafts=drafts)
+    gains = [draft_gain(system, 50.0) for system in (divided, undivided)]
+    assert (gains[0] is None) == (not drafts)
+    if drafts:
+        assert gains[0].step == pytest.approx(gains[1].step, rel=1e-12)
+    for work in works(1 + drafts):
         one, two = undivided.costs.step(work), divided.costs.step(work)
         assert two.time == pytest.approx(one.time, rel=1e-12)
         assert two.growth == pytest.approx(one.growth, rel=1e-9, abs=1e-18)
@@ -125,22 +151,25 @@ def flow_shop(own: LayerTimes, jobs: int, layers: int) -> float:
     return env.now
 
 
+@pytest.mark.parametrize("drafts", [0, 2])
 @pytest.mark.parametrize("micro_batches", [1, 2, 3, 5])
-def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches):
-    deployment = pools(micro_batches=micro_batches)
-    costs, work = deployment.costs, decodes_at(15, 40.0, None)
+def test_a_step_is_the_flow_shop_of_its_layers(pools, micro_batches, drafts):
+    deployment = pools(micro_batches=micro_batches, drafts=drafts)
+    costs, work = deployment.costs, decodes_at(15, 40.0, None, 1 + drafts)
     ((own, _),) = costs.step_layers(work).values()
     parts = costs.micro_batch(work)[0]
     assert parts == micro_batches
+    assert costs.micro_batch(decodes_at(1, 40.0, None, 1 + drafts))[0] == 1  # one sequence
     outside = sum(float(row.repeats[0]) * row.seconds for row in costs.rows_once(work))
     shop = flow_shop(own, parts, deployment.layout.model.num_hidden_layers)
     assert costs.step(work).time[0] == pytest.approx(outside + shop, rel=1e-9)
 
 
+@pytest.mark.parametrize(("drafts", "pipeline"), [(0, 1), (3, 1), (0, 2)])
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
-def test_rows_add_up_to_the_step_and_growth_holds(pools, changes):
-    costs = pools(changes, micro_batches=3).costs
-    for work in works():
+def test_rows_add_up_to_the_step_and_growth_holds(pools, changes, drafts, pipeline):
+    costs = pools(changes, micro_batches=3, drafts=drafts, pipeline=pipeline).costs
+    for work in works(1 + drafts):
         time, growth, holds = costs.line(work)
         assert costs.terms(work)[:, TIME].sum() == pytest.approx(time, rel=1e-12)
         if work.prompt_tokens:
@@ -151,12 +180,21 @@ def test_rows_add_up_to_the_step_and_growth_holds(pools, changes):
 
 
 @pytest.mark.parametrize(
-    ("micro_batches", "binds"),
-    [(2, ["ffn", "latency", "latency", "attention"]), (3, ["ffn", "attention"])],
+    ("micro_batches", "pipeline", "binds"),
+    [
+        (2, 1, ["ffn", "latency", "latency", "attention"]),
+        (3, 1, ["ffn", "attention"]),
+        (3, 2, ["ffn", "ffn", "attention"]),
+    ],
 )
-def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, binds):
-    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention."""
-    costs = pools(micro_batches=micro_batches, transfer=FAST, attention=1, ffn=1).costs
+def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches, pipeline, binds):
+    """Attention grows: first another pool binds, then nothing, where the fill also changes, then attention.
+
+    Between two FFN stages attention binds earlier.
+    """
+    costs = pools(
+        micro_batches=micro_batches, transfer=FAST, attention=1, ffn=pipeline, pipeline=pipeline
+    ).costs
     start, found, passed = decodes_at(16, 1.0, None), [], 0
     while passed < 10_000:
         work = replace(start, context=start.context + 16 * passed)
@@ -171,18 +209,27 @@ def test_a_step_grows_on_a_line_until_something_else_binds(pools, micro_batches,
     assert found == binds
 
 
-@pytest.mark.parametrize("kv_tokens", [60, 300])
-def test_leaps_are_steps_also_with_preemption(pools, kv_tokens):
-    deployment = pools(micro_batches=3)
+@pytest.mark.parametrize("drafts", [0, 2])
+@pytest.mark.parametrize("kv_tokens", [72, 300])
+def test_leaps_are_steps_also_with_preemption(pools, kv_tokens, drafts):
+    deployment = pools(micro_batches=3, drafts=drafts)
+    draws = StepDraws((0.7, 0.4), seed=1) if drafts else None
     limits = replace(deployment.limits, kv_tokens=kv_tokens)
     requests = RequestBatch(
         np.array([0.0, 0.0, 0.001, 0.02]), np.array([20, 5, 9, 30]), np.array([40, 9, 25, 3])
     )
     leapt, stepped = (
-        serve(requests, deployment.costs, limits, policies=Policies(reserve=False), leap=leap)
+        serve(
+            requests,
+            deployment.costs,
+            limits,
+            policies=Policies(reserve=False),
+            leap=leap,
+            draws=draws,
+        )
         for leap in (True, False)
     )
-    assert (int(leapt.preemptions.sum()) > 0) == (kv_tokens == 60)
+    assert (int(leapt.preemptions.sum()) > 0) == (kv_tokens == 72)
     assert leapt.last_token == pytest.approx(stepped.last_token, rel=1e-9)
     assert leapt.first_token == pytest.approx(stepped.first_token, rel=1e-9)
 
@@ -324,6 +371,32 @@ def test_a_fleet_of_pools_serves_all_requests(scenario):
     served = run(scenario).systems["two"]
     assert served.rows.finished.all()
     assert sum(member.chips for member in served.members.values()) == 12
+
+
+def test_an_explanation_adds_up_with_the_numbers_of_both_pools(scenario):
+    """Where one micro-batch waits for nothing, the latency of the links is a share of the time."""
+    explained = explain(scenario, ["afd"]).systems["afd"]
+    for time in (explained.token, explained.first_token):
+        assert time.ms == pytest.approx(time.simulated_ms, rel=1e-9)
+        assert sum(line.ms for line in time.lines) == pytest.approx(time.ms, rel=1e-12)
+    keys = {key for line in explained.token.lines for key in line.keys}
+    assert {"chip.memory.sram.bandwidth", "ffn.chip.memory.sram.bandwidth"} <= keys
+    of_latency = sum(
+        line.share for line in explained.token.lines if line.keys == ("transfer.latency",)
+    )
+    costs = scenario.deploy("afd").costs
+    assert of_latency * explained.token.ms == pytest.approx(4 * 2 * 1000 * SLOW.latency, rel=1e-9)
+    number = file_numbers(scenario, "afd", costs, ())["transfer.latency"]
+    work = decodes_at(1, 30.0, None)
+    slower = with_change(costs, number).step(work).time[0] - costs.step(work).time[0]
+    assert slower == pytest.approx(0.1 * 4 * 2 * SLOW.latency, rel=1e-9)
+    for pool in ("", "ffn."):
+        number = file_numbers(scenario, "afd", costs, keys)[f"{pool}chip.memory.sram.bandwidth"]
+        read = [line for line in explained.token.lines if line.keys[:1] == (number.key,)]
+        faster = costs.step(work).time[0] - with_change(costs, number).step(work).time[0]
+        assert 1000 * faster == pytest.approx(
+            sum(line.ms for line in read) * (1 - 1 / 1.1), rel=0.02
+        )
 
 
 def test_a_plan_says_what_binds_a_full_step(scenario):

@@ -15,7 +15,7 @@ from sim.hardware.chip import Memory
 from sim.hardware.topology import FullyConnected, Hierarchical, Link, Switch
 from sim.inputs.errors import ScenarioError
 from sim.planning.deployment import DeploymentParts, LimitOverrides, deploy
-from sim.planning.fitting import require_fit
+from sim.planning.fit_error import require_fit
 from sim.planning.partition import BALANCE_CONTEXT, block_times
 from sim.planning.search import minimum_chips
 from sim.planning.single_request import time_single_request

@@ -14,7 +14,8 @@ systems:
 ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
 FAULTS = "chip: {rate: 1e-4 failure/h}, repair: 10 h, detection: 60 s, horizon: 8760 h, samples: 10"
 REFUSED = {
-    "attention.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "attention.speculate: got a mapping; ex",
+    "ffn.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "ffn.speculate: got a mapping; expected none",
+    "attention.link_errors={rate: 1e-9, restart: 1 ms, payload: 512 B}": "attention.link_errors: ",
     "attention.outages=[{at: 1 s, lasts: 1 s, replica: 4}]": "attention.outages.0.replica: got 4; expected 0 to 3; try 3",
     "ffn.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "ffn.outages.0.replica: got 1; expected 0, the only replica",
     "ffn.outages=[{at: 1 s, lasts: 1 s, requests: fail}]": "ffn.outages.0.requests: got fail; expected retry",
@@ -68,6 +69,15 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
         ),
         (
             "fidelity: chip\n",
+            (
+                "check",
+                "--set",
+                "systems.afd.attention.speculate={method: mtp, tokens: 1, acceptance: 1}",
+            ),
+            "attention.speculate: got fidelity: chip; expected a system without it, since its drafts",
+        ),
+        (
+            "fidelity: chip\n",
             ("check", "--set", "systems.afd.attention.outages=[{at: 1 s, lasts: 1 s}]"),
             "attention.outages: got outages of ranks at fidelity chip; expected fidelity stage",
         ),
@@ -76,8 +86,7 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
             ("check", "--set", "systems.afd.ffn.exceptions=[{chip: 4, speed: 0.5}]"),
             "ffn.exceptions.0.chip: got 4; expected at most 3, the last chip; try 3",
         ),
-        ("", ("trace", "--system", "afd", "-o", "t.json"), "got attention and FFN pools, whose"),
-        ("", ("explain",), "explain: systems.afd: got attention and FFN pools"),
+        ("", ("trace", "--system", "afd", "--program"), "got attention and FFN pools; expected a"),
         (
             f"  pd: {{prefill: {ALONE}, decode: afd, transfer: {{bandwidth: 1 GB/s}}}}\n",
             ("check",),

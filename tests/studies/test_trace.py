@@ -9,8 +9,11 @@ import pytest
 
 import sim
 from plots import gantt
+from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
+from sim.scenario.scenario import Scenario
 from sim.studies.timeline import chrome_events, chrome_json, step_program, trace
+from sim.studies.turn_timeline import trace_turns
 
 PHASES = {"M", "X", "C", "i"}
 
@@ -58,14 +61,57 @@ def test_every_event_keeps_to_the_format(timeline):
     assert times[0] >= 0
 
 
-def test_nothing_overlaps_on_a_track(timeline):
+POOLS = {
+    "model": "gpt-oss-20b",
+    "workload": {"kind": "closed", "users": 1, "requests": 1, "prompt": 40, "output": 8},
+    "systems": {
+        "afd": {
+            "attention": {"chip": "gb200", "chips": 2, "engine": "ideal", "plan": {"tensor": 2}},
+            "ffn": {
+                "chip": "gb200",
+                "chips": 4,
+                "engine": "ideal",
+                "plan": {"expert": 2, "pipeline": 2},
+            },
+            "micro_batches": 3,
+            "transfer": {"bandwidth": "900 GB/s", "latency": "1 us", "copies": "rank"},
+        }
+    },
+}
+
+
+def test_pools_take_turns_with_one_request_for_each_micro_batch():
+    scenario = Scenario.model_validate(POOLS)
+    timeline = trace_turns(scenario, "afd", tokens=2)
+    layers = scenario.model.num_hidden_layers
+    seen = Counter((each.chip, each.label.split(":")[0]) for each in timeline.chips)
+    turns = {f"layer {n}, micro-batch {m + 1}" for n in range(layers) for m in range(3)}
+    assert {label for chip, label in seen if chip == 0} >= turns
+    late = {f"layer {n}, micro-batch {m + 1}" for n in range(layers // 2, layers) for m in range(3)}
+    assert {label for chip, label in seen if chip == 4} == late  # the second FFN stage
+    costs = scenario.deploy("afd").costs
+    gaps = np.diff(timeline.tokens)
+    step = costs.step(decodes_at(3, 42.0, None)).time[0]
+    assert gaps == pytest.approx([step, step], rel=0.02)
+    assert timeline.end - timeline.start == pytest.approx(sum(gaps), rel=1e-9)
+    no_overlaps(timeline)
+    names = {link.name for link in timeline.links}
+    assert {"attention: 0 -> switch", "FFN to attention, from chip 3"} <= names
+
+
+def no_overlaps(timeline):
+    """Assert that nothing overlaps on a track, and return the number of tracks."""
     tracks = defaultdict(list)
     for event in chrome_events(timeline):
         if event["ph"] == "X":
             tracks[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
-    assert len(tracks) > 64
     for spans in tracks.values():
         assert all(end <= start + 1e-9 for (_, end), (start, _) in pairwise(spans))
+    return len(tracks)
+
+
+def test_nothing_overlaps_on_a_track(timeline):
+    assert no_overlaps(timeline) > 64
 
 
 def test_there_is_a_track_for_each_chip_and_each_link_that_was_used(scenario, timeline):

@@ -1,0 +1,44 @@
+"""The collectives of an FFN pool, whose shards of experts receive their own tokens."""
+
+from dataclasses import replace
+from functools import cached_property
+
+from sim.cost.collectives import Collectives, Exchange
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.layout import Layout
+from sim.model.blocks import Block
+
+
+class ShardCollectives(Collectives):
+    """The collectives of an FFN pool.
+
+    With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
+    tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
+    takes as long as an all-gather. With one copy of a token this is an all-reduce over the stage,
+    as without pools.
+    """
+
+    def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
+        self.shards, plan = transfer.shards(layout), layout.plan
+        alone = replace(plan, tensor=plan.tensor // self.shards, attention_data=self.shards)
+        super().__init__(replace(layout, plan=alone))
+        self.transfer, self.pool = transfer, layout
+
+    def of_block(self, block: Block, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        if self.transfer.copies == "token":
+            return self._exchange("all_reduce", stage, self._hidden_bytes(tokens))
+        shares = (
+            tokens / self.shards * part for part in self.transfer.token_bytes(self.pool, block)
+        )
+        return tuple(
+            exchange
+            for nbytes in shares
+            for exchange in self._exchange("all_gather", stage, nbytes)
+        )
+
+    def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
+        return ()  # the attention pool sends the input of each layer
+
+    @cached_property
+    def _onward_cables(self) -> int:
+        return 0  # each layer's output returns to the attention pool
