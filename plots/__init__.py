@@ -18,6 +18,7 @@ from plots import (
     crossover,
     day,
     energy,
+    frontier,
     load,
     metric,
     occupancy,
@@ -105,6 +106,8 @@ def draw_swept(swept: Swept, metrics: Sequence[str] = ()) -> dict[str, Figure]:
     }
     if not price.against(swept):
         named = {name: draw for name, draw in named.items() if name != "card-price"}
+    if frontier.draws(swept):
+        named |= {"frontier": frontier.draw}
     known = {"point", "verdict", *metric.DEFAULT_METRICS} <= set(swept.table.columns)
     if not named and known and (swept.table["error"] == "").any():
         return draw_swept(swept, metric.DEFAULT_METRICS)

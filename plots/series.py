@@ -236,7 +236,8 @@ def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
 def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     """Return '8 x h100-sxm, vllm, fp8 weights, plan 8 x 1 x 1', of a fleet '1 x lpu, 4 x h100x8'.
 
-    Left out: the plan, if it is not the same in all points.
+    With an FFN pool, '16 x gb200 + 4 x gb200, vllm + ideal'.
+    Left out: the plan, if it is not the same in all points; other numbers of chips of pools.
     """
     origin = swept.summary.origin
     fleet = value_at(origin.inputs, ("systems", name, "fleet")) if origin else None
@@ -245,6 +246,9 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     first = own.row(0, named=True)
     least, most = own["chips"].min(), own["chips"].max()
     chips = str(least) if least == most else f"{least!s} to {most!s}"
+    if ffn := first.get("ffn.chips"):
+        other = f"{ffn} x {first['ffn.chip']}, {first['engine']} + {first['ffn.engine']}"
+        return f"{first['chips'] - ffn} x {first['chip']} + {other}"
     weights = f"{first['precision.weights']} weights"
     return f"{chips} x {first['chip']}, {first['engine']}, {weights}{_plan(own)}"
 

@@ -50,7 +50,8 @@ def validate_command(
     figure: Annotated[
         Path | None,
         typer.Option(
-            help="Draw simulated over measured; for sram-replies, prompt times (png, svg, pdf)."
+            help="Draw simulated over measured; for sram-replies prompt times, for afd speeds over "
+            "the ratio of both pools (png, svg, pdf)."
         ),
     ] = None,
     jobs: Annotated[
@@ -129,8 +130,16 @@ def validation_tables(name: str | None, points: Path | None, jobs: int) -> list[
 
 
 def draw_validation(tables: list["ValidationReport"], path: Path) -> None:
-    """Write the figure of validated tables: prompt times if they are replies, else agreement."""
-    if [table.of_replies for table in tables] == [True]:
+    """Write the figure of validated tables: prompt times if they are replies, else agreement.
+
+    The figure of the set `afd` alone has speeds over the ratio of both pools.
+    """
+    if [table.name for table in tables] == ["afd"]:
+        from plots import ratio
+        from sim.validation.afd import ratio_panels
+
+        save_figure(ratio.draw(ratio_panels()), path)
+    elif [table.of_replies for table in tables] == [True]:
         from plots import prefill
         from sim.studies.prefill import prefills
 

@@ -12,6 +12,17 @@ from sim.model.blocks import Block
 from sim.units import Bytes, BytesPerSecond, Seconds
 
 
+class LinkRange(Value):
+    """The lowest and the highest value of numbers of a link that are not known."""
+
+    bandwidth: tuple[BytesPerSecond, BytesPerSecond] | None = Field(
+        default=None, description="Lowest and highest bandwidth [B/s]; default: none."
+    )
+    latency: tuple[Seconds, Seconds] | None = Field(
+        default=None, description="Lowest and highest latency [s]; default: none."
+    )
+
+
 class LayerTransfer(Value):
     """The links between an attention pool and an FFN pool, which work in both directions at once.
 
@@ -43,6 +54,11 @@ class LayerTransfer(Value):
         default="token",
         description="Copies of each token: one, or one for each shard of the experts that it "
         "needs.",
+    )
+
+    range: LinkRange = Field(
+        default=LinkRange(),
+        description="Ranges of bandwidth and latency that are not published, for `sensitivity`.",
     )
 
     def shards(self, ffn: Layout) -> int:

@@ -37,7 +37,7 @@ from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import System
 from sim.studies.accounts import energy_parts
 from sim.studies.run import run
-from sim.units import Seconds
+from sim.units import Seconds, format_quantity
 
 Studied = System | AttentionFfn  # a system whose numbers are moved
 # Fields of a result, by metric. Joules and dollars are missing if they are unknown.
@@ -48,6 +48,7 @@ SENSITIVITY_METRICS = {
     "usd": "usd_per_mtok",
 }
 UNITS = {"tpot": 1000, "ttft": 1000}  # of a result in the unit of the metric
+LINK_UNITS = {"bandwidth": "B/s", "latency": "s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,7 @@ def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
             for number in uncertain_numbers(getattr(system, pool)):
                 key = f"{pool}.{number.key}"
                 yield replace(number, key=key, moved_to=partial(_moved_system, system, key))
+        yield from _links(system)
         return
     yield from _uncertain_parts(system, system, "")
     of = system.speculate
@@ -306,6 +308,19 @@ def _uncertain_parts(system: System, chips: Placement, below: str) -> Iterator[U
                     ends=(str(ends[0]), str(ends[1])),
                     moved_to=partial(_moved_system, system, f"{below}{part}.{key}"),
                 )
+
+
+def _links(system: AttentionFfn) -> Iterator[UncertainNumber]:
+    """Yield the numbers with a range of the links between two pools."""
+    for name, unit in LINK_UNITS.items():
+        if ends := getattr(system.transfer.range, name):
+            yield UncertainNumber(
+                key=f"transfer.{name}",
+                source="assumed: the scenario's range",
+                value=f"{getattr(system.transfer, name):.4g}",
+                ends=(format_quantity(ends[0], unit), format_quantity(ends[1], unit)),
+                moved_to=partial(_moved_system, system, f"transfer.{name}"),
+            )
 
 
 def _is_unused(system: Placement, key: str) -> bool:

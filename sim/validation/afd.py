@@ -5,6 +5,9 @@ attention_ffn_report().as_json()["median_ape"]  # in %
 Single steps are computed, without requests, because the sources measured decoding alone.
 """
 
+from collections import defaultdict
+from typing import NamedTuple
+
 from sim.catalogue.measurements import PublishedSteps, StepMeasurements
 from sim.cost.work import decodes_at
 from sim.inputs.document import read_value
@@ -14,11 +17,72 @@ from sim.validation.agreement import PointComparison, ValidationReport
 from sim.validation.points import MeasuredPoint
 
 
+class RatioPoint(NamedTuple):
+    """The speed with a ratio of attention chips to FFN chips: token/s of each chip of both pools.
+
+    ratio: 0 without an FFN pool.
+    """
+
+    ratio: float
+    measured: float
+    simulated: float
+
+
+class RatioPanel(NamedTuple):
+    """The points of one model and context, by rising ratio.
+
+    light: those that count. kernels: those that are only listed, with experts as they were timed
+    alone. ordinary: one system of attention chips, without an FFN pool.
+    """
+
+    model: str
+    context: int
+    light: tuple[RatioPoint, ...]
+    kernels: tuple[RatioPoint, ...]
+    ordinary: tuple[RatioPoint, ...]
+
+
 def attention_ffn_report() -> ValidationReport:
     """Return the comparison of all steps of the catalogue."""
-    table = read_value(catalogue_names("measurements")["afd"], StepMeasurements)
-    rows = [row for group in table.points for row in _compared_steps(group)]
+    rows = [row for group in _measured_groups() for row in _compared_steps(group)]
     return ValidationReport("afd", tuple(rows))
+
+
+def ratio_panels() -> list[RatioPanel]:
+    """Return the measured and simulated speeds of every model and context of the catalogue."""
+    kinds: defaultdict[tuple[str, int], defaultdict[str, list[RatioPoint]]]
+    kinds = defaultdict(lambda: defaultdict(list))
+    for group in _measured_groups():
+        kind = "kernels" if group.status == "listed" else "light"
+        kind = kind if "attention" in group.system else "ordinary"
+        kinds[group.model, group.context][kind] += _speeds(group)
+    return [
+        RatioPanel(*key, *(tuple(sorted(of[kind])) for kind in ("light", "kernels", "ordinary")))
+        for key, of in kinds.items()
+    ]
+
+
+def _measured_groups() -> tuple[PublishedSteps, ...]:
+    return read_value(catalogue_names("measurements")["afd"], StepMeasurements).points
+
+
+def _speeds(group: PublishedSteps) -> list[RatioPoint]:
+    """Return the speeds of a group: the tokens of a step over its time and all chips."""
+    pool = group.system.get("ffn")
+    other = pool["chips"] if isinstance(pool, dict) else 0
+    points = []
+    for chips, sequences, row in zip(
+        group.chips, group.sequences, _compared_steps(group), strict=True
+    ):
+        assert row.measured is not None
+        assert row.simulated is not None
+        tokens = chips * sequences / (chips + other)
+        points.append(
+            RatioPoint(
+                chips / other if other else 0.0, tokens / row.measured, tokens / row.simulated
+            )
+        )
+    return points
 
 
 def _compared_steps(group: PublishedSteps) -> list[PointComparison]:

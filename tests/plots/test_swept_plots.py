@@ -14,6 +14,7 @@ from plots import (
     SWEPT,
     cost,
     draw_swept,
+    frontier,
     load,
     memory,
     metric,
@@ -124,6 +125,38 @@ def test_a_sweep_has_the_figures_that_it_has_points_for(swept):
     assert list(draw_swept(swept["chips"])) == ["strong-scaling"]
     failed = changed(swept["rate"], error="no", completed=None)
     assert draw_swept(failed) == {}
+
+
+def test_with_pools_the_title_names_the_system_with_most_tokens_per_megawatt(swept):
+    """A point with a faster user counts for slower ones as well."""
+    pools = changed(
+        swept["users"], **{"ffn.chips": 1, "ffn.chip": "h100-sxm", "ffn.engine": "vllm"}
+    )
+    assert "frontier" in draw_swept(pools)
+    figure = frontier.draw(pools)
+    lines = series.series(pools, "users")
+    first = figure.axes[0].lines[0]
+    assert list(first.get_ydata()) == [1e6 / j for j in lines[0].values(cost.JOULES)]
+    parts = frontier.best_by_speed(lines)
+    assert figure.get_suptitle().startswith(parts[0][1])
+    assert [speed for speed, _ in parts] == sorted({speed for speed, _ in parts})
+    for speed, label in parts:
+        best = {
+            line.label: max(
+                (
+                    tokens
+                    for own, tokens in zip(line.speeds, frontier.per_megawatt(line), strict=True)
+                    if own >= frontier.SPEED_TOLERANCE * speed
+                ),
+                default=0.0,
+            )
+            for line in lines
+        }
+        assert best[label] == max(best.values())
+    assert (
+        "lpu: 63 x groq-lpu-v1 + 1 x h100-sxm, ideal + vllm"
+        in figure._supxlabel.get_text().replace("\n", " ")
+    )
 
 
 GRID = "{systems.lpu.max_sequences: [1, 2, 3, 4, 5], workload.prompt: [%s]}"

@@ -1,5 +1,7 @@
 """Attention and FFN pools in a scenario: what is refused, by name and in one line."""
 
+import json
+
 import pytest
 
 POOLS = """\
@@ -49,6 +51,24 @@ def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
     assert status == 2
     assert REFUSED[key] in err
     assert err.count("\n") == 1
+
+
+def test_links_with_a_range_move_as_with_set(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    links = "900 GB/s, latency: 5 us, range: {latency: [2 us, 20 us], bandwidth: [1 GB/s, 1 TB/s]}"
+    path.write_text(POOLS.replace("900 GB/s", links))
+    _, out, _ = sramsim("sensitivity", str(path), "--json")
+    swings = {swing["key"]: swing for swing in json.loads(out)["systems"]["afd"]["swings"]}
+    assert swings["transfer.latency"]["range"] == ["2 us", "20 us"]
+    for key, end, text in (
+        ("latency", "high", "20 us"),
+        ("latency", "low", "2 us"),
+        ("bandwidth", "low", "1 GB/s"),
+    ):
+        change = f"systems.afd.transfer.{key}={text}"
+        _, out, _ = sramsim("plan", str(path), "--json", "--set", change)
+        alone = json.loads(out)["systems"]["afd"]["lone_request"]["tpot_ms"]
+        assert swings[f"transfer.{key}"][end]["tpot_ms"] == pytest.approx(alone, rel=1e-9)
 
 
 def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):

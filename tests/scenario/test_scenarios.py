@@ -65,6 +65,7 @@ SHORTER = {
     ],
     "dead-link": ["workload.output=3 token"],
     "jitter": ["workload.prompt=2 token", "workload.output=6 token"],
+    "kimi-k2-afd": ["workload.requests=64", "workload.output=8 token"],
     "kimi-k2-on-lpus": ["workload.output=4 token"],
     "latency-vs-load": ["workload.requests=1000"],
     "link-errors": ["workload.requests=24"],

@@ -4,8 +4,9 @@ from statistics import median
 
 import pytest
 
+from plots import ratio
 from sim.catalogue.measurements import PublishedSteps
-from sim.validation.afd import attention_ffn_report
+from sim.validation.afd import attention_ffn_report, ratio_panels
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,22 @@ def test_four_to_six_attention_trays_are_within_15_percent(errors):
     """FastAFD, 16,384 tokens, 50 sequences a GPU. Above, experts lose more than the speed of light does."""
     assert all(abs(errors[f"fastafd-16k-{gpus}"]) < 0.15 for gpus in (16, 20, 24))
     assert errors["fastafd-16k-56"] < -0.25  # known, and said with the point
+
+
+def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
+    panels = ratio_panels()
+    figure = ratio.draw(panels)
+    title = figure.get_suptitle()
+    assert "At 16,384 tokens the best ratio is 5 to 1; experts' kernels" in title.replace("\n", " ")
+    assert "7 to 1" in title
+    assert len(figure.axes) == 3
+    (panel,) = (panel for panel in panels if panel.context == 16384 and panel.light)
+    points, light, kernels, ordinary = figure.axes[0].lines
+    assert points.get_ydata()[1] == pytest.approx(1683.5, rel=1e-3)  # published: 1,683.51 token/s
+    assert list(light.get_ydata()) == [point.simulated for point in panel.light]
+    assert list(kernels.get_xdata()) == list(points.get_xdata()) == list(range(4, 15))
+    assert ordinary.get_ydata()[0] == pytest.approx(1204.08, rel=1e-3)  # published
+    assert len({line.get_linestyle() for line in (light, kernels, ordinary)}) == 3
 
 
 def test_step3_is_within_15_percent_of_its_throughput(errors):
