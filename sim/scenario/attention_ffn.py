@@ -49,7 +49,8 @@ class AttentionFfn(Shown):
     counts for both pools.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` is of one rank, whose number is `replica`; the sequences of other ranks go on.
-    Left out: speculation, and being a pool of `prefill` and `decode`.
+    The system may decode for a prefill pool.
+    Left out: speculation, and being a prefill pool.
     """
 
     attention: System = Field(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import key_path
+from sim.scenario.pools import key_path, member_system
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -16,10 +16,10 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
 
     A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'.
     """
-    system = scenario.systems.get(name)
+    system, key = member_system(scenario.systems, name), ".".join(key_path(scenario.systems, name))
     if isinstance(system, AttentionFfn):
-        return {f"{name}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
-    return {".".join(key_path(scenario.systems, name)): scenario.plain(name).hardware[:2]}
+        return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
+    return {key: system.hardware[:2]}
 
 
 def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:

@@ -37,7 +37,7 @@ from sim.results.metrics import Measure
 from sim.results.summary import RunOrigin
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
-from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_system
+from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, member_system, plain_system
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System, too_many_replicas
 from sim.workload.kinds import WorkloadField
@@ -226,9 +226,6 @@ class Scenario(Value):
 
         With an attention pool and an FFN pool it is the first, which has the scheduler.
         """
-        system = self.systems.get(name)
-        if isinstance(system, AttentionFfn):
-            return system.attention
         return plain_system(self.systems, name)
 
     def members(self, name: str) -> dict[str, int]:
@@ -281,8 +278,7 @@ class Scenario(Value):
 
         Raises: PlanError if its parts contradict each other.
         """
-        system = self.plain(name)
-        pools = self.systems.get(name)
+        system, pools = self.plain(name), member_system(self.systems, name)
         chip, chips, topology = system.hardware
         model, of = system.model or self.model, system.speculate
         try:
