@@ -234,8 +234,7 @@ def trace_command(
 
     With prefill and decode pools, all requests are traced, by replica and link.
     """
-    from sim.scenario.checks import both_pools
-    from sim.scenario.pools import Pools
+    from sim.scenario.pools import Pools, both_pools
     from sim.studies.timeline import chrome_json, trace
     from sim.studies.turns import layer_turns
 

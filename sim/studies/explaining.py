@@ -30,9 +30,8 @@ from sim.results.explanation_summary import (
     NumberSource,
 )
 from sim.results.saving import Saved
-from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
-from sim.scenario.pools import plain_systems
+from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.scenario import Scenario
 from sim.studies.identity import plain_identity
 from sim.studies.sensitivity import moved
