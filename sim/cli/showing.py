@@ -237,8 +237,7 @@ def trace_command(
     With prefill and decode pools, all requests are traced, by replica and link. With attention and
     FFN pools, there is a request for each micro-batch.
     """
-    from sim.scenario.checks import both_pools
-    from sim.scenario.pools import Pools
+    from sim.scenario.pools import Pools, both_pools
     from sim.studies.timeline import chrome_json, trace
 
     scenario = open_scenario(file, assignments)

@@ -50,7 +50,8 @@ class AttentionFfn(Shown):
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` is of one rank, whose number is `replica`; the sequences of other ranks go on.
     The drafter of `attention.speculate` is on the attention pool.
-    Left out: being a pool of `prefill` and `decode`.
+    The system may decode for a prefill pool.
+    Left out: being a prefill pool.
     """
 
     attention: System = Field(

@@ -7,7 +7,15 @@ from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.drafters import check_drafter
-from sim.scenario.pools import POOLS, AnySystem, Pools, key_path, plain_systems, pool_problem
+from sim.scenario.pools import (
+    POOLS,
+    AnySystem,
+    Pools,
+    both_pools,
+    key_path,
+    plain_systems,
+    pool_problem,
+)
 from sim.scenario.purchases import owned_chips
 from sim.scenario.system import Fleet, System
 from sim.serving.policy import ring
@@ -35,14 +43,14 @@ def check_members(systems: Mapping[str, AnySystem]) -> None:
         elif isinstance(system, Pools):
             parts = {(name, pool): member for pool, member in system.named.items()}
         for path, member in parts.items():
-            if member in plain:
+            if member in plain or (member in both and path[-1] == "decode"):
                 continue
             hint = spelling_hint(member, plain, f"there are {', '.join(plain) or 'none'}")
             whole = "a fleet" if isinstance(system, Fleet) else "a system of pools"
             other = "a fleet" if isinstance(systems.get(member), Fleet) else "a system of pools"
             what = f"{other} itself" if other == whole else other
             if member in both:
-                what = "one of attention and FFN pools, which are no prefill or decode pool"
+                what = "one of attention and FFN pools, which are no prefill pool"
             reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
             reason += f"; {whole} is made of systems with chips: {hint}"
             raise error_at_path(path, member, reason)
@@ -210,6 +218,7 @@ def _refused_users_pause(scenario: "Scenario") -> None:
 
 def _what_pools_simulate(scenario: "Scenario") -> None:
     """Check that the systems of pools have no key that pools do not simulate."""
+    both = both_pools(scenario.systems)
     for name, pools in scenario.systems.items():
         if not isinstance(pools, Pools):
             continue
@@ -222,7 +231,8 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             if system := pools.named.get(pool):
                 reason = f"system {system}: {key}: {reason}"
                 raise error_at_path(("systems", name, pool), system, reason)
-            raise error_at_path(("systems", name, pool, key), key, reason)
+            within = (pool, "attention") if f"{name}.{pool}" in both else (pool,)
+            raise error_at_path(("systems", name, *within, key), key, reason)
 
 
 def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
@@ -245,12 +255,7 @@ def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]
     for name, system in plain_systems(scenario.systems).items():
         yield ("systems", *key_path(scenario.systems, name)), system
     for name, pools in both_pools(scenario.systems).items():
-        yield ("systems", name, "attention"), pools.attention
-
-
-def both_pools(systems: Mapping[str, AnySystem]) -> dict[str, AttentionFfn]:
-    """Return the systems that have an attention pool and an FFN pool, by name."""
-    return {name: system for name, system in systems.items() if isinstance(system, AttentionFfn)}
+        yield ("systems", *key_path(scenario.systems, name), "attention"), pools.attention
 
 
 def _searched_within_limits(scenario: "Scenario") -> None:

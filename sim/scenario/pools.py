@@ -34,11 +34,25 @@ def _name_or_system(value: object, info: ValidationInfo) -> object:
     Without this choice an error would list the problems of both.
     """
     if isinstance(value, Mapping):
-        return System.model_validate(value, context=info.context)
+        parts = {"attention", "ffn"} & set(value)
+        kind: type[System | AttentionFfn] = AttentionFfn if parts else System
+        return kind.model_validate(value, context=info.context)
     return value
 
 
-PoolField = Annotated[str | System, BeforeValidator(_name_or_system)]
+def _name_or_one_pool(value: object, info: ValidationInfo) -> object:
+    """Return `_name_or_system`, but refuse a system of attention and FFN pools."""
+    if isinstance(system := _name_or_system(value, info), AttentionFfn):
+        raise ValueError(
+            "got attention and ffn, which no prefill pool simulates; expected chips that do both; "
+            "try them in decode"
+        )
+    return system
+
+
+PoolSystem = System | AttentionFfn
+PrefillField = Annotated[str | System, BeforeValidator(_name_or_one_pool)]
+DecodeField = Annotated[str | PoolSystem, BeforeValidator(_name_or_system)]
 
 
 class PoolCopies(Value):
@@ -92,23 +106,26 @@ class Pools(Shown):
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
     it travels with that of the prompt.
+    The decode pool may be a system of attention and FFN pools, whose attention pool holds the KV
+    cache.
     Left out: a change of layout or precision on the way.
     """
 
-    prefill: PoolField = Field(
+    prefill: PrefillField = Field(
         description="Name of another system, or a system in place, that computes prompts."
     )
-    decode: PoolField = Field(
-        description="Name of another system, or a system in place, that decodes."
+    decode: DecodeField = Field(
+        description="Name of another system, or a system in place, that decodes; it may have "
+        "`attention` and `ffn`."
     )
     copies: PoolCopies = Field(default=PoolCopies(), description="Copies of each pool's system.")
     transfer: Transfer = Field(description="Links between the pools, and the hand-over.")
 
     @property
-    def in_place(self) -> dict[str, System]:
+    def in_place(self) -> dict[str, PoolSystem]:
         """The systems in place, by pool."""
         pools = {pool: getattr(self, pool) for pool in POOLS}
-        return {pool: system for pool, system in pools.items() if isinstance(system, System)}
+        return {pool: system for pool, system in pools.items() if isinstance(system, PoolSystem)}
 
     @property
     def named(self) -> dict[str, str]:
@@ -159,15 +176,24 @@ def key_path(systems: Mapping[str, AnySystem], name: str) -> tuple[str, ...]:
     return (pools.named[pool],) if pool in pools.named else (owner, pool)
 
 
+def member_system(systems: Mapping[str, AnySystem], name: str) -> PoolSystem:
+    """Return a system that is no fleet and no pools; 'pd.prefill' is the one of that pool."""
+    first, *pool = key_path(systems, name)
+    system = getattr(systems[first], pool[0]) if pool else systems[first]
+    assert isinstance(system, PoolSystem)
+    return system
+
+
 def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     """Return a system with chips of its own; 'pd.prefill' is the one of that pool.
 
+    With an attention pool and an FFN pool it is the first, which has the scheduler.
     A prefill pool has the drafts of its decode pool, because it computes the drafter's KV cache.
     A named drafter is in place.
     """
-    first, *pool = key_path(systems, name)
-    system = getattr(systems[first], pool[0]) if pool else systems[first]
-    assert isinstance(system, System)
+    system = member_system(systems, name)
+    if isinstance(system, AttentionFfn):
+        return system.attention
     if pool_of(systems, name) == "prefill" and system.speculate is None:
         drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
         return system.model_copy(update={"speculate": drafts}) if drafts else system
@@ -179,9 +205,7 @@ def attention_ffn(systems: Mapping[str, AnySystem], name: str) -> AttentionFfn |
 
     None for other systems.
     """
-    first, *pool = key_path(systems, name)
-    system = getattr(systems[first], pool[0]) if pool else systems[first]
-    return system if isinstance(system, AttentionFfn) else None
+    return both_pools(systems).get(".".join(key_path(systems, name)))
 
 
 def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
@@ -189,13 +213,26 @@ def plain_systems(systems: Mapping[str, AnySystem]) -> dict[str, System]:
 
     Named drafters are in place.
     """
-    plain: dict[str, System] = {}
+    own = _with_those_in_place(systems)
+    return {
+        name: with_drafter(systems, system)
+        for name, system in own.items()
+        if isinstance(system, System)
+    }
+
+
+def both_pools(systems: Mapping[str, AnySystem]) -> dict[str, AttentionFfn]:
+    """Return the systems that have an attention pool and an FFN pool, by name."""
+    own = _with_those_in_place(systems)
+    return {name: system for name, system in own.items() if isinstance(system, AttentionFfn)}
+
+
+def _with_those_in_place(systems: Mapping[str, AnySystem]) -> dict[str, AnySystem]:
+    own = dict(systems)
     for name, system in systems.items():
-        if isinstance(system, System):
-            plain[name] = system
-        elif isinstance(system, Pools):
-            plain |= {f"{name}.{pool}": own for pool, own in system.in_place.items()}
-    return {name: with_drafter(systems, system) for name, system in plain.items()}
+        if isinstance(system, Pools):
+            own |= {f"{name}.{pool}": part for pool, part in system.in_place.items()}
+    return own
 
 
 def pool_of(systems: Mapping[str, AnySystem], member: str) -> str | None:

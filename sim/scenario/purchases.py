@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import attention_ffn, key_path
+from sim.scenario.pools import attention_ffn, key_path, member_system
 from sim.scenario.speculate import DraftSystem
 
 if TYPE_CHECKING:
@@ -18,14 +18,13 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
     A system of attention and FFN pools has two keys, such as 'afd.attention' and 'afd.ffn'. The
     chips of a drafter have the key 'spec.draft', or the name of their system.
     """
-    system = scenario.systems.get(name)
+    system, key = member_system(scenario.systems, name), ".".join(key_path(scenario.systems, name))
     if isinstance(system, AttentionFfn):
-        return {f"{name}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
-    path = key_path(scenario.systems, name)
+        return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
     plain = scenario.plain(name)
-    chips = {".".join(path): plain.hardware[:2]}
+    chips = {key: plain.hardware[:2]}
     if plain.speculate and isinstance(drafter := plain.speculate.draft.system, DraftSystem):
-        chips[drafter.name or ".".join((*path, "draft"))] = drafter.hardware[:2]
+        chips[drafter.name or f"{key}.draft"] = drafter.hardware[:2]
     return chips
 
 

@@ -40,7 +40,15 @@ from sim.results.summary import RunOrigin
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.placement import too_many_replicas
-from sim.scenario.pools import POOLS, AnySystem, Pools, attention_ffn, key_path, plain_system
+from sim.scenario.pools import (
+    POOLS,
+    AnySystem,
+    Pools,
+    attention_ffn,
+    key_path,
+    member_system,
+    plain_system,
+)
 from sim.scenario.speculate import DraftSystem
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System
@@ -230,14 +238,11 @@ class Scenario(Value):
 
         With an attention pool and an FFN pool it is the first, which has the scheduler.
         """
-        system = self.systems.get(name)
-        if isinstance(system, AttentionFfn):
-            return system.attention
         return plain_system(self.systems, name)
 
     def shown(self, name: str) -> System | AttentionFfn:
         """Return the system with the label and the colour of a plain one."""
-        system = self.systems.get(name)
+        system = member_system(self.systems, name)
         return system if isinstance(system, AttentionFfn) else self.plain(name)
 
     def members(self, name: str) -> dict[str, int]:
@@ -290,8 +295,7 @@ class Scenario(Value):
 
         Raises: PlanError if its parts contradict each other.
         """
-        system = self.plain(name)
-        pools = self.systems.get(name)
+        system, pools = self.plain(name), member_system(self.systems, name)
         model, of = system.model or self.model, system.speculate
         try:
             if isinstance(pools, AttentionFfn):

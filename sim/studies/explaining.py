@@ -27,9 +27,8 @@ from sim.results.explanation_summary import (
     ExplanationSummary,
 )
 from sim.results.saving import Saved
-from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
-from sim.scenario.pools import plain_systems
+from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.scenario import Scenario
 from sim.studies.file_numbers import FileNumber, file_numbers, with_change
 from sim.studies.identity import plain_identity

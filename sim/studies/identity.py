@@ -35,6 +35,7 @@ from sim.results.system_identity import (
     max_goodput,
 )
 from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.pools import member_system
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
@@ -115,7 +116,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
 
 def _changes(scenario: Scenario, name: str) -> dict[str, Change]:
     """Return the changes of the entries that a system's parts are like, also of an FFN pool."""
-    pools, changes = scenario.systems.get(name), dict(scenario.whole(name).changed)
+    pools, changes = member_system(scenario.systems, name), dict(scenario.whole(name).changed)
     if isinstance(pools, AttentionFfn):
         changes |= {f"ffn.{key}": change for key, change in pools.ffn.changed.items()}
     return changes

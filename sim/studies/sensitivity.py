@@ -28,9 +28,8 @@ from sim.results.sensitivity_summary import (
     SystemSensitivity,
 )
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.checks import both_pools
 from sim.scenario.placement import Placement
-from sim.scenario.pools import plain_systems
+from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import DraftSystem

@@ -21,9 +21,8 @@ from sim.inputs.errors import UserError
 from sim.inputs.key_paths import JsonObject
 from sim.inputs.suggestions import unknown_name
 from sim.planning.deployment import Deployment
-from sim.scenario.checks import both_pools
 from sim.scenario.layout import deploy_fitting
-from sim.scenario.pools import key_path, plain_systems
+from sim.scenario.pools import both_pools, key_path, plain_systems
 from sim.scenario.replicas import chip_machines
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import Fleet

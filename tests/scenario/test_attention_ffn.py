@@ -108,9 +108,9 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
         ),
         ("", ("trace", "--system", "afd", "--program"), "got attention and FFN pools; expected a"),
         (
-            f"  pd: {{prefill: {ALONE}, decode: afd, transfer: {{bandwidth: 1 GB/s}}}}\n",
+            f"  pd: {{prefill: afd, decode: {ALONE}, transfer: {{bandwidth: 1 GB/s}}}}\n",
             ("check",),
-            "'afd' is one of attention and FFN pools, which are no prefill or decode pool",
+            "'afd' is one of attention and FFN pools, which are no prefill pool",
         ),
     ],
 )

@@ -1,0 +1,149 @@
+"""A system of attention and FFN pools as the decode pool of a prefill pool."""
+
+import pytest
+
+from sim.cost.energy import usage
+from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.plan import Plan
+from sim.economics.owner_costs import Economics
+from sim.hardware.chip import Memory
+from sim.hardware.power import Power
+from sim.scenario.attention_ffn import AttentionFfn
+from sim.scenario.pools import Pools
+from sim.scenario.purchases import purchase
+from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
+from sim.serving.transfer import Transfer
+from sim.studies.accounts import total_capex
+from sim.studies.identity import system_identity
+from sim.studies.run import run
+from sim.workload.arrivals import Listed, ListedRequest
+from sim.workload.slo import SLO
+
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+# As many prompts as one step computes, so that their sequences decode together, and one alone.
+ASKED = [(0.0, 3, 30), (0.0, 4, 30), (0.0, 5, 30), (5.0, 12, 20)]
+LINK_ENERGY = 1e-9
+PAIRS = ("named", "placed")
+
+
+@pytest.fixture(scope="module")
+def served(make_model, make_chip, make_engine):
+    """The run of an attention and FFN pool alone, and as a decode pool: by name, and in place."""
+    powered = {
+        "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},
+        "power": Power(maximum=21.0, idle=2.0, flop=3e-12, link=5e-9),
+        "price": 100.0,
+    }
+
+    def pool(chips, plan, **options):
+        chip = make_chip(**powered)
+        return System(chip=chip, chips=chips, engine=make_engine(), plan=plan, **options)
+
+    afd = AttentionFfn(
+        attention=pool(2, Plan(attention_data=2), token_budget=16),
+        ffn=pool(4, Plan(expert=4)),
+        transfer=LayerTransfer(bandwidth=1e8, latency=2e-6),
+    )
+    link = Transfer(bandwidth=1e40, energy=LINK_ENERGY)
+    one = pool(2, Plan(tensor=2), token_budget=16)
+    listed = [ListedRequest(arrival=at, prompt=p, output=n) for at, p, n in ASKED]
+    scenario = Scenario(
+        model=make_model(**EXPERTS),
+        workload=Listed(requests=tuple(listed)),
+        slo=SLO(tpot=1.0),
+        economics=Economics(pue=1.0),
+        systems={
+            "one": one,
+            "afd": afd,
+            "named": Pools(prefill="one", decode="afd", transfer=link),
+            "placed": Pools(prefill=one, decode=afd, transfer=link),
+        },
+    )
+    return scenario, run(scenario).systems
+
+
+def test_without_a_time_to_travel_tokens_come_as_from_the_decode_pool_alone(served):
+    rows = {name: system.rows for name, system in served[1].items()}
+    assert rows["named"].finished.all()
+    for pools in (rows[name] for name in PAIRS):
+        alone = rows["afd"].last_token - rows["afd"].first_token
+        assert pools.last_token - pools.first_token == pytest.approx(alone, rel=1e-9)
+        assert pools.first_token == pytest.approx(rows["one"].first_token, rel=1e-9)
+
+
+def test_energy_and_money_are_those_of_three_pools(served):
+    """Eight chips idle. The prompts travel once, and hidden states in every layer as without them."""
+    scenario, systems = served
+    spent = {name: systems[name].costs.energy for name in ("afd", "named", "placed")}
+    assert spent["named"] == spent["placed"]
+    rows, tokens = systems["named"].rows, sum(output for *_, output in ASKED)
+    joules = {
+        cause: own * tokens for cause, own in spent["named"].joules_per_token_by_cause.items()
+    }
+    assert joules["idle"] == pytest.approx(8 * 2.0 * rows.elapsed, rel=1e-9)
+    prefill, decode = rows.tallies
+    costs = [member.deployment.costs for member in systems["named"].members.values()]
+    parts = [
+        (costs[0], prefill),
+        *zip((costs[1], costs[1].ffn), costs[1].pool_tallies(decode), strict=True),
+    ]
+    within = sum(usage(part, tally).link_bytes for part, tally in parts) + costs[1].sent(decode)
+    assert prefill.sent == rows.transfers.nbytes > 0
+    links = 5e-9 * within + LINK_ENERGY * prefill.sent
+    assert joules["links"] == pytest.approx(links, rel=1e-9)
+    bought = total_capex(scenario, {"named.prefill": 1, "named.decode": 1})
+    apart = [purchase(scenario, name) for name in ("one", "afd")]
+    assert bought.chips == sum(part.chips for part in apart) == 800.0
+    assert bought == total_capex(scenario, {"placed.prefill": 1, "placed.decode": 1})
+
+
+def test_all_chips_count_and_both_pools_are_named(served):
+    identities = [system_identity(served[0], name, served[1][name].members) for name in PAIRS]
+    for name, identity in zip(PAIRS, identities, strict=True):
+        assert identity.chips == 8
+        assert identity.members[f"{name}.decode"].identity.ffn.chips == 4
+
+
+TEXT = """\
+model: qwen3-235b-a22b
+workload: {kind: closed, users: 8, requests: 8, prompt: 64 token, output: 8 token}
+systems:
+  pd:
+    prefill: {chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}
+    decode:
+      attention: {chip: gb200, chips: 4, engine: ideal, plan: {attention_data: 4, weights: fp8}}
+      ffn: {chip: gb200, chips: 4, engine: ideal, plan: {expert: 4, weights: fp8}}
+      transfer: {bandwidth: 900 GB/s}
+    transfer: {bandwidth: 50 GB/s}
+"""
+REFUSED = {
+    "fidelity=chip": "mine.yaml:6: systems.pd.decode: got fidelity chip for attention and FFN pools",
+    "systems.pd.decode.attention.max_waiting=9": "systems.pd.decode.attention.max_waiting: got 9; exp",
+    "systems.pd.decode.attention.policy=prefill-first": "systems.pd.decode.attention.policy: got pref",
+    "systems.pd.decode.attention.fidelity=chip": "systems.pd.decode.attention.fidelity: got chip; exp",
+    "systems.pd.decode.ffn.chip=l40s": "systems.pd.decode: qwen3-235b-a22b on 4 l40s of the ffn pool",
+}
+
+
+@pytest.mark.parametrize("assignment", REFUSED)
+def test_what_is_not_simulated_is_refused_by_its_key(sramsim, tmp_path, assignment):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    status, _, err = sramsim("check", str(path), "--set", assignment)
+    assert REFUSED[assignment] in err
+    assert (status, err.count("\n")) == (2, 1)
+
+
+def test_a_prefill_pool_has_no_ffn_pool(sramsim, tmp_path):
+    both = TEXT.partition("decode:\n")[2].partition("    transfer: {bandwidth: 50")[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        TEXT.replace(
+            "prefill: {chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}",
+            f"prefill:\n{both.rstrip()}",
+        )
+    )
+    status, _, err = sramsim("check", str(path))
+    assert "systems.pd.prefill: got attention and ffn, which no prefill pool simulates" in err
+    assert (status, err.count("\n")) == (2, 1)
