@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import Kernels, KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import BLOCKS, Kernels, KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -122,10 +122,10 @@ class Engine(Sourced):
         description="Kernels of experts and latent attention, timed alone; default: those of "
         "`kernels`.",
     )
-    quantizing: Literal["fused", "apart"] = Field(
+    quantizing: Literal["fused", "blocks-apart", "apart"] = Field(
         default="apart",
         description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
-        "by one of their own.",
+        "by one of their own; or so where scales are of blocks, and fused elsewhere.",
     )
     memory_efficiency: dict[str, Efficiency] = Field(
         description="Share of the memory bandwidth that multiplies reach, by bits of the weights; "
@@ -305,7 +305,10 @@ class Engine(Sourced):
         if self.kernels is None:
             return None
         precision = kernel_precision(*weights, activations)
-        return self.kernels.multiply(chip.generation, precision, self.quantizing == "fused")
+        apart = self.quantizing == "apart" or (
+            self.quantizing == "blocks-apart" and precision == BLOCKS
+        )
+        return self.kernels.multiply(chip.generation, precision, not apart)
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""
