@@ -38,6 +38,11 @@ class Launch(Value):
 
     decode: Seconds = Field(description="Time in a step with decodes only [s].")
     prefill: Seconds = Field(description="Time in a step with a prompt [s].")
+    graphs: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Tokens up to which steps run from CUDA graphs, which the host launches in no "
+        "time.",
+    )
 
 
 class Host(Value):
