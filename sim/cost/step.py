@@ -178,6 +178,8 @@ class Costs(StepRows):
     def launching(self, work: Work) -> Array:
         """Return float[stage]: the seconds in which the host launches the layers."""
         assert self.launch
+        if work.tokens <= self.launch.graphs:
+            return np.zeros(self.stages)
         return self.launched * (self.launch.prefill if work.prompt_tokens else self.launch.decode)
 
     def chunk_lines(self, tokens: int) -> Array:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import Kernels, KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import BLOCKS, Kernels, KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -38,6 +38,11 @@ class Launch(Value):
 
     decode: Seconds = Field(description="Time in a step with decodes only [s].")
     prefill: Seconds = Field(description="Time in a step with a prompt [s].")
+    graphs: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Tokens up to which steps run from CUDA graphs, which the host launches in no "
+        "time.",
+    )
 
 
 class Host(Value):
@@ -123,10 +128,10 @@ class Engine(Sourced):
         description="Kernels of experts and latent attention, timed alone; default: those of "
         "`kernels`.",
     )
-    quantizing: Literal["fused", "apart"] = Field(
+    quantizing: Literal["fused", "blocks-apart", "apart"] = Field(
         default="apart",
         description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
-        "by one of their own.",
+        "by one of their own; or so where scales are of blocks, and fused elsewhere.",
     )
     memory_efficiency: dict[str, Efficiency] = Field(
         description="Share of the memory bandwidth that multiplies reach, by bits of the weights; "
@@ -306,7 +311,10 @@ class Engine(Sourced):
         if self.kernels is None:
             return None
         precision = kernel_precision(*weights, activations)
-        return self.kernels.multiply(chip.generation, precision, self.quantizing == "fused")
+        apart = self.quantizing == "apart" or (
+            self.quantizing == "blocks-apart" and precision == BLOCKS
+        )
+        return self.kernels.multiply(chip.generation, precision, not apart)
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""

@@ -1,6 +1,6 @@
 """Multi-head latent attention, and the indexer that makes it sparse."""
 
-from sim.model.blocks import Attention, Block, Dim, Indexer, Latent, Matrix, MatrixMaker
+from sim.model.blocks import Attention, Block, Dim, Dims, Indexer, Latent, Matrix, MatrixMaker
 from sim.model.config import ModelConfig
 
 
@@ -20,15 +20,12 @@ def latent_attention(config: ModelConfig, layer: int, norms: int, matrix: Matrix
     query = Dim(heads, latent.nope + latent.rope, split=True)
     unpacked = Dim(heads, latent.nope + latent.value, split=True)
     compressed, value = Dim(latent.rank + latent.rope), Dim(heads, latent.value, split=True)
-    sides = {"q_proj": (hidden, query)}
-    if config.q_lora_rank:
+    compressing = "kv_a_proj_with_mqa"
+    sides: dict[str, Dims] = {"q_proj": (hidden, query), compressing: (hidden, compressed)}
+    if config.q_lora_rank:  # vLLM, SGLang and TensorRT-LLM compress both in one multiply
         rank = Dim(config.q_lora_rank)
-        sides = {"q_a_proj": (hidden, rank), "q_b_proj": (rank, query)}
-    sides |= {
-        "kv_a_proj_with_mqa": (hidden, compressed),
-        "kv_b_proj": (Dim(latent.rank), unpacked),
-        "o_proj": (value, hidden),
-    }
+        sides = {f"q_a_proj {compressing}": (hidden, rank, compressed), "q_b_proj": (rank, query)}
+    sides |= {"kv_b_proj": (Dim(latent.rank), unpacked), "o_proj": (value, hidden)}
     vectors = norms + (config.q_lora_rank or 0) + latent.rank
     sparse = config.index_topk is not None
     attention = Attention(heads, heads, 0, config.index_topk, latent=latent, sparse=sparse)
@@ -48,6 +45,9 @@ def latent_attention(config: ModelConfig, layer: int, norms: int, matrix: Matrix
     return Block("attention", matrices + _matrices(sides, matrix), vectors, (attention, indexer))
 
 
-def _matrices(sides: dict[str, tuple[Dim, Dim]], matrix: MatrixMaker) -> tuple[Matrix, ...]:
+def _matrices(sides: dict[str, Dims], matrix: MatrixMaker) -> tuple[Matrix, ...]:
     """Return the matrices with these rows and columns, by the names of their modules."""
-    return tuple(matrix((rows,), (columns,), (name,)) for name, (rows, columns) in sides.items())
+    return tuple(
+        matrix((rows,), tuple(columns), tuple(names.split()))
+        for names, (rows, *columns) in sides.items()
+    )

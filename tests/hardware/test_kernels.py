@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.hardware.kernels import Kernels, kernel_precision
 from sim.inputs.document import read_value
@@ -75,3 +76,17 @@ def test_fused_quantizing_takes_the_fixed_time_of_16_bits():
     assert (apart.fixed, fused.fixed) == pytest.approx((7e-6, 3e-6))
     assert fused.kernel == apart.kernel
     assert fused.fixed_key == "multiplies.new.bf16"
+
+
+@pytest.mark.parametrize(
+    ("quantizing", "whole", "blocks"),
+    [("apart", 7e-6, 9e-6), ("fused", 3e-6, 3e-6), ("blocks-apart", 3e-6, 9e-6)],
+)
+def test_scales_of_blocks_may_need_a_kernel_of_their_own(quantizing, whole, blocks):
+    new = dict(KERNELS.multiplies["new"]) | {"fp8_block": {**KERNEL, "fixed": "9 us"}}
+    kernels = Kernels(otherwise="new", multiplies={"new": new})
+    plain = read_value(catalogue_names("engines")["gpt-fast"], Engine)
+    engine = plain.model_copy(update={"kernels": kernels, "quantizing": quantizing})
+    chip = read_value(catalogue_names("chips")["h100-sxm"], Chip)
+    times = [engine.kernel(chip, ("fp8", bits), "fp8").fixed for bits in (8, 8.002)]
+    assert times == pytest.approx([whole, blocks])

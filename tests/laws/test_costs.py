@@ -222,6 +222,22 @@ def test_each_stage_takes_as_long_as_its_chips_or_its_host(deployments, key, wor
     )
 
 
+@pytest.mark.parametrize(("graphs", "launched"), [(0, True), (9, True), (10, False)])
+def test_a_step_from_a_graph_does_not_wait_for_its_launches(deployments, graphs, launched):
+    """Ten tokens: two sequences and eight tokens of a prompt."""
+    layout = deployments["roofline", "one chip", "eager"].layout
+    own = layout.engine.layer_launch.model_copy(update={"graphs": graphs})
+    costs, plain = (
+        Costs(replace(layout, engine=layout.engine.model_copy(update={"layer_launch": launch})))
+        for launch in (own, None)
+    )
+    work = Work(2, 20, 8, 1, 36, 8, 3)
+    chips = plain.line(work)[0]
+    assert chips < 4 * 3e-4
+    assert costs.line(work)[0] == pytest.approx(4 * 3e-4 if launched else chips)
+    assert costs.terms(work)[:, TIME].sum() == pytest.approx(costs.line(work)[0])
+
+
 @pytest.mark.parametrize(("tensor", "times"), [(1, 2), (2, 2), (4, 1)])
 def test_the_cache_is_read_once_for_each_query_head(make_deployment, make_engine, tensor, times):
     """Four query heads share two KV heads: decodes read twice the bytes, until each chip has one of both; prompts do not, and the

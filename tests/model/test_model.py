@@ -388,6 +388,8 @@ def test_latent_attention_keeps_its_rank_and_a_rotary_key():
     assert attention.flops(decode=False) == 2 * 4 * (3 + 2 + 4)
     matrices = 8 * 6 + 6 * 4 * 5 + 8 * 7 + 5 * 4 * 7 + 4 * 4 * 8
     assert model.blocks[1].parameters() == matrices + 8 + 6 + 5
+    # Engines compress queries, keys and values in one multiply.
+    assert model.blocks[1].matrices[0].share(4) == (8, 6 + 7)
 
 
 @pytest.mark.parametrize(
