@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.hardware.chip import Chip, Precision
-from sim.hardware.kernels import BLOCKS, Kernels, KernelsField, NamedKernel, kernel_precision
+from sim.hardware.kernels import FP8_BLOCK, Kernels, KernelsField, NamedKernel, kernel_precision
 from sim.hardware.topology import AllReduce
 from sim.inputs.errors import error_at_path
 from sim.inputs.fields import FromCatalogue
@@ -130,8 +130,8 @@ class Engine(Sourced):
     )
     quantizing: Literal["fused", "blocks-apart", "apart"] = Field(
         default="apart",
-        description="Inputs are quantized by the kernel before, with the fixed time of 16 bits, or "
-        "by one of their own; or so where scales are of blocks, and fused elsewhere.",
+        description="Kernel that quantizes inputs: the one before, one of their own, or their own "
+        "for scales of blocks.",
     )
     memory_efficiency: dict[str, Efficiency] = Field(
         description="Share of the memory bandwidth that multiplies reach, by bits of the weights; "
@@ -311,10 +311,8 @@ class Engine(Sourced):
         if self.kernels is None:
             return None
         precision = kernel_precision(*weights, activations)
-        apart = self.quantizing == "apart" or (
-            self.quantizing == "blocks-apart" and precision == BLOCKS
-        )
-        return self.kernels.multiply(chip.generation, precision, not apart)
+        apart = {"fused": False, "blocks-apart": precision == FP8_BLOCK, "apart": True}
+        return self.kernels.multiply(chip.generation, precision, not apart[self.quantizing])
 
     def speed_label(self, chip: Chip) -> str | None:
         """Return the label of a speed on this chip; None if the engine was measured on it."""

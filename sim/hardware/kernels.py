@@ -17,10 +17,10 @@ from sim.inputs.values import Sourced, Value
 from sim.units import Fraction, Seconds
 
 SIXTEEN = "bf16"  # every generation has this kernel
-BLOCKS = "fp8_block"  # scales of 128 x 128 weights, and of 128 inputs of a token
+FP8_BLOCK = "fp8_block"  # scales of 128 x 128 weights, and of 128 inputs of a token
 # A kernel that a generation lacks, and the kernel that stands in for it.  Assumed.
 STAND_INS = {
-    BLOCKS: "fp8",
+    FP8_BLOCK: "fp8",
     "fp8": SIXTEEN,
     "int8": SIXTEEN,
     "fp4": "fp8",
@@ -255,7 +255,7 @@ def kernel_precision(weights: str, bits: float, activations: str) -> str:
     if activations in ("fp32", "bf16", "fp16"):
         return SIXTEEN
     if weights == "fp8" and bits > 8:
-        return BLOCKS
+        return FP8_BLOCK
     return {"int4": "int8"}.get(weights, weights)
 
 

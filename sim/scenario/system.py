@@ -123,8 +123,8 @@ class System(Placement, Shown):
     )
     receive_every: Count | None = Field(
         default=None,
-        description="Steps with decodes after which the scheduler sees new requests, as "
-        "SGLang's scheduler_recv_interval; it also sees them after prompts; default: 1.",
+        description="Decode steps after which the scheduler sees new requests, as SGLang's "
+        "scheduler_recv_interval; also after prompts; default: 1.",
     )
     micro_batch: Count | None = Field(
         default=None,

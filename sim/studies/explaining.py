@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import ValidationError
 
+from sim.cost.causes import DRAFTER
 from sim.cost.contributions import Contribution, contributions, merged, way_back
 from sim.cost.step import Costs
 from sim.cost.terms import TERMS, TIME, Array
@@ -30,7 +31,7 @@ from sim.results.saving import Saved
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.scenario import Scenario
-from sim.studies.file_numbers import FileNumber, file_numbers, with_change
+from sim.studies.file_numbers import DRAFTS, FileNumber, file_numbers, with_change
 from sim.studies.identity import plain_identity
 from sim.units import Seconds, format_quantity
 
@@ -172,7 +173,9 @@ class _SystemExplainer:
         link_keys = [
             key
             for key, change in self.changes.items()
-            if self.numbers[key].is_of_links and change[term]
+            if self.numbers[key].is_of_links
+            and key.startswith(DRAFTS) == line.what.startswith(DRAFTER)
+            and change[term]
         ]
         own = [key for key in link_keys if _belongs(key, sending)]
         return (*line.keys, *(own or link_keys))

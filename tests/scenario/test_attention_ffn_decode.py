@@ -11,7 +11,7 @@ from sim.hardware.power import Power
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import Pools
 from sim.scenario.purchases import purchase
-from sim.scenario.scenario import Scenario
+from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.studies.accounts import total_capex
@@ -118,12 +118,21 @@ systems:
     transfer: {bandwidth: 50 GB/s}
 """
 REFUSED = {
-    "fidelity=chip": "mine.yaml:6: systems.pd.decode: got fidelity chip for attention and FFN pools",
     "systems.pd.decode.attention.max_waiting=9": "systems.pd.decode.attention.max_waiting: got 9; exp",
     "systems.pd.decode.attention.policy=prefill-first": "systems.pd.decode.attention.policy: got pref",
-    "systems.pd.decode.attention.fidelity=chip": "systems.pd.decode.attention.fidelity: got chip; exp",
     "systems.pd.decode.ffn.chip=l40s": "systems.pd.decode: qwen3-235b-a22b on 4 l40s of the ffn pool",
 }
+
+
+def test_turns_of_chips_are_those_of_pools(tmp_path):
+    path, key = tmp_path / "mine.yaml", "systems.pd.decode.attention.fidelity"
+    path.write_text(TEXT)
+    changes = ["workload.requests=4", "workload.users=4", "workload.output=3 token"]
+    by_chip, by_stage = (
+        run(read(str(path), [*changes, f"{key}={fidelity}"])).systems["pd"].rows
+        for fidelity in ("chip", "stage")
+    )
+    assert by_chip.last_token == pytest.approx(by_stage.last_token, rel=1e-9)
 
 
 @pytest.mark.parametrize("assignment", REFUSED)
