@@ -7,7 +7,7 @@ model works for the other one.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from sim.cost.layout import Layout
 from sim.cost.rows import IS_HOP, IS_OVERHEAD, attention_row
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, Step
-from sim.cost.terms import Row
+from sim.cost.terms import Array, Row
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 
@@ -62,14 +62,31 @@ def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
     return (*IN_TURN, model, drafter, StepParts(busy=groups))
 
 
+@cache
+def pass_ways(stages: int, pieces: int, passes: int) -> tuple[Array, Array]:
+    """Return the ways through the passes of a drafter, of which the longest is their time.
+
+    float[way, stage], float[way]: how often the time of a stage counts, and that of all hops. These
+    times are sums over the passes of one piece.
+    With n pieces, P equal passes, S = a pass with its hops, b = its slowest stage, they take
+    (P - 1) max(n b, S) + S + (n - 1) b: each piece begins a pass when it has ended the one before.
+    Assumed: this for the first pass as well, which takes more tokens than the others.
+    """
+    own, behind = np.eye(stages), (pieces - 1) / passes
+    waiting = np.ones((stages, stages)) + behind * own  # for the piece's own pass to end
+    queued = np.full((stages, stages), 1 / passes) + (behind + (passes - 1) / passes * pieces) * own
+    counts = np.concatenate([waiting, queued])
+    return counts, np.repeat([1.0, 1 / passes], stages)
+
+
 class RemoteDrafter:
     """The passes of a drafter on chips of its own, for one replica of the model.
 
     In a step, the first pass takes as many tokens as the model verifies, and each further pass
     takes a token of each sequence. A prompt has a pass of its own.
     The tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one behind
-    the other: a pass takes its unloaded time, and the slowest stage's for each further piece.
-    Its engine's time for a step counts once for the drafts, and once for prompts.
+    the other, as in `pass_ways`. Its engine's time for a step counts once for the drafts, and once
+    for prompts.
     """
 
     def __init__(self, layout: Layout, of: Speculation) -> None:
@@ -99,18 +116,13 @@ class RemoteDrafter:
         for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
             stages += layers * now
             growth += layers * more
-        slowest = int(np.argmax(stages))
-        ahead, faster = stages[slowest] - stages, growth - growth[slowest]
-        holds = [
-            parts.holds,
-            *(1 + int(a / f) for a, f in zip(ahead, faster, strict=True) if f > 0),
-        ]
-        fixed = self._hops(part) + self.layout.engine.step_overhead
-        return (
-            float(stages.sum() + (pieces - 1) * stages[slowest]) + fixed,
-            float(growth.sum() + (pieces - 1) * growth[slowest]),
-            min(holds),
-        )
+        counts, of_hops = self._ways(pieces, part)
+        times, slopes = counts @ stages + of_hops * self._hops(part), counts @ growth
+        longest = int(np.argmax(times))
+        ahead, faster = times[longest] - times, slopes - slopes[longest]
+        holds = (1 + int(a / f) for a, f in zip(ahead, faster, strict=True) if f > 0)
+        seconds = float(times[longest]) + self.layout.engine.step_overhead
+        return seconds, float(slopes[longest]), min(parts.holds, *holds, FOREVER)
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to `time`, with the drafter's stages added up."""
@@ -119,15 +131,15 @@ class RemoteDrafter:
         pieces, part = self._piece(work)
         rows = list(self._rows(part))
         stages = sum(times * row.seconds * row.repeats for row, times in rows)
-        counts = np.ones(self.costs.stages)
-        counts[np.argmax(stages)] = pieces
+        counts, of_hops = self._ways(pieces, part)
+        longest = np.argmax(counts @ stages + of_hops * self._hops(part))
         for row, times in rows:
-            repeats = np.array([times * float(row.repeats @ counts)])
+            repeats = np.array([times * float(row.repeats @ counts[longest])])
             yield row._replace(repeats=repeats, causes=partial(of_drafter, row.causes))
         overhead = self.layout.engine.step_overhead
         causes = partial(of_drafter, partial(overhead_causes, "step_overhead", overhead))
         yield Row(self.costs.head, np.ones(1), overhead, 0.0, IS_OVERHEAD, causes)
-        yield _link_row(f"{DRAFTER}: hops between stages", self._hops(part), 1.0)
+        yield _link_row(f"{DRAFTER}: hops between stages", self._hops(part), of_hops[longest])
 
     def tally(self, tally: Tally) -> Tally:
         """Return the tally of the drafter's passes for the steps of the model.
@@ -141,6 +153,10 @@ class RemoteDrafter:
         """Return the pieces of drafts or prompts, and the work of the largest one."""
         pieces = -(-work.tokens // self.layout.token_budget)
         return pieces, work.part(pieces)
+
+    def _ways(self, pieces: int, part: Work) -> tuple[Array, Array]:
+        """Return `pass_ways` for drafts or prompts."""
+        return pass_ways(self.costs.stages, pieces, self.passes if part.decodes else 1)
 
     def _ranked(self, part: Work) -> int:
         """Return the sequences of the fullest attention rank, each of which drafts a token."""
@@ -180,8 +196,8 @@ class RemoteDraftCosts(Costs):
     With two groups: max(2 verify, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
     half of the sequences each, and no less than twice the time of the longer message.
 
-    Left out: the overlap of a step with the next one when prompts join; a single sequence has one
-    group.
+    Left out: the overlap of a step with the next one when prompts join; groups that overlap in the
+    stages of a drafter. A single sequence has one group.
     """
 
     def __init__(self, layout: Layout, drafter: Layout, link: DraftLink, groups: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.remote_draft import RemoteDraftCosts, StepParts, paths
+from sim.cost.remote_draft import RemoteDraftCosts, StepParts, pass_ways, paths
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
@@ -152,6 +152,43 @@ def _turns(own: StepParts, latency: float, groups: int, steps: int) -> list[floa
         env.process(group(number == 0))
     env.run()
     return ends
+
+
+@given(st.lists(times, min_size=1, max_size=4), times, st.integers(1, 5), st.integers(1, 4))
+def test_drafts_are_pieces_that_pass_all_stages_once_for_each_draft(stages, hop, pieces, passes):
+    counts, of_hops = pass_ways(len(stages), pieces, passes)
+    closed = max(passes * (counts @ stages + of_hops * hop * len(stages)))
+    assert closed == pytest.approx(_last_end(stages, hop, pieces, passes), rel=1e-9, abs=1e-15)
+
+
+def _last_end(stages: list[float], hop: float, pieces: int, passes: int) -> float:
+    """Return when the last piece ends its passes. Stages serve one piece, first come, first served."""
+    env = simpy.Environment()
+    machines = [simpy.Resource(env) for _ in stages]
+
+    def piece():
+        for _ in range(passes):
+            for machine, seconds in zip(machines, stages, strict=True):
+                with machine.request() as turn:
+                    yield turn
+                    yield env.timeout(seconds)
+                yield env.timeout(hop)
+
+    for _ in range(pieces):
+        env.process(piece())
+    env.run()
+    return env.now
+
+
+def test_a_second_sequence_delays_the_drafts_by_one_turn_of_the_slowest_stage(drafted):
+    """Three passes on three stages, a sequence at a time. Many sequences queue in each pass."""
+    drafter = drafted(
+        small={"num_hidden_layers": 6}, chips_of=3, draft_plan=Plan(pipeline=3), budget=4
+    ).costs.remote
+    time = {n: drafter.time(decodes_at(n, 20.0, None, 4))[0] for n in (1, 2, 60, 61)}
+    turn = (time[61] - time[60]) / 3
+    assert turn > time[1] / 9
+    assert time[2] - time[1] == pytest.approx(turn, rel=1e-9)
 
 
 def test_two_groups_are_never_twice_as_fast_as_one(drafted):
