@@ -6,7 +6,6 @@ from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import attention_ffn, key_path, member_system
-from sim.scenario.speculate import DraftSystem
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -23,7 +22,7 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
         return {f"{key}.{pool}": own.hardware[:2] for pool, own in system.pools.items()}
     plain = scenario.plain(name)
     chips = {key: plain.hardware[:2]}
-    if plain.speculate and isinstance(drafter := plain.speculate.draft.system, DraftSystem):
+    if drafter := plain.drafter:
         chips[drafter.name or f"{key}.draft"] = drafter.hardware[:2]
     return chips
 

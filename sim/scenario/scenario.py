@@ -49,7 +49,6 @@ from sim.scenario.pools import (
     member_system,
     plain_system,
 )
-from sim.scenario.speculate import DraftSystem
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System
 from sim.workload.kinds import WorkloadField
@@ -303,7 +302,7 @@ class Scenario(Value):
             speculation = of.speculation(model) if of else None
             parts = system.parts(model, speculation)
             limits = replace(system.limits, max_sequences=system.max_sequences)
-            if of and speculation and isinstance(drafter := of.draft.system, DraftSystem):
+            if of and speculation and (drafter := system.drafter):
                 lengths = self.request_tokens, self.workload.mean_prompt
                 drafting = drafter.parts(speculation.model), drafter.limits
                 return deploy_with_drafter((parts, limits), drafting, of.draft.exchange, lengths)

@@ -193,9 +193,7 @@ class System(Placement, Shown):
     @property
     def full_label(self) -> str | None:
         """The label with the number of chips, the drafter's among them, in place of '{chips}'."""
-        chips, of = self.hardware[1], self.speculate
-        if of and isinstance(drafter := of.draft.system, DraftSystem):
-            chips += drafter.hardware[1]
+        chips = self.hardware[1] + (self.drafter.hardware[1] if self.drafter else 0)
         return self.label and self.label.replace("{chips}", f"{chips:,}")
 
     @property
@@ -207,9 +205,8 @@ class System(Placement, Shown):
         parts: dict[str, Entry | None] = {"model": self.model, **self.entries}
         if of := self.speculate:
             parts["speculate.draft.model"] = of.draft.model
-            if isinstance(drafter := of.draft.system, DraftSystem):
-                own = drafter.entries
-                parts |= {f"speculate.draft.system.{key}": part for key, part in own.items()}
+            own = self.drafter.entries if self.drafter else {}
+            parts |= {f"speculate.draft.system.{key}": part for key, part in own.items()}
         parts |= {
             f"exceptions.{number}.like": exception.like
             for number, exception in enumerate(self.exceptions)
@@ -220,6 +217,13 @@ class System(Placement, Shown):
             if part
             for key, change in part.changed.items()
         }
+
+    @property
+    def drafter(self) -> DraftSystem | None:
+        """The chips that draft, if they are others and in place; None without drafts."""
+        of = self.speculate
+        chips = of.draft.system if of and of.tokens else None
+        return chips if isinstance(chips, DraftSystem) else None
 
     @property
     def policies(self) -> Policies:

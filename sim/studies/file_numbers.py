@@ -18,7 +18,6 @@ from sim.results.explanation_summary import NumberSource
 from sim.scenario.placement import Placement
 from sim.scenario.pools import attention_ffn
 from sim.scenario.scenario import Scenario
-from sim.scenario.speculate import DraftSystem
 from sim.studies.sensitivity import moved
 from sim.units import format_quantity
 
@@ -74,8 +73,7 @@ def file_numbers(
     all_keys = set(keys)
     plain, system = scenario.plain(name), attention_ffn(scenario.systems, name)
     numbers = dict(_of_pool("", plain, costs.layout, all_keys))
-    drafter = plain.speculate.draft.system if plain.speculate else None
-    if isinstance(costs, RemoteDraftCosts) and isinstance(drafter, DraftSystem):
+    if isinstance(costs, RemoteDraftCosts) and (drafter := plain.drafter):
         numbers |= _of_pool(DRAFTS, drafter, costs.remote.layout, all_keys)
     if isinstance(costs, AttentionFfnCosts) and system:
         numbers |= _of_pool(FFN, system.ffn, costs.ffn.layout, all_keys)

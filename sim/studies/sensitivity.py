@@ -32,7 +32,6 @@ from sim.scenario.placement import Placement
 from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
-from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import System
 from sim.studies.accounts import energy_parts
 from sim.studies.run import run
@@ -281,8 +280,7 @@ def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
         yield from _links(system)
         return
     yield from _uncertain_parts(system, system, "")
-    of = system.speculate
-    if of and isinstance(drafter := of.draft.system, DraftSystem):
+    if drafter := system.drafter:
         yield from _uncertain_parts(system, drafter, "speculate.draft.system.")
 
 

@@ -121,6 +121,13 @@ def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
     )
 
 
+def test_without_drafts_no_chips_draft(tmp_path, result):
+    none = read(tmp_path, SPEC.replace("tokens: 3", "tokens: 0"))
+    assert list(owned_chips(none, "named")) == ["named"]
+    summary = run(none).summary.systems["named"]
+    assert json_object(summary) == json_object(result.summary.systems["plain"])
+
+
 def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
     faults = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
     both = read(
