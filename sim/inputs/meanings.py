@@ -2,7 +2,7 @@
 
 >>> from sim.workload.arrivals import Poisson
 >>> key_meaning(Poisson, ("rate",))
-'mean arrival rate [request/s]'
+'mean rate of arrivals [request/s]'
 """
 
 from collections.abc import Iterator, Sequence
