@@ -151,10 +151,10 @@ def text_part(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None
     """
     for key in TEXT_PARTS:
         part = config.get(key)
-        if part is not None and not isinstance(part, Mapping):
-            raise error_at_key((key,), f"{key}: got {quoted_value(part)}; expected a mapping")
-        if part:
+        if isinstance(part, Mapping):
             return part
+        if part is not None:
+            raise error_at_key((key,), f"{key}: got {quoted_value(part)}; expected a mapping")
     return None
 
 
