@@ -107,7 +107,7 @@ def read_quantization(config: Config | None, precision: str) -> Quantization:
     if isinstance(nested, Mapping):  # hf_quant_config.json
         config = {"quant_method": "modelopt", **nested}
     method = config.get("quant_method")
-    if method is None:
+    if method is None and "quant_method" not in config:
         method = "modelopt" if "quant_algo" in config else "mlx" if "bits" in config else None
     if str(method) not in _METHODS:
         covered = ", ".join(sorted(_METHODS))
@@ -136,11 +136,18 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     named: list[Group] = []
     classes: list[Group] = []
     activations: list[str | None] = []
-    for group in _mapping(config, "config_groups").values():
-        if not isinstance(group, Mapping) or not isinstance(group.get("weights"), Mapping):
+    for key, group in _mapping(config, "config_groups").items():
+        if not isinstance(group, Mapping):
+            raise _refused(f"config_groups.{key}: got {quoted_value(group)}; expected a mapping")
+        if group.get("weights") is None:
             continue  # activations or the KV cache alone
-        stored = _weights_format(group["weights"])
+        stored = _weights_format(_mapping(group, "weights"))
         targets = _names(group, "targets")
+        other_classes = [name for name in targets if name[:1].isupper() and name != "Linear"]
+        if other_classes or not targets:
+            got = quoted_value(other_classes[0]) if other_classes else "none"
+            reason = f"got {got}; expected Linear, or names of modules"
+            raise _refused(f"config_groups.{key}.targets: {reason}")
         if "Linear" in targets:
             classes.append(Group(stored))
         named.append(Group(stored, _patterns(name for name in targets if name != "Linear")))
@@ -212,6 +219,8 @@ def _awq(config: Config, own: NumberFormat) -> Quantization:
 
 def _gptq(config: Config, own: NumberFormat) -> Quantization:
     """Read GPTQ; `dynamic` has regular expressions of modules with other widths, or kept."""
+    if config.get("bits") is None:
+        raise _refused("bits: got nothing; expected the width of a weight, such as 4")
     bits, size = _count(config, "bits", 4), _count(config, "group_size", 128)
     kept = [f"re:{key[2:]}" for key in _mapping(config, "dynamic") if key.startswith("-:")]
     groups = [
@@ -273,12 +282,16 @@ _METHODS: dict[str, Callable[[Config, NumberFormat], Quantization]] = {
 
 
 def _grouped(bits: int, size: int) -> NumberFormat:
+    if size < 1 and size != -1:
+        raise _refused(f"group_size: got {size}; expected 1 or more, or -1 for a whole row")
     return _format("int", bits, (16 + bits) / size if size > 0 else 0.0)
 
 
 def _affine(bits: int, size: int) -> NumberFormat:
     """Return MLX's format: a scale and a bias of 16 bits for each group."""
-    return _format("int", bits, 32 / size if size > 0 else 0.0)
+    if size < 1:
+        raise _refused(f"group_size: got {size}; expected 1 or more")
+    return _format("int", bits, 32 / size)
 
 
 def _format(kind: str, bits: int, scale: float = 0.0) -> NumberFormat:
@@ -318,7 +331,7 @@ def _patterns(names: Iterable[str]) -> NamePatterns:
                 whole.append(re.compile(f"^(?:{name[3:]})", re.MULTILINE))
             except re.error as error:
                 raise _refused(
-                    f"got {quoted_value(name)}, no regular expression: {error}"
+                    f"got {quoted_value(name)}; expected a regular expression: {error}"
                 ) from None
         elif name := name.strip("."):
             parts.append(re.escape(name).replace(r"\*", ".*").replace(r"\?", "."))
@@ -329,15 +342,31 @@ def _patterns(names: Iterable[str]) -> NamePatterns:
 
 
 def _names(config: Config, *keys: str) -> list[str]:
-    """Return the texts of the first list among these keys; none without one."""
-    lists = (config[key] for key in keys if isinstance(config.get(key), list | tuple))
-    names = next(lists, ())
-    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+    """Return the texts of the first list among these keys; none without one.
+
+    Raises: PydanticCustomError if it is no list of texts.
+    """
+    for key in keys:
+        names = config.get(key)
+        if names is None:
+            continue
+        if not isinstance(names, list | tuple):
+            raise _refused(f"{key}: got {quoted_value(names)}; expected a list of names")
+        if odd := [name for name in names if not isinstance(name, str)]:
+            raise _refused(f"{key}: got {quoted_value(odd[0])}; expected names")
+        return [str(name) for name in names]
+    return []
 
 
 def _mapping(config: Config, key: str) -> Config:
+    """Return a mapping; an empty one if it is absent or null.
+
+    Raises: PydanticCustomError if it is something else.
+    """
     value = config.get(key)
-    return value if isinstance(value, Mapping) else {}
+    if value is not None and not isinstance(value, Mapping):
+        raise _refused(f"{key}: got {quoted_value(value)}; expected a mapping")
+    return value or {}
 
 
 def _count(config: Config, key: str, default: int) -> int:

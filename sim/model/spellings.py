@@ -145,9 +145,17 @@ def _zeros_and_ones(flat: Mapping[str, JsonValue], key: str) -> list[int]:
 
 
 def text_part(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None:
-    """Return the config of the text model within that of a wrapper; None without one."""
-    parts = (config.get(key) for key in TEXT_PARTS)
-    return next((part for part in parts if isinstance(part, Mapping)), None)
+    """Return the config of the text model within that of a wrapper; None without one.
+
+    Raises: PydanticCustomError if it is no mapping.
+    """
+    for key in TEXT_PARTS:
+        part = config.get(key)
+        if isinstance(part, Mapping):
+            return part
+        if part is not None:
+            raise error_at_key((key,), f"{key}: got {quoted_value(part)}; expected a mapping")
+    return None
 
 
 def unnested(config: Mapping[str, JsonValue]) -> JsonObject:

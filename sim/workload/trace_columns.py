@@ -108,6 +108,14 @@ def time_number(value: Any, where: str, unit: TimeUnit) -> float:
     return float(value)
 
 
+def optional_time(value: Any, where: str, unit: TimeUnit) -> float | None:
+    """Return a time as the file has it; None if it is absent or null.
+
+    Raises: ScenarioError if it is no time.
+    """
+    return None if value is None else time_number(value, where, unit)
+
+
 def token_numbers(row: JsonObject, keys: tuple[str, str], where: str) -> tuple[int, int]:
     """Return prompt and output [tokens].
 

@@ -15,6 +15,7 @@ from sim.workload.trace_columns import (
     TimeUnit,
     answer_arrays,
     has_no_output,
+    optional_time,
     request_arrays,
     time_number,
     token_numbers,
@@ -44,6 +45,7 @@ SESSION, DELAY = "session_id", "delay"  # of AIPerf's conversations in Mooncake'
 NO_PARENT = (None, -1)  # of Bailian's first turns
 TURN_KEYS = ("chat_id", "parent_chat_id", SESSION, DELAY)
 AIPERF_LENGTHS = ("input_sequence_length", "output_sequence_length")
+AIPERF_WAITS = ("time_to_first_token", "request_latency")
 AIPERF_SESSION = ("x_correlation_id", "conversation_id")  # the second: older versions
 BLOCKS = tuple(2**i for i in range(3, 13))  # sizes that an error may suggest
 
@@ -217,10 +219,10 @@ def _aiperf(rows: list[tuple[str, JsonObject]]) -> Columns:
         sent = float(start - begin)
         requests.append((sent, *token_numbers(lengths, AIPERF_LENGTHS, where)))
         sessions.append(_aiperf_session(metadata, where))
-        waits = [_value(metrics, key) for key in ("time_to_first_token", "request_latency")]
-        times = [
-            sent + wait * 1e6 for wait in waits if isinstance(wait, int | float) and wait >= 0
-        ]  # from ms
+        waits = [
+            optional_time(_value(metrics, key), f"{where}: {key}", "ms") for key in AIPERF_WAITS
+        ]
+        times = [sent + wait * 1e6 for wait in waits if wait is not None]
         answers.append((times[0], times[1]) if len(times) == len(waits) else None)
     arrays = request_arrays(requests)
     ends = [answer[1] if answer else np.nan for answer in answers]

@@ -1,5 +1,6 @@
 """Results of benchmarks as traces: of vLLM's and guidellm's, which save the times of requests."""
 
+import itertools
 import json
 from collections.abc import Collection
 from typing import Any
@@ -13,6 +14,7 @@ from sim.workload.trace_columns import (
     Columns,
     answer_arrays,
     has_no_output,
+    optional_time,
     request_arrays,
     time_number,
     token_numbers,
@@ -24,6 +26,7 @@ VLLM = (TIMES, *VLLM_LENGTHS)
 # Source: vllm-project/guidellm, schemas/request_stats.py; older versions have start_time.
 GUIDELLM_TIMES = ("request_start_time", "start_time")
 GUIDELLM_LENGTHS = ("prompt_tokens", "output_tokens")
+GUIDELLM_WAITS = ("time_to_first_token_ms", "inter_token_latency_ms")
 # Sources: sglang/bench_serving.py; SemiAnalysisAI/InferenceX, utils/process_result.py; AIPerf.
 SUMMARY = {"request_throughput", "output_throughput", "mean_ttft_ms", "mean_ttft", "tput_per_gpu"}
 
@@ -132,9 +135,14 @@ def _answered(
     The result has TTFTs, and the gaps between tokens (ITLs).
     """
     ttfts, itls = document.get("ttfts"), document.get("itls")
-    if not (isinstance(ttfts, list) and isinstance(itls, list)):
+    if ttfts is None or itls is None:
         return None
     try:
+        if not isinstance(ttfts, list) or not isinstance(itls, list):
+            raise TypeError
+        # numpy would take a text or a truth value for a number.
+        if {type(time) for time in itertools.chain(ttfts, *itls)} - {int, float}:
+            raise TypeError
         waited = np.array(
             [(ttfts[i], sum(itls[i]), min(itls[i], default=0.0)) for i in kept], float
         ).reshape(-1, 3)
@@ -177,7 +185,7 @@ def _guidellm(benchmarks: list[Any], shown: str) -> Columns:
         time = time_number(row.get(key), f"{where}: {key}", "s")
         lengths = token_numbers(row, GUIDELLM_LENGTHS, where)
         rows.append((time, *lengths))
-        answers.append(_guidellm_answer(row, time, lengths[1]))
+        answers.append(_guidellm_answer(row, time, lengths[1], where))
     return Columns(
         "guidellm",
         *request_arrays(rows),
@@ -188,12 +196,14 @@ def _guidellm(benchmarks: list[Any], shown: str) -> Columns:
     )
 
 
-def _guidellm_answer(row: JsonObject, sent: float, output: int) -> tuple[float, float] | None:
+def _guidellm_answer(
+    row: JsonObject, sent: float, output: int, where: str
+) -> tuple[float, float] | None:
     """Return the times of the first and the last token [s]; None without them."""
-    waited, gap = row.get("time_to_first_token_ms"), row.get("inter_token_latency_ms")
-    if not isinstance(waited, int | float):
+    waited, gap = (optional_time(row.get(key), f"{where}: {key}", "ms") for key in GUIDELLM_WAITS)
+    if waited is None:
         return None
     first = sent + waited / 1e3
     if output == 1:
         return first, first
-    return (first, first + gap / 1e3 * (output - 1)) if isinstance(gap, int | float) else None
+    return None if gap is None else (first, first + gap / 1e3 * (output - 1))

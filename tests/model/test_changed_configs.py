@@ -33,6 +33,7 @@ WRONG = [
     ),
     ({"model_type": "hunyuan_v1_moe", "num_hidden_layers": 32}, "moe_intermediate_size", (3072,)),
     ({"model_type": "gpt_oss"}, "layer_types", ()),
+    ({"model_type": "gemma3"}, "text_config", 5),
     # Numbers that do not go together.
     ({"model_type": "mixtral", "num_experts_per_tok": 4}, "num_experts_per_tok", 9),
     ({"model_type": "bamba", "attn_layer_indices": (3,)}, "mamba_num_heads", 48),
@@ -73,6 +74,13 @@ def test_layers_of_smollm3_without_rotary_embeddings_have_the_window():
         base | {"use_sliding_window": True, "no_rope_layers": (1, 0, 1, 1)}
     )
     assert [model.windowed(layer) for layer in range(4)] == [None, 64, None, None]
+
+
+def test_keys_of_a_wrapper_are_not_those_of_its_language_model():
+    """Also where the language model leaves all of its keys out."""
+    plain = Model.model_validate({"model_type": "gemma3", "text_config": {}})
+    wrapped = {"model_type": "gemma3", "text_config": {}, "hidden_size": 64}
+    assert Model.model_validate(wrapped).hidden_size == plain.hidden_size == 2304
 
 
 @pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])

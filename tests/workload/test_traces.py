@@ -540,6 +540,11 @@ def vllm(**changes: object) -> str:
         ),
         ('{"a":' * 100_000, "recorded:1: JSON: "),
         (
+            vllm(ttfts=["0.1", 0.1, 0.1], itls=[[], [], [0.1, 0.1]]),
+            "recorded:2: ttfts and itls: expected a number and a list of numbers",
+        ),
+        (vllm(ttfts="0.1", itls=[]), "recorded:2: ttfts and itls: expected a number and a list"),
+        (
             vllm(start_times=None),
             "recorded:1: start_times: got nothing; expected a list; older vLLM saves none",
         ),
