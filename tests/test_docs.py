@@ -64,6 +64,12 @@ def test_links_lead_somewhere(file):
     assert dead_links(file, text_of(file)) == []
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_inner_lists_are_inner_lists_on_the_site(file):
+    """Forges also take two spaces, which Markdown for Python reads as the outer list."""
+    assert re.findall(r"^ {1,3}[*-] .*", FENCE.sub("", text_of(file)), re.MULTILINE) == []
+
+
 def test_a_dead_link_is_found():
     text = "[a](gone.md) [b](tutorial.md#gone) ![c](figures/gone.png) [d](tutorial.md#2-ask)"
     assert len(dead_links("docs/pages/index.md", text)) == 3

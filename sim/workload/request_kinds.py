@@ -39,10 +39,11 @@ def _lognormal(mean: int, sigma: float) -> Length:
 #   arXiv 2511.12979). Every third of the sample has a mean prompt within 2 %, and a mean output
 #   within 22 %.
 # agent: mean and median prompt (6,346 tokens) and mean output of the tool-and-agent trace (Qin et
-#   al., Mooncake, FAST 2025, table 2, and its file toolagent_trace.jsonl). Assumed: sigma 1 of the
-#   output. Half of the outputs have 30 tokens or fewer, so no lognormal fits them.
-# reasoning: means and medians (3,680 and 1,665 tokens) of the thinking trace, 10,812 requests in
-#   alibaba-edu/qwen-bailian-usagetraces-anon (Wang et al., USENIX ATC 2025).
+#   al., Mooncake, FAST 2025, table 2). The median is that of its file toolagent_trace.jsonl, as
+#   others counted it. Assumed: sigma 1 of the output. Half of the outputs have 30 tokens or fewer,
+#   so no lognormal fits them.
+# reasoning: means and medians (3,680 and 1,665 tokens) of the thinking trace, as others counted
+#   them: 10,812 requests in alibaba-edu/qwen-bailian-usagetraces-anon (Wang et al., ATC 2025).
 LENGTH_PRESETS = {
     "chat": RequestLengths(prompt=_lognormal(1155, 0.808), output=_lognormal(211, 0.683)),
     "rag": RequestLengths(prompt=_lognormal(3285, 0.155), output=_lognormal(291, 0.502)),
