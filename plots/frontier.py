@@ -52,14 +52,13 @@ def finding(lines: Sequence[Series]) -> str:
     parts = best_by_speed(lines)
     if not parts:
         return "No system keeps up with any of these loads"
-    first, *others = parts
-    text = f"{first[1]} makes most tokens per MW"
-    if not others:
-        return f"{text} at every speed of a user"
-    text += f" up to {trimmed_number(first[0])} token/s for a user"
-    middle = [f"{label} up to {trimmed_number(speed)}" for speed, label in others[:-1]]
-    shown = middle[: SEGMENTS - 2]
-    return f"{text}, {', '.join([*shown, f'{others[-1][1]} beyond'])}"
+    if len(parts) == 1:
+        return f"Most tokens per MW: {parts[0][1]}, at every speed of a user"
+    *lower, (_, last) = parts
+    texts = [f"{label} up to {trimmed_number(speed)}" for speed, label in lower[: SEGMENTS - 1]]
+    return (
+        f"Most tokens per MW: {texts[0]} token/s for a user, {', '.join([*texts[1:], last])} beyond"
+    )
 
 
 def best_by_speed(lines: Sequence[Series]) -> list[tuple[float, str]]:

@@ -13,6 +13,7 @@ from plots.claims import BEHIND
 from plots.looks import LINES, MARKERS, Appearance, Look, looks
 from sim.inputs.key_paths import value_at
 from sim.results.verdict import NOT_STEADY
+from sim.scenario.pools import POOLS
 from sim.studies.sweep import Swept
 from sim.studies.sweep_table import swept_key
 
@@ -243,6 +244,10 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     fleet = value_at(origin.inputs, ("systems", name, "fleet")) if origin else None
     if fleet:
         return ", ".join(f"{copies} {member}" for member, copies in fleet.items())
+    pools = [origin and value_at(origin.inputs, ("systems", name, pool)) for pool in POOLS]
+    if any(pools):
+        named = [pool if isinstance(pool, str) else "a system in place" for pool in pools]
+        return f"{named[0]} for prompts, {named[1]} for decode"
     first = own.row(0, named=True)
     least, most = own["chips"].min(), own["chips"].max()
     chips = str(least) if least == most else f"{least!s} to {most!s}"

@@ -63,6 +63,12 @@ SHORTER = {
         "workload.output=16 token",
         "measure.warmup=0 s",
     ],
+    "claims/lpx-kimi-k2": [
+        "workload.requests=9",
+        "workload.shared_prefix=1000 token",
+        "workload.output=8 token",
+        "measure.window=[0 s, 9 s]",
+    ],
     "dead-link": ["workload.output=3 token"],
     "jitter": ["workload.prompt=2 token", "workload.output=6 token"],
     "kimi-k2-afd": ["workload.requests=64", "workload.output=8 token"],
