@@ -139,7 +139,8 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     if isinstance(system, AttentionFfn):
         if failing := next((part for part, own in system.pools.items() if own.outages), ""):
             reason = "got a list; expected none, because outages of attention ranks and of an FFN "
-            return f"{failing}.outages", f"{reason}pool are not simulated in a {pool} pool"
+            reason += f"pool are not simulated in a {pool} pool; try leaving outages out"
+            return f"{failing}.outages", reason
         key, reason = pool_problem(pool, system.attention)
         return key and f"attention.{key}", reason
     refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})

@@ -72,15 +72,6 @@ def test_without_a_time_to_travel_tokens_come_as_from_the_decode_pool_alone(serv
         assert pools.first_token == pytest.approx(rows["one"].first_token, rel=1e-9)
 
 
-def test_chips_that_take_turns_decode_as_their_closed_form(served):
-    scenario, systems = served
-    chips = scenario.model_copy(update={"fidelity": "chip"})
-    by_chip = run(chips).systems
-    for name in PAIRS:
-        last_token = systems[name].rows.last_token
-        assert by_chip[name].rows.last_token == pytest.approx(last_token, rel=1e-9)
-
-
 def test_energy_and_money_are_those_of_three_pools(served):
     """Eight chips idle. The prompts travel once, and hidden states in every layer as without them."""
     scenario, systems = served
