@@ -13,6 +13,7 @@ from sim.scenario.pools import (
     Pools,
     both_pools,
     key_path,
+    member_system,
     plain_systems,
     pool_problem,
 )
@@ -80,6 +81,7 @@ def check_scenario(scenario: "Scenario") -> None:
     _refused_users_pause(scenario)
     _what_pools_simulate(scenario)
     _searched_within_limits(scenario)
+    _searched_splits(scenario)
 
 
 def _owned_systems(scenario: "Scenario") -> None:
@@ -218,12 +220,11 @@ def _refused_users_pause(scenario: "Scenario") -> None:
 
 def _what_pools_simulate(scenario: "Scenario") -> None:
     """Check that the systems of pools have no key that pools do not simulate."""
-    both = both_pools(scenario.systems)
     for name, pools in scenario.systems.items():
         if not isinstance(pools, Pools):
             continue
         for pool in POOLS:
-            key, reason = pool_problem(pool, scenario.plain(f"{name}.{pool}"))
+            key, reason = pool_problem(pool, member_system(scenario.systems, f"{name}.{pool}"))
             if pool == "prefill" and not key:
                 key, reason = _drafts_problem(scenario, name)
             if not key:
@@ -231,8 +232,7 @@ def _what_pools_simulate(scenario: "Scenario") -> None:
             if system := pools.named.get(pool):
                 reason = f"system {system}: {key}: {reason}"
                 raise error_at_path(("systems", name, pool), system, reason)
-            within = (pool, "attention") if f"{name}.{pool}" in both else (pool,)
-            raise error_at_path(("systems", name, *within, key), key, reason)
+            raise error_at_path(("systems", name, pool, *key.split(".")), key, reason)
 
 
 def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
@@ -258,6 +258,9 @@ def _scheduled(scenario: "Scenario") -> Iterator[tuple[tuple[str, ...], System]]
         yield ("systems", *key_path(scenario.systems, name), "attention"), pools.attention
 
 
+_IN_PLACE = "got capacity for a pool in place; expected a system that serves requests alone"
+
+
 def _searched_within_limits(scenario: "Scenario") -> None:
     """Check that each search by capacity has limits to meet and a load to vary."""
     for name, system in plain_systems(scenario.systems).items():
@@ -265,10 +268,7 @@ def _searched_within_limits(scenario: "Scenario") -> None:
             continue
         reason = _search_problem(scenario, bool(system.outages), "search: speed")
         if name not in scenario.systems:
-            reason = (
-                "got capacity for a pool in place; expected a system that serves requests alone; "
-                "try search: speed, and copies.search for the sizes of pools"
-            )
+            reason = f"{_IN_PLACE}; try search: speed, and copies.search for the sizes of pools"
         if reason:
             path = ("systems", *key_path(scenario.systems, name), "plan", "search")
             raise error_at_path(path, "capacity", reason)
@@ -278,9 +278,19 @@ def _searched_within_limits(scenario: "Scenario") -> None:
             if reason := _search_problem(scenario, fails, "copies: {prefill: 1, decode: 1}"):
                 path = ("systems", name, "copies", "search")
                 raise error_at_path(path, "capacity", reason)
+
+
+def _searched_splits(scenario: "Scenario") -> None:
+    """Check that each search for the sizes of attention and FFN pools has limits and a load."""
     for name, both in both_pools(scenario.systems).items():
-        if both.plan and (reason := _search_problem(scenario, False, "leaving plan out")):
-            raise error_at_path(("systems", name, "plan", "search"), "capacity", reason)
+        if not both.plan:
+            continue
+        reason = _search_problem(scenario, False, "leaving plan out")
+        if name not in scenario.systems:
+            reason = f"{_IN_PLACE}; try the name of a system with this search"
+        if reason:
+            path = ("systems", *key_path(scenario.systems, name), "plan", "search")
+            raise error_at_path(path, "capacity", reason)
 
 
 def _search_problem(scenario: "Scenario", fails: bool, hint: str) -> str:

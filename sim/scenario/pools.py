@@ -134,8 +134,15 @@ class Pools(Shown):
         return {pool: name for pool, name in pools.items() if isinstance(name, str)}
 
 
-def pool_problem(pool: str, system: System) -> tuple[str, str]:
+def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
+    if isinstance(system, AttentionFfn):
+        if failing := next((part for part, own in system.pools.items() if own.outages), ""):
+            reason = "got a list; expected none, because outages of attention ranks and of an FFN "
+            reason += f"pool are not simulated in a {pool} pool; try leaving outages out"
+            return f"{failing}.outages", reason
+        key, reason = pool_problem(pool, system.attention)
+        return key and f"attention.{key}", reason
     refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})
     for key, advice in refused.items():
         if (value := getattr(system, key)) not in (None, (), 0.0):

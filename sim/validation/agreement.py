@@ -6,6 +6,7 @@ ValidationReport("mine", comparisons).as_json()["median_ape"]  # in %
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from statistics import mean, median
 from typing import Literal
 
@@ -67,6 +68,12 @@ class PointComparison:
     def moe(self) -> bool:
         """Whether the model is a mixture of experts."""
         return self.point.system is not None and is_routed(self.point.system)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it is about pools whose sequences have drafts."""
+        system = self.point.system
+        return bool(self.point.pools and system and system.speculate)
 
     @property
     def measured_ms(self) -> float | None:
@@ -185,12 +192,14 @@ class ValidationReport:
 
         In a set without dense models, those with experts take their place.
         For replies: all floors that are scored, also of experts and fitted ones.
-        For pools: all that are scored and not fitted; without any, fitted ones.
+        For pools: all that are scored and not fitted; without any, fitted ones. Rows with drafts
+        are left out, because their acceptance is assumed.
         """
         if self.of_replies:
             return [row for row in self.counted if row.status in ("tested", "fitted")]
         if any(row.point.pools for row in self.rows):
-            scored = [row for row in self.counted if row.status in ("tested", "assumed")]
+            kinds = ("tested", "assumed")
+            scored = [row for row in self.counted if row.status in kinds and not row.drafts]
             return scored or [row for row in self.counted if row.status == "fitted"]
         dense = [row for row in self.counted if not row.moe] or self.counted
         return [row for row in dense if row.status == "tested"] or [
@@ -201,11 +210,12 @@ class ValidationReport:
     def groups(self) -> dict[str, list[PointComparison]]:
         """Counted rows by status and kind of model; empty groups are left out."""
         groups: dict[str, list[PointComparison]] = {}
-        for status in ("tested", "fitted", "assumed"):
-            for moe in (False, True):
-                rows = [row for row in self.counted if (row.status, row.moe) == (status, moe)]
-                if rows:
-                    groups[f"{status}, {'mixture of experts' if moe else 'dense'}"] = rows
+        for kind in product(("tested", "fitted", "assumed"), (False, True), (False, True)):
+            status, moe, drafts = kind
+            rows = [row for row in self.counted if (row.status, row.moe, row.drafts) == kind]
+            if rows:
+                name = f"{status}, {'mixture of experts' if moe else 'dense'}"
+                groups[f"{name}, drafts" if drafts else name] = rows
         return groups
 
     @property

@@ -4,7 +4,8 @@
     pooled_points(shipped_table("pd-silicon"))[0].measured  # seconds by metric
 
 A row of served pools has the mean TTFT and TPOT of a closed loop.  Rows that used multi-token
-prediction, or may have used it, are not simulated.
+prediction are simulated with a published acceptance, and counted apart.  Rows that may have used it
+are not simulated.
 A row of the other table is one figure about a hand-over.  Only times of transfers and TTFTs are
 simulated.
 """
@@ -14,9 +15,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.inputs.names import catalogue_folder
+from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.validation.points import (
@@ -40,10 +43,11 @@ PORT = 50e9
 # published one.
 SHIPPED, FLOOR_PROMPT, FLOOR_USERS = "measurements/pd-silicon.csv", 1024, 32
 LABELS = {
-    "mtp": "with multi-token prediction, which pools do not simulate",
     "ambiguous": "with or without multi-token prediction: both fit the row",
     "unmatched": "with or without multi-token prediction: not known",
 }
+# The table has the drafts of a step, but not how many are accepted. So this curve is assumed.
+MTP_CURVE = {"DeepSeek": "deepseek-r1-mtp"}
 MILLISECONDS = {"kv_transfer_ms": "kv_transfer", "ttft_ms": "ttft"}
 NOT_TIMED = {
     "kv_bandwidth": "a bandwidth: the time of its transfer is the row before",
@@ -91,8 +95,10 @@ def _served_pools(row: Mapping[str, str]) -> MeasuredPoint:
         "tpot": cell_number(row, "mean_tpot_ms") / 1000,
     }
     name, label = row["point_id"], row["label"]
-    if label != "without":
-        reason = LABELS.get(label, f"label {label!r} is not one of without, {', '.join(LABELS)}")
+    if label not in ("without", "mtp"):
+        reason = LABELS.get(
+            label, f"label {label!r} is not one of without, mtp, {', '.join(LABELS)}"
+        )
         return MeasuredPoint(name, about, measured, reason=reason)
     if doubt := row.get("doubt", ""):
         return MeasuredPoint(name, about, measured, reason=doubt)
@@ -117,10 +123,20 @@ def _served_pools(row: Mapping[str, str]) -> MeasuredPoint:
         output,
         spread=True,
         pools=MeasuredPools(prefill.system, port),
-        group=" ".join([*about.values(), row["osl"], *degrees]),
+        group=" ".join([*about.values(), row["osl"], row.get("mtp_depth", ""), *degrees]),
         known=known,
     )
-    return with_system(point, decode)
+    point = with_system(point, decode)
+    curve = decode.system.speculate and f"acceptance of {_mtp_curve(row)}, of another text"
+    return replace(point, reason=point.reason or curve) if curve else point
+
+
+def _mtp_curve(row: Mapping[str, str]) -> str:
+    """Return the acceptance curve of a row.  Raises: InexpressibleError if there is none."""
+    for model, curve in MTP_CURVE.items():
+        if row["model"].startswith(model):
+            return curve
+    raise InexpressibleError(f"no acceptance of multi-token prediction of {row['model']} is known")
 
 
 @lru_cache(maxsize=1)
@@ -156,12 +172,18 @@ def _pool(row: Mapping[str, str], pool: str, about: Mapping[str, str]) -> RowSys
     engine, batch = ran.system.engine, cell_number(row, "decode_batch", int)
     if engine.limits_per == "replica":
         batch *= dp
-    limits = ("max_sequences", "token_budget")
-    most = {key: max(batch, getattr(engine, key) or batch) for key in limits}
-    return _decoding(ran, **most)
+    changes: dict[str, Any] = {"max_sequences": max(batch, engine.max_sequences or batch)}
+    if row["label"] == "mtp":
+        if not (depth := row.get("mtp_depth", "")):
+            raise InexpressibleError("with multi-token prediction, of a number of drafts unknown")
+        drafts = _number(depth, "mtp_depth")
+        mtp = {"method": "mtp", "tokens": drafts, "acceptance": _mtp_curve(row)}
+        changes["speculate"], batch = Speculate.model_validate(mtp), (1 + drafts) * batch
+    changes["token_budget"] = max(batch, engine.token_budget or batch)
+    return _decoding(ran, **changes)
 
 
-def _decoding(ran: RowSystem, **changes: int) -> RowSystem:
+def _decoding(ran: RowSystem, **changes: Any) -> RowSystem:
     """Return the system with some keys changed, as a decode pool.
 
     The default policy of its engine may be one for prompts, and a decode pool has no prompts.

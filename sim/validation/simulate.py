@@ -129,10 +129,11 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     moved = rows.transfers
     assert moved
     received = moved.end + transfer.handover
-    step = (rows.last_token - received) / (rows.requests.output - 1)
+    decoding, decoded = rows.last_token - received, rows.requests.output - 1
+    steps = decoded if rows.steps is None else rows.steps
     times = {
-        "ttft": received + step - rows.arrival,
-        "tpot": step,
+        "ttft": received + decoding / steps - rows.arrival,
+        "tpot": decoding / decoded,
         "kv_transfer": moved.end - moved.start,
     }
     round_of = np.arange(len(rows.arrival)) // point.users

@@ -120,6 +120,7 @@ systems:
 REFUSED = {
     "systems.pd.decode.attention.max_waiting=9": "systems.pd.decode.attention.max_waiting: got 9; exp",
     "systems.pd.decode.attention.policy=prefill-first": "systems.pd.decode.attention.policy: got pref",
+    "systems.pd.decode.ffn.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "decode.ffn.outages: got a list",
     "systems.pd.decode.ffn.chip=l40s": "systems.pd.decode: qwen3-235b-a22b on 4 l40s of the ffn pool",
 }
 
@@ -141,6 +142,17 @@ def test_what_is_not_simulated_is_refused_by_its_key(sramsim, tmp_path, assignme
     path.write_text(TEXT)
     status, _, err = sramsim("check", str(path), "--set", assignment)
     assert REFUSED[assignment] in err
+    assert (status, err.count("\n")) == (2, 1)
+
+
+def test_a_pool_in_place_is_not_searched_for(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    open_pools = TEXT.replace("{attention_data: 4, weights: fp8}", "{weights: fp8}")
+    open_pools = open_pools.replace("{expert: 4, weights: fp8}", "{weights: fp8}")
+    path.write_text(open_pools.replace("chips: 4, ", "") + "slo: {tpot: 1 s}\n")
+    search = "systems.pd.decode.plan={search: capacity, chips: 8}"
+    status, _, err = sramsim("check", str(path), "--set", search)
+    assert "systems.pd.decode.plan.search: got capacity for a pool in place" in err
     assert (status, err.count("\n")) == (2, 1)
 
 

@@ -1,14 +1,21 @@
 """Measured prefill and decode pools as points: served requests, and transfers of KV caches."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
 from sim.inputs.errors import ScenarioError
+from sim.validation.agreement import ValidationReport
 from sim.validation.points import HYBRID, POOLED
 from sim.validation.pooled_points import LABELS, pooled_points
 from sim.validation.simulate import simulate
-from sim.validation.validate import shipped_table, validate_own_file, validate_set
+from sim.validation.validate import (
+    compare_metric,
+    shipped_table,
+    validate_own_file,
+    validate_set,
+)
 
 SERVED = {
     "point_id": "D1",
@@ -86,14 +93,41 @@ def test_rows_that_may_have_drafted_are_left_out_with_the_reason():
     points = pooled_points(shipped_table("pd-silicon"))
     reasons = {point.reason for point in points if point.system is None}
     assert set(LABELS.values()) <= reasons
-    assert sum(point.reason == LABELS["mtp"] for point in points) == 14
-    compared = [point for point in points if point.system]
+    compared = [point for point in points if point.system and not point.system.speculate]
     assert len(compared) > 100
     # Only hand-overs are fitted, and only to rows of few users and short prompts.
     fitted = [point for point in compared if "ttft" in point.known]
     assert all(point.users <= 32 and point.prompt <= 1024 for point in fitted)
     assert len(fitted) == 15
     assert all("tpot" not in point.known for point in compared)
+
+
+def test_rows_with_drafts_have_a_published_acceptance_and_count_apart():
+    points = [point for point in pooled_points(shipped_table("pd-silicon")) if point.system]
+    drafting = [point for point in points if point.system.speculate]
+    assert len(drafting) == 14
+    assert {(p.system.speculate.tokens, p.pools.prefill.speculate) for p in drafting} == {(3, None)}
+    assert all("deepseek-r1-mtp" in point.reason for point in drafting)
+    simulated = {"tpot": 0.01}
+    rows = [compare_metric(p, "tpot", p.measured["tpot"], simulated) for p in points]
+    report = ValidationReport("pd-silicon", tuple(rows))
+    assert not any(row.point.system.speculate for row in report.headline)
+    assert len(report.headline) == len(points) - 14
+    assert len(report.groups["assumed, mixture of experts, drafts"]) == 14
+
+
+def test_drafts_shorten_the_time_of_a_token_and_not_the_first_step():
+    """Four tokens in each step, or one: the client waits for the first step as long."""
+    point = next(p for p in pooled_points(shipped_table("pd-silicon")) if p.id == "D242")
+
+    def times(accepted):
+        of = point.system.speculate.model_copy(update={"acceptance": (accepted,) * 3})
+        system = point.system.model_copy(update={"speculate": of})
+        return simulate(replace(point, users=1, system=system))
+
+    all_, none = times(1.0), times(0.0)
+    assert all_["tpot"] == pytest.approx(none["tpot"] / 4, rel=0.01)
+    assert all_["ttft"] == pytest.approx(none["ttft"], rel=0.01)
 
 
 def test_rows_of_a_user_are_not_fitted_to(table):
