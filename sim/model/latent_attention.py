@@ -21,6 +21,7 @@ def latent_attention(config: ModelConfig, layer: int, norms: int, matrix: Matrix
     unpacked = Dim(heads, latent.nope + latent.value, split=True)
     compressed, value = Dim(latent.rank + latent.rope), Dim(heads, latent.value, split=True)
     compressing = "kv_a_proj_with_mqa"
+    sides: dict[str, tuple[Dim, ...]]
     sides = {"q_proj": (hidden, query), compressing: (hidden, compressed)}
     if config.q_lora_rank:  # vLLM, SGLang and TensorRT-LLM compress both in one multiply
         rank = Dim(config.q_lora_rank)
