@@ -37,6 +37,7 @@ from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure
 from sim.results.summary import RunOrigin
+from sim.scenario.assignments import assign
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.placement import too_many_replicas
@@ -345,7 +346,7 @@ def open_document(path: Path | str, overrides: list[str] | None = None) -> Docum
     """
     document = Document(Path(path) if os.path.isfile(path) else find_entry(str(path), "scenarios"))
     for assignment in overrides or []:
-        document.set(assignment)
+        assign(document, assignment)
     return document
 
 

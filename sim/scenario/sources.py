@@ -16,6 +16,7 @@ import yaml
 
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
+from sim.scenario.assignments import assign
 from sim.scenario.scenario import Scenario, open_document, scenario_from
 
 ScenarioSource: TypeAlias = Scenario | Mapping[str, Any] | Path | str
@@ -50,7 +51,7 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
             "mapping or a scenario; try 'llama2-70b-lpu-vs-h100'"
         )
     for key, value in (changes or {}).items():
-        document.set(assignment_of(key, value))
+        assign(document, assignment_of(key, value))
     return document
 
 

@@ -23,6 +23,7 @@ from sim.results.encoding import SPLICED, Key, decode_summary, encode_summary
 from sim.results.frames import METRIC_COLUMNS, metric_frame
 from sim.results.saving import one_line_for, write_parquet
 from sim.results.summary import RunOrigin
+from sim.scenario.assignments import assign
 from sim.scenario.scenario import scenario_from
 from sim.scenario.sources import ScenarioSource, as_document, assignment_of, require_whole
 from sim.studies.provenance import package_digest
@@ -123,7 +124,7 @@ def sweep(
     document = scenario if isinstance(scenario, Document) else as_document(scenario)
     all_changes = changes if over is None else changes | {"sweep": over}
     for key, value in all_changes.items():
-        document.set(assignment_of(key, value))
+        assign(document, assignment_of(key, value))
     return _sweep_document(document, folder, jobs, cluster, progress)
 
 

@@ -655,3 +655,25 @@ def test_inputs_that_a_result_keeps_are_a_scenario_that_gives_the_same(folder):
     kept = json.loads(json.dumps(scenario.origin.inputs))
     Path("kept.yaml").write_text(json.dumps(kept))
     assert parts(read("kept.yaml")) == parts(scenario)
+
+
+# A part of a system that is not there.
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("systems.lpus.chips", "got system 'lpus'; expected lpu or pd; did you mean 'lpu'?"),
+        (
+            "systems.pd.prefill.plan.tensor",
+            "got a key of system 'lpu', which is the pool by its name; expected its own key;"
+            " try --set systems.lpu.plan.tensor",
+        ),
+    ],
+)
+def test_a_part_of_a_system_that_is_not_there_is_no_new_system(key, reason):
+    pools = "  pd: {prefill: lpu, decode: lpu, transfer: {bandwidth: 50 GB/s}}\n"
+    Path("mine.yaml").write_text(MINE + pools)
+    with pytest.raises(ScenarioError) as wrong:
+        read("mine.yaml", [f"{key}=2"])
+    assert str(wrong.value) == f"--set {key}: {reason}"
