@@ -74,7 +74,7 @@ class Document:
         dotted, equals, text = assignment.partition("=")
         where = f"--set {dotted}"
         if not equals or not all(dotted.split(".")):
-            raise ScenarioError(f"--set {assignment}: write it as a.b.c=value")
+            raise ScenarioError(f"--set {assignment}: got no key and value; expected a.b.c=value")
         path = tuple(dotted.split("."))
         self._forget(path, where)
         self._put(path, self._plain(_compose(text, where), path, where, Path.cwd()), where)
@@ -210,10 +210,10 @@ class Document:
         for key_node, value_node in node.value:
             line = _place(where, key_node.start_mark)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ScenarioError(f"{line}: a key must be a plain word")
+                raise ScenarioError(f"{line}: got a list or a mapping as a key; expected a word")
             key = key_node.value
             if key_node.tag.endswith(":merge"):
-                reason = "'<<' is not supported; write the keys out, or alias the whole mapping"
+                reason = "got '<<'; expected plain keys; try to alias the whole mapping"
                 raise ScenarioError(f"{line}: {reason}")
             if key in mapping:
                 raise ScenarioError(
@@ -232,7 +232,7 @@ class Document:
         for key in (key for key in mapping if "." in key):
             path, line = tuple(key.split(".")), self.lines[(*at, key)]
             if not all(path):
-                raise ScenarioError(f"{line}: {brief(key)!r}: write it as a.b.c")
+                raise ScenarioError(f"{line}: got {brief(key)!r}; expected a.b.c")
             if value_at(plain, path) is not None:
                 raise ScenarioError(
                     f"{line}: got {brief(key)!r} twice; expected it once; try deleting one"

@@ -41,7 +41,9 @@ def load_bytes(path: Path, shown: str, most: int) -> bytes:
     record_file(path)
     try:
         if path.stat().st_size > most:
-            raise ScenarioError(f"{shown}:1: larger than {most // 1_000_000} MB")
+            raise ScenarioError(
+                f"{shown}:1: got a larger file; expected {most // 1_000_000} MB at most"
+            )
         return path.read_bytes()
     except FileNotFoundError:
         raise ScenarioError(f"{shown}: no such file") from None

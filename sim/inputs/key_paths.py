@@ -86,10 +86,12 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
         return (*data[:index], replaced(data[index], path, value, depth + 1), *data[index + 1 :])
     if isinstance(data, tuple):
         raise PathError(
-            f"'{dots(path[:depth])}' is a list of {len(data)}, and has no {key!r}; the first is 0"
+            f"got {key!r} of the list '{dots(path[:depth])}'; expected a number below {len(data)}"
         )
     if not isinstance(data, Mapping):
-        raise PathError(f"'{dots(path[:depth])}' is not a mapping")
+        raise PathError(
+            f"got a key below '{dots(path[:depth])}', which is no mapping; expected none"
+        )
     if depth > MAX_DEPTH:
         raise PathError("nested too deep")
     return {**data, key: replaced(data.get(key, {}), path, value, depth + 1)}

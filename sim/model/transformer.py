@@ -264,9 +264,7 @@ class Model(ModelConfig):
         """
         windows = {mixer.window for mixer in self._mixers if mixer.window}
         if len(windows) > 1:
-            raise ValueError(
-                f"{self.id} has windows of {sorted(windows)} positions; one is covered"
-            )
+            raise ValueError(f"{self.id}: got windows of {sorted(windows)} positions; expected one")
         return next(iter(windows), None)
 
     @property

@@ -271,7 +271,10 @@ def test_a_changed_part_survives_the_way_to_another_process():
         (f"{CAPACITY}=3 s", "got '3 s'; expected a quantity in B"),
         (f"{CAPACITY}=3", "got 3 without a unit; try '3 B'"),
         (f"{CAPACITY}=-3 MB", "got '-3 MB'; expected at least 0"),
-        (f"{CAPACITY}.x=3", "'memory.sram.capacity' is not a mapping"),
+        (
+            f"{CAPACITY}.x=3",
+            "got a key below 'memory.sram.capacity', which is no mapping; expected none",
+        ),
         (
             f"{CHIP}memory.dram.capacity=3 GB",
             "systems.lpu.chip.memory.dram.bandwidth: got nothing; expected",
@@ -281,11 +284,11 @@ def test_a_changed_part_survives_the_way_to_another_process():
             f"{CHIP}compute.planes=5",
             "systems.lpu.chip.compute: got 737 TFLOP/s as the fastest rate; expected ",
         ),
-        (f"{CHIP}aliases.0.x=3", "'aliases.0' is not a mapping"),
-        (f"{CHIP}aliases.9=x", "'aliases' is a list of 4, and has no '9'; the first is 0"),
+        (f"{CHIP}aliases.0.x=3", "got a key below 'aliases.0', which is no mapping; expected none"),
+        (f"{CHIP}aliases.9=x", "got '9' of the list 'aliases'; expected a number below 4"),
         (
             f"{LP30}3.link.latency=3 us",
-            "'topology.levels' is a list of 3, and has no '3'; the first is 0",
+            "got '3' of the list 'topology.levels'; expected a number below 3",
         ),
         (f"{LP30}0.link.latency=3 GB", "got '3 GB'; expected a quantity in s"),
         (f"{LP30}0.link.latency=-3 us", "got '-3 us'; expected at least 0"),
@@ -310,8 +313,11 @@ def test_a_changed_part_survives_the_way_to_another_process():
             "systems.lpu.chip={like: lpu, memory.sram.capacity: 1 MB, memory: {sram: {capacity: 1 MB}}}",
             "got 'memory.sram.capacity' twice; expected it once",
         ),
-        ("systems.lpu.chip={like: lpu, price: 1 USD, price.x: 2}", "'price' is not a mapping"),
-        ("systems.lpu.chip={like: lpu, memory..x: 2}", "'memory..x': write it as a.b.c"),
+        (
+            "systems.lpu.chip={like: lpu, price: 1 USD, price.x: 2}",
+            "got a key below 'price', which is no mapping; expected none",
+        ),
+        ("systems.lpu.chip={like: lpu, memory..x: 2}", "got 'memory..x'; expected a.b.c"),
         (
             "systems.lpu.chip={like: lpu, source: 5, price: 3 USD}",
             "systems.lpu.chip.source: got 5; expected a mapping",
@@ -326,8 +332,11 @@ def test_a_changed_part_survives_the_way_to_another_process():
         ),
         ("model.num_experts=4", "a change of 'num_experts' is written as 'num_local_experts'"),
         ("model.num_hidden_layers=4.5", "got 4.5; expected a whole number"),
-        ("seed.x=4", "'seed' is not a mapping"),
-        ("workload.kind.x=4", "'workload.kind' is not a mapping"),
+        ("seed.x=4", "got a key below 'seed', which is no mapping; expected none"),
+        (
+            "workload.kind.x=4",
+            "got a key below 'workload.kind', which is no mapping; expected none",
+        ),
         (f"{'a.' * 200}b=4", "more than 100000 values, or nested too deep: aliases that multiply?"),
     ],
 )
@@ -358,7 +367,7 @@ def test_an_assignment_that_is_wrong_is_refused_in_its_name(assignment, message)
         ("like: lpu, prise: 3 USD", "9: chip has no 'prise'; did you mean 'price'?"),
         ("like: lpuu", "8: 'lpuu' is not among the catalogue's chips; did you mean 'lpu'?"),
         ("like: 7", "8: like: got 7; expected a name among "),
-        ("like: lpu, price.x: 3", "9: 'price' is not a mapping"),
+        ("like: lpu, price.x: 3", "9: got a key below 'price', which is no mapping; expected none"),
         ("like: lpu, topology.levels.0.chips: 3", "9: dragonfly has no 'levels'; it has "),
         ("memory.sram.capacity: 3 MB", "8: chip has no 'memory.sram.capacity'; it has "),
     ],
@@ -388,7 +397,7 @@ def test_the_command_refuses_in_one_line(sramsim):
     assert sramsim("check", "mine.yaml", "--set", f"{CAPACITY}.x=3") == (
         2,
         "",
-        f"--set {CAPACITY}.x: 'memory.sram.capacity' is not a mapping\n",
+        f"--set {CAPACITY}.x: got a key below 'memory.sram.capacity', which is no mapping; expected none\n",
     )
 
 
