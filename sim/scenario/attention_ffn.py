@@ -142,7 +142,7 @@ def _require_simulated(pool: str, system: System) -> None:
     plan, refused = system.plan, list(REFUSED)
     if pool == "ffn":
         refused += [key for key in system.model_fields_set if key not in FFN_KEYS]
-    _require_simulated_failures(pool, system)
+    _require_simulated_parts(pool, system)
     for key in refused:
         if (value := getattr(system, key)) not in (None, (), 0.0, False):
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
@@ -170,13 +170,17 @@ def _require_simulated(pool: str, system: System) -> None:
             raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")
 
 
-def _require_simulated_failures(pool: str, system: System) -> None:
-    """Raise ValueError at the first failure, or unlike chip, that a pool does not simulate."""
+def _require_simulated_parts(pool: str, system: System) -> None:
+    """Raise ValueError at the first drafter, failure or unlike chip that is not simulated."""
     for number, exception in enumerate(system.exceptions):
         if exception.like:
             reason = f"got {exception.like.id}; expected a chip of the pool's kind; try speed: 0.5"
             raise error_at_path(("exceptions", number, "like"), exception.like.id, reason)
     if pool == "attention":
+        if system.speculate and system.speculate.draft.system is not None:
+            reason = "got a drafter on other chips; expected one on the attention pool; "
+            path = ("speculate", "draft", "system")
+            raise error_at_path(path, None, f"{reason}try leaving system and transfer out")
         if system.faults and (spares := system.faults.spares):
             reason = f"got {spares}; expected 0 in the attention pool, whose ranks work without "
             reason += "each other; try leaving spares out"

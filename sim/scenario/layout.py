@@ -54,9 +54,6 @@ def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment)
         _require_apart(scenario.plain(name).outages, plan.replicas, "replica")
         return
     with errors_below("attention"):
-        if system.attention.outages and pool_of(scenario.systems, name):
-            reason = "got outages of ranks in a decode pool; expected outages of its ffn alone; "
-            raise error_at_path(("outages",), None, f"{reason}try leaving outages out")
         if system.attention.outages and plan.attention_data > 1 and scenario.by_chip(name):
             reason = "got outages of ranks at fidelity chip; expected fidelity stage; "
             raise error_at_path(("outages",), None, f"{reason}try leaving fidelity out")

@@ -137,10 +137,10 @@ class Pools(Shown):
 def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     """Return the key of a pool's system that pools do not simulate, and why; ('', '') for none."""
     if isinstance(system, AttentionFfn):
-        if failing := next((part for part, own in system.pools.items() if own.outages), ""):
-            reason = "got a list; expected none, because outages of attention ranks and of an FFN "
-            reason += f"pool are not simulated in a {pool} pool; try leaving outages out"
-            return f"{failing}.outages", reason
+        if system.attention.outages:
+            reason = "got a list; expected none, because outages of attention ranks are not "
+            reason += f"simulated in a {pool} pool; try leaving outages out"
+            return "attention.outages", reason
         key, reason = pool_problem(pool, system.attention)
         return key and f"attention.{key}", reason
     refused = _REFUSED | (_REFUSED_OF_DECODE if pool == "decode" else {})

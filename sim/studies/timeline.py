@@ -84,10 +84,10 @@ def _traced_deployment(scenario: Scenario, name: str) -> Deployment:
 
     Raises: UserError if there is no such system; PlanError if it does not fit.
     """
-    plain = plain_systems(scenario.systems)
-    if name not in scenario.systems and name not in plain:
-        raise unknown_name("--system", name, dict.fromkeys([*scenario.systems, *plain]))
-    if name in both_pools(scenario.systems):
+    plain, both = plain_systems(scenario.systems), both_pools(scenario.systems)
+    if name not in {*scenario.systems, *plain, *both}:
+        raise unknown_name("--system", name, dict.fromkeys([*scenario.systems, *plain, *both]))
+    if name in both:
         raise UserError(
             f"trace: systems.{name}: got attention and FFN pools; expected a system of one pool; "
             "try sramsim trace without --program"

@@ -16,6 +16,7 @@ from sim.cost.turn_program import TurnProgram, turn_program
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.pools import member_system
 from sim.scenario.replicas import chip_machines
 from sim.scenario.scenario import Scenario
 from sim.serving.service import serve
@@ -68,7 +69,7 @@ def trace_turns(scenario: Scenario, name: str, tokens: int, prefill: bool = Fals
         for pool, layout in zip((attention, ffn), layouts, strict=True)
     )
     return Timeline(
-        system=scenario.systems[name].full_label or name,
+        system=member_system(scenario.systems, name).full_label or name,
         identity=f"{costs.layout.model.id} on {chips}",
         group=attention.size,
         stages=("attention", *bounds),

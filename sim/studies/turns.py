@@ -13,6 +13,7 @@ from sim.inputs.errors import UserError
 from sim.planning.deployment import Deployment
 from sim.results.plan_summary import LayerCycle
 from sim.scenario.layout import deploy_fitting
+from sim.scenario.pools import member_system
 from sim.scenario.scenario import Scenario
 from sim.units import Seconds
 
@@ -55,7 +56,7 @@ def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
     chips = f"{deployment.own_chips} x {deployment.layout.chip.id}"
     chips += f" + {deployment.ffn.chips} x {deployment.ffn.layout.chip.id}"
     return LayerTurns(
-        scenario.systems[name].full_label or name,
+        member_system(scenario.systems, name).full_label or name,
         f"{deployment.layout.model.id} on {chips}; {cycle.sequences:,} sequences",
         cycle,
         tuple(first_turns(times, cycle.micro_batches, SHOWN_LAYERS)),

@@ -15,8 +15,10 @@ systems:
 """
 ALONE = "{chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}"
 FAULTS = "chip: {rate: 1e-4 failure/h}, repair: 10 h, detection: 60 s, horizon: 8760 h, samples: 10"
+DRAFTER = "{model: qwen3-8b, system: {chip: gb200, chips: 1, engine: ideal}, transfer: {bandwidth: 50 GB/s}}"
 REFUSED = {
     "ffn.speculate={method: mtp, tokens: 1, acceptance: 0.5}": "ffn.speculate: got a mapping; expected none",
+    f"attention.speculate={{method: draft, tokens: 1, acceptance: 1, draft: {DRAFTER}}}": "attention.speculate.draft.system: got a drafter on other chips; expected",
     "attention.link_errors={rate: 1e-9, restart: 1 ms, payload: 512 B}": "attention.link_errors: ",
     "attention.outages=[{at: 1 s, lasts: 1 s, replica: 4}]": "attention.outages.0.replica: got 4; expected 0 to 3; try 3",
     "ffn.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "ffn.outages.0.replica: got 1; expected 0, the only replica",

@@ -13,6 +13,7 @@ from sim.scenario.pools import Pools
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.system import System
+from sim.serving.replica_config import Outage
 from sim.serving.transfer import Transfer
 from sim.studies.accounts import total_capex
 from sim.studies.identity import system_identity
@@ -72,6 +73,23 @@ def test_without_a_time_to_travel_tokens_come_as_from_the_decode_pool_alone(serv
         assert pools.first_token == pytest.approx(rows["one"].first_token, rel=1e-9)
 
 
+def test_an_ffn_outage_stops_decoding_and_loses_no_request(served):
+    """Prompts are computed elsewhere, and KV caches arrive: first tokens come as usual."""
+    scenario, usual = served[0], served[1]["placed"].rows
+    at = float((usual.first_token[0] + usual.last_token[0]) / 2)
+    pools = scenario.systems["placed"]
+    ffn = pools.decode.ffn.model_copy(update={"outages": (Outage(at=at, lasts=0.5),)})
+    decode = pools.decode.model_copy(update={"ffn": ffn})
+    systems = {"placed": pools.model_copy(update={"decode": decode})}
+    rows = run(scenario.model_copy(update={"systems": systems})).systems["placed"].rows
+    late = rows.last_token - usual.last_token
+    step = (usual.last_token[0] - usual.first_token[0]) / 29
+    assert ((late[:3] >= 0.5) & (late[:3] < 0.5 + 2 * step)).all()
+    assert late[3] == pytest.approx(0.0, abs=1e-9)  # it comes after the repair
+    assert rows.first_token == pytest.approx(usual.first_token, rel=1e-9)
+    assert not rows.retries.any()
+
+
 def test_energy_and_money_are_those_of_three_pools(served):
     """Eight chips idle. The prompts travel once, and hidden states in every layer as without them."""
     scenario, systems = served
@@ -120,7 +138,7 @@ systems:
 REFUSED = {
     "systems.pd.decode.attention.max_waiting=9": "systems.pd.decode.attention.max_waiting: got 9; exp",
     "systems.pd.decode.attention.policy=prefill-first": "systems.pd.decode.attention.policy: got pref",
-    "systems.pd.decode.ffn.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "decode.ffn.outages: got a list",
+    "systems.pd.decode.attention.outages=[{at: 1 s, lasts: 1 s}]": "decode.attention.outages: got a list",
     "systems.pd.decode.ffn.chip=l40s": "systems.pd.decode: qwen3-235b-a22b on 4 l40s of the ffn pool",
 }
 

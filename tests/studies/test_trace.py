@@ -95,6 +95,10 @@ def test_pools_take_turns_with_one_request_for_each_micro_batch():
     assert gaps == pytest.approx([step, step], rel=0.02)
     assert timeline.end - timeline.start == pytest.approx(sum(gaps), rel=1e-9)
     no_overlaps(timeline)
+    inside = {"prefill": {"chip": "gb200", "chips": 1, "engine": "ideal"}}
+    inside |= {"decode": POOLS["systems"]["afd"], "transfer": {"bandwidth": "50 GB/s"}}
+    other = Scenario.model_validate({**POOLS, "systems": {"pd": inside}})
+    assert trace_turns(other, "pd.decode", tokens=2).tokens == timeline.tokens
     names = {link.name for link in timeline.links}
     assert {"attention: 0 -> switch", "FFN to attention, from chip 3"} <= names
 
