@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 MAX_DEPTH = 100  # of nested mappings and lists
 # Keys whose text names an entry of the catalogue, or a file.
 REFERENCE_KEYS = ("chip", "engine", "model", "cluster", "like")
+POOL_KEYS = ("prefill", "decode")  # of a system: a name of another system, or one in place
 KeyPath = tuple[str, ...]
 Scalar: TypeAlias = bool | int | float | str | None
 # The content of a JSON or YAML document.
@@ -89,7 +90,10 @@ def replaced(data: object, path: Sequence[str], value: object, depth: int = 0) -
             f"'{dots(path[:depth])}' is a list of {len(data)}, and has no {key!r}; the first is 0"
         )
     if not isinstance(data, Mapping):
-        raise PathError(f"'{dots(path[:depth])}' is not a mapping")
+        reason = "not a mapping"
+        if isinstance(data, str) and path[depth - 1] in POOL_KEYS:
+            reason = f"the name of a system; try {dots((*path[: depth - 2], data, *path[depth:]))}"
+        raise PathError(f"'{dots(path[:depth])}' is {reason}")
     if depth > MAX_DEPTH:
         raise PathError("nested too deep")
     return {**data, key: replaced(data.get(key, {}), path, value, depth + 1)}

@@ -268,3 +268,32 @@ def test_both_pools_serve_one_model(make_scenario, make_model):
         PlanError, match=r"systems\.pd: pd\.prefill serves .* pools serve one model"
     ):
         sim.check(scenario)
+
+
+NAMED = """\
+model: llama-3.1-8b
+workload: {kind: closed, users: 1, requests: 1, prompt: 64 token, output: 8 token}
+systems:
+  one: {chip: h100-sxm, chips: 1, engine: vllm, plan: {tensor: 1, kv: fp8}}
+  pd:
+    prefill: one
+    decode: {chip: h100-sxm, chips: 1, engine: vllm, plan: {tensor: 1, kv: bf16}}
+    transfer: {bandwidth: 50 GB/s}
+"""
+
+
+def test_a_kv_cache_that_changes_its_precision_on_the_way_is_told(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(NAMED)
+    sends = "systems.pd.decode: warning: the prefill pool sends its KV cache in fp8, and this pool"
+    assert sends in sramsim("check", str(path))[2]
+    equal = "systems.pd.decode.plan.kv=fp8"
+    assert "sends its KV" not in sramsim("check", str(path), "--set", equal)[2]
+
+
+def test_a_key_below_the_name_of_a_pools_system_names_that_system(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(NAMED)
+    status, _, err = sramsim("check", str(path), "--set", "systems.pd.prefill.chips=2")
+    expected = "'systems.pd.prefill' is the name of a system; try systems.one.chips\n"
+    assert (status, err) == (2, f"--set systems.pd.prefill.chips: {expected}")
