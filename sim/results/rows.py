@@ -60,7 +60,7 @@ TRANSFER_COLUMNS = {
     "transfer_start": "s: when its KV cache began to travel, without what left during the prefill",
     "transfer_end": "s: when its KV cache had travelled",
     "handed_over": "s: when the decode replica's scheduler had it, after the hand-over",
-    "decode_start": "s: when a micro-batch of the decode replica took it",
+    "decode_start": "s: when a micro-batch of the decode replica, or its beat, took it",
 }
 
 

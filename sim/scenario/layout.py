@@ -98,6 +98,7 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
     """Return the warnings of a plain system's deployment, requests and policy.
 
     Requests beyond the model's context are refused. A warning says so if a mean one is.
+    A decode pool may keep its KV cache in another precision than the prefill pool sends.
     Beats of `policy: ring` are those of a mean request.  A warning names the error for the
     longest sequence that the system holds, above 2 %.
     """
@@ -108,6 +109,8 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
             f"a mean request has {tokens:g} tokens, and the model's context is {limits.context}: "
             "longer requests are refused"
         )
+    if pool_of(scenario.systems, name) == "decode":
+        lines += _conversion(scenario, name, deployment)
     if scenario.plain(name).policies.batching is not ring:
         return lines
     longest = min(limits.context, limits.kv_tokens - limits.state_tokens)
@@ -119,6 +122,18 @@ def system_warnings(scenario: Scenario, name: str, deployment: Deployment) -> li
             f"for {longest} tokens they would take {longer:.1%} more (policy continuous counts it)"
         )
     return lines
+
+
+def _conversion(scenario: Scenario, name: str, decode: Deployment) -> list[str]:
+    """Return the warning that the KV cache changes its precision between the pools, if it does."""
+    prefill = scenario.deploy(f"{name.rpartition('.')[0]}.prefill")
+    sent, kept = prefill.layout.plan.kv, decode.layout.plan.kv
+    if sent == kept:
+        return []
+    return [
+        f"the prefill pool sends its KV cache in {sent}, and this pool keeps it in {kept}: "
+        "the conversion takes no time here"
+    ]
 
 
 def check(scenario: Scenario) -> dict[str, dict[str, Member]]:

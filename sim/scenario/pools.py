@@ -150,15 +150,13 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
             reason = f"got {got}; expected none, because the {pool} pool does not simulate it"
             return key, f"{reason}; {advice}"
     policy = system.policies.batching
-    if policy is ring and pool == "decode":
-        return "policy", "got ring; expected micro-batches in a decode pool; try policy: continuous"
     if system.speculate and system.speculate.draft.system:
         return "speculate", (
             f"got a drafter on other chips; expected one on those of the {pool} pool, since a "
             "drafter apart does not receive prompts of the other pool; try leaving draft.system "
             "out"
         )
-    if pool == "decode" and not is_steady(policy):
+    if pool == "decode" and not (is_steady(policy) or policy is ring):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")
         return "policy", (
             f"got {named}; expected a policy that always decodes, because no prompts are computed "

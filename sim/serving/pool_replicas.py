@@ -5,8 +5,10 @@ holds room for a prompt from its admission on, and a place among its sequences f
 """
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import simpy
 
@@ -16,7 +18,7 @@ from sim.serving.event_order import call_after
 from sim.serving.policy import Request
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
-from sim.serving.ring import RingReplica
+from sim.serving.ring import ROUNDING, Entered, RingReplica
 from sim.units import Seconds
 
 
@@ -242,3 +244,31 @@ class DecodeReplica(Replica):
         self.admission.free_room(request)
         self.admission.leave(request, self.env.now)
         self.on_submit()
+
+
+class RingDecodeReplica(DecodeReplica, RingReplica):
+    """A decode replica whose sequences keep a beat of a compiled pipeline.
+
+    A sequence takes the first free beat after its prompt has arrived, and then one in each turn.
+    """
+
+    def schedule_request(self, request: Request) -> None:
+        """Find the beat of a received sequence, and wait for its last token."""
+        env, rows, (beat, unloaded, turn) = self.env, self.rows, self.schedule
+        now, later = env.now, request.output - 2  # turns after its first token here
+        beats = self.ring.enter(math.ceil(now / beat - ROUNDING), 1)
+        if later:
+            self.ring.hold(beats[1], later)
+        self.beats[request.id] = beats
+        assert rows.transfers
+        rows.transfers.decode_start[request.id] = max(now, beats[1] * beat)
+        rows.gaps.add(beats[1] * beat + unloaded - request.joined, 1)
+        self.counter.received += 1
+        leave = (beats[1] + later * turn) * beat + unloaded
+        call_after(env, leave - now, partial(self.answered, request, leave))
+
+    def entered(self, request: Request, beats: tuple[int, int], begun: float) -> Entered:
+        if begun <= beats[1]:
+            return request.prompt, 0, 0
+        turns = (begun - 1 - beats[1]) // self.schedule.turn
+        return request.prompt, 0, 1 + int(min(request.output - 2, turns))

@@ -30,6 +30,7 @@ from sim.serving.pool_replicas import (
     DecodeReplica,
     PrefillAdmission,
     PrefillReplica,
+    RingDecodeReplica,
     RingPrefillReplica,
 )
 from sim.serving.replica import Replica
@@ -96,17 +97,25 @@ class PooledFleet(ServingFleet):
     def build(self, number: int) -> Replica:
         """Return an empty replica of its pool."""
         config, env, rows = self.configs[number], self.env, self.rows
-        if config.policies.batching is ring:
+        prefills, by_beats = number < self.pools.prefill, config.policies.batching is ring
+        if prefills and by_beats:
             return self.connected(
                 RingPrefillReplica(env, number, config, rows, self.on_prompt_ended)
             )
+        if by_beats:
+            return self.receiving(
+                RingDecodeReplica(env, number, config, rows, self.on_request_ended)
+            )
         executor = executor_for(env, config, rows.gaps, self.leap)
         parts = env, number, config, executor, rows
-        if number < self.pools.prefill:
+        if prefills:
             return self.connected(PrefillReplica(*parts, self.on_prompt_ended))
-        decode = DecodeReplica(*parts, self.on_request_ended)
-        decode.admission.on_admitted = self.on_room
-        return decode
+        return self.receiving(DecodeReplica(*parts, self.on_request_ended))
+
+    def receiving(self, replica: DecodeReplica) -> DecodeReplica:
+        """Return a decode replica that reports when it has room for a prompt."""
+        replica.admission.on_admitted = self.on_room
+        return replica
 
     def connected(self, replica: PrefillReplica) -> PrefillReplica:
         """Return a prefill replica that reports what happens to its prompts."""

@@ -193,12 +193,14 @@ class BeatCounter(Executor):
     """An executor that only counts: the ring computes the times, so nothing is sent to it.
 
     counted: ended requests, by the tokens that entered.
+    received: decodes whose gap is no turn, because the token before came from another replica.
     """
 
     def __init__(self, costs: Costs, gaps: Gaps, schedule: BeatSchedule) -> None:
         super().__init__()
         self.costs, self.gaps, self.schedule = costs, gaps, schedule
         self.counted: Counter[Entered] = Counter()
+        self.received = 0
         self.last_leave = -math.inf
 
     @property
@@ -209,7 +211,7 @@ class BeatCounter(Executor):
     def flush(self) -> None:
         """Book the steps and the gaps between tokens.  Each gap is a turn."""
         self.tally = ring_tally(self.counted, self.costs.layout.model.window)
-        if decodes := _decodes(self.counted):
+        if decodes := _decodes(self.counted) - self.received:
             self.gaps.add(self.schedule.tpot, decodes)
 
     @property
@@ -271,11 +273,11 @@ class RingReplica(Replica):
 
     def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
         """End a request whose last token left the pipeline, and admit others in its place."""
-        del self.beats[request.id]
-        self.counter.counted[request.prompt, request.prompt, request.output - 1] += 1
+        beats = self.beats.pop(request.id)
+        self.counter.counted[self.entered(request, beats, math.inf)] += 1
         self.counter.last_leave = leave
         self.admission.end(request, leave)
-        if self.admission.waiting:
+        if self.admission.waiting or self.prefilling:
             self.on_submit()
 
     def so_far(self) -> tuple[Tally, NDArray[np.float64]]:
@@ -285,13 +287,15 @@ class RingReplica(Replica):
         """
         costs, counted = self.counter.costs, self.counter.counted.copy()
         begun = math.floor(self.env.now / self.schedule.beat + ROUNDING) + 1  # beats so far
-        for number, (first, last) in self.beats.items():
-            request = self.admission.requests[number]
-            prompt = request.prompt
-            if begun > last:
-                decodes = min(request.output - 1, (begun - 1 - last) // self.schedule.turn)
-                counted[prompt, prompt, decodes] += 1
-            elif begun > first:
-                counted[prompt, prompt * (begun - first) // (last + 1 - first), 0] += 1
+        for number, beats in self.beats.items():
+            counted[self.entered(self.admission.requests[number], beats, begun)] += 1
         tally = ring_tally(counted, costs.layout.model.window)
         return tally, ring_busy(costs, counted, tally)
+
+    def entered(self, request: Request, beats: tuple[int, int], begun: float) -> Entered:
+        """Return the tokens of a request that entered in the first `begun` beats."""
+        (first, last), prompt = beats, request.prompt
+        if begun > last:
+            turns = (begun - 1 - last) // self.schedule.turn
+            return prompt, prompt, int(min(request.output - 1, turns))
+        return prompt, max(0, int(prompt * (begun - first) // (last + 1 - first))), 0

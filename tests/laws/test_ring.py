@@ -240,3 +240,37 @@ def test_a_ring_prefills_for_a_decode_pool_as_it_answers_alone(compiled, make_de
     alone = serve(deployment, replace(asked, output=np.ones(30, int)))
     assert rows.finished.all()
     assert rows.first_token == pytest.approx(alone.first_token, rel=1e-9)
+
+
+def test_a_ring_decodes_for_a_prefill_pool_at_its_own_pace(compiled, make_deployment):
+    """A received sequence takes the first free beat, and then one in each turn. No beat has two."""
+    deployment = compiled("three uneven stages", kv_tokens=600)
+    prefill, random = make_deployment(1, TOKENS), np.random.default_rng(4)
+    arrivals = np.cumsum(random.exponential(6 * beat_schedule(deployment.costs, TOKENS).beat, 300))
+    outputs = random.integers(1, 9, 300)
+    asked = RequestBatch(arrivals, random.integers(1, 20, 300), outputs)
+    configs = [
+        *[ReplicaConfig(prefill.costs, prefill.limits, Policies())] * 3,
+        ReplicaConfig(
+            deployment.costs, deployment.limits, Policies(batching=ring), request_tokens=TOKENS
+        ),
+    ]
+    pools = PoolConfig(3, Transfer(bandwidth=1e8, latency=1e-5))
+    service = Service(asked, configs, least_loaded, pools=pools)
+    rows = service.run()
+    target = service.fleet.replicas[-1]
+    beat, unloaded, turn = target.schedule
+    assert rows.finished.all()
+    assert (target.kv_cache.kv_used, target.kv_cache.sequences_used, target.beats) == (0, 0, {})
+    decoding = outputs > 1
+    start = (rows.last_token - unloaded)[decoding] / beat - (outputs[decoding] - 2) * turn
+    first = np.round(start).astype(int)
+    assert start == pytest.approx(first, abs=1e-6)  # of a whole beat
+    assert (start * beat >= rows.transfers.handed_over[decoding] - 1e-9).all()
+    decodes = list(zip(first, outputs[decoding] - 1, strict=True))
+    taken = {begin + n * turn for begin, own in decodes for n in range(own)}
+    assert len(taken) == (outputs - 1).sum()
+    tally = rows.tallies[-1]
+    assert (tally.batch_steps[1], tally.logits, rows.gaps.count) == (len(taken),) * 3
+    positions = zip(asked.prompt, outputs, strict=True)
+    assert tally.context == sum(p + 1 + n for p, own in positions for n in range(own - 1))

@@ -268,3 +268,24 @@ def test_both_pools_serve_one_model(make_scenario, make_model):
         PlanError, match=r"systems\.pd: pd\.prefill serves .* pools serve one model"
     ):
         sim.check(scenario)
+
+
+NAMED = """\
+model: llama-3.1-8b
+workload: {kind: closed, users: 1, requests: 1, prompt: 64 token, output: 8 token}
+systems:
+  one: {chip: h100-sxm, chips: 1, engine: vllm, plan: {tensor: 1, kv: fp8}}
+  pd:
+    prefill: one
+    decode: {chip: h100-sxm, chips: 1, engine: vllm, plan: {tensor: 1, kv: bf16}}
+    transfer: {bandwidth: 50 GB/s}
+"""
+
+
+def test_a_kv_cache_that_changes_its_precision_on_the_way_is_told(sramsim, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(NAMED)
+    sends = "systems.pd.decode: warning: the prefill pool sends its KV cache in fp8, and this pool"
+    assert sends in sramsim("check", str(path))[2]
+    equal = "systems.pd.decode.plan.kv=fp8"
+    assert "sends its KV" not in sramsim("check", str(path), "--set", equal)[2]
