@@ -37,6 +37,7 @@ gallery: .venv/ready ## draw the figures of the pages again (minutes)
 	$(BIN)/sramsim sensitivity llama3-8b-lpu-vs-h100 --figure docs/pages/figures/tornado.png > out/gallery/tornado.txt
 	$(BIN)/sramsim validate --figure docs/pages/figures/agreement.png > out/gallery/validation.txt
 	$(BIN)/sramsim validate sram-replies --figure docs/pages/figures/prefill.png > out/gallery/replies.txt
+	$(BIN)/sramsim sweep claims/lpx --out out/lpx && $(BIN)/sramsim plot out/lpx && cp out/lpx/frontier.png docs/pages/figures/
 	$(BIN)/sramsim validate afd --figure docs/pages/figures/ratio.png > out/gallery/afd.txt
 
 docs: .venv/ready ## build docs/ as a site into out/docs; warnings are errors

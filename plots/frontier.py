@@ -56,9 +56,9 @@ def finding(lines: Sequence[Series]) -> str:
         return f"Most tokens per MW: {parts[0][1]}, at every speed of a user"
     *lower, (_, last) = parts
     texts = [f"{label} up to {trimmed_number(speed)}" for speed, label in lower[: SEGMENTS - 1]]
-    return (
-        f"Most tokens per MW: {texts[0]} token/s for a user, {', '.join([*texts[1:], last])} beyond"
-    )
+    text = f"Most tokens per MW: {texts[0]} token/s for a user"
+    above = "" if len(texts) == len(lower) else f" {trimmed_number(lower[-1][0])}"
+    return "; ".join([text, *texts[1:], f"{last} beyond{above}"])
 
 
 def best_by_speed(lines: Sequence[Series]) -> list[tuple[float, str]]:
