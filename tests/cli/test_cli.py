@@ -369,7 +369,10 @@ def test_numbers_beyond_what_can_be_are_refused_by_every_command(
             "systems.card.plan.tensr=2",
             "--set systems.card.plan.tensr: plan has no 'tensr'; did you mean 'tensor'?",
         ),
-        ("systems.card.plan.tensor", "--set systems.card.plan.tensor: got no key and value; expected a.b.c=value"),
+        (
+            "systems.card.plan.tensor",
+            "--set systems.card.plan.tensor: got no key and value; expected a.b.c=value",
+        ),
         (
             "systems.card.plan.tensor=2",
             "--set systems.card.plan.tensor: systems.card.plan: got tensor 2 x pipeline 1 = "

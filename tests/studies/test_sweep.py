@@ -460,7 +460,10 @@ WRONG = [
     ("sweep: [2 request/s]", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
     ("sweep: []", "mine.yaml:12: sweep: a sweep is a mapping of keys to lists"),
     ("sweep: {workload..rate: [1]}", "mine.yaml:12: sweep: 'workload..rate' is no key to vary"),
-    ("sweep: {model.id.x: [1, 2]}", "mine.yaml:12: got a key below 'id', which is no mapping; expected none"),
+    (
+        "sweep: {model.id.x: [1, 2]}",
+        "mine.yaml:12: got a key below 'id', which is no mapping; expected none",
+    ),
     (
         f"sweep: {{seed: {list(range(400))}, workload.requests: {list(range(1, 400))}}}",
         "mine.yaml:12: sweep: 159,600 points, and 100,000",
