@@ -231,7 +231,7 @@ def calibration_table(fit: "Calibration") -> RenderableType:
         kept = number in fit.unidentifiable
         between = f"{number.written(number.low)} and {number.written(number.high)}"
         fitted = (
-            ("assumed: not identified", "-")
+            ("assumed", "not identified")
             if kept
             else (number.written(number.value), number.written(number.error))
         )
