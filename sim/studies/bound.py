@@ -119,8 +119,7 @@ def load_point(
         passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
         chunk = 0 if passes > 1 and k == 1 else round(k * computed / steps)
         work = mean_step(deployment, k, context, chunk, prompt, cached)
-        time, unloaded = step_times(deployment, work)
-        tpot = max(in_flight * time, unloaded) / mean
+        time, tpot = paced_step(deployment, work)
         if slo.tpot is None or tpot <= slo.tpot:
             rate = load = k / steps / (time * passes)
             if think is not None:
@@ -207,6 +206,16 @@ def mean_step(
         work.attended, work.windowed_attended = chunk * middle, chunk * min(middle, window)
         work.windowed_cached = min(work.cached, chunk + window)
     return work
+
+
+def paced_step(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
+    """Return the time of a step on the slowest stage, and the TPOT of its sequences.
+
+    The micro-batches in flight take turns on that stage, or wait for a pass through all of them.
+    """
+    limits, (time, unloaded) = deployment.limits, step_times(deployment, work)
+    turn = (limits.fill or limits.micro_batches) * time
+    return time, max(turn, unloaded) / deployment.layout.mean_tokens
 
 
 def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:

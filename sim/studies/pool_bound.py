@@ -15,7 +15,7 @@ from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import decode_counts, first_token, mean_step, step_times
+from sim.studies.bound import decode_counts, first_token, mean_step, paced_step, step_times
 from sim.units import RequestsPerSecond
 from sim.workload.slo import SLO
 
@@ -108,8 +108,8 @@ def decode_point(
     most = min(concurrent // in_flight, limits.token_budget // width) if concurrent else 0
     for k in decode_counts(max(1, most)) if concurrent else ():
         work = mean_step(deployment, k, context, 0, prompt)
-        time, unloaded = step_times(deployment, work)
-        tpot, rate = max(in_flight * time, unloaded) / mean, k / steps / time
+        time, tpot = paced_step(deployment, work)
+        rate = k / steps / time
         if (slo.tpot is None or tpot <= slo.tpot) and (best is None or rate > best.rate):
             tally = Tally()
             tally.batch_steps[k * width] += steps / k
