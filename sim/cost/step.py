@@ -141,10 +141,15 @@ class Costs(StepRows):
         return table
 
     def computing(self, work: Work) -> dict[Block, Seconds]:
-        """Return the seconds that each block takes every chip of its stage, without messages."""
+        """Return the seconds that each block takes every chip of its stage, without messages.
+
+        The head has all passes of a drafter, with their messages.
+        """
         parts: dict[Block | Mixer | None, Seconds] = defaultdict(float)
         for row in self.rows(work):
-            if row.shares is not IS_COLLECTIVE or row.part is self.head:  # of a drafter
+            if row.part is self.head:
+                parts[row.part] += row.seconds * float(row.repeats[-1])
+            elif row.shares is not IS_COLLECTIVE:
                 parts[row.part] += row.seconds
         return {b: parts[b] + sum(parts[mixer] for mixer in b.mixers) for b in self.blocks}
 

@@ -168,7 +168,11 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 "another model",
             ),
             "policy: ring": (system.policies.batching is ring, "policy: continuous"),
-            "fidelity: chip": (scenario.by_chip(name), "fidelity: stage"),
+            "fidelity: chip": (
+                scenario.by_chip(name)
+                and (name in both or system.speculate.draft.system is not None),
+                "fidelity: stage",
+            ),
             "link_errors": (system.link_errors is not None, "leaving link_errors out"),
             "routing: sampled": (system.routing == "sampled", "routing: expected"),
         }

@@ -25,6 +25,7 @@ from sim.hardware.topology import (
     Torus,
 )
 from sim.scenario.replicas import chip_machines
+from sim.serving.step_draws import StepDraws
 
 pytestmark = pytest.mark.slow
 
@@ -167,6 +168,25 @@ def test_many_requests_take_the_same_time(lay, serve_on, drawn, topology, plan, 
     deployment = lay(APART[topology], plan, model, engine)
     assert uncontended(deployment)
     same(*both(deployment, serve_on, sorted(drawn)))
+
+
+@given(
+    requests,
+    st.sampled_from(list(APART)),
+    st.sampled_from([Plan(tensor=1), Plan(tensor=2, pipeline=3), Plan(tensor=4)]),
+    st.sampled_from(["layer", "model"]),
+    st.integers(2, 4),
+)
+@settings(max_examples=8)
+def test_drafts_take_the_same_time(
+    lay, serve_on, speculate, make_model, drawn, topology, plan, kind, tokens
+):
+    """A draft layer, and a draft model of three layers, in `tokens` passes."""
+    drafter = make_model(num_hidden_layers=3) if kind == "model" else None
+    method = "draft" if drafter else "eagle"
+    drafts = speculate(tokens, 0.6, method=method, drafter=drafter)
+    deployment = lay(APART[topology], plan, speculation=drafts)
+    same(*both(deployment, serve_on, sorted(drawn), draws=StepDraws((0.6,) * tokens, seed=3)))
 
 
 @given(requests, st.sampled_from(list(SHARED)), st.sampled_from(PLANS), engines)
