@@ -55,7 +55,10 @@ def test_the_figure_of_ratios_has_the_measured_points_beside_both_lines():
     panels = ratio_panels()
     figure = ratio.draw(panels)
     title = figure.get_suptitle()
-    assert "At 16,384 tokens the best ratio is 5 to 1; experts' kernels" in title.replace("\n", " ")
+    assert (
+        "At 16,384 tokens 5 to 1 was measured as the best ratio; experts' kernels"
+        in title.replace("\n", " ")
+    )
     assert "7 to 1" in title
     assert len(figure.axes) == 3
     (panel,) = (panel for panel in panels if panel.context == 16384 and panel.light)
