@@ -68,7 +68,7 @@ class Costs(StepRows):
         self._sampling: dict[tuple[int, int, int], Seconds] = {}
         self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
-        self._fixed: dict[tuple[int, ...], Seconds] = {}  # of `line`: all but attention
+        self._fixed: dict[tuple[int | None, ...], Seconds] = {}  # of `line`: all but attention
 
     def without_drafts(self, widths: tuple[int, ...] | None = None) -> "Costs":
         """Return the costs without a drafter.
@@ -99,11 +99,11 @@ class Costs(StepRows):
         Plain floats are ten times as fast as arrays of one number.
         """
         decodes = work.decodes
-        tokens = decodes * work.width + work.prompt_tokens
-        drafting = decodes if self.drafter else 0
-        key = tokens, self.ranked(work), work.logits, decodes + work.chunks, drafting
+        key = decodes, work.width, work.prompt_tokens, work.rank_prompt, work.logits, work.chunks
         if key not in self._fixed or self.sampled:
-            self._fixed[key] = self.body(*key[:2]).item() + self.sampling(*key[2:])
+            drafting = decodes if self.drafter else 0
+            sampling = self.sampling(work.logits, decodes + work.chunks, drafting)
+            self._fixed[key] = self.body(work.tokens, self.ranked(work)).item() + sampling
         time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
         layers = self._first_layers
         if decodes:

@@ -25,6 +25,8 @@ def checked_batching(policy: Batching) -> Batching:
     Raises: UserError from the returned policy, when its answer is not a BatchDecision, or breaks
     the declaration that it is steady.
     """
+    if policy is continuous:  # the default, which is asked at nearly every step
+        return policy
     is_declared = is_steady(policy)
 
     def _decide(state: BatchState) -> BatchDecision:
