@@ -71,9 +71,8 @@ class PointComparison:
 
     @property
     def drafts(self) -> bool:
-        """Whether it is about pools whose sequences have drafts."""
-        system = self.point.system
-        return bool(self.point.pools and system and system.speculate)
+        """Whether it is about sequences with drafts, whose acceptance is assumed."""
+        return bool(self.point.system and self.point.system.speculate)
 
     @property
     def measured_ms(self) -> float | None:

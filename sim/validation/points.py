@@ -21,6 +21,7 @@ from typing import Any, Literal
 from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.inputs.errors import ScenarioError
 from sim.inputs.files import shorten
+from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.validation.systems import (
@@ -75,6 +76,8 @@ POINT_METRICS = {
 }
 # Tokens of a prompt and an answer in a chat with a public service, if a table has none.  Assumed.
 API = (500, 200)
+# The curve of a family. Tables have the drafts of a step, but not how many are accepted: assumed.
+MTP_CURVE = {"DeepSeek": "deepseek-r1-mtp"}
 Pattern = Literal["alone", "batch", "users", "full", "reply"]
 # How a metric counts, and why: fitted to, or listed without being scored.
 Known = tuple[Literal["fitted", "listed"], str]
@@ -255,6 +258,32 @@ def _ttft_pattern(several: bool, output: int) -> Pattern:
     return "alone"
 
 
+def mtp_drafts(row: Mapping[str, str]) -> Speculate:
+    """Return the drafts of a row with multi-token prediction.
+
+    Raises: InexpressibleError if their number, or an acceptance for the model, is not known.
+    """
+    if not row.get("mtp_depth"):
+        raise InexpressibleError("with multi-token prediction, of a number of drafts unknown")
+    drafts = {"tokens": cell_number(row, "mtp_depth", int), "acceptance": _mtp_curve(row)}
+    return Speculate.model_validate({"method": "mtp"} | drafts)
+
+
+def with_drafts(point: MeasuredPoint, row: Mapping[str, str]) -> MeasuredPoint:
+    """Return the point of a row with the reason why its drafts are assumed, if it has drafts."""
+    if point.reason or not (point.system and point.system.speculate):
+        return point
+    return replace(point, reason=f"acceptance of {_mtp_curve(row)}, of another text")
+
+
+def _mtp_curve(row: Mapping[str, str]) -> str:
+    """Return the acceptance curve of a row.  Raises: InexpressibleError if there is none."""
+    for model, curve in MTP_CURVE.items():
+        if row["model"].startswith(model):
+            return curve
+    raise InexpressibleError(f"no acceptance of multi-token prediction of {row['model']} is known")
+
+
 def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     """Return the mean TTFT and TPOT of a closed loop."""
     engine = f"{row['backend']} {row['backend_version']}".strip()
@@ -284,17 +313,21 @@ def _serving_point(row: Mapping[str, str]) -> MeasuredPoint:
     # After the group, by which the halves are chosen.
     about |= {"output": row["osl"], "chips": row["chips"], "tensor": str(tp)}
     about |= {"users": row["concurrency"], "version": row["backend_version"] or "unknown"}
+    about["drafts"] = row.get("mtp_depth") or "0"
     name = row["point_id"]
     if row["use"] != "score":
         reason = row["reason"] or f"its use is {row['use']!r}, not 'score'"
         return MeasuredPoint(name, about, measured, reason=reason, group=group)
     try:
         ran = system_of_row(about, chips, "", degrees, users * dp)
+        if depth := row.get("mtp_depth"):
+            drafting = System.model_validate(dict(ran.system) | {"speculate": mtp_drafts(row)})
+            ran, group = replace(ran, system=drafting), f"{group} {depth} drafts"
     except InexpressibleError as error:
         return MeasuredPoint(name, about, measured, reason=str(error), group=group)
     spread = not row["lengths"].startswith("fixed")
     point = MeasuredPoint(name, about, measured, "users", users * dp, isl, osl, spread, group=group)
-    return with_system(point, ran)
+    return with_drafts(with_system(point, ran), row)
 
 
 def _steps_point(row: Mapping[str, str]) -> MeasuredPoint:
@@ -329,11 +362,11 @@ def fitting_half(points: Iterable[MeasuredPoint]) -> set[str]:
 
     Points are grouped by model, system and backend.  In a group, configurations (precision,
     version, lengths, degrees) are sorted by name.  Every second one is taken, with all its
-    numbers of users.
+    numbers of users.  Left out: points with drafts, whose acceptance is assumed.
     """
     by_group: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for point in points:
-        if point.system is not None:
+        if point.system is not None and not point.system.speculate:
             about = point.about
             where = about["model"], about["chip"], about["engine"].split()[0]
             by_group.setdefault(where, {}).setdefault(point.group, []).append(point.id)

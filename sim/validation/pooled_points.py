@@ -19,7 +19,6 @@ from typing import Any
 
 from sim.catalogue.measurements import errors_at_row, read_csv_table
 from sim.inputs.names import catalogue_folder
-from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
 from sim.serving.transfer import Transfer
 from sim.validation.points import (
@@ -29,6 +28,8 @@ from sim.validation.points import (
     MeasuredPoint,
     MeasuredPools,
     cell_number,
+    mtp_drafts,
+    with_drafts,
     with_system,
 )
 from sim.validation.systems import InexpressibleError, RowSystem, measurement_rules, system_of_row
@@ -46,8 +47,6 @@ LABELS = {
     "ambiguous": "with or without multi-token prediction: both fit the row",
     "unmatched": "with or without multi-token prediction: not known",
 }
-# The table has the drafts of a step, but not how many are accepted. So this curve is assumed.
-MTP_CURVE = {"DeepSeek": "deepseek-r1-mtp"}
 MILLISECONDS = {"kv_transfer_ms": "kv_transfer", "ttft_ms": "ttft"}
 NOT_TIMED = {
     "kv_bandwidth": "a bandwidth: the time of its transfer is the row before",
@@ -126,17 +125,7 @@ def _served_pools(row: Mapping[str, str]) -> MeasuredPoint:
         group=" ".join([*about.values(), row["osl"], row.get("mtp_depth", ""), *degrees]),
         known=known,
     )
-    point = with_system(point, decode)
-    curve = decode.system.speculate and f"acceptance of {_mtp_curve(row)}, of another text"
-    return replace(point, reason=point.reason or curve) if curve else point
-
-
-def _mtp_curve(row: Mapping[str, str]) -> str:
-    """Return the acceptance curve of a row.  Raises: InexpressibleError if there is none."""
-    for model, curve in MTP_CURVE.items():
-        if row["model"].startswith(model):
-            return curve
-    raise InexpressibleError(f"no acceptance of multi-token prediction of {row['model']} is known")
+    return with_drafts(with_system(point, decode), row)
 
 
 @lru_cache(maxsize=1)
@@ -174,11 +163,8 @@ def _pool(row: Mapping[str, str], pool: str, about: Mapping[str, str]) -> RowSys
         batch *= dp
     changes: dict[str, Any] = {"max_sequences": max(batch, engine.max_sequences or batch)}
     if row["label"] == "mtp":
-        if not (depth := row.get("mtp_depth", "")):
-            raise InexpressibleError("with multi-token prediction, of a number of drafts unknown")
-        drafts = _number(depth, "mtp_depth")
-        mtp = {"method": "mtp", "tokens": drafts, "acceptance": _mtp_curve(row)}
-        changes["speculate"], batch = Speculate.model_validate(mtp), (1 + drafts) * batch
+        drafts = mtp_drafts(row)
+        changes["speculate"], batch = drafts, (1 + drafts.tokens) * batch
     changes["token_budget"] = max(batch, engine.token_budget or batch)
     return _decoding(ran, **changes)
 

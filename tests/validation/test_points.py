@@ -402,12 +402,20 @@ def test_a_half_is_about_a_half_of_each_model_on_each_system(serving):
     chosen = fitting_half(serving)
     by_kind: dict[tuple[str, ...], dict[str, bool]] = {}
     for each in serving:
-        if each.system:
+        if each.system and not each.system.speculate:
             kind = each.about["model"], each.about["chip"], each.about["engine"].split()[0]
             by_kind.setdefault(kind, {})[each.group] = each.id in chosen
     assert len(by_kind) > 5
     for groups in by_kind.values():
         assert sum(groups.values()) == len(groups) // 2  # the odd one tests
+
+
+def test_rows_with_drafts_are_in_no_half_and_say_whose_acceptance_they_have(serving):
+    drafting = [each for each in serving if each.system and each.system.speculate]
+    assert len(drafting) == 25
+    assert not {each.id for each in drafting} & fitting_half(serving)
+    assert {each.system.speculate.tokens for each in drafting} == {1, 2, 3}
+    assert all(each.reason == "acceptance of deepseek-r1-mtp, of another text" for each in drafting)
 
 
 def test_configurations_that_differ_are_not_one(make_table):
