@@ -231,7 +231,7 @@ def test_users_who_are_refused_have_to_pause(tmp_path):
     with pytest.raises(ScenarioError) as error:
         read(path)
     assert str(error.value).endswith(
-        "mine.yaml:5: systems.card.max_waiting: got 8 with 30 users who do not pause; expected a pause, as a refused user asks "
+        "mine.yaml:5: systems.card.max_waiting: got 8 with 30 users who do not pause; expected a pause, as a refused user sends "
         "again at the same instant; try workload.think: 1 s, or leave max_waiting out"
     )
     for think, most in ((", think: 1 s", 8), ("", 30)):  # a queue for all users refuses none
