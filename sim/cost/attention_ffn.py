@@ -60,7 +60,7 @@ class LayerTimes(NamedTuple):
 
 # The pools and links. Each takes one micro-batch at a time.
 POOLS_AND_LINKS = ("attention", "ffn", "out_busy", "back_busy")
-# Those that a layer shares with the next one, if another stage of the FFN pool has that one.
+# The pools and links that a layer shares with the next one, if that is on another FFN stage.
 BETWEEN_STAGES = ("attention", "out_busy", "back_busy")
 ONCE = LayerTimes(1.0, 1.0, 1.0, 1.0)
 
@@ -86,7 +86,7 @@ def critical_times(
     With m micro-batches, b = the slowest pool or link, S = attention + out + ffn + back:
     cycle = max(m b, S), and L equal layers take L cycle + fill, with fill = (m - 1) b + S - cycle.
     This is exact for a flow shop that every job passes L times, first come, first served.
-    Where another FFN stage has the next layer, b is the slowest of the others (BETWEEN_STAGES).
+    Where the next layer is on another FFN stage, b leaves the FFN pool out (BETWEEN_STAGES).
     This is exact for two micro-batches; more may overtake each other's layers, and take less.
     """
     m, slowest = micro_batches, times.slowest(resources)
@@ -342,7 +342,7 @@ class AttentionFfnCosts(Costs):
 
 
 def _link_rows(transfer: LayerTransfer, times: LayerTimes, counts: LayerTimes) -> Iterator[Row]:
-    """Yield the rows of a layer's messages. The time that keeps a link busy has no latency."""
+    """Yield the rows of a layer's messages. The busy time of a link leaves the latency out."""
     for name in ("out", "back", "out_busy", "back_busy"):
         way, seconds = name.removesuffix("_busy"), getattr(times, name)
         latency = transfer.latency if name == way else 0.0

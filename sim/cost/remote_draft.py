@@ -1,8 +1,8 @@
 """The cost of steps whose drafts are made on other chips, in closed form.
 
-The drafter makes the drafts of a group of sequences, they cross a link, the model verifies them,
-and what it accepts crosses back. Two groups take turns: the drafter works for one of them while the
-model works for the other one.
+The drafter makes the drafts of a group of sequences. The drafts cross a link, the model verifies
+them, and the number of accepted ones crosses back. Two groups take turns: the drafter works for one
+of them while the model works for the other one.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,16 +43,17 @@ class StepParts(NamedTuple):
         return sum(time * count for time, count in zip(self, counts, strict=True))
 
 
-# The ways through a step, of which the longest is its time. Prompts wait for no drafts.
+# The paths through a step. Its time is that of the longest one. Prompts wait for no drafts.
 PROMPTS_ALONE = (StepParts(verify=1), StepParts(prompts=1))
 IN_TURN = (StepParts(verify=1, drafts=1, trip=1), StepParts(prompts=1, drafts=1, trip=1))
 
 
 def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
-    """Return the ways through a step, each as the number of times that its parts count.
+    """Return the paths through a step, each as the number of times that its parts count.
 
-    One group: max(verify, prompts) + drafts + trip, without prompts the sum.
-    Two groups: the same for one of them, or twice what the model, the drafter or the link does.
+    The longest path is the time of the step.
+    One group: max(verify, prompts) + drafts + trip. Prompts alone: max(verify, prompts).
+    Two groups: the path of one group, or twice the time of the model, the drafter or the link.
     """
     if not decodes:
         return PROMPTS_ALONE
@@ -64,13 +65,13 @@ def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
 
 @cache
 def pass_ways(stages: int, pieces: int, passes: int) -> tuple[Array, Array]:
-    """Return the ways through the passes of a drafter, of which the longest is their time.
+    """Return the paths through the passes of a drafter. The longest one is their time.
 
-    float[way, stage], float[way]: how often the time of a stage counts, and that of all hops. These
-    times are sums over the passes of one piece.
+    float[path, stage], float[path]: how often the time of a stage counts, and that of all hops.
+    These times are sums over the passes of one piece.
     With n pieces, P equal passes, S = a pass with its hops, b = its slowest stage, they take
     (P - 1) max(n b, S) + S + (n - 1) b: each piece begins a pass when it has ended the one before.
-    Assumed: this for the first pass as well, which takes more tokens than the others.
+    Assumed: the first pass takes as long as the others, although it has more tokens.
     """
     own, behind = np.eye(stages), (pieces - 1) / passes
     waiting = np.ones((stages, stages)) + behind * own  # for the piece's own pass to end
@@ -84,9 +85,8 @@ class RemoteDrafter:
 
     In a step, the first pass takes as many tokens as the model verifies, and each further pass
     takes a token of each sequence. A prompt has a pass of its own.
-    The tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one behind
-    the other, as in `pass_ways`. Its engine's time for a step counts once for the drafts, and once
-    for prompts.
+    Tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one after the
+    other (`pass_ways`). The engine's time for a step counts once for drafts, and once for prompts.
     """
 
     def __init__(self, layout: Layout, of: Speculation) -> None:
@@ -225,13 +225,13 @@ class RemoteDraftCosts(Costs):
         ways = paths(groups, work.decodes)
         longest = max(ways, key=times.total)
         seconds, slope = times.total(longest), growth.total(longest)
-        for way in ways:  # which grows faster, and becomes the longest
+        for way in ways:  # one that grows faster may become the longest
             if (faster := growth.total(way) - slope) > 0:
                 holds = min(holds, 1 + int((seconds - times.total(way)) / faster))
         return seconds, slope, holds
 
     def rows(self, work: Work) -> Iterator[Row]:
-        """Yield the contributions to a step, each as often as it is on the longest way."""
+        """Yield the contributions to a step, each as often as it is on the longest path."""
         groups, part = self.group(work)
         times = self.parts_of(part)[0]
         counts = max(paths(groups, work.decodes), key=times.total)
@@ -264,7 +264,7 @@ class RemoteDraftCosts(Costs):
         return times, StepParts(verify=growth, drafts=more), min(holds, steps)
 
     def trip(self, sequences: int) -> Seconds:
-        """Return the time of both messages: drafts of some sequences, and what is accepted."""
+        """Return the time of both messages: drafts, and how many are accepted."""
         nbytes = sequences * (self.bytes_out + self.bytes_back)
         return 2 * self.link.latency + nbytes / self.link.bandwidth
 
@@ -275,7 +275,7 @@ class RemoteDraftCosts(Costs):
     def tallies(self, tally: Tally) -> tuple[Tally, Tally]:
         """Return the tallies of the model and of the drafter, with a step for each group.
 
-        Assumed: steps with as many tokens as two sequences have are cut, prompts alone as well.
+        Assumed: steps with at least the tokens of two sequences are cut, also prompts alone.
         """
         fewest = self.groups * self.layout.width
         model = _cut_decodes(tally, lambda tokens: self.groups if tokens >= fewest else 1)

@@ -21,9 +21,9 @@ def assign(document: Document, assignment: str) -> None:
 
 
 def _problem(data: Mapping[str, object], path: list[str]) -> str:
-    """Return why a path leads to a part of no system; empty otherwise.
+    """Return why a path leads to no part of a system; empty if it does.
 
-    Missing mappings are made, so such a part would be a new system without all other keys.
+    `Document.set` makes missing mappings. So it would make a system that has this key alone.
     """
     systems = data.get("systems")
     if path[0] != "systems" or len(path) < 3 or not isinstance(systems, Mapping):
@@ -33,6 +33,7 @@ def _problem(data: Mapping[str, object], path: list[str]) -> str:
         return f"got system {path[1]!r}; expected {' or '.join(systems)}; {hint}"
     named = value_at(systems, path[1:3])
     if path[2] in POOLS and len(path) > 3 and isinstance(named, str):
-        reason = f"got a key of system {str(named)!r}, which is the pool by its name"
-        return f"{reason}; expected its own key; try --set systems.{named}.{'.'.join(path[3:])}"
+        reason = f"got a key of {path[2]}, which names system {str(named)!r}; "
+        reason += "expected a key of that system; "
+        return f"{reason}try --set systems.{named}.{'.'.join(path[3:])}"
     return ""

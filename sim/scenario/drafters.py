@@ -9,7 +9,7 @@ from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import System
 from sim.units import brief
 
-# Keys of a named system that a drafter has or does not need. It refuses all others.
+# Keys that a system which is named as a drafter may have. All others are refused.
 KEPT = frozenset(Placement.model_fields)
 NOT_NEEDED = frozenset(("label", "colour", "model"))
 

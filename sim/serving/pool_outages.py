@@ -1,7 +1,7 @@
 """Failures of an attention pool and an FFN pool while they serve.
 
-The FFN pool works for all ranks of the attention pool, so no step is made while it is down. A rank
-of attention holds the KV cache of its own sequences. While it is down, the others go on.
+The FFN pool works for all ranks of the attention pool, so steps stop while it is down. An attention
+rank holds the KV cache of its own sequences. While it is down, the other ranks go on.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ class PoolFailures:
 
     Without a rank that works the replica fails as a whole, and begins again with the first repair.
     Sequences of a dead rank leave after the step under way.
-    The admitted requests are on the ranks in turn, in the order of their numbers.
+    The admitted requests are dealt to the ranks in turn, in the order of their numbers.
     dead: ranks that are down. ffn_is_down: whether the FFN pool is.
     Left out: prefixes that only a dead rank has cached, and routers that avoid a replica whose FFN
     pool is down.
@@ -43,7 +43,7 @@ class PoolFailures:
 
     @property
     def replica(self) -> Replica:
-        """The replica as it is now. It is another object after all ranks were down."""
+        """The replica. A failure of all ranks replaces it by another object."""
         return self.fleet.replicas[self.number]
 
     @property

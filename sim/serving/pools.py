@@ -1,8 +1,8 @@
 """Prefill and decode pools: a request is prefilled on one replica, and decoded on another one.
 
 1. A prefill replica serves the request as one of a single output token, which is its first token.
-2. A decode replica admits it: its KV cache has room for the prompt, and as policies want, for the
-   output.
+2. A decode replica admits it when its KV cache has room for the prompt, and for the output if its
+   policies reserve that.
 3. The KV cache of the prompt travels. The prefill replica holds it until then.
 4. After the hand-over, a micro-batch of the decode replica takes the sequence.
 
@@ -68,11 +68,11 @@ class PooledFleet(ServingFleet):
     """A prefill pool and a decode pool behind one router, and the links between them.
 
     journeys: the requests that are not received yet, by number.
-    stranded: those of them that wait while no decode replica is up.
-    The router of each pool is that of its replicas' policies. So is its deadline: that of the
-    prefill pool is for the first token, and that of the decode pool for the last one.
+    stranded: the journeys that wait while no decode replica is up.
+    The router and the deadline of each pool are those of its replicas' policies. The deadline of
+    the prefill pool is for the first token, and that of the decode pool for the last one.
     With overlap, a decode replica reserves room when the prefill replica admits the request.
-    Left out: transfers that are booked behind one that is broken off do not begin earlier.
+    Left out: if a transfer is broken off, those booked after it do not begin earlier.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class PooledFleet(ServingFleet):
         replica.submit(prompt)
 
     def on_prompt_admitted(self, prompt: Request) -> None:
-        """Ask for room for a request while its prompt is computed, if its parts leave early."""
+        """Request room while a prompt is computed, if its parts are sent early."""
         journey = self.journeys.get(prompt.id)
         if journey and self.pools.transfer.overlap != "none":
             self.reserve(journey)
@@ -184,7 +184,7 @@ class PooledFleet(ServingFleet):
             self.start(journey)
 
     def start(self, journey: Journey) -> None:
-        """Start the transfer of what has not left during the prefill, of a prompt that is computed.
+        """Start the transfer of a computed prompt, without the parts that left during prefill.
 
         Blocks in the decode replica's prefix cache do not travel.
         """
@@ -229,7 +229,7 @@ class PooledFleet(ServingFleet):
         self.source.on_end(prompt, at)
 
     def on_request_ended(self, request: Request, at: Seconds) -> None:
-        """End a request in its decode replica, and drop its prompt if that has not come."""
+        """End a request in its decode replica, and drop its prompt if that has not arrived."""
         if journey := self.forget(request):
             journey.source.withdraw(journey.prompt)
         self.source.on_end(request, at)

@@ -1,4 +1,4 @@
-"""The numbers that a system's time may depend on, by key, and its costs with another value of one.
+"""The numbers that a system's time may depend on, by key, and costs with one of them changed.
 
 A key names the file and the place in it: 'chip.memory.hbm.bandwidth'. Numbers of an FFN pool begin
 with 'ffn.', those of the links between pools with 'transfer.', and those of a drafter on other
@@ -84,7 +84,7 @@ def file_numbers(
 
 
 def _split(key: str) -> tuple[str, str]:
-    """Return the prefix of a key that tells whose number it is, and the rest."""
+    """Return the prefix of a key, which names the pool or the drafter, and the rest."""
     prefix = next((prefix for prefix in (FFN, DRAFTS) if key.startswith(prefix)), "")
     return prefix, key.removeprefix(prefix)
 

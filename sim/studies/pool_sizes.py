@@ -17,7 +17,7 @@ from sim.scenario.scenario import Scenario
 from sim.studies.capacity import SEARCH_FROM, Guess, SystemCapacity, load_to_beat
 from sim.studies.pool_bound import pools_point
 
-MOST_SIZES = 5  # as many sizes are simulated, those with the highest bounds
+MOST_SIZES = 5  # that are simulated: those with the highest bounds
 NEAR_SIZES = 0.75  # sizes below this share of the highest bound are not simulated
 
 # A search on a scenario with one system.
@@ -65,7 +65,7 @@ def ranked_sizes(scenario: Scenario, name: str) -> list[tuple[float, PoolCopies]
     if not bounds:
         raise PlanError(
             f"{scenario.where(name, 'copies', 'search')}: got capacity, and a mean request misses "
-            "the slo in every pool; expected limits that are met; try a looser slo"
+            "the slo in every pool; expected an slo that can be met; try a looser slo"
         )
     bounds.sort(key=lambda bound: (-bound[0], bound[1]))
     return [(load, size) for load, _, size in bounds]
@@ -108,6 +108,6 @@ def best_sizes(
     if best is None:
         raise PlanError(
             f"{scenario.where(name, 'copies', 'search')}: got capacity, and the slo is met by none "
-            f"of {len(near)} sizes: {reason}; expected limits that are met; try a looser slo"
+            f"of {len(near)} sizes: {reason}; expected an slo that can be met; try a looser slo"
         )
     return best[1], PlanSearch(len(ranked), len(near), best[0])

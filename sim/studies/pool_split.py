@@ -248,8 +248,8 @@ class Splits:
     def ranked(self) -> tuple[int, list[tuple[float, AttentionFfn]]]:
         """Return the number of splits, and those near the highest bound with it, the highest first.
 
-        A pair of pools is left out unseen if one of them alone is not near the highest bound. Among
-        equal bounds, fewer chips come first.
+        A pair of pools is skipped if the bound of one pool alone is not near the highest bound.
+        Among equal bounds, fewer chips come first.
         Raises: PlanError if no split fits, or no load is within the SLO.
         """
         pairs = [
@@ -280,8 +280,8 @@ class Splits:
         if not attends:
             what = "a mean request misses the slo, or does not fit, in every attention pool"
         return PlanError(
-            f"{where}: got capacity, and {what}; expected limits that are met; try a looser slo, "
-            "or more chips"
+            f"{where}: got capacity, and {what}; expected an slo that can be met; try a looser "
+            "slo, or more chips"
         )
 
 
@@ -305,7 +305,7 @@ def best_split(
     if best is None:
         raise PlanError(
             f"{scenario.where(name, 'plan', 'search')}: got capacity, and the slo is met by none "
-            f"of {len(near)} splits: {reason}; expected limits that are met; try a looser slo"
+            f"of {len(near)} splits: {reason}; expected an slo that can be met; try a looser slo"
         )
     return best[1], PlanSearch(considered, len(near), best[0])
 
@@ -328,10 +328,10 @@ def _key(pool: System) -> tuple[int | None, ...]:
 def _by_key(
     pairs: list[tuple[System, System]], place: int
 ) -> dict[tuple[int | None, ...], tuple[System, System]]:
-    """Return one of the pairs for each attention pool (place 0) or each FFN pool (1)."""
+    """Return one pair with each attention pool (place 0), or with each FFN pool (place 1)."""
     return {_key(pair[place]): pair for pair in pairs}
 
 
 def _shape(split: AttentionFfn) -> tuple[object, ...]:
-    """Return the shape of a split, whose bounds err alike."""
+    """Return the shape of a split. Bounds of equal shapes have similar errors."""
     return split.attention.plan.tensor, split.ffn.plan.expert == 1, split.micro_batches

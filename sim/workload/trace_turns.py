@@ -18,7 +18,7 @@ class RecordedTurns:
     """The turns of a trace, by request.
 
     before: int[request], the number of the turn before it; -1 without one.
-    pause: float[request], from that turn's answer on, in the unit of the trace; nan: not recorded.
+    pause: float[request], after that turn's answer, in the unit of the trace; nan: not recorded.
     added: whether prompts have only the new text of a turn, without the conversation before it.
     timed: whether all requests have a time of their own.
     alone: later turns whose predecessor the file lacks, or which got no answer.
@@ -31,8 +31,9 @@ class RecordedTurns:
     alone: int = 0
 
     def part(self, places: NDArray[np.int64], second: float = 1.0) -> "RecordedTurns":
-        """Return the turns at these places, in this order. second: of the unit of pauses.
+        """Return the turns at these places, in this order.
 
+        second: seconds in the unit of pauses.
         A turn whose predecessor is not among them has none.
         """
         numbers = np.full(len(self.before) + 1, -1)  # the last one is that of -1
@@ -44,9 +45,10 @@ class RecordedTurns:
 def turns_before(
     ids: Sequence[Hashable], parents: Sequence[Hashable], times: Sequence[float]
 ) -> NDArray[np.int64]:
-    """Return int[request]: the request whose id is each one's parent; -1 without one.
+    """Return int[request]: the number of each request's parent; -1 without one.
 
-    It is the last one before it in time, and among equal times in the file. None is no id.
+    If several requests have the parent's id, the parent is the last of them before the request: in
+    time, and at equal times in the file. None is no id.
     """
     before = np.full(len(ids), -1)
     latest: dict[Hashable, int] = {}
@@ -71,8 +73,8 @@ def whole_prompts(
 def as_conversations(requests: RequestBatch, turns: RecordedTurns) -> RequestBatch:
     """Return requests of which each turn waits for the answer to the turn before it.
 
-    It follows after its recorded pause. Without one, it is sent as long after the turn before it as
-    recorded, or with the answer if that comes later.
+    With a recorded pause, a turn is sent that long after the answer. Otherwise the gap between two
+    turns is the recorded one, or longer if the answer comes later.
     Requests are numbered conversation by conversation, as those of `Sessions`.
     """
     before, n = turns.before, len(turns.before)

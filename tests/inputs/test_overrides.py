@@ -675,7 +675,7 @@ def test_inputs_that_a_result_keeps_are_a_scenario_that_gives_the_same(folder):
         ("systems.lpus.chips", "got system 'lpus'; expected lpu or pd; did you mean 'lpu'?"),
         (
             "systems.pd.prefill.plan.tensor",
-            "got a key of system 'lpu', which is the pool by its name; expected its own key;"
+            "got a key of prefill, which names system 'lpu'; expected a key of that system;"
             " try --set systems.lpu.plan.tensor",
         ),
     ],
