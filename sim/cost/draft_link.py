@@ -15,9 +15,9 @@ class DraftLink(Value):
     """The link between a replica and its drafter, which works in both directions at once.
 
     A message takes `latency + bytes / bandwidth`. Drafts go to the model. The number of accepted
-    ones, and the token after them, come back. A token is 4 B. Exact sampling from a drafter that
-    samples needs the scores of the whole vocabulary with each draft: `sends: logits`, at 16 bits.
-    Drafters that take the likeliest token send tokens alone.
+    drafts, and the token after them, come back. A token is 4 B. With `sends: tokens` the drafter
+    takes the likeliest token. With `sends: logits` it samples, and sends the scores of the whole
+    vocabulary with each draft, at 16 bits: exact sampling needs them.
     Left out: prompts, which the drafter receives when the model does.
     """
 

@@ -46,12 +46,12 @@ class AttentionFfn(Shown):
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
     At chip fidelity the turns follow from the queues of chips and links. `attention.fidelity`
-    counts for both pools.
+    applies to both pools.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
-    `attention` is of one rank, whose number is `replica`; the sequences of other ranks go on.
+    `attention` stops one rank, whose number is `replica`. The sequences of other ranks go on.
     The drafter of `attention.speculate` is on the attention pool.
-    The system may decode for a prefill pool.
-    Left out: being a prefill pool.
+    The system may be a decode pool.
+    Left out: such a system as a prefill pool.
     """
 
     attention: System = Field(
@@ -171,7 +171,7 @@ def _require_simulated(pool: str, system: System) -> None:
 
 
 def _require_simulated_parts(pool: str, system: System) -> None:
-    """Raise ValueError at the first drafter, failure or unlike chip that is not simulated."""
+    """Raise ValueError at the first drafter, failure or different chip that is not simulated."""
     for number, exception in enumerate(system.exceptions):
         if exception.like:
             reason = f"got {exception.like.id}; expected a chip of the pool's kind; try speed: 0.5"

@@ -56,9 +56,9 @@ DecodeField = Annotated[str | PoolSystem, BeforeValidator(_name_or_system)]
 
 
 class PoolCopies(Value):
-    """The copies of the system of each pool, given or searched for.
+    """The number of copies of each pool's system, given or searched for.
 
-    `{search: capacity, chips: 64}` takes the copies with the highest goodput under the SLO.
+    `{search: capacity, chips: 64}` finds the numbers with the highest goodput under the SLO.
     """
 
     prefill: Count = Field(default=1, description="Copies of the prefill pool's system.")
@@ -96,7 +96,7 @@ class Pools(Shown):
     the KV cache until then.  With `overlap` the room is reserved when the prefill replica admits
     the request.  A request of one output token stays where it is.
 
-    Both pools serve the same model.  The router of a system distributes requests over all copies.
+    Both pools serve the same model.  The router of a system distributes requests over its copies.
     A preempted sequence is computed again on the decode replica.
 
     The deadline of the prefill pool's system is for the first token, and that of the decode pool's
@@ -152,9 +152,8 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
     policy = system.policies.batching
     if system.speculate and system.speculate.draft.system:
         return "speculate", (
-            f"got a drafter on other chips; expected one on those of the {pool} pool, since a "
-            "drafter apart does not receive prompts of the other pool; try leaving draft.system "
-            "out"
+            f"got a drafter on other chips; expected one on the chips of the {pool} pool, since "
+            "other chips receive no prompts of the other pool; try leaving draft.system out"
         )
     if pool == "decode" and not (is_steady(policy) or policy is ring):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")

@@ -22,9 +22,8 @@ class SplitSearch(Value):
     """A search for the sizes and plans of both pools, and for the number of micro-batches.
 
     It takes those with the highest goodput under the SLO, within all limits given here. `chips`
-    of a pool is then the most that the pool takes. Beside it, one ordinary system of the attention
-    pool's chips is searched for within the same limits: it has wide expert parallelism, if that is
-    best.
+    of a pool then limits that pool. For comparison, the search also finds the best ordinary system
+    of the attention pool's chips within the same limits. It may have wide expert parallelism.
     """
 
     search: Literal["capacity"] = Field(

@@ -19,8 +19,7 @@ class Outage(Value):
 
     With `requests: retry` its requests begin again from their prompts on another replica. Without
     another replica they wait for the first that is up again.
-    In an attention pool a rank is down, which is one of the copies of its weights. An FFN pool is
-    down as a whole.
+    In an attention pool one rank is down, a copy of its weights. An FFN pool is down as a whole.
     """
 
     at: Seconds = Field(description="Start of the outage [s].")

@@ -37,7 +37,7 @@ class Transfer(Value):
     handover: Seconds = Field(
         default=0.0,
         description="Time of routers and schedulers between a transfer and the first decode step, "
-        "once per request [s].",
+        "once per request [s]; if left out, that of the engine that decodes.",
     )
     overlap: Literal["none", "layers", "chunks"] = Field(
         default="none",
