@@ -36,8 +36,8 @@ class Transfer(Value):
     )
     handover: Seconds = Field(
         default=0.0,
-        description="Time of routers and schedulers between a transfer and the first decode step, "
-        "once per request [s]; if left out, that of the engine that decodes.",
+        description="Time from a transfer to the first decode step [s]; if left out, that of the "
+        "engine that decodes.",
     )
     overlap: Literal["none", "layers", "chunks"] = Field(
         default="none",
