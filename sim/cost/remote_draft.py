@@ -144,7 +144,7 @@ class RemoteDrafter:
     def tally(self, tally: Tally) -> Tally:
         """Return the tally of the drafter's passes for the steps of the model.
 
-        Left out: that a prompt beside decodes has a pass of its own.
+        Left out: the separate pass of a prompt in a step with decodes.
         """
         most = self.layout.token_budget
         return draft_tally(_cut_decodes(tally, lambda tokens: -(-tokens // most)), self.passes)

@@ -216,7 +216,7 @@ def _refused_users_pause(scenario: "Scenario") -> None:
         if most is not None and most < users:
             reason = (
                 f"got {most} with {users} users who do not pause; expected a pause, "
-                "as a refused user asks again at the same instant; try workload.think: 1 s, "
+                "as a refused user sends again at the same instant; try workload.think: 1 s, "
                 "or leave max_waiting out"
             )
             raise error_at_path((*path, "max_waiting"), most, reason)
