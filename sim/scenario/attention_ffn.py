@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from sim.cost.layer_transfer import LayerTransfer
+from sim.cost.plan import Plan
 from sim.inputs.errors import error_at_path, errors_below, quoted_value
 from sim.inputs.values import Value
 from sim.model.transformer import Model
@@ -31,6 +32,9 @@ FFN_KEYS = (
     "label",
     "colour",
 )
+# Keys of a plan about attention, KV cache and head, which the FFN pool does not hold, or about
+# stages, which all have equal numbers of layers.
+NOT_OF_FFN = ("attention", "dispatch", "kv", "head", "balance", "kv_split", "kv_in")
 # Keys of the pools' plans whose only simulated value is 1.
 ONLY_ONE = {"attention": ("pipeline", "replicas", "expert"), "ffn": ("attention_data", "replicas")}
 
@@ -139,7 +143,7 @@ def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOver
 
 def _require_simulated(pool: str, system: System) -> None:
     """Raise ValueError at the first key of a pool that is not simulated."""
-    plan, refused = system.plan, list(REFUSED)
+    refused = list(REFUSED)
     if pool == "ffn":
         refused += [key for key in system.model_fields_set if key not in FFN_KEYS]
     _require_simulated_parts(pool, system)
@@ -148,6 +152,23 @@ def _require_simulated(pool: str, system: System) -> None:
             got = "a mapping" if isinstance(value, Value) else quoted_value(value)
             reason = f"got {got}; expected none, because it is not simulated in the {pool} pool"
             raise error_at_path((key,), value, f"{reason}; try leaving {key} out")
+    _require_simulated_plan(pool, system.plan)
+    problems = {
+        "policy": ("ring", "continuous") if system.policies.batching is ring else None,
+        "routing": ("sampled", "expected") if system.routing == "sampled" else None,
+    }
+    for key, problem in problems.items():
+        if problem:
+            reason = f"got {problem[0]}; expected {problem[1]} in the {pool} pool; "
+            raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")
+
+
+def _require_simulated_plan(pool: str, plan: Plan) -> None:
+    """Raise ValueError at the first key of a pool's plan that is not simulated."""
+    for key in NOT_OF_FFN if pool == "ffn" else ():
+        if (value := getattr(plan, key)) != Plan.model_fields[key].default:
+            reason = f"got {str(value)!r}; expected none, because the ffn pool does not use it; "
+            raise error_at_path(("plan", key), value, f"{reason}try leaving {key} out")
     for key in ONLY_ONE[pool]:
         if (value := getattr(plan, key)) not in (None, 1):
             hint = "try a fleet of copies" if key == "replicas" else f"try leaving {key} out"
@@ -160,14 +181,6 @@ def _require_simulated(pool: str, system: System) -> None:
     if plan.slots:
         reason = f"got {plan.slots}; expected none in the {pool} pool; try leaving slots out"
         raise error_at_path(("plan", "slots"), plan.slots, reason)
-    problems = {
-        "policy": ("ring", "continuous") if system.policies.batching is ring else None,
-        "routing": ("sampled", "expected") if system.routing == "sampled" else None,
-    }
-    for key, problem in problems.items():
-        if problem:
-            reason = f"got {problem[0]}; expected {problem[1]} in the {pool} pool; "
-            raise error_at_path((key,), problem[0], f"{reason}try {key}: {problem[1]}")
 
 
 def _require_simulated_parts(pool: str, system: System) -> None:
