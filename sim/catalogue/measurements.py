@@ -15,7 +15,7 @@ from sim.inputs.errors import ScenarioError
 from sim.inputs.files import load_text, shorten
 from sim.inputs.names import catalogue_names
 from sim.inputs.values import Sourced, Text, Value
-from sim.units import Count, Fraction, Seconds, Tokens, TokensPerSecond
+from sim.units import Count, Fraction, Seconds, Tokens, TokensPerSecond, brief
 
 
 class PublishedSpeed(Value):
@@ -158,11 +158,17 @@ class Software(Sourced):
 def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the head of a CSV file, and its rows with their places.
 
-    Raises: ScenarioError if a row does not have as many cells as the head.
+    Raises: ScenarioError if two columns have one name, or a row has more or fewer cells.
     """
     shown = shorten(path)
     text = load_text(path, shown).removeprefix("\ufeff")  # the mark with which Excel begins a file
     reader = csv.DictReader(text.splitlines())
+    head = list(reader.fieldnames or ())
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise ScenarioError(
+            f"{shown}:1: got column {brief(twice[0])!r} {head.count(twice[0])} times; expected it"
+            " once; try leaving the others out"
+        )
     rows: list[tuple[str, dict[str, str]]] = []
     for row in reader:
         where = f"{shown}:{reader.line_num}"
@@ -171,7 +177,7 @@ def read_csv_table(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str
                 f"{where}: the row has more or fewer cells than the head of the table"
             )
         rows.append((where, row))
-    return list(reader.fieldnames or ()), rows
+    return head, rows
 
 
 @contextmanager

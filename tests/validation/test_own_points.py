@@ -8,6 +8,7 @@ import pytest
 from sim.cli.measuring import POINTS_HELP
 from sim.hardware.engine import Engine
 from sim.inputs.document import Document, read_value
+from sim.inputs.errors import ScenarioError
 from sim.validation.own_points import OWN_DEFAULTS, read_own_points
 from sim.validation.points import OWN_COLUMNS
 from sim.validation.simulate import serve_point
@@ -64,6 +65,14 @@ def measured(truth: dict[str, str]) -> Path:
     points = read_own_points(table(*ROWS.format(1, 1, 1).splitlines()), engine).points
     times = [1000 * serve_point(point)["tpot"] for point in points]
     return table(*ROWS.format(*times).splitlines())
+
+
+def test_a_column_that_is_there_twice_is_refused(folder):
+    """One of its values would be ignored. Columns without a name do not matter."""
+    head, row = ",".join(OWN_COLUMNS), "llama-3.1-8b,h100-sxm,1,1,7.5"
+    with pytest.raises(ScenarioError, match=r"mine.csv:1: got column 'tpot_ms' 2 times; expected"):
+        read_own_points(table(f"{row},8", header=f"{head},tpot_ms"))
+    assert len(read_own_points(table(f"{row},,", header=f"{head},,")).points) == 1
 
 
 def test_an_engine_is_fitted_to_a_users_points_as_far_as_they_identify_it(sramsim):
