@@ -20,6 +20,7 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import key_path, plain_systems
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.scenario.sources import ScenarioSource, as_scenario
 from sim.scenario.system import System
 from sim.studies.bound import load_bound, near_best
 from sim.studies.capacity import (
@@ -42,7 +43,7 @@ def _no_progress(system: str, trial: LoadTrial) -> None:
 
 
 def search_plans(
-    scenario: Scenario,
+    scenario: ScenarioSource,
     attainment: float | None = None,
     requests: int | None = None,
     progress: TrialProgress = _no_progress,
@@ -50,12 +51,14 @@ def search_plans(
 ) -> Scenario:
     """Return the scenario with degrees and copies of pools in place of every `search: capacity`.
 
+    scenario: a path, a name of the catalogue, a mapping or a scenario.
     `searches` of the result says how they were found.  Without open plans, the result is the
     scenario itself.
     attainment: as in `capacity`.
     systems: systems to search in, and those of pools; None means all.
-    Raises: PlanError if no plan of a system fits or meets the SLO.
+    Raises: PlanError if no plan of a system fits or meets the SLO; otherwise as `read`.
     """
+    scenario = as_scenario(scenario)
     for name in _open_plans(scenario, systems):
         search = _capacity_search(name, attainment, requests, progress)
         best = best_plan(_single_system(scenario, name), name, search)

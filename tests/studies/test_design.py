@@ -252,6 +252,12 @@ def test_what_is_not_searched_yet_is_not_laid_out(scenario):
         sim.check(scenario(plan=CAPACITY))
 
 
+def test_a_search_takes_what_run_takes():
+    """So the scenario that an error of `sim.capacity` is about can be passed as it is."""
+    name = "llama2-70b-lpu-vs-h100"
+    assert search_plans(name) == sim.read(name)
+
+
 @pytest.mark.parametrize("order", [("fp32", "fp8"), ("fp8", "fp32")])
 def test_the_precision_of_the_cache_that_takes_more_is_found(scenario, make_chip, order):
     """On chips with room for few sequences beside the weights."""
