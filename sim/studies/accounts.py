@@ -30,7 +30,7 @@ from sim.scenario.pools import link_energy
 from sim.scenario.purchases import owned_chips, purchase
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import load_point
+from sim.studies.bound import cached_prefix, first_token, load_point
 from sim.studies.pool_bound import pools_point
 from sim.units import DAY, Seconds, Watts
 from sim.workload.requests import stream_seed
@@ -188,7 +188,8 @@ def capacity_estimate(
 
     The load is that of `sim.studies.bound`, which finds it without a simulation.
     unloaded: a single request on each member.  availability: as in `token_costs`.
-    Left out: waiting, and cached prefixes.
+    With `prefix_caching` a shared prefix is in the cache.
+    Left out: waiting, and cached prefixes of pools.
     None without an SLO, without a load to vary, of sessions, with a limit of requests in flight, or
     if a mean request misses a limit unloaded.
     """
@@ -202,9 +203,10 @@ def capacity_estimate(
     if any(of.pool for of in members.values()):
         return _estimate_of_pools(scenario, members, availability)
     for name, of in members.items():
-        alone = unloaded[name]
-        times = {"ttft": alone.ttft, "e2el": alone.ttft + max(0.0, output - 1) * alone.tpot}
-        point = load_point(of.deployment, prompt, output, slo, workload.pause)
+        alone, cached = unloaded[name], cached_prefix(scenario, name, of)
+        ttft = first_token(of.deployment, prompt, cached) if cached else alone.ttft
+        times = {"ttft": ttft, "e2el": ttft + max(0.0, output - 1) * alone.tpot}
+        point = load_point(of.deployment, prompt, output, slo, workload.pause, cached)
         if point is None or any(time > (getattr(slo, key) or time) for key, time in times.items()):
             return None
         load, rate = load + of.copies * point.load, rate + of.copies * point.rate

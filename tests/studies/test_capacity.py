@@ -16,6 +16,7 @@ from sim.inputs.errors import UserError
 from sim.scenario.layout import check
 from sim.scenario.scenario import Scenario
 from sim.scenario.system import System
+from sim.studies.bound import load_bound
 from sim.studies.capacity import BRACKET_RATIO, capacity
 from sim.studies.run import run
 from sim.studies.trials import TrialSeries
@@ -440,6 +441,23 @@ def test_an_estimate_of_capacity_costs_what_the_search_finds():
             costs.energy.joules_per_token_by_cause[cause], rel=0.03
         )
     assert estimate.output_throughput == pytest.approx(estimate.load * 128)
+
+
+def test_an_estimate_of_capacity_knows_what_is_in_the_cache():
+    """1,024 of 1,536 prompt tokens: the load and the work of a token are those of a trial near it."""
+    scenario = sim.read("shared-prefix")
+    name = "h100x8-cached"
+    kept = {name: scenario.systems[name], "h100x8": scenario.systems["h100x8"]}
+    scenario = scenario.model_copy(update={"systems": kept})
+    summary = sim.run(scenario).summary.systems
+    estimate, members = summary[name].at_capacity, check(scenario)[name]
+    assert estimate.load == load_bound(scenario, members)
+    assert estimate.load > 1.5 * summary["h100x8"].at_capacity.load
+    series = TrialSeries(scenario, scenario.slo, name, members, 0.9, 600, lambda *_: None)
+    costs = series.costs(series.run_trial(0.9 * estimate.load))
+    assert estimate.costs.energy.joules_per_token_by_cause["compute"] == pytest.approx(
+        costs.energy.joules_per_token_by_cause["compute"], rel=0.1
+    )
 
 
 @pytest.mark.parametrize("change", ["slo={ttft: 1 ms}", "slo={tpot: 1 us}", "slo={e2el: 10 ms}"])
