@@ -113,14 +113,18 @@ def load_point(
     computed = max(1.0, prompt - cached)
     needed = computed + width * steps  # tokens that the steps of a request compute
     most = max(1, min(concurrent // in_flight, int(limits.token_budget * steps / needed)))
-    best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
-    for k in decode_counts(most):
-        tokens = k * needed / steps  # k + c
-        passes = max(1.0, tokens / limits.token_budget)  # steps that these tokens take
+
+    def step_of(k: int) -> tuple[float, Work, Seconds, Seconds]:
+        """Return how many steps k + c tokens take, one of them, its time, and the TPOT."""
+        passes = max(1.0, k * needed / steps / limits.token_budget)
         chunk = 0 if passes > 1 and k == 1 else round(k * computed / steps)
         work = mean_step(deployment, k, context, chunk, prompt, cached)
-        time, tpot = paced_step(deployment, work)
-        if slo.tpot is None or tpot <= slo.tpot:
+        return passes, work, *paced_step(deployment, work)
+
+    best: tuple[float, float, Work] | None = None  # load and request/s of a replica, its step
+    for k in decode_counts(most, lambda k: slo.allows_tpot(step_of(k)[3])):
+        passes, work, time, tpot = step_of(k)
+        if slo.allows_tpot(tpot):
             rate = load = k / steps / (time * passes)
             if think is not None:
                 answer = steps * mean * tpot
@@ -151,9 +155,21 @@ def near_best(
     return sorted((first + others)[:SIMULATED], key=lambda pair: -pair[0])
 
 
-def decode_counts(most: int) -> list[int]:
-    """Return the numbers of sequences to try: powers of the root of 2, and `most`."""
-    return sorted({min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)})
+def decode_counts(most: int, within: Callable[[int], bool]) -> list[int]:
+    """Return the numbers of sequences to try: powers of the root of 2, and `most`.
+
+    within: whether a number is within the SLO. Larger ones are not if it is not.  The largest one
+    that is within it is also tried, to 2 %.
+    """
+    counts = {min(most, round(2 ** (n / 2))) for n in range(2 * most.bit_length() + 2)}
+    refused = next((k for k in sorted(counts) if not within(k)), None)
+    if refused is None:
+        return sorted(counts)
+    allowed = max((k for k in counts if k < refused), default=1)
+    while refused - allowed > max(1, refused // 50):
+        middle = (allowed + refused) // 2
+        allowed, refused = (middle, refused) if within(middle) else (allowed, middle)
+    return sorted({*counts, allowed})
 
 
 def _allowed_wait(slo: SLO, answer: Seconds) -> Seconds:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from sim.cost.energy import Tally
 from sim.cost.kv_transfer import prompt_kv_bytes
+from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
 from sim.studies.bound import decode_counts, first_token, mean_step, paced_step, step_times
-from sim.units import RequestsPerSecond
+from sim.units import RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
 
 
@@ -106,11 +107,16 @@ def decode_point(
     in_flight = limits.fill or limits.micro_batches
     best: PoolPoint | None = None
     most = min(concurrent // in_flight, limits.token_budget // width) if concurrent else 0
-    for k in decode_counts(max(1, most)) if concurrent else ():
+
+    def step_of(k: int) -> tuple[Work, Seconds, Seconds]:
         work = mean_step(deployment, k, context, 0, prompt)
-        time, tpot = paced_step(deployment, work)
+        return work, *paced_step(deployment, work)
+
+    counts = decode_counts(max(1, most), lambda k: slo.allows_tpot(step_of(k)[2]))
+    for k in counts if concurrent else ():
+        work, time, tpot = step_of(k)
         rate = k / steps / time
-        if (slo.tpot is None or tpot <= slo.tpot) and (best is None or rate > best.rate):
+        if slo.allows_tpot(tpot) and (best is None or rate > best.rate):
             tally = Tally()
             tally.batch_steps[k * width] += steps / k
             tally.context = steps * work.context / k

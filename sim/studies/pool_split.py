@@ -204,9 +204,9 @@ class Splits:
         steps = max(1.0, workload.mean_output - 1)
         tokens = max(1.0, workload.mean_prompt - cached) + steps  # that pass the pool
         rate = 0.0
-        for count in decode_counts(deployment.limits.token_budget):
-            seconds = costs.ffn_seconds(count)
-            if slo.tpot is None or seconds <= slo.tpot:
+        budget = deployment.limits.token_budget
+        for count in decode_counts(budget, lambda count: slo.allows_tpot(costs.ffn_seconds(count))):
+            if slo.allows_tpot(seconds := costs.ffn_seconds(count)):
                 rate = max(rate, count / seconds / tokens)
         if workload.pause is None:
             return rate

@@ -44,6 +44,10 @@ class SLO(Value):
         """The limits by name [s]."""
         return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
 
+    def allows_tpot(self, tpot: Seconds) -> bool:
+        """Return whether a TPOT is within the limit, if there is one."""
+        return self.tpot is None or tpot <= self.tpot
+
 
 # p99 TTFT and TPOT of MLPerf Inference's server and interactive scenarios.
 # Source: mlcommons/inference_policies, inference_rules.adoc, v5.0 and v5.1.

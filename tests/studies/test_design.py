@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sim
@@ -98,6 +99,18 @@ def test_a_bound_knows_the_tpot_of_the_slo(scenario):
     tight, loose = (goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in (0.001, 1.0))
     assert tight < loose
     assert goodput_bound(deployment, 40, 20, SLO(tpot=1e-9)) == 0
+
+
+def test_a_bound_is_near_that_of_every_number_of_sequences(scenario, monkeypatch):
+    """A limit of the TPOT allows any number of sequences, not a power of the root of 2 alone."""
+    deployment, limits = scenario().deploy("four"), np.geomspace(1e-4, 1e-2, 40)
+    found = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
+    monkeypatch.setattr("sim.studies.bound.decode_counts", lambda most, _: range(1, most + 1))
+    every = np.array([goodput_bound(deployment, 40, 20, SLO(tpot=limit)) for limit in limits])
+    assert (every > 0).sum() > 10
+    assert len({*every}) > 5
+    assert (found <= every).all()
+    assert (found >= 0.97 * every).all()
 
 
 def test_the_command_prints_both_plans(sramsim, tmp_path):
