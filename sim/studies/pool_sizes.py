@@ -6,8 +6,9 @@
 Bounds (`studies.pool_bound`) decide which sizes are simulated, as with plans in `studies.design`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from sim.cost.plan import MOST_REPLICAS, PlanError, PlanSearch
 from sim.scenario.layout import deploy_members
@@ -20,6 +21,7 @@ from sim.studies.pool_bound import pools_point
 MOST_SIZES = 5  # that are simulated: those with the highest bounds
 NEAR_SIZES = 0.75  # sizes below this share of the highest bound are not simulated
 
+Candidate = TypeVar("Candidate")
 # A search on a scenario with one system.
 CapacitySearch = Callable[[Scenario, Guess | None], SystemCapacity]
 
@@ -97,17 +99,33 @@ def best_sizes(
     """
     ranked = ranked_sizes(scenario, name)
     near = [pair for pair in ranked if pair[0] >= NEAR_SIZES * ranked[0][0]][:MOST_SIZES]
-    best: tuple[float, PoolCopies] | None = None
+    where = scenario.where(name, "copies", "search")
+    goodput, copies = best_near(
+        near,
+        lambda copies, guess: search_capacity(with_sizes(scenario, name, copies), guess),
+        f"{where}: got capacity, and the slo is met by none of {len(near)} sizes",
+    )
+    return copies, PlanSearch(len(ranked), len(near), goodput)
+
+
+def best_near(
+    near: Sequence[tuple[float, Candidate]],
+    search_capacity: Callable[[Candidate, Guess], SystemCapacity],
+    refusal: str,
+) -> tuple[float, Candidate]:
+    """Return the highest goodput of some candidates, and the candidate that has it.
+
+    near: candidates with the bounds from which their searches start, the highest first.
+    refusal: the beginning of the error if no load of any candidate is within the SLO.
+    Raises: PlanError in that case.
+    """
+    best: tuple[float, Candidate] | None = None
     least, reason = 0.0, ""
-    for bound, copies in near:
-        guess = Guess(least or SEARCH_FROM * bound, least)
-        result = search_capacity(with_sizes(scenario, name, copies), guess)
+    for bound, candidate in near:
+        result = search_capacity(candidate, Guess(least or SEARCH_FROM * bound, least))
         if result.best:
-            best, least = (result.best.goodput, copies), load_to_beat(result.best)
+            best, least = (result.best.goodput, candidate), load_to_beat(result.best)
         reason = reason or result.reason
     if best is None:
-        raise PlanError(
-            f"{scenario.where(name, 'copies', 'search')}: got capacity, and the slo is met by none "
-            f"of {len(near)} sizes: {reason}; expected an slo that can be met; try a looser slo"
-        )
-    return best[1], PlanSearch(len(ranked), len(near), best[0])
+        raise PlanError(f"{refusal}: {reason}; expected an slo that can be met; try a looser slo")
+    return best

@@ -29,9 +29,8 @@ from sim.studies.bound import (
     load_bound,
     near_best,
 )
-from sim.studies.capacity import SEARCH_FROM, Guess, load_to_beat
 from sim.studies.pool_budget import Budget, alone_with, budget_of
-from sim.studies.pool_sizes import CapacitySearch
+from sim.studies.pool_sizes import CapacitySearch, best_near
 from sim.workload.slo import SLO
 
 MOST_MICRO_BATCHES = 4  # that a search tries; published systems use two or three
@@ -294,20 +293,13 @@ def best_split(
     """
     considered, ranked = Splits(scenario, name).ranked()
     near = near_best(ranked, _shape)
-    best: tuple[float, AttentionFfn] | None = None
-    least, reason = 0.0, ""
-    for bound, split in near:
-        guess = Guess(least or SEARCH_FROM * bound, least)
-        result = search_capacity(alone_with(scenario, name, split), guess)
-        if result.best:
-            best, least = (result.best.goodput, split), load_to_beat(result.best)
-        reason = reason or result.reason
-    if best is None:
-        raise PlanError(
-            f"{scenario.where(name, 'plan', 'search')}: got capacity, and the slo is met by none "
-            f"of {len(near)} splits: {reason}; expected an slo that can be met; try a looser slo"
-        )
-    return best[1], PlanSearch(considered, len(near), best[0])
+    where = scenario.where(name, "plan", "search")
+    goodput, split = best_near(
+        near,
+        lambda split, guess: search_capacity(alone_with(scenario, name, split), guess),
+        f"{where}: got capacity, and the slo is met by none of {len(near)} splits",
+    )
+    return split, PlanSearch(considered, len(near), goodput)
 
 
 def _sized(pool: System, chips: int, plan: Plan, **degrees: int) -> System:
