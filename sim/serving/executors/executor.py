@@ -91,6 +91,13 @@ class Executor:
         """Make one batch step over after the step under way, because its sequences change."""
         self.interrupt()
 
+    def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
+        """Complete a batch step of which another executor has made one step, as `attempt`."""
+        if batch_step.work.decodes and batch_step.counted:
+            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
+        batch_step.steps, batch_step.clock_error = 1, attempt.clock_error
+        batch_step.over(batch_step, leave)
+
     def take_kv_from(self, kv_cache: KVCache) -> None:
         """Take the KV of all steps after a batch step's first one from this cache.
 

@@ -87,10 +87,7 @@ class PausingExecutor(Executor):
         if executor is not self.executor:
             return
         del self.attempts[batch_step]
-        if batch_step.work.decodes and batch_step.counted:
-            self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
-        batch_step.steps, batch_step.clock_error = 1, attempt.clock_error
-        batch_step.over(batch_step, leave)
+        self.complete(batch_step, attempt, leave)
 
     def abort(self) -> None:
         self.executor.abort()
