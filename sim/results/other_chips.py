@@ -27,11 +27,10 @@ class Degrees:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FfnPoolIdentity:
-    """The FFN pool of a system whose other chips have attention.
+class OtherChips:
+    """Chips beside those of a system, with their engine and plan.
 
     weights: precision. weight_bytes, capacity: of the fullest chip [B].
-    micro_batches: parts of a step that take turns on both pools.
     """
 
     vendor: Annotated[str | None, OMIT_NONE] = None
@@ -43,6 +42,15 @@ class FfnPoolIdentity:
     weights: str
     weight_bytes: float
     capacity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfnPoolIdentity(OtherChips):
+    """The FFN pool of a system whose other chips have attention.
+
+    micro_batches: parts of a step that take turns on both pools.
+    """
+
     micro_batches: int
 
     @property
@@ -53,24 +61,14 @@ class FfnPoolIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrafterIdentity:
+class DrafterIdentity(OtherChips):
     """The chips that draft, if they are others than those that verify.
 
-    weights, kv: precisions. weight_bytes, capacity: of the fullest chip [B].
-    kv_tokens: tokens that one replica of the drafter holds.
+    kv: precision. kv_tokens: tokens that one replica of the drafter holds.
     groups: of sequences that take turns. round_trip_us: of the drafts of one sequence.
     """
 
-    vendor: Annotated[str | None, OMIT_NONE] = None
-    chip: str
-    chips: int
-    engine: str
-    speed_label: str | None = None
-    plan: Degrees
-    weights: str
     kv: str
-    weight_bytes: float
-    capacity: float
     kv_tokens: int
     groups: int
     round_trip_us: float

@@ -112,21 +112,18 @@ def _of_pool(
 
 def with_change(costs: Costs, number: FileNumber) -> Costs:
     """Return the costs with one number changed by a tenth."""
-    text, layout = repr(number.value * (1 + number.change)), costs.layout
+    text = repr(number.value * (1 + number.change))
     prefix, key = _split(number.key)
-    if isinstance(costs, AttentionFfnCosts) and number.key.startswith("transfer."):
-        transfer = moved(costs.transfer, number.key.split(".")[1:], text)
-        return AttentionFfnCosts(layout, costs.ffn.layout, transfer, costs.micro_batches)
-    if isinstance(costs, AttentionFfnCosts) and prefix:
-        ffn = _moved_layout(costs.ffn.layout, key, text)
-        return AttentionFfnCosts(layout, ffn, costs.transfer, costs.micro_batches)
-    if isinstance(costs, RemoteDraftCosts) and prefix:
-        return costs.on(layout, _moved_layout(costs.remote.layout, key, text))
-    layout = _moved_layout(layout, key, text)
+    of_links = key.startswith("transfer.")
+    layout = costs.layout if prefix or of_links else _moved_layout(costs.layout, key, text)
     if isinstance(costs, AttentionFfnCosts):
-        return AttentionFfnCosts(layout, costs.ffn.layout, costs.transfer, costs.micro_batches)
+        ffn, transfer = costs.ffn.layout, costs.transfer
+        ffn = _moved_layout(ffn, key, text) if prefix else ffn
+        transfer = moved(transfer, key.split(".")[1:], text) if of_links else transfer
+        return AttentionFfnCosts(layout, ffn, transfer, costs.micro_batches)
     if isinstance(costs, RemoteDraftCosts):
-        return costs.on(layout, costs.remote.layout)
+        drafter = costs.remote.layout
+        return costs.on(layout, _moved_layout(drafter, key, text) if prefix else drafter)
     return Costs(layout)
 
 

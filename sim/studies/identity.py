@@ -15,8 +15,8 @@ from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.plan import DEGREES
 from sim.cost.remote_draft import RemoteDraftCosts
 from sim.inputs.values import Change
-from sim.planning.deployment import Deployment
-from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity
+from sim.planning.deployment import Deployment, PoolDeployment
+from sim.results.other_chips import Degrees, DrafterIdentity, FfnPoolIdentity, OtherChips
 from sim.results.system_identity import (
     Beat,
     ChangedValue,
@@ -153,19 +153,7 @@ def _ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
     costs, ffn = deployment.costs, deployment.ffn
     if ffn is None or not isinstance(costs, AttentionFfnCosts):
         return None
-    plan, engine, chip = ffn.layout.plan, ffn.layout.engine, ffn.layout.chip
-    return FfnPoolIdentity(
-        vendor=chip.vendor or None,
-        chip=chip.id,
-        chips=ffn.chips,
-        engine=engine.id,
-        speed_label=engine.speed_label(chip),
-        plan=Degrees(tensor=plan.tensor, expert=plan.expert, pipeline=plan.pipeline),
-        weights=plan.weights,
-        weight_bytes=ffn.fit.weights,
-        capacity=ffn.fit.capacity,
-        micro_batches=costs.micro_batches,
-    )
+    return FfnPoolIdentity(**vars(_other_chips(ffn)), micro_batches=costs.micro_batches)
 
 
 def _drafter(deployment: Deployment) -> DrafterIdentity | None:
@@ -173,22 +161,27 @@ def _drafter(deployment: Deployment) -> DrafterIdentity | None:
     costs, drafter = deployment.costs, deployment.drafter
     if drafter is None or not isinstance(costs, RemoteDraftCosts):
         return None
-    layout, fitted = drafter.layout, drafter.fit
-    engine, chip, plan = layout.engine, layout.chip, layout.plan
     return DrafterIdentity(
+        **vars(_other_chips(drafter)),
+        kv=drafter.layout.plan.kv,
+        kv_tokens=drafter.fit.kv_tokens,
+        groups=costs.groups,
+        round_trip_us=1e6 * costs.trip(1),
+    )
+
+
+def _other_chips(pool: PoolDeployment) -> OtherChips:
+    plan, engine, chip = pool.layout.plan, pool.layout.engine, pool.layout.chip
+    return OtherChips(
         vendor=chip.vendor or None,
         chip=chip.id,
-        chips=drafter.chips,
+        chips=pool.chips,
         engine=engine.id,
         speed_label=engine.speed_label(chip),
         plan=Degrees(**{item.name: getattr(plan, item.name) for item in fields(Degrees)}),
         weights=plan.weights,
-        kv=plan.kv,
-        weight_bytes=fitted.weights,
-        capacity=fitted.capacity,
-        kv_tokens=fitted.kv_tokens,
-        groups=costs.groups,
-        round_trip_us=1e6 * costs.trip(1),
+        weight_bytes=pool.fit.weights,
+        capacity=pool.fit.capacity,
     )
 
 
