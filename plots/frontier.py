@@ -34,9 +34,7 @@ def draw(swept: Swept) -> Figure:
     axis.set_ylabel("output tokens per second, per MW")
     axis.set_xlim(0, None)
     style.plain_log(axis.yaxis)
-    handles = series.key(lines)
-    if any(True in line.hollow for line in lines):
-        handles.append(series.hollow())
+    handles = series.marked_key(lines)
     style.title(figure, finding(lines), style.keyed(figure, handles))
     series.sweep_footnote(figure, swept, "power: mean of the run, with idle chips, servers and PUE")
     return figure

@@ -84,9 +84,7 @@ def _lines(swept: Swept, metric: str, x: str) -> Figure:
         _scale(axis, "x", [value for line in lines for value in line.values(x)])
     if lines:
         _scale(axis, "y", [value for line in lines for value in line.values(metric)])
-    handles = series.key(lines)
-    if any(True in line.hollow for line in lines):
-        handles.append(series.hollow())
+    handles = series.marked_key(lines)
     style.title(figure, finding(lines, metric, x), style.keyed(figure, handles))
     series.sweep_footnote(figure, swept)
     return figure

@@ -36,9 +36,7 @@ def draw(swept: Swept) -> Figure:
         axis.set(xlabel="output tokens per second of one user", ylabel=label, yscale="log")
         axis.set_xlim(0, None)
         style.plain_log(axis.yaxis)
-    handles = series.key(lines)
-    if any(True in line.hollow for line in lines):
-        handles.append(series.hollow())
+    handles = series.marked_key(lines)
     style.title(figure, finding(lines), style.keyed(figure, handles))
     unknown = [line.label for line in lines if None in line.values(power)]
     gap = f"; not known of {', '.join(unknown)}" if unknown else ""

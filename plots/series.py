@@ -207,6 +207,12 @@ def key(lines: Sequence[Series]) -> list[Line2D]:
     return [line.look.entry() for line in lines]
 
 
+def marked_key(lines: Sequence[Series]) -> list[Line2D]:
+    """Return the entries of the key, with one for hollow marks if there are any."""
+    has_hollow = any(True in line.hollow for line in lines)
+    return [*key(lines), hollow()] if has_hollow else key(lines)
+
+
 def hollow() -> Line2D:
     """Return the entry of the key for hollow marks."""
     return Line2D(

@@ -64,7 +64,7 @@ def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
 
 
 @cache
-def pass_ways(stages: int, pieces: int, passes: int) -> tuple[Array, Array]:
+def pass_paths(stages: int, pieces: int, passes: int) -> tuple[Array, Array]:
     """Return the paths through the passes of a drafter. The longest one is their time.
 
     float[path, stage], float[path]: how often the time of a stage counts, and that of all hops.
@@ -86,7 +86,7 @@ class RemoteDrafter:
     In a step, the first pass takes as many tokens as the model verifies, and each further pass
     takes a token of each sequence. A prompt has a pass of its own.
     Tokens beyond `token_budget` of the drafter's layout enter its stages in pieces, one after the
-    other (`pass_ways`). The engine's time for a step counts once for drafts, and once for prompts.
+    other (`pass_paths`). The engine's time for a step counts once for drafts, and once for prompts.
     """
 
     def __init__(self, layout: Layout, of: Speculation) -> None:
@@ -116,7 +116,7 @@ class RemoteDrafter:
         for layers, now, more in zip(costs.layers, parts.attention, parts.growth, strict=True):
             stages += layers * now
             growth += layers * more
-        counts, of_hops = self._ways(pieces, part)
+        counts, of_hops = self._pass_paths(pieces, part)
         times, slopes = counts @ stages + of_hops * self._hops(part), counts @ growth
         longest = int(np.argmax(times))
         ahead, faster = times[longest] - times, slopes - slopes[longest]
@@ -131,7 +131,7 @@ class RemoteDrafter:
         pieces, part = self._piece(work)
         rows = list(self._rows(part))
         stages = sum(times * row.seconds * row.repeats for row, times in rows)
-        counts, of_hops = self._ways(pieces, part)
+        counts, of_hops = self._pass_paths(pieces, part)
         longest = np.argmax(counts @ stages + of_hops * self._hops(part))
         for row, times in rows:
             repeats = np.array([times * float(row.repeats @ counts[longest])])
@@ -154,9 +154,9 @@ class RemoteDrafter:
         pieces = -(-work.tokens // self.layout.token_budget)
         return pieces, work.part(pieces)
 
-    def _ways(self, pieces: int, part: Work) -> tuple[Array, Array]:
-        """Return `pass_ways` for drafts or prompts."""
-        return pass_ways(self.costs.stages, pieces, self.passes if part.decodes else 1)
+    def _pass_paths(self, pieces: int, part: Work) -> tuple[Array, Array]:
+        """Return `pass_paths` for drafts or prompts."""
+        return pass_paths(self.costs.stages, pieces, self.passes if part.decodes else 1)
 
     def _ranked(self, part: Work) -> int:
         """Return the sequences of the fullest attention rank, each of which drafts a token."""
@@ -222,12 +222,12 @@ class RemoteDraftCosts(Costs):
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         groups, part = self.group(work)
         times, growth, holds = self.parts_of(part)
-        ways = paths(groups, work.decodes)
-        longest = max(ways, key=times.total)
+        choices = paths(groups, work.decodes)
+        longest = max(choices, key=times.total)
         seconds, slope = times.total(longest), growth.total(longest)
-        for way in ways:  # one that grows faster may become the longest
-            if (faster := growth.total(way) - slope) > 0:
-                holds = min(holds, 1 + int((seconds - times.total(way)) / faster))
+        for path in choices:  # one that grows faster may become the longest
+            if (faster := growth.total(path) - slope) > 0:
+                holds = min(holds, 1 + int((seconds - times.total(path)) / faster))
         return seconds, slope, holds
 
     def rows(self, work: Work) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.remote_draft import RemoteDraftCosts, StepParts, pass_ways, paths
+from sim.cost.remote_draft import RemoteDraftCosts, StepParts, pass_paths, paths
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
@@ -156,7 +156,7 @@ def _turns(own: StepParts, latency: float, groups: int, steps: int) -> list[floa
 
 @given(st.lists(times, min_size=1, max_size=4), times, st.integers(1, 5), st.integers(1, 4))
 def test_drafts_are_pieces_that_pass_all_stages_once_for_each_draft(stages, hop, pieces, passes):
-    counts, of_hops = pass_ways(len(stages), pieces, passes)
+    counts, of_hops = pass_paths(len(stages), pieces, passes)
     closed = max(passes * (counts @ stages + of_hops * hop * len(stages)))
     assert closed == pytest.approx(_last_end(stages, hop, pieces, passes), rel=1e-9, abs=1e-15)
 
