@@ -31,7 +31,7 @@ def check_layer_numbers(flat: Mapping[str, JsonValue]) -> None:
             if isinstance(number, int) and not 0 <= number < layers:
                 raise error_at_key((key,), f"{key}: got {number}; {expected}")
     counts = [count for key in DRAFTING if isinstance(count := flat.get(key), int)]
-    end = layers + max(1, *counts, 1)
+    end = layers + max((1, *counts))
     list_name = family_modules(str(flat.get("model_type"))).layers.rpartition(".")[2]
     layer = re.compile(rf"(?:[a-z_]*(?:model|transformer|backbone|decoder)\.)*{list_name}\.(\d+)\b")
     for name in _names(flat.get("quantization_config")):

@@ -129,16 +129,8 @@ def pool_parts(system: System, model: Model) -> tuple[DeploymentParts, LimitOver
 
     Raises: ValueError if the drafter does not suit the model.
     """
-    (chip, chips, topology), whole, drafts = (
-        system.hardware,
-        system.model or model,
-        system.speculate,
-    )
-    speculation = drafts.speculation(whole) if drafts else None
-    parts = DeploymentParts(whole, chip, chips, system.engine, system.plan, topology, speculation)
-    return parts, LimitOverrides(
-        system.token_budget, system.max_sequences, system.kv_tokens, system.memory_fraction
-    )
+    whole, drafts = system.model or model, system.speculate
+    return system.parts(whole, drafts.speculation(whole) if drafts else None), system.limits
 
 
 def _require_simulated(pool: str, system: System) -> None:

@@ -6,7 +6,6 @@
 import os
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -301,8 +300,7 @@ class Scenario(Value):
             if isinstance(pools, AttentionFfn):
                 return pools.deploy(model, (self.request_tokens, self.workload.mean_prompt))
             speculation = of.speculation(model) if of else None
-            parts = system.parts(model, speculation)
-            limits = replace(system.limits, max_sequences=system.max_sequences)
+            parts, limits = system.parts(model, speculation), system.limits
             if of and speculation and (drafter := system.drafter):
                 lengths = self.request_tokens, self.workload.mean_prompt
                 drafting = drafter.parts(speculation.model), drafter.limits

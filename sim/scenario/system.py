@@ -1,6 +1,7 @@
 """A system of a scenario: chips, engine, plan and scheduling; or a fleet of systems."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -9,6 +10,7 @@ from sim.chipsim.exceptions import ExceptionField
 from sim.hardware.engine import NetworkMode, Sigma
 from sim.inputs.values import Change, Entry, Value
 from sim.model.transformer import ModelField
+from sim.planning.deployment import LimitOverrides
 from sim.reliability.failures import Faults
 from sim.reliability.link_errors import LinkErrors
 from sim.scenario.placement import Placement
@@ -189,6 +191,10 @@ class System(Placement, Shown):
         default=None,
         description="Bit errors of links, after which steps are repeated; default: none.",
     )
+
+    @property
+    def limits(self) -> LimitOverrides:
+        return replace(super().limits, max_sequences=self.max_sequences)
 
     @property
     def full_label(self) -> str | None:
