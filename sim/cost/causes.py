@@ -1,14 +1,11 @@
 """The numbers behind each contribution to a step: amount / (chips x rate x efficiency).
 
-    >>> Cause("weights", "memory", 8e9, "B", 8, 1e12, 0.5).seconds
-    0.002
-
 `Costs.rows` attaches to each row a function that returns its causes. They add up to the row.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sim.cost.attention import (
     attention_losses,
@@ -20,41 +17,12 @@ from sim.cost.attention import (
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
 from sim.cost.multiplies import Multiply, is_walk, multiply_op
-from sim.cost.terms import OVERHEAD, Array, Row, Sides
+from sim.cost.terms import OVERHEAD, Array, Cause, Row, Sides
 from sim.hardware.chip import Op, Quotient
 from sim.model.blocks import Block, Mixer
 from sim.units import Bytes, Seconds
 
 DRAFTER = "drafter"  # begins what its causes are for, and the keys of their numbers
-
-Resource = Literal["memory", "compute", "link", "host", "software"]
-
-
-class Cause(NamedTuple):
-    """A part of a row's time, and the numbers that make it.
-
-    what: what it is for, such as 'weights' or 'one-shot all-reduce'.
-    amount: over all `chips` that work at the same time; seconds if there is no rate.
-    unit: of the amount: B, FLOP or s.
-    rate: of one chip, without the engine's losses; efficiency: the engine's.
-    keys: of the numbers, such as 'engine.layer_overhead' and 'chip.compute.int8'.
-    """
-
-    what: str
-    resource: Resource
-    amount: float
-    unit: str
-    chips: int = 1
-    rate: float | None = None
-    efficiency: float = 1.0
-    keys: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> Seconds:
-        """The time."""
-        if self.rate is None:
-            return self.amount
-        return self.amount / (self.chips * self.rate * self.efficiency)
 
 
 def of_drafter(causes: Callable[[], tuple[Cause, ...]]) -> tuple[Cause, ...]:

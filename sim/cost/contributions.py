@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.cost.causes import DRAFTER, Cause, Resource
+from sim.cost.causes import DRAFTER
 from sim.cost.step import Costs
-from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Row, by_term
+from sim.cost.terms import HOPS, KV, OVERHEAD, TERMS, TIME, Array, Cause, Resource, Row, by_term
 from sim.cost.work import Work
 from sim.model.blocks import Block
 from sim.units import Seconds

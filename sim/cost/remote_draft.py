@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.cost.attention import FOREVER
-from sim.cost.causes import DRAFTER, Cause, of_drafter, overhead_causes
+from sim.cost.causes import DRAFTER, of_drafter, overhead_causes
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, cut_steps, draft_tally
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_HOP, IS_OVERHEAD, attention_row
 from sim.cost.speculation import Speculation
 from sim.cost.step import Costs, Step
-from sim.cost.terms import Array, Row
+from sim.cost.terms import Array, Cause, Row
 from sim.cost.work import Work
 from sim.units import Bytes, Seconds
 

@@ -1,7 +1,7 @@
 """Rows of a step's cost: seconds on each stage by cause, with and without the engine's losses."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +9,44 @@ from numpy.typing import NDArray
 from sim.model.blocks import Block, Mixer
 from sim.units import Seconds
 
-if TYPE_CHECKING:
-    from sim.cost.causes import Cause
-
 TERMS = ("weights", "kv", "activations", "compute", "collectives", "hops", "overhead")
 WEIGHTS, KV, ACTIVATIONS, COMPUTE, COLLECTIVES, HOPS, OVERHEAD = range(len(TERMS))
 # Rows of a table of terms: all seconds, and those of them that engine `ideal` would not need.
 TIME, FITTED = 0, 1
 
 Array = NDArray[np.float64]
+
+Resource = Literal["memory", "compute", "link", "host", "software"]
+
+
+class Cause(NamedTuple):
+    """A part of a row's time, and the numbers that make it: amount / (chips x rate x efficiency).
+
+        >>> Cause("weights", "memory", 8e9, "B", 8, 1e12, 0.5).seconds
+        0.002
+
+    what: what it is for, such as 'weights' or 'one-shot all-reduce'.
+    amount: over all `chips` that work at the same time; seconds if there is no rate.
+    unit: of the amount: B, FLOP or s.
+    rate: of one chip, without the engine's losses; efficiency: the engine's.
+    keys: of the numbers, such as 'engine.layer_overhead' and 'chip.compute.int8'.
+    """
+
+    what: str
+    resource: Resource
+    amount: float
+    unit: str
+    chips: int = 1
+    rate: float | None = None
+    efficiency: float = 1.0
+    keys: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> Seconds:
+        """The time."""
+        if self.rate is None:
+            return self.amount
+        return self.amount / (self.chips * self.rate * self.efficiency)
 
 
 class Row(NamedTuple):
@@ -35,7 +64,7 @@ class Row(NamedTuple):
     seconds: Seconds
     ideal: Seconds
     shares: tuple[tuple[int, float], ...]
-    causes: "Callable[[], tuple[Cause, ...]]"
+    causes: Callable[[], tuple[Cause, ...]]
 
 
 def by_term(rows: Iterable[Row], stages: int) -> Array:
