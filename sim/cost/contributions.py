@@ -65,7 +65,7 @@ def contributions(
         yield replace(line, ideal=0.0, keys=(f"engine.layer_launch.{key}",))
     collectives = costs.collectives
     ranked = costs.ranked(work)
-    hops, latency = costs.hops(ranked), collectives.hops(0)
+    hops, latency = costs.hops(ranked), costs.hops(0)
     count = float(hop_weights[1:].sum())
     waited = float((latency * hop_weights).sum())
     sent = float((hops * hop_weights).sum()) - waited

@@ -28,11 +28,13 @@ from sim.units import Bytes, Seconds
 class StepParts(NamedTuple):
     """The times of a group in a step [s], or how often each of them counts.
 
-    verify: of the model, with its prompts. prompts, drafts: of the drafter.
+    verify: of the model, with its prompts, through all its stages. stage: of the slowest of them.
+    prompts, drafts: of the drafter.
     trip: of both messages. busy: time for which the longer message keeps the link busy.
     """
 
     verify: float = 0.0
+    stage: float = 0.0
     prompts: float = 0.0
     drafts: float = 0.0
     trip: float = 0.0
@@ -53,14 +55,14 @@ def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
 
     The longest path is the time of the step.
     One group: max(verify, prompts) + drafts + trip. Prompts alone: max(verify, prompts).
-    Two groups: the path of one group, or twice the time of the model, the drafter or the link.
+    Two groups: the path of one group, or twice the time of a stage, the drafter or the link.
     """
     if not decodes:
         return PROMPTS_ALONE
     if groups == 1:
         return IN_TURN
-    model, drafter = StepParts(verify=groups), StepParts(prompts=groups, drafts=groups)
-    return (*IN_TURN, model, drafter, StepParts(busy=groups))
+    stage, drafter = StepParts(stage=groups), StepParts(prompts=groups, drafts=groups)
+    return (*IN_TURN, stage, drafter, StepParts(busy=groups))
 
 
 @cache
@@ -119,10 +121,9 @@ class RemoteDrafter:
         counts, of_hops = self._pass_paths(pieces, part)
         times, slopes = counts @ stages + of_hops * self._hops(part), counts @ growth
         longest = int(np.argmax(times))
-        ahead, faster = times[longest] - times, slopes - slopes[longest]
-        holds = (1 + int(a / f) for a, f in zip(ahead, faster, strict=True) if f > 0)
+        holds = min(parts.holds, _steps_ahead(times, slopes, longest))
         seconds = float(times[longest]) + self.layout.engine.step_overhead
-        return seconds, float(slopes[longest]), min(parts.holds, *holds, FOREVER)
+        return seconds, float(slopes[longest]), holds
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to `time`, with the drafter's stages added up."""
@@ -193,8 +194,10 @@ class RemoteDraftCosts(Costs):
     are in two groups that take turns.
     The drafter computes prompts while the model does.
     With one group: max(verify, prompts) + drafts + trip.
-    With two groups: max(2 verify, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
-    half of the sequences each, and no less than twice the time of the longer message.
+    With two groups: max(2 stage, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
+    half of the sequences each, and no less than twice the time of the longer message. `verify` is
+    the way through all stages of the model, and `stage` is the slowest of them.
+    To the scheduler the model and its drafter are one stage.
 
     Left out: the overlap of a step with the next one when prompts join; groups that overlap in the
     stages of a drafter. A single sequence has one group.
@@ -202,6 +205,8 @@ class RemoteDraftCosts(Costs):
 
     def __init__(self, layout: Layout, drafter: Layout, link: DraftLink, groups: int) -> None:
         super().__init__(layout)
+        self.model = Costs(layout)
+        self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
         assert layout.speculation
         self.remote, self.link, self.groups = (
             RemoteDrafter(drafter, layout.speculation),
@@ -235,14 +240,23 @@ class RemoteDraftCosts(Costs):
         groups, part = self.group(work)
         times = self.parts_of(part)[0]
         counts = max(paths(groups, work.decodes), key=times.total)
+        own = self.model.stages
+        of_stages = np.full(own, float(counts.verify))
+        if counts.stage:
+            of_stages[np.argmax(self.model.step(part).time)] += counts.stage
+        one = np.ones(1)
         parts = (
-            (counts.verify, super().rows(part)),
-            (counts.prompts, self.remote.rows(self.remote.prompts_of(part))),
-            (counts.drafts, self.remote.rows(drafts_of(part))),
+            (of_stages, self.model.rows(part)),
+            (counts.prompts * one, self.remote.rows(self.remote.prompts_of(part))),
+            (counts.drafts * one, self.remote.rows(drafts_of(part))),
         )
-        for count, rows in parts:
-            if count:
-                yield from (row._replace(repeats=count * row.repeats) for row in rows)
+        for often, rows in parts:
+            if often.any():
+                for row in rows:
+                    yield row._replace(repeats=np.array([row.repeats @ often]))
+        if own > 1:
+            hops = float(self.model.hops(self.model.ranked(part)).sum())
+            yield _link_row("hops between stages", hops, counts.verify)
         yield _link_row("drafts, and what is accepted", times.trip, counts.trip)
         yield _link_row("drafts sent", times.busy, counts.busy)
 
@@ -253,15 +267,32 @@ class RemoteDraftCosts(Costs):
 
     def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
         """Return the times of a group, what each further step adds to them, and for how many."""
-        verify, growth, holds = super().line(part)
+        (verify, stage), (growth, slope), holds = self._verified(part)
         prompts = self.remote.time(self.remote.prompts_of(part))[0]
         drafts, more, steps = self.remote.time(drafts_of(part))
         longer = max(self.bytes_out, self.bytes_back)
         busy = part.decodes * longer / self.link.bandwidth
-        times = StepParts(verify, prompts, drafts, self.trip(part.decodes), busy)
+        times = StepParts(verify, stage, prompts, drafts, self.trip(part.decodes), busy)
         if part.prompt_tokens:
             return times, StepParts(), 1
-        return times, StepParts(verify=growth, drafts=more), min(holds, steps)
+        return times, StepParts(verify=growth, stage=slope, drafts=more), min(holds, steps)
+
+    def _verified(self, part: Work) -> tuple[tuple[Seconds, Seconds], tuple[Seconds, Seconds], int]:
+        """Return the times of all stages and of the slowest one, what each step adds, and holds."""
+        if self.model.stages == 1:
+            time, growth, holds = self.model.line(part)
+            return (time, time), (growth, growth), holds
+        times, slopes, holds = self.model.step(part)
+        slopes = slopes + np.zeros(self.model.stages)
+        longest = int(np.argmax(times))
+        holds = min(holds, _steps_ahead(times, slopes, longest))
+        hops = float(self.model.hops(self.model.ranked(part)).sum())
+        both = float(times.sum()) + hops, float(times[longest])
+        return both, (float(slopes.sum()), float(slopes[longest])), holds
+
+    def hops(self, ranked: int) -> Array:
+        """Return float[1]: 0, because the hops of the model are in its time."""
+        return np.zeros(1)
 
     def trip(self, sequences: int) -> Seconds:
         """Return the time of both messages: drafts, and how many are accepted."""
@@ -293,6 +324,12 @@ def drafts_of(work: Work) -> Work:
         width=work.width,
         added=work.added,
     )
+
+
+def _steps_ahead(times: Array, slopes: Array, longest: int) -> int:
+    """Return for how many steps the longest time stays the longest, while all grow evenly."""
+    pairs = zip(times[longest] - times, slopes - slopes[longest], strict=True)
+    return min((1 + int(ahead / faster) for ahead, faster in pairs if faster > 0), default=FOREVER)
 
 
 def _cut_decodes(tally: Tally, parts_of: Callable[[int], int]) -> Tally:

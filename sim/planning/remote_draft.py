@@ -42,8 +42,9 @@ def deploy_with_drafter(
     """
     (parts, overrides), (drafting, draft_overrides) = model, drafter
     assert parts.speculation
-    _require_one_stage(parts)
-    deployed = deploy(parts, *lengths, overrides)
+    _require_whole_steps(parts)
+    one_batch = parts.plan.model_copy(update={"slots": 1})
+    deployed = deploy(replace(parts, plan=one_batch), *lengths, overrides)
     width, replicas = deployed.layout.width, deployed.layout.plan.replicas
     tokens = lengths[0] + parts.speculation.tokens
     with errors_below("speculate", "draft", "system"):
@@ -83,8 +84,8 @@ def _drafting_layout(layout: Layout, width: int) -> Layout:
     return layout
 
 
-def _require_one_stage(parts: DeploymentParts) -> None:
-    """Raise ValueError unless the model is on one stage, without beats or layer launches."""
+def _require_whole_steps(parts: DeploymentParts) -> None:
+    """Raise ValueError unless the model makes whole steps, without beats or layer launches."""
     _require_no_search(parts)
     _require_no_launches(parts)
     engine, plan = parts.engine, parts.plan
@@ -94,13 +95,6 @@ def _require_one_stage(parts: DeploymentParts) -> None:
         )
         reason += "a drafter on other chips serves whole steps; try engine: vllm"
         raise error_at_path(("engine",), engine.id, reason)
-    resolved = plan.resolved(parts.chips, parts.model)
-    if (stages := resolved.pipeline) > 1:
-        most = parts.chips // resolved.replicas // resolved.attention_data
-        reason = (
-            f"got {stages} stages; expected 1 with a drafter on other chips; try tensor: {most}"
-        )
-        raise error_at_path(("plan",), plan, reason)
     if plan.slots not in (None, 1):
         reason = f"got {plan.slots}; expected 1 with a drafter on other chips; try "
         raise error_at_path(("plan", "slots"), plan.slots, f"{reason}speculate.draft.groups: 2")

@@ -245,7 +245,9 @@ def _drafts_problem(scenario: "Scenario", name: str) -> tuple[str, str]:
     A drafter that the decode pool does not use would be paid for nothing.
     """
     prefill, decode = (scenario.plain(f"{name}.{pool}").speculate for pool in POOLS)
-    if not prefill or prefill == decode or not (prefill.tokens or (decode and decode.tokens)):
+    if not prefill or not (prefill.tokens or (decode and decode.tokens)):
+        return "", ""
+    if decode and prefill == decode.local:
         return "", ""
     of = f"{prefill.method} with {prefill.tokens} drafts"
     return "speculate", (
@@ -270,7 +272,7 @@ def _searched_within_limits(scenario: "Scenario") -> None:
     for name, system in plain_systems(scenario.systems).items():
         if system.plan.search != "capacity":
             continue
-        reason = _search_problem(scenario, bool(system.outages), "search: speed")
+        reason = _search_problem(scenario, system.fails, "search: speed")
         if name not in scenario.systems:
             reason = f"{_IN_PLACE}; try search: speed, and copies.search for the sizes of pools"
         if reason:
@@ -278,7 +280,7 @@ def _searched_within_limits(scenario: "Scenario") -> None:
             raise error_at_path(path, "capacity", reason)
     for name, pools in scenario.systems.items():
         if isinstance(pools, Pools) and pools.copies.search:
-            fails = any(scenario.plain(f"{name}.{pool}").outages for pool in POOLS)
+            fails = any(scenario.plain(f"{name}.{pool}").fails for pool in POOLS)
             if reason := _search_problem(scenario, fails, "copies: {prefill: 1, decode: 1}"):
                 path = ("systems", name, "copies", "search")
                 raise error_at_path(path, "capacity", reason)

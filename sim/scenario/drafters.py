@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 from sim.inputs.errors import error_at_path
 from sim.inputs.suggestions import spelling_hint
-from sim.scenario.placement import Placement
 from sim.scenario.speculate import DraftSystem
 from sim.scenario.system import System
 from sim.units import brief
 
 # Keys that a system which is named as a drafter may have. All others are refused.
-KEPT = frozenset(Placement.model_fields)
+KEPT = frozenset(DraftSystem.model_fields)
 NOT_NEEDED = frozenset(("label", "colour", "model"))
 
 
@@ -29,7 +28,7 @@ def with_drafter(systems: Mapping[str, object], system: System) -> System:
     assert isinstance(other, System)
     chips = DraftSystem.model_construct(
         other.model_fields_set & KEPT,
-        **{key: getattr(other, key) for key in Placement.model_fields},
+        **{key: getattr(other, key) for key in DraftSystem.model_fields},
     )
     draft = of.draft.model_copy(update={"system": chips.named(name)})
     return system.model_copy(update={"speculate": of.model_copy(update={"draft": draft})})

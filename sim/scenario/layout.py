@@ -11,6 +11,7 @@ from sim.scenario.outages import failing_units
 from sim.scenario.pools import attention_ffn, pool_of
 from sim.scenario.replicas import Member, chip_machines
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import DRAFTER_PATH
 from sim.serving.policy import ring
 from sim.serving.replica_config import Outage
 from sim.serving.ring import ring_schedule
@@ -45,13 +46,17 @@ def deploy_fitting(scenario: Scenario, name: str) -> Deployment:
 
 
 def require_valid_outages(scenario: Scenario, name: str, deployment: Deployment) -> None:
-    """Check the outages of a system's replicas, or of its attention ranks and its FFN pool.
+    """Check the outages of a system's replicas, its drafter, or its attention ranks and FFN pool.
 
     Raises: ValueError if a replica or rank does not exist, or an outage begins during another one.
     """
     system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
     if system is None:
-        _require_apart(scenario.plain(name).outages, plan.replicas, "replica")
+        plain = scenario.plain(name)
+        _require_apart(plain.outages, plan.replicas, "replica")
+        with errors_below(*DRAFTER_PATH):
+            if plain.drafter:
+                _require_apart(plain.drafter.outages, plan.replicas, "replica")
         return
     with errors_below("attention"):
         if system.attention.outages and plan.attention_data > 1 and scenario.by_chip(name):

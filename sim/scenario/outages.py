@@ -1,7 +1,8 @@
 """The outages of a system in a run, and the parts whose failures over months are simulated.
 
-A plain system is one unit. An FFN pool is a unit, because no step is made without it. The nodes
-that hold whole attention ranks are units, because a dead rank stops only its own sequences.
+A plain system is one unit. An FFN pool is a unit, because no step is made without it, and so is a
+drafter on other chips. The nodes that hold whole attention ranks are units, because a dead rank
+stops only its own sequences.
 """
 
 import math
@@ -12,6 +13,7 @@ from sim.planning.deployment import Deployment
 from sim.reliability.failures import Faults, part_groups
 from sim.scenario.pools import attention_ffn, key_path
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import DRAFTER_PATH, DraftSystem
 from sim.scenario.system import System
 from sim.serving.replica_config import Outage
 from sim.units import Seconds
@@ -20,7 +22,7 @@ from sim.units import Seconds
 class FailingUnit(NamedTuple):
     """Chips that work or fail together, of which a system may have several.
 
-    path: keys of its pool below the system; empty for a plain system.
+    path: keys of its pool or its drafter below the system; empty for a plain system.
     load: time to load the weights [s]; None if the chip's file has no host link.
     """
 
@@ -37,9 +39,17 @@ def failing_units(scenario: Scenario, name: str, deployment: Deployment) -> list
     """
     system, plan = attention_ffn(scenario.systems, name), deployment.layout.plan
     if system is None or deployment.ffn is None:
-        faults = scenario.plain(name).faults
-        chips = deployment.own_chips // plan.replicas
-        return [FailingUnit((), faults, chips, deployment.load)] if faults else []
+        plain, drafting = scenario.plain(name), deployment.drafter
+        parts: list[tuple[tuple[str, ...], Faults | None, int, Seconds | None]] = [
+            ((), plain.faults, deployment.own_chips, deployment.load)
+        ]
+        if drafting and plain.drafter:
+            parts.append((DRAFTER_PATH, plain.drafter.faults, drafting.chips, drafting.load))
+        return [
+            FailingUnit(path, faults, chips // plan.replicas, load)
+            for path, faults, chips, load in parts
+            if faults
+        ]
     units = []
     if faults := system.attention.faults:
         with errors_below("attention"):
@@ -54,13 +64,15 @@ def failing_units(scenario: Scenario, name: str, deployment: Deployment) -> list
 
 def outages_by_path(scenario: Scenario, name: str) -> dict[tuple[str, ...], tuple[Outage, ...]]:
     """Return the outages of a system, by the path of the keys of the system that has them."""
-    failing: dict[tuple[str, ...], System] = {}
+    failing: dict[tuple[str, ...], System | DraftSystem] = {}
     for member in scenario.members(name):
         path, both = key_path(scenario.systems, member), attention_ffn(scenario.systems, member)
         if both:
             failing |= {(*path, pool): system for pool, system in both.pools.items()}
         else:
-            failing[path] = scenario.plain(member)
+            failing[path] = plain = scenario.plain(member)
+            if plain.drafter:
+                failing[(*path, *DRAFTER_PATH)] = plain.drafter
     return {path: system.outages for path, system in failing.items() if system.outages}
 
 

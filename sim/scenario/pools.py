@@ -105,7 +105,7 @@ class Pools(Shown):
     The availability is the product of both pools' availabilities.
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
-    it travels with that of the prompt.
+    it travels with that of the prompt, also if the drafter is on other chips.
     The decode pool may be a system of attention and FFN pools, whose attention pool holds the KV
     cache.
     Left out: a change of layout or precision on the way.
@@ -150,10 +150,10 @@ def pool_problem(pool: str, system: PoolSystem) -> tuple[str, str]:
             reason = f"got {got}; expected none, because the {pool} pool does not simulate it"
             return key, f"{reason}; {advice}"
     policy = system.policies.batching
-    if system.speculate and system.speculate.draft.system:
+    if pool == "prefill" and system.speculate and system.speculate.draft.system:
         return "speculate", (
-            f"got a drafter on other chips; expected one on the chips of the {pool} pool, since "
-            "other chips receive no prompts of the other pool; try leaving draft.system out"
+            "got a drafter on other chips; expected the drafts of the decode pool, whose KV cache "
+            "is computed here; try leaving speculate out"
         )
     if pool == "decode" and not (is_steady(policy) or policy is ring):
         named = getattr(policy, "__name__", str(policy)).replace("_", "-")
@@ -200,7 +200,7 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
         return system.attention
     if pool_of(systems, name) == "prefill" and system.speculate is None:
         drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
-        return system.model_copy(update={"speculate": drafts}) if drafts else system
+        return system.model_copy(update={"speculate": drafts.local}) if drafts else system
     return with_drafter(systems, system)
 
 

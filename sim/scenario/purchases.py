@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sim.economics.owner_costs import Capex, OwnerCosts, system_capex
 from sim.hardware.chip import Chip
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import attention_ffn, key_path, member_system
+from sim.scenario.pools import key_path, member_system
 
 if TYPE_CHECKING:
     from sim.scenario.scenario import Scenario
@@ -30,12 +30,9 @@ def owned_chips(scenario: "Scenario", name: str) -> dict[str, tuple[Chip, int]]:
 def purchase(scenario: "Scenario", name: str, copies: int = 1) -> Capex | None:
     """Return the cost to buy copies of a plain system, with spares; None if a price is unknown."""
     parts: list[Capex] = []
-    both = attention_ffn(scenario.systems, name)
     for key, (chip, chips) in owned_chips(scenario, name).items():
         own = scenario.money.systems.get(key, OwnerCosts())
-        ffn = both is not None and key.endswith(".ffn")
-        drafts = bool(parts) and not both  # a drafter has no spares
-        spares = 0 if drafts else scenario.spare_chips(name, ffn)
+        spares = scenario.spare_chips(name, other=bool(parts))
         if (part := system_capex(chip, chips + spares, own)) is None:
             return None
         parts.append(part)

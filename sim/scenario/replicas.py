@@ -14,8 +14,10 @@ from sim.inputs.errors import errors_below
 from sim.planning.deployment import Deployment
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.rows import Rows
+from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import Pools, attention_ffn, router_of
 from sim.scenario.scenario import Scenario
+from sim.scenario.system import System
 from sim.serving.front_end import FrontEndTimes
 from sim.serving.replica_config import PoolOutages, ReplicaConfig
 from sim.serving.service import serve_fleet
@@ -162,6 +164,16 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
     return [Costs(member.deployment.layout, np.random.default_rng(seed)) for seed in seeds]
 
 
+def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:
+    """Return the outages of a system's pools, or of its drafter, by replica of a copy."""
+    if isinstance(system, AttentionFfn):
+        own = PoolOutages(system.attention.outages, system.ffn.outages) if system.fails else None
+        return [own] * replicas
+    failing = system.drafter.outages if system.drafter else ()
+    of_replicas = [tuple(o for o in failing if o.replica == n) for n in range(replicas)]
+    return [PoolOutages(other=own) if own else None for own in of_replicas]
+
+
 def replica_configs(
     scenario: Scenario, name: str, member: Member, first: int = 0
 ) -> list[ReplicaConfig]:
@@ -187,14 +199,13 @@ def replica_configs(
     if system.speculate and (of := deployment.layout.speculation):
         seed = scenario.seed if system.speculate.sampling == "sampled" else None
         draws = StepDraws(of.acceptance, seed)
-    both, pool_outages = attention_ffn(scenario.systems, name), None
-    if both and both.fails:
-        pool_outages = PoolOutages(both.attention.outages, both.ffn.outages)
+    both = attention_ffn(scenario.systems, name)
     # An outage is of one replica of each copy.
     outages = [
-        tuple(o for o in system.outages if o.replica == number and not pool_outages)
+        tuple(o for o in system.outages if o.replica == number and not both)
         for number in range(per_copy)
     ]
+    pool_outages = _pool_outages(both or system, per_copy)
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
         streams = [
@@ -211,7 +222,7 @@ def replica_configs(
             error_sampler[number],
             scenario.request_tokens,
             draws,
-            pool_outages,
+            pool_outages[number % per_copy],
         )
         for number in range(member.replicas)
     ]

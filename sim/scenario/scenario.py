@@ -49,6 +49,7 @@ from sim.scenario.pools import (
     member_system,
     plain_system,
 )
+from sim.scenario.speculate import DRAFTER_PATH, DraftSystem
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System
 from sim.workload.kinds import WorkloadField
@@ -188,24 +189,27 @@ class Scenario(Value):
         """The scenario's economics; by default the assumptions of `Economics`."""
         return self.economics or Economics()
 
-    def spare_chips(self, name: str, ffn: bool = False) -> int:
+    def spare_chips(self, name: str, other: bool = False) -> int:
         """Return the chips of a plain system's spare nodes.
 
-        ffn: count those of its FFN pool, which needs an attention pool.
+        other: count those of its FFN pool, or of its drafter on other chips.
         Raises: PlanError if they cannot be counted.
         """
-        system, both = self.plain(name), attention_ffn(self.systems, name)
-        if ffn:
-            assert both
-            system = both.ffn
-        if not system.faults or not system.faults.spares:
+        system: System | DraftSystem | None = self.plain(name)
+        path: tuple[str, ...] = ()
+        if other:
+            both = attention_ffn(self.systems, name)
+            system, path = (
+                (both.ffn, ("ffn",)) if both else (self.plain(name).drafter, DRAFTER_PATH)
+            )
+        if not system or not system.faults or not system.faults.spares:
             return 0
         replicas, chips = system.plan.replicas, system.hardware[1]
         if system.plan.search:  # only the deployment has the replicas that the search found
             deployment = self.deploy(name)
             replicas, chips = deployment.layout.plan.replicas, deployment.own_chips
         try:
-            with errors_below(*["ffn"] * ffn):
+            with errors_below(*path):
                 return replicas * spare_chips(system.faults, chips // replicas)
         except ValueError as error:
             raise self.plan_error(name, error) from None

@@ -13,20 +13,41 @@ from sim.inputs.values import Value
 from sim.model.draft_layer import draft_layer
 from sim.model.transformer import Model, ModelField
 from sim.planning.remote_draft import DraftExchange
+from sim.reliability.failures import Faults
 from sim.scenario.placement import Placement
+from sim.serving.replica_config import Outage
 from sim.units import brief
 
+PRECISIONS = ("weights", "activations", "kv", "head")  # that a plan may give a drafter
+DRAFTER_PATH = ("speculate", "draft", "system")  # of the keys of a drafter on other chips
 MOST_DRAFTS = 64  # of a step; the trees of EAGLE-2 have about as many
 
 
 class DraftSystem(Placement):
     """Chips of a drafter that are not those of the model, with their engine and plan.
 
-    Each replica of the model has a replica of the drafter, in `plan.replicas`.
-    Left out: failures of these chips, and chip fidelity.
+    Each replica of the model has a replica of the drafter, in `plan.replicas`. Without its drafter
+    a replica makes no step, and keeps its sequences.
+    Left out: chip fidelity.
     """
 
+    faults: Faults | None = Field(
+        default=None,
+        description="Parts that fail over months; the availability is then simulated as well.",
+    )
+    outages: tuple[Outage, ...] = Field(
+        default=(), description="Times in the run at which replicas of the drafter are down."
+    )
     _name: str | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _sequences_wait(self) -> "DraftSystem":
+        for number, outage in enumerate(self.outages):
+            if outage.requests == "fail":
+                reason = "got fail; expected retry for a drafter, since the model keeps its "
+                reason += "requests; try leaving requests out"
+                raise error_at_path(("outages", number, "requests"), "fail", reason)
+        return self
 
     @property
     def name(self) -> str | None:
@@ -57,7 +78,7 @@ class Draft(Value):
     sequences, so the smaller room of both limits the sequences. Both compute prompts at the same
     time. With `groups: 1` the model waits for drafts, and the drafter for the model. With
     `groups: 2` the drafter works for one half of the sequences while the model verifies the drafts
-    of the other half.
+    of the other half. A model on several stages has no micro-batches besides these groups.
     """
 
     model: ModelField | None = Field(
@@ -155,6 +176,15 @@ class Speculate(Value):
             reason += "the model; expected no system; try method: draft"
             raise error_at_path(("draft", "system"), self.draft.system, reason)
         return self
+
+    @property
+    def local(self) -> "Speculate":
+        """These drafts from a drafter on the chips of the model, in its own precisions."""
+        if not isinstance(chips := self.draft.system, DraftSystem):
+            return self
+        own = {key: getattr(chips.plan, key) for key in PRECISIONS}
+        draft = Draft(model=self.draft.model, plan=DraftPlan(**own))
+        return self.model_copy(update={"draft": draft})
 
     def speculation(self, model: Model) -> Speculation | None:
         """Return the speculation for a model; None without drafts.

@@ -232,6 +232,11 @@ class System(Placement, Shown):
         return chips if isinstance(chips, DraftSystem) else None
 
     @property
+    def fails(self) -> bool:
+        """Whether the system or its drafter has outages while it serves."""
+        return bool(self.outages or (self.drafter and self.drafter.outages))
+
+    @property
     def policies(self) -> Policies:
         """The policies of its scheduler."""
         return Policies(

@@ -16,7 +16,7 @@ from sim.serving.event_order import call_after, call_urgently
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
-from sim.serving.pool_outages import PoolFailures
+from sim.serving.pool_outages import RankFailures, StepStops
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, ReplicaConfig
 from sim.serving.ring import RingReplica
@@ -84,6 +84,7 @@ class ServingFleet:
     """The replicas as they are now, and the records of those that failed.
 
     failed: by replica, a record for each failure. held: requests that wait while none is up.
+    stops: by replica, the failures of an FFN pool or a drafter.
     overhead: the smallest of all replicas [s]; it has passed when a request is routed.
     """
 
@@ -107,6 +108,7 @@ class ServingFleet:
         self.failing = any(config.outages or config.pool_outages for config in configs)
         self.failed: list[list[ReplicaRecord]] = [[] for _ in configs]
         self.held: deque[Request] = deque()
+        self.stops: dict[int, StepStops] = {}
 
     def build(self, number: int) -> Replica:
         """Return an empty replica with its executor."""
@@ -166,8 +168,11 @@ class ServingFleet:
         A repair is scheduled before the next failure. So at one instant it comes first.
         """
         for number, config in enumerate(self.configs):
-            if config.pool_outages:
-                PoolFailures(self.env, number, config.pool_outages, self).schedule()
+            if outages := config.pool_outages:
+                self.stops[number] = StepStops(self.env, number, outages.other, self)
+                self.stops[number].schedule()
+                if outages.attention:
+                    RankFailures(self.env, number, outages.attention, self).schedule()
             for outage in sorted(config.outages, key=lambda outage: outage.at):
                 call_urgently(self.env, outage.at, partial(self.down, number, outage))
                 call_urgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))
@@ -196,6 +201,8 @@ class ServingFleet:
     def up_again(self, number: int, _: simpy.Event) -> None:
         """Replace a failed replica by an empty one, which has its weights loaded."""
         self.replicas[number] = self.build(number)
+        if number in self.stops:
+            self.stops[number].stop()
         while self.held:
             self.send_again(self.held.popleft())
 

@@ -1,7 +1,8 @@
-"""Failures of an attention pool and an FFN pool while they serve.
+"""Failures of an attention pool, an FFN pool and a drafter while they serve.
 
-The FFN pool works for all ranks of the attention pool, so steps stop while it is down. An attention
-rank holds the KV cache of its own sequences. While it is down, the other ranks go on.
+An FFN pool works for all ranks of the attention pool, and a drafter on other chips for all
+sequences of a replica. So steps stop while they are down. An attention rank holds the KV cache of
+its own sequences. While it is down, the other ranks go on.
 """
 
 from functools import partial
@@ -13,67 +14,93 @@ from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.serving.event_order import call_urgently
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.replica import Replica
-from sim.serving.replica_config import Outage, PoolOutages
+from sim.serving.replica_config import Outage
 
 if TYPE_CHECKING:
     from sim.serving.fleet import ServingFleet
 
 
-class PoolFailures:
-    """The failures and repairs of the pools of one replica.
+class StepStops:
+    """The failures and repairs of an FFN pool or a drafter, without which no step is made.
+
+    A step under way begins again with the repair. The replica keeps its sequences.
+    is_down: whether these chips are.
+    Left out: the KV cache of a drafter, which is computed again; `lasts` may include that.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        number: int,
+        outages: tuple[Outage, ...],
+        fleet: "ServingFleet",
+    ) -> None:
+        self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
+        self.is_down = False
+
+    def schedule(self) -> None:
+        """Schedule all failures and repairs; at one instant a repair comes first."""
+        for outage in sorted(self.outages, key=lambda outage: outage.at):
+            call_urgently(self.env, outage.at, self.down)
+            call_urgently(self.env, outage.at + outage.lasts, self.up_again)
+
+    def down(self, _: simpy.Event) -> None:
+        """Stop all steps."""
+        self.is_down = True
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the steps of the replica, which may be a new one."""
+        if self.is_down and (replica := self.fleet.replicas[self.number]).up:
+            _pausing(replica).pause()
+
+    def up_again(self, _: simpy.Event) -> None:
+        """Begin the step under way again."""
+        self.is_down = False
+        if (replica := self.fleet.replicas[self.number]).up:
+            _pausing(replica).resume()
+
+
+def _pausing(replica: Replica) -> PausingExecutor:
+    assert isinstance(replica.executor, PausingExecutor)
+    return replica.executor
+
+
+class RankFailures:
+    """The failures and repairs of the ranks of one attention pool.
 
     Without a rank that works the replica fails as a whole, and begins again with the first repair.
     Sequences of a dead rank leave after the step under way.
     The admitted requests are dealt to the ranks in turn, in the order of their numbers.
-    dead: ranks that are down. ffn_is_down: whether the FFN pool is.
+    dead: ranks that are down.
     Left out: prefixes that only a dead rank has cached, and routers that avoid a replica whose FFN
     pool is down.
     """
 
     def __init__(
-        self, env: simpy.Environment, number: int, pools: PoolOutages, fleet: "ServingFleet"
+        self,
+        env: simpy.Environment,
+        number: int,
+        outages: tuple[Outage, ...],
+        fleet: "ServingFleet",
     ) -> None:
-        self.env, self.number, self.pools, self.fleet = env, number, pools, fleet
+        self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
         costs = fleet.configs[number].costs
         assert isinstance(costs, AttentionFfnCosts)
         self.ranks = costs.layout.plan.attention_data
         self.costs = {self.ranks: costs}  # by number of ranks
         self.dead: set[int] = set()
-        self.ffn_is_down = False
 
     @property
     def replica(self) -> Replica:
         """The replica. A failure of all ranks replaces it by another object."""
         return self.fleet.replicas[self.number]
 
-    @property
-    def executor(self) -> PausingExecutor:
-        """The replica's executor."""
-        executor = self.replica.executor
-        assert isinstance(executor, PausingExecutor)
-        return executor
-
     def schedule(self) -> None:
         """Schedule all failures and repairs; at one instant a repair comes first."""
-        for outages, down, up in (
-            (self.pools.ffn, self.ffn_down, self.ffn_up),
-            (self.pools.attention, self.rank_down, self.rank_up),
-        ):
-            for outage in sorted(outages, key=lambda outage: outage.at):
-                call_urgently(self.env, outage.at, partial(down, outage))
-                call_urgently(self.env, outage.at + outage.lasts, partial(up, outage))
-
-    def ffn_down(self, _: Outage, __: simpy.Event) -> None:
-        """Stop all steps. The attention pool keeps its sequences."""
-        self.ffn_is_down = True
-        if self.replica.up:
-            self.executor.pause()
-
-    def ffn_up(self, _: Outage, __: simpy.Event) -> None:
-        """Begin the step under way again."""
-        self.ffn_is_down = False
-        if self.replica.up:
-            self.executor.resume()
+        for outage in sorted(self.outages, key=lambda outage: outage.at):
+            call_urgently(self.env, outage.at, partial(self.rank_down, outage))
+            call_urgently(self.env, outage.at + outage.lasts, partial(self.rank_up, outage))
 
     def rank_down(self, outage: Outage, event: simpy.Event) -> None:
         """Lose the sequences of a rank. Those of the other ranks go on."""
@@ -92,8 +119,6 @@ class PoolFailures:
         self.dead.remove(outage.replica)
         if not self.replica.up:
             self.fleet.up_again(self.number, event)
-            if self.ffn_is_down:
-                self.executor.pause()
         self.use_ranks()
         self.replica.on_submit()
 
@@ -102,8 +127,8 @@ class PoolFailures:
         alive, limits = self.ranks - len(self.dead), self.replica.limits
         if alive not in self.costs:
             self.costs[alive] = self.costs[self.ranks].on_ranks(alive)
-        if self.executor.costs is not self.costs[alive]:
-            self.executor.use(self.costs[alive])
+        if (executor := _pausing(self.replica)).costs is not self.costs[alive]:
+            executor.use(self.costs[alive])
         self.replica.kv_cache.resize(
             limits.kv_tokens * alive // self.ranks, limits.sequences * alive // self.ranks
         )

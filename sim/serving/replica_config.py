@@ -20,6 +20,7 @@ class Outage(Value):
     With `requests: retry` its requests begin again from their prompts on another replica. Without
     another replica they wait for the first that is up again.
     In an attention pool one rank is down, a copy of its weights. An FFN pool is down as a whole.
+    While an FFN pool or a drafter on other chips is down, no step is made, and sequences wait.
     """
 
     at: Seconds = Field(description="Start of the outage [s].")
@@ -38,13 +39,14 @@ class Outage(Value):
 
 @dataclass(frozen=True, slots=True)
 class PoolOutages:
-    """The outages of an attention pool and an FFN pool.
+    """The outages of an attention pool, and of chips that work for all of a replica in each step.
 
-    attention: each is of one rank, whose number is `replica`. ffn: each is of the whole pool.
+    attention: each is of one rank, whose number is `replica`.
+    other: of an FFN pool as a whole, or of the chips that draft for the replica.
     """
 
     attention: tuple[Outage, ...] = ()
-    ffn: tuple[Outage, ...] = ()
+    other: tuple[Outage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,7 +170,7 @@ def energy_parts(
     link = (power.link or 0.0) if (power := deployment.layout.chip.power) else 0.0
     (others,) = deployment.others
     server = host_power(others.layout.chip, owners[1])
-    spares = scenario.spare_chips(name, ffn=True) if deployment.ffn else 0  # a drafter has none
+    spares = scenario.spare_chips(name, other=True)
     spared = copies * (others.chips + spares)
     return [
         (owners[0], EnergyPart(costs, chips, own, around, link)),

@@ -62,7 +62,7 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     factory = turn_factory(deployment.costs, (NO_IRREGULARITIES,) * 2, [0]) if chips else None
     usual = serve(None)
     at = middle(usual)
-    failing = serve(PoolOutages(ffn=(Outage(at=at, lasts=0.5),)), machine=factory)
+    failing = serve(PoolOutages(other=(Outage(at=at, lasts=0.5),)), machine=factory)
     late = failing.last_token - usual.last_token
     assert not failing.retries.any()
     assert late == pytest.approx(np.full(16, late[0]), rel=1e-9)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sim.cost.draft_link import DraftLink
 from sim.cost.energy import Tally, usage
 from sim.cost.plan import Plan
-from sim.cost.remote_draft import RemoteDraftCosts, StepParts, pass_paths, paths
+from sim.cost.remote_draft import RemoteDraftCosts, StepParts, drafts_of, pass_paths, paths
 from sim.cost.step import Costs
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
@@ -36,9 +36,8 @@ def drafted(make_model, make_chip, lossy, speculate):
         engine = lossy.model_copy(update={"draft_sequence_overhead": 1e-5})
         of = speculate(tokens, method="draft", drafter=make_model(**small))
         chip, on = make_chip(fp16=1e10), drafter.pop("chips_of", 2)
-        own = DeploymentParts(
-            model, chip, chips, engine, Plan(tensor=chips), None, replace(of, apart=True)
-        )
+        plan = drafter.pop("plan", Plan(tensor=chips))
+        own = DeploymentParts(model, chip, chips, engine, plan, None, replace(of, apart=True))
         other = DeploymentParts(
             of.model,
             drafter.pop("chip", chip),
@@ -93,6 +92,8 @@ def test_both_compute_prompts_at_the_same_time(drafted):
         {"budget": 8},
         {"draft_plan": Plan(pipeline=2), "budget": 8},
         {"windowed": True, "draft_plan": Plan(pipeline=2)},
+        {"plan": Plan(pipeline=2)},
+        {"plan": Plan(pipeline=4), "chips": 4, "windowed": True},
     ],
 )
 def test_the_rows_add_up_to_the_step(drafted, groups, changes):
@@ -114,33 +115,31 @@ def test_the_rows_add_up_to_the_step(drafted, groups, changes):
 times = st.sampled_from([0.0, 1e-6, 3e-6, 1e-5, 1e-4, 2e-4])
 
 
-@given(times, times, times, times, st.integers(1, 2))
-def test_the_closed_form_is_groups_that_pass_two_machines_and_a_link(
-    verify, drafts, latency, busy, groups
+@given(st.lists(times, min_size=1, max_size=4), times, times, times, st.integers(1, 2))
+def test_the_closed_form_is_groups_that_pass_a_drafter_a_link_and_the_stages_of_the_model(
+    stages, drafts, latency, busy, groups
 ):
     """Each group drafts, sends, is verified and returns. The way back carries no bytes here."""
-    own = StepParts(verify, 0.0, drafts, 2 * latency + busy, busy)
+    own = StepParts(sum(stages), max(stages), 0.0, drafts, 2 * latency + busy, busy)
     closed = max(map(own.total, paths(groups, groups)))
     steps = 24
-    ends = _turns(own, latency, groups, steps)
+    machines = [(drafts, 0.0), (busy, latency), *((seconds, 0.0) for seconds in stages)]
+    machines[-1] = (stages[-1], latency)
+    ends = _turns(machines, groups, steps)
     period = (ends[steps - 1] - ends[steps // 2 - 1]) / (steps - steps // 2)
     assert period == pytest.approx(closed, rel=1e-9, abs=1e-15)
     serial = own.total(paths(1, 1)[0])
     assert serial * (1 - 1e-12) <= closed <= groups * serial * (1 + 1e-12)
 
 
-def _turns(own: StepParts, latency: float, groups: int, steps: int) -> list[float]:
-    """Return when the first group ends each of its steps."""
+def _turns(machines: list[tuple[float, float]], groups: int, steps: int) -> list[float]:
+    """Return when the first group ends each of its steps. machines: seconds, and what follows."""
     env, ends = simpy.Environment(), []
-    drafter, link, model = (simpy.Resource(env) for _ in range(3))
+    places = [(simpy.Resource(env), *own) for own in machines]
 
     def group(first):
         for _ in range(steps):
-            for machine, seconds, later in (
-                (drafter, own.drafts, 0.0),
-                (link, own.busy, latency),
-                (model, own.verify, latency),
-            ):
+            for machine, seconds, later in places:
                 with machine.request() as turn:
                     yield turn
                     yield env.timeout(seconds)
@@ -222,6 +221,22 @@ def test_a_pass_goes_through_all_stages_and_back(drafted):
     assert costs.remote.time(work)[0] == pytest.approx(stages + more, rel=1e-12)
 
 
+def test_a_model_on_stages_verifies_on_one_after_the_other(drafted):
+    """One group takes the time of a single micro-batch on all stages. Two groups share them."""
+    one, two = (drafted(SLOW, groups, plan=Plan(pipeline=2)).costs for groups in (1, 2))
+    plain = Costs(replace(one.layout, speculation=None), widths=(4,))
+    for work in works():
+        stages = plain.step(work).time
+        whole = float(stages.sum() + plain.hops(work.tokens).sum())
+        drafts = one.remote.time(drafts_of(work))
+        assert one.line(work)[0] == pytest.approx(
+            whole + drafts[0] + one.trip(work.decodes), rel=1e-12
+        )
+        groups, half = two.group(work)
+        assert two.line(work)[0] >= groups * max(plain.step(half).time) * (1 - 1e-12)
+    assert one.layout.stages[0].weights < drafted(chips=1).layout.stages[0].weights
+
+
 def test_times_grow_evenly_until_another_part_is_the_longest(drafted, make_model):
     """2 drafts overtake model + drafter + link at 60 positions, by the latency that is chosen."""
     plain = drafted(budget=8, small={"num_hidden_layers": 3}, draft_plan=Plan(pipeline=2)).costs
@@ -252,7 +267,13 @@ def test_without_acceptance_a_token_takes_a_whole_step(drafted, serve_on, accept
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"windowed": True}, {"draft_plan": Plan(pipeline=2), "budget": 8}]
+    "changes",
+    [
+        {},
+        {"windowed": True},
+        {"draft_plan": Plan(pipeline=2), "budget": 8},
+        {"plan": Plan(pipeline=2)},
+    ],
 )
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_leap_is_its_steps(drafted, serve_on, groups, changes):

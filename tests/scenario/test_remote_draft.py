@@ -38,6 +38,7 @@ systems:
 USER = "users: 1, requests: 2, prompt: 16 token, output: 400"  # instead of four
 DRAFT = "named.speculate.draft."
 INLINE = "{chip: l40s, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}"
+FAULTS = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
 REFUSED = {
     "named.speculate.draft.system=large": "'large' is no system; there are plain, small, local",
     "named.speculate.draft.system=named": "'named' is no other system with chips of one kind",
@@ -45,14 +46,14 @@ REFUSED = {
     "named.speculate.draft.system=local": "system local: got speculate, which is not simulated for a",
     "small.max_sequences=4": "draft.system: system small: got max_sequences, which is not simulated",
     "small.model=llama-3.1-8b": "draft.system: system small: got model llama-3.1-8b; expected the",
-    "small.outages=[{at: 1 s, lasts: 1 s, replica: 0}]": "system small: got outages, which is not",
+    "small.outages=[{at: 1 s, lasts: 1 s, replica: 1}]": "outages.0.replica: got 1; expected 0, the only",
+    f"{DRAFT}system={INLINE[:-1]}, outages: [{{at: 1 s, lasts: 1 s, requests: fail}}]}}": "got fail; expected retry for a drafter",
     f"{DRAFT}plan={{tensor: 2}}": "draft.plan: got a plan; expected none with system",
     f"{DRAFT[:-1]}={{model: llama-3.2-1b, system: small}}": "draft.system: got a drafter on other chips without transfer; expected the",
     f"{DRAFT}groups=3": "draft.groups: got 3; expected at most 2",
     "local.speculate.draft.groups=2": "draft.groups: got groups without system; expected a drafter on",
     "named.speculate.method=eagle": "got llama-3.2-1b with method eagle",
     "named.fidelity=chip": "speculate: got fidelity: chip; expected a system without it",
-    "named.plan={tensor: 1}": "named.plan: got 2 stages; expected 1 with a drafter on other chips; ",
     "named.plan=auto": "named.plan.search: got speed; expected degrees with a drafter on other chips",
     "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
     "named.engine=groq-compiler": "named.engine: got groq-compiler, which has tokens_per_beat; expec",
@@ -72,12 +73,6 @@ def test_what_is_not_simulated_is_refused_by_name(sramsim, tmp_path, key):
     status, _, err = sramsim("check", str(path), *sets)
     assert (status, err.count("\n")) == (2, 1)
     assert REFUSED[key] in err
-
-
-def test_pools_and_other_drafters_are_refused_by_name(tmp_path):
-    more = "  pd: {prefill: plain, decode: named, transfer: {bandwidth: 1 GB/s}}\n"
-    with pytest.raises(sim.ScenarioError, match="got a drafter on other chips; expected one on"):
-        read(tmp_path, SPEC + more)
 
 
 def read(tmp_path, text=SPEC):
@@ -121,6 +116,35 @@ def test_chips_money_and_energy_are_those_of_both_parts(scenario, result):
     )
 
 
+POOLS = """\
+  local-pd: {prefill: plain, decode: local, transfer: {bandwidth: 1e6 GB/s, handover: 0 ms}}
+  pd: {prefill: plain, decode: named, transfer: {bandwidth: 1e6 GB/s, handover: 0 ms}}
+"""
+
+
+def test_a_decode_pool_with_a_drafter_decodes_as_the_system_alone(tmp_path):
+    """One user, so that nothing waits. The drafter's KV cache is computed in the prefill pool."""
+    text = SPEC.replace("users: 4, requests: 8", "users: 1, requests: 4")
+    text = text.replace("plan: {tensor: 2}, model", "plan: {tensor: 2, kv: fp8}, model")
+    text = text.replace("{model: llama-3.2-1b}}", "{model: llama-3.2-1b, plan: {kv: fp8}}}")
+    result = run(read(tmp_path, text + POOLS))
+    rows = {name: result.systems[name].rows for name in ("named", "pd", "local-pd")}
+    decoding = {name: own.last_token - own.first_token for name, own in rows.items()}
+    assert decoding["pd"] == pytest.approx(decoding["named"], rel=1e-6)
+    assert rows["pd"].transfers.nbytes == rows["local-pd"].transfers.nbytes
+    assert rows["pd"].first_token - rows["pd"].arrival == pytest.approx(
+        rows["local-pd"].first_token - rows["local-pd"].arrival
+    )
+    systems = result.summary.systems
+    assert systems["pd"].identity.chips == 2 + systems["named"].identity.chips
+
+
+def test_drafts_of_a_prefill_pool_on_other_chips_are_refused_by_name(tmp_path):
+    more = "  pd: {prefill: named, decode: named, transfer: {bandwidth: 1 GB/s}}\n"
+    with pytest.raises(sim.ScenarioError, match="expected the drafts of the decode pool, whose KV"):
+        read(tmp_path, SPEC + more)
+
+
 def test_without_drafts_no_chips_draft(tmp_path, result):
     none = read(tmp_path, SPEC.replace("tokens: 3", "tokens: 0"))
     assert list(owned_chips(none, "named")) == ["named"]
@@ -129,10 +153,9 @@ def test_without_drafts_no_chips_draft(tmp_path, result):
 
 
 def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
-    faults = "{chips_per_node: 2, chip: {rate: 1e-3 failure/h}, spares: 1, repair: 24 h, detection: 10 min, horizon: 1 month, samples: 10}"
     both = read(
         tmp_path,
-        SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {faults}\n    spec"),
+        SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {FAULTS}\n    spec"),
     )
     spared = both.spare_chips("named")
     assert (spared, both.spare_chips("plain")) == (2, 0)
@@ -143,6 +166,39 @@ def test_spare_nodes_of_the_model_are_not_bought_for_its_drafter(tmp_path):
     idle = power(result["named"], "idle") - power(result["small"], "idle")
     assert idle == pytest.approx(2 * power(result["plain"], "idle"), rel=1e-9)
     assert 0 < result["named"].metrics.availability.availability < 1
+
+
+def test_without_its_drafter_a_model_waits_and_keeps_its_sequences(tmp_path):
+    """The step under way is lost. A replica that fails meanwhile waits for the drafter as well."""
+    one = SPEC.replace("users: 4, requests: 8", "users: 1, requests: 1")
+    usual = run(read(tmp_path, one)).systems["named"].rows
+    down = usual.first_token[0] + 0.45 * (usual.last_token[0] - usual.first_token[0])
+    late = f", outages: [{{at: {down:.6f} s, lasts: 2 s}}]}}"
+    text = one.replace("system: small", f"system: {INLINE[:-1]}{late}")
+    failing = run(read(tmp_path, text)).systems["named"].rows
+    step = (usual.last_token[0] - usual.first_token[0]) / usual.steps[0]
+    assert failing.retries.tolist() == [0]
+    assert 2 < failing.last_token[0] - usual.last_token[0] < 2 + step
+    own = f"    outages: [{{at: {down + 0.5:.6f} s, lasts: 0.5 s}}]\n    speculate"
+    both = run(read(tmp_path, text.replace("    speculate", own, 1))).systems["named"].rows
+    assert both.retries.tolist() == [1]
+    assert both.first_token[0] == pytest.approx(down + 2 + usual.first_token[0], rel=1e-4)
+
+
+def test_a_drafter_that_fails_is_needed_as_well(tmp_path):
+    """Its nodes are as many as those of the model, and fail as often. Their spares are bought."""
+    own = SPEC.replace("tensor: 2}\n    spec", f"tensor: 2}}\n    faults: {FAULTS}\n    spec")
+    text = own.replace("system: small", f"system: {INLINE[:-1]}, faults: {FAULTS}}}")
+    text = text.replace("small: {card", "named.draft: {card")
+    both, alone = read(tmp_path, text), read(tmp_path, own)
+    chips = [unit.chips for unit in failing_units(both, "named", both.deploy("named"))]
+    assert chips == [2, 2]
+    assert purchase(both, "named").chips - purchase(alone, "named").chips == pytest.approx(2 * 1000)
+    results = [run(of).summary.systems["named"] for of in (both, alone)]
+    shares = [of.metrics.availability.availability for of in results]
+    assert 0 < shares[0] < shares[1] < 1
+    idle = [power(of, "idle") for of in results]
+    assert idle[0] - idle[1] == pytest.approx(power(run(alone).summary.systems["small"], "idle"))
 
 
 def purchased(scenario, *names):
