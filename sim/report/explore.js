@@ -15,7 +15,7 @@ const titleOf = (axis) => axis.label + unitOf(axis) + (axis.better ? (axis.bette
 
 function choose(select, wanted) {
   for (const [key, axis] of Object.entries(data.axes)) {
-    select.add(new Option(axis.label + unitOf(axis), key));
+    select.add(new Option(axis.label, key));
   }
   if (wanted in data.axes) select.value = wanted;
 }
@@ -30,13 +30,20 @@ function wide(key) {
 byId("x-log").checked = wide(byId("x").value);
 byId("y-log").checked = wide(byId("y").value);
 
-// Filters: a box for each system, and for each value of a swept key.
+// Filters: a box for each system, and for each value of a swept key. A button turns a whole filter on or off.
 const text = (value) => (value === null ? "default" : String(value));
 const boxes = [];
 function filter(name, values, label, test) {
   const fieldset = document.createElement("fieldset");
   const legend = document.createElement("legend");
-  legend.textContent = name;
+  const all = Object.assign(document.createElement("button"), { type: "button", textContent: "all / none" });
+  all.addEventListener("click", () => {
+    const own = [...fieldset.querySelectorAll("input")];
+    const on = own.some((box) => !box.checked);
+    for (const box of own) box.checked = on;
+    draw();
+  });
+  legend.append(`${name} `, all);
   fieldset.append(legend);
   for (const value of values) {
     const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
@@ -87,6 +94,14 @@ function hover(row, x, y) {
   return [`<b>${plain(data.systems[row.system].label)}</b>`, ...lines.map(plain), plain(swept(row)).replace(/&lt;br>/g, "<br>"), plain(row.verdict)].join("<br>");
 }
 
+// Ticks at 1, 2 and 5 of each decade, with their whole numbers; over many decades, at 1 only.
+function logTicks(values) {
+  const steps = Math.max(...values) > 1000 * Math.min(...values) ? [1] : [1, 2, 5];
+  const ticks = Array.from({ length: 30 }, (_, place) => place - 12).flatMap((power) => steps.map((step) => Number(`${step}e${power}`)));
+  const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+  return { tickvals: ticks, ticktext: ticks.map((tick) => (tick < 1000 ? String(tick) : short.format(tick))) };
+}
+
 function draw() {
   const [x, y] = [byId("x").value, byId("y").value];
   const drawable = (row) => [[x, "x-log"], [y, "y-log"]].every(([key, log]) =>
@@ -121,18 +136,20 @@ function draw() {
   const axis = (key, log) => ({
     title: { text: plain(phone ? data.axes[key].label + unitOf(data.axes[key]) : titleOf(data.axes[key])), standoff: 8 },
     type: byId(log).checked ? "log" : "linear", gridcolor: line, zerolinecolor: line, automargin: true, exponentformat: "SI",
-    ...(byId(log).checked ? { dtick: phone ? 1 : "D2" } : { rangemode: "tozero" }),
+    ...(byId(log).checked ? logTicks(drawn.map((row) => row.is[key])) : { rangemode: "tozero" }),
   });
   Plotly.react("chart", traces, {
     xaxis: axis(x, "x-log"), yaxis: axis(y, "y-log"), font: { color: ink, family: "inherit", size: 13 },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 10, r: 10, t: 10, b: 10 },
-    legend: { orientation: "h", y: -0.18, yanchor: "top" }, hovermode: "closest",
+    legend: { orientation: "h", y: -0.14, yanchor: "top" }, hovermode: "closest",
+    dragmode: phone ? false : "zoom", // a finger on the chart scrolls the page
     modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: ink },
     hoverlabel: { bgcolor: paper, font: { color: ink }, align: "left" },
-  }, { responsive: true, displaylogo: false, displayModeBar: phone ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+  }, { responsive: true, displaylogo: false, displayModeBar: phone ? false : "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], plotlyServerURL: "" }); // no button that uploads the chart
   const missing = rows.length - drawn.length;
   byId("shown").textContent = `${drawn.length} of ${data.rows.length} points` +
-    (missing ? `; ${missing} more have no value to draw here, such as zero on a logarithmic axis` : "") + ".";
+    (missing ? `; ${missing} more have no value to draw here, such as zero on a logarithmic axis` : "") + ". Filled: STABLE. Hollow: any other verdict.";
   byId("meanings").replaceChildren(...[...new Set([x, y])].flatMap((key) => {
     const word = document.createElement("dt");
     const meaning = document.createElement("dd");
@@ -157,6 +174,12 @@ function cells(kind, texts) {
   }
   return row;
 }
+function none(label) {
+  const row = cells("td", [label, "no shown point is so fast"]);
+  row.cells[1].colSpan = keys.length + COLUMNS.length;
+  row.className = "none";
+  return row;
+}
 function table() {
   const least = Number(byId("speed").value);
   byId("best").tHead.replaceChildren(cells("th", ["system", ...keys, ...COLUMNS.map((key) => data.axes[key].label + unitOf(data.axes[key]))]));
@@ -167,7 +190,7 @@ function table() {
     const { label } = data.systems[name];
     return best
       ? cells("td", [label, ...keys.map((key) => text(best.at[key])), ...COLUMNS.map((key) => number(best.is[key]))])
-      : cells("td", [label, ...keys.map(() => "-"), ...COLUMNS.map(() => "-")]);
+      : none(label);
   }));
 }
 

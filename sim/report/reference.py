@@ -36,7 +36,7 @@ def reference() -> str:
     parts: dict[str, dict[str, Any]] = {}
     for kind, cls in SCHEMA_KINDS.items():
         schema = json_schema(kind)
-        sections.append(_section(f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} file", schema))
+        sections.append(_section(_file_heading(kind), schema))
         _collect(schema, parts)
         parts.pop(cls.__name__, None)
     titles = sorted(parts.keys() - {cls.__name__ for cls in SCHEMA_KINDS.values()})
@@ -121,9 +121,9 @@ def _form(value: dict[str, Any]) -> str:
         words = [_form(option) for option in options if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
     if "properties" in value and "title" in value:
-        return str(value["title"])
+        return _link(value["title"])
     if "$ref" in value:
-        return str(value["$ref"]).rpartition("/")[2]
+        return _link(value["$ref"].rpartition("/")[2])
     if "const" in value:
         return f"`{value['const']}`"
     if "enum" in value:
@@ -133,6 +133,20 @@ def _form(value: dict[str, Any]) -> str:
     return _plain_form(value)
 
 
+def _link(title: str) -> str:
+    """Return the title of a class as a link to its section."""
+    kinds = {cls.__name__: kind for kind, cls in SCHEMA_KINDS.items()}
+    heading = _file_heading(kinds[title]) if title in kinds else title
+    return f"[{title}](#{heading.lower().replace(' ', '-')})"
+
+
+def _file_heading(kind: str) -> str:
+    return f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} file"
+
+
+_PLURALS = {"a text": "texts", "a number": "numbers", "a whole number": "whole numbers"}
+
+
 def _plain_form(value: dict[str, Any]) -> str:
     """Return in words what a value of a JSON type may be."""
     match value.get("type"):
@@ -140,7 +154,8 @@ def _plain_form(value: dict[str, Any]) -> str:
             items: list[dict[str, Any]] = (
                 [value["items"]] if "items" in value else value.get("prefixItems", [])
             )
-            return "a list of " + " and ".join(dict.fromkeys(map(_form, items)))
+            forms = dict.fromkeys(map(_form, items))
+            return "a list of " + " and ".join(_PLURALS.get(form, form) for form in forms)
         case "object":
             inner = value.get("additionalProperties")
             return (

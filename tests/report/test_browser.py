@@ -321,7 +321,7 @@ def test_a_sweep_is_explored_without_a_network(
     browser.open(explored, width=width)
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("byId('chart').data.length") == 2
-    assert browser.value("byId('shown').textContent") == "6 of 6 points."
+    assert browser.value("byId('shown').textContent").startswith("6 of 6 points.")
     assert browser.value("byId('chart').getBoundingClientRect().height") > 300
     assert "more is better" in browser.value("byId('meanings').textContent")
     # A pointer over a point: its values.
@@ -335,9 +335,63 @@ def test_a_sweep_is_explored_without_a_network(
     change(browser, "front", "e.checked = true")
     assert browser.value("byId('chart').data[2].name") == "Pareto front"
     browser.value("document.querySelector('#filters input').click()")
-    assert browser.value("byId('shown').textContent") == "3 of 6 points."
+    assert browser.value("byId('shown').textContent").startswith("3 of 6 points.")
+    # The button of the first filter: on where some are off, then off.
+    for points in (6, 0, 6):
+        browser.value("document.querySelector('#filters button').click()")
+        assert browser.value("byId('shown').textContent").startswith(f"{points} of 6 points.")
+    assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.said() == []
     assert browser.asked_for() == [explored.as_uri()]
+
+
+def test_no_button_of_the_chart_needs_a_network(browser: Browser, explored: Path) -> None:
+    """The library can upload a chart, to a service of its maker."""
+    browser.open(explored)
+    buttons = browser.value(
+        "[...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title)"
+    )
+    assert len(buttons) == 4
+    assert not any(word in text.lower() for text in buttons for word in ("share", "cloud", "edit"))
+
+
+def test_a_finger_can_use_the_page(browser: Browser, explored: Path) -> None:
+    """Controls are 44 px high (WCAG 2.2); a swipe over the chart scrolls; a tap takes a point's speed."""
+    browser.open(explored, width=390)
+    browser.value("byId('filters').open = true")
+    heights = """
+    [...document.querySelectorAll("select, #speed, .tick, summary, legend button")]
+      .map((each) => each.getBoundingClientRect().height)
+    """
+    assert min(browser.value(heights)) >= 44
+    browser.value("byId('filters').open = false; byId('speed').value = 0")
+    point = browser.value("""
+    (() => {
+      byId("chart").scrollIntoView();
+      const { x, y, width, height } = document.querySelector(".points path").getBoundingClientRect();
+      return [x + width / 2, y + height / 2];
+    })()
+    """)
+    browser.tell("Emulation.setTouchEmulationEnabled", enabled=True)
+    finger = [{"x": point[0], "y": point[1]}]
+    browser.tell("Input.dispatchTouchEvent", type="touchStart", touchPoints=finger)
+    browser.tell("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    speed = float(browser.value("byId('speed').value"))
+    assert 0 < speed <= browser.value("data.rows[0].is.user_speed") < 1.01 * speed
+    # A script that prevents the moves of a finger keeps the page from scrolling.
+    browser.value("""
+    kept = [];
+    addEventListener("touchmove", (event) => kept.push(event.defaultPrevented), { passive: true });
+    1
+    """)
+    browser.tell("Input.dispatchTouchEvent", type="touchStart", touchPoints=finger)
+    for step in range(1, 5):
+        moved = [{"x": point[0], "y": point[1] - 30 * step}]
+        browser.tell("Input.dispatchTouchEvent", type="touchMove", touchPoints=moved)
+    browser.tell("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert browser.value("kept.length") > 0
+    assert not browser.value("kept.some(Boolean)")
+    browser.tell("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 def test_the_front_and_the_table_hold_the_best_points(browser: Browser, explored: Path) -> None:
@@ -352,7 +406,8 @@ def test_the_front_and_the_table_hold_the_best_points(browser: Browser, explored
     speeds = sorted(x for x, _ in points)
     browser.value(f"byId('speed').value = {speeds[-1] - 1e-6}; table()")
     cells = "[...byId('best').tBodies[0].rows].map(row => row.cells[1].textContent)"
-    assert sorted(browser.value(cells)) == ["-", "1"]  # only one system is so fast, with one user
+    # Only one system is so fast, with one user.
+    assert sorted(browser.value(cells)) == ["1", "no shown point is so fast"]
     browser.value("byId('speed').value = 0; table()")
     assert browser.value(cells) == ["16", "16"]
 
