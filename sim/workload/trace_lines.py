@@ -99,8 +99,8 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
         time = starts.get(session, 0.0)  # of a turn that has a pause instead
         if row.get(TIME) is not None or session not in starts:
             time = time_number(row.get(TIME), f"{where}: {TIME}", known.unit)
-        elif session not in answered:
-            time += row.get(DELAY) or 0.0  # after turns that were not answered
+        elif session not in answered and row.get(DELAY) is not None:  # after unanswered turns
+            time += time_number(row[DELAY], f"{where}: {DELAY}", known.unit)
         if session is not None:
             starts[session] = time
         if empty:
