@@ -349,10 +349,6 @@ class FleetIdentity:
         labels = (label for of in self.members.values() for label in of.identity.speed_labels)
         return tuple(dict.fromkeys(labels))
 
-    def kv_room(self) -> int:
-        """Return the tokens that the KV caches of all replicas hold."""
-        return sum(of.copies * of.identity.kv_room() for of in self.members.values())
-
     def changes(self, part: str) -> bool:
         """Return False, because its members name the changes."""
         return False

@@ -16,7 +16,14 @@ from sim.cost.work import Work
 from sim.planning.deployment import Deployment
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
-from sim.studies.bound import decode_counts, first_token, mean_step, paced_step, step_times
+from sim.studies.bound import (
+    cached_prefix,
+    decode_counts,
+    first_token,
+    mean_step,
+    paced_step,
+    step_times,
+)
 from sim.units import RequestsPerSecond, Seconds
 from sim.workload.slo import SLO
 
@@ -54,10 +61,15 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
     In a closed loop the users are the rate times TTFT, answer and pause (Little's law).
     """
     workload, slo = scenario.workload, scenario.tightest_slo or SLO()
+    prompt, output = workload.mean_prompt, workload.mean_output
+    cached = {name: cached_prefix(scenario, name, member) for name, member in members.items()}
+    resident = next(cached[name] for name, member in members.items() if member.pool == "decode")
     points: dict[str, PoolPoint] = {}
     for name, member in members.items():
-        phase = prefill_point if member.pool == "prefill" else decode_point
-        point = phase(member.deployment, workload.mean_prompt, workload.mean_output, slo)
+        if member.pool == "prefill":
+            point = prefill_point(member.deployment, prompt, slo, cached[name], resident)
+        else:
+            point = decode_point(member.deployment, prompt, output, slo)
         if point is None:
             return None
         points[name] = point
@@ -70,26 +82,29 @@ def pools_point(scenario: Scenario, members: Mapping[str, Member]) -> PoolsPoint
 
 
 def prefill_point(
-    deployment: Deployment, prompt: float, output: float, slo: SLO
+    deployment: Deployment, prompt: float, slo: SLO, cached: int, resident: int
 ) -> PoolPoint | None:
     """Return the highest rate of a prefill replica; None if no prompt meets the SLO's TTFT.
 
     A step has one prompt or a part of it, or as many prompts as fill the token budget.
+    cached: tokens of a prompt that are not computed. resident: those that do not travel, because
+    the decode replica has them.
     """
     best: PoolPoint | None = None
-    budget, alone = deployment.limits.token_budget, first_token(deployment, prompt)
-    for chunk in {min(budget, max(1, round(prompt))), budget}:
-        work = mean_step(deployment, 0, 0.0, chunk, prompt)
+    computed = max(1.0, prompt - cached)
+    budget, alone = deployment.limits.token_budget, first_token(deployment, prompt, cached)
+    for chunk in {min(budget, max(1, round(computed))), budget}:
+        work = mean_step(deployment, 0, 0.0, chunk, prompt, cached)
         time, passing = step_times(deployment, work)
         seconds = max(alone, passing)
-        rate = chunk / prompt / time
+        rate = chunk / computed / time
         if (slo.ttft is None or seconds <= slo.ttft) and (best is None or rate > best.rate):
-            tally, steps = Tally(), prompt / chunk
+            tally, steps = Tally(), computed / chunk
             tally.batch_steps[chunk] += steps
             tally.add_chunks(work, steps)
             tally.steps_without_sampling = max(0.0, steps - 1)
             tally.logits = 1
-            tally.sent = prompt_kv_bytes(deployment.layout, round(prompt))
+            tally.sent = prompt_kv_bytes(deployment.layout, round(prompt) - resident)
             best = PoolPoint(rate, tally, seconds)
     return best
 

@@ -90,16 +90,22 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
     ids: list[tuple[int, ...] | None] = []
     kept: list[JsonObject] = []
     starts: dict[Hashable, float] = {}  # by session
+    answered: set[Hashable] = set()  # sessions
     for where, row in rows:
         _require(row, starts, where)
-        if has_no_output(row[LENGTHS[1]]):
+        session, empty = row.get(SESSION), has_no_output(row[LENGTHS[1]])
+        if empty and session is None:
             continue
-        session = row.get(SESSION)
         time = starts.get(session, 0.0)  # of a turn that has a pause instead
         if row.get(TIME) is not None or session not in starts:
             time = time_number(row.get(TIME), f"{where}: {TIME}", known.unit)
+        elif session not in answered and row.get(DELAY) is not None:  # after unanswered turns
+            time += time_number(row[DELAY], f"{where}: {DELAY}", known.unit)
         if session is not None:
             starts[session] = time
+        if empty:
+            continue
+        answered.add(session)
         lengths = token_numbers(row, LENGTHS, where)
         requests.append((time, *lengths))
         kept.append(row)

@@ -5,11 +5,13 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import polars
 import pytest
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 
-from plots import FIGURES, agreement, draw_all, energy, style, tornado
+from plots import FIGURES, agreement, draw_all, energy, occupancy, style, tornado
 from plots.causes import CHIP_CAUSES, ENERGY_CAUSES, MEMORY_PARTS, TOKEN_CAUSES
 from plots.cdf import user_latencies
 from plots.claims import Race
@@ -400,3 +402,36 @@ def test_joules_against_load_add_up():
     figure = energy.draw(points, looked)
     assert figure.axes[0].lines[0].get_ydata()[0] == pytest.approx(11.5)
     assert figure.get_suptitle().strip().endswith("a from 11.5 to 2.59 J; b from 11.5 to 2.59 J")
+
+
+def test_the_kv_caches_of_pools_and_of_a_fleets_members_are_drawn_apart():
+    """A share of both pools together showed a decode pool that is full as half full."""
+    pools = run(read("pd-goodput", ["workload.requests=200"])).saved()
+    curves = occupancy.filled_over_time(pools, "apart")
+    assert list(curves) == ["prefill", "decode"]
+    room = pools.summary.systems["apart"].identity.members["apart.decode"].identity.kv_room()
+    rows = pools.requests.filter(polars.col("system") == "apart")
+    times, filled = curves["decode"]
+    moment, held = rows["arrival"].min() + times[300], 0.0
+    for row in rows.iter_rows(named=True):
+        if row["transfer_start"] <= moment < row["last_token"]:
+            span = row["last_token"] - row["decode_start"]
+            share = max(0.0, moment - row["decode_start"]) / span
+            held += row["prompt_tokens"] + share * row["output_tokens"]
+    assert filled[300] == pytest.approx(held / room)
+    assert held > 0
+    title = occupancy.draw(pools).get_suptitle()
+    assert f": decode {style.share_text(filled.max())}" in " ".join(title.split())
+
+    one = "{chip: h100-sxm, chips: 1, engine: ideal, plan: {weights: fp8}}"
+    fleet = run(
+        {
+            "model": "llama-3.1-8b",
+            "workload": {"kind": "poisson", "rate": "5 request/s", "requests": 40}
+            | {"prompt": "512 token", "output": "64 token"},
+            "systems": {"a": yaml.safe_load(one), "b": yaml.safe_load(one)}
+            | {"both": {"fleet": {"a": 1, "b": 3}}},
+        }
+    ).saved()
+    assert list(occupancy.filled_over_time(fleet, "both")) == ["a", "b"]
+    assert list(occupancy.filled_over_time(fleet, "a")) == [""]

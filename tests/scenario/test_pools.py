@@ -7,10 +7,12 @@ import pytest
 
 import sim
 from plots import draw_all, pools
+from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.cost.plan import PlanError
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.reliability.failures import Failures, Faults
+from sim.scenario.layout import deploy_members
 from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.scenario import Scenario
 from sim.scenario.speculate import Speculate
@@ -18,6 +20,7 @@ from sim.scenario.system import Fleet, System
 from sim.serving.transfer import Transfer
 from sim.studies.capacity import capacity
 from sim.studies.design import bound_plans, search_plans
+from sim.studies.pool_bound import pools_point
 from sim.studies.pool_timeline import pools_json
 from sim.workload.arrivals import Poisson
 from sim.workload.lengths import Length
@@ -165,6 +168,25 @@ def test_the_capacity_is_near_the_bound_of_the_pool_that_binds(make_scenario):
     assert result.as_json()["systems"]["mixed"]["binds"].endswith("(prefill)")
     # A second decode replica does not help where the only prefill replica binds.
     assert rates["mixed"] >= 0.95 * rates["both"]
+
+
+def test_the_estimate_leaves_out_the_prefix_that_both_pools_have(make_scenario):
+    """The request/s where the prefill pool binds, and the bytes between the pools."""
+    caching = make_scenario().systems["one"].model_copy(update={"prefix_caching": True})
+    systems = {"one": caching, "pd": Pools(prefill="one", decode="one", transfer=LINK)}
+    workload = Poisson(
+        rate=100.0, requests=400, shared_prefix=64, prompt=Length(fixed=16), output=Length(fixed=3)
+    )
+    scenario = make_scenario(slo=SLO(ttft=0.05, tpot=0.05)).model_copy(
+        update={"workload": workload, "systems": systems}
+    )
+    found = capacity(scenario, requests=400).systems["pd"].best.goodput
+    estimate = sim.run(scenario).summary.systems["pd"].at_capacity.load
+    assert found == pytest.approx(estimate, rel=0.25)
+    members = deploy_members(scenario, "pd")
+    point = pools_point(scenario, members)
+    sent = point.tallies["pd.prefill"].sent / point.rate
+    assert sent == pytest.approx(prompt_kv_bytes(members["pd.prefill"].deployment.layout, 16))
 
 
 def test_a_search_finds_the_sizes_with_the_highest_goodput(make_scenario):

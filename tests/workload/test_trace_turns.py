@@ -152,6 +152,23 @@ def test_blocks_tell_whole_prompts_from_added_text(recorded):
     assert added.draw(0).hash_ids is None
 
 
+def test_a_session_may_begin_with_turns_that_were_not_answered(recorded):
+    """The next turn then comes after its pause, and counts from the time of the first one."""
+    turn = {"session_id": 1, "input_length": 50, "output_length": 10}
+    rows = [
+        turn | {"timestamp": 1000, "session_id": 2},
+        turn | {"timestamp": 3000, "output_length": 0},
+        turn | {"delay": 500, "output_length": 0},
+        turn | {"delay": 250},
+        turn | {"delay": 100},
+    ]
+    requests = recorded(rows).draw(0)
+    assert requests.after.tolist() == [-1, -1, 1]
+    np.testing.assert_allclose(requests.arrival, [0.0, 2.75, np.nan])
+    assert requests.think[2] == 0.1
+    assert "requests without output left out: 2" in requests.note
+
+
 def test_the_first_requests_keep_their_turns(recorded):
     requests = recorded(bailian()).draw(0)
     part = requests.first(2)
