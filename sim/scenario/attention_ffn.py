@@ -54,8 +54,7 @@ class AttentionFfn(Shown):
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` stops one rank, whose number is `replica`. The sequences of other ranks go on.
     The drafter of `attention.speculate` is on the attention pool.
-    The system may be a decode pool.
-    Left out: such a system as a prefill pool.
+    The system may be a prefill pool or a decode pool.
     """
 
     attention: System = Field(

@@ -33,25 +33,20 @@ def check_members(systems: Mapping[str, AnySystem]) -> None:
     """
     if not systems:
         raise ValueError("got none; expected one system or more")
-    alone = [name for name, system in systems.items() if isinstance(system, System)]
-    both = [name for name, system in systems.items() if isinstance(system, AttentionFfn)]
+    plain = [name for name, of in systems.items() if isinstance(of, System | AttentionFfn)]
     for name, system in systems.items():
         parts: dict[tuple[str, ...], str] = {}
-        plain = alone
         if isinstance(system, Fleet):
-            plain = alone + both
             parts = {(name, "fleet", member): member for member in system.fleet}
         elif isinstance(system, Pools):
             parts = {(name, pool): member for pool, member in system.named.items()}
         for path, member in parts.items():
-            if member in plain or (member in both and path[-1] == "decode"):
+            if member in plain:
                 continue
             hint = spelling_hint(member, plain, f"there are {', '.join(plain) or 'none'}")
             whole = "a fleet" if isinstance(system, Fleet) else "a system of pools"
             other = "a fleet" if isinstance(systems.get(member), Fleet) else "a system of pools"
             what = f"{other} itself" if other == whole else other
-            if member in both:
-                what = "one of attention and FFN pools, which are no prefill pool"
             reason = f"{brief(member)!r} is {what if member in systems else 'no system'}"
             reason += f"; {whole} is made of systems with chips: {hint}"
             raise error_at_path(path, member, reason)

@@ -40,19 +40,8 @@ def _name_or_system(value: object, info: ValidationInfo) -> object:
     return value
 
 
-def _name_or_one_pool(value: object, info: ValidationInfo) -> object:
-    """Return `_name_or_system`, but refuse a system of attention and FFN pools."""
-    if isinstance(system := _name_or_system(value, info), AttentionFfn):
-        raise ValueError(
-            "got attention and ffn, which no prefill pool simulates; expected chips that do both; "
-            "try them in decode"
-        )
-    return system
-
-
 PoolSystem = System | AttentionFfn
-PrefillField = Annotated[str | System, BeforeValidator(_name_or_one_pool)]
-DecodeField = Annotated[str | PoolSystem, BeforeValidator(_name_or_system)]
+PoolField = Annotated[str | PoolSystem, BeforeValidator(_name_or_system)]
 
 
 class PoolCopies(Value):
@@ -106,15 +95,15 @@ class Pools(Shown):
 
     With drafts in the decode pool, the prefill pool computes the drafter's KV cache as well, and
     it travels with that of the prompt, also if the drafter is on other chips.
-    The decode pool may be a system of attention and FFN pools, whose attention pool holds the KV
-    cache.
+    A pool may be a system of attention and FFN pools, whose attention pool holds the KV cache.
     Left out: a change of layout or precision on the way.
     """
 
-    prefill: PrefillField = Field(
-        description="Name of another system, or a system in place, that computes prompts."
+    prefill: PoolField = Field(
+        description="Name of another system, or a system in place, that computes prompts; it may "
+        "have `attention` and `ffn`."
     )
-    decode: DecodeField = Field(
+    decode: PoolField = Field(
         description="Name of another system, or a system in place, that decodes; it may have "
         "`attention` and `ffn`."
     )
@@ -195,13 +184,12 @@ def plain_system(systems: Mapping[str, AnySystem], name: str) -> System:
     A prefill pool has the drafts of its decode pool, because it computes the drafter's KV cache.
     A named drafter is in place.
     """
-    system = member_system(systems, name)
-    if isinstance(system, AttentionFfn):
-        return system.attention
+    member = member_system(systems, name)
+    system = member.attention if isinstance(member, AttentionFfn) else with_drafter(systems, member)
     if pool_of(systems, name) == "prefill" and system.speculate is None:
         drafts = plain_system(systems, f"{name.rsplit('.', 1)[0]}.decode").speculate
         return system.model_copy(update={"speculate": drafts.local}) if drafts else system
-    return with_drafter(systems, system)
+    return system
 
 
 def attention_ffn(systems: Mapping[str, AnySystem], name: str) -> AttentionFfn | None:

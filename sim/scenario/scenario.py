@@ -302,7 +302,9 @@ class Scenario(Value):
         model, of = system.model or self.model, system.speculate
         try:
             if isinstance(pools, AttentionFfn):
-                return pools.deploy(model, (self.request_tokens, self.workload.mean_prompt))
+                lengths = self.request_tokens, self.workload.mean_prompt
+                # A prefill pool has the drafts of its decode pool.
+                return pools.model_copy(update={"attention": system}).deploy(model, lengths)
             speculation = of.speculation(model) if of else None
             parts, limits = system.parts(model, speculation), system.limits
             if of and speculation and (drafter := system.drafter):

@@ -111,11 +111,6 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
             "ffn.exceptions.0.chip: got 4; expected at most 3, the last chip; try 3",
         ),
         ("", ("trace", "--system", "afd", "--program"), "got attention and FFN pools; expected a"),
-        (
-            f"  pd: {{prefill: afd, decode: {ALONE}, transfer: {{bandwidth: 1 GB/s}}}}\n",
-            ("check",),
-            "'afd' is one of attention and FFN pools, which are no prefill pool",
-        ),
     ],
 )
 def test_commands_refuse_what_needs_single_chips(sramsim, tmp_path, more, words, expected):

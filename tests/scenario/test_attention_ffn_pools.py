@@ -1,4 +1,4 @@
-"""A system of attention and FFN pools as the decode pool of a prefill pool."""
+"""A system of attention and FFN pools as a prefill pool, and as a decode pool."""
 
 import pytest
 
@@ -12,6 +12,7 @@ from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.pools import Pools
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario, read
+from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
 from sim.serving.replica_config import Outage
 from sim.serving.transfer import Transfer
@@ -32,7 +33,7 @@ PAIRS = ("named", "placed")
 def served(make_model, make_chip, make_engine):
     """The run of an attention and FFN pool alone, and as a decode pool: by name, and in place."""
     powered = {
-        "memory": {"sram": Memory(capacity=1e6, bandwidth=1e9, energy=1e-9)},
+        "memory": {"sram": Memory(capacity=2e6, bandwidth=1e9, energy=1e-9)},
         "power": Power(maximum=21.0, idle=2.0, flop=3e-12, link=5e-9),
         "price": 100.0,
     }
@@ -59,6 +60,9 @@ def served(make_model, make_chip, make_engine):
             "afd": afd,
             "named": Pools(prefill="one", decode="afd", transfer=link),
             "placed": Pools(prefill=one, decode=afd, transfer=link),
+            "turned": Pools(prefill="afd", decode="one", transfer=link),
+            "turned-placed": Pools(prefill=afd, decode=one, transfer=link),
+            "both": Pools(prefill="afd", decode="afd", transfer=link),
         },
     )
     return scenario, run(scenario).systems
@@ -71,6 +75,42 @@ def test_without_a_time_to_travel_tokens_come_as_from_the_decode_pool_alone(serv
         alone = rows["afd"].last_token - rows["afd"].first_token
         assert pools.last_token - pools.first_token == pytest.approx(alone, rel=1e-9)
         assert pools.first_token == pytest.approx(rows["one"].first_token, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["turned", "turned-placed", "both"])
+def test_prompts_are_computed_as_on_the_prefill_pool_alone(served, name):
+    """Their KV cache is that of the undivided model, and the copies that its ranks do not hold."""
+    rows = {key: system.rows for key, system in served[1].items()}
+    alone = rows["afd" if name == "both" else "one"]
+    assert rows[name].first_token == pytest.approx(rows["afd"].first_token, rel=1e-9)
+    times = alone.last_token - alone.first_token
+    assert rows[name].last_token - rows[name].first_token == pytest.approx(times, rel=1e-9)
+    assert rows[name].transfers.nbytes == rows["named"].transfers.nbytes
+    idle = served[1][name].costs.energy.joules_per_token_by_cause["idle"]
+    chips = 12 if name == "both" else 8
+    assert idle * sum(n for *_, n in ASKED) == pytest.approx(chips * 2.0 * rows[name].elapsed)
+
+
+@pytest.mark.parametrize("drafts", [1, 3])
+def test_an_ffn_pool_computes_the_drafters_prompts_too(served, speculate_scenario, drafts):
+    """The prefill pool takes the drafts of the decode pool, as an undivided one does."""
+    result = run(speculate_scenario(served[0], drafts))
+    rows = {name: system.rows for name, system in result.systems.items()}
+    assert rows["turned"].transfers.nbytes == rows["plain"].transfers.nbytes
+    assert (rows["turned"].first_token > rows["before"].first_token).all()
+    assert (rows["turned"].steps < rows["turned"].requests.output - 1).any()
+
+
+def test_an_ffn_outage_delays_prompts_and_loses_none(served):
+    scenario, usual = served[0], served[1]["turned-placed"].rows
+    pools = scenario.systems["turned-placed"]
+    ffn = pools.prefill.ffn.model_copy(update={"outages": (Outage(at=0.0, lasts=0.5),)})
+    prefill = pools.prefill.model_copy(update={"ffn": ffn})
+    systems = {"turned-placed": pools.model_copy(update={"prefill": prefill})}
+    rows = run(scenario.model_copy(update={"systems": systems})).systems["turned-placed"].rows
+    assert rows.first_token[:3] == pytest.approx(0.5 + usual.first_token[:3], rel=1e-9)
+    assert rows.last_token[3] == pytest.approx(usual.last_token[3], rel=1e-9)
+    assert not rows.retries.any()
 
 
 def test_an_ffn_outage_stops_decoding_and_loses_no_request(served):
@@ -123,6 +163,25 @@ def test_all_chips_count_and_both_pools_are_named(served):
         assert identity.members[f"{name}.decode"].identity.ffn.chips == 4
 
 
+@pytest.fixture
+def speculate_scenario():
+    """The scenario of `served` with drafts in the decode pool of one chip kind."""
+
+    def make(scenario, drafts):
+        of = Speculate(method="mtp", tokens=drafts, acceptance=0.8)
+        one, afd = scenario.systems["one"], scenario.systems["afd"]
+        drafting = one.model_copy(update={"speculate": of})
+        link = scenario.systems["turned"].transfer
+        systems = {
+            "plain": Pools(prefill=one, decode=drafting, transfer=link),
+            "turned": Pools(prefill=afd, decode=drafting, transfer=link),
+            "before": Pools(prefill=afd, decode=one, transfer=link),
+        }
+        return scenario.model_copy(update={"systems": systems})
+
+    return make
+
+
 TEXT = """\
 model: qwen3-235b-a22b
 workload: {kind: closed, users: 8, requests: 8, prompt: 64 token, output: 8 token}
@@ -171,18 +230,4 @@ def test_a_pool_in_place_is_not_searched_for(sramsim, tmp_path):
     search = "systems.pd.decode.plan={search: capacity, chips: 8}"
     status, _, err = sramsim("check", str(path), "--set", search)
     assert "systems.pd.decode.plan.search: got capacity for a pool in place" in err
-    assert (status, err.count("\n")) == (2, 1)
-
-
-def test_a_prefill_pool_has_no_ffn_pool(sramsim, tmp_path):
-    both = TEXT.partition("decode:\n")[2].partition("    transfer: {bandwidth: 50")[0]
-    path = tmp_path / "mine.yaml"
-    path.write_text(
-        TEXT.replace(
-            "prefill: {chip: gb200, chips: 8, engine: ideal, plan: {tensor: 8, weights: fp8}}",
-            f"prefill:\n{both.rstrip()}",
-        )
-    )
-    status, _, err = sramsim("check", str(path))
-    assert "systems.pd.prefill: got attention and ffn, which no prefill pool simulates" in err
     assert (status, err.count("\n")) == (2, 1)
