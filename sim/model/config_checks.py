@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sim.inputs.errors import error_at_key, missing_key
+from sim.model.class_defaults import class_defaults
 from sim.model.config_keys import DTYPES
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ RECURRENCE_NEEDS = {
     "mamba": ("ssm_state_size",),
     "mamba2": ("mamba_num_heads", "ssm_state_size"),
 }
+
+# Classes with experts whose layers are dense if the file has none, because they ask for a number
+# above 0. All others make mixtures without an expert, which fail. Source: transformers, modeling_*.
+ZERO_IS_DENSE = frozenset(
+    ("granitemoehybrid", "jamba", "qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe_text")
+)
 
 
 def check_heads(config: "ModelConfig") -> None:
@@ -61,6 +68,14 @@ def check_recurrence(config: "ModelConfig") -> None:
 
 def check_experts(config: "ModelConfig") -> None:
     """Raise the error of experts that are too few, or of groups that they do not fill."""
+    counted = class_defaults(config.model_type).get("num_local_experts")
+    if config.num_local_experts == 0 and counted and config.model_type not in ZERO_IS_DENSE:
+        some = config.model_copy(update={"num_local_experts": 1})
+        if any(some.has_experts(layer) for layer in range(config.num_hidden_layers)):
+            expected = f"expected 1 or more, since layers of {config.model_type} have experts"
+            hint = "try a number of dense layers, such as first_k_dense_replace, or another class"
+            reason = f"num_local_experts: got 0; {expected}; {hint}"
+            raise error_at_key(("num_local_experts",), reason)
     if (config.num_local_experts or config.num_experts_per_tok) < config.num_experts_per_tok:
         expected = f"expected at most the {config.num_local_experts} experts of a layer"
         reason = f"num_experts_per_tok: got {config.num_experts_per_tok}; {expected}"

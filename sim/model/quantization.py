@@ -30,6 +30,10 @@ _NF4, _NF4_DOUBLE = (
 )
 
 
+# Words in the names of modules that the simulator leaves out, or never counts as quantized.
+OTHER_MODULES = re.compile(r"vision|visual|image|audio|projector|mtp|nextn|router|gate(?!_)")
+
+
 class NamePatterns(NamedTuple):
     """Names, globs and regular expressions (`re:...`) of modules.
 
@@ -71,6 +75,7 @@ class Quantization:
     kept: matrices that keep `own`.
     quantizes_head, quantizes_table: whether groups hold the output head and the embedding.
     activations, kv: precisions of activations and KV cache; None: the config's own.
+    targets: modules that compressed-tensors names, by the key of their group, and as written.
     """
 
     own: NumberFormat
@@ -80,6 +85,21 @@ class Quantization:
     quantizes_table: bool = False
     activations: str | None = None
     kv: str | None = None
+    targets: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def check_targets(self, names: Iterable[str]) -> None:
+        """Raise the error of a group whose targets match none of a model's matrices.
+
+        Left out: groups of parts that the model leaves out, such as vision towers and routers.
+        """
+        known = tuple(names)
+        for key, targets in self.targets:
+            patterns = _patterns(targets)
+            left_out = all(OTHER_MODULES.search(target) for target in targets)
+            if not left_out and not any(patterns.match(name) for name in known):
+                expected = f"expected names of its matrices, such as {known[0]}"
+                got = f"got {quoted_value(targets[0])}, which no matrix of the model has"
+                raise _refused(f"config_groups.{key}.targets: {got}; {expected}")
 
     def stored(self, part: Part, name: str) -> NumberFormat:
         """Return how the matrix of this name is stored."""
@@ -136,6 +156,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     named: list[Group] = []
     classes: list[Group] = []
     activations: list[str | None] = []
+    by_group: list[tuple[str, tuple[str, ...]]] = []
     for key, group in _mapping(config, "config_groups").items():
         if not isinstance(group, Mapping):
             raise _refused(f"config_groups.{key}: got {quoted_value(group)}; expected a mapping")
@@ -150,6 +171,8 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
             raise _refused(f"config_groups.{key}.targets: {reason}")
         if "Linear" in targets:
             classes.append(Group(stored))
+        else:
+            by_group.append((str(key), tuple(targets)))
         named.append(Group(stored, _patterns(name for name in targets if name != "Linear")))
         activations.append(_precision(group.get("input_activations"), "input_activations"))
     if not named:
@@ -161,6 +184,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
         quantizes_head=True,
         activations=activations[0] if len(set(activations)) == 1 else None,
         kv=_precision(config.get("kv_cache_scheme"), "kv_cache_scheme"),
+        targets=tuple(by_group),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
+from pydantic import model_validator
+
 from sim.inputs.fields import FromCatalogue
 from sim.model.blocks import (
     Attention,
@@ -73,6 +75,18 @@ class Model(ModelConfig):
         """The names of the matrices in the checkpoint."""
         return family_modules(self.model_type)
 
+    @cached_property
+    def _matrix_names(self) -> dict[str, None]:
+        """The names of the matrices made so far, in order."""
+        return {}
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> "Model":
+        if self.quantization.targets:
+            _ = self.blocks  # makes all matrices
+            self.quantization.check_targets(self._matrix_names)
+        return self
+
     @property
     def _norm(self) -> int:
         """The numbers of one norm."""
@@ -82,6 +96,7 @@ class Model(ModelConfig):
         self, part: Part, rows: tuple[Dim, ...], columns: tuple[Dim, ...], names: tuple[str, ...]
     ) -> Matrix:
         """Return a matrix with its number format: `names` has one for all columns, or for each."""
+        self._matrix_names.update(dict.fromkeys(names))
         formats = [self.quantization.stored(part, name) for name in names]
         sizes = [1] if len(names) < len(columns) else [column.share(1) for column in columns]
         return Matrix(rows, columns, part, mean_format(zip(formats, sizes, strict=False)))
