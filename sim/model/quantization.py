@@ -30,10 +30,6 @@ _NF4, _NF4_DOUBLE = (
 )
 
 
-# Words in the names of modules that the simulator leaves out, or never counts as quantized.
-OTHER_MODULES = re.compile(r"vision|visual|image|audio|projector|mtp|nextn|router|gate(?!_)")
-
-
 class NamePatterns(NamedTuple):
     """Names, globs and regular expressions (`re:...`) of modules.
 
@@ -75,7 +71,7 @@ class Quantization:
     kept: matrices that keep `own`.
     quantizes_head, quantizes_table: whether groups hold the output head and the embedding.
     activations, kv: precisions of activations and KV cache; None: the config's own.
-    targets: modules that compressed-tensors names, by the key of their group, and as written.
+    targets: of groups of compressed-tensors that only name modules: key, texts and patterns.
     """
 
     own: NumberFormat
@@ -85,21 +81,7 @@ class Quantization:
     quantizes_table: bool = False
     activations: str | None = None
     kv: str | None = None
-    targets: tuple[tuple[str, tuple[str, ...]], ...] = ()
-
-    def check_targets(self, names: Iterable[str]) -> None:
-        """Raise the error of a group whose targets match none of a model's matrices.
-
-        Left out: groups of parts that the model leaves out, such as vision towers and routers.
-        """
-        known = tuple(names)
-        for key, targets in self.targets:
-            patterns = _patterns(targets)
-            left_out = all(OTHER_MODULES.search(target) for target in targets)
-            if not left_out and not any(patterns.match(name) for name in known):
-                expected = f"expected names of its matrices, such as {known[0]}"
-                got = f"got {quoted_value(targets[0])}, which no matrix of the model has"
-                raise _refused(f"config_groups.{key}.targets: {got}; {expected}")
+    targets: tuple[tuple[str, tuple[str, ...], NamePatterns], ...] = ()
 
     def stored(self, part: Part, name: str) -> NumberFormat:
         """Return how the matrix of this name is stored."""
@@ -156,7 +138,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     named: list[Group] = []
     classes: list[Group] = []
     activations: list[str | None] = []
-    by_group: list[tuple[str, tuple[str, ...]]] = []
+    by_group: list[tuple[str, tuple[str, ...], NamePatterns]] = []
     for key, group in _mapping(config, "config_groups").items():
         if not isinstance(group, Mapping):
             raise _refused(f"config_groups.{key}: got {quoted_value(group)}; expected a mapping")
@@ -172,7 +154,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
         if "Linear" in targets:
             classes.append(Group(stored))
         else:
-            by_group.append((str(key), tuple(targets)))
+            by_group.append((str(key), tuple(targets), _patterns(targets)))
         named.append(Group(stored, _patterns(name for name in targets if name != "Linear")))
         activations.append(_precision(group.get("input_activations"), "input_activations"))
     if not named:

@@ -22,6 +22,7 @@ from sim.model.blocks import (
     Part,
 )
 from sim.model.config import ModelConfig
+from sim.model.config_checks import check_targets
 from sim.model.grouped_attention import grouped_attention
 from sim.model.latent_attention import latent_attention
 from sim.model.layer_kinds import MLP_TYPES, RECURRENT, SIDE_BY_SIDE
@@ -84,7 +85,7 @@ class Model(ModelConfig):
     def _targets_exist(self) -> "Model":
         if self.quantization.targets:
             _ = self.blocks  # makes all matrices
-            self.quantization.check_targets(self._matrix_names)
+            check_targets(self.quantization, self._matrix_names)
         return self
 
     @property
