@@ -77,9 +77,15 @@ class Series:
     def chips(self) -> tuple[str, int]:
         """Kind and number of chips. A fleet has no kind of its own, so its name stands for it.
 
-        Systems with equal chips differ by plan.
+        Systems with equal chips differ by plan. The kind names the chips of an FFN pool or of a
+        drafter, too: 'gb200 + 5856 groq-lpu-v1'.
         """
-        return str(self.table["chip"][0] or self.system), int(self.table["chips"][0])
+        first = self.table.row(0, named=True)
+        kind = str(first["chip"] or self.system)
+        for other in ("ffn", "drafter"):
+            if number := first.get(f"{other}.chips"):
+                kind += f" + {number:.0f} {first[f'{other}.chip']}"
+        return kind, int(first["chips"])
 
 
 def varies(swept: Swept, x: str) -> bool:

@@ -74,7 +74,7 @@ def make_sparse(make_model) -> Callable[..., Model]:
     """The same with latents of 16 + 8 numbers; a token attends to 24 positions, by the scores of 2 heads of 8 numbers."""
 
     def make(**changes: object) -> Model:
-        config = {"model_type": "deepseek_v32", "num_local_experts": 0, "q_lora_rank": 16}
+        config = {"model_type": "deepseek_v32", "first_k_dense_replace": 99, "q_lora_rank": 16}
         config |= {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
         config |= {"v_head_dim": 8, "index_topk": 24, "index_n_heads": 2, "index_head_dim": 8}
         return make_model(**(config | changes))

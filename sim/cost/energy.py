@@ -138,8 +138,11 @@ class _Part(NamedTuple):
     others: Bytes
 
 
-def usage(costs: StepRows, tally: Tally) -> Usage:
+def usage(costs: StepRows, tally: Tally, whole: Tally | None = None) -> Usage:
     """Return the FLOPs and bytes of a tally.
+
+    whole: the tally with steps that are not cut into micro-batches, as a drafter makes them; None:
+    `tally`.
 
     Each chip reads its weights once a step. All chips of a stage count as the fullest one.
     Experts are read as far as the step's tokens reach them, in expectation.
@@ -164,7 +167,7 @@ def usage(costs: StepRows, tally: Tally) -> Usage:
     )
     used = Usage(dict(flops), dict(nbytes), links)
     if drafter := costs.drafter:
-        used = _both(used, usage(drafter, draft_tally(tally, len(drafter.widths))))
+        used = _both(used, usage(drafter, draft_tally(whole or tally, len(drafter.widths))))
     return used
 
 
@@ -307,6 +310,7 @@ class EnergyPart(NamedTuple):
     """Equal chips of a system, the tally of all their replicas, and the server's power per chip.
 
     link: energy of a byte that leaves for another pool [J/B].
+    whole: as in `usage`.
     """
 
     costs: StepRows
@@ -314,6 +318,7 @@ class EnergyPart(NamedTuple):
     tally: Tally
     server: Watts
     link: JoulesPerByte = 0.0
+    whole: Tally | None = None
 
 
 def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[str, Joules] | None:
@@ -326,9 +331,9 @@ def energy(parts: Iterable[EnergyPart], elapsed: Seconds, pue: float) -> dict[st
     None: a number is not known.
     """
     total = dict.fromkeys(CAUSES, 0.0)
-    for costs, chips, tally, server, link in parts:
+    for costs, chips, tally, server, link, whole in parts:
         chip = costs.layout.chip
-        dynamic = spent(chip, usage(costs, tally))
+        dynamic = spent(chip, usage(costs, tally, whole))
         if dynamic is None or chip.power is None or chip.power.idle is None:
             return None
         for cause, joules in dynamic.items():

@@ -1,12 +1,16 @@
 """Checks of a config.json's numbers against each other."""
 
+import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from sim.inputs.errors import error_at_key, missing_key
+from sim.inputs.errors import error_at_key, missing_key, quoted_value
+from sim.model.class_defaults import class_defaults
 from sim.model.config_keys import DTYPES
 
 if TYPE_CHECKING:
     from sim.model.config import ModelConfig
+    from sim.model.quantization import Quantization
 
 # Numbers that each kind of recurrence needs.
 RECURRENCE_NEEDS = {
@@ -18,6 +22,13 @@ RECURRENCE_NEEDS = {
     "mamba": ("ssm_state_size",),
     "mamba2": ("mamba_num_heads", "ssm_state_size"),
 }
+# Words in the names of modules that the simulator leaves out, or never counts as quantized.
+OTHER_MODULES = re.compile(r"vision|visual|image|audio|projector|mtp|nextn|router|gate(?!_)")
+# Classes with experts whose layers are dense if the file has none, because they ask for a number
+# above 0. All others make mixtures without an expert, which fail. Source: transformers, modeling_*.
+ZERO_IS_DENSE = frozenset(
+    ("granitemoehybrid", "jamba", "qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe_text")
+)
 
 
 def check_heads(config: "ModelConfig") -> None:
@@ -61,6 +72,14 @@ def check_recurrence(config: "ModelConfig") -> None:
 
 def check_experts(config: "ModelConfig") -> None:
     """Raise the error of experts that are too few, or of groups that they do not fill."""
+    counted = class_defaults(config.model_type).get("num_local_experts")
+    if config.num_local_experts == 0 and counted and config.model_type not in ZERO_IS_DENSE:
+        some = config.model_copy(update={"num_local_experts": 1})
+        if any(some.has_experts(layer) for layer in range(config.num_hidden_layers)):
+            expected = f"expected 1 or more, since layers of {config.model_type} have experts"
+            hint = "try a number of dense layers, such as first_k_dense_replace, or another class"
+            reason = f"num_local_experts: got 0; {expected}; {hint}"
+            raise error_at_key(("num_local_experts",), reason)
     if (config.num_local_experts or config.num_experts_per_tok) < config.num_experts_per_tok:
         expected = f"expected at most the {config.num_local_experts} experts of a layer"
         reason = f"num_experts_per_tok: got {config.num_experts_per_tok}; {expected}"
@@ -85,3 +104,18 @@ def check_mlps(config: "ModelConfig") -> None:
         return
     if not all(config.has_experts(layer) for layer in range(config.num_hidden_layers)):
         raise missing_key("intermediate_size", "the inner width of layers without experts")
+
+
+def check_targets(quantization: "Quantization", names: Collection[str]) -> None:
+    """Raise the error of a group of compressed-tensors whose targets no matrix has.
+
+    names: of the model's matrices.
+    Left out: groups of modules that the model leaves out, such as vision towers and routers.
+    """
+    for key, targets, patterns in quantization.targets:
+        left_out = all(OTHER_MODULES.search(target) for target in targets)
+        if not left_out and not any(patterns.match(name) for name in names):
+            expected = f"expected names of its matrices, such as {next(iter(names))}"
+            got = f"got {quoted_value(targets[0])}, which no matrix of the model has"
+            reason = f"quantization_config: config_groups.{key}.targets: {got}; {expected}"
+            raise error_at_key(("quantization_config",), reason)

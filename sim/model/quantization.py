@@ -71,6 +71,7 @@ class Quantization:
     kept: matrices that keep `own`.
     quantizes_head, quantizes_table: whether groups hold the output head and the embedding.
     activations, kv: precisions of activations and KV cache; None: the config's own.
+    targets: of groups of compressed-tensors that only name modules: key, texts and patterns.
     """
 
     own: NumberFormat
@@ -80,6 +81,7 @@ class Quantization:
     quantizes_table: bool = False
     activations: str | None = None
     kv: str | None = None
+    targets: tuple[tuple[str, tuple[str, ...], NamePatterns], ...] = ()
 
     def stored(self, part: Part, name: str) -> NumberFormat:
         """Return how the matrix of this name is stored."""
@@ -136,6 +138,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     named: list[Group] = []
     classes: list[Group] = []
     activations: list[str | None] = []
+    by_group: list[tuple[str, tuple[str, ...], NamePatterns]] = []
     for key, group in _mapping(config, "config_groups").items():
         if not isinstance(group, Mapping):
             raise _refused(f"config_groups.{key}: got {quoted_value(group)}; expected a mapping")
@@ -150,6 +153,8 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
             raise _refused(f"config_groups.{key}.targets: {reason}")
         if "Linear" in targets:
             classes.append(Group(stored))
+        else:
+            by_group.append((str(key), tuple(targets), _patterns(targets)))
         named.append(Group(stored, _patterns(name for name in targets if name != "Linear")))
         activations.append(_precision(group.get("input_activations"), "input_activations"))
     if not named:
@@ -161,6 +166,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
         quantizes_head=True,
         activations=activations[0] if len(set(activations)) == 1 else None,
         kv=_precision(config.get("kv_cache_scheme"), "kv_cache_scheme"),
+        targets=tuple(by_group),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, NamedTuple
 
+from pydantic import model_validator
+
 from sim.inputs.fields import FromCatalogue
 from sim.model.blocks import (
     Attention,
@@ -20,6 +22,7 @@ from sim.model.blocks import (
     Part,
 )
 from sim.model.config import ModelConfig
+from sim.model.config_checks import check_targets
 from sim.model.grouped_attention import grouped_attention
 from sim.model.latent_attention import latent_attention
 from sim.model.layer_kinds import MLP_TYPES, RECURRENT, SIDE_BY_SIDE
@@ -73,6 +76,18 @@ class Model(ModelConfig):
         """The names of the matrices in the checkpoint."""
         return family_modules(self.model_type)
 
+    @cached_property
+    def _matrix_names(self) -> dict[str, None]:
+        """The names of the matrices made so far, in order."""
+        return {}
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> "Model":
+        if self.quantization.targets:
+            _ = self.blocks  # makes all matrices
+            check_targets(self.quantization, self._matrix_names)
+        return self
+
     @property
     def _norm(self) -> int:
         """The numbers of one norm."""
@@ -82,6 +97,7 @@ class Model(ModelConfig):
         self, part: Part, rows: tuple[Dim, ...], columns: tuple[Dim, ...], names: tuple[str, ...]
     ) -> Matrix:
         """Return a matrix with its number format: `names` has one for all columns, or for each."""
+        self._matrix_names.update(dict.fromkeys(names))
         formats = [self.quantization.stored(part, name) for name in names]
         sizes = [1] if len(names) < len(columns) else [column.share(1) for column in columns]
         return Matrix(rows, columns, part, mean_format(zip(formats, sizes, strict=False)))

@@ -146,7 +146,7 @@ def pool_transfer(scenario: Scenario, name: str) -> Transfer:
     """Return the transfer of a system of pools; its hand-over is the decode engine's by default."""
     pools = scenario.systems[name]
     assert isinstance(pools, Pools)
-    if "handover" in pools.transfer.model_fields_set:
+    if pools.transfer.handover is not None:
         return pools.transfer
     handover = scenario.plain(f"{name}.decode").engine.handover
     return pools.transfer.model_copy(update={"handover": handover})

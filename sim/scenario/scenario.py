@@ -36,7 +36,7 @@ from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure
 from sim.results.summary import RunOrigin
-from sim.scenario.assignments import assign
+from sim.scenario.assignments import assign_all
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.checks import check_members, check_scenario
 from sim.scenario.placement import too_many_replicas
@@ -349,8 +349,7 @@ def open_document(path: Path | str, overrides: list[str] | None = None) -> Docum
     Raises: ScenarioError if there is no such file, or an assignment is wrong.
     """
     document = Document(Path(path) if os.path.isfile(path) else find_entry(str(path), "scenarios"))
-    for assignment in overrides or []:
-        assign(document, assignment)
+    assign_all(document, overrides or [])
     return document
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
-from sim.scenario.assignments import assign
+from sim.scenario.assignments import assign_all
 from sim.scenario.scenario import Scenario, open_document, scenario_from
 
 ScenarioSource: TypeAlias = Scenario | Mapping[str, Any] | Path | str
@@ -50,8 +50,7 @@ def as_document(source: ScenarioSource, changes: Mapping[str, object] | None = N
             f"scenario: got {type(source).__name__}; expected a path, a name of the catalogue, a "
             "mapping or a scenario; try 'llama2-70b-lpu-vs-h100'"
         )
-    for key, value in (changes or {}).items():
-        assign(document, assignment_of(key, value))
+    assign_all(document, [assignment_of(key, value) for key, value in (changes or {}).items()])
     return document
 
 

@@ -34,9 +34,9 @@ class Transfer(Value):
     latency: Seconds = Field(
         default=0.0, description="Fixed time of a transfer [s]; it does not occupy the link."
     )
-    handover: Seconds = Field(
-        default=0.0,
-        description="Time from a transfer to the first decode step [s]; if left out, that of the "
+    handover: Seconds | None = Field(
+        default=None,
+        description="Time from a transfer to the first decode step [s]; default: that of the "
         "engine that decodes.",
     )
     overlap: Literal["none", "layers", "chunks"] = Field(

@@ -173,7 +173,7 @@ def energy_parts(
     spares = scenario.spare_chips(name, other=True)
     spared = copies * (others.chips + spares)
     return [
-        (owners[0], EnergyPart(costs, chips, own, around, link)),
+        (owners[0], EnergyPart(costs, chips, own, around, link, tally)),
         (owners[1], EnergyPart(other, spared, of_other, server)),
     ]
 
@@ -189,7 +189,8 @@ def capacity_estimate(
     The load is that of `sim.studies.bound`, which finds it without a simulation.
     unloaded: a single request on each member.  availability: as in `token_costs`.
     With `prefix_caching` a shared prefix is in the cache.
-    Left out: waiting, and cached prefixes of pools.
+    Left out: waiting, and that users of a closed loop with equal requests keep step: their prompts
+    are then computed in steps of their own, which no TPOT has.
     None without an SLO, without a load to vary, of sessions, with a limit of requests in flight, or
     if a mean request misses a limit unloaded.
     """

@@ -128,7 +128,7 @@ def pooled_times(point: MeasuredPoint, scenario: Scenario) -> dict[str, Seconds]
     rows = serve_requests(scenario, "measured", members, scenario.workload.draw(0))
     moved = rows.transfers
     assert moved
-    received = moved.end + transfer.handover
+    received = moved.end + (transfer.handover or 0.0)
     decoding, decoded = rows.last_token - received, rows.requests.output - 1
     steps = decoded if rows.steps is None else rows.steps
     times = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cost.attention_ffn import POOLS_AND_LINKS, LayerTimes, critical_times
-from sim.cost.energy import Tally, usage
+from sim.cost.energy import Tally, energy, usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.cost.terms import TIME
@@ -27,10 +27,12 @@ from sim.reliability.failures import Failures, Faults
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
+from sim.scenario.speculate import Draft, Speculate
 from sim.scenario.system import System
 from sim.serving.policy import Policies
 from sim.serving.service import serve
 from sim.serving.step_draws import StepDraws
+from sim.studies.accounts import energy_parts
 from sim.studies.explaining import explain
 from sim.studies.file_numbers import file_numbers, with_change
 from sim.studies.run import plan, run
@@ -342,6 +344,26 @@ def test_energy_and_money_are_those_of_both_pools(scenario):
     assert costs.sent(tally) == pytest.approx(4 * (20 + 29) * 4 * 64 * copies * (1 + 2))
     capex = purchase(scenario, "afd")
     assert (capex.cards, capex.chips, capex.power) == (6, 600.0, 126.0)
+
+
+def test_a_drafter_reads_its_weights_once_a_step(scenario, make_model):
+    """Its first pass takes the tokens of all micro-batches, as in the time of a step."""
+    draft = Draft(model=make_model(num_hidden_layers=1))
+    speculate = Speculate(method="draft", tokens=3, acceptance=0.5, draft=draft)
+    tally = Tally(logits=80, context=4000, decode_steps=10, decodes=80)
+    tally.batch_steps[8 * 4] = 10
+    read = []
+    for micro_batches in (1, 3):
+        afd = scenario.systems["afd"]
+        drafting = afd.attention.model_copy(update={"speculate": speculate})
+        afd = afd.model_copy(update={"attention": drafting, "micro_batches": micro_batches})
+        changed = scenario.model_copy(update={"systems": {"afd": afd}})
+        part = energy_parts(changed, "afd", changed.deploy("afd"), tally)[0][1]
+        alone = part._replace(costs=part.costs.without_drafts(part.costs.widths))
+        memory = [energy([of], 1.0, 1.0)["memory"] for of in (part, alone)]
+        read.append(memory[0] - memory[1])
+    assert read[1] == pytest.approx(read[0], rel=1e-9)
+    assert read[0] > 0
 
 
 def test_ranks_work_without_each_other_and_all_need_the_ffn_pool(scenario):

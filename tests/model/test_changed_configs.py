@@ -36,6 +36,8 @@ WRONG = [
     ({"model_type": "gemma3"}, "text_config", 5),
     # Numbers that do not go together.
     ({"model_type": "mixtral", "num_experts_per_tok": 4}, "num_experts_per_tok", 9),
+    ({"model_type": "mixtral"}, "num_local_experts", 0),
+    ({"model_type": "deepseek_v3"}, "num_local_experts", 0),
     ({"model_type": "bamba", "attn_layer_indices": (3,)}, "mamba_num_heads", 48),
 ]
 
@@ -52,6 +54,13 @@ def test_the_configs_are_covered_without_the_change():
     for config, _, _ in WRONG:
         if config["model_type"] != "bamba":
             assert Model.model_validate(config).parameters > 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe", "deepseek_v3"])
+def test_no_experts_is_a_dense_model_where_its_class_has_dense_layers(family):
+    dense = {"first_k_dense_replace": 61} if family == "deepseek_v3" else {}
+    model = Model.model_validate({"model_type": family, "num_local_experts": 0} | dense)
+    assert not any(block.experts for block in model.blocks)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from sim.inputs.document import read_document, read_value
 from sim.inputs.errors import ScenarioError
@@ -196,3 +197,27 @@ def test_checkpoints_are_as_large_as_published(name, quantization, gigabytes):
         config["quantization_config"] = quantization
     total = sum(row.nbytes for row in Model.model_validate(config).weight_map)
     assert total / 1e9 == pytest.approx(gigabytes, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("targets", "refused"),
+    [
+        (["model.layers.0.self_attn.q_proj"], False),
+        (["re:.*mlp.*"], False),
+        (["re:.*vision_tower.*"], False),  # a part that is left out
+        (["model.layers.0.self_atn.q_proj"], True),
+        (["re:.*feed_forward.*"], True),  # of another family
+    ],
+)
+def test_targets_that_no_matrix_has_are_refused(targets, refused):
+    """They passed unseen, and the matrices counted as not quantized."""
+    groups = {"a": {"targets": targets, "weights": INT4}}
+    groups["b"] = {"targets": ["re:.*o_proj"], "weights": FP8}
+    config = {"quant_method": "compressed-tensors", "config_groups": groups}
+    if not refused:
+        model(**config)
+        return
+    with pytest.raises(ValidationError) as caught:
+        model(**config)
+    assert f"config_groups.a.targets: got '{targets[0]}', which no matrix" in str(caught.value)
+    assert "such as model.layers.0." in str(caught.value)

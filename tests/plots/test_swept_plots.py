@@ -309,25 +309,43 @@ def test_the_frontier_is_throughput_over_speed_by_chip_and_by_kilowatt(swept):
 def test_the_frontier_names_the_plans_that_its_title_is_about():
     """Two plans of LPUs beat the card's top speed; at its knee the second plan has more tokens."""
 
-    def line(label: str, chips: int, speeds: list[float], tokens: list[float]) -> series.Series:
-        table = polars.DataFrame(
-            {
-                "chip": [f"chip{chips}"] * len(speeds),
-                "chips": [chips] * len(speeds),
-                "verdict": ["STABLE"] * len(speeds),
-                "median_tpot_ms": [1000 / speed for speed in speeds],
-                "output_throughput": tokens,
-                "typical_watts": [100.0 * chips] * len(speeds),
-            }
-        )
-        return series.Series(label, looks({label: Appearance(label)})[label], table)
-
-    lpus = [line("A", 8, [300, 290], [8, 16]), line("B", 8, [220, 210], [16, 40])]
-    title = pareto.finding([*lpus, line("card", 1, [100, 50], [100, 400])])
+    lpus = [pareto_line("A", 8, [300, 290], [8, 16]), pareto_line("B", 8, [220, 210], [16, 40])]
+    title = pareto.finding([*lpus, pareto_line("card", 1, [100, 50], [100, 400])])
     assert title == (
         "Only A and B give a user more than 100 token/s;"
         " at 50 token/s card makes 80.0 times the tokens per kW of B"
     )
+
+
+def test_the_frontier_tells_chips_beside_other_chips_from_chips_alone():
+    """As many chips, half of which hold the experts: these are no plan of the others."""
+    alone, both = ("alone", 8, [300, 150], [8, 16]), ("both", 8, [200, 100], [80, 160])
+    title = pareto.finding([pareto_line(*alone), pareto_line(*both, ffn=4)])
+    assert title == (
+        "Only alone gives a user more than 200 token/s;"
+        " at 200 token/s both makes 10.0 times the tokens per kW of alone"
+    )
+    title = pareto.finding([pareto_line(*alone), pareto_line(*both)])
+    assert "times" not in title
+
+
+def pareto_line(
+    label: str, chips: int, speeds: list[float], tokens: list[float], ffn: int | None = None
+) -> series.Series:
+    """A line of a sweep whose chips draw 100 W each. ffn: how many of them are an FFN pool."""
+    table = polars.DataFrame(
+        {
+            "chip": [f"chip{chips}"] * len(speeds),
+            "ffn.chip": ["other"] * len(speeds),
+            "ffn.chips": [ffn] * len(speeds),
+            "chips": [chips] * len(speeds),
+            "verdict": ["STABLE"] * len(speeds),
+            "median_tpot_ms": [1000 / speed for speed in speeds],
+            "output_throughput": tokens,
+            "typical_watts": [100.0 * chips] * len(speeds),
+        }
+    )
+    return series.Series(label, looks({label: Appearance(label)})[label], table)
 
 
 def test_without_prices_there_is_no_panel_of_dollars(swept):

@@ -19,6 +19,15 @@ def test_the_page_of_all_keys_is_current():
     )
 
 
+def test_no_key_has_a_default_and_names_another_one():
+    """`transfer.handover` had 0.0 on the page, and in truth that of the engine."""
+    rows = [line.strip("| ").split(" | ") for line in reference().splitlines()]
+    with_default = [row for row in rows if len(row) == 4 and row[2].strip().startswith("`")]
+    assert len(with_default) > 50
+    both = [row[0] for row in with_default if "default:" in row[3] or "; if left out" in row[3]]
+    assert both == []
+
+
 @pytest.mark.parametrize("kind", SCHEMA_KINDS)
 def test_every_key_of_a_class_is_in_its_schema(kind):
     schema = json_schema(kind)

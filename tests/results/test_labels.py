@@ -8,6 +8,36 @@ from sim.results.labels import format_number, sortable_text, system_labels, trim
 
 
 @pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        (["systems.h100.chip=b200"], "1 H100 (now b200)"),
+        (["systems.h100.chip=h100-sxm"], "1 H100"),
+        (["systems.h100.chips=4"], "4 H100"),
+        (["systems.h100.label=one card", "systems.h100.chip=b200"], "one card"),
+        (["systems.h100.chip.price=1 USD"], "1 H100"),
+        (["systems.h100.chip={like: b200, price: 1 USD}"], "1 H100 (now b200)"),
+    ],
+)
+def test_a_label_says_which_other_chips_a_system_has(changes: list[str], label: str) -> None:
+    """Figures called a B200 an H100."""
+    scenario = sim.read("llama2-70b-lpu-vs-h100", changes)
+    assert scenario.plain("h100").full_label == label
+
+
+def test_a_long_label_and_that_of_pools_say_it_too() -> None:
+    changes = ["systems.apart.prefill.chip=h100-sxm", "systems.together.chips=2"]
+    labels = {name: of.full_label for name, of in sim.read("pd-goodput", changes).systems.items()}
+    assert labels["apart"] == "2 A100, then 1 (now prefill h100-sxm)"
+    assert labels["together"] == "1 A100, both phases (now 2 chips)"
+    label = (
+        sim.read("kimi-k2-afd", ["systems.afd-40.ffn.chip=b200", "systems.afd-40.ffn.chips=72"])
+        .systems["afd-40"]
+        .full_label
+    )
+    assert label == "the same,… (now ffn b200, ffn 72 chips)"
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         (None, "-"),

@@ -1,11 +1,14 @@
 """Measured prefill and decode pools as points: served requests, and transfers of KV caches."""
 
 import csv
+from collections import defaultdict
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
 from sim.inputs.errors import ScenarioError
+from sim.units import parse_quantity
 from sim.validation.agreement import ValidationReport
 from sim.validation.points import HYBRID, POOLED
 from sim.validation.pooled_points import LABELS, pooled_points
@@ -87,6 +90,23 @@ def test_a_first_token_comes_from_the_decode_pool_after_the_hand_over(table):
     assert times["ttft"] > engine.handover + times["kv_transfer"] + times["tpot"]
     assert 0.3e-3 < times["kv_transfer"] < 10e-3
     assert times["tpot"] < 20e-3
+
+
+def test_hand_overs_are_what_is_missing_from_rows_of_few_users():
+    """Their medians, and as ranges the least and the most of rows with less than 0.6 s."""
+    missing = defaultdict(list)
+    for point in pooled_points(shipped_table("pd-silicon")):
+        if "ttft" in point.known:
+            engine = point.system.engine
+            rest = point.measured["ttft"] - simulate(point)["ttft"] + engine.handover
+            missing[engine.id].append((rest, engine))
+    assert {name: len(rows) for name, rows in missing.items()} == {"tensorrt-llm": 8, "sglang": 7}
+    for rows in missing.values():
+        rests, engine = [rest for rest, _ in rows], rows[0][1]
+        assert engine.handover == pytest.approx(median(rests), abs=2e-3)
+        short = [rest for rest in rests if rest < 0.6]
+        ends = [parse_quantity(end, "s") for end in engine.range["handover"]]
+        assert ends == pytest.approx([min(short), max(short)], abs=2e-3)
 
 
 def test_rows_that_may_have_drafted_are_left_out_with_the_reason():
