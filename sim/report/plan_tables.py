@@ -103,6 +103,10 @@ def _best_plans(table: Table, best: Sequence[BestPlanSummary | None], unit: str)
             "  attention data / expert",
             *(f"{plan.attention_data} / {plan.expert}" if plan else "-" for plan in plans),
         )
+    if any(b and b.ffn for b in best):
+        table.add_row("  FFN pool", *(b.ffn.text if b and b.ffn else "-" for b in best))
+        turns = (str(b.ffn.micro_batches) if b and b.ffn else "-" for b in best)
+        table.add_row("  micro-batches in turns", *turns)
     table.add_row(
         f"  highest goodput, {unit}", *(format_number(b.most.load) if b else "-" for b in best)
     )

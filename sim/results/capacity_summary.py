@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
-from sim.results.other_chips import Degrees
+from sim.results.other_chips import Degrees, FfnPoolIdentity
 from sim.results.summary import TokenCosts
 from sim.results.system_identity import Identity, MaxGoodput
 from sim.results.verdict import Verdict
@@ -58,9 +58,11 @@ class BestPlanSummary:
     """The plan with the highest goodput of a system's chips: `capacity --plans`.
 
     considered: plans that fit. attainment: None if no load is met.
+    ffn: the FFN pool, whose attention pool then has `plan`; None without one.
     """
 
     plan: BestDegrees
+    ffn: Annotated[FfnPoolIdentity | None, OMIT_NONE] = None
     most: Annotated[MaxGoodput, SPLICED]
     attainment: float | None
     considered: int

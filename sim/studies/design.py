@@ -8,6 +8,7 @@ than the highest load so far.  Its own capacity is searched only if it meets tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,10 +31,17 @@ from sim.studies.capacity import (
     capacity,
     load_to_beat,
 )
+from sim.studies.identity import ffn_pool
 from sim.studies.load_trial import LoadTrial
 from sim.studies.pool_budget import alone_with, ordinary_system
-from sim.studies.pool_sizes import CapacitySearch, best_sizes, open_sizes, ranked_sizes
-from sim.studies.pool_split import Splits, best_split, open_splits
+from sim.studies.pool_sizes import (
+    CapacitySearch,
+    best_sizes,
+    highest_goodput,
+    open_sizes,
+    ranked_sizes,
+)
+from sim.studies.pool_split import Splits, best_split, open_splits, opened
 
 TrialProgress = Callable[[str, LoadTrial], None]  # system, trial
 
@@ -75,7 +83,7 @@ def search_plans(
         scenario = scenario.with_searched(name, {"copies": copies}, how)
     for name in open_splits(scenario, None if systems is None else set(systems)):
         search = _capacity_search(name, attainment, requests, progress)
-        split, how = best_split(scenario, name, search)
+        split, how, _ = best_split(scenario, name, search)
         how = replace(how, rival=_rival(scenario, name, search))
         scenario = scenario.with_searched(name, _pools_of(split), how)
     return scenario
@@ -156,7 +164,10 @@ def _capacity_search(
 
 @dataclass(frozen=True, eq=False)
 class BestPlan:
-    """A plan with the highest goodput of a system, its capacity, and how it was found."""
+    """A plan with the highest goodput of a system, its capacity, and how it was found.
+
+    plan: that of the attention pool, if there is an FFN pool.
+    """
 
     plan: Plan
     capacity: SystemCapacity
@@ -169,6 +180,7 @@ class BestPlan:
         best = self.capacity.best
         return BestPlanSummary(
             plan=self.degrees,
+            ffn=ffn_pool(self._deployment),
             most=max_goodput(self.search.load, self.closed),
             attainment=best.attainment if best else None,
             considered=self.search.considered,
@@ -178,8 +190,12 @@ class BestPlan:
     @property
     def degrees(self) -> BestDegrees:
         """Degrees of the plan as a scenario writes them, and the precision of its KV cache."""
-        resolved = next(iter(self.capacity.members.values())).deployment.layout.plan
+        resolved = self._deployment.layout.plan
         return BestDegrees(**{key: getattr(resolved, key) for key in (*DEGREES, "kv")})
+
+    @property
+    def _deployment(self) -> Deployment:
+        return next(iter(self.capacity.members.values())).deployment
 
 
 def best_plans(
@@ -192,19 +208,48 @@ def best_plans(
     """Return for each plain system the plan of its chips with the highest goodput in the SLO.
 
     Degrees, replicas and attention data parallelism vary.  Precisions, the engine and the number
-    of chips are the system's own.
+    of chips are the system's own.  Attention and FFN pools of one kind of chip may have other
+    sizes, and another number of micro-batches.
     own: capacities of the systems with their own plans, which are not simulated again; or None.
     Left out: fleets, whose members are searched alone; systems whose plan was searched already;
     plans that leave chips unused.
     Raises: UserError if there is no SLO or no load to vary; PlanError if no plan of a system fits.
     """
-    best = {}
+    best: dict[str, BestPlan] = {}
     for name, system in scenario.systems.items():
-        if isinstance(system, System) and name not in scenario.searches:
-            search = _capacity_search(name, attainment, requests, progress)
-            single = _single_system(scenario, name)
-            best[name] = best_plan(single, name, search, own[name] if own else None)
+        if name in scenario.searches or not isinstance(system, System | AttentionFfn):
+            continue
+        search = _capacity_search(name, attainment, requests, progress)
+        known = own[name] if own else None
+        if isinstance(system, AttentionFfn):
+            best |= _best_split_of(scenario, name, system, search, known)
+        else:
+            best[name] = best_plan(_single_system(scenario, name), name, search, known)
     return best
+
+
+def _best_split_of(
+    scenario: Scenario,
+    name: str,
+    system: AttentionFfn,
+    search_capacity: CapacitySearch,
+    own: SystemCapacity | None,
+) -> dict[str, BestPlan]:
+    """Return the best split of the chips of two pools; nothing if none meets the SLO.
+
+    own: capacity with the pools as they are, if that is known.
+    """
+    best, split, how = own, system, PlanSearch(0, 0, 0.0)
+    with suppress(PlanError):  # no other split meets the SLO
+        split, how, best = best_split(
+            alone_with(scenario, name, opened(system)), name, search_capacity
+        )
+    if own and highest_goodput(own) >= how.load:
+        split, how, best = system, replace(how, load=highest_goodput(own)), own
+    if best is None or best.best is None:
+        return {}
+    users = scenario.workload.load_kind == "users"
+    return {name: BestPlan(split.attention.plan, best, how, users)}
 
 
 def best_plan(
@@ -237,7 +282,7 @@ def best_plan(
             plan, best = other, result
     if best is None:
         raise refusal
-    search = PlanSearch(len(ordered), len(near), best.best.goodput if best.best else 0.0)
+    search = PlanSearch(len(ordered), len(near), highest_goodput(best))
     return BestPlan(plan, best, search, scenario.workload.load_kind == "users")
 
 

@@ -105,7 +105,7 @@ def plain_identity(scenario: Scenario, name: str, deployment: Deployment) -> Sys
         load_s=deployment.load,
         published=_published(deployment),
         speculation=_drafts(deployment),
-        ffn=_ffn_pool(deployment),
+        ffn=ffn_pool(deployment),
         drafter=_drafter(deployment),
         changed={
             key: ChangedValue(was, now) for key, (was, now) in _changes(scenario, name).items()
@@ -148,7 +148,7 @@ def _drafts(deployment: Deployment) -> Drafts | None:
     )
 
 
-def _ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
+def ffn_pool(deployment: Deployment) -> FfnPoolIdentity | None:
     """Return the FFN pool of a deployment; None without one."""
     costs, ffn = deployment.costs, deployment.ffn
     if ffn is None or not isinstance(costs, AttentionFfnCosts):

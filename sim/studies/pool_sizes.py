@@ -85,7 +85,7 @@ def with_sizes(scenario: Scenario, name: str, copies: PoolCopies) -> Scenario:
     """
     system = scenario.systems[name]
     assert isinstance(system, Pools)
-    prefill, decode = (scenario.plain(f"{name}.{pool}") for pool in POOLS)
+    prefill, decode = (scenario.shown(f"{name}.{pool}") for pool in POOLS)
     sized = {"prefill": prefill, "decode": decode, "copies": copies}
     return scenario.model_copy(update={"systems": {name: system.model_copy(update=sized)}})
 
@@ -100,31 +100,36 @@ def best_sizes(
     ranked = ranked_sizes(scenario, name)
     near = [pair for pair in ranked if pair[0] >= NEAR_SIZES * ranked[0][0]][:MOST_SIZES]
     where = scenario.where(name, "copies", "search")
-    goodput, copies = best_near(
+    best, copies = best_near(
         near,
         lambda copies, guess: search_capacity(with_sizes(scenario, name, copies), guess),
         f"{where}: got capacity, and the slo is met by none of {len(near)} sizes",
     )
-    return copies, PlanSearch(len(ranked), len(near), goodput)
+    return copies, PlanSearch(len(ranked), len(near), highest_goodput(best))
+
+
+def highest_goodput(system: SystemCapacity) -> float:
+    """Return the highest goodput of a system; 0 if no load meets the SLO."""
+    return system.best.goodput if system.best else 0.0
 
 
 def best_near(
     near: Sequence[tuple[float, Candidate]],
     search_capacity: Callable[[Candidate, Guess], SystemCapacity],
     refusal: str,
-) -> tuple[float, Candidate]:
-    """Return the highest goodput of some candidates, and the candidate that has it.
+) -> tuple[SystemCapacity, Candidate]:
+    """Return the highest capacity of some candidates, and the candidate that has it.
 
     near: candidates with the bounds from which their searches start, the highest first.
     refusal: the beginning of the error if no load of any candidate is within the SLO.
     Raises: PlanError in that case.
     """
-    best: tuple[float, Candidate] | None = None
+    best: tuple[SystemCapacity, Candidate] | None = None
     least, reason = 0.0, ""
     for bound, candidate in near:
         result = search_capacity(candidate, Guess(least or SEARCH_FROM * bound, least))
         if result.best:
-            best, least = (result.best.goodput, candidate), load_to_beat(result.best)
+            best, least = (result, candidate), load_to_beat(result.best)
         reason = reason or result.reason
     if best is None:
         raise PlanError(f"{refusal}: {reason}; expected an slo that can be met; try a looser slo")

@@ -20,6 +20,7 @@ from sim.planning.deployment import Deployment
 from sim.scenario.attention_ffn import AttentionFfn, pool_parts
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
+from sim.scenario.split_search import SplitSearch
 from sim.scenario.system import System
 from sim.studies.bound import (
     NEAR_BOUND,
@@ -29,8 +30,9 @@ from sim.studies.bound import (
     load_bound,
     near_best,
 )
+from sim.studies.capacity import SystemCapacity
 from sim.studies.pool_budget import Budget, alone_with, budget_of
-from sim.studies.pool_sizes import CapacitySearch, best_near
+from sim.studies.pool_sizes import CapacitySearch, best_near, highest_goodput
 from sim.workload.slo import SLO
 
 MOST_MICRO_BATCHES = 4  # that a search tries; published systems use two or three
@@ -286,20 +288,40 @@ class Splits:
 
 def best_split(
     scenario: Scenario, name: str, search_capacity: CapacitySearch
-) -> tuple[AttentionFfn, PlanSearch]:
-    """Return the split of a system's limits with the highest goodput, and how it was found.
+) -> tuple[AttentionFfn, PlanSearch, SystemCapacity]:
+    """Return the split of a system's limits with the highest goodput, how it was found, and it.
 
     Raises: PlanError if none meets the SLO.
     """
     considered, ranked = Splits(scenario, name).ranked()
     near = near_best(ranked, _shape)
     where = scenario.where(name, "plan", "search")
-    goodput, split = best_near(
+    best, split = best_near(
         near,
         lambda split, guess: search_capacity(alone_with(scenario, name, split), guess),
         f"{where}: got capacity, and the slo is met by none of {len(near)} splits",
     )
-    return split, PlanSearch(considered, len(near), goodput)
+    return split, PlanSearch(considered, len(near), highest_goodput(best)), best
+
+
+def opened(system: AttentionFfn) -> AttentionFfn:
+    """Return a system with the sizes of its pools open, within the chips that both have now.
+
+    Chips of one kind may change their pool, unless they are a cluster's. All degrees and the number
+    of micro-batches are searched for.
+    """
+    (first, most), (second, others) = (own.hardware[:2] for own in system.pools.values())
+    clusters = any(own.cluster for own in system.pools.values())
+    chips = most + others
+    sizes = (chips, chips) if first == second and not clusters else (most, others)
+    pools = {
+        pool: own.model_copy(update={"chips": size})
+        for (pool, own), size in zip(system.pools.items(), sizes, strict=True)
+    }
+    search = SplitSearch(search="capacity", chips=chips)
+    changed = system.model_copy(update=pools | {"plan": search})
+    changed.model_fields_set.discard("micro_batches")
+    return changed
 
 
 def _sized(pool: System, chips: int, plan: Plan, **degrees: int) -> System:

@@ -9,7 +9,7 @@ from sim.economics.owner_costs import Economics
 from sim.hardware.chip import Memory
 from sim.hardware.power import Power
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.pools import Pools
+from sim.scenario.pools import PoolCopies, Pools
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario, read
 from sim.scenario.speculate import Speculate
@@ -18,6 +18,7 @@ from sim.serving.replica_config import Outage
 from sim.serving.transfer import Transfer
 from sim.studies.accounts import total_capex
 from sim.studies.identity import system_identity
+from sim.studies.pool_sizes import with_sizes
 from sim.studies.run import run
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.slo import SLO
@@ -89,6 +90,14 @@ def test_prompts_are_computed_as_on_the_prefill_pool_alone(served, name):
     idle = served[1][name].costs.energy.joules_per_token_by_cause["idle"]
     chips = 12 if name == "both" else 8
     assert idle * sum(n for *_, n in ASKED) == pytest.approx(chips * 2.0 * rows[name].elapsed)
+
+
+def test_a_search_of_copies_keeps_both_pools_of_a_pool(served):
+    scenario = served[0]
+    for name in ("named", "placed", "turned"):
+        sized = with_sizes(scenario, name, PoolCopies(prefill=1, decode=2))
+        chips = [sized.deploy(f"{name}.{pool}").chips for pool in ("prefill", "decode")]
+        assert sorted(chips) == [2, 6]
 
 
 @pytest.mark.parametrize("drafts", [1, 3])

@@ -1,12 +1,15 @@
 """The search for the sizes of attention and FFN pools: against every split, and errors."""
 
+import io
 from itertools import product
 
 import pytest
+from rich.console import Console
 
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan, PlanError
 from sim.hardware.power import Power
+from sim.report.plan_tables import capacity_table
 from sim.scenario.attention_ffn import AttentionFfn
 from sim.scenario.replicas import Member
 from sim.scenario.scenario import Scenario
@@ -14,9 +17,9 @@ from sim.scenario.split_search import SplitSearch
 from sim.scenario.system import System
 from sim.studies.bound import load_bound
 from sim.studies.capacity import Guess, capacity
-from sim.studies.design import bound_plans, search_plans
+from sim.studies.design import best_plans, bound_plans, search_plans
 from sim.studies.pool_budget import alone_with, budget_of, ordinary_system
-from sim.studies.pool_split import Splits
+from sim.studies.pool_split import Splits, opened
 from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length
 from sim.workload.slo import SLO
@@ -176,3 +179,46 @@ def test_a_check_names_a_split_of_all_chips(sramsim, tmp_path):
     status, out, err = sramsim("check", str(path))
     assert (status, "ok (afd on 3 chips)" in out) == (0, True)
     assert "systems.afd: search: capacity: " in err
+
+
+def test_the_plans_of_fixed_pools_are_searched_within_their_chips(open_scenario):
+    """Two chips for attention and one for MLPs may change places, and micro-batches change."""
+    room = {"capacity": 3e6}
+    limits = {"search": "capacity", "chips": 3}
+    scenario = open_scenario(limits, attention_chip=room, ffn=room)
+    first = scenario.systems["afd"]
+    fixed = first.model_copy(
+        update={
+            "attention": first.attention.model_copy(
+                update={"chips": 2, "plan": Plan(attention_data=2)}
+            ),
+            "ffn": first.ffn.model_copy(update={"chips": 1, "plan": Plan(tensor=1)}),
+            "micro_batches": 2,
+            "plan": None,
+        }
+    )
+    alone = alone_with(scenario, "afd", fixed)
+    result = capacity(alone, requests=100)
+    own = result.systems
+    best = best_plans(alone, None, 100, own=own)["afd"]
+    printed = Console(width=200, record=True, file=io.StringIO())
+    printed.print(capacity_table(result.summary({"afd": best.summary})))
+    assert f"FFN pool {best.summary.ffn.text}" in " ".join(
+        printed.export_text().partition("best plan")[2].replace("│", " ").split()
+    )
+    searched = search_plans(scenario, requests=100).searches["afd"]
+    assert best.summary.most.load >= max(own["afd"].best.goodput, 0.97 * searched.load)
+    ffn, plan = best.summary.ffn, best.summary.plan
+    assert ffn.chips + plan.tensor * plan.attention_data <= 3
+    assert best.summary.considered == searched.considered
+
+
+def test_chips_of_a_cluster_or_of_two_kinds_keep_their_pool(open_scenario):
+    alike = open_scenario({"search": "capacity", "chips": 9}).systems["afd"]
+    unlike = open_scenario({"search": "capacity", "chips": 9}, ffn={"bandwidth": 2e9}).systems[
+        "afd"
+    ]
+    for system, sizes in ((alike, (16, 16)), (unlike, (8, 8))):
+        pools = opened(system).pools.values()
+        assert tuple(own.chips for own in pools) == sizes
+        assert opened(system).plan.chips == 16
