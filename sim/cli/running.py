@@ -81,7 +81,8 @@ def run_command(
     from sim.report.first_screen import first_screen
     from sim.report.tables import comparison, estimate_table
     from sim.report.vllm_block import vllm_blocks
-    from sim.studies.run import economic_terms, lifetime_estimates, run
+    from sim.studies.accounts import economic_terms, lifetime_estimates
+    from sim.studies.run import run
 
     output, words = _one_format(output, as_json, every_row), command_words(file, assignments, seed)
     scenario = open_scenario(file, assignments, seed)

@@ -1,7 +1,7 @@
 """Communication of a step: collectives inside stages, and messages from stage to stage."""
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from sim.cost.layout import Layout
 from sim.cost.terms import Array
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.hardware.topology import Algorithm, Copies, Operation
+from sim.hardware.topology import Algorithm, Copies, Operation, Topology
 from sim.model.blocks import Block, Experts
 from sim.units import Bytes, Seconds
 
@@ -78,7 +78,6 @@ class Collectives:
         self._exchanges: dict[tuple[Operation, int, Bytes, Copies], tuple[Exchange, ...]] = {}
         self._softwares: dict[int, tuple[Seconds, float, float]] = {}
         self._copied: dict[tuple[Experts, tuple[int, ...]], tuple[float, Copies]] = {}
-        self._cables: dict[tuple[Operation, range, Algorithm | Copies], float] = {}
         self._link_bytes: dict[int, Bytes] = {}
 
     def _equivalence(self, stage: int) -> object:
@@ -293,12 +292,21 @@ class Collectives:
         self, operation: Operation, group: range, algorithm: Algorithm | Copies
     ) -> float:
         """Return the cables that a byte of a collective crosses, over all of its messages."""
-        key = operation, group, algorithm
-        if key not in self._cables:
-            topology = self.layout.topology
-            self._cables[key] = sum(
-                message.share * topology.hops(message.source, message.target)
-                for phase in topology.messages(*key)
-                for message in phase
-            )
-        return self._cables[key]
+        return cables_crossed(self._cabling, operation, group, algorithm)
+
+    @cached_property
+    def _cabling(self) -> Topology:
+        """The topology without losses, which move no cable and may have no hash."""
+        return self.layout.topology.model_copy(update={"collective_efficiency": None})
+
+
+@lru_cache(maxsize=10_000)  # a study lays one system out many times
+def cables_crossed(
+    topology: Topology, operation: Operation, group: range, algorithm: Algorithm | Copies
+) -> float:
+    """Return the cables that a byte of a collective crosses, over all of its messages."""
+    return sum(
+        message.share * topology.hops(message.source, message.target)
+        for phase in topology.messages(operation, group, algorithm)
+        for message in phase
+    )

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from sim.cost.collectives import TOKEN_BYTES
+from sim.cost.layer_transfer import LinkRange
 from sim.inputs.values import Value
 from sim.units import Bytes, BytesPerSecond, Seconds
 
@@ -29,6 +30,11 @@ class DraftLink(Value):
     )
     sends: Literal["tokens", "logits"] = Field(
         default="tokens", description="What goes with each draft: its number, or all logits."
+    )
+
+    range: LinkRange = Field(
+        default=LinkRange(),
+        description="Ranges of bandwidth and latency that are not published, for `sensitivity`.",
     )
 
     def sequence_bytes(self, drafts: int, vocabulary: int) -> tuple[Bytes, Bytes]:

@@ -25,6 +25,7 @@ from sim.report.answer import (
 )
 from sim.report.findings import conditions_of_numbers, estimated_collectives, judgement, notes
 from sim.report.html_table import as_html
+from sim.report.ordering_text import order_lines
 from sim.report.tables import COLOURS, percent, run_tables, trace_table
 from sim.results.labels import format_number, system_label, system_labels
 from sim.results.statistics import Metrics
@@ -59,7 +60,7 @@ def first_screen(summary: RunSummary, question: str, file: str, width: int) -> R
         for pair in (names[first : first + 2] for first in range(0, len(names), 2)):
             systems = {name: summary.systems[name] for name in pair}
             parts += [trace_table(summary.measured, systems), Text()]
-    parts += map(Text, [*remarks(summary), answer_sentence(summary)])
+    parts += map(Text, [*remarks(summary), *order_lines(summary), answer_sentence(summary)])
     return Group(*parts, *map(Text, next_commands(summary, file)))
 
 
@@ -68,7 +69,7 @@ def first_screen_html(summary: RunSummary, question: str) -> str:
     rows, labels = key_rows(summary), list(system_labels(summary.identities).values())
     head = [question] if question else []
     above = "".join(f"<p>{escape(line)}</p>" for line in [*head, answer_sentence(summary)])
-    lines = [*condition_lines(summary), *remarks(summary)]
+    lines = [*condition_lines(summary), *remarks(summary), *order_lines(summary)]
     below = "".join(f"<p>{escape(line)}</p>" for line in lines)
     every = "".join(map(as_html, run_tables(summary)))
     every += "".join(f"<p>{escape(note)}</p>" for note in notes(summary))

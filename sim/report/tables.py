@@ -21,6 +21,7 @@ from sim.report.identity_rows import (
     loading_row,
     plain_cells,
 )
+from sim.report.ordering_text import order_lines
 from sim.report.titled_tables import titled_table
 from sim.results.labels import format_number, published_speed, system_label, system_labels
 from sim.results.statistics import (
@@ -52,7 +53,7 @@ def comparison(summary: RunSummary, file: str = "") -> RenderableType:
     file: the scenario's name or path, for a command to try.
     """
     parts = [part for table in run_tables(summary) for part in (table, Text())]
-    return Group(*parts, *map(Text, notes(summary, file)))
+    return Group(*parts, *map(Text, [*notes(summary, file), *order_lines(summary)]))
 
 
 def run_tables(summary: RunSummary) -> list[Table]:

@@ -17,6 +17,7 @@ from sim.economics.owner_costs import CostEstimate, EconomicTerms
 from sim.economics.token_price import TokenPrice
 from sim.inputs.key_paths import JsonValue
 from sim.results.encoding import OMIT_NONE, SPLICED, Key
+from sim.results.ordering import Ordering
 from sim.results.sources import EntrySources
 from sim.results.statistics import Metrics, TraceMetrics
 from sim.results.system_identity import (
@@ -185,6 +186,7 @@ class RunSummary:
     slo: limits by name [s]. slo_percentile: of the requests that must be within them; None: not
         judged. economics: None if the scenario has none.
     estimate: by system; None if no prices are known.
+    order: of the systems, with bands; None unless the scenario has `order_by`.
     origin: None in `run --json`.
     """
 
@@ -199,6 +201,7 @@ class RunSummary:
     economics: Annotated[EconomicTerms | None, OMIT_NONE] = None
     estimate: Annotated[Mapping[str, CostEstimate] | None, OMIT_NONE] = None
     systems: Mapping[str, SystemSummary]
+    order: Annotated[Ordering | None, OMIT_NONE] = None
     origin: Annotated[RunOrigin | None, SPLICED] = None
 
     @property

@@ -69,6 +69,7 @@ def check_scenario(scenario: "Scenario") -> None:
     Raises: ValueError for the first that does not.
     """
     _owned_systems(scenario)
+    _what_an_order_needs(scenario)
     _what_only_chips_have(scenario)
     _what_a_ring_obeys(scenario)
     _what_speculation_obeys(scenario)
@@ -77,6 +78,16 @@ def check_scenario(scenario: "Scenario") -> None:
     _what_pools_simulate(scenario)
     _searched_within_limits(scenario)
     _searched_splits(scenario)
+
+
+def _what_an_order_needs(scenario: "Scenario") -> None:
+    """Check that systems to be ordered serve the users of a closed loop."""
+    if scenario.order_by and scenario.workload.load_kind != "users":
+        reason = (
+            f"got {scenario.order_by} with workload {scenario.workload.noun()}; expected users "
+        )
+        reason += "of a closed loop; try leaving order_by out"
+        raise error_at_path(("order_by",), scenario.order_by, reason)
 
 
 def _owned_systems(scenario: "Scenario") -> None:

@@ -35,6 +35,7 @@ from sim.planning.remote_draft import deploy_with_drafter
 from sim.planning.single_request import SingleRequest, time_single_request
 from sim.reliability.failures import spare_chips
 from sim.results.metrics import Measure
+from sim.results.ordering import OrderKey
 from sim.results.summary import RunOrigin
 from sim.scenario.assignments import assign_all
 from sim.scenario.attention_ffn import AttentionFfn
@@ -123,6 +124,11 @@ class Scenario(Value):
     )
     systems: dict[str, Annotated[AnySystem, BeforeValidator(_system_of_kind)]] = Field(
         description="Systems to compare, by name."
+    )
+    order_by: OrderKey | None = Field(
+        default=None,
+        description="What a token takes, by which `run` also orders the systems of a closed loop, "
+        "with bands.",
     )
     sweep: SweepField = Field(
         default=None,

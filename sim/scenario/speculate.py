@@ -16,7 +16,7 @@ from sim.planning.remote_draft import DraftExchange
 from sim.reliability.failures import Faults
 from sim.scenario.placement import Placement
 from sim.serving.replica_config import Outage
-from sim.units import brief
+from sim.units import Fraction, brief
 
 PRECISIONS = ("weights", "activations", "kv", "head")  # that a plan may give a drafter
 DRAFTER_PATH = ("speculate", "draft", "system")  # of the keys of a drafter on other chips
@@ -122,6 +122,14 @@ class Draft(Value):
         return DraftExchange(self.transfer, self.groups)
 
 
+class AcceptanceRange(Value):
+    """The lowest and the highest acceptance of drafts that is not published."""
+
+    acceptance: tuple[Fraction, Fraction] | None = Field(
+        default=None, description="Lowest and highest chance of a draft; default: none."
+    )
+
+
 class Speculate(Value):
     """Drafts of each step, which the model verifies together.
 
@@ -149,6 +157,10 @@ class Speculate(Value):
         "their mean.",
     )
     draft: Draft = Field(default=Draft(), description="The drafter.")
+    range: AcceptanceRange = Field(
+        default=AcceptanceRange(),
+        description="Range of an acceptance that is one number, for `sensitivity`.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Speculate":
@@ -163,6 +175,10 @@ class Speculate(Value):
                 reason = f"{text}; expected numbers that do not increase, since each is the "
                 reason += f"chance of all drafts so far; try {sorted(acceptance, reverse=True)}"
                 raise error_at_path(("acceptance",), acceptance, reason)
+        if self.range.acceptance and not isinstance(acceptance, float):
+            reason = "got a range of several numbers; expected an acceptance that is one number; "
+            reason += "try acceptance: 0.7"
+            raise error_at_path(("range", "acceptance"), acceptance, reason)
         if self.method == "draft" and self.draft.model is None:
             reason = "got method draft without a model; expected a draft model; "
             reason += "try draft: {model: llama-3.2-1b}"

@@ -12,9 +12,12 @@ from sim.cost.energy import EnergyPart, Tally, energy, summed
 from sim.cost.remote_draft import RemoteDraftCosts
 from sim.economics.owner_costs import (
     Capex,
+    CostEstimate,
+    EconomicTerms,
     OwnerCosts,
     host_power,
     joules_per_token,
+    lifetime_costs,
 )
 from sim.economics.token_price import ServedTokens, token_price
 from sim.planning.deployment import Deployment
@@ -318,3 +321,14 @@ def total_capex(scenario: Scenario, copies: Mapping[str, int]) -> Capex | None:
     """Return the capital cost of copies of plain systems; None if a price is not known."""
     known = [capex for name, n in copies.items() if (capex := purchase(scenario, name, n))]
     return Capex(*map(sum, zip(*known, strict=True))) if len(known) == len(copies) else None
+
+
+def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
+    """Return the costs over the years of systems with known prices, whatever they serve."""
+    capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
+    return {name: lifetime_costs(scenario.money, owned) for name, owned in capex.items() if owned}
+
+
+def economic_terms(scenario: Scenario) -> EconomicTerms:
+    """Return the terms of payment of a scenario."""
+    return scenario.money.terms

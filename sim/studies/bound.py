@@ -135,7 +135,7 @@ def load_point(
     if best is None:
         return None
     load, rate, work = best
-    tally = _work_of_a_second(deployment, work, rate * steps, rate * computed, (prompt, cached))
+    tally = work_of_a_second(deployment, work, rate * steps, rate * computed, (prompt, cached))
     return LoadPoint(replicas * load, replicas * rate, tally.scaled(replicas))
 
 
@@ -242,7 +242,7 @@ def step_times(deployment: Deployment, work: Work) -> tuple[Seconds, Seconds]:
     return float(stages.max()), float(stages.sum() + hops) + costs.back
 
 
-def _work_of_a_second(
+def work_of_a_second(
     deployment: Deployment, step: Work, decoded: float, read: float, prompt: tuple[float, float]
 ) -> Tally:
     """Return the work of a second on one replica.

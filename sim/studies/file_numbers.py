@@ -18,7 +18,7 @@ from sim.results.explanation_summary import NumberSource
 from sim.scenario.placement import Placement
 from sim.scenario.pools import attention_ffn
 from sim.scenario.scenario import Scenario
-from sim.studies.sensitivity import moved
+from sim.studies.uncertain_numbers import moved
 from sim.units import format_quantity
 
 STEP = 0.1  # relative change of each number, whose effects are compared

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sim.cost.layout import weights_only_chips
-from sim.economics.owner_costs import CostEstimate, EconomicTerms, lifetime_costs
 from sim.inputs.key_paths import JsonObject, JsonValue, scalar_values
 from sim.planning.deployment import Deployment
 from sim.planning.draft_gain import draft_gain
@@ -20,6 +19,7 @@ from sim.results.encoding import json_object
 from sim.results.frames import metric_frame
 from sim.results.labels import format_number
 from sim.results.metrics import metrics_by_member, summarize, trace_metrics
+from sim.results.ordering import Ordering
 from sim.results.plan_summary import (
     ChipMemory,
     PlannedFleet,
@@ -51,13 +51,15 @@ from sim.scenario.sources import ScenarioSource, as_scenario, require_whole
 from sim.studies.accounts import (
     availability_metrics,
     capacity_estimate,
+    economic_terms,
+    lifetime_estimates,
     replay_metrics,
     token_costs,
-    total_capex,
 )
 from sim.studies.design import search_plans
 from sim.studies.identity import plain_identity, system_identity
 from sim.studies.offered import offered_load
+from sim.studies.ordering import order_of
 from sim.studies.turns import full_layer
 from sim.workload.requests import RequestBatch
 
@@ -108,12 +110,14 @@ class Result:
     """The results of all systems of a scenario for equal requests.
 
     measured: the latencies of a trace that records its answers; else None.
+    order: the order of the systems; None unless the scenario has `order_by`.
     """
 
     scenario: Scenario
     seed: int
     systems: dict[str, SystemResult]
     measured: TraceMetrics | None = None
+    order: Ordering | None = None
 
     def as_json(self) -> JsonObject:
         """Return the data of `run --json`. Left out: wall time, paths and the commit."""
@@ -137,6 +141,7 @@ class Result:
             economics=economic_terms(scenario) if scenario.economics else None,
             estimate=estimate or None,
             systems={name: self.system_summary(name) for name in self.systems},
+            order=self.order,
         )
 
     def system_summary(self, name: str) -> SystemSummary:
@@ -348,7 +353,8 @@ def run(
     measured = (
         trace_metrics(rows_of_answers(requests), scenario.measure) if requests.answered else None
     )
-    return Result(scenario, seed, results, measured)
+    order = order_of(scenario, scenario.order_by) if scenario.order_by else None
+    return Result(scenario, seed, results, measured, order)
 
 
 def serve_system(
@@ -375,17 +381,6 @@ def serve_system(
         metrics,
         token_costs(scenario, members, rows, metrics.works),
     )
-
-
-def lifetime_estimates(scenario: Scenario) -> dict[str, CostEstimate]:
-    """Return the costs over the years of systems with known prices, whatever they serve."""
-    capex = {name: total_capex(scenario, scenario.members(name)) for name in scenario.systems}
-    return {name: lifetime_costs(scenario.money, owned) for name, owned in capex.items() if owned}
-
-
-def economic_terms(scenario: Scenario) -> EconomicTerms:
-    """Return the terms of payment of a scenario."""
-    return scenario.money.terms
 
 
 def unloaded_request(request: SingleRequest) -> UnloadedRequest:

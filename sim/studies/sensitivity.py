@@ -8,18 +8,13 @@ stay.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Any
-
-from pydantic import TypeAdapter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from sim.cost.energy import Tally, energy
 from sim.cost.plan import PlanError
 from sim.economics.token_price import ServedTokens, token_price
 from sim.inputs.errors import ScenarioError
-from sim.inputs.values import Sourced, Value
 from sim.planning.deployment import Deployment
 from sim.results.sensitivity_summary import (
     MetricBands,
@@ -28,16 +23,14 @@ from sim.results.sensitivity_summary import (
     SystemSensitivity,
 )
 from sim.scenario.attention_ffn import AttentionFfn
-from sim.scenario.placement import Placement
 from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.purchases import purchase
 from sim.scenario.scenario import Scenario
-from sim.scenario.system import System
 from sim.studies.accounts import energy_parts
 from sim.studies.run import run
-from sim.units import Seconds, format_quantity
+from sim.studies.uncertain_numbers import Studied, uncertain_numbers
+from sim.units import Seconds
 
-Studied = System | AttentionFfn  # a system whose numbers are moved
 # Fields of a result, by metric. Joules and dollars are missing if they are unknown.
 SENSITIVITY_METRICS = {
     "tpot": "tpot_ms",
@@ -46,22 +39,6 @@ SENSITIVITY_METRICS = {
     "usd": "usd_per_mtok",
 }
 UNITS = {"tpot": 1000, "ttft": 1000}  # of a result in the unit of the metric
-LINK_UNITS = {"bandwidth": "B/s", "latency": "s"}
-
-
-@dataclass(frozen=True, slots=True)
-class UncertainNumber:
-    """A number with a range.
-
-    value: as it stands in the file, in SI units.  ends: of the range, as written.
-    moved_to: returns the system with the number at a value, written as in a file.
-    """
-
-    key: str  # such as 'engine.layer_overhead'
-    source: str
-    value: str
-    ends: tuple[str, str]
-    moved_to: Callable[[str], Studied]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,108 +242,3 @@ def _costs_per_token(
         if price := token_price(money, has, drawn, ServedTokens(replicas, replicas, tpot)):
             metrics["usd"] = price.usd_per_mtok
     return metrics
-
-
-def uncertain_numbers(system: Studied) -> Iterator[UncertainNumber]:
-    """Yield the numbers with a range of a system's engines, chips and clusters.
-
-    They are those of both its pools, or of a drafter on other chips as well.
-    """
-    if isinstance(system, AttentionFfn):
-        for pool in ("attention", "ffn"):
-            for number in uncertain_numbers(getattr(system, pool)):
-                key = f"{pool}.{number.key}"
-                yield replace(number, key=key, moved_to=partial(_moved_system, system, key))
-        yield from _links(system)
-        return
-    yield from _uncertain_parts(system, system, "")
-    if drafter := system.drafter:
-        yield from _uncertain_parts(system, drafter, "speculate.draft.system.")
-
-
-def _uncertain_parts(system: System, chips: Placement, below: str) -> Iterator[UncertainNumber]:
-    """Yield the numbers with a range of the chips of a system, or of its drafter.
-
-    below: the keys of the system above those of the chips, such as 'speculate.draft.system.'.
-    """
-    parts: dict[str, Sourced] = {"engine": chips.engine}
-    if chips.cluster:
-        parts["cluster.chip"] = chips.cluster.chip
-        parts["cluster"] = chips.cluster
-    elif chips.chip:
-        parts["chip"] = chips.chip
-    for part, entry in parts.items():
-        for key, ends in entry.range.items():
-            if not _is_unused(chips, key):
-                yield UncertainNumber(
-                    key=f"{below}{part}.{key}",
-                    source=entry.source_of(key) or "",
-                    value=_si_text(entry, key),
-                    ends=(str(ends[0]), str(ends[1])),
-                    moved_to=partial(_moved_system, system, f"{below}{part}.{key}"),
-                )
-
-
-def _links(system: AttentionFfn) -> Iterator[UncertainNumber]:
-    """Yield the numbers with a range of the links between two pools."""
-    for name, unit in LINK_UNITS.items():
-        if ends := getattr(system.transfer.range, name):
-            yield UncertainNumber(
-                key=f"transfer.{name}",
-                source="assumed: the scenario's range",
-                value=f"{getattr(system.transfer, name):.4g}",
-                ends=(format_quantity(ends[0], unit), format_quantity(ends[1], unit)),
-                moved_to=partial(_moved_system, system, f"transfer.{name}"),
-            )
-
-
-def _is_unused(system: Placement, key: str) -> bool:
-    """Return whether a number has no effect on a system.
-
-    These are cables of a chip whose system has others, and overheads that hosts added elsewhere.
-    """
-    other = system.topology or (system.cluster and system.cluster.topology)
-    return bool(key.startswith("topology") and other) or key.startswith("hosts")
-
-
-def _moved_system(system: Studied, key: str, text: str) -> Studied:
-    """Return a system with the number at a dotted key read from a text."""
-    changed: Studied = moved(system, key.split("."), text)
-    return changed
-
-
-def moved(value: Any, path: list[str], text: str) -> Any:
-    """Return a copy of a value with the number at a path read from a text.
-
-    The field reads the text as it does in a file.
-    """
-    head, rest = path[0], path[1:]
-    if isinstance(value, Value):
-        field = type(value).model_fields[head]
-        inner = getattr(value, head)
-        if rest:
-            return value.model_copy(update={head: moved(inner, rest, text)})
-        kind: Any = (
-            Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-        )
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
-        read = float(text) if isinstance(inner, float) and " " not in text else text
-        return value.model_copy(update={head: adapter.validate_python(read)})
-    if isinstance(value, tuple):
-        place = int(head)
-        return (*value[:place], moved(value[place], rest, text), *value[place + 1 :])
-    return {**value, head: moved(value[head], rest, text) if rest else float(text)}
-
-
-def _si_text(entry: Sourced, key: str) -> str:
-    """Return the number at a dotted key of an entry, in SI units."""
-    value: Any = entry
-    for part in key.split("."):
-        match value:
-            case Value():
-                value = getattr(value, part)
-            case tuple():
-                value = value[int(part)]
-            case _:
-                value = value[part]
-    return f"{value:.4g}"

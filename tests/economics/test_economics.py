@@ -24,7 +24,7 @@ from sim.economics.owner_costs import (
 from sim.economics.token_price import ServedTokens, token_price
 from sim.hardware.power import Power, Server
 from sim.inputs.errors import ScenarioError
-from sim.studies.run import lifetime_estimates
+from sim.studies.accounts import lifetime_estimates
 from sim.units import YEAR, parse_quantity
 
 

@@ -8,7 +8,8 @@ from sim.scenario.outages import failing_units
 from sim.scenario.purchases import owned_chips, purchase
 from sim.studies.explaining import explain
 from sim.studies.run import plan, run
-from sim.studies.sensitivity import single_request_metrics, uncertain_numbers
+from sim.studies.sensitivity import single_request_metrics
+from sim.studies.uncertain_numbers import uncertain_numbers
 
 SPEC = """\
 model: llama-3.1-8b

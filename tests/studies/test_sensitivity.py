@@ -12,7 +12,8 @@ from sim.inputs.errors import ScenarioError
 from sim.inputs.names import find_entry
 from sim.results.encoding import encode_summary
 from sim.scenario.scenario import read
-from sim.studies.sensitivity import Sensitivity, Swing, moved, sensitivity, single_request_metrics
+from sim.studies.sensitivity import Sensitivity, Swing, sensitivity, single_request_metrics
+from sim.studies.uncertain_numbers import moved
 
 CHIP = """\
 memory:

@@ -1,0 +1,47 @@
+"""The order of a run's systems in sentences: ratios with bands, and what the order hangs on.
+
+order_lines(summary)  # nothing unless the scenario has `order_by`
+"""
+
+from sim.report.answer import short_ratio
+from sim.results.labels import system_labels
+from sim.results.ordering import OrderKey
+from sim.results.summary import RunSummary
+
+GIVEN: dict[OrderKey, str] = {
+    "joules": "token/s per MW",
+    "usd": "tokens per dollar",
+    "tpot": "token/s of a user",
+}
+
+
+def order_lines(summary: RunSummary) -> list[str]:
+    """Return the systems with the best first, which may change places, and why."""
+    order = summary.order
+    if order is None:
+        return []
+    labels = system_labels(summary.identities)
+    reference = next(name for name in summary.systems if name in order.systems)
+    lines = [
+        f"In the order of {GIVEN[order.by]}, over {labels[reference]} (in brackets the band of all "
+        "uncertain numbers, if independent; decoding alone, without waiting):"
+    ]
+    for place, (name, system) in enumerate(order.systems.items(), 1):
+        band = " to ".join(_times(bound) for bound in system.band)
+        band = "" if name == reference else f" ({band})"
+        lines.append(f"  {place}. {labels[name]}: {_times(system.ratio)} times{band}")
+    for better, other in order.open:
+        ends = [f"{of.key} at {of.at}" for of in order.hangs_on if of.pair == (better, other)]
+        hangs = f": it hangs on {', '.join(ends)}" if ends else ", by several numbers together"
+        lines.append(f"{labels[better]} and {labels[other]} may change places{hangs}.")
+    if not order.open:
+        lines.append("No neighbours change places within their bands.")
+    if order.left_out:
+        names = ", ".join(labels[name] for name in order.left_out)
+        lines.append(f"Left out, since {order.by} are not known: {names}.")
+    return lines
+
+
+def _times(ratio: float) -> str:
+    """Return a ratio: '2.3', '0.45', '0.045'."""
+    return short_ratio(ratio) if ratio >= 1 else f"{ratio:.2g}"

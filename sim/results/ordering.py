@@ -1,0 +1,54 @@
+"""The order of systems by what their tokens take, with bands: a part of `run --json`.
+
+>>> Hinge(key="a: power.idle", value="2", ends=("1", "4"), at="4", pair=("x", "y")).at
+'4'
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from sim.results.encoding import Key
+
+OrderKey = Literal["joules", "usd", "tpot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderedSystem:
+    """A system's tokens for the same joules, dollars or time, over those of the first one.
+
+    ratio: with the numbers as they are. band: if all uncertain numbers are independent.
+    """
+
+    ratio: float
+    band: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hinge:
+    """A number that alone reverses the order of two neighbours.
+
+    key: file and key, such as 'rubin-r200: power.idle'. value, ends: as written.
+    at: the end at which it reverses them. pair: the two systems, the better one first.
+    """
+
+    key: str
+    value: str
+    ends: Annotated[tuple[str, str], Key("range")]
+    at: str
+    pair: tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ordering:
+    """The systems by what they give for the same joules, dollars or time, the best first.
+
+    open: pairs of neighbours that may change places within their band.
+    left_out: systems whose joules or dollars are not known.
+    """
+
+    by: OrderKey
+    systems: Mapping[str, OrderedSystem]
+    open: tuple[tuple[str, str], ...]
+    hangs_on: tuple[Hinge, ...]
+    left_out: tuple[str, ...] = ()

@@ -1,0 +1,142 @@
+"""The order of systems: against runs, and numbers that are shared by several systems."""
+
+import pytest
+
+import sim
+from sim.report.ordering_text import order_lines
+from sim.studies.ordering import order_of, shared_numbers, token_costs_of
+from sim.studies.run import run
+from sim.studies.sensitivity import single_request_metrics
+from sim.studies.uncertain_numbers import uncertain_numbers
+
+FILE = """\
+model: llama-3.1-8b
+workload: {kind: closed, users: 6, requests: 60, prompt: 16 token, output: 200 token}
+order_by: joules
+systems:
+  two: {chip: h100-sxm, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}
+  one: {chip: h100-sxm, chips: 2, engine: tensorrt-llm, plan: {replicas: 2}}
+  slow: {chip: {like: h100-sxm, power.idle: 200 W}, chips: 2, engine: vllm, plan: {tensor: 2}}
+  drafted:
+    chip: h100-sxm
+    chips: 2
+    engine: tensorrt-llm
+    plan: {tensor: 2}
+    speculate:
+      method: draft
+      tokens: 3
+      acceptance: 0.7
+      range: {acceptance: [0.5, 0.9]}
+      draft:
+        model: llama-3.2-1b
+        system: {chip: l40s, chips: 1, engine: tensorrt-llm}
+        transfer: {bandwidth: 50 GB/s, latency: 5 us, range: {latency: [1 us, 50 us]}}
+  pd: {prefill: two, decode: one, transfer: {bandwidth: 1e6 GB/s, handover: 0 ms}}
+  placed:
+    prefill: {chip: h100-sxm, chips: 2, engine: tensorrt-llm, plan: {tensor: 2}}
+    decode: one
+    transfer: {bandwidth: 1e6 GB/s, handover: 0 ms}
+  both: {fleet: {two: 1, slow: 1}}
+"""
+
+
+def read(tmp_path, text=FILE):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return sim.read(path)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return run(read(tmp_path_factory.mktemp("order")))
+
+
+def test_steady_tokens_take_what_runs_take(result):
+    for name, system in result.summary.systems.items():
+        taken = token_costs_of(result.scenario, name)
+        assert taken["joules"] == pytest.approx(system.costs.energy.joules_per_token, rel=0.08)
+        assert 1000 * taken["tpot"] == pytest.approx(system.metrics.tpot.mean, rel=0.08)
+
+
+def test_a_single_user_is_a_single_request(tmp_path):
+    scenario = read(tmp_path, FILE.replace("users: 6", "users: 1"))
+    for name in ("two", "slow", "drafted"):
+        alone = single_request_metrics(scenario, name, scenario.plain(name))
+        taken = token_costs_of(scenario, name)
+        assert taken["tpot"] == pytest.approx(alone["tpot"], rel=0.01)
+        assert taken["joules"] == pytest.approx(alone["joules"], rel=0.01)
+
+
+def test_a_number_of_one_file_moves_in_all_systems_that_use_it(result):
+    shared = {of.text: of.keys for of in shared_numbers(result.scenario)}
+    losses = shared["tensorrt-llm: layer_overhead"]
+    assert losses.keys() == {"two", "one", "drafted", "placed.prefill"}
+    assert losses["drafted"] == [
+        "engine.layer_overhead",
+        "speculate.draft.system.engine.layer_overhead",
+    ]
+    assert "slow" not in shared["h100-sxm: power.idle"], "it has an idle power of its own"
+    keys = {f"scenario: {key}" for key in ("speculate.acceptance", "transfer.latency")}
+    assert keys <= shared.keys()
+
+
+def test_the_order_is_that_of_joules_and_its_bands_hold_each_end(result):
+    order, scenario = result.order, result.scenario
+    taken = {name: token_costs_of(scenario, name)["joules"] for name in scenario.systems}
+    assert list(order.systems) == sorted(taken, key=taken.get)
+    assert order.systems["two"].band == (1.0, 1.0)
+    for name, system in order.systems.items():
+        assert system.ratio == pytest.approx(taken["two"] / taken[name])
+        assert system.band[0] <= system.ratio <= system.band[1]
+    for number in uncertain_numbers(scenario.plain("drafted")):
+        if number.of[0] != "scenario":
+            continue
+        for end in number.ends:  # no other system has these numbers
+            moved = {**scenario.systems, "drafted": number.moved_to(end)}
+            changed = scenario.model_copy(update={"systems": moved})
+            ratio = taken["two"] / token_costs_of(changed, "drafted")["joules"]
+            low, high = order.systems["drafted"].band
+            assert low <= ratio <= high
+
+
+def test_a_hinge_reverses_its_pair(tmp_path):
+    """A latency of 1 us or 5 ms decides whether drafts make a user faster."""
+    text = FILE.replace("[1 us, 50 us]", "[1 us, 5 ms]").replace("tensorrt-llm", "ideal")
+    text = text.replace("l40s", "h100-sxm")
+    first, two, rest = text.partition("  two:")
+    kept = two + rest.partition("  one:")[0] + "  drafted:" + rest.partition("  drafted:")[2]
+    order = order_of(read(tmp_path, first + kept.partition("  pd:")[0]), "tpot")
+    assert list(order.systems) == ["drafted", "two"]
+    assert order.open == (("drafted", "two"),)
+    hinges = {(of.key, of.at) for of in order.hangs_on}
+    assert ("scenario: transfer.latency", "5 ms") in hinges
+    assert ("scenario: transfer.latency", "1 us") not in hinges
+
+
+def test_the_screen_says_the_order(result):
+    lines = "\n".join(order_lines(result.summary))
+    assert "In the order of token/s per MW, over two" in lines
+    for place, name in enumerate(result.order.systems, 1):
+        assert f"  {place}. {name}: " in lines
+    first, second = result.order.open[0]
+    assert f"{first} and {second} may change places" in lines
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "order_by: joules",
+            "order_by: watts",
+            "order_by: got 'watts'; expected 'joules', 'usd' or",
+        ),
+        ("closed, users: 6", "poisson, rate: 1 request/s", "order_by: got joules with workload po"),
+        ("acceptance: 0.7", "acceptance: [0.7, 0.5, 0.3]", "range.acceptance: got a range of"),
+    ],
+)
+def test_wrong_orders_and_ranges_are_one_line(sramsim, tmp_path, old, new, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.replace(old, new))
+    status, _, err = sramsim("check", str(path))
+    assert (status, err.count("\n")) == (2, 1)
+    assert expected in err
