@@ -79,10 +79,9 @@ def user_message(error: Exception) -> str | None:
         return f"not enough memory: {error}"
     if isinstance(error, OSError):
         return f"{error.filename or 'stdout'}: {error.strerror or error}"
-    from sim.inputs.fields import own_line  # slow: it imports pydantic
+    from sim.inputs.fields import own_code_error  # slow: it imports pydantic
 
-    line = own_line(error)
-    return line and f"{line}: got {type(error).__name__}: {error}; try to mend this line"
+    return own_code_error(error)
 
 
 def warn_of_own_sim() -> None:

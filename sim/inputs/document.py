@@ -144,7 +144,10 @@ class Document:
             at = (*at, *context["key"])
         line = self._line(at)
         if kind == "key":
-            return f"{line}: {context['reason']}"
+            reason = str(context["reason"])
+            if line != IN_PYTHON:
+                return f"{line}: {reason}"
+            return f"{line}: {dots(at)}: {reason.removeprefix(f'{at[-1]}: ')}"
         if kind == "missing":
             *above, key = at
             if isinstance(key, int):
@@ -200,7 +203,9 @@ class Document:
                 self._plain(item, (*at, str(i)), where, folder) for i, item in enumerate(node.value)
             )
         assert isinstance(node, yaml.ScalarNode)
-        return _scalar(node, line, folder)
+        # A place without a line says nothing about which key is wrong.
+        place = f"{line}: {dots(at)}" if where == IN_PYTHON and at else line
+        return _scalar(node, place, folder)
 
     def _mapping(
         self, node: yaml.MappingNode, at: tuple[str, ...], where: str, folder: Path

@@ -294,14 +294,18 @@ def _import(module_name: str, path: Path) -> ModuleType:
     return module
 
 
-def own_line(error: BaseException) -> str | None:
-    """Return 'my.py:7', the last line of a user's module that an error passed through.
+def own_code_error(error: BaseException) -> str | None:
+    """Return the message for an error in a user's module, with the module's last line on its way.
 
     None if it passed through none, so that it is no error of the user's code.
     """
     lines = traceback.extract_tb(error.__traceback__)
     own = [line for line in lines if line.filename in _OWN_FILES]
-    return f"{shorten(Path(own[-1].filename))}:{own[-1].lineno}" if own else None
+    if not own:
+        return None
+    text = " ".join(str(error).splitlines())
+    place = f"{shorten(Path(own[-1].filename))}:{own[-1].lineno}"
+    return f"{place}: got {type(error).__name__}: {text}; try to mend this line"
 
 
 def _where(text: str) -> str:

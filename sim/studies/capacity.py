@@ -217,13 +217,17 @@ def capacity(
     `sim.studies.accounts.token_costs`.
 
     Left out: `measure` of the scenario.
-    Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit.
+    Raises: UserError if there is no SLO, or no load to vary; PlanError if a system does not fit,
+    or no plan of a `search: capacity` meets the SLO.
     """
+    from sim.studies.design import search_plans  # which imports this module
+
     scenario = as_scenario(scenario, changes)
     share = (scenario.slo or SLO()).share if attainment is None else attainment
     if requests is not None:
         require_whole("requests", requests, 1)
     _check_capacity(scenario, share)
+    scenario = search_plans(scenario, attainment, requests, progress)
     slo = scenario.slo or SLO()  # each kind of requests may have its own
     systems = {}
     for name, members in check(scenario).items():

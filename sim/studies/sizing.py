@@ -23,6 +23,7 @@ from sim.inputs.suggestions import spelling_hint
 from sim.model.transformer import Model
 from sim.planning.deployment import DeploymentParts
 from sim.planning.sizing import Demand, JoinError, SizedDeployment, size_deployment
+from sim.results.labels import format_number
 from sim.results.sizing_summary import KVRoom, SizedDemand, SizeSummary, UserSpeed
 from sim.scenario.layout import system_warnings
 from sim.scenario.scenario import Scenario
@@ -69,6 +70,12 @@ class Sized:
     inputs: SizeInputs
     demand: Demand
     result: SizedDeployment
+
+    def __repr__(self) -> str:
+        """Return the model, the chips, and the speed of a single user."""
+        model, chips = self.inputs.model.id, self.result.deployment.chips
+        speed = format_number(1 / self.result.unloaded)
+        return f"<Sized {model}: {chips} x {self.name}, {speed} token/s of one user>"
 
     @property
     def name(self) -> str:

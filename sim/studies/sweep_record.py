@@ -12,6 +12,7 @@ from sim.cost.layout import read_bytes
 from sim.economics.owner_costs import OwnerCosts
 from sim.inputs.document import Document
 from sim.inputs.errors import UserError
+from sim.inputs.fields import own_code_error
 from sim.inputs.key_paths import JsonObject, JsonValue, Scalar, scalar_values
 from sim.planning.deployment import Deployment
 from sim.results.encoding import OMIT_NONE, json_object
@@ -80,7 +81,9 @@ def compute_record(document: Document) -> PointRecord:
 def error_line(error: Exception) -> str:
     """Return an error as one line; with its class if it is not an error of the user."""
     text = " ".join(str(error).splitlines())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, UserError):
+        return text
+    return own_code_error(error) or f"{type(error).__name__}: {text}"
 
 
 def table_values(system: JsonObject) -> dict[str, Scalar]:

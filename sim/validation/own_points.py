@@ -17,7 +17,7 @@ from sim.cost.plan import Plan, PlanError
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
 from sim.inputs.document import read_value
-from sim.inputs.errors import UserError
+from sim.inputs.errors import UserError, nearest_name
 from sim.inputs.files import shorten
 from sim.inputs.names import find_entry
 from sim.inputs.values import Entry, Text
@@ -82,9 +82,10 @@ def read_own_points(path: Path, engine: Engine | None = None) -> OwnPoints:
             f"{shorten(path)}:1: got no column {missing[0]}; expected at least"
             f" {', '.join(OWN_COLUMNS)}; try this header: {','.join(OWN_COLUMNS)}"
         )
-    known = {*OWN_COLUMNS, *OWN_DEFAULTS, *DEGREE_COLUMNS, *PRECISION_COLUMNS}
+    known = (*OWN_COLUMNS, *OWN_DEFAULTS, *DEGREE_COLUMNS, *PRECISION_COLUMNS)
     unused = tuple(
         f"{shorten(path)}:1: column {column!r} is not used"
+        + (f"; did you mean {near}?" if (near := nearest_name(column, known)) else "")
         for column in header
         if column not in known
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sim.catalogue.measurements import errors_at_row, read_csv_table
-from sim.inputs.errors import ScenarioError
+from sim.inputs.errors import ScenarioError, nearest_name
 from sim.inputs.files import shorten
 from sim.scenario.speculate import Speculate
 from sim.scenario.system import System
@@ -150,20 +150,28 @@ def measured_points(path: Path) -> list[MeasuredPoint]:
     kinds = ((PUBLISHED, _published_point), (SERVING, _serving_point), (STEPS, _steps_point))
     make = next((make for keys, make in kinds if set(keys) <= set(header)), None)
     if make is None:
-        raise ScenarioError(
-            f"{shorten(path)}:1: got an unknown header; expected at least"
-            f" {', '.join(OWN_COLUMNS)}, or the columns of"
-            f" published figures ({', '.join(PUBLISHED)}),"
-            f" serving measurements ({', '.join(SERVING)}), steps ({', '.join(STEPS)}),"
-            f" replies ({', '.join(REPLIES)}), served pools ({', '.join(POOLED)})"
-            f" or KV transfers ({', '.join(HYBRID)})"
-        )
+        raise _header_error(path, header)
     measurement_rules()  # before the rows: an error in the rules is not an error of a row
     points: list[MeasuredPoint] = []
     for where, row in rows:
         with errors_at_row(where):  # also for degrees that make no plan
             points.append(make({"line": f"{path.stem}:{where.rpartition(':')[2]}", **row}))
     return points
+
+
+def _header_error(path: Path, header: list[str]) -> ScenarioError:
+    """Return the error of a header: what it lacks of the kind of table that it resembles most."""
+    columns = max(
+        (OWN_COLUMNS, PUBLISHED, SERVING, STEPS, REPLIES, POOLED, HYBRID),
+        key=lambda columns: len({*columns} & {*header}) / len(columns),
+    )
+    missing = next(column for column in columns if column not in header)
+    near = nearest_name(missing, [column for column in header if column not in columns])
+    hint = f"'{missing}' in place of {near}" if near else f"this header: {','.join(columns)}"
+    return ScenarioError(
+        f"{shorten(path)}:1: got no column '{missing}'; expected at least {', '.join(columns)};"
+        f" try {hint}"
+    )
 
 
 def cell_number(row: Mapping[str, str], key: str, kind: type = float) -> Any:

@@ -6,6 +6,7 @@ import polars
 import pytest
 
 import sim
+from sim.inputs.key_paths import replaced
 from sim.results.frames import COUNT_COLUMNS, METRIC_COLUMNS, TEXT_COLUMNS
 
 CARD = {
@@ -79,6 +80,25 @@ def test_a_wrong_value_is_one_line_with_its_key(source, changes, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "llama-2-7c"),
+        ("slo", "llama2-7b"),
+        ("workload.kind", "poison"),
+        ("systems.card.chip", "h100-sxn"),
+        ("systems.card.chip", {"like": "h100-sxn"}),
+        ("systems.card.engine", "ideel"),
+        ("systems.card.plan.weight", "fp16"),
+        ("systems.card.drafts", 3),
+    ],
+)
+def test_a_wrong_name_in_a_mapping_is_refused_with_its_key(key, value):
+    with pytest.raises(sim.UserError) as raised:
+        sim.run(replaced(SCENARIO, key.split("."), value))
+    assert str(raised.value).startswith(f"scenario in Python: {key}")
+
+
 def test_numbers_that_a_function_takes_are_checked():
     with pytest.raises(sim.UserError, match="requests: got 0; expected a whole number of at le"):
         sim.capacity(SCENARIO, requests=0)
@@ -128,8 +148,34 @@ def test_a_plan_and_a_capacity_take_the_same_sources(result):
     assert row["economics.usd_per_mtok"] > 0
 
 
+def test_a_capacity_takes_a_plan_that_is_searched():
+    """As `run` does: the capacity is that of the plan which the search found."""
+    searched = replaced(SCENARIO, ["systems", "card"], {**CARD, "chips": 2})
+    searched = replaced(
+        searched, ["systems", "card", "plan"], {**CARD["plan"], "search": "capacity"}
+    )
+    found = sim.capacity(searched, requests=100)
+    (search,) = found.scenario.searches.values()
+    assert search.considered > 1
+    # Both searches end at 2 %, from other loads.
+    assert found.systems["card"].best.goodput == pytest.approx(search.load, rel=0.02)
+
+
+def test_an_error_in_the_users_code_is_one_line_of_a_sweep(tmp_path, sramsim, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def policy(state):\n    return 1 / 0\n")
+    scenario = replaced(SCENARIO, ["systems", "card", "policy"], "mine:policy")
+    rates = {"workload.rate": ["1 request/s", "2 request/s"]}
+    for jobs in (1, 2):
+        (error,) = set(sim.sweep(scenario, over=rates, jobs=jobs).table["error"])
+        assert error == (
+            "mine.py:2: got ZeroDivisionError: division by zero; try to mend this line"
+        )
+
+
 def test_reprs_are_short(result, swept):
     shown = {repr(result), repr(swept), repr(sim.plan(SCENARIO))}
+    shown.add(repr(sim.size("llama-2-7b", "h100-sxm")))
     assert all(len(text) < 120 for text in shown)
     assert "card STABLE" in repr(result)
     assert "2 points of workload.rate" in repr(swept)

@@ -112,6 +112,34 @@ REASONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("model,chip,chips,concurency,tpot_ms", "try 'concurrency' in place of 'concurency'"),
+        ("when,what", "got no column 'model'; expected at least model, chip, chips, concurrency"),
+        (
+            "model,hardware,prompt_size,batch_size,token_size,prompt_time,tokentime,"
+            "tensor_parallel",
+            "got no column 'token_time'; expected at least model, hardware, prompt_size",
+        ),
+    ],
+)
+def test_a_misspelt_header_gives_the_name_of_the_table_it_resembles(sramsim, header, message):
+    path = table(",".join("1" for _ in header.split(",")), header=header)
+    status, _, err = sramsim("validate", "--points", str(path))
+    assert status == 2
+    assert err.startswith("mine.csv:1: got no column")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_misspelt_optional_column_gives_the_near_name(sramsim):
+    path = table("llama-3.2-1b,a100-80gb,1,1,2,512", header=",".join([*OWN_COLUMNS, "promt"]))
+    status, _, err = sramsim("validate", "--points", str(path))
+    assert status == 0
+    assert err == "mine.csv:1: column 'promt' is not used; did you mean 'prompt'?\n"
+
+
 def test_rows_that_cannot_be_used_are_counted_and_say_why(sramsim):
     header = "\ufeff" + ",".join([*OWN_COLUMNS, "color"])
     path = table(*(f"{row},red" for row in BAD), header=header)

@@ -244,7 +244,7 @@ def test_a_header_that_is_not_known_is_refused(tmp_path):
     (tmp_path / "mine.csv").write_text("when,what\n1,2\n")
     with pytest.raises(
         ScenarioError,
-        match=r"mine.csv:1: got an unknown header; .* published figures \(point_id, ",
+        match=r"mine.csv:1: got no column 'model'; expected at least model, chip, chips",
     ) as error:
         measured_points(tmp_path / "mine.csv")
     assert "\n" not in str(error.value)
