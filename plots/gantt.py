@@ -23,7 +23,7 @@ def draw(timeline: Timeline) -> Figure:
     slices = [piece for piece in timeline.chips if begin <= piece.start < end]
     stages = len(timeline.stages)
     slowest, spans = _stages(timeline, slices)
-    rows = min(timeline.group, MOST_ROWS)
+    rows = min(timeline.stage_size, MOST_ROWS)
     tall = min(5.0, 0.9 + 0.06 * stages) if stages > 1 else 0.0
     figure = style.figure(8.0, 1.9 + tall + 0.9 + 0.22 * rows)
     if stages > 1:
@@ -31,7 +31,7 @@ def draw(timeline: Timeline) -> Figure:
         _bars(
             above,
             [
-                (piece.chip // timeline.group, piece)
+                (piece.chip // timeline.stage_size, piece)
                 for piece in slices
                 if _shown(piece, timeline, spans)
             ],
@@ -44,7 +44,7 @@ def draw(timeline: Timeline) -> Figure:
     else:
         below = figure.subplots()
         style.legend(below, [cause.entry for cause in CHIP_CAUSES.values()])
-    first = slowest * timeline.group
+    first = slowest * timeline.stage_size
     inside = [piece for piece in slices if first <= piece.chip < first + rows]
     _bars(below, [(piece.chip - first, piece) for piece in inside], begin)
     left, right = spans[slowest]
@@ -52,7 +52,7 @@ def draw(timeline: Timeline) -> Figure:
     below.set_ylim(rows - 0.5, -0.5)
     below.set(yticks=range(rows), yticklabels=[str(first + row) for row in range(rows)])
     below.tick_params(axis="y", labelsize=8)
-    of = f" ({rows} of {timeline.group} shown)" if rows < timeline.group else ""
+    of = f" ({rows} of {timeline.stage_size} shown)" if rows < timeline.stage_size else ""
     below.set(
         xlabel=f"the same, us: the chips of stage {slowest}{of}"
         if stages > 1
@@ -81,7 +81,7 @@ def _stages(
     """Return the stage that takes longest, and the first start and last end of each stage [s]."""
     spans: dict[int, tuple[float, float]] = {}
     for piece in slices:
-        stage = piece.chip // timeline.group
+        stage = piece.chip // timeline.stage_size
         first, last = spans.get(stage, (piece.start, piece.end))
         spans[stage] = min(first, piece.start), max(last, piece.end)
     return max(spans, key=lambda stage: (spans[stage][1] - spans[stage][0], -stage)), spans
@@ -89,7 +89,7 @@ def _stages(
 
 def _shown(piece: TimelineSlice, timeline: Timeline, spans: dict[int, tuple[float, float]]) -> bool:
     """Return whether the row of a stage shows this slice: the first chip stands for its stage."""
-    return piece.chip % timeline.group == 0 and piece.chip // timeline.group in spans
+    return piece.chip % timeline.stage_size == 0 and piece.chip // timeline.stage_size in spans
 
 
 def _bars(axis: Axes, rows: Sequence[tuple[int, TimelineSlice]], begin: float) -> None:
@@ -118,7 +118,8 @@ def finding(
     inside = sum(last - first for first, last in spans.values())
     chips = len({piece.chip for piece in slices})
     computing = (
-        sum(piece.end - piece.start for piece in slices if piece.kind == "compute") / timeline.group
+        sum(piece.end - piece.start for piece in slices if piece.kind == "compute")
+        / timeline.stage_size
     )
     stages = f"{len(spans)} stages one after the other" if len(spans) > 1 else "one stage"
     parts = f"{computing / whole:.0%} computing, {(inside - computing) / whole:.0%} collectives"

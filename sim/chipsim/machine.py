@@ -118,7 +118,7 @@ class StageOfChips:
     """
 
     number: int
-    turn: Event  # the next step starts; its value is that step
+    coming: Event  # the next step starts; its value is that step
     current: ChipStep | None = None
     waiting: deque[ChipStep] = field(default_factory=deque)
     at_work: int = 0  # chips that have not finished the current step
@@ -137,7 +137,7 @@ class Machine:
     ) -> None:
         layout = costs.layout
         self.env, self.costs, self.irregular, self.seed = env, costs, irregular, seed
-        self.group, self.tensor = layout.plan.stage_size, layout.plan.tensor
+        self.stage_size, self.tensor = layout.plan.stage_size, layout.plan.tensor
         self.network = Network(layout.topology, irregular.scheduled, irregular.links, recording)
         self.transport = Transport(env, self.network)
         self.busy: NDArray[np.float64] = np.zeros(costs.stages)  # float[stage], s
@@ -151,7 +151,7 @@ class Machine:
                 [costs, *(exception.costs for exception in own.values() if exception.costs)]
             )
         )
-        for number in range(self.group * costs.stages):
+        for number in range(self.stage_size * costs.stages):
             exception = own.get(number, ChipException(number))
             env.process(
                 self.chip(number, self.kinds.index(exception.costs or costs), 1 / exception.speed)
@@ -168,7 +168,7 @@ class Machine:
         """Add a step to the queue of the first stage."""
         programs = [program(costs, work) for costs in self.kinds]
         first = programs[0]
-        missing = [self.group] * len(self.stages)
+        missing = [self.stage_size] * len(self.stages)
         chip_step = ChipStep(
             [self.script(steps) for steps in programs],
             first.slice_bytes,
@@ -209,9 +209,9 @@ class Machine:
         """Start the next step of the queue on all chips of the stage."""
         chip_step = stage.waiting.popleft()
         chip_step.began, stage.current = self.env.now, chip_step
-        stage.at_work = self.group
-        turn, stage.turn = stage.turn, Event(self.env)
-        turn.succeed(chip_step)
+        stage.at_work = self.stage_size
+        coming, stage.coming = stage.coming, Event(self.env)
+        coming.succeed(chip_step)
 
     def leave(self, chip: int, chip_step: ChipStep, stage: StageOfChips) -> None:
         """Finish a chip's part of a step, and send its slice to the next stage.
@@ -222,7 +222,7 @@ class Machine:
         if not last:
             shipment = Shipment(chip_step.slice_bytes, chip_step, "hidden states")
             came = partial(self.slice_came, chip_step, stage.number + 1)
-            self.transport.send(chip, chip + self.group, shipment, came)
+            self.transport.send(chip, chip + self.stage_size, shipment, came)
         stage.at_work -= 1
         if stage.at_work:
             return
@@ -260,14 +260,18 @@ class Machine:
 
         slowness: factor on its computing times.
         """
-        env, stage, place = self.env, self.stages[number // self.group], number % self.group
+        env, stage, place = (
+            self.env,
+            self.stages[number // self.stage_size],
+            number % self.stage_size,
+        )
         rank = place // self.tensor
         jitter = self.irregular.jitter
         factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
-        turn = stage.turn
+        coming = stage.coming
         while True:
-            chip_step: ChipStep = yield turn
-            turn = stage.turn
+            chip_step: ChipStep = yield coming
+            coming = stage.coming
             due = chip_step.began
             for step in chip_step.scripts[kind][stage.number]:
                 start = env.now

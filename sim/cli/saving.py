@@ -31,7 +31,7 @@ def save_run(saved: "Saved", folder: Path, plots: bool) -> None:
     from sim.results.saving import save_result
 
     with write_whole(folder) as scratch:
-        save_result(saved, scratch)
+        save_result(saved, scratch, folder)
         if plots:
             save_run_figures(saved, scratch)
     note(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")

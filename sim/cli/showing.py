@@ -220,7 +220,7 @@ def trace_command(
     figure: Annotated[
         Path | None,
         typer.Option(
-            help="Draw a Gantt chart: all stages and one group, or turns of pools (png, svg, pdf)."
+            help="Draw a Gantt chart: all stages and one group, or visits to pools (png, svg, pdf)."
         ),
     ] = None,
     as_program: Annotated[
@@ -261,7 +261,7 @@ def trace_command(
         trace_pools(search_open_plans(scenario), name, out, extra=bool(tokens or prefill or figure))
         return
     if name in both_pools(scenario.systems):
-        write_turns(search_open_plans(scenario), name, (out, figure), tokens or 3, prefill)
+        write_visits(search_open_plans(scenario), name, (out, figure), tokens or 3, prefill)
         return
     timeline = trace(search_open_plans(scenario), name, tokens or 3, prefill)
     if out:
@@ -272,25 +272,25 @@ def trace_command(
         save_figure(gantt.draw(timeline), figure)
 
 
-def write_turns(
+def write_visits(
     scenario: "Scenario",
     name: str,
     paths: tuple[Path | None, Path | None],
     tokens: int,
     prefill: bool,
 ) -> None:
-    """Write the timeline of attention and FFN pools, and the figure of their turns, where asked."""
-    from plots import turns
+    """Write the timeline of attention and FFN pools, and the figure of the visits, where asked."""
+    from plots import visits
     from sim.studies.timeline import chrome_json
-    from sim.studies.turn_timeline import trace_turns
-    from sim.studies.turns import layer_turns
+    from sim.studies.visit_timeline import trace_visits
+    from sim.studies.visits import layer_visits
 
     out, figure = paths
     if out:
-        events = chrome_json(trace_turns(scenario, name, tokens, prefill))
+        events = chrome_json(trace_visits(scenario, name, tokens, prefill))
         save_text(events, out, "; open it at https://ui.perfetto.dev")
     if figure:
-        save_figure(turns.draw(layer_turns(scenario, name)), figure)
+        save_figure(visits.draw(layer_visits(scenario, name)), figure)
 
 
 def trace_pools(scenario: "Scenario", name: str, out: Path | None, extra: bool) -> None:

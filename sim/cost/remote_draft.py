@@ -1,8 +1,8 @@
 """The cost of steps whose drafts are made on other chips, in closed form.
 
-The drafter makes the drafts of a group of sequences. The drafts cross a link, the model verifies
-them, and the number of accepted ones crosses back. Two groups take turns: the drafter works for one
-of them while the model works for the other one.
+The drafter makes the drafts of a micro-batch. The drafts cross a link, the model verifies them, and
+the number of accepted ones crosses back. Two micro-batches take turns: the drafter works for one of
+them while the model works for the other one. A scenario calls their number `groups`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from sim.units import Bytes, Seconds
 
 
 class StepParts(NamedTuple):
-    """The times of a group in a step [s], or how often each of them counts.
+    """The times of a micro-batch in a step [s], or how often each of them counts.
 
     verify: of the model, with its prompts, through all its stages. stage: of the slowest of them.
     prompts, drafts: of the drafter.
@@ -50,19 +50,22 @@ PROMPTS_ALONE = (StepParts(verify=1), StepParts(prompts=1))
 IN_TURN = (StepParts(verify=1, drafts=1, trip=1), StepParts(prompts=1, drafts=1, trip=1))
 
 
-def paths(groups: int, decodes: int) -> tuple[StepParts, ...]:
+def paths(micro_batches: int, decodes: int) -> tuple[StepParts, ...]:
     """Return the paths through a step, each as the number of times that its parts count.
 
     The longest path is the time of the step.
-    One group: max(verify, prompts) + drafts + trip. Prompts alone: max(verify, prompts).
-    Two groups: the path of one group, or twice the time of a stage, the drafter or the link.
+    One micro-batch: max(verify, prompts) + drafts + trip. Prompts alone: max(verify, prompts).
+    Two micro-batches: the path of one, or twice the time of a stage, the drafter or the link.
     """
     if not decodes:
         return PROMPTS_ALONE
-    if groups == 1:
+    if micro_batches == 1:
         return IN_TURN
-    stage, drafter = StepParts(stage=groups), StepParts(prompts=groups, drafts=groups)
-    return (*IN_TURN, stage, drafter, StepParts(busy=groups))
+    stage, drafter = (
+        StepParts(stage=micro_batches),
+        StepParts(prompts=micro_batches, drafts=micro_batches),
+    )
+    return (*IN_TURN, stage, drafter, StepParts(busy=micro_batches))
 
 
 @cache
@@ -190,44 +193,46 @@ class RemoteDrafter:
 class RemoteDraftCosts(Costs):
     """The cost of steps that verify drafts from other chips.
 
-    groups: 1 if the drafter waits for the model, and the model for the drafter; 2 if the sequences
-    are in two groups that take turns.
+    micro_batches: 1 if the drafter waits for the model, and the model for the drafter; 2 if the
+    sequences are in two micro-batches that take turns.
     The drafter computes prompts while the model does.
-    With one group: max(verify, prompts) + drafts + trip.
-    With two groups: max(2 stage, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
+    With one micro-batch: max(verify, prompts) + drafts + trip.
+    With two: max(2 stage, 2 (prompts + drafts), max(verify, prompts) + drafts + trip), for
     half of the sequences each, and no less than twice the time of the longer message. `verify` is
     the way through all stages of the model, and `stage` is the slowest of them.
     To the scheduler the model and its drafter are one stage.
 
-    Left out: the overlap of a step with the next one when prompts join; groups that overlap in the
-    stages of a drafter. A single sequence has one group.
+    Left out: the overlap of a step with the next one when prompts join; micro-batches that overlap
+    in the stages of a drafter. A single sequence is one micro-batch.
     """
 
-    def __init__(self, layout: Layout, drafter: Layout, link: DraftLink, groups: int) -> None:
+    def __init__(
+        self, layout: Layout, drafter: Layout, link: DraftLink, micro_batches: int
+    ) -> None:
         super().__init__(layout)
         self.model = Costs(layout)
         self.stages, self.back = 1, 0.0  # the last stage sends what it samples to the drafter
         assert layout.speculation
-        self.remote, self.link, self.groups = (
+        self.remote, self.link, self.micro_batches = (
             RemoteDrafter(drafter, layout.speculation),
             link,
-            groups,
+            micro_batches,
         )
         vocabulary = layout.model.vocab_size
         self.bytes_out, self.bytes_back = link.sequence_bytes(layout.width - 1, vocabulary)
 
     def on(self, layout: Layout, drafter: Layout) -> "RemoteDraftCosts":
-        """Return the costs with other layouts, and the same link and groups."""
-        return RemoteDraftCosts(layout, drafter, self.link, self.groups)
+        """Return the costs with other layouts, and the same link and number of micro-batches."""
+        return RemoteDraftCosts(layout, drafter, self.link, self.micro_batches)
 
     def step(self, work: Work) -> Step:
         time, growth, holds = self.line(work)
         return Step(np.array([time]), np.array([growth]), holds)
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
-        groups, part = self.group(work)
+        micro_batches, part = self.micro_batch(work)
         times, growth, holds = self.parts_of(part)
-        choices = paths(groups, work.decodes)
+        choices = paths(micro_batches, work.decodes)
         longest = max(choices, key=times.total)
         seconds, slope = times.total(longest), growth.total(longest)
         for path in choices:  # one that grows faster may become the longest
@@ -237,9 +242,9 @@ class RemoteDraftCosts(Costs):
 
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield the contributions to a step, each as often as it is on the longest path."""
-        groups, part = self.group(work)
+        micro_batches, part = self.micro_batch(work)
         times = self.parts_of(part)[0]
-        counts = max(paths(groups, work.decodes), key=times.total)
+        counts = max(paths(micro_batches, work.decodes), key=times.total)
         own = self.model.stages
         of_stages = np.full(own, float(counts.verify))
         if counts.stage:
@@ -260,13 +265,13 @@ class RemoteDraftCosts(Costs):
         yield _link_row("drafts, and what is accepted", times.trip, counts.trip)
         yield _link_row("drafts sent", times.busy, counts.busy)
 
-    def group(self, work: Work) -> tuple[int, Work]:
-        """Return the number of groups of a step, and the work of the larger one."""
-        groups = self.groups if work.decodes >= self.groups else 1
-        return groups, work.part(groups)
+    def micro_batch(self, work: Work) -> tuple[int, Work]:
+        """Return the number of micro-batches of a step, and the work of the larger one."""
+        micro_batches = self.micro_batches if work.decodes >= self.micro_batches else 1
+        return micro_batches, work.part(micro_batches)
 
     def parts_of(self, part: Work) -> tuple[StepParts, StepParts, int]:
-        """Return the times of a group, what each further step adds to them, and for how many."""
+        """Return the times of a micro-batch, what a further step adds to them, and for how many."""
         (verify, stage), (growth, slope), holds = self._verified(part)
         prompts = self.remote.time(self.remote.prompts_of(part))[0]
         drafts, more, steps = self.remote.time(drafts_of(part))
@@ -304,12 +309,12 @@ class RemoteDraftCosts(Costs):
         return tally.decodes * (self.bytes_out + self.bytes_back)
 
     def tallies(self, tally: Tally) -> tuple[Tally, Tally]:
-        """Return the tallies of the model and of the drafter, with a step for each group.
+        """Return the tallies of the model and of the drafter, with a step for each micro-batch.
 
         Assumed: steps with at least the tokens of two sequences are cut, also prompts alone.
         """
-        fewest = self.groups * self.layout.width
-        model = _cut_decodes(tally, lambda tokens: self.groups if tokens >= fewest else 1)
+        fewest = self.micro_batches * self.layout.width
+        model = _cut_decodes(tally, lambda tokens: self.micro_batches if tokens >= fewest else 1)
         return model, self.remote.tally(model)
 
 

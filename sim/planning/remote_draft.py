@@ -1,6 +1,6 @@
 """The deployment of a model with a drafter on other chips, one for each replica.
 
-deploy_with_drafter(model, drafter, DraftExchange(link, groups=2), lengths).drafter.fit.fits
+deploy_with_drafter(model, drafter, DraftExchange(link, micro_batches=2), lengths).drafter.fit.fits
 """
 
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from sim.planning.deployment import (
 
 @dataclass(frozen=True)
 class DraftExchange:
-    """The link to a drafter on other chips, and the groups of sequences that take turns."""
+    """The link to a drafter on other chips, and the number of micro-batches that take turns."""
 
     link: DraftLink
-    groups: int = 1
+    micro_batches: int = 1
 
 
 def deploy_with_drafter(
@@ -65,7 +65,7 @@ def deploy_with_drafter(
         deployed,
         fit=replace(deployed.fit, fits=deployed.fit.fits and fitted.fits),
         limits=replace(limits, kv_tokens=min(limits.kv_tokens, room)),
-        costs=RemoteDraftCosts(deployed.layout, layout, exchange.link, exchange.groups),
+        costs=RemoteDraftCosts(deployed.layout, layout, exchange.link, exchange.micro_batches),
         drafter=PoolDeployment(layout, fitted),
     )
 

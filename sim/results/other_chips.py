@@ -65,7 +65,7 @@ class DrafterIdentity(OtherChips):
     """The chips that draft, if they are others than those that verify.
 
     kv: precision. kv_tokens: tokens that one replica of the drafter holds.
-    groups: of sequences that take turns. round_trip_us: of the drafts of one sequence.
+    groups: micro-batches that take turns. round_trip_us: of the drafts of one sequence.
     """
 
     kv: str

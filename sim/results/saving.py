@@ -5,16 +5,19 @@
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.inputs.errors import UserError
+from sim.inputs.key_paths import JsonObject, JsonValue, dotted_values, replaced, value_at
+from sim.inputs.values import Text
 from sim.results.encoding import decode_summary, encode_summary
-from sim.results.summary import RunSummary
+from sim.results.summary import RunOrigin, RunSummary
 
 if TYPE_CHECKING:
     import polars
@@ -31,13 +34,55 @@ class Saved:
     requests: "polars.DataFrame"
 
 
-def save_result(saved: Saved, folder: Path) -> None:
-    """Write result.json and requests.parquet into a folder."""
+def save_result(saved: Saved, folder: Path, place: Path | None = None) -> None:
+    """Write result.json and requests.parquet into a folder.
+
+    place: the folder that the files are moved to afterwards; None: they stay.
+    """
+    summary = saved.summary
+    if origin := summary.origin:
+        folders = _folders_of_files(origin.inputs, place or folder)
+        summary = replace(summary, origin=replace(origin, folders=folders or None))
     (folder / "result.json").write_text(
-        json.dumps(encode_summary(saved.summary), indent=2, allow_nan=False) + "\n",
+        json.dumps(encode_summary(summary), indent=2, allow_nan=False) + "\n",
         encoding="utf-8",
     )
     write_parquet(saved.requests, folder / "requests.parquet")
+
+
+def _folders_of_files(inputs: Mapping[str, JsonValue], place: Path) -> dict[str, str]:
+    """Return the folders of the inputs that name a user's file, relative to a folder, by key.
+
+    These are paths, and names of own code, such as 'my_chips:InMemory'.
+    """
+    folders = {}
+    for key, value in dotted_values(inputs, into_lists=True):
+        if isinstance(value, Text):
+            names = value, f"{value.partition(':')[0]}.py"
+            with suppress(OSError, ValueError):  # a text that no path may have
+                if value and any(os.path.exists(value.folder / name) for name in names):
+                    folders[key] = os.path.relpath(value.folder, place)
+    return folders
+
+
+def inputs_of_result(origin: RunOrigin, folder: Path) -> JsonObject:
+    """Return the inputs of a result in a folder, as its scenario had them, with tuples for lists.
+
+    Paths do not depend on the working folder, but for results of earlier versions.
+    """
+    inputs: JsonObject = {key: _frozen(value) for key, value in origin.inputs.items()}
+    for key, parent in (origin.folders or {}).items():
+        path = key.split(".")
+        text = Text(str(value_at(inputs, path)), f"{folder}: {key}", folder / parent)
+        inputs = replaced(inputs, path, text)
+    return inputs
+
+
+def _frozen(value: JsonValue) -> JsonValue:
+    """Return JSON data with tuples in place of lists, as scenarios have them."""
+    if isinstance(value, Mapping):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def write_parquet(table: "polars.DataFrame", path: Path) -> None:

@@ -49,8 +49,8 @@ class AttentionFfn(Shown):
     With m parts a layer takes max(m * slowest of pools and links, attention + out + FFN + back).
 
     The options of the scheduler are those of `attention`. Several copies make a `fleet`.
-    At chip fidelity the turns follow from the queues of chips and links. `attention.fidelity`
-    applies to both pools.
+    At chip fidelity the visits to the pools follow from the queues of chips and links.
+    `attention.fidelity` applies to both pools.
     An outage of `ffn` stops all steps, and the attention pool keeps its sequences. An outage of
     `attention` stops one rank, whose number is `replica`. The sequences of other ranks go on.
     The drafter of `attention.speculate` is on the attention pool.

@@ -7,7 +7,7 @@ import numpy as np
 
 from sim.chipsim.exceptions import Irregularities, replica_irregularities
 from sim.chipsim.machine import MachineFactory, machine_factory
-from sim.chipsim.turns import turn_factory
+from sim.chipsim.visits import visit_factory
 from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.step import Costs
 from sim.inputs.errors import errors_below
@@ -64,7 +64,7 @@ def chip_machines(
     Raises: PlanError if an exception names a chip or link that the system does not have.
     """
     if isinstance(deployment.costs, AttentionFfnCosts):
-        return _turn_machines(scenario, name, deployment.costs, recording, first)
+        return _visit_machines(scenario, name, deployment.costs, recording, first)
     system, layout = scenario.plain(name), deployment.layout
     scheduled = (system.network or layout.engine.network) == "scheduled"
     jitter = (layout.engine.jitter or 0.0) if system.jitter is None else system.jitter
@@ -89,7 +89,7 @@ def chip_machines(
     return lambda env, replica: factories[replica](env, replica)
 
 
-def _turn_machines(
+def _visit_machines(
     scenario: Scenario, name: str, costs: AttentionFfnCosts, recording: bool, first: int
 ) -> MachineFactory:
     """Return the factory of the machines of a system with an attention pool and an FFN pool.
@@ -108,7 +108,7 @@ def _turn_machines(
         except ValueError as error:
             raise scenario.plan_error(name, error) from error
     seed = stream_seed(scenario.seed, "jitter")
-    return turn_factory(costs, (parts[0], parts[1]), seed, recording, first)
+    return visit_factory(costs, (parts[0], parts[1]), seed, recording, first)
 
 
 def serve_requests(

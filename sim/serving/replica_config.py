@@ -19,6 +19,7 @@ class Outage(Value):
 
     With `requests: retry` its requests begin again from their prompts on another replica. Without
     another replica they wait for the first that is up again.
+    Each copy of a system in a fleet, or in a pool with `copies`, has its outages, at the same time.
     In an attention pool one rank is down, a copy of its weights. An FFN pool is down as a whole.
     While an FFN pool or a drafter on other chips is down, no step is made, and sequences wait.
     """

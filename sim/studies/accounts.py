@@ -286,7 +286,7 @@ def busy_share(
     """Return the share of the time that a chip works, the mean over chips of all replicas.
 
     A chip works while its stage works. None with an FFN pool, or with a drafter on other chips,
-    because both kinds of chips wait in turns.
+    because both kinds of chips wait for each other.
     systems: by replica. busy: by replica, float[stage] [s]. elapsed: s.
     """
     if any(member.deployment.others for member in members.values()):

@@ -5,9 +5,10 @@
 The lines are those of the step itself (`sim.cost.contributions`).  Here they get their sources.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,7 +28,7 @@ from sim.results.explanation_summary import (
     ExplainedTime,
     ExplanationSummary,
 )
-from sim.results.saving import Saved
+from sim.results.saving import Saved, inputs_of_result
 from sim.scenario.layout import deploy_fitting
 from sim.scenario.pools import both_pools, plain_systems
 from sim.scenario.scenario import Scenario
@@ -64,13 +65,13 @@ def explain(
 def scenario_of_result(saved: Saved, where: str) -> Scenario:
     """Return the scenario of a saved result, with the plans that searches found.
 
-    where: the folder, for errors.  Paths in it are relative to the working folder.
+    where: the folder.
     Raises: UserError if the result has no inputs, or they are no scenario any more.
     """
     origin = saved.summary.origin
     if origin is None or not origin.inputs:
         raise UserError(f"{where}: got a result without inputs; expected those of `sramsim run`")
-    data = _frozen({"id": saved.summary.scenario, **origin.inputs})
+    data = {"id": saved.summary.scenario, **inputs_of_result(origin, Path(where))}
     try:
         scenario = Scenario.model_validate(data, context={"file": where})
     except ValidationError as error:
@@ -87,13 +88,6 @@ def scenario_of_result(saved: Saved, where: str) -> Scenario:
                 own = scenario.plain(member)
                 systems[member] = own.model_copy(update={"plan": own.plan.model_copy(update=plan)})
     return scenario.model_copy(update={"systems": systems})
-
-
-def _frozen(value: object) -> object:
-    """Return JSON data with tuples in place of lists, as scenarios have them."""
-    if isinstance(value, Mapping):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class _SystemExplainer:

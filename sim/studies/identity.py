@@ -165,7 +165,7 @@ def _drafter(deployment: Deployment) -> DrafterIdentity | None:
         **vars(_other_chips(drafter)),
         kv=drafter.layout.plan.kv,
         kv_tokens=drafter.fit.kv_tokens,
-        groups=costs.groups,
+        groups=costs.micro_batches,
         round_trip_us=1e6 * costs.trip(1),
     )
 

@@ -60,7 +60,7 @@ from sim.studies.design import search_plans
 from sim.studies.identity import plain_identity, system_identity
 from sim.studies.offered import offered_load
 from sim.studies.ordering import order_of
-from sim.studies.turns import full_layer
+from sim.studies.visits import full_layer
 from sim.workload.requests import RequestBatch
 
 if TYPE_CHECKING:

@@ -46,12 +46,12 @@ class Timeline:
     """A record of the slices of time of each chip and each link, from `start` to `end`.
 
     All times are seconds of the simulated clock. The chips of all stages have numbers in a row.
-    first_chips: the first chip of each stage; empty if all stages have `group` chips.
+    first_chips: the first chip of each stage; empty if all stages have `stage_size` chips.
     """
 
     system: str  # its label
     identity: str  # model, chips, engine
-    group: int  # chips of a stage
+    stage_size: int  # chips of a stage
     stages: tuple[str, ...]
     chips: list[TimelineSlice]
     links: list[LinkUses]
@@ -64,7 +64,7 @@ class Timeline:
     def stage_of(self, chip: int) -> int:
         """Return the stage of a chip."""
         if not self.first_chips:
-            return chip // self.group
+            return chip // self.stage_size
         return bisect_right(self.first_chips, chip) - 1
 
 
@@ -139,7 +139,7 @@ def trace(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> 
     return Timeline(
         system=scenario.plain(name).full_label or name,
         identity=f"{layout.model.id} on {deployment.chips} x {layout.chip.id}, {layout.engine.id}",
-        group=layout.plan.stage_size,
+        stage_size=layout.plan.stage_size,
         stages=tuple(dict.fromkeys(f"{names[s.first]} to {names[s.last]}" for s in layout.stages)),
         chips=[part for part in used.slices if part.start >= start],
         links=list(_links(used, layout.plan.stage_size, start)),
@@ -159,10 +159,10 @@ def require_few_events(events: int, steps: int) -> None:
         )
 
 
-def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
+def _links(machine: Machine, stage_size: int, start: Seconds) -> Iterator[LinkUses]:
     """Yield the uses of each link after `start`; links of switches come first.
 
-    group: chips of a stage.
+    stage_size: chips of a stage.
     """
 
     def origin(hop: Hop) -> int:
@@ -173,16 +173,18 @@ def _links(machine: Machine, group: int, start: Seconds) -> Iterator[LinkUses]:
     ):
         uses = [use for use in cable.uses or [] if use.start >= start]
         if uses:
-            yield LinkUses(cable.name, origin(hop) // group if origin(hop) >= 0 else None, uses)
+            yield LinkUses(
+                cable.name, origin(hop) // stage_size if origin(hop) >= 0 else None, uses
+            )
 
 
 def _step_events(deployment: Deployment, steps: Program) -> int:
     """Return about how many slices one step adds to a timeline."""
-    topology, group = deployment.layout.topology, deployment.layout.plan.stage_size
+    topology, stage_size = deployment.layout.topology, deployment.layout.plan.stage_size
     known: dict[tuple[object, ...], int] = {}
     count = 0
     for instructions in steps.stages:
-        count += group * (len(instructions) + 1)
+        count += stage_size * (len(instructions) + 1)
         for op in (op for op in instructions if isinstance(op, CollectiveOp)):
             operation, groups, _, (algorithm, *_), *_ = op.exchange
             key = (operation, algorithm, len(groups[0]))

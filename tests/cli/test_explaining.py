@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import sim
+from sim.inputs.names import find_entry
 
 FLAGSHIP = "llama2-70b-lpu-vs-h100"
 
@@ -86,6 +87,29 @@ def test_a_saved_result_is_explained_with_the_plan_that_was_searched(sramsim):
         saved = result["systems"][name]["lone_request"]["tpot_ms"]
         assert system["saved_tpot_ms"] == saved
         assert system["token"]["simulated_ms"] == pytest.approx(saved)
+
+
+def test_a_result_is_explained_in_any_working_folder(sramsim, monkeypatch):
+    """Its own files are found: beside the scenario, and those that --set names from elsewhere."""
+    for folder in ("mine", "elsewhere", "results"):
+        Path(folder).mkdir()
+    Path("mine/chip.yaml").write_text(find_entry("h100-sxm", "chips").read_text())
+    Path("mine/model.json").write_text(find_entry("llama-3.1-8b", "models").read_text())
+    Path("elsewhere/engine.yaml").write_text(find_entry("vllm", "engines").read_text())
+    Path("mine/my_policies.py").write_text(
+        "from sim.serving.policy import continuous\nmine = continuous\n"
+    )
+    Path("mine/own.yaml").write_text(
+        "model: model.json\n"
+        "workload: {kind: poisson, rate: 1 request/s, requests: 2, prompt: 8 token, output: 4 token}\n"
+        "systems: {a: {chip: chip.yaml, chips: 1, engine: ideal, policy: 'my_policies:mine'}}\n"
+    )
+    words = ("--set", "systems.a.engine=elsewhere/engine.yaml", "--out", "results/out")
+    assert sramsim("run", "mine/own.yaml", *words)[0] == 0
+    status, here, error = sramsim("explain", "results/out", "--json")
+    assert (status, error) == (0, "")
+    monkeypatch.chdir("elsewhere")
+    assert sramsim("explain", "../results/out", "--json")[:2] == (0, here)
 
 
 def test_a_result_of_other_files_says_so(sramsim):

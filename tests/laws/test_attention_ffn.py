@@ -36,7 +36,7 @@ from sim.studies.accounts import energy_parts
 from sim.studies.explaining import explain
 from sim.studies.file_numbers import file_numbers, with_change
 from sim.studies.run import plan, run
-from sim.studies.turns import first_turns
+from sim.studies.visits import first_visits
 from sim.workload.arrivals import Listed, ListedRequest
 from sim.workload.requests import RequestBatch
 
@@ -125,7 +125,7 @@ def test_the_closed_form_is_a_flow_shop_that_jobs_pass_once_a_layer(given_times,
     critical = critical_times(own, jobs)
     closed = layers * own.total(critical.cycle) + own.total(critical.fill)
     assert closed == pytest.approx(flow_shop(own, jobs, layers), rel=1e-9)
-    drawn = first_turns(own, jobs, layers)[-1].end + own.back - own.back_busy
+    drawn = first_visits(own, jobs, layers)[-1].end + own.back - own.back_busy
     assert drawn == pytest.approx(closed, rel=1e-9)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.chipsim.exceptions import NO_IRREGULARITIES
-from sim.chipsim.turns import turn_factory
+from sim.chipsim.visits import visit_factory
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
 from sim.planning.attention_ffn import PoolSharing, deploy_with_ffn
@@ -59,7 +59,7 @@ def test_an_ffn_outage_delays_all_by_its_length_and_the_lost_part_of_a_step(
     serve, deployment, chips
 ):
     """The attention pool keeps its KV cache: no request is retried, and no prompt computed again."""
-    factory = turn_factory(deployment.costs, (NO_IRREGULARITIES,) * 2, [0]) if chips else None
+    factory = visit_factory(deployment.costs, (NO_IRREGULARITIES,) * 2, [0]) if chips else None
     usual = serve(None)
     at = middle(usual)
     failing = serve(PoolOutages(other=(Outage(at=at, lasts=0.5),)), machine=factory)

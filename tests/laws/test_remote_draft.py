@@ -193,7 +193,7 @@ def test_a_second_sequence_delays_the_drafts_by_one_turn_of_the_slowest_stage(dr
 def test_two_groups_are_never_twice_as_fast_as_one(drafted):
     one, two = (drafted(SLOW, groups).costs for groups in (1, 2))
     for work in works():
-        groups, half = two.group(work)
+        groups, half = two.micro_batch(work)
         serial, turns = one.line(work)[0], two.line(work)[0]
         assert groups == min(2, work.decodes)
         assert serial / 2 <= turns <= groups * one.line(half)[0] * (1 + 1e-12)

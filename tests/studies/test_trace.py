@@ -13,7 +13,7 @@ from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.scenario.scenario import Scenario
 from sim.studies.timeline import chrome_events, chrome_json, step_program, trace
-from sim.studies.turn_timeline import trace_turns
+from sim.studies.visit_timeline import trace_visits
 
 PHASES = {"M", "X", "C", "i"}
 
@@ -82,7 +82,7 @@ POOLS = {
 
 def test_pools_take_turns_with_one_request_for_each_micro_batch():
     scenario = Scenario.model_validate(POOLS)
-    timeline = trace_turns(scenario, "afd", tokens=2)
+    timeline = trace_visits(scenario, "afd", tokens=2)
     layers = scenario.model.num_hidden_layers
     seen = Counter((each.chip, each.label.split(":")[0]) for each in timeline.chips)
     turns = {f"layer {n}, micro-batch {m + 1}" for n in range(layers) for m in range(3)}
@@ -98,7 +98,7 @@ def test_pools_take_turns_with_one_request_for_each_micro_batch():
     inside = {"prefill": {"chip": "gb200", "chips": 1, "engine": "ideal"}}
     inside |= {"decode": POOLS["systems"]["afd"], "transfer": {"bandwidth": "50 GB/s"}}
     other = Scenario.model_validate({**POOLS, "systems": {"pd": inside}})
-    assert trace_turns(other, "pd.decode", tokens=2).tokens == timeline.tokens
+    assert trace_visits(other, "pd.decode", tokens=2).tokens == timeline.tokens
     names = {link.name for link in timeline.links}
     assert {"attention: 0 -> switch", "FFN to attention, from chip 3"} <= names
 

@@ -14,7 +14,7 @@ from sim.cost.work import Work
 from sim.model.blocks import Block
 from sim.units import Seconds
 
-PoolOps = tuple[ComputeOp | CollectiveOp, ...]  # what each chip of a stage executes in one turn
+PoolOps = tuple[ComputeOp | CollectiveOp, ...]  # what each chip of a stage executes in one visit
 
 
 class LinkTimes(NamedTuple):
@@ -27,7 +27,7 @@ class LinkTimes(NamedTuple):
 
 
 class LayerOps(NamedTuple):
-    """A layer for one micro-batch: the turns on both pools, and the messages between them.
+    """A layer for one micro-batch: the visits on both pools, and the messages between them.
 
     stage: stage of the FFN pool that has the layer.
     """
@@ -38,7 +38,7 @@ class LayerOps(NamedTuple):
     links: LinkTimes
 
 
-class TurnProgram(NamedTuple):
+class VisitProgram(NamedTuple):
     """A step on both pools. All micro-batches are as the largest one.
 
     opening, closing: on the attention pool, for the whole step, before and after all layers.
@@ -50,7 +50,7 @@ class TurnProgram(NamedTuple):
     micro_batches: int
 
 
-def turn_program(costs: AttentionFfnCosts, work: Work) -> TurnProgram:
+def visit_program(costs: AttentionFfnCosts, work: Work) -> VisitProgram:
     """Return the program of a step on both pools."""
     micro_batches, part = costs.micro_batch(work)
     blocks, ffn = costs.layout.model.blocks, costs.ffn.layout
@@ -65,7 +65,7 @@ def turn_program(costs: AttentionFfnCosts, work: Work) -> TurnProgram:
     opening = _computing("embedding", [row for row in outside if row.part == blocks[0]])
     exchanges = costs.collectives.of_block(blocks[0], costs.ranked(work), 0)
     closing = _computing("head", [row for row in outside if row.part == blocks[-1]])
-    return TurnProgram(
+    return VisitProgram(
         (opening, *(CollectiveOp("embedding: all_reduce", e) for e in exchanges)),
         tuple(layers),
         (closing,),

@@ -1,4 +1,4 @@
-"""The turns of micro-batches on two pools and their links, over the first layers of a step."""
+"""The visits of micro-batches on two pools and their links, over the first layers of a step."""
 
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 from plots import style
 from sim.results.labels import trimmed_number
 from sim.scenario.system import COLOUR_CODES
-from sim.studies.turns import SHOWN_LAYERS, LayerTurns
+from sim.studies.visits import SHOWN_LAYERS, LayerVisits
 
 ROWS = {"attention": "attention", "out_busy": "link out", "ffn": "FFN", "back_busy": "link back"}
 BATCH_COLOURS = (
@@ -24,22 +24,22 @@ LIGHT = 0.5  # brightness from which text on a colour is black
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
 
-def draw(turns: LayerTurns) -> Figure:
+def draw(visits: LayerVisits) -> Figure:
     """Draw a row for each pool and link, and a colour and a number for each micro-batch."""
     figure = style.figure(8.0, 3.2)
     axis = figure.subplots()
-    count, whole = turns.cycle.micro_batches, 1e6 * max(turn.end for turn in turns.turns)
+    count, whole = visits.cycle.micro_batches, 1e6 * max(visit.end for visit in visits.visits)
     for row, resource in enumerate(ROWS):
-        for turn in turns.turns:
-            if turn.resource == resource:
-                start, end = 1e6 * turn.start, 1e6 * turn.end
-                colour = COLOUR_CODES[BATCH_COLOURS[turn.micro_batch % len(BATCH_COLOURS)]]
-                # Without a light edge, turns that follow each other without a gap look like one.
+        for visit in visits.visits:
+            if visit.resource == resource:
+                start, end = 1e6 * visit.start, 1e6 * visit.end
+                colour = COLOUR_CODES[BATCH_COLOURS[visit.micro_batch % len(BATCH_COLOURS)]]
+                # Without a light edge, visits that follow each other without a gap look like one.
                 axis.broken_barh(
                     [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
                 )
                 if count > 1 and end - start > NUMBERED_SHARE * whole:
-                    middle, number = (start + end) / 2, f"{turn.micro_batch + 1}"
+                    middle, number = (start + end) / 2, f"{visit.micro_batch + 1}"
                     axis.text(middle, row, number, color=_ink(colour), ha="center", va="center")
     axis.set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
     axis.set_ylim(len(ROWS) - 0.5, -0.5)
@@ -52,21 +52,23 @@ def draw(turns: LayerTurns) -> Figure:
     ]
     if count > 1:
         style.legend(axis, entries)
-    style.title(figure, finding(turns), key_rows=int(count > 1))
-    figure.supxlabel(turns.identity, fontsize=7, color="#555555", ha="left", x=0.01)
+    style.title(figure, finding(visits), key_rows=int(count > 1))
+    figure.supxlabel(visits.identity, fontsize=7, color="#555555", ha="left", x=0.01)
     return figure
 
 
-def finding(turns: LayerTurns) -> str:
+def finding(visits: LayerVisits) -> str:
     """Return the title: the time of a layer, and what binds it."""
-    cycle = turns.cycle
+    cycle = visits.cycle
     binds = BINDS.get(cycle.binds, "a link never waits")
     if cycle.binds == "latency":
         binds = (
             "both pools wait at times" if cycle.micro_batches > 1 else "one pool works at a time"
         )
     time = trimmed_number(cycle.cycle_us)
-    return f"{turns.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"
+    return (
+        f"{visits.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"
+    )
 
 
 def _ink(colour: str) -> str:

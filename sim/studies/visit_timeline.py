@@ -1,6 +1,6 @@
 """A timeline of every chip and link of an attention pool and an FFN pool.
 
-chrome_json(trace_turns(sim.read("afd-fastafd"), "trays-4", tokens=1))
+chrome_json(trace_visits(sim.read("afd-fastafd"), "trays-4", tokens=1))
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import numpy as np
 
 from sim.chipsim.machine import ChipMachine, TimelineSlice, collecting_factory
 from sim.chipsim.network import Cable
-from sim.chipsim.turns import AttentionFfnMachine, ChipPool, Links
+from sim.chipsim.visits import AttentionFfnMachine, ChipPool, Links
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.cost.turn_program import TurnProgram, turn_program
+from sim.cost.visit_program import VisitProgram, visit_program
 from sim.cost.work import decodes_at
 from sim.inputs.errors import UserError
 from sim.scenario.layout import deploy_fitting
@@ -25,7 +25,7 @@ from sim.units import Seconds
 from sim.workload.requests import RequestBatch
 
 
-def trace_turns(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> Timeline:
+def trace_visits(scenario: Scenario, name: str, tokens: int, prefill: bool = False) -> Timeline:
     """Return the timeline of one request for each micro-batch, which come together.
 
     tokens: how many each gets after its first.  prefill: whether prompts are in the timeline.
@@ -41,13 +41,13 @@ def trace_turns(scenario: Scenario, name: str, tokens: int, prefill: bool = Fals
             f" try --set systems.{name}.attention.speculate.tokens=0"
         )
     count, longest = costs.micro_batches, prompt + tokens + 1
-    program = turn_program(costs, decodes_at(count, longest, deployment.limits.window))
-    require_few_events((tokens + prefill) * _turn_events(costs, program), tokens)
+    program = visit_program(costs, decodes_at(count, longest, deployment.limits.window))
+    require_few_events((tokens + prefill) * _visit_events(costs, program), tokens)
     made: list[ChipMachine] = []
     machine = collecting_factory(chip_machines(scenario, name, deployment, recording=True), made)
     requests = RequestBatch(np.zeros(count), np.full(count, prompt), np.full(count, tokens + 1))
     limits = deployment.limits
-    # All prompts pass in one step, because the turns of decodes are what a timeline is for.
+    # All prompts pass in one step, because the visits of decodes are what a timeline is for.
     limits = replace(
         limits,
         kv_tokens=count * (longest + limits.state_tokens),
@@ -71,7 +71,7 @@ def trace_turns(scenario: Scenario, name: str, tokens: int, prefill: bool = Fals
     return Timeline(
         system=member_system(scenario.systems, name).full_label or name,
         identity=f"{costs.layout.model.id} on {chips}",
-        group=attention.size,
+        stage_size=attention.size,
         stages=("attention", *bounds),
         chips=sorted(slices, key=lambda piece: piece.start),
         links=list(_link_uses(used, start)),
@@ -83,14 +83,14 @@ def trace_turns(scenario: Scenario, name: str, tokens: int, prefill: bool = Fals
     )
 
 
-def _turn_events(costs: AttentionFfnCosts, program: TurnProgram) -> int:
+def _visit_events(costs: AttentionFfnCosts, program: VisitProgram) -> int:
     """Return about how many slices and messages of links one step adds to a timeline."""
     attention, ffn = costs.layout.plan.stage_size, costs.ffn.layout.plan.stage_size
-    turns = sum(
+    visits = sum(
         attention * (len(layer.attention) + 2) + ffn * (len(layer.ffn) + 2)
         for layer in program.layers
     )
-    return program.micro_batches * turns
+    return program.micro_batches * visits
 
 
 def _slices(pool: ChipPool, first: int, start: Seconds) -> Iterator[TimelineSlice]:

@@ -5,7 +5,7 @@ import pytest
 import simpy
 
 from sim.chipsim.exceptions import NO_IRREGULARITIES, ChipException, Irregularities
-from sim.chipsim.turns import AttentionFfnMachine, turn_factory
+from sim.chipsim.visits import AttentionFfnMachine, visit_factory
 from sim.cost.energy import Tally
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
@@ -50,7 +50,7 @@ def machine_step(costs, work=DECODES, attention=NO_IRREGULARITIES, ffn=NO_IRREGU
 
 @pytest.mark.parametrize("transfer", [SLOW, FAST, SHARED])
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
-def test_turns_take_the_closed_form(pools, transfer, micro_batches):
+def test_visits_take_the_closed_form(pools, transfer, micro_batches):
     """Attention, FFN or nothing binds; with shards of experts that receive their own copies, too."""
     for ffn in (Plan(tensor=4), Plan(tensor=4, expert=4)):
         costs = pools(transfer, micro_batches, ffn=ffn).costs
@@ -79,8 +79,8 @@ def flow_shop(costs, work):
 
     def job():
         for name, busy, latency in layers:
-            with resources[name].request() as turn:
-                yield turn
+            with resources[name].request() as visit:
+                yield visit
                 yield env.timeout(busy)
             yield env.timeout(latency)
 
@@ -110,7 +110,7 @@ def test_steps_in_a_run_take_the_closed_form(pools):
     requests = RequestBatch(
         np.array([0.0, 0.0, 0.001]), np.array([20, 5, 9]), np.array([12, 9, 25])
     )
-    factory = turn_factory(deployment.costs, (NO_IRREGULARITIES, NO_IRREGULARITIES), [0])
+    factory = visit_factory(deployment.costs, (NO_IRREGULARITIES, NO_IRREGULARITIES), [0])
     chips, stage = (
         serve(requests, deployment.costs, deployment.limits, machine=machine)
         for machine in (factory, None)

@@ -1,6 +1,6 @@
-"""The turns of micro-batches on an attention pool, an FFN pool and the links between them.
+"""The visits of micro-batches on an attention pool, an FFN pool and the links between them.
 
->>> first_turns(LayerTimes(2.0, 1.0, 3.0, 1.0, 1.0, 1.0), 2, 1)[-1].end  # S + (m - 1) b
+>>> first_visits(LayerTimes(2.0, 1.0, 3.0, 1.0, 1.0, 1.0), 2, 1)[-1].end  # S + (m - 1) b
 10.0
 """
 
@@ -20,7 +20,7 @@ from sim.units import Seconds
 SHOWN_LAYERS = 3
 
 
-class Turn(NamedTuple):
+class Visit(NamedTuple):
     """The time for which a pool or link works on a micro-batch in a layer [s].
 
     resource: one of POOLS_AND_LINKS, a pool or link.
@@ -34,17 +34,17 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerTurns:
-    """The turns in the first layers of a full step. system, identity: labels for figures."""
+class LayerVisits:
+    """The visits in the first layers of a full step. system, identity: labels for figures."""
 
     system: str
     identity: str
     cycle: LayerCycle
-    turns: tuple[Turn, ...]
+    visits: tuple[Visit, ...]
 
 
-def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
-    """Return the turns of a system with an attention pool and an FFN pool.
+def layer_visits(scenario: Scenario, name: str) -> LayerVisits:
+    """Return the visits of a system with an attention pool and an FFN pool.
 
     Raises: UserError if it has no such pools; PlanError if it does not fit.
     """
@@ -55,11 +55,11 @@ def layer_turns(scenario: Scenario, name: str) -> LayerTurns:
     times, cycle = layer
     chips = f"{deployment.own_chips} x {deployment.layout.chip.id}"
     chips += f" + {deployment.ffn.chips} x {deployment.ffn.layout.chip.id}"
-    return LayerTurns(
+    return LayerVisits(
         member_system(scenario.systems, name).full_label or name,
         f"{deployment.layout.model.id} on {chips}; {cycle.sequences:,} sequences",
         cycle,
-        tuple(first_turns(times, cycle.micro_batches, SHOWN_LAYERS)),
+        tuple(first_visits(times, cycle.micro_batches, SHOWN_LAYERS)),
     )
 
 
@@ -88,19 +88,19 @@ def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, 
     )
 
 
-def first_turns(times: LayerTimes, micro_batches: int, layers: int) -> list[Turn]:
-    """Return the turns of the first layers of a step, ordered by layer and micro-batch.
+def first_visits(times: LayerTimes, micro_batches: int, layers: int) -> list[Visit]:
+    """Return the visits of the first layers of a step, ordered by layer and micro-batch.
 
     Each pool and link takes one micro-batch at a time, first come, first served.
     """
     delays = dict.fromkeys(POOLS_AND_LINKS, 0.0)
     delays |= {"out_busy": times.out - times.out_busy, "back_busy": times.back - times.back_busy}
-    arrival, free, turns = [0.0] * micro_batches, dict.fromkeys(POOLS_AND_LINKS, 0.0), []
+    arrival, free, visits = [0.0] * micro_batches, dict.fromkeys(POOLS_AND_LINKS, 0.0), []
     for layer in range(layers):
         for micro_batch in range(micro_batches):
             for resource in ("attention", "out_busy", "ffn", "back_busy"):
                 start = max(arrival[micro_batch], free[resource])
                 end = free[resource] = start + getattr(times, resource)
-                turns.append(Turn(resource, micro_batch, layer, start, end))
+                visits.append(Visit(resource, micro_batch, layer, start, end))
                 arrival[micro_batch] = end + delays[resource]
-    return turns
+    return visits

@@ -1,9 +1,9 @@
 """Attention and FFN pools at chip fidelity: micro-batches take turns on the chips of both pools.
 
 In every layer a micro-batch is computed by the attention pool, crosses to the FFN pool, is computed
-by the stage that has the layer, and crosses back. Nothing else decides when a turn begins. The
+by the stage that has the layer, and crosses back. Nothing else decides when a visit begins. The
 chips of a stage take turns in the order in which their inputs are complete. The first chip of a
-stage to end a turn does not wait for the others, unless a collective joins them.
+stage to end a visit does not wait for the others, unless a collective joins them.
 """
 
 import math
@@ -26,26 +26,26 @@ from sim.cost.attention_ffn import AttentionFfnCosts
 from sim.cost.collectives import Collectives
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.program import CollectiveOp, ComputeOp
-from sim.cost.turn_program import LayerOps, PoolOps, TurnProgram, turn_program
+from sim.cost.visit_program import LayerOps, PoolOps, VisitProgram, visit_program
 from sim.cost.work import Work
 from sim.results.rows import Traffic
 from sim.units import Seconds
 
-TurnScript = Sequence[ComputeOp | BoundCollective]
-Done = Callable[[int], None]  # called by each chip that ends a turn, with its number
+VisitScript = Sequence[ComputeOp | BoundCollective]
+Done = Callable[[int], None]  # called by each chip that ends a visit, with its number
 BothIrregularities = tuple[Irregularities, Irregularities]  # of the attention and the FFN pool
 
 
-class PoolTurn(NamedTuple):
+class PoolVisit(NamedTuple):
     """The work of a stage's chips on one micro-batch in one layer. label: for timelines."""
 
-    script: TurnScript
+    script: VisitScript
     done: Done
     label: str = ""
 
 
 class ChipPool:
-    """The chips of a pool, each of which is a process that executes turns.
+    """The chips of a pool, each of which is a process that executes visits.
 
     rank: chips that take part in a collective together.
     slices: recorded activities of chips; None if they are not recorded.
@@ -66,7 +66,7 @@ class ChipPool:
         network = Network(layout.topology, False, irregular.links, recording)
         self.transport = Transport(env, network)
         self.slices: list[TimelineSlice] | None = [] if recording else None
-        # The event of each stage's next turn. The value is the turn, and the event after it.
+        # The event of each stage's next visit. The value is the visit, and the event after it.
         self.coming = [Event(env) for _ in range(self.stages)]
         speeds = {exception.number: exception.speed for exception in irregular.chips}
         for number in range(self.chips):
@@ -82,13 +82,13 @@ class ChipPool:
         """Return the chips of a stage."""
         return range(stage * self.size, (stage + 1) * self.size)
 
-    def enter(self, stage: int, turn: PoolTurn) -> None:
-        """Add a turn to the queue of a stage, whose chips have its input."""
+    def enter(self, stage: int, visit: PoolVisit) -> None:
+        """Add a visit to the queue of a stage, whose chips have its input."""
         event, after = self.coming[stage], Event(self.env)
         self.coming[stage] = after
-        event.succeed((turn, after))
+        event.succeed((visit, after))
 
-    def bind(self, operations: PoolOps) -> TurnScript:
+    def bind(self, operations: PoolOps) -> VisitScript:
         """Return operations with their collectives bound to runs."""
         return [
             self.transport.bind(op.label, op.exchange) if isinstance(op, CollectiveOp) else op
@@ -96,24 +96,24 @@ class ChipPool:
         ]
 
     def chip(self, number: int, coming: Event, slowness: float) -> SimProcess:
-        """Run a chip: it waits for its next turn, and executes the script.
+        """Run a chip: it waits for its next visit, and executes the script.
 
-        coming: the event of its first turn. slowness: factor on its computing times.
+        coming: the event of its first visit. slowness: factor on its computing times.
         """
         rank, jitter = number % self.size // self.rank, self.jitter
         factors = jitter_factors(jitter, [*self.seed, number]) if jitter else repeat(1.0)
         while True:
-            turn, coming = yield coming
-            for op in turn.script:
+            visit, coming = yield coming
+            for op in visit.script:
                 start, computing = self.env.now, isinstance(op, ComputeOp)
                 if isinstance(op, ComputeOp):
                     yield Timeout(self.env, op.seconds * slowness * next(factors))
                 else:
                     yield from self.transport.execute(number, op, rank)
                 if self.slices is not None:
-                    label, kind = turn.label + op.label, "compute" if computing else "exchange"
+                    label, kind = visit.label + op.label, "compute" if computing else "exchange"
                     self.slices.append(TimelineSlice(number, start, self.env.now, label, kind))
-            turn.done(number)
+            visit.done(number)
 
 
 class UsedLink(NamedTuple):
@@ -203,7 +203,7 @@ class HiddenStates:
 
 
 @dataclass(eq=False, slots=True)
-class StepOfTurns:
+class StepOfVisits:
     """A step on both pools.
 
     scripts: of each layer on both pools, bound to collectives.
@@ -211,8 +211,8 @@ class StepOfTurns:
     missing: chips or micro-batches that are not ready for what comes next.
     """
 
-    program: TurnProgram
-    scripts: list[tuple[TurnScript, TurnScript]]
+    program: VisitProgram
+    scripts: list[tuple[VisitScript, VisitScript]]
     back: Event
     began: Seconds
     missing: int = 0
@@ -244,22 +244,22 @@ class AttentionFfnMachine:
         self.back = Links(env, "FFN to attention", chips[::-1], transfer, recording)
         self.left: list[Seconds] = []
         self.busy: NDArray[np.float64] = np.zeros(1)  # the attention pool is one stage
-        self.current: StepOfTurns | None = None
+        self.current: StepOfVisits | None = None
 
-    def start(self, work: Work) -> StepOfTurns:
+    def start(self, work: Work) -> StepOfVisits:
         """Start a step, when the step before is over."""
-        program = turn_program(self.costs, work)
+        program = visit_program(self.costs, work)
         bound = {id(layer): self.bind(layer) for layer in program.layers}
         scripts = [bound[id(layer)] for layer in program.layers]
-        step = self.current = StepOfTurns(program, scripts, Event(self.env), self.env.now)
-        self.once(step, program.opening, lambda: self.first_turns(step))
+        step = self.current = StepOfVisits(program, scripts, Event(self.env), self.env.now)
+        self.once(step, program.opening, lambda: self.first_visits(step))
         return step
 
-    def bind(self, layer: LayerOps) -> tuple[TurnScript, TurnScript]:
+    def bind(self, layer: LayerOps) -> tuple[VisitScript, VisitScript]:
         """Return what the chips of both pools execute in a layer."""
         return self.attention.bind(layer.attention), self.ffn.bind(layer.ffn)
 
-    def once(self, step: StepOfTurns, operations: PoolOps, then: Callable[[], None]) -> None:
+    def once(self, step: StepOfVisits, operations: PoolOps, then: Callable[[], None]) -> None:
         """Execute operations on the attention pool, and call `then` when all its chips are done."""
         step.missing = self.attention.chips
 
@@ -268,24 +268,24 @@ class AttentionFfnMachine:
             if not step.missing:
                 then()
 
-        self.attention.enter(0, PoolTurn(self.attention.bind(operations), done))
+        self.attention.enter(0, PoolVisit(self.attention.bind(operations), done))
 
-    def first_turns(self, step: StepOfTurns) -> None:
+    def first_visits(self, step: StepOfVisits) -> None:
         """Let all micro-batches begin the first layer."""
         step.missing = step.program.micro_batches
         for batch in range(step.missing):
             self.attend(step, batch, 0)
 
-    def attend(self, step: StepOfTurns, batch: int, layer: int, _: Event | None = None) -> None:
+    def attend(self, step: StepOfVisits, batch: int, layer: int, _: Event | None = None) -> None:
         """Add a micro-batch to the queue of the attention pool."""
         ops = step.program.layers[layer]
         seconds = ops.links.attention_out, ops.links.ffn_out
         receivers = self.ffn.members(ops.stage)
         arrived, script = partial(self.feed, step, batch, layer), step.scripts[layer][0]
         message = HiddenStates(self.out, self.attention.size, receivers, seconds, arrived)
-        self.attention.enter(0, PoolTurn(script, message.send, turn_label(batch, layer)))
+        self.attention.enter(0, PoolVisit(script, message.send, visit_label(batch, layer)))
 
-    def feed(self, step: StepOfTurns, batch: int, layer: int, _: Event) -> None:
+    def feed(self, step: StepOfVisits, batch: int, layer: int, _: Event) -> None:
         """Add a micro-batch to the queue of the FFN stage that has the layer."""
         ops, receivers = step.program.layers[layer], self.attention.members(0)
         seconds = ops.links.ffn_back, ops.links.attention_back
@@ -294,22 +294,22 @@ class AttentionFfnMachine:
         if more:
             arrived = partial(self.attend, step, batch, layer + 1)
         message = HiddenStates(self.back, self.ffn.size, receivers, seconds, arrived)
-        self.ffn.enter(ops.stage, PoolTurn(script, message.send, turn_label(batch, layer)))
+        self.ffn.enter(ops.stage, PoolVisit(script, message.send, visit_label(batch, layer)))
 
-    def returned(self, step: StepOfTurns, _: Event) -> None:
+    def returned(self, step: StepOfVisits, _: Event) -> None:
         """Count a micro-batch that has passed all layers; after the last one comes the head."""
         step.missing -= 1
         if not step.missing:
             self.once(step, step.program.closing, lambda: self.complete(step))
 
-    def complete(self, step: StepOfTurns) -> None:
+    def complete(self, step: StepOfVisits) -> None:
         """Complete a step."""
         self.count_work(step)
         self.current = None
         self.left.append(self.env.now)
         step.back.succeed(self.env.now)
 
-    def count_work(self, step: StepOfTurns) -> None:
+    def count_work(self, step: StepOfVisits) -> None:
         """Add the time since the step began."""
         step.worked = self.env.now - step.began
         self.busy[0] += step.worked
@@ -331,12 +331,12 @@ class AttentionFfnMachine:
         return Traffic(inside | self.out.traffic | self.back.traffic)
 
 
-def turn_label(batch: int, layer: int) -> str:
+def visit_label(batch: int, layer: int) -> str:
     """Return the beginning of a label in timelines, which count micro-batches from 1."""
     return f"layer {layer}, micro-batch {batch + 1}: "
 
 
-def turn_factory(
+def visit_factory(
     costs: AttentionFfnCosts,
     irregular: BothIrregularities,
     seed: Sequence[int],
