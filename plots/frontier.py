@@ -26,7 +26,7 @@ def draw(swept: Swept) -> Figure:
     Left out: systems without a known power.
     """
     lines = [line for line in series.series(swept, series.load(swept)) if line.knows(cost.JOULES)]
-    figure = style.figure(8.0, 4.4)
+    figure = style.figure(8.4, 4.4)
     axis = figure.subplots()
     for line in lines:
         series.plot(axis, line, line.speeds, per_megawatt(line), line.hollow)

@@ -249,7 +249,7 @@ def sweep_footnote(figure: Figure, swept: Swept, *more: str) -> None:
 def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     """Return '8 x h100-sxm, vllm, fp8 weights, plan 8 x 1 x 1', of a fleet '1 x lpu, 4 x h100x8'.
 
-    With an FFN pool, '16 x gb200 + 4 x gb200, vllm + ideal'.
+    With an FFN pool or a drafter on other chips, '16 x gb200 + 4 x gb200, vllm + ideal'.
     Left out: the plan, if it is not the same in all points; other numbers of chips of pools.
     """
     origin = swept.summary.origin
@@ -263,9 +263,11 @@ def _hardware(swept: Swept, name: str, own: "polars.DataFrame") -> str:
     first = own.row(0, named=True)
     least, most = own["chips"].min(), own["chips"].max()
     chips = str(least) if least == most else f"{least!s} to {most!s}"
-    if ffn := first.get("ffn.chips"):
-        other = f"{ffn} x {first['ffn.chip']}, {first['engine']} + {first['ffn.engine']}"
-        return f"{first['chips'] - ffn} x {first['chip']} + {other}"
+    for part in ("ffn", "drafter"):
+        if others := first.get(f"{part}.chips"):
+            engines = f"{first['engine']} + {first[f'{part}.engine']}"
+            other = f"{others} x {first[f'{part}.chip']}, {engines}"
+            return f"{first['chips'] - others} x {first['chip']} + {other}"
     weights = f"{first['precision.weights']} weights"
     return f"{chips} x {first['chip']}, {first['engine']}, {weights}{_plan(own)}"
 

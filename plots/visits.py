@@ -20,6 +20,7 @@ BATCH_COLOURS = (
     "yellow",
 )  # of micro-batches
 NUMBERED_SHARE = 0.015  # share of the width above which a bar shows the number of its micro-batch
+THIN_SHARE = 0.003  # share of the width below which a bar has no light edge
 LIGHT = 0.5  # brightness from which text on a colour is black
 BINDS = {"attention": "attention never waits", "ffn": "the FFN pool never waits"}
 
@@ -28,15 +29,19 @@ def draw(visits: LayerVisits) -> Figure:
     """Draw a row for each pool and link, and a colour and a number for each micro-batch."""
     figure = style.figure(8.0, 3.2)
     axis = figure.subplots()
-    count, whole = visits.cycle.micro_batches, 1e6 * max(visit.end for visit in visits.visits)
+    whole = max(visit.end for visit in visits.visits)
+    count, (unit, scale) = visits.cycle.micro_batches, _unit(whole)
+    whole *= scale
     for row, resource in enumerate(ROWS):
         for visit in visits.visits:
             if visit.resource == resource:
-                start, end = 1e6 * visit.start, 1e6 * visit.end
+                start, end = scale * visit.start, scale * visit.end
                 colour = COLOUR_CODES[BATCH_COLOURS[visit.micro_batch % len(BATCH_COLOURS)]]
                 # Without a light edge, visits that follow each other without a gap look like one.
+                # Behind it, a thin bar would be invisible.
+                edge = "w" if end - start > THIN_SHARE * whole else colour
                 axis.broken_barh(
-                    [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec="w", lw=0.4
+                    [(start, end - start)], (row - 0.4, 0.8), fc=colour, ec=edge, lw=0.4
                 )
                 if count > 1 and end - start > NUMBERED_SHARE * whole:
                     middle, number = (start + end) / 2, f"{visit.micro_batch + 1}"
@@ -44,7 +49,7 @@ def draw(visits: LayerVisits) -> Figure:
     axis.set(yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
     axis.set_ylim(len(ROWS) - 0.5, -0.5)
     axis.set_xlim(0, whole)
-    axis.set(xlabel=f"time since the step began, us: {SHOWN_LAYERS} layers")
+    axis.set(xlabel=f"time since the step began, {unit}: {SHOWN_LAYERS} layers")
     axis.grid(axis="y", visible=False)
     entries = [
         Patch(color=COLOUR_CODES[BATCH_COLOURS[n]], label=f"micro-batch {n + 1}")
@@ -65,10 +70,14 @@ def finding(visits: LayerVisits) -> str:
         binds = (
             "both pools wait at times" if cycle.micro_batches > 1 else "one pool works at a time"
         )
-    time = trimmed_number(cycle.cycle_us)
-    return (
-        f"{visits.system}: a layer takes {time} us for {cycle.sequences:,} sequences, and {binds}"
-    )
+    unit, scale = _unit(cycle.cycle_us / 1e6)
+    time = f"{trimmed_number(cycle.cycle_us / 1e6 * scale)} {unit}"
+    return f"{visits.system}: a layer takes {time} for {cycle.sequences:,} sequences, and {binds}"
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """Return the name of the unit for a time, and how many of them a second has."""
+    return ("us", 1e6) if seconds < 1e-2 else ("ms", 1e3)
 
 
 def _ink(colour: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sim.cost.layout import Layout
 from sim.cost.plan import PrecisionField
@@ -12,13 +12,26 @@ from sim.model.blocks import Block
 from sim.units import Bytes, BytesPerSecond, Seconds
 
 
+def rising(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the ends of a range as they are.
+
+    Raises: ValueError if the first is above the second.
+    """
+    if ends and ends[0] > ends[1]:
+        low, high = ends
+        raise ValueError(
+            f"got {low:g} to {high:g}; expected the lowest value first; try [{high:g}, {low:g}]"
+        )
+    return ends
+
+
 class LinkRange(Value):
     """The lowest and the highest value of numbers of a link that are not known."""
 
-    bandwidth: tuple[BytesPerSecond, BytesPerSecond] | None = Field(
-        default=None, description="Lowest and highest bandwidth [B/s]; default: none."
+    bandwidth: Annotated[tuple[BytesPerSecond, BytesPerSecond] | None, AfterValidator(rising)] = (
+        Field(default=None, description="Lowest and highest bandwidth [B/s]; default: none.")
     )
-    latency: tuple[Seconds, Seconds] | None = Field(
+    latency: Annotated[tuple[Seconds, Seconds] | None, AfterValidator(rising)] = Field(
         default=None, description="Lowest and highest latency [s]; default: none."
     )
 

@@ -108,7 +108,7 @@ class Pools(Shown):
         "`attention` and `ffn`."
     )
     copies: PoolCopies = Field(default=PoolCopies(), description="Copies of each pool's system.")
-    transfer: Transfer = Field(description="Links between the pools, and the hand-over.")
+    transfer: Transfer = Field(description="Links between the pools.")
 
     @property
     def in_place(self) -> dict[str, PoolSystem]:

@@ -3,10 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    model_validator,
+)
 
 from sim.cost.acceptance import AcceptanceField
 from sim.cost.draft_link import DraftLink
+from sim.cost.layer_transfer import rising
 from sim.cost.speculation import DraftPlan, Speculation, geometric_acceptance
 from sim.inputs.errors import error_at_path, errors_below
 from sim.inputs.values import Value
@@ -125,7 +133,7 @@ class Draft(Value):
 class AcceptanceRange(Value):
     """The lowest and the highest acceptance of drafts that is not published."""
 
-    acceptance: tuple[Fraction, Fraction] | None = Field(
+    acceptance: Annotated[tuple[Fraction, Fraction] | None, AfterValidator(rising)] = Field(
         default=None, description="Lowest and highest chance of a draft; default: none."
     )
 
@@ -205,7 +213,8 @@ class Speculate(Value):
     def speculation(self, model: Model) -> Speculation | None:
         """Return the speculation for a model; None without drafts.
 
-        Raises: ValueError if the drafter has another window or vocabulary than the model.
+        Raises: ValueError if the drafter is larger than the model, or has another window or
+        vocabulary.
         Source: vLLM, verify_equal_vocab_size_if_draft_model, for vocabularies.
         """
         if not self.tokens:
@@ -219,6 +228,11 @@ class Speculate(Value):
             window = f"{model.window}" if model.window else "none"
             reason = f"got {drafter.id} with a window of {drafter.window} positions; expected "
             reason += f"that of {model.id}, {window}; try another draft model"
+            raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
+        if self.draft.model and drafter.parameters > model.parameters:
+            own, most = (of.parameters / 1e9 for of in (drafter, model))
+            reason = f"got {drafter.id} with {own:.3g} billion parameters; expected at most the "
+            reason += f"{most:.3g} of {model.id}; try a smaller draft model"
             raise error_at_path(("speculate", "draft", "model"), drafter.id, reason)
         if drafter.vocab_size != model.vocab_size:
             reason = f"got {drafter.id} with a vocabulary of {drafter.vocab_size:,} tokens; "

@@ -66,12 +66,13 @@ def layer_visits(scenario: Scenario, name: str) -> LayerVisits:
 def full_layer(scenario: Scenario, deployment: Deployment) -> tuple[LayerTimes, LayerCycle] | None:
     """Return a layer of a step with as many mean requests as fit; None without an FFN pool.
 
-    The layer is of the most frequent kind.
+    The users of a closed loop may be fewer. The layer is of the most frequent kind.
     """
     costs, workload, limits = deployment.costs, scenario.workload, deployment.limits
     if not isinstance(costs, AttentionFfnCosts):
         return None
     most = limits.max_concurrent(round(scenario.request_tokens))
+    most = min(most, getattr(workload, "users", most))
     context = workload.mean_prompt + workload.mean_output / 2
     work = decodes_at(most, context, limits.window, limits.width)
     layers = costs.step_layers(work)
