@@ -79,6 +79,18 @@ function front(rows, x, y) {
   });
 }
 
+// A line joins the points that differ in one key only: the one with the most values. Null parts the lines.
+const variety = (key) => new Set(data.rows.map((row) => text(row.at[key]))).size;
+const along = keys.reduce((a, b) => (variety(b) > variety(a) ? b : a), keys[0]);
+function lines(rows) {
+  const groups = new Map();
+  for (const row of rows) {
+    const others = JSON.stringify(keys.filter((key) => key !== along).map((key) => row.at[key]));
+    groups.set(others, [...(groups.get(others) ?? []), row]);
+  }
+  return [...groups.values()].flatMap((group, place) => (place ? [null, ...group] : group));
+}
+
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 const colourOf = (name) => {
   const { colour } = data.systems[name];
@@ -110,18 +122,18 @@ function draw() {
   const drawn = rows.filter(drawable);
   const { ink, line, paper } = style();
   const traces = systems.flatMap((name, place) => {
-    const own = drawn.filter((row) => row.system === name);
+    const own = lines(drawn.filter((row) => row.system === name));
     if (!own.length) return [];
     const label = data.systems[name].label;
     const colour = colourOf(name);
     return [{
       type: "scatter", mode: byId("lines").checked ? "lines+markers" : "markers", name: plain(label),
-      x: own.map((row) => row.is[x]), y: own.map((row) => row.is[y]), customdata: own,
-      text: own.map((row) => hover(row, x, y)), hovertemplate: "%{text}<extra></extra>",
+      x: own.map((row) => row && row.is[x]), y: own.map((row) => row && row.is[y]), customdata: own,
+      text: own.map((row) => row && hover(row, x, y)), hovertemplate: "%{text}<extra></extra>",
       line: { color: colour, width: 1.5, dash: DASHES[place % DASHES.length] },
       marker: {
         size: 10, symbol: SYMBOLS[place % SYMBOLS.length],
-        color: own.map((row) => (row.verdict === "STABLE" ? colour : paper)), line: { color: colour, width: 2 },
+        color: own.map((row) => (row?.verdict === "STABLE" ? colour : paper)), line: { color: colour, width: 2 },
       },
     }];
   });
@@ -182,7 +194,7 @@ function none(label) {
 }
 function table() {
   const least = Number(byId("speed").value);
-  byId("best").tHead.replaceChildren(cells("th", ["system", ...keys, ...COLUMNS.map((key) => data.axes[key].label + unitOf(data.axes[key]))]));
+  byId("best").tHead.replaceChildren(cells("th", ["system", ...keys.map((key) => key.replaceAll(".", ".\u200b")), ...COLUMNS.map((key) => data.axes[key].label + unitOf(data.axes[key]))]));
   byId("best").tBodies[0].replaceChildren(...systems.map((name) => {
     const fast = visible().filter((row) => row.system === name && row.is.user_speed >= least);
     const score = (row) => row.is.throughput_per_chip ?? -1;

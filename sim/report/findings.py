@@ -129,8 +129,8 @@ def _fastest(systems: Systems) -> list[str]:
         for name, speed in speeds.items()
         if name != best
     )
-    head = f"{names[best]} gives a user {format_number(speeds[best])} token/s"
-    return [f"{head}: {others}." if others else f"{head}."]
+    head = f"{names[best]}: {format_number(speeds[best])} token/s for a user"
+    return [f"{head}, {others}." if others else f"{head}."]
 
 
 def findings(systems: Systems) -> list[str]:
@@ -263,4 +263,4 @@ def _bandwidths(pair: str, one: SystemIdentity, other: SystemIdentity) -> str:
     ratios = (
         f"{rate(one) / rate(other):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items()
     )
-    return f"Reading weights, {pair}: {', '.join(ratios)}."
+    return f"Speed of reading weights, {pair}: {', '.join(ratios)}."

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ EVIL = "<img src=http://127.0.0.1/ onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a sweep over users, of a card and of two cards with a hostile name."""
+    """The page of a sweep over users and prompts, of a card and of two cards with a hostile name."""
     pytest.importorskip("plotly")
     from sim.report.explore import explore_page
 
@@ -304,7 +305,8 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "workload": {"kind": "closed", "users": 1, "requests": 40, **lengths},
         "systems": {"one": card, EVIL: {**card, "chips": 2, "plan": {**plan, "tensor": 2}}},
     }
-    sweep(scenario, folder, {"workload.users": [1, 4, 16]})
+    over = {"workload.users": [1, 4, 16], "workload.prompt": ["64 token", "96 token"]}
+    sweep(scenario, folder, over)
     (folder / "explore.html").write_text(explore_page(folder), encoding="utf-8")
     return folder / "explore.html"
 
@@ -321,7 +323,7 @@ def test_a_sweep_is_explored_without_a_network(
     browser.open(explored, width=width)
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.value("byId('chart').data.length") == 2
-    assert browser.value("byId('shown').textContent").startswith("6 of 6 points.")
+    assert browser.value("byId('shown').textContent").startswith("12 of 12 points.")
     assert browser.value("byId('chart').getBoundingClientRect().height") > 300
     assert "more is better" in browser.value("byId('meanings').textContent")
     # A pointer over a point: its values.
@@ -335,14 +337,23 @@ def test_a_sweep_is_explored_without_a_network(
     change(browser, "front", "e.checked = true")
     assert browser.value("byId('chart').data[2].name") == "Pareto front"
     browser.value("document.querySelector('#filters input').click()")
-    assert browser.value("byId('shown').textContent").startswith("3 of 6 points.")
+    assert browser.value("byId('shown').textContent").startswith("6 of 12 points.")
     # The button of the first filter: on where some are off, then off.
-    for points in (6, 0, 6):
+    for points in (12, 0, 12):
         browser.value("document.querySelector('#filters button').click()")
-        assert browser.value("byId('shown').textContent").startswith(f"{points} of 6 points.")
+        assert browser.value("byId('shown').textContent").startswith(f"{points} of 12 points.")
     assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.said() == []
     assert browser.asked_for() == [explored.as_uri()]
+
+
+def test_a_line_joins_points_that_differ_in_one_key(browser: Browser, explored: Path) -> None:
+    browser.open(explored)
+    for trace in browser.value("byId('chart').data.map((t) => t.customdata.map((r) => r && r.at))"):
+        ends = [pair for pair in pairwise(trace) if None not in pair]
+        assert len(ends) == 4  # three users, at each of two prompts
+        for one, other in ends:
+            assert [key for key in one if one[key] != other[key]] == ["workload.users"]
 
 
 def test_no_button_of_the_chart_needs_a_network(browser: Browser, explored: Path) -> None:

@@ -102,7 +102,7 @@ def test_it_tells_question_verdict_tables_figures_and_version(told, folder):
         "751 (paced)",
         "(paced): the service throttled this speed; the hardware is at least as fast.",
         "Counted: all systems from 1.00 ",
-        "Reading weights, 64 Groq LPUs over 1 H100: ",
+        "Speed of reading weights, 64 Groq LPUs over 1 H100: ",
     ):
         assert label in told.text
     for note in notes(summary):
