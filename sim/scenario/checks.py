@@ -173,8 +173,10 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
                 and (name in both or system.speculate.draft.system is not None),
                 "fidelity: stage",
             ),
-            "link_errors": (system.link_errors is not None, "leaving link_errors out"),
-            "routing: sampled": (system.routing == "sampled", "routing: expected"),
+            "routing: sampled and a drafter on other chips": (
+                system.routing == "sampled" and system.speculate.draft.system is not None,
+                "routing: expected",
+            ),
         }
         for key, (has, hint) in problems.items():
             if has:
