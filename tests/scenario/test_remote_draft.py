@@ -52,6 +52,7 @@ REFUSED = {
     "local.speculate.draft.groups=2": "draft.groups: got groups without system; expected a drafter on",
     "named.speculate.method=eagle": "got llama-3.2-1b with method eagle",
     "named.fidelity=chip": "speculate: got fidelity: chip; expected a system without it",
+    "named.routing=sampled": "speculate: got routing: sampled; expected a system without it",
     "named.plan={tensor: 1}": "named.plan: got 2 stages; expected 1 with a drafter on other chips; ",
     "named.plan=auto": "named.plan.search: got speed; expected degrees with a drafter on other chips",
     "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
