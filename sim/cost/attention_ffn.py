@@ -331,12 +331,16 @@ class AttentionFfnCosts(Costs):
         return outside + self.sampling(work.logits, work.decodes + work.chunks, work.decodes)
 
     def _by_part(self, tokens: int, ranked: int) -> dict[Block | Mixer | None, Seconds]:
-        """Return the seconds of a part's rows that depend on tokens alone, for one layer of it."""
+        """Return the seconds of a part's rows that depend on tokens alone, for one layer of it.
+
+        The head has all layers and passes of a drafter.
+        """
         key = tokens, ranked
         if key not in self._times:
             seconds: defaultdict[Block | Mixer | None, Seconds] = defaultdict(float)
             for row in self.body_rows(*key):
-                seconds[row.part] += row.seconds
+                repeats = row.repeats.item() if row.part is self.head else 1.0
+                seconds[row.part] += repeats * row.seconds
             self._times[key] = seconds
         return self._times[key]
 

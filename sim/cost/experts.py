@@ -1,11 +1,19 @@
 """Routed experts: how many of them a step's tokens reach on the slowest shard."""
 
+from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.model.blocks import Experts
 
+Loads = NDArray[np.int64]
+# The most experts that a shard reaches, and the most tokens of a shard, for each routed block.
+DrawnLoad = tuple[tuple[int, int], ...]
+
+MOST_TOGETHER = 256  # steps that are drawn together, if that is at most 4,096 tokens
 DRAWS = 64  # of tokens to experts, because an expected maximum has no closed form
 
 
@@ -34,18 +42,76 @@ def expected_shard(experts: Experts, skew: float, tokens: int, shards: int) -> t
 
 @lru_cache(maxsize=1 << 16)
 def _drawn_shard(experts: Experts, skew: float, tokens: int, shards: int) -> tuple[float, float]:
-    return slowest_shard(experts, skew, tokens, shards, np.random.default_rng(0), DRAWS)
+    reached, most = slowest_shards(experts, skew, tokens, shards, np.random.default_rng(0))
+    mean = float(reached.mean())
+    return mean, float(most.mean()) / mean
 
 
-def slowest_shard(
-    experts: Experts, skew: float, tokens: int, shards: int, stream: np.random.Generator, draws: int
-) -> tuple[float, float]:
-    """Return both numbers of `expected_shard` as means of `draws` draws from `stream`.
+def slowest_shards(
+    experts: Experts,
+    skew: float,
+    tokens: int,
+    shards: int,
+    stream: np.random.Generator,
+    draws: int = DRAWS,
+) -> tuple[Loads, Loads]:
+    """Return int[draw], twice: the most experts that a shard reaches, and the most of its tokens.
 
     Expert i lies on shard i modulo shards, so that popular experts are spread.
+    A token counts once for each of its experts.
     """
-    drawn = np.zeros((draws, -(-experts.count // shards) * shards))
+    drawn = np.zeros((draws, -(-experts.count // shards) * shards), np.int64)
     drawn[:, : experts.count] = experts.draw(tokens, experts.chances(skew), stream, draws)
     by_shard = drawn.reshape(draws, -1, shards)
-    reached = float((by_shard > 0).sum(axis=1).max(axis=1).mean())
-    return reached, float(by_shard.sum(axis=1).max(axis=1).mean()) / reached
+    return (by_shard > 0).sum(axis=1).max(axis=1), by_shard.sum(axis=1).max(axis=1)
+
+
+class ExpertDraws:
+    """The experts that the tokens of each step reach, drawn for many steps together.
+
+    Equal steps have a stream of their own, and the n-th of them has its n-th draw.  So neither the
+    other steps nor the number that is drawn together changes a draw.
+
+    seed: of all streams.
+    routed: the experts of each distinct block that has some.
+    ahead: by tokens of a step and of its fullest rank, the draws that no step has taken.
+    together: steps that are drawn next.
+    """
+
+    def __init__(
+        self, seed: Sequence[int], routed: Sequence[Experts], skew: float, shards: int
+    ) -> None:
+        self.seed, self.routed, self.skew, self.shards = seed, routed, skew, shards
+        self.streams: dict[tuple[int, int], np.random.Generator] = {}
+        self.ahead: dict[tuple[int, int], deque[DrawnLoad]] = {}
+        self.together: dict[tuple[int, int], int] = {}
+
+    def next(self, step: tuple[int, int]) -> deque[DrawnLoad]:
+        """Return the draws of some coming steps, one or more, which do not take them yet.
+
+        The first is drawn alone, and then twice as many steps each time: many kinds are rare.
+        step: its tokens, and those of its fullest rank.
+        """
+        if step not in self.streams:
+            self.streams[step] = np.random.default_rng([*self.seed, *step])
+            self.ahead[step], self.together[step] = deque(), 1
+        ahead, stream = self.ahead[step], self.streams[step]
+        if not ahead:
+            draws = self.together[step]
+            most = max(DRAWS, 4096 // step[0])
+            self.together[step] = min(MOST_TOGETHER, most, 2 * draws)
+            drawn = [
+                slowest_shards(experts, self.skew, step[0], self.shards, stream, draws)
+                for experts in self.routed
+            ]
+            pairs = [zip(reached.tolist(), most.tolist(), strict=True) for reached, most in drawn]
+            ahead.extend(zip(*pairs, strict=True))
+        return ahead
+
+    def take(self, step: tuple[int, int], steps: int = 1) -> DrawnLoad:
+        """Take the draws of steps that are made, and return the last one."""
+        drawn: DrawnLoad = ()
+        for _ in range(steps):
+            ahead = self.ahead.get(step) or self.next(step)
+            drawn = ahead.popleft()
+        return drawn

@@ -114,7 +114,7 @@ class RemoteDrafter:
             return 0.0, 0.0, FOREVER
         pieces, part = self._piece(work)
         costs, parts = self.costs, self.costs.parts(part)
-        stages, growth = parts.body.copy(), np.zeros(costs.stages)
+        stages, growth = costs.body(*costs.size(part)).copy(), np.zeros(costs.stages)
         if part.decodes:
             stages += (self.passes - 1) * costs.body(part.decodes, self._ranked(part))
             stages[-1] += self.passes * parts.sampling

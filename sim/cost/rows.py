@@ -1,6 +1,6 @@
 """The rows of a step: what each block, collective and overhead contributes, on every stage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from sim.cost.causes import (
     overhead_causes,
 )
 from sim.cost.collectives import Collectives, Exchange
-from sim.cost.experts import expected_shard, slowest_shard
+from sim.cost.experts import DrawnLoad, ExpertDraws, expected_shard
 from sim.cost.layout import Layout
 from sim.cost.multiplies import (
     Multiply,
@@ -28,7 +28,7 @@ from sim.cost.multiplies import (
 from sim.cost.terms import ACTIVATIONS, COLLECTIVES, COMPUTE, HOPS, KV, OVERHEAD, Array, Row
 from sim.cost.work import Work
 from sim.hardware.engine import Engine
-from sim.model.blocks import Block, Experts
+from sim.model.blocks import Block
 from sim.units import Seconds
 
 # The shares of rows of one term.
@@ -52,7 +52,7 @@ class BlockCost:
 class StepRows:
     """The contributions to a step on one layout.
 
-    sampled: a random stream that routes the tokens of each step to experts; None: expectations.
+    sampled: draws the experts of each step's tokens; None: expectations.
     widths: tokens of a decoding sequence in each pass of a step; None: one pass of the layout's.
     head: the last block. last: float[stage], 1 for the last stage and 0 for the others.
     drafter: the rows of the drafter on the last stage; None without speculation. In a step it
@@ -63,10 +63,10 @@ class StepRows:
     def __init__(
         self,
         layout: Layout,
-        sampled: np.random.Generator | None = None,
+        expert_seed: Sequence[int] | None = None,
         widths: tuple[int, ...] | None = None,
     ) -> None:
-        self.layout, self.sampled, self.widths = layout, sampled, widths or (layout.width,)
+        self.layout, self.widths = layout, widths or (layout.width,)
         self.stages = len(layout.stages)
         self.collectives = Collectives(layout)
         # Groups of stages with equal collectives: 1 for each member, by the group's first stage.
@@ -75,6 +75,12 @@ class StepRows:
         self.last = np.array([*[0.0] * (self.stages - 1), 1.0])
         self.head = layout.model.blocks[-1]
         self.blocks = {b: _block_cost(layout, b, self.stage_groups) for b in layout.model.distinct}
+        self.skew = layout.engine.moe_skew or 0.0
+        self.routed = [block for block in self.blocks if block.experts]
+        self.sampled: ExpertDraws | None = None
+        if expert_seed is not None and self.routed:
+            experts = [block.experts for block in self.routed if block.experts]
+            self.sampled = ExpertDraws(expert_seed, experts, self.skew, layout.plan.expert)
         self.drafter: StepRows | None = None
         if layout.drafter:
             widths = (layout.width, *[1] * (layout.width - 2))
@@ -112,9 +118,14 @@ class StepRows:
         """
         return work.width * self.layout.plan.ranked(work.decodes) + work.ranked_prompt
 
+    def size(self, work: Work) -> tuple[int, int]:
+        """Return the tokens of a step, and those of its fullest rank."""
+        return work.tokens, self.ranked(work)
+
     def rows(self, work: Work) -> Iterator[Row]:
         """Yield all contributions to a step except the hops from stage to stage."""
-        yield from self.body_rows(work.tokens, self.ranked(work))
+        step = self.size(work)
+        yield from self.body_rows(*step, self.sampled.take(step) if self.sampled else ())
         yield from self.sampling_rows(work.logits, work.decodes + work.chunks, work.decodes)
         for kind in self.kinds:
             if work.decodes:
@@ -122,15 +133,17 @@ class StepRows:
             if work.prompt_tokens and kind.prompts:
                 yield attention_row(kind, work, decode=False)
 
-    def body_rows(self, tokens: int, ranked: int) -> Iterator[Row]:
+    def body_rows(self, tokens: int, ranked: int, load: DrawnLoad = ()) -> Iterator[Row]:
         """Yield the rows that depend on tokens alone: blocks, collectives, the overhead of a step.
 
         ranked: tokens of the fullest rank.
+        load: that experts have in this step; () for what is expected.
         Left out: the head, and attention.
         """
+        drawn = dict(zip(self.routed, load, strict=False))
         for block, cost in self.blocks.items():
             if block.kind != "head":
-                rows = [*self._block_rows(block, cost, tokens, ranked)]
+                rows = [*self._block_rows(block, cost, tokens, ranked, drawn.get(block))]
                 yield from rows
                 alone = sum(row.seconds for row in rows), sum(row.ideal for row in rows)
                 for stage, repeats in cost.by_group.items():
@@ -151,10 +164,18 @@ class StepRows:
             repeats = passes * row.repeats.item() * self.last
             yield row._replace(part=self.head, repeats=repeats)
 
-    def _block_rows(self, block: Block, cost: BlockCost, tokens: int, ranked: int) -> Iterator[Row]:
+    def _block_rows(
+        self,
+        block: Block,
+        cost: BlockCost,
+        tokens: int,
+        ranked: int,
+        drawn: tuple[int, int] | None = None,
+    ) -> Iterator[Row]:
         """Yield a block's fixed times and its multiplies, but not its attention.
 
         An embedding reads a row for each token.
+        drawn: the experts that the slowest shard reaches, and the most tokens of a shard.
         """
         layout = self.layout
         if block.kind == "embedding":
@@ -167,7 +188,11 @@ class StepRows:
         for multiply in cost.dense:
             yield _multiply_row(layout, block, cost.repeats, multiply, ranked)
         if block.experts:
-            reached, share = self._reached(block.experts, tokens)
+            shards = self.layout.plan.expert
+            if drawn:
+                reached, share = float(drawn[0]), drawn[1] / drawn[0]
+            else:
+                reached, share = expected_shard(block.experts, self.skew, tokens, shards)
             for multiply in cost.routed:
                 yield _multiply_row(layout, block, cost.repeats, multiply, share, reached)
 
@@ -190,13 +215,6 @@ class StepRows:
             yield from self._drafting(heads, passes)
             body = self.drafter.body_rows(drafting, ranked(drafting))
             yield from self._drafting(body, passes - 1)
-
-    def _reached(self, experts: Experts, tokens: int) -> tuple[float, float]:
-        """Return the experts that the slowest shard reaches, and the tokens of each of them."""
-        skew, shards = self.layout.engine.moe_skew or 0.0, self.layout.plan.expert
-        if self.sampled:
-            return slowest_shard(experts, skew, tokens, shards, self.sampled, 1)
-        return expected_shard(experts, skew, tokens, shards)
 
 
 def _block_cost(layout: Layout, block: Block, groups: dict[int, Array]) -> BlockCost:

@@ -5,13 +5,15 @@ rows up: `step` for the serving loop, `line` for a single stage, `terms` by caus
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from sim.cost.attention import FOREVER, AttentionCore, DecodeLine
+from sim.cost.experts import DrawnLoad
 from sim.cost.layout import Layout
 from sim.cost.rows import IS_COLLECTIVE, StepRows
 from sim.cost.terms import HOPS, OVERHEAD, TIME, Array, Row, by_term
@@ -34,14 +36,12 @@ class Step(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A step as the compiled pipeline adds it up.
+    """The parts of a step beside its `body`, which depends on the number of tokens alone.
 
-    body: float[stage], the part that depends on the number of tokens alone [s].
     sampling: what the last stage adds for the head and the sequences [s].
     attention, growth: by kind of attention, one layer's time, and what each further step adds [s].
     """
 
-    body: Array
     sampling: Seconds
     attention: list[Seconds]
     growth: list[Seconds]
@@ -54,17 +54,17 @@ class Costs(StepRows):
     def __init__(
         self,
         layout: Layout,
-        sampled: np.random.Generator | None = None,
+        expert_seed: Sequence[int] | None = None,
         widths: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(layout, sampled, widths)
+        super().__init__(layout, expert_seed, widths)
         self.back, self.launch = self.collectives.back, layout.engine.layer_launch
         self.layers: list[Array] = [kind.layers for kind in self.kinds]
         # Layers that a host launches, each with its mixers, in each pass of a step.
         self.launched: Array = self._mixing()
         self._first_layers = [float(layers[0]) for layers in self.layers]
         self._no_growth = [0.0] * len(self.kinds)
-        self._body: dict[tuple[int, int], Array] = {}
+        self._body: dict[tuple[int, int, DrawnLoad], Array] = {}
         self._sampling: dict[tuple[int, int, int], Seconds] = {}
         self._prompt_cores: dict[tuple[int, int], list[AttentionCore]] = {}
         self._lines: dict[int, list[DecodeLine]] = {}
@@ -84,14 +84,14 @@ class Costs(StepRows):
         (`holds`), or until a window fills. The caller watches the windows.
         """
         parts = self.parts(work)
-        time, growth = parts.body.copy(), np.zeros(self.stages)
+        time, growth = self.body(*self.size(work)).copy(), np.zeros(self.stages)
         time[-1] += parts.sampling
         for layers, now, more in zip(self.layers, parts.attention, parts.growth, strict=True):
             time += layers * now
             growth += layers * more
         if self.launch:  # the step at which each stage outgrows its launch is not computed
             return Step(np.maximum(time, self.launching(work)), 0.0, 1)
-        return Step(time, growth, parts.holds)
+        return Step(time, growth, 1 if self.sampled else parts.holds)
 
     def line(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return time, growth and holds of `step` for a layout of one stage, in plain floats.
@@ -122,11 +122,27 @@ class Costs(StepRows):
         return time, growth, holds
 
     def parts(self, work: Work) -> Parts:
-        """Return the step in the parts that the compiled pipeline adds up."""
+        """Return what is added to the body of a step."""
         drafting = work.decodes if self.drafter else 0
         sampling = self.sampling(work.logits, work.decodes + work.chunks, drafting)
-        body = self.body(work.tokens, self.ranked(work))
-        return Parts(body, sampling, *self._attention(work))
+        return Parts(sampling, *self._attention(work))
+
+    def drawn_steps(self, work: Work, steps: int) -> Array:
+        """Return float[step]: the seconds of coming steps whose experts are drawn.
+
+        They are at most `steps` identical steps of a layout of one stage, for which the growth
+        holds, and fewer where fewer are drawn.  No step takes its draws yet (`ExpertDraws.take`).
+        """
+        assert self.sampled
+        parts, size = self.parts(work), self.size(work)
+        draws = islice(self.sampled.next(size), min(steps, parts.holds))
+        bodies = np.array([self.body_with(*size, load).item() for load in draws])
+        times, growing = bodies + parts.sampling, np.arange(len(bodies))
+        for layers, now, more in zip(
+            self._first_layers, parts.attention, parts.growth, strict=True
+        ):
+            times += layers * (now + growing * more)
+        return np.maximum(times, self.launching(work)) if self.launch else times
 
     def terms(self, work: Work) -> Array:
         """Return float[stage, time or fitted, term]: the step by cause [s].
@@ -158,9 +174,14 @@ class Costs(StepRows):
 
         ranked: tokens of the fullest rank.
         """
-        key = tokens, ranked
-        if key not in self._body or self.sampled:
-            self._body[key] = _total(self.body_rows(tokens, ranked), self.stages)
+        load = self.sampled.take((tokens, ranked)) if self.sampled else ()
+        return self.body_with(tokens, ranked, load)
+
+    def body_with(self, tokens: int, ranked: int, load: DrawnLoad) -> Array:
+        """Return `body` with a drawn load of the experts; () for what is expected."""
+        key = tokens, ranked, load
+        if key not in self._body:
+            self._body[key] = _total(self.body_rows(*key), self.stages)
         return self._body[key]
 
     def sampling(self, logits: int, sequences: int, drafting: int) -> Seconds:
@@ -198,7 +219,7 @@ class Costs(StepRows):
 
     def _attention(self, work: Work) -> tuple[list[Seconds], list[Seconds], int]:
         """Return one layer's time and growth by kind of attention, and for how many steps."""
-        times, growth, holds = [], [], 1 if self.sampled else FOREVER
+        times, growth, holds = [], [], FOREVER
         if work.decodes:
             for line in self._decode_lines(work.decodes):
                 now, more, steps = line.at(work)

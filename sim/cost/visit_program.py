@@ -64,11 +64,12 @@ def visit_program(costs: AttentionFfnCosts, work: Work) -> VisitProgram:
     outside = [*costs.rows_once(work)]
     opening = _computing("embedding", [row for row in outside if row.part == blocks[0]])
     exchanges = costs.collectives.of_block(blocks[0], costs.ranked(work), 0)
-    closing = _computing("head", [row for row in outside if row.part == blocks[-1]])
+    # All passes of a drafter, with their messages, are part of the head.
+    head = sum(row.seconds * row.repeats.item() for row in outside if row.part == blocks[-1])
     return VisitProgram(
         (opening, *(CollectiveOp("embedding: all_reduce", e) for e in exchanges)),
         tuple(layers),
-        (closing,),
+        (ComputeOp("head", head),),
         micro_batches,
     )
 

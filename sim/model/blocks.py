@@ -329,10 +329,9 @@ class Experts:
         with np.errstate(divide="ignore"):
             keys = np.log(stream.random((times, tokens, self.count))) / chance
         taken = np.argpartition(-keys, self.per_token - 1, axis=2)[:, :, : self.per_token]
-        drawn = np.zeros((times, self.count), np.int64)
-        for place in range(times):
-            np.add.at(drawn[place], taken[place].ravel(), 1)
-        return drawn
+        taken = taken + self.count * np.arange(times).reshape(times, 1, 1)
+        counts: NDArray[np.int64] = np.bincount(taken.ravel(), minlength=times * self.count)
+        return counts.reshape(times, self.count)
 
 
 # Makes a matrix from its rows, its columns, and the names of its modules.

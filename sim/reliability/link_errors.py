@@ -1,11 +1,13 @@
 """Steps that fail from link errors and are repeated: sampled in a run, and in closed form."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
+from sim.cost.attention import FOREVER
 from sim.cost.energy import Tally
 from sim.cost.step import Costs
 from sim.inputs.errors import error_at_path
@@ -23,7 +25,7 @@ class LinkErrors(Sourced):
     succeeds.  Its tokens come with the last repeat.
 
     Left out: other steps in flight, which continue; bits on cables that belong to no message;
-    undetected errors.
+    undetected errors; messages of a drafter, whose drafts are verified.
     """
 
     bit_error_rate: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
@@ -63,17 +65,40 @@ class LinkErrors(Sourced):
 
 
 class LinkErrorSampler:
-    """A sampler of the steps of a replica that fail from link errors."""
+    """The steps of a replica that fail from link errors.
 
-    def __init__(self, errors: LinkErrors, costs: Costs, rng: np.random.Generator) -> None:
-        self.errors, self.costs, self.rng = errors, costs, rng
-        self.probabilities: dict[int, float] = {}  # by tokens of the step
+    Steps fail independently of each other.  So of equal steps, those before the next one that fails
+    have a geometric distribution, and one draw decides about all of them.
+    Equal steps have a stream of their own, so the n-th of them meets equal luck in equal systems.
 
-    def __call__(self, tokens: int) -> bool:
-        """Return whether the next step, of `tokens` tokens, fails."""
-        if tokens not in self.probabilities:
-            self.probabilities[tokens] = self.errors.step_error_probability(self.costs, tokens)
-        return bool(self.rng.random() < self.probabilities[tokens])
+    seed: of all streams.
+    good: by tokens of a step and of its fullest rank, the steps before the next one that fails.
+    """
+
+    def __init__(self, errors: LinkErrors, costs: Costs, seed: Sequence[int]) -> None:
+        self.errors, self.costs, self.seed = errors, costs, seed
+        self.streams: dict[tuple[int, int], tuple[np.random.Generator, float]] = {}
+        self.good: dict[tuple[int, int], int] = {}
+
+    def good_steps(self, step: tuple[int, int]) -> int:
+        """Return the coming steps before one that fails.
+
+        step: its tokens, and those of its fullest rank.
+        """
+        if step not in self.good:
+            if step not in self.streams:
+                probability = self.errors.step_error_probability(self.costs, step[0])
+                self.streams[step] = np.random.default_rng([*self.seed, *step]), probability
+            stream, probability = self.streams[step]
+            self.good[step] = int(stream.geometric(probability)) - 1 if probability else FOREVER
+        return self.good[step]
+
+    def count(self, step: tuple[int, int], steps: int) -> None:
+        """Count steps that are made: the good ones, and perhaps the one that fails after them."""
+        self.good[step] = left = self.good_steps(step) - steps
+        if left < 0:
+            assert left == -1, "a step after one that fails is another draw's"
+            del self.good[step]
 
 
 def expected_retries(errors: LinkErrors, costs: Costs, tally: Tally) -> float:

@@ -7,6 +7,10 @@
 """
 
 import math
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.units import Seconds
 
@@ -36,6 +40,12 @@ class Gaps:
         self.count += times
         self.total += times * gap
         self.squares += times * gap * gap
+
+    def add_each(self, gaps: NDArray[np.float64], times: int) -> None:
+        """Add `times` gaps of each of some lengths, which are positive. gaps: float[step], s."""
+        bins = np.floor(np.log10(gaps) * BINS_PER_DECADE).astype(np.int64).tolist()
+        counts = {place: times * count for place, count in Counter(bins).items()}
+        self.join(counts, times * float(gaps.sum()), times * float((gaps * gaps).sum()))
 
     def add_linear(self, gap: Seconds, growth: Seconds, steps: int, times: int) -> None:
         """Add `times` gaps of each of `steps` lengths; each length is `growth` more than the last.

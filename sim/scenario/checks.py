@@ -175,12 +175,13 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
             ),
             "policy: ring": (system.policies.batching is ring, "policy: continuous"),
             "fidelity: chip": (
-                scenario.by_chip(name)
-                and (name in both or system.speculate.draft.system is not None),
+                scenario.by_chip(name) and system.speculate.draft.system is not None,
                 "fidelity: stage",
             ),
-            "link_errors": (system.link_errors is not None, "leaving link_errors out"),
-            "routing: sampled": (system.routing == "sampled", "routing: expected"),
+            "routing: sampled": (
+                system.routing == "sampled" and system.speculate.draft.system is not None,
+                "routing: expected",
+            ),
         }
         for key, (has, hint) in problems.items():
             if has:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sim.chipsim.exceptions import Irregularities, replica_irregularities
 from sim.chipsim.machine import MachineFactory, machine_factory
 from sim.chipsim.visits import visit_factory
@@ -161,7 +159,7 @@ def replica_costs(scenario: Scenario, name: str, member: Member, first: int) -> 
     if scenario.plain(name).routing == "expected":
         return [member.deployment.costs] * member.replicas
     seeds = (stream_seed(scenario.seed, "experts", first + n) for n in range(member.replicas))
-    return [Costs(member.deployment.layout, np.random.default_rng(seed)) for seed in seeds]
+    return [Costs(member.deployment.layout, seed) for seed in seeds]
 
 
 def _pool_outages(system: System | AttentionFfn, replicas: int) -> list[PoolOutages | None]:
@@ -208,11 +206,12 @@ def replica_configs(
     pool_outages = _pool_outages(both or system, per_copy)
     error_sampler: list[LinkErrorSampler | None] = [None] * member.replicas
     if errors := system.link_errors:
-        streams = [
-            np.random.default_rng(stream_seed(scenario.seed, "link errors", first + number))
+        error_sampler = [
+            LinkErrorSampler(
+                errors, deployment.costs, stream_seed(scenario.seed, "link errors", first + number)
+            )
             for number in range(member.replicas)
         ]
-        error_sampler = [LinkErrorSampler(errors, deployment.costs, stream) for stream in streams]
     return [
         ReplicaConfig(
             costs[number],

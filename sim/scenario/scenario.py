@@ -9,7 +9,6 @@ from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import (
     BeforeValidator,
     Field,
@@ -322,9 +321,7 @@ class Scenario(Value):
                 self.request_tokens,
                 self.workload.mean_prompt,
                 limits,
-                np.random.default_rng(stream_seed(self.seed, "experts"))
-                if system.routing == "sampled"
-                else None,
+                stream_seed(self.seed, "experts") if system.routing == "sampled" else None,
             )
         except ValueError as error:
             raise self.plan_error(name, error) from error

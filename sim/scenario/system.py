@@ -112,7 +112,8 @@ class System(Placement, Shown):
     )
     routing: Literal["expected", "sampled"] = Field(
         default="expected",
-        description="Tokens to experts: by expected loads, or sampled in each step.",
+        description="Tokens to experts: by expected loads, or sampled in each step; a drafter's "
+        "loads are expected.",
     )
     policy: BatchingField | None = Field(
         default=None,

@@ -30,6 +30,10 @@ FREE, BUSY, WORK, LAYERS = 0, 1, 2, 3
 # it. The first row is of steps that fill the budget.
 BODY, HOPS = 0, 1
 FULL = 0
+# Columns of `made`, int[row, column]: the steps made of a row, and how many may be made before the
+# caller is asked. Where experts are drawn, then the rows whose bodies the coming steps have (a ring
+# buffer, in which the place of a step is its number).
+MADE, STOP, DRAWN = 0, 1, 2
 # Columns of `batches`, float[slot, column], s: when a micro-batch returns, when it left the last
 # stage, its clock error, and the sampling time. Then for each kind of attention the time of a step,
 # and after these what each further step adds.
@@ -91,10 +95,12 @@ def chunk_seconds(line, read, old, chunk):
 
 
 @inlined
-def stage_times(slot, chunk, stages, rows, lines, read, batches, counts, integers):
+def stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers):
     """Write the time of a step at each stage, up to the overhead of a chunk, to `stages[WORK]`."""
-    n, kinds = stages.shape[1], len(stages) - LAYERS
-    work, body = stages[WORK], rows[FULL if chunk else counts[slot, ROW], BODY]
+    n, kinds, drawn = stages.shape[1], len(stages) - LAYERS, made.shape[1] - DRAWN
+    if drawn:
+        row = made[row, DRAWN + made[row, MADE] % drawn]
+    work, body = stages[WORK], rows[row, BODY]
     for s in range(n):
         work[s] = body[s]
     work[n - 1] += batches[slot, SAMPLING]
@@ -168,8 +174,8 @@ def enter(
     passed = now - floats[CLOCK] + clock_error
     floats[CLOCK] = now
     decodes, row = counts[slot, DECODES], FULL if chunk else counts[slot, ROW]
-    made[row] += 1
-    stage_times(slot, chunk, stages, rows, lines, read, batches, counts, integers)
+    stage_times(slot, row, chunk, stages, rows, made, lines, read, batches, counts, integers)
+    made[row, MADE] += 1
     if len(tracks) > 0:
         tracks[slot, CHUNK_TOKENS], tracks[slot, TOKENS_BEFORE] = chunk, integers[PROMPT_DONE]
     if chunk:
@@ -294,15 +300,18 @@ def head(batches, counts, integers):
 
 
 @inlined
-def needs_decision(slot, chunk, counts, integers):
+def needs_decision(slot, chunk, made, counts, integers):
     """Return whether the caller has to decide about a micro-batch that returns.
 
     chunk: tokens of the waiting prompt that fill its budget.
     """
-    if counts[slot, DONE] == counts[slot, DUE]:
+    last, row = counts[slot, DONE] == counts[slot, DUE], FULL if chunk else counts[slot, ROW]
+    if last:
         if not counts[slot, NO_OUTPUT]:
             return True
     elif counts[slot, KV_GROWTH] > integers[ROOM]:
+        return True
+    if (chunk or not last) and made[row, MADE] == made[row, STOP]:
         return True
     left = integers[PROMPT_LEFT]
     return left < 0 or (chunk > 0 and left <= chunk)
@@ -321,7 +330,7 @@ def advance(now, until, stages, rows, made, lines, read, batches, counts, intege
         back, last = batches[slot, BACK], counts[slot, DONE] == counts[slot, DUE]
         used = counts[slot, DECODES] * integers[WIDTH]
         chunk = max(0, integers[BUDGET] - used) if integers[PROMPT_LEFT] else 0
-        if needs_decision(slot, chunk, counts, integers):
+        if needs_decision(slot, chunk, made, counts, integers):
             break
         if back >= until and (back > now or (last and not chunk)):
             break

@@ -1,5 +1,7 @@
 """Attention and FFN pools chip by chip: micro-batches take turns, as jobs in a flow shop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import simpy
@@ -25,13 +27,17 @@ DECODES = decodes_at(24, 40.0, 24)
 
 
 @pytest.fixture(scope="module")
-def pools(make_model, make_chip, lossy):
+def pools(make_model, make_chip, lossy, speculate):
     """The costs of the small model on two pools of four chips."""
 
-    def make(transfer=SLOW, micro_batches=2, attention=TWO_RANKS, ffn=None, changes=EXPERTS):
+    def make(
+        transfer=SLOW, micro_batches=2, attention=TWO_RANKS, ffn=None, changes=EXPERTS, drafter=None
+    ):
         model, chip = make_model(**changes), make_chip(fp16=1e10)
         plans = attention, ffn or Plan(tensor=4)
         parts = [DeploymentParts(model, chip, 4, lossy, plan, chip.topology) for plan in plans]
+        if drafter:
+            parts[0] = replace(parts[0], speculation=speculate(3, drafter=drafter))
         overrides = (LimitOverrides(token_budget=48), LimitOverrides())
         sharing = PoolSharing(micro_batches, transfer)
         return deploy_with_ffn(*parts, sharing, (64, 32), overrides)
@@ -57,6 +63,16 @@ def test_visits_take_the_closed_form(pools, transfer, micro_batches):
         for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
             closed = costs.step(work).time[0]
             assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_steps_with_drafts_take_the_closed_form(pools, make_model, layers):
+    """All passes of the drafter, and their messages, follow the layers."""
+    costs = pools(FAST, 2, drafter=make_model(num_hidden_layers=layers)).costs
+    assert costs.drafter
+    for work in (decodes_at(6, 40.0, 24, 4), Work(3, 90.0, 5, 1, 100, 22, 13, width=4)):
+        closed = costs.step(work).time[0]
+        assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)
 
 
 def flow_shop(costs, work):

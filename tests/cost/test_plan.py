@@ -234,14 +234,15 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
     model = make_model(num_local_experts=16, num_experts_per_tok=2, model_type="mixtral")
 
     def times(seed):
-        sampled = None if seed is None else np.random.default_rng(seed)
         parts = {
             "chip": make_chip(1e9),
             "engine": read_value(catalogue_names("engines")["ideal"], Engine),
             "plan": Plan(),
         }
         parts = DeploymentParts(model, chips=1, **parts)
-        costs = deploy(parts, 64, overrides=LimitOverrides(16), sampled=sampled).costs
+        costs = deploy(
+            parts, 64, overrides=LimitOverrides(16), expert_seed=None if seed is None else [seed]
+        ).costs
         return [
             float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)
         ]

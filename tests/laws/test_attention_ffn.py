@@ -63,6 +63,7 @@ def pools(make_model, make_chip, lossy, speculate):
         chip=None,
         drafts=0,
         pipeline=1,
+        drafter=None,
     ):
         model, chip = make_model(**changes), chip or make_chip(fp16=1e10)
         plans = (
@@ -74,7 +75,8 @@ def pools(make_model, make_chip, lossy, speculate):
             for chips, plan in zip((attention, ffn), plans, strict=True)
         ]
         if drafts:
-            parts[0] = replace(parts[0], speculation=speculate(drafts, model=model))
+            of = speculate(drafts, model=model, drafter=drafter)
+            parts[0] = replace(parts[0], speculation=of)
         overrides = (LimitOverrides(token_budget=16), LimitOverrides())
         return deploy_with_ffn(*parts, PoolSharing(micro_batches, transfer), (64, 32), overrides)
 
@@ -90,24 +92,34 @@ def works(width=1):
     )
 
 
-@pytest.mark.parametrize("drafts", [0, 3])
+@pytest.mark.parametrize(("drafts", "draft_layers"), [(0, 0), (3, 0), (3, 3)])
 @pytest.mark.parametrize(
     ("changes", "expert"), [({}, None), (WINDOWS, None), (EXPERTS, None), (EXPERTS, 4)]
 )
 def test_without_links_and_turns_two_pools_are_the_undivided_system(
-    pools, make_deployment, make_model, make_chip, lossy, speculate, changes, expert, drafts
+    pools,
+    make_deployment,
+    make_model,
+    make_chip,
+    lossy,
+    speculate,
+    changes,
+    expert,
+    drafts,
+    draft_layers,
 ):
     """Also with drafts, whose drafter is on the attention pool and verified through both."""
     model = make_model(**changes)
+    drafter = make_model(num_hidden_layers=draft_layers) if draft_layers else None
     undivided = make_deployment(
         4,
         plan=Plan(tensor=4, expert=expert),
         model=model,
         chip=make_chip(fp16=1e10),
         engine=lossy,
-        speculation=speculate(drafts, model=model) if drafts else None,
+        speculation=speculate(drafts, model=model, drafter=drafter) if drafts else None,
     )
-    divided = pools(changes, 1, NOTHING, expert=expert, drafts=drafts)
+    divided = pools(changes, 1, NOTHING, expert=expert, drafts=drafts, drafter=drafter)
     gains = [draft_gain(system, 50.0) for system in (divided, undivided)]
     assert (gains[0] is None) == (not drafts)
     if drafts:

@@ -231,7 +231,7 @@ def test_an_answer_is_replied_to_at_once_however_the_clock_rounds(deployments, s
 class Round:
     """Costs of one stage whose times have no rounding: prompts take a second, decodes grow by quarters."""
 
-    stages, back = 1, 0.0
+    stages, back, sampled = 1, 0.0, None
 
     def line(self, work):
         return (

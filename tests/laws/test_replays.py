@@ -32,7 +32,7 @@ def spoilt(make_deployment):
         deployment = deployments[kind]
         rate = -math.expm1(math.log1p(-chance) / (8 * deployment.costs.collectives.link_bytes(1)))
         errors = LinkErrors(bit_error_rate=rate, restart=restart)
-        error_sampler = LinkErrorSampler(errors, deployment.costs, np.random.default_rng(seed))
+        error_sampler = LinkErrorSampler(errors, deployment.costs, [seed])
         return replace(
             ReplicaConfig(
                 deployment.costs, deployment.limits, Policies(), error_sampler=error_sampler

@@ -72,7 +72,7 @@ def test_the_terms_of_a_verify_step_are_its_time(deployments, key, sequences, co
     assert terms[:, HOPS] == pytest.approx(hops)
     parts = costs.parts(work)
     layers = zip(costs.layers, parts.attention, strict=True)
-    whole = parts.body + sum(layer * time for layer, time in layers)
+    whole = costs.body(*costs.size(work)) + sum(layer * time for layer, time in layers)
     whole[-1] += parts.sampling
     assert (step >= whole * (1 - 1e-12)).all()
     if costs.stages == 1:

@@ -284,9 +284,7 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
     """The same stream gives the same drawings: the two fidelities ask for them in the same order."""
     rows = []
     for by_chip in (False, True):
-        deployment = lay(
-            APART["nodes"], EXPERT_PLANS[0], "experts", sampled=np.random.default_rng(7)
-        )
+        deployment = lay(APART["nodes"], EXPERT_PLANS[0], "experts", expert_seed=[7])
         chips = machine_factory(deployment.costs, [Irregularities()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)

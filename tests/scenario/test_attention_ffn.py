@@ -93,15 +93,6 @@ def test_the_turns_of_a_layer_are_drawn(sramsim, tmp_path):
         ),
         (
             "fidelity: chip\n",
-            (
-                "check",
-                "--set",
-                "systems.afd.attention.speculate={method: mtp, tokens: 1, acceptance: 1}",
-            ),
-            "attention.speculate: got fidelity: chip; expected a system without it, since its drafts",
-        ),
-        (
-            "fidelity: chip\n",
             ("check", "--set", "systems.afd.attention.outages=[{at: 1 s, lasts: 1 s}]"),
             "attention.outages: got outages of ranks at fidelity chip; expected fidelity stage",
         ),

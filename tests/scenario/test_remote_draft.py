@@ -58,6 +58,7 @@ REFUSED = {
     f"{DRAFT}transfer.range={{latency: [5 us, 1 us]}}": "range.latency: got 5e-06 to 1e-06; expected the",
     "named.speculate.range={acceptance: [0.9, 0.5]}": "acceptance: got 0.9 to 0.5; expected the lowest",
     "named.fidelity=chip": "speculate: got fidelity: chip; expected a system without it",
+    "named.routing=sampled": "speculate: got routing: sampled; expected a system without it",
     "named.plan=auto": "named.plan.search: got speed; expected degrees with a drafter on other chips",
     "named.plan={tensor: 1, replicas: 2}": "plan.replicas: got 1; expected 2, a drafter for each repl",
     "named.engine=groq-compiler": "named.engine: got groq-compiler, which has tokens_per_beat; expec",

@@ -44,8 +44,6 @@ def read_with(speculate, *overrides, system="h100x8"):
             None,
             "draft.model: got llama-3.2-1b with method mtp",
         ),
-        (EAGLE, "systems.h100x8.routing=sampled", "got routing: sampled; expected a system"),
-        (EAGLE, "systems.h100x8.link_errors={bit_error_rate: 1e-15}", "got link_errors; expected"),
     ],
 )
 def test_what_speculation_does_not_cover_is_one_line_at_its_key(speculate, override, problem):

@@ -19,15 +19,15 @@ class ChipExecutor(Executor):
 
     def __init__(self, env: simpy.Environment, machine: ChipMachine, gaps: Gaps) -> None:
         super().__init__()
-        self.env, self.machine, self.gaps = env, machine, gaps
+        self.env, self.machine, self.gaps, self.costs = env, machine, gaps, machine.costs
         self.under_way: dict[BatchStep, MachineStep] = {}
 
     def send(self, batch_step: BatchStep) -> None:
+        self.count(batch_step.work, 1)
         self.env.process(self.run(batch_step))
 
     def run(self, batch_step: BatchStep) -> SimProcess:
         """Take one step through the chips, and complete it."""
-        self.tally.add(batch_step.work, 1)
         step = self.under_way[batch_step] = self.machine.start(batch_step.work)
         leave = yield step.back
         del self.under_way[batch_step]

@@ -7,6 +7,7 @@ import simpy
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
 from sim.serving.executors.chips import ChipExecutor
+from sim.serving.executors.drawn_steps import DrawnStepsExecutor
 from sim.serving.executors.executor import Executor
 from sim.serving.executors.fast_forward import FastForwardExecutor
 from sim.serving.executors.pausing import PausingExecutor
@@ -33,7 +34,7 @@ def executor_for(
     if config.machine:
         executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
     else:
-        executor = _stage_executor(env, config, gaps, leap and not sampler, independent)
+        executor = _stage_executor(env, config, gaps, leap, independent)
     return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
 
 
@@ -52,11 +53,10 @@ def _stage_executor(
     """Return an executor of stages. The compiled one cannot simulate hosts that launch layers."""
     costs, limits = config.costs, config.limits
     if leap and limits.micro_batches == costs.stages == 1:
-        return FastForwardExecutor(env, costs, gaps)
+        return (DrawnStepsExecutor if costs.sampled else FastForwardExecutor)(env, costs, gaps)
     if leap and costs.stages > 1 and not costs.launch:
         # Numba takes long to import, so it is imported only for a pipeline.
         from sim.serving.executors.compiled import CompiledPipelineExecutor
 
-        interruptible = bool(config.outages)
-        return CompiledPipelineExecutor(env, costs, gaps, limits, interruptible, independent)
+        return CompiledPipelineExecutor(env, config, gaps, independent)
     return StepwiseExecutor(env, costs, gaps)

@@ -12,7 +12,6 @@ import simpy
 from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
-from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving import kernel
@@ -20,8 +19,8 @@ from sim.serving.event_order import call_at_return, next_event_time
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
 from sim.serving.kv_cache import KVCache
-from sim.serving.policy import Request, SchedulerLimits
-from sim.serving.prompt_chunks import add_chunk
+from sim.serving.policy import Request
+from sim.serving.replica_config import ReplicaConfig
 from sim.units import Seconds
 
 
@@ -36,25 +35,25 @@ class CompiledPipelineExecutor(Executor):
     no decision, because they return no token and their time follows from the prompt. With several
     attention ranks no prompt fills the budget, and the scheduler deals the prompts to the ranks.
 
-    interruptible: whether the replica can fail, so that steps under way may count in part.
+    A step that fails from link errors needs a decision, and is sent alone (`RetryExecutor`).
+
     independent: whether nothing that returns at another replica changes this one.
-    Left out: hosts that launch layers (`Costs.launch`) and link errors.
+    Left out: hosts that launch layers (`Costs.launch`).
     """
 
     def __init__(
         self,
         env: simpy.Environment,
-        costs: Costs,
+        config: ReplicaConfig,
         gaps: Gaps,
-        limits: SchedulerLimits,
-        interruptible: bool = False,
         independent: bool = False,
     ) -> None:
         super().__init__()
+        costs, limits, errors = config.costs, config.limits, config.error_sampler
         self.env, self.costs, self.gaps, self.budget = env, costs, gaps, limits.token_budget
         self.width, self.independent = limits.width, independent
         slots = limits.micro_batches
-        self.state = KernelState(costs, slots, limits, interruptible)
+        self.state = KernelState(costs, slots, limits, bool(config.outages), errors)
         # The batch step of each slot; None for a micro-batch with a chunk of a prompt alone.
         self.batch_steps: list[BatchStep | None] = [None] * slots
         self.unused = list(range(slots))
@@ -70,12 +69,7 @@ class CompiledPipelineExecutor(Executor):
 
     def send(self, batch_step: BatchStep) -> None:
         work, slot = batch_step.work, self.unused.pop()
-        parts = self.costs.parts(work)
-        if self.costs.sampled:
-            row = self.state.sampled_row(slot, self.costs.ranked(work), parts.body)
-            self.tally.batch_steps[work.tokens] += 1
-        else:
-            row = self.state.row(work.tokens, self.costs.ranked(work))
+        parts, row = self.costs.parts(work), self.state.table.row(self.costs.size(work))
         if work.prompt_tokens:
             self.tally.add_chunks(work, 1)
         self.state.add_chunk(self.budget - work.decodes * work.width)
@@ -91,7 +85,10 @@ class CompiledPipelineExecutor(Executor):
         self, request: Request, idle: deque[Any], most: int, start_step: Callable[[Any], object]
     ) -> None:
         chunks = min(len(idle), most, (request.prompt - request.prefilled - 1) // self.budget)
-        if chunks <= 0 or self.costs.sampled:
+        if chunks > 0:
+            row = self.state.table.row((self.budget, self.budget))
+            chunks = min(chunks, self.state.table.good_steps(row))
+        if chunks <= 0:
             return
         self.idle, self.start_step = idle, start_step
         self.lent += [idle.popleft() for _ in range(chunks)]
@@ -109,7 +106,7 @@ class CompiledPipelineExecutor(Executor):
         self.wait_if_idle()
 
     def interrupt(self, request: Request | None = None) -> None:
-        if request is None or self.costs.sampled:
+        if request is None:
             self.request, self.prompt_left = None, -1
             self.state.set_prompt(self.prompt_left)
         elif self.prompt_left >= 0:
@@ -134,7 +131,7 @@ class CompiledPipelineExecutor(Executor):
 
     def prepare_chunks(self, request: Request) -> None:
         """Let returning micro-batches take full chunks of a prompt."""
-        self.state.row(self.budget, self.budget)
+        self.state.table.row((self.budget, self.budget))
         self.set_prompt(request)
 
     def set_prompt(self, request: Request | None) -> None:
@@ -159,7 +156,8 @@ class CompiledPipelineExecutor(Executor):
     def on_return(self, _: simpy.Event) -> None:
         """Complete the micro-batch that returns, or let it continue. Then advance the others."""
         head, now = self.next, self.env.now
-        assert head is not None
+        if head is None:  # the replica has failed since
+            return
         batch_step = self.batch_steps[head.slot]
         if self.request:
             # The scheduler may have computed chunks of the prompt since.
@@ -168,9 +166,11 @@ class CompiledPipelineExecutor(Executor):
         left, room = self.prompt_left, self.budget - work.decodes * work.width
         continues = head.last and left and batch_step is None
         needs_decision = left < 0 or 0 < left <= room or (head.last and not continues)
-        if needs_decision or self.lacks_kv(head, batch_step):
-            self.complete_silent()
-            self.set_prompt(None)
+        needs_decision = needs_decision or self.lacks_kv(head, batch_step)
+        if needs_decision or self.state.fails(head, left and room):
+            if not (batch_step and batch_step.fails):
+                self.complete_silent()
+                self.set_prompt(None)
             self.state.pop_head()
             clock_error = head.clock_error + (head.back - now)
             self.over(head.slot, head.steps, min(head.leave, now), clock_error)
@@ -212,6 +212,9 @@ class CompiledPipelineExecutor(Executor):
             batch.last, batch.clock_error = leave, clock_error
             self.start_step(batch)
 
+    def good_steps(self, work: Work) -> int:
+        return self.state.table.good_steps(self.state.table.row(self.costs.size(work)))
+
     def complete_silent(self) -> None:
         slots = self.state.take_silent()
         if not slots:
@@ -249,21 +252,16 @@ class CompiledPipelineExecutor(Executor):
             unmade = unworked_seconds(leave, times, self.env.now)
             state.stages[kernel.BUSY] -= unmade
             part = float(unmade.sum() / times.sum())
-            self.tally.add(self.work_of(slot), -part)
+            self.tally.add(self.state.work_of(slot, batch_step), -part)
             state.take_back_gap(slot)
             if batch_step:
                 self.interrupted[batch_step] = int(state.counts[slot, kernel.DONE]) - part
+        state.table.tell_all()
         self.flush()
 
-    def work_of(self, slot: int) -> Work:
-        """Return the work of a slot's step under way. Its decodes are tallied by the scheduler."""
-        batch_step, (tokens, old) = self.batch_steps[slot], self.state.tracks[slot, :2].tolist()
-        if batch_step and not tokens:
-            return batch_step.work
-        decodes = batch_step.work.decodes if batch_step else 0
-        work = Work(decodes, logits=decodes * self.width, width=self.width)
-        add_chunk(work, int(old), int(tokens), self.costs.layout.model.window)
-        return work
+    def stop(self) -> None:
+        super().stop()
+        self.next = None
 
     @property
     def free_at(self) -> Seconds:

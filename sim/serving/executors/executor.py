@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.cost.attention import FOREVER
 from sim.cost.energy import Tally, summed
+from sim.cost.step import Costs
 from sim.cost.work import Work
+from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.kv_cache import KVCache
@@ -28,6 +31,7 @@ class BatchStep:
     last: when the micro-batch last left the last stage [s].
     counted: whether the executor counts the gaps before the step's tokens. Otherwise the
         scheduler does, because sequences were left out of earlier steps.
+    fails: whether it fails from link errors, so that the scheduler does not see its return.
     no_output: whether the step has no token to return. Its micro-batch is then free for prompts.
     kv_growth: tokens of KV cache that each step takes; a multiple of 1 / `KV_PARTS`.
     clock_error: rounding error carried forward: exact time minus `env.now`, at entry and at
@@ -40,6 +44,7 @@ class BatchStep:
     prefilled: list[Request] = field(default_factory=list)
     last: Seconds = 0.0
     counted: bool = True
+    fails: bool = False
     no_output: bool = False
     kv_growth: float = 0
     clock_error: Seconds = 0.0
@@ -58,6 +63,8 @@ class Executor:
     """
 
     gaps: Gaps
+    costs: Costs
+    errors: LinkErrorSampler | None = None
     replays = 0
 
     def __init__(self) -> None:
@@ -90,6 +97,16 @@ class Executor:
     def interrupt_step(self, batch_step: BatchStep) -> None:
         """Make one batch step over after the step under way, because its sequences change."""
         self.interrupt()
+
+    def good_steps(self, work: Work) -> int:
+        """Return how many steps of this work can be made before one fails from link errors."""
+        return self.errors.good_steps(self.costs.size(work)) if self.errors else FOREVER
+
+    def count(self, work: Work, steps: int) -> None:
+        """Count identical steps that are made, or sent one by one."""
+        self.tally.add(work, steps)
+        if self.errors:
+            self.errors.count(self.costs.size(work), steps)
 
     def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
         """Complete a batch step of which another executor has made one step, as `attempt`."""

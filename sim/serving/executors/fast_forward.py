@@ -84,8 +84,12 @@ class FastForwardExecutor(Executor):
         """Count the steps of a batch step that is over."""
         self.batch_step = None
         self.worked += self.duration - self.clock_error
-        self.tally.add(batch_step.work, batch_step.steps)
+        self.count(batch_step.work, batch_step.steps)
         self.count_gaps(batch_step, batch_step.steps)
+
+    def seconds_of(self, step: int) -> Seconds:
+        """Return the time of a step, counted from 0."""
+        return self.first_step + step * self.growth
 
     def count_gaps(self, batch_step: BatchStep, steps: int) -> None:
         """Count the gaps before the tokens of so many steps."""
@@ -99,10 +103,10 @@ class FastForwardExecutor(Executor):
             return
         # After `interrupt` the step under way is the last one.
         self.batch_step, work, whole = None, batch_step.work, batch_step.steps - 1
-        before, seconds = self.duration_of(whole), self.first_step + whole * self.growth
+        before, seconds = self.duration_of(whole), self.seconds_of(whole)
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
         self.worked += before - self.clock_error + worked
-        self.tally.add(work, batch_step.steps)
+        self.count(work, batch_step.steps)
         self.tally.add(work, worked / seconds - 1)
         self.count_gaps(batch_step, whole)
         self.interrupted[batch_step] = whole + worked / seconds

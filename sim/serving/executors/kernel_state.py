@@ -8,9 +8,14 @@ from numpy.typing import NDArray
 from sim.cost.attention import FOREVER
 from sim.cost.energy import Tally
 from sim.cost.step import Costs, Parts
+from sim.cost.work import Work
+from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.serving import kernel
+from sim.serving.executors.executor import BatchStep
+from sim.serving.executors.kernel_rows import KernelRows
 from sim.serving.policy import SchedulerLimits
+from sim.serving.prompt_chunks import add_chunk
 from sim.serving.step_draws import KV_PARTS
 from sim.units import Seconds
 
@@ -39,27 +44,27 @@ class Head(NamedTuple):
 class KernelState:
     """The state of a compiled pipeline, as arrays. `kernel` names the places in them.
 
-    A slot is the place of one micro-batch in the arrays. A row of `rows` holds the body and the
-    hops of a number of tokens, of which the fullest rank has a number. It is added when these
-    numbers first come up. Where tokens are routed to experts step by step, each slot has its own
-    row.
+    A slot is the place of one micro-batch in the arrays.
 
+    table: the rows of `rows` and `made`, one for each size of steps.
     kv_parts: the parts of a token in which it counts KV cache.
-    made: steps of each row. row_of: rows by number of tokens, and of those on the fullest rank.
     lines: by tokens of a chunk, its attention time (`Costs.chunk_lines`). known: which are set.
     """
 
     def __init__(
-        self, costs: Costs, slots: int, limits: SchedulerLimits, interruptible: bool
+        self,
+        costs: Costs,
+        slots: int,
+        limits: SchedulerLimits,
+        interruptible: bool,
+        errors: LinkErrorSampler | None,
     ) -> None:
         token_budget = limits.token_budget
         self.costs, self.budget = costs, token_budget
         stages, kinds = costs.stages, len(costs.layers)
         self.stages = np.zeros((kernel.LAYERS + kinds, stages))
         self.stages[kernel.LAYERS :] = np.array(costs.layers).reshape(-1, stages)
-        self.rows = np.zeros((1 + slots, 2, stages))
-        self.made = np.zeros(1 + slots, np.int64)
-        self.row_of: dict[tuple[int, int], int] = {}
+        self.table = KernelRows(costs, slots, token_budget, errors)
         self.lines: NDArray[np.float64] = np.zeros((token_budget + 1, kinds, 7))
         self.known = bytearray(token_budget + 1)
         self.read = np.zeros((kinds, 4))
@@ -68,7 +73,7 @@ class KernelState:
         self.integers, self.floats = np.zeros(kernel.FIRST_BIN + kernel.BINS, np.int64), np.zeros(6)
         self.integers[kernel.BUDGET] = token_budget
         self.integers[kernel.ROOM] = FOREVER
-        self.integers[kernel.WIDTH] = limits.width
+        self.integers[kernel.WIDTH] = self.width = limits.width
         self.kv_parts = KV_PARTS if limits.width > 1 else 1
         self.floats[kernel.WAY_BACK], self.floats[kernel.SEQUENCE_OVERHEAD] = (
             costs.back,
@@ -84,26 +89,6 @@ class KernelState:
             self.floats,
             self.tracks,
         )
-
-    def row(self, tokens: int, ranked: int) -> int:
-        """Return the row of a number of tokens, added if it is new.
-
-        ranked: tokens of the fullest rank.
-        """
-        key = tokens, ranked
-        if key not in self.row_of:
-            row = kernel.FULL if tokens == ranked == self.budget else 1 + len(self.row_of)
-            self.row_of[key] = row
-            if row >= len(self.rows):
-                self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
-                self.made = np.concatenate((self.made, np.zeros_like(self.made)))
-            self.rows[row] = self.costs.body(*key), self.costs.hops(ranked)
-        return self.row_of[key]
-
-    def sampled_row(self, slot: int, ranked: int, body: NDArray[np.float64]) -> int:
-        """Return the row of a slot whose step has a body of its own. body: float[stage], s."""
-        self.rows[1 + slot] = body, self.costs.hops(ranked)
-        return 1 + slot
 
     def add_chunk(self, tokens: int) -> None:
         """Set the attention time of prompt chunks of this many tokens, unless it is set."""
@@ -123,14 +108,25 @@ class KernelState:
 
         numbers: its steps, its decodes whose gaps are counted, whether it has no output, its row.
         """
+        row = numbers[-1]
+        self.table.good_steps(row)  # draws experts where none are left
         sampling, seconds, growth = parts.sampling, tuple(parts.attention), tuple(parts.growth)
-        times = sampling, seconds, growth, self.stages, self.rows, self.made
+        times = sampling, seconds, growth, self.stages, self.table.rows, self.table.made
         kernel.join(slot, now, clock_error, numbers, *times, *self.state)
+        self.table.good_steps(row)  # looks ahead if this step fails
+
+    def fails(self, head: Head, chunk: int) -> bool:
+        """Return whether the next step of a micro-batch that returns fails from link errors.
+
+        chunk: tokens of the waiting prompt that it computes.
+        """
+        row = kernel.FULL if chunk > 0 else int(self.counts[head.slot, kernel.ROW])
+        return (chunk > 0 or not head.last) and not self.table.good_steps(row)
 
     def assign_chunks(self, now: Seconds, slots: list[int]) -> None:
         """Add micro-batches, each with a full chunk of the waiting prompt."""
         kernel.assign_prefill_chunks(
-            now, np.array(slots), self.stages, self.rows, self.made, *self.state
+            now, np.array(slots), self.stages, self.table.rows, self.table.made, *self.state
         )
 
     def head(self) -> Head:
@@ -139,7 +135,9 @@ class KernelState:
 
     def advance(self, now: Seconds, until: Seconds) -> Head:
         """Make the steps that begin before `until` [s]; return the first that needs a decision."""
-        return Head(*kernel.advance(now, until, self.stages, self.rows, self.made, *self.state))
+        return Head(
+            *kernel.advance(now, until, self.stages, self.table.rows, self.table.made, *self.state)
+        )
 
     def pop_head(self) -> None:
         """Remove the micro-batch that returns first."""
@@ -183,6 +181,19 @@ class KernelState:
         slots: list[int] = order[: self.integers[kernel.LENGTH]].tolist()
         return slots
 
+    def work_of(self, slot: int, batch_step: BatchStep | None) -> Work:
+        """Return the work of a slot's step under way. Its decodes are tallied by the scheduler.
+
+        batch_step: that of the slot; None for a micro-batch with a chunk of a prompt alone.
+        """
+        tokens, old = self.tracks[slot, :2].tolist()
+        if batch_step and not tokens:
+            return batch_step.work
+        decodes, width = batch_step.work.decodes if batch_step else 0, self.width
+        work = Work(decodes, logits=decodes * width, width=width)
+        add_chunk(work, int(old), int(tokens), self.costs.layout.model.window)
+        return work
+
     def take_back_gap(self, slot: int) -> None:
         """Remove the gap before the tokens of a slot's step under way."""
         if decodes := int(self.counts[slot, kernel.DECODES]):
@@ -196,8 +207,7 @@ class KernelState:
 
     def add_to(self, tally: Tally) -> None:
         """Add the steps and prompt chunks that the compiled code counted to a tally."""
-        for (tokens, _), row in self.row_of.items():
-            tally.batch_steps[tokens] += int(self.made[row])
+        self.table.add_to(tally)
         read = {
             kind.shape.window is not None: sums
             for kind, sums in zip(self.costs.kinds, self.read.tolist(), strict=True)

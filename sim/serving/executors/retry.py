@@ -1,61 +1,78 @@
 """Steps that fail from link errors are repeated."""
 
+from collections import deque
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from sim.cost.energy import Tally
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.event_order import call_after
 from sim.serving.executors.executor import BatchStep, Executor
+from sim.serving.kv_cache import KVCache
+from sim.serving.policy import Request
 from sim.units import Seconds
 
 
 class RetryExecutor(Executor):
     """An executor that repeats failed steps, from the first stage, on another executor.
 
+    The other one makes the good steps before one that fails, many in one event if it can. The step
+    that fails is sent alone.
+
     executor: the other one, which takes each attempt through the stages.
-    inner: by batch step under way, the batch step that is sent to the other executor.
-    retried: batch steps under way of which at least one attempt is over.
+    attempts: by batch step that has failed or will fail, what is sent to the other executor.
+    retried: those of which at least one attempt is over.
     """
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        executor: Executor,
-        error_sampler: LinkErrorSampler,
-        gaps: Gaps,
+        self, env: simpy.Environment, executor: Executor, errors: LinkErrorSampler, gaps: Gaps
     ) -> None:
-        self.env, self.executor, self.error_sampler = env, executor, error_sampler
-        self.gaps, self.tally = gaps, executor.tally
-        self.inner: dict[BatchStep, BatchStep] = {}
+        self.env, self.executor, self.restart = env, executor, errors.errors.restart
+        self.gaps, self.tally, executor.errors = gaps, executor.tally, errors
+        self.attempts: dict[BatchStep, BatchStep] = {}
         self.retried: set[BatchStep] = set()
 
     def send(self, batch_step: BatchStep) -> None:
-        inner = BatchStep(
-            partial(self.back, batch_step),
+        if good := self.executor.good_steps(batch_step.work):
+            batch_step.steps = min(batch_step.steps, good)
+            self.executor.send(batch_step)
+            return
+        attempt = BatchStep(
+            partial(self.failed, batch_step),
             batch_step.work,
             last=batch_step.last,
             counted=False,
+            fails=True,
             clock_error=batch_step.clock_error,
         )
-        self.inner[batch_step] = inner
-        self.executor.send(inner)
+        self.attempts[batch_step] = attempt
+        self.executor.send(attempt)
 
-    def back(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
-        """Repeat a failed step after the restart time; complete the others."""
-        if self.error_sampler(batch_step.work.tokens):
-            self.replays += 1
-            self.retried.add(batch_step)
-            restart = self.error_sampler.errors.restart
-            call_after(self.env, restart, lambda _: self.executor.send(attempt))
-            return
-        del self.inner[batch_step]
-        self.retried.discard(batch_step)
-        self.complete(batch_step, attempt, leave)
+    def failed(self, batch_step: BatchStep, attempt: BatchStep, _: Seconds) -> None:
+        """Repeat a failed step after the restart time."""
+        self.replays += 1
+        self.retried.add(batch_step)
+        call_after(self.env, self.restart, partial(self.repeat, batch_step, attempt))
+
+    def repeat(self, batch_step: BatchStep, attempt: BatchStep, _: simpy.Event) -> None:
+        """Make a failed step again, unless the replica has failed since."""
+        if batch_step in self.attempts:
+            if self.executor.good_steps(attempt.work):
+                attempt.over, attempt.fails = partial(self.succeeded, batch_step), False
+            self.executor.send(attempt)
+
+    def succeeded(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
+        """Complete a step that was repeated, unless the replica has failed since."""
+        if self.attempts.pop(batch_step, None):
+            self.retried.remove(batch_step)
+            self.complete(batch_step, attempt, leave)
 
     def abort(self) -> None:
         self.executor.abort()
@@ -64,12 +81,45 @@ class RetryExecutor(Executor):
         """Return the steps made. A step that is being repeated counts whole."""
         if batch_step in self.retried:
             return 1.0
-        inner = self.inner.get(batch_step)
-        return self.executor.steps_made(inner) if inner else 0.0
+        return self.executor.steps_made(self.attempts.get(batch_step, batch_step))
+
+    def steps_so_far(self, batch_step: BatchStep) -> int:
+        if batch_step in self.attempts:
+            return super().steps_so_far(batch_step)
+        return self.executor.steps_so_far(batch_step)
 
     def stop(self) -> None:
+        self.attempts.clear()
         self.executor.stop()
         super().stop()
+
+    # The other executor does the rest.
+
+    def interrupt(self, request: Request | None = None) -> None:
+        self.executor.interrupt(request)
+
+    def interrupt_step(self, batch_step: BatchStep) -> None:
+        self.executor.interrupt_step(batch_step)
+
+    def take_kv_from(self, kv_cache: KVCache) -> None:
+        self.executor.take_kv_from(kv_cache)
+
+    def assign_prefill_chunks(
+        self, request: Request, idle: deque[Any], most: int, start_step: Callable[[Any], object]
+    ) -> None:
+        self.executor.assign_prefill_chunks(request, idle, most, start_step)
+
+    def complete_silent(self) -> None:
+        self.executor.complete_silent()
+
+    def flush(self) -> None:
+        self.executor.flush()
+
+    def tally_so_far(self) -> Tally:
+        return self.executor.tally_so_far()
+
+    def busy_so_far(self) -> NDArray[np.float64]:
+        return self.executor.busy_so_far()
 
     @property
     def free_at(self) -> Seconds:

@@ -59,7 +59,7 @@ class StepwiseExecutor(Executor):
 
     def send(self, batch_step: BatchStep) -> None:
         work, now, clock_error = batch_step.work, self.env.now, batch_step.clock_error
-        self.tally.add(work, 1)
+        self.count(work, 1)
         times, hops = self.costs.step(work).time, self.costs.hops(self.costs.ranked(work))
         delay = self.pipeline.enter(now, hops, times, clock_error)
         self.under_way[batch_step] = now + self.pipeline.free, times

@@ -1,0 +1,65 @@
+"""Steps with drawn experts in one event, for a replica of one stage and one micro-batch."""
+
+from bisect import bisect_left
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from sim.cost.step import Costs
+from sim.cost.work import Work
+from sim.results.histogram import Gaps
+from sim.serving.event_order import call_at_return
+from sim.serving.executors.executor import BatchStep
+from sim.serving.executors.fast_forward import FastForwardExecutor
+from sim.serving.policy import Request
+from sim.units import Seconds
+
+
+class DrawnStepsExecutor(FastForwardExecutor):
+    """A `FastForwardExecutor` for steps whose times differ, because their experts are drawn.
+
+    seconds: float[step], s. ends: time from the start of the first step to the end of each [s].
+    """
+
+    def __init__(self, env: simpy.Environment, costs: Costs, gaps: Gaps) -> None:
+        super().__init__(env, costs, gaps)
+        self.seconds: NDArray[np.float64] = np.zeros(0)
+        self.ends: list[Seconds] = []
+
+    def send(self, batch_step: BatchStep) -> None:
+        self.batch_step, self.start = batch_step, self.env.now
+        self.clock_error = batch_step.clock_error
+        self.seconds = seconds = self.costs.drawn_steps(batch_step.work, batch_step.steps)
+        batch_step.steps, self.ends = len(seconds), seconds.cumsum().tolist()
+        self.duration = self.duration_of(batch_step.steps)
+        self.timeout = call_at_return(self.env, self.duration, self.back)
+
+    def duration_of(self, steps: int) -> Seconds:
+        return self.clock_error + (self.ends[steps - 1] if steps else 0.0)
+
+    def seconds_of(self, step: int) -> Seconds:
+        return float(self.seconds[step])
+
+    def interrupt(self, request: Request | None = None) -> None:
+        """Make the step under way the last: the first step that ends now or later."""
+        batch_step, now = self.batch_step, self.env.now
+        if batch_step is None:
+            return
+        steps = 1 + bisect_left(
+            range(1, batch_step.steps), now, key=lambda made: self.start + self.duration_of(made)
+        )
+        if steps < batch_step.steps:
+            batch_step.steps, self.duration = steps, self.duration_of(steps)
+            wait = max(0.0, self.duration - (now - self.start))
+            self.timeout = call_at_return(self.env, wait, self.back)
+
+    def count(self, work: Work, steps: int) -> None:
+        super().count(work, steps)
+        assert self.costs.sampled
+        self.costs.sampled.take(self.costs.size(work), steps)
+
+    def count_gaps(self, batch_step: BatchStep, steps: int) -> None:
+        decodes = batch_step.work.decodes
+        if steps and decodes and batch_step.counted:
+            self.gaps.add_each(self.seconds[:steps], decodes)

@@ -1,0 +1,109 @@
+"""The sizes of a compiled pipeline's steps, with their times, link errors and drawn experts."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.cost.attention import FOREVER
+from sim.cost.energy import Tally
+from sim.cost.experts import MOST_TOGETHER, DrawnLoad
+from sim.cost.step import Costs
+from sim.reliability.link_errors import LinkErrorSampler
+from sim.serving import kernel
+
+
+class KernelRows:
+    """The arrays `rows` and `made` of the compiled code, with a row for each size of steps.
+
+    A size is a number of tokens, and those of the fullest rank. A row is added when its size first
+    comes up. Where experts are drawn, further rows hold the bodies of drawn loads.
+
+    The compiled code makes the steps of a row until one fails from link errors, or until no draw of
+    experts is left. Then it asks (`good_steps`).
+
+    full: the size of steps that fill the token budget on one rank.
+    luck: whether steps may fail from link errors, or have experts that are drawn.
+    size_of: by row. body_of: rows of bodies, by size and drawn load. used: rows in use.
+    told: by row, the steps of which link errors and draws know.
+    """
+
+    def __init__(self, costs: Costs, slots: int, budget: int, errors: LinkErrorSampler | None):
+        self.costs, self.full, self.errors = costs, (budget, budget), errors
+        self.ahead = MOST_TOGETHER if costs.sampled else 0
+        self.luck = errors is not None or costs.sampled is not None
+        self.rows: NDArray[np.float64] = np.zeros((1 + slots, 2, costs.stages))
+        self.made: NDArray[np.int64] = np.zeros((1 + slots, kernel.DRAWN + self.ahead), np.int64)
+        self.row_of: dict[tuple[int, int], int] = {}
+        self.size_of: dict[int, tuple[int, int]] = {}
+        self.body_of: dict[tuple[int, int, DrawnLoad], int] = {}
+        self.told: dict[int, int] = {}
+        self.used = 1
+
+    def row(self, size: tuple[int, int]) -> int:
+        """Return the row of a size, added if it is new."""
+        if size not in self.row_of:
+            row = kernel.FULL if size == self.full else self.new_row()
+            self.row_of[size], self.size_of[row], self.told[row] = row, size, 0
+            if not self.ahead:
+                self.rows[row, kernel.BODY] = self.costs.body(*size)
+            self.rows[row, kernel.HOPS] = self.costs.hops(size[1])
+            self.made[row, kernel.STOP] = FOREVER
+            if self.luck:
+                self.look_ahead(row)
+        return self.row_of[size]
+
+    def new_row(self) -> int:
+        """Return the number of a row that is not in use yet."""
+        row = self.used
+        self.used += 1
+        if row == len(self.rows):
+            self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
+            self.made = np.concatenate((self.made, np.zeros_like(self.made)))
+        return row
+
+    def body_row(self, size: tuple[int, int], load: DrawnLoad) -> int:
+        """Return the row with the body of a step of some size whose experts have a drawn load."""
+        key = (*size, load)
+        if key not in self.body_of:
+            self.body_of[key] = row = self.new_row()
+            self.rows[row, kernel.BODY] = self.costs.body_with(*key)
+        return self.body_of[key]
+
+    def good_steps(self, row: int) -> int:
+        """Return how many steps of a row may be made before one that fails, or is not drawn yet."""
+        made, stop = self.made[row, : kernel.DRAWN].tolist()
+        return self.look_ahead(row) if self.luck and made >= stop else int(stop - made)
+
+    def look_ahead(self, row: int) -> int:
+        """Find out how many steps of a row are good, and draw their experts."""
+        self.tell(row)
+        size, made = self.size_of[row], self.told[row]
+        good = self.errors.good_steps(size) if self.errors else FOREVER
+        if self.costs.sampled:
+            draws = self.costs.sampled.next(size)
+            for number, load in enumerate(draws, made):
+                body = self.body_row(size, load)  # may replace `made` by a longer array
+                self.made[row, kernel.DRAWN + number % self.ahead] = body
+            good = min(good, len(draws))
+        self.made[row, kernel.STOP] = made + good
+        return good
+
+    def tell(self, row: int) -> None:
+        """Count the steps that a row has made, for link errors and draws."""
+        size, made = self.size_of[row], int(self.made[row, kernel.MADE])
+        if steps := made - self.told[row]:
+            if self.errors:
+                self.errors.count(size, steps)
+            if self.costs.sampled:
+                self.costs.sampled.take(size, steps)
+        self.told[row] = made
+
+    def tell_all(self) -> None:
+        """Count the steps of all rows, for an executor that comes after this one."""
+        if self.luck:
+            for row in self.size_of:
+                self.tell(row)
+
+    def add_to(self, tally: Tally) -> None:
+        """Add the steps that the compiled code made to a tally."""
+        for (tokens, _), row in self.row_of.items():
+            tally.batch_steps[tokens] += int(self.made[row, kernel.MADE])
