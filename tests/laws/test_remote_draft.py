@@ -232,8 +232,8 @@ def test_a_model_on_stages_verifies_on_one_after_the_other(drafted):
         assert one.line(work)[0] == pytest.approx(
             whole + drafts[0] + one.trip(work.decodes), rel=1e-12
         )
-        groups, half = two.group(work)
-        assert two.line(work)[0] >= groups * max(plain.step(half).time) * (1 - 1e-12)
+        micro_batches, half = two.micro_batch(work)
+        assert two.line(work)[0] >= micro_batches * max(plain.step(half).time) * (1 - 1e-12)
     assert one.layout.stages[0].weights < drafted(chips=1).layout.stages[0].weights
 
 
