@@ -187,7 +187,7 @@ class Engine(Sourced):
     overlap: Share = Field(
         default=0.0,
         description="Share of dispatch and combine that a second micro-batch hides behind the "
-        "experts' computing, 0 to 1; of an FFN pool, those in a shard.",
+        "experts' computing, 0 to 1.",
     )
     hosts: Mapping[str, Host] = Field(
         default={},
