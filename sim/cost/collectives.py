@@ -117,12 +117,16 @@ class Collectives:
         """
         return self._exchange("all_gather", stage, self._hidden_bytes(ranked)) if stage else ()
 
+    def routes(self, exchange: Exchange) -> bool:
+        """Return whether an exchange is a dispatch or a combine, which may be hidden."""
+        return exchange.operation == "all_to_all"
+
     def hidden(self, exchanges: tuple[Exchange, ...], ranked: int, computing: Seconds) -> Seconds:
         """Return the seconds of dispatch and combine that a second micro-batch hides.
 
         They are hidden behind the computing of the block.
         """
-        routed = sum(e.time for e in exchanges if e.operation == "all_to_all")
+        routed = sum(e.time for e in exchanges if self.routes(e))
         return self._overlapped(self.layout.engine.overlap * routed, ranked, computing)
 
     def exposed(
@@ -136,7 +140,7 @@ class Collectives:
         for exchange in exchanges:
             time += exchange.time
             lossless += exchange.ideal
-            routed += exchange.ideal if exchange.operation == "all_to_all" else 0.0
+            routed += exchange.ideal if self.routes(exchange) else 0.0
         if routed:
             time -= self.hidden(exchanges, ranked, computing)
             lossless -= self._overlapped(routed, ranked, ideal)

@@ -14,8 +14,9 @@ class ShardCollectives(Collectives):
 
     With a copy for each shard, a token comes to one chip of the shard, and the chips gather all
     tokens. Then they sum the results, and one chip sends each result back. This reduce-scatter
-    takes as long as an all-gather. With one copy of a token this is an all-reduce over the stage,
-    as without pools.
+    takes as long as an all-gather. Both are the last part of dispatch and the first of combine, of
+    which `overlap` of the engine hides a share. With one copy of a token this is an all-reduce over
+    the stage, as without pools.
     """
 
     def __init__(self, layout: Layout, transfer: LayerTransfer) -> None:
@@ -35,6 +36,9 @@ class ShardCollectives(Collectives):
             for nbytes in shares
             for exchange in self._exchange("all_gather", stage, nbytes)
         )
+
+    def routes(self, exchange: Exchange) -> bool:
+        return self.transfer.copies == "rank"
 
     def gather(self, tokens: int, stage: int) -> tuple[Exchange, ...]:
         return ()  # the attention pool sends the input of each layer

@@ -84,8 +84,10 @@ def _layer(costs: AttentionFfnCosts, key: tuple[Block, Block, int], part: Work) 
     layout, of_ffn, transfer = costs.layout, costs.ffn.layout, costs.transfer
     own, other = transfer.tokens_of_link(layout, of_ffn, part.tokens, ranked)
     out, back = (n / transfer.bandwidth for n in transfer.token_bytes(of_ffn, ffn))
-    compute: PoolOps = (_computing(label, [*costs.ffn_rows(ffn, part.tokens)]),)
-    a_pass = compute + tuple(CollectiveOp(f"{label}: {e.operation}", e) for e in summed)
+    compute = _computing(label, [*costs.ffn_rows(ffn, part.tokens)])
+    hidden = costs.ffn.collectives.hidden(summed, tokens, compute.seconds)
+    compute = compute._replace(seconds=compute.seconds - hidden)
+    a_pass: PoolOps = (compute, *(CollectiveOp(f"{label}: {e.operation}", e) for e in summed))
     return LayerOps(
         (
             _computing("attention", [*costs.attention_rows(attention, part)]),

@@ -31,12 +31,13 @@ def pools(make_model, make_chip, lossy, speculate):
     """The costs of the small model on two pools of four chips."""
 
     def make(
-        transfer=SLOW, micro_batches=2, attention=TWO_RANKS, ffn=None, changes=EXPERTS, drafter=None
+        transfer=SLOW, micro_batches=2, attention=TWO_RANKS, ffn=None, changes=EXPERTS, **others
     ):
         model, chip = make_model(**changes), make_chip(fp16=1e10)
         plans = attention, ffn or Plan(tensor=4)
-        parts = [DeploymentParts(model, chip, 4, lossy, plan, chip.topology) for plan in plans]
-        if drafter:
+        engine = lossy.model_copy(update={"overlap": others.get("overlap", 0.0)})
+        parts = [DeploymentParts(model, chip, 4, engine, plan, chip.topology) for plan in plans]
+        if drafter := others.get("drafter"):
             parts[0] = replace(parts[0], speculation=speculate(3, drafter=drafter))
         overrides = (LimitOverrides(token_budget=48), LimitOverrides())
         sharing = PoolSharing(micro_batches, transfer)
@@ -58,8 +59,9 @@ def machine_step(costs, work=DECODES, attention=NO_IRREGULARITIES, ffn=NO_IRREGU
 @pytest.mark.parametrize("micro_batches", [1, 2, 3])
 def test_visits_take_the_closed_form(pools, transfer, micro_batches):
     """Attention, FFN or nothing binds; with shards of experts that receive their own copies, too."""
-    for ffn in (Plan(tensor=4), Plan(tensor=4, expert=4)):
-        costs = pools(transfer, micro_batches, ffn=ffn).costs
+    plans = (Plan(tensor=4), 0.0), (Plan(tensor=4, expert=4), 0.0), (Plan(tensor=4, expert=2), 0.6)
+    for ffn, overlap in plans:
+        costs = pools(transfer, micro_batches, ffn=ffn, overlap=overlap).costs
         for work in (DECODES, Work(3, 90.0, 5, 1, 100, 22, 4)):
             closed = costs.step(work).time[0]
             assert machine_step(costs, work)[0] == pytest.approx(closed, rel=1e-9)

@@ -13,6 +13,7 @@ from sim.cost.attention_ffn import POOLS_AND_LINKS, LayerTimes, critical_times
 from sim.cost.energy import Tally, energy, usage
 from sim.cost.layer_transfer import LayerTransfer
 from sim.cost.plan import Plan
+from sim.cost.shard_collectives import ShardCollectives
 from sim.cost.terms import TIME
 from sim.cost.work import Work, decodes_at
 from sim.economics.owner_costs import Economics
@@ -463,6 +464,25 @@ def test_the_chips_of_a_shard_gather_its_tokens_and_its_results(pools):
     numbers = copies * 8 / 2 * costs.layout.model.hidden_size
     assert [gather.nbytes for gather in gathers] == pytest.approx([numbers, 2 * numbers])
     assert {group for gather in gathers for group in gather.groups} == {range(2), range(2, 4)}
+
+
+def test_computing_hides_a_share_of_what_the_chips_of_a_shard_exchange(pools):
+    """With one copy of a token for all shards nothing is dispatched, and nothing is hidden."""
+    for transfer, shards in ((SLOW, 2), (SLOW.model_copy(update={"copies": "token"}), 1)):
+        costs = pools(expert=2, transfer=transfer).costs.ffn
+        (block,) = costs.layout.model.distinct
+        times = []
+        for overlap in (0.0, 0.5, 1.0):
+            engine = costs.layout.engine.model_copy(update={"overlap": overlap})
+            layout = replace(costs.layout, engine=engine)
+            collectives = ShardCollectives(layout, transfer)
+            exchanges = collectives.of_block(block, 8, 0)
+            times.append(collectives.exposed(exchanges, 8, 1e-4, 1e-4)[0])
+        whole = sum(exchange.time for exchange in exchanges)
+        hides = shards > 1
+        assert times[0] == pytest.approx(whole)
+        assert times[1] == pytest.approx(whole - hides * min(1e-4, 0.5 * whole))
+        assert times[2] == pytest.approx(whole - hides * min(1e-4, whole))
 
 
 def test_the_stage_whose_chips_are_on_two_nodes_sets_the_pace(make_model, make_chip, lossy):
