@@ -25,7 +25,7 @@ class PoolFailures:
     Without a rank that works the replica fails as a whole, and begins again with the first repair.
     Sequences of a dead rank leave after the step under way.
     The admitted requests are dealt to the ranks in turn, in the order of their numbers.
-    dead: ranks that are down. ffn_is_down: whether the FFN pool is.
+    dead: ranks that are down. ffn_outages: outages of the FFN pool under way, which may overlap.
     Left out: prefixes that only a dead rank has cached, and routers that avoid a replica whose FFN
     pool is down.
     """
@@ -39,7 +39,7 @@ class PoolFailures:
         self.ranks = costs.layout.plan.attention_data
         self.costs = {self.ranks: costs}  # by number of ranks
         self.dead: set[int] = set()
-        self.ffn_is_down = False
+        self.ffn_outages = 0
 
     @property
     def replica(self) -> Replica:
@@ -65,14 +65,14 @@ class PoolFailures:
 
     def ffn_down(self, _: Outage, __: simpy.Event) -> None:
         """Stop all steps. The attention pool keeps its sequences."""
-        self.ffn_is_down = True
-        if self.replica.up:
+        self.ffn_outages += 1
+        if self.ffn_outages == 1 and self.replica.up:
             self.executor.pause()
 
     def ffn_up(self, _: Outage, __: simpy.Event) -> None:
-        """Begin the step under way again."""
-        self.ffn_is_down = False
-        if self.replica.up:
+        """Begin the step under way again, if no other outage of the pool is under way."""
+        self.ffn_outages -= 1
+        if not self.ffn_outages and self.replica.up:
             self.executor.resume()
 
     def rank_down(self, outage: Outage, event: simpy.Event) -> None:
@@ -92,7 +92,7 @@ class PoolFailures:
         self.dead.remove(outage.replica)
         if not self.replica.up:
             self.fleet.up_again(self.number, event)
-            if self.ffn_is_down:
+            if self.ffn_outages:
                 self.executor.pause()
         self.use_ranks()
         self.replica.on_submit()
