@@ -94,7 +94,7 @@ class Executor:
     def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
         """Complete a batch step whose steps another executor has made, as `attempt`.
 
-        Of several steps, that executor has counted the gaps.
+        That executor has counted the gaps of several steps.
         """
         if batch_step.work.decodes and batch_step.counted and not attempt.counted:
             self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
