@@ -107,15 +107,15 @@ def check_mlps(config: "ModelConfig") -> None:
 
 
 def check_targets(quantization: "Quantization", names: Collection[str]) -> None:
-    """Raise the error of a group of compressed-tensors whose targets no matrix has.
+    """Raise the error of a group of matrices whose names no matrix has.
 
     names: of the model's matrices.
     Left out: groups of modules that the model leaves out, such as vision towers and routers.
     """
-    for key, targets, patterns in quantization.targets:
-        left_out = all(OTHER_MODULES.search(target) for target in targets)
-        if not left_out and not any(patterns.match(name) for name in names):
+    for key, targets in quantization.targets:
+        left_out = all(OTHER_MODULES.search(target) for target in targets.texts)
+        if not left_out and not any(targets.match(name) for name in names):
             expected = f"expected names of its matrices, such as {next(iter(names))}"
-            got = f"got {quoted_value(targets[0])}, which no matrix of the model has"
-            reason = f"quantization_config: config_groups.{key}.targets: {got}; {expected}"
+            got = f"got {quoted_value(targets.texts[0])}, which no matrix of the model has"
+            reason = f"quantization_config: {key}: {got}; {expected}"
             raise error_at_key(("quantization_config",), reason)

@@ -34,9 +34,11 @@ class NamePatterns(NamedTuple):
     """Names, globs and regular expressions (`re:...`) of modules.
 
     A name also stands for the modules in it. Names may start with `language_model`.
+    texts: as the file has them.
     """
 
     patterns: tuple[re.Pattern[str], ...] = ()
+    texts: tuple[str, ...] = ()
 
     def match(self, name: str) -> bool:
         """Return whether a pattern matches the name of a matrix of the language model."""
@@ -71,7 +73,7 @@ class Quantization:
     kept: matrices that keep `own`.
     quantizes_head, quantizes_table: whether groups hold the output head and the embedding.
     activations, kv: precisions of activations and KV cache; None: the config's own.
-    targets: of groups of compressed-tensors that only name modules: key, texts and patterns.
+    targets: the names of each group that only names modules, and their key.
     """
 
     own: NumberFormat
@@ -81,7 +83,7 @@ class Quantization:
     quantizes_table: bool = False
     activations: str | None = None
     kv: str | None = None
-    targets: tuple[tuple[str, tuple[str, ...], NamePatterns], ...] = ()
+    targets: tuple[tuple[str, NamePatterns], ...] = ()
 
     def stored(self, part: Part, name: str) -> NumberFormat:
         """Return how the matrix of this name is stored."""
@@ -135,10 +137,9 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
     sparsity = str(_mapping(config, "sparsity_config").get("format", "dense"))
     if sparsity != "dense":
         raise _refused(f"sparsity_config.format: got '{sparsity}'; expected dense")
-    named: list[Group] = []
-    classes: list[Group] = []
+    named, classes = list[Group](), list[Group]()
     activations: list[str | None] = []
-    by_group: list[tuple[str, tuple[str, ...], NamePatterns]] = []
+    by_group: list[tuple[str, NamePatterns]] = []
     for key, group in _mapping(config, "config_groups").items():
         if not isinstance(group, Mapping):
             raise _refused(f"config_groups.{key}: got {quoted_value(group)}; expected a mapping")
@@ -154,7 +155,7 @@ def _compressed_tensors(config: Config, own: NumberFormat) -> Quantization:
         if "Linear" in targets:
             classes.append(Group(stored))
         else:
-            by_group.append((str(key), tuple(targets), _patterns(targets)))
+            by_group.append((f"config_groups.{key}.targets", _patterns(targets)))
         named.append(Group(stored, _patterns(name for name in targets if name != "Linear")))
         activations.append(_precision(group.get("input_activations"), "input_activations"))
     if not named:
@@ -229,13 +230,17 @@ def _gptq(config: Config, own: NumberFormat) -> Quantization:
         raise _refused("bits: got nothing; expected the width of a weight, such as 4")
     bits, size = _count(config, "bits", 4), _count(config, "group_size", 128)
     kept = [f"re:{key[2:]}" for key in _mapping(config, "dynamic") if key.startswith("-:")]
+    changes = {
+        key: change
+        for key, change in _mapping(config, "dynamic").items()
+        if not key.startswith("-:") and isinstance(change, Mapping)
+    }
     groups = [
         Group(
             _grouped(_count(change, "bits", bits), _count(change, "group_size", size)),
             _patterns([f"re:{key.removeprefix('+:')}"]),
         )
-        for key, change in _mapping(config, "dynamic").items()
-        if not key.startswith("-:") and isinstance(change, Mapping)
+        for key, change in changes.items()
     ]
     kept += _names(config, "modules_to_not_convert")
     only = config.get("modules_in_block_to_quantize")
@@ -243,8 +248,11 @@ def _gptq(config: Config, own: NumberFormat) -> Quantization:
         [str(name) for names in only for name in names] if isinstance(only, tuple | list) else []
     )
     last = Group(_grouped(bits, size), _patterns(chosen) if chosen else None)
+    keys = [*(f"dynamic.{key}" for key in changes), "modules_in_block_to_quantize"]
+    named = zip(keys, (group.names for group in (*groups, last)), strict=True)
+    targets = tuple((key, names) for key, names in named if names)
     head = config.get("lm_head") is True
-    return Quantization(own, (*groups, last), _patterns(kept), quantizes_head=head)
+    return Quantization(own, (*groups, last), _patterns(kept), head, targets=targets)
 
 
 def _bitsandbytes(config: Config, own: NumberFormat) -> Quantization:
@@ -330,8 +338,8 @@ def _patterns(names: Iterable[str]) -> NamePatterns:
 
     Raises: PydanticCustomError if a regular expression is wrong.
     """
-    whole, parts = [], []
-    for name in names:
+    whole, parts, texts = [], [], tuple(names)
+    for name in texts:
         if name.startswith("re:"):
             try:
                 whole.append(re.compile(f"^(?:{name[3:]})", re.MULTILINE))
@@ -344,7 +352,7 @@ def _patterns(names: Iterable[str]) -> NamePatterns:
     if parts:
         # One expression for all names, because a file may name a thousand.
         whole.append(re.compile(rf"(?:^|\.)(?:{'|'.join(parts)})(?:\.|$)", re.MULTILINE))
-    return NamePatterns(tuple(whole))
+    return NamePatterns(tuple(whole), texts)
 
 
 def _names(config: Config, *keys: str) -> list[str]:

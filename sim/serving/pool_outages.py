@@ -24,7 +24,7 @@ class StepStops:
     """The failures and repairs of an FFN pool or a drafter, without which no step is made.
 
     A step under way begins again with the repair. The replica keeps its sequences.
-    is_down: whether these chips are.
+    under_way: outages under way, which may overlap.
     Left out: the KV cache of a drafter, which is computed again; `lasts` may include that.
     """
 
@@ -36,7 +36,7 @@ class StepStops:
         fleet: "ServingFleet",
     ) -> None:
         self.env, self.number, self.outages, self.fleet = env, number, outages, fleet
-        self.is_down = False
+        self.under_way = 0
 
     def schedule(self) -> None:
         """Schedule all failures and repairs; at one instant a repair comes first."""
@@ -46,18 +46,19 @@ class StepStops:
 
     def down(self, _: simpy.Event) -> None:
         """Stop all steps."""
-        self.is_down = True
-        self.stop()
+        self.under_way += 1
+        if self.under_way == 1:
+            self.stop()
 
     def stop(self) -> None:
         """Stop the steps of the replica, which may be a new one."""
-        if self.is_down and (replica := self.fleet.replicas[self.number]).up:
+        if self.under_way and (replica := self.fleet.replicas[self.number]).up:
             _pausing(replica).pause()
 
     def up_again(self, _: simpy.Event) -> None:
-        """Begin the step under way again."""
-        self.is_down = False
-        if (replica := self.fleet.replicas[self.number]).up:
+        """Begin the step under way again, if no other outage is under way."""
+        self.under_way -= 1
+        if not self.under_way and (replica := self.fleet.replicas[self.number]).up:
             _pausing(replica).resume()
 
 

@@ -49,6 +49,12 @@ class PoolOutages:
     attention: tuple[Outage, ...] = ()
     other: tuple[Outage, ...] = ()
 
+    @property
+    def times(self) -> list[Seconds]:
+        """The times of all failures and repairs, ascending [s]."""
+        both = (*self.attention, *self.other)
+        return sorted(time for of in both for time in (of.at, of.at + of.lasts))
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:

@@ -91,6 +91,7 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
     kept: list[JsonObject] = []
     starts: dict[Hashable, float] = {}  # by session
     answered: set[Hashable] = set()  # sessions
+    skipped: dict[Hashable, float] = {}  # by session, the pause before turns without an answer
     for where, row in rows:
         _require(row, starts, where)
         session, empty = row.get(SESSION), has_no_output(row[LENGTHS[1]])
@@ -99,8 +100,13 @@ def _trace(rows: list[tuple[str, JsonObject]], known: Lines, block: int | None) 
         time = starts.get(session, 0.0)  # of a turn that has a pause instead
         if row.get(TIME) is not None or session not in starts:
             time = time_number(row.get(TIME), f"{where}: {TIME}", known.unit)
-        elif session not in answered and row.get(DELAY) is not None:  # after unanswered turns
-            time += time_number(row[DELAY], f"{where}: {DELAY}", known.unit)
+        else:  # the pauses of turns without an answer add up
+            pause = skipped.pop(session, 0.0) + _pause(row, where)
+            row = {**row, DELAY: pause} if pause else row
+            if session not in answered:
+                time += pause
+            elif empty:
+                skipped[session] = pause
         if session is not None:
             starts[session] = time
         if empty:
@@ -177,8 +183,12 @@ def _require(row: JsonObject, starts: Collection[Hashable], where: str) -> None:
         hint = "; try the first turn of a session with one" if missing[0] == TIME else ""
         expected = f"{', '.join(REQUEST)} in each line"
         raise ScenarioError(f"{where}: {missing[0]}: got nothing; expected {expected}{hint}")
-    if row.get(DELAY) is not None:
-        time_number(row[DELAY], f"{where}: {DELAY}", "ms")
+    _pause(row, where)
+
+
+def _pause(row: JsonObject, where: str) -> float:
+    """Return the pause before a turn; 0 without one.  Raises: ScenarioError if it is no time."""
+    return optional_time(row.get(DELAY), f"{where}: {DELAY}", "ms") or 0.0
 
 
 def _blocks(ids: Any, prompt: int, size: int, where: str) -> tuple[int, ...] | None:

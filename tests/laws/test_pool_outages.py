@@ -37,12 +37,12 @@ def deployment(make_model, make_chip, lossy):
 def serve(deployment):
     """Serve requests with outages of the pools: 16 at once, unless a test changes it."""
 
-    def run(pool_outages, arrival=(0.0,) * 16, sizes=None, **changes):
+    def run(pool_outages, arrival=(0.0,) * 16, sizes=None, options=None, **changes):
         usual = ReplicaConfig(deployment.costs, deployment.limits, pool_outages=pool_outages)
         count = len(arrival)
         sizes = sizes or (np.full(count, 8), np.full(count, 30))
         requests = RequestBatch(np.array(arrival), *sizes)
-        return serve_fleet(requests, [replace(usual, **changes)], least_loaded)
+        return serve_fleet(requests, [replace(usual, **changes)], least_loaded, **(options or {}))
 
     run.limits = deployment.limits
     return run
@@ -125,14 +125,20 @@ def test_without_any_rank_the_replica_is_down(serve):
 
 
 moments = st.floats(0.0, 0.02)
+outages_of_ranks = st.dictionaries(
+    st.integers(0, RANKS - 1), st.tuples(moments, st.floats(1e-4, 0.01)), max_size=RANKS
+)
+requests_sent = st.lists(
+    st.tuples(moments, st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=12
+)
 spans = st.tuples(moments, st.floats(1e-4, 0.01))
 
 
 @settings(max_examples=40)
 @given(
     st.one_of(st.none(), spans),
-    st.dictionaries(st.integers(0, RANKS - 1), spans, max_size=RANKS),
-    st.lists(st.tuples(moments, st.integers(1, 40), st.integers(1, 20)), min_size=1, max_size=12),
+    outages_of_ranks,
+    requests_sent,
     st.booleans(),
     st.sampled_from([None, 0.02]),
 )
@@ -157,3 +163,41 @@ def test_every_request_ends_once_and_not_while_the_ffn_pool_is_down(
         start, end = down[0] * (1 + 1e-9), sum(down) * (1 - 1e-9)
         assert not ((rows.last_token > start) & (rows.last_token < end)).any()
         assert not ((rows.first_token > start) & (rows.first_token < end)).any()
+
+
+@settings(max_examples=40)
+@given(st.lists(spans, max_size=2), outages_of_ranks, requests_sent, st.sampled_from([None, 0.02]))
+def test_a_leap_between_failures_is_its_steps(serve, down, ranks, sent, deadline):
+    """Rows, work, busy time and gaps are those of single steps, also in a part of the run."""
+    ffn = tuple(Outage(at=at, lasts=lasts) for at, lasts in down)
+    failures = [Outage(at=at, lasts=t, replica=rank) for rank, (at, t) in ranks.items()]
+    arrival, prompt, output = zip(*sorted(sent), strict=True)
+    leaping, single = (
+        serve(
+            PoolOutages(tuple(failures), ffn),
+            sizes=(np.array(prompt), np.array(output)),
+            arrival=arrival,
+            options={"leap": leap},
+            policies=Policies(deadline=deadline),
+        )
+        for leap in (True, False)
+    )
+    for column in ("admitted", "first_token", "last_token", "ended"):
+        expected = getattr(single, column)
+        assert getattr(leaping, column) == pytest.approx(expected, rel=1e-9, nan_ok=True)
+    assert (leaping.retries == single.retries).all()
+    for rows, other in ((leaping, single), (single, leaping)):
+        work, others = rows.tallies[0].batch_steps, other.tallies[0].batch_steps
+        assert all(steps == pytest.approx(others[size]) for size, steps in work.items())
+    assert leaping.busy[0] == pytest.approx(single.busy[0], rel=1e-9)
+    assert leaping.gaps.count == single.gaps.count
+    assert leaping.gaps.total == pytest.approx(single.gaps.total, rel=1e-9)
+
+
+def test_outages_that_overlap_end_with_the_last_one(serve):
+    """Also if all ranks are down meanwhile. The run did not end before."""
+    ffn = (Outage(at=0.0, lasts=0.01), Outage(at=0.0, lasts=0.02))
+    ranks = tuple(Outage(at=0.0, lasts=0.001 * (rank + 4), replica=rank) for rank in range(RANKS))
+    rows = serve(PoolOutages(ranks, ffn))
+    assert rows.finished.all()
+    assert rows.first_token.min() > 0.02

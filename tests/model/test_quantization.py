@@ -221,3 +221,18 @@ def test_targets_that_no_matrix_has_are_refused(targets, refused):
         model(**config)
     assert f"config_groups.a.targets: got '{targets[0]}', which no matrix" in str(caught.value)
     assert "such as model.layers.0." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("dynamic", {r"+:.*\.self_atn\..*": {"bits": 8}}),
+        ("modules_in_block_to_quantize", [["self_atn.q_proj"], ["mlp.upproj"]]),
+    ],
+)
+def test_names_of_gptq_that_no_matrix_has_are_refused(key, names):
+    gptq = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(ValidationError, match=rf"{key}.*self_atn.*which no matrix of the model"):
+        model(**gptq, **{key: names})
+    known = json.loads(json.dumps(names).replace("self_atn", "self_attn"))
+    assert model(**gptq, **{key: known}).parameters > 0

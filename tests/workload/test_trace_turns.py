@@ -167,6 +167,10 @@ def test_a_session_may_begin_with_turns_that_were_not_answered(recorded):
     np.testing.assert_allclose(requests.arrival, [0.0, 2.75, np.nan])
     assert requests.think[2] == 0.1
     assert "requests without output left out: 2" in requests.note
+    rows[2:4] = [turn | {"delay": 250}, turn | {"delay": 500, "output_length": 0}]
+    requests = recorded(rows).draw(0)
+    np.testing.assert_allclose(requests.arrival, [0.0, 2.25, np.nan])
+    assert requests.think[2] == 0.6  # the pause before the turn without an answer counts, too
 
 
 def test_the_first_requests_keep_their_turns(recorded):

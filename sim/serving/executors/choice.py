@@ -29,8 +29,9 @@ def executor_for(
     independent: whether nothing that returns at another replica changes this one.
     """
     sampler = config.error_sampler
-    if config.pool_outages:
-        return PausingExecutor(env, partial(_single_steps, env, config, gaps), config.costs, gaps)
+    if failing := config.pool_outages:
+        make = partial(_between_failures, env, config, gaps, leap)
+        return PausingExecutor(env, make, config.costs, gaps, failing.times)
     if config.machine:
         executor: Executor = ChipExecutor(env, config.machine(env, config.number), gaps)
     else:
@@ -38,13 +39,13 @@ def executor_for(
     return RetryExecutor(env, executor, sampler, gaps) if sampler else executor
 
 
-def _single_steps(
-    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, costs: Costs
+def _between_failures(
+    env: simpy.Environment, config: ReplicaConfig, gaps: Gaps, leap: bool, costs: Costs
 ) -> Executor:
-    """Return an executor that makes one step at a time."""
+    """Return an executor of an attention pool and an FFN pool, which are one stage."""
     if config.machine:
         return ChipExecutor(env, config.machine(env, config.number), gaps)
-    return StepwiseExecutor(env, costs, gaps)
+    return FastForwardExecutor(env, costs, gaps) if leap else StepwiseExecutor(env, costs, gaps)
 
 
 def _stage_executor(

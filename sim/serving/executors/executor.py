@@ -109,10 +109,13 @@ class Executor:
             self.errors.count(self.costs.size(work), steps)
 
     def complete(self, batch_step: BatchStep, attempt: BatchStep, leave: Seconds) -> None:
-        """Complete a batch step of which another executor has made one step, as `attempt`."""
-        if batch_step.work.decodes and batch_step.counted:
+        """Complete a batch step whose steps another executor has made, as `attempt`.
+
+        That executor has counted the gaps of several steps.
+        """
+        if batch_step.work.decodes and batch_step.counted and not attempt.counted:
             self.gaps.add(leave - batch_step.last, batch_step.work.decodes)
-        batch_step.steps, batch_step.clock_error = 1, attempt.clock_error
+        batch_step.steps, batch_step.clock_error = attempt.steps, attempt.clock_error
         batch_step.over(batch_step, leave)
 
     def take_kv_from(self, kv_cache: KVCache) -> None:

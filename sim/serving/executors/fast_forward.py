@@ -50,24 +50,38 @@ class FastForwardExecutor(Executor):
         return self.clock_error + steps * self.first_step + steps * (steps - 1) // 2 * self.growth
 
     def interrupt(self, request: Request | None = None) -> None:
-        """Make the step under way the last: the first step that ends now or later.
+        """Make the step under way the last: the first step that ends now or later."""
+        if self.batch_step and self.batch_step.steps > 1:
+            self.shorten(self.steps_to(self.env.now))
 
-        The number of steps solves the quadratic of `duration_of`. It rounds, so two loops
-        correct it by comparing with the clock.
+    def end_before(self, time: Seconds) -> None:
+        """Make only the steps that end before a time, but at least one."""
+        if self.batch_step and self.start + self.duration >= time:
+            self.shorten(max(1, self.steps_to(time) - 1))
+
+    def steps_to(self, time: Seconds) -> int:
+        """Return the number of the first step that ends at a time or later, or of the last one.
+
+        It solves the quadratic of `duration_of`. It rounds, so two loops correct it by comparing
+        with the clock.
         """
-        batch_step, now, start = self.batch_step, self.env.now, self.start
-        if batch_step is None or batch_step.steps == 1:
-            return
-        passed = now - start
+        assert self.batch_step
+        start, most, passed = self.start, self.batch_step.steps, max(0.0, time - self.start)
         slope = self.first_step - self.growth / 2
         steps = int(2 * passed / (slope + math.sqrt(slope * slope + 2 * self.growth * passed)))
-        steps = min(max(steps, 1), batch_step.steps)
-        while steps > 1 and start + self.duration_of(steps - 1) >= now:
+        steps = min(max(steps, 1), most)
+        while steps > 1 and start + self.duration_of(steps - 1) >= time:
             steps -= 1
-        while steps < batch_step.steps and start + self.duration_of(steps) < now:
+        while steps < most and start + self.duration_of(steps) < time:
             steps += 1
-        if steps < batch_step.steps:
-            batch_step.steps, self.duration = steps, self.duration_of(steps)
+        return steps
+
+    def shorten(self, steps: int) -> None:
+        """Make so many steps, if the batch step has more."""
+        assert self.batch_step
+        if steps < self.batch_step.steps:
+            self.batch_step.steps, self.duration = steps, self.duration_of(steps)
+            passed = self.env.now - self.start
             self.timeout = call_at_return(self.env, max(0.0, self.duration - passed), self.back)
 
     def back(self, timeout: simpy.Event) -> None:

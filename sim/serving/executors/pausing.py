@@ -1,17 +1,21 @@
 """Steps that stop while a pool is down, and begin again when it works."""
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from sim.cost.energy import Tally
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
 from sim.serving.executors.executor import BatchStep, Executor
+from sim.serving.executors.fast_forward import FastForwardExecutor
 from sim.serving.executors.stepwise import StepwiseExecutor
+from sim.serving.policy import Request
 from sim.units import Seconds
 
 
@@ -21,9 +25,11 @@ class PausingExecutor(Executor):
     A step under way then begins again, because its partial results are lost. Its sequences keep
     their KV cache. The part that was made counts as work.
 
-    make: makes the executor that takes steps through the stages. It makes one step at a time.
+    make: makes the executor that takes steps through the stages.
+    times: of failures and repairs, ascending [s]. Several steps in one event end before the next
+        one. So at most one step is under way at each of these times.
     attempts: by batch step under way, the batch step that is sent to that executor.
-    pauses: pools that are down.
+    paused: whether the FFN pool is down.
     """
 
     def __init__(
@@ -32,11 +38,13 @@ class PausingExecutor(Executor):
         make: Callable[[Costs], Executor],
         costs: Costs,
         gaps: Gaps,
+        times: Sequence[Seconds],
     ) -> None:
         super().__init__()
         self.env, self.make, self.costs, self.gaps = env, make, costs, gaps
+        self.times = times
         self.attempts: dict[BatchStep, BatchStep] = {}
-        self.pauses = 0
+        self.paused = False
         self.executor = self.begin()
         self.ended: list[Executor] = []
 
@@ -48,37 +56,43 @@ class PausingExecutor(Executor):
 
     def use(self, costs: Costs) -> None:
         """Use other costs, from the next step on."""
-        assert isinstance(self.executor, StepwiseExecutor)
+        assert isinstance(self.executor, StepwiseExecutor | FastForwardExecutor)
         self.costs = self.executor.costs = costs
 
     def pause(self) -> None:
-        """Stop all steps until as many calls of `resume`."""
-        self.pauses += 1
-        if self.pauses == 1:
-            self.executor.abort()
-            self.ended.append(self.executor)
-            self.executor.stop()
-            self.executor = self.begin()
+        """Stop all steps until `resume`."""
+        self.paused = True
+        self.executor.abort()
+        self.ended.append(self.executor)
+        self.executor.stop()
+        self.executor = self.begin()
 
     def resume(self) -> None:
-        """Undo one call of `pause`. After the last one, steps under way begin again."""
-        self.pauses -= 1
-        if not self.pauses:
-            for batch_step in list(self.attempts):
-                self.attempt(batch_step)
+        """Begin the steps under way again."""
+        self.paused = False
+        for batch_step in list(self.attempts):
+            self.attempt(batch_step)
 
     def send(self, batch_step: BatchStep) -> None:
         self.attempts[batch_step] = batch_step
-        if not self.pauses:
-            self.attempt(batch_step)
+        if not self.paused:
+            leaps = isinstance(self.executor, FastForwardExecutor)
+            self.attempt(batch_step, batch_step.steps if leaps else 1)
 
-    def attempt(self, batch_step: BatchStep) -> None:
+    def attempt(self, batch_step: BatchStep, steps: int = 1) -> None:
         """Send a batch step to the executor."""
         over = partial(self.back, batch_step, self.executor)
-        attempt = BatchStep(over, batch_step.work, last=batch_step.last, counted=False)
+        counted = batch_step.counted and steps > 1
+        attempt = BatchStep(over, batch_step.work, steps, last=batch_step.last, counted=counted)
         attempt.clock_error, batch_step.clock_error = batch_step.clock_error, 0.0
         self.attempts[batch_step] = attempt
         self.executor.send(attempt)
+        coming = bisect_left(self.times, self.env.now)
+        if coming < len(self.times) and isinstance(self.executor, FastForwardExecutor):
+            self.executor.end_before(self.times[coming])
+
+    def interrupt(self, request: Request | None = None) -> None:
+        self.executor.interrupt(request)
 
     def back(
         self, batch_step: BatchStep, executor: Executor, attempt: BatchStep, leave: Seconds
@@ -97,7 +111,14 @@ class PausingExecutor(Executor):
         return self.executor.steps_made(attempt) if attempt else 0.0
 
     def steps_so_far(self, batch_step: BatchStep) -> int:
-        return 0 if self.pauses else super().steps_so_far(batch_step)
+        attempt = self.attempts.get(batch_step)
+        return self.executor.steps_so_far(attempt) if attempt and not self.paused else 0
+
+    def tally_so_far(self) -> Tally:
+        return self.executor.tally_so_far()
+
+    def busy_so_far(self) -> NDArray[np.float64]:
+        return self.busy - self.executor.busy + self.executor.busy_so_far()
 
     def stop(self) -> None:
         self.executor.stop()
