@@ -163,7 +163,7 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
     ) -> Deployment:
         parts = {"model": make_model, "chip": make_chip, "engine": make_engine}
         built = {name: options.pop(name, None) or build() for name, build in parts.items()}
-        topology, seed = options.pop("topology", None), options.pop("expert_seed", None)
+        topology = options.pop("topology", None)
         prompt_tokens = options.pop("prompt_tokens", None)
         of = options.pop("speculation", None)
         return deploy(
@@ -173,7 +173,6 @@ def make_deployment(make_model, make_chip, make_engine) -> Callable[..., Deploym
             request_tokens,
             prompt_tokens,
             LimitOverrides(**({"token_budget": 16} | options)),
-            seed,
         )
 
     return make

@@ -1,6 +1,5 @@
 """Routed experts: how many of them a step's tokens reach on the slowest shard."""
 
-from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -83,10 +82,10 @@ class ExpertDraws:
     ) -> None:
         self.seed, self.routed, self.skew, self.shards = seed, routed, skew, shards
         self.streams: dict[tuple[int, int], np.random.Generator] = {}
-        self.ahead: dict[tuple[int, int], deque[DrawnLoad]] = {}
+        self.ahead: dict[tuple[int, int], list[DrawnLoad]] = {}
         self.together: dict[tuple[int, int], int] = {}
 
-    def next(self, step: tuple[int, int]) -> deque[DrawnLoad]:
+    def next(self, step: tuple[int, int]) -> list[DrawnLoad]:
         """Return the draws of some coming steps, one or more, which do not take them yet.
 
         The first is drawn alone, and then twice as many steps each time: many kinds are rare.
@@ -94,7 +93,7 @@ class ExpertDraws:
         """
         if step not in self.streams:
             self.streams[step] = np.random.default_rng([*self.seed, *step])
-            self.ahead[step], self.together[step] = deque(), 1
+            self.ahead[step], self.together[step] = [], 1
         ahead, stream = self.ahead[step], self.streams[step]
         if not ahead:
             draws = self.together[step]
@@ -110,8 +109,9 @@ class ExpertDraws:
 
     def take(self, step: tuple[int, int], steps: int = 1) -> DrawnLoad:
         """Take the draws of steps that are made, and return the last one."""
-        drawn: DrawnLoad = ()
-        for _ in range(steps):
-            ahead = self.ahead.get(step) or self.next(step)
-            drawn = ahead.popleft()
+        while steps > len(ahead := self.next(step)):
+            steps -= len(ahead)
+            ahead.clear()
+        drawn = ahead[steps - 1]
+        del ahead[:steps]
         return drawn

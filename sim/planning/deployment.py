@@ -1,7 +1,6 @@
 """A system ready to serve: its layout, memory fit, scheduler limits and step costs."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -209,7 +208,6 @@ def deploy(
     request_tokens: float,
     prompt_tokens: float | None = None,
     overrides: LimitOverrides = LimitOverrides(),
-    expert_seed: Sequence[int] | None = None,
 ) -> Deployment:
     """Lay the model on the chips and compute whether it fits.
 
@@ -217,7 +215,6 @@ def deploy(
     The token budget of a step is that of `overrides`, `tokens_per_beat` or the engine.
     Else it is the one that the chip's kind of compute advises.
     Else it is the one with which a mean prompt ends soonest (`best_chunk`).
-    expert_seed: of the draws of each step's experts; None for expected loads.
 
     Raises: ValueError if the degrees, the topology, the precisions or the limits contradict
     each other.
@@ -243,7 +240,7 @@ def deploy(
     fitted = fit(layout, request_tokens)
     _require_kv_room(layout, fitted, overrides.kv_tokens)
     limits, beat = _scheduler_limits(layout, fitted, overrides, request_tokens)
-    return Deployment(layout, fitted, limits, Costs(layout, expert_seed), bare, beat, tried)
+    return Deployment(layout, fitted, limits, Costs(layout), bare, beat, tried)
 
 
 def _token_budget(

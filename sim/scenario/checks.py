@@ -167,26 +167,28 @@ def _what_speculation_obeys(scenario: "Scenario") -> None:
         system = scenario.plain(name)
         if not (system.speculate and system.speculate.tokens):
             continue
-        model = system.model or scenario.model
+        model, apart = system.model or scenario.model, system.speculate.draft.system is not None
         problems = {
             f"{model.id}, which has states of fixed size": (
                 model.state_bytes() > 0,
-                "another model",
+                "states after rejected drafts are not simulated; try another model",
             ),
-            "policy: ring": (system.policies.batching is ring, "policy: continuous"),
+            "policy: ring": (
+                system.policies.batching is ring,
+                "a beat of the ring has one token of a sequence; try policy: continuous",
+            ),
             "fidelity: chip": (
-                scenario.by_chip(name) and system.speculate.draft.system is not None,
-                "fidelity: stage",
+                apart and scenario.by_chip(name),
+                "drafts on other chips are not simulated there; try fidelity: stage",
             ),
             "routing: sampled": (
-                system.routing == "sampled" and system.speculate.draft.system is not None,
-                "routing: expected",
+                apart and system.routing == "sampled",
+                "drafts on other chips are not simulated with it; try routing: expected",
             ),
         }
-        for key, (has, hint) in problems.items():
+        for key, (has, why) in problems.items():
             if has:
-                reason = f"got {key}; expected a system without it, since its drafts are not "
-                reason += f"simulated; try {hint}"
+                reason = f"got {key}; expected a system without it, since {why}"
                 pool = ("attention",) if name in both else ()
                 path = ("systems", *key_path(scenario.systems, name), *pool, "speculate")
                 raise error_at_path(path, system.speculate, reason)

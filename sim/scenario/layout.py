@@ -144,7 +144,7 @@ def _conversion(scenario: Scenario, name: str, decode: Deployment) -> list[str]:
 def check(scenario: Scenario) -> dict[str, dict[str, Member]]:
     """Return the members of every system, by name.
 
-    A fleet's members are deployed again: with sampled experts, each system samples its own.
+    A fleet's members are deployed again.
     Raises: PlanError for the first system that does not fit, or serves several models.
     """
     return {name: deploy_members(scenario, name) for name in scenario.systems}

@@ -53,7 +53,6 @@ from sim.scenario.speculate import DRAFTER_PATH, DraftSystem
 from sim.scenario.sweep_field import SweepField
 from sim.scenario.system import Fleet, System
 from sim.workload.kinds import WorkloadField
-from sim.workload.requests import stream_seed
 from sim.workload.slo import SLO, SLOField, shortest_limits
 
 
@@ -321,7 +320,6 @@ class Scenario(Value):
                 self.request_tokens,
                 self.workload.mean_prompt,
                 limits,
-                stream_seed(self.seed, "experts") if system.routing == "sampled" else None,
             )
         except ValueError as error:
             raise self.plan_error(name, error) from error

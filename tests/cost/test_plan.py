@@ -7,6 +7,7 @@ import pytest
 
 from sim.cost.layout import fit, sequences
 from sim.cost.plan import Plan
+from sim.cost.step import Costs
 from sim.cost.terms import COLLECTIVES, HOPS, WEIGHTS
 from sim.cost.work import Work
 from sim.hardware.chip import Memory
@@ -240,9 +241,8 @@ def test_drawn_routing_is_the_seeds_and_near_what_is_expected(make_model, make_c
             "plan": Plan(),
         }
         parts = DeploymentParts(model, chips=1, **parts)
-        costs = deploy(
-            parts, 64, overrides=LimitOverrides(16), expert_seed=None if seed is None else [seed]
-        ).costs
+        layout = deploy(parts, 64, overrides=LimitOverrides(16)).layout
+        costs = Costs(layout, None if seed is None else [seed])
         return [
             float(costs.step(Work(decodes=8, context=80, logits=8)).time.sum()) for _ in range(40)
         ]

@@ -21,6 +21,7 @@ from sim.workload.arrivals import ClosedLoop, Poisson
 from sim.workload.lengths import Length
 from sim.workload.request_kinds import RequestKind
 from sim.workload.sessions import Sessions, Turns
+from sim.workload.slo import SLO
 from sim.workload.think import Pauses, Think
 
 LENGTHS = {"prompt": Length(uniform=(1, 40)), "output": Length(uniform=(2, 12))}
@@ -118,6 +119,19 @@ def test_a_run_does_not_depend_on_the_runs_before_it(make_scenario, luck):
     members, requests = check(scenario)["a"], scenario.workload.draw(scenario.seed)
     first, second = (serve_requests(scenario, "a", members, requests) for _ in range(2))
     assert first.table("x").equals(second.table("x"))
+
+
+def test_a_result_is_told_twice_alike(make_scenario):
+    """Estimates without a load, such as the bound of the capacity, have expected loads of experts."""
+    plain, drawn = LUCK["none"], LUCK["sampled experts"]
+    scenario = make_scenario(plain=dict(plain), drawn=dict(drawn))
+    scenario = scenario.model_copy(update={"slo": SLO(ttft=0.5, tpot=0.05)})
+    result = sim.run(scenario)
+    told = result.as_json()
+    assert told == result.as_json()
+    one, other = (told["systems"][name]["at_capacity"] for name in ("plain", "drawn"))
+    assert one == other
+    assert result.systems["plain"].metrics != result.systems["drawn"].metrics
 
 
 def test_availability_does_not_depend_on_the_name(make_scenario):

@@ -274,3 +274,26 @@ def test_a_ring_decodes_for_a_prefill_pool_at_its_own_pace(compiled, make_deploy
     assert (tally.batch_steps[1], tally.logits, rows.gaps.count) == (len(taken),) * 3
     positions = zip(asked.prompt, outputs, strict=True)
     assert tally.context == sum(p + 1 + n for p, own in positions for n in range(own - 1))
+
+
+def test_rings_in_both_pools_are_two_loops_over_beats(compiled):
+    """The first loop has the prompts. The second has a token for each that arrives, and its decodes."""
+    prefill, decode = compiled("four stages"), compiled("three uneven stages")
+    schedule = beat_schedule(prefill.costs, TOKENS)
+    asked = drawn(schedule, 0.3)
+    asked = replace(asked, output=np.maximum(asked.output, 2))
+    configs = [
+        ReplicaConfig(of.costs, of.limits, Policies(batching=ring), request_tokens=TOKENS)
+        for of in (prefill, decode)
+    ]
+    pools = PoolConfig(1, Transfer(bandwidth=1e8, latency=1.3e-5))
+    rows = Service(asked, configs, least_loaded, pools=pools).run()
+    assert rows.finished.all()
+    prompts = replace(asked, output=np.ones_like(asked.output))
+    first, _ = loop_over_beats(schedule, prefill.limits, prompts)
+    assert rows.first_token == pytest.approx(first, rel=1e-9)
+    arrived = rows.transfers.handed_over
+    order = np.argsort(arrived, kind="stable")
+    received = RequestBatch(arrived[order], np.ones_like(order), (asked.output - 1)[order])
+    _, last = loop_over_beats(beat_schedule(decode.costs, TOKENS), decode.limits, received)
+    assert rows.last_token[order] == pytest.approx(last, rel=1e-9)

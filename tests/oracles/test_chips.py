@@ -1,5 +1,7 @@
 """The same physics twice: every chip a process, and stages in closed form.  Where nothing contends they give the same times."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -10,6 +12,7 @@ from sim.chipsim.exceptions import Irregularities
 from sim.chipsim.machine import machine_factory
 from sim.cost.plan import Plan
 from sim.cost.program import CollectiveOp, WaitOp, program
+from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.hardware.engine import Launch
 from sim.hardware.topology import (
@@ -284,7 +287,8 @@ def test_sampled_experts_are_drawn_alike(lay, serve_on):
     """The same stream gives the same drawings: the two fidelities ask for them in the same order."""
     rows = []
     for by_chip in (False, True):
-        deployment = lay(APART["nodes"], EXPERT_PLANS[0], "experts", expert_seed=[7])
+        deployment = lay(APART["nodes"], EXPERT_PLANS[0], "experts")
+        deployment = replace(deployment, costs=Costs(deployment.layout, [7]))
         chips = machine_factory(deployment.costs, [Irregularities()], [0]) if by_chip else None
         rows.append(serve_on(deployment, [(0.0, 30, 9), (0.002, 10, 9)], machine=chips))
     same(*rows)

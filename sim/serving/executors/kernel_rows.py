@@ -34,7 +34,7 @@ class KernelRows:
         self.made: NDArray[np.int64] = np.zeros((1 + slots, kernel.DRAWN + self.ahead), np.int64)
         self.row_of: dict[tuple[int, int], int] = {}
         self.size_of: dict[int, tuple[int, int]] = {}
-        self.body_of: dict[tuple[int, int, DrawnLoad], int] = {}
+        self.body_of: dict[tuple[int, int], dict[DrawnLoad, int]] = {}
         self.told: dict[int, int] = {}
         self.used = 1
 
@@ -60,13 +60,13 @@ class KernelRows:
             self.made = np.concatenate((self.made, np.zeros_like(self.made)))
         return row
 
-    def body_row(self, size: tuple[int, int], load: DrawnLoad) -> int:
-        """Return the row with the body of a step of some size whose experts have a drawn load."""
-        key = (*size, load)
-        if key not in self.body_of:
-            self.body_of[key] = row = self.new_row()
-            self.rows[row, kernel.BODY] = self.costs.body_with(*key)
-        return self.body_of[key]
+    def body_rows(self, size: tuple[int, int], draws: list[DrawnLoad]) -> list[int]:
+        """Return the rows with the bodies of steps of some size whose experts have drawn loads."""
+        known = self.body_of.setdefault(size, {})
+        for load in set(draws).difference(known):
+            known[load] = row = self.new_row()
+            self.rows[row, kernel.BODY] = self.costs.body_with(*size, load)
+        return [known[load] for load in draws]
 
     def good_steps(self, row: int) -> int:
         """Return how many steps of a row may be made before one that fails, or is not drawn yet."""
@@ -79,11 +79,10 @@ class KernelRows:
         size, made = self.size_of[row], self.told[row]
         good = self.errors.good_steps(size) if self.errors else FOREVER
         if self.costs.sampled:
-            draws = self.costs.sampled.next(size)
-            for number, load in enumerate(draws, made):
-                body = self.body_row(size, load)  # may replace `made` by a longer array
-                self.made[row, kernel.DRAWN + number % self.ahead] = body
-            good = min(good, len(draws))
+            bodies = self.body_rows(size, self.costs.sampled.next(size))
+            places = np.arange(made, made + len(bodies)) % self.ahead
+            self.made[row, kernel.DRAWN + places] = bodies
+            good = min(good, len(bodies))
         self.made[row, kernel.STOP] = made + good
         return good
 
