@@ -16,7 +16,7 @@ from sim.cost.attention import (
 )
 from sim.cost.collectives import Collectives, Exchange
 from sim.cost.layout import Layout
-from sim.cost.multiplies import Multiply, is_walk, multiply_op
+from sim.cost.multiplies import Multiply, in_whole_tiles, is_walk, multiply_op
 from sim.cost.terms import OVERHEAD, Array, Cause, Row, Sides
 from sim.hardware.chip import Op, Quotient
 from sim.model.blocks import Block, Mixer
@@ -70,7 +70,7 @@ def multiply_causes(
         return (Cause("inputs walked by a tile", "software", multiply.walk, "s", keys=(key,)),)
     computing = sides.compute >= sides.memory
     padded = tokens + multiply.more_tokens if computing else tokens
-    op = multiply_op(layout, multiply, padded)
+    op = multiply_op(layout, in_whole_tiles(multiply), padded)
     quotients = layout.chip.compute.quotients(op, layout.weights_memory)
     efficiency = multiply.efficiencies[0 if computing else 1]
     quotient = _binding(quotients, op, sides, efficiency, layout.plan.weights_in)

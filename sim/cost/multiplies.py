@@ -1,6 +1,6 @@
 """Weight matrices as they lie on a chip: FLOPs, bytes and times of their multiplications."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
@@ -21,6 +21,7 @@ class Multiply(NamedTuple):
     tile passes all inputs; time_keys: of both.
     chips: chips over which the matrix is split.
     more_tokens: tokens that are computed as well as its own, in partly filled tiles.
+    padding: how many times the matrix grows to whole tiles.
     """
 
     flops: Flop
@@ -35,6 +36,7 @@ class Multiply(NamedTuple):
     efficiency_keys: tuple[tuple[str, ...], tuple[str, ...]]
     time_keys: tuple[str, str]
     more_tokens: float = 0.0
+    padding: float = 1.0
 
 
 def dense_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
@@ -73,12 +75,13 @@ def expert_multiplies(layout: Layout, block: Block) -> tuple[Multiply, ...]:
 def routed_multiplies(
     engine: Engine,
     chip: Chip,
-    matrices: Iterable[tuple[tuple[int, int], NumberFormat]],
+    matrices: Sequence[tuple[tuple[int, int], NumberFormat]],
     activations: Precision,
     chips: int,
 ) -> tuple[Multiply, ...]:
     """Return the multiplies of an expert with these matrices, each split over `chips`.
 
+    The last matrix has the inner columns as inputs, and the hidden size as outputs.
     The first one has the fixed time of the layer's kernel. The `moe_memory_efficiency` of an
     engine counts in place of the kernel's numbers.
     """
@@ -103,6 +106,7 @@ def routed_multiplies(
                 efficiencies=(kernel.compute_efficiency, kernel.memory_efficiency),
                 efficiency_keys=((f"{key}.compute_efficiency",), (f"{key}.memory_efficiency",)),
                 more_tokens=kernel.more_tokens,
+                padding=kernel.padding(*matrices[-1][0]),
                 fixed=0.0 if multiplies else kernel.fixed,
                 time_keys=(f"{key}.fixed", ""),
             )
@@ -150,6 +154,12 @@ def shaped_multiply(
     )
 
 
+def in_whole_tiles(multiply: Multiply) -> Multiply:
+    """Return a multiply whose matrix is padded to whole tiles.  Left out: padded activations."""
+    grown = multiply.padding
+    return multiply._replace(flops=grown * multiply.flops, weights=grown * multiply.weights)
+
+
 def multiply_op(layout: Layout, multiply: Multiply, tokens: float) -> Op:
     """Return the operation of one multiply of `tokens` tokens on the fullest chip.
 
@@ -169,24 +179,36 @@ def multiply_sides(layout: Layout, multiply: Multiply, tokens: float) -> Sides:
 
     Left out: its fixed time, `Multiply.fixed`.
     """
-    op = multiply_op(layout, multiply, tokens)
-    return _sides(multiply, tokens, *layout.chip.compute.times(op, layout.weights_memory))
+
+    def times(padded: Multiply) -> tuple[Seconds, Seconds]:
+        op = multiply_op(layout, padded, tokens)
+        return layout.chip.compute.times(op, layout.weights_memory)
+
+    return _sides(multiply, tokens, times)
 
 
 def multiply_alone(chip: Chip, multiply: Multiply, tokens: float) -> Sides:
     """Return both sides of a multiply that a chip runs alone, from its fastest memory."""
-    op = _op(multiply, tokens, multiply.activations * tokens)
-    return _sides(multiply, tokens, *chip.compute.times(op, chip.memory[chip.homes[0]]))
+
+    def times(padded: Multiply) -> tuple[Seconds, Seconds]:
+        op = _op(padded, tokens, padded.activations * tokens)
+        return chip.compute.times(op, chip.memory[chip.homes[0]])
+
+    return _sides(multiply, tokens, times)
 
 
-def _sides(multiply: Multiply, tokens: float, compute: Seconds, memory: Seconds) -> Sides:
+def _sides(
+    multiply: Multiply, tokens: float, times: Callable[[Multiply], tuple[Seconds, Seconds]]
+) -> Sides:
     """Return the sides of a multiply with its losses, from its times without them.
 
     Left out: the fixed time, which comes before both.
     """
     computing, reading = multiply.efficiencies
-    read, tiles = memory / reading, 1 + multiply.more_tokens / tokens
-    return Sides(compute * tiles / computing, max(read, multiply.walk), compute, memory)
+    ideal = times(multiply)
+    compute, memory = times(in_whole_tiles(multiply)) if multiply.padding > 1 else ideal
+    tiles = 1 + multiply.more_tokens / tokens
+    return Sides(compute * tiles / computing, max(memory / reading, multiply.walk), *ideal)
 
 
 def multiply_shares(

@@ -60,6 +60,11 @@ class Host(Value):
     layer_launch: Launch | None = Field(
         default=None, description="In place of the engine's `layer_launch`; default: the engine's."
     )
+    block_kernels: KernelsField | None = Field(
+        default=None,
+        description="In place of the engine's `block_kernels`, as its servers set them; default: "
+        "the engine's.",
+    )
     busy_request: Seconds = Field(
         default=0.0, description="Time for which a request keeps the front end busy [s]."
     )

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from sim.inputs.fields import FromCatalogue
 from sim.inputs.values import Sourced, Value
-from sim.units import Fraction, Seconds
+from sim.units import Count, Fraction, Seconds
 
 SIXTEEN = "bf16"  # every generation has this kernel
 FP8_BLOCK = "fp8_block"  # scales of 128 x 128 weights, and of 128 inputs of a token
@@ -64,6 +64,9 @@ class ExpertKernel(Value):
     Time: fixed + max(bytes / (memory_efficiency x bandwidth), FLOPs / (compute_efficiency x peak)).
     FLOPs are counted for `more_tokens` more tokens of each expert that is reached: a tile is
     computed as a whole, and a popular expert makes others wait.
+    Weights are padded with zeros to whole tiles, which are read and computed as well: gpt-oss on 8
+    chips has 360 inner columns for each chip, and a kernel with tiles of 256 takes 512.
+    Left out: the memory that padding takes.
     """
 
     fixed: Seconds = Field(
@@ -76,6 +79,19 @@ class ExpertKernel(Value):
         description="Tokens of each expert that are computed as well as its own, in partly filled "
         "tiles.",
     )
+    hidden_tile: Count = Field(
+        default=1, description="The hidden size is padded to a multiple of this."
+    )
+    inner_tile: Count = Field(
+        default=1,
+        description="The inner columns of an expert on a chip are padded to a multiple of this.",
+    )
+
+    def padding(self, inner: int, hidden: int) -> float:
+        """Return how many times the weights grow by padding."""
+        grown = -(-inner // self.inner_tile) * self.inner_tile
+        grown *= -(-hidden // self.hidden_tile) * self.hidden_tile
+        return grown / (inner * hidden)
 
 
 class DecodeKernel(Value):

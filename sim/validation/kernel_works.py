@@ -165,11 +165,14 @@ class ExpertWork:
         )
 
     def bare(self, engine: Engine, chip: Chip) -> BareTimes:
-        """Return the times of reading and computing all experts."""
+        """Return the times of reading and computing all experts, padded as the engine pads them.
+
+        engine: without other losses.
+        """
         reached, tokens = self.reached()
         sides = [multiply_alone(chip, m, tokens) for m in self._multiplies(engine, chip)]
-        compute = reached * sum(side.ideal_compute for side in sides)
-        memory = reached * sum(side.ideal_memory for side in sides)
+        compute = reached * sum(side.compute for side in sides)
+        memory = reached * sum(side.memory for side in sides)
         return BareTimes(compute, memory, compute / tokens)
 
     def _multiplies(self, engine: Engine, chip: Chip) -> tuple[Multiply, ...]:

@@ -20,7 +20,7 @@ from sim.catalogue.engines import NO_ENGINE
 from sim.catalogue.measurements import read_csv_table
 from sim.hardware.chip import Chip
 from sim.hardware.engine import Engine
-from sim.hardware.kernels import CollectiveKernel, Kernels, expert_precision
+from sim.hardware.kernels import CollectiveKernel, ExpertKernel, Kernels, expert_precision
 from sim.inputs.document import read_value
 from sim.inputs.names import find_entry
 from sim.validation.kernel_fits import SOFT_ERROR
@@ -50,7 +50,27 @@ HELD = {"fixed": 0.0, "memory_efficiency": 0.8, "compute_efficiency": 0.5}
 HELD |= {"more_tokens": 64.0, "more_positions": 300.0, "latency": 0.0, "latency_per_chip": 0.0}
 # Kernels of a backend whose times stand with others: by backend and key, a part of their name.
 # TensorRT-LLM's servers of 2026 set moe_backend TRTLLM, and its own rows are of DeepGEMM's kernel.
-TIMED_ELSEWHERE = {("trtllm", "experts.blackwell.fp8_block"): "flashinfer_trtllm"}
+# InferenceX's servers with vLLM on B200 set FlashInfer's kernel with 8-bit activations; its rows
+# are SGLang's.
+TIMED_ELSEWHERE = {
+    ("trtllm", "experts.blackwell.fp8_block"): "flashinfer_trtllm",
+    ("vllm", "experts.blackwell.fp4_fp8"): "flashinfer_trtllm",
+}
+# Tiles of MXFP4's kernels, to which weights are padded: of the hidden size, and of an expert's
+# inner columns on a chip.
+FLASHINFER_TILES, MARLIN_TILES, TRITON_TILES = (256, 256), (256, 128), (1, 64)
+TILES_SOURCE = {"trtllm": "its MXFP4WeightTRTLLMGenFusedMoEMethod"}
+TILES = {
+    ("sglang", "experts.blackwell.fp4_bf16"): FLASHINFER_TILES,
+    ("sglang", "experts.blackwell.fp4_fp8"): FLASHINFER_TILES,
+    ("sglang", "experts.blackwell-rtx.fp4_bf16"): MARLIN_TILES,
+    ("trtllm", "experts.blackwell.fp4_fp8"): (512, 128),
+    ("vllm", "experts.ada.fp4_bf16"): MARLIN_TILES,
+    ("vllm", "experts.blackwell-rtx.fp4_bf16"): MARLIN_TILES,
+    ("vllm", "experts.blackwell.fp4_bf16"): FLASHINFER_TILES,
+    ("vllm", "experts.blackwell.fp4_fp8"): FLASHINFER_TILES,
+    ("vllm", "experts.hopper.fp4_bf16"): TRITON_TILES,
+}
 MICROSECONDS = ("fixed", "latency", "latency_per_chip")
 
 _Floats = NDArray[np.float64]
@@ -101,7 +121,7 @@ def loss_fits(backend: str) -> dict[str, LossFit]:
     """Return the fits of a backend's experts and attention, by key in its file."""
     groups = _groups(backend)
     return {
-        key: _fit_losses(key, rows)
+        key: _fit_losses(key, rows, _tiles(backend, key))
         for key, rows in sorted(groups.items())
         if len(rows) >= FEWEST_ROWS
     }
@@ -109,7 +129,13 @@ def loss_fits(backend: str) -> dict[str, LossFit]:
 
 def loss_fit(backend: str, key: str) -> LossFit:
     """Return the fit of one kernel, such as 'experts.hopper.fp8'."""
-    return _fit_losses(key, _groups(backend)[key])
+    return _fit_losses(key, _groups(backend)[key], _tiles(backend, key))
+
+
+def _tiles(backend: str, key: str) -> dict[str, int]:
+    """Return the tiles of a kernel of experts, by key in its file; none without padding."""
+    tiles = zip(("hidden_tile", "inner_tile"), TILES.get((backend, key), (1, 1)), strict=True)
+    return {name: tile for name, tile in tiles if tile > 1}
 
 
 def _groups(backend: str) -> dict[str, list[MeasuredWork]]:
@@ -149,14 +175,14 @@ def _names(key: str) -> tuple[str, ...]:
     return "fixed", "compute_efficiency", "more_positions"
 
 
-def _fit_losses(key: str, rows: list[MeasuredWork]) -> LossFit:
-    """Return the numbers of a kernel with the least error on its rows."""
+def _fit_losses(key: str, rows: list[MeasuredWork], tiles: Mapping[str, int]) -> LossFit:
+    """Return the numbers of a kernel with the least error on its rows.  tiles: of experts."""
     measured = np.array([row.seconds for row in rows])
-    ideal = read_value(find_entry(NO_ENGINE, "engines"), Engine)
+    engine = _with_tiles(key, tiles)
     works = [
         (row.work, row.chip) for row in rows if isinstance(row.work, ExpertWork | AttentionWork)
     ]
-    compute, memory, unit = np.array([work.bare(ideal, chip) for work, chip in works]).T
+    compute, memory, unit = np.array([work.bare(engine, chip) for work, chip in works]).T
 
     def simulated(numbers: Mapping[str, float]) -> _Floats:
         more = numbers.get("more_tokens", 0.0) + numbers.get("more_positions", 0.0)
@@ -168,6 +194,16 @@ def _fit_losses(key: str, rows: list[MeasuredWork]) -> LossFit:
     highest = {"compute_efficiency": 1.0} if key.startswith("experts") else {}
     fit = least_error(_names(key), simulated, measured, highest)
     return replace(fit, points=_points(rows))
+
+
+def _with_tiles(key: str, tiles: Mapping[str, int]) -> Engine:
+    """Return an engine that loses nothing but what the padding of a kernel of experts takes."""
+    if not tiles:
+        return read_value(find_entry(NO_ENGINE, "engines"), Engine)
+    _, generation, precision = key.split(".")
+    kernel = ExpertKernel(fixed=0.0, memory_efficiency=1.0, compute_efficiency=1.0, **tiles)
+    experts = {generation: {precision: kernel}}
+    return engine_of_kernels(Kernels(otherwise=generation, experts=experts))
 
 
 def _points(rows: list[MeasuredWork]) -> str:
@@ -311,8 +347,11 @@ def loss_lines(backend: str) -> Iterator[str]:
             if shown[: depth + 1] != parents[: depth + 1]:
                 yield f"{'  ' * depth}{parent}:"
         shown = parents
-        yield f"{'  ' * len(parents)}{name}: {mapping_text(fit.numbers)}"
+        tiles = _tiles(backend, key)
+        yield f"{'  ' * len(parents)}{name}: {mapping_text({**fit.numbers, **tiles})}"
         of = f"{fit.points} in kernels.csv, median error {fit.error:.1f} %"
+        if tiles:
+            of += f"; tiles: {TILES_SOURCE.get(backend, 'its Mxfp4MoEMethod')}"
         sources.append(f'  {key}: "fitted: to {of}"')
         sources += [
             f'  {key}.{number}: "assumed: the times do not identify it"' for number in fit.held

@@ -33,6 +33,7 @@ MANY_USERS, SHORT_ROUNDS = 50, 3  # of pools: rounds that are simulated with mor
 FULL_ROUNDS = 5  # the same if it is measured from its second round on
 # Tokens of a reply that are simulated at most: its beat and TPOT hardly depend on more.
 REPLY_PROMPT, REPLY_OUTPUT = 512, 64
+HOST_KEYS = ("layer_launch", "block_kernels")  # of an engine, which a host replaces
 _LAST_COSTS: deque[Costs] = deque(maxlen=4)
 
 
@@ -162,12 +163,13 @@ def host_overhead(engine: Engine, point: MeasuredPoint) -> Seconds:
 def _on_its_host(
     point: MeasuredPoint, system: System
 ) -> tuple[MeasuredPoint, FrontEndTimes | None]:
-    """Return a point whose engine launches layers as its host does, and the host's front end."""
+    """Return a point with its host's launches and kernels, and the host's front end."""
     host = system.engine.hosts.get(point.host)
     if host is None:
         return point, None
-    if host.layer_launch:
-        engine = system.engine.model_copy(update={"layer_launch": host.layer_launch})
+    own = {key: value for key in HOST_KEYS if (value := getattr(host, key))}
+    if own:
+        engine = system.engine.model_copy(update=own)
         point = replace(point, system=system.model_copy(update={"engine": engine}))
     busy = FrontEndTimes(host.busy_request, host.busy_prompt_token, host.busy_token)
     return point, busy if any(busy) else None

@@ -11,7 +11,8 @@ import pytest
 import sim
 from sim.catalogue.measurements import Rule
 from sim.cost.plan import Plan, PlanError
-from sim.hardware.engine import Engine
+from sim.hardware.engine import Engine, Host
+from sim.hardware.kernels import Kernels
 from sim.inputs.document import read_value
 from sim.inputs.errors import UserError
 from sim.inputs.names import catalogue_names
@@ -25,6 +26,7 @@ from sim.validation import validate as module
 from sim.validation.agreement import PointComparison, ValidationReport, error_statistics
 from sim.validation.points import MeasuredPoint
 from sim.validation.simulate import point_scenario, simulate
+from sim.validation.systems import catalogue_entry
 from sim.validation.validate import (
     SETS,
     compare_metric,
@@ -591,6 +593,25 @@ def test_a_host_adds_time_for_each_prompt_token_and_launches_layers(make_point):
     layers = sum(bool(block.mixers) for block in make_point().system.model.blocks)
     assert slow["ttft"] == pytest.approx(layers + 0.6)
     assert slow["tpot"] == pytest.approx(bare["tpot"])
+
+
+def test_the_kernels_of_a_host_replace_those_of_the_engine(make_point):
+    engine, chip, model = (
+        catalogue_entry(name, kind)
+        for name, kind in (("vllm", "engines"), ("h100-sxm", "chips"), ("gpt-oss-20b", "models"))
+    )
+    marlin = read_value(catalogue_names("kernels")["marlin"], Kernels)
+    hosts = {"triton": Host(), "marlin": Host(block_kernels=marlin)}
+    parts = {"chip": chip, "model": model, "plan": Plan(activations="bf16")}
+
+    def token_time(host: str, **changes) -> float:
+        system = parts | {"engine": engine.model_copy(update={"hosts": hosts, **changes})}
+        return simulate(make_point(system=system, host=host))["tpot"]
+
+    assert token_time("marlin") == token_time("triton", block_kernels=marlin)
+    assert token_time("triton") == token_time("")
+    # Triton's kernel starts 14.5 us later in each of the 24 layers.
+    assert token_time("triton") - token_time("marlin") > 24 * 14e-6
 
 
 def test_a_busy_front_end_bounds_the_requests_that_are_served(make_point):
