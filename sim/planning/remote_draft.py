@@ -90,10 +90,8 @@ def _require_whole_steps(parts: DeploymentParts) -> None:
     _require_no_launches(parts)
     engine, plan = parts.engine, parts.plan
     if engine.tokens_per_beat:
-        reason = (
-            f"got {engine.id}, which has tokens_per_beat; expected an engine without it, since "
-        )
-        reason += "a drafter on other chips serves whole steps; try engine: vllm"
+        reason = f"got {engine.id}, which has tokens_per_beat; expected an engine without it, as "
+        reason += "its beats cannot wait for drafts from other chips; try engine: vllm"
         raise error_at_path(("engine",), engine.id, reason)
     if plan.slots not in (None, 1):
         reason = f"got {plan.slots}; expected 1 with a drafter on other chips; try "
@@ -103,15 +101,14 @@ def _require_whole_steps(parts: DeploymentParts) -> None:
 def _require_no_search(parts: DeploymentParts) -> None:
     """Raise ValueError for a search of degrees, which would not count both kinds of chips."""
     if search := parts.plan.search:
-        reason = f"got {search}; expected degrees with a drafter on other chips; "
+        reason = f"got {search}; expected degrees with a drafter on other chips, since a search "
+        reason += "counts chips of one kind; "
         raise error_at_path(("plan", "search"), search, f"{reason}try plan: {{tensor: 8}}")
 
 
 def _require_no_launches(parts: DeploymentParts) -> None:
     """Raise ValueError for an engine whose host launches layers."""
     if parts.engine.layer_launch:
-        reason = (
-            f"got {parts.engine.id}, which has layer_launch; expected an engine without it with "
-        )
-        reason += "a drafter on other chips; try engine: vllm"
+        reason = f"got {parts.engine.id}, which has layer_launch; expected an engine without it, "
+        reason += "since launches beside drafts are not simulated; try engine: vllm"
         raise error_at_path(("engine",), parts.engine.id, reason)

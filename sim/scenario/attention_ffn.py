@@ -182,7 +182,10 @@ def _require_simulated_parts(pool: str, system: System) -> None:
             raise error_at_path(("exceptions", number, "like"), exception.like.id, reason)
     if pool == "attention":
         if system.speculate and system.speculate.draft.system is not None:
-            reason = "got a drafter on other chips; expected one on the attention pool; "
+            reason = (
+                "got a drafter on other chips; expected one on the attention pool, since turns "
+            )
+            reason += "of three kinds of chips are not simulated; "
             path = ("speculate", "draft", "system")
             raise error_at_path(path, None, f"{reason}try leaving system and transfer out")
         if system.faults and (spares := system.faults.spares):

@@ -52,6 +52,7 @@ SHORTER = {
         "measure.window=[0 s, 9 s]",
     ],
     "claims/lpx": [
+        "order_by=null",
         "workload.requests=9",
         "workload.shared_prefix=1000 token",
         "workload.output=8 token",
@@ -64,6 +65,7 @@ SHORTER = {
         "measure.warmup=0 s",
     ],
     "claims/lpx-kimi-k2": [
+        "order_by=null",
         "workload.requests=9",
         "workload.shared_prefix=1000 token",
         "workload.output=8 token",
