@@ -260,7 +260,9 @@ def bandwidth_claims(systems: Systems, speeds: Mapping[str, float]) -> list[str]
 
 
 def _bandwidths(pair: str, one: SystemIdentity, other: SystemIdentity) -> str:
+    quotients = {label: rate(one) / rate(other) for label, rate in WEIGHT_BANDWIDTHS.items()}
     ratios = (
-        f"{rate(one) / rate(other):,.1f} ({label})" for label, rate in WEIGHT_BANDWIDTHS.items()
+        f"{f'{value:,.1f}' if value >= 1 else format_number(value)} ({label})"
+        for label, value in quotients.items()
     )
     return f"Speed of reading weights, {pair}: {', '.join(ratios)}."
