@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.serving.event_order import call_urgently
+from sim.serving.event_order import CallUrgently
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage, PoolOutages
@@ -60,8 +60,8 @@ class PoolFailures:
             (self.pools.attention, self.rank_down, self.rank_up),
         ):
             for outage in sorted(outages, key=lambda outage: outage.at):
-                call_urgently(self.env, outage.at, partial(down, outage))
-                call_urgently(self.env, outage.at + outage.lasts, partial(up, outage))
+                CallUrgently(self.env, outage.at, partial(down, outage))
+                CallUrgently(self.env, outage.at + outage.lasts, partial(up, outage))
 
     def ffn_down(self, _: Outage, __: simpy.Event) -> None:
         """Stop all steps. The attention pool keeps its sequences."""

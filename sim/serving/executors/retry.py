@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
-from sim.serving.event_order import call_after
+from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.units import Seconds
 
@@ -51,7 +51,7 @@ class RetryExecutor(Executor):
             self.replays += 1
             self.retried.add(batch_step)
             restart = self.error_sampler.errors.restart
-            call_after(self.env, restart, lambda _: self.executor.send(attempt))
+            CallAfter(self.env, restart, lambda _: self.executor.send(attempt))
             return
         del self.inner[batch_step]
         self.retried.discard(batch_step)
