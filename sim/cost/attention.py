@@ -4,7 +4,6 @@ A state of fixed size takes a time that depends on tokens alone.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from sim.cost.layout import Layout
@@ -63,8 +62,7 @@ class AttentionCore(NamedTuple):
         return work.attended, work.cached
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeLine:
+class DecodeLine(NamedTuple):
     """The attention of decodes, linear in their context: both sides of the roofline."""
 
     windowed: bool
@@ -75,14 +73,16 @@ class DecodeLine:
 
     def at(self, work: Work) -> tuple[Seconds, Seconds, int]:
         """Return the seconds now, the growth of each step, and the steps until sides cross."""
-        if self.windowed:
+        windowed, compute, compute_slope, memory, memory_slope = self
+        if windowed:
             context, more = work.windowed_context, work.growing
         else:
             context, added = work.context, work.added
             more = work.decodes if added is None else added
-        compute_slope, memory_slope = self.compute_slope, self.memory_slope
-        compute = self.compute + compute_slope * context
-        memory = self.memory + memory_slope * context
+        compute += compute_slope * context
+        memory += memory_slope * context
+        if memory > compute and memory_slope >= compute_slope:  # reading binds for ever
+            return memory, more * memory_slope, FOREVER
         lead, gain = memory - compute, more * (memory_slope - compute_slope)
         holds = FOREVER if lead * gain >= 0 else 1 + int(abs(lead / gain))
         if lead > 0 or (lead == 0 and gain >= 0):
@@ -280,8 +280,10 @@ def is_absorbed(layout: Layout, shape: Mixer, tokens: float, decode: bool) -> bo
     Decodes do, and so do prompts of so few tokens that unpacking would cost more FLOPs.
     Left out: that a step may have several chunks.
     """
+    if decode:
+        return True
     absorbed, unpacked = (position_flops(layout, shape, form) for form in (True, False))
-    return decode or tokens * (absorbed - unpacked) < unpacking_flops(layout, shape)
+    return tokens * (absorbed - unpacked) < unpacking_flops(layout, shape)
 
 
 class MixerFlops(NamedTuple):

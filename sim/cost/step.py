@@ -98,24 +98,25 @@ class Costs(StepRows):
 
         Plain floats are ten times as fast as arrays of one number.
         """
-        decodes = work.decodes
-        key = decodes, work.width, work.prompt_tokens, work.rank_prompt, work.logits, work.chunks
-        if key not in self._fixed or self.sampled:
+        decodes, prompt_tokens = work.decodes, work.prompt_tokens
+        key = decodes, work.width, prompt_tokens, work.rank_prompt, work.logits, work.chunks
+        fixed = self._fixed.get(key)
+        if fixed is None or self.sampled:
             drafting = decodes if self.drafter else 0
             sampling = self.sampling(work.logits, decodes + work.chunks, drafting)
-            self._fixed[key] = self.body(work.tokens, self.ranked(work)).item() + sampling
-        time, growth, holds = self._fixed[key], 0.0, 1 if self.sampled else FOREVER
-        layers = self._first_layers
+            fixed = self._fixed[key] = self.body(work.tokens, self.ranked(work)).item() + sampling
+        time, growth, holds = fixed, 0.0, 1 if self.sampled else FOREVER
         if decodes:
-            for kind, line in enumerate(self._decode_lines(decodes)):
+            lines = self._lines.get(decodes) or self._decode_lines(decodes)
+            for layers, line in zip(self._first_layers, lines, strict=True):
                 now, more, steps = line.at(work)
-                time += layers[kind] * now
-                growth += layers[kind] * more
+                time += layers * now
+                growth += layers * more
                 if steps < holds:
                     holds = steps
-        if work.prompt_tokens:
-            for kind, core in enumerate(self._prompts(work)):
-                time += layers[kind] * core.prompt_seconds(work)
+        if prompt_tokens:
+            for layers, core in zip(self._first_layers, self._prompts(work), strict=True):
+                time += layers * core.prompt_seconds(work)
             growth, holds = 0.0, 1
         if self.launch and time < (launch := self.launching(work).item()):
             return launch, 0.0, min(holds, 1 + int((launch - time) / growth)) if growth else holds
@@ -247,7 +248,10 @@ class Costs(StepRows):
 
 def _total(rows: Iterator[Row], stages: int) -> Array:
     if stages == 1:  # plain floats are ten times as fast as arrays of one number
-        return np.array([sum(row.repeats.item() * row.seconds for row in rows)])
+        seconds = 0.0
+        for row in rows:
+            seconds += row.repeats.item() * row.seconds
+        return np.array([seconds])
     total = np.zeros(stages)
     for row in rows:
         total += row.repeats * row.seconds

@@ -235,8 +235,8 @@ class Roofline(Compute):
     """
 
     def times(self, op: Op, memory: Memory) -> tuple[Seconds, Seconds]:
-        computing, reading = self.quotients(op, memory)
-        return computing.seconds, reading.seconds
+        nbytes = op.weights + op.kv + op.activations
+        return op.flops / self.peak(*op.precisions), nbytes / memory.bandwidth
 
     def quotients(self, op: Op, memory: Memory) -> tuple[Quotient, Quotient]:
         nbytes = op.weights + op.kv + op.activations

@@ -7,7 +7,7 @@
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,12 @@ class Gaps:
     """
 
     def __init__(self) -> None:
-        self.bins: dict[int, int] = {}
+        self.bins: defaultdict[int, int] = defaultdict(int)
         self.count, self.total, self.squares = 0, 0.0, 0.0
 
     def add(self, gap: Seconds, times: int) -> None:
         """Add `times` gaps of one length."""
-        place = bin_of(gap)
-        self.bins[place] = self.bins.get(place, 0) + times
+        self.bins[bin_of(gap)] += times
         self.count += times
         self.total += times * gap
         self.squares += times * gap * gap
@@ -65,9 +64,9 @@ class Gaps:
                 end += 1
             while end > done + 1 and bin_of(gap + (end - 1) * growth) > place:
                 end -= 1
-            self.bins[place] = self.bins.get(place, 0) + times * (end - done)
+            self.bins[place] += times * (end - done)
             done, place = end, bin_of(gap + end * growth)
-        self.bins[place] = self.bins.get(place, 0) + times * (steps - done)
+        self.bins[place] += times * (steps - done)
         pairs = steps * (steps - 1)
         self.count += times * steps
         self.total += times * (steps * gap + growth * pairs / 2)
@@ -78,7 +77,7 @@ class Gaps:
     def join(self, bins: dict[int, int], total: Seconds, squares: float) -> None:
         """Add the gaps of another histogram: its bins, total and squares."""
         for place, times in bins.items():
-            self.bins[place] = self.bins.get(place, 0) + times
+            self.bins[place] += times
             self.count += times
         self.total += total
         self.squares += squares

@@ -46,17 +46,6 @@ class Admission:
 
     # A request comes.
 
-    def is_expired(self, request: Request) -> bool:
-        """Return whether a request's deadline has passed before it came."""
-        deadline = self.policies.deadline
-        return deadline is not None and request.arrival + deadline <= self.env.now
-
-    def expire(self, request: Request) -> None:
-        """End a request that comes after its deadline."""
-        assert self.policies.deadline is not None
-        self.rows.expire(request.id, self.policies.deadline)
-        self.on_end(request, self.env.now)
-
     def never_fits(self, request: Request) -> str:
         """Set the KV that a request needs. Return why it can never be served; "" if it can."""
         tokens, limits = request.tokens, self.limits
@@ -70,9 +59,9 @@ class Admission:
         return ""
 
     def is_full(self, request: Request) -> bool:
-        """Return whether the queue has no place. A request that fits now needs none."""
-        most = self.policies.max_waiting
-        if most is None or self.queued < most:
+        """Return whether a limited queue has no place. A request that fits now needs none."""
+        assert self.policies.max_waiting is not None
+        if self.queued < self.policies.max_waiting:
             return False
         return bool(self.queued) or not self.kv_cache.fits(request, request.kv)
 
@@ -97,9 +86,10 @@ class Admission:
     def record_replica(self, request: Request) -> None:
         """Record that this replica serves a request, which another one may have served before."""
         rows, number = self.rows, request.id
-        before = rows.replica[number]
+        before = rows.replica.item(number)
         if before != self.number:
-            rows.moved[number] |= before != -1
+            if before != -1:
+                rows.moved[number] = True
             rows.replica[number] = self.number
 
     def queue(self, request: Request, key: float) -> None:
@@ -182,7 +172,7 @@ class Admission:
     def leave(self, request: Request, at: Seconds) -> None:
         """Record that a request has ended."""
         self.forget(request)
-        if lost := self.lost.pop(request.id, None):
+        if self.lost and (lost := self.lost.pop(request.id, None)):
             lost(request)
             return
         if request.cancelled:

@@ -14,52 +14,45 @@ Results depend on this order wherever two events have the same simulated time. T
    sends the next request at that instant, and it comes first.
 
 SimPy orders events by time, then by priority, then by the order of scheduling. It has no public
-timeout with a priority, so `UrgentTimeout` calls `Environment.schedule`.
+timeout with a priority, so `CallAfter` calls `Environment.schedule`.
 """
 
 import math
 from collections.abc import Callable
 
 import simpy
-from simpy.events import URGENT, Timeout
+from simpy.events import NORMAL, URGENT
 
 from sim.units import Seconds
 
 Callback = Callable[[simpy.Event], None]
 
 
-class UrgentTimeout(simpy.Event):
-    """A timeout that is handled before all other events of its instant that are not urgent."""
+class CallAfter(simpy.Event):
+    """A call of functions after `delay` [s], in the order in which such calls are scheduled.
 
-    def __init__(self, env: simpy.Environment, delay: Seconds) -> None:
-        self.env, self.callbacks, self._ok, self._value = env, [], True, None
-        env.schedule(self, URGENT, delay)
-
-
-def call_urgently(env: simpy.Environment, delay: Seconds, callback: Callback) -> None:
-    """Call a function after `delay` [s], before returns and deadlines of that instant."""
-    UrgentTimeout(env, delay).callbacks.append(callback)
-
-
-def call_after(env: simpy.Environment, delay: Seconds, callback: Callback) -> simpy.Event:
-    """Call a function after `delay` [s], in the order in which such calls are scheduled.
-
-    The returned event identifies the call: SimPy cannot cancel it, so a caller ignores stale ones.
+    The event identifies the call: SimPy cannot cancel it, so a caller ignores stale ones.
     """
-    timeout = Timeout(env, delay)
-    timeout.callbacks.append(callback)
-    return timeout
+
+    priority = NORMAL
+
+    def __init__(self, env: simpy.Environment, delay: Seconds, *callbacks: Callback) -> None:
+        assert delay >= 0, "a call in the past"
+        self.env, self.callbacks, self._ok, self._value = env, [*callbacks], True, None
+        env.schedule(self, self.priority, delay)
 
 
-class ReturnTimeout(Timeout):
-    """A timeout until micro-batches return to the scheduler of their replica."""
+class CallUrgently(CallAfter):
+    """A call before all other events of its instant that are not urgent.
+
+    A process may also wait for it.
+    """
+
+    priority = URGENT
 
 
-def call_at_return(env: simpy.Environment, delay: Seconds, callback: Callback) -> simpy.Event:
-    """Call a function after `delay` [s], when micro-batches return. Otherwise as `call_after`."""
-    timeout = ReturnTimeout(env, delay)
-    timeout.callbacks.append(callback)
-    return timeout
+class CallAtReturn(CallAfter):
+    """A call when micro-batches return to the scheduler of their replica."""
 
 
 def next_event_time(env: simpy.Environment, independent: bool = False) -> Seconds:
@@ -70,7 +63,7 @@ def next_event_time(env: simpy.Environment, independent: bool = False) -> Second
     """
     if not independent:
         return env.peek()
-    times = (at for at, _, _, event in env._queue if not isinstance(event, ReturnTimeout))
+    times = (at for at, _, _, event in env._queue if not isinstance(event, CallAtReturn))
     return min(times, default=math.inf)
 
 

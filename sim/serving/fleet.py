@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim.cost.energy import Tally, summed
 from sim.results.rows import Rows, Span, Traffic
-from sim.serving.event_order import call_after, call_urgently
+from sim.serving.event_order import CallAfter, CallUrgently
 from sim.serving.executors.choice import executor_for
 from sim.serving.policy import Request, Router, ring
 from sim.serving.policy_checks import checked_router
@@ -136,7 +136,7 @@ class ServingFleet:
         else:
             replica.in_transit += 1
             hand_over = partial(self.hand_over, replica, request)
-            call_urgently(self.env, replica.overhead - self.overhead, hand_over)
+            CallUrgently(self.env, replica.overhead - self.overhead, hand_over)
 
     def hand_over(self, replica: Replica, request: Request, _: simpy.Event) -> None:
         """Submit a request that was on its way. If the replica has failed, route it again."""
@@ -151,7 +151,7 @@ class ServingFleet:
         self.held.append(request)
         if (patience := self.patience) is not None:
             wait = max(0.0, request.arrival + patience - self.env.now)
-            call_after(self.env, wait, lambda _: self.give_up(request, patience))
+            CallAfter(self.env, wait, lambda _: self.give_up(request, patience))
 
     def give_up(self, request: Request, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no replica is up."""
@@ -174,8 +174,8 @@ class ServingFleet:
                 if outages.attention:
                     RankFailures(self.env, number, outages.attention, self).schedule()
             for outage in sorted(config.outages, key=lambda outage: outage.at):
-                call_urgently(self.env, outage.at, partial(self.down, number, outage))
-                call_urgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))
+                CallUrgently(self.env, outage.at, partial(self.down, number, outage))
+                CallUrgently(self.env, outage.at + outage.lasts, partial(self.up_again, number))
 
     def down(self, number: int, outage: Outage, _: simpy.Event) -> None:
         """Let a replica fail. Its requests begin again, or fail."""
@@ -211,7 +211,7 @@ class ServingFleet:
 
         The replica that gets the first one then waits for the others before it schedules.
         """
-        call_urgently(self.env, 0.0, lambda _: self.send(request))
+        CallUrgently(self.env, 0.0, lambda _: self.send(request))
 
     # The work that was done.
 

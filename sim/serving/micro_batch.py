@@ -4,6 +4,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from sim.cost.energy import Tally
+from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving.batch_wait import BatchWait
 from sim.serving.executors.executor import BatchStep
@@ -86,21 +87,34 @@ class MicroBatch(BatchStep):
             steps = min(steps, self.window_full_steps[0][0] - self.step)
         return steps
 
-    def advance(self, tally: Tally) -> None:
-        """Book the steps that its batch step made."""
+    def decode_work(self) -> Work:
+        """Return the work of a step in which each sequence gets its next tokens."""
+        return Work(
+            self.running,
+            self.context,
+            logits=self.running * self.width,
+            windowed_context=self.windowed,
+            growing=self.growing,
+            width=self.width,
+            added=self.added,
+        )
+
+    def advance(self, tally: Tally) -> list[Request]:
+        """Book the steps that its batch step made, and return the requests that finish.
+
+        Their sequences are removed.
+        """
         self.step += self.steps
         if self.width > 1:
             tally.decode_steps += self.steps
         self.context += self.added * self.steps
-        self.windowed += self.growing * self.steps
-        while self.window_full_steps and self.window_full_steps[0][0] <= self.step:
-            _, rate, excess = heapq.heappop(self.window_full_steps)
-            self.growing -= rate
-            self.windowed -= excess
-
-    def pop_finished(self) -> list[Request]:
-        """Remove the sequences whose last token is ready, and return their requests."""
-        finished = []
+        if self.window:
+            self.windowed += self.growing * self.steps
+            while self.window_full_steps and self.window_full_steps[0][0] <= self.step:
+                _, rate, excess = heapq.heappop(self.window_full_steps)
+                self.growing -= rate
+                self.windowed -= excess
+        finished: list[Request] = []
         while self.finish_steps and self.finish_steps[0][0] <= self.step:
             finish = heapq.heappop(self.finish_steps)
             request = finish[2]

@@ -15,6 +15,7 @@ from sim.serving.policy import (
     RoutedReplica,
     Router,
     continuous,
+    first_come_first_served,
     is_steady,
 )
 
@@ -72,6 +73,8 @@ def checked_order(order: Order) -> Order:
 
     Raises: UserError from the returned order, when its answer is not a number.
     """
+    if order is first_come_first_served:  # the default
+        return order
 
     def _key_of(request: Request) -> float:
         key = order(request)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import simpy
 
 from sim.cost.attention_ffn import AttentionFfnCosts
-from sim.serving.event_order import call_urgently
+from sim.serving.event_order import CallUrgently
 from sim.serving.executors.pausing import PausingExecutor
 from sim.serving.replica import Replica
 from sim.serving.replica_config import Outage
@@ -41,8 +41,8 @@ class StepStops:
     def schedule(self) -> None:
         """Schedule all failures and repairs; at one instant a repair comes first."""
         for outage in sorted(self.outages, key=lambda outage: outage.at):
-            call_urgently(self.env, outage.at, self.down)
-            call_urgently(self.env, outage.at + outage.lasts, self.up_again)
+            CallUrgently(self.env, outage.at, self.down)
+            CallUrgently(self.env, outage.at + outage.lasts, self.up_again)
 
     def down(self, _: simpy.Event) -> None:
         """Stop all steps."""
@@ -100,8 +100,8 @@ class RankFailures:
     def schedule(self) -> None:
         """Schedule all failures and repairs; at one instant a repair comes first."""
         for outage in sorted(self.outages, key=lambda outage: outage.at):
-            call_urgently(self.env, outage.at, partial(self.rank_down, outage))
-            call_urgently(self.env, outage.at + outage.lasts, partial(self.rank_up, outage))
+            CallUrgently(self.env, outage.at, partial(self.rank_down, outage))
+            CallUrgently(self.env, outage.at + outage.lasts, partial(self.rank_up, outage))
 
     def rank_down(self, outage: Outage, event: simpy.Event) -> None:
         """Lose the sequences of a rank. Those of the other ranks go on."""

@@ -14,7 +14,7 @@ import simpy
 
 from sim.results.rows import Rows
 from sim.serving.admission import Admission
-from sim.serving.event_order import call_after
+from sim.serving.event_order import CallAfter
 from sim.serving.policy import Request
 from sim.serving.replica import Replica
 from sim.serving.replica_config import ReplicaConfig
@@ -197,11 +197,11 @@ class PrefillReplica(Replica):
         the room.
         """
         if prompt.ended:
-            call_after(self.env, 0.0, lambda _: self.release(prompt))
+            CallAfter(self.env, 0.0, lambda _: self.release(prompt))
         else:
             prompt.cancelled = True
             self.admission.withdrawn.add(prompt.id)
-            call_after(self.env, 0.0, lambda _: self.cancel(prompt))
+            CallAfter(self.env, 0.0, lambda _: self.cancel(prompt))
 
 
 class RingPrefillReplica(PrefillReplica, RingReplica):
@@ -265,7 +265,7 @@ class RingDecodeReplica(DecodeReplica, RingReplica):
         rows.gaps.add(beats[1] * beat + unloaded - request.joined, 1)
         self.counter.received += 1
         leave = (beats[1] + later * turn) * beat + unloaded
-        call_after(env, leave - now, partial(self.answered, request, leave))
+        CallAfter(env, leave - now, partial(self.answered, request, leave))
 
     def entered(self, request: Request, beats: tuple[int, int], begun: float) -> Entered:
         if begun <= beats[1]:

@@ -21,7 +21,7 @@ import simpy
 
 from sim.cost.kv_transfer import prompt_kv_bytes
 from sim.results.rows import Rows, Transfers
-from sim.serving.event_order import call_after
+from sim.serving.event_order import CallAfter
 from sim.serving.executors.choice import executor_for
 from sim.serving.fleet import RequestSource, ServingFleet
 from sim.serving.policy import Request, Router, ring
@@ -202,7 +202,7 @@ class PooledFleet(ServingFleet):
         end += transfer.latency
         rows.transfers.add(request.id, (start, end), nbytes)
         journey.source.executor.tally.sent += nbytes
-        call_after(self.env, end - now, lambda _: self.arrive(journey, request))
+        CallAfter(self.env, end - now, lambda _: self.arrive(journey, request))
 
     def arrive(self, journey: Journey, request: Request) -> None:
         """Free the prefill replica's room for a prompt that has travelled, and hand it over.
@@ -216,7 +216,7 @@ class PooledFleet(ServingFleet):
         del self.journeys[request.id]
         journey.source.release(journey.prompt)
         if handover:
-            call_after(self.env, handover, lambda _: target.receive(request, journey.computed_at))
+            CallAfter(self.env, handover, lambda _: target.receive(request, journey.computed_at))
         else:
             target.receive(request, journey.computed_at)
 
@@ -256,7 +256,7 @@ class PooledFleet(ServingFleet):
         request, deadline = journey.request, self.configs[-1].policies.deadline
         if deadline is not None:
             wait = max(0.0, request.arrival + deadline - self.env.now)
-            call_after(self.env, wait, lambda _: self.give_up_stranded(journey, deadline))
+            CallAfter(self.env, wait, lambda _: self.give_up_stranded(journey, deadline))
 
     def give_up_stranded(self, journey: Journey, deadline: Seconds) -> None:
         """Cancel a request whose deadline passes while no decode replica is up."""

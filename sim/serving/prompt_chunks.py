@@ -58,15 +58,18 @@ def take_chunks(
     Left out: that the rest of a prompt stays on its rank.
     """
     prefilled: list[Request] = []
-    share, ranks = -(-tokens // limits.ranks), [0] * limits.ranks
+    share, ranks, rank = -(-tokens // limits.ranks), [0] * limits.ranks, 0
     unfinished = 0  # prompts before the next one that do not end with the step
-    while len(prefilling) > unfinished and work.prompt_tokens < tokens:
-        request, rank = prefilling[unfinished], ranks.index(min(ranks))
+    while tokens and unfinished < len(prefilling):
+        request = prefilling[unfinished]
+        if limits.ranks > 1:
+            rank = ranks.index(min(ranks))
         left = request.prompt - request.prefilled - (len(prefilled) >= ends)
-        chunk = min(left, share - ranks[rank], tokens - work.prompt_tokens)
+        chunk = min(left, share - ranks[rank], tokens)
         if chunk <= 0:  # less than 0 for a received prompt without a place
             break
         add_chunk(work, request.prefilled, chunk, limits.window)
+        tokens -= chunk
         ranks[rank] += chunk
         request.prefilled += chunk
         if request.prefilled == request.prompt:

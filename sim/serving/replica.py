@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sim.cost.energy import Tally
 from sim.results.rows import Rows
 from sim.serving.admission import Admission
-from sim.serving.event_order import call_after, call_urgently, is_instant_over
+from sim.serving.event_order import CallAfter, CallUrgently, is_instant_over
 from sim.serving.executors.executor import Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.micro_batch import MicroBatch
@@ -28,6 +28,7 @@ class Replica:
     """One copy of the model: its requests, its scheduler, and its executor.
 
     in_transit: requests that were routed to it and are still on their way.
+    alone: whether there is one micro-batch.
     scheduling_requested: whether idle micro-batches will take prompts at this instant.
     up: False after a failure. Another object then takes its place.
     """
@@ -46,6 +47,7 @@ class Replica:
         self.env, self.executor, self.rows = env, executor, rows
         self.system, self.overhead = config.system, config.overhead
         self.limits, self.policies = config.limits, config.policies
+        self.reserve, self.alone = config.policies.reserve, config.limits.micro_batches == 1
         self.admission = self.admission_class(env, number, config, rows, on_end)
         self.prefilling = self.admission.prefilling
         batches = [
@@ -53,7 +55,7 @@ class Replica:
             for _ in range(self.limits.micro_batches)
         ]
         self.scheduler = Scheduler(self.admission, batches, executor.tally, rows)
-        if not self.policies.reserve and self.limits.micro_batches > 1:
+        if not self.reserve and not self.alone:
             executor.take_kv_from(self.admission.kv_cache)
         self.scheduling_requested = False
         self.in_transit = 0
@@ -76,34 +78,36 @@ class Replica:
     def submit(self, request: Request) -> None:
         """Accept a request, or refuse it if it can never fit, is late, or the queue is full."""
         admission, deadline = self.admission, self.policies.deadline
-        if admission.is_expired(request):
-            admission.expire(request)
+        if deadline is not None and request.arrival + deadline <= self.env.now:
+            self.rows.expire(request.id, deadline)
+            admission.on_end(request, self.env.now)
             return
         if reason := admission.never_fits(request):
             admission.refuse(request, reason)
             return
         self.executor.complete_silent()
-        if admission.is_full(request):
+        if self.policies.max_waiting is not None and admission.is_full(request):
             self.rows.turned_away[request.id] = True
             admission.refuse(request, f"the queue of {self.policies.max_waiting} is full")
             return
         admission.accept(request)
         if deadline is not None:
             wait = max(0.0, request.arrival + deadline - self.env.now)
-            call_after(self.env, wait, lambda _: self.cancel(request))
+            CallAfter(self.env, wait, lambda _: self.cancel(request))
         self.on_submit()
 
     def on_submit(self) -> None:
         """Admit requests after the queue has changed, and let micro-batches take their prompts."""
-        if not self.policies.reserve and self.scheduler.in_flight:
+        if not self.reserve and self.scheduler.in_flight:
             # Free KV is known only after the current step: end it early and admit then.
             self.executor.interrupt()
             return
         self.admission.admit()
-        if self.prefilling and self.scheduler.idle and is_instant_over(self.env):
-            self.run_scheduler()
-        else:
-            self.request_scheduling()
+        if self.prefilling:
+            if self.scheduler.idle and is_instant_over(self.env):
+                self.run_scheduler()
+            else:
+                self.request_scheduling()
 
     def cancel(self, request: Request) -> None:
         """Cancel a request at its deadline: immediately if it waits, else after the next step."""
@@ -122,26 +126,31 @@ class Replica:
 
     # Micro-batches get work, are sent, and return.
 
+    @property
+    def has_place(self) -> bool:
+        """Whether an idle micro-batch may take prompts."""
+        scheduler = self.scheduler
+        return bool(scheduler.idle) and scheduler.in_flight < scheduler.allowed
+
     def request_scheduling(self, interrupt: bool = True) -> None:
-        """Let micro-batches take the waiting prompts, if there are any.
+        """Let micro-batches take the waiting prompts.
 
         Idle ones take them after all that arrives at this instant. Without idle ones the next
         micro-batch to return takes them. interrupt: whether to end its steps for that.
         """
-        if not self.prefilling:
-            return
-        if not self.scheduler.idle or self.scheduler.in_flight >= self.scheduler.allowed:
+        if not self.has_place:
             if interrupt:
                 self.executor.interrupt(self.steady_prompt())
         elif not self.scheduling_requested:
             self.scheduling_requested = True
-            call_after(self.env, 0.0, self.run_scheduler)
+            CallAfter(self.env, 0.0, self.run_scheduler)
 
     def steady_prompt(self) -> Request | None:
         """Return the prompt that the executor may compute by itself; None if there is none."""
+        if not (self.executor.computes_prompts and self.scheduler.fast_path):
+            return None
         request = self.prefilling[0]
-        steady = self.scheduler.fast_path and not request.cancelled and not request.is_prefilled
-        return request if steady else None
+        return None if request.cancelled or request.is_prefilled else request
 
     def run_scheduler(self, _: simpy.Event | None = None) -> None:
         """Let idle micro-batches take the waiting prompts."""
@@ -149,50 +158,49 @@ class Replica:
         executor = self.executor
         # A micro-batch that returned without an event would count as in flight.
         executor.complete_silent()
-        while (
-            self.prefilling
-            and self.scheduler.idle
-            and self.scheduler.in_flight < self.scheduler.allowed
-        ):
+        while self.prefilling and self.has_place:
             if request := self.steady_prompt():
                 most = self.scheduler.allowed - self.scheduler.in_flight
                 executor.assign_prefill_chunks(request, self.scheduler.idle, most, self.resume)
-            if self.scheduler.idle and self.scheduler.in_flight < self.scheduler.allowed:
-                batch = self.scheduler.idle.popleft()
-                batch.clock_error = 0.0
-                if not self.start_step(batch):
-                    self.scheduling_requested = False
-                    return
+                if not self.has_place:
+                    break
+            batch = self.scheduler.idle.popleft()
+            batch.clock_error = 0.0
+            if not self.start_step(batch):
+                self.scheduling_requested = False
+                return
         self.scheduling_requested = False
-        self.request_scheduling()
+        if self.prefilling:
+            self.request_scheduling()
 
     def start_step(self, batch: MicroBatch) -> bool:
         """Schedule a step and send it, or make the micro-batch idle. Return whether it was sent."""
         sent = self.scheduler.schedule_step(batch)
-        if batch.preempted and not sent and self.scheduler.in_flight == 1:
-            # Its last sequence was preempted, and no other micro-batch will return and admit it.
-            self.admission.admit()
-            sent = self.scheduler.schedule_step(batch)
-        if batch.preempted and self.limits.micro_batches > 1:
-            # A waiting request may fit now. The next micro-batch to return admits it.
-            self.executor.interrupt()
+        if batch.preempted:
+            if not sent and self.scheduler.in_flight == 1:
+                # Its last sequence was preempted, and no other micro-batch will return and admit.
+                self.admission.admit()
+                sent = self.scheduler.schedule_step(batch)
+            if batch.preempted and not self.alone:
+                # A waiting request may fit now. The next micro-batch to return admits it.
+                self.executor.interrupt()
         if not sent:
             self.scheduler.idle.append(batch)
-            if self.limits.fill is not None:
+            if self.prefilling and self.limits.fill is not None:
                 # Too many may be in flight for a prompt that waits. The next to return takes it.
                 self.request_scheduling()
             return False
         # A policy that refuses prompts now refuses them until something changes. But another
         # micro-batch may take them.
         if self.prefilling:
-            interrupt = batch.work.prompt_tokens > 0 or self.limits.micro_batches > 1
+            interrupt = batch.work.prompt_tokens > 0 or not self.alone
             self.request_scheduling(interrupt)
         self.executor.send(batch)
         return True
 
     def resume(self, batch: MicroBatch, _: simpy.Event | None = None) -> None:
         """Start a step after arrivals whose admission `on_submit` left to the end of a step."""
-        if not self.policies.reserve:
+        if not self.reserve:
             self.admission.admit()
         self.start_step(batch)
 
@@ -205,7 +213,7 @@ class Replica:
             # The replica failed while the step was under way.
             return
         decodes = batch.work.decodes
-        if not self.policies.reserve and self.limits.micro_batches == 1:
+        if not self.reserve and self.alone:
             # KV was taken for the planned steps, of which some were not made.
             unmade = batch.kv_steps - batch.steps
             self.admission.kv_cache.grow(-batch.kv_growth * unmade if decodes else 0)
@@ -214,13 +222,11 @@ class Replica:
         elif batch.skipped_since:
             batch.count_skipped(self.rows.gaps, leave)
         batch.last = leave
-        ended = (
-            self.scheduler.process_outputs(batch, leave) if decodes or batch.prefilled else False
-        )
-        if not self.policies.reserve:
+        ended = bool(decodes or batch.prefilled) and self.scheduler.process_outputs(batch, leave)
+        if not self.reserve:
             self.admission.admit()
         if ended and not is_instant_over(self.env):
-            call_urgently(self.env, 0.0, partial(self.resume, batch))
+            CallUrgently(self.env, 0.0, partial(self.resume, batch))
         else:
             self.start_step(batch)
 

@@ -30,7 +30,7 @@ from sim.cost.step import Costs
 from sim.cost.work import Work, decodes_at
 from sim.results.histogram import Gaps
 from sim.results.rows import Rows
-from sim.serving.event_order import call_after
+from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import Executor
 from sim.serving.policy import Request, SchedulerLimits
 from sim.serving.prompt_chunks import attended_positions
@@ -269,7 +269,7 @@ class RingReplica(Replica):
         self.beats[request.id] = beats
         self.rows.first_token[request.id] = last * beat + unloaded
         leave = (last + decodes * turn) * beat + unloaded
-        call_after(env, leave - now, partial(self.answered, request, leave))
+        CallAfter(env, leave - now, partial(self.answered, request, leave))
 
     def answered(self, request: Request, leave: Seconds, _: simpy.Event) -> None:
         """End a request whose last token left the pipeline, and admit others in its place."""

@@ -19,6 +19,7 @@ from sim.serving.policy import (
     BatchDecision,
     BatchState,
     Request,
+    continuous,
     is_steady,
 )
 from sim.serving.policy_checks import checked_batching, policy_name
@@ -63,7 +64,9 @@ class Scheduler:
     decoding: micro-batches that hold sequences; counted only if `limits.fill` is a number.
     size: the most sequences of a micro-batch, as policies see it.
     allowed: micro-batches that may be in flight while prompts wait, see `update_allowed`.
+    alone: whether there is one micro-batch.
     steady: whether every sequence decodes, and prompts fill the budget.
+    known: whether the policy is the default one. A user's steady policy is asked, as a check.
     fast_path: whether the oldest prompt fills every returning micro-batch, so that the executor
         can compute its chunks without the scheduler.
     tally: the executor's. Sequences that leave add their tokens to it.
@@ -74,10 +77,12 @@ class Scheduler:
     ) -> None:
         self.admission, self.batches, self.tally, self.rows = admission, batches, tally, rows
         self.limits, self.policies = limits, policies = admission.limits, admission.policies
-        self.prefilling, self.every = admission.prefilling, policies.receive_every
+        self.prefilling, self.alone = admission.prefilling, limits.micro_batches == 1
+        self.reserve, self.every = policies.reserve, policies.receive_every
         self.steady = is_steady(policies.batching) and not policies.wait and self.every == 1
         self.fast_path = self.steady and limits.ranks == 1
         self.batching = checked_batching(policies.batching)
+        self.known = self.steady and policies.batching is continuous
         self.size = policies.size or max(1, limits.sequences // limits.micro_batches)
         self.width, self.idle, self.decoding = limits.width, deque(batches), 0
         self.allowed = limits.micro_batches if limits.fill is None else limits.fill
@@ -111,26 +116,20 @@ class Scheduler:
         prefilling = self.prefilling
         if prefilling and (prefilling[0].cancelled or prefilling[0].is_prefilled):
             clear_first_prompts(self, batch)
-        batch.preempted = preempted = not self.policies.reserve and self.preempt(batch)
+        batch.preempted = preempted = not self.reserve and self.preempt(batch)
         running = batch.running
         if not running and (not prefilling or self.in_flight > self.allowed):
             return False
-        batch.work = work = Work()
-        batch.prefilled = []
-        if self.steady and not prefilling:
-            decodes, chunk_tokens, ends = True, 0, 0
-        else:
+        decodes, chunk_tokens, ends = True, 0, 0
+        if prefilling or not self.steady:
             decodes, chunk_tokens, ends = self.decide(batch)
-        if decodes and running:
-            work.decodes, work.width = running, self.width
-            work.logits = running * self.width
-            work.context, work.windowed_context = batch.context, batch.windowed
-            work.added, work.growing = batch.added, batch.growing
+        batch.work = work = batch.decode_work() if decodes and running else Work()
+        batch.prefilled = []
         if chunk_tokens > 0:
             batch.prefilled = take_chunks(prefilling, work, chunk_tokens, ends, self.limits)
             batch.received = batch.step + bool(work.decodes)
         if not work.decodes and not work.prompt_tokens:
-            if running or len(self.idle) == self.limits.micro_batches - 1:
+            if running or self.in_flight == 1:
                 prompts = len(self.prefilling) if self.places(batch) > 0 else 0
                 raise UserError(
                     f"policy {policy_name(self.policies.batching)}: got no work for "
@@ -142,10 +141,9 @@ class Scheduler:
         # After a preemption a waiting request may fit. It is admitted at the end of this step.
         single = work.prompt_tokens or batch.skipped_since or preempted
         batch.steps = 1 if single else self.steps_until_change(batch)
-        batch.kv_steps = batch.steps if self.limits.micro_batches == 1 else 1
         if work.decodes:
             batch.begun = True
-            if not self.policies.reserve:
+            if not self.reserve:
                 self.take_kv(batch)
         batch.counted = not batch.skipped_since
         batch.no_output = self.fast_path and not (running or batch.prefilled)
@@ -158,7 +156,8 @@ class Scheduler:
         the peak is only known at their end.
         """
         kv_cache, batch.kv_growth = self.admission.kv_cache, batch.kv_needed
-        if self.limits.micro_batches == 1:
+        batch.kv_steps = batch.steps if self.alone else 1
+        if self.alone:
             kv_cache.kv_used += batch.kv_growth * batch.kv_steps
         else:
             kv_cache.grow(batch.kv_growth)
@@ -166,6 +165,9 @@ class Scheduler:
     def decide(self, batch: MicroBatch) -> BatchDecision:
         """Return the policy's decision, with the prompts that may end limited to the places."""
         places, prompts = self.places(batch), len(self.prefilling)
+        if self.known:
+            room = self.limits.token_budget - batch.running * self.width
+            return BatchDecision(True, room, places)
         if batch.steps_unseen(self.every):  # prompts under way go on: the step before had some
             prompts = 0
         decodes, chunk_tokens, ends = self.batching(self.state_of(batch, prompts))
@@ -214,7 +216,7 @@ class Scheduler:
             steps = min(steps, batch.held_since + wait.steps - batch.step)
         # With several micro-batches, KV taken for later steps would be missing for the others. The
         # executor then takes it step by step.
-        if not self.policies.reserve and self.limits.micro_batches == 1:
+        if not self.reserve and self.alone:
             steps = min(steps, max(1, int(self.admission.kv_cache.kv_free // batch.kv_needed)))
         return steps
 
@@ -223,9 +225,8 @@ class Scheduler:
         admission, running = self.admission, batch.running
         before = len(admission.requests)
         if batch.work.decodes:
-            batch.advance(self.tally)
-            for request in batch.pop_finished():
-                if not self.policies.reserve:
+            for request in batch.advance(self.tally):
+                if not self.reserve:
                     self.keep_kv(request, request.output - 1, request.steps)
                 request.prefilled = request.tokens - 1  # nothing attends to the last token
                 batch.add_decoded(self.tally, request, request.steps)
@@ -236,7 +237,7 @@ class Scheduler:
                     admission.end(finish[2], leave)
         for request in batch.prefilled:
             self.join(batch, request, leave)
-        if running != batch.running:
+        if running != batch.running and self.limits.fill is not None:
             self.update_allowed(batch, running)
         if not batch.running:
             batch.begun = False
@@ -302,7 +303,7 @@ class Scheduler:
         request, steps = finish[2], batch.remove(finish)
         batch.add_decoded(self.tally, request, steps)
         decoded = int(request.rate * steps)
-        if not self.policies.reserve:
+        if not self.reserve:
             self.keep_kv(request, decoded, steps)
         request.prefilled = request.prompt + decoded
         return decoded, steps

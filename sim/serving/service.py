@@ -10,7 +10,7 @@ import simpy
 from sim.chipsim.machine import MachineFactory
 from sim.cost.step import Costs
 from sim.results.rows import Rows
-from sim.serving.event_order import UrgentTimeout, call_urgently
+from sim.serving.event_order import CallUrgently
 from sim.serving.fleet import Mark, ServingFleet, between
 from sim.serving.front_end import FrontEnd, FrontEndTimes
 from sim.serving.policy import DEFAULT, Policies, Request, Router, SchedulerLimits
@@ -24,10 +24,6 @@ from sim.workload.requests import RequestBatch
 
 ServiceProcess = Generator[simpy.Event, Any, Any]
 ProgressCallback = Callable[[int, int], None]
-
-
-def _no_progress(done: int, total: int) -> None:
-    """Ignore the progress of a run."""
 
 
 class ServiceOptions(TypedDict, total=False):
@@ -118,7 +114,7 @@ class Service:
             self.rows.steps = np.zeros(len(requests.prompt), np.int64)
         self.caching = any(config.policies.prefix_caching for config in configs)
         self.think = options.get("think", 0.0)
-        self.progress: ProgressCallback = options.get("progress", _no_progress)
+        self.progress = options.get("progress")
         self.prompts, self.outputs = requests.prompt.tolist(), requests.output.tolist()
         # An arrival is nan if an answer decides it.
         self.arrivals = (
@@ -165,11 +161,11 @@ class Service:
 
     def count_span(self, start: Seconds, end: Seconds | None) -> None:
         """Count the part of the run from start to end; without an end, to the last arrival."""
-        call_urgently(self.env, start, self.mark)
+        CallUrgently(self.env, start, self.mark)
         if end is None:
             self.counts_to_the_last = True
         else:
-            call_urgently(self.env, end, self.mark)
+            CallUrgently(self.env, end, self.mark)
 
     def count_arrival(self) -> None:
         """Count an arrival, and end the part that lasts to the last one."""
@@ -191,7 +187,7 @@ class Service:
         """Wait for the next arrival of an open loop."""
         if self.coming is not None:
             wait = max(0.0, self.coming[1] + self.fleet.overhead - self.env.now)
-            call_urgently(self.env, wait, self.arrive)
+            CallUrgently(self.env, wait, self.arrive)
 
     def arrive(self, _: simpy.Event) -> None:
         """Send a request that arrives. The next arrival is scheduled before that.
@@ -231,7 +227,7 @@ class Service:
     def wait_until(self, at: Seconds) -> ServiceProcess:
         """Wait until the clock has reached a time. A single wait may end a rounding error early."""
         while at > self.env.now:
-            yield UrgentTimeout(self.env, at - self.env.now)
+            yield CallUrgently(self.env, at - self.env.now)
 
     def send_follow_up(self, number: int, at: Seconds) -> None:
         """Send a request that follows an answer, now, with the arrival `at` [s]."""
@@ -254,7 +250,8 @@ class Service:
         rows, requests = self.rows, self.requests
         self.ended += 1
         rows.ended[request.id] = at
-        self.progress(self.ended, len(self.prompts))
+        if self.progress:
+            self.progress(self.ended, len(self.prompts))
         if requests.users is not None and self.users.left:
             user = self.users.sender(request.id)
             think = self.think if requests.think is None else float(requests.think[request.id])

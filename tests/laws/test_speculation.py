@@ -370,8 +370,7 @@ def test_a_micro_batch_grows_by_mean_tokens_until_the_window():
     while batch.running:
         context, windowed = context + batch.context, windowed + batch.windowed
         batch.steps = 1
-        batch.advance(tally)
-        for request in batch.pop_finished():
+        for request in batch.advance(tally):
             batch.add_decoded(tally, request, request.steps)
     assert tally.context == pytest.approx(context)
     assert tally.windowed_context == pytest.approx(windowed)

@@ -15,7 +15,7 @@ from sim.cost.energy import Tally, summed
 from sim.cost.work import Work
 from sim.results.histogram import Gaps
 from sim.serving import kernel
-from sim.serving.event_order import call_at_return, next_event_time
+from sim.serving.event_order import CallAtReturn, next_event_time
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.serving.executors.kernel_state import Head, KernelState
 from sim.serving.kv_cache import KVCache
@@ -40,6 +40,8 @@ class CompiledPipelineExecutor(Executor):
     independent: whether nothing that returns at another replica changes this one.
     Left out: hosts that launch layers (`Costs.launch`).
     """
+
+    computes_prompts = True
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class CompiledPipelineExecutor(Executor):
     def wait(self, head: Head) -> None:
         """Wait for a return."""
         self.next = head
-        call_at_return(self.env, max(0.0, head.back - self.env.now), self.on_return)
+        CallAtReturn(self.env, max(0.0, head.back - self.env.now), self.on_return)
 
     def on_return(self, _: simpy.Event) -> None:
         """Complete the micro-batch that returns, or let it continue. Then advance the others."""

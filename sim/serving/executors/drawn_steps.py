@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.cost.step import Costs
 from sim.cost.work import Work
 from sim.results.histogram import Gaps
-from sim.serving.event_order import call_at_return
+from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep
 from sim.serving.executors.fast_forward import FastForwardExecutor
 from sim.serving.policy import Request
@@ -33,7 +33,7 @@ class DrawnStepsExecutor(FastForwardExecutor):
         self.seconds = seconds = self.costs.drawn_steps(batch_step.work, batch_step.steps)
         batch_step.steps, self.ends = len(seconds), seconds.cumsum().tolist()
         self.duration = self.duration_of(batch_step.steps)
-        self.timeout = call_at_return(self.env, self.duration, self.back)
+        self.timeout = CallAtReturn(self.env, self.duration, self.back)
 
     def duration_of(self, steps: int) -> Seconds:
         return self.clock_error + (self.ends[steps - 1] if steps else 0.0)
@@ -52,7 +52,7 @@ class DrawnStepsExecutor(FastForwardExecutor):
         if steps < batch_step.steps:
             batch_step.steps, self.duration = steps, self.duration_of(steps)
             wait = max(0.0, self.duration - (now - self.start))
-            self.timeout = call_at_return(self.env, wait, self.back)
+            self.timeout = CallAtReturn(self.env, wait, self.back)
 
     def count(self, work: Work, steps: int) -> None:
         super().count(work, steps)

@@ -58,6 +58,8 @@ class Executor:
     next micro-batch to return is then over after the step under way. An executor that makes one
     step at a time needs none of the other methods, which do nothing here.
 
+    computes_prompts: whether it computes chunks of a waiting prompt by itself.
+
     An outage interrupts the steps under way (`abort`). A part of such a step counts: the seconds
     that its stages have worked, divided by all its seconds.
     """
@@ -66,6 +68,7 @@ class Executor:
     costs: Costs
     errors: LinkErrorSampler | None = None
     replays = 0
+    computes_prompts = False
 
     def __init__(self) -> None:
         self.tally = Tally()

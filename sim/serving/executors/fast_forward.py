@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sim.cost.energy import Tally, summed
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
-from sim.serving.event_order import call_at_return
+from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.policy import Request
 from sim.units import Seconds
@@ -33,17 +33,17 @@ class FastForwardExecutor(Executor):
         self.first_step = self.growth = 0.0  # first step; added by each further step [s]
         self.duration = 0.0  # from `start` to the end of the last step [s]
         # `back` ignores every other timeout, because SimPy cannot cancel one. After `interrupt`
-        # two are pending, and the batch step would complete twice.
+        # two are pending, and the batch step would complete twice. None after `abort`.
         self.timeout: simpy.Event | None = None
 
     def send(self, batch_step: BatchStep) -> None:
         self.batch_step, self.start = batch_step, self.env.now
-        self.clock_error = batch_step.clock_error
+        self.clock_error, steps = batch_step.clock_error, batch_step.steps
         self.first_step, self.growth, holds = self.costs.line(batch_step.work)
-        if batch_step.steps > holds:
-            batch_step.steps = holds
-        self.duration = self.duration_of(batch_step.steps)
-        self.timeout = call_at_return(self.env, self.duration, self.back)
+        if steps > holds:
+            batch_step.steps = steps = holds
+        self.duration = self.duration_of(steps)
+        self.timeout = CallAtReturn(self.env, self.duration, self.back)
 
     def duration_of(self, steps: int) -> Seconds:
         """Return the time from `start` to the end of so many steps."""
@@ -82,24 +82,21 @@ class FastForwardExecutor(Executor):
         if steps < self.batch_step.steps:
             self.batch_step.steps, self.duration = steps, self.duration_of(steps)
             passed = self.env.now - self.start
-            self.timeout = call_at_return(self.env, max(0.0, self.duration - passed), self.back)
+            self.timeout = CallAtReturn(self.env, max(0.0, self.duration - passed), self.back)
 
     def back(self, timeout: simpy.Event) -> None:
         """Complete the batch step, unless the timeout is stale."""
-        batch_step = self.batch_step
-        if timeout is not self.timeout or batch_step is None:
+        if timeout is not self.timeout:
             return
-        self.book(batch_step)
-        now = self.env.now
-        batch_step.clock_error = self.duration - (now - self.start)
-        batch_step.over(batch_step, now)
-
-    def book(self, batch_step: BatchStep) -> None:
-        """Count the steps of a batch step that is over."""
+        batch_step = self.batch_step
+        assert batch_step
+        work, steps, now = batch_step.work, batch_step.steps, self.env.now
         self.batch_step = None
         self.worked += self.duration - self.clock_error
-        self.count(batch_step.work, batch_step.steps)
-        self.count_gaps(batch_step, batch_step.steps)
+        self.count(work, steps)
+        self.count_gaps(batch_step, steps)
+        batch_step.clock_error = self.duration - (now - self.start)
+        batch_step.over(batch_step, now)
 
     def seconds_of(self, step: int) -> Seconds:
         """Return the time of a step, counted from 0."""
@@ -116,7 +113,8 @@ class FastForwardExecutor(Executor):
         if (batch_step := self.batch_step) is None:
             return
         # After `interrupt` the step under way is the last one.
-        self.batch_step, work, whole = None, batch_step.work, batch_step.steps - 1
+        self.batch_step = self.timeout = None
+        work, whole = batch_step.work, batch_step.steps - 1
         before, seconds = self.duration_of(whole), self.seconds_of(whole)
         worked = min(max(self.env.now - self.start - before, 0.0), seconds)
         self.worked += before - self.clock_error + worked

@@ -13,7 +13,7 @@ from sim.cost.energy import Tally
 from sim.reliability.link_errors import LinkErrorSampler
 from sim.results.histogram import Gaps
 from sim.results.rows import Traffic
-from sim.serving.event_order import call_after
+from sim.serving.event_order import CallAfter
 from sim.serving.executors.executor import BatchStep, Executor
 from sim.serving.kv_cache import KVCache
 from sim.serving.policy import Request
@@ -59,7 +59,7 @@ class RetryExecutor(Executor):
         """Repeat a failed step after the restart time."""
         self.replays += 1
         self.retried.add(batch_step)
-        call_after(self.env, self.restart, partial(self.repeat, batch_step, attempt))
+        CallAfter(self.env, self.restart, partial(self.repeat, batch_step, attempt))
 
     def repeat(self, batch_step: BatchStep, attempt: BatchStep, _: simpy.Event) -> None:
         """Make a failed step again, unless the replica has failed since."""

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from sim.cost.step import Costs
 from sim.results.histogram import Gaps
-from sim.serving.event_order import call_at_return
+from sim.serving.event_order import CallAtReturn
 from sim.serving.executors.executor import BatchStep, Executor, unworked_seconds
 from sim.units import Seconds
 
@@ -75,7 +75,7 @@ class StepwiseExecutor(Executor):
             # next request at this instant.
             batch_step.over(batch_step, now + (clock_error + delay))
 
-        call_at_return(self.env, wait, back)
+        CallAtReturn(self.env, wait, back)
 
     def abort(self) -> None:
         for batch_step, (leave, times) in self.under_way.items():
